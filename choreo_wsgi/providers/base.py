@@ -1,0 +1,68 @@
+"""The port that every provider of completions implements.
+
+A :class:`Provider` opens a :class:`~choreo_wsgi.source.Source` for a request: something
+that hands over chat chunks as they come.  That is all a provider needs to do.  One whose
+bytes already are what the caller gets (an OpenAI-compatible upstream) overrides
+:meth:`Provider.stream` and :meth:`Provider.complete` instead and takes no chunk apart.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..chat import ChatRequest
+from ..chunks import ChunkEncoder
+from ..encoded import EncodedFrames, FoldedReply
+from ..settings import Settings, parse_options
+from ..source import Frames, Reply, Source
+
+__all__ = ["Provider"]
+
+
+class Provider(ABC):
+    """Answers chat completions; *name* is the instance's, from ``[provider NAME]``.
+
+    A class names its *type* and describes its settings in a frozen dataclass ``Options``
+    made of :func:`choreo_wsgi.settings.setting` fields.
+    """
+
+    type: ClassVar[str]
+
+    @dataclass(frozen=True)
+    class Options:
+        """A provider without settings of its own."""
+
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self.options: Any = parse_options(self.Options, options, f"provider {name}")
+
+    @abstractmethod
+    def open(self, request: ChatRequest) -> Source:
+        """Begin to answer *request*; must not wait for the answer.
+
+        ``request.model`` is the model's name as this provider knows it.  Raises ChoreoError
+        for what can be told at once.
+        """
+
+    def label(self, model: str) -> str:
+        """Return who answers for *model*, for the header ``Choreo-Provider``."""
+        return f"{self.name}/{model}"
+
+    def models(self) -> list[str]:
+        """Return the names of models that this provider offers by itself."""
+        return []
+
+    def stream(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames:
+        """Begin to answer *request* with a stream of frames written by *encoder*."""
+        return EncodedFrames(self.open(request), request, encoder, self.label(request.model))
+
+    def complete(self, request: ChatRequest, encoder: ChunkEncoder) -> Reply:
+        """Begin to answer *request* with one document."""
+        return FoldedReply(self.open(request), request, encoder, self.label(request.model))
+
+    def close(self) -> None:
+        """Free what the provider holds: pooled connections, a process."""
