@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Json = Any  # what json.loads returns
@@ -25,6 +25,10 @@ class ChatRequest:
     def last_user_text(self) -> str:
         """The text of the last user message, its text parts joined."""
         raise NotImplementedError
+
+    def with_model(self, name: str) -> ChatRequest:
+        """Return the same request for the model *name*, as another provider calls it."""
+        return replace(self, model=name, body={**self.body, "model": name})
 
 
 def parse(body: bytes) -> ChatRequest:
