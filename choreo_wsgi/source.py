@@ -24,6 +24,9 @@ class Source:
     """Chat chunks as they come; see the module's text for the rules."""
 
     ended: bool = False
+    #: What was used so far, where the source can tell before its end: an answer that is
+    #: broken off is accounted for with it.  At the end it is handed over as an item.
+    usage: Usage | None = None
 
     def receive(self, timeout: float) -> list[Item]:
         """Return what came within *timeout* seconds, in order."""

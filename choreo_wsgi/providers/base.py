@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..chat import ChatRequest
@@ -18,6 +18,7 @@ from ..chunks import ChunkEncoder
 from ..encoded import EncodedFrames, FoldedReply
 from ..settings import Settings, parse_options
 from ..source import Frames, Reply, Source
+from ..sources import Interleaved, Limited, Stopped
 
 __all__ = ["Provider"]
 
@@ -30,6 +31,9 @@ class Provider(ABC):
     """
 
     type: ClassVar[str]
+    #: Which of ``n``, ``stop`` and ``max_tokens`` :meth:`open` honours itself.  The others are
+    #: done here: that many sources at once, the text cut, the pieces of text counted.
+    native: ClassVar[frozenset[str]] = frozenset()
 
     @dataclass(frozen=True)
     class Options:
@@ -58,11 +62,26 @@ class Provider(ABC):
 
     def stream(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames:
         """Begin to answer *request* with a stream of frames written by *encoder*."""
-        return EncodedFrames(self.open(request), request, encoder, self.label(request.model))
+        return EncodedFrames(self._open(request), encoder, request.n, self.label(request.model))
 
     def complete(self, request: ChatRequest, encoder: ChunkEncoder) -> Reply:
         """Begin to answer *request* with one document."""
-        return FoldedReply(self.open(request), request, encoder, self.label(request.model))
+        return FoldedReply(self._open(request), encoder, request.n, self.label(request.model))
 
     def close(self) -> None:
         """Free what the provider holds: pooled connections, a process."""
+
+    def _open(self, request: ChatRequest) -> Source:
+        """Open *request* and do what :attr:`native` says that :meth:`open` does not."""
+        if request.n == 1 or "n" in self.native:
+            return self._limited(request, request.n)
+        single = replace(request, n=1)
+        return Interleaved([self._limited(single, 1) for _ in range(request.n)])
+
+    def _limited(self, request: ChatRequest, choices: int) -> Source:
+        source = self.open(request)
+        if request.max_tokens is not None and "max_tokens" not in self.native:
+            source = Limited(source, request.max_tokens, choices)
+        if request.stop and "stop" not in self.native:
+            source = Stopped(source, request.stop, choices)
+        return source

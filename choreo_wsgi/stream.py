@@ -1,0 +1,184 @@
+"""The stream: a WSGI iterable that ends in exactly one way.
+
+A :class:`Generation` is what the model says, with its one ending: the end marker, or one
+error frame.  An :class:`EventStream` carries it to a client: it asks for what is there, a
+tick at a time, pings a silent line, and lets go when the client has gone.
+
+Neither keeps its state in a generator's frame: ``close()`` works on a stream that was never
+started, and any thread may ask for the next bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from . import sse
+from .errors import ChoreoError, InternalError, ShuttingDown
+from .source import Frames
+
+__all__ = [
+    "TICK",
+    "ClientGone",
+    "Control",
+    "EventStream",
+    "Generation",
+    "Readable",
+    "wait_for_first",
+]
+
+#: Seconds between two looks at the client while nothing comes.  A client that leaves frees
+#: its upstream within this time.
+TICK = 0.25
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The client closed its connection while its answer was being waited for."""
+
+
+class Control:
+    """What the server tells all of its streams."""
+
+    def __init__(self) -> None:
+        #: Every stream ends now, with an error frame.
+        self.stopping = False
+
+
+class Readable(Protocol):
+    """Something that ends, and is read with a timeout: frames, a reply, a generation."""
+
+    ended: bool
+
+    def receive(self, timeout: float) -> bytes:
+        """Return what came within *timeout* seconds."""
+
+
+def wait_for_first(
+    readable: Readable, gone: Callable[[], bool], control: Control, patience: float = float("inf")
+) -> bytes:
+    """Return the first bytes of *readable*, or ``b""`` when *patience* seconds went by.
+
+    Raises ChoreoError as *readable* does, ShuttingDown, and ClientGone.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        left = deadline - time.monotonic()
+        block = readable.receive(max(0.0, min(TICK, left)))
+        if block or readable.ended:
+            return block
+        if control.stopping:
+            raise ShuttingDown("the server is shutting down")
+        if gone():
+            raise ClientGone
+        if left <= 0:
+            return b""
+
+
+class Generation:
+    """The *frames* of an answer and its one ending.
+
+    ``outcome`` says how it ended: ``completed``, or the code of the error frame.
+    """
+
+    def __init__(self, frames: Frames, control: Control) -> None:
+        self._frames = frames
+        self._control = control
+        self.ended = frames.ended
+        self.outcome = "completed" if frames.ended else ""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the frames that came within *timeout* seconds; the last bring the ending."""
+        if self._control.stopping:
+            return self.fail(ShuttingDown("the server is shutting down"))
+        try:
+            block = self._frames.receive(timeout)
+        except ChoreoError as error:
+            return self.fail(error)
+        except Exception:
+            logger.exception("a provider failed in the middle of a stream")
+            return self.fail(InternalError("the server failed in the middle of the stream"))
+        if self._frames.ended:
+            self._end("completed")
+            return block + sse.DONE
+        return block
+
+    def fail(self, error: ChoreoError) -> bytes:
+        """End with *error*; return its frame."""
+        self._end(error.code or error.type)
+        return sse.frame(error.body())
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll for more, or None."""
+        return self._frames.fileno()
+
+    def _end(self, outcome: str) -> None:
+        self.ended = True
+        self.outcome = outcome
+        self._frames.close()
+
+    def close(self) -> None:
+        """Stop the generation, if it still runs."""
+        if not self.ended:
+            self._end("client_closed")
+
+
+class EventStream:
+    """The WSGI iterable that carries *generation* to a client.
+
+    *first* is what was received already.  *gone* tells whether the client has closed its
+    connection.  *heartbeat* is the silence in seconds after which a ping is sent.
+    *on_close* is called once, with the outcome.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        first: bytes,
+        *,
+        gone: Callable[[], bool],
+        heartbeat: float,
+        on_close: Callable[[str], None],
+    ) -> None:
+        self._generation = generation
+        # Headers leave with the first bytes: something must be sent at once.
+        self._first = first + sse.DONE if generation.ended else first or sse.ping()
+        self._gone = gone
+        self._heartbeat = heartbeat
+        self._on_close: Callable[[str], None] | None = on_close
+        self._last_sent = time.monotonic()
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._first:
+            block, self._first = self._first, b""
+            return block
+        generation = self._generation
+        while not generation.ended:
+            block = generation.receive(TICK)
+            now = time.monotonic()
+            if block:
+                self._last_sent = now
+                return block
+            if self._gone():
+                break
+            if now - self._last_sent >= self._heartbeat:
+                self._last_sent = now
+                return sse.ping()
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop the generation and give everything back; safe to call at any time, repeatedly."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        try:
+            self._generation.close()
+        finally:
+            on_close(self._generation.outcome)
