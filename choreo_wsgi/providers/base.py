@@ -35,6 +35,12 @@ class Provider(ABC):
     #: done here: that many sources at once, the text cut, the pieces of text counted.
     native: ClassVar[frozenset[str]] = frozenset()
 
+    #: Environment variables of its key, the first that is set is taken, and of its base URL.
+    key_variables: ClassVar[tuple[str, ...]] = ()
+    base_url_variable: ClassVar[str] = ""
+    #: Model names (as fnmatch has them) that go to it when only the environment is configured.
+    patterns: ClassVar[tuple[str, ...]] = ()
+
     @dataclass(frozen=True)
     class Options:
         """A provider without settings of its own."""
@@ -43,6 +49,18 @@ class Provider(ABC):
         self.name = name
         self.settings = settings
         self.options: Any = parse_options(self.Options, options, f"provider {name}")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the options that the environment sets; empty when it configures nothing."""
+        options = {}
+        if key := next(
+            (environment[name] for name in cls.key_variables if environment.get(name)), ""
+        ):
+            options["api_key"] = key
+        if url := environment.get(cls.base_url_variable, ""):
+            options["base_url"] = url
+        return options
 
     @abstractmethod
     def open(self, request: ChatRequest) -> Source:
@@ -67,6 +85,9 @@ class Provider(ABC):
     def complete(self, request: ChatRequest, encoder: ChunkEncoder) -> Reply:
         """Begin to answer *request* with one document."""
         return FoldedReply(self._open(request), encoder, request.n, self.label(request.model))
+
+    def preload(self) -> None:
+        """Do now what would hold up the first request."""
 
     def close(self) -> None:
         """Free what the provider holds: pooled connections, a process."""

@@ -1,0 +1,7 @@
+"""The application under a plain name, for servers that do not find a lazy one (uWSGI)."""
+
+from __future__ import annotations
+
+from .application import create_app
+
+app = create_app()
