@@ -1,0 +1,302 @@
+"""The port of the replay logs: what a store of resumable streams does.
+
+A :class:`Store` holds the frames of resumable streams.  Each stream has one
+:class:`Writer` at a time, its producer, and any number of :class:`Reader`.
+
+* A *frame* is one SSE event as :func:`choreo_wsgi.sse.frame` writes it with an ``id``:
+  ``id: <n>``, one ``data:`` line, a blank line.  Numbers count from 1 without a gap; only
+  when a producer was lost with frames that never reached the log is there one.  Pings are
+  not frames.
+* Frames come and go as *blocks*: whole frames, joined.  What is read is byte for byte what
+  was appended.
+* A log ends once.  It stays readable for ``replay_ttl_seconds`` after that.  Of a long
+  stream only the newest ``replay_stream_bytes`` are retained, of all streams together
+  ``replay_total_bytes``: ended logs go first, oldest first, then the oldest frames of the
+  longest.  What is no longer retained raises :class:`~choreo_wsgi.errors.StreamGone`.
+* An *owner* is whatever stands for the caller's key (a digest).  A stream of another owner,
+  an expired, an unknown and a malformed id are all the same
+  :class:`~choreo_wsgi.errors.StreamNotFound`.
+* A store may be shared by several processes.  A producer that stops renewing its lease is
+  *lost*: readers get what is in the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
+  One caller of :meth:`Store.take_over` then becomes the writer, and the old one, should it
+  still be there, gets :class:`Fenced`.
+* While a shared store cannot be reached, ``append`` goes on, into a bounded buffer that is
+  written when the store is back; what is asked of it otherwise raises
+  :class:`~choreo_wsgi.errors.ReplayUnavailable`.
+
+All methods may be called from any thread; one Writer or Reader only from one at a time,
+except ``Reader.close()``.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from ..errors import IdempotencyConflict, ProducerLost, StreamGone, StreamNotFound
+
+__all__ = [
+    "READ_BYTES",
+    "Claim",
+    "Fenced",
+    "Reader",
+    "Record",
+    "Store",
+    "Writer",
+    "check_block",
+    "check_id",
+    "conflict",
+    "cut",
+    "cut_size",
+    "gone",
+    "last_frame",
+    "new_id",
+    "not_found",
+]
+
+#: About how much a reader hands over at once: enough to be efficient, little enough that
+#: a thousand replays at the same time are not a thousand whole logs in memory.
+READ_BYTES = 256 * 1024
+
+_ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
+
+
+class Fenced(ProducerLost):
+    """Another writer took the stream over; what this one appends goes nowhere."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a stream besides its frames.
+
+    *first* is the number of the oldest retained frame (``last + 1`` when none is) and
+    *last* that of the newest, 0 before the first.  *request* is what ``create`` was given,
+    when the store keeps it (shared stores with ``continue_lost``), else ``b""``.
+    """
+
+    id: str
+    owner: str
+    model: str
+    first: int
+    last: int
+    ended: bool
+    cancelled: bool
+    request: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer of ``create``: a new stream with its *writer*, or an older one to join.
+
+    *writer* is None when the idempotency key already names the stream *id*.
+    """
+
+    id: str
+    writer: Writer | None
+
+
+class Writer(ABC):
+    """The producer's end of a stream.
+
+    *last* is the number of the frame appended last.  *cancelled* turns true within about a
+    second after ``Store.cancel``, wherever that was called: stop, append the error frame,
+    end.  *last_read* is when (``time.monotonic``) the stream was last known to have a
+    reader, or else was created; it may lag by a few seconds.  *ended* is whether the log
+    was ended or discarded by this writer.  *gap* is true after a take-over when a client
+    has seen frames that are not in the log, so that the log's text cannot be continued.
+    """
+
+    id: str
+    last: int
+    cancelled: bool
+    last_read: float
+    ended: bool
+    gap: bool
+
+    @abstractmethod
+    def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
+        """Append *count* whole *frames*, joined, numbered from ``last + 1``.
+
+        Returns when they are in the log, in a shared store after at most 50 ms (0.05 s),
+        in a store that cannot be reached at once; then they may be sent to the client.
+        ``wait=False`` never waits.  ``end=True`` ends the log with these frames.
+
+        Raises Fenced when another writer took over, ValueError for bytes that do not begin
+        with the next number or do not end a frame, and when the log has ended.
+        """
+
+    def finish(self) -> None:
+        """End the log with what it has; nothing happens when it has ended before."""
+        if not self.ended:
+            self.append(b"", 0, end=True)
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the stream and its idempotency key, as if it had never been created.
+
+        For a request that failed before its first frame, which may be tried again.
+        Idempotent; readers get StreamNotFound.
+        """
+
+
+class Reader(ABC):
+    """A reading of a stream, in the manner of a source.
+
+    *last* is the number of the frame handed over last (at first, what was asked for).
+    *ended* turns true with the last block of an ended log.
+    """
+
+    id: str
+    last: int
+    ended: bool
+
+    @abstractmethod
+    def receive(self, timeout: float) -> bytes:
+        """Return the frames after *last*, joined; ``b""`` if none came in *timeout* seconds.
+
+        A reader beyond the end of an ended log gets its last frame, so that it learns how
+        the stream ended.  Raises StreamGone when the window has moved past *last*,
+        StreamNotFound when the stream expired or was discarded, ProducerLost when all is
+        read and the producer is lost, ReplayUnavailable when the store cannot be reached
+        for long (a short outage is a silence).  The first call never waits when there is
+        something to hand over.
+        """
+
+    def fileno(self) -> int | None:
+        """Return None: only asking tells whether there is more."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go; a ``receive`` in another thread returns soon."""
+
+
+class Store(ABC):
+    """The replay logs of all streams."""
+
+    @abstractmethod
+    def create(
+        self,
+        owner: str,
+        *,
+        model: str = "",
+        request: bytes = b"",
+        key: str | None = None,
+        digest: str = "",
+    ) -> Claim:
+        """Make a stream of *owner*; *model* and *request* are what continues it when lost.
+
+        *key* is the caller's Idempotency-Key and *digest* that of the request's body.  Of
+        several calls with the same owner and key one makes the stream, the others get its
+        id to join as long as it is there.  Raises IdempotencyConflict when their digest
+        differs, and ReplayUnavailable when a key is given and the store cannot be reached
+        (without one the stream begins in the buffer).
+        """
+
+    @abstractmethod
+    def find(self, id: str, owner: str) -> Record:
+        """Return the record; raises StreamNotFound and ReplayUnavailable."""
+
+    @abstractmethod
+    def read(self, id: str, owner: str, after: int = 0) -> Reader:
+        """Return a reader of what follows frame *after*.
+
+        Raises StreamNotFound, StreamGone and ReplayUnavailable at once.
+        """
+
+    @abstractmethod
+    def cancel(self, id: str, owner: str) -> None:
+        """Ask the producer, wherever it is, to stop; idempotent, nothing to an ended log.
+
+        When the producer is lost, whoever takes over finds ``writer.cancelled`` true.
+        Raises StreamNotFound and ReplayUnavailable.
+        """
+
+    @abstractmethod
+    def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
+        """Become the writer of a stream whose producer is lost.
+
+        *after* is the number that the reader is at; numbering goes on above both it and the
+        log.  Returns None when the stream has ended, or has a producer (perhaps because
+        another caller was faster): go on reading.  Raises StreamNotFound and
+        ReplayUnavailable.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is buffered, for a second or two at most, and free everything.
+
+        Streams that have not ended are lost to their readers at once.
+        """
+
+
+def new_id() -> str:
+    """Return a new stream id: 192 random bits, which tell neither count nor time."""
+    return "strm_" + secrets.token_urlsafe(24)
+
+
+def check_id(id: str) -> None:
+    """Raise StreamNotFound unless *id* could be a stream's."""
+    if not _ID.fullmatch(id):
+        raise not_found()
+
+
+def not_found() -> StreamNotFound:
+    """Return the error for every stream that the caller may not know of."""
+    return StreamNotFound("There is no such stream.")
+
+
+def conflict() -> IdempotencyConflict:
+    """Return the error for a key that was used before, with another body."""
+    return IdempotencyConflict("The Idempotency-Key was used before, with another body.")
+
+
+def gone(after: int, first: int) -> StreamGone:
+    """Return the error for a reading *after* a frame that is before the window."""
+    message = f"The stream's frames before {first} are no longer kept; {after + 1} was asked for."
+    return StreamGone(message)
+
+
+def check_block(frames: bytes, count: int, last: int) -> None:
+    """Raise ValueError unless *frames* look like *count* frames that follow *last*."""
+    if not count:
+        if frames:
+            raise ValueError("frames without a count")
+    elif not (frames.startswith(b"id: %d\n" % (last + 1)) and frames.endswith(b"\n\n")):
+        raise ValueError(f"not {count} whole frames from number {last + 1}")
+
+
+def cut(block: bytes | bytearray, after: int) -> bytes:
+    """Return what follows frame *after* in *block*, which holds the frame after it.
+
+    A number is found by its line at the start of a frame.  It cannot occur elsewhere: data
+    is one line, and so a blank line only ever ends a frame.
+    """
+    line = b"id: %d\n" % (after + 1)
+    if block.startswith(line):
+        return bytes(block)
+    # From the end: who follows a stream live is nearly there.
+    at = block.rfind(b"\n\n" + line)
+    if at < 0:
+        return b""
+    with memoryview(block) as view:  # one copy, also of a bytearray
+        return view[at + 2 :].tobytes()
+
+
+def cut_size(block: bytes | bytearray, size: int) -> tuple[int, int]:
+    """Return where to cut *block* so that at most *size* bytes of whole frames follow.
+
+    And the number of the frame that begins there, 0 when none does.
+    """
+    at = block.find(b"\n\nid: ", max(0, len(block) - size - 2))
+    if at < 0:
+        return len(block), 0
+    return at + 2, int(block[at + 6 : block.index(b"\n", at + 6)])
+
+
+def last_frame(block: bytes) -> bytes:
+    """Return the last frame of *block*."""
+    at = block.rfind(b"\n\nid: ", 0, -2)
+    return block[at + 2 :] if at >= 0 else block
