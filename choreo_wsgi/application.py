@@ -228,8 +228,7 @@ class Application:
             self._log(call, request, label, outcome, frames.usage)
 
         stream = EventStream(
-            Generation(frames, self._control),
-            first,
+            Generation(frames, self._control, first),
             gone=call.gone,
             heartbeat=heartbeat,
             on_close=on_close,

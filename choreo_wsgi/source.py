@@ -43,11 +43,17 @@ class Source:
 class Frames(Protocol):
     """A stream as whole SSE frames, without its end marker."""
 
-    ended: bool
-    #: What the provider reported so far, for the accounting; None when nothing.
-    usage: Usage | None
-    #: Who answers, for the header ``Choreo-Provider``; known once something was received.
-    label: str
+    @property
+    def ended(self) -> bool:
+        """Whether all has been returned."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported so far, for the accounting; None when nothing."""
+
+    @property
+    def label(self) -> str:
+        """Who answers, for the header ``Choreo-Provider``; final once something came."""
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that came within *timeout* seconds, joined."""
@@ -62,9 +68,17 @@ class Frames(Protocol):
 class Reply(Protocol):
     """A plain completion: one JSON document, returned whole."""
 
-    ended: bool
-    usage: Usage | None
-    label: str
+    @property
+    def ended(self) -> bool:
+        """Whether the document has been returned."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported, for the accounting; None when nothing."""
+
+    @property
+    def label(self) -> str:
+        """Who answers, for the header ``Choreo-Provider``; final once something came."""
 
     def receive(self, timeout: float) -> bytes:
         """Return the whole document once it is there, ``b""`` before."""

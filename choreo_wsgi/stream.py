@@ -51,7 +51,9 @@ class Control:
 class Readable(Protocol):
     """Something that ends, and is read with a timeout: frames, a reply, a generation."""
 
-    ended: bool
+    @property
+    def ended(self) -> bool:
+        """Whether all has been returned."""
 
     def receive(self, timeout: float) -> bytes:
         """Return what came within *timeout* seconds."""
@@ -79,23 +81,25 @@ def wait_for_first(
 
 
 class Generation:
-    """The *frames* of an answer and its one ending.
+    """The *frames* of an answer and its one ending; *first* is what was received already.
 
-    ``outcome`` says how it ended: ``completed``, or the code of the error frame.
+    ``outcome`` says how it ended: ``completed``, the code of the error frame, or
+    ``client_closed``.
     """
 
-    def __init__(self, frames: Frames, control: Control) -> None:
+    def __init__(self, frames: Frames, control: Control, first: bytes = b"") -> None:
         self._frames = frames
         self._control = control
-        self.ended = frames.ended
-        self.outcome = "completed" if frames.ended else ""
+        self._first = first
+        self.ended = False
+        self.outcome = ""
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that came within *timeout* seconds; the last bring the ending."""
         if self._control.stopping:
             return self.fail(ShuttingDown("the server is shutting down"))
         try:
-            block = self._frames.receive(timeout)
+            block = self._take_first() or self._frames.receive(timeout)
         except ChoreoError as error:
             return self.fail(error)
         except Exception:
@@ -105,6 +109,10 @@ class Generation:
             self._end("completed")
             return block + sse.DONE
         return block
+
+    def _take_first(self) -> bytes:
+        first, self._first = self._first, b""
+        return first
 
     def fail(self, error: ChoreoError) -> bytes:
         """End with *error*; return its frame."""
@@ -126,38 +134,44 @@ class Generation:
             self._end("client_closed")
 
 
+class Endable(Readable, Protocol):
+    """What an event stream carries: frames that bring their one ending with them."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended."""
+
+    def close(self) -> None:
+        """Its client has gone."""
+
+
 class EventStream:
     """The WSGI iterable that carries *generation* to a client.
 
-    *first* is what was received already.  *gone* tells whether the client has closed its
-    connection.  *heartbeat* is the silence in seconds after which a ping is sent.
-    *on_close* is called once, with the outcome.
+    *gone* tells whether the client has closed its connection.  *heartbeat* is the silence in
+    seconds after which a ping is sent.  *on_close* is called once, with the outcome.
     """
 
     def __init__(
         self,
-        generation: Generation,
-        first: bytes,
+        generation: Endable,
         *,
         gone: Callable[[], bool],
         heartbeat: float,
         on_close: Callable[[str], None],
     ) -> None:
         self._generation = generation
-        # Headers leave with the first bytes: something must be sent at once.
-        self._first = first + sse.DONE if generation.ended else first or sse.ping()
         self._gone = gone
         self._heartbeat = heartbeat
         self._on_close: Callable[[str], None] | None = on_close
-        self._last_sent = time.monotonic()
+        self._last_sent: float | None = None
 
     def __iter__(self) -> EventStream:
         return self
 
     def __next__(self) -> bytes:
-        if self._first:
-            block, self._first = self._first, b""
-            return block
+        if self._last_sent is None:
+            return self._start()
         generation = self._generation
         while not generation.ended:
             block = generation.receive(TICK)
@@ -172,6 +186,11 @@ class EventStream:
                 return sse.ping()
         self.close()
         raise StopIteration
+
+    def _start(self) -> bytes:
+        """Return what there is at once, if only a ping: the head leaves with the first bytes."""
+        self._last_sent = time.monotonic()
+        return self._generation.receive(0) or sse.ping()
 
     def close(self) -> None:
         """Stop the generation and give everything back; safe to call at any time, repeatedly."""
