@@ -99,7 +99,9 @@ class Generation:
         if self._control.stopping:
             return self.fail(ShuttingDown("the server is shutting down"))
         try:
-            block = self._take_first() or self._frames.receive(timeout)
+            block = self._take_first()
+            if not block and not self._frames.ended:
+                block = self._frames.receive(timeout)
         except ChoreoError as error:
             return self.fail(error)
         except Exception:

@@ -1,0 +1,61 @@
+"""A request on its way through the application, and the answer before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .chunks import dump
+from .errors import ChoreoError
+from .request import Environ
+
+__all__ = ["Call", "Headers", "Response", "document", "error_response", "json_response", "visible"]
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass
+class Response:
+    """An HTTP answer: its status, its headers and a WSGI body."""
+
+    status: int
+    headers: Headers = field(default_factory=list)
+    body: Iterable[bytes] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request: its environ, the id of the caller's key (safe to log) and its own id."""
+
+    environ: Environ
+    key: str
+    id: str
+
+    def gone(self) -> bool:
+        """Whether the client has closed its connection, where the server can tell."""
+        tell = self.environ.get("waitress.client_disconnected")
+        return bool(tell and tell())
+
+
+def document(body: bytes, status: int = 200, headers: Headers | None = None) -> Response:
+    """Return the response that carries the JSON document *body*."""
+    head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    return Response(status, head + (headers or []), [body])
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return the response that carries *value* as JSON."""
+    return document(dump(value), status)
+
+
+def error_response(error: ChoreoError) -> Response:
+    """Return the response that tells of *error*."""
+    body = error.body()
+    headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
+    return Response(error.status, headers, [body])
+
+
+def visible(text: str) -> str:
+    """Return *text* as a header's value or a log line can carry it: ASCII, the rest as ``?``."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
