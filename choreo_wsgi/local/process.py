@@ -1,0 +1,288 @@
+"""The local model's process, seen from the server.
+
+A native crash must not take the server down, so the model lives in a child process.  A
+:class:`ModelProcess` starts it when it is needed and again when it has gone; each life of
+it is a :class:`Run`, which those who wait for it ask with a timeout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import ChoreoError, ProviderNotConfigured, ProviderUnavailable
+from .python import executable, search_path
+
+__all__ = ["Endpoint", "Launch", "ModelProcess", "Run"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds in which a run that could not start is not tried again: a broken set-up costs one
+#: process a second, not one a request.
+_RETRY_SECONDS = 1.0
+
+#: Seconds that a process is given to leave by itself.
+_GRACE = 2.0
+
+#: A socket's path has room for 103 (macOS) or 107 bytes.
+_LONGEST_FOLDER = 90
+
+#: What the child gets of the environment.  No keys: it has no use for them.
+_ENVIRONMENT = frozenset(
+    {"HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "TMPDIR", "TEMP"}
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the model is started with; *context* is in tokens, divided among the *slots*."""
+
+    model: str
+    threads: int = 1
+    slots: int = 4
+    context: int = 8192
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers and what it can do; *context* is a single slot's, in tokens."""
+
+    url: str
+    unix_socket: str
+    key: str
+    tools: bool
+    context: int
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r}, {self.unix_socket!r})"
+
+
+class ModelProcess:
+    """Starts the model's process at need; safe to use from any thread.
+
+    With *unix* false it listens on a loopback port instead of a socket in a private folder;
+    the random key keeps other users of the machine out.
+    """
+
+    def __init__(self, launch: Launch, *, unix: bool = hasattr(socket, "AF_UNIX")) -> None:
+        self.launch = launch
+        self._unix = unix
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+        _processes.add(self)
+
+    def run(self) -> Run:
+        """Return the process's present life, beginning one when there is none.
+
+        Does not wait for the model to be ready.  Raises ProviderUnavailable when no process
+        can be started.
+        """
+        with self._lock:
+            if self._run is None or self._run.over:
+                try:
+                    self._run = Run(self.launch, self._unix)
+                except OSError as error:
+                    logger.error("the local model's process cannot be started: %s", error)
+                    text = "the local model's process cannot be started"
+                    raise ProviderUnavailable(text) from error
+            return self._run
+
+    def close(self) -> None:
+        """End the process, by force when it does not leave by itself."""
+        with self._lock:
+            run, self._run = self._run, None
+        if run is not None:
+            run.close()
+
+    def disown(self) -> None:
+        """In a forked process: forget the parent's model, which must not outlive the parent."""
+        self._lock = threading.Lock()
+        run, self._run = self._run, None
+        if run is not None:
+            run.disown()
+
+
+_processes: weakref.WeakSet[ModelProcess] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for process in list(_processes):
+        process.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork copies the pipe whose end tells the model to leave.
+    os.register_at_fork(after_in_child=_disown_all)
+
+
+class Run:
+    """One life of the process."""
+
+    def __init__(self, launch: Launch, unix: bool) -> None:
+        self.launch = launch
+        self._key = secrets.token_urlsafe(32)
+        self._folder = _private_folder()
+        self._unix_socket = str(Path(self._folder, "s.sock")) if unix else ""
+        self._changed = threading.Condition()
+        self._endpoint: Endpoint | None = None
+        self._failure: ChoreoError | None = None
+        self._ended_at: float | None = None
+        self._closing = False
+        self.started_at = time.monotonic()
+        try:
+            self._popen, self._stdin, self._stdout = _spawn(self._orders(), self._folder)
+        except OSError:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        threading.Thread(target=self._watch, name="local-model", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._popen.pid
+
+    @property
+    def over(self) -> bool:
+        """Whether another run should begin.
+
+        A run that failed to start counts for a moment longer, for others to see why.
+        """
+        with self._changed:
+            if self._ended_at is None:
+                return False
+            since = time.monotonic() - self._ended_at
+            return self._endpoint is not None or since > _RETRY_SECONDS
+
+    def wait(self, timeout: float) -> Endpoint | None:
+        """Return where the model answers once it does, None when *timeout* seconds go by.
+
+        Raises ProviderNotConfigured when it cannot be started as it is set up, and
+        ProviderUnavailable when its process has ended.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._endpoint or self._failure, timeout)
+            if self._failure is not None:
+                # An error of its own for each thread: raising it adds the traceback.
+                raise type(self._failure)(self._failure.message)
+            return self._endpoint
+
+    def has_ended(self, timeout: float = 0.0) -> bool:
+        """Return whether the process has gone, waiting up to *timeout* seconds for its end.
+
+        A connection that breaks shows a crash sooner than the system tells of it.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended_at is not None, timeout)
+
+    def close(self) -> None:
+        """End the process and wait for its end."""
+        self._closing = True
+        self._stdin.close()
+        if not self.has_ended(_GRACE):
+            self._popen.kill()
+            self.has_ended(_GRACE)
+
+    def disown(self) -> None:
+        """Close this process's copies of the pipes and leave everything else alone."""
+        self._stdin.close()
+        self._stdout.close()
+        self._popen.returncode = 0  # not ours to wait for
+
+    def _orders(self) -> bytes:
+        """Return the child's orders; by the pipe, where no other user can read the key."""
+        orders = asdict(self.launch)
+        orders["model"] = str(Path(self.launch.model).absolute())
+        orders.update(host=self._unix_socket or "127.0.0.1", folder=self._folder, key=self._key)
+        return json.dumps(orders).encode() + b"\n"
+
+    def _watch(self) -> None:
+        """Read what the child tells, then wait for its end: the body of the run's thread."""
+        report = self._stdout.readline()
+        if report.endswith(b"\n"):
+            self._take(json.loads(report))
+        self._stdout.read()
+        status = self._popen.wait()
+        self._stdin.close()
+        self._stdout.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        ending = f"signal {-status}" if status < 0 else f"status {status}"
+        with self._changed:
+            if self._failure is None:
+                text = f"the local model's process has ended ({ending})"
+                self._failure = ProviderUnavailable(text)
+                if not self._closing:
+                    logger.error("%s; the next request starts it again", text)
+            self._ended_at = time.monotonic()
+            self._changed.notify_all()
+
+    def _take(self, report: dict[str, Any]) -> None:
+        """Note the child's *report*: where it answers, or why it cannot."""
+        with self._changed:
+            if "error" in report:
+                self._failure = _explain(report["error"], report["message"], self.launch)
+                logger.error("the local model cannot be started: %s", report["message"])
+            else:
+                url = "http://localhost" if self._unix_socket else report["address"]
+                self._endpoint = Endpoint(
+                    url, self._unix_socket, self._key, report["tools"], report["context"]
+                )
+                seconds = time.monotonic() - self.started_at
+                logger.info("the local model is ready after %.1f s, process %d", seconds, self.pid)
+            self._changed.notify_all()
+
+
+def _private_folder() -> str:
+    """Make the folder of the socket, which only this user can enter."""
+    folder = tempfile.mkdtemp(prefix="choreo-")
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="choreo-", dir="/tmp")
+    return folder
+
+
+def _spawn(orders: bytes, folder: str) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    """Start the child and give it its orders; return it with its standard input and output."""
+    environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
+    environment["PYTHONPATH"] = search_path()
+    popen = subprocess.Popen(
+        [executable(), "-m", "choreo_wsgi.local.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        # -m puts the working folder first on the module path: an empty one.
+        cwd=folder,
+        # No buffers, which have locks, which a fork could copy while they are held.
+        bufsize=0,
+    )
+    assert popen.stdin is not None and popen.stdout is not None
+    # One that ended at once is found by whoever reads its output.
+    with contextlib.suppress(BrokenPipeError):
+        popen.stdin.write(orders)
+    return popen, popen.stdin, popen.stdout
+
+
+def _explain(error: str, message: str, launch: Launch) -> ChoreoError:
+    """Return what the child's exception means for the one who set this up."""
+    if error == "ModuleNotFoundError" and "xllamacpp" in message:
+        text = "the local model needs xllamacpp: pip install 'choreo-wsgi[local]'"
+    elif "libgomp" in message:
+        text = "the local model needs the library libgomp.so.1: apt-get install libgomp1"
+    elif error in ("ImportError", "ModuleNotFoundError"):
+        text = f"the local model's runtime cannot be loaded: {message}"
+    else:
+        name = Path(launch.model).name
+        text = f"the local model cannot be loaded: {name} is not a GGUF file that it can read"
+    return ProviderNotConfigured(text)
