@@ -1,0 +1,174 @@
+"""The command ``choreo-wsgi``: serve, fetch-model, models, settings, chat."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import __version__
+from .application import create_app
+from .banner import banner
+from .config import configure
+from .errors import ChoreoError, ConfigurationError
+from .local.weights import fetch_model
+from .server import Server
+from .settings import Configuration, Secret, table
+
+__all__ = ["main"]
+
+#: Settings about addresses; the commands that open none do without them.
+_MASK = "***"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that *arguments* (by default the process's) name; return its status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigurationError as error:
+        print(f"choreo-wsgi: {error.message}", file=sys.stderr)
+        return 2
+    except ChoreoError as error:
+        print(f"choreo-wsgi: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="choreo-wsgi", description="A streaming LLM server.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run, text, configured in (
+        ("serve", _serve, "serve completions over HTTP", True),
+        ("models", _models, "show which model name is answered by what", True),
+        ("settings", _settings, "show the settings in force, as an ini file", True),
+        ("fetch-model", _fetch_model, "download the default local model", False),
+    ):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run)
+        if configured:
+            _add_settings(command)
+    return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", default="", help="the ini file")
+    for item, hint in table():
+        flag = "--" + item.name.replace("_", "-")
+        text = item.metadata["text"].replace("%", "%%")
+        common: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
+        if hint is bool:
+            command.add_argument(flag, action="store_const", const="true", help=text, **common)
+            opposite = "--no-" + flag.removeprefix("--")
+            command.add_argument(
+                opposite, action="store_const", const="false", help=argparse.SUPPRESS, **common
+            )
+        elif item.name == "listen":
+            command.add_argument(flag, action="append", metavar="HOST:PORT", help=text, **common)
+        else:
+            shown = _text(item.default)
+            help_text = f"{text} ({shown})".replace("%", "%%") if shown else text
+            command.add_argument(flag, metavar="X", help=help_text, **common)
+
+
+def _configuration(options: argparse.Namespace) -> Configuration:
+    given = vars(options)
+    arguments: dict[str, str] = {}
+    for item, _ in table():
+        if item.name in given:
+            value = given[item.name]
+            arguments[item.name] = ",".join(value) if isinstance(value, list) else value
+    return configure(arguments, os.environ, options.config)
+
+
+# -- commands ---------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    configuration = _configuration(options)
+    _log_to_stderr(configuration.settings.log_level)
+    app = create_app(configuration)
+    try:
+        server = Server(app)
+        if configuration.settings.preload:
+            app.preload()
+    except BaseException:
+        app.close()
+        raise
+    text = banner(__version__, server.addresses, app.describe_models(), configuration.settings)
+    print(text, flush=True)
+    server.run()
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    app = create_app(_configuration(options))
+    try:
+        for name, answers in app.describe_models():
+            print(f"{name}\t{answers}")
+    finally:
+        app.close()
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> int:
+    configuration = _configuration(options)
+    print("[choreo]")
+    for item, hint in table():
+        value = getattr(configuration.settings, item.name)
+        secret = hint in (Secret, tuple[Secret, ...]) and value
+        print(f"# {item.metadata['text']}\n{item.name} = {_MASK if secret else _text(value)}")
+    for name, section in configuration.providers.items():
+        print(f"\n[provider {name}]")
+        for key, text in _without_secrets(section).items():
+            print(f"{key} = {text}")
+    return 0
+
+
+def _without_secrets(section: Mapping[str, str]) -> dict[str, str]:
+    """Return *section* with ``***`` for what may be a key and is not the name of a variable."""
+    words = ("key", "secret", "token", "password", "headers")
+    return {
+        key: _MASK
+        if any(word in key for word in words) and not text.startswith("env:")
+        else text.replace("\n", "\n    ")
+        for key, text in section.items()
+    }
+
+
+def _fetch_model(options: argparse.Namespace) -> int:
+    path = fetch_model(lambda line: print(line, file=sys.stderr, flush=True))
+    print(path)
+    return 0
+
+
+def _text(value: Any) -> str:
+    """Return a setting's *value* as it is written in the ini file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+class _OneLine(logging.Formatter):
+    """Keeps what a caller sent from forging lines or colouring the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        text = super().formatMessage(record)
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])

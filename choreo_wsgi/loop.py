@@ -1,0 +1,226 @@
+"""waitress's sockets on a loop that costs nothing per open connection, and its worker threads.
+
+waitress asks every connection what it waits for each time it wakes: felt when hundreds of
+streams begin at once.  Here a connection is asked when something happened to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from waitress import trigger, wasyncore
+from waitress.server import TcpWSGIServer, UnixWSGIServer
+
+from .channel import Channel
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Loop", "TcpServer", "UnixServer", "Workers"]
+
+#: Seconds between two looks for connections that let us wait for too long.
+CLEANUP = 5.0
+
+#: Bytes of address space for a worker's stack; what it does not touch costs no memory.  With
+#: the system's 8 MiB a thousand workers reserve 8 GiB, which some containers refuse.
+STACK = 1024 * 1024
+
+
+class Loop(dict[int, Any]):
+    """The map from descriptors to dispatchers that waitress wants, which can also run them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = selectors.DefaultSelector()
+        self._events: dict[int, int] = {}
+        self._changed: deque[Any] = deque()
+        self._woken = False
+        self._stopped = False
+        self._trigger = trigger.trigger(self)
+        self.listeners: list[Any] = []
+
+    def __setitem__(self, descriptor: int, dispatcher: Any) -> None:
+        super().__setitem__(descriptor, dispatcher)
+        self._changed.append(dispatcher)  # asked later: it is not fully made yet
+
+    def __delitem__(self, descriptor: int) -> None:
+        super().__delitem__(descriptor)
+        if self._events.pop(descriptor, 0):
+            self._selector.unregister(descriptor)
+
+    def changed(self, dispatcher: Any) -> None:
+        """Ask *dispatcher* anew what it waits for; from any thread."""
+        self._changed.append(dispatcher)
+        if not self._woken:
+            self._woken = True
+            self._trigger.pull_trigger()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return; from any thread."""
+        self._stopped = True
+        self._trigger.pull_trigger()
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        cleanup = time.monotonic() + CLEANUP
+        while not self._stopped:
+            self._woken = False  # before looking: what changes from here on wakes us again
+            self._settle()
+            for key, events in self._selector.select(1.0):
+                self._dispatch(key, events)
+            now = time.monotonic()
+            if now >= cleanup:
+                cleanup = now + CLEANUP
+                self._clean_up(now)
+
+    def close(self) -> None:
+        """Close every socket."""
+        wasyncore.close_all(self, ignore_all=True)
+        self._selector.close()
+
+    def channels(self) -> list[Channel]:
+        """Return the open connections."""
+        return [item for item in list(self.values()) if isinstance(item, Channel)]
+
+    def _dispatch(self, key: selectors.SelectorKey, events: int) -> None:
+        dispatcher = key.data
+        if not self._holds(dispatcher):
+            return  # closed by an earlier event of this round
+        if events & selectors.EVENT_READ:
+            wasyncore.read(dispatcher)
+        if events & selectors.EVENT_WRITE and self._holds(dispatcher):
+            wasyncore.write(dispatcher)
+        self._changed.append(dispatcher)
+
+    def _settle(self) -> None:
+        while self._changed:
+            self._ask(self._changed.popleft())
+        for listener in self.listeners:  # whether there is room changes with every connection
+            self._ask(listener)
+
+    def _ask(self, dispatcher: Any) -> None:
+        """Wait for what *dispatcher* wants now; what it can write, it writes at once."""
+        if not self._holds(dispatcher):
+            return
+        events = selectors.EVENT_READ if dispatcher.readable() else 0
+        if not dispatcher.accepting and dispatcher.writable():
+            wasyncore.write(dispatcher)
+            if not self._holds(dispatcher):
+                return
+            if dispatcher.writable():
+                events |= selectors.EVENT_WRITE
+        self._watch(dispatcher._fileno, dispatcher, events)
+
+    def _holds(self, dispatcher: Any) -> bool:
+        """Return whether *dispatcher* is still open."""
+        return self.get(dispatcher._fileno) is dispatcher
+
+    def _watch(self, descriptor: int, dispatcher: Any, events: int) -> None:
+        known = self._events.get(descriptor, 0)
+        if events == known:
+            return
+        if not known:
+            self._selector.register(descriptor, events, dispatcher)
+        elif events:
+            self._selector.modify(descriptor, events, dispatcher)
+        else:
+            self._selector.unregister(descriptor)
+        self._events[descriptor] = events
+
+    def _clean_up(self, now: float) -> None:
+        for channel in self.channels():
+            if channel.overdue(now):
+                channel.handle_close()
+
+
+class _Listener:
+    """What both kinds of listening socket share; mixed in before waitress's class."""
+
+    channel_class = Channel
+    next_channel_cleanup = float("inf")  # Loop does it, by a clock that does not jump
+    send_timeout = 60.0
+    draining = False
+    _map: Loop
+
+    def changed(self, channel: Channel) -> None:
+        """Have the main loop look at *channel*."""
+        self._map.changed(channel)
+
+    def pull_trigger(self) -> None:
+        """Do nothing: a channel says itself what the main loop has to look at."""
+
+
+class TcpServer(_Listener, TcpWSGIServer):
+    """Listens on a TCP address."""
+
+
+class UnixServer(_Listener, UnixWSGIServer):
+    """Listens on a unix socket."""
+
+
+class _Worker:
+    """One thread and the task that it is woken for."""
+
+    __slots__ = ("task", "wake")
+
+    def __init__(self) -> None:
+        self.task: Any = None
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Workers:
+    """*count* threads that run tasks; waitress calls this its task dispatcher.
+
+    The thread that became idle last runs the next task: a quiet server keeps using the same
+    few, whose stacks are still in the cache.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._queue: deque[Any] = deque()
+        self._idle: list[_Worker] = []
+        # All at once now: a thread started among running streams waits for its turn with them.
+        before = threading.stack_size(STACK)
+        try:
+            for number in range(count):
+                worker = _Worker()
+                self._idle.append(worker)
+                name = f"worker-{number}"
+                threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
+        finally:
+            threading.stack_size(before)
+
+    def add_task(self, task: Any) -> None:
+        """Run ``task.service()`` in a thread; it waits if all are busy."""
+        with self._lock:
+            if not self._idle:
+                self._queue.append(task)
+                return
+            worker = self._idle.pop()
+        worker.task = task
+        worker.wake.release()
+
+    def _work(self, worker: _Worker) -> None:
+        while True:
+            worker.wake.acquire()
+            task: Any = worker.task
+            while task is not None:
+                try:
+                    task.service()
+                except BaseException:
+                    logger.exception("a request failed outside of the application")
+                task = self._next(worker)
+
+    def _next(self, worker: _Worker) -> Any:
+        """Return a task that waits, or None, and then *worker* is idle."""
+        with self._lock:
+            if self._queue:
+                return self._queue.popleft()
+            worker.task = None
+            self._idle.append(worker)
+            return None
