@@ -15,11 +15,13 @@ from .completions import Completions
 from .config import from_environment
 from .errors import ChoreoError, EndpointNotFound, InternalError, MethodNotAllowed
 from .limits import Slots
+from .replay import open_store
 from .request import Environ, read_body, request_id
 from .response import Call, Response, error_response, json_response
+from .resumption import Resumption, is_resumable
 from .routing import Router
 from .settings import Configuration
-from .stream import ClientGone, Control
+from .stream import ClientGone, Control, EventStream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -44,6 +46,13 @@ class Application:
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
         self._completions = Completions(self._router, self._slots, self._control, self.settings)
+        self._resumption = Resumption(
+            open_store(self.settings.replay, self.settings),
+            self._completions,
+            self._slots,
+            self._control,
+            self.settings,
+        )
         self._started = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response]]] = {
             "/v1/chat/completions": {"POST": self._chat},
@@ -56,8 +65,8 @@ class Application:
 
     @property
     def active(self) -> int:
-        """How many completions are running."""
-        return self._slots.active
+        """How many completions are running, with a client or without."""
+        return self._slots.active + self._resumption.drainer.active
 
     def drain(self) -> None:
         """Refuse new completions with 503 and answer ``/readyz`` with 503."""
@@ -68,7 +77,8 @@ class Application:
         self._control.stopping = True
 
     def close(self) -> None:
-        """Let the providers go."""
+        """Let the providers and the replay store go."""
+        self._resumption.close()
         self._router.close()
 
     def preload(self) -> None:
@@ -91,6 +101,8 @@ class Application:
         start_response(f"{status.value} {status.phrase}", headers)
         if environ["REQUEST_METHOD"] == "HEAD":
             # waitress sends what it is given, and the client would read it as the next answer.
+            if isinstance(response.body, EventStream):
+                response.body.close()
             return []
         return response.body
 
@@ -131,6 +143,8 @@ class Application:
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response]] | None:
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
             return {"GET": self._model}
+        if path.startswith("/v1/streams/"):
+            return {"GET": self._resume, "DELETE": self._cancel}
         return self._routes.get(path)
 
     # -- handlers -----------------------------------------------------------------------
@@ -157,9 +171,23 @@ class Application:
     def _model_object(self, name: str, owner: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": owner}
 
+    def _resume(self, call: Call) -> Response:
+        return self._resumption.resume(call, _stream_id(call))
+
+    def _cancel(self, call: Call) -> Response:
+        return self._resumption.cancel(call, _stream_id(call))
+
     def _chat(self, call: Call) -> Response:
-        request = chat.parse(read_body(call.environ, self.settings))
+        body = read_body(call.environ, self.settings)
+        request = chat.parse(body)
+        if is_resumable(call):
+            return self._resumption.begin(call, request, body)
         return self._completions.answer(call, request)
+
+
+def _stream_id(call: Call) -> str:
+    path: str = call.environ["PATH_INFO"]
+    return path.removeprefix("/v1/streams/")
 
 
 def create_app(configuration: Configuration | None = None) -> Application:

@@ -179,6 +179,10 @@ class ChunkEncoder:
             chunks.append((before + _quote(item.text) + after).encode("utf-8", "replace"))
         return chunks
 
+    def resume(self, index: int = 0) -> None:
+        """Go on with a choice whose role chunk was written before."""
+        self._role(index)
+
     def usage(self, usage: Usage) -> bytes:
         """Return the chunk without choices that reports *usage*."""
         return f'{self._head}],"usage":'.encode() + dump(usage.to_dict()) + b"}"

@@ -52,18 +52,19 @@ class Completions:
         try:
             if not request.stream:
                 return self._complete(call, request, slot)
-            started = self.start(call, request)
+            started = self.start(request, call.gone)
             return self.stream_response(call, request, started.generation, slot, started)
         except BaseException:
             slot.release()
             raise
 
-    def start(self, call: Call, request: ChatRequest) -> Started:
+    def start(self, request: ChatRequest, gone: Callable[[], bool]) -> Started:
         """Begin a stream and wait for its first frames, but not longer than a heartbeat.
 
-        Raises ChoreoError when it fails before them, ClientGone when nobody waits any more.
+        Raises ChoreoError when it fails before them, ClientGone when *gone* says that nobody
+        waits any more.
         """
-        encoder = self._encoder(request)
+        encoder = self.encoder(request)
 
         def begin(target: Target) -> Frames:
             return target.provider.stream(request.with_model(target.model), encoder)
@@ -71,7 +72,7 @@ class Completions:
         frames: Failover[Frames] = self._failover(request.model, begin)
         patience = self._settings.heartbeat_seconds
         try:
-            first = wait_for_first(frames, call.gone, self._control, patience)
+            first = wait_for_first(frames, gone, self._control, patience)
         except BaseException:
             frames.close()
             raise
@@ -101,8 +102,19 @@ class Completions:
         head = [*sse.HEAD, ("Choreo-Provider", visible(started.label)), *(headers or [])]
         return Response(200, head, stream)
 
+    def go_on(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames | None:
+        """Begin the rest of an answer whose beginning is *request*'s last message.
+
+        Returns None when no provider of the model can continue a message.
+        """
+        able = [target for target in self._router.targets(request.model) if target.continues]
+        if not able:
+            return None
+        target = able[0]
+        return target.provider.stream(request.with_model(target.model), encoder)
+
     def _complete(self, call: Call, request: ChatRequest, slot: Slot) -> Response:
-        encoder = self._encoder(request)
+        encoder = self.encoder(request)
 
         def begin(target: Target) -> Reply:
             return target.provider.complete(request.with_model(target.model), encoder)
@@ -116,7 +128,8 @@ class Completions:
         self._log(call, request, reply.label, "completed", reply.usage)
         return document(body, headers=[("Choreo-Provider", visible(reply.label))])
 
-    def _encoder(self, request: ChatRequest) -> ChunkEncoder:
+    def encoder(self, request: ChatRequest) -> ChunkEncoder:
+        """Return the encoder of a new answer to *request*."""
         return ChunkEncoder(
             id="chatcmpl-" + secrets.token_urlsafe(18),  # 144 random bits
             created=int(time.time()),

@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "EventTooLarge",
     "frame",
+    "number",
     "ping",
     "plain_count",
     "whole",
@@ -47,7 +48,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class DecodeError(ValueError):
-    """The bytes are not an event stream that can be read on."""
+    """The bytes are not an event stream that can be read on.
+
+    *events* are those that were complete before, in the same call.
+    """
+
+    events: list[Event] = []
 
 
 class EventTooLarge(DecodeError):
@@ -72,6 +78,17 @@ def frame(data: bytes, id: int | None = None) -> bytes:
     if id is None:
         return b"data: " + data + b"\n\n"
     return b"id: %d\ndata: %b\n\n" % (id, data)
+
+
+def number(block: bytes, first: int) -> tuple[bytes, int]:
+    """Return the frames of *block* with the ids *first*, *first* + 1 ..., and their count.
+
+    The frames are ours, without ids: ``data:`` and one line each.
+    """
+    frames = block.split(b"\n\n")
+    frames.pop()  # what follows the last blank line: nothing
+    numbered = [b"id: %d\n%b\n\n" % pair for pair in enumerate(frames, first)]
+    return b"".join(numbered), len(numbered)
 
 
 def ping() -> bytes:
@@ -135,7 +152,20 @@ class Decoder:
         Raises EventTooLarge, and DecodeError for invalid UTF-8 with ``errors="strict"``.
         """
         events: list[Event] = []
-        for line in self._lines(data):
+        try:
+            self._take_lines(self._lines(data), events)
+            if len(self._rest) + self._size > self._limit:
+                raise EventTooLarge(f"an event is longer than {self._limit} bytes")
+        except DecodeError as error:
+            error.events = events
+            raise
+        return events
+
+    def unknown(self, line: bytes) -> None:
+        """Take a line that is no field of the standard: ignored, unless a subclass knows it."""
+
+    def _take_lines(self, lines: list[bytes], events: list[Event]) -> None:
+        for line in lines:
             if not line:
                 if self._data:
                     events.append(self._dispatch())
@@ -144,7 +174,6 @@ class Decoder:
                 self._take_data(line)
             elif not line.startswith(b":"):
                 self._take_field(line)
-        return events
 
     def _lines(self, data: bytes) -> list[bytes]:
         """Return the lines that *data* completes, and keep the rest."""
@@ -155,7 +184,7 @@ class Decoder:
         if self._rest:
             # Only what is new can hold a line end: a long line costs one copy, not n.
             if b"\n" not in data and b"\r" not in data:
-                self._keep(data)
+                self._rest += data
                 return []
             data = bytes(self._rest) + data
             self._rest.clear()
@@ -170,13 +199,8 @@ class Decoder:
             self._skip_lf = data.endswith(b"\r")
         else:
             lines = data.split(b"\n")
-        self._keep(lines.pop())
+        self._rest += lines.pop()
         return lines
-
-    def _keep(self, part: bytes) -> None:
-        self._rest += part
-        if len(self._rest) + self._size > self._limit:
-            raise EventTooLarge(f"an event is longer than {self._limit} bytes")
 
     def _take_data(self, line: bytes) -> None:
         self._size += len(line)
@@ -196,6 +220,8 @@ class Decoder:
             self.last_event_id = value
         elif name == b"retry" and value.isascii() and value.isdigit() and len(value) < 10:
             self.retry = int(value)
+        elif name not in (b"event", b"id", b"retry"):
+            self.unknown(line)
 
     def _text(self, raw: bytes) -> str:
         try:
