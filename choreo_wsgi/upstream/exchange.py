@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
+from typing import Protocol
+
+from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamTruncated
+from .connect import Steps
+from .connection import POLLIN, POLLOUT, Connection, wait
+from .framing import Framing
+from .head import Head, head_end, parse_head
+
+__all__ = ["Exchange", "HTTPRequest", "Timeouts"]
 
 
 @dataclass(frozen=True)
@@ -11,7 +23,8 @@ class Timeouts:
     """How long to wait, in seconds; the names of the settings without ``_timeout``.
 
     *connect* covers looking up the name, connecting, a proxy and TLS; *first_byte* what
-    follows, up to the first byte of the answer's body; *idle* every silence after that.
+    follows, up to the first byte of the answer's body (servers send the head at once and
+    are silent through the prefill); *idle* every silence after that.
     """
 
     connect: float = 10.0
@@ -29,37 +42,257 @@ class HTTPRequest:
     body: bytes = b""
 
 
+class Lender(Protocol):
+    """Where an exchange gets its connections and gives them back."""
+
+    timeouts: Timeouts
+
+    def take(self, fresh: bool) -> Connection:
+        """Return a connection: an idle one, or one that is still to be connected."""
+
+    def connect(self, connection: Connection, until: float) -> Steps:
+        """Return the steps that connect *connection*."""
+
+    def give_back(self, connection: Connection) -> None:
+        """Take *connection* for the next exchange."""
+
+
 class Exchange:
     """A request under way and its answer.
 
-    *status* and *reason* are None and *headers* is empty until the answer's head came.
+    *status* and *reason* are None and *headers* is empty until the answer's head came.  One
+    thread at a time may receive; any thread may close.
     """
 
-    status: int | None = None
-    reason: str | None = None
-    headers: Mapping[str, str]  # its keys are found in any case
-    #: Whether the body was returned to its end.
-    ended: bool = False
+    def __init__(self, lender: Lender, method: str, request: bytes) -> None:
+        self.status: int | None = None
+        self.reason: str | None = None
+        self.headers: Message = Message()  # its keys are found in any case
+        #: Whether the body was returned to its end.
+        self.ended = False
+        self._lender = lender
+        self._method = method
+        self._request = request
+        self._connection: Connection | None = None
+        self._framing: Framing | None = None
+        self._head: Head | None = None
+        self._early = b""  # bytes of the head, until it is whole
+        self._steps: Steps | None = self._begin(fresh=False)
+        self._waiting: tuple[int, float] | None = None
+        self._deadline = 0.0
+        self._patience = lender.timeouts.first_byte
+        self._sent = False
+        self._closed = False
+        self._answered = False  # a byte of the answer has come
+        self._busy = threading.Lock()
+        # Held while the connection is either aborted or given back: never both.
+        self._ending = threading.Lock()
 
     def receive(self, timeout: float) -> bytes:
         """Return the body's bytes that came within *timeout* seconds, chunking undone.
 
         ``b""`` when nothing came in time; ``receive(0)`` never blocks.  What came before a
-        failure is returned first.  Raises ProviderTimeout, ProviderUnavailable (no
-        connection, or it broke before the answer), UpstreamTruncated (it broke inside the
-        answer), UpstreamInvalid (not HTTP), and ConfigurationError for a wrong address.
+        failure is returned first.  Raises ProviderUnavailable (no connection, or closed by
+        us), ProviderTimeout, UpstreamTruncated (it broke before the answer's end),
+        UpstreamInvalid (not HTTP).
         """
-        raise NotImplementedError
+        with self._busy:
+            try:
+                return self._receive(timeout)
+            except BaseException:
+                self._closed = True
+                raise
+            finally:
+                if self._closed and not self.ended and self._connection is not None:
+                    self._connection.close()
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None when only asking tells."""
-        raise NotImplementedError
+        """Return the file descriptor that turns readable, or None when only asking tells."""
+        connection = self._connection
+        if connection is None or connection.sock is None or self.events != POLLIN:
+            return None
+        number = connection.sock.fileno()
+        return number if number >= 0 else None
 
     @property
     def events(self) -> int:
-        """What to poll the file descriptor for: ``select.POLLIN`` or ``select.POLLOUT``."""
-        raise NotImplementedError
+        """What is waited for: ``select.POLLIN``, with or without ``select.POLLOUT``."""
+        if self._steps is None:
+            return POLLIN
+        return self._waiting[0] if self._waiting is not None else POLLOUT
 
     def close(self) -> None:
         """Let go of the connection, in whatever phase, from any thread, as often as wanted."""
-        raise NotImplementedError
+        with self._ending:
+            self._closed = True
+            connection = self._connection
+            if connection is None or self.ended:
+                return
+            connection.abort()
+        # A descriptor closed under a reader could be another connection's a moment later,
+        # so one who is inside receive() closes it himself.
+        if self._busy.acquire(blocking=False):
+            try:
+                if not self.ended:
+                    connection.close()
+            finally:
+                self._busy.release()
+
+    def finish(self) -> None:
+        """Say that the rest of the body does not matter.
+
+        The connection is kept when nothing but the end of the body is still to come, which
+        shows when it is used next.
+        """
+        with self._busy:
+            if self.ended or self._closed or self._steps is not None or self._framing is None:
+                return
+            self._end()
+
+    def _receive(self, timeout: float) -> bytes:
+        if self.ended:
+            return b""
+        self._check_open()
+        if self._steps is not None:
+            until = time.monotonic() + timeout
+            if not self._advance(self._steps, until):
+                return b""
+            timeout = until - time.monotonic()
+            if self._early or self.ended:
+                early, self._early = self._early, b""
+                return self._body(early)
+        return self._read(timeout)
+
+    def _advance(self, steps: Steps, until: float) -> bool:
+        """Go on up to the answer's head until the time *until*; return whether it is there."""
+        while True:
+            if self._waiting is not None:
+                events, deadline = self._waiting
+                ready = self._ready(events, min(until, deadline))
+                self._check_open()
+                if not ready and time.monotonic() < deadline:
+                    return False
+            try:
+                self._waiting = next(steps)
+            except StopIteration:
+                self._steps = self._waiting = None
+                return True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProviderUnavailable("the request to the provider was broken off")
+
+    def _ready(self, events: int, until: float) -> bool:
+        if self._closed:
+            return False
+        assert self._connection is not None and self._connection.sock is not None
+        return wait(self._connection.sock, events, until - time.monotonic())
+
+    def _begin(self, fresh: bool) -> Steps:
+        """Connect, send the request and collect the head of the answer."""
+        times = self._lender.timeouts
+        self._connection = connection = self._lender.take(fresh)
+        if not connection.reused:
+            until = time.monotonic() + times.connect
+            yield from self._lender.connect(connection, until)
+        until = time.monotonic() + times.first_byte
+        try:
+            yield from self._talk(connection, until)
+        except OSError as error:
+            if self._answered or not connection.reused:
+                raise UpstreamTruncated("the provider broke the connection off") from error
+            # It died while it was idle, which shows only now.  Not a byte of the answer has
+            # come, so the request is sent once more, on a connection that is new for sure.
+            connection.close()
+            yield from self._begin(fresh=True)
+
+    def _talk(self, connection: Connection, until: float) -> Steps:
+        connection.queue(self._request)
+        self._sent = connection.flush()
+        while self._head is None:
+            # A server that does not want the rest of a long body answers before its end.
+            yield (POLLIN if self._sent else POLLIN | POLLOUT), until
+            if time.monotonic() >= until:
+                raise ProviderTimeout("the provider did not answer in time")
+            if not self._sent:
+                self._sent = connection.flush()
+            data = connection.receive(0)
+            if data == b"":
+                raise ConnectionResetError
+            if data is not None:
+                self._answered = True
+                self._take_head(self._early + data)
+
+    def _take_head(self, data: bytes) -> None:
+        """Find the final head in *data*; what follows it is the start of the body."""
+        while (end := head_end(data)) >= 0:
+            head = parse_head(data[:end], self._method)
+            data = data[end:]
+            if head.status >= 200:  # not 100 Continue or 103 Early Hints
+                self.status, self.reason, self.headers = head.status, head.reason, head.headers
+                self._head, self._framing = head, head.framing
+                self._request = b""
+                self._deadline = time.monotonic() + self._patience
+                break
+        self._early = data
+        if self._framing is not None and self._framing.done:
+            self._finish_body(bool(data))
+
+    def _read(self, timeout: float) -> bytes:
+        """Return the body's bytes that come next."""
+        connection, framing = self._connection, self._framing
+        assert connection is not None and framing is not None
+        if framing.error is not None:
+            raise framing.error
+        while True:
+            now = time.monotonic()
+            if now >= self._deadline:
+                raise ProviderTimeout(f"the provider was silent for {self._patience:g} s")
+            until = now + timeout
+            try:
+                data = connection.receive(min(timeout, self._deadline - now))
+            except OSError as error:
+                self._check_open()
+                raise UpstreamTruncated("the provider broke the connection off") from error
+            self._check_open()
+            if data is None:
+                return b""
+            if not data:
+                framing.end()
+                self._finish_body(excess=True)
+                return b""
+            body = self._body(data)
+            timeout = until - time.monotonic()
+            if body or self.ended or timeout <= 0:
+                return body
+
+    def _body(self, data: bytes) -> bytes:
+        framing = self._framing
+        assert framing is not None
+        self._patience = self._lender.timeouts.idle
+        self._deadline = time.monotonic() + self._patience
+        if self.ended:
+            return b""
+        body = framing.feed(data)
+        if framing.done:
+            self._finish_body(framing.excess)
+        elif framing.error is not None and not body:
+            raise framing.error
+        return body
+
+    def _finish_body(self, excess: bool) -> None:
+        if excess:
+            self._sent = False  # so that nobody gets the connection
+        self._end()
+
+    def _end(self) -> None:
+        """The answer is over: keep the connection if it can be used again."""
+        assert self._connection is not None and self._head is not None
+        with self._ending:
+            self.ended = True
+            keep = self._head.keep_alive and self._sent and not self._closed
+        if keep:
+            self._connection.framing = self._framing
+            self._lender.give_back(self._connection)
+        else:
+            self._connection.close()

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import ssl
+import threading
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
+from .address import Address, parse_url
+from .connect import Steps, connect
+from .connection import Connection
 from .exchange import Exchange, HTTPRequest, Timeouts
+from .head import request_head
+
+#: An idle connection is not used after so many seconds: most servers close it by then.
+MAX_IDLE_SECONDS = 60.0
+#: So many are kept; a burst of streams should not leave thousands of sockets behind.
+MAX_IDLE = 256
 
 
 class Client:
     """Sends requests over pooled connections; one for each provider, used by any thread.
 
     *unix_socket* is a path to connect to whatever the URL's host.  *environ* holds
-    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and REQUESTS_CA_BUNDLE; None
-    is the process's own environment.
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and
+    SSL_CERT_FILE; None is the process's own environment.
     """
 
     def __init__(
@@ -22,12 +37,113 @@ class Client:
         unix_socket: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        raise NotImplementedError
+        self.timeouts = timeouts
+        self.unix_socket = unix_socket
+        self.environ = os.environ if environ is None else environ
+        self._idle: dict[Address, list[Connection]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._address = functools.lru_cache(64)(self._parse)
 
     def send(self, request: HTTPRequest) -> Exchange:
-        """Return the exchange of *request*; nothing is sent before its ``receive()``."""
-        raise NotImplementedError
+        """Return the exchange of *request*; nothing is sent before its ``receive()``.
+
+        Raises ConfigurationError for a URL or a header that cannot be used.
+        """
+        address, target = self._address(request.url)
+        headers = request.headers
+        if address.proxy is not None and address.proxy.authorization and address.scheme == "http":
+            headers = {**headers, "Proxy-Authorization": address.proxy.authorization}
+        size = len(request.body)
+        head = request_head(request.method, target, address.host_header, headers, size)
+        return Exchange(_Lender(self, address), request.method, head + request.body)
 
     def close(self) -> None:
         """Close the idle connections; exchanges under way are their holders' to close."""
-        raise NotImplementedError
+        with self._lock:
+            self._closed = True
+            idle = [connection for found in self._idle.values() for connection in found]
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+
+    @property
+    def idle(self) -> int:
+        """How many connections are kept for the next exchange."""
+        with self._lock:
+            return sum(map(len, self._idle.values()))
+
+    def _parse(self, url: str) -> tuple[Address, str]:
+        return parse_url(url, {} if self.unix_socket else self.environ)
+
+    def take(self, address: Address, fresh: bool) -> Connection:
+        """Return the idle connection to *address* that was used last, or a new one."""
+        while not fresh:
+            with self._lock:
+                found = self._idle.get(address)
+                connection = found.pop() if found else None
+            if connection is None:
+                break
+            young = time.monotonic() - connection.idle_since < MAX_IDLE_SECONDS
+            if young and connection.settled():
+                connection.framing = None
+                connection.reused = True
+                return connection
+            connection.close()
+        return Connection(address)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep *connection* for the next exchange, and close what was kept too long."""
+        now = connection.idle_since = time.monotonic()
+        with self._lock:
+            kept = self._idle.setdefault(connection.address, [])
+            kept.append(connection)
+            old = 0
+            while old < len(kept) and now - kept[old].idle_since > MAX_IDLE_SECONDS:
+                old += 1
+            old = len(kept) if self._closed else max(old, len(kept) - MAX_IDLE)
+            dropped = kept[:old]
+            del kept[:old]
+        for connection in dropped:
+            connection.close()
+
+    @functools.cached_property
+    def ssl_context(self) -> ssl.SSLContext:
+        """How servers are checked: against the bundle that the environment names, or certifi's."""
+        bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+        named = [self.environ[name] for name in bundles if self.environ.get(name)]
+        path = named[0] if named else _certifi()
+        directory = path is not None and Path(path).is_dir()
+        context = ssl.create_default_context(
+            cafile=None if directory else path, capath=path if directory else None
+        )
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+
+class _Lender:
+    """The client as one exchange, to one address, sees it."""
+
+    def __init__(self, client: Client, address: Address) -> None:
+        self.timeouts = client.timeouts
+        self._client = client
+        self._address = address
+
+    def take(self, fresh: bool) -> Connection:
+        return self._client.take(self._address, fresh)
+
+    def connect(self, connection: Connection, until: float) -> Steps:
+        client = self._client
+        return connect(connection, client.unix_socket, lambda: client.ssl_context, until)
+
+    def give_back(self, connection: Connection) -> None:
+        self._client.give_back(connection)
+
+
+def _certifi() -> str | None:
+    """Return the path of certifi's bundle, which comes with requests; None for the system's."""
+    try:
+        import certifi
+    except ImportError:
+        return None
+    return certifi.where()

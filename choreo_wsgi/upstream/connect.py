@@ -1,0 +1,146 @@
+"""The way to a connection: name, address, proxy, TLS; told step by step, never waiting.
+
+Each function here is a generator that yields what it waits for, as ``(events, until)``, and
+goes on when the socket is ready for the events or the clock has reached *until*.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator
+
+from ..errors import ProviderTimeout, ProviderUnavailable
+from .address import Address
+from .connection import POLLIN, POLLOUT, TLS, Connection
+from .head import head_end, parse_head
+
+Steps = Generator[tuple[int, float], None, None]
+_Family = int
+_Place = tuple[_Family, object]  # what connect() takes, with its address family
+
+
+def connect(
+    connection: Connection,
+    unix_socket: str,
+    context: Callable[[], ssl.SSLContext],
+    until: float,
+) -> Steps:
+    """Connect *connection* to its address, or to *unix_socket*, by *until* (monotonic).
+
+    Raises ProviderUnavailable, and ProviderTimeout when it took too long.
+    """
+    address = connection.address
+    try:
+        yield from _dial(connection, _places(address, unix_socket), until)
+        if address.proxy is not None and address.scheme == "https":
+            yield from _tunnel(connection, until)
+        if address.scheme == "https":
+            connection.tls = TLS(context(), address.host)
+            while not connection.handshake():
+                yield from _flush(connection, until)
+                yield from _until_readable(until)
+                data = connection.receive_raw(0)
+                if data is not None:
+                    connection.tls.feed(data)
+            yield from _flush(connection, until)
+    except ssl.SSLCertVerificationError as error:
+        why = f"the provider's certificate is not good: {error.verify_message}"
+        raise ProviderUnavailable(why) from error
+    except OSError as error:
+        why = f"no connection to the provider: {_reason(error)}"
+        raise ProviderUnavailable(why) from error
+    connection.established()
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error.args[-1]}"
+    return error.strerror or str(error)
+
+
+def _places(address: Address, unix_socket: str) -> list[_Place]:
+    if unix_socket:
+        return [(socket.AF_UNIX, unix_socket)]
+    at = address.proxy or address
+    found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)
+    return [(family, place) for family, _, _, _, place in found]
+
+
+def _dial(connection: Connection, places: list[_Place], until: float) -> Steps:
+    """Try the *places* in turn, each for its share of the time that is left."""
+    failure = OSError("the name has no address")
+    for left in range(len(places), 0, -1):
+        family, place = places[-left]
+        now = time.monotonic()
+        share = now + (until - now) / left
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        connection.sock = sock
+        try:
+            yield from _connect_to(sock, place, share)
+            return
+        except OSError as error:
+            failure = error
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+    if isinstance(failure, TimeoutError):
+        raise ProviderTimeout("no connection to the provider in time") from failure
+    raise failure
+
+
+def _connect_to(sock: socket.socket, place: object, until: float) -> Steps:
+    try:
+        sock.connect(place)  # type: ignore[arg-type]
+        return
+    except BlockingIOError:
+        pass
+    yield POLLOUT, until
+    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+    try:
+        sock.getpeername()
+    except OSError:
+        raise TimeoutError from None
+
+
+def _tunnel(connection: Connection, until: float) -> Steps:
+    """Ask the proxy for a way to the address: RFC 9110 9.3.6."""
+    address = connection.address
+    assert address.proxy is not None
+    request = f"CONNECT {address.authority} HTTP/1.1\r\nHost: {address.authority}\r\n"
+    if address.proxy.authorization:
+        request += f"Proxy-Authorization: {address.proxy.authorization}\r\n"
+    connection.queue_raw(f"{request}\r\n".encode("latin-1"))
+    yield from _flush(connection, until)
+    answer = b""
+    while (end := head_end(answer)) < 0:
+        yield from _until_readable(until)
+        data = connection.receive_raw(0)
+        if data == b"":
+            raise ProviderUnavailable("the proxy closed the connection")
+        answer += data or b""
+    head = parse_head(answer[:end], "HEAD")
+    if head.status != 200 or len(answer) > end:
+        raise ProviderUnavailable(f"the proxy answered {head.status} {head.reason}")
+
+
+def _flush(connection: Connection, until: float) -> Steps:
+    while not connection.flush():
+        yield POLLOUT, until
+        _check(until)
+
+
+def _until_readable(until: float) -> Steps:
+    yield POLLIN, until
+    _check(until)
+
+
+def _check(until: float) -> None:
+    if time.monotonic() >= until:
+        raise ProviderTimeout("no connection to the provider in time")

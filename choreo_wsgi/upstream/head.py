@@ -1,0 +1,115 @@
+"""The head of a request, written, and the head of an answer, read."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+
+from .. import __version__
+from ..errors import ConfigurationError, UpstreamInvalid
+from .framing import Chunked, Framing, Sized, UntilClose
+
+#: Longest head of an answer, status line included; haproxy and nginx allow less.
+MAX_HEAD = 64 * 1024
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r\n]*))?\r?\n")
+_LENGTH = re.compile(r"[0-9]{1,15}")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+@dataclass(frozen=True)
+class Head:
+    """An answer's head; *keep_alive* is whether the connection may be used once more."""
+
+    status: int
+    reason: str
+    headers: Message
+    framing: Framing
+    keep_alive: bool
+
+
+def request_head(
+    method: str, target: str, host: str, headers: Mapping[str, str], size: int
+) -> bytes:
+    """Return the head of a request with a body of *size* bytes.
+
+    Identity coding is asked for: a compressed answer could not be relayed frame by frame,
+    and a small one may unpack to gigabytes.  Raises ConfigurationError for a header that
+    cannot be sent.
+    """
+    fields = {
+        "Host": host,
+        "User-Agent": f"choreo-wsgi/{__version__}",
+        "Accept-Encoding": "identity",
+        **headers,
+    }
+    if size or method not in ("GET", "HEAD"):
+        fields["Content-Length"] = str(size)
+    lines = [f"{method} {target} HTTP/1.1"]
+    for name, value in fields.items():
+        if not (_TOKEN.fullmatch(name) and _VALUE.fullmatch(value)):
+            # The value may be a key: it is not shown.
+            raise ConfigurationError(f"the header {name!r} to a provider cannot be sent")
+        lines.append(f"{name}: {value}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def head_end(data: bytes | bytearray) -> int:
+    """Return where the head at the start of *data* ends, or -1 when it goes on.
+
+    Raises UpstreamInvalid for one that is too long.
+    """
+    end = data.find(b"\r\n\r\n")
+    end = end + 4 if end >= 0 else data.find(b"\n\n") + 2 if b"\n\n" in data else -1
+    if end > MAX_HEAD or (end < 0 and len(data) > MAX_HEAD):
+        raise UpstreamInvalid("the provider's response head is too long")
+    return end
+
+
+def parse_head(data: bytes, method: str) -> Head:
+    """Return the head in *data*, which ends in an empty line, as the answer to *method*.
+
+    Raises UpstreamInvalid for what is not HTTP/1, and for a body whose end or coding is
+    not clear.
+    """
+    match = _STATUS.match(data)
+    if match is None:
+        raise UpstreamInvalid("the provider's answer is not HTTP")
+    try:
+        headers = http.client.parse_headers(io.BytesIO(data[match.end() :]))
+    except http.client.HTTPException as error:
+        raise UpstreamInvalid(f"the provider's headers cannot be read: {error}") from error
+    status = int(match[2])
+    framing = _framing(method, status, headers)
+    options = (headers.get("Connection") or "").lower()
+    keep = "close" not in options if match[1] == b"1" else "keep-alive" in options
+    keep = keep and not isinstance(framing, UntilClose)
+    if "Transfer-Encoding" in headers and "Content-Length" in headers:
+        keep = False  # RFC 9112 6.1: what follows may not be what it seems
+    coding = (headers.get("Content-Encoding") or "identity").strip().lower()
+    if coding != "identity" and not framing.done:
+        raise UpstreamInvalid("the provider compressed its answer, which was not asked for")
+    return Head(status, (match[3] or b"").decode("latin-1"), headers, framing, keep)
+
+
+def _framing(method: str, status: int, headers: Message) -> Framing:
+    """Return how the body ends: RFC 9112, section 6.3."""
+    if method == "HEAD" or status < 200 or status in (204, 304):
+        return Sized(0)
+    transfer = headers.get_all("Transfer-Encoding")
+    if transfer is not None:
+        if ",".join(transfer).strip().lower() != "chunked":
+            raise UpstreamInvalid("the provider's answer has an unknown transfer coding")
+        return Chunked()
+    lengths = set(headers.get_all("Content-Length") or ())
+    if not lengths:
+        return UntilClose()
+    length = lengths.pop().strip()
+    if lengths or not _LENGTH.fullmatch(length):
+        raise UpstreamInvalid("the provider's answer has no clear length")
+    return Sized(int(length))
