@@ -123,9 +123,10 @@ class Decoder:
     and events without data are ignored; an event cut off by the end of input is never
     dispatched (WHATWG HTML 9.2.6).
 
-    *max_event_bytes* bounds what is kept for one event.  *errors* is how invalid UTF-8 is
-    met: ``"replace"`` as the standard says, ``"strict"`` to raise.
+    *max_event_bytes* bounds what is kept for one event, and each line.  *errors* is how
+    invalid UTF-8 is met: ``"replace"`` as the standard says, ``"strict"`` to raise.
 
+    ``last_event_id`` is where to resume: the id of the last event that was complete.
     ``retry`` is the reconnection time last asked for, in milliseconds, or None.
     """
 
@@ -140,6 +141,7 @@ class Decoder:
         self._data: list[str] = []
         self._size = 0
         self._event = ""
+        self._id = ""  # becomes last_event_id with the blank line that ends its event
 
     @property
     def pending(self) -> bool:
@@ -154,8 +156,7 @@ class Decoder:
         events: list[Event] = []
         try:
             self._take_lines(self._lines(data), events)
-            if len(self._rest) + self._size > self._limit:
-                raise EventTooLarge(f"an event is longer than {self._limit} bytes")
+            self._check(len(self._rest))
         except DecodeError as error:
             error.events = events
             raise
@@ -167,11 +168,14 @@ class Decoder:
     def _take_lines(self, lines: list[bytes], events: list[Event]) -> None:
         for line in lines:
             if not line:
+                self.last_event_id = self._id
                 if self._data:
                     events.append(self._dispatch())
                 self._event = ""
-            elif line.startswith(b"data:"):
-                self._take_data(line)
+                continue
+            self._check(len(line))
+            if line.startswith(b"data:"):
+                self._take_data(line[6:] if line.startswith(b"data: ") else line[5:], len(line))
             elif not line.startswith(b":"):
                 self._take_field(line)
 
@@ -202,22 +206,24 @@ class Decoder:
         self._rest += lines.pop()
         return lines
 
-    def _take_data(self, line: bytes) -> None:
-        self._size += len(line)
-        if self._size > self._limit:
+    def _check(self, more: int) -> None:
+        if self._size + more > self._limit:
             raise EventTooLarge(f"an event is longer than {self._limit} bytes")
-        self._data.append(self._text(line[6:] if line.startswith(b"data: ") else line[5:]))
+
+    def _take_data(self, value: bytes, size: int) -> None:
+        self._size += size
+        self._data.append(self._text(value))
 
     def _take_field(self, line: bytes) -> None:
         name, _, raw = line.partition(b":")
         if name == b"data":  # the field without a colon: an empty line of data
-            self._data.append("")
+            self._take_data(b"", len(line))
             return
         value = self._text(raw[1:] if raw.startswith(b" ") else raw)
         if name == b"event":
             self._event = value
         elif name == b"id" and "\0" not in value:
-            self.last_event_id = value
+            self._id = value
         elif name == b"retry" and value.isascii() and value.isdigit() and len(value) < 10:
             self.retry = int(value)
         elif name not in (b"event", b"id", b"retry"):
