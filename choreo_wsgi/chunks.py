@@ -165,6 +165,8 @@ class ChunkEncoder:
             f'"created":{self.created},"model":{_quote(self.model)},"choices":['
         )
         self._tail = '],"usage":null}' if self.include_usage else "]}"
+        self._head_bytes = self._head.encode("utf-8", "replace")
+        self._tail_bytes = self._tail.encode()
 
     def encode(self, item: Delta | Finish) -> list[bytes]:
         """Return the chunks for *item*: the role chunk first when its choice had none yet."""
@@ -185,7 +187,7 @@ class ChunkEncoder:
 
     def usage(self, usage: Usage) -> bytes:
         """Return the chunk without choices that reports *usage*."""
-        return f'{self._head}],"usage":'.encode() + dump(usage.to_dict()) + b"}"
+        return self._head_bytes + b'],"usage":' + dump(usage.to_dict()) + b"}"
 
     def _role(self, index: int) -> bytes:
         self._started.add(index)
@@ -203,4 +205,4 @@ class ChunkEncoder:
         extra: Mapping[str, Json] | None = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": reason, **(extra or {})}
-        return self._head.encode("utf-8", "replace") + dump(choice) + self._tail.encode()
+        return self._head_bytes + dump(choice) + self._tail_bytes
