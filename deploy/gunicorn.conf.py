@@ -1,0 +1,14 @@
+# gunicorn -c deploy/gunicorn.conf.py choreo_wsgi:app
+
+bind = "127.0.0.1:8000"
+# A stream holds its thread; a process holds some hundreds on a core. With more than one worker
+# resumable streams need a shared store: CHOREO_REPLAY=sqlite:PATH or redis://...
+workers = 1
+worker_class = "gthread"
+threads = 256
+worker_connections = 1000
+# gthread: how long a worker may be without a sign of life, not how long a stream may take.
+timeout = 60
+# After SIGTERM running streams may go on for so long.
+graceful_timeout = 20
+keepalive = 20

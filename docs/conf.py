@@ -1,0 +1,14 @@
+"""Sphinx configuration."""
+
+from choreo_wsgi import __version__
+
+project = "choreo-wsgi"
+author = "The choreo-wsgi authors"
+copyright = "2026, The choreo-wsgi authors"
+version = release = __version__
+extensions = ["sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+html_theme = "alabaster"
+html_theme_options = {"description": "A streaming LLM server in one plain WSGI callable"}
+autodoc_typehints = "description"
+nitpicky = False
