@@ -1,0 +1,195 @@
+"""What can go wrong in a call.
+
+::
+
+    ChoreoAIError
+      APIError                        an error frame in a stream, or an answer nobody can read
+        APIStatusError                an HTTP status that is not a success
+          BadRequestError             400
+          AuthenticationError         401
+          PermissionDeniedError       403
+          NotFoundError               404
+          ConflictError               409
+          UnprocessableEntityError    422
+          RateLimitError              429
+          InternalServerError         500 and above
+        APIConnectionError            also a built-in ConnectionError
+          APITimeoutError             also a built-in TimeoutError
+          StreamInterruptedError      also a requests.exceptions.ChunkedEncodingError
+
+The names are those of the openai package, so that code written for it catches the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from requests.exceptions import ChunkedEncodingError
+
+if TYPE_CHECKING:
+    from .models import ChatCompletion
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BadRequestError",
+    "ChoreoAIError",
+    "ConflictError",
+    "InternalServerError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "StreamInterruptedError",
+    "UnprocessableEntityError",
+]
+
+
+class ChoreoAIError(Exception):
+    """The base of all errors that this package raises on its own account."""
+
+
+class APIError(ChoreoAIError):
+    """A call failed.
+
+    *code*, *type* and *param* are those of the server's error object, None when it sent
+    none; *body* is what the server sent, decoded.  An error raised by a stream also holds
+    the answer as far as it came: *partial_text* (the first choice's text) and *partial*
+    (all of it, as an unfinished completion).
+    """
+
+    partial_text: str = ""
+    partial: ChatCompletion | None = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        type: str | None = None,
+        param: str | None = None,
+        body: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.type = type
+        self.param = param
+        self.body = body
+
+
+class APIStatusError(APIError):
+    """The server answered with a status that is not a success.
+
+    *headers* are those of the answer, with lower-case names.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status_code: int = 0,
+        headers: Mapping[str, str] | None = None,
+        code: str | None = None,
+        type: str | None = None,
+        param: str | None = None,
+        body: Any = None,
+    ) -> None:
+        super().__init__(message, code=code, type=type, param=param, body=body)
+        self.status_code = status_code
+        self.headers = dict(headers or {})
+
+    @property
+    def request_id(self) -> str | None:
+        """The ``x-request-id`` of the answer, by which the server's log knows the call."""
+        return self.headers.get("x-request-id")
+
+
+class BadRequestError(APIStatusError):
+    """400: the request is wrong."""
+
+
+class AuthenticationError(APIStatusError):
+    """401: the API key is missing or wrong."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the API key may not do this."""
+
+
+class NotFoundError(APIStatusError):
+    """404: no such model, stream or path."""
+
+
+class ConflictError(APIStatusError):
+    """409: the request contradicts an earlier one."""
+
+
+class UnprocessableEntityError(APIStatusError):
+    """422: the request can be read but not carried out."""
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests or tokens, or the quota is used up."""
+
+
+class InternalServerError(APIStatusError):
+    """500 and above: the server or its provider failed."""
+
+
+class APIConnectionError(APIError, ConnectionError):
+    """The server could not be reached, or the connection to it broke."""
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """A limit of :class:`choreoai.Timeout` passed."""
+
+
+class StreamInterruptedError(APIConnectionError, ChunkedEncodingError):
+    """A stream stopped before the answer was complete."""
+
+
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+
+# The answer broke off behind the server: for the caller that is a cut like any other.
+_CUTS = frozenset(("upstream_truncated", "producer_lost", "server_shutting_down"))
+
+
+def status_error(status: int, headers: Mapping[str, str], body: Any) -> APIStatusError:
+    """Return the error for an answer with *status*; *body* is its JSON, or its text."""
+    kind = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
+    message, details = _unpack(body)
+    text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
+    return kind(text, status_code=status, headers=headers, body=body, **details)
+
+
+def frame_error(body: Any) -> APIError:
+    """Return the error that an error frame with the JSON *body* stands for."""
+    message, details = _unpack(body)
+    kind = StreamInterruptedError if details["code"] in _CUTS else APIError
+    return kind(message or "the server reported an error", body=body, **details)
+
+
+def _unpack(body: Any) -> tuple[str, dict[str, str | None]]:
+    """Return message and details of an error object, as several servers write it."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        text = error if isinstance(error, str) else ""
+        return text.strip()[:500], {"code": None, "type": None, "param": None}
+    details = {name: _text(error.get(name)) for name in ("code", "type", "param")}
+    return _text(error.get("message")) or "", details
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

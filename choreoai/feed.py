@@ -1,0 +1,165 @@
+"""The records of a stream, read from the connection; and read on after a cut.
+
+Blocking; the pure part is :mod:`choreoai.reading`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from choreo_wsgi.sse import Decoder
+
+from .background import run
+from .call import Call
+from .errors import APIConnectionError, APIStatusError, APITimeoutError, StreamInterruptedError
+from .policy import backoff
+from .reading import Record, ends, records
+from .wire import Cancelled, Cut, Reply, Stalled
+
+__all__ = ["Feed", "open_feed"]
+
+# Reconnections in a row that bring nothing new: with the backoff about half a minute.
+_MOST_TRIES = 9
+# A connection is worth waiting this long (seconds) for the last bytes of its body.
+_PATIENCE = 0.1
+
+_NO_STREAM = ("application/json", "text/html")
+
+#: Given the number of the last event read, a call that asks for what follows it.
+Resume = Callable[[int], Call]
+
+
+class Feed:
+    """The records of one stream.
+
+    *reply* is what the server answered to *call*.  With *resume*, a connection that breaks
+    is replaced by another, and the records go on where they were; *after* is the number of
+    the last event that the caller has already.
+    """
+
+    def __init__(self, call: Call, reply: Reply, resume: Resume | None, after: int = 0) -> None:
+        self.headers: Mapping[str, str] = reply.headers
+        #: What the server names the stream, when it can be resumed.
+        self.id: str | None = reply.headers.get("choreo-stream-id")
+        #: Why there is no more; None as long as there may be.
+        self.over: str | None = None
+        self._call = call
+        self._reply = reply
+        self._resume = resume
+        self._last = after
+        self._decoder = Decoder()
+        self._started = False  # a record came, so that from now on the idle limit counts
+        self._failures = 0
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+
+    def read(self) -> list[Record]:
+        """Wait for the next records; none when the stream is over.
+
+        Raises APITimeoutError, StreamInterruptedError when reconnecting is given up,
+        and Cancelled.
+        """
+        deadline = self._deadline()
+        while self.over is None:
+            try:
+                block = self._reply.receive(deadline)
+            except Cut as error:
+                self._cut(f"the connection broke: {error}")
+            except Stalled:
+                raise self._timed_out() from None
+            else:
+                if not block:
+                    self._cut("the connection was closed before the end of the answer")
+                elif made := self._new(records(self._decoder, block)):
+                    return made
+                continue
+            deadline = self._deadline()
+        return []
+
+    def _deadline(self) -> float | None:
+        limits = self._call.timeout
+        if self._started:
+            return None if limits.idle is None else time.monotonic() + limits.idle
+        return None if limits.first_byte is None else self._reply.started + limits.first_byte
+
+    def _timed_out(self) -> APITimeoutError:
+        limits = self._call.timeout
+        if self._started:
+            return APITimeoutError(f"nothing new in the stream for {limits.idle} seconds")
+        return APITimeoutError(f"no answer within {limits.first_byte} seconds")
+
+    def _new(self, made: list[Record]) -> list[Record]:
+        """Return what of *made* was not read before."""
+        if self._last or self._resume is not None:
+            made = [record for record in made if record[0] is None or record[0] > self._last]
+        if made:
+            self._started = True
+            self._failures = 0
+            self._last = made[-1][0] or self._last
+            if ends(made[-1]):
+                self.over = "the stream has ended"
+                self._reply.drain(_PATIENCE)
+                self._reply.close()
+        return made
+
+    def _cut(self, why: str) -> None:
+        """Deal with a connection that is over: be over too, or get another."""
+        self._reply.close()
+        if self._resume is None:
+            self.over = why
+            return
+        while True:
+            if self._failures == _MOST_TRIES:
+                raise StreamInterruptedError(f"{why}; reconnecting did not help")
+            delay = backoff(self._failures, first=0.1) if self._failures else 0.0
+            self._failures += 1
+            if self._cancelled.wait(delay):
+                raise Cancelled
+            if self._reconnect(self._resume(self._last), why):
+                return
+
+    def _reconnect(self, call: Call, why: str) -> bool:
+        """Go on with the reply to *call*; return False if trying again may help."""
+        with self._lock:
+            self._call = call
+        if self._cancelled.is_set():
+            raise Cancelled
+        try:
+            self._reply = run(call.open, call.cancel)
+        except APIStatusError as error:
+            if error.status_code >= 500 or error.status_code == 429:
+                return False
+            message = f"{why}, and the stream cannot be resumed: {error}"
+            raise StreamInterruptedError(message, code=error.code, type=error.type) from error
+        except APIConnectionError:
+            return False
+        self._decoder = Decoder()
+        return True
+
+    def cancel(self) -> None:
+        """End the reading from any thread; who waits in :meth:`read` gets Cancelled."""
+        self._cancelled.set()
+        with self._lock:
+            call = self._call
+        call.cancel()
+
+    def close(self) -> None:
+        """Let go of the connection; for the thread that reads."""
+        if self.over is None:
+            self.over = "the stream was closed"
+        self._reply.close()
+
+
+def open_feed(call: Call, resume: Callable[[str], Resume] | None, after: int = 0) -> Feed:
+    """Carry *call* out and return the feed of the stream that answers it.
+
+    *resume* makes, from a stream's id, what reconnects to it.  Raises what ``call.open``
+    raises, and APIError when the answer is no stream.
+    """
+    reply = call.open()
+    if reply.headers.get("content-type", "").split(";")[0].strip().lower() in _NO_STREAM:
+        raise call.refuse(reply)
+    id = reply.headers.get("choreo-stream-id")
+    return Feed(call, reply, resume(id) if resume is not None and id else None, after)

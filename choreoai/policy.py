@@ -1,0 +1,84 @@
+"""How long to wait and when to try again: values and pure decisions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Union
+
+__all__ = ["DEFAULT_TIMEOUT", "Timeout", "backoff", "retry_delay", "timeout_of"]
+
+
+@dataclass(frozen=True)
+class Timeout:
+    """Limits in seconds; None means no limit.
+
+    *connect*: name look-up aside, until the connection (with TLS) stands, for each address
+    of the host.  *first_byte*: from the request until the answer begins; for a stream until
+    its first chunk, because a server that pings while the model reads a long prompt has not
+    answered yet.  *idle*: between two chunks of a stream, or two pieces of a plain answer; a
+    server's pings do not count.
+    """
+
+    connect: float | None = 10.0
+    first_byte: float | None = 600.0
+    idle: float | None = 300.0
+
+
+DEFAULT_TIMEOUT = Timeout()
+
+TimeoutTypes = Union[Timeout, float, None]
+
+# 409 too: a server may answer it for a lock that is gone a moment later.
+_RETRIED = frozenset((408, 409, 429))
+_LONGEST_WAIT = 60.0
+
+
+def timeout_of(value: TimeoutTypes) -> Timeout:
+    """Return *value* as a Timeout: a number is the limit for each of its parts."""
+    if isinstance(value, Timeout):
+        return value
+    if value is not None and not value > 0:
+        raise ValueError("a timeout must be more than 0 seconds, or None")
+    return Timeout(value, value, value)
+
+
+def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:
+    """Return the seconds to wait after the failed *attempt* (0, 1, ...), with jitter.
+
+    Doubles each time; the jitter takes up to a half off, so that clients which failed
+    together do not come back together.
+    """
+    return float(min(most, first * 2.0**attempt)) * (1 - random.random() / 2)
+
+
+def retry_delay(status: int, headers: Mapping[str, str], attempt: int, now: float) -> float | None:
+    """Return the seconds to wait before the request is tried again, or None for not at all.
+
+    ``x-should-retry`` decides when it is there; otherwise 408, 409, 429 and 5xx are tried
+    again.  ``Retry-After`` (seconds or a date, seen from *now*, the Unix time) gives the wait;
+    over a minute it is not worth waiting for, and the caller is told at once.
+    """
+    should = headers.get("x-should-retry", "").strip().lower()
+    if should == "false":
+        return None
+    if should != "true" and status not in _RETRIED and status < 500:
+        return None
+    asked = _retry_after(headers.get("retry-after"), now)
+    if asked is None:
+        return backoff(attempt)
+    return asked if asked <= _LONGEST_WAIT else None
+
+
+def _retry_after(value: str | None, now: float) -> float | None:
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,130 @@
+"""What the events of a stream mean: chunks, errors, the end, and what is not an end.
+
+Pure.  :func:`records` turns bytes into records; a :class:`Reading` takes them one by one and
+knows at any point what has been said so far.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Union
+
+from choreo_wsgi.sse import DecodeError, Decoder, Event
+
+from .errors import APIError, StreamInterruptedError, frame_error
+from .folding import Fold
+from .models import ChatCompletion, ChatCompletionChunk, build
+
+__all__ = ["DONE", "Reading", "Record", "ends", "records"]
+
+#: The value of a record that ends a stream as it should.
+DONE: Final = None
+
+#: The id of an event (None where it has none) and what it says: a chunk's JSON object,
+#: DONE, or the error that stands for it.
+Record = tuple[Union[int, None], Union[dict[str, Any], APIError, None]]
+
+
+def records(decoder: Decoder, block: bytes) -> list[Record]:
+    """Return the records that *block* completes, up to the one that ends the stream."""
+    made: list[Record] = []
+    try:
+        events = decoder.receive_data(block)
+    except DecodeError as error:
+        return [(None, APIError(f"the stream cannot be read: {error}"))]
+    loads = json.loads
+    for data, kind, id in events:
+        if data[:1] == "{" and not id and kind == "message":
+            try:
+                value = loads(data)
+            except (ValueError, RecursionError):
+                value = None
+            if value is not None and "error" not in value:
+                made.append((None, value))
+                continue
+        record = _record(Event(data, kind, id))
+        made.append(record)
+        if ends(record):
+            break
+    return made
+
+
+def ends(record: Record) -> bool:
+    """Return whether nothing follows *record*."""
+    return not isinstance(record[1], dict)
+
+
+def _record(event: Event) -> Record:
+    """Return the record for any event at all."""
+    number = int(event.id) if event.id.isascii() and event.id.isdigit() else None
+    if event.data.startswith("[DONE]"):
+        return number, DONE
+    try:
+        value = json.loads(event.data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        text = event.data if len(event.data) < 100 else event.data[:100] + "..."
+        return number, APIError(f"the stream holds what is no chunk: {text!r}", body=event.data)
+    # OpenAI's own servers put the error under "error"; some name the event instead.
+    if value.get("error") or event.event == "error":
+        return number, frame_error(value)
+    return number, value
+
+
+class Reading:
+    """A stream of *n* choices as far as it was read.
+
+    ``last_event_id`` is the number of the last event taken, None before the first.
+    """
+
+    def __init__(self, n: int = 1) -> None:
+        self.last_event_id: int | None = None
+        self.ended = False
+        self.failure: Exception | None = None
+        self._n = n
+        self._fold = Fold()
+
+    def take(self, record: Record) -> ChatCompletionChunk | None:
+        """Return the chunk in *record*, or None if it ends the stream.
+
+        Raises APIError, or StreamInterruptedError, for an error frame.
+        """
+        number, value = record
+        if number is not None:
+            self.last_event_id = number
+        if type(value) is dict:
+            chunk = build(ChatCompletionChunk, value)
+            self._fold.add(chunk)
+            return chunk
+        if isinstance(value, APIError):
+            raise self.fail(value)
+        self.ended = True
+        return None
+
+    def cut(self, why: str) -> None:
+        """The connection is over without an end marker.
+
+        That is an end all the same when every choice has its finish_reason; several
+        providers close so.  Raises StreamInterruptedError when it is none.
+        """
+        if not self._fold.finished(self._n):
+            raise self.fail(StreamInterruptedError(why))
+        self.ended = True
+
+    def fail(self, error: APIError) -> APIError:
+        """Return *error* with the answer so far, and keep it: the stream has failed."""
+        error.partial_text = self._fold.text()
+        error.partial = self._fold.completion()
+        self.failure = error
+        return error
+
+    @property
+    def partial_text(self) -> str:
+        """The text of the first choice so far."""
+        return self._fold.text()
+
+    @property
+    def partial(self) -> ChatCompletion:
+        """All that came so far."""
+        return self._fold.completion()

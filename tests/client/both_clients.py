@@ -1,0 +1,99 @@
+"""The async client behind the face of the sync one, so that one test drives both."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from scripted_server import DEADLINE
+
+from choreoai import AsyncChoreoAI, ChoreoAI
+
+
+class Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE)
+        self.loop.close()
+
+
+class _Face:
+    """Passes attributes on; methods that are coroutines are run to their end."""
+
+    def __init__(self, loop: Loop, inner) -> None:
+        self._loop = loop
+        self._inner = inner
+
+    def __getattr__(self, name):
+        value = getattr(self._inner, name)
+        if name in ("chat", "completions", "models"):
+            return _Face(self._loop, value)
+        if hasattr(value, "__anext__"):
+            return AsyncFace(self._loop, value)
+        if not callable(value):
+            return value
+        return lambda *args, **options: self._result(value(*args, **options))
+
+    def _result(self, value):
+        if asyncio.iscoroutine(value):
+            value = self._loop.run(value)
+        return AsyncFace(self._loop, value) if hasattr(value, "__anext__") else value
+
+    def __enter__(self):
+        self._loop.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(self, *error):
+        self._loop.run(self._inner.__aexit__(*error))
+
+    def __repr__(self):
+        return repr(self._inner)
+
+
+class AsyncFace(_Face):
+    """A face for what is iterated over."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return self._loop.run(self._inner.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+
+class Clients:
+    """Makes clients of one kind and closes them in the end."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._loop = Loop() if kind == "async" else None
+        self._made: list = []
+
+    def __call__(self, base_url: str, **options):
+        options.setdefault("api_key", "sk-test")
+        options.setdefault("max_retries", 0)
+        options.setdefault("timeout", DEADLINE)
+        if self._loop is None:
+            client = ChoreoAI(base_url=base_url, **options)
+        else:
+            client = _Face(self._loop, AsyncChoreoAI(base_url=base_url, **options))
+        self._made.append(client)
+        return client
+
+    def close(self) -> None:
+        for client in self._made:
+            client.close()
+        if self._loop is not None:
+            self._loop.close()
