@@ -2,25 +2,120 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
+from .errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    LengthRequired,
+    UnsupportedMediaType,
+)
 from .settings import Settings
 
-__all__ = ["Environ", "read_body", "request_id"]
+__all__ = ["Environ", "header_value", "read_body", "request_id"]
 
 Environ = Mapping[str, Any]
+
+_VISIBLE = re.compile(r"[!-~]{1,128}")
+_PRINTABLE = re.compile(r"[ -~]*")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+# What quote() may leave alone, beside letters and digits: the printable ASCII but %.
+_PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 def read_body(environ: Environ, settings: Settings) -> bytes:
     """Return the whole body of a JSON request, at most ``settings.max_body_bytes`` long.
 
+    Not one byte is read beyond ``CONTENT_LENGTH``; without it, as in chunked bodies, only
+    where the server marks the end itself (``wsgi.input_terminated``).
+
     Raises UnsupportedMediaType, LengthRequired, BodyTooLarge, and InvalidRequest for a
     length that is no number or a body shorter than it.
     """
-    raise NotImplementedError
+    _check_type(environ)
+    length = _content_length(environ)
+    limit = settings.max_body_bytes
+    if length is not None and length > limit:
+        raise _too_large(limit)
+    try:
+        body = _read(environ["wsgi.input"], limit + 1 if length is None else length)
+    except OSError:  # gunicorn and uWSGI: malformed chunks, or the caller has gone
+        raise InvalidRequest("the body could not be read to its end") from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    if length is None and not body:
+        raise LengthRequired("the request has no body, or none with a Content-Length")
+    if length is not None and len(body) < length:
+        raise InvalidRequest(
+            f"the body ended after {len(body)} of the {length} bytes of its Content-Length"
+        )
+    return body
 
 
 def request_id(environ: Environ) -> str:
     """Return the caller's ``x-request-id`` if it can be sent back as it is, else a new one."""
-    raise NotImplementedError
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    if _VISIBLE.fullmatch(given):
+        return str(given)
+    return "req_" + os.urandom(16).hex()
+
+
+def header_value(text: str) -> str:
+    """Return *text*, cut to 256 characters, as it may stand in a response header.
+
+    Everything but printable ASCII is percent-encoded: a line end would begin another
+    header, and WSGI takes no character beyond Latin-1.
+    """
+    text = text[:256]
+    if _PRINTABLE.fullmatch(text):
+        return text
+    return quote(text, safe=_PLAIN, errors="replace")
+
+
+def _check_type(environ: Environ) -> None:
+    given = str(environ.get("CONTENT_TYPE") or "")
+    # Nothing but application/json: browsers send other types, and none at all, to any site
+    # without asking it first (Fetch, "CORS-safelisted request-header").
+    if given.partition(";")[0].strip().lower() != "application/json":
+        told = f"not {given[:100]!r}" if given else "and none was given"
+        raise UnsupportedMediaType(
+            f"the Content-Type must be application/json, {told}; "
+            "with curl add -H 'Content-Type: application/json'"
+        )
+    coding = str(environ.get("HTTP_CONTENT_ENCODING") or "identity")
+    if coding.strip().lower() != "identity":
+        raise UnsupportedMediaType("the body must be sent without a Content-Encoding")
+
+
+def _content_length(environ: Environ) -> int | None:
+    """Return how long the body is in bytes, or None when the server marks its end."""
+    terminated = bool(environ.get("wsgi.input_terminated"))
+    if environ.get("HTTP_TRANSFER_ENCODING"):  # goes before a length (RFC 9112, 6.3)
+        if terminated:
+            return None
+        raise LengthRequired("this server takes no chunked bodies; send a Content-Length")
+    given = environ.get("CONTENT_LENGTH") or ""
+    if not given and not terminated:
+        raise LengthRequired("the request has no body, or none with a Content-Length")
+    if not given:
+        return None
+    if not _DIGITS.fullmatch(given):
+        # int() would take +10, 1_0, spaces and the digits of other scripts.
+        raise InvalidRequest("the Content-Length is not a number of bytes")
+    return int(given)
+
+
+def _read(source: BinaryIO, count: int) -> bytes:
+    """Return *count* bytes, or fewer when there are no more; some servers give a part a time."""
+    body = source.read(count)
+    while 0 < len(body) < count and (piece := source.read(count - len(body))):
+        body += piece
+    return body
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is longer than {limit} bytes")
