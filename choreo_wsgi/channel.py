@@ -40,6 +40,9 @@ SLOWEST_BODY = 1024
 #: AWS's pools, so that they and not we close it, and no request crosses the closing.
 IDLE_SECONDS = 75.0
 
+#: Seconds in which a client that was refused can finish sending, to be ready to read why.
+LINGER_SECONDS = 3.0
+
 #: A worker that waits for its client looks this often (seconds) whether it was closed meanwhile.
 GLANCE = 1.0
 
@@ -56,16 +59,25 @@ class Parser(HTTPRequestParser):
     # A request refused before these are known is still answered and logged.
     command = path = query = fragment = request_uri = ""
 
+    def received(self, data: bytes) -> int:
+        """Take bytes from the client; return how many belong to this request."""
+        consumed = int(super().received(data))
+        if self.error is not None:
+            self.expect_continue = False  # refused: nobody shall send the body now
+        return consumed
+
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the request line and the headers; raises ParsingError."""
+        super().parse_header(header_plus)
+        if b"transfer-encoding" not in header_plus.lower():
+            return
         lines = get_header_lines(header_plus.partition(b"\r\n")[2])
         fields = [line.partition(b":") for line in lines]
         codings = [
             value.strip(b" \t").lower()
             for name, _, value in fields
-            if name.strip().lower() == b"transfer-encoding"
+            if name.lower() == b"transfer-encoding"
         ]
-        super().parse_header(header_plus)
         if not codings:
             return
         if "CONTENT_LENGTH" in self.headers:
@@ -86,8 +98,13 @@ class Channel(HTTPChannel):
     #: Whether the main loop has stopped reading until a request is over.
     paused = False
 
+    #: Whether the client may still be sending what was refused; see :meth:`handle_close`.
+    lingers = False
+    _discarding = False
+
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
         self.connected: bool
+        self.will_close: bool
         self.heard = self.began = time.monotonic()
         self._fresh = True
         super().__init__(server, sock, addr, adj, map=map)
@@ -106,6 +123,8 @@ class Channel(HTTPChannel):
 
     def received(self, data: bytes) -> bool:
         """Take bytes from the client."""
+        if self._discarding:
+            return False
         self.heard = time.monotonic()
         if self.request is None:
             self.began = self.heard
@@ -116,13 +135,27 @@ class Channel(HTTPChannel):
         """Return whether the client lets a request, or the next one, wait for too long."""
         if self.requests:
             return False
+        if self._discarding:
+            return now - self.began > LINGER_SECONDS
         if self.request is None and not self._fresh:
             return now - self.heard > IDLE_SECONDS
         body = self.request.body_bytes_received if self.request is not None else 0
         return now - self.began > REQUEST_SECONDS + body / SLOWEST_BODY
 
     def handle_close(self) -> None:
-        """Close the connection; a worker that waits for the client wakes up."""
+        """Close the connection; a worker that waits for the client wakes up.
+
+        After a refusal the sending side is closed first and what still comes is thrown away:
+        closing with bytes unread resets the connection, and the client would never see why
+        (RFC 9112, 9.6).
+        """
+        if self.lingers and self.will_close and self.connected:
+            self.lingers = self.will_close = False
+            self._discarding = True
+            self.began = time.monotonic()
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+            return
         if self.requests and self.socket is not None:
             self._shut_down()
         super().handle_close()

@@ -94,7 +94,8 @@ class Loop(dict[int, Any]):
             wasyncore.read(dispatcher)
         if events & selectors.EVENT_WRITE and self._holds(dispatcher):
             wasyncore.write(dispatcher)
-        self._changed.append(dispatcher)
+        if not dispatcher.accepting:  # listeners are asked every time
+            self._changed.append(dispatcher)
 
     def _settle(self) -> None:
         while self._changed:
@@ -106,13 +107,13 @@ class Loop(dict[int, Any]):
         """Wait for what *dispatcher* wants now; what it can write, it writes at once."""
         if not self._holds(dispatcher):
             return
-        events = selectors.EVENT_READ if dispatcher.readable() else 0
         if not dispatcher.accepting and dispatcher.writable():
             wasyncore.write(dispatcher)
             if not self._holds(dispatcher):
                 return
-            if dispatcher.writable():
-                events |= selectors.EVENT_WRITE
+        events = selectors.EVENT_READ if dispatcher.readable() else 0
+        if not dispatcher.accepting and dispatcher.writable():
+            events |= selectors.EVENT_WRITE
         self._watch(dispatcher._fileno, dispatcher, events)
 
     def _holds(self, dispatcher: Any) -> bool:

@@ -124,7 +124,9 @@ class ErrorTask(_Writer, waitress.task.ErrorTask):
     def execute(self) -> None:
         """Send the refusal and close the connection: where the next request begins is unknown."""
         error = _translate(self.request.error)
-        caller = {"HTTP_X_REQUEST_ID": self.request.headers.get("X_REQUEST_ID", "")}
+        asked = self.channel.requests[0]  # self.request is a stand-in after a failure
+        self.request.command = asked.command
+        caller = {"HTTP_X_REQUEST_ID": asked.headers.get("X_REQUEST_ID", "")}
         body = error.body()
         self.status = f"{error.status} {responses.get(error.status, 'Unknown')}"
         self.response_headers = [
@@ -133,6 +135,7 @@ class ErrorTask(_Writer, waitress.task.ErrorTask):
             ("Connection", "close"),
         ]
         self.close_on_finish = True
+        self.channel.lingers = True
         self.content_length = len(body)
         self.write(body)
 

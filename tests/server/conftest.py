@@ -1,0 +1,106 @@
+"""Fixtures: the server in a thread around any application, and the real command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Handler, PlainApp, Running
+
+from choreo_wsgi.settings import Settings
+
+
+@pytest.fixture
+def run_app() -> Iterator[Callable[..., Running]]:
+    """``run_app(handler, **settings)``: our server around one function, on a free port."""
+    running: list[Running] = []
+
+    def start(handler: Handler, **settings: Any) -> Running:
+        chosen: dict[str, Any] = {"listen": ("127.0.0.1:0",), "drain_seconds": 0.0, **settings}
+        chosen.setdefault("max_streams", 8)
+        running.append(Running(PlainApp(handler, Settings(**chosen))))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
+
+
+class Command:
+    """A running ``choreo-wsgi serve``; ``banner`` is what it said when it was ready."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        words = [sys.executable, "-m", "choreo_wsgi", "serve", *arguments]
+        self.process = subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.banner = ""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.banner += line
+            if line.startswith("  curl"):
+                break
+        else:
+            pytest.fail(f"the server did not start: {self.finish()}")
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.banner)
+        self.port = int(found.group(1)) if found else 0
+
+    def connect(self, timeout: float = harness.DEADLINE) -> harness.Client:
+        return harness.Client(("127.0.0.1", self.port), timeout)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def resident(self) -> int:
+        """Return the bytes of memory in use."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    def finish(self, seconds: float = 2 * harness.DEADLINE) -> int:
+        """Wait for the end; return the exit status."""
+        try:
+            self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            pytest.fail(f"the server still runs after {seconds} s")
+        return self.process.returncode
+
+
+@pytest.fixture
+def bare_environment(tmp_path: Path) -> dict[str, str]:
+    """The environment without settings and keys of whoever runs the tests."""
+    kept = ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    return {**environment, "HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def command(bare_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """``command(*arguments, ini="", **environment)``: the real server on a free port."""
+    commands: list[Command] = []
+
+    def start(*arguments: str, ini: str = "", **environment: str) -> Command:
+        words = list(arguments)
+        if ini:
+            path = tmp_path / f"choreo-{len(commands)}.ini"
+            path.write_text(ini)
+            words += ["--config", str(path)]
+        if not any(word in ("--listen", "--unix-socket") for word in words):
+            words += ["--listen", "127.0.0.1:0"]
+        commands.append(Command(words, {**bare_environment, **environment}))
+        return commands[-1]
+
+    yield start
+    for one in commands:
+        if one.process.poll() is None:
+            one.signal(signal.SIGKILL)
+        one.process.communicate()

@@ -1,0 +1,234 @@
+"""Answers over a real socket: framing, connections, and clients that read slowly or leave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Running, body_app, stream_app
+
+RunApp = Callable[..., Running]
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 1000, 16 * 1024 - 1, 16 * 1024, 300_000])
+def test_a_block_is_one_chunk(run_app: RunApp, size: int) -> None:
+    """Small blocks are copied into their frame, large ones are sent beside it."""
+    block = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    with run_app(stream_app([block, b"end"])).connect() as client:
+        client.request("GET", "/")
+        head = client.read_head()
+        assert head.headers["transfer-encoding"] == "chunked"
+        assert "connection" not in head.headers
+        assert client.read_body() == block + b"end"
+
+
+def test_the_bytes_of_a_chunked_answer(run_app: RunApp) -> None:
+    with run_app(stream_app([b"hello", b"", b"x" * 26])).connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        raw = b""
+        while piece := client.socket.recv(4096):
+            raw += piece
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close" in head
+    assert body == b"5\r\nhello\r\n1A\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n"
+
+
+def test_a_frame_arrives_before_the_next_is_made(run_app: RunApp) -> None:
+    go = threading.Semaphore(0)
+
+    def frames() -> Iterator[bytes]:
+        for number in range(3):
+            yield b"data: %d\n\n" % number
+            assert go.acquire(timeout=harness.DEADLINE)
+
+    with run_app(stream_app(frames())).connect() as client:
+        client.request("GET", "/")
+        client.read_head()
+        for number in range(3):
+            assert client.read_frame() == b"data: %d\n\n" % number
+            go.release()
+        assert client.read_frame() == b""
+
+
+def test_a_connection_serves_many_answers(run_app: RunApp) -> None:
+    """Streams, plain answers and answers to HEAD, one after the other."""
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/stream":
+            return stream_app([b"a", b"b"])(environ, start_response)
+        if environ["PATH_INFO"] == "/none":
+            start_response("204 No Content", [])
+            return []
+        return body_app(b"whole")(environ, start_response)
+
+    with run_app(handler).connect() as client:
+        for _ in range(3):
+            assert client.exchange("GET", "/stream").body == b"ab"
+            assert client.exchange("GET", "/").body == b"whole"
+            head = client.exchange("HEAD", "/")
+            assert (head.headers["content-length"], head.body) == ("5", b"")
+            assert client.exchange("HEAD", "/stream").body == b""
+            assert client.exchange("OPTIONS", "/none").status == 204
+
+
+def test_requests_sent_at_once_are_answered_in_order(run_app: RunApp) -> None:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return body_app(environ["PATH_INFO"].encode())(environ, start_response)
+
+    with run_app(handler).connect() as client:
+        paths = [f"/{number}" for number in range(20)]
+        client.send(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % p.encode() for p in paths))
+        assert [client.read_answer().body.decode() for _ in paths] == paths
+
+
+def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_app: RunApp) -> None:
+    with run_app(stream_app([b"a", b"b"])).connect() as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        raw = b""
+        while piece := client.socket.recv(4096):
+            raw += piece
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert b"Transfer-Encoding" not in head
+    assert body == b"ab"
+
+
+def test_a_longer_body_than_its_length_is_cut(run_app: RunApp) -> None:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        return [b"ab", b"cdef"]
+
+    with run_app(handler).connect() as client:
+        assert client.exchange("GET", "/").body == b"abc"
+        assert client.exchange("GET", "/").body == b"abc"
+
+
+def test_a_failure_in_the_middle_leaves_out_the_last_chunk(run_app: RunApp) -> None:
+    def frames() -> Iterator[bytes]:
+        yield b"first"
+        raise RuntimeError("in the middle")
+
+    with run_app(stream_app(frames())).connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        raw = b""
+        while piece := client.socket.recv(4096):
+            raw += piece
+    assert raw.endswith(b"5\r\nfirst\r\n")
+
+
+def test_a_failure_before_the_head_is_our_json(run_app: RunApp) -> None:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        raise RuntimeError("a secret")
+
+    with run_app(handler).connect() as client:
+        answer = client.exchange("GET", "/", headers={"x-request-id": "mine"})
+    assert answer.status == 500
+    assert answer.error["code"] == "internal_error"
+    assert b"secret" not in answer.body
+    assert answer.headers["x-request-id"] == "mine"
+
+
+class Endless:
+    """Yields *block* until it is closed."""
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self.sent = 0
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> bytes:
+        self.sent += len(self._block)
+        return self._block
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def endless_app(stream: Endless) -> Any:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return stream
+
+    return handler
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_leaves_while_its_stream_waits_for_it(run_app: RunApp, how: str) -> None:
+    stream = Endless(b"x" * 100_000)
+    client = run_app(endless_app(stream)).connect()
+    client.request("GET", "/")
+    client.read_head()
+    before = -1
+
+    def stuck() -> bool:
+        nonlocal before
+        before, last = stream.sent, before
+        return last == before
+
+    harness.wait_until(stuck, "the system's buffers are full", 30)
+    getattr(client, how)()
+    assert stream.closed.wait(harness.DEADLINE)
+
+
+def test_a_client_that_takes_nothing_is_cut_off(run_app: RunApp) -> None:
+    stream = Endless(b"x" * 100_000)
+    with run_app(endless_app(stream), send_timeout=0.5).connect() as client:
+        client.request("GET", "/")
+        assert stream.closed.wait(harness.DEADLINE)
+        with pytest.raises(ConnectionResetError):
+            while client.socket.recv(1 << 20):
+                pass
+
+
+def test_a_slow_client_gets_every_byte(run_app: RunApp) -> None:
+    """The system takes parts of blocks, at any place in a chunk's frame."""
+    blocks = [bytes([65 + n % 26]) * (1 + n * 7919 % 200_000) for n in range(200)]
+    with run_app(stream_app(blocks)).connect() as client:
+        client.request("GET", "/")
+        client.read_head()
+        assert client.read_body() == b"".join(blocks)
+
+
+def test_a_client_that_leaves_shows_while_nothing_is_sent(run_app: RunApp) -> None:
+    seen = threading.Event()
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        harness.wait_until(environ["waitress.client_disconnected"], "the client has gone")
+        seen.set()
+        return body_app(b"late")(environ, start_response)
+
+    client = run_app(handler).connect()
+    client.request("GET", "/")
+    client.close()
+    assert seen.wait(harness.DEADLINE)
+
+
+def test_half_close_serves_a_client_that_sends_no_more(run_app: RunApp) -> None:
+    go = threading.Event()
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        assert go.wait(harness.DEADLINE)
+        return body_app(b"answer")(environ, start_response)
+
+    with run_app(handler, half_close=True).connect() as client:
+        client.request("GET", "/")
+        client.socket.shutdown(1)
+        go.set()
+        assert client.read_answer().body == b"answer"
+
+
+def test_requests_wait_for_a_thread_and_are_answered(run_app: RunApp) -> None:
+    """More at once than there are threads."""
+    server = run_app(body_app(b"ok"), max_streams=1)
+    clients = [server.connect() for _ in range(60)]
+    for client in clients:
+        client.request("GET", "/")
+    for client in clients:
+        assert client.read_answer().body == b"ok"
+        client.close()

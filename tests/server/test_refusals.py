@@ -1,0 +1,196 @@
+"""What the server refuses before the application sees it: our JSON, and no second request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Running, body_app
+
+RunApp = Callable[..., Running]
+
+_SECOND = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def _refused(server: Running, request: bytes) -> tuple[harness.Answer, bool]:
+    """Send *request*; return the one answer and whether the connection ends after it."""
+    with server.connect() as client:
+        client.send(request)
+        return client.read_answer(), client.at_end()
+
+
+@pytest.fixture
+def paths() -> list[str]:
+    """The paths that the application was asked for."""
+    return []
+
+
+@pytest.fixture
+def server(run_app: RunApp, paths: list[str]) -> Running:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        paths.append(environ["PATH_INFO"])
+        environ["wsgi.input"].read()
+        return body_app(b"ok")(environ, start_response)
+
+    return run_app(handler, max_body_bytes=4096)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4",
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked",
+        b"content-length: 4\r\ntransfer-ENCODING: Chunked",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: ,chunked",
+        b"Transfer-Encoding: chunked,",
+        b"Transfer-Encoding:",
+        b"Transfer-Encoding: chunked\r\n ,chunked",
+        b"Transfer-Encoding : chunked",
+        b"Content-Length: 4\r\nContent-Length: 5",
+        b"Content-Length: 4, 4",
+        b"Content-Length: +4",
+        b"Content-Length: 0x4",
+        b"Content-Length: 1_0",
+        b"Content-Length: -1",
+        b"Content-Length:",
+    ],
+)
+def test_an_ambiguous_length(server: Running, paths: list[str], fields: bytes) -> None:
+    request = b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n0\r\n\r\n" % fields
+    answer, ended = _refused(server, request + _SECOND)
+    assert answer.status == 400
+    assert answer.error["type"] == "invalid_request_error"
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    assert ended
+    assert paths == []
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"identity", b"x\x0bchunked"])
+def test_a_transfer_coding_that_is_not_ours(
+    server: Running, paths: list[str], coding: bytes
+) -> None:
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: %b\r\n\r\n0\r\n\r\n" % coding
+    answer, ended = _refused(server, request + _SECOND)
+    assert answer.status in (400, 501)
+    assert answer.error["type"] == "invalid_request_error"
+    assert ended
+    assert paths == []
+
+
+def test_a_transfer_coding_before_http_1_1(server: Running, paths: list[str]) -> None:
+    request = b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer, ended = _refused(server, request + b"0\r\n\r\n" + _SECOND)
+    assert (answer.status, ended, paths) == (400, True, [])
+
+
+@pytest.mark.parametrize(
+    "chunks", [b"0x2\r\nab\r\n0\r\n\r\n", b"+2\r\nab\r\n0\r\n\r\n", b"2\r\nabc\r\n0\r\n\r\n"]
+)
+def test_a_chunk_that_is_none(server: Running, paths: list[str], chunks: bytes) -> None:
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+    answer, ended = _refused(server, request + _SECOND)
+    assert (answer.status, ended, paths) == (400, True, [])
+
+
+def test_a_plain_chunked_request_is_served(server: Running, paths: list[str]) -> None:
+    request = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    )
+    with server.connect() as client:
+        client.send(request + b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read_answer().body == b"ok"
+        assert client.read_answer().body == b"ok"
+    assert paths == ["/", "/second"]
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"GET", b"get / HTTP/1.1", b"GET / HTTP/1.1 x", b"\x16\x03\x01\x02\x00"]
+)
+def test_a_request_line_that_is_none(server: Running, request_line: bytes) -> None:
+    answer, ended = _refused(server, request_line + b"\r\nHost: a\r\n\r\n")
+    assert (answer.status, ended) == (400, True)
+    assert answer.error["type"] == "invalid_request_error"
+
+
+def test_the_callers_request_id_comes_back(server: Running) -> None:
+    request = b"POST / HTTP/1.1\r\nX-Request-Id: mine-1\r\nContent-Length: x\r\n\r\n"
+    answer, _ = _refused(server, request)
+    assert answer.headers["x-request-id"] == "mine-1"
+
+
+def test_headers_that_are_too_long(server: Running) -> None:
+    answer, ended = _refused(server, b"GET / HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 70_000))
+    assert (answer.status, ended) == (431, True)
+    assert answer.error["type"] == "invalid_request_error"
+
+
+def test_a_client_that_is_still_sending_can_read_why_it_was_refused(server: Running) -> None:
+    """Closing with bytes unread would reset the connection and drop the answer."""
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+        for _ in range(50):
+            client.send(b"x" * 100_000)
+        answer = client.read_answer()
+    assert answer.status == 413
+    assert answer.error["code"] == "body_too_large"
+
+
+def test_a_chunked_body_that_never_ends(server: Running) -> None:
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(20):
+            client.send(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        answer = client.read_answer()
+    assert answer.status == 413
+    assert answer.error["code"] == "body_too_large"
+
+
+def test_a_body_that_is_refused_is_not_asked_for(server: Running) -> None:
+    with server.connect() as client:
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5000000\r\n\r\n"
+        )
+        assert client.read_head().status == 413
+
+
+def test_a_body_is_asked_for(server: Running) -> None:
+    with server.connect() as client:
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        assert client.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(b"ab")
+        assert client.read_answer().body == b"ok"
+
+
+def test_a_request_that_dribbles_in_is_overdue(run_app: RunApp) -> None:
+    """Each byte is news, so silence alone would never end it."""
+    server = run_app(body_app(b"ok"))
+    with server.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: ")
+        loop = server.server._loop
+        harness.wait_until(loop.channels, "the connection")
+        harness.wait_until(lambda: loop.channels()[0].request, "the request's beginning")
+        channel = loop.channels()[0]
+        now = time.monotonic()
+        assert not channel.overdue(now + 15)
+        client.send(b"a")
+        assert channel.overdue(now + 25)
+
+
+def test_an_idle_connection_is_kept_longer_than_a_request_may_take(run_app: RunApp) -> None:
+    server = run_app(body_app(b"ok"))
+    with server.connect() as client:
+        assert client.exchange("GET", "/").body == b"ok"
+        channel = server.server._loop.channels()[0]
+        harness.wait_until(lambda: not channel.requests, "the request's end")
+        now = time.monotonic()
+        assert not channel.overdue(now + 60)
+        assert channel.overdue(now + 80)
