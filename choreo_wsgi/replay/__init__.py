@@ -36,7 +36,7 @@ def open_store(url: str, settings: Settings) -> Store:
     scheme, colon, _ = url.partition(":")
     backend = _BACKENDS.get(scheme)
     if backend is None or not colon:
-        raise ConfigurationError(f"replay: {url!r} is not memory:, sqlite:PATH or redis://...")
+        raise ConfigurationError(f"replay: {scheme!r} is not memory:, sqlite:PATH or redis://...")
     try:
         # Only the one in use: its package may be an extra that is not installed.
         module = importlib.import_module(f".{backend}", __name__)

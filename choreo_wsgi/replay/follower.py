@@ -1,0 +1,142 @@
+"""The reader of a shared store."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from ..errors import ProducerLost, ReplayUnavailable
+from .backend import Backend, Block, Status
+from .base import Reader, cut, gone, last_frame, not_found
+
+__all__ = ["Follower"]
+
+T = TypeVar("T")
+
+# Seconds after which a reader looks by itself: whether its producer is lost, and in case
+# that it was not woken.
+_RECHECK = 2.0
+# Seconds between two notes to the producer that somebody reads.
+_SEE = 5.0
+# Seconds that an outage may last before readers are told.
+_PATIENCE = 30.0
+
+
+class _Store(Protocol):
+    @property
+    def closing(self) -> bool: ...
+
+    def ask(self, question: Callable[[], T]) -> T: ...
+
+    def is_lost(self, id: str, status: Status) -> bool: ...
+
+    def see(self, id: str, producer: str) -> None: ...
+
+    def follow(self, follower: Follower) -> None: ...
+
+    def unfollow(self, follower: Follower) -> None: ...
+
+
+class Follower(Reader):
+    """A reading of stream *id* from *after* on, which looks only when it may be worthwhile."""
+
+    def __init__(
+        self, store: _Store, backend: Backend, id: str, after: int, status: Status
+    ) -> None:
+        self.id = id
+        self.last = after
+        self.ended = False
+        self._store = store
+        self._backend = backend
+        self._epoch = status.epoch
+        self._woken = threading.Event()
+        self._woken.set()
+        self._looked = -math.inf
+        self._told = -math.inf
+        self._away = 0.0  # since when the database is, 0 when it is not
+        self._closed = False
+        store.follow(self)
+
+    def wake(self) -> None:
+        """Have the reader look; called when its stream may have grown."""
+        self._woken.set()
+
+    def receive(self, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
+        while not (self.ended or self._closed):
+            if self._woken.is_set() or time.monotonic() >= self._looked + _RECHECK:
+                frames = self._look()
+                if frames or self.ended:
+                    return frames
+            now = time.monotonic()
+            if now >= deadline:
+                return b""
+            self._woken.wait(min(deadline, max(now, self._looked + _RECHECK)) - now)
+        return b""
+
+    def close(self) -> None:
+        self._closed = True
+        self._woken.set()
+        self._store.unfollow(self)
+
+    def _look(self) -> bytes:
+        # Before the question: what is appended after it wakes this reader again.
+        self._woken.clear()
+        self._looked = time.monotonic()
+        try:
+            found = self._store.ask(lambda: self._backend.fetch(self.id, self.last))
+            if self._looked >= self._told + _SEE and found is not None:
+                self._told = self._looked
+                self._store.see(self.id, found[0].producer)
+            if found is None:
+                raise not_found()
+            self._away = 0.0
+            return self._take(*found)
+        except ReplayUnavailable:
+            self._wait_out()
+            return b""
+
+    def _wait_out(self) -> None:
+        now = time.monotonic()
+        self._away = self._away or now
+        if now - self._away > _PATIENCE or self._store.closing:
+            raise ReplayUnavailable("The store of resumable streams is gone.", retry_after=5)
+
+    def _take(self, status: Status, blocks: list[Block]) -> bytes:
+        if self.last + 1 < status.first:
+            raise gone(self.last, status.first)
+        if self._epoch != status.epoch and self.last > status.fork:
+            # It has frames of the lost producer that the new one does not continue.
+            raise gone(self.last, status.fork + 1)
+        self._epoch = status.epoch
+        if blocks:
+            return self._join(status, blocks)
+        if self.last < status.last:
+            raise gone(self.last, status.last + 1)  # the database let go of them by itself
+        if status.ended:
+            frames = self._final(status) if self.last > status.last else b""
+            self.ended = True
+            return frames
+        if self._store.is_lost(self.id, status):
+            self._woken.set()
+            raise ProducerLost("The server that was producing the stream is gone.")
+        return b""
+
+    def _join(self, status: Status, blocks: list[Block]) -> bytes:
+        head = blocks[0]
+        parts = [cut(head.data, self.last) if head.first <= self.last else head.data]
+        parts += [block.data for block in blocks[1:]]
+        self.last = blocks[-1].last
+        if self.last < status.last:
+            self._woken.set()  # there is more
+        self.ended = status.ended and self.last >= status.last
+        return b"".join(parts)
+
+    def _final(self, status: Status) -> bytes:
+        if not status.last:
+            return b""
+        found = self._store.ask(lambda: self._backend.fetch(self.id, status.last - 1))
+        return last_frame(found[1][-1].data) if found and found[1] else b""

@@ -1,0 +1,272 @@
+"""The scripts of the Redis backend: each is one atomic step.
+
+All keys share the hash tag ``{choreo}``, so that they live in one slot:
+
+=================  =====================================================================
+``s:<id>``         hash: a stream, all but its frames
+``f:<id>``         stream: its blocks, entry ``<last number>-0`` with fields ``f`` (the
+                   first number) and ``b`` (the frames)
+``k:<digest>``     string: the stream that an idempotency key names, and its body's digest
+``p:<producer>``   string: the beat of a producer's lease
+``c:<producer>``   set: its streams that are cancelled
+``r:<producer>``   set: its streams that were read since it last looked
+``ended``          sorted set: the ended streams, by when (ms)
+``running``        sorted set: the others, by when their producer last cared (ms)
+``sizes``          sorted set: all streams, by their bytes
+``total``          string: the sum of those
+``wake``           channel: which streams have grown
+=================  =====================================================================
+
+Everything expires by itself; the sorted sets are what the account of bytes needs besides.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BEAT", "CANCEL", "CLAIM", "DELETE", "FETCH", "HOLD", "INSERT", "SWEEP", "WRITE"]
+
+_PRELUDE = """
+local P = KEYS[1]
+local call = redis.call
+local function now()
+  local t = call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local function expire(id, ms)
+  call('PEXPIRE', P .. 's:' .. id, ms)
+  call('PEXPIRE', P .. 'f:' .. id, ms)
+  local key = call('HGET', P .. 's:' .. id, 'key')
+  if key and key ~= '' then call('PEXPIRE', P .. 'k:' .. key, ms) end
+end
+local function account(id, size)
+  local before = tonumber(call('ZSCORE', P .. 'sizes', id) or 0)
+  call('ZADD', P .. 'sizes', size, id)
+  call('INCRBY', P .. 'total', size - before)
+end
+local function forget(id)
+  local key = call('HGET', P .. 's:' .. id, 'key')
+  if key and key ~= '' then
+    local known = call('GET', P .. 'k:' .. key)
+    if known and string.sub(known, 1, #id) == id then call('DEL', P .. 'k:' .. key) end
+  end
+  account(id, 0)
+  call('DEL', P .. 's:' .. id, P .. 'f:' .. id)
+  call('ZREM', P .. 'sizes', id)
+  call('ZREM', P .. 'ended', id)
+  call('ZREM', P .. 'running', id)
+end
+local function trim(id, size, limit)
+  local first
+  while size > limit do
+    local rows = call('XRANGE', P .. 'f:' .. id, '-', '+', 'COUNT', 64)
+    if #rows == 0 then break end
+    for _, row in ipairs(rows) do
+      if size <= limit then break end
+      call('XDEL', P .. 'f:' .. id, row[1])
+      first = tonumber(string.match(row[1], '^%d+')) + 1
+      size = size - #row[2][4]
+    end
+  end
+  return first, size
+end
+"""
+
+#: id, owner, model, producer, epoch, body's digest, key's digest or '', hold ms, request
+INSERT = (
+    _PRELUDE
+    + """
+local id, key, hold = ARGV[1], ARGV[7], ARGV[8]
+if key ~= '' then
+  local known = call('GET', P .. 'k:' .. key)
+  if known then
+    local at = string.find(known, ' ', 1, true)
+    local other = string.sub(known, 1, at - 1)
+    if call('EXISTS', P .. 's:' .. other) == 1 then
+      return {other, string.sub(known, at + 1)}
+    end
+  end
+end
+if call('EXISTS', P .. 's:' .. id) == 1 then return false end
+call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'model', ARGV[3], 'producer', ARGV[4],
+  'epoch', ARGV[5], 'fork', 0, 'first', 1, 'last', 0, 'size', 0, 'ended', 0, 'cancelled', 0,
+  'key', key, 'request', ARGV[9])
+if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[6]) end
+expire(id, hold)
+call('ZADD', P .. 'running', now(), id)
+account(id, 0)
+return false
+"""
+)
+
+#: id, epoch, last, ends (0 or 1), ttl ms, hold ms, limit, then previous, first, last, frames ...
+WRITE = (
+    _PRELUDE
+    + """
+local id, epoch, final, ends = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local s, f = P .. 's:' .. id, P .. 'f:' .. id
+local known = call('HMGET', s, 'epoch', 'first', 'last', 'size', 'ended', 'producer')
+if not known[1] then return 'missing' end
+if known[1] ~= epoch then return 'fenced' end
+if known[5] == '1' then return 'done' end
+local first, last, size = tonumber(known[2]), tonumber(known[3]), tonumber(known[4])
+for i = 8, #ARGV, 4 do
+  local number, data = tonumber(ARGV[i + 2]), ARGV[i + 3]
+  if number > last then
+    if tonumber(ARGV[i]) > last then
+      call('DEL', f)
+      first, size = tonumber(ARGV[i + 1]), 0
+    end
+    call('XADD', f, ARGV[i + 2] .. '-0', 'f', ARGV[i + 1], 'b', data)
+    last, size = number, size + #data
+  end
+end
+if final > last then
+  call('DEL', f)
+  first, last, size = final + 1, final, 0
+end
+local from, left = trim(id, size, tonumber(ARGV[7]))
+first, size = from or first, left
+call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
+account(id, size)
+if ends == '1' then
+  call('HDEL', s, 'request')
+  call('SREM', P .. 'c:' .. known[6], id)
+  call('ZREM', P .. 'running', id)
+  call('ZADD', P .. 'ended', now(), id)
+  expire(id, ARGV[5])
+else
+  call('ZADD', P .. 'running', now(), id)
+  expire(id, ARGV[6])
+end
+return 'done'
+"""
+)
+
+#: id, after or '', bytes
+FETCH = (
+    _PRELUDE
+    + """
+local id, after, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local known = call('HMGET', P .. 's:' .. id, 'owner', 'model', 'first', 'last', 'ended',
+  'cancelled', 'producer', 'epoch', 'fork')
+if not known[1] then return false end
+local beat = call('GET', P .. 'p:' .. known[7])
+local blocks = {}
+while after ~= '' and tonumber(known[4]) > tonumber(after) and wanted > 0 do
+  local rows = call('XRANGE', P .. 'f:' .. id, after .. '-1', '+', 'COUNT', 64)
+  if #rows == 0 then break end
+  for _, row in ipairs(rows) do
+    if wanted <= 0 then break end
+    after = string.match(row[1], '^%d+')
+    blocks[#blocks + 1] = {row[2][2], after, row[2][4]}
+    wanted = wanted - #row[2][4]
+  end
+end
+return {known, beat, blocks}
+"""
+)
+
+#: id
+CANCEL = (
+    _PRELUDE
+    + """
+local known = call('HMGET', P .. 's:' .. ARGV[1], 'ended', 'producer')
+if known[1] == '0' then
+  call('HSET', P .. 's:' .. ARGV[1], 'cancelled', 1)
+  call('SADD', P .. 'c:' .. known[2], ARGV[1])
+  call('PEXPIRE', P .. 'c:' .. known[2], 3600000)
+end
+"""
+)
+
+#: id, epoch, last, beat or '', producer, fork, hold ms
+CLAIM = (
+    _PRELUDE
+    + """
+local id = ARGV[1]
+local s = P .. 's:' .. id
+local known = call('HMGET', s, 'epoch', 'last', 'ended', 'producer', 'cancelled')
+if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] or known[3] ~= '0' then return 0 end
+if (call('GET', P .. 'p:' .. known[4]) or '') ~= ARGV[4] then return 0 end
+call('HSET', s, 'producer', ARGV[5], 'epoch', tonumber(known[1]) + 1, 'fork', ARGV[6])
+call('SREM', P .. 'c:' .. known[4], id)
+if known[5] == '1' then call('SADD', P .. 'c:' .. ARGV[5], id) end
+call('ZADD', P .. 'running', now(), id)
+expire(id, ARGV[7])
+return 1
+"""
+)
+
+#: id, epoch
+DELETE = (
+    _PRELUDE
+    + """
+if call('HGET', P .. 's:' .. ARGV[1], 'epoch') == ARGV[2] then forget(ARGV[1]) end
+"""
+)
+
+#: producer, lease ms
+BEAT = (
+    _PRELUDE
+    + """
+local p, c, r = P .. 'p:' .. ARGV[1], P .. 'c:' .. ARGV[1], P .. 'r:' .. ARGV[1]
+call('INCR', p)
+call('PEXPIRE', p, ARGV[2])
+call('PEXPIRE', c, 3600000)
+local read = call('SMEMBERS', r)
+if #read > 0 then call('DEL', r) end
+return {call('SMEMBERS', c), read}
+"""
+)
+
+#: hold ms, then ids: streams whose producer is there, though it may be silent
+HOLD = (
+    _PRELUDE
+    + """
+for i = 2, #ARGV do
+  if call('ZSCORE', P .. 'running', ARGV[i]) then
+    call('ZADD', P .. 'running', now(), ARGV[i])
+    expire(ARGV[i], ARGV[1])
+  end
+end
+"""
+)
+
+#: ttl ms, hold ms, limit; returns whether there may be more to do
+SWEEP = (
+    _PRELUDE
+    + """
+local t, limit = now(), tonumber(ARGV[3])
+local left = 200
+for name, age in pairs({ended = ARGV[1], running = ARGV[2]}) do
+  local ids = call('ZRANGEBYSCORE', P .. name, '-inf', t - tonumber(age), 'LIMIT', 0, 100)
+  for _, id in ipairs(ids) do
+    forget(id)
+    left = left - 1
+  end
+end
+local total = tonumber(call('GET', P .. 'total') or 0)
+if total > limit then
+  local goal = math.floor(limit * 0.9)
+  while left > 0 and total > goal do
+    left = left - 1
+    local ended = call('ZRANGE', P .. 'ended', 0, 0)
+    if #ended > 0 then
+      forget(ended[1])
+    else
+      local row = call('ZREVRANGE', P .. 'sizes', 0, 0, 'WITHSCORES')
+      local size = tonumber(row[2] or 0)
+      if size == 0 then break end
+      local first, rest = trim(row[1], size, math.floor(size / 2))
+      if call('EXISTS', P .. 's:' .. row[1]) == 1 and first then
+        call('HSET', P .. 's:' .. row[1], 'first', first, 'size', rest)
+        account(row[1], rest)
+      else
+        forget(row[1])
+      end
+    end
+    total = tonumber(call('GET', P .. 'total') or 0)
+  end
+end
+return left <= 0 and 1 or 0
+"""
+)

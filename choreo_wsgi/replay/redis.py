@@ -1,0 +1,253 @@
+"""Replay logs in Redis or Valkey (5 or newer), shared by any number of replicas."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import ConfigurationError
+from ..settings import Settings
+from . import lua
+from .backend import Backend, Block, Identity, Outcome, Status, Unreachable, Write
+from .base import READ_BYTES
+from .shared import BEAT, LEASE, SharedStore
+
+__all__ = ["RedisBackend", "open_store"]
+
+_PREFIX = "{choreo}:"
+_CHANNEL = _PREFIX + "wake"
+# Seconds to wait for a connection, an answer, or a free connection of the pool.
+_TIMEOUT = 1.0
+# One each for the keeper and the watcher; what readers and requests ask takes well under a
+# millisecond each.
+_CONNECTIONS = 16
+# Seconds for which a stream is kept beyond its time when its producer says nothing.
+_HOLD = 60.0
+_HOLD_EVERY = 10.0
+_LEASE_MS = 60_000  # a lease is lost long before: by its beat, see Observer
+_WATCH = 0.25
+
+
+def open_store(
+    url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT
+) -> SharedStore:
+    """Return the store at *url*: ``redis://``, ``rediss://`` (TLS) or ``unix://``."""
+    backend = RedisBackend(
+        url,
+        ttl=settings.replay_ttl_seconds,
+        stream_bytes=settings.replay_stream_bytes,
+        total_bytes=settings.replay_total_bytes,
+    )
+    return SharedStore(
+        backend,
+        stream_bytes=settings.replay_stream_bytes,
+        buffer_bytes=settings.replay_total_bytes,
+        keep_request=settings.continue_lost,
+        lease=lease,
+        beat=beat,
+    )
+
+
+class RedisBackend(Backend):
+    """The database at *url*; *ttl* is in seconds, sizes in bytes."""
+
+    def __init__(self, url: str, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
+        scheme, colon, rest = url.partition(":")
+        scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
+        try:
+            pool = redis.BlockingConnectionPool.from_url(
+                scheme + colon + rest,
+                max_connections=_CONNECTIONS,
+                timeout=_TIMEOUT,
+                socket_timeout=_TIMEOUT,
+                socket_connect_timeout=_TIMEOUT,
+                retry=Retry(NoBackoff(), 0),  # the keeper does that
+            )
+        except (ValueError, TypeError):
+            # Without the cause: the address may hold a password.
+            raise ConfigurationError("replay: the redis address cannot be read") from None
+        self._client: Any = redis.Redis(connection_pool=pool)
+        self._ttl = str(int(ttl * 1000))
+        self._hold = str(int((ttl + _HOLD) * 1000))
+        self._stream_bytes = str(stream_bytes)
+        self._total_bytes = str(total_bytes)
+        self._me = secrets.token_hex(8).encode()
+        self._held = time.monotonic()
+        self._subscription: Any = None
+
+    def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
+        key = ""
+        if new.key is not None:
+            # One string of what may hold any character.
+            key = hashlib.sha256(f"{len(new.owner)}:{new.owner}{new.key}".encode()).hexdigest()
+        known = self._run(
+            lua.INSERT,
+            *(new.id, new.owner, new.model, producer, epoch, new.digest, key, self._hold),
+            new.request,
+        )
+        return (known[0].decode(), known[1].decode()) if known else None
+
+    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        script = _Script.of(lua.WRITE)
+        with _translated():
+            answers = self._write(script, writes)
+            if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+                self._client.script_load(script.text)
+                answers = self._write(script, writes)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return [Outcome(answer.decode()) for answer in answers]
+
+    def _write(self, script: _Script, writes: Sequence[Write]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for write in writes:
+            blocks = [part for block in write.blocks for part in block]
+            pipeline.evalsha(
+                script.sha,
+                1,
+                _PREFIX,
+                *(write.id, write.epoch, write.last, int(write.end)),
+                *(self._ttl, self._hold, self._stream_bytes),
+                *blocks,
+            )
+        pipeline.publish(_CHANNEL, b" ".join([self._me, *(w.id.encode() for w in writes)]))
+        answers: list[Any] = pipeline.execute(raise_on_error=False)
+        return answers[:-1]
+
+    def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
+        answer = self._run(lua.FETCH, id, "" if after is None else after, READ_BYTES)
+        if not answer:
+            return None
+        known, beat, rows = answer
+        owner, model, first, last, ended, cancelled, producer, epoch, fork = known
+        status = Status(
+            owner=owner.decode(),
+            model=model.decode(),
+            first=int(first),
+            last=int(last),
+            ended=ended == b"1",
+            cancelled=cancelled == b"1",
+            producer=producer.decode(),
+            epoch=int(epoch),
+            fork=int(fork),
+            beat=None if beat is None else int(beat),
+        )
+        return status, [Block(-1, int(first), int(last), data) for first, last, data in rows]
+
+    def request(self, id: str) -> bytes:
+        with _translated():
+            return self._client.hget(f"{_PREFIX}s:{id}", "request") or b""
+
+    def cancel(self, id: str) -> None:
+        self._run(lua.CANCEL, id)
+
+    def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
+        beat = "" if seen.beat is None else seen.beat
+        return bool(
+            self._run(lua.CLAIM, id, seen.epoch, seen.last, beat, producer, fork, self._hold)
+        )
+
+    def delete(self, id: str, epoch: int) -> None:
+        self._run(lua.DELETE, id, epoch)
+
+    def beat(self, producer: str, running: Sequence[str]) -> tuple[list[str], list[str]]:
+        cancelled, read = self._run(lua.BEAT, producer, _LEASE_MS)
+        now = time.monotonic()
+        if running and now >= self._held + _HOLD_EVERY:
+            self._held = now
+            self._run(lua.HOLD, self._hold, *running)
+        return [id.decode() for id in cancelled], [id.decode() for id in read]
+
+    def see(self, id: str, producer: str) -> None:
+        key = f"{_PREFIX}r:{producer}"
+        with _translated():
+            self._client.pipeline(transaction=False).sadd(key, id).pexpire(key, _LEASE_MS).execute()
+
+    def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
+        # What a lost producer left behind expires by itself.
+        while self._run(lua.SWEEP, self._ttl, self._hold, self._total_bytes):
+            pass
+
+    def changed(
+        self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
+    ) -> Iterable[str]:
+        try:
+            with _translated():
+                if self._subscription is None:
+                    self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
+                    self._subscription.subscribe(_CHANNEL)
+                    return list(waiting())  # what came before goes unsaid
+                return self._listen()
+        except Unreachable:
+            self._unsubscribe()
+            raise
+
+    def _listen(self) -> set[str]:
+        """Return the streams that other replicas wrote to."""
+        grown: set[str] = set()
+        message = self._subscription.get_message(timeout=_WATCH)
+        while message is not None:
+            writer, *ids = message["data"].split(b" ")
+            if writer != self._me:
+                grown.update(id.decode() for id in ids)
+            message = self._subscription.get_message(timeout=0) if len(grown) < 1000 else None
+        return grown
+
+    def leave(self, producer: str) -> None:
+        with _translated():
+            self._client.set(f"{_PREFIX}p:{producer}", -1, px=_LEASE_MS)
+            self._client.publish(_CHANNEL, self._me)  # our own watcher listens no longer
+
+    def close(self) -> None:
+        self._unsubscribe()
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._client.close()
+            self._client.connection_pool.disconnect()
+
+    def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                subscription.close()
+
+    def _run(self, text: str, *values: object) -> Any:
+        script = _Script.of(text)
+        with _translated():
+            try:
+                return self._client.evalsha(script.sha, 1, _PREFIX, *values)
+            except redis.exceptions.NoScriptError:
+                return self._client.eval(script.text, 1, _PREFIX, *values)
+
+
+class _Script:
+    """A script and the digest by which the server knows it."""
+
+    _all: dict[str, _Script] = {}
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def of(cls, text: str) -> _Script:
+        if text not in cls._all:
+            cls._all[text] = cls(text)
+        return cls._all[text]
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise Unreachable(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,416 @@
+"""Replay logs in an SQLite file: they survive a restart, and processes of a host share them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..settings import Settings
+from .backend import Backend, Block, Identity, Outcome, Status, Unreachable, Write
+from .base import READ_BYTES
+from .shared import BEAT, LEASE, SharedStore
+
+__all__ = ["SQLiteBackend", "open_store"]
+
+# Seconds to wait for another process's transaction.  All of ours are short.
+_BUSY = 1.0
+# Seconds between two looks for what other processes have appended.
+_POLL = 0.04
+# WAL: readers and the writer do not wait for each other.  In it, synchronous=NORMAL loses
+# nothing when a process is killed, and cannot corrupt the file when the machine is.
+_PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=1048576;"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS stream (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    model TEXT NOT NULL,
+    key TEXT,
+    digest TEXT NOT NULL,
+    producer TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    fork INTEGER NOT NULL DEFAULT 0,
+    first INTEGER NOT NULL DEFAULT 1,
+    last INTEGER NOT NULL DEFAULT 0,
+    size INTEGER NOT NULL DEFAULT 0,
+    ended INTEGER NOT NULL DEFAULT 0,
+    cancelled INTEGER NOT NULL DEFAULT 0,
+    expires REAL,  -- seconds since the epoch; NULL while there is a producer
+    request BLOB NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS stream_key ON stream (owner, key) WHERE key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS stream_running ON stream (producer) WHERE NOT ended;
+CREATE INDEX IF NOT EXISTS stream_expires ON stream (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS block (
+    stream INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (stream, last)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS producer (id TEXT PRIMARY KEY, beat INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS seen (
+    producer TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (producer, id)
+) WITHOUT ROWID;
+"""
+_VERSION = 1  # of the schema, in PRAGMA user_version
+
+_STATUS = (
+    "SELECT owner, model, first, last, ended, cancelled, producer, epoch, fork, "
+    "(SELECT beat FROM producer WHERE producer.id = stream.producer), number "
+    "FROM stream WHERE id = ? AND (expires IS NULL OR expires > ?)"
+)
+
+
+def open_store(
+    url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT
+) -> SharedStore:
+    """Return the store in the file that *url*, ``sqlite:PATH``, names; it is made if needed."""
+    path = Path(url.partition(":")[2])
+    if not path.name or path.is_dir():
+        raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
+    if not path.absolute().parent.is_dir():
+        raise ConfigurationError(f"replay: there is no directory {str(path.parent)!r}")
+    backend = SQLiteBackend(
+        path,
+        ttl=settings.replay_ttl_seconds,
+        stream_bytes=settings.replay_stream_bytes,
+        total_bytes=settings.replay_total_bytes,
+    )
+    return SharedStore(
+        backend,
+        stream_bytes=settings.replay_stream_bytes,
+        buffer_bytes=settings.replay_total_bytes,
+        keep_request=settings.continue_lost,
+        lease=lease,
+        beat=beat,
+    )
+
+
+class SQLiteBackend(Backend):
+    """The database in the file *path*; *ttl* is in seconds, sizes in bytes.
+
+    One connection writes and one reads, each under its lock: with a connection a thread, a
+    thousand streams would be a thousand caches and file descriptors.
+    """
+
+    def __init__(self, path: Path, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
+        self.path = path
+        self.ttl = ttl
+        self.stream_bytes = stream_bytes
+        self.total_bytes = total_bytes
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._writing: sqlite3.Connection | None = None
+        self._reading: sqlite3.Connection | None = None
+        self._version = -1
+
+    def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
+        with self._transaction() as db:
+            if new.key is not None:
+                self._remove_expired(db)
+                known: tuple[str, str] | None = db.execute(
+                    "SELECT id, digest FROM stream WHERE owner = ? AND key = ?",
+                    (new.owner, new.key),
+                ).fetchone()
+                if known is not None:
+                    return known
+            db.execute(
+                "INSERT OR IGNORE INTO stream "
+                "(id, owner, model, key, digest, producer, epoch, request) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    new.id,
+                    new.owner,
+                    new.model,
+                    new.key,
+                    new.digest,
+                    producer,
+                    epoch,
+                    new.request,
+                ),
+            )
+        return None
+
+    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        with self._transaction() as db:
+            return [self._append(db, write) for write in writes]
+
+    def _append(self, db: sqlite3.Connection, write: Write) -> Outcome:
+        row = db.execute(
+            "SELECT number, epoch, first, last, size, ended FROM stream WHERE id = ?", (write.id,)
+        ).fetchone()
+        if row is None:
+            return Outcome.MISSING
+        number, epoch, first, last, size, ended = row
+        if epoch != write.epoch:
+            return Outcome.FENCED
+        if ended:
+            return Outcome.DONE
+        for block in write.blocks:
+            if block.last <= last:
+                continue
+            if block.previous > last:
+                db.execute("DELETE FROM block WHERE stream = ?", (number,))
+                first, size = block.first, 0
+            db.execute(
+                "INSERT INTO block VALUES (?, ?, ?, ?)",
+                (number, block.last, block.first, block.data),
+            )
+            last = block.last
+            size += len(block.data)
+        if write.last > last:
+            db.execute("DELETE FROM block WHERE stream = ?", (number,))
+            first, last, size = write.last + 1, write.last, 0
+        if size > self.stream_bytes:
+            first, size = self._trim(db, number, size, self.stream_bytes)
+        expires = time.time() + self.ttl if write.end else None
+        db.execute(
+            "UPDATE stream SET first = ?, last = ?, size = ?, ended = ?, expires = ? "
+            "WHERE number = ?",
+            (first, last, size, write.end, expires, number),
+        )
+        return Outcome.DONE
+
+    @staticmethod
+    def _trim(db: sqlite3.Connection, number: int, size: int, limit: int) -> tuple[int, int]:
+        """Drop the oldest blocks; return the first number and the size that are left."""
+        gone = -1
+        rows = db.execute(
+            "SELECT last, length(data) FROM block WHERE stream = ? ORDER BY last", (number,)
+        )
+        for last, length in rows:
+            if size <= limit:
+                break
+            gone = last
+            size -= length
+        rows.close()
+        db.execute("DELETE FROM block WHERE stream = ? AND last <= ?", (number, gone))
+        return gone + 1, size
+
+    def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
+        with self._snapshot() as db:
+            row = db.execute(_STATUS, (id, time.time())).fetchone()
+            if row is None:
+                return None
+            owner, model, first, last, ended, cancelled, *rest, number = row
+            status = Status(owner, model, first, last, bool(ended), bool(cancelled), *rest)
+            blocks: list[Block] = []
+            if after is not None and status.last > after:
+                size = 0
+                rows = db.execute(
+                    "SELECT first, last, data FROM block WHERE stream = ? AND last > ? "
+                    "ORDER BY last",
+                    (number, after),
+                )
+                for first, last, data in rows:
+                    blocks.append(Block(-1, first, last, data))
+                    size += len(data)
+                    if size >= READ_BYTES:
+                        break
+                rows.close()
+            return status, blocks
+
+    def request(self, id: str) -> bytes:
+        with self._snapshot() as db:
+            row = db.execute("SELECT request FROM stream WHERE id = ?", (id,)).fetchone()
+            return bytes(row[0]) if row else b""
+
+    def cancel(self, id: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE stream SET cancelled = 1 WHERE id = ? AND NOT ended", (id,))
+
+    def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
+        with self._transaction() as db:
+            changed = db.execute(
+                "UPDATE stream SET producer = ?, epoch = epoch + 1, fork = ?, expires = NULL "
+                "WHERE id = ? AND epoch = ? AND last = ? AND NOT ended "
+                "AND (SELECT beat FROM producer WHERE producer.id = stream.producer) IS ?",
+                (producer, fork, id, seen.epoch, seen.last, seen.beat),
+            )
+            return changed.rowcount == 1
+
+    def delete(self, id: str, epoch: int) -> None:
+        with self._transaction() as db:
+            self._remove(db, "id = ? AND epoch = ?", (id, epoch))
+
+    def beat(self, producer: str, running: Sequence[str]) -> tuple[list[str], list[str]]:
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO producer VALUES (?, 0) ON CONFLICT (id) DO UPDATE SET beat = beat + 1",
+                (producer,),
+            )
+            cancelled = db.execute(
+                "SELECT id FROM stream WHERE producer = ? AND NOT ended AND cancelled", (producer,)
+            ).fetchall()
+            seen = db.execute("SELECT id FROM seen WHERE producer = ?", (producer,)).fetchall()
+            if seen:
+                db.execute("DELETE FROM seen WHERE producer = ?", (producer,))
+        return [id for (id,) in cancelled], [id for (id,) in seen]
+
+    def see(self, id: str, producer: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (producer, id))
+
+    def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
+        with self._transaction() as db:
+            self._remove_expired(db)
+            producers = db.execute(
+                "SELECT id, beat FROM producer UNION "
+                "SELECT producer, NULL FROM stream WHERE NOT ended "
+                "AND producer NOT IN (SELECT id FROM producer)"
+            ).fetchall()
+            for producer, beat in producers:
+                if lost(producer, beat):
+                    self._bury(db, producer)
+            self._fit(db)
+
+    def _bury(self, db: sqlite3.Connection, producer: str) -> None:
+        # Somebody may still come and read, or take over, until the streams expire.
+        db.execute(
+            "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
+            (time.time() + self.ttl, producer),
+        )
+        db.execute("DELETE FROM seen WHERE producer = ?", (producer,))
+        db.execute(
+            "DELETE FROM producer WHERE id = ? AND NOT EXISTS "
+            "(SELECT 1 FROM stream WHERE producer = ? AND NOT ended)",
+            (producer, producer),
+        )
+
+    def _fit(self, db: sqlite3.Connection) -> None:
+        """Bring the size of all streams below its limit."""
+        (total,) = db.execute("SELECT coalesce(sum(size), 0) FROM stream").fetchone()
+        if total <= self.total_bytes:
+            return
+        goal = self.total_bytes * 9 // 10
+        ended = db.execute("SELECT id, size FROM stream WHERE ended ORDER BY expires").fetchall()
+        for id, size in ended:
+            if total <= goal:
+                return
+            self._remove(db, "id = ?", (id,))
+            total -= size
+        largest = db.execute("SELECT number, size FROM stream ORDER BY size DESC").fetchall()
+        for number, size in largest:
+            if total <= goal:
+                return
+            first, left = self._trim(db, number, size, size // 2)
+            db.execute(
+                "UPDATE stream SET first = ?, size = ? WHERE number = ?", (first, left, number)
+            )
+            total -= size - left
+
+    def _remove_expired(self, db: sqlite3.Connection) -> None:
+        self._remove(db, "expires <= ?", (time.time(),))
+
+    @staticmethod
+    def _remove(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> None:
+        condition = f"SELECT number FROM stream WHERE {where}"
+        db.execute(f"DELETE FROM block WHERE stream IN ({condition})", values)
+        db.execute(f"DELETE FROM stream WHERE {where}", values)
+
+    def changed(
+        self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
+    ) -> Iterable[str]:
+        stop.wait(_POLL)
+        with self._snapshot(begin=False) as db:
+            # Changes when another connection has written, and costs next to nothing.
+            (version,) = db.execute("PRAGMA data_version").fetchone()
+            if version == self._version:
+                return []
+            self._version = version
+            found = []
+            for id, last in waiting().items():
+                row = db.execute("SELECT last, ended FROM stream WHERE id = ?", (id,)).fetchone()
+                if row is None or row[0] > last or row[1]:
+                    found.append(id)
+            return found
+
+    def leave(self, producer: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE producer SET beat = -1 WHERE id = ?", (producer,))
+
+    def close(self) -> None:
+        with self._write_lock, self._read_lock:
+            for connection in (self._reading, self._writing):
+                if connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        connection.close()
+            self._reading = self._writing = None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock, _translated():
+            if self._writing is None:
+                self._writing = self._connect()
+            db = self._writing
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _snapshot(self, begin: bool = True) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, _translated():
+            if self._reading is None:
+                self._reading = self._connect()
+            db = self._reading
+            if not begin:
+                yield db
+                return
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("COMMIT")
+
+    def _connect(self) -> sqlite3.Connection:
+        # What callers wrote and read is in it: nobody else's business.  Only when it is not
+        # there: closing a second descriptor of a file drops the locks that SQLite holds.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        db = sqlite3.connect(
+            self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False
+        )
+        deadline = time.monotonic() + _BUSY
+        while True:
+            try:
+                db.executescript(_PRAGMAS)
+                self._prepare(db)
+                return db
+            except sqlite3.OperationalError:
+                # Making it a WAL file does not wait for another process that just does so.
+                if time.monotonic() >= deadline:
+                    db.close()
+                    raise
+                time.sleep(0.02)
+            except BaseException:
+                db.close()
+                raise
+
+    @staticmethod
+    def _prepare(db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise sqlite3.DatabaseError(f"written by a newer version ({version})")
+        if version < _VERSION:
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise Unreachable(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+import redis
+from replay_helpers import Opener, RedisServer
+
+from choreo_wsgi.replay import Store, open_store
+from choreo_wsgi.settings import Settings
+
+_databases = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The one server of all tests that do not stop it."""
+    harness.require_tool("redis-server", "redis-server")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that a test may stop."""
+    harness.require_tool("redis-server", "redis-server")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def url_of(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if kind == "memory":
+        return "memory:"
+    if kind == "sqlite":
+        return f"sqlite:{tmp_path / 'replay.db'}"
+    server = request.getfixturevalue("shared_redis")
+    # A database of its own for each test; redis-server has 16.
+    number = next(_databases) % 16
+    with redis.Redis.from_url(server.url, db=number) as client:
+        client.flushdb()
+    return server.url.removesuffix("0") + str(number)
+
+
+def opener(url: str, opened: list[Store]) -> Opener:
+    def open_(lease: float | None = None, beat: float = 0.1, **settings: object) -> Store:
+        options = Settings(replay=url, **settings)  # type: ignore[arg-type]
+        if lease is None:
+            store = open_store(url, options)
+        else:
+            module = importlib.import_module(f"choreo_wsgi.replay.{url.partition(':')[0]}")
+            store = module.open_store(url, options, lease=lease, beat=beat)
+        opened.append(store)
+        return store
+
+    return open_
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def open_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Each of the three backends in turn."""
+    opened: list[Store] = []
+    yield opener(url_of(request.param, tmp_path, request), opened)
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def open_shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Each of the backends that processes share in turn."""
+    opened: list[Store] = []
+    yield opener(url_of(request.param, tmp_path, request), opened)
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_any: Opener) -> Store:
+    return open_any()

@@ -1,0 +1,100 @@
+"""Frames to append, and ways to read them, for the tests of the replay logs."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from choreo_wsgi import sse
+from choreo_wsgi.replay import Reader, Store, Writer
+
+#: Opens a store with these settings; two calls open the same data, where they are shared.
+Opener = Callable[..., Store]
+
+#: No wait in these tests is meant to be as long; one that is fails its test.
+DEADLINE = 15.0
+
+
+def frame(number: int, text: str = "") -> bytes:
+    """Return frame *number*; its data are hard to tell from framing."""
+    data = f'{{"n":{number},"text":"{text}\\n\\nid: {number + 1}\\ndata: é\u2028"}}'
+    return sse.frame(data.encode(), number)
+
+
+def frames(first: int, last: int, text: str = "") -> bytes:
+    """Return the frames from *first* to *last*, joined."""
+    return b"".join(frame(number, text) for number in range(first, last + 1))
+
+
+def write(writer: Writer, count: int, *, end: bool = False, text: str = "") -> bytes:
+    """Append *count* frames, one at a time; return them."""
+    first = writer.last + 1
+    for number in range(first, first + count):
+        writer.append(frame(number, text), 1)
+    if end:
+        writer.finish()
+    return frames(first, first + count - 1, text)
+
+
+def receive(reader: Reader, size: int) -> bytes:
+    """Read until there are *size* bytes or the log ends."""
+    got = b""
+    deadline = time.monotonic() + DEADLINE
+    while len(got) < size and not reader.ended:
+        assert time.monotonic() < deadline, f"{len(got)} of {size} bytes came"
+        got += reader.receive(0.2)
+    return got
+
+
+def read_all(reader: Reader) -> bytes:
+    """Read to the end of the log."""
+    got = receive(reader, 1 << 60)
+    reader.close()
+    return got
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until *condition* is true."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
+class RedisServer:
+    """A redis-server of our own, with its data in *directory*."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", "."],
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+        )
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, "redis-server ended"
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """End it in the orderly way: its data are saved."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(DEADLINE)
+            self.process = None

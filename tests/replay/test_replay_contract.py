@@ -1,0 +1,353 @@
+"""What every backend does alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from replay_helpers import Opener, eventually, frame, frames, read_all, receive, write
+
+from choreo_wsgi import sse
+from choreo_wsgi.errors import IdempotencyConflict, StreamGone, StreamNotFound
+from choreo_wsgi.replay import Store, Writer
+
+
+def create(store: Store, owner: str = "alice", **more: str) -> Writer:
+    writer = store.create(owner, **more).writer
+    assert writer is not None
+    return writer
+
+
+def test_a_finished_stream_replays_identically(store: Store) -> None:
+    writer = create(store)
+    sent = write(writer, 20)
+    done = sse.frame(b"[DONE]", 21)
+    writer.append(done, 1, end=True)
+    assert writer.ended
+    assert read_all(store.read(writer.id, "alice")) == sent + done
+    assert read_all(store.read(writer.id, "alice")) == sent + done
+
+
+def test_every_cut_point_of_a_block_reads_on(store: Store) -> None:
+    writer = create(store)
+    writer.append(frames(1, 12), 12)
+    writer.append(frames(13, 14), 2, end=True)
+    for after in range(15):
+        assert read_all(store.read(writer.id, "alice", after)) == frames(after + 1, 14)
+
+
+def test_a_frame_arrives_before_the_next_is_appended(store: Store) -> None:
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    for number in range(1, 6):
+        writer.append(frame(number), 1)
+        assert receive(reader, 1) == frame(number)
+        assert reader.last == number
+    writer.finish()
+    assert read_all(reader) == b""
+
+
+def test_a_waiting_reader_is_woken(store: Store) -> None:
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(reader.receive, 10.0)
+        writer.append(frame(1), 1)
+        assert waiting.result(5) == frame(1)
+        # The end wakes as well, though there is nothing to hand over.
+        waiting = pool.submit(read_all, reader)
+        writer.finish()
+        assert waiting.result(5) == b""
+
+
+def test_receive_returns_when_nothing_comes(store: Store) -> None:
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    assert reader.receive(0) == b""
+    assert reader.receive(0.05) == b""
+    assert not reader.ended
+    assert reader.fileno() is None
+    reader.close()
+    writer.finish()
+
+
+def test_closing_a_reader_ends_its_wait(store: Store) -> None:
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(reader.receive, 60.0)
+        reader.close()
+        assert waiting.result(5) == b""
+    writer.finish()
+
+
+def test_several_readers_and_writers_at_once(store: Store) -> None:
+    writers = [create(store) for _ in range(8)]
+    with ThreadPoolExecutor(40) as pool:
+        readings = [
+            pool.submit(read_all, store.read(writer.id, "alice", after))
+            for writer in writers
+            for after in (0, 3, 17)
+        ]
+        for _ in pool.map(lambda writer: write(writer, 30, end=True), writers):
+            pass
+        results = [reading.result(20) for reading in readings]
+    assert results == [frames(1, 30), frames(4, 30), frames(18, 30)] * 8
+
+
+def test_what_is_read_live_is_what_is_replayed(store: Store) -> None:
+    writer = create(store)
+    with ThreadPoolExecutor() as pool:
+        live = pool.submit(read_all, store.read(writer.id, "alice"))
+        sent = b""
+        for first in range(1, 300, 7):
+            block = frames(first, first + 6)
+            writer.append(block, 7, wait=first % 2 == 0)
+            sent += block
+        writer.finish()
+        assert live.result(10) == sent
+    assert read_all(store.read(writer.id, "alice")) == sent
+
+
+def test_the_ids_tell_nothing(store: Store) -> None:
+    ids = [create(store).id for _ in range(50)]
+    assert len({id[:12] for id in ids}) == 50
+    assert {len(id) for id in ids} == {37}  # "strm_" and 192 bits in base 64
+    assert ids != sorted(ids)
+
+
+@pytest.mark.parametrize(
+    "id", ["", "strm_", "x" * 37, "strm_" + "a" * 32, "strm_" + "é" * 32, "strm_'; --", "\n", "*"]
+)
+def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
+    create(store)
+    errors = set()
+    for call in (store.find, store.read, store.cancel, store.take_over):
+        with pytest.raises(StreamNotFound) as caught:
+            call(id, "alice")
+        errors.add(caught.value.body())
+    assert len(errors) == 1
+    assert id == "" or id.encode() not in errors.pop()
+
+
+def test_another_owner_finds_nothing(store: Store) -> None:
+    writer = create(store)
+    write(writer, 2)
+    with pytest.raises(StreamNotFound) as unknown:
+        store.read("strm_" + "a" * 32, "bob")
+    for call in (store.find, store.read, store.cancel, store.take_over):
+        with pytest.raises(StreamNotFound) as caught:
+            call(writer.id, "bob")
+        assert caught.value.body() == unknown.value.body()
+    assert not writer.cancelled
+    assert store.find(writer.id, "alice").last == 2
+
+
+def test_the_record(store: Store) -> None:
+    writer = create(store, model="echo")
+    record = store.find(writer.id, "alice")
+    assert (record.id, record.owner, record.model) == (writer.id, "alice", "echo")
+    assert (record.first, record.last, record.ended, record.cancelled) == (1, 0, False, False)
+    write(writer, 3, end=True)
+    record = store.find(writer.id, "alice")
+    assert (record.first, record.last, record.ended) == (1, 3, True)
+
+
+def test_a_key_joins_the_stream_that_it_made(store: Store) -> None:
+    made = store.create("alice", key="k 1", digest="d")
+    assert made.writer is not None
+    for _ in range(2):
+        joined = store.create("alice", key="k 1", digest="d")
+        assert (joined.id, joined.writer) == (made.id, None)
+        write(made.writer, 1)
+    with pytest.raises(IdempotencyConflict):
+        store.create("alice", key="k 1", digest="other")
+    assert store.create("bob", key="k 1", digest="other").writer is not None
+    assert store.create("alice", key="k 2", digest="d").writer is not None
+    assert store.create("alice").id != store.create("alice").id
+    made.writer.finish()
+    assert store.create("alice", key="k 1", digest="d").id == made.id
+
+
+def test_of_concurrent_claims_of_a_key_one_makes_the_stream(store: Store) -> None:
+    barrier = threading.Barrier(12)
+
+    def claim(_: int) -> tuple[str, bool]:
+        barrier.wait()
+        made = store.create("alice", key="é\0 key", digest="d")
+        return made.id, made.writer is not None
+
+    with ThreadPoolExecutor(12) as pool:
+        claims = list(pool.map(claim, range(12)))
+    assert len({id for id, _ in claims}) == 1
+    assert sum(made for _, made in claims) == 1
+
+
+def test_a_discarded_stream_never_was(store: Store) -> None:
+    made = store.create("alice", key="k", digest="d")
+    assert made.writer is not None
+    reader = store.read(made.id, "alice")
+    made.writer.discard()
+    made.writer.discard()
+    assert made.writer.ended
+    with pytest.raises(StreamNotFound):
+        receive(reader, 1)
+    with pytest.raises(StreamNotFound):
+        store.find(made.id, "alice")
+    again = store.create("alice", key="k", digest="another")
+    assert again.writer is not None and again.id != made.id
+
+
+def test_cancelling_reaches_the_writer(store: Store) -> None:
+    writer = create(store)
+    write(writer, 2)
+    store.cancel(writer.id, "alice")
+    store.cancel(writer.id, "alice")
+    eventually(lambda: writer.cancelled)
+    assert store.find(writer.id, "alice").cancelled
+    error = sse.frame(b'{"error":{}}', 3)
+    writer.append(error, 1, end=True)
+    store.cancel(writer.id, "alice")
+    assert read_all(store.read(writer.id, "alice")) == frames(1, 2) + error
+
+
+def test_an_ended_log_cannot_be_cancelled(store: Store) -> None:
+    writer = create(store)
+    write(writer, 1, end=True)
+    store.cancel(writer.id, "alice")
+    assert not store.find(writer.id, "alice").cancelled
+    assert not writer.cancelled
+
+
+def test_who_is_beyond_the_end_gets_the_last_frame(store: Store) -> None:
+    writer = create(store)
+    write(writer, 3)
+    reader = store.read(writer.id, "alice", 9)
+    assert reader.receive(0) == b""
+    writer.append(frames(4, 5), 2, end=True)
+    assert read_all(reader) == frame(5)
+    assert read_all(store.read(writer.id, "alice", 10**30)) == frame(5)
+    assert read_all(store.read(writer.id, "alice", 5)) == b""
+
+
+def test_an_empty_log_ends(store: Store) -> None:
+    writer = create(store)
+    writer.finish()
+    writer.finish()
+    assert read_all(store.read(writer.id, "alice")) == b""
+    assert read_all(store.read(writer.id, "alice", 4)) == b""
+
+
+@pytest.mark.parametrize(
+    ("block", "count"), [(frame(2), 1), (frame(1)[:-1], 1), (b"", 1), (frame(1), 0), (b": p\n", 1)]
+)
+def test_what_is_no_next_block_is_refused(store: Store, block: bytes, count: int) -> None:
+    writer = create(store)
+    with pytest.raises(ValueError, match="frames"):
+        writer.append(block, count)
+    assert write(writer, 1) == frame(1)
+    writer.finish()
+    with pytest.raises(ValueError, match="ended"):
+        writer.append(frame(2), 1)
+    assert read_all(store.read(writer.id, "alice")) == frame(1)
+
+
+def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
+    store = open_any(replay_stream_bytes=8192)
+    writer = create(store)
+    behind = store.read(writer.id, "alice")
+    write(writer, 400)
+    record = store.find(writer.id, "alice")
+    assert record.last == 400
+    retained = frames(record.first, 400)
+    assert 4096 < len(retained) <= 8192
+    assert receive(store.read(writer.id, "alice", record.first - 1), len(retained)) == retained
+    for after in (0, record.first - 2):
+        with pytest.raises(StreamGone):
+            store.read(writer.id, "alice", after)
+    with pytest.raises(StreamGone):
+        receive(behind, 1)
+    write(writer, 1, end=True)
+    assert read_all(store.read(writer.id, "alice", 399)) == frames(400, 401)
+
+
+def test_all_streams_together_stay_within_their_limit(open_any: Opener) -> None:
+    store = open_any(replay_total_bytes=200_000, replay_stream_bytes=50_000)
+    writers = [create(store) for _ in range(12)]
+    block = frames(1, 1, "x" * 40_000)
+    for writer in writers[:6]:
+        writer.append(block, 1, end=True)
+    for writer in writers[6:]:
+        for first in range(1, 41):
+            writer.append(frames(first, first, "x" * 1000), 1, wait=False)
+        writer.append(frame(41), 1)
+
+    def retained() -> int:
+        size = 0
+        for writer in writers:
+            try:
+                size += len(receive_now(store, writer))
+            except StreamNotFound:
+                continue
+        return size
+
+    eventually(lambda: retained() <= 200_000)
+    # The ended ones had to go, those that are still written to only in part.
+    with pytest.raises(StreamNotFound):
+        store.find(writers[0].id, "alice")
+    for writer in writers[6:]:
+        assert store.find(writer.id, "alice").last == 41
+
+
+def receive_now(store: Store, writer: Writer) -> bytes:
+    reader = store.read(writer.id, "alice", store.find(writer.id, "alice").first - 1)
+    got = b""
+    while part := reader.receive(0):
+        got += part
+    reader.close()
+    return got
+
+
+def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
+    store = open_any(replay_ttl_seconds=0.4)
+    made = store.create("alice", key="k", digest="d")
+    assert made.writer is not None
+    running = create(store)
+    write(made.writer, 3, end=True)
+    assert read_all(store.read(made.id, "alice")) == frames(1, 3)
+
+    def expired() -> bool:
+        try:
+            store.find(made.id, "alice")
+        except StreamNotFound:
+            return True
+        return False
+
+    eventually(expired)
+    again = store.create("alice", key="k", digest="d")
+    assert again.writer is not None and again.id != made.id
+    # One that goes on does not, however silent.
+    assert store.find(running.id, "alice").last == 0
+
+
+def test_the_writer_knows_when_it_was_read(store: Store) -> None:
+    writer = create(store)
+    made = writer.last_read
+    assert made <= time.monotonic()
+    reader = store.read(writer.id, "alice")
+    reader.receive(0)
+    eventually(lambda: writer.last_read > made)
+    reader.close()
+
+
+def test_a_closed_store_answers_nobody(open_any: Opener) -> None:
+    store = open_any()
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(reader.receive, 60.0)
+        store.close()
+        store.close()
+        assert waiting.exception(5) is not None
