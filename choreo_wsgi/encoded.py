@@ -30,9 +30,9 @@ class _Reading:
 
     def close(self) -> None:
         """Stop the generation."""
+        self._source.close()
         if self.usage is None:
             self.usage = self._source.usage  # of an answer that was broken off
-        self._source.close()
 
 
 class EncodedFrames(_Reading):

@@ -25,7 +25,8 @@ class Source:
 
     ended: bool = False
     #: What was used so far, where the source can tell before its end: an answer that is
-    #: broken off is accounted for with it.  At the end it is handed over as an item.
+    #: broken off is accounted for with it, once closed.  At the end it is handed over as an
+    #: item.
     usage: Usage | None = None
 
     def receive(self, timeout: float) -> list[Item]:

@@ -12,6 +12,9 @@ from .stops import StopMatcher
 
 __all__ = ["Interleaved", "Limited", "Stopped", "from_deltas"]
 
+# Seconds that one of several sources without a file descriptor may hold up the others.
+_TURN = 0.02
+
 
 def from_deltas(deltas: Iterable[Item]) -> Source:
     """Return a source that hands over the items of *deltas* one by one.
@@ -32,14 +35,19 @@ class _Iterated(Source):
     def receive(self, timeout: float) -> list[Item]:
         if self.ended:
             return []
-        for item in self._items:
-            if isinstance(item, Finish):
-                self._finished.add(item.index)
-            elif isinstance(item, Delta):
-                self._open[item.index] = None
-            return [item]
-        self.ended = True
-        return [Finish("stop", index) for index in self._open if index not in self._finished]
+        try:
+            item = next(self._items, None)
+        except Exception:
+            self.ended = True  # an iterator that raised looks exhausted when asked again
+            raise
+        if item is None:
+            self.ended = True
+            return [Finish("stop", index) for index in self._open if index not in self._finished]
+        if isinstance(item, Finish):
+            self._finished.add(item.index)
+        elif isinstance(item, Delta):
+            self._open[item.index] = None
+        return [item]
 
     def close(self) -> None:
         self.ended = True
@@ -76,9 +84,9 @@ class _Cut(Source):
     def _stop(self, items: list[Item]) -> None:
         """Nothing more can be shown: end the generation, tell what it has cost so far."""
         self.ended = True
-        if self._source.usage is not None:
-            items.append(self._source.usage)
-        self._source.close()
+        self.close()
+        if self.usage is not None:
+            items.append(self.usage)
 
     def _pass(self, item: Delta | Finish) -> list[Item]:
         """Return what of *item* may be shown, ending with a Finish to end the choice."""
@@ -88,8 +96,8 @@ class _Cut(Source):
         return self._source.fileno()
 
     def close(self) -> None:
-        self.usage = self._source.usage
         self._source.close()
+        self.usage = self._source.usage
 
 
 class Stopped(_Cut):
@@ -148,8 +156,11 @@ class Interleaved(Source):
         items = self._collect(0)
         if not items and not self.ended and timeout > 0:
             self._wait(timeout)
-            items = self._collect(0) if self._polled() else self._collect(timeout)
+            items = self._collect(0 if self._polled() else self._turn(timeout))
         return items
+
+    def _turn(self, timeout: float) -> float:
+        return min(timeout, _TURN) if len(self._sources) > 1 else timeout
 
     def _collect(self, timeout: float) -> list[Item]:
         """Ask each source for what it has; the first waits up to *timeout* for it."""
@@ -159,6 +170,7 @@ class Interleaved(Source):
                 items += self._numbered(index, source.receive(0 if items else timeout))
                 timeout = 0
                 if source.ended:
+                    source.close()
                     del self._sources[index]
         except Exception as error:
             if not items:
@@ -167,7 +179,8 @@ class Interleaved(Source):
             return items
         if not self._sources and not self.ended:
             self.ended = True
-            items += self._total()
+            self.usage = self._total()
+            items += [self.usage] if self.usage else []
         return items
 
     def _numbered(self, index: int, items: list[Item]) -> Iterator[Item]:
@@ -178,9 +191,9 @@ class Interleaved(Source):
                 item.index = index
                 yield item
 
-    def _total(self) -> list[Item]:
+    def _total(self) -> Usage | None:
         counted = list(self._usage.values())
-        return [sum(counted[1:], counted[0])] if counted else []
+        return sum(counted[1:], counted[0]) if counted else None
 
     def _polled(self) -> bool:
         return all(source.fileno() is not None for source in self._sources.values())
@@ -197,5 +210,8 @@ class Interleaved(Source):
         poll.poll(timeout * 1000)
 
     def close(self) -> None:
-        for source in self._sources.values():
+        for index, source in self._sources.items():
             source.close()
+            if source.usage is not None:
+                self._usage[index] = source.usage
+        self.usage = self._total()

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..chat import ChatRequest
-from ..chunks import ChunkEncoder
+from ..chunks import ChunkEncoder, Finish, Usage
 from ..encoded import EncodedFrames, FoldedReply
 from ..settings import Settings, parse_options
 from ..source import Frames, Reply, Source
-from ..sources import Interleaved, Limited, Stopped
+from ..sources import Interleaved, Limited, Stopped, from_deltas
 
 __all__ = ["Provider"]
 
@@ -105,9 +105,19 @@ class Provider(ABC):
         if request.n == 1 or "n" in self.native:
             return self._limited(request, request.n)
         single = replace(request, n=1)
-        return Interleaved([self._limited(single, 1) for _ in range(request.n)])
+        sources: list[Source] = []
+        try:
+            for _ in range(request.n):
+                sources.append(self._limited(single, 1))
+        except BaseException:
+            Interleaved(sources).close()
+            raise
+        return Interleaved(sources)
 
     def _limited(self, request: ChatRequest, choices: int) -> Source:
+        if request.max_tokens == 0 and "max_tokens" not in self.native:
+            nothing = [Finish("length", index) for index in range(choices)]
+            return from_deltas([*nothing, Usage()])
         source = self.open(request)
         if request.max_tokens is not None and "max_tokens" not in self.native:
             source = Limited(source, request.max_tokens, choices)
