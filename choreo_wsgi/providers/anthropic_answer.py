@@ -164,13 +164,14 @@ class AnthropicTranslator(EventTranslator):
         elif kind == "redacted_thinking":
             items.append(self._thinking.redacted(text(block["data"])))
         elif kind == "tool_use":
-            given = arguments(block["input"]) if block.get("input") else ""
-            call = ToolCall(self._tools, text(block["id"]), text(block["name"]), given)
+            call = ToolCall(self._tools, text(block["id"]), text(block["name"]))
             self._calls[index] = self._tools
+            self._silent.add(index)
             self._tools += 1
-            if not given:
-                self._silent.add(index)
             items.append(Delta(tool_calls=[call]))
+            if block.get("input"):  # where arguments are not streamed
+                piece = arguments(block["input"])
+                self._delta(index, {"type": "input_json_delta", "partial_json": piece}, items)
 
     def _delta(self, index: int, delta: dict[str, Json], items: list[Item]) -> None:
         kind = delta["type"]

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import sse
-from ..chunks import Delta, Finish, Item, ToolCall, Usage
+from ..chunks import Delta, Finish, Item, Usage
 from ..errors import ChoreoError, ProviderAPIError, UpstreamTruncated
 from .http import EventTranslator
-from .wire import arguments, count, new_call_id, parse, provider_failure, text
+from .wire import arguments, count, new_call_id, parse, provider_failure, text, whole_call
 
 __all__ = ["STATUSES", "GeminiTranslator", "error_status"]
 
@@ -163,21 +163,17 @@ class GeminiTranslator(EventTranslator):
             )
         call = part.get("functionCall")
         if call is not None:
-            items.append(self._call(call, index, text(part.get("thoughtSignature"))))
+            items += self._call(call, index, text(part.get("thoughtSignature")))
         elif "thoughtSignature" in part:
             self._signatures[index] = text(part["thoughtSignature"])
 
-    def _call(self, call: dict[str, Json], index: int, signature: str) -> Delta:
+    def _call(self, call: dict[str, Json], index: int, signature: str) -> list[Item]:
         number = self._calls.get(index, 0)
         self._calls[index] = number + 1
-        made = ToolCall(
-            number,
-            text(call.get("id")) or self._new_call_id(),
-            text(call["name"]),
-            arguments(call.get("args")),
-            _signed(signature) if signature else None,
-        )
-        return Delta(index=index, tool_calls=[made])
+        id = text(call.get("id")) or self._new_call_id()
+        extra = _signed(signature) if signature else None
+        given = arguments(call.get("args"))
+        return whole_call(number, id, text(call["name"]), given, index, extra)
 
     def _finish(self, index: int, reason: str) -> Finish:
         if reason in _PLAIN and not self._refused:

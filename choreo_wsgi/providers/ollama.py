@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..chat import ChatRequest
-from ..chunks import Delta, Finish, Item, ToolCall, Usage, dump
+from ..chunks import Delta, Finish, Item, Usage, dump
 from ..errors import InvalidValue, UpstreamInvalid, UpstreamTruncated
 from ..settings import Secret, setting
 from ..upstream import HTTPRequest
@@ -18,7 +18,7 @@ from .conversation import Call, Media, Result, Text, Turn, conversation
 from .http import HTTPProvider, Translator
 from .support import check, check_media
 from .tools import choice, functions, schema
-from .wire import arguments, count, new_call_id, parse, provider_failure, text
+from .wire import arguments, count, new_call_id, parse, provider_failure, text, whole_call
 
 __all__ = ["Ollama", "OllamaTranslator"]
 
@@ -217,9 +217,8 @@ class OllamaTranslator(Translator):
             function = call["function"]
             id = text(call.get("id")) or self._new_call_id()
             given = arguments(function.get("arguments"))
-            made = ToolCall(self._calls, id, text(function["name"]), given)
+            items += whole_call(self._calls, id, text(function["name"]), given)
             self._calls += 1
-            items.append(Delta(tool_calls=[made]))
 
     def _done(self, body: dict[str, Json], items: list[Item]) -> None:
         reason = text(body.get("done_reason")) or "stop"

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from ..chunks import Delta, Item, ToolCall
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "parse",
     "provider_failure",
     "text",
+    "whole_call",
 ]
 
 Json = Any  # what json.loads returns
@@ -65,6 +67,19 @@ def arguments(value: Json) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value if value is not None else {}, ensure_ascii=False, separators=(",", ":"))
+
+
+def whole_call(
+    number: int,
+    id: str,
+    name: str,
+    given: str,
+    index: int = 0,
+    extra: dict[str, Json] | None = None,
+) -> list[Item]:
+    """Return a tool call that came whole as any other: who is called first, then with what."""
+    start, rest = ToolCall(number, id, name, "", extra), ToolCall(number, arguments=given)
+    return [Delta(index=index, tool_calls=[start]), Delta(index=index, tool_calls=[rest])]
 
 
 def new_call_id() -> str:

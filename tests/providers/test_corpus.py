@@ -1,0 +1,122 @@
+"""Every case of the corpus: the request sent, and the answer at every split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from corpus_cases import Case, cases, fold, outcome, request_sent
+
+from choreo_wsgi import sse
+
+CASES = cases()
+#: Longer answers are split at so many places, spread over them, and at every byte at once.
+SPLITS = 250
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+
+
+def splits(body: bytes) -> Iterator[list[bytes]]:
+    yield [body]
+    yield [body[i : i + 1] for i in range(len(body))]
+    step = max(1, len(body) // SPLITS)
+    for at in range(1, len(body), step):
+        yield [body[:at], body[at:]]
+
+
+@pytest.mark.parametrize("provider", sorted({case.provider_type for case in CASES}))
+def test_there_are_enough_cases(provider: str) -> None:
+    found = cases(provider)
+    failed = [case for case in found if not (case.folder / "completion.json").exists()]
+    assert len(found) >= 12
+    assert len(failed) >= 4
+
+
+@every_case
+def test_request(case: Case) -> None:
+    assert request_sent(case) == case.json("upstream_request.json")
+
+
+@every_case
+def test_answer_at_every_split(case: Case) -> None:
+    expected = case.json("client.json")
+    if expected is None:
+        expected = (case.folder / "client.sse").read_bytes()
+    body = case.answer[2]
+    for pieces in splits(body):
+        assert outcome(case, pieces) == expected, [len(piece) for piece in pieces[:2]]
+
+
+@every_case
+def test_plain_completion(case: Case) -> None:
+    expected = case.json("completion.json")
+    if expected is None:
+        assert not (case.folder / "client.sse").exists() or not _complete(case)
+    else:
+        assert json.loads(fold(case)) == expected
+
+
+def _complete(case: Case) -> bool:
+    return (case.folder / "client.sse").read_bytes().endswith(sse.DONE)
+
+
+@every_case
+def test_rules_of_the_stream(case: Case) -> None:
+    """What holds for any stream, whoever the provider was."""
+    path = case.folder / "client.sse"
+    if not path.exists():
+        return
+    events = [event.data for event in sse.Decoder().receive_data(path.read_bytes())]
+    last = events.pop()
+    chunks = [json.loads(data) for data in events]
+    assert {(c["id"], c["created"], c["model"]) for c in chunks} == {
+        ("chatcmpl-corpus", 1700000000, case.request.model)
+    }
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    for index in {choice["index"] for choice in choices}:
+        own = [choice for choice in choices if choice["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        finished = [choice["finish_reason"] for choice in own]
+        if last == "[DONE]":
+            assert finished.pop() in ("stop", "length", "tool_calls", "content_filter")
+            assert own[-1]["delta"] == {}
+        assert set(finished) <= {None}
+        _check_calls(own, complete=last == "[DONE]")
+    if last != "[DONE]":
+        assert set(json.loads(last)["error"]) == {"message", "type", "code", "param"}
+
+
+def _check_calls(choices: list[dict[str, object]], *, complete: bool) -> None:
+    calls: list[dict[str, object]] = []
+    for choice in choices:
+        delta = choice["delta"]
+        assert isinstance(delta, dict)
+        for call in delta.get("tool_calls", ()):
+            if "id" in call:
+                assert call["index"] == len(calls)  # dense, in order
+                calls.append({"text": ""})
+            calls[call["index"]]["text"] += call["function"]["arguments"]
+    if complete:
+        assert all(isinstance(json.loads(str(call["text"])), dict) for call in calls)
+
+
+def test_a_failure_is_raised_again_and_nothing_read_on() -> None:
+    """Once an answer failed its translator says nothing else."""
+    case = next(case for case in CASES if case.id == "anthropic/error-mid-stream")
+    translator = case.translator()
+    assert translator.receive_data(case.answer[2])
+    for _ in range(2):
+        with pytest.raises(Exception, match="Overloaded"):
+            translator.receive_data(case.answer[2])
+    with pytest.raises(Exception, match="Overloaded"):
+        translator.end()
+
+
+def test_usage_is_known_of_a_broken_answer() -> None:
+    """What was paid for is told even when the answer is cut."""
+    case = next(case for case in CASES if case.id == "anthropic/truncated")
+    translator = case.translator()
+    translator.receive_data(case.answer[2])
+    assert translator.usage is not None
+    assert translator.usage.prompt_tokens == 12
