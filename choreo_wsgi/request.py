@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from .errors import (
     BodyTooLarge,
@@ -16,15 +15,12 @@ from .errors import (
 )
 from .settings import Settings
 
-__all__ = ["Environ", "header_value", "read_body", "request_id"]
+__all__ = ["Environ", "read_body", "request_id"]
 
 Environ = Mapping[str, Any]
 
 _VISIBLE = re.compile(r"[!-~]{1,128}")
-_PRINTABLE = re.compile(r"[ -~]*")
 _DIGITS = re.compile(r"[0-9]{1,18}")
-# What quote() may leave alone, beside letters and digits: the printable ASCII but %.
-_PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 def read_body(environ: Environ, settings: Settings) -> bytes:
@@ -62,18 +58,6 @@ def request_id(environ: Environ) -> str:
     if _VISIBLE.fullmatch(given):
         return str(given)
     return "req_" + os.urandom(16).hex()
-
-
-def header_value(text: str) -> str:
-    """Return *text*, cut to 256 characters, as it may stand in a response header.
-
-    Everything but printable ASCII is percent-encoded: a line end would begin another
-    header, and WSGI takes no character beyond Latin-1.
-    """
-    text = text[:256]
-    if _PRINTABLE.fullmatch(text):
-        return text
-    return quote(text, safe=_PLAIN, errors="replace")
 
 
 def _check_type(environ: Environ) -> None:

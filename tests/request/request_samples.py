@@ -1,0 +1,386 @@
+"""Requests that tests change one thing in, and what the published schema allows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+Json = Any
+
+#: The least that is a request.
+LEAST: dict[str, Json] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+
+_FUNCTION = {
+    "name": "name",
+    "description": "description",
+    "parameters": {"foo": "bar"},
+    "strict": True,
+}
+
+#: Every field of the schema at once; the first part as the OpenAI SDKs' own tests send it.
+WHOLE: dict[str, Json] = {
+    "model": "echo",
+    "audio": {"format": "wav", "voice": "alloy"},
+    "frequency_penalty": -2,
+    "function_call": "none",
+    "functions": [{"name": "name", "description": "d", "parameters": {"foo": "bar"}}],
+    "logit_bias": {"foo": 0},
+    "logprobs": True,
+    "max_completion_tokens": 0,
+    "max_tokens": 0,
+    "metadata": {"foo": "string"},
+    "modalities": ["text", "audio"],
+    "n": 1,
+    "parallel_tool_calls": True,
+    "prediction": {"content": "string", "type": "content"},
+    "presence_penalty": -2,
+    "prompt_cache_key": "prompt-cache-key-1234",
+    "prompt_cache_options": {"mode": "explicit", "ttl": "30m"},
+    "prompt_cache_retention": "in_memory",
+    "reasoning_effort": "none",
+    "response_format": {"type": "text"},
+    "safety_identifier": "safety-identifier-1234",
+    "seed": -9007199254740991,
+    "service_tier": "auto",
+    "stop": "\n",
+    "store": True,
+    "stream": False,
+    "stream_options": {"include_obfuscation": True, "include_usage": True},
+    "temperature": 1,
+    "tool_choice": "none",
+    "tools": [{"type": "function", "function": _FUNCTION}],
+    "top_logprobs": 0,
+    "top_p": 1,
+    "user": "user-1234",
+    "verbosity": "low",
+    "web_search_options": {
+        "search_context_size": "low",
+        "user_location": {
+            "approximate": {"city": "c", "country": "c", "region": "r", "timezone": "t"},
+            "type": "approximate",
+        },
+    },
+    "moderation": {"model": "m", "policy": {"input": {"mode": "score"}, "output": None}},
+    "messages": [
+        {"role": "developer", "content": "string", "name": "name"},
+        {"role": "system", "content": [{"type": "text", "text": "string"}]},
+        {
+            "role": "user",
+            "name": "name",
+            "content": [
+                {
+                    "type": "text",
+                    "text": "string",
+                    "prompt_cache_breakpoint": {"mode": "explicit"},
+                },
+                {"type": "image_url", "image_url": {"url": "https://x.test/", "detail": "high"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+                {"type": "file", "file": {"file_id": "id", "filename": "f", "file_data": "AA=="}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "name": "name",
+            "content": [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}],
+            "refusal": None,
+            "audio": {"id": "id"},
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "n", "arguments": "{"}},
+                {"id": "2", "type": "custom", "custom": {"name": "n", "input": "x"}},
+            ],
+        },
+        {"role": "assistant", "function_call": {"name": "n", "arguments": "{}"}},
+        {"role": "assistant", "content": ""},
+        {"role": "tool", "tool_call_id": "1", "content": "string"},
+        {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "x"}]},
+        {"role": "function", "name": "n", "content": None},
+        {"role": "user", "content": "string"},
+    ],
+}
+
+
+def with_fields(**fields: Json) -> dict[str, Json]:
+    """Return the least request with *fields* beside it or instead."""
+    return {**copy.deepcopy(LEAST), **fields}
+
+
+def with_message(**members: Json) -> dict[str, Json]:
+    """Return a request whose second message has *members*."""
+    return with_fields(messages=[*copy.deepcopy(LEAST["messages"]), members])
+
+
+def with_part(**members: Json) -> dict[str, Json]:
+    """Return a request whose second message has one content part with *members*."""
+    return with_message(role="user", content=[members])
+
+
+def encoded(value: Json) -> bytes:
+    """Return *value* as a request's body."""
+    return json.dumps(value).encode()
+
+
+LONG = "f" * 65
+CALL = {"id": "1", "type": "function", "function": {"name": "n", "arguments": "{}"}}
+
+#: What is refused, by code: the request and the field at fault.
+REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
+    "missing_parameter": [
+        ({"messages": LEAST["messages"]}, "model"),
+        ({"model": "echo"}, "messages"),
+        (with_message(content="x"), "messages[1].role"),
+        (with_message(role="user"), "messages[1].content"),
+        (with_message(role="system"), "messages[1].content"),
+        (with_message(role="developer"), "messages[1].content"),
+        (with_message(role="tool", tool_call_id="1"), "messages[1].content"),
+        (with_message(role="tool", content="x"), "messages[1].tool_call_id"),
+        (with_message(role="function", content="x"), "messages[1].name"),
+        (with_part(text="x"), "messages[1].content[0].type"),
+        (with_part(type="text"), "messages[1].content[0].text"),
+        (with_part(type="image_url"), "messages[1].content[0].image_url"),
+        (with_part(type="image_url", image_url={}), "messages[1].content[0].image_url.url"),
+        (with_part(type="input_audio"), "messages[1].content[0].input_audio"),
+        (
+            with_part(type="input_audio", input_audio={"data": ""}),
+            "messages[1].content[0].input_audio.format",
+        ),
+        (with_part(type="file"), "messages[1].content[0].file"),
+        (
+            with_message(role="assistant", tool_calls=[CALL, {"type": "function"}]),
+            "messages[1].tool_calls[1].id",
+        ),
+        (
+            with_message(role="assistant", tool_calls=[{"id": "1"}]),
+            "messages[1].tool_calls[0].type",
+        ),
+        (
+            with_message(role="assistant", tool_calls=[{**CALL, "function": {"name": "n"}}]),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (with_fields(tools=[{"function": {"name": "n"}}]), "tools[0].type"),
+        (with_fields(tools=[{"type": "function"}]), "tools[0].function"),
+        (with_fields(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
+        (with_fields(tools=[{"type": "custom", "custom": {}}]), "tools[0].custom.name"),
+        (with_fields(tool_choice={}), "tool_choice.type"),
+        (with_fields(tool_choice={"type": "function"}), "tool_choice.function"),
+        (
+            with_fields(tool_choice={"type": "function", "function": {}}),
+            "tool_choice.function.name",
+        ),
+        (with_fields(functions=[{}]), "functions[0].name"),
+        (with_fields(function_call={}), "function_call.name"),
+        (with_fields(response_format={}), "response_format.type"),
+        (with_fields(response_format={"type": "json_schema"}), "response_format.json_schema"),
+        (
+            with_fields(response_format={"type": "json_schema", "json_schema": {}}),
+            "response_format.json_schema.name",
+        ),
+        (with_fields(audio={"voice": "alloy"}), "audio.format"),
+        (with_fields(audio={"voice": {}, "format": "wav"}), "audio.voice.id"),
+        (with_fields(prediction={"type": "content"}), "prediction.content"),
+    ],
+    "invalid_parameter_type": [
+        (with_fields(model=1), "model"),
+        (with_fields(model=None), "model"),
+        (with_fields(messages=None), "messages"),
+        (with_fields(messages="Hello"), "messages"),
+        (with_fields(messages={"role": "user"}), "messages"),
+        (with_fields(messages=["Hello"]), "messages[0]"),
+        (with_message(role=1, content="x"), "messages[1].role"),
+        (with_message(role="user", content=None), "messages[1].content"),
+        (with_message(role="user", content=5), "messages[1].content"),
+        (with_message(role="user", content={"type": "text"}), "messages[1].content"),
+        (with_message(role="user", content="x", name=1), "messages[1].name"),
+        (with_message(role="assistant", content=False), "messages[1].content"),
+        (with_message(role="assistant", tool_calls={}), "messages[1].tool_calls"),
+        (with_message(role="assistant", tool_calls=["x"]), "messages[1].tool_calls[0]"),
+        (
+            with_message(
+                role="assistant",
+                tool_calls=[{**CALL, "function": {"name": "n", "arguments": {}}}],
+            ),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (with_message(role="user", content=["x"]), "messages[1].content[0]"),
+        (with_part(type=1), "messages[1].content[0].type"),
+        (with_part(type="text", text=1), "messages[1].content[0].text"),
+        (
+            with_part(type="image_url", image_url="https://x.test/"),
+            "messages[1].content[0].image_url",
+        ),
+        (
+            with_part(type="image_url", image_url={"url": 1}),
+            "messages[1].content[0].image_url.url",
+        ),
+        (with_fields(stream="true"), "stream"),
+        (with_fields(stream=1), "stream"),
+        (with_fields(stream_options=[]), "stream_options"),
+        (with_fields(stream_options={"include_usage": 1}), "stream_options.include_usage"),
+        (with_fields(temperature="1"), "temperature"),
+        (with_fields(temperature=True), "temperature"),
+        (with_fields(top_p=[]), "top_p"),
+        (with_fields(top_p=False), "top_p"),
+        (with_fields(n=True), "n"),
+        (with_fields(n="2"), "n"),
+        (with_fields(n=1.5), "n"),
+        (with_fields(max_tokens=True), "max_tokens"),
+        (with_fields(max_tokens=1.5), "max_tokens"),
+        (with_fields(max_completion_tokens="9"), "max_completion_tokens"),
+        (with_fields(presence_penalty=True), "presence_penalty"),
+        (with_fields(frequency_penalty={}), "frequency_penalty"),
+        (with_fields(logprobs=1), "logprobs"),
+        (with_fields(top_logprobs=True), "top_logprobs"),
+        (with_fields(top_logprobs="5"), "top_logprobs"),
+        (with_fields(seed=1.5), "seed"),
+        (with_fields(seed=True), "seed"),
+        (with_fields(stop=1), "stop"),
+        (with_fields(stop=["a", 1]), "stop[1]"),
+        (with_fields(stop=[None]), "stop[0]"),
+        (with_fields(logit_bias=[]), "logit_bias"),
+        (with_fields(logit_bias={"1": "2"}), "logit_bias"),
+        (with_fields(logit_bias={"1": True}), "logit_bias"),
+        (with_fields(tools={}), "tools"),
+        (with_fields(tools=["x"]), "tools[0]"),
+        (
+            with_fields(tools=[{"type": "function", "function": {"name": 1}}]),
+            "tools[0].function.name",
+        ),
+        (
+            with_fields(tools=[{"type": "function", "function": {"name": "n", "parameters": []}}]),
+            "tools[0].function.parameters",
+        ),
+        (with_fields(tool_choice=1), "tool_choice"),
+        (with_fields(parallel_tool_calls="yes"), "parallel_tool_calls"),
+        (with_fields(functions=[1]), "functions[0]"),
+        (with_fields(function_call=[]), "function_call"),
+        (with_fields(response_format="json"), "response_format"),
+        (with_fields(modalities="text"), "modalities"),
+        (with_fields(modalities=[1]), "modalities[0]"),
+        (with_fields(audio="wav"), "audio"),
+        (with_fields(prediction={"type": "content", "content": 1}), "prediction.content"),
+        (with_fields(metadata={"a": 1}), "metadata"),
+        (with_fields(store=0), "store"),
+        (with_fields(user=5), "user"),
+        (with_fields(service_tier=1), "service_tier"),
+        (with_fields(reasoning_effort=3), "reasoning_effort"),
+        (with_fields(verbosity=False), "verbosity"),
+        (with_fields(web_search_options=True), "web_search_options"),
+    ],
+    "invalid_parameter_value": [
+        (with_fields(temperature=-0.1), "temperature"),
+        (with_fields(temperature=2.1), "temperature"),
+        (with_fields(temperature=10**300), "temperature"),
+        (with_fields(top_p=-1), "top_p"),
+        (with_fields(top_p=1.01), "top_p"),
+        (with_fields(n=0), "n"),
+        (with_fields(n=129), "n"),
+        (with_fields(n=-1), "n"),
+        (with_fields(presence_penalty=2.5), "presence_penalty"),
+        (with_fields(presence_penalty=-2.5), "presence_penalty"),
+        (with_fields(frequency_penalty=3), "frequency_penalty"),
+        (with_fields(frequency_penalty=-3), "frequency_penalty"),
+        (with_fields(max_tokens=-1), "max_tokens"),
+        (with_fields(max_completion_tokens=-1), "max_completion_tokens"),
+        (with_fields(top_logprobs=-1), "top_logprobs"),
+        (with_fields(top_logprobs=21), "top_logprobs"),
+        (with_fields(seed=10**30), "seed"),
+        (with_fields(stop=["a", "b", "c", "d", "e"]), "stop"),
+        (with_fields(logit_bias={"50256": 101}), "logit_bias"),
+        (with_fields(logit_bias={"50256": -101}), "logit_bias"),
+        (
+            with_fields(tools=[{"type": "function", "function": {"name": LONG}}]),
+            "tools[0].function.name",
+        ),
+        (with_fields(functions=[{"name": LONG}]), "functions[0].name"),
+        (
+            with_message(
+                role="assistant",
+                tool_calls=[{**CALL, "function": {"name": LONG, "arguments": ""}}],
+            ),
+            "messages[1].tool_calls[0].function.name",
+        ),
+        (with_fields(tool_choice="sometimes"), "tool_choice"),
+        (with_fields(tool_choice={"type": "function", "function": {"name": "n"}}), "tool_choice"),
+        (
+            with_fields(
+                tools=WHOLE["tools"],
+                tool_choice={"type": "function", "function": {"name": "other"}},
+            ),
+            "tool_choice",
+        ),
+        (
+            with_fields(
+                tools=WHOLE["tools"], tool_choice={"type": "custom", "custom": {"name": "name"}}
+            ),
+            "tool_choice",
+        ),
+        (with_fields(tools=WHOLE["tools"], tool_choice={"type": "nothing"}), "tool_choice"),
+        *(
+            (
+                with_part(type="image_url", image_url={"url": url}),
+                "messages[1].content[0].image_url.url",
+            )
+            for url in ("file:///etc/passwd", "FILE:///C:/x", " \t\nfile:x")
+        ),
+    ],
+    "invalid_messages_format": [
+        (with_fields(messages=[]), "messages"),
+        (with_message(role="User", content="x"), "messages[1].role"),
+        (with_message(role="", content="x"), "messages[1].role"),
+        (with_message(role="assistant"), "messages[1].content"),
+        (with_message(role="assistant", content=None), "messages[1].content"),
+        (with_message(role="assistant", content=None, tool_calls=[]), "messages[1].content"),
+    ],
+}
+
+#: Bodies that are not the JSON that can be accepted.
+NOT_JSON: dict[str, bytes] = {
+    "empty": b"",
+    "white space": b" \r\n",
+    "a word": b"hello",
+    "cut": encoded(LEAST)[:-1],
+    "more behind": encoded(LEAST) + b"{}",
+    "single quotes": b"{'model': 'echo'}",
+    "trailing comma": b'{"model":"echo",}',
+    "comment": b'{"model":"echo"/* */}',
+    "control character": b'{"model":"a\nb"}',
+    "NUL": b'{"model":"a\0b"}',
+    "array": b"[]",
+    "string": b'"x"',
+    "number": b"1",
+    "null": b"null",
+    "NaN": b'{"temperature":NaN}',
+    "Infinity": b'{"temperature":Infinity}',
+    "-Infinity": b'{"x":[-Infinity]}',
+    "1e400": b'{"temperature":1e400}',
+    "-1e400": b'{"x":-1e400}',
+    "10,000 digits": b'{"n":' + b"1" * 10_000 + b"}",
+    "1,000,000 digits": b'{"n":' + b"1" * 1_000_000 + b"}",
+    "duplicate": b'{"model":"a","model":"b"}',
+    "duplicate by escape": b'{"model":"a","mo\\u0064el":"b"}',
+    "duplicate deep": b'{"model":"a","x":[{"y":1,"y":1}]}',
+    "65 levels": b'{"x":' + b"[" * 64 + b"]" * 64 + b"}",
+    "65 objects": b'{"x":' * 65 + b"1" + b"}" * 65,
+    "100,000 brackets": b'{"x":' + b"[" * 100_000,
+    "100,000 objects": b'{"x":' * 100_000,
+    "deep behind an escape": b'{"\\"":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep behind two escapes": b'{"\\\\":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "high surrogate": b'{"model":"\\ud800"}',
+    "low surrogate": b'{"model":"\\uDFFF x"}',
+    "surrogates in the wrong order": b'{"model":"\\udc00\\ud800"}',
+    "surrogates kept apart": b'{"model":"\\ud83d\\\\\\ude00"}',
+    "one pair and a half": b'{"model":"\\ud83d\\ude00\\ude00"}',
+    "surrogate in a name": b'{"x":{"\\ud800":1}}',
+    "surrogate as UTF-8": b'{"model":"\xed\xa0\x80"}',
+    "Latin-1": '{"model":"é"}'.encode("latin-1"),
+    "overlong": b'{"model":"\xc0\xaf"}',
+    "cut UTF-8": b'{"model":"\xe2\x82"}',
+    "UTF-16": '{"model":"x"}'.encode("utf-16"),
+    "UTF-32": '{"model":"x"}'.encode("utf-32"),
+    "byte order mark": b'\xef\xbb\xbf{"model":"x"}',
+}
