@@ -96,6 +96,8 @@ class Generation:
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that came within *timeout* seconds; the last bring the ending."""
+        if self.ended:
+            return b""
         if self._control.stopping:
             return self.fail(ShuttingDown("the server is shutting down"))
         try:
@@ -117,7 +119,9 @@ class Generation:
         return first
 
     def fail(self, error: ChoreoError) -> bytes:
-        """End with *error*; return its frame."""
+        """End with *error*; return its frame, or nothing if the ending has been returned."""
+        if self.ended:
+            return b""
         self._end(error.code or error.type)
         return sse.frame(error.body())
 
@@ -128,7 +132,10 @@ class Generation:
     def _end(self, outcome: str) -> None:
         self.ended = True
         self.outcome = outcome
-        self._frames.close()
+        try:
+            self._frames.close()
+        except Exception:
+            logger.exception("a provider failed to let go of a stream")
 
     def close(self) -> None:
         """Stop the generation, if it still runs."""
@@ -165,6 +172,7 @@ class EventStream:
         self._generation = generation
         self._gone = gone
         self._heartbeat = heartbeat
+        self._tick = min(TICK, heartbeat)
         self._on_close: Callable[[str], None] | None = on_close
         self._last_sent: float | None = None
 
@@ -172,11 +180,13 @@ class EventStream:
         return self
 
     def __next__(self) -> bytes:
+        if self._on_close is None:
+            raise StopIteration
         if self._last_sent is None:
             return self._start()
         generation = self._generation
         while not generation.ended:
-            block = generation.receive(TICK)
+            block = generation.receive(self._tick)
             now = time.monotonic()
             if block:
                 self._last_sent = now

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import hypothesis
 import pytest
 from scripted_provider import Script, Scripted
 
 from choreo_wsgi import providers
+
+# How long an example takes says nothing on a machine that does other things as well.
+hypothesis.settings.register_profile(
+    "choreo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("choreo")
 
 
 @pytest.fixture
