@@ -91,6 +91,10 @@ class Chunked:
         body: list[bytes] = []
         at = 0
         while at < len(data) and not self.done:
+            if not (self._left or self._line_due or self._trailer):
+                at = self._whole_chunks(data, at, body)
+                if at == len(data):
+                    break
             if self._left:
                 piece = data[at : at + self._left]
                 body.append(piece)
@@ -106,6 +110,19 @@ class Chunked:
         if self.done and at < len(data):
             self.excess = True
         return b"".join(body)
+
+    @staticmethod
+    def _whole_chunks(data: bytes, at: int, body: list[bytes]) -> int:
+        """Append the data of whole chunks from *at* on; return where they end."""
+        length = len(data)
+        while (match := _SIZE_LINE.match(data, at)) is not None:
+            start = match.end()
+            end = start + int(match[1], 16)
+            if end == start or end + 2 > length or data[end : end + 2] != b"\r\n":
+                break
+            body.append(data[start:end])
+            at = end + 2
+        return at
 
     def _line(self, data: bytes, at: int) -> int:
         """Take the line at *at*; return where the next begins, or -1 if it is incomplete."""

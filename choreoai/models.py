@@ -78,6 +78,32 @@ def build(cls: type[T], members: dict[str, Any], self: T | None = None) -> T:
     return made
 
 
+def build_chunk(members: dict[str, Any]) -> ChatCompletionChunk:
+    """Return what ``build(ChatCompletionChunk, members)`` returns.
+
+    Written out for the chunk that streams consist of, text in its choices and nothing else:
+    it comes thousands of times, and the general way costs three times as much.
+    """
+    choices = members.get("choices")
+    if type(choices) is not list or members.get("usage") is not None:
+        return build(ChatCompletionChunk, members)
+    for at, choice in enumerate(choices):
+        delta = choice.get("delta") if type(choice) is dict else None
+        if type(delta) is not dict or "tool_calls" in delta:
+            choices[at] = build(ChunkChoice, choice) if type(choice) is dict else choice
+            continue
+        choice["delta"] = made_delta = _new(Delta)
+        made_delta.__dict__ = delta
+        choices[at] = made = _new(ChunkChoice)
+        made.__dict__ = choice
+    chunk = _new(ChatCompletionChunk)
+    chunk.__dict__ = members
+    return chunk
+
+
+_new = object.__new__
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Object):
         return value.to_dict()

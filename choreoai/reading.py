@@ -13,7 +13,7 @@ from choreo_wsgi.sse import DecodeError, Decoder, Event
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
-from .models import ChatCompletion, ChatCompletionChunk, build
+from .models import ChatCompletion, ChatCompletionChunk, build_chunk
 
 __all__ = ["DONE", "Reading", "Record", "ends", "records"]
 
@@ -24,28 +24,35 @@ DONE: Final = None
 #: DONE, or the error that stands for it.
 Record = tuple[Union[int, None], Union[dict[str, Any], APIError, None]]
 
+_parse = json.JSONDecoder().raw_decode
+
 
 def records(decoder: Decoder, block: bytes) -> list[Record]:
     """Return the records that *block* completes, up to the one that ends the stream."""
     made: list[Record] = []
+    broken = None
     try:
         events = decoder.receive_data(block)
     except DecodeError as error:
-        return [(None, APIError(f"the stream cannot be read: {error}"))]
-    loads = json.loads
-    for data, kind, id in events:
+        broken = error
+        events = error.events
+    for event in events:
+        data, kind, id = event
+        # The usual event; whatever is unusual in any way takes the long way.
         if data[:1] == "{" and not id and kind == "message":
             try:
-                value = loads(data)
+                value, end = _parse(data)
             except (ValueError, RecursionError):
-                value = None
-            if value is not None and "error" not in value:
+                end = -1
+            if end == len(data) and "error" not in value:
                 made.append((None, value))
                 continue
-        record = _record(Event(data, kind, id))
+        record = _record(event)
         made.append(record)
         if ends(record):
-            break
+            return made
+    if broken is not None:
+        made.append((None, APIError(f"the stream cannot be read: {broken}")))
     return made
 
 
@@ -94,7 +101,7 @@ class Reading:
         if number is not None:
             self.last_event_id = number
         if type(value) is dict:
-            chunk = build(ChatCompletionChunk, value)
+            chunk = build_chunk(value)
             self._fold.add(chunk)
             return chunk
         if isinstance(value, APIError):
