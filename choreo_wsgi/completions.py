@@ -12,7 +12,7 @@ from typing import TypeVar
 from . import sse
 from .chat import ChatRequest
 from .chunks import ChunkEncoder, Usage
-from .failover import Breaker, Candidate, Failover, in_order
+from .failover import Breakers, Candidate, Failover, in_order
 from .limits import Slot, Slots
 from .response import Call, Headers, Response, document, visible
 from .routing import Router, Target
@@ -44,7 +44,7 @@ class Completions:
         self._slots = slots
         self._control = control
         self._settings = settings
-        self._breakers: dict[str, Breaker] = {}
+        self._breakers = Breakers()
 
     def answer(self, call: Call, request: ChatRequest) -> Response:
         """Return the response to a completion that is not resumable."""
@@ -139,7 +139,7 @@ class Completions:
 
     def _failover(self, model: str, begin: Callable[[Target], T]) -> Failover[T]:
         def candidate(target: Target) -> Candidate[T]:
-            breaker = self._breakers.setdefault(target.label, Breaker())
+            breaker = self._breakers.of(target.label)
             return Candidate(breaker, lambda: begin(target), target.priority, target.weight)
 
         return Failover(in_order([candidate(target) for target in self._router.targets(model)]))

@@ -12,7 +12,7 @@ from .chunks import Usage
 from .errors import ChoreoError
 from .source import Frames, Reply
 
-__all__ = ["Breaker", "Candidate", "Failover", "in_order"]
+__all__ = ["Breaker", "Breakers", "Candidate", "Failover", "in_order"]
 
 T = TypeVar("T", Frames, Reply)
 
@@ -64,6 +64,28 @@ class Breaker:
                 self._open_until = self._clock() + self._seconds
 
 
+class Breakers:
+    """The breaker of each target, by its label; beyond *most* the longest unused is forgotten.
+
+    A label holds the model's name, which is the caller's word where a provider takes any.
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: dict[str, Breaker] = {}  # in the order of use
+
+    def of(self, label: str) -> Breaker:
+        """Return the breaker of the target that is called *label*."""
+        label = label[:256]
+        with self._lock:
+            breaker = self._kept.pop(label, None) or Breaker()
+            self._kept[label] = breaker
+            if len(self._kept) > self._most:
+                del self._kept[next(iter(self._kept))]
+        return breaker
+
+
 class Candidate(Generic[T]):
     """A target that can be asked: its *breaker*, and how to *begin*."""
 
@@ -81,26 +103,23 @@ def in_order(
 ) -> list[Candidate[T]]:
     """Return *candidates* in the order to ask them.
 
-    Lower priority numbers come first; those of one priority are drawn by weight.  Open
-    circuits go to the end: they are asked only when nobody else answers.
+    Lower priority numbers come first; those of one priority are drawn by weight.
     """
     # Efraimidis and Spirakis: sorting by u ** (1 / w) draws by weight without replacement.
     keyed = [
         (item.priority, -(random() ** (1 / item.weight)) if item.weight else 1.0, place)
         for place, item in enumerate(candidates)
     ]
-    ordered = [candidates[place] for _, _, place in sorted(keyed)]
-    allowed = [item.breaker.allows() for item in ordered]
-    closed = [item for item, ok in zip(ordered, allowed, strict=True) if ok]
-    return closed + [item for item, ok in zip(ordered, allowed, strict=True) if not ok]
+    return [candidates[place] for _, _, place in sorted(keyed)]
 
 
 class Failover(Generic[T]):
     """Reads from the first of *candidates* that answers; itself frames, or a reply.
 
     A candidate that fails before its first byte with something that another could do better
-    (no connection, 429, 5xx, a timeout) is passed over for the next.  After the first byte
-    nothing is tried again.
+    (no connection, 429, 5xx, a timeout) is passed over for the next.  Those with an open
+    circuit are asked only when nobody else is left.  After the first byte nothing is tried
+    again.
     """
 
     def __init__(self, candidates: Sequence[Candidate[T]]) -> None:
@@ -122,11 +141,16 @@ class Failover(Generic[T]):
     def _begin(self) -> T:
         """Ask the next candidate; one that refuses at once is passed over too."""
         while True:
-            self._current = self._left.pop(0)
+            self._current = self._next()
             try:
                 return self._current.begin()
             except ChoreoError as error:
                 self._pass_over(error)
+
+    def _next(self) -> Candidate[T]:
+        # A half-open circuit lets one caller try: it is asked only when its turn has come.
+        allowed = (place for place, item in enumerate(self._left) if item.breaker.allows())
+        return self._left.pop(next(allowed, 0))
 
     def _pass_over(self, error: ChoreoError) -> None:
         """Raise *error* unless the next candidate is to be asked."""

@@ -103,7 +103,7 @@ def test_the_documented_chunks_in_their_order_of_keys() -> None:
     assert encoded(Delta("Hello"), Finish("stop")) == compact
 
 
-# -- usage ---------------------------------------------------------------------------------------
+# -- usage ------------------------------------------------------------------------------------
 
 
 def test_asked_usage_is_null_until_its_own_chunk() -> None:
@@ -145,7 +145,7 @@ def test_usage_sums_and_unknown_is_not_zero() -> None:
     assert Usage(cached_tokens=0) + Usage() == Usage(cached_tokens=0)
 
 
-# -- choices ---------------------------------------------------------------------------------------
+# -- choices ----------------------------------------------------------------------------------
 
 
 def test_each_choice_has_its_own_role_chunk_once() -> None:
@@ -168,7 +168,7 @@ def test_a_choice_that_only_ends_has_a_role_chunk_too() -> None:
     assert encoded(Delta(""), Delta("")) == [ROLE]
 
 
-# -- everything but text -------------------------------------------------------------------------
+# -- everything but text ----------------------------------------------------------------------
 
 
 def deltas(*items: Delta) -> list[dict[str, Any]]:
@@ -238,7 +238,7 @@ def test_a_finish_carries_further_members_of_the_choice() -> None:
     )
 
 
-# -- texts that are hard to write ---------------------------------------------------------------
+# -- texts that are hard to write -------------------------------------------------------------
 
 
 def content(text: str) -> bytes:

@@ -80,7 +80,7 @@ def ending(data: list[Any]) -> str:
     return str(error["code"])
 
 
-# -- one ending, for every failure at every point --------------------------------------------------
+# -- one ending, for every failure at every point ---------------------------------------------
 
 STEPS = [Delta("a"), Delta("b"), Finish("stop"), Usage(1, 1)]
 FAILURES = [
@@ -170,7 +170,7 @@ def test_after_its_ending_a_generation_says_nothing_more() -> None:
     assert run.generation.outcome == "completed"
 
 
-# -- closing ---------------------------------------------------------------------------------------
+# -- closing ----------------------------------------------------------------------------------
 
 
 def test_a_stream_that_was_never_started_gives_everything_back() -> None:
@@ -236,7 +236,7 @@ def test_another_thread_may_ask_for_the_next_bytes() -> None:
     assert ending(events([*blocks, *run.stream])) == "completed"
 
 
-# -- pings, on a clock that only moves while the stream waits -------------------------------------
+# -- pings, on a clock that only moves while the stream waits ---------------------------------
 
 
 class Clock:
@@ -334,7 +334,7 @@ def test_a_client_is_looked_after_at_every_tick_of_silence(
     assert len(closed) == 1
 
 
-# -- before the head ------------------------------------------------------------------------------
+# -- before the head --------------------------------------------------------------------------
 
 
 def reply_of(script: Script) -> FoldedReply:

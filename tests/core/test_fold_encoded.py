@@ -174,7 +174,7 @@ def test_each_choice_begins_with_its_role_and_ends_once(
         assert seen[-1]["delta"] == {}
 
 
-# -- the document ---------------------------------------------------------------------------------
+# -- the document -----------------------------------------------------------------------------
 
 
 def test_the_document_byte_for_byte() -> None:
@@ -248,7 +248,7 @@ def test_a_fold_is_complete_when_every_choice_is() -> None:
     assert fold.complete
 
 
-# -- endings ---------------------------------------------------------------------------------------
+# -- endings ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

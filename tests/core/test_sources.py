@@ -95,7 +95,7 @@ def finishes(items: Iterable[Item]) -> list[tuple[int, str]]:
     return sorted((item.index, item.reason) for item in items if isinstance(item, Finish))
 
 
-# -- from_deltas ----------------------------------------------------------------------------------
+# -- from_deltas ------------------------------------------------------------------------------
 
 
 def test_an_iterable_is_handed_over_item_by_item_and_finished() -> None:
@@ -155,7 +155,7 @@ def test_an_iterable_that_failed_is_not_finished_afterwards() -> None:
     assert source.receive(0) == []
 
 
-# -- Limited -----------------------------------------------------------------------------------
+# -- Limited ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_source_that_finishes_by_itself_may_still_report_usage() -> None:
     assert drain(Stopped(source, ["x"])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
 
 
-# -- Stopped ------------------------------------------------------------------------------------
+# -- Stopped ----------------------------------------------------------------------------------
 
 
 def test_stopped_cuts_across_pieces_and_flushes_at_the_end() -> None:
@@ -246,7 +246,7 @@ def test_stopped_shows_what_the_matcher_shows(text: str, stops: list[str], at: l
     assert finishes(items) == [(0, "stop")]
 
 
-# -- Interleaved ----------------------------------------------------------------------------------
+# -- Interleaved ------------------------------------------------------------------------------
 
 
 def test_sources_become_choices_and_usage_comes_summed_and_last() -> None:
@@ -344,7 +344,7 @@ def test_receive_zero_never_waits() -> None:
         pipe.close()
 
 
-# -- what a provider gets done for it -----------------------------------------------------------
+# -- what a provider gets done for it ---------------------------------------------------------
 
 
 class Counting(Provider):

@@ -299,7 +299,7 @@ def test_a_character_split_anywhere_is_whole_again() -> None:
         assert decode(block[:at], block[at:], errors="strict") == [Event("🌍é日")]
 
 
-# -- for a relay that takes nothing apart -------------------------------------------------------
+# -- for a relay that takes nothing apart -----------------------------------------------------
 
 PIECES = st.lists(
     st.sampled_from(
