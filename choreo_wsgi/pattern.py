@@ -8,7 +8,9 @@ that look like it, hundreds at a time, without parsing them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from .chunks import dump
@@ -44,6 +46,7 @@ class Pattern:
     separator: bytes
     _between: bytes
     _new_between: bytes
+    _behind: Callable[[bytes], bytes] = field(compare=False)  # what follows _between
 
     def apply(self, block: bytes) -> bytes | None:
         """Return *block*, whole events, rewritten; None if any of them is different."""
@@ -59,8 +62,7 @@ class Pattern:
             between = self._between
             if not (min(others).startswith(between) and max(others).startswith(between)):
                 return None
-            size = len(between)
-            texts += [piece[size:] for piece in others]
+            texts += map(self._behind, others)
         if not _inside_strings(texts):
             return None
         texts[0] = self.new_prefix + texts[0]
@@ -114,7 +116,14 @@ def learn(raw: bytes, chunk: Json, frame: bytes | None) -> Pattern | None:
         return None
     between = suffix[len(separator) :] + prefix
     return Pattern(
-        prefix, suffix, new_prefix, new_suffix, separator, between, new_suffix + new_prefix
+        prefix,
+        suffix,
+        new_prefix,
+        new_suffix,
+        separator,
+        between,
+        new_suffix + new_prefix,
+        itemgetter(slice(len(between), None)),
     )
 
 

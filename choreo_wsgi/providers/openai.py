@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..chat import ChatRequest
 from ..chunks import ChunkEncoder, dump
@@ -17,14 +17,13 @@ from ..settings import Secret, Settings, setting
 from ..source import Frames, Reply, Source
 from ..upstream import Client, Exchange, HTTPRequest, Timeouts
 from .base import Provider
-from .openai_call import Answers, Call, ChunkSource, RelayFrames, RelayReply
+from .openai_answer import ChunkSource, RelayFrames, RelayReply
+from .openai_call import Answers, Call
 from .openai_chunks import OpenAIChunks
 
 __all__ = ["OpenAI"]
 
 Json = Any  # what json.loads returns
-
-_BASE_URL = "https://api.openai.com/v1"
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
 _LIST_SECONDS = 300.0
@@ -44,15 +43,18 @@ class OpenAI(Provider):
 
     type = "openai"
     native = frozenset({"n", "stop", "max_tokens"})
-    key_variables = ("OPENAI_API_KEY",)
-    base_url_variable = "OPENAI_BASE_URL"
-    patterns = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
+    key_variables: ClassVar[tuple[str, ...]] = ("OPENAI_API_KEY",)
+    base_url_variable: ClassVar[str] = "OPENAI_BASE_URL"
+    patterns: ClassVar[tuple[str, ...]] = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
+    #: Where the provider's own API is, and whether nothing can be had there without a key.
+    home: ClassVar[str] = "https://api.openai.com/v1"
+    needs_key: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Options:
         """Settings of an OpenAI-compatible provider; timeouts are in seconds."""
 
-        base_url: str = setting(_BASE_URL, "where the API is, up to and with /v1")
+        base_url: str = setting("", "where the API is, up to and with /v1; empty: its own address")
         api_key: Secret = setting(Secret(""), "its key, or env:NAME")
         unix_socket: str = setting("", "path of a unix socket to connect to instead")
         headers: tuple[str, ...] = setting((), "more headers, NAME: VALUE, comma separated")
@@ -70,7 +72,7 @@ class OpenAI(Provider):
             given.idle_timeout or settings.idle_timeout,
         )
         self.client = Client(timeouts, unix_socket=given.unix_socket)
-        self._base_url = given.base_url.rstrip("/")
+        self._base_url = (given.base_url or self.home).rstrip("/")
         self._headers = self.request_headers()
         # None: not known yet.
         self._takes_stream_options: bool | None = None
@@ -145,7 +147,7 @@ class OpenAI(Provider):
         return Call(answers, options=self._takes_stream_options is not False, stream=True)
 
     def _post(self, model: str, body: bytes) -> Exchange:
-        if not self.options.api_key and self._base_url == _BASE_URL:
+        if self.needs_key and not self.options.api_key and self._base_url == self.home:
             raise ProviderNotConfigured(
                 f"provider {self.name!r} has no key: set {' or '.join(self.key_variables)}"
             )
