@@ -31,6 +31,7 @@ _LONE_SURROGATE = re.compile(
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
 )
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+_TOO_DEEP = b"[" * (MAX_DEPTH + 1)
 _TO_ARRAYS = bytes.maketrans(b"{}", b"[]")
 
 
@@ -68,7 +69,7 @@ def _depth(body: bytes) -> int:
     brackets = _QUOTED.sub(b"", body.translate(_TO_ARRAYS, _NOT_STRUCTURE))
     brackets = brackets.partition(b'"')[0]  # a string that never ends hides the rest
     depth = 0
-    while b"[]" in brackets and depth <= MAX_DEPTH:
+    while b"[]" in brackets and depth <= MAX_DEPTH and _TOO_DEEP not in brackets:
         brackets = brackets.replace(b"[]", b"")  # takes the innermost level away
         depth += 1
     return depth + brackets.count(b"[")

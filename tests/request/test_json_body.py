@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from request_samples import NOT_JSON
 
@@ -56,26 +56,20 @@ def test_a_syntax_error_is_located() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=20,
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=10,
+)
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON), st.booleans())
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=5), st.booleans())
 def test_all_json_objects_are_accepted(value: dict[str, Any], ascii: bool) -> None:
-    text = json.dumps(value, ensure_ascii=ascii)
-    try:
-        body = text.encode()
-    except UnicodeEncodeError:  # a name deeper down with half a pair
-        return
-    try:
-        assert jsonbody.loads(body) == value
-    except InvalidJSON as error:
-        assert "surrogate" in error.message
-        with pytest.raises(UnicodeEncodeError):
-            json.dumps(json.loads(body), ensure_ascii=False).encode()
+    assert jsonbody.loads(json.dumps(value, ensure_ascii=ascii).encode()) == value
 
 
 # Backslashes, the halves of pairs, quotes and brackets in any order.
