@@ -75,7 +75,8 @@ def provider_error(
     message = error.get("message") or error.get("detail") or "the provider reported an error"
     if not isinstance(message, str):
         message = json.dumps(message, ensure_ascii=False)
-    words = [error[key] for key in ("code", "type", "status") if isinstance(error.get(key), str)]
+    told = [error.get(key) for key in ("code", "type", "status")]
+    words = [word for word in told if isinstance(word, str) and not word.isdigit()]
     code = words[0] if words else None
     if "exceed_context_size_error" in words:  # llama.cpp's name
         code = "context_length_exceeded"

@@ -52,6 +52,8 @@ class Repair:
             return [], True
         if not choices and self.active:
             return [], True  # Azure's prompt filter results, keep-alives: clients read choices[0]
+        if self.active and not chunk.get("id") and self._only_usage(choices):
+            return [], True  # Azure's late filter results, without the stream's id
         late: list[Json] = []
         for choice in choices:
             changed |= self._take_choice(choice, late)

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..chunks import Delta, Finish, Item, ToolCall, Usage
 from ..errors import ChoreoError, UpstreamTruncated
+from ..openai_wire import parse_object
 from .http import EventTranslator
-from .wire import arguments, count, parse, provider_failure, text
+from .wire import arguments, count, provider_failure, text
 
 __all__ = ["STATUSES", "AnthropicTranslator", "ThinkingBlocks"]
 
@@ -117,7 +118,7 @@ class AnthropicTranslator(EventTranslator):
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
         for event in self.events(data):
-            body = parse(event.data)
+            body = parse_object(event.data)
             if body.get("type") == "content_block_delta":
                 delta = body["delta"]
                 if delta["type"] == "text_delta":

@@ -6,10 +6,11 @@ from typing import Any
 
 from ..chunks import Delta, Finish, Item, ToolCall, Usage
 from ..errors import ChoreoError, ProviderAPIError, UpstreamInvalid, UpstreamTruncated
+from ..openai_wire import parse_object
 from .anthropic_answer import ThinkingBlocks
 from .eventstream import Frame, FrameDecoder, FrameError
 from .http import Translator
-from .wire import count, parse, provider_failure, text
+from .wire import count, provider_failure, text
 
 __all__ = ["STATUSES", "BedrockTranslator"]
 
@@ -84,10 +85,7 @@ class BedrockTranslator(Translator):
             code = frame.headers.get(":error-code", "")
             message = frame.headers.get(":error-message", "") or code
             raise provider_failure(_status(code), message, {})
-        try:
-            body = parse(frame.payload.decode())
-        except UnicodeDecodeError as error:
-            raise UpstreamInvalid(f"the provider's answer is not UTF-8: {error}") from error
+        body = parse_object(frame.payload)
         if kind == "exception":
             raise _exception(frame.headers.get(":exception-type", ""), body)
         self._event(frame.headers.get(":event-type", ""), body, items)

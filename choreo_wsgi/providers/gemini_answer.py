@@ -14,8 +14,9 @@ from typing import Any
 from .. import sse
 from ..chunks import Delta, Finish, Item, Usage
 from ..errors import ChoreoError, ProviderAPIError, UpstreamTruncated
+from ..openai_wire import parse_object
 from .http import EventTranslator
-from .wire import arguments, count, new_call_id, parse, provider_failure, text, whole_call
+from .wire import arguments, count, new_call_id, provider_failure, text, whole_call
 
 __all__ = ["STATUSES", "GeminiTranslator", "error_status"]
 
@@ -117,7 +118,7 @@ class GeminiTranslator(EventTranslator):
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
         for event in self.events(data):
-            body = parse(event.data)
+            body = parse_object(event.data)
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if "usageMetadata" in body:

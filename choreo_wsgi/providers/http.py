@@ -7,7 +7,6 @@ tests are recorded bytes, split anywhere.
 
 from __future__ import annotations
 
-import select
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -17,11 +16,11 @@ from ..chat import ChatRequest
 from ..chunks import Item, Usage
 from ..errors import (
     ChoreoError,
-    ProviderError,
     ProviderNotConfigured,
     UpstreamInvalid,
     from_provider,
 )
+from ..openai_wire import retry_after
 from ..settings import Settings
 from ..source import Source
 from ..upstream import Client, Exchange, HTTPRequest, Timeouts
@@ -148,7 +147,9 @@ class HTTPSource(Source):
     def _receive(self, timeout: float, items: list[Item]) -> None:
         try:
             data = self._exchange.receive(timeout)
-        except ProviderError:
+        except ChoreoError:
+            if self._refusal is not None:  # an error page that was cut says enough
+                raise self._error() from None
             # All that matters may have come before the connection broke.
             if not self._streaming or not self._complete(items):
                 raise
@@ -176,9 +177,13 @@ class HTTPSource(Source):
             self._refusal = bytearray()
         self._refusal += data[: _ERROR_BYTES - len(self._refusal)]
         if self._exchange.ended or len(self._refusal) >= _ERROR_BYTES:
-            headers = {name.lower(): value for name, value in self._exchange.headers.items()}
-            raise self._failed(status, headers, bytes(self._refusal))
+            raise self._error()
         return False
+
+    def _error(self) -> ChoreoError:
+        exchange = self._exchange
+        headers = {name.lower(): value for name, value in exchange.headers.items()}
+        return self._failed(exchange.status or 0, headers, bytes(self._refusal or b""))
 
     def _complete(self, items: list[Item]) -> bool:
         try:
@@ -192,18 +197,11 @@ class HTTPSource(Source):
         """The answer is complete: leave the connection to others, if it can be."""
         self.ended = True
         self.usage = self._translator.usage
-        try:
-            if not self._exchange.ended:
-                self._exchange.receive(0)  # the end of a chunked body is often there already
-        except ChoreoError:
-            pass
-        self._exchange.close()
+        self._exchange.finish()
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None while only asking tells."""
-        if self.ended or self._failure is not None or self._exchange.events != select.POLLIN:
-            return None
-        return self._exchange.fileno()
+        return None if self.ended or self._failure is not None else self._exchange.fileno()
 
     def close(self) -> None:
         """Stop the generation."""
@@ -217,12 +215,6 @@ def hidden(error: ChoreoError, secret: str) -> ChoreoError:
         error.message = error.message.replace(secret, "***")
         error.args = (error.message,)
     return error
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in a ``Retry-After`` header; None for a date or nonsense."""
-    value = headers.get("retry-after", "").strip()
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else None
 
 
 class HTTPProvider(Provider):
@@ -267,7 +259,9 @@ class HTTPProvider(Provider):
             return UpstreamInvalid(message or "the provider answered with a page, not a stream")
         message = message or f"the provider answered {status}"
         status, code = self.meaning(status, headers, message, error)
-        return from_provider(status, message, code=code, retry_after=retry_after(headers))
+        return from_provider(
+            status, message, code=code, retry_after=retry_after(headers.get("retry-after"))
+        )
 
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]

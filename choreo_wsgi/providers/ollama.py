@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 from ..chat import ChatRequest
 from ..chunks import Delta, Finish, Item, Usage, dump
 from ..errors import InvalidValue, UpstreamInvalid, UpstreamTruncated
+from ..openai_wire import parse_object
 from ..settings import Secret, setting
 from ..upstream import HTTPRequest
 from .conversation import Call, Media, Result, Text, Turn, conversation
 from .http import HTTPProvider, Translator
 from .support import check, check_media
 from .tools import choice, functions, schema
-from .wire import arguments, count, new_call_id, parse, provider_failure, text, whole_call
+from .wire import arguments, count, new_call_id, provider_failure, text, whole_call
 
 __all__ = ["Ollama", "OllamaTranslator"]
 
@@ -195,11 +196,7 @@ class OllamaTranslator(Translator):
     def _line(self, line: bytes, items: list[Item]) -> None:
         if self.ended or not line.strip():
             return
-        try:
-            shown = line.decode()
-        except UnicodeDecodeError as error:
-            raise UpstreamInvalid(f"the provider's answer is not UTF-8: {error}") from error
-        body = parse(shown)
+        body = parse_object(line)
         if "error" in body:
             told = body["error"]
             message = told.get("message") if isinstance(told, dict) else told

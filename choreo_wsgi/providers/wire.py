@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..chunks import Delta, Item, ToolCall
-from ..errors import ChoreoError, UpstreamInvalid, from_provider
+from ..errors import ChoreoError, from_provider
 
 __all__ = [
     "arguments",
     "count",
     "error_message",
     "new_call_id",
-    "parse",
     "provider_failure",
     "text",
     "whole_call",
@@ -27,25 +26,6 @@ Json = Any  # what json.loads returns
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
 
 _SHOWN = 200
-
-
-def _refuse(constant: str) -> Json:
-    raise ValueError(f"{constant} is not JSON")
-
-
-# NaN and Infinity would come out of our own encoder as what no client can parse.
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
-
-
-def parse(data: str) -> dict[str, Json]:
-    """Return the JSON object in *data*; raises UpstreamInvalid for anything else."""
-    try:
-        value = _decode(data)
-    except (ValueError, RecursionError):
-        value = None
-    if type(value) is not dict:
-        raise UpstreamInvalid(f"the provider sent what is no JSON object: {data[:_SHOWN]!r}")
-    return value
 
 
 def text(value: Json) -> str:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from email import message_from_string
+from email.message import Message
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from choreo_wsgi import sse
 from choreo_wsgi.chat import ChatRequest, parse
-from choreo_wsgi.chunks import ChunkEncoder, Item
-from choreo_wsgi.encoded import EncodedFrames, FoldedReply
+from choreo_wsgi.chunks import ChunkEncoder
+from choreo_wsgi.encoded import FoldedReply
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers import provider_class
-from choreo_wsgi.providers.http import HTTPProvider, Translator
 from choreo_wsgi.settings import Settings
-from choreo_wsgi.source import Source
+from choreo_wsgi.upstream import HTTPRequest
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 KEY = "test-key"
@@ -32,6 +33,39 @@ OPTIONS = {
     "bedrock": {"region": "eu-west-1"},
     "ollama": {"base_url": "http://127.0.0.1:11434"},
 }
+
+
+class Playback:
+    """Stands where a provider's HTTP client is: the answer comes in *pieces*.
+
+    ``sent`` has the requests, each answered alike.  The head comes before the body, as it may.
+    """
+
+    def __init__(self, status: int, headers: Message, pieces: Sequence[bytes]) -> None:
+        self.sent: list[HTTPRequest] = []
+        self._answer = (status, headers, pieces)
+
+    def send(self, request: HTTPRequest) -> Playback:
+        self.sent.append(request)
+        self.status: int | None = None
+        self.headers = Message()
+        self.ended = False
+        self._pieces = iter(self._answer[2])
+        return self
+
+    def receive(self, timeout: float) -> bytes:
+        if self.status is None:
+            self.status, self.headers, _ = self._answer
+            return b""
+        piece = next(self._pieces, None)
+        self.ended = piece is None
+        return piece or b""
+
+    def finish(self) -> None:
+        self.ended = True
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -52,45 +86,41 @@ class Case:
         path = self.folder / name
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
-    def provider(self, **options: str) -> HTTPProvider:
+    def provider(self, **options: str) -> Any:
         """Return the case's provider, with *options* besides."""
         given = {"api_key": KEY, **OPTIONS.get(self.provider_type, {})}
         given |= self.json("options.json") or {}
-        made = provider_class(self.provider_type)(
-            self.provider_type, {**given, **options}, Settings()
-        )
-        assert isinstance(made, HTTPProvider)
-        return made
+        found = provider_class(self.provider_type)
+        return found(self.provider_type, {**given, **options}, Settings())
 
     @cached_property
     def request(self) -> ChatRequest:
         return parse((self.folder / "request.json").read_bytes())
 
     @cached_property
-    def _own_provider(self) -> HTTPProvider:
+    def _provider(self) -> Any:
         provider = self.provider()
         provider.close()
         return provider
 
-    def translator(self) -> Translator:
-        """Return what reads the answer; calls without ids get call_1, call_2 and so on."""
-        numbers = itertools.count(1)
-        self._own_provider.new_call_id = lambda: f"call_{next(numbers)}"
-        return self._own_provider.translator(self.request)
+    def playing(self, pieces: Sequence[bytes] | None = None) -> tuple[Any, Playback]:
+        """Return the case's provider with the answer in *pieces* to come, and the playback.
 
-    def error(self, status: int, headers: dict[str, str], body: bytes) -> ChoreoError:
-        return self._own_provider.error(status, headers, body)
+        Tool calls without ids get call_1, call_2 and so on.
+        """
+        status, headers, body = self.answer
+        provider = self._provider
+        provider.client = Playback(status, headers, [body] if pieces is None else pieces)
+        numbers = itertools.count(1)
+        provider.new_call_id = lambda: f"call_{next(numbers)}"
+        return provider, provider.client
 
     @cached_property
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Return the status, the headers and the body that the provider sent."""
+    def answer(self) -> tuple[int, Message, bytes]:
+        """The status, the headers and the body that the provider sent."""
         head, _, body = (self.folder / "upstream.http").read_bytes().partition(b"\r\n\r\n")
-        line, *fields = head.decode("ascii").split("\r\n")
-        headers = {}
-        for field in fields:
-            name, _, value = field.partition(":")
-            headers[name.lower()] = value.strip()
-        return int(line.split()[1]), headers, body
+        line, _, fields = head.decode("ascii").partition("\r\n")
+        return int(line.split()[1]), message_from_string(fields), body
 
 
 def cases(provider_type: str = "*") -> list[Case]:
@@ -98,29 +128,11 @@ def cases(provider_type: str = "*") -> list[Case]:
     return [Case(path.parent) for path in sorted(CORPUS.glob(f"{provider_type}/*/upstream.http"))]
 
 
-class Recorded(Source):
-    """An answer that comes in *pieces*, read by *translator*."""
-
-    def __init__(self, translator: Translator, pieces: Sequence[bytes]) -> None:
-        self._translator = translator
-        self._pieces: Iterator[bytes] = iter(pieces)
-
-    def receive(self, timeout: float) -> list[Item]:
-        piece = None if self._translator.ended else next(self._pieces, None)
-        if piece is not None:
-            return self._translator.receive_data(piece)
-        items = self._translator.end()
-        self.ended = True
-        return items
-
-
 def request_sent(case: Case) -> dict[str, Any]:
     """Return what our adapter sends for the case."""
-    provider = case.provider()
-    try:
-        request = provider.encode(case.request)
-    finally:
-        provider.close()
+    provider, playback = case.playing()
+    provider.stream(case.request, encoder(case)).close()
+    request = playback.sent[0]
     return {
         "method": request.method,
         "url": request.url,
@@ -134,23 +146,10 @@ def encoder(case: Case) -> ChunkEncoder:
     return ChunkEncoder("chatcmpl-corpus", 1700000000, asked.model, asked.include_usage)
 
 
-def play(case: Case, pieces: Sequence[bytes]) -> tuple[bytes, ChoreoError | None]:
-    """Return the frames for the answer in *pieces*, and how it failed."""
-    source = Recorded(case.translator(), pieces)
-    frames = EncodedFrames(source, encoder(case), case.request.n, "corpus")
-    out = b""
-    try:
-        while not frames.ended:
-            out += frames.receive(0)
-    except ChoreoError as error:
-        return out, error
-    return out + sse.DONE, None
-
-
 def fold(case: Case) -> bytes:
     """Return the plain completion that the answer folds to."""
-    source = Recorded(case.translator(), [case.answer[2]])
-    reply = FoldedReply(source, encoder(case), case.request.n, "corpus")
+    provider, _ = case.playing()
+    reply = FoldedReply(provider.open(case.request), encoder(case), case.request.n, "corpus")
     while not reply.ended:
         document = reply.receive(0)
     return document
@@ -164,14 +163,15 @@ def refusal(error: ChoreoError) -> dict[str, Any]:
 
 def outcome(case: Case, pieces: Sequence[bytes] | None = None) -> bytes | dict[str, Any]:
     """Return the bytes that the client gets, or the plain answer when there is no stream."""
-    status, headers, body = case.answer
-    kind = headers["content-type"].partition(";")[0]
-    if status != 200 or kind in ("text/html", "application/json"):
-        return refusal(case.error(status, headers, body))
-    frames, error = play(case, [body] if pieces is None else pieces)
-    if error is not None and not frames:
-        return refusal(error)
-    return frames if error is None else frames + sse.frame(error.body())
+    provider, _ = case.playing(pieces)
+    out = b""
+    try:
+        frames = provider.stream(case.request, encoder(case))
+        while not frames.ended:
+            out += frames.receive(0)
+    except ChoreoError as error:
+        return out + sse.frame(error.body()) if out else refusal(error)
+    return out + sse.DONE
 
 
 def _write(case: Case) -> None:

@@ -70,13 +70,16 @@ def test_rules_of_the_stream(case: Case) -> None:
     events = [event.data for event in sse.Decoder().receive_data(path.read_bytes())]
     last = events.pop()
     chunks = [json.loads(data) for data in events]
-    assert {(c["id"], c["created"], c["model"]) for c in chunks} == {
-        ("chatcmpl-corpus", 1700000000, case.request.model)
-    }
+    names = {(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}
+    if case.provider_type == "azure":  # passed on as it came
+        assert len(names) <= 1
+    else:
+        assert names <= {("chatcmpl-corpus", 1700000000, case.request.model)}
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     for index in {choice["index"] for choice in choices}:
         own = [choice for choice in choices if choice["index"] == index]
-        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert own[0]["delta"].get("role") == "assistant"
+        assert all("role" not in choice["delta"] for choice in own[1:])
         finished = [choice["finish_reason"] for choice in own]
         if last == "[DONE]":
             assert finished.pop() in ("stop", "length", "tool_calls", "content_filter")
@@ -104,7 +107,7 @@ def _check_calls(choices: list[dict[str, object]], *, complete: bool) -> None:
 def test_a_failure_is_raised_again_and_nothing_read_on() -> None:
     """Once an answer failed its translator says nothing else."""
     case = next(case for case in CASES if case.id == "anthropic/error-mid-stream")
-    translator = case.translator()
+    translator = case.playing()[0].translator(case.request)
     assert translator.receive_data(case.answer[2])
     for _ in range(2):
         with pytest.raises(Exception, match="Overloaded"):
@@ -116,7 +119,7 @@ def test_a_failure_is_raised_again_and_nothing_read_on() -> None:
 def test_usage_is_known_of_a_broken_answer() -> None:
     """What was paid for is told even when the answer is cut."""
     case = next(case for case in CASES if case.id == "anthropic/truncated")
-    translator = case.translator()
+    translator = case.playing()[0].translator(case.request)
     translator.receive_data(case.answer[2])
     assert translator.usage is not None
     assert translator.usage.prompt_tokens == 12
