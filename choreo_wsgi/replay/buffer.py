@@ -23,8 +23,6 @@ _BLOCK = 16 * 1024
 class _Store(Protocol):
     reachable: bool
     stream_bytes: int
-    buffer_bytes: int
-    buffered: int
 
     def append(self, writer: BufferedWriter, change: Callable[[], int]) -> None: ...
 
@@ -111,17 +109,22 @@ class BufferedWriter(Writer):
             self._size += len(frames)
             self.last += count
         self.ended = end
-        store = self._store
-        if self._size > store.stream_bytes or self._size - before > self._room():
-            self._seal()
-            while self._blocks and (
-                self._size > store.stream_bytes or self._size - before > self._room()
-            ):
-                self._size -= len(self._blocks.popleft().data)
+        while self._size > self._store.stream_bytes:
+            self.drop()
         return self._size - before
 
-    def _room(self) -> int:
-        return self._store.buffer_bytes - self._store.buffered
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be written."""
+        return self._size
+
+    def drop(self) -> int:
+        """Drop the oldest frames that wait; return the bytes freed."""
+        if not self._blocks:
+            self._seal()
+        freed = len(self._blocks.popleft().data) if self._blocks else self._size
+        self._size -= freed
+        return freed
 
     def _seal(self) -> None:
         if self._fresh:

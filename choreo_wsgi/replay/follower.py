@@ -16,9 +16,6 @@ __all__ = ["Follower"]
 
 T = TypeVar("T")
 
-# Seconds after which a reader looks by itself: whether its producer is lost, and in case
-# that it was not woken.
-_RECHECK = 2.0
 # Seconds between two notes to the producer that somebody reads.
 _SEE = 5.0
 # Seconds that an outage may last before readers are told.
@@ -26,6 +23,10 @@ _PATIENCE = 30.0
 
 
 class _Store(Protocol):
+    #: Seconds after which a reader looks by itself: whether its producer is lost, and in
+    #: case that it was not woken.
+    recheck: float
+
     @property
     def closing(self) -> bool: ...
 
@@ -67,14 +68,14 @@ class Follower(Reader):
     def receive(self, timeout: float) -> bytes:
         deadline = time.monotonic() + timeout
         while not (self.ended or self._closed):
-            if self._woken.is_set() or time.monotonic() >= self._looked + _RECHECK:
+            if self._woken.is_set() or time.monotonic() >= self._looked + self._store.recheck:
                 frames = self._look()
                 if frames or self.ended:
                     return frames
             now = time.monotonic()
             if now >= deadline:
                 return b""
-            self._woken.wait(min(deadline, max(now, self._looked + _RECHECK)) - now)
+            self._woken.wait(min(deadline, max(now, self._looked + self._store.recheck)) - now)
         return b""
 
     def close(self) -> None:

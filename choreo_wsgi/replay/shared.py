@@ -64,6 +64,7 @@ class SharedStore(Store):
         self.buffered = 0
         self.reachable = True
         self.beat = beat
+        self.recheck = min(2.0, lease / 2)
         self._backend = backend
         self._keep_request = keep_request
         self._observer = Observer(lease)
@@ -90,7 +91,6 @@ class SharedStore(Store):
     ) -> Claim:
         kept = request if self._keep_request else b""
         new = Identity(new_id(), owner, model, kept, key, digest)
-        self._start()
         try:
             known = self.ask(lambda: self._backend.insert(new, self._producer, 1))
         except ReplayUnavailable:
@@ -140,7 +140,6 @@ class SharedStore(Store):
         seen = self._status(id, owner)
         if seen.ended or not self.is_lost(id, seen):
             return None
-        self._start()
         request = self.ask(lambda: self._backend.request(id))
         fork = max(seen.last, min(after, seen.last + _BEYOND))
         if not self.ask(lambda: self._backend.claim(id, seen, self._producer, fork)):
@@ -172,6 +171,7 @@ class SharedStore(Store):
 
     def ask(self, question: Callable[[], T]) -> T:
         """Return the database's answer; raises ReplayUnavailable, at once while it is away."""
+        self._start()
         if self.reachable and not self.closing:
             try:
                 return question()
@@ -199,6 +199,8 @@ class SharedStore(Store):
         with self._dirt:
             self.buffered += change()
             self._dirty[writer.id] = writer
+            if self.buffered > self.buffer_bytes:
+                self._drop()
             self._dirt.notify()
 
     def forget(self, writer: BufferedWriter) -> None:
@@ -214,7 +216,6 @@ class SharedStore(Store):
 
     def follow(self, follower: Follower) -> None:
         """Wake *follower* from now on whenever its stream may have grown."""
-        self._start()
         with self._dirt:
             self._followers.setdefault(follower.id, set()).add(follower)
             if len(self._threads) == 1:
@@ -230,6 +231,14 @@ class SharedStore(Store):
                 self._followers.pop(follower.id, None)
 
     # Inside.
+
+    def _drop(self) -> None:
+        # Of the longest: an end that a short one still waits for is worth more.
+        writers = [*self._writers.values(), *self._dirty.values()]
+        freed = 1
+        while freed and self.buffered > self.buffer_bytes * 9 // 10:
+            freed = max(writers, key=lambda writer: writer.size).drop()
+            self.buffered -= freed
 
     def _status(self, id: str, owner: str) -> Status:
         check_id(id)
@@ -250,6 +259,8 @@ class SharedStore(Store):
 
     def _start(self) -> None:
         # At the first use, not before: a server may fork after it made its store.
+        if self._threads:
+            return
         with self._dirt:
             if not self._threads and not self.closing:
                 self._producer = secrets.token_hex(12)

@@ -73,10 +73,16 @@ def open_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def open_shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Each of the backends that processes share in turn."""
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the backends that processes share keep their data, each in turn."""
+    return url_of(request.param, tmp_path, request)
+
+
+@pytest.fixture
+def open_shared(shared_url: str) -> Iterator[Opener]:
+    """Opens a store at ``shared_url``."""
     opened: list[Store] = []
-    yield opener(url_of(request.param, tmp_path, request), opened)
+    yield opener(shared_url, opened)
     for store in opened:
         store.close()
 

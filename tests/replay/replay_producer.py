@@ -1,0 +1,36 @@
+"""A process that writes a stream until it is killed: ``replay_producer.py URL``.
+
+It prints the stream's id, then after each append the number of the frame, and ``fenced``
+when another writer took over.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from replay_helpers import frame
+
+from choreo_wsgi.replay import Fenced, open_store
+from choreo_wsgi.settings import Settings
+
+
+def main(url: str) -> None:
+    writer = (
+        open_store(url, Settings(replay=url, continue_lost=True))
+        .create("alice", model="echo", request=b'{"model":"echo"}')
+        .writer
+    )
+    assert writer is not None
+    print(writer.id, flush=True)
+    try:
+        while True:
+            writer.append(frame(writer.last + 1), 1)
+            print(writer.last, flush=True)
+            time.sleep(0.01)
+    except Fenced:
+        print("fenced", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

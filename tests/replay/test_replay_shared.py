@@ -1,0 +1,284 @@
+"""What the stores that several processes share do besides."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from replay_helpers import (
+    Opener,
+    eventually,
+    frame,
+    frames,
+    read_all,
+    receive,
+    write,
+)
+
+from choreo_wsgi.errors import ProducerLost, StreamGone, StreamNotFound
+from choreo_wsgi.replay import Store, Writer, sqlite
+from choreo_wsgi.settings import Settings
+
+#: Short enough for a test, and several beats.
+LEASE = 0.6
+
+
+def create(store: Store) -> Writer:
+    writer = store.create("alice", model="echo", request=b"{}").writer
+    assert writer is not None
+    return writer
+
+
+@contextlib.contextmanager
+def producer(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that writes a stream."""
+    script = Path(__file__).with_name("replay_producer.py")
+    with subprocess.Popen(
+        [sys.executable, str(script), url], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def take_over(store: Store, id: str, after: int = 0) -> Writer:
+    taken: list[Writer] = []
+
+    def try_it() -> bool:
+        writer = store.take_over(id, "alice", after)
+        if writer is not None:
+            taken.append(writer)
+        return bool(taken)
+
+    eventually(try_it)
+    return taken[0]
+
+
+def test_a_reader_of_another_process_sees_each_frame_as_it_comes(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    reader = theirs.read(writer.id, "alice")
+    for number in range(1, 8):
+        writer.append(frame(number), 1)
+        assert receive(reader, 1) == frame(number)
+    writer.finish()
+    assert read_all(reader) == b""
+    assert read_all(theirs.read(writer.id, "alice", 2)) == frames(3, 7)
+
+
+def test_what_append_returned_for_is_in_the_log(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    for number in range(1, 51):
+        writer.append(frame(number), 1)
+        assert theirs.find(writer.id, "alice").last == number
+    writer.finish()
+
+
+def test_a_stream_outlives_its_process_once_it_has_ended(open_shared: Opener) -> None:
+    first = open_shared()
+    writer = create(first)
+    sent = write(writer, 40, end=True)
+    first.close()
+    second = open_shared()
+    assert read_all(second.read(writer.id, "alice")) == sent
+    assert read_all(second.read(writer.id, "alice", 39)) == frame(40)
+
+
+def test_closing_writes_what_is_buffered(open_shared: Opener) -> None:
+    first = open_shared()
+    writer = create(first)
+    for number in range(1, 500):
+        writer.append(frame(number), 1, wait=False)
+    writer.append(frame(500), 1, end=True, wait=False)
+    first.close()
+    assert read_all(open_shared().read(writer.id, "alice")) == frames(1, 500)
+
+
+def test_cancelling_from_another_process(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer, other = create(ours), create(ours)
+    theirs.cancel(writer.id, "alice")
+    eventually(lambda: writer.cancelled)
+    assert not other.cancelled
+    writer.append(frame(1), 1, end=True)
+    assert read_all(theirs.read(writer.id, "alice")) == frame(1)
+
+
+def test_a_reader_in_another_process_is_known_to_the_writer(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    made = writer.last_read
+    reader = theirs.read(writer.id, "alice")
+    reader.receive(0)
+    eventually(lambda: writer.last_read > made)
+    reader.close()
+
+
+def test_a_key_is_one_stream_for_all_processes(open_shared: Opener) -> None:
+    stores = [open_shared() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(lambda s: s.create("alice", key="k", digest="d"), stores))
+    assert len({claim.id for claim in claims}) == 1
+    assert sum(claim.writer is not None for claim in claims) == 1
+
+
+def test_a_killed_producer_is_lost_and_can_be_replaced(
+    open_shared: Opener, shared_url: str
+) -> None:
+    reading = open_shared(lease=LEASE, continue_lost=True)
+    with producer(shared_url) as process:
+        id = line(process)
+        reader = reading.read(id, "alice")
+        got = receive(reader, 2000)
+        process.kill()
+        assert process.stdout is not None
+        printed = int(process.stdout.read().split()[-1])
+    with pytest.raises(ProducerLost):
+        while True:
+            got += receive(reader, 1)
+    # All that the process knew to be written is there.
+    assert got == frames(1, reader.last)
+    assert reader.last >= printed
+    # And again for whoever comes later, also with a number beyond the end.
+    for after in (3, reader.last, reader.last + 7):
+        late = reading.read(id, "alice", after)
+        if after == 3:
+            assert late.receive(0) == frames(4, reader.last)
+        with pytest.raises(ProducerLost):
+            receive(late, 1)
+    assert reading.find(id, "alice").request == b'{"model":"echo"}'
+    writer = take_over(reading, id)
+    assert (writer.last, writer.gap) == (reader.last, False)
+    assert reading.take_over(id, "alice") is None
+    more = write(writer, 3, end=True, text="continued")
+    assert read_all(reader) == more
+    assert read_all(open_shared().read(id, "alice")) == got + more
+
+
+def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()  # with the lease as it comes: 5 s
+    writer = create(ours)
+    write(writer, 3)
+    reader = theirs.read(writer.id, "alice")
+    assert receive(reader, len(frames(1, 3))) == frames(1, 3)
+    ours.close()
+    taken = theirs.take_over(writer.id, "alice")
+    assert taken is not None and taken.last == 3
+    taken.append(frame(4), 1, end=True)
+    assert read_all(reader) == frame(4)
+
+
+def test_of_several_only_one_takes_over_and_the_old_writer_is_fenced(
+    open_shared: Opener, shared_url: str
+) -> None:
+    others = [open_shared(lease=LEASE) for _ in range(3)]
+    with producer(shared_url) as process:
+        id = line(process)
+        assert line(process) == "1"
+        process.send_signal(signal.SIGSTOP)
+
+        all_know = threading.Barrier(3)
+
+        def attempt(store: Store) -> list[Writer]:
+            reader = store.read(id, "alice")
+            with pytest.raises(ProducerLost):
+                while True:
+                    receive(reader, 1)
+            reader.close()
+            all_know.wait()
+            taken = store.take_over(id, "alice")
+            return [taken] if taken is not None else []
+
+        with ThreadPoolExecutor(3) as pool:
+            (writer,) = [one for some in pool.map(attempt, others) for one in some]
+        log = frames(1, writer.last)
+        log += write(writer, 1, text="new")
+        process.send_signal(signal.SIGCONT)
+        while (said := line(process)) != "fenced":
+            assert int(said) <= writer.last
+        log += write(writer, 1, end=True, text="new")
+    assert read_all(others[0].read(id, "alice")) == log
+
+
+def test_a_cancelled_stream_that_is_lost_stays_cancelled(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    write(writer, 1)
+    ours.close()
+    theirs.cancel(writer.id, "alice")
+    assert take_over(theirs, writer.id).cancelled
+
+
+def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    write(writer, 3)
+    ahead = theirs.read(writer.id, "alice", 5)
+    ours.close()
+    with pytest.raises(ProducerLost):
+        receive(ahead, 1)
+    taken = take_over(theirs, writer.id, 5)
+    assert (taken.last, taken.gap) == (5, True)
+    taken.append(frame(6, "lost"), 1, end=True)
+    assert read_all(ahead) == frame(6, "lost")
+    for after in (0, 3, 4, 5):
+        expected = frames(after + 1, 3) + frame(6, "lost")
+        assert read_all(theirs.read(writer.id, "alice", after)) == expected
+
+
+def test_who_is_ahead_of_a_continued_log_is_told(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    write(writer, 3)
+    ahead = theirs.read(writer.id, "alice", 5)
+    assert ahead.receive(0) == b""
+    ours.close()
+    # Somebody who has no more than the log comes first, and goes on from there.
+    taken = take_over(theirs, writer.id, 3)
+    write(taken, 6, end=True, text="other words")
+    with pytest.raises(StreamGone):
+        receive(ahead, 1)
+
+
+def test_a_silent_stream_does_not_expire_while_its_producer_is_there(open_shared: Opener) -> None:
+    ours, theirs = open_shared(replay_ttl_seconds=0.2), open_shared(replay_ttl_seconds=0.2)
+    writer, ended = create(ours), create(theirs)
+    write(writer, 1)
+    write(ended, 1, end=True)
+    eventually(lambda: not is_there(theirs, ended.id))
+    assert is_there(theirs, writer.id)
+    assert write(writer, 1) == frame(2)
+
+
+def test_a_lost_stream_expires(tmp_path: Path) -> None:
+    """SQLite only: in Redis it takes a minute more."""
+    settings = Settings(replay_ttl_seconds=0.3)
+    ours = sqlite.open_store(f"sqlite:{tmp_path / 'r'}", settings)
+    theirs = sqlite.open_store(f"sqlite:{tmp_path / 'r'}", settings)
+    writer = create(ours)
+    ours.close()
+    assert is_there(theirs, writer.id)
+    eventually(lambda: not is_there(theirs, writer.id))
+    theirs.close()
+
+
+def is_there(store: Store, id: str) -> bool:
+    try:
+        store.find(id, "alice")
+    except StreamNotFound:
+        return False
+    return True
