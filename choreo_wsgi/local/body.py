@@ -32,6 +32,10 @@ _MESSAGE = ("role", "name", "tool_calls", "tool_call_id")
 #: fit is refused before it is cut into tokens, which cannot be cancelled.
 _LONGEST_TOKEN = 256
 
+#: A schema becomes a grammar, and the time for that grows with the square of its length:
+#: 2,000 optional properties (54 KB) kept every slot waiting for 21 s, 300 (7 KB) for 0.2 s.
+_LONGEST_SCHEMA = 8192
+
 #: Seeds of llama.cpp have 32 bits, and the highest one means a random seed.
 _SEEDS = 2**32 - 1
 
@@ -50,11 +54,13 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     body["max_tokens"] = min(asked, limit)
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
-    stops = [stop for stop in request.stop if stop]
-    if stops:
-        body["stop"] = stops
+    # A sign of life for each piece of the prompt: see the provider's patience.
+    body["return_progress"] = True
+    if request.stop:
+        body["stop"] = list(request.stop)
     if given.get("seed") is not None:
         body["seed"] = int(given["seed"]) % _SEEDS
+    _check_schema(body.get("response_format"))
     if len(json.dumps(body, ensure_ascii=False)) > context * _LONGEST_TOKEN:
         raise ContextLengthExceeded(
             f"the conversation is far longer than the {context} tokens that the local model reads",
@@ -75,13 +81,21 @@ def tool_members(request: ChatRequest) -> dict[str, Json]:
     if not tools or choice == "none":
         return {}
     if isinstance(choice, dict):
-        # llama.cpp cannot be told a name: a single tool that must be called is the same.
         name = choice.get("function", {}).get("name")
-        tools = [tool for tool in tools if tool.get("function", {}).get("name") == name]
-        choice = "required"
+        named = [tool for tool in tools if tool.get("function", {}).get("name") == name]
+        # llama.cpp cannot be told a name: a single tool that must be called is the same.
+        tools, choice = (named, "required") if named else (tools, "auto")
     members = {"tools": tools, "tool_choice": choice or "auto"}
     parallel = request.body.get("parallel_tool_calls")
     return members if parallel is None else {**members, "parallel_tool_calls": parallel}
+
+
+def _check_schema(response_format: Json) -> None:
+    if len(json.dumps(response_format)) > _LONGEST_SCHEMA:
+        raise InvalidValue(
+            f"the local model follows no schema of more than {_LONGEST_SCHEMA} characters",
+            param="response_format",
+        )
 
 
 def _message(at: int, message: dict[str, Json]) -> dict[str, Json]:
@@ -92,6 +106,7 @@ def _message(at: int, message: dict[str, Json]) -> dict[str, Json]:
     content = message.get("content")
     if isinstance(content, list):
         where = f"messages[{at}].content"
+        # With line ends, as llama.cpp does for templates that know no parts.
         content = "\n".join(_text(part, f"{where}[{n}]") for n, part in enumerate(content))
     result["content"] = content or ""
     return result

@@ -45,6 +45,7 @@ def main() -> None:
         with _leaving_with_the_parent():
             server = _serve(orders)
         answer = _describe(server.listening_address, orders["key"])
+        _silence()
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     with report:
@@ -62,6 +63,13 @@ def _claim_stdout() -> Any:
     report = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return report
+
+
+def _silence() -> None:
+    """Print nothing from here on: llama.cpp shows the grammars of callers' schemas."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 def _offer_to_the_oom_killer() -> None:

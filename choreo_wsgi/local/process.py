@@ -142,6 +142,8 @@ class Run:
         self._ended_at: float | None = None
         self._closing = False
         self.started_at = time.monotonic()
+        #: When something was last heard of the model, by whoever reads an answer of it.
+        self.heard_at = self.started_at
         try:
             self._popen, self._stdin, self._stdout = _spawn(self._orders(), self._folder)
         except OSError:
@@ -186,6 +188,12 @@ class Run:
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._ended_at is not None, timeout)
+
+    def kill(self, reason: str) -> None:
+        """End a process that is stuck; *reason* is for the log.  Does not wait for its end."""
+        if not self.has_ended():
+            logger.error("the local model's process is ended: %s", reason)
+            self._popen.kill()
 
     def close(self) -> None:
         """End the process and wait for its end."""

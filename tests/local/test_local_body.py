@@ -1,0 +1,154 @@
+"""What is passed to llama.cpp, and what is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from local_helpers import request
+
+from choreo_wsgi.errors import ContextLengthExceeded, InvalidValue
+from choreo_wsgi.local.body import chat_body, tool_members, with_seed
+
+
+def body_of(*, default: int = 512, limit: int = 2048, **fields: Any) -> dict[str, Any]:
+    return chat_body(request(**fields), 2048, default, limit)
+
+
+def test_passes_what_is_known_and_nothing_else() -> None:
+    known = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "presence_penalty": 1,
+        "frequency_penalty": -1,
+        "logit_bias": {"5": -100},
+        "response_format": {"type": "json_object"},
+        "seed": 7,
+    }
+    unknown = {
+        "lora": [{"id": 0, "scale": 1}],
+        "id_slot": 1,
+        "samplers": ["top_k"],
+        "grammar": "root ::= [a]*",
+        "n_predict": -1,
+        "cache_prompt": False,
+        "user": "somebody",
+        "metadata": {"a": "b"},
+    }
+    assert body_of(**known, **unknown) == {
+        **known,
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "max_tokens": 512,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+    }
+
+
+def test_null_is_as_good_as_absent() -> None:
+    assert body_of(temperature=None, seed=None, stop=None) == body_of()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({}, 512),
+        ({"max_tokens": 3}, 3),
+        ({"max_tokens": 10**9}, 2048),
+        ({"max_completion_tokens": 4, "max_tokens": 3}, 4),
+    ],
+)
+def test_max_tokens_has_a_default_and_a_ceiling(fields: dict[str, Any], sent: int) -> None:
+    assert body_of(**fields)["max_tokens"] == sent
+
+
+@pytest.mark.parametrize(
+    ("seed", "sent"), [(0, 0), (7, 7), (-1, 2**32 - 2), (2**32 - 1, 0), (2**63 - 1, 1)]
+)
+def test_seeds_fit_and_are_never_the_random_one(seed: int, sent: int) -> None:
+    body = body_of(seed=seed)
+    assert 0 <= body["seed"] < 2**32 - 1
+    if sent != 1:
+        assert body["seed"] == sent
+
+
+def test_each_choice_has_its_own_seed() -> None:
+    body = body_of(seed=2**32 - 3)
+    assert [with_seed(body, choice)["seed"] for choice in range(3)] == [2**32 - 3, 2**32 - 2, 0]
+    assert "seed" not in with_seed(body_of(), 1)
+
+
+def test_messages_become_text() -> None:
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "done"},
+    ]
+    sent = body_of(messages=messages)["messages"]
+    assert sent[0] == {"role": "system", "content": "Be brief."}
+    assert sent[1] == {"role": "user", "content": "a\nb"}
+    assert sent[2] == {**messages[2], "content": ""}
+    assert sent[3] == messages[3]
+
+
+def test_unknown_members_of_messages_stay_out() -> None:
+    message = {"role": "user", "content": "a", "prefix": True, "media": "/etc/passwd"}
+    assert body_of(messages=[message])["messages"] == [{"role": "user", "content": "a"}]
+
+
+def test_images_are_refused_and_not_fetched() -> None:
+    image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/secret"}}
+    parts = [{"type": "text", "text": "What is this?"}, image]
+    with pytest.raises(InvalidValue) as caught:
+        body_of(messages=[{"role": "user", "content": parts}])
+    assert caught.value.param == "messages[0].content[1]"
+
+
+def test_what_cannot_fit_is_refused_unread() -> None:
+    with pytest.raises(ContextLengthExceeded) as caught:
+        body_of(text="x" * (2048 * 256))
+    assert caught.value.param == "messages"
+
+
+def test_long_schemas_are_refused() -> None:
+    properties = {f"p{n}": {"type": "integer"} for n in range(1000)}
+    schema = {"name": "wide", "schema": {"type": "object", "properties": properties}}
+    with pytest.raises(InvalidValue) as caught:
+        body_of(response_format={"type": "json_schema", "json_schema": schema})
+    assert caught.value.param == "response_format"
+
+
+def tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "members"),
+    [
+        ({}, {}),
+        ({"tools": []}, {}),
+        ({"tools": [tool("f")], "tool_choice": "none"}, {}),
+        ({"tools": [tool("f")]}, {"tools": [tool("f")], "tool_choice": "auto"}),
+        (
+            {"tools": [tool("f"), tool("g")], "tool_choice": named("g")},
+            {"tools": [tool("g")], "tool_choice": "required"},
+        ),
+        (
+            {"tools": [tool("f")], "tool_choice": "required", "parallel_tool_calls": False},
+            {"tools": [tool("f")], "tool_choice": "required", "parallel_tool_calls": False},
+        ),
+    ],
+)
+def test_tools(fields: dict[str, Any], members: dict[str, Any]) -> None:
+    assert tool_members(request(**fields)) == members
