@@ -290,10 +290,11 @@ def cut_size(block: bytes | bytearray, size: int) -> tuple[int, int]:
 
     And the number of the frame that begins there, 0 when none does.
     """
-    at = block.find(b"\n\nid: ", max(0, len(block) - size - 2))
-    if at < 0:
-        return len(block), 0
-    return at + 2, int(block[at + 6 : block.index(b"\n", at + 6)])
+    at = 0
+    if len(block) > size:
+        end = block.find(b"\n\nid: ", max(0, len(block) - size - 2))
+        at = end + 2 if end >= 0 else len(block)
+    return at, int(block[at + 4 : block.index(b"\n", at)]) if at < len(block) else 0
 
 
 def last_frame(block: bytes) -> bytes:

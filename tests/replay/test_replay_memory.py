@@ -1,0 +1,94 @@
+"""The memory that logs in memory take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from replay_helpers import frame, frames, read_all
+
+from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.replay import open_store
+from choreo_wsgi.replay.memory import MemoryStore
+from choreo_wsgi.settings import Settings
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("count", [40, 1000])
+def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
+    """Of 10 KB or 280 KB each; the budget is 128 MiB."""
+    budget = 128 * 1024 * 1024
+    script = Path(__file__).with_name("replay_crowd.py")
+    run = subprocess.run(
+        [sys.executable, str(script), "2000", str(count), str(budget)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    after, peak, most, left = map(float, run.stdout.split())
+    assert left == 0
+    assert after < 150
+    assert most <= budget
+    # What the store counts is what the process takes, about.
+    assert peak < 1.3 * most / 1024 / 1024 + 20
+
+
+def test_the_account_is_even_in_the_end() -> None:
+    store = MemoryStore(ttl=60, stream_bytes=4096, total_bytes=100_000)
+    writers = [store.create("alice", key=str(n), digest="d").writer for n in range(100)]
+    for writer in writers:
+        assert writer is not None
+        for number in range(1, 31):
+            writer.append(frame(number, "x" * 100), 1)
+            assert store.size <= 100_000 + 100 * 2048
+        writer.finish()
+    for writer in writers:
+        assert writer is not None
+        writer.discard()
+    assert store.size == 0
+    assert store.create("alice", key="1", digest="other").writer is not None
+    store.close()
+    assert store.size == 0
+
+
+def test_a_reader_keeps_up_while_the_window_moves() -> None:
+    store = MemoryStore(ttl=60, stream_bytes=1024, total_bytes=1_000_000)
+    writer = store.create("alice").writer
+    assert writer is not None
+    reader = store.read(writer.id, "alice")
+    got = b""
+    for number in range(1, 200):
+        writer.append(frame(number), 1)
+        got += reader.receive(0)
+    writer.finish()
+    assert got + read_all(reader) == frames(1, 199)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "memory",
+        "memory:x",
+        "disk:/tmp",
+        "sqlite:",
+        "sqlite:/",
+        "sqlite:/no/such/dir/file",
+        "redis",
+        "redis://host:port",
+        "redis://host/?socket_timeout=x",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="replay: "):
+        open_store(url, Settings())
+
+
+def test_a_password_is_not_told() -> None:
+    for url in ("redis://:secret@host:port", "reddis://:secret@host"):
+        with pytest.raises(ConfigurationError) as caught:
+            open_store(url, Settings())
+        assert "secret" not in str(caught.value)

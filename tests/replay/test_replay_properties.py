@@ -1,0 +1,135 @@
+"""Random appends, readings and cuts give back the exact bytes, in every backend."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from replay_helpers import Opener, frame, frames, read_all
+
+from choreo_wsgi.errors import StreamGone
+from choreo_wsgi.replay import Reader, Store, Writer
+from choreo_wsgi.replay.base import cut, cut_size, last_frame
+
+# Each example makes a stream of its own in the same store.
+SAME_STORE = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+#: Frames in a block, the length of their text, whether append waits.
+APPEND = st.tuples(st.just("append"), st.integers(1, 9), st.integers(0, 700), st.booleans())
+#: A reader from a number, in thousandths of what there is.
+OPEN = st.tuples(st.just("open"), st.integers(0, 1000))
+#: One reader's turn.
+READ = st.tuples(st.just("read"), st.integers(0, 7))
+STEPS = st.lists(st.one_of(APPEND, OPEN, READ), max_size=40)
+
+
+class Model:
+    """What a stream must look like, beside the one in the store."""
+
+    def __init__(self, store: Store, limit: int) -> None:
+        self.store = store
+        self.limit = limit
+        writer = store.create("alice").writer
+        assert writer is not None
+        self.writer: Writer = writer
+        self.frames: list[bytes] = []
+        self.readers: list[tuple[Reader, int, bytearray]] = []
+
+    def append(self, count: int, size: int, wait: bool) -> None:
+        first = len(self.frames) + 1
+        block = [frame(number, "x" * size) for number in range(first, first + count)]
+        self.writer.append(b"".join(block), count, wait=wait)
+        self.frames += block
+
+    def open(self, thousandth: int) -> None:
+        after = len(self.frames) * thousandth // 1000
+        try:
+            self.readers.append(
+                (self.store.read(self.writer.id, "alice", after), after, bytearray())
+            )
+        except StreamGone:
+            self.check_gone(after)
+
+    def read(self, index: int) -> None:
+        if index < len(self.readers):
+            reader, after, got = self.readers[index]
+            try:
+                got += reader.receive(0)
+            except StreamGone:
+                self.check_gone(reader.last)
+                self.readers.pop(index)
+            assert bytes(got) == b"".join(self.frames[after : reader.last])
+
+    def check_gone(self, after: int) -> None:
+        """Only what does not fit may be gone."""
+        assert len(b"".join(self.frames[after:])) > self.limit // 4
+
+    def finish(self) -> None:
+        self.writer.finish()
+        for reader, after, got in self.readers:
+            try:
+                got += read_all(reader)
+            except StreamGone:
+                self.check_gone(reader.last)
+            else:
+                assert bytes(got) == b"".join(self.frames[after:])
+        record = self.store.find(self.writer.id, "alice")
+        assert record.last == len(self.frames)
+        kept = len(b"".join(self.frames[record.first - 1 :]))
+        assert kept <= self.limit
+        for after in range(record.first - 1, len(self.frames) + 1):
+            replay = read_all(self.store.read(self.writer.id, "alice", after))
+            assert replay == b"".join(self.frames[after:])
+
+
+def play(store: Store, limit: int, steps: list[tuple[object, ...]]) -> None:
+    model = Model(store, limit)
+    for name, *values in steps:
+        getattr(model, str(name))(*values)
+    model.finish()
+
+
+def test_all_is_retained(open_any: Opener) -> None:
+    store = open_any()
+
+    @SAME_STORE
+    @given(STEPS)
+    def check(steps: list[tuple[object, ...]]) -> None:
+        play(store, 4 * 1024 * 1024, steps)
+
+    check()
+
+
+def test_only_a_window_is_retained(open_any: Opener) -> None:
+    store = open_any(replay_stream_bytes=30_000)
+
+    @SAME_STORE
+    @given(STEPS)
+    def check(steps: list[tuple[object, ...]]) -> None:
+        play(store, 30_000, steps)
+
+    check()
+
+
+@given(st.integers(1, 10**6), st.integers(1, 30), st.data())
+def test_a_block_is_cut_at_any_frame(first: int, count: int, data: st.DataObject) -> None:
+    block = frames(first, first + count - 1)
+    after = data.draw(st.integers(first - 1, first + count - 1))
+    for some in (block, bytearray(block)):
+        assert cut(some, after) == frames(after + 1, first + count - 1)
+    assert last_frame(block) == frame(first + count - 1)
+
+
+@given(st.integers(1, 2000), st.integers(1, 30), st.integers(0, 5000))
+def test_a_block_is_cut_to_any_size(first: int, count: int, size: int) -> None:
+    block = frames(first, first + count - 1)
+    at, number = cut_size(block, size)
+    rest = block[at:]
+    assert len(rest) <= size
+    if number:
+        assert rest == frames(number, first + count - 1)
+        # Not a frame less than fits.
+        assert len(frame(number - 1) + rest) > size or at == 0
+    else:
+        assert rest == b"" and len(last_frame(block)) > size
