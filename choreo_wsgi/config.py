@@ -18,8 +18,11 @@ _PREFIX = "CHOREO_"
 #: client SDK and the ``chat`` command, which share a shell with the server.
 _OTHERS = ("CHOREO_CONFIG", "CHOREO_API_KEY", "CHOREO_BASE_URL")
 
-# Kubernetes gives every pod such variables for every service, so also for one called "choreo".
-_SERVICE_LINK = re.compile(r"CHOREO_(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
+# Kubernetes gives every pod such variables for every service, so also for one whose name
+# begins with "choreo", as ours does (deploy/kubernetes).
+_SERVICE_LINK = re.compile(
+    r"CHOREO_(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)"
+)
 
 
 def read_sections(path: str) -> dict[str, dict[str, str]]:
@@ -77,7 +80,7 @@ def _our_variables(environment: Mapping[str, str]) -> dict[str, str]:
     for name, text in environment.items():
         if not name.startswith(_PREFIX) or name in _OTHERS or _SERVICE_LINK.fullmatch(name):
             continue
-        if name == "CHOREO_PORT" and text.startswith("tcp://"):
+        if name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://")):
             continue  # another service link
         if name not in known:
             raise ConfigurationError(f"{name}: unknown setting {name[len(_PREFIX) :].lower()!r}")

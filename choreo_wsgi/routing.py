@@ -32,7 +32,9 @@ class Common:
 
     type: str = setting("", "the provider's type; its name if not given")
     models: tuple[str, ...] = setting((), "names it answers: name, name = upstream-name, or *")
-    priority: int = setting(0, "of several providers for a model the lowest is tried first")
+    priority: int = setting(
+        0, "the lowest is tried first; without it and a weight the order of the sections counts"
+    )
     weight: float = setting(1.0, "share among providers of the same priority", minimum=0)
 
 
@@ -86,15 +88,10 @@ class Router:
         self._rules: list[Rule] = []
         for name, section in configuration.providers.items():
             self._add_section(name, section)
-        self._configured = any(
-            provider.type not in _BUILT_IN for provider in self.providers.values()
-        )
         self._zero_config = not self.providers
         if self._zero_config:
             self._add_environment()
-        if "echo" not in self.providers:
-            self._make("echo", "echo", {})
-            self._rules.append(Rule("echo", self.providers["echo"]))
+        self._add_echo()
         self._default = self._find_default()
 
     # -- building ---------------------------------------------------------------------
@@ -115,10 +112,12 @@ class Router:
             # A key from the environment belongs to the provider's own address only.
             options = {**cls.from_environment(self._environment), **options}
         provider = self._make(name, type, self._with_secrets(cls, options, where))
-        position = len(self.providers)
+        ordered = not {"priority", "weight"} & section.keys()
+        priority = len(self.providers) if ordered else common.priority
         for entry in common.models:
-            model, _, upstream = (part.strip() for part in entry.partition("="))
-            priority = common.priority if "priority" in section else position
+            model, equals, upstream = (part.strip() for part in entry.partition("="))
+            if not model or (equals and not upstream):
+                raise ConfigurationError(f"{where}: models: {entry!r} lacks a name")
             self._rules.append(Rule(model, provider, upstream, priority, common.weight))
 
     def _with_secrets(
@@ -137,14 +136,8 @@ class Router:
 
     def _add_environment(self) -> None:
         everything = None
-        for type in installed():
-            if type in _BUILT_IN:
-                continue
+        for type, options in self._environment_options():
             cls = provider_class(type)
-            options = cls.from_environment(self._environment)
-            if not options:
-                continue
-            self._configured = True
             provider = self._make(type, type, options)
             if "base_url" in options and type == "openai":
                 everything = provider
@@ -152,12 +145,31 @@ class Router:
         if everything is not None:
             self._rules.append(Rule("*", everything))
 
+    def _add_echo(self) -> None:
+        if "echo" not in self.providers:
+            self._make("echo", "echo", {})
+        echo = self.providers["echo"]
+        if echo.type == "echo" and all(rule.name != "echo" for rule in self._rules):
+            self._rules.append(Rule("echo", echo))
+
+    def _environment_options(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the types that the environment has a key or an address for, with it."""
+        types = [type for type in installed() if type not in _BUILT_IN]
+        found = [(type, provider_class(type).from_environment(self._environment)) for type in types]
+        return [(type, options) for type, options in found if options]
+
+    def _has_provider(self) -> bool:
+        """Whether there is a provider, or a key for one, beside those that need nothing."""
+        types = {provider.type for provider in self.providers.values()}
+        return bool(types - set(_BUILT_IN) or self._environment_options())
+
     def _find_default(self) -> Target | None:
         """Return what answers for names that no rule takes, None for nothing."""
         name = self._settings.default_model
         if not name:
             keys = self._settings.api_keys or self._settings.api_keys_file
-            name = "none" if keys or self._configured or "local" not in installed() else "local"
+            alone = not keys and not self._has_provider() and "local" in installed()
+            name = "local" if alone else "none"
         if name == "none":
             return None
         if name == "local" and "local" not in self.providers:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Secret(str):
-    """A text that shows as ``***`` in reprs, logs and tracebacks."""
+    """A text that shows as ``***`` in reprs; only what is given its text, as str, shows it."""
 
     def __repr__(self) -> str:
         return "'***'"
@@ -104,7 +104,8 @@ class Configuration:
     """The settings and, for each ``[provider NAME]``, its section's text."""
 
     settings: Settings
-    providers: Mapping[str, Mapping[str, str]]
+    #: As text, and so with their keys.
+    providers: Mapping[str, Mapping[str, str]] = field(repr=False)
 
 
 def table(options: type[Any] = Settings) -> list[tuple[dataclasses.Field[Any], Any]]:
@@ -144,8 +145,10 @@ def load(
         if name == "choreo":
             parse_options(Settings, section, "[choreo]")
             values.update(section)
-        elif kind == "provider" and instance.strip():
-            providers[instance.strip()] = section
+        elif kind == "provider" and (instance := instance.strip()):
+            if instance in providers:
+                raise ConfigurationError(f"two sections [provider {instance}]")
+            providers[instance] = section
         else:
             raise ConfigurationError(f"unknown section [{name}]")
     for item in dataclasses.fields(Settings):
@@ -162,7 +165,7 @@ def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> An
     value = _cast(text, hint, where)
     about = item.metadata
     if about.get("choices") and value not in about["choices"]:
-        raise ConfigurationError(f"{where}: {text!r} is not one of {', '.join(about['choices'])}")
+        raise ConfigurationError(f"{where}: {value!r} is not one of {', '.join(about['choices'])}")
     for limit, outside in (("minimum", _below), ("maximum", _above)):
         bound = about.get(limit)
         if bound is not None and outside(value, bound):
@@ -208,7 +211,7 @@ def _int(text: str) -> int:
 
 def _float(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not text.isascii() or "_" in text:
         raise ValueError(text)
     return value
 

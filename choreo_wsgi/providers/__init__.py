@@ -36,7 +36,10 @@ def provider_class(type: str) -> type[Provider]:
         raise ConfigurationError(
             f"no provider of type {type!r}; installed: {', '.join(installed())}"
         )
-    found = entry.load()
+    try:
+        found = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"the provider type {type!r} cannot be loaded: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, Provider)):
         raise ConfigurationError(f"the entry point {type!r} is not a Provider")
     return found
