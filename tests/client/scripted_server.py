@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -111,9 +112,19 @@ class Peer:
         self.sock.settimeout(DEADLINE)
         try:
             left = self.sock.recv(1)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError):
             return
         assert left == b"", f"the client sent {left!r} instead of leaving"
+
+    def left_within(self, seconds: float) -> bool:
+        """Return whether the client closes its side within *seconds*."""
+        self.sock.settimeout(seconds)
+        try:
+            return self.sock.recv(1) == b""
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
 
 
 @dataclass
@@ -124,14 +135,15 @@ class ScriptedServer:
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     errors: list[BaseException] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._socks: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
         self._spawn(self._accept)
 
     def then(self, *scripts: Script) -> None:
@@ -170,6 +182,10 @@ class ScriptedServer:
     def _serve(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            if self.tls is not None:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+                with self._lock:
+                    self._socks.append(sock)
             with sock, sock.makefile("rb") as file:
                 while (request := _read_request(file)) is not None:
                     peer = Peer(sock, request)
@@ -181,6 +197,8 @@ class ScriptedServer:
                         return
         except (ConnectionError, BrokenPipeError):
             pass  # the client left, as some tests want it to
+        except ssl.SSLError:
+            pass  # a handshake that the client broke off
         except OSError as error:
             if error.errno != 9:  # closed by reset() or close()
                 self.errors.append(error)

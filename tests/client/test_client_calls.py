@@ -1,0 +1,371 @@
+"""Calls: what is sent, what comes back, retries and time limits."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+from scripted_server import DEADLINE, answer, chunk
+
+import choreoai
+
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1700000000,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello"},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def complete(client):
+    def complete(**options):
+        return client.chat.completions.create(**{"model": "m", "messages": HI, **options})
+
+    return complete
+
+
+def test_a_plain_completion(server, complete):
+    server.then(lambda peer: peer.json(COMPLETION))
+    made = complete()
+    assert made.choices[0].message.content == "Hello"
+    assert made.choices[0].finish_reason == "stop"
+    assert made.usage.total_tokens == 2
+    assert made.to_dict() == COMPLETION
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_plain_completion_in_any_framing(server, complete, framing):
+    def script(peer):
+        peer.head(kind="application/json", framing=framing)
+        for byte in b'{"id": "x"}':
+            peer.body(bytes([byte]))
+        peer.end()
+
+    server.then(script)
+    assert complete().id == "x"
+
+
+def test_every_parameter_is_sent(server, clients, complete):
+    server.then(lambda peer: peer.json(COMPLETION))
+    complete(temperature=0.5, tools=[{"type": "function"}], invented={"a": None}, stop=None)
+    request = server.requests[0]
+    assert (request.method, request.path) == ("POST", "/v1/chat/completions")
+    assert request.json() == {
+        "model": "m",
+        "messages": HI,
+        "temperature": 0.5,
+        "tools": [{"type": "function"}],
+        "invented": {"a": None},
+        "stop": None,
+    }
+    assert request.headers["authorization"] == "Bearer sk-test"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept-encoding"] == "identity"
+
+
+def test_extra_headers_query_and_body(server, clients):
+    server.then(lambda peer: peer.json(COMPLETION))
+    client = clients(server.url, default_headers={"X-A": "1", "X-B": "1"})
+    client.chat.completions.create(
+        model="m",
+        messages=HI,
+        extra_headers={"X-B": "2"},
+        extra_query={"api-version": "1 2"},
+        extra_body={"model": "other", "x": 1},
+    )
+    request = server.requests[0]
+    assert request.path == "/v1/chat/completions?api-version=1+2"
+    assert (request.headers["x-a"], request.headers["x-b"]) == ("1", "2")
+    assert request.json() == {"model": "other", "messages": HI, "x": 1}
+
+
+def test_without_a_key_none_is_sent(server, clients, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.then(lambda peer: peer.json(COMPLETION))
+    clients(server.url, api_key=None).chat.completions.create(model="m", messages=HI)
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_a_message_of_an_answer_can_be_sent_back(server, complete):
+    server.then(lambda peer: peer.json(COMPLETION))
+    message = complete().choices[0].message
+    complete(messages=(m for m in [*HI, message]))
+    assert server.requests[1].json()["messages"][1] == {"role": "assistant", "content": "Hello"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), b"bytes", {1: 2, "\ud800": 1j}])
+def test_what_json_cannot_say_is_refused(server, complete, value):
+    with pytest.raises(choreoai.ChoreoAIError, match="JSON"):
+        complete(extra_body={"x": value})
+    assert server.connections == 0
+
+
+def test_models(server, client):
+    model = {"id": "a/b", "object": "model", "created": 1, "owned_by": "us"}
+    server.then(
+        lambda peer: peer.json({"object": "list", "data": [model]}),
+        lambda peer: peer.json(model),
+    )
+    listed = client.models.list()
+    assert [m.id for m in listed] == ["a/b"]
+    assert len(listed) == 1
+    assert client.models.retrieve("a/b").owned_by == "us"
+    assert server.requests[1].path == "/v1/models/a%2Fb"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("400 Bad", choreoai.BadRequestError),
+        ("401 Bad", choreoai.AuthenticationError),
+        ("403 Bad", choreoai.PermissionDeniedError),
+        ("404 Bad", choreoai.NotFoundError),
+        ("409 Bad", choreoai.ConflictError),
+        ("410 Bad", choreoai.APIStatusError),
+        ("422 Bad", choreoai.UnprocessableEntityError),
+        ("429 Bad", choreoai.RateLimitError),
+        ("500 Bad", choreoai.InternalServerError),
+        ("503 Bad", choreoai.InternalServerError),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_status_is_an_error_of_its_class(server, complete, status, kind, stream):
+    error = {"message": "why", "type": "t", "code": "c", "param": "p"}
+    server.then(lambda peer: peer.json({"error": error}, status, X_Request_Id="req-1"))
+    with pytest.raises(choreoai.APIStatusError, match="why") as caught:
+        complete(stream=stream)
+    got = caught.value
+    assert type(got) is kind
+    assert got.status_code == int(status[:3])
+    assert (got.code, got.type, got.param, got.request_id) == ("c", "t", "p", "req-1")
+
+
+def test_a_redirect_is_not_followed(server, complete):
+    location = {"Location": server.url + "/elsewhere"}
+    server.then(lambda peer: peer.json({}, "307 Temporary", **location))
+    with pytest.raises(choreoai.APIStatusError) as caught:
+        complete()
+    assert caught.value.status_code == 307
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{", b'{"error": {"message": "why"}}'])
+def test_a_success_that_is_no_completion(server, complete, body):
+    def script(peer):
+        peer.head(kind="application/json", framing=len(body))
+        peer.raw(body)
+
+    server.then(script)
+    with pytest.raises(choreoai.APIError):
+        complete()
+
+
+@pytest.mark.parametrize("head", ["nonsense", "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n", ""])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_head_that_cannot_be_read(server, complete, head, stream):
+    server.then(lambda peer: peer.raw(head.encode()))
+    with pytest.raises(choreoai.APIError):
+        complete(stream=stream)
+
+
+def test_a_plain_answer_that_is_cut(server, complete):
+    def script(peer):
+        peer.head(kind="application/json", framing=100)
+        peer.raw(b'{"id":')
+
+    server.then(script)
+    with pytest.raises(choreoai.APIConnectionError):
+        complete()
+    assert len(server.requests) == 1
+
+
+def test_no_server(clients):
+    client = clients("http://127.0.0.1:9", max_retries=0)
+    with pytest.raises(choreoai.APIConnectionError) as caught:
+        client.models.list()
+    assert isinstance(caught.value, ConnectionError)
+
+
+# --- retries ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No waiting between tries, and a record of the waits that there would be."""
+    waits = []
+
+    def backoff(attempt, first=0.5, most=8.0):
+        waits.append(attempt)
+        return 0.001
+
+    for module in ("call", "policy", "feed"):
+        monkeypatch.setattr(f"choreoai.{module}.backoff", backoff)
+    return waits
+
+
+def refuse(status, **headers):
+    return lambda peer: peer.json({"error": {"message": "no"}}, status, **headers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", ["408 X", "409 X", "429 X", "500 X", "503 X"])
+def test_a_call_is_tried_again(server, clients, quick, status, stream):
+    good = lambda peer: peer.stream(answer("x")) if stream else peer.json(COMPLETION)  # noqa: E731
+    server.then(refuse(status), refuse(status), good)
+    client = clients(server.url, max_retries=2)
+    made = client.chat.completions.create(model="m", messages=HI, stream=stream)
+    if stream:
+        assert "".join(made.text) == "x"
+    assert quick == [0, 1]
+    assert len({request.body for request in server.requests}) == 1
+    assert len(server.requests) == 3
+
+
+def test_not_more_often_than_asked(server, clients, quick):
+    server.then(refuse("500 X"))
+    with pytest.raises(choreoai.InternalServerError):
+        clients(server.url, max_retries=1).models.list()
+    assert len(server.requests) == 2
+
+
+def test_retry_headers_are_obeyed(server, clients, quick):
+    server.then(
+        refuse("400 X", X_Should_Retry="true", Retry_After="0"),
+        refuse("500 X", X_Should_Retry="false"),
+    )
+    with pytest.raises(choreoai.InternalServerError):
+        clients(server.url, max_retries=5).models.list()
+    assert len(server.requests) == 2
+    assert quick == []
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_connection_that_breaks_before_the_head_is_tried_again(server, clients, quick, how):
+    broken = lambda peer: peer.reset() if how == "reset" else None  # noqa: E731
+    server.then(broken, lambda peer: peer.json(COMPLETION))
+    client = clients(server.url, max_retries=1)
+    assert client.chat.completions.create(model="m", messages=HI).id == "chatcmpl-1"
+    assert len(server.requests) == 2
+
+
+def test_nothing_is_tried_again_after_the_first_byte(server, clients, quick):
+    server.then(lambda peer: peer.stream([chunk("a")], done=False))
+    client = clients(server.url, max_retries=5)
+    with pytest.raises(choreoai.StreamInterruptedError):
+        list(client.chat.completions.create(model="m", messages=HI, stream=True))
+    assert len(server.requests) == 1
+
+
+# --- time limits ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-T"])
+def test_no_head_in_time(server, clients, stream, head):
+    left = threading.Event()
+
+    def script(peer):
+        peer.raw(head)
+        peer.wait_until_left()
+        left.set()
+
+    server.then(script)
+    client = clients(server.url, max_retries=3, timeout=choreoai.Timeout(first_byte=0.05))
+    with pytest.raises(choreoai.APITimeoutError) as caught:
+        client.chat.completions.create(model="m", messages=HI, stream=stream)
+    assert isinstance(caught.value, TimeoutError)
+    assert left.wait(DEADLINE)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("frames", [0, 2])
+def test_pings_are_no_progress(server, clients, frames):
+    """Neither before the first chunk nor between two."""
+    left = threading.Event()
+
+    def script(peer):
+        peer.head()
+        for value in answer("a")[:frames]:
+            peer.frame(value)
+        try:
+            while True:
+                peer.body(b": ping\n")
+                if peer.left_within(0.01):
+                    break
+        finally:
+            left.set()
+
+    server.then(script)
+    limits = {"first_byte": 0.2, "idle": DEADLINE} if frames == 0 else {"idle": 0.2}
+    client = clients(server.url, timeout=choreoai.Timeout(**limits))
+    stream = client.chat.completions.create(model="m", messages=HI, stream=True)
+    for _ in range(frames):
+        next(stream)
+    with pytest.raises(choreoai.APITimeoutError) as caught:
+        next(stream)
+    assert caught.value.partial_text == ("a" if frames else "")
+    assert left.wait(DEADLINE)
+
+
+def test_the_time_that_the_caller_takes_is_not_counted(server, clients):
+    go = threading.Event()
+
+    def script(peer):
+        peer.head()
+        peer.frame(answer("a")[0])
+        assert go.wait(DEADLINE)
+        for value in [*answer("a")[1:], "[DONE]"]:
+            peer.frame(value)
+        peer.end()
+
+    server.then(script)
+    client = clients(server.url, timeout=choreoai.Timeout(idle=1))
+    stream = client.chat.completions.create(model="m", messages=HI, stream=True)
+    next(stream)
+    if clients.kind == "sync":
+        threading.Event().wait(1.2)
+    go.set()
+    assert "".join(stream.text) == "a"
+
+
+# --- the package ------------------------------------------------------------------------
+
+
+def test_a_dropped_stream_is_gone_at_once(server, ask):
+    """No cycle keeps it alive until the next garbage collection."""
+    server.then(lambda peer: peer.stream(answer("x")))
+    gc.disable()
+    try:
+        stream = ask()
+        assert len(list(stream)) == 3
+        gone = weakref.ref(getattr(stream, "_inner", stream))
+        del stream
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_importing_it_imports_no_server():
+    code = (
+        "import sys; import choreoai; from choreoai import ChoreoAI; ChoreoAI();"
+        "bad = [m for m in sys.modules if m.startswith(('waitress', 'asyncio', 'choreo_wsgi'))];"
+        "print(sorted(bad))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['choreo_wsgi', 'choreo_wsgi.sse']"

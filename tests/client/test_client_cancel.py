@@ -1,0 +1,387 @@
+"""Giving up: signals, cancelled tasks, TLS, and many streams at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+from scripted_server import DEADLINE, ScriptedServer, answer, frame
+
+import choreoai
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+class Silence:
+    """A script that says some things, then nothing, and notices when its client leaves."""
+
+    def __init__(self, *frames, head=True, body=b""):
+        self.frames = frames
+        self.head = head
+        self.body = body
+        self.silent = threading.Event()
+        self.left = threading.Event()
+
+    def __call__(self, peer):
+        if self.head:
+            peer.head()
+        if self.body:
+            peer.raw(self.body)
+        for value in self.frames:
+            peer.frame(value)
+        self.silent.set()
+        peer.wait_until_left()
+        self.left.set()
+
+
+# --- signals, in the main thread --------------------------------------------------------
+
+
+@pytest.fixture
+def alarm():
+    """Sends SIGALRM with a handler that raises a given exception, once an event is set."""
+    old = signal.getsignal(signal.SIGALRM)
+    threads = []
+
+    def arm(event, error):
+        def handler(signum, frame):
+            raise error
+
+        def send():
+            assert event.wait(DEADLINE)
+            time.sleep(0.05)  # so that the main thread waits, most of the time
+            signal.pthread_kill(main, signal.SIGALRM)
+
+        main = threading.main_thread().ident
+        signal.signal(signal.SIGALRM, handler)
+        threads.append(threading.Thread(target=send))
+        threads[-1].start()
+
+    yield arm
+    for thread in threads:
+        thread.join()
+    signal.signal(signal.SIGALRM, old)
+
+
+ERRORS = [TimeoutError("Stream timeout"), ConnectionResetError("mine"), OSError("x"), ValueError()]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(("head", "stream"), [(False, True), (False, False), (True, False)])
+def test_a_handlers_exception_comes_out_of_create_as_it_is(server, alarm, error, head, stream):
+    silence = Silence(head=head)
+    server.then(silence)
+    alarm(silence.silent, error)
+    with choreoai.ChoreoAI(base_url=server.url, max_retries=5) as client:
+        with pytest.raises(type(error)) as caught:
+            client.chat.completions.create(**HI, stream=stream)
+        assert caught.value is error
+        assert silence.left.wait(DEADLINE)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("error", [*ERRORS, KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("frames", [0, 2])
+def test_a_handlers_exception_comes_out_of_the_loop_as_it_is(server, alarm, error, frames):
+    silence = Silence(*answer("partial")[:frames])
+    server.then(silence)
+    alarm(silence.silent, error)
+    with choreoai.ChoreoAI(base_url=server.url, max_retries=5) as client:
+        stream = client.chat.completions.create(**HI, stream=True)
+        with pytest.raises(type(error)) as caught:
+            for _ in stream:
+                pass
+        assert caught.value is error
+        assert silence.left.wait(DEADLINE)
+        assert stream.partial_text == ("partial" if frames else "")
+        with pytest.raises(choreoai.StreamInterruptedError):
+            next(stream)
+    assert len(server.requests) == 1
+
+
+def test_a_handlers_exception_ends_the_wait_between_tries(server, alarm):
+    refused = threading.Event()
+
+    def refuse(peer):
+        peer.json({}, "503 X", Retry_After="50")
+        refused.set()
+
+    server.then(refuse)
+    error = TimeoutError("mine")
+    alarm(refused, error)
+    with choreoai.ChoreoAI(base_url=server.url) as client:
+        with pytest.raises(TimeoutError) as caught:
+            client.models.list()
+        assert caught.value is error
+    assert len(server.requests) == 1
+
+
+def test_a_signal_that_raises_nothing_disturbs_nothing(server):
+    received = threading.Event()
+    old = signal.signal(signal.SIGALRM, lambda *_: received.set())
+
+    def script(peer):
+        peer.head()
+        peer.frame(answer("a")[0])
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        assert received.wait(DEADLINE)
+        for value in [*answer("a")[1:], "[DONE]"]:
+            peer.frame(value)
+        peer.end()
+
+    server.then(script)
+    try:
+        with choreoai.ChoreoAI(base_url=server.url) as client:
+            assert "".join(client.chat.completions.create(**HI, stream=True).text) == "a"
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+# --- tasks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("body", [b"", b"HTTP/1.1 200 OK\r\nX-Half"])
+def test_cancelling_before_the_head(server, stream, body):
+    silence = Silence(head=False, body=body)
+    server.then(silence)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            task = asyncio.create_task(client.chat.completions.create(**HI, stream=stream))
+            await asyncio.to_thread(silence.silent.wait, DEADLINE)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+
+    asyncio.run(main())
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("frames", [0, 2])
+def test_cancelling_the_loop(server, frames):
+    silence = Silence(*answer("partial")[:frames])
+    server.then(silence)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+
+            async def read():
+                async for _ in stream:
+                    pass
+
+            task = asyncio.create_task(read())
+            await asyncio.to_thread(silence.silent.wait, DEADLINE)
+            await asyncio.sleep(0.05)  # so that the task waits, most of the time
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+            with pytest.raises(choreoai.StreamInterruptedError):
+                await stream.__anext__()
+            assert stream.partial_text == ("partial" if frames else "")
+
+    asyncio.run(main())
+
+
+def test_wait_for(server):
+    silence = Silence(*answer("a")[:1])
+    server.then(silence)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            await stream.__anext__()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(stream.__anext__(), 0.05)
+            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+
+    asyncio.run(main())
+
+
+def test_cancelling_while_connecting_returns_at_once():
+    """Nobody accepts, and the backlog is full: connect() hangs."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+
+        async def main():
+            url = f"http://127.0.0.1:{address[1]}"
+            timeout = choreoai.Timeout(connect=1)
+            async with choreoai.AsyncChoreoAI(base_url=url, timeout=timeout) as client:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(client.models.list(), 0.05)
+
+        asyncio.run(main())
+        for filler in fillers:
+            filler.close()
+
+
+def test_a_loop_that_ends_before_its_stream(server):
+    silence = Silence(*answer("a")[:1])
+    server.then(silence)
+
+    async def main():
+        client = choreoai.AsyncChoreoAI(base_url=server.url)
+        stream = await client.chat.completions.create(**HI, stream=True)
+        await stream.__anext__()
+        return stream
+
+    stream = asyncio.run(main())
+    del stream
+    assert silence.left.wait(DEADLINE)
+
+
+def test_a_slow_consumer_slows_the_server_down(server):
+    """What nobody takes does not pile up in the client: the server's send blocks."""
+    blocked = threading.Event()
+    go_on = threading.Event()
+    sent = 0
+    frames = answer(*["x" * 1000] * 20_000)
+
+    def script(peer):
+        nonlocal sent
+        peer.head()
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        peer.sock.settimeout(0.3)
+        waiting = b""
+        for value in frames:
+            waiting += b"%x\r\n%b\r\n" % (len(frame(value)), frame(value))
+            while waiting:
+                try:
+                    waiting = waiting[peer.sock.send(waiting) :]
+                except TimeoutError:
+                    blocked.set()
+                    peer.sock.settimeout(DEADLINE)
+            sent += 1
+        go_on.wait(DEADLINE)
+        peer.frame("[DONE]")
+        peer.end()
+
+    server.then(script)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            await stream.__anext__()
+            assert await asyncio.to_thread(blocked.wait, DEADLINE)
+            assert sent < len(frames) / 2
+            go_on.set()
+            final = await stream.get_final_completion()
+            assert len(final.choices[0].message.content) == 20_000_000
+
+    asyncio.run(main())
+
+
+def test_200_streams_on_one_loop(server):
+    """All are open at once, and the loop goes on turning."""
+    number = 200
+    barrier = threading.Barrier(number, timeout=DEADLINE)
+
+    def script(peer):
+        peer.head()
+        peer.frame(answer("a")[0])
+        barrier.wait()
+        for value in [*answer("a", "b")[1:], "[DONE]"]:
+            peer.frame(value)
+        peer.end()
+
+    server.then(script)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+
+            async def read():
+                stream = await client.chat.completions.create(**HI, stream=True)
+                return "".join([text async for text in stream.text])
+
+            texts = await asyncio.gather(*(read() for _ in range(number)))
+            assert texts == ["ab"] * number
+            assert server.connections == number
+            # The connections went back to the pool.
+            assert await read_again(client) == "x"
+            assert server.connections == number
+
+    async def read_again(client):
+        server.scripts[:] = [lambda peer: peer.stream(answer("x"))]
+        stream = await client.chat.completions.create(**HI, stream=True)
+        return "".join([text async for text in stream.text])
+
+    asyncio.run(main())
+
+
+# --- TLS --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, cert
+
+
+@pytest.fixture
+def tls_server(certificate, monkeypatch):
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    made = ScriptedServer(tls=context)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
+    yield made
+    made.close()
+
+
+def test_tls(tls_server, clients):
+    """Records that hold several frames, frames that span records, and reuse."""
+    tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000, "b")))
+    client = clients(tls_server.url)
+    for _ in range(2):
+        stream = client.chat.completions.create(**HI, stream=True)
+        assert "".join(stream.text) == "a" + "x" * 40_000 + "b"
+    assert tls_server.connections == 1
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_closing_a_tls_stream(tls_server, head):
+    silence = Silence(*answer("a")[: 1 if head else 0], head=head)
+    tls_server.then(silence)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=tls_server.url) as client:
+
+            async def read():
+                async for _ in await client.chat.completions.create(**HI, stream=True):
+                    pass
+
+            task = asyncio.create_task(read())
+            await asyncio.to_thread(silence.silent.wait, DEADLINE)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+
+    asyncio.run(main())
+
+
+def test_a_certificate_that_nobody_vouches_for(tls_server, clients, monkeypatch):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    with pytest.raises(choreoai.APIConnectionError, match="certificate"):
+        clients(tls_server.url, max_retries=5).models.list()
+    assert tls_server.requests == []

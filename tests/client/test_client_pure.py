@@ -1,0 +1,422 @@
+"""Models, folding, framing and policy: no sockets."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import itertools
+import json
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_server import chunk, frame
+
+import choreoai
+from choreo_wsgi.sse import Decoder
+from choreoai import errors, framing, policy
+from choreoai.models import build, build_chunk
+from choreoai.reading import Reading, records
+from choreoai.request import Settings
+
+# --- models -----------------------------------------------------------------------------
+
+
+def test_members_are_attributes_and_absent_ones_are_none():
+    made = choreoai.ChatCompletionChunk.from_dict(chunk("Hi", citations=["x"]))
+    delta = made.choices[0].delta
+    assert delta.content == "Hi"
+    assert delta.role is None
+    assert delta.tool_calls is None
+    assert made.choices[0].finish_reason is None
+    assert made.usage is None
+    assert delta.citations == ["x"]
+    with pytest.raises(AttributeError):
+        _ = delta.contents
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        chunk("a"),
+        chunk("a", role="assistant", reasoning_content="hm"),
+        chunk(None, finish="stop"),
+        chunk(None, tool_calls=[{"index": 0, "function": {"arguments": "{}"}, "x": {"y": 1}}]),
+        {"id": "x", "choices": [], "usage": {"prompt_tokens": 1, "more": {"deep": [1]}}},
+        {**chunk("a"), "usage": None, "unknown": [{"a": 1}]},
+        {"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": {"content": []}}]},
+    ],
+)
+def test_to_dict_gives_back_what_came(members):
+    original = copy.deepcopy(members)
+    fast = build_chunk(copy.deepcopy(members))
+    assert fast.to_dict() == original
+    slow = build(choreoai.ChatCompletionChunk, copy.deepcopy(members))
+    assert fast == slow
+    assert repr(fast) == repr(slow)
+    assert json.loads(json.dumps(fast.to_dict())) == original
+    assert pickle.loads(pickle.dumps(fast)) == fast
+    assert copy.deepcopy(fast) == fast
+
+
+@pytest.mark.parametrize("choices", [None, [], [{}], [{"delta": None}]])
+def test_what_is_missing_can_be_read_through(choices):
+    made = build_chunk({"choices": choices})
+    for choice in made.choices:
+        assert choice.delta.content is None
+        assert choice.index == 0
+    assert build_chunk({}).choices == []
+    whole = choreoai.ChatCompletion.from_dict({"choices": [{"message": None}]})
+    assert whole.choices[0].message.content is None
+
+
+def test_repr_names_what_is_there():
+    made = choreoai.ChatCompletionChunk.from_dict(
+        {"id": "x", "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}]}
+    )
+    assert repr(made) == (
+        "ChatCompletionChunk(id='x', choices=[ChunkChoice(index=0, delta=Delta(content='Hi'))])"
+    )
+
+
+# --- folding ----------------------------------------------------------------------------
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def recorded():
+    """A stream with two choices, tool calls, reasoning, usage and all kinds of text."""
+    first = {"index": 0, "id": "call_a", "type": "function", "function": {"name": "f"}}
+    second = {"index": 1, "id": "call_b", "type": "function", "function": {"name": "g"}}
+    return [
+        chunk("", role="assistant"),
+        chunk("", index=1, role="assistant"),
+        chunk(None, reasoning_content="Let me "),
+        chunk("Grüße \u2028", reasoning_content="see"),
+        chunk("one", index=1),
+        chunk("\n\n🐍 data: x"),
+        chunk(None, tool_calls=[{**first, "function": {"name": "f", "arguments": ""}}]),
+        chunk(None, tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}]),
+        chunk(None, tool_calls=[{**second, "function": {"name": "g", "arguments": "{"}}]),
+        chunk(None, tool_calls=[{"index": 0, "function": {"arguments": '"\\n"}'}}]),
+        chunk(None, tool_calls=[{"index": 1, "function": {"arguments": "}"}}]),
+        chunk(" two", index=1),
+        chunk(None, finish="tool_calls"),
+        chunk(None, index=1, finish="stop"),
+        {**chunk("x"), "choices": [], "usage": USAGE},
+    ]
+
+
+def expected():
+    calls = [
+        {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": '{"a":"\\n"}'}},
+        {"id": "call_b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    ]
+    answer = {
+        "role": "assistant",
+        "content": "Grüße \u2028\n\n🐍 data: x",
+        "reasoning_content": "Let me see",
+        "tool_calls": calls,
+    }
+    other = {"role": "assistant", "content": "one two"}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1700000000,
+        "model": "m",
+        "choices": [
+            {"index": 0, "message": answer, "finish_reason": "tool_calls"},
+            {"index": 1, "message": other, "finish_reason": "stop"},
+        ],
+        "usage": USAGE,
+    }
+
+
+def read(blocks, n=2):
+    decoder, reading = Decoder(), Reading(n)
+    for block in blocks:
+        for record in records(decoder, block):
+            reading.take(record)
+    assert reading.ended
+    return reading.partial.to_dict()
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_folding_at_every_split(end):
+    data = b"".join(frame(value) for value in [*recorded(), "[DONE]"]).replace(b"\n", end)
+    assert read([data]) == expected()
+    assert read([data[i : i + 1] for i in range(len(data))]) == expected()
+    for at in range(0, len(data), 7 if end == b"\r" else 3):
+        assert read([data[:at], data[at:]]) == expected()
+
+
+def test_the_chunks_are_not_changed_by_folding():
+    chunks = [build_chunk(value) for value in recorded()]
+    fold = choreoai.Fold()
+    for value in chunks:
+        fold.add(value)
+    assert [value.to_dict() for value in chunks] == recorded()
+    fold.completion()
+    assert fold.completion().to_dict() == expected()
+
+
+def test_tool_calls_without_an_index():
+    fold = choreoai.Fold()
+    for call in (
+        {"id": "a", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "b", "function": {"name": "g", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+    ):
+        fold.add(build_chunk(chunk(None, tool_calls=[call])))
+    calls = fold.completion().choices[0].message.tool_calls
+    assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
+        ("a", "f", "{}"),
+        ("b", "g", "{}"),
+    ]
+
+
+def test_an_unfinished_fold():
+    fold = choreoai.Fold()
+    assert not fold.finished()
+    assert fold.completion().choices == []
+    fold.add(build_chunk(chunk("a")))
+    assert not fold.finished()
+    assert fold.completion().choices[0].finish_reason is None
+    fold.add(build_chunk(chunk(None, finish="length")))
+    assert fold.finished()
+    assert not fold.finished(2)
+
+
+def test_a_refusal_has_no_content_and_logprobs_add_up():
+    fold = choreoai.Fold()
+    for text in ("I ", "won't"):
+        value = chunk(None, refusal=text)
+        value["choices"][0]["logprobs"] = {"content": None, "refusal": [{"token": text}]}
+        fold.add(build_chunk(value))
+    choice = fold.completion().choices[0]
+    assert choice.message.content is None
+    assert choice.message.refusal == "I won't"
+    assert choice.logprobs == {"refusal": [{"token": "I "}, {"token": "won't"}]}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text(min_size=1))))
+def test_texts_of_choices_never_mix(pieces):
+    fold = choreoai.Fold()
+    whole: dict[int, str] = {}
+    for index, text in pieces:
+        fold.add(build_chunk(chunk(text, index=index)))
+        whole[index] = whole.get(index, "") + text
+    assert {c.index: c.message.content for c in fold.completion().choices} == whole
+    assert fold.text() == whole.get(0, "")
+
+
+# --- framing ----------------------------------------------------------------------------
+
+
+def chunked(pieces, extension=b""):
+    coded = b"".join(b"%x%b\r\n%b\r\n" % (len(p), extension, p) for p in pieces if p)
+    return coded + b"0\r\nX-Trailer: a\r\n\r\n"
+
+
+@given(
+    st.lists(st.binary(max_size=30)),
+    st.lists(st.integers(0, 400)),
+    st.sampled_from([b"", b";a=b", b" ; q=\xff"]),
+    st.binary(max_size=3),
+)
+def test_chunked_at_any_split(pieces, cuts, extension, excess):
+    data = chunked(pieces, extension) + excess
+    cuts = sorted({0, len(data), *(c for c in cuts if c < len(data))})
+    body = framing.Chunked()
+    got = b"".join(body.take(data[a:b]) for a, b in itertools.pairwise(cuts))
+    # What comes in a further read is the caller's to notice.
+    assert got == b"".join(pieces)
+    assert body.done
+    assert body.ends_at_close()
+
+
+def test_chunked_hands_out_what_there_is_of_a_chunk():
+    body = framing.Chunked()
+    assert body.take(b"5\r\nab") == b"ab"
+    assert not body.ends_at_close()
+    assert body.take(b"cde\r") == b"cde"
+    assert body.take(b"\n0\r\n\r") == b""
+    assert not body.done
+    assert body.take(b"\nHTTP") == b""
+    assert body.done
+    assert body.excess
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x\r\n",
+        b"-1\r\n",
+        b"+3\r\nabc\r\n",
+        b"\r\n",
+        b"0x1\r\na\r\n",
+        b"3\nabc\n",
+        b"3\r\nabcd\r\n",
+        b"1_0\r\n",
+        b"f" * 16 + b"\r\n",
+        "\u0661\r\n".encode(),
+        b"1" * 20_000,
+    ],
+)
+def test_what_is_not_chunked_is_refused(data):
+    with pytest.raises(framing.FramingError):
+        framing.Chunked().take(data)
+    body = framing.Chunked()
+    with pytest.raises(framing.FramingError):
+        for byte in data:
+            body.take(bytes([byte]))
+
+
+def test_length():
+    body = framing.Length(3)
+    assert body.take(b"ab") == b"ab"
+    assert not body.ends_at_close()
+    assert body.take(b"cd") == b"c"
+    assert body.done
+    assert body.excess
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (200, {}, framing.UntilClose),
+        (200, {"content-length": "5"}, framing.Length),
+        (200, {"transfer-encoding": "Chunked"}, framing.Chunked),
+        (200, {"transfer-encoding": "chunked", "content-length": "5"}, framing.Chunked),
+        (204, {"transfer-encoding": "chunked"}, framing.Length),
+    ],
+)
+def test_how_a_body_is_framed(status, headers, kind):
+    assert type(framing.framing_of(status, headers)) is kind
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"content-length": value} for value in ("+5", "5, 5", "0x5", "", "9" * 30, "\u0665")]
+    + [{"transfer-encoding": value} for value in ("gzip, chunked", "chunked, chunked", "gzip")],
+)
+def test_a_head_that_contradicts_itself(headers):
+    with pytest.raises(framing.FramingError):
+        framing.framing_of(200, headers)
+
+
+# --- policy -----------------------------------------------------------------------------
+
+NOW = 1_700_000_000.0
+DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "delay"),
+    [
+        (429, {"retry-after": "3"}, 3.0),
+        (503, {"retry-after": DATE.strftime("%a, %d %b %Y %H:%M:%S GMT")}, 7.0),
+        (503, {"retry-after": "0"}, 0.0),
+        (503, {"retry-after": "3600"}, None),
+        (500, {"x-should-retry": "false"}, None),
+        (400, {"x-should-retry": "true", "retry-after": "1"}, 1.0),
+        *((status, {}, None) for status in (301, 400, 401, 403, 404, 410, 413, 422)),
+    ],
+)
+def test_retry_delay(status, headers, delay):
+    assert policy.retry_delay(status, headers, 0, NOW) == delay
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize("after", [None, "soon", "-1", "1e400", "\u0663"])
+def test_retry_delay_backs_off(status, after):
+    headers = {} if after is None else {"retry-after": after}
+    for attempt, most in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 8.0]):
+        delay = policy.retry_delay(status, headers, attempt, NOW)
+        assert most / 2 <= delay <= most
+
+
+def test_timeouts():
+    assert policy.timeout_of(3) == choreoai.Timeout(3, 3, 3)
+    assert policy.timeout_of(None) == choreoai.Timeout(None, None, None)
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="timeout"):
+            policy.timeout_of(wrong)
+
+
+# --- settings and errors ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://h:1", "http://h:1/v1"),
+        ("http://h:1/", "http://h:1/v1"),
+        ("http://h:1/v1", "http://h:1/v1"),
+        ("http://h:1/v1/", "http://h:1/v1"),
+        ("https://h/mounted/here", "https://h/mounted/here/v1"),
+        ("https://h/v1beta/openai", "https://h/v1beta/openai"),
+        ("https://v1/", "https://v1/v1"),
+    ],
+)
+def test_base_url(url, base):
+    assert choreoai.ChoreoAI(base_url=url).base_url == base
+
+
+def test_settings_from_the_environment(monkeypatch):
+    assert choreoai.ChoreoAI().base_url == "http://localhost:8000/v1"
+    assert choreoai.ChoreoAI().api_key is None
+    monkeypatch.setenv("CHOREOAI_API_KEY", "sk-env")
+    monkeypatch.setenv("CHOREOAI_BASE_URL", "http://env:9")
+    assert choreoai.ChoreoAI().api_key == "sk-env"
+    assert choreoai.AsyncChoreoAI().base_url == "http://env:9/v1"
+    assert choreoai.ChoreoAI(api_key="sk-own").api_key == "sk-own"
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "\x00"])
+def test_a_key_that_no_header_can_carry(key):
+    with pytest.raises(ValueError, match="API key"):
+        Settings(key, None, None, {})
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "/v1"])
+def test_a_base_url_that_is_none(url):
+    with pytest.raises(ValueError, match="base URL"):
+        Settings(None, url, None, {})
+
+
+def test_the_key_is_not_in_a_repr():
+    assert "sk-secret" not in repr(choreoai.ChoreoAI(api_key="sk-secret"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        ({"error": {"message": "m", "code": "c"}}, "HTTP 400: m", "c"),
+        ({"error": "just text"}, "HTTP 400: just text", None),
+        ({"message": "flat"}, "HTTP 400: flat", None),
+        ("<html>", "HTTP 400: <html>", None),
+        ([], "HTTP 400", None),
+        (None, "HTTP 400", None),
+    ],
+)
+def test_error_objects_of_all_kinds(body, message, code):
+    error = errors.status_error(400, {"x-request-id": "r"}, body)
+    assert (str(error), error.code, error.body) == (message, code, body)
+    assert error.request_id == "r"
+
+
+def test_errors_can_be_pickled():
+    error = errors.status_error(429, {}, {"error": {"message": "m", "code": "c"}})
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is choreoai.RateLimitError
+    assert (copied.code, copied.status_code, str(copied)) == ("c", 429, str(error))
+
+
+def test_all_names_are_there():
+    assert sorted(choreoai.__all__) == choreoai.__all__
+    for name in choreoai.__all__:
+        assert getattr(choreoai, name).__name__ == name
+    with pytest.raises(AttributeError):
+        _ = choreoai.nothing
