@@ -54,6 +54,7 @@ the OpenAI API, as an HTTP body and as the data of an error frame.
 from __future__ import annotations
 
 import json
+import math
 
 
 class ChoreoError(Exception):
@@ -116,7 +117,7 @@ class ChoreoError(Exception):
         """Return the headers of the plain HTTP answer, without Content-Length."""
         headers = [("Content-Type", "application/json"), *self.headers]
         if self.retry_after is not None:
-            headers.append(("Retry-After", str(max(1, round(self.retry_after)))))
+            headers.append(("Retry-After", str(max(1, math.ceil(self.retry_after)))))
         if self.retry is not None:
             headers.append(("x-should-retry", "true" if self.retry else "false"))
         return headers

@@ -1,0 +1,171 @@
+"""The tree of errors, and what a caller is told."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo_wsgi import errors, sse
+from choreo_wsgi.errors import ChoreoError, from_provider
+
+CLASSES = {
+    name: item
+    for name, item in vars(errors).items()
+    if inspect.isclass(item) and issubclass(item, ChoreoError)
+}
+
+# The API's errors: status, type, code, as the documentation of the wire has them.
+WIRE = """
+400 invalid_request_error invalid_json missing_parameter invalid_parameter_type
+400 invalid_request_error invalid_parameter_value invalid_messages_format context_length_exceeded
+401 authentication_error missing_authorization malformed_authorization invalid_api_key
+403 permission_error model_not_allowed origin_not_allowed host_not_allowed
+404 invalid_request_error model_not_found
+404 not_found_error endpoint_not_found stream_not_found
+405 invalid_request_error method_not_allowed
+411 invalid_request_error length_required
+413 invalid_request_error body_too_large
+415 invalid_request_error unsupported_media_type
+409 invalid_request_error idempotency_conflict
+410 invalid_request_error stream_gone
+429 rate_limit_error rate_limit_exceeded quota_exceeded
+500 server_error internal_error configuration_error
+502 provider_error provider_api_error provider_not_configured upstream_truncated
+502 provider_error upstream_invalid producer_lost
+503 service_unavailable_error service_overloaded server_shutting_down
+503 service_unavailable_error provider_service_unavailable replay_unavailable
+504 provider_error provider_timeout
+400 invalid_request_error stream_cancelled
+"""
+
+
+def test_the_classes_are_the_errors_of_the_wire() -> None:
+    expected = set()
+    for line in WIRE.split("\n"):
+        for code in line.split()[2:]:
+            expected.add((int(line.split()[0]), line.split()[1], code))
+    made = {(kind.status, kind.type, kind.code) for kind in CLASSES.values()}
+    assert made == expected
+
+
+def test_the_tree_in_the_modules_text_is_the_tree() -> None:
+    assert errors.__doc__
+    path: list[tuple[int, type[ChoreoError]]] = []
+    drawn = set()
+    for line in re.findall(r"^    ( *[A-Z]\w+ +[\w ]+)", errors.__doc__, re.MULTILINE):
+        indent = len(line) - len(line.lstrip())
+        name, *words = line.split()
+        kind = CLASSES[name]
+        path = [(depth, parent) for depth, parent in path if depth < indent]
+        if path:
+            assert kind.__base__ is path[-1][1], name
+        path.append((indent, kind))
+        if words[0].isdigit():
+            assert kind.status == int(words.pop(0)), name
+        else:
+            assert kind.status == path[-2][1].status, name
+        branch = any(other.__base__ is kind for other in CLASSES.values())
+        assert words[0] == (kind.type if branch else kind.code), name
+        drawn.add(name)
+    assert drawn == set(CLASSES)
+
+
+def test_the_body_has_all_four_members_in_one_line() -> None:
+    assert errors.MissingParameter("no model", param="model").body() == (
+        b'{"error":{"message":"no model","type":"invalid_request_error",'
+        b'"code":"missing_parameter","param":"model"}}'
+    )
+    assert json.loads(ChoreoError("x", code=None).body())["error"]["param"] is None
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from('\ud800\n\r"\\\0\u2028'))))
+def test_any_message_can_be_told(message: str) -> None:
+    body = ChoreoError(message, param=message).body()
+    assert sse.frame(body)  # one line
+    error = json.loads(body.decode())["error"]
+    assert error["message"] == error["param"] == message.encode("utf-8", "replace").decode()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"),
+    [(None, None), (0, "1"), (0.2, "1"), (1, "1"), (1.4, "2"), (29.01, "30"), (-5, "1")],
+)
+def test_nobody_is_asked_back_too_early(seconds: float | None, header: str | None) -> None:
+    headers = dict(errors.Overloaded("x", retry_after=seconds).response_headers())
+    assert headers.get("Retry-After") == header
+
+
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+def test_what_cannot_succeed_later_says_so(kind: type[ChoreoError]) -> None:
+    headers = dict(kind("x").response_headers())
+    hopeless = 400 <= kind.status < 500 and kind.status != 429
+    hopeless |= kind in (
+        errors.ConfigurationError,
+        errors.ProviderNotConfigured,
+        errors.QuotaExceeded,
+    )
+    assert headers.get("x-should-retry") == ("false" if hopeless else None)
+    assert ("WWW-Authenticate" in headers) == (kind.status == 401)
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_what_is_given_stands_before_the_classs_own() -> None:
+    error = errors.ProviderAPIError(
+        "x", status=418, type="t", code="c", retry=True, headers=(("A", "b"),)
+    )
+    assert (error.status, error.type, error.code) == (418, "t", "c")
+    assert {("A", "b"), ("x-should-retry", "true")} <= set(error.response_headers())
+    assert errors.ProviderAPIError.status == 502, "the class is as it was"
+
+
+# -- a provider's errors ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "ours", "code"),
+    [
+        (400, 400, "theirs"),
+        (422, 422, "theirs"),
+        (404, 404, "theirs"),
+        (413, 413, "body_too_large"),
+        (429, 429, "theirs"),
+        (401, 502, "provider_api_error"),
+        (403, 502, "provider_api_error"),
+        (402, 502, "provider_api_error"),
+        (408, 502, "provider_api_error"),
+        (301, 502, "provider_api_error"),
+        (500, 502, "provider_api_error"),
+        (502, 502, "provider_api_error"),
+        (503, 503, "provider_service_unavailable"),
+        (529, 503, "provider_service_unavailable"),
+        (504, 504, "provider_timeout"),
+        (599, 502, "provider_api_error"),
+    ],
+)
+def test_what_a_providers_status_means_for_our_caller(status: int, ours: int, code: str) -> None:
+    error = from_provider(status, "their words", code="theirs", param="p", retry_after=3)
+    assert (error.status, error.code, error.message, error.param) == (
+        ours,
+        code,
+        "their words",
+        "p",
+    )
+    if status in (429, 503, 529):
+        assert ("Retry-After", "3") in error.response_headers()
+
+
+def test_a_provider_without_a_code_gets_ours() -> None:
+    assert from_provider(400, "x").code == "invalid_parameter_value"
+    assert from_provider(404, "x").code == "model_not_found"
+    assert from_provider(429, "x").code == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("status", [400, 413, 500])
+def test_a_conversation_that_is_too_long_is_that_whatever_the_status(status: int) -> None:
+    error = from_provider(status, "too long", code="context_length_exceeded", param="messages")
+    assert isinstance(error, errors.ContextLengthExceeded) and error.status == 400
