@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import harness
 import pytest
@@ -49,11 +50,9 @@ def test_parse_takes_a_body_or_refuses_it(body: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[harness.Client]:
-    app = harness.make_app({"default_model": "echo"})
-    with harness.Server(app) as server, server.connect() as client:
+def client(keyless: Any) -> Iterator[harness.Client]:
+    with keyless.connect() as client:
         yield client
-    app.close()
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
