@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, Union
+from typing import Any, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
 from .call import Call
@@ -47,8 +46,7 @@ Messages = Iterable[Union[Mapping[str, Any], Object]]
 _IDLE_CONNECTIONS = 100
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """A stream to be opened: its call, and the calls that its id makes possible later."""
 
     call: Call
@@ -115,9 +113,9 @@ class BaseClient:
         max_retries: int | None = None,
     ) -> Call:
         request = self._settings.request(method, path, body, options)
-        timeout = options.timeout if options is not None else None
+        timeout = self._timeout if options is None else options.timeout
         retries = self._max_retries if max_retries is None else max_retries
-        return Call(self._session, request, timeout or self._timeout, retries)
+        return Call(self._session, request, timeout, retries)
 
     def _options(
         self,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Union
+from typing import NamedTuple, Union
 
 __all__ = ["DEFAULT_TIMEOUT", "Timeout", "backoff", "retry_delay", "timeout_of"]
 
 
-@dataclass(frozen=True)
-class Timeout:
+class Timeout(NamedTuple):
     """Limits in seconds; None means no limit.
 
     *connect*: name look-up aside, until the connection (with TLS) stands, for each address

@@ -6,8 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import requests
@@ -21,13 +20,12 @@ __all__ = ["Options", "Settings", "stream_path"]
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 
 
-@dataclass
-class Options:
+class Options(NamedTuple):
     """What a single call asks for beside the API's own parameters."""
 
-    timeout: Timeout | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
+    timeout: Timeout
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
 
 
 class Settings:
@@ -63,8 +61,11 @@ class Settings:
 
         Raises ChoreoAIError for what JSON or a header cannot express.
         """
-        options = options or Options()
-        headers = {**self._headers, **options.headers}
+        headers = dict(self._headers)
+        query: Mapping[str, str] = {}
+        if options is not None:
+            headers.update(options.headers)
+            query = options.query
         data = None
         if body is not None:
             data = _dump(body)
@@ -72,7 +73,7 @@ class Settings:
         headers.setdefault("Accept", "application/json")
         try:
             return requests.Request(
-                method, self.base_url + path, headers, data=data, params=dict(options.query)
+                method, self.base_url + path, headers, data=data, params=dict(query)
             ).prepare()
         except requests.exceptions.RequestException as error:
             raise ChoreoAIError(str(error)) from error

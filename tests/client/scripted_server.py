@@ -116,6 +116,9 @@ class Peer:
             return
         assert left == b"", f"the client sent {left!r} instead of leaving"
 
+    def wait_for(self, event: threading.Event) -> None:
+        assert event.wait(DEADLINE)
+
     def left_within(self, seconds: float) -> bool:
         """Return whether the client closes its side within *seconds*."""
         self.sock.settimeout(seconds)
