@@ -36,6 +36,7 @@ class Anthropic(HTTPProvider):
 
         api_key: Secret = setting("", "key, sent as x-api-key")
         base_url: str = setting("https://api.anthropic.com", "address, without /v1")
+        # The next version, 2026-10-21, takes no temperature and no top_p.
         version: str = setting("2023-06-01", "the header anthropic-version")
         beta: str = setting("", "the header anthropic-beta, if any")
         # The smallest ceiling of the models of 2025 and later is four times as high.

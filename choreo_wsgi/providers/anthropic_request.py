@@ -45,7 +45,8 @@ def body(request: ChatRequest, default_max_tokens: int) -> dict[str, Json]:
     if system:
         made["system"] = "\n\n".join(system)
     for name in ("temperature", "top_p"):
-        if asked.get(name) is not None:
+        # 1 is the default, and refused by models and versions that have no sampling.
+        if asked.get(name) not in (None, 1):
             made[name] = asked[name]
     if request.stop:
         made["stop_sequences"] = list(request.stop)

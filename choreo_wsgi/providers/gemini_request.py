@@ -22,7 +22,7 @@ Json = Any  # what json.loads returns
 _BY_BUDGET = re.compile(r"gemini-(1|2)")
 # The numbers are those of Google's own OpenAI-compatible endpoint.
 _BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}
-_LEVELS = {"none": "minimal", "xhigh": "high"}
+_LEVELS = {"none": "MINIMAL"}
 _MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE", "named": "ANY"}
 _GENERATION = {
     "temperature": "temperature",
@@ -83,7 +83,7 @@ def _thinking(model: str, effort: str) -> dict[str, Json]:
     shown = {"includeThoughts": effort != "none"}
     if _BY_BUDGET.match(model):
         return {**shown, "thinkingBudget": _BUDGETS.get(effort, _BUDGETS["high"])}
-    return {**shown, "thinkingLevel": _LEVELS.get(effort, effort)}
+    return {**shown, "thinkingLevel": _LEVELS.get(effort, effort.upper())}
 
 
 def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:

@@ -126,14 +126,15 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
 def _messages(turn: Turn) -> list[dict[str, Json]]:
     made: dict[str, Json] = {"role": turn.role}
     said = [part.text for part in turn.parts if isinstance(part, (Text, Result))]
-    made["content"] = "".join(said)
+    calls = [part for part in turn.parts if isinstance(part, Call)]
+    if said or not calls:
+        made["content"] = "".join(said)
     images = [_image(part) for part in turn.parts if isinstance(part, Media)]
     if images:
         made["images"] = images
     reasoning = turn.message.get("reasoning_content")
     if turn.role == "assistant" and isinstance(reasoning, str) and reasoning:
         made["thinking"] = reasoning
-    calls = [part for part in turn.parts if isinstance(part, Call)]
     if calls:
         made["tool_calls"] = [
             {"function": {"name": call.name, "arguments": call.arguments}} for call in calls

@@ -55,12 +55,13 @@ def _note(text: str) -> Cell:
 
 
 _TO_ONE = Cell("sent", "0 to 1", 1.0)
+_UNLESS_ONE = Cell("sent", "0 to 1; the default 1 is not sent", 1.0)
 _HINT = Cell("dropped", "a hint")
 _OURS = Cell("dropped", "bookkeeping at OpenAI")
 
 TABLE: tuple[Row, ...] = (
-    _row("temperature", _TO_ONE, _TO_ONE, SENT, SENT),
-    _row("top_p", SENT),
+    _row("temperature", _UNLESS_ONE, _TO_ONE, SENT, SENT),
+    _row("top_p", _note("the default 1 is not sent"), SENT, SENT, SENT),
     _row(
         "max_tokens",
         _note("required there: the option ``max_tokens`` stands in"),
