@@ -59,20 +59,19 @@ class Policy:
             raise OriginNotAllowed("pages of this origin may not call")
 
     def preflight(self, environ: Environ) -> Headers:
-        """Return the headers of the answer (204) to an ``OPTIONS`` request.
+        """Return what the answer (204) to an ``OPTIONS`` request has beside :meth:`headers`.
 
         Raises OriginNotAllowed.
         """
         self.check(environ)
-        headers = [*self.headers(environ), ("Allow", f"{METHODS}, OPTIONS")]
         asked = str(environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or "").lower()
         more = [name for part in asked.split(",")[:64] if _ASKED.fullmatch(name := part.strip())]
-        headers += [
+        return [
+            ("Allow", f"{METHODS}, OPTIONS"),
             ("Access-Control-Allow-Methods", METHODS),
             ("Access-Control-Allow-Headers", ", ".join([*_REQUEST_HEADERS, *more])),
             ("Access-Control-Max-Age", _MAX_AGE),
         ]
-        return headers
 
     def _allows(self, origin: str) -> bool:
         if self._origins is None:
