@@ -269,11 +269,12 @@ class Exchange:
     def _body(self, data: bytes) -> bytes:
         framing = self._framing
         assert framing is not None
-        self._patience = self._lender.timeouts.idle
-        self._deadline = time.monotonic() + self._patience
         if self.ended:
             return b""
         body = framing.feed(data)
+        if body:
+            self._patience = self._lender.timeouts.idle
+        self._deadline = time.monotonic() + self._patience
         if framing.done:
             self._finish_body(framing.excess)
         elif framing.error is not None and not body:

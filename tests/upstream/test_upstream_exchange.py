@@ -1,0 +1,633 @@
+"""Exchanges over real sockets: phases, deadlines, the pool, cancellation, TLS, proxies."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from misbehave import Peer, Upstream, chunk, chunked, head, sized, until_close
+
+from choreo_wsgi.errors import (
+    ChoreoError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    UpstreamInvalid,
+    UpstreamTruncated,
+)
+from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
+
+Start = Callable[..., Upstream]
+Make = Callable[..., Client]
+
+
+def post(url: str, body: bytes = b"{}") -> HTTPRequest:
+    return HTTPRequest("POST", url, {"Content-Type": "application/json"}, body)
+
+
+def read(exchange: Exchange, timeout: float = 0.25) -> bytes:
+    body = b""
+    deadline = time.monotonic() + 10
+    while not exchange.ended:
+        assert time.monotonic() < deadline
+        body += exchange.receive(timeout)
+    return body
+
+
+def failure(exchange: Exchange) -> tuple[bytes, ChoreoError]:
+    """Read until it fails; return what came before, and the failure."""
+    body = b""
+    try:
+        while not exchange.ended:
+            body += exchange.receive(0.25)
+    except ChoreoError as error:
+        return body, error
+    pytest.fail("the exchange did not fail")
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_the_body_comes_as_it_is_sent(upstream: Start, client: Make) -> None:
+    more = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        peer.send(chunk(b"first"))
+        more.wait(10)
+        peer.send(chunk(b"second") + b"0\r\n\r\n")
+
+    server = upstream(answer)
+    exchange = client().send(post(server.url, b'{"a":1}'))
+    body = b""
+    while not body:
+        body = exchange.receive(0.25)
+    assert body == b"first" and not exchange.ended  # before the second was sent
+    assert exchange.status == 200 and exchange.reason == "OK"
+    assert exchange.headers["content-TYPE"] == "text/event-stream"
+    more.set()
+    assert read(exchange) == b"second"
+    request = server.requests[0]
+    assert request.body == b'{"a":1}'
+    assert request.header("Accept-Encoding") == "identity"
+    assert request.header("Host") == f"127.0.0.1:{server.port}"
+
+
+def test_receive_of_zero_never_blocks(upstream: Start, client: Make) -> None:
+    go = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        go.wait(10)
+        peer.send(sized(b"hello"))
+
+    exchange = client().send(post(upstream(answer).url))
+    for _ in range(200):
+        assert exchange.receive(0) == b""
+    go.set()
+    body = b""
+    while not exchange.ended:
+        number = exchange.fileno()
+        if number is not None:
+            select.select([number], [], [], 5)
+        body += exchange.receive(0)
+    assert body == b"hello"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.25])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_any_pieces(upstream: Start, client: Make, size: int, timeout: float) -> None:
+    raw = chunked([b"data: {}\n\n"] * 40)
+    exchange = client().send(post(upstream(lambda peer: peer.send(raw, piece=size)).url))
+    assert read(exchange, timeout) == b"data: {}\n\n" * 40
+
+
+def test_connections_are_used_again(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked([b"x"])))
+    pool = client()
+    for _ in range(5):
+        assert read(pool.send(post(server.url))) == b"x"
+    assert server.accepted == 1 and pool.idle == 1
+    pool.close()
+    assert server.wait(lambda: server.open == 0)
+
+
+def test_a_hundred_exchanges_leave_no_socket(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked([b"x"] * 5)))
+    pool = client()
+    read(pool.send(post(server.url)))
+    before = descriptors()
+    for number in range(100):
+        exchange = pool.send(post(server.url))
+        if number % 2:
+            read(exchange)
+        else:
+            exchange.receive(0)
+        exchange.close()
+    assert server.wait(lambda: server.open <= 1)
+    assert descriptors() <= before + 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        sized(b"x") + b"more than was announced",
+        until_close([b"x"]),
+        head("200 OK", "text/plain", "Content-Length: 1", "Connection: close") + b"x",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
+    ],
+)
+def test_only_clean_ends_are_kept(upstream: Start, client: Make, answer: bytes) -> None:
+    def once(peer: Peer) -> None:
+        peer.send(answer)
+        peer.close()
+
+    server = upstream(once)
+    pool = client()
+    assert read(pool.send(post(server.url))) == b"x"
+    assert pool.idle == 0
+
+
+def test_a_connection_that_died_idle_is_replaced_unseen(upstream: Start, client: Make) -> None:
+    served = threading.Semaphore(0)
+
+    def answer(peer: Peer) -> None:
+        peer.send(sized(b"hello"))
+        peer.close()
+        served.release()
+
+    server = upstream(answer)
+    pool = client()
+    for _ in range(3):
+        assert read(pool.send(post(server.url))) == b"hello"
+        assert served.acquire(timeout=10)
+        assert server.wait(lambda: server.open == 0)
+    assert len(server.requests) == 3
+
+
+def test_one_that_dies_with_the_request_is_retried_once(upstream: Start, client: Make) -> None:
+    def answer(peer: Peer) -> None:
+        if len(server.requests) == 2:
+            peer.close()  # takes the request on the old connection, and dies without a byte
+        else:
+            peer.send(sized(b"hello"))
+
+    server = upstream(answer)
+    pool = client()
+    assert read(pool.send(post(server.url))) == b"hello"
+    assert read(pool.send(post(server.url, b"second"))) == b"hello"
+    assert [request.body for request in server.requests] == [b"{}", b"second", b"second"]
+    assert server.accepted == 2
+
+
+def test_nothing_is_retried_on_a_new_connection(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.close())
+    _, error = failure(client().send(post(server.url)))
+    assert isinstance(error, UpstreamTruncated) and len(server.requests) == 1
+
+
+def test_nothing_is_retried_after_a_byte(upstream: Start, client: Make) -> None:
+    def answer(peer: Peer) -> None:
+        peer.send(sized(b"hello"), cut=None if len(server.requests) == 1 else 5)
+
+    server = upstream(answer)
+    pool = client()
+    read(pool.send(post(server.url)))
+    _, error = failure(pool.send(post(server.url)))
+    assert isinstance(error, UpstreamTruncated) and len(server.requests) == 2
+
+
+def test_an_end_mark_that_comes_late_does_not_cost_the_connection(
+    upstream: Start, client: Make
+) -> None:
+    go = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(chunked([b"all"])[:-5])
+        go.wait(10)
+        peer.send(b"0\r\n\r\n")
+        go.clear()
+
+    server = upstream(answer)
+    pool = client()
+    exchange = pool.send(post(server.url))
+    while not exchange.receive(0.25):
+        pass
+    exchange.finish()
+    assert exchange.ended and pool.idle == 1
+    go.set()
+    while go.is_set():
+        time.sleep(0.001)
+    go.set()
+    assert read(pool.send(post(server.url))) == b"all"
+    assert server.accepted == 1
+
+
+def test_a_connection_left_inside_a_body_is_not_used(upstream: Start, client: Make) -> None:
+    def answer(peer: Peer) -> None:
+        peer.send(chunked([b"all"])[:-5])
+        if len(server.requests) == 1:
+            peer.wait_gone()
+        else:
+            peer.send(b"0\r\n\r\n")
+
+    server = upstream(answer)
+    pool = client()
+    exchange = pool.send(post(server.url))
+    while not exchange.receive(0.25):
+        pass
+    exchange.finish()
+    assert read(pool.send(post(server.url))) == b"all"
+    assert server.accepted == 2
+
+
+@pytest.mark.parametrize("framing", [chunked, until_close, lambda pieces: sized(b"".join(pieces))])
+def test_resets_lose_nothing_that_came(upstream: Start, client: Make, framing: Any) -> None:
+    read_it = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(framing([b"hello", b"world"])[:-9])
+        read_it.wait(10)
+        peer.reset()
+
+    exchange = client().send(post(upstream(answer).url))
+    body = b""
+    while not body:
+        body = exchange.receive(0.25)
+    read_it.set()
+    rest, error = failure(exchange)
+    assert b"helloworld".startswith(body + rest) and isinstance(error, UpstreamTruncated)
+
+
+def test_good_chunks_before_a_bad_one_come_first(upstream: Start, client: Make) -> None:
+    raw = head("200 OK", "x/y", "Transfer-Encoding: chunked") + chunk(b"good") + b"bad\nsize\r\n"
+    body, error = failure(client().send(post(upstream(lambda peer: peer.send(raw)).url)))
+    assert body == b"good" and isinstance(error, UpstreamInvalid)
+
+
+def test_informational_heads_are_passed_over(upstream: Start, client: Make) -> None:
+    raw = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + sized(b"x")
+    for piece in (None, 1):
+        server = upstream(lambda peer, piece=piece: peer.send(raw, piece=piece))
+        exchange = client().send(post(server.url))
+        assert read(exchange) == b"x" and exchange.status == 200
+
+
+def test_redirects_are_not_followed(upstream: Start, client: Make) -> None:
+    raw = head("307 Temporary Redirect", "text/plain", "Location: /x", "Content-Length: 0")
+    server = upstream(lambda peer: peer.send(raw))
+    exchange = client().send(post(server.url))
+    assert read(exchange) == b"" and exchange.status == 307 and len(server.requests) == 1
+
+
+# -- time ------------------------------------------------------------------------------
+
+
+def test_connecting_has_a_deadline(client: Make) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fill = [socket.socket() for _ in range(4)]  # a full backlog: no answer to SYN
+        for sock in fill:
+            sock.setblocking(False)
+            sock.connect_ex(address)
+        url = f"http://127.0.0.1:{address[1]}/"
+        _, error = failure(client(connect=0.3).send(post(url)))
+        assert isinstance(error, ProviderTimeout)
+        for sock in fill:
+            sock.close()
+
+
+def test_the_head_has_a_deadline(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(b"HTTP/1.1 200 ") or peer.wait_gone())
+    _, error = failure(client(first_byte=0.2).send(post(server.url)))
+    assert isinstance(error, ProviderTimeout)
+    assert server.wait(lambda: server.open == 0)
+
+
+def test_the_prefill_may_last_longer_than_a_silence(upstream: Start, client: Make) -> None:
+    quiet = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(chunked([b"x"])[:-11])  # the head at once, as vLLM does
+        quiet.wait(10)
+        peer.send(chunked([b"x"])[-11:])
+
+    server = upstream(answer)
+    exchange = client(idle=0.1).send(post(server.url))
+    while exchange.status is None:
+        exchange.receive(0.25)
+    assert exchange.receive(0.3) == b""  # three times idle
+    quiet.set()
+    assert read(exchange).endswith(b"x")
+
+
+def test_a_silence_has_a_deadline(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.wait_gone())
+    body, error = failure(client(idle=0.2).send(post(server.url)))
+    assert body == b"x" and isinstance(error, ProviderTimeout)
+
+
+def test_a_failure_stays(upstream: Start, client: Make) -> None:
+    exchange = client().send(post(upstream(lambda peer: peer.close()).url))
+    failure(exchange)
+    with pytest.raises(ChoreoError):
+        exchange.receive(0.25)
+
+
+# -- letting go ------------------------------------------------------------------------
+
+
+def never(peer: Peer) -> None:
+    gone.append(peer.wait_gone())
+
+
+def in_prefill(peer: Peer) -> None:
+    peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+    gone.append(peer.wait_gone())
+
+
+def in_body(peer: Peer) -> None:
+    peer.send(chunked([b"x" * 10, b"y"])[:-9])
+    gone.append(peer.wait_gone())
+
+
+gone: list[float | None] = []
+
+
+@pytest.mark.parametrize("by_other_thread", [False, True])
+@pytest.mark.parametrize("answer", [never, in_prefill, in_body])
+@pytest.mark.parametrize("secure", [False, True])
+def test_closing_shows_at_once(
+    upstream: Start,
+    client: Make,
+    tls: tuple[ssl.SSLContext, str],
+    answer: Callable[[Peer], None],
+    secure: bool,
+    by_other_thread: bool,
+) -> None:
+    gone.clear()
+    server = upstream(answer, context=tls[0] if secure else None)
+    exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(server.url))
+    while not server.requests or (answer is not never and exchange.status is None):
+        exchange.receive(0.05)
+    if by_other_thread:
+        closer = threading.Timer(0.05, exchange.close)
+        closer.start()
+        with pytest.raises(ProviderUnavailable):
+            while True:
+                exchange.receive(5)  # long, and yet it wakes up
+        closer.join()
+    else:
+        exchange.close()
+    exchange.close()
+    assert server.wait(lambda: bool(gone)) and gone[0] is not None
+    assert server.wait(lambda: server.open == 0)
+
+
+def test_closing_while_a_long_body_is_sent(upstream: Start, client: Make) -> None:
+    stop = threading.Event()
+    # Nobody reads the body: after the first bytes the request is stuck in the kernel.
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        exchange = client().send(post(url, b"x" * 50_000_000))
+        peer = None
+        while exchange.fileno() is not None or exchange.receive(0.05) or peer is None:
+            peer = peer or listener.accept()[0]
+            if exchange.events & select.POLLOUT and exchange._connection.sock is not None:
+                exchange.receive(0.1)
+                break
+        assert not exchange._sent
+        exchange.close()
+        stop.set()
+        peer.settimeout(5)
+        while peer.recv(1 << 20):
+            pass
+        peer.close()
+
+
+def test_closing_while_connecting(client: Make) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fill = [socket.socket() for _ in range(4)]
+        for sock in fill:
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        exchange = client().send(post(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+        assert exchange.receive(0.05) == b""
+        closer = threading.Timer(0.05, exchange.close)
+        closer.start()
+        with pytest.raises(ProviderUnavailable):
+            exchange.receive(5)
+        closer.join()
+        for sock in fill:
+            sock.close()
+
+
+def test_closing_in_the_handshake(client: Make) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        exchange = client().send(post(url))
+        exchange.receive(0.05)
+        peer, _ = listener.accept()
+        assert peer.recv(65536)  # the client's hello; it gets no answer
+        exchange.close()
+        peer.settimeout(5)
+        assert peer.recv(1) == b""
+        peer.close()
+
+
+def test_closing_before_anything_was_asked(upstream: Start, client: Make) -> None:
+    server = upstream(never)
+    exchange = client().send(post(server.url))
+    exchange.close()
+    with pytest.raises(ProviderUnavailable):
+        exchange.receive(0.25)
+    assert server.accepted == 0
+
+
+def test_closing_after_the_end_leaves_the_pool_alone(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"x")))
+    pool = client()
+    first = pool.send(post(server.url))
+    read(first)
+    second = pool.send(post(server.url))
+    body = second.receive(0)
+    first.close()
+    assert body + read(second) == b"x" and server.accepted == 1
+
+
+# -- other ways ------------------------------------------------------------------------
+
+
+def test_a_unix_socket(upstream: Start, client: Make, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    server = upstream(lambda peer: peer.send(sized(b"x")), path=path)
+    pool = client(unix_socket=path, environ={"http_proxy": "http://127.0.0.1:1"})
+    for _ in range(2):
+        assert read(pool.send(post(server.url))) == b"x"
+    assert server.accepted == 1 and server.requests[0].header("Host") == "localhost"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.25])
+def test_tls(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str], timeout: float
+) -> None:
+    raw = chunked([b"%d " % number * 50 for number in range(2000)])
+    server = upstream(lambda peer: peer.send(raw), context=tls[0])
+    pool = client(environ={"REQUESTS_CA_BUNDLE": tls[1]})
+    for _ in range(2):
+        body = read(pool.send(post(server.url, b"y" * 200_000)), timeout)
+        assert body == b"".join(b"%d " % number * 50 for number in range(2000))
+    assert server.accepted == 1
+
+
+def test_one_record_that_is_read_in_pieces_is_not_left_behind(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    hold = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(chunked([b"x" * 16000])[:-5])  # one record, then silence
+        hold.wait(10)
+        peer.send(b"0\r\n\r\n")
+
+    server = upstream(answer, context=tls[0])
+    exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(server.url))
+    body = b""
+    while len(body) < 16000:
+        body += exchange.receive(0.25)
+    hold.set()
+    assert read(exchange) == b""
+
+
+def test_a_strange_certificate_is_refused(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
+    _, error = failure(client().send(post(server.url)))
+    assert isinstance(error, ProviderUnavailable) and "certificate" in error.message
+    assert not server.requests
+
+
+def test_the_name_in_the_certificate_counts(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
+    url = server.url.replace("localhost", "127.0.0.2")
+    exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(url))
+    _, error = failure(exchange)
+    assert isinstance(error, ProviderUnavailable)
+    assert not server.requests
+
+
+def test_no_listener_is_unavailable(client: Make) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    _, error = failure(client().send(post(url)))
+    assert isinstance(error, ProviderUnavailable)
+
+
+def test_a_name_without_an_address_is_unavailable(client: Make) -> None:
+    _, error = failure(client().send(post("http://name.invalid/")))
+    assert isinstance(error, ProviderUnavailable)
+
+
+def test_the_second_address_is_tried(upstream: Start, client: Make, monkeypatch: Any) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"x")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = free.getsockname()
+    real = socket.getaddrinfo
+
+    def both(host: str, port: int, **kinds: Any) -> Any:
+        found = real("127.0.0.1", port, **kinds)
+        return [(*found[0][:4], closed), *found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    assert read(client().send(post(server.url))) == b"x"
+
+
+def relay_bytes(source: socket.socket, to: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def tunnel(port: int) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        if peer.request.header("Proxy-Authorization") != "Basic dTpw":
+            peer.send(head("407 Proxy Authentication Required", "text/plain", "Content-Length: 0"))
+            return
+        with socket.create_connection(("127.0.0.1", port)) as there:
+            peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=relay_bytes, args=(there, peer.sock))
+            back.start()
+            relay_bytes(peer.sock, there)
+            back.join(10)
+        peer.close()
+
+    return answer
+
+
+def test_https_goes_through_a_tunnel(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
+    proxy = upstream(tunnel(server.port))
+    environ = {"HTTPS_PROXY": f"http://u:p@127.0.0.1:{proxy.port}", "SSL_CERT_FILE": tls[1]}
+    pool = client(environ=environ)
+    for _ in range(2):
+        assert read(pool.send(post(server.url))) == b"x"
+    assert proxy.requests[0].line == f"CONNECT localhost:{server.port} HTTP/1.1"
+    assert len(proxy.requests) == 1 and proxy.requests[0].header("Authorization") is None
+    assert server.requests[0].header("Proxy-Authorization") is None
+
+
+def test_a_proxy_that_refuses(upstream: Start, client: Make) -> None:
+    proxy = upstream(tunnel(1))
+    environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
+    _, error = failure(client(environ=environ).send(post("https://example.com/")))
+    assert isinstance(error, ProviderUnavailable) and "407" in error.message
+
+
+def test_http_goes_to_the_proxy_in_full(upstream: Start, client: Make) -> None:
+    proxy = upstream(lambda peer: peer.send(sized(b"x")))
+    environ = {"HTTP_PROXY": f"http://u:p@127.0.0.1:{proxy.port}"}
+    assert read(client(environ=environ).send(post("http://example.com/v1"))) == b"x"
+    request = proxy.requests[0]
+    assert request.line == "POST http://example.com/v1 HTTP/1.1"
+    assert request.header("Host") == "example.com"
+    assert request.header("Proxy-Authorization") == "Basic dTpw"
+
+
+def test_an_answer_before_the_whole_request_was_taken(client: Make) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        pool = client()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        exchange = pool.send(post(url, b"x" * 50_000_000))
+        assert exchange.receive(0.05) == b""
+        peer, _ = listener.accept()
+        peer.recv(1000)
+        peer.sendall(sized(b"too large", "413 Content Too Large"))
+        assert read(exchange) == b"too large" and exchange.status == 413
+        assert pool.idle == 0  # the rest of the request is still due on it
+        peer.close()

@@ -1,0 +1,143 @@
+"""Where a body ends: every framing, split anywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from misbehave import chunk
+
+from choreo_wsgi.errors import UpstreamInvalid, UpstreamTruncated
+from choreo_wsgi.upstream.framing import Chunked, Framing, Sized, UntilClose
+
+EVENT = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+BODIES = {
+    "events": b"".join(map(chunk, [EVENT, EVENT * 3, EVENT])) + b"0\r\n\r\n",
+    "data with CRLF": chunk(b"a\r\nb\r\n\r\n") + chunk(b"\r\n") + b"0\r\n\r\n",
+    "extensions": b'5;name="v"\r\nhello\r\n005 ; x\r\nworld\r\n0;last\r\n\r\n',
+    "trailer": chunk(b"hello") + b"0\r\nExpires: never\r\nX: y\r\n\r\n",
+    "upper case": b"A\r\n0123456789\r\n0a\r\n0123456789\r\n0\r\n\r\n",
+    "nothing": b"0\r\n\r\n",
+}
+CONTENT = {
+    "events": EVENT * 5,
+    "data with CRLF": b"a\r\nb\r\n\r\n\r\n",
+    "extensions": b"helloworld",
+    "trailer": b"hello",
+    "upper case": b"0123456789" * 2,
+    "nothing": b"",
+}
+
+
+def feed(framing: Framing, *pieces: bytes) -> bytes:
+    body = b""
+    for piece in pieces:
+        body += framing.feed(piece)
+        if framing.error is not None:
+            raise framing.error
+    return body
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_chunks_split_anywhere_give_the_same_body(name: str) -> None:
+    raw = BODIES[name]
+    for at in range(len(raw) + 1):
+        framing = Chunked()
+        assert feed(framing, raw[:at], raw[at:]) == CONTENT[name], at
+        assert framing.done and not framing.excess
+        framing.end()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_chunks_one_byte_at_a_time(name: str) -> None:
+    raw, framing, body = BODIES[name], Chunked(), b""
+    for at in range(len(raw)):
+        assert not framing.done
+        body += feed(framing, raw[at : at + 1])
+    assert framing.done and body == CONTENT[name]
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40) | st.just(EVENT), max_size=12),
+    st.lists(st.integers(0, 400), max_size=6),
+)
+def test_any_chunks_in_any_pieces(chunks: list[bytes], cuts: list[int]) -> None:
+    raw = b"".join(map(chunk, chunks)) + b"0\r\n\r\n"
+    edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    framing = Chunked()
+    pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
+    assert feed(framing, *pieces) == b"".join(chunks)
+    assert framing.done
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_chunks_cut_anywhere_are_truncated(name: str) -> None:
+    raw = BODIES[name]
+    for at in range(len(raw)):
+        framing = Chunked()
+        assert CONTENT[name].startswith(feed(framing, raw[:at]))
+        with pytest.raises(UpstreamTruncated):
+            framing.end()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"-5", b"+5", b"0x5", b"5_0", b" 5", b"g", b"123456789", "\u0665".encode(), b"5\n"],
+)
+def test_a_size_is_hex_digits_and_nothing_else(bad: bytes) -> None:
+    framing = Chunked()
+    body = framing.feed(chunk(b"good") + bad + b"\r\nhello\r\n0\r\n\r\n")
+    assert body == b"good"  # what came before the failure is not lost
+    assert isinstance(framing.error, UpstreamInvalid)
+
+
+def test_a_chunk_longer_than_its_size_is_refused() -> None:
+    framing = Chunked()
+    framing.feed(b"3\r\nabcdef\r\n0\r\n\r\n")
+    assert isinstance(framing.error, UpstreamInvalid)
+
+
+@pytest.mark.parametrize("endless", [b"5;" + b"x" * 5000, b"0\r\n" + b"x" * 5000])
+def test_endless_lines_are_refused(endless: bytes) -> None:
+    framing = Chunked()
+    framing.feed(endless)
+    assert isinstance(framing.error, UpstreamInvalid)
+
+
+def test_an_endless_trailer_is_refused() -> None:
+    framing = Chunked()
+    framing.feed(b"0\r\n" + b"X: y\r\n" * 20000)
+    assert isinstance(framing.error, UpstreamInvalid)
+
+
+def test_bytes_after_the_end_are_excess() -> None:
+    framing = Chunked()
+    assert framing.feed(chunk(b"all") + b"0\r\n\r\nHTTP/1.1 200") == b"all"
+    assert framing.done and framing.excess
+
+
+def test_many_sizes_do_not_fill_memory() -> None:
+    framing = Chunked()
+    for size in range(1, 6000):
+        assert len(framing.feed(chunk(b"x" * size))) == size
+    assert len(framing._sizes) <= 4097
+
+
+def test_a_sized_body() -> None:
+    framing = Sized(5)
+    assert feed(framing, b"he", b"llo!") == b"hello"
+    assert framing.done and framing.excess
+    short = Sized(5)
+    short.feed(b"hell")
+    with pytest.raises(UpstreamTruncated):
+        short.end()
+
+
+def test_a_body_until_the_connection_ends() -> None:
+    framing = UntilClose()
+    assert feed(framing, b"a", b"b") == b"ab"
+    assert not framing.done
+    framing.end()
+    assert framing.done

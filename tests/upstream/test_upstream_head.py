@@ -1,0 +1,152 @@
+"""Heads, written and read; addresses and proxies."""
+
+from __future__ import annotations
+
+import pytest
+
+from choreo_wsgi.errors import ConfigurationError, UpstreamInvalid
+from choreo_wsgi.upstream.address import Proxy, parse_url
+from choreo_wsgi.upstream.framing import Chunked, Sized, UntilClose
+from choreo_wsgi.upstream.head import MAX_HEAD, head_end, parse_head, request_head
+
+
+def test_a_request_asks_for_the_identity_coding() -> None:
+    head = request_head("POST", "/v1/x", "h:1", {"Authorization": "Bearer k"}, 3).decode()
+    lines = head.split("\r\n")
+    assert lines[0] == "POST /v1/x HTTP/1.1"
+    assert {"Host: h:1", "Accept-Encoding: identity", "Content-Length: 3"} <= set(lines)
+    assert "Authorization: Bearer k" in lines and head.endswith("\r\n\r\n")
+    assert "Content-Length" not in request_head("GET", "/", "h", {}, 0).decode()
+    assert "Content-Length: 0" in request_head("POST", "/", "h", {}, 0).decode()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"A": "b\r\nC: d"}, {"A\r\n": "b"}, {"A": "\u20ac"}, {"A": "\0"}, {"": "b"}]
+)
+def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        request_head("POST", "/", "h", headers, 0)
+    assert "d" not in caught.value.message.replace("header", "").replace("provider", "").split()
+
+
+def parse(text: str, method: str = "POST"):
+    return parse_head(text.replace("\n", "\r\n").encode(), method)
+
+
+@pytest.mark.parametrize(
+    ("head", "framing", "keep"),
+    [
+        ("HTTP/1.1 200 OK\nContent-Length: 5\n\n", Sized, True),
+        ("HTTP/1.1 200 OK\nContent-Length: 5\nConnection: Close\n\n", Sized, False),
+        ("HTTP/1.0 200 OK\nContent-Length: 5\n\n", Sized, False),
+        ("HTTP/1.0 200 OK\nContent-Length: 5\nConnection: keep-alive\n\n", Sized, True),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n", Chunked, True),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Length: 3\n\n", Chunked, False),
+        ("HTTP/1.1 200 OK\n\n", UntilClose, False),
+        ("HTTP/1.1 204 \n\n", Sized, True),
+        ("HTTP/1.1 304 Not Modified\nContent-Length: 7\n\n", Sized, True),
+        ("HTTP/1.1 200\nContent-Length: 5\nContent-Length: 5\n\n", Sized, True),
+    ],
+)
+def test_where_the_body_ends(head: str, framing: type, keep: bool) -> None:
+    parsed = parse(head)
+    assert type(parsed.framing) is framing and parsed.keep_alive is keep
+
+
+def test_the_answer_to_head_has_no_body() -> None:
+    assert parse("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "HEAD").framing.done
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "SSH-2.0-OpenSSH\n\n",
+        "HTTP/2 200\n\n",
+        "HTTP/1.1 2000 OK\n\n",
+        "HTTP/1.1 +20 OK\n\n",
+        "HTTP/1.1 200 OK\nContent-Length: +5\n\n",
+        "HTTP/1.1 200 OK\nContent-Length: 5_0\n\n",
+        "HTTP/1.1 200 OK\nContent-Length: \u0665\n\n",
+        "HTTP/1.1 200 OK\nContent-Length: 5\nContent-Length: 6\n\n",
+        "HTTP/1.1 200 OK\nContent-Length: 5, 5\n\n",
+        "HTTP/1.1 200 OK\nTransfer-Encoding: gzip, chunked\n\n",
+        "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked\n\n",
+        "HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 5\n\n",
+        "HTTP/1.1 200 OK\n" + "A: b\n" * 200 + "\n",
+    ],
+)
+def test_what_cannot_be_read_is_refused(head: str) -> None:
+    with pytest.raises(UpstreamInvalid):
+        parse(head)
+
+
+def test_a_head_is_found_wherever_it_ends_and_is_bounded() -> None:
+    assert head_end(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody") == 25
+    assert head_end(b"HTTP/1.1 200 OK\nA: b\n\nbody\r\n\r\n") in (22, 30)
+    assert head_end(b"HTTP/1.1 200 OK\r\n") == -1
+    with pytest.raises(UpstreamInvalid):
+        head_end(b"x" * (MAX_HEAD + 1))
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "host"),
+    [
+        ("http://h/v1", "/v1", "h"),
+        ("http://h:80/v1", "/v1", "h"),
+        ("http://h:8000", "/", "h:8000"),
+        ("https://H.example/a?b=c", "/a?b=c", "h.example"),
+        ("http://[::1]:8/x", "/x", "[::1]:8"),
+    ],
+)
+def test_urls(url: str, target: str, host: str) -> None:
+    address, found = parse_url(url, {})
+    assert found == target and address.host_header == host and address.proxy is None
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h/", "h/v1", "http://", "http://h:0/", "http://h:99999/", "http://h/\u00e9", ""]
+)
+def test_urls_that_lead_nowhere(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_url(url, {})
+
+
+def test_proxies_come_from_the_environment() -> None:
+    environ = {"HTTP_PROXY": "http://u:p%40@px:3128", "https_proxy": "sx:1", "NO_PROXY": "no.com"}
+    address, target = parse_url("http://h/v1", environ)
+    assert address.proxy == Proxy("px", 3128, "Basic dTpwQA==")
+    assert target == "http://h/v1"  # the absolute form
+    address, target = parse_url("https://h/v1", environ)
+    assert address.proxy == Proxy("sx", 1) and target == "/v1"
+    address, _ = parse_url("http://h/", {"ALL_PROXY": "http://all"})
+    assert address.proxy == Proxy("all", 80)
+
+
+def test_a_cgi_header_is_no_proxy() -> None:
+    environ = {"HTTP_PROXY": "http://evil", "REQUEST_METHOD": "GET"}
+    assert parse_url("http://h/", environ)[0].proxy is None
+
+
+@pytest.mark.parametrize(
+    ("word", "host", "direct"),
+    [
+        ("*", "any", True),
+        ("example.com", "example.com", True),
+        ("example.com", "api.example.com", True),
+        (".example.com", "api.example.com", True),
+        ("example.com", "badexample.com", False),
+        ("other, example.com", "example.com", True),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("example.com:80", "example.com", True),
+        ("example.com:81", "example.com", False),
+    ],
+)
+def test_no_proxy(word: str, host: str, direct: bool) -> None:
+    address, _ = parse_url(f"http://{host}/", {"http_proxy": "http://p", "no_proxy": word})
+    assert (address.proxy is None) is direct
+
+
+def test_only_http_proxies() -> None:
+    with pytest.raises(ConfigurationError):
+        parse_url("http://h/", {"http_proxy": "socks5://p"})
