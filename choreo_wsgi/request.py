@@ -39,7 +39,7 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
         raise _too_large(limit)
     try:
         body = _read(environ["wsgi.input"], limit + 1 if length is None else length)
-    except OSError:  # gunicorn and uWSGI: malformed chunks, or the caller has gone
+    except Exception:  # malformed chunks, or the caller has gone: each server has its own kind
         raise InvalidRequest("the body could not be read to its end") from None
     if len(body) > limit:
         raise _too_large(limit)

@@ -38,8 +38,11 @@ class Pieces(io.RawIOBase):
 
 
 class Broken(io.RawIOBase):
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
     def read(self, size: int = -1) -> bytes:
-        raise OSError("the client has gone")
+        raise self._error
 
 
 def environ(body: Any = b"", **variables: Any) -> dict[str, Any]:
@@ -114,9 +117,14 @@ def test_a_body_shorter_than_its_length() -> None:
             read_body(environ(Pieces(b"{}"), **variables), SETTINGS)
 
 
-def test_an_input_that_fails() -> None:
+class InvalidChunkSize(Exception):
+    """As gunicorn raises it: no OSError, and its module cannot be imported here."""
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), InvalidChunkSize("zz"), ValueError("closed")])
+def test_an_input_that_fails(error: Exception) -> None:
     with pytest.raises(InvalidRequest, match="could not be read"):
-        read_body(environ(Broken(), CONTENT_LENGTH="10"), SETTINGS)
+        read_body(environ(Broken(error), CONTENT_LENGTH="10"), SETTINGS)
 
 
 def test_the_limit() -> None:
