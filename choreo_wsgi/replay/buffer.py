@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .backend import Block, Identity, Write
-from .base import Fenced, Writer, check_block
+from .base import Fenced, Writer
+from .blocks import check_block
 
 __all__ = ["BufferedWriter"]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ..errors import ProducerLost, ReplayUnavailable
-from .backend import Backend, Block, Status
-from .base import Reader, cut, gone, last_frame, not_found
+from .backend import Backend, Block, Status, Write
+from .base import Reader, gone, not_found
+from .blocks import cut, last_frame
 
 __all__ = ["Follower"]
 
@@ -18,6 +21,10 @@ T = TypeVar("T")
 
 # Seconds between two notes to the producer that somebody reads.
 _SEE = 5.0
+# How many writes of which size are kept for a reader that is busy.  It finds the others in
+# the database.
+_OFFERED = 8
+_OFFERED_BYTES = 64 * 1024
 # Seconds that an outage may last before readers are told.
 _PATIENCE = 30.0
 
@@ -53,6 +60,8 @@ class Follower(Reader):
         self._store = store
         self._backend = backend
         self._epoch = status.epoch
+        self._producer = status.producer
+        self._offered: deque[Write] = deque(maxlen=_OFFERED)
         self._woken = threading.Event()
         self._woken.set()
         self._looked = -math.inf
@@ -63,6 +72,12 @@ class Follower(Reader):
 
     def wake(self) -> None:
         """Have the reader look; called when its stream may have grown."""
+        self._woken.set()
+
+    def offer(self, write: Write) -> None:
+        """Take what this process has just written, which need then not be fetched."""
+        if sum(len(block.data) for block in write.blocks) <= _OFFERED_BYTES:
+            self._offered.append(write)
         self._woken.set()
 
     def receive(self, timeout: float) -> bytes:
@@ -88,17 +103,37 @@ class Follower(Reader):
         self._woken.clear()
         self._looked = time.monotonic()
         try:
-            found = self._store.ask(lambda: self._backend.fetch(self.id, self.last))
-            if self._looked >= self._told + _SEE and found is not None:
+            frames = self._take_offered() or self._fetch()
+            if self._looked >= self._told + _SEE and not self.ended:
                 self._told = self._looked
-                self._store.see(self.id, found[0].producer)
-            if found is None:
-                raise not_found()
-            self._away = 0.0
-            return self._take(*found)
+                with contextlib.suppress(ReplayUnavailable):
+                    self._store.see(self.id, self._producer)
+            return frames
         except ReplayUnavailable:
             self._wait_out()
             return b""
+
+    def _take_offered(self) -> bytes:
+        parts: list[bytes] = []
+        while self._offered and not self.ended:
+            write = self._offered.popleft()
+            for block in write.blocks:
+                if write.epoch != self._epoch or block.first > self.last + 1:
+                    # Something is missing, and only the database can tell what.
+                    self._woken.set()
+                    return b"".join(parts)
+                if block.last > self.last:
+                    parts.append(cut(block.data, self.last))
+                    self.last = block.last
+            self.ended = write.end and bool(parts) and self.last == write.last
+        return b"".join(parts)
+
+    def _fetch(self) -> bytes:
+        found = self._store.ask(lambda: self._backend.fetch(self.id, self.last))
+        if found is None:
+            raise not_found()
+        self._away = 0.0
+        return self._take(*found)
 
     def _wait_out(self) -> None:
         now = time.monotonic()
@@ -113,6 +148,7 @@ class Follower(Reader):
             # It has frames of the lost producer that the new one does not continue.
             raise gone(self.last, status.fork + 1)
         self._epoch = status.epoch
+        self._producer = status.producer
         if blocks:
             return self._join(status, blocks)
         if self.last < status.last:

@@ -8,7 +8,7 @@ from replay_helpers import Opener, frame, frames, read_all
 
 from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
-from choreo_wsgi.replay.base import cut, cut_size, last_frame
+from choreo_wsgi.replay.blocks import cut, cut_size, last_frame
 
 # Each example makes a stream of its own in the same store.
 SAME_STORE = settings(

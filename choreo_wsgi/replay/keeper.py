@@ -1,0 +1,265 @@
+"""The keeper: one thread that writes what all the streams of a process have appended.
+
+It writes many streams in one go, renews the lease, hears of cancellations, and it alone
+finds out that the database cannot be reached, and that it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..errors import ReplayUnavailable
+from .backend import Backend, Observer, Outcome, Status, Unreachable, Write
+from .buffer import BufferedWriter
+
+__all__ = ["Keeper"]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# Seconds that a batch is held open while many streams write: 20 frames a second of 200
+# streams are then 20 streams a transaction.
+_GATHER = 0.005
+_SWEEP = 2.0
+_CLOSE = 2.0
+
+
+class Keeper:
+    """Writes to *backend*, and asks it.
+
+    *stream_bytes* bounds what is buffered of one stream while the database is away,
+    *buffer_bytes* of all; *lease* and *beat* are in seconds.  *written* is called with what
+    has just been written, and *restored* when the database is back.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        stream_bytes: int,
+        buffer_bytes: int,
+        lease: float,
+        beat: float,
+        written: Callable[[list[Write]], None],
+        restored: Callable[[], None],
+    ) -> None:
+        self.stream_bytes = stream_bytes
+        self.buffered = 0
+        self.reachable = True
+        self.beat = beat
+        self.producer = ""  # the name of this process, once the keeper runs
+        self.closing = threading.Event()
+        self.writers: dict[str, BufferedWriter] = {}
+        self._backend = backend
+        self._buffer_bytes = buffer_bytes
+        self._written = written
+        self._restored = restored
+        self._observer = Observer(lease)
+        self._strays: list[str] = []  # to be deleted when the database is back
+        self._dirty: dict[str, BufferedWriter] = {}
+        # Guards the writers and their buffers; the keeper waits on it for something to write.
+        self._dirt = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Return the database's answer; raises ReplayUnavailable, at once while it is away."""
+        self._start()
+        if self.reachable and not self.closing.is_set():
+            try:
+                return question()
+            except Unreachable as error:
+                self._lose(error)
+        raise ReplayUnavailable("The store of resumable streams cannot be reached.", retry_after=1)
+
+    def is_lost(self, id: str, status: Status) -> bool:
+        """Return whether the producer of stream *id*, just looked up, is lost."""
+        if status.producer != self.producer:
+            return self._observer.lost(status.producer, status.beat)
+        # Ours, and yet without a writer: the answer to its making was lost on the way.
+        return id not in self.writers and self._observer.lost(id, status.epoch)
+
+    def adopt(self, writer: BufferedWriter) -> BufferedWriter:
+        """Take care of *writer* from now on, until its end is written."""
+        with self._dirt:
+            self.writers[writer.id] = writer
+        return writer
+
+    def append(self, writer: BufferedWriter, change: Callable[[], int]) -> None:
+        """Have *writer* make a *change*, which returns its bytes, and write it soon."""
+        with self._dirt:
+            self.buffered += change()
+            self._dirty[writer.id] = writer
+            if self.buffered > self._buffer_bytes:
+                self._drop()
+            self._dirt.notify()
+
+    def forget(self, writer: BufferedWriter) -> None:
+        """Delete the stream of *writer*."""
+        with self._dirt:
+            self._release(writer)
+            self.buffered -= writer.clear()
+        try:
+            self.ask(lambda: self._backend.delete(writer.id, writer.epoch))
+        except ReplayUnavailable:
+            self.delete_later(writer.id)
+        self._written([Write(writer.id, 0, (), 0, False)])  # nobody's: readers go and look
+
+    def delete_later(self, id: str) -> None:
+        """Delete the stream *id*, which may have been made, when the database is back."""
+        self._strays.append(id)
+
+    def close(self) -> None:
+        """Write what is buffered, for two seconds at most, and give up the lease."""
+        with self._dirt:
+            self.closing.set()
+            self._dirt.notify_all()
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+        self.reachable = False
+
+    def _start(self) -> None:
+        # At the first use, not before: a server may fork after it made its store.
+        if self._thread is not None:
+            return
+        with self._dirt:
+            if self._thread is None and not self.closing.is_set():
+                self.producer = secrets.token_hex(12)
+                self._thread = threading.Thread(
+                    target=self._run, name="choreo-replay-keeper", daemon=True
+                )
+                self._thread.start()
+
+    def _lose(self, error: Unreachable) -> None:
+        with self._dirt:
+            was, self.reachable = self.reachable, False
+        if was:
+            logger.warning("the replay store cannot be reached: %s", error)
+
+    def _regain(self) -> None:
+        self._observer.reset()
+        with self._dirt:
+            self.reachable = True
+        logger.warning("the replay store is back")
+        self._restored()
+
+    def _drop(self) -> None:
+        # Of the longest: an end that a short one still waits for is worth more.
+        writers = [*self.writers.values(), *self._dirty.values()]
+        freed = 1
+        while freed and self.buffered > self._buffer_bytes * 9 // 10:
+            freed = max(writers, key=lambda writer: writer.size).drop()
+            self.buffered -= freed
+
+    def _release(self, writer: BufferedWriter) -> None:
+        self._dirty.pop(writer.id, None)
+        if self.writers.get(writer.id) is writer:
+            del self.writers[writer.id]
+
+    # The thread.
+
+    def _run(self) -> None:
+        due = swept = 0.0
+        crowd = 0
+        while not self.closing.is_set():
+            now = time.monotonic()
+            try:
+                if now >= due:
+                    due = now + self.beat
+                    self._renew()
+                if now >= swept + _SWEEP and self.reachable:
+                    swept = now
+                    self._sweep()
+                with self._dirt:
+                    self._dirt.wait_for(self._has_work, max(0.0, due - time.monotonic()))
+                if crowd > 1:
+                    self.closing.wait(_GATHER)
+                crowd = self._flush() if self.reachable else 0
+            except Unreachable as error:
+                self._lose(error)
+            except Exception as error:
+                # A fault of ours must not leave all streams without a keeper.
+                logger.exception("the keeper of the replay store failed")
+                self._lose(Unreachable(str(error)))
+        self._leave()
+
+    def _has_work(self) -> bool:
+        return self.closing.is_set() or (self.reachable and bool(self._dirty))
+
+    def _renew(self) -> None:
+        with self._dirt:
+            running = list(self.writers)
+        cancelled, read = self._backend.beat(self.producer, running)
+        while self._strays:
+            self._backend.delete(self._strays[-1], 1)
+            self._strays.pop()
+        if not self.reachable:
+            self._regain()
+        with self._dirt:
+            for id in cancelled:
+                if id in self.writers:
+                    self.writers[id].cancelled = True
+            for id in read:
+                if id in self.writers:
+                    self.writers[id].last_read = time.monotonic()
+
+    def _sweep(self) -> None:
+        def lost(producer: str, beat: int | None) -> bool:
+            return producer != self.producer and self._observer.lost(producer, beat)
+
+        self._backend.sweep(lost)
+
+    def _flush(self) -> int:
+        """Write what there is; return for how many streams."""
+        with self._dirt:
+            writers = list(self._dirty.values())
+            writes = [writer.take() for writer in writers]
+            self._dirty.clear()
+        if not writes:
+            return 0
+        try:
+            outcomes = self._backend.write(writes)
+            for writer, outcome in zip(writers, outcomes, strict=True):
+                if outcome is Outcome.MISSING and not writer.discarded:
+                    self._backend.insert(writer.bare(), self.producer, writer.epoch)
+        except Exception:
+            with self._dirt:
+                self._dirty.update({writer.id: writer for writer in writers})
+            raise
+        with self._dirt:
+            for writer, write, outcome in zip(writers, writes, outcomes, strict=True):
+                self._settle(writer, write, outcome)
+        done = [
+            write
+            for write, outcome in zip(writes, outcomes, strict=True)
+            if outcome is Outcome.DONE
+        ]
+        self._written(done)
+        return len(writes)
+
+    def _settle(self, writer: BufferedWriter, write: Write, outcome: Outcome) -> None:
+        if outcome is Outcome.MISSING:
+            if not writer.discarded:
+                self._dirty[writer.id] = writer  # again, now that it has been made
+        elif outcome is Outcome.FENCED:
+            self.buffered -= writer.fence()
+            self._release(writer)
+        else:
+            self.buffered -= writer.written(write)
+            if write.end:
+                self._release(writer)
+
+    def _leave(self) -> None:
+        deadline = time.monotonic() + _CLOSE
+        try:
+            while self.reachable and self._dirty and time.monotonic() < deadline:
+                self._flush()
+            if self.reachable:
+                self._backend.leave(self.producer)
+        except Unreachable as error:
+            self._lose(error)
