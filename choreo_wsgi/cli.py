@@ -172,3 +172,5 @@ def _log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    # Tells of every client that left, which the application's own line says better.
+    logging.getLogger("waitress").setLevel(logging.WARNING)

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 #: health checks, refusals, model lists.
 RESERVE = 16
 
+#: Bytes that the system keeps for a client that does not read; left to itself it takes 4 MB.
+UNSENT = 512 * 1024
+
 #: Seconds between the error frames of a drain's end and the closing of what still runs: a
 #: stream looks for its end every 0.25 s.
 LAST_FRAMES = 1.5
@@ -230,15 +233,16 @@ def _raise_open_files(needed: int) -> None:
 
 
 def _socket_options(options: Iterable[Any], send_timeout: float) -> list[Any]:
-    """Return the options of each connection, with a limit on unacknowledged bytes.
-
-    So the system itself drops a client that vanished without a word, also when a stream is too
-    slow to ever fill its buffers.
-    """
+    """Return the options of each connection, with limits on what the system keeps for it."""
     wanted = list(options)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = int(send_timeout * 1000)
+        # Drops a client that vanished without a word, also when its stream is too slow to ever
+        # fill a buffer.  Later than we do it, because the system does not send a reset.
+        milliseconds = int(send_timeout * 1000) + 10_000
         wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Bounds what waits for a slow client, and not, as SO_SNDBUF would, what is under way.
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT))
     return wanted
 
 

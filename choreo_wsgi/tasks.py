@@ -85,6 +85,9 @@ class _Writer:
                 raise RuntimeError("the application wrote before it called start_response")
             head = self.build_response_header()
             self.wrote_header = True
+            if self.chunked_response:
+                # A stream may last for minutes, and a conversation be megabytes long.
+                self.request.close()
         if self.chunked_response:
             self._write_chunk(head, data)
             return

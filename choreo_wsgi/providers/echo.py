@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..chat import ChatRequest
@@ -16,9 +18,12 @@ from .base import Provider
 _PIECE = re.compile(r"\s*\S+\s*|\s+")
 
 
-def pieces(text: str) -> list[str]:
-    """Return *text* cut behind each word's white space; joined they are *text*."""
-    return _PIECE.findall(text)
+def pieces(text: str) -> Iterator[str]:
+    """Yield *text* cut behind each word's white space; joined they are *text*.
+
+    One at a time: a list of them is thirty times as long as the text.
+    """
+    return (match[0] for match in _PIECE.finditer(text))
 
 
 class Echo(Provider):
@@ -39,11 +44,13 @@ class Echo(Provider):
     def open(self, request: ChatRequest) -> Source:
         """Return the source of the pieces."""
         delay = self.options.delay_ms / 1000 if request.stream else 0.0
-        words = pieces(request.last_user_text.removeprefix(_begun(request)))
-        limit = len(words) if request.max_tokens is None else request.max_tokens
+        text = request.last_user_text.removeprefix(_begun(request))
+        count = sum(1 for _ in pieces(text))
+        limit = count if request.max_tokens is None else request.max_tokens
         # max_tokens 0 asks for nothing and gets it: `length`, as OpenAI answers.
-        reason = "length" if limit == 0 or limit < len(words) else "stop"
-        return _EchoSource(words[:limit], reason, delay, _prompt_words(request))
+        reason = "length" if limit == 0 or limit < count else "stop"
+        words = itertools.islice(pieces(text), limit)
+        return _EchoSource(words, reason, delay, _prompt_words(request))
 
     def label(self, model: str) -> str:
         """Return the instance's name: there is only one model."""
@@ -76,25 +83,25 @@ def _prompt_words(request: ChatRequest) -> int:
 
 
 class _EchoSource(Source):
-    def __init__(self, words: list[str], reason: str, delay: float, prompt_words: int) -> None:
+    def __init__(self, words: Iterator[str], reason: str, delay: float, prompt_words: int) -> None:
         self._words = words
         self._reason = reason
         self._delay = delay
         self._due = time.monotonic() + delay
-        self._next = 0
+        self._next = next(words, None)
         self._usage = self.usage = Usage(prompt_words, 0)
 
     def receive(self, timeout: float) -> list[Item]:
         if self.ended:
             return []
-        if self._next == len(self._words):
+        word = self._next
+        if word is None:
             self.ended = True
             return [Finish(self._reason), self._usage]
         if self._delay and not self._wait(timeout):
             return []
-        word = self._words[self._next]
-        self._next += 1
-        self._usage.completion_tokens = self._next
+        self._next = next(self._words, None)
+        self._usage.completion_tokens += 1
         return [Delta(word)]
 
     def _wait(self, timeout: float) -> bool:
