@@ -73,7 +73,7 @@ class Call:
             try:
                 reply = self._send()
             except (requests.exceptions.RequestException, Cut) as error:
-                failure: APIError = _connection_error(error)
+                failure: APIError = _connection_error(error, self._request.url)
                 delay = backoff(attempt)
                 if isinstance(error, _HOPELESS):
                     raise failure from error
@@ -150,12 +150,17 @@ class Call:
             raise APIConnectionError(f"the answer broke off: {error}") from error
 
 
-def _connection_error(error: Exception) -> APIConnectionError:
+def _connection_error(error: Exception, url: str | None) -> APIConnectionError:
+    """Return our error for one of requests', with its cause in few words."""
+    root: BaseException = error
+    while (deeper := root.__cause__ or root.__context__) is not None:
+        root = deeper
+    where = "/".join((url or "").split("/", 3)[:3])
     failure: APIConnectionError
     if isinstance(error, requests.exceptions.Timeout):
-        failure = APITimeoutError(f"could not connect in time: {error}")
+        failure = APITimeoutError(f"could not connect to {where} in time: {root}")
     else:
-        failure = APIConnectionError(f"could not reach the server: {error}")
+        failure = APIConnectionError(f"no connection to {where}: {root}")
     failure.__cause__ = error
     return failure
 
