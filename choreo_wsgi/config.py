@@ -47,11 +47,11 @@ def read_sections(path: str) -> dict[str, dict[str, str]]:
 
 def _place(error: configparser.Error) -> str:
     """Return what is wrong, without the line itself: it may hold a key."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"no [section] before line {error.lineno}"
     if isinstance(error, configparser.ParsingError):
         lines = ", ".join(str(number) for number, _ in error.errors)
         return f"neither a section nor name = value in line {lines}"
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        return f"no [section] before line {error.lineno}"
     return str(error)
 
 
