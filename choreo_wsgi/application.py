@@ -97,8 +97,7 @@ class Application:
         id = request_id(environ)
         response = self._answer(environ, id)
         headers = [*response.headers, ("x-request-id", id), *self._cors.headers(environ)]
-        status = HTTPStatus(response.status)
-        start_response(f"{status.value} {status.phrase}", headers)
+        start_response(f"{response.status} {_phrase(response.status)}", headers)
         if environ["REQUEST_METHOD"] == "HEAD":
             # waitress sends what it is given, and the client would read it as the next answer.
             if isinstance(response.body, EventStream):
@@ -114,7 +113,7 @@ class Application:
                 logger.warning("%s: %d %s: %s", id, error.status, error.code, error.message)
             return error_response(error)
         except ClientGone:
-            return Response(408)  # nobody reads it
+            return json_response({}, 408)  # nobody reads it
         except Exception:
             logger.exception("%s: a request failed", id)
             return error_response(InternalError("the server failed to answer this request"))
@@ -183,6 +182,13 @@ class Application:
         if is_resumable(call):
             return self._resumption.begin(call, request, body)
         return self._completions.answer(call, request)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # a provider's own number, as 529
+        return "Error"
 
 
 def _stream_id(call: Call) -> str:

@@ -48,7 +48,7 @@ class Echo(Provider):
         count = sum(1 for _ in pieces(text))
         limit = count if request.max_tokens is None else request.max_tokens
         # max_tokens 0 asks for nothing and gets it: `length`, as OpenAI answers.
-        reason = "length" if limit == 0 or limit < count else "stop"
+        reason = "length" if request.max_tokens == 0 or limit < count else "stop"
         words = itertools.islice(pieces(text), limit)
         return _EchoSource(words, reason, delay, _prompt_words(request))
 
