@@ -245,6 +245,8 @@ class EventRelay:
         attempts = 2
         while at < len(block) and not self.progress.done:
             end = block.find(b"\n\n", at) + 2
+            if end < 2:
+                return  # one line end too many
             for pattern in self._patterns:
                 if not block.startswith(pattern.prefix, at):
                     continue
@@ -280,6 +282,8 @@ class EventRelay:
         if text == "[DONE]":
             self.progress.take_done()
             return
+        if not text:
+            return  # an empty keep-alive
         if not (text.startswith("{") and text.endswith("}")):
             raise UpstreamInvalid("the provider sent an event that is not a JSON object")
         chunk = parse_object(text)

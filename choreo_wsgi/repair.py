@@ -104,7 +104,10 @@ class Repair:
                 self._finish(index, reason)
             return changed
         changed |= _rename_reasoning(delta)
-        if reason is not None:
+        if reason is None:
+            changed |= "finish_reason" not in choice
+            choice.setdefault("finish_reason", None)
+        else:
             changed |= self._take_finish(choice, index, delta, reason, late)
         return changed
 

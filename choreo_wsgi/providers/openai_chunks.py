@@ -70,6 +70,8 @@ class OpenAIChunks:
             for choice in self._repair.closing():
                 items.append(Finish(choice["finish_reason"], choice["index"]))
             return
+        if not text:
+            return  # an empty keep-alive
         chunk = parse_object(text)
         if event == "error":
             raise provider_error(chunk)
