@@ -1,0 +1,303 @@
+"""Every provider behind real sockets: arrival, failures, leaving, n, routing by environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import harness
+import openai
+import pytest
+from dialects import DIALECTS, KEY, READ, WRITTEN, Dialect
+from live_upstream import Call, LiveUpstream
+
+TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
+
+every_provider = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+translated = pytest.mark.parametrize(
+    "dialect", [DIALECTS[type] for type in TRANSLATED], ids=TRANSLATED
+)
+
+
+@contextmanager
+def serving(
+    dialect: Dialect, settings: dict[str, str] | None = None
+) -> Iterator[tuple[harness.Server, LiveUpstream]]:
+    with LiveUpstream() as upstream:
+        section = {"type": dialect.type, **dialect.options(upstream.url)}
+        app = harness.make_app(settings, sections={"provider p": section})
+        try:
+            with harness.Server(app) as server:
+                yield server, upstream
+        finally:
+            app.close()
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "hello"}]
+    return {"model": "p/m", "messages": messages, "stream": True, **more}
+
+
+def begin(client: harness.Client, upstream: LiveUpstream, **more: Any) -> Call:
+    client.request("POST", "/v1/chat/completions", asked(**more))
+    return upstream.call()
+
+
+@every_provider
+def test_each_piece_arrives_before_the_next_is_sent(dialect: Dialect) -> None:
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        call = begin(client, upstream)
+        assert call.asked.target == dialect.target
+        assert KEY in call.asked.headers[dialect.key_header]
+        call.head(dialect.kind)
+        call.send(dialect.start + dialect.text("one"))
+        assert client.read_head().status == 200
+        assert client.read_json()["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        assert client.read_json()["choices"][0]["delta"] == {"content": "one"}
+        call.send(dialect.text("two"))
+        assert client.read_json()["choices"][0]["delta"] == {"content": "two"}
+        call.send(dialect.plain_ending)
+        call.finish()
+        assert client.read_json()["choices"][0]["finish_reason"] == "stop"
+        assert client.read_frame() == b"data: [DONE]\n\n"
+
+
+def events_seen(dialect: Dialect, stream: bool) -> Any:
+    """Return what the openai SDK makes of the common answer; ids and names of models apart."""
+    with serving(dialect) as (server, upstream):
+        client = openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
+        with client:
+            body = asked(stream_options={"include_usage": True})
+            body["stream"] = True
+            if not stream:
+                del body["stream"], body["stream_options"]
+            seen: list[Any] = []
+            thread = harness_thread(lambda: seen.append(collect(client, body, stream)))
+            call = upstream.call()
+            call.head(dialect.kind)
+            call.send(dialect.start + dialect.text("Hel"))
+            call.send(dialect.text("lo"))
+            call.send(dialect.call)
+            call.send(dialect.ending)
+            call.finish()
+            thread.join(harness.DEADLINE)
+    return seen[0]
+
+
+def harness_thread(target: Any) -> Any:
+    import threading
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    return thread
+
+
+def collect(client: openai.OpenAI, body: dict[str, Any], stream: bool) -> Any:
+    if not stream:
+        answer = client.chat.completions.create(**body)
+        return without_names(answer.to_dict())
+    return [without_names(chunk.to_dict()) for chunk in client.chat.completions.create(**body)]
+
+
+def without_names(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: value[key] for key in value if key not in ("id", "created", "model")}
+
+
+def test_the_same_answer_is_the_same_stream_from_every_provider() -> None:
+    streams = {type: events_seen(dialect, stream=True) for type, dialect in DIALECTS.items()}
+    expected = streams["openai"]
+    assert [len(chunk["choices"]) for chunk in expected] == [1, 1, 1, 1, 1, 1, 0]
+    assert expected[-1]["usage"]["total_tokens"] == READ + WRITTEN
+    assert expected[-2]["choices"][0]["finish_reason"] == "tool_calls"
+    for stream in streams.values():
+        assert stream == expected
+
+
+def test_the_same_answer_is_the_same_completion_from_every_translation() -> None:
+    folded = [events_seen(DIALECTS[type], stream=False) for type in TRANSLATED]
+    message = folded[0]["choices"][0]["message"]
+    assert message["content"] == "Hello"
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"city":"Paris"}'
+    assert folded[0]["usage"]["total_tokens"] == READ + WRITTEN
+    for document in folded:
+        assert document == folded[0]
+
+
+@every_provider
+def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        call = begin(client, upstream)
+        call.head(dialect.kind)
+        call.send(dialect.start + dialect.text("one"))
+        client.read_head()
+        client.read_json()
+        assert client.read_json()["choices"][0]["delta"] == {"content": "one"}
+        call.cut()
+        assert client.read_json()["error"]["code"] == "upstream_truncated"
+        assert client.read_frame() == b""
+
+
+@every_provider
+def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        call = begin(client, upstream)
+        call.head(dialect.kind)
+        call.send(dialect.start + dialect.text("one"))
+        call.send(dialect.error)
+        call.finish()
+        client.read_head()
+        client.read_json()
+        client.read_json()
+        error = client.read_json()["error"]
+        assert error["message"] == "no, ***"
+        assert client.read_frame() == b""
+
+
+@every_provider
+def test_a_refusal_keeps_its_meaning(dialect: Dialect) -> None:
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        call = begin(client, upstream)
+        call.head("application/json", "429 Too Many Requests", "Retry-After: 7")
+        call.send(b'{"error":{"message":"slow down","type":"rate_limit_error"}}')
+        call.finish()
+        answer = client.read_answer()
+        assert answer.status == 429
+        assert answer.headers["retry-after"] == "7"
+        assert answer.error["message"] == "slow down"
+
+
+@every_provider
+@pytest.mark.parametrize("when", ["before the head", "inside the answer"])
+def test_a_client_that_leaves_frees_the_provider(dialect: Dialect, when: str) -> None:
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        call = begin(client, upstream)
+        if when == "inside the answer":
+            call.head(dialect.kind)
+            call.send(dialect.start + dialect.text("one"))
+            client.read_head()
+        client.reset()
+        assert call.is_left()
+
+
+@every_provider
+def test_the_connection_is_used_again(dialect: Dialect) -> None:
+    with serving(dialect) as (server, upstream):
+        for _ in range(2):
+            with server.connect() as client:
+                call = begin(client, upstream)
+                assert call.number == 0
+                call.head(dialect.kind)
+                call.send(dialect.start + dialect.text("one") + dialect.plain_ending)
+                call.finish()
+                assert client.read_answer().body.endswith(b"data: [DONE]\n\n")
+
+
+@every_provider
+def test_silence_is_filled_with_pings(dialect: Dialect) -> None:
+    with (
+        serving(dialect, {"heartbeat_seconds": "0.1"}) as (server, upstream),
+        server.connect() as client,
+    ):
+        call = begin(client, upstream)
+        client.read_head()
+        assert client.read_frame() == b": ping\n"
+        call.head(dialect.kind)
+        call.send(dialect.start + dialect.text("one"))
+        while (frame := client.read_frame()) == b": ping\n":
+            pass
+        assert b'"role":"assistant"' in frame.replace(b": ", b":")
+        call.cut()
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "ollama"])
+def test_n_without_an_n_of_its_own(type: str) -> None:
+    """That many requests at once: the second speaks while the first is silent."""
+    dialect = DIALECTS[type]
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        first = begin(client, upstream, n=2, stream_options={"include_usage": True})
+        second = upstream.call()
+        second.head(dialect.kind)
+        second.send(dialect.start + dialect.text("b"))
+        client.read_head()
+        index = client.read_json()["choices"][0]["index"]
+        chunk = client.read_json()["choices"][0]
+        assert (chunk["index"], chunk["delta"]) == (index, {"content": "b"})
+        first.head(dialect.kind)
+        for call in (first, second):
+            start = dialect.start if call is first else b""
+            call.send(start + dialect.text("a") + dialect.plain_ending)
+            call.finish()
+        chunks = []
+        while (frame := client.read_frame()) != b"data: [DONE]\n\n":
+            chunks.append(json.loads(frame[6:]))
+        finishes = [
+            choice["index"]
+            for chunk in chunks
+            for choice in chunk["choices"]
+            if choice["finish_reason"] == "stop"
+        ]
+        assert sorted(finishes) == [0, 1]
+        assert chunks[-1]["usage"]["prompt_tokens"] == 2 * READ
+        assert chunks[-1]["usage"]["completion_tokens"] == 2 * WRITTEN
+
+
+ENVIRONMENTS = [
+    ("anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "claude-opus-5"),
+    ("gemini", "GOOGLE_API_KEY", "GEMINI_BASE_URL", "gemini-3-pro"),
+    ("gemini", "GEMINI_API_KEY", "GEMINI_BASE_URL", "gemini-3-pro"),
+    ("xai", "XAI_API_KEY", "XAI_BASE_URL", "grok-5"),
+    ("xai", "GROK_API_KEY", "XAI_BASE_URL", "grok-5"),
+    ("ollama", "OLLAMA_API_KEY", "OLLAMA_BASE_URL", "ollama/llama3"),
+    ("azure", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "azure/gpt"),
+    ("bedrock", "AWS_BEARER_TOKEN_BEDROCK", "BEDROCK_BASE_URL", "bedrock/nova"),
+]
+
+
+@pytest.mark.parametrize(("type", "key", "address", "model"), ENVIRONMENTS)
+def test_models_go_by_their_names(type: str, key: str, address: str, model: str) -> None:
+    """With a key in the environment and no ini file."""
+    dialect = DIALECTS[type]
+    with LiveUpstream() as upstream:
+        url = f"{upstream.url}/v1" if type == "xai" else upstream.url
+        app = harness.make_app(environment={key: KEY, address: url})
+        with harness.Server(app) as server, server.connect() as client:
+            call = begin(client, upstream, model=model)
+            assert KEY in call.asked.headers[dialect.key_header]
+            call.head(dialect.kind)
+            call.send(dialect.start + dialect.text("one") + dialect.plain_ending)
+            call.finish()
+            answer = client.read_answer()
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+            name = model.removeprefix(f"{type}/")
+            assert answer.headers["choreo-provider"] == f"{type}/{name}"
+        app.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("claude-opus-5", "ANTHROPIC_API_KEY"),
+        ("gemini-3-pro", "GEMINI_API_KEY"),
+        ("grok-5", "XAI_API_KEY"),
+        ("mistral/large", "MISTRAL_API_KEY"),
+        ("bedrock/nova", "AWS_BEARER_TOKEN_BEDROCK"),
+    ],
+)
+def test_a_missing_key_is_named(model: str, variable: str) -> None:
+    app = harness.make_app(environment={"OPENAI_API_KEY": KEY})
+    with harness.Server(app) as server, server.connect() as client:
+        answer = client.exchange("POST", "/v1/chat/completions", asked(model=model))
+        assert answer.status == 502
+        assert answer.error["code"] == "provider_not_configured"
+        assert variable in answer.error["message"]
+    app.close()
+
+
+@translated
+def test_what_a_provider_cannot_do_is_refused_before_anything_is_sent(dialect: Dialect) -> None:
+    with serving(dialect) as (server, _), server.connect() as client:
+        answer = client.exchange("POST", "/v1/chat/completions", asked(logprobs=True))
+        assert answer.status == 400
+        assert answer.error["param"] == "logprobs"
