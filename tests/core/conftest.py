@@ -17,7 +17,8 @@ def application() -> Iterator[Callable[..., Application]]:
         sections: Mapping[str, Mapping[str, str]] | None = None, **settings: str
     ) -> Application:
         named = {f"provider {name}": section for name, section in (sections or {}).items()}
-        made.append(harness.make_app({"default_model": "none", **settings}, named))
+        common = {"default_model": "none", "listen": "127.0.0.1:0", "drain_seconds": "0"}
+        made.append(harness.make_app({**common, **settings}, named))
         return made[-1]
 
     yield make

@@ -1,11 +1,14 @@
-"""Streams through a real waitress, by arrival: a frame is there before the next is made."""
+"""Streams over real connections, by arrival: a frame is there before the next is made.
+
+All of it through waitress as it comes and through ``choreo-wsgi serve``'s own kind of it.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Union
 
 import harness
 import pytest
@@ -16,13 +19,48 @@ from choreo_wsgi import sse
 from choreo_wsgi.application import Application
 from choreo_wsgi.chunks import Delta, Finish
 from choreo_wsgi.errors import ProviderAPIError
+from choreo_wsgi.server import Server
 
 Make = Callable[..., Application]
-Serve = Callable[..., harness.Server]
 CHAT = "/v1/chat/completions"
 
 #: Far beyond any test: what arrives was not brought by a ping.
 SILENT = {"heartbeat_seconds": "600"}
+
+
+class Ours:
+    """Our own server in a thread."""
+
+    def __init__(self, app: Application) -> None:
+        self._server = Server(app)
+        self._port = int(self._server.addresses[0].rpartition(":")[2])
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+
+    def connect(self) -> harness.Client:
+        return harness.Client(("127.0.0.1", self._port))
+
+    def close(self) -> None:
+        self._server.drain()
+        self._thread.join(harness.DEADLINE)
+        assert not self._thread.is_alive(), "the server does not end"
+
+
+Running = Union[harness.Server, Ours]
+Serve = Callable[[Application], Running]
+
+
+@pytest.fixture(params=[harness.Server, Ours], ids=["waitress", "ours"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    running: list[Running] = []
+
+    def start(app: Application) -> Running:
+        running.append(request.param(app))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()
 
 
 def scripted_app(application: Make, **settings: str) -> Application:
