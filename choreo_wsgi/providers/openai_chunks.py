@@ -92,7 +92,7 @@ def _items(choice: dict[str, Json]) -> list[Item]:
         index,
         _text(delta, "reasoning_content"),
         _text(delta, "refusal"),
-        [_call(call) for call in delta.get("tool_calls") or ()],
+        [_call(call) for call in delta.get("tool_calls") or ()] or (),
         extra or None,
     )
     items: list[Item] = []
