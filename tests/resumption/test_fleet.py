@@ -1,0 +1,188 @@
+"""Three replicas behind nginx with one Redis: one is drained, one is killed, Redis goes away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import harness
+import pytest
+import requests
+from fleet import KEY, Nginx, Replica
+from harness import wait_until
+from replay_helpers import RedisServer
+
+import choreoai
+
+WORDS = 60  # of an answer, 40 ms each
+STREAMS = 30
+
+
+class Fleet:
+    """The replicas, nginx and Redis of a test."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        for program, package in (("nginx", "nginx-light"), ("redis-server", "redis-server")):
+            harness.require_tool(program, package)
+        self.redis = RedisServer(folder)
+        self.redis.start()
+        given = {"replay": self.redis.url, "heartbeat_seconds": "1", **settings}
+        self.replicas = [Replica(folder, f"replica-{n}", **given) for n in range(3)]
+        self.nginx = Nginx(folder, [replica.port for replica in self.replicas])
+        self.url = f"http://127.0.0.1:{self.nginx.port}"
+
+    def close(self) -> None:
+        self.nginx.end()
+        for replica in self.replicas:
+            if replica.process.poll() is None:
+                replica.kill()
+        self.redis.stop()
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+    fleets: list[Fleet] = []
+
+    def make(**settings: str) -> Fleet:
+        fleets.append(Fleet(tmp_path, **settings))
+        return fleets[-1]
+
+    yield make
+    for fleet in fleets:
+        fleet.close()
+
+
+def words(stream: int) -> str:
+    return " ".join(f"{stream}-{n}" for n in range(WORDS))
+
+
+class Listener:
+    """Reads one resumable stream through nginx; *half* is set when half of it is there."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self.half = threading.Event()
+        self.expected = words(number)
+        self._url = url
+
+    def run(self) -> tuple[str, choreoai.ChoreoAIError | None]:
+        """Return the text that came and what was raised."""
+        text = ""
+        with choreoai.ChoreoAI(api_key=KEY, base_url=self._url, resumable=True) as client:
+            stream = client.chat.completions.create(
+                model="slow",
+                messages=[{"role": "user", "content": self.expected}],
+                stream=True,
+            )
+            try:
+                for piece in stream.text:
+                    text += piece
+                    if len(text) * 2 >= len(self.expected):
+                        self.half.set()
+            except choreoai.ChoreoAIError as error:
+                return text, error
+            finally:
+                stream.close()
+        return text, None
+
+
+def listen(fleet: Fleet, pool: ThreadPoolExecutor) -> tuple[list[Listener], list[Future[object]]]:
+    """Start the streams; return when each has come half of its way."""
+    listeners = [Listener(fleet.url, number) for number in range(STREAMS)]
+    futures: list[Future[object]] = [pool.submit(one.run) for one in listeners]
+    for one in listeners:
+        assert one.half.wait(30), "a stream did not come half of its way"
+    return listeners, futures
+
+
+@pytest.mark.parametrize("continue_lost", ["off", "on"])
+def test_a_replica_drained_and_one_killed(
+    make_fleet: Callable[..., Fleet], continue_lost: str
+) -> None:
+    """Each stream comes whole, or raises producer_lost with the text that was there."""
+    fleet = make_fleet(continue_lost=continue_lost)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        listeners, futures = listen(fleet, pool)
+        fleet.replicas[0].process.terminate()
+        fleet.replicas[1].kill()
+        lost = 0
+        for one, future in zip(listeners, futures, strict=True):
+            text, error = future.result(60)  # type: ignore[misc]
+            if error is None:
+                assert text == one.expected
+                continue
+            lost += 1
+            assert isinstance(error, choreoai.StreamInterruptedError)
+            assert error.code == "producer_lost"
+            assert one.expected.startswith(text)
+            assert error.partial_text == text
+    assert fleet.replicas[0].process.wait(30) == 0
+    assert fleet.replicas[2].process.poll() is None
+    if continue_lost == "on":
+        assert lost == 0
+    else:
+        # The killed replica had about a third of the streams.
+        assert 0 < lost < STREAMS
+
+
+def test_redis_goes_away_and_comes_back(make_fleet: Callable[..., Fleet]) -> None:
+    """Connected clients get their streams; resuming works again afterwards."""
+    fleet = make_fleet()
+    headers = {"Authorization": f"Bearer {KEY}"}
+    body = {
+        "model": "slow",
+        "messages": [{"role": "user", "content": words(0)}],
+        "stream": True,
+    }
+    with ThreadPoolExecutor(STREAMS) as pool:
+        listeners, futures = listen(fleet, pool)
+        fleet.redis.stop()
+        with requests.post(
+            f"{fleet.url}/v1/chat/completions",
+            json=body,
+            headers={**headers, "Choreo-Resumable": "1"},
+            timeout=30,
+        ) as begun:  # begins without Redis, and is whole
+            id = begun.headers["Choreo-Stream-Id"]
+            assert begun.content.endswith(b"data: [DONE]\n\n")
+        answer = requests.get(f"{fleet.url}/v1/streams/{id}", headers=headers, timeout=30)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "replay_unavailable"
+        for one, future in zip(listeners, futures, strict=True):
+            assert future.result(60) == (one.expected, None)
+    fleet.redis.start()
+
+    def replayed() -> bool:
+        again = requests.get(f"{fleet.url}/v1/streams/{id}", headers=headers, timeout=30)
+        return again.status_code == 200 and again.content == begun.content.replace(b": ping\n", b"")
+
+    wait_until(replayed, "the stream that began without Redis can be replayed", 30)
+
+
+def test_a_finished_stream_survives_a_restart(tmp_path: Path) -> None:
+    """sqlite: the server ends and starts between the cut and the resume."""
+    url = f"sqlite:{tmp_path / 'replay.db'}"
+    body = {
+        "model": "slow",
+        "messages": [{"role": "user", "content": "one two three"}],
+        "stream": True,
+    }
+    headers = {"Authorization": f"Bearer {KEY}"}
+    first = Replica(tmp_path, "first", replay=url)
+    with requests.post(
+        f"http://127.0.0.1:{first.port}/v1/chat/completions",
+        json=body,
+        headers={**headers, "Choreo-Resumable": "1"},
+        timeout=30,
+    ) as answer:
+        id = answer.headers["Choreo-Stream-Id"]
+        frames = answer.content.replace(b": ping\n", b"")
+    assert first.end() == 0
+    second = Replica(tmp_path, "second", replay=url)
+    try:
+        streams = f"http://127.0.0.1:{second.port}/v1/streams"
+        again = requests.get(f"{streams}/{id}?after=2", headers=headers, timeout=30)
+        assert again.content == frames[frames.index(b"id: 3\n") :]
+    finally:
+        second.end()
