@@ -1,0 +1,249 @@
+"""The table of what each provider can do is true: every cell is tried."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.chat import ChatRequest, parse
+from choreo_wsgi.errors import InvalidRequest, InvalidValue
+from choreo_wsgi.providers import provider_class
+from choreo_wsgi.providers.http import HTTPProvider
+from choreo_wsgi.providers.support import PROVIDERS, TABLE, Row
+from choreo_wsgi.settings import Settings
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+PNG = "data:image/png;base64,iVBORw0KGgo="
+PDF = "data:application/pdf;base64,JVBERi0="
+MODELS = {
+    "anthropic": "claude-opus-5",
+    "bedrock": "anthropic.claude-opus-5",
+    "gemini": "gemini-3-pro",
+    "ollama": "llama3",
+}
+
+
+def part(kind: str, value: Any) -> dict[str, Any]:
+    content = [{"type": "text", "text": "hi"}, {"type": kind, kind: value}]
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+#: For each row, what asks for it.
+SAMPLES: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.5},
+    "top_p": {"top_p": 0.5},
+    "max_tokens": {"max_tokens": 7},
+    "stop": {"stop": ["END"]},
+    "seed": {"seed": 7},
+    "n": {"n": 2},
+    "tools": {"tools": [TOOL]},
+    "tool_choice": {"tools": [TOOL], "tool_choice": "none"},
+    "parallel_tool_calls": {"tools": [TOOL], "parallel_tool_calls": False},
+    "response_format": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
+    },
+    "reasoning_effort": {"reasoning_effort": "low"},
+    "frequency_penalty": {"frequency_penalty": 1},
+    "presence_penalty": {"presence_penalty": 1},
+    "logit_bias": {"logit_bias": {"5": 1}},
+    "logprobs": {"logprobs": True},
+    "top_logprobs": {"top_logprobs": 2},
+    "modalities": {"modalities": ["text", "audio"]},
+    "audio": {"audio": {"voice": "alloy", "format": "mp3"}},
+    "functions": {"functions": [{"name": "f"}]},
+    "function_call": {"function_call": {"name": "f"}},
+    "web_search_options": {"web_search_options": {}},
+    "prediction": {"prediction": {"type": "content", "content": "x"}},
+    "verbosity": {"verbosity": "low"},
+    "prompt_cache_key": {"prompt_cache_key": "k"},
+    "prompt_cache_retention": {"prompt_cache_retention": "24h"},
+    "service_tier": {"service_tier": "flex"},
+    "safety_identifier": {"safety_identifier": "s"},
+    "user": {"user": "u"},
+    "metadata": {"metadata": {"a": "b"}},
+    "store": {"store": True},
+    "image, data: URL": part("image_url", {"url": PNG}),
+    "image, https: URL": part("image_url", {"url": "https://example.com/a.png"}),
+    "audio input": part("input_audio", {"data": "UklGRg==", "format": "wav"}),
+    "file, data: URL": part("file", {"filename": "a.pdf", "file_data": PDF}),
+}
+
+
+def request(model: str, **more: Any) -> ChatRequest:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}
+    return parse(json.dumps(body).encode())
+
+
+def sent(type: str, **more: Any) -> Any:
+    """Return the body that the provider's adapter sends."""
+    provider = provider_class(type)(type, {"api_key": "k"}, Settings())
+    assert isinstance(provider, HTTPProvider)
+    try:
+        return json.loads(provider.encode(request(MODELS[type], **more)).body)
+    finally:
+        provider.close()
+
+
+def test_every_row_has_a_sample() -> None:
+    assert [row.name for row in TABLE] == list(SAMPLES)
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_cell(row: Row, type: str) -> None:
+    sample, cell = SAMPLES[row.name], row.cells[type]
+    rest = {key: value for key, value in sample.items() if key == "tools" and row.name != "tools"}
+    if cell.how == "refused":
+        with pytest.raises(InvalidValue) as caught:
+            sent(type, **sample)
+        assert caught.value.status == 400
+        expected = "messages[0].content[1]" if "messages" in sample else row.name
+        assert str(caught.value.param).startswith(expected)
+        assert type in caught.value.message
+        return
+    changed = sent(type, **sample) != sent(type, **rest)
+    assert changed == (cell.how == "sent" or row.name == "tool_choice")
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_neutral_values_are_never_refused(row: Row, type: str) -> None:
+    for value in (*row.neutral, *([None] if row.name in SAMPLES[row.name] else [])):
+        sent(type, **{row.name: value})
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_limits(type: str) -> None:
+    for row in TABLE:
+        maximum = row.cells[type].maximum
+        if maximum is not None:
+            sent(type, **{row.name: maximum})
+            with pytest.raises(InvalidValue) as caught:
+                sent(type, **{row.name: maximum + 0.1})
+            assert caught.value.param == row.name
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("anthropic", {"response_format": {"type": "json_object"}}, "response_format.type"),
+    ("bedrock", {"response_format": {"type": "json_object"}}, "response_format.type"),
+    ("ollama", {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+    (
+        "anthropic",
+        {"tools": [{"type": "custom", "custom": {"name": "c"}}]},
+        "tools[0].type",
+    ),
+    (
+        "anthropic",
+        part("image_url", {"url": "http://example.com/a.png"}),
+        "messages[0].content[1].image_url.url",
+    ),
+    (
+        "gemini",
+        part("image_url", {"url": "data:image/png;base64,!"}),
+        "messages[0].content[1].image_url.url",
+    ),
+    ("gemini", part("file", {"file_id": "file-1"}), "messages[0].content[1].file.file_id"),
+    (
+        "anthropic",
+        part("file", {"filename": "a.csv", "file_data": "data:text/csv;base64,YQ=="}),
+        "messages[0].content[1].file.file_data",
+    ),
+    (
+        "bedrock",
+        part("image_url", {"url": "data:image/tiff;base64,YQ=="}),
+        "messages[0].content[1].image_url.url",
+    ),
+]
+
+
+@pytest.mark.parametrize(("type", "sample", "param"), REFUSED)
+def test_refused(type: str, sample: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        sent(type, **sample)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def called(arguments: str, answered: str = "c1") -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": answered, "content": "ok"},
+        ]
+    }
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("arguments", ["{", "[]", "1", "[" * 5000])
+def test_arguments_that_are_no_object(type: str, arguments: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        sent(type, **called(arguments))
+    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_a_result_without_its_call(type: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        sent(type, **called("{}", answered="c2"))
+    assert caught.value.param == "messages[2].tool_call_id"
+
+
+def test_no_tools_after_tool_calls_at_bedrock() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        sent("bedrock", **called("{}"), tools=[TOOL], tool_choice="none")
+    assert caught.value.param == "tool_choice"
+
+
+def test_no_reasoning_effort_for_other_models_at_bedrock() -> None:
+    provider = provider_class("bedrock")("bedrock", {"api_key": "k"}, Settings())
+    assert isinstance(provider, HTTPProvider)
+    with pytest.raises(InvalidValue) as caught:
+        provider.encode(request("meta.llama4", reasoning_effort="low"))
+    provider.close()
+    assert caught.value.param == "reasoning_effort"
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_allowed_tools(type: str) -> None:
+    """Only those are sent: no provider has a list of its own beside the tools."""
+    other = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
+    named = {"type": "function", "function": {"name": "g"}}
+    wanted = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
+    body = sent(type, tools=[TOOL, other], tool_choice=wanted)
+    only = sent(type, tools=[other], tool_choice="auto")
+    assert body == only
+
+
+THINKING: list[tuple[str, dict[str, Any], Any, int]] = [
+    ("claude-opus-5", {"reasoning_effort": "high"}, {"type": "adaptive"}, 16384),
+    ("claude-opus-5", {"reasoning_effort": "none"}, {"type": "disabled"}, 16384),
+    ("claude-haiku-4-5", {"reasoning_effort": "medium"}, 4096, 16384 + 4096),
+    ("claude-haiku-4-5", {"reasoning_effort": "high", "max_tokens": 3000}, 2999, 3000),
+    (
+        "claude-haiku-4-5",
+        {"reasoning_effort": "high", "max_tokens": 500},
+        {"type": "disabled"},
+        500,
+    ),
+    ("claude-sonnet-4-20250514", {"reasoning_effort": "low"}, 1024, 16384 + 1024),
+    ("claude-opus-4-1", {"reasoning_effort": "low", **called("{}")}, None, 16384),
+]
+
+
+@pytest.mark.parametrize(("model", "more", "thinking", "limit"), THINKING)
+def test_thinking_at_anthropic(model: str, more: dict[str, Any], thinking: Any, limit: int) -> None:
+    provider = provider_class("anthropic")("anthropic", {"api_key": "k"}, Settings())
+    assert isinstance(provider, HTTPProvider)
+    body = json.loads(provider.encode(request(model, **more)).body)
+    provider.close()
+    found = body.get("thinking")
+    if isinstance(thinking, dict):
+        assert found["type"] == thinking["type"]
+    elif isinstance(thinking, int):
+        assert found == {"type": "enabled", "budget_tokens": thinking}
+    else:
+        assert found is None
+    assert body["max_tokens"] == limit
