@@ -185,10 +185,7 @@ class Application:
 
 
 def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:  # a provider's own number, as 529
-        return "Error"
+    return responses.get(status, "Error")  # a provider may have numbers of its own, as 529
 
 
 def _stream_id(call: Call) -> str:
