@@ -15,6 +15,7 @@ from ..chunks import Delta, Finish, Item, Usage, dump
 from ..errors import (
     ChoreoError,
     ContextLengthExceeded,
+    InvalidMessages,
     InvalidValue,
     ProviderError,
     ProviderNotConfigured,
@@ -284,6 +285,9 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoErro
             f"the local model reads at most {error.get('n_ctx')}",
             param="messages",
         )
+    template = message.rpartition("Jinja Exception: ")
+    if template[1]:
+        return InvalidMessages(f"the local model refuses it: {template[2]}", param="messages")
     if status == 400 and any(word in message for word in ("schema", "grammar", "response_format")):
         message = message.rpartition("failed: ")[2]  # what follows llama.cpp's own affairs
         return InvalidValue(f"the local model cannot follow it: {message}", param="response_format")

@@ -9,13 +9,13 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from choreo_wsgi.errors import ProviderNotConfigured, ProviderUnavailable
-from choreo_wsgi.local.process import Endpoint, ModelProcess
+from choreo_wsgi.local.process import Endpoint, Launch, ModelProcess
 
 PATIENCE = 60.0
 
@@ -41,6 +41,17 @@ def ask(endpoint: Endpoint, key: str) -> int:
     return status
 
 
+@pytest.fixture(scope="module")
+def running(model_file: Path) -> Iterator[ModelProcess]:
+    """A process for the tests that leave it as it is; it knows none of the server's keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-secret")
+        process = ModelProcess(Launch(str(model_file), slots=2, context=1024))
+        ready(process)
+    yield process
+    process.close()
+
+
 @pytest.mark.parametrize("unix", [True, False])
 def test_answers_who_has_the_key(
     start: Callable[..., ModelProcess], model_file: Path, unix: bool
@@ -52,27 +63,29 @@ def test_answers_who_has_the_key(
 
 
 @linux_only
-def test_keeps_to_itself(
-    start: Callable[..., ModelProcess], model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    process = start(model_file)
-    endpoint = ready(process)
+def test_keeps_to_itself(running: ModelProcess) -> None:
+    endpoint = ready(running)
     folder = Path(endpoint.unix_socket).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    about = Path("/proc", str(process.run().pid))
+    about = Path("/proc", str(running.run().pid))
     shown = (about / "cmdline").read_bytes() + (about / "environ").read_bytes()
     assert b"choreo_wsgi.local.child" in shown
     assert endpoint.key.encode() not in shown
     assert b"sk-secret" not in shown
-    listening = (about / "net" / "unix").read_text()
-    assert endpoint.unix_socket in listening
+    assert endpoint.unix_socket in (about / "net" / "unix").read_text()
 
 
-def test_tells_what_the_model_can_do(start: Callable[..., ModelProcess], model_file: Path) -> None:
-    endpoint = ready(start(model_file, slots=2))
+def test_tells_what_the_model_can_do(running: ModelProcess) -> None:
+    endpoint = ready(running)
     assert endpoint.context == 512  # half of 1,024
     assert endpoint.tools is False
+
+
+@linux_only
+def test_prints_nothing_of_its_callers(running: ModelProcess) -> None:
+    """llama.cpp prints the grammar of a schema that it cannot follow."""
+    for number in (1, 2):
+        assert str(Path(f"/proc/{running.run().pid}/fd/{number}").readlink()) == os.devnull
 
 
 def test_does_not_wait_for_the_start(start: Callable[..., ModelProcess], model_file: Path) -> None:
@@ -96,15 +109,12 @@ def test_starts_again_after_a_crash(start: Callable[..., ModelProcess], model_fi
     assert ask(again, again.key) == 200
 
 
-def test_outlives_the_signals_of_its_group(
-    start: Callable[..., ModelProcess], model_file: Path
-) -> None:
-    process = start(model_file)
-    endpoint = ready(process)
+def test_outlives_the_signals_of_its_group(running: ModelProcess) -> None:
+    endpoint = ready(running)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(process.run().pid, number)
+        os.kill(running.run().pid, number)
     assert ask(endpoint, endpoint.key) == 200
-    assert not process.run().has_ended()
+    assert not running.run().has_ended()
 
 
 def test_close_ends_it_and_leaves_nothing(

@@ -27,6 +27,7 @@ from local_helpers import (
 from choreo_wsgi.chunks import Delta, ToolCall
 from choreo_wsgi.errors import (
     ContextLengthExceeded,
+    InvalidMessages,
     InvalidValue,
     ProviderError,
     ProviderNotConfigured,
@@ -190,7 +191,7 @@ def test_says_what_to_do_without_the_file(
 
 # -- a file of the user's -------------------------------------------------------------------
 
-TEMPLATE = (
+TOOLED = (
     "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}\n<tool_call>\n{{ c.function | tojson }}\n</tool_call>"
@@ -199,16 +200,29 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module")
-def tooled_file(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default model with a template that knows tools in place of its own."""
-    data = model_file.read_bytes()
-    start = data.index(b"{% for message in messages %}")
-    length = int.from_bytes(data[start - 8 : start], "little")  # as GGUF has its strings
-    padding = "{#" + " " * (length - len(TEMPLATE) - 4) + "#}"
-    path = tmp_path_factory.mktemp("model") / "tooled.gguf"
-    path.write_bytes(data[:start] + (TEMPLATE + padding).encode() + data[start + length :])
-    return path
+STRICT = (
+    "{% for m in messages %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def templated(model_file: Path, tmp_path: Path) -> Callable[[str], str]:
+    """``templated(template)``: the file of the default model with another template."""
+
+    def make(template: str) -> str:
+        data = model_file.read_bytes()
+        start = data.index(b"{% for message in messages %}")
+        length = int.from_bytes(data[start - 8 : start], "little")  # as GGUF has its strings
+        padding = "{#" + " " * (length - len(template) - 4) + "#}"
+        path = tmp_path / "mine.gguf"
+        path.write_bytes(data[:start] + (template + padding).encode() + data[start + length :])
+        return str(path)
+
+    return make
 
 
 def called(id: str, city: str) -> list[dict[str, Any]]:
@@ -222,9 +236,9 @@ def called(id: str, city: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("choice", ["auto", {"type": "function", "function": {"name": "weather"}}])
 def test_calls_the_tools_of_a_model_that_can(
-    make: Callable[..., Local], tooled_file: Path, choice: object
+    make: Callable[..., Local], templated: Callable[[str], str], choice: object
 ) -> None:
-    provider = make(model=str(tooled_file), slots="1", context="1024")
+    provider = make(model=templated(TOOLED), slots="1", context="1024")
     parameters = {
         "type": "object",
         "properties": {"city": {"type": "string", "maxLength": 12}},
@@ -240,7 +254,16 @@ def test_calls_the_tools_of_a_model_that_can(
     assert [(call.index, call.name) for call in calls if call.name] == [(0, "weather")]
     assert set(json.loads("".join(call.arguments for call in calls))) == {"city"}
     assert finishes(items) == {0: "tool_calls"}
-    assert provider.label("any") == "local/tooled"
+
+
+def test_refuses_what_the_template_refuses(
+    make: Callable[..., Local], templated: Callable[[str], str]
+) -> None:
+    provider = make(model=templated(STRICT), slots="1", context="1024")
+    assert provider.label("any") == "local/mine"
+    caught = refusal(provider, messages=[{"role": "user", "content": "Hi!"}] * 2)
+    assert caught.type is InvalidMessages
+    assert "roles must alternate" in str(caught.value)
 
 
 # -- its process ----------------------------------------------------------------------------
