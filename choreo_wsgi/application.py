@@ -21,7 +21,7 @@ from .response import Call, Response, error_response, json_response
 from .resumption import Resumption, is_resumable
 from .routing import Router
 from .settings import Configuration
-from .stream import ClientGone, Control, EventStream
+from .stream import ClientGone, Control
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -97,11 +97,14 @@ class Application:
         id = request_id(environ)
         response = self._answer(environ, id)
         headers = [*response.headers, ("x-request-id", id), *self._cors.headers(environ)]
-        start_response(f"{response.status} {_phrase(response.status)}", headers)
+        try:
+            start_response(f"{response.status} {_phrase(response.status)}", headers)
+        except BaseException:
+            response.close()  # the server will not do it
+            raise
         if environ["REQUEST_METHOD"] == "HEAD":
             # waitress sends what it is given, and the client would read it as the next answer.
-            if isinstance(response.body, EventStream):
-                response.body.close()
+            response.close()
             return []
         return response.body
 

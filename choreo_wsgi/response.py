@@ -9,6 +9,7 @@ from typing import Any
 from .chunks import dump
 from .errors import ChoreoError
 from .request import Environ
+from .stream import EventStream
 
 __all__ = ["Call", "Headers", "Response", "document", "error_response", "json_response", "visible"]
 
@@ -22,6 +23,11 @@ class Response:
     status: int
     headers: Headers = field(default_factory=list)
     body: Iterable[bytes] = ()
+
+    def close(self) -> None:
+        """Let go of a body that will not be sent."""
+        if isinstance(self.body, EventStream):
+            self.body.close()
 
 
 @dataclass(frozen=True)

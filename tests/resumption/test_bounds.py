@@ -1,0 +1,63 @@
+"""What resumable streams leave behind in the server's memory."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import requests
+from fleet import KEY, Replica
+from harness import Client, wait_until
+
+STREAMS = 2000
+BUDGET = 32 * 1024 * 1024
+HEADERS = {"Authorization": f"Bearer {KEY}", "Choreo-Resumable": "1"}
+
+
+def resident(replica: Replica) -> int:
+    """Return the bytes of memory that the process has."""
+    status = Path(f"/proc/{replica.process.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+def test_two_thousand_streams_that_nobody_reads_to_the_end(tmp_path: Path) -> None:
+    """Within the budget at any time, under 150 MB above idle after their time."""
+    replica = Replica(tmp_path, "replica", replay_ttl_seconds="1", replay_total_bytes=str(BUDGET))
+    # About 100 kB of frames each: all of them together would be six times the budget.
+    body = {
+        "model": "echo",
+        "messages": [{"role": "user", "content": "word " * 500}],
+        "stream": True,
+    }
+
+    def leave(_: int) -> str:
+        with Client(("127.0.0.1", replica.port)) as client:
+            client.request("POST", "/v1/chat/completions", body, HEADERS)
+            head = client.read_head()
+            assert head.status == 200
+            client.read_frame()
+            client.reset()
+            return head.headers["choreo-stream-id"]
+
+    try:
+        leave(0)
+        idle = resident(replica)
+        peak = 0
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(leave, range(STREAMS)):
+                peak = max(peak, resident(replica))
+            last = leave(0)
+        # What 8 streams and their threads take while they run is not the logs' doing.
+        assert peak - idle < BUDGET + 64 * 1024 * 1024
+
+        def gone() -> bool:
+            url = f"http://127.0.0.1:{replica.port}/v1/streams/{last}"
+            return requests.get(url, headers=HEADERS, timeout=10).status_code == 404
+
+        wait_until(gone, "the last stream expires")
+        assert resident(replica) - idle < 150 * 1024 * 1024
+    finally:
+        assert replica.end() == 0
