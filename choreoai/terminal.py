@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prompt", nargs="*", metavar="PROMPT", help="what to ask; without it a conversation"
     )
-    parser.add_argument("--model", default="default", help="model to ask (%(default)s)")
+    parser.add_argument(
+        "--model", default="default", help="model to ask; %(default)r is the server's default model"
+    )
     parser.add_argument("--system", metavar="TEXT", help="instructions that come first")
     parser.add_argument(
         "--base-url", metavar="URL", help="the server (CHOREOAI_BASE_URL, http://localhost:8000)"
@@ -61,7 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command with *argv*; return its exit status."""
     parser = argparse.ArgumentParser(prog="choreo-wsgi chat", description=__doc__)
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    try:
+        return run(parser.parse_args(argv))
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
 
 
 def _converse(conversation: Conversation) -> int:
@@ -140,8 +145,8 @@ class _Printer:
             text = first_text(chunk)
             if text:
                 self.waiting.stop()
-                print(_printable(text), end="", flush=True)
                 self._open_line = not text.endswith("\n")
+                print(_printable(text), end="", flush=True)
             for choice in chunk.choices:
                 if choice.finish_reason in _REASONS:
                     self.note(_REASONS[choice.finish_reason])

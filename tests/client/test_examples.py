@@ -1,0 +1,182 @@
+"""The examples, run as a reader would run them, against a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+import pytest
+from scripted_server import DEADLINE
+
+from choreo_wsgi.chunks import Finish
+from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+class Run:
+    """A running example."""
+
+    def __init__(self, url, name, *arguments, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-W", "error", EXAMPLES / name, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "CHOREOAI_BASE_URL": url, **environment},
+        )
+
+    def read(self, size):
+        """Return the next *size* bytes that it prints."""
+        data = self.process.stdout.read(size)
+        assert len(data) == size, self.process.stderr.read().decode()
+        return data.decode()
+
+    def rest(self, status=0):
+        """Return what it prints until it ends, which it must do with *status*."""
+        try:
+            out, err = self.process.communicate(timeout=2 * DEADLINE)
+        finally:
+            self.process.kill()
+        assert self.process.returncode == status, err.decode()
+        self.err = err.decode()
+        return out.decode()
+
+
+@pytest.fixture
+def echo(serve):
+    """The address of a server that says what it was told."""
+    app = harness.make_app({"default_model": "echo"})
+    yield serve(app).url
+    app.close()
+
+
+@pytest.fixture
+def told(serve, scripted):
+    """The address of a server that says what the test says, and the making of its scripts."""
+    section = {"type": "scripted", "models": "default"}
+    app = harness.make_app({"default_model": "none"}, {"provider scripted": section})
+    yield serve(app).url, scripted
+    app.close()
+
+
+def test_every_example_is_tested():
+    tests = Path(__file__).read_text()
+    names = sorted(path.name for path in EXAMPLES.glob("*.py"))
+    assert len(names) == 9
+    assert [name for name in names if f'"{name}"' not in tests] == []
+
+
+def test_basic(told):
+    """Each word is on the screen before the next is said."""
+    url, script = told
+    answer = script()
+    run = Run(url, "basic.py", "Hello")
+    for word in ("Rivers ", "are ", "wet."):
+        answer.say(word)
+        assert run.read(len(word)) == word
+    answer.finish(Finish())
+    assert run.rest() == "\n"
+
+
+def test_asynchronous(told):
+    url, script = told
+    scripts = [script(), script()]
+    run = Run(url, "asynchronous.py", "One?", "Two?", LIMIT="3")
+    harness.wait_until(lambda: all(s.asked.is_set() for s in scripts), "both are asked")
+    scripts[1].finish("an answer", Finish())
+    scripts[0].say("half an")
+    lines = run.rest().splitlines()
+    assert sorted(lines) == sorted(["One?", "Two?", "  an answer", "  (nothing within 3 seconds)"])
+    assert scripts[0].closed.wait(DEADLINE)
+
+
+def test_accumulate(echo):
+    out = Run(echo, "accumulate.py", "Name three rivers.").rest()
+    assert out.splitlines() == [
+        "Name three rivers.",
+        "characters: 18",
+        "ended because: stop",
+        "tokens: 3 read, 3 written",
+    ]
+
+
+def test_indicator(told):
+    url, script = told
+    answer = script()
+    run = Run(url, "indicator.py", "Hello")
+    assert run.process.stderr.read(4) == b"\r|\r/"
+    answer.finish("word", Finish())
+    assert run.rest() == "word\n"
+    assert run.err.endswith("\r \r")
+
+
+def test_multi_choice(echo):
+    out = Run(echo, "multi_choice.py", "A boat").rest()
+    said, _, finals = out.partition("\nAnswer 1:\n")
+    assert sorted(said.split("\n")) == ["", "0: 'A '", "0: 'boat'", "1: 'A '", "1: 'boat'"]
+    assert finals == "A boat\n\nAnswer 2:\nA boat\n"
+
+
+def test_buffered(told):
+    url, script = told
+    answer = script()
+    run = Run(url, "buffered.py", "Hello")
+    answer.say("one ", "two\nthree", " four\n\nfi")
+    assert run.read(20) == "one two\nthree four\n\n"
+    answer.finish("ve", Finish())
+    assert run.rest() == "five"
+
+
+def test_timeout(told):
+    url, script = told
+    answer = script()
+    run = Run(url, "timeout.py", "Hello", LIMIT="3")
+    answer.say("once")
+    assert run.rest() == "once\n[out of time after 4 characters]\n"
+    assert answer.closed.wait(DEADLINE)
+
+
+def test_timeout_in_time(echo):
+    assert Run(echo, "timeout.py", "In time").rest() == "In time\n[complete]\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "printed", "status"),
+    [
+        (Finish(), "Dear \n[finished]\n", 0),
+        (Finish("length"), "Dear \n[stopped at the token limit]\n", 0),
+        (UpstreamTruncated("gone"), "Dear \n[cut off: gone]\n[kept: 'Dear ']\n", 1),
+        (ProviderAPIError("bad"), "Dear \n[failed: bad (code provider_api_error)]\n", 1),
+    ],
+    ids=["stop", "length", "cut", "error"],
+)
+def test_incomplete(told, end, printed, status):
+    url, script = told
+    script().finish("Dear ", end)
+    assert Run(url, "incomplete.py", "Write").rest(status) == printed
+
+
+def test_reconnect(told, tmp_path):
+    url, script = told
+    answer = script()
+    state = {"STATE": str(tmp_path / "state.json")}
+    first = Run(url, "reconnect.py", "Count", **state)
+    answer.say("one ", "two ")
+    assert first.read(8) == "one two "
+    harness.wait_until((tmp_path / "state.json").exists, "the state is written")
+    harness.wait_until(
+        lambda: "two" in (tmp_path / "state.json").read_text(), "the second word is written"
+    )
+    first.process.send_signal(signal.SIGINT)
+    assert first.rest() == "\n[the server goes on; --continue shows the rest]\n"
+    answer.say("three ")
+    second = Run(url, "reconnect.py", "--continue", **state)
+    assert second.read(14) == "one two three "
+    answer.finish("four", Finish())
+    assert second.rest() == "four\n"
+    assert not (tmp_path / "state.json").exists()

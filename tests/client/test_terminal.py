@@ -1,0 +1,212 @@
+"""``choreo-wsgi chat``, in a pipe and in a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+
+import harness
+import pytest
+from scripted_server import DEADLINE
+
+from choreo_wsgi.chunks import Finish
+from choreo_wsgi.errors import UpstreamTruncated
+from choreoai import terminal
+
+
+@pytest.fixture
+def scripts(serve, scripted, monkeypatch):
+    """Makes the server's next answer; the server is the one of the environment."""
+    section = {"type": "scripted", "models": "default, other"}
+    app = harness.make_app({"default_model": "none"}, {"provider scripted": section})
+    monkeypatch.setenv("CHOREOAI_BASE_URL", serve(app).url)
+    yield scripted
+    app.close()
+
+
+def chat(*arguments, **options):
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
+    command = [sys.executable, "-W", "error", "-m", "choreoai.terminal", *arguments]
+    return subprocess.Popen(command, stderr=options.pop("stderr", subprocess.PIPE), **options)
+
+
+def end(process, status=0, **options):
+    try:
+        out, err = process.communicate(timeout=DEADLINE, **options)
+    finally:
+        process.kill()
+    assert process.returncode == status, err
+    return out.decode(), (err or b"").decode()
+
+
+def test_a_prompt_is_answered_word_by_word(scripts):
+    answer = scripts()
+    process = chat("What", "is", "it?")
+    answer.say("It ")
+    assert process.stdout.read(3) == b"It "
+    answer.finish("is.\x1b[31m", Finish())
+    assert end(process) == ("is.\x1b[31m\n", "")
+
+
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Runs the command in this process; returns status, output and remarks."""
+
+    def main(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        status = terminal.main(list(arguments))
+        return status, *capsys.readouterr()
+
+    return main
+
+
+def test_the_prompt_may_come_in_a_pipe(scripts, main):
+    scripts().finish("Fine.\n", Finish())
+    assert main(stdin="How are you?\n") == (0, "Fine.\n", "")
+
+
+def test_an_empty_prompt_is_refused(main):
+    assert main(stdin=" \n") == (2, "", "choreo-wsgi chat: the prompt is empty\n")
+
+
+def test_an_answer_that_is_cut(scripts, main):
+    scripts().finish("Half an ", UpstreamTruncated("the provider left"))
+    remark = "[the answer was cut off: the provider left]\n"
+    assert main("Go") == (1, "Half an \n", remark)
+
+
+def test_an_answer_at_its_token_limit(scripts, main):
+    scripts().finish("Half", Finish("length"))
+    assert main("Go") == (0, "Half\n", "[the answer reached its token limit]\n")
+
+
+def test_no_server(main):
+    status, out, err = main("Go", "--base-url", "http://127.0.0.1:9")
+    assert (status, out) == (1, "")
+    assert "127.0.0.1" in err and "refused" in err
+
+
+def test_a_model_that_is_not_there(scripts, main):
+    status, out, err = main("Go", "--model", "nothing")
+    assert (status, out) == (1, "")
+    assert err.startswith("[error: HTTP 404")
+
+
+def test_another_model(scripts, main):
+    scripts().finish("Hello", Finish())
+    assert main("Go", "--model", "other") == (0, "Hello\n", "")
+
+
+def test_wrong_settings(main):
+    status, _, err = main("Go", "--base-url", "nonsense")
+    assert status == 2
+    assert "base URL" in err
+
+
+def test_ctrl_c_stops_the_generation(scripts):
+    answer = scripts()
+    process = chat("Go")
+    answer.say("some")
+    assert process.stdout.read(4) == b"some"
+    process.send_signal(signal.SIGINT)
+    assert end(process, status=130) == ("\n", "[stopped]\n")
+    assert answer.closed.wait(DEADLINE)
+
+
+# --- in a terminal ----------------------------------------------------------------------
+
+
+class Terminal:
+    """A chat in a pseudo-terminal."""
+
+    def __init__(self, *arguments):
+        self._fd, child = pty.openpty()
+        self.process = chat(
+            *arguments, stdin=child, stdout=child, stderr=child, start_new_session=True
+        )
+        os.close(child)
+        self._unread = ""
+
+    def type(self, text):
+        os.write(self._fd, text.encode())
+
+    def expect(self, text):
+        """Read until *text* comes; return what came up to its end."""
+        while text not in self._unread:
+            assert select.select([self._fd], [], [], DEADLINE)[0], self._unread
+            self._unread += os.read(self._fd, 1024).decode()
+        seen, _, self._unread = self._unread.partition(text)
+        return seen + text
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._fd)
+
+
+@pytest.fixture
+def screen():
+    screens = []
+
+    def open_terminal(*arguments):
+        screens.append(Terminal(*arguments))
+        return screens[-1]
+
+    yield open_terminal
+    for each in screens:
+        each.close()
+
+
+def test_a_waiting_indicator_until_the_first_token(scripts, screen):
+    answer = scripts()
+    terminal = screen("Go")
+    terminal.expect("\r.  ")
+    terminal.expect("\r.. ")
+    answer.finish("word\x1b[31m", Finish())
+    shown = terminal.expect("word")
+    assert shown.endswith("\r   \rword")
+    # What a model says cannot colour the terminal.
+    assert "\x1b[31m" not in terminal.expect("\n")
+
+
+def test_a_conversation(scripts, scripted, screen, monkeypatch):
+    from scripted_provider import Scripted
+
+    requests = []
+    script = Scripted.script
+    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+    first, second, third = scripts(), scripts(), scripts()
+    terminal = screen("--system", "Be brief.")
+    terminal.expect("> ")
+    terminal.type("One?\n")
+    first.finish("First.", Finish())
+    terminal.expect("First.\r\n")
+    terminal.expect("> ")
+    terminal.type("Two?\n")
+    second.say("Half")
+    terminal.expect("Half")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.expect("[stopped]")
+    assert second.closed.wait(DEADLINE)
+    terminal.expect("> ")
+    terminal.type("\n")
+    terminal.expect("> ")
+    terminal.type("Three?\n")
+    third.finish("Third.", Finish())
+    terminal.expect("Third.")
+    terminal.expect("> ")
+    terminal.type("\x04")
+    assert terminal.process.wait(DEADLINE) == 0
+    assert [(m["role"], m["content"]) for m in requests[2].messages] == [
+        ("system", "Be brief."),
+        ("user", "One?"),
+        ("assistant", "First."),
+        ("user", "Two?"),
+        ("assistant", "Half"),
+        ("user", "Three?"),
+    ]
