@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import sse
 from ..chunks import Delta, Finish, Item, Usage
-from ..errors import ChoreoError, ProviderAPIError, UpstreamTruncated
+from ..errors import ChoreoError, ProviderAPIError, UpstreamInvalid, UpstreamTruncated
 from ..openai_wire import parse_object
 from .http import EventTranslator
 from .wire import arguments, count, new_call_id, provider_failure, text, whole_call
@@ -144,6 +144,8 @@ class GeminiTranslator(EventTranslator):
 
     def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
         index = candidate.get("index") or 0
+        if type(index) is not int or not 0 <= index < self._n:
+            raise UpstreamInvalid("the provider sent a candidate that was not asked for")
         content = candidate.get("content")
         if content:
             for part in content.get("parts") or ():

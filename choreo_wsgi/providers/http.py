@@ -62,7 +62,7 @@ class Translator:
         except ChoreoError as error:
             self.failure = error
         except SHAPE_ERRORS as error:
-            self.failure = UpstreamInvalid(f"the provider's answer has an unknown shape: {error!r}")
+            self.failure = _strange(error)
         if self.failure is not None and not items:
             raise self.failure
         return items
@@ -74,7 +74,10 @@ class Translator:
         """
         if self.failure is not None:
             raise self.failure
-        return self.finish()
+        try:
+            return self.finish()
+        except SHAPE_ERRORS as error:
+            raise _strange(error) from error
 
     @property
     def usage(self) -> Usage | None:
@@ -88,6 +91,10 @@ class Translator:
     def finish(self) -> list[Item]:
         """Return what the end of the bytes completes, or raise UpstreamTruncated."""
         raise NotImplementedError
+
+
+def _strange(error: Exception) -> UpstreamInvalid:
+    return UpstreamInvalid(f"the provider's answer has an unknown shape: {error!r}")
 
 
 class EventTranslator(Translator):
