@@ -65,3 +65,17 @@ def cpu_ticks(pid: int) -> int:
     """Return the processor time that the process has used, user and system."""
     fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def goes_idle(process: int) -> bool:
+    """Whether the process stops using the processor, seen by half a second without."""
+    deadline = time.monotonic() + 10
+    before, since = cpu_ticks(process), time.monotonic()
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        now = cpu_ticks(process)
+        if now != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since > 0.5:
+            return True
+    return False

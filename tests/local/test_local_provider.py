@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import pytest
 from local_helpers import (
     NEVER_ENDING,
     PATIENCE,
-    cpu_ticks,
     finishes,
+    goes_idle,
     read_all,
     read_first,
     request,
@@ -280,20 +279,6 @@ def test_gives_up_on_a_start_that_takes_too_long(make: Callable[..., Local]) -> 
     source = make(Settings(first_byte_timeout=0.01)).open(request())
     with pytest.raises(ProviderTimeout, match=r"0\.01 s"):
         read_all(source)
-
-
-def goes_idle(process: int) -> bool:
-    """Whether the process stops using the processor, seen by half a second without."""
-    deadline = time.monotonic() + 10
-    before, since = cpu_ticks(process), time.monotonic()
-    while time.monotonic() < deadline:
-        time.sleep(0.05)
-        now = cpu_ticks(process)
-        if now != before:
-            before, since = now, time.monotonic()
-        elif time.monotonic() - since > 0.5:
-            return True
-    return False
 
 
 ENDLESS = {"slots": "1", "max_tokens_limit": "100000"}

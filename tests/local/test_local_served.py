@@ -1,0 +1,126 @@
+"""The local model behind the whole server, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Client, Server, make_app, wait_until
+from local_helpers import NEVER_ENDING, PATIENCE, goes_idle
+
+from choreo_wsgi.application import Application
+from choreo_wsgi.providers.local import Local
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+
+SETTINGS = {"local_slots": "1", "local_max_tokens_limit": "100000"}
+
+
+@pytest.fixture
+def app(model_file: Path, request: pytest.FixtureRequest) -> Iterator[Application]:
+    """An application without any keys: the local model answers every name.
+
+    Its parameter is the heartbeat, in seconds.
+    """
+    app = make_app({**SETTINGS, "heartbeat_seconds": getattr(request, "param", "60")})
+    yield app
+    app.close()
+
+
+def local_of(app: Application) -> Local:
+    (provider,) = [one for one in app._router.providers.values() if isinstance(one, Local)]
+    return provider
+
+
+def ask(server: Server, *, model: str = "gpt-4", text: str = "Hi!", **fields: Any) -> Client:
+    client = server.connect(PATIENCE)
+    messages = [{"role": "user", "content": text}]
+    body = {"model": model, "messages": messages, "stream": True, **fields}
+    client.request("POST", "/v1/chat/completions", body)
+    return client
+
+
+def frames(client: Client) -> tuple[list[bytes], int]:
+    """Return the data of the events to the end, and how many pings there were."""
+    data, pings = [], 0
+    while frame := client.read_frame():
+        if frame == b": ping\n":
+            pings += 1
+        else:
+            data.append(frame.removeprefix(b"data: ").rstrip(b"\n"))
+    return data, pings
+
+
+@pytest.mark.parametrize("app", ["0.05"], indirect=True)
+def test_pings_while_the_model_starts(app: Application, serve: Callable[..., Server]) -> None:
+    client = ask(serve(app), max_tokens=3)
+    head = client.read_head()
+    assert head.headers["choreo-provider"] == "local/SmolLM2-135M-Instruct"
+    data, pings = frames(client)
+    client.close()
+    assert pings
+    assert data[-1] == b"[DONE]"
+    first, *_, last = map(json.loads, data[:-1])
+    assert first["model"] == "gpt-4"
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert last["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "length"}
+
+
+@linux_only
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompt", ["Tell me.", "word " * 7000])
+def test_a_client_that_leaves_stops_the_model(
+    app: Application, serve: Callable[..., Server], prompt: str, stream: bool
+) -> None:
+    server = serve(app)
+    app.preload()
+    client = ask(server, text=prompt, stream=stream, max_tokens=100_000, **NEVER_ENDING)
+    wait_until(lambda: app.active, "the request is served")
+    run = local_of(app)._process.run()
+    began = run.heard_at
+    wait_until(lambda: run.heard_at > began, "the model works", PATIENCE)
+    client.close()
+    wait_until(lambda: not app.active, "the completion is over")
+    assert goes_idle(run.pid)
+
+
+def test_a_crash_is_an_error_frame_and_the_next_request_works(
+    app: Application, serve: Callable[..., Server]
+) -> None:
+    server = serve(app)
+    client = ask(server, max_tokens=100_000, **NEVER_ENDING)
+    client.read_head()
+    while client.read_frame() == b": ping\n":
+        pass
+    os.kill(local_of(app)._process.run().pid, signal.SIGKILL)
+    data, _ = frames(client)
+    client.close()
+    assert json.loads(data[-1])["error"]["code"] == "upstream_truncated"
+    assert b"[DONE]" not in data
+    again = ask(server, max_tokens=2)
+    again.read_head()
+    data, _ = frames(again)
+    again.close()
+    assert data[-1] == b"[DONE]"
+
+
+def test_refusals_are_plain_answers(app: Application, serve: Callable[..., Server]) -> None:
+    app.preload()
+    assert local_of(app)._process.run().wait(PATIENCE)
+    server = serve(app)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    for fields, param, code in (
+        ({"tools": tools}, "tools", "invalid_parameter_value"),
+        ({"text": "word " * 9000}, "messages", "context_length_exceeded"),
+    ):
+        client = ask(server, **fields)
+        answer = client.read_answer()
+        client.close()
+        assert answer.status == 400
+        assert (answer.error["param"], answer.error["code"]) == (param, code)
