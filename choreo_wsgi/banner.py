@@ -58,5 +58,5 @@ def _curl(address: str, model: str, settings: Settings) -> str:
     if settings.api_keys:
         line += ' -H "Authorization: Bearer ${CHOREO_API_KEYS%%,*}"'
     elif settings.api_keys_file:
-        line += ' -H "Authorization: Bearer $CHOREO_API_KEY"'
+        line += ' -H "Authorization: Bearer $CHOREOAI_API_KEY"'
     return line

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from choreoai import terminal
+
 from . import __version__
 from .application import create_app
 from .banner import banner
@@ -20,8 +22,8 @@ from .settings import Configuration, Secret, table
 
 __all__ = ["main"]
 
-#: Settings about addresses; the commands that open none do without them.
 _MASK = "***"
+_METAVARS = {int: "N", float: "SECONDS"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if configured:
             _add_settings(command)
+    text = "ask a running server, in the terminal"
+    chat = commands.add_parser("chat", help=text, description=text, allow_abbrev=False)
+    terminal.add_arguments(chat)
+    chat.set_defaults(run=terminal.run)
     return parser
 
 
@@ -62,10 +68,11 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", metavar="FILE", default="", help="the ini file")
     for item, hint in table():
         flag = "--" + item.name.replace("_", "-")
-        text = item.metadata["text"].replace("%", "%%")
+        text = item.metadata["text"]
         common: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
         if hint is bool:
-            command.add_argument(flag, action="store_const", const="true", help=text, **common)
+            escaped = text.replace("%", "%%")
+            command.add_argument(flag, action="store_const", const="true", help=escaped, **common)
             opposite = "--no-" + flag.removeprefix("--")
             command.add_argument(
                 opposite, action="store_const", const="false", help=argparse.SUPPRESS, **common
@@ -75,7 +82,8 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         else:
             shown = _text(item.default)
             help_text = f"{text} ({shown})".replace("%", "%%") if shown else text
-            command.add_argument(flag, metavar="X", help=help_text, **common)
+            metavar = _METAVARS.get(hint, "TEXT")
+            command.add_argument(flag, metavar=metavar, help=help_text, **common)
 
 
 def _configuration(options: argparse.Namespace) -> Configuration:

@@ -14,10 +14,6 @@ __all__ = ["configure", "from_environment", "read_sections"]
 
 _PREFIX = "CHOREO_"
 
-#: Variables with our prefix that are no settings: the ini file's path, and API keys for the
-#: client SDK and the ``chat`` command, which share a shell with the server.
-_OTHERS = ("CHOREO_CONFIG", "CHOREO_API_KEY", "CHOREO_BASE_URL")
-
 # Kubernetes gives every pod such variables for every service, so also for one whose name
 # begins with "choreo", as ours does (deploy/kubernetes).
 _SERVICE_LINK = re.compile(
@@ -78,8 +74,10 @@ def _our_variables(environment: Mapping[str, str]) -> dict[str, str]:
     known = {_PREFIX + item.name.upper() for item, _ in table()}
     ours = {}
     for name, text in environment.items():
-        if not name.startswith(_PREFIX) or name in _OTHERS or _SERVICE_LINK.fullmatch(name):
+        if not name.startswith(_PREFIX) or _SERVICE_LINK.fullmatch(name):
             continue
+        if name == "CHOREO_CONFIG":
+            continue  # where the settings are, and none itself
         if name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://")):
             continue  # another service link
         if name not in known:

@@ -109,6 +109,7 @@ def test_a_switch(run: Run, true: str) -> None:
         (["--max-streams", "٣"], {}, "", "max_streams"),
         (["--config", "/nowhere/choreo.ini"], {}, "", "/nowhere/choreo.ini"),
         ([], {"CHOREO_MAX_STREAM": "3"}, "", "CHOREO_MAX_STREAM"),
+        ([], {"CHOREO_API_KEY": "one"}, "", "CHOREO_API_KEY"),
         ([], {"CHOREO_MAX_STREAMS": "three"}, "", "CHOREO_MAX_STREAMS"),
         ([], {"CHOREO_CONFIG": "/nowhere/choreo.ini"}, "", "/nowhere/choreo.ini"),
         ([], {}, "[choreo]\nmax_stream = 3\n", "'max_stream'"),
@@ -167,6 +168,13 @@ def test_models(run: Run) -> None:
     ini = "[provider echo]\ntype = echo\nmodels = echo, parrot*\n"
     done = run("models", "--default-model", "none", ini=ini)
     assert done.stdout.splitlines() == ["echo\techo", "parrot*\techo"]
+
+
+def test_chat(run: Run, command: Start) -> None:
+    server = command(ini="[provider echo]\ntype = echo\nmodels = *\n")
+    url = f"http://127.0.0.1:{server.port}"
+    done = run("chat", "--base-url", url, "Hello", "you")
+    assert (done.returncode, done.stdout) == (0, "Hello you\n")
 
 
 @pytest.mark.parametrize(
