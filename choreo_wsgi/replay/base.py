@@ -69,7 +69,8 @@ class Record:
 
     *first* is the number of the oldest retained frame (``last + 1`` when none is) and
     *last* that of the newest, 0 before the first.  *request* is what ``create`` was given,
-    when the store keeps it (shared stores with ``continue_lost``), else ``b""``.
+    while the store keeps it (shared stores with ``continue_lost``, until the end), else
+    ``b""``.
     """
 
     id: str

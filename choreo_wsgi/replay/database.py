@@ -31,9 +31,10 @@ CREATE TABLE IF NOT EXISTS stream (
     size INTEGER NOT NULL DEFAULT 0,
     ended INTEGER NOT NULL DEFAULT 0,
     cancelled INTEGER NOT NULL DEFAULT 0,
-    expires REAL,  -- seconds since the epoch; NULL while there is a producer
-    request BLOB NOT NULL
+    expires REAL  -- seconds since the epoch; NULL while there is a producer
 );
+-- Apart from its stream: it may be large, and a row is written anew with each append.
+CREATE TABLE IF NOT EXISTS request (stream INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS stream_key ON stream (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS stream_running ON stream (producer) WHERE NOT ended;
 CREATE INDEX IF NOT EXISTS stream_expires ON stream (expires) WHERE expires IS NOT NULL;

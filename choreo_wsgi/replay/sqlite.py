@@ -80,21 +80,13 @@ class SQLiteBackend(Backend):
                 ).fetchone()
                 if known is not None:
                     return known
-            db.execute(
-                "INSERT OR IGNORE INTO stream "
-                "(id, owner, model, key, digest, producer, epoch, request) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    new.id,
-                    new.owner,
-                    new.model,
-                    new.key,
-                    new.digest,
-                    producer,
-                    epoch,
-                    new.request,
-                ),
+            made = db.execute(
+                "INSERT OR IGNORE INTO stream (id, owner, model, key, digest, producer, epoch) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (new.id, new.owner, new.model, new.key, new.digest, producer, epoch),
             )
+            if made.rowcount == 1 and new.request:
+                db.execute("INSERT INTO request VALUES (?, ?)", (made.lastrowid, new.request))
         return None
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
@@ -135,6 +127,8 @@ class SQLiteBackend(Backend):
             "WHERE number = ?",
             (first, last, size, write.end, expires, number),
         )
+        if write.end:
+            db.execute("DELETE FROM request WHERE stream = ?", (number,))
         return Outcome.DONE
 
     @staticmethod
@@ -178,7 +172,9 @@ class SQLiteBackend(Backend):
 
     def request(self, id: str) -> bytes:
         with self._snapshot() as db:
-            row = db.execute("SELECT request FROM stream WHERE id = ?", (id,)).fetchone()
+            row = db.execute(
+                "SELECT body FROM request JOIN stream ON number = stream WHERE id = ?", (id,)
+            ).fetchone()
             return bytes(row[0]) if row else b""
 
     def cancel(self, id: str) -> None:
@@ -272,6 +268,7 @@ class SQLiteBackend(Backend):
     def _remove(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> None:
         condition = f"SELECT number FROM stream WHERE {where}"
         db.execute(f"DELETE FROM block WHERE stream IN ({condition})", values)
+        db.execute(f"DELETE FROM request WHERE stream IN ({condition})", values)
         db.execute(f"DELETE FROM stream WHERE {where}", values)
 
     def changed(

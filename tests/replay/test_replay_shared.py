@@ -98,6 +98,19 @@ def test_a_stream_outlives_its_process_once_it_has_ended(open_shared: Opener) ->
     assert read_all(second.read(writer.id, "alice", 39)) == frame(40)
 
 
+def test_a_request_is_kept_until_the_end(open_shared: Opener) -> None:
+    keeping, other = open_shared(continue_lost=True), open_shared()
+    body = b'{"messages":"' + b"x" * 100_000 + b'"}'
+    for store in (keeping, other):
+        writer = store.create("alice", request=body).writer
+        assert writer is not None
+        write(writer, 2)
+        kept = body if store is keeping else b""
+        assert keeping.find(writer.id, "alice").request == kept
+        writer.finish()
+        assert keeping.find(writer.id, "alice").request == b""
+
+
 def test_closing_writes_what_is_buffered(open_shared: Opener) -> None:
     first = open_shared()
     writer = create(first)
