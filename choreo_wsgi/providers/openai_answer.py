@@ -22,32 +22,20 @@ Json = Any  # what json.loads returns
 _GRACE = 2.0
 
 
-class _Moderation:
-    """Lets a burst gather, as network cards do: fewer and larger blocks cost a third.
+# A block of dozens of events is a burst.  While one goes on each read is put off, for longer
+# and longer, so that fewer and larger blocks are read, as network cards do it: a third of the
+# CPU time, and 40 ms that nobody sees in a stream of a thousand events a second.  Streams at
+# the pace of a model are never held up, nor are blocks that are large anyway.
+_BURST = 4096
+_LARGE = 96 * 1024
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.04
 
-    A block of dozens of events is a burst.  While one goes on, each read is put off for
-    longer, up to 40 ms, which nobody sees in a stream of a thousand events a second.  Blocks
-    that are large anyway, and streams at the pace of a model, are never held up.
-    """
 
-    _BURST = 4096
-    _LARGE = 96 * 1024
-    _FIRST, _LONGEST = 0.002, 0.04
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-
-    def pause(self) -> None:
-        """Wait before the next read, if there is a burst."""
-        if self._seconds:
-            time.sleep(self._seconds)
-
-    def saw(self, size: int) -> None:
-        """Take note that a read gave *size* bytes."""
-        if self._BURST <= size < self._LARGE:
-            self._seconds = min(2 * self._seconds + self._FIRST, self._LONGEST)
-        else:
-            self._seconds = 0.0
+def _pause_after(size: int, last: float) -> float:
+    """Return how long to wait after a block of *size* bytes; *last* is the wait before it."""
+    if _BURST <= size < _LARGE:
+        return min(2 * last + _FIRST_PAUSE, _LONGEST_PAUSE)
+    return 0.0
 
 
 class RelayFrames:
@@ -60,7 +48,8 @@ class RelayFrames:
         self.ended = False
         self._failure: ChoreoError | None = None
         self._grace = 0.0
-        self._moderation = _Moderation()
+        self._pause = 0.0
+        self._finished = False  # every choice has its finish reason
 
     @property
     def usage(self) -> Usage | None:
@@ -77,18 +66,18 @@ class RelayFrames:
             raise self._failure
         if self.ended:
             return b""
-        relay = self._relay
-        finished = relay.progress.all_finished
+        relay, finished = self._relay, self._finished
         if finished:
             timeout = self._patience(timeout)
         frames = b""
         try:
-            if timeout > 0:
-                self._moderation.pause()
+            if self._pause and timeout > 0:
+                time.sleep(self._pause)
             data = self._call.receive(timeout)
-            self._moderation.saw(len(data))
+            self._pause = _pause_after(len(data), self._pause)
             if data:
                 frames = relay.receive_data(data)
+                self._finished = relay.progress.all_finished
         except ChoreoError as error:
             if not finished:
                 raise self._fail(error) from None

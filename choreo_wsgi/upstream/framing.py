@@ -19,6 +19,8 @@ _CUT = "the provider closed the connection inside its answer"
 #: Longest line of a chunk's size with its extensions, and longest trailer section.
 _MAX_LINE = 4096
 _MAX_TRAILER = 65536
+#: Longest block that is looked at as one chunk first.
+_SMALL = 4096
 # At most 8 digits: a chunk below 4 GiB.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
 _BARE_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
@@ -106,7 +108,8 @@ class Chunked:
         self._rest = b""  # the start of something: a size line, a CRLF, a trailer
         self._left = 0  # bytes of the current chunk still to come
         self._closing = False  # the CRLF behind a chunk's data is still to come
-        self._trailer = -1  # bytes of the trailer so far; -1 before the last chunk
+        self._last = False  # the last chunk came: what follows is the trailer
+        self._trailer = 0  # bytes of the trailer so far
         self._sizes = _Sizes()
 
     def feed(self, data: bytes) -> bytes:
@@ -114,6 +117,12 @@ class Chunked:
         if self._left > len(data):
             self._left -= len(data)
             return data
+        if len(data) < _SMALL and not (self._rest or self._left or self._closing or self._last):
+            # At the pace of a model this is mostly one whole chunk.
+            line = data.find(b"\r\n")
+            size = self._sizes.get(data[:line])
+            if size and size == len(data) - line - 4 and data.endswith(b"\r\n"):
+                return data[line + 2 : -2]
         pieces: list[bytes] = []
         try:
             self._feed(data, pieces)
@@ -131,7 +140,7 @@ class Chunked:
             pieces.append(data[:at])
             self._left = 0
             self._closing = True
-        if not self._closing and self._trailer < 0:
+        if not (self._closing or self._last):
             at = self._bulk(data, pieces)
         elif self._closing and data.startswith(b"\r\n", at):
             self._closing = False
@@ -168,7 +177,7 @@ class Chunked:
         if self._closing:
             return self._close_chunk(data, at)
         end = data.find(b"\r\n", at, at + _MAX_LINE)
-        if self._trailer >= 0:
+        if self._last:
             return self._take_trailer(data, at, end)
         if end < 0:
             if len(data) - at >= _MAX_LINE:
@@ -179,7 +188,7 @@ class Chunked:
             raise UpstreamInvalid("the provider sent a chunk without a size")
         size = int(match[1], 16)
         if size == 0:
-            self._trailer = 0
+            self._last = True
             return end + 2
         piece = data[end + 2 : end + 2 + size]
         pieces.append(piece)
