@@ -301,6 +301,14 @@ def test_the_quick_way_writes_what_json_dumps_would(
     assert writer.usage(Usage(1, 2)) == dump({**chunk, "usage": Usage(1, 2).to_dict()})
 
 
+def test_a_lone_surrogate_in_a_name_breaks_no_chunk() -> None:
+    writer = encoder(id="i\ud800", model="m\udfff")
+    chunks = [*writer.encode(Delta("x")), *writer.encode(Finish()), writer.usage(Usage())]
+    for chunk in chunks:
+        parsed = json.loads(chunk)
+        assert (parsed["id"], parsed["model"]) == ("i?", "m?")
+
+
 def test_a_model_name_cannot_break_the_json() -> None:
     chunk = encoded(Delta("x"), model='","choices":[],"x":"\n\r\0')[1]
     assert json.loads(chunk)["model"] == '","choices":[],"x":"\n\r\0'

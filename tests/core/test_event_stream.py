@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import harness
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -385,14 +386,14 @@ def test_a_client_that_leaves_before_the_first_byte() -> None:
     script = Script()
     looks = iter([False, False, True])
     with pytest.raises(ClientGone):
-        wait_for_first(reply_of(script), lambda: next(looks), Control())
+        wait_for_first(reply_of(script), lambda: next(looks), Control(), harness.DEADLINE)
 
 
 def test_a_server_that_stops_before_the_first_byte() -> None:
     control = Control()
     control.stopping = True
     with pytest.raises(ShuttingDown):
-        wait_for_first(reply_of(Script()), never_gone, control)
+        wait_for_first(reply_of(Script()), never_gone, control, harness.DEADLINE)
 
 
 def test_a_failure_before_the_first_byte_is_raised_as_it_is() -> None:

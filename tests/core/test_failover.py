@@ -327,6 +327,17 @@ def test_an_open_circuit_is_asked_last_and_only_if_nobody_else_answers() -> None
     assert len(failing.readings) == 3
 
 
+def test_an_answer_closes_the_circuit_again() -> None:
+    target = Target("a", ProviderTimeout(""))
+    for _ in range(3):
+        with pytest.raises(ProviderTimeout):
+            read(target)
+        target.steps = (b"x",)
+        assert read(target) == (b"x", "a")
+        assert target.breaker.allows() and target.breaker.allows()
+        target.steps = (ProviderTimeout(""),)
+
+
 def test_a_sole_target_is_always_asked() -> None:
     target = Target("a", ProviderTimeout(""))
     for asked in range(1, 6):

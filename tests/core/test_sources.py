@@ -82,9 +82,11 @@ class Piped(Source):
 
 def drain(source: Source) -> list[Item]:
     items: list[Item] = []
-    while not source.ended:
+    for _ in range(1000):
         items += source.receive(0.05)
-    return items
+        if source.ended:
+            return items
+    pytest.fail("the source does not end")
 
 
 def texts(items: Iterable[Item], index: int = 0) -> str:
