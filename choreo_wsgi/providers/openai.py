@@ -45,7 +45,7 @@ class OpenAI(Provider):
     native = frozenset({"n", "stop", "max_tokens"})
     key_variables: ClassVar[tuple[str, ...]] = ("OPENAI_API_KEY",)
     base_url_variable: ClassVar[str] = "OPENAI_BASE_URL"
-    patterns: ClassVar[tuple[str, ...]] = ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*")
+    patterns: ClassVar[tuple[str, ...]] = ("gpt-*", "chatgpt-*", "o[0-9]*")
     #: Where the provider's own API is, and whether nothing can be had there without a key.
     home: ClassVar[str] = "https://api.openai.com/v1"
     needs_key: ClassVar[bool] = True

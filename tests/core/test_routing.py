@@ -204,6 +204,7 @@ ZERO_CONFIG = [
     ("OPENAI_API_KEY", "chatgpt-4o-latest", "openai"),
     ("OPENAI_API_KEY", "o1", "openai"),
     ("OPENAI_API_KEY", "o3-mini", "openai"),
+    ("OPENAI_API_KEY", "o5", "openai"),
     ("ANTHROPIC_API_KEY", "claude-3-5-haiku-latest", "anthropic"),
     ("GEMINI_API_KEY", "gemini-2.0-flash", "gemini"),
     ("GOOGLE_API_KEY", "gemini-2.0-flash", "gemini"),
