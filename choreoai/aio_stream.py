@@ -171,6 +171,7 @@ class AsyncStream(BaseStream):
                 raise StopAsyncIteration
             chunk = self._reading.take(self._ready.popleft())
             if chunk is None:
+                await self._channel.get()
                 self._let_go()
                 raise StopAsyncIteration
             return chunk

@@ -51,12 +51,13 @@ class Feed:
         self._last = after
         self._decoder = Decoder()
         self._started = False  # a record came, so that from now on the idle limit counts
+        self._ended = False
         self._failures = 0
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
     def read(self) -> list[Record]:
-        """Wait for the next records; none when the stream is over.
+        """Wait for the next records; none when the stream is over, and the connection let go.
 
         Raises APITimeoutError, StreamInterruptedError when reconnecting is given up,
         and Cancelled.
@@ -76,6 +77,10 @@ class Feed:
                     return made
                 continue
             deadline = self._deadline()
+        # Only now: what came with the end marker must not wait for the end of the body.
+        if self._ended:
+            self._reply.drain(_PATIENCE)
+        self._reply.close()
         return []
 
     def _deadline(self) -> float | None:
@@ -99,9 +104,8 @@ class Feed:
             self._failures = 0
             self._last = made[-1][0] or self._last
             if ends(made[-1]):
+                self._ended = True
                 self.over = "the stream has ended"
-                self._reply.drain(_PATIENCE)
-                self._reply.close()
         return made
 
     def _cut(self, why: str) -> None:
@@ -140,6 +144,8 @@ class Feed:
 
     def cancel(self) -> None:
         """End the reading from any thread; who waits in :meth:`read` gets Cancelled."""
+        if self._ended:
+            return  # there is nothing to stop, and the connection may be used again
         self._cancelled.set()
         with self._lock:
             call = self._call

@@ -70,6 +70,8 @@ class BaseStream:
     def _explain(self, error: BaseException) -> BaseException:
         """Return what to raise for *error*, met while reading."""
         reading = self._reading
+        if reading.ended:
+            return error
         if isinstance(error, Cancelled):
             error = StreamInterruptedError("the stream was closed while it was being read")
         if error is reading.failure:
@@ -120,6 +122,7 @@ class Stream(BaseStream):
                 raise StopIteration
             chunk = self._reading.take(self._ready.popleft())
             if chunk is None:
+                self._feed.read()
                 self.close()
                 raise StopIteration
             return chunk

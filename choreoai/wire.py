@@ -58,7 +58,7 @@ class Wire:
         self.deadline = None if self._timeout is None else time.monotonic() + self._timeout
         # http.client closes its socket early when the server will close the connection;
         # the descriptor then lives on for as long as a file on it is open.
-        self._hold = socket.socket.makefile(sock, "rb", buffering=0)
+        self._hold = sock.makefile("rb", buffering=0)
         sock.settimeout(0)
 
     def makefile(self, mode: str) -> _HeadFile:
@@ -196,9 +196,10 @@ def _attach(connection: HTTPConnection) -> None:
 
 def _shutdown(sock: socket.socket) -> None:
     # The method of the plain socket: that of a TLS socket would take the TLS object away
-    # from under a thread that is reading.
+    # from under a thread that is reading.  TLS within TLS is no socket, but has one.
+    plain: socket.socket = getattr(sock, "socket", sock)
     with suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class Exchange:

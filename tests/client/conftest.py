@@ -1,3 +1,7 @@
+import ssl
+import subprocess
+
+import harness
 import pytest
 from both_clients import Clients
 from scripted_server import ScriptedServer
@@ -38,3 +42,33 @@ def ask(client):
 def _no_settings_from_outside(monkeypatch):
     for name in ("CHOREOAI_API_KEY", "CHOREOAI_BASE_URL", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = [
+        harness.require_tool("openssl", "openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]
+    command += ["-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, cert
+
+
+@pytest.fixture
+def tls_server(certificate, monkeypatch):
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    made = ScriptedServer(tls=context)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
+    yield made
+    made.close()

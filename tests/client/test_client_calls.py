@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import select
+import socket
 import subprocess
 import sys
 import threading
@@ -200,6 +202,53 @@ def test_no_server(clients):
     with pytest.raises(choreoai.APIConnectionError) as caught:
         client.models.list()
     assert isinstance(caught.value, ConnectionError)
+
+
+# --- proxies ----------------------------------------------------------------------------
+
+
+def test_through_a_proxy(server, clients, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    server.then(lambda peer: peer.stream(answer("a")))
+    client = clients("http://server.invalid")
+    for _ in range(2):
+        stream = client.chat.completions.create(model="m", messages=HI, stream=True)
+        assert "".join(stream.text) == "a"
+    assert server.requests[0].path == "http://server.invalid/v1/chat/completions"
+    assert server.connections == 1
+
+
+def test_through_a_tunnel(server, tls_server, clients, monkeypatch):
+    """An https address behind a proxy: CONNECT, then TLS through it."""
+
+    def tunnel(peer):
+        assert peer.request.path == f"127.0.0.1:{tls_server.port}"
+        with socket.create_connection(("127.0.0.1", tls_server.port)) as far:
+            peer.raw(b"HTTP/1.1 200 Connected\r\nX-A: b\r\n\r\n")
+            ends = {far: peer.sock, peer.sock: far}
+            while True:
+                for ready in select.select(list(ends), [], [], DEADLINE)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    ends[ready].sendall(data)
+
+    monkeypatch.setenv("https_proxy", server.url)
+    server.then(tunnel)
+    tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000)))
+    client = clients(tls_server.url)
+    for _ in range(2):
+        stream = client.chat.completions.create(model="m", messages=HI, stream=True)
+        assert "".join(stream.text) == "a" + "x" * 40_000
+    assert server.requests[0].method == "CONNECT"
+    assert server.connections == tls_server.connections == 1
+
+
+def test_a_socks_proxy_is_refused_and_not_passed_by(server, clients, monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(choreoai.APIConnectionError, match="SOCKS"):
+        clients(server.url, max_retries=5).models.list()
+    assert server.connections == 0
 
 
 # --- retries ----------------------------------------------------------------------------

@@ -36,6 +36,23 @@ def test_a_frame_is_delivered_before_the_next_is_made(server, ask, framing):
     assert seen == ["", "a", "b", "c", None]
 
 
+def test_the_last_chunk_does_not_wait_for_the_end_of_the_body(server, ask):
+    """It comes with the end marker; what follows that is nobody's business."""
+    taken = threading.Event()
+
+    def script(peer):
+        peer.head()
+        peer.body(b"".join(frame(value) for value in [*answer("a"), "[DONE]"]))
+        assert taken.wait(DEADLINE)
+        peer.end()
+
+    server.then(script)
+    stream = ask()
+    assert [next(stream).choices[0].delta.content for _ in range(3)] == ["", "a", None]
+    taken.set()
+    assert list(stream) == []
+
+
 def test_create_returns_with_the_head(server, ask):
     go = threading.Event()
 

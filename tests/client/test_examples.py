@@ -38,13 +38,28 @@ class Run:
 
     def rest(self, status=0):
         """Return what it prints until it ends, which it must do with *status*."""
-        try:
-            out, err = self.process.communicate(timeout=2 * DEADLINE)
-        finally:
-            self.process.kill()
+        out, err = self.process.communicate(timeout=2 * DEADLINE)
         assert self.process.returncode == status, err.decode()
         self.err = err.decode()
         return out.decode()
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def run():
+    """Starts an example, and ends it with the test."""
+    runs = []
+
+    def start(url, name, *arguments, **environment):
+        runs.append(Run(url, name, *arguments, **environment))
+        return runs[-1]
+
+    yield start
+    for each in runs:
+        each.close()
 
 
 @pytest.fixture
@@ -71,32 +86,32 @@ def test_every_example_is_tested():
     assert [name for name in names if f'"{name}"' not in tests] == []
 
 
-def test_basic(told):
+def test_basic(run, told):
     """Each word is on the screen before the next is said."""
     url, script = told
     answer = script()
-    run = Run(url, "basic.py", "Hello")
+    process = run(url, "basic.py", "Hello")
     for word in ("Rivers ", "are ", "wet."):
         answer.say(word)
-        assert run.read(len(word)) == word
+        assert process.read(len(word)) == word
     answer.finish(Finish())
-    assert run.rest() == "\n"
+    assert process.rest() == "\n"
 
 
-def test_asynchronous(told):
+def test_asynchronous(run, told):
     url, script = told
     scripts = [script(), script()]
-    run = Run(url, "asynchronous.py", "One?", "Two?", LIMIT="3")
+    process = run(url, "asynchronous.py", "One?", "Two?", LIMIT="4")
     harness.wait_until(lambda: all(s.asked.is_set() for s in scripts), "both are asked")
     scripts[1].finish("an answer", Finish())
     scripts[0].say("half an")
-    lines = run.rest().splitlines()
-    assert sorted(lines) == sorted(["One?", "Two?", "  an answer", "  (nothing within 3 seconds)"])
+    lines = process.rest().splitlines()
+    assert sorted(lines) == sorted(["One?", "Two?", "  an answer", "  (nothing within 4 seconds)"])
     assert scripts[0].closed.wait(DEADLINE)
 
 
-def test_accumulate(echo):
-    out = Run(echo, "accumulate.py", "Name three rivers.").rest()
+def test_accumulate(run, echo):
+    out = run(echo, "accumulate.py", "Name three rivers.").rest()
     assert out.splitlines() == [
         "Name three rivers.",
         "characters: 18",
@@ -105,44 +120,44 @@ def test_accumulate(echo):
     ]
 
 
-def test_indicator(told):
+def test_indicator(run, told):
     url, script = told
     answer = script()
-    run = Run(url, "indicator.py", "Hello")
-    assert run.process.stderr.read(4) == b"\r|\r/"
+    process = run(url, "indicator.py", "Hello")
+    assert process.process.stderr.read(4) == b"\r|\r/"
     answer.finish("word", Finish())
-    assert run.rest() == "word\n"
-    assert run.err.endswith("\r \r")
+    assert process.rest() == "word\n"
+    assert process.err.endswith("\r \r")
 
 
-def test_multi_choice(echo):
-    out = Run(echo, "multi_choice.py", "A boat").rest()
+def test_multi_choice(run, echo):
+    out = run(echo, "multi_choice.py", "A boat").rest()
     said, _, finals = out.partition("\nAnswer 1:\n")
     assert sorted(said.split("\n")) == ["", "0: 'A '", "0: 'boat'", "1: 'A '", "1: 'boat'"]
     assert finals == "A boat\n\nAnswer 2:\nA boat\n"
 
 
-def test_buffered(told):
+def test_buffered(run, told):
     url, script = told
     answer = script()
-    run = Run(url, "buffered.py", "Hello")
+    process = run(url, "buffered.py", "Hello")
     answer.say("one ", "two\nthree", " four\n\nfi")
-    assert run.read(20) == "one two\nthree four\n\n"
+    assert process.read(20) == "one two\nthree four\n\n"
     answer.finish("ve", Finish())
-    assert run.rest() == "five"
+    assert process.rest() == "five"
 
 
-def test_timeout(told):
+def test_timeout(run, told):
     url, script = told
     answer = script()
-    run = Run(url, "timeout.py", "Hello", LIMIT="3")
+    process = run(url, "timeout.py", "Hello", LIMIT="4")
     answer.say("once")
-    assert run.rest() == "once\n[out of time after 4 characters]\n"
+    assert process.rest() == "once\n[out of time after 4 characters]\n"
     assert answer.closed.wait(DEADLINE)
 
 
-def test_timeout_in_time(echo):
-    assert Run(echo, "timeout.py", "In time").rest() == "In time\n[complete]\n"
+def test_timeout_in_time(run, echo):
+    assert run(echo, "timeout.py", "In time").rest() == "In time\n[complete]\n"
 
 
 @pytest.mark.parametrize(
@@ -155,17 +170,17 @@ def test_timeout_in_time(echo):
     ],
     ids=["stop", "length", "cut", "error"],
 )
-def test_incomplete(told, end, printed, status):
+def test_incomplete(run, told, end, printed, status):
     url, script = told
     script().finish("Dear ", end)
-    assert Run(url, "incomplete.py", "Write").rest(status) == printed
+    assert run(url, "incomplete.py", "Write").rest(status) == printed
 
 
-def test_reconnect(told, tmp_path):
+def test_reconnect(run, told, tmp_path):
     url, script = told
     answer = script()
     state = {"STATE": str(tmp_path / "state.json")}
-    first = Run(url, "reconnect.py", "Count", **state)
+    first = run(url, "reconnect.py", "Count", **state)
     answer.say("one ", "two ")
     assert first.read(8) == "one two "
     harness.wait_until((tmp_path / "state.json").exists, "the state is written")
@@ -175,7 +190,7 @@ def test_reconnect(told, tmp_path):
     first.process.send_signal(signal.SIGINT)
     assert first.rest() == "\n[the server goes on; --continue shows the rest]\n"
     answer.say("three ")
-    second = Run(url, "reconnect.py", "--continue", **state)
+    second = run(url, "reconnect.py", "--continue", **state)
     assert second.read(14) == "one two three "
     answer.finish("four", Finish())
     assert second.rest() == "four\n"

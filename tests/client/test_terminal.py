@@ -12,6 +12,7 @@ import sys
 
 import harness
 import pytest
+from scripted_provider import Scripted
 from scripted_server import DEADLINE
 
 from choreo_wsgi.chunks import Finish
@@ -29,22 +30,34 @@ def scripts(serve, scripted, monkeypatch):
     app.close()
 
 
-def chat(*arguments, **options):
+def start(*arguments, **options):
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
     command = [sys.executable, "-W", "error", "-m", "choreoai.terminal", *arguments]
     return subprocess.Popen(command, stderr=options.pop("stderr", subprocess.PIPE), **options)
 
 
-def end(process, status=0, **options):
-    try:
-        out, err = process.communicate(timeout=DEADLINE, **options)
-    finally:
+@pytest.fixture
+def chat():
+    """Starts the command, and ends it with the test."""
+    processes = []
+
+    def chat(*arguments):
+        processes.append(start(*arguments))
+        return processes[-1]
+
+    yield chat
+    for process in processes:
         process.kill()
+        process.communicate()
+
+
+def end(process, status=0):
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == status, err
     return out.decode(), (err or b"").decode()
 
 
-def test_a_prompt_is_answered_word_by_word(scripts):
+def test_a_prompt_is_answered_word_by_word(scripts, chat):
     answer = scripts()
     process = chat("What", "is", "it?")
     answer.say("It ")
@@ -108,7 +121,7 @@ def test_wrong_settings(main):
     assert "base URL" in err
 
 
-def test_ctrl_c_stops_the_generation(scripts):
+def test_ctrl_c_stops_the_generation(scripts, chat):
     answer = scripts()
     process = chat("Go")
     answer.say("some")
@@ -126,7 +139,7 @@ class Terminal:
 
     def __init__(self, *arguments):
         self._fd, child = pty.openpty()
-        self.process = chat(
+        self.process = start(
             *arguments, stdin=child, stdout=child, stderr=child, start_new_session=True
         )
         os.close(child)
@@ -175,8 +188,6 @@ def test_a_waiting_indicator_until_the_first_token(scripts, screen):
 
 
 def test_a_conversation(scripts, scripted, screen, monkeypatch):
-    from scripted_provider import Scripted
-
     requests = []
     script = Scripted.script
     monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
