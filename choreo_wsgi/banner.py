@@ -10,6 +10,8 @@ from .settings import Settings
 
 __all__ = ["banner"]
 
+#: The model that is there without any configuration.
+DEMO = "local/SmolLM2-135M-Instruct"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
@@ -28,6 +30,10 @@ def banner(
     lines += [f"  {name:<{width}}  {answers}" for name, answers in models]
     if not models:
         lines.append("  no model is configured")
+    if any(answers == DEMO for _, answers in models):
+        lines.append(
+            "  (a demo on the CPU: grammatical, mostly wrong; local_model names a better one)"
+        )
     lines += ["Try:", "  " + _curl(addresses[0], _example(models), settings)]
     return "\n".join(lines)
 
