@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import sse
 from .chunks import Usage
 from .errors import ChoreoError, ProviderAPIError, UpstreamInvalid, UpstreamTruncated, from_provider
 
 __all__ = [
+    "EventReader",
     "Progress",
     "parse_object",
     "provider_error",
@@ -127,6 +129,32 @@ def read_usage(usage: Mapping[str, Json]) -> Usage:
 
 def _count(value: Json) -> int | None:
     return value if type(value) is int and value >= 0 else None
+
+
+class EventReader(sse.Decoder):
+    """A decoder that is strict about UTF-8 and knows the pseudo-field ``error:``.
+
+    Older llama.cpp sends ``error: {...}`` as a line of its own, which the standard ignores.
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        super().__init__(max_event_bytes, errors="strict")
+        self.error: ChoreoError | None = None
+
+    def unknown(self, line: bytes) -> None:
+        """Remember an ``error:`` line as the provider's error."""
+        if line.startswith(b"error:") and self.error is None:
+            self.error = provider_error(parse_object(line[6:]))
+
+    def read(self, data: bytes) -> tuple[list[sse.Event], ChoreoError | None]:
+        """Return the events that *data* completes, and the failure behind them, if any."""
+        try:
+            return self.receive_data(data), self.error
+        except sse.DecodeError as error:
+            failure = UpstreamInvalid(f"the provider's stream cannot be read: {error}")
+            return error.events, failure
+        except ChoreoError as error:  # an error: line that is no JSON
+            return [], error
 
 
 @dataclass

@@ -15,11 +15,11 @@ from typing import Any
 from . import sse
 from .chunks import Usage, dump
 from .errors import ChoreoError, UpstreamInvalid
-from .openai_wire import Progress, parse_object, provider_error, read_usage
+from .openai_wire import EventReader, Progress, parse_object, provider_error, read_usage
 from .pattern import Pattern, learn
 from .repair import Repair
 
-__all__ = ["EventReader", "EventRelay", "Rewriting"]
+__all__ = ["EventRelay", "Rewriting"]
 
 Json = Any  # what json.loads returns
 
@@ -41,32 +41,6 @@ class Rewriting:
     include_usage: bool = False
     model: str = ""
     repair: bool = True
-
-
-class EventReader(sse.Decoder):
-    """A decoder that is strict about UTF-8 and knows the pseudo-field ``error:``.
-
-    Older llama.cpp sends ``error: {...}`` as a line of its own, which the standard ignores.
-    """
-
-    def __init__(self, max_event_bytes: int) -> None:
-        super().__init__(max_event_bytes, errors="strict")
-        self.error: ChoreoError | None = None
-
-    def unknown(self, line: bytes) -> None:
-        """Remember an ``error:`` line as the provider's error."""
-        if line.startswith(b"error:") and self.error is None:
-            self.error = provider_error(parse_object(line[6:]))
-
-    def read(self, data: bytes) -> tuple[list[sse.Event], ChoreoError | None]:
-        """Return the events that *data* completes, and the failure behind them, if any."""
-        try:
-            return self.receive_data(data), self.error
-        except sse.DecodeError as error:
-            failure = UpstreamInvalid(f"the provider's stream cannot be read: {error}")
-            return error.events, failure
-        except ChoreoError as error:  # an error: line that is no JSON
-            return [], error
 
 
 class EventRelay:
@@ -250,14 +224,16 @@ class EventRelay:
             for pattern in self._patterns:
                 if not block.startswith(pattern.prefix, at):
                     continue
-                last = block.rfind(pattern.suffix, at) + len(pattern.suffix)
-                if attempts and last > end:
+                if attempts and block.startswith(pattern.prefix, end):
                     attempts -= 1
-                    rewritten = pattern.apply(block[at:last])
+                    last = block.rfind(pattern.suffix, at) + len(pattern.suffix)
+                    rewritten = pattern.apply(block[at:last]) if last > end else None
                     if rewritten is not None:
                         frames.append(rewritten)
                         at = last
                         break
+                if not block.endswith(pattern.suffix, at, end):
+                    continue
                 rewritten = pattern.apply(block[at:end])
                 if rewritten is not None:
                     frames.append(rewritten)
@@ -269,6 +245,10 @@ class EventRelay:
 
     def _take_block(self, block: bytes, frames: list[bytes]) -> None:
         """Take the one event in *block*, which ends in a blank line."""
+        one_line = block.startswith(b"data: {") and block.find(b"\n") == len(block) - 2
+        if one_line and len(block) <= self._limit:
+            self._take_text(self._decoded(block[6:-2]), frames)
+            return
         events, failure = self._reader.read(block)
         for event in events:
             if self.progress.done:
@@ -277,8 +257,21 @@ class EventRelay:
         if failure is not None:
             raise failure
 
+    @staticmethod
+    def _decoded(raw: bytes) -> str:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UpstreamInvalid("the provider's stream is not UTF-8") from error
+
     def _take_event(self, event: sse.Event, frames: list[bytes]) -> None:
-        text = event.data.strip()
+        if event.event == "error" and event.data:
+            raise provider_error(parse_object(event.data))
+        self._take_text(event.data, frames)
+
+    def _take_text(self, data: str, frames: list[bytes]) -> None:
+        """Take the *data* of an event."""
+        text = data.strip()
         if text == "[DONE]":
             self.progress.take_done()
             return
@@ -287,8 +280,6 @@ class EventRelay:
         if not (text.startswith("{") and text.endswith("}")):
             raise UpstreamInvalid("the provider sent an event that is not a JSON object")
         chunk = parse_object(text)
-        if event.event == "error":
-            raise provider_error(chunk)
         model = chunk.get("model")
         renamed = bool(self._rewriting.model) and model != self._rewriting.model
         if renamed:
@@ -322,4 +313,4 @@ class EventRelay:
         pattern = learn(raw, chunk, sent)
         if pattern is not None and pattern not in self._patterns:
             self._lessons -= 1
-            self._patterns = [pattern, *self._patterns[: _PATTERNS - 1]]
+            self._patterns = [pattern, *self._patterns[: _PATTERNS - 1]] if self._lessons else []

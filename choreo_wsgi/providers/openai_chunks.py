@@ -6,8 +6,7 @@ from typing import Any
 
 from ..chunks import Delta, Finish, Item, ToolCall
 from ..errors import ChoreoError, UpstreamInvalid
-from ..openai_wire import Progress, parse_object, provider_error, read_usage
-from ..relay import EventReader
+from ..openai_wire import EventReader, Progress, parse_object, provider_error, read_usage
 from ..repair import Repair
 
 __all__ = ["OpenAIChunks"]
