@@ -140,11 +140,16 @@ class _Response(http.client.HTTPResponse):
 class _Watched(HTTPConnection):
     """A connection that tells the exchange it serves."""
 
-    response_class = _Response
+    response_class: type[http.client.HTTPResponse] = _Response
 
     def connect(self) -> None:
         _attach(self)
-        super().connect()
+        # A proxy's answer to CONNECT is no response of this exchange.
+        self.response_class = http.client.HTTPResponse
+        try:
+            super().connect()
+        finally:
+            self.response_class = _Response
         _attach(self)
 
     def request(self, *args: Any, **options: Any) -> None:
