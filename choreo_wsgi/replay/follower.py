@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from ..errors import ProducerLost, ReplayUnavailable
+from ..errors import ChoreoError, ProducerLost, ReplayUnavailable
 from .backend import Backend, Block, Status, Write
-from .base import Reader, gone, not_found
+from .base import Reader, gone
 from .blocks import cut, last_frame
 
 __all__ = ["Follower"]
@@ -41,6 +41,8 @@ class _Store(Protocol):
 
     def is_lost(self, id: str, status: Status) -> bool: ...
 
+    def missing(self, id: str, owner: str) -> ChoreoError: ...
+
     def see(self, id: str, producer: str) -> None: ...
 
     def follow(self, follower: Follower) -> None: ...
@@ -59,6 +61,7 @@ class Follower(Reader):
         self.ended = False
         self._store = store
         self._backend = backend
+        self._owner = status.owner
         self._epoch = status.epoch
         self._producer = status.producer
         self._offered: deque[Write] = deque(maxlen=_OFFERED)
@@ -131,7 +134,7 @@ class Follower(Reader):
     def _fetch(self) -> bytes:
         found = self._store.ask(lambda: self._backend.fetch(self.id, self.last))
         if found is None:
-            raise not_found()
+            raise self._store.missing(self.id, self._owner)
         self._away = 0.0
         return self._take(*found)
 

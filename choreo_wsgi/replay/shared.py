@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from ..errors import ReplayUnavailable
+from ..errors import ChoreoError, ReplayUnavailable
 from .backend import Backend, Identity, Status, Unreachable, Write
 from .base import Claim, Reader, Record, Store, Writer, check_id, conflict, gone, new_id, not_found
 from .buffer import BufferedWriter
@@ -176,6 +176,14 @@ class SharedStore(Store):
         """Return whether the producer of stream *id*, just looked up, is lost."""
         return self._keeper.is_lost(id, status)
 
+    def missing(self, id: str, owner: str) -> ChoreoError:
+        """Return the error for a stream that is not in the database."""
+        writer = self._keeper.writers.get(id)
+        if writer is None or writer.identity.owner != owner:
+            return not_found()
+        # It is ours, and was made, or forgotten by the database, during an outage.
+        return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
+
     def see(self, id: str, producer: str) -> None:
         """Let the *producer* of stream *id* know that it has a reader."""
         writer = self._keeper.writers.get(id)
@@ -208,7 +216,9 @@ class SharedStore(Store):
     def _status(self, id: str, owner: str) -> Status:
         check_id(id)
         found = self.ask(lambda: self._backend.fetch(id, None))
-        if found is None or found[0].owner != owner:
+        if found is None:
+            raise self.missing(id, owner)
+        if found[0].owner != owner:
             raise not_found()
         return found[0]
 

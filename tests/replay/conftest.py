@@ -8,7 +8,7 @@ from pathlib import Path
 import harness
 import pytest
 import redis
-from replay_helpers import Opener, RedisServer
+from replay_helpers import DEADLINE, Opener, RedisServer
 
 from choreo_wsgi.replay import Store, open_store
 from choreo_wsgi.settings import Settings
@@ -85,6 +85,12 @@ def open_shared(shared_url: str) -> Iterator[Opener]:
     yield opener(shared_url, opened)
     for store in opened:
         store.close()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have appends wait for the database however slow this machine is, not for 50 ms."""
+    monkeypatch.setattr("choreo_wsgi.replay.buffer._PATIENCE", DEADLINE)
 
 
 @pytest.fixture

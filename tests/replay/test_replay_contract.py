@@ -13,6 +13,8 @@ from choreo_wsgi import sse
 from choreo_wsgi.errors import IdempotencyConflict, StreamGone, StreamNotFound
 from choreo_wsgi.replay import Store, Writer
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 def create(store: Store, owner: str = "alice", **more: str) -> Writer:
     writer = store.create(owner, **more).writer

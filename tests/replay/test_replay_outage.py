@@ -101,6 +101,14 @@ def create(store: Store) -> Writer:
     return writer
 
 
+def is_ended(store: Store, writer: Writer) -> bool:
+    """Whether the store is back and has all of a stream."""
+    try:
+        return store.find(writer.id, "alice").ended
+    except ReplayUnavailable:
+        return False
+
+
 def write_until_noticed(store: Store, writer: Writer) -> None:
     """Append until the store knows that its database is away: each append returns."""
     deadline = time.monotonic() + 10
@@ -138,15 +146,8 @@ def test_streams_go_on_and_are_complete_afterwards(
     write(writer, 5, end=True)
     write(begun, 5, end=True)
     assert frames(1, 10) + read_all(live) == frames(1, writer.last)
-    eventually(lambda: store.reachable)  # type: ignore[attr-defined]
-
-    def written() -> bool:
-        try:
-            return other.find(begun.id, "alice").ended and other.find(writer.id, "alice").ended
-        except Exception:
-            return False
-
-    eventually(written)
+    eventually(lambda: is_ended(store, begun) and is_ended(store, writer))
+    eventually(lambda: is_ended(other, writer))
     assert read_all(other.read(begun.id, "alice")) == frames(1, 10)
     assert read_all(other.read(writer.id, "alice")) == frames(1, writer.last)
 
@@ -194,7 +195,7 @@ def test_what_is_buffered_is_bounded(database: Database, open_it: Callable[..., 
         write(writer, 1, end=True)
     eventually(lambda: store.buffered == 0)  # type: ignore[attr-defined]
     last = writers[-1]
-    eventually(lambda: store.find(last.id, "alice").ended)
+    eventually(lambda: is_ended(store, last))
     record = store.find(last.id, "alice")
     assert record.last == 103 and record.first > 3
     # What was dropped is gone, and said to be; what follows is whole.
@@ -216,12 +217,13 @@ def test_a_database_that_forgot_everything(own_redis: RedisServer) -> None:
         client.script_flush()
     # The stream goes on with what comes now.
     sent = write(writer, 5, end=True)
-    eventually(lambda: store.find(writer.id, "alice").ended)
+    eventually(lambda: is_ended(store, writer))
     assert read_all(store.read(writer.id, "alice", 10)) == sent
     assert read_all(reader) == sent
     with pytest.raises(StreamGone):
         store.read(writer.id, "alice", 9)
     silent.finish()
+    eventually(lambda: is_ended(store, silent))
     assert read_all(store.read(silent.id, "alice")) == b""
     store.close()
 
@@ -241,7 +243,7 @@ def test_an_older_snapshot_of_the_database(own_redis: RedisServer) -> None:
     own_redis.process.wait()
     own_redis.start()
     write(writer, 10, end=True)
-    eventually(lambda: store.reachable and store.find(writer.id, "alice").ended)  # type: ignore[attr-defined]
+    eventually(lambda: is_ended(store, writer))
     record = store.find(writer.id, "alice")
     assert (record.first, record.last) == (21, 30)
     assert read_all(store.read(writer.id, "alice", 20)) == frames(21, 30)
@@ -256,8 +258,7 @@ def test_a_server_that_was_never_there(tmp_path: Path) -> None:
     with pytest.raises(ReplayUnavailable):
         store.read(writer.id, "alice")
     server.start()
-    eventually(lambda: store.reachable)  # type: ignore[attr-defined]
-    eventually(lambda: store.find(writer.id, "alice").ended)
+    eventually(lambda: is_ended(store, writer))
     assert read_all(store.read(writer.id, "alice")) == frames(1, 3)
     store.close()
     server.stop()

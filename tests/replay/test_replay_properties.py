@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from replay_helpers import Opener, frame, frames, read_all
@@ -90,6 +91,7 @@ def play(store: Store, limit: int, steps: list[tuple[object, ...]]) -> None:
     model.finish()
 
 
+@pytest.mark.usefixtures("patient")
 def test_all_is_retained(open_any: Opener) -> None:
     store = open_any()
 
@@ -101,6 +103,7 @@ def test_all_is_retained(open_any: Opener) -> None:
     check()
 
 
+@pytest.mark.usefixtures("patient")
 def test_only_a_window_is_retained(open_any: Opener) -> None:
     store = open_any(replay_stream_bytes=30_000)
 

@@ -26,6 +26,8 @@ from choreo_wsgi.errors import ProducerLost, StreamGone, StreamNotFound
 from choreo_wsgi.replay import Store, Writer, sqlite
 from choreo_wsgi.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 #: Short enough for a test, and several beats.
 LEASE = 0.6
 
