@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import TypeVar
 
 from .background import Job
+from .exchange import Cancelled
 from .feed import Feed
 from .models import ChatCompletion, ChatCompletionChunk
 from .reading import Record
 from .stream import BaseStream, first_text
-from .wire import Cancelled
 
 __all__ = ["AsyncStream", "in_thread"]
 

@@ -13,9 +13,10 @@ from typing import Any
 import requests
 
 from .errors import APIConnectionError, APIError, APITimeoutError, status_error
+from .exchange import Cancelled, Exchange, Reply
 from .framing import FramingError
 from .policy import Timeout, backoff, retry_delay
-from .wire import Cancelled, Cut, Exchange, Reply, Stalled
+from .wire import Cut, Stalled
 
 __all__ = ["Call"]
 
@@ -56,7 +57,7 @@ class Call:
         self._exchange: Exchange | None = None
 
     def cancel(self) -> None:
-        """Give up, from any thread; see :meth:`choreoai.wire.Exchange.cancel`."""
+        """Give up, from any thread; see :meth:`choreoai.exchange.Exchange.cancel`."""
         with self._lock:
             self._cancelled.set()
             exchange = self._exchange

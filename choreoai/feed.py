@@ -14,9 +14,10 @@ from choreo_wsgi.sse import Decoder
 from .background import run
 from .call import Call
 from .errors import APIConnectionError, APIStatusError, APITimeoutError, StreamInterruptedError
+from .exchange import Cancelled, Reply
 from .policy import backoff
 from .reading import Record, ends, records
-from .wire import Cancelled, Cut, Reply, Stalled
+from .wire import Cut, Stalled
 
 __all__ = ["Feed", "open_feed"]
 

@@ -32,15 +32,19 @@ TimeoutTypes = Union[Timeout, float, None]
 # 409 too: a server may answer it for a lock that is gone a moment later.
 _RETRIED = frozenset((408, 409, 429))
 _LONGEST_WAIT = 60.0
+_LONGEST_TIMEOUT = 366 * 86400.0
 
 
 def timeout_of(value: TimeoutTypes) -> Timeout:
-    """Return *value* as a Timeout: a number is the limit for each of its parts."""
-    if isinstance(value, Timeout):
-        return value
-    if value is not None and not value > 0:
-        raise ValueError("a timeout must be more than 0 seconds, or None")
-    return Timeout(value, value, value)
+    """Return *value* as a Timeout: a number is the limit for each of its parts.
+
+    Raises ValueError for what is no time.
+    """
+    parts = value if isinstance(value, Timeout) else (value, value, value)
+    for part in parts:
+        if part is not None and not 0 < part <= _LONGEST_TIMEOUT:
+            raise ValueError("a timeout is more than 0 seconds and at most a year, or None")
+    return Timeout(*parts)
 
 
 def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:

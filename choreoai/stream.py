@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 from .errors import APIError, StreamInterruptedError
+from .exchange import Cancelled
 from .feed import Feed
 from .models import ChatCompletion, ChatCompletionChunk
 from .reading import Reading, Record
-from .wire import Cancelled
 
 __all__ = ["BaseStream", "Stream", "first_text"]
 

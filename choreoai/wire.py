@@ -1,10 +1,9 @@
-"""One HTTP exchange over requests whose socket is known from the start.
+"""Connections of requests that tell who uses them, and responses read from the socket itself.
 
 requests and urllib3 connect, do TLS and proxies, send, and keep connections for the next
-call.  What they do not offer is added here: an exchange can be cancelled from another
-thread at any time (the socket is shut down, also before the response head is there), and
-the body is read from the socket itself, so that a frame is delivered when it arrives and a
-time limit or a signal handler's exception is never mistaken for something else.
+call.  The classes here go in below them: a connection reports to its :class:`Watcher`, and
+a :class:`Wire` reads the response, so that a frame is delivered when it arrives, and a time
+limit or a signal handler's exception is never mistaken for something else.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -25,13 +24,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from .framing import FramingError, framing_of
-from .policy import Timeout
-
-__all__ = ["Cancelled", "Cut", "Exchange", "Reply", "Stalled", "new_session"]
+__all__ = ["Cut", "Stalled", "Watcher", "Wire", "new_session", "shutdown", "watched_by"]
 
 # Some tens of frames: their objects are used while they are still in the processor's cache.
 _BLOCK = 16 * 1024
+_LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
 _current = threading.local()
 
 
@@ -44,8 +41,24 @@ class Stalled(Exception):
     """A time limit passed."""
 
 
-class Cancelled(Exception):
-    """The exchange was given up by its caller."""
+class Watcher(Protocol):
+    """Who wants to know about the connection that serves a request."""
+
+    def attach(self, connection: HTTPConnection) -> None:
+        """*connection* begins to connect, or has connected, or is about to send."""
+
+    def answering(self, wire: Wire, head: http.client.HTTPResponse) -> None:
+        """The request was sent; *head* is about to be read from *wire*."""
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Have *watcher* told about the connections that this thread uses in the block."""
+    _current.watcher = watcher
+    try:
+        yield
+    finally:
+        _current.watcher = None
 
 
 class Wire:
@@ -86,12 +99,9 @@ class Wire:
                     raise  # not the system's: a signal handler raised it in here
                 raise Cut(str(error)) from error
             left = None if deadline is None else deadline - time.monotonic()
-            if (left is not None and left <= 0) or not wait(self.sock, left):
+            if left is not None and left <= 0:
                 raise Stalled
-
-    def shutdown(self) -> None:
-        """End both directions; a thread that waits in :meth:`receive` returns at once."""
-        _shutdown(self.sock)
+            wait(self.sock, None if left is None else min(left, _LONGEST_WAIT))
 
     def close(self) -> None:
         """Let go of the socket, which goes back to how it was."""
@@ -113,8 +123,8 @@ class _HeadFile(io.BufferedIOBase):
         while (end := data.find(b"\n") + 1) == 0 and len(data) < limit:
             more = self._wire.receive(self._wire.deadline)
             if not more:
-                end = len(data)
-                break
+                # The standard library would take the head for complete.
+                raise Cut("the connection was closed before the end of the response's head")
             data += more
         end = min(end or limit, limit)
         self._wire.rest = data[end:]
@@ -132,19 +142,19 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         wire = Wire(sock)
         super().__init__(wire, *args, **options)  # type: ignore[arg-type]
-        exchange: Exchange | None = getattr(_current, "exchange", None)
-        if exchange is not None:
-            exchange.answering(wire, self)
+        watcher: Watcher | None = getattr(_current, "watcher", None)
+        if watcher is not None:
+            watcher.answering(wire, self)
 
 
 class _Watched(HTTPConnection):
-    """A connection that tells the exchange it serves."""
+    """A connection that tells whom it serves."""
 
     response_class: type[http.client.HTTPResponse] = _Response
 
     def connect(self) -> None:
         _attach(self)
-        # A proxy's answer to CONNECT is no response of this exchange.
+        # A proxy's answer to CONNECT is no answer to the request.
         self.response_class = http.client.HTTPResponse
         try:
             super().connect()
@@ -194,177 +204,15 @@ def new_session(connections: int) -> requests.Session:
 
 
 def _attach(connection: HTTPConnection) -> None:
-    exchange: Exchange | None = getattr(_current, "exchange", None)
-    if exchange is not None:
-        exchange.attach(connection)
+    watcher: Watcher | None = getattr(_current, "watcher", None)
+    if watcher is not None:
+        watcher.attach(connection)
 
 
-def _shutdown(sock: socket.socket) -> None:
+def shutdown(sock: socket.socket) -> None:
+    """End both directions of *sock*; a thread that waits for it goes on at once."""
     # The method of the plain socket: that of a TLS socket would take the TLS object away
     # from under a thread that is reading.  TLS within TLS is no socket, but has one.
     plain: socket.socket = getattr(sock, "socket", sock)
     with suppress(OSError):
         socket.socket.shutdown(plain, socket.SHUT_RDWR)
-
-
-class Exchange:
-    """One request and its response."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._lock = threading.Lock()
-        self._connection: HTTPConnection | None = None
-        self._wire: Wire | None = None
-        self._head: http.client.HTTPResponse | None = None
-
-    def send(
-        self, session: requests.Session, request: requests.PreparedRequest, timeout: Timeout
-    ) -> Reply:
-        """Send *request*; return the reply when its head is there.
-
-        Raises Stalled when that takes too long, Cut when the connection breaks instead,
-        FramingError for a head that contradicts itself, Cancelled, and what requests raises.
-        """
-        url = request.url or ""
-        settings: Any = session.merge_environment_settings(url, {}, True, None, None)
-        limits: Any = (timeout.connect, timeout.first_byte)
-        _current.exchange = self
-        started = time.monotonic()
-        try:
-            # The adapter, not the session: no redirects (they would carry the key along),
-            # no cookies, no .netrc.
-            response = session.get_adapter(url).send(request, timeout=limits, **settings)
-        except Exception:
-            if self.cancelled:
-                raise Cancelled from None
-            raise
-        finally:
-            _current.exchange = None
-        return self._reply(response, started)
-
-    def _reply(self, response: requests.Response, started: float) -> Reply:
-        wire, head = self._wire, self._head
-        if wire is None or head is None:
-            response.close()
-            raise TypeError("the session's adapter is not that of this package")
-        try:
-            return Reply(self, response, wire, head, started)
-        except FramingError:
-            response.close()
-            raise
-
-    def attach(self, connection: HTTPConnection) -> None:
-        """Remember *connection*; raise Cancelled if it comes too late."""
-        with self._lock:
-            self._connection = connection
-            if self.cancelled:
-                raise Cancelled
-
-    def answering(self, wire: Wire, head: http.client.HTTPResponse) -> None:
-        """Remember where the response is read from."""
-        with self._lock:
-            self._wire = wire
-            self._head = head
-
-    def cancel(self) -> None:
-        """Give the exchange up, from any thread.
-
-        Whoever waits for it gets Cancelled at once, except during name look-up and connect.
-        """
-        with self._lock:
-            self.cancelled = True
-            if self._wire is not None:
-                self._wire.shutdown()
-            elif self._connection is not None and self._connection.sock is not None:
-                _shutdown(self._connection.sock)
-
-    def detach(self) -> None:
-        """Forget the connection, which another exchange may get next."""
-        with self._lock:
-            self._wire = self._connection = None
-
-
-class Reply:
-    """A response: its *status*, its *headers*, and its body as it comes.
-
-    *started* is when its request was sent, on the clock ``time.monotonic``.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        response: requests.Response,
-        wire: Wire,
-        head: http.client.HTTPResponse,
-        started: float,
-    ) -> None:
-        self.status: int = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self.started = started
-        self._framing = framing_of(self.status, response.headers)
-        self._exchange = exchange
-        self._response = response
-        self._wire = wire
-        self._head = head
-        self._closed = False
-        self._ended = False
-
-    def receive(self, deadline: float | None) -> bytes:
-        """Return the next bytes of the body, or ``b""`` when it is complete.
-
-        Raises Cut, Stalled at *deadline*, and Cancelled.
-        """
-        while not (self._ended or self._framing.done):
-            if self._closed:
-                raise Cancelled
-            try:
-                data = self._wire.receive(deadline)
-                body = self._framing.take(data)
-            except (Cut, FramingError) as error:
-                if self._exchange.cancelled:
-                    raise Cancelled from None
-                raise Cut(str(error)) from error
-            if body:
-                return body
-            if not data:
-                if self._exchange.cancelled:
-                    raise Cancelled
-                if not self._framing.ends_at_close():
-                    raise Cut("the connection was closed in the middle of the answer")
-                self._ended = True
-        return b""
-
-    def read(self, deadline: float | None, idle: float | None, limit: int) -> bytes:
-        """Return the whole body.
-
-        The first bytes are due at *deadline*, each further piece *idle* seconds after the
-        last.  Raises what :meth:`receive` raises, and Cut when it is longer than *limit*.
-        """
-        body = bytearray()
-        while block := self.receive(deadline):
-            body += block
-            if len(body) > limit:
-                raise Cut(f"the answer is longer than {limit} bytes")
-            deadline = None if idle is None else time.monotonic() + idle
-        return bytes(body)
-
-    def drain(self, patience: float) -> None:
-        """Wait up to *patience* seconds for a body that has nothing more to say to end.
-
-        A connection can be used again only if its last body was read to the end.
-        """
-        with suppress(Cut, Stalled, Cancelled):
-            self.receive(time.monotonic() + patience)
-
-    def close(self) -> None:
-        """Give the connection back if the body is complete, close it otherwise."""
-        if self._closed:
-            return
-        self._closed = True
-        self._exchange.detach()
-        framing = self._framing
-        if framing.done and not framing.excess and not self._wire.rest:
-            self._head.close()
-            self._response.raw.release_conn()
-        else:
-            self._response.close()

@@ -178,7 +178,20 @@ def test_a_success_that_is_no_completion(server, complete, body):
         complete()
 
 
-@pytest.mark.parametrize("head", ["nonsense", "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n", ""])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "",
+        "nonsense",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Cut",
+        "HTTP/1.1 200 OK\r\nX-Cut: 1\r\n",
+        "HTTP/1.1 200 OK\r\n" + "X-Many: 1\r\n" * 200 + "\r\n",
+        "HTTP/1.1 200 OK\r\nX-Long: " + "1" * 70_000 + "\r\n\r\n",
+    ],
+    ids=range(8),
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_head_that_cannot_be_read(server, complete, head, stream):
     server.then(lambda peer: peer.raw(head.encode()))
@@ -370,6 +383,14 @@ def test_pings_are_no_progress(server, clients, frames):
         next(stream)
     assert caught.value.partial_text == ("a" if frames else "")
     assert left.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("timeout", [None, 86400 * 300])
+def test_no_limit_and_a_very_long_one(server, clients, timeout):
+    server.then(lambda peer: peer.stream(answer("a")))
+    client = clients(server.url, timeout=timeout)
+    stream = client.chat.completions.create(model="m", messages=HI, stream=True)
+    assert "".join(stream.text) == "a"
 
 
 def test_the_time_that_the_caller_takes_is_not_counted(server, clients):

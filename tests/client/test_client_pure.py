@@ -340,7 +340,8 @@ def test_retry_delay_backs_off(status, after):
 def test_timeouts():
     assert policy.timeout_of(3) == choreoai.Timeout(3, 3, 3)
     assert policy.timeout_of(None) == choreoai.Timeout(None, None, None)
-    for wrong in (0, -1, float("nan")):
+    assert policy.timeout_of(choreoai.Timeout(idle=5)).idle == 5
+    for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0)):
         with pytest.raises(ValueError, match="timeout"):
             policy.timeout_of(wrong)
 
