@@ -34,7 +34,21 @@ run: $(VENV)/.run  ## install, fetch the local model, serve on 127.0.0.1:8000
 tools:  ## install the servers and the browser that the tests use (Debian, as root)
 	@sh tests/tools.sh
 
-test: $(VENV)/.test tools  ## run the tests
+# What old programs use: beside the current openai it needs a folder of its own.
+build/openai-0.28/.installed: | $(VENV)/.test
+	rm -rf $(@D)
+	$(PIP) --target $(@D) openai==0.28.1
+	touch $@
+
+# A browser's driver, React and what compiles it.
+WEB := tests/interop_clients/web
+build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-audit --no-fund && \
+	  touch .installed; else echo "npm is missing: the browser's tests will be skipped"; fi
+
+test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests
 	$(BIN)/choreo-wsgi fetch-model
 	$(BIN)/python -m pytest $(ARGS)
 

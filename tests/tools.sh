@@ -14,6 +14,8 @@ need node nodejs
 need npm npm
 need slowhttptest slowhttptest
 need openssl openssl
+need curl curl
+need uwsgi "uwsgi-core uwsgi-plugin-python3"
 need cc gcc
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -113,6 +113,8 @@ class LiveUpstream:
                 call.wait()
         except OSError:
             return
+        finally:
+            connection.close()  # one that was idle for long, too: nobody answers on it
 
 
 def _read(connection: socket.socket) -> Asked | None:

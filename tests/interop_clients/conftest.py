@@ -1,0 +1,68 @@
+"""Fixtures: an upstream that says what the test says, and real servers in front of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from live_upstream import LiveUpstream
+from real_server import KEY, Answer, Launched, running, told_ini
+
+from choreo_wsgi.local import weights
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[LiveUpstream]:
+    with LiveUpstream() as one:
+        yield one
+
+
+@pytest.fixture
+def answer(upstream: LiveUpstream) -> Callable[[], Answer]:
+    """``answer()``: the next request that the upstream gets, to be answered."""
+    return lambda: Answer(upstream.call())
+
+
+@pytest.fixture(scope="module")
+def server(upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A server without API keys."""
+    with running(tmp_path_factory.mktemp("serve"), told_ini(upstream)) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def keyed_server(
+    upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Launched]:
+    """A server that wants the API key ``KEY``."""
+    config = told_ini(upstream, api_keys=KEY)
+    with running(tmp_path_factory.mktemp("serve"), config) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A server as on a fresh machine: no configuration, so every name is the local model's."""
+    weights.fetch_model(lambda line: None)
+    home = Path(os.environ["HOME"])
+    words = ["--preload", "--local-max-tokens", "40"]
+    with running(tmp_path_factory.mktemp("local"), "", *words, home=home) as one:
+        yield one
+
+
+def require_made(path: Path) -> Path:
+    """Return *path*, which ``make test`` makes; skips without it, or fails when ``CI=true``."""
+    if path.exists():
+        return path
+    missing = f"{path} is missing; make test makes it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[[Path], Path]:
+    """``made(path)``: *path*, or a skipped test if it was not made."""
+    return require_made

@@ -1,0 +1,237 @@
+"""The current ``openai`` package as it comes: it streams, raises, and reads through pings."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+from real_server import KEY, Answer, Launched, ask, read_event
+from witness import Witness
+
+MESSAGES: Any = [{"role": "user", "content": "Hello"}]
+RESUMABLE = {"Choreo-Resumable": "1"}
+
+#: Runs requests the way both classes of the package do; see ``sync_or_async``.
+Asking = Callable[..., Iterator[Any]]
+
+
+def ask_sync(url: str, key: str = "any", **members: Any) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        yield from client.chat.completions.create(
+            messages=MESSAGES, **{"model": "told", "stream": True, **members}
+        )
+
+
+async def _ask_async(url: str, key: str, members: dict[str, Any]) -> AsyncIterator[Any]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        stream = await client.chat.completions.create(
+            messages=MESSAGES, **{"model": "told", "stream": True, **members}
+        )
+        async with stream:
+            async for chunk in stream:
+                yield chunk
+
+
+def ask_async(url: str, key: str = "any", **members: Any) -> Iterator[Any]:
+    chunks = _ask_async(url, key, members)
+    with asyncio.Runner() if hasattr(asyncio, "Runner") else _Runner() as runner:
+        try:
+            while True:
+                try:
+                    yield runner.run(_next(chunks))
+                except StopAsyncIteration:
+                    return
+        finally:
+            runner.run(_close(chunks))
+
+
+async def _next(chunks: Any) -> Any:
+    return await chunks.__anext__()
+
+
+async def _close(chunks: Any) -> None:
+    await chunks.aclose()
+
+
+class _Runner:
+    """What ``asyncio.Runner`` is since Python 3.11."""
+
+    def __enter__(self) -> _Runner:
+        self._loop = asyncio.new_event_loop()
+        return self
+
+    def run(self, coroutine: Any) -> Any:
+        return self._loop.run_until_complete(coroutine)
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+@pytest.fixture(params=[ask_sync, ask_async], ids=["sync", "async"])
+def asking(request: pytest.FixtureRequest) -> Asking:
+    asks: Asking = request.param
+    return asks
+
+
+def text(chunks: list[Any], index: int = 0) -> str:
+    return "".join(
+        choice.delta.content or ""
+        for chunk in chunks
+        for choice in chunk.choices
+        if choice.index == index
+    )
+
+
+def test_streams_by_arrival(server: Launched, answer: Callable[[], Answer], asking: Asking) -> None:
+    """Each word is in the caller's hands before the next is said."""
+    chunks = asking(server.url)
+    said: list[Answer] = []
+    thread = threading.Thread(target=lambda: said.append(answer().begin()))
+    thread.start()
+    first = next(chunks)
+    thread.join()
+    assert first.choices[0].delta.role == "assistant"
+    for word in ("once ", "upon ", "ä 🎈\u2028time"):
+        said[0].say(word)
+        assert next(chunks).choices[0].delta.content == word
+    said[0].finish()
+    last = next(chunks)
+    assert last.choices[0].finish_reason == "stop"
+    assert next(chunks, None) is None
+
+
+def test_two_choices(server: Launched, asking: Asking) -> None:
+    chunks = list(asking(server.url, model="echo", n=2))
+    assert [text(chunks, 0), text(chunks, 1)] == ["Hello", "Hello"]
+    finished = [(c.index, c.finish_reason) for x in chunks for c in x.choices if c.finish_reason]
+    assert sorted(finished) == [(0, "stop"), (1, "stop")]
+
+
+def test_usage(server: Launched, asking: Asking) -> None:
+    """It comes once, in a last chunk without choices, and only when asked for."""
+    chunks = list(asking(server.url, model="echo", stream_options={"include_usage": True}))
+    *before, last = chunks
+    assert [chunk.usage for chunk in before] == [None] * len(before)
+    assert last.choices == []
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (1, 1)
+    assert all(chunk.usage is None for chunk in asking(server.url, model="echo"))
+
+
+def test_an_error_before_the_stream_raises(
+    server: Launched, keyed_server: Launched, answer: Callable[[], Answer], asking: Asking
+) -> None:
+    with pytest.raises(openai.NotFoundError) as not_found:
+        next(asking(server.url, model="nobody"))
+    assert not_found.value.code == "model_not_found"
+    with pytest.raises(openai.AuthenticationError) as refused:
+        next(asking(keyed_server.url, "wrong"))
+    assert refused.value.code == "invalid_api_key"
+    assert text(list(asking(keyed_server.url, KEY, model="echo"))) == "Hello"
+    with pytest.raises(openai.BadRequestError) as bad:
+        next(asking(server.url, temperature=3))
+    assert bad.value.param == "temperature"
+    thread = threading.Thread(target=lambda: _refuse(answer()))
+    thread.start()
+    with pytest.raises(openai.RateLimitError) as limited:
+        next(asking(server.url))
+    thread.join()
+    assert limited.value.response.headers["retry-after"] == "7"
+    assert "slow down" in str(limited.value)
+
+
+def _refuse(answer: Answer) -> None:
+    answer.call.head("application/json", "429 Too Many Requests", "Retry-After: 7")
+    answer.call.send(b'{"error":{"message":"slow down","type":"x","param":null,"code":"x"}}')
+    answer.call.finish()
+
+
+def test_an_error_in_the_stream_raises(
+    server: Launched, answer: Callable[[], Answer], asking: Asking
+) -> None:
+    """A cut upstream never looks like an answer that is complete."""
+
+    def cut() -> None:
+        answer().begin().say("once ").call.cut()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    got = []
+    with pytest.raises(openai.APIError) as error:
+        for chunk in asking(server.url):
+            got.append(chunk)
+    thread.join()
+    assert text(got) == "once "
+    assert error.value.code == "upstream_truncated"
+
+
+@pytest.mark.parametrize("headers", [{}, RESUMABLE], ids=["plain", "resumable"])
+def test_pings_are_read_through(
+    server: Launched, answer: Callable[[], Answer], asking: Asking, headers: dict[str, str]
+) -> None:
+    """Three heartbeats of silence before the first word and three within the answer."""
+    with Witness(server.port) as witness:
+
+        def speak() -> None:
+            said = answer()
+            witness.wait_for_pings(3)
+            said.begin().say("late ")
+            witness.wait_for_pings(6)
+            said.say("but whole")
+            said.finish()
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        chunks = list(asking(witness.url, extra_headers=headers))
+        thread.join()
+    assert text(chunks) == "late but whole"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert (b"\nid: 1\n" in witness.seen) is bool(headers)
+
+
+@pytest.mark.parametrize("headers", [{}, RESUMABLE], ids=["plain", "resumable"])
+def test_a_raw_client_sees_the_pings(
+    server: Launched, answer: Callable[[], Answer], headers: dict[str, str]
+) -> None:
+    with server.connect() as client:
+        client.request("POST", "/v1/chat/completions", ask(), headers)
+        said = answer()
+        assert client.read_head().status == 200
+        assert [client.read_frame() for _ in range(3)] == [b": ping\n"] * 3
+        said.begin()
+        event = read_event(client)
+        assert isinstance(event, dict) and event["choices"][0]["delta"]["role"] == "assistant"
+        assert [client.read_frame() for _ in range(3)] == [b": ping\n"] * 3
+        said.finish()
+        frames = iter(client.read_frame, b"")
+        last = [frame for frame in frames if frame != b": ping\n"][-1]
+        assert last == (b"id: 3\ndata: [DONE]\n\n" if headers else b"data: [DONE]\n\n")
+
+
+def test_leaving_ends_the_generation(
+    server: Launched, answer: Callable[[], Answer], asking: Asking
+) -> None:
+    chunks = asking(server.url)
+    said: list[Answer] = []
+    thread = threading.Thread(target=lambda: said.append(answer().begin()))
+    thread.start()
+    next(chunks)
+    thread.join()
+    chunks.close()  # type: ignore[attr-defined]
+    assert said[0].call.is_left()
+
+
+def test_the_local_model(local_server: Launched, asking: Asking) -> None:
+    """The name of the specification's example, answered on this machine, twice."""
+    chunks = list(asking(local_server.url, model="gpt-4", n=2, max_tokens=12, temperature=0.8))
+    assert {chunk.model for chunk in chunks} == {"gpt-4"}
+    for index in (0, 1):
+        assert text(chunks, index).strip()
+    assert len(chunks) > 6
+    reasons = {c.index: c.finish_reason for x in chunks for c in x.choices if c.finish_reason}
+    assert sorted(reasons) == [0, 1]
+    assert set(reasons.values()) <= {"stop", "length"}

@@ -1,0 +1,28 @@
+// node fetch_loop.mjs URL MODEL PROMPT
+//
+// The reading loop that many web pages have: each read is decoded and cut into lines on its
+// own, so a frame that is spread over two reads is lost.  Nothing here notices: whoever runs
+// it compares the text.
+
+const [url, model, prompt] = process.argv.slice(2);
+
+const response = await fetch(`${url}/v1/chat/completions`, {
+  method: 'POST',
+  headers: {'Authorization': 'Bearer any', 'Content-Type': 'application/json'},
+  body: JSON.stringify({model, messages: [{role: 'user', content: prompt}], stream: true})
+});
+const reader = response.body.getReader();
+const decoder = new TextDecoder();
+
+while (true) {
+  const {done, value} = await reader.read();
+  if (done) break;
+  for (const line of decoder.decode(value).split('\n')) {
+    if (!line.startsWith('data: ') || line === 'data: [DONE]') continue;
+    try {
+      process.stdout.write(JSON.parse(line.slice(6)).choices[0]?.delta?.content || '');
+    } catch {
+      // half a frame
+    }
+  }
+}
