@@ -111,8 +111,8 @@ class RelayFrames:
         return error
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._call.fileno()
+        """Return the file descriptor to poll, or None: a burst is waited for."""
+        return None if self._pause else self._call.fileno()
 
     def close(self) -> None:
         """Stop the generation."""

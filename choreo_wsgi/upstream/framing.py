@@ -164,7 +164,7 @@ class Chunked:
                 return 0
         except KeyError:
             return 0
-        if 0 in lengths:  # the last chunk, whose trailer is read the other way
+        if not all(lengths):  # the last chunk, whose trailer is read the other way
             last = lengths.index(0)
             whole = 2 * last
             del chunks[last:]
