@@ -31,6 +31,7 @@ class Repair:
         self.usage_chunk: Chunk | None = None
         self._calls: dict[int, dict[str, int]] = {}  # choice -> id of a tool call -> its index
         self._last_call: dict[int, int] = {}
+        self._names: dict[str, Json] | None = None  # id and created, as they were first
 
     def take(self, chunk: Chunk) -> tuple[list[Chunk], bool]:
         """Return the chunks to send for *chunk*, and whether they differ from it.
@@ -47,9 +48,11 @@ class Repair:
             choices = []
         if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
             raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
-        changed = self._take_usage(chunk, choices)
-        if changed and self._only_usage(choices):
-            return [], True
+        changed = self._pin(chunk)
+        if self._take_usage(chunk, choices):
+            if self._only_usage(choices):
+                return [], True
+            changed = True
         if not choices and self.active:
             return [], True  # Azure's prompt filter results, keep-alives: clients read choices[0]
         if self.active and not chunk.get("id") and self._only_usage(choices):
@@ -60,6 +63,16 @@ class Repair:
         if late:
             return [chunk, {**chunk, "choices": late}], True
         return [chunk], changed
+
+    def _pin(self, chunk: Chunk) -> bool:
+        """Keep ``id`` and ``created`` as they were first (llama.cpp's time goes on)."""
+        if not self.active or not chunk.get("id"):
+            return False
+        if self._names is None:
+            self._names = {name: chunk[name] for name in ("id", "created") if name in chunk}
+        changed = any(chunk.get(name) != value for name, value in self._names.items())
+        chunk.update(self._names)
+        return changed
 
     def _take_usage(self, chunk: Chunk, choices: list[Json]) -> bool:
         """Take a chunk's usage out; it is sent in a chunk of its own (Mistral, xAI, Groq)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
@@ -23,9 +24,12 @@ class Asked:
 
 
 class PlaybackServer:
-    """Answers every request with *answer*, bytes of HTTP, and closes the connection."""
+    """Answers every request with *answer*, bytes of HTTP, and closes the connection.
 
-    def __init__(self, answer: bytes) -> None:
+    *answer* may be a function of the request, too.
+    """
+
+    def __init__(self, answer: bytes | Callable[[Asked], bytes]) -> None:
         self.asked: list[Asked] = []
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -55,7 +59,8 @@ class PlaybackServer:
             with connection:
                 connection.settimeout(DEADLINE)
                 if self._read(connection):
-                    connection.sendall(self._answer)
+                    answer = self._answer
+                    connection.sendall(answer(self.asked[-1]) if callable(answer) else answer)
                     connection.shutdown(socket.SHUT_WR)
                     connection.recv(1)  # until it has been read
 
