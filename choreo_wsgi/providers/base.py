@@ -104,11 +104,10 @@ class Provider(ABC):
         """Open *request* and do what :attr:`native` says that :meth:`open` does not."""
         if request.n == 1 or "n" in self.native:
             return self._limited(request, request.n)
-        single = replace(request, n=1)
         sources: list[Source] = []
         try:
-            for _ in range(request.n):
-                sources.append(self._limited(single, 1))
+            for number in range(request.n):
+                sources.append(self._limited(_single(request, number), 1))
         except BaseException:
             Interleaved(sources).close()
             raise
@@ -124,3 +123,10 @@ class Provider(ABC):
         if request.stop and "stop" not in self.native:
             source = Stopped(source, request.stop, choices)
         return source
+
+
+def _single(request: ChatRequest, number: int) -> ChatRequest:
+    """Return *request* for one choice; with the same seed all would be the same."""
+    seed = request.body.get("seed")
+    body = request.body if seed is None else {**request.body, "seed": seed + number}
+    return replace(request, n=1, body=body)

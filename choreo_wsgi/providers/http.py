@@ -144,6 +144,7 @@ class HTTPSource(Source):
             return items
         try:
             self._receive(timeout, items)
+            self.usage = self._translator.usage
         except ChoreoError as error:
             self._failure = hidden(error, self._hide)
             self.close()
@@ -203,7 +204,6 @@ class HTTPSource(Source):
     def _leave(self) -> None:
         """The answer is complete: leave the connection to others, if it can be."""
         self.ended = True
-        self.usage = self._translator.usage
         self._exchange.finish()
 
     def fileno(self) -> int | None:

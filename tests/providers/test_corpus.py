@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from corpus_cases import Case, cases, fold, outcome, request_sent
+from corpus_cases import Case, cases, encoder, fold, outcome, request_sent
 
 from choreo_wsgi import sse
 
@@ -116,10 +116,14 @@ def test_a_failure_is_raised_again_and_nothing_read_on() -> None:
         translator.end()
 
 
-def test_usage_is_known_of_a_broken_answer() -> None:
-    """What was paid for is told even when the answer is cut."""
-    case = next(case for case in CASES if case.id == "anthropic/truncated")
-    translator = case.playing()[0].translator(case.request)
-    translator.receive_data(case.answer[2])
-    assert translator.usage is not None
-    assert translator.usage.prompt_tokens == 12
+def test_usage_is_known_of_an_answer_that_was_left() -> None:
+    """What was paid for is told even when nobody reads on."""
+    case = next(case for case in CASES if case.id == "anthropic/text")
+    body = case.answer[2]
+    provider, _ = case.playing([body[: len(body) // 2], body[len(body) // 2 :]])
+    frames = provider.stream(case.request, encoder(case))
+    while not frames.receive(0):
+        pass
+    frames.close()
+    assert frames.usage is not None
+    assert frames.usage.prompt_tokens == 12

@@ -216,8 +216,11 @@ def test_n_without_an_n_of_its_own(type: str) -> None:
     """That many requests at once: the second speaks while the first is silent."""
     dialect = DIALECTS[type]
     with serving(dialect) as (server, upstream), server.connect() as client:
-        first = begin(client, upstream, n=2, stream_options={"include_usage": True})
+        first = begin(client, upstream, n=2, seed=7, stream_options={"include_usage": True})
         second = upstream.call()
+        if type == "ollama":  # which takes a seed: another one for each
+            bodies = [json.loads(call.asked.body) for call in (first, second)]
+            assert sorted(body["options"]["seed"] for body in bodies) == [7, 8]
         second.head(dialect.kind)
         second.send(dialect.start + dialect.text("b"))
         client.read_head()
