@@ -101,6 +101,10 @@ def relay() -> None:
         base = show("Flask and requests, gunicorn", rates[0], "frames/CPU s")
         show("FastAPI and httpx, uvicorn", rates[1], "frames/CPU s", base)
         show("choreo-wsgi", rates[2], "frames/CPU s", base)
+        print("relay: the same, resumable, its log in memory")
+        resumable = b"Choreo-Resumable: 1\r\n"
+        rates = interleaved([c], lambda one: streams(one.port, 10, 10, headers=resumable))
+        show("choreo-wsgi, resumable", rates[0], "frames/CPU s", base)
         print("relay: plain completions per CPU second")
 
         def plain(one: Gateway) -> int:

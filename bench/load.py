@@ -154,12 +154,13 @@ def gateway(
             process.wait()
 
 
-def request(port: int, body: bytes) -> socket.socket:
-    """Send a chat completion request and return its connection."""
+def request(port: int, body: bytes, headers: bytes = b"") -> socket.socket:
+    """Send a chat completion request, with more *headers*, and return its connection."""
     connection = socket.create_connection(("127.0.0.1", port), 60)
     connection.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        b"%bContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (headers, len(body), body)
     )
     return connection
 
@@ -185,7 +186,13 @@ def read_frames(connection: socket.socket) -> int:
     return frames if done else -1
 
 
-def streams(port: int, count: int, at_once: int, content: str = "Write a short story") -> int:
+def streams(
+    port: int,
+    count: int,
+    at_once: int,
+    content: str = "Write a short story",
+    headers: bytes = b"",
+) -> int:
     """Read *count* streams, *at_once* at a time; return the frames, or raise if one was cut."""
     left = iter(range(count))
     lock, total = threading.Lock(), []
@@ -195,7 +202,7 @@ def streams(port: int, count: int, at_once: int, content: str = "Write a short s
             with lock:
                 if next(left, None) is None:
                     return
-            total.append(read_frames(request(port, body(content))))
+            total.append(read_frames(request(port, body(content), headers)))
 
     threads = [threading.Thread(target=read) for _ in range(at_once)]
     for thread in threads:

@@ -18,7 +18,7 @@ from .recording import Playback, Recording
 from .replay import Store, Writer
 from .response import Call, Headers, Response
 from .settings import Settings
-from .stream import Control, EventStream, Generation
+from .stream import TICK, Control, EventStream, Generation
 
 __all__ = ["Resumption", "is_resumable"]
 
@@ -180,8 +180,11 @@ class Resumption:
             return False
         if frames is None:
             return False
-        recording = self._recording(Generation(frames, self._control), writer, owner)
-        return self.drainer.adopt(recording, owner)
+        generation = Generation(frames, self._control)
+        adopted = self.drainer.adopt(self._recording(generation, writer, owner), owner)
+        if not adopted:
+            generation.close()
+        return adopted
 
     def _log(self, id: str, owner: str, last: int) -> bytes:
         """Return the frames of the log up to number *last*."""
@@ -189,7 +192,7 @@ class Resumption:
         blocks = []
         try:
             while reader.last < last:
-                blocks.append(reader.receive(0))
+                blocks.append(reader.receive(TICK))
         finally:
             reader.close()
         return b"".join(blocks)
