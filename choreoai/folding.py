@@ -48,7 +48,7 @@ class _Part:
         if index is None:
             # Some servers leave the index out: a piece with an id begins the next call.
             index = len(self.calls) - (0 if members.get("id") or not self.calls else 1)
-        whole = self.calls.setdefault(index, {})
+        whole = self.calls.setdefault(_number(index), {})
         for name, value in members.items():
             if value is not None:
                 _merge(whole, name, value)
@@ -74,18 +74,22 @@ class Fold:
         self._members: dict[str, Any] = {"id": None, "object": "chat.completion"}
 
     def add(self, chunk: ChatCompletionChunk) -> None:
-        """Take the next chunk, which is not kept and not changed."""
+        """Take the next chunk, which is not kept and not changed.
+
+        Raises TypeError or AttributeError for what has not the form of a chunk.
+        """
         choices = chunk.choices
         if not self._parts or not choices or chunk.usage is not None:
             self._add_members(chunk.__dict__)
         for choice in choices:
-            part = self._parts.get(choice.index)
+            index = choice.index or 0
+            part = self._parts.get(index)
             if part is None:
-                part = self._parts[choice.index] = _Part()
+                part = self._parts[_number(index)] = _Part()
             delta = choice.delta.__dict__
             text = delta.get("content")
             if text:
-                part.text.append(text)
+                part.text.append("" + text)
             # What most chunks have is content and nothing else, and a choice of three members.
             if not text or len(delta) > 1:
                 part.add(delta)
@@ -117,6 +121,12 @@ class Fold:
         members = _finish(self._members)
         members["choices"] = [self._parts[index].choice(index) for index in sorted(self._parts)]
         return ChatCompletion.from_dict(members)
+
+
+def _number(index: Any) -> int:
+    if type(index) is not int:
+        raise TypeError("an index must be an integer")
+    return index
 
 
 def _merge(into: dict[str, Any], name: str, value: Any) -> None:

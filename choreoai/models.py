@@ -88,13 +88,15 @@ def build_chunk(members: dict[str, Any]) -> ChatCompletionChunk:
     if type(choices) is not list or members.get("usage") is not None:
         return build(ChatCompletionChunk, members)
     for at, choice in enumerate(choices):
-        delta = choice.get("delta") if type(choice) is dict else None
+        if type(choice) is not dict:
+            continue
+        choices[at] = made = _new(ChunkChoice)
+        delta = choice.get("delta")
         if type(delta) is not dict or "tool_calls" in delta:
-            choices[at] = build(ChunkChoice, choice) if type(choice) is dict else choice
+            build(ChunkChoice, choice, made)
             continue
         choice["delta"] = made_delta = _new(Delta)
         made_delta.__dict__ = delta
-        choices[at] = made = _new(ChunkChoice)
         made.__dict__ = choice
     chunk = _new(ChatCompletionChunk)
     chunk.__dict__ = members

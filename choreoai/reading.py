@@ -101,8 +101,11 @@ class Reading:
         if number is not None:
             self.last_event_id = number
         if type(value) is dict:
-            chunk = build_chunk(value)
-            self._fold.add(chunk)
+            try:
+                chunk = build_chunk(value)
+                self._fold.add(chunk)
+            except (AttributeError, TypeError) as error:
+                raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
             return chunk
         if isinstance(value, APIError):
             raise self.fail(value)

@@ -200,6 +200,73 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
     assert choice.logprobs == {"refusal": [{"token": "I "}, {"token": "won't"}]}
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"choices": [1]},
+        {"choices": "ab"},
+        {"choices": {"index": 0}},
+        {"choices": [{"index": "x", "delta": {}}]},
+        {"choices": [{"index": [1], "delta": {}}]},
+        {"choices": [{"index": 0, "delta": {"content": 5}}]},
+        {"choices": [{"index": 0, "delta": "text"}]},
+        {"choices": [{"delta": {"tool_calls": 5}}]},
+        {"choices": [{"delta": {"tool_calls": [5]}}]},
+        {"choices": [{"delta": {"tool_calls": [{"index": "x"}]}}]},
+        {"choices": [], "usage": 5},
+    ],
+    ids=repr,
+)
+def test_what_has_not_the_form_of_a_chunk(wrong):
+    reading = Reading()
+    reading.take((None, chunk("kept")))
+    with pytest.raises(choreoai.APIError, match="no chunk") as caught:
+        reading.take((None, wrong))
+    assert caught.value.partial_text == "kept"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "index",
+                    "delta",
+                    "content",
+                    "tool_calls",
+                    "function",
+                    "arguments",
+                    "finish_reason",
+                    "logprobs",
+                    "id",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+)
+CHUNKS = st.fixed_dictionaries(
+    {"choices": st.lists(JSON, max_size=2) | JSON}, optional={"usage": JSON}
+)
+
+
+@given(st.lists(CHUNKS, max_size=4))
+def test_no_json_breaks_more_than_its_stream(values):
+    """A chunk, or an APIError: whatever a server sends."""
+    reading = Reading()
+    for value in values:
+        try:
+            made = reading.take((None, copy.deepcopy(value)))
+        except choreoai.APIError:
+            break
+        repr(made)
+        made.to_dict()
+    reading.partial.to_dict()
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.text(min_size=1))))
 def test_texts_of_choices_never_mix(pieces):
     fold = choreoai.Fold()
