@@ -1,0 +1,213 @@
+"""The openai provider in the real server: what a caller sees, and what is left when he goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import harness
+import pytest
+from misbehave import Peer, Upstream, chunk, chunked, head, sized
+
+from choreo_wsgi import sse
+
+Start = Callable[..., Upstream]
+
+
+def event(content: str, finish: str = "null") -> bytes:
+    delta = f'{{"content":{json.dumps(content)}}}' if content else "{}"
+    return (
+        'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+        f'[{{"index":0,"delta":{delta},"finish_reason":{finish}}}],"usage":null}}\n\n'
+    ).encode()
+
+
+WORDS = [event(f"word {number}") for number in range(5)]
+STOP = event("", '"stop"')
+STREAM = [*WORDS, STOP, sse.DONE]
+SHOWN = b"".join(STREAM).replace(b',"usage":null', b"")
+
+
+class Served:
+    """``choreo-wsgi serve`` in front of the upstream at *base_url*."""
+
+    def __init__(self, base_url: str) -> None:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        environment = {**kept, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "sk-secret"}
+        command = [sys.executable, "-m", "choreo_wsgi", "serve", "--listen", "127.0.0.1:0"]
+        options = ["--drain-seconds", "0", "--log-level", "error", "--idle-timeout", "5"]
+        self.process = subprocess.Popen(
+            [*command, *options], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        assert found, line
+        self.port = int(found[1])
+
+    def ask(self, stream: bool = True) -> harness.Client:
+        """Return a client that has asked for a completion."""
+        client = harness.Client(("127.0.0.1", self.port))
+        messages = [{"role": "user", "content": "hi"}]
+        body = {"model": "m", "messages": messages, "stream": stream}
+        client.request("POST", "/v1/chat/completions", body, {"Connection": "close"})
+        return client
+
+    def held(self) -> tuple[int, int]:
+        """Return how many descriptors and threads the server has."""
+        folder = Path(f"/proc/{self.process.pid}")
+        return len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir()))
+
+    def resident(self) -> int:
+        """Return the bytes of memory that the server has."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Upstream], Served]]:
+    """``served(upstream)``: the real server in front of it."""
+    running: list[Served] = []
+
+    def start(upstream: Upstream) -> Served:
+        running.append(Served(upstream.base_url))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
+
+
+Serve = Callable[[Upstream], Served]
+
+
+def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -> None:
+    go = threading.Semaphore(0)
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        for one in STREAM:
+            assert go.acquire(timeout=10)
+            peer.send(chunk(one))
+        peer.send(b"0\r\n\r\n")
+
+    with served(upstream(answer)).ask() as client:
+        go.release()
+        assert client.read_head().headers["choreo-provider"] == "openai/m"
+        for one in STREAM:
+            assert client.read_frame() == one.replace(b',"usage":null', b"")
+            go.release()
+        assert client.read_frame() == b""
+
+
+def test_a_burst_arrives_whole(upstream: Start, served: Serve) -> None:
+    burst = [event(f"word {number}") for number in range(20_000)]
+    server = served(upstream(lambda peer: peer.send(chunked([*burst, STOP, sse.DONE]))))
+    expected = b"".join([*burst, STOP, sse.DONE]).replace(b',"usage":null', b"")
+    clients = [server.ask() for _ in range(3)]
+    for client in clients:
+        client.read_head()
+        assert client.read_body() == expected
+        client.close()
+
+
+@pytest.mark.parametrize("cut", [10, 200, 700, 10**6])
+def test_a_cut_ends_in_one_error_frame(upstream: Start, served: Serve, cut: int) -> None:
+    raw = chunked(WORDS)
+    server = served(upstream(lambda peer: peer.send(raw, cut=cut)))
+    with server.ask() as client:
+        status = client.read_head().status
+        body = client.read_body()
+        error = json.loads(body.split(b"data: ")[-1])["error"]
+    assert error["code"] == "upstream_truncated" and error["type"] == "provider_error"
+    if cut < 300:  # before the first event: a plain answer
+        assert status == 502
+    else:
+        assert status == 200 and body.count(b'"error"') == 1
+        assert b"[DONE]" not in body and b'"stop"' not in body
+        assert SHOWN.startswith(body[: body.rindex(b"data: ")])
+
+
+def test_a_refusal_is_a_plain_answer(upstream: Start, served: Serve) -> None:
+    raw = sized(b'{"error":{"message":"slow down, sk-secret","code":"slow"}}', "429 Too Many")
+    raw = raw.replace(b"\r\n", b"\r\nRetry-After: 7\r\n", 1)
+    server = served(upstream(lambda peer: peer.send(raw)))
+    for stream in (True, False):
+        with server.ask(stream) as client:
+            answer = client.read_answer()
+        assert answer.status == 429 and answer.headers["retry-after"] == "7"
+        assert answer.error["message"] == "slow down, ***" and answer.error["code"] == "slow"
+
+
+@pytest.mark.parametrize("phase", ["prefill", "body", "plain"])
+def test_whoever_leaves_leaves_nothing(upstream: Start, served: Serve, phase: str) -> None:
+    def answer(peer: Peer) -> None:
+        if phase == "body":
+            peer.send(chunked(WORDS)[:-5])
+        elif peer.request.line.startswith("POST"):
+            asked.release()
+        gone.append(peer.wait_gone())
+
+    gone: list[float | None] = []
+    asked = threading.Semaphore(0)
+    source = upstream(answer)
+    server = served(source)
+    before = None
+    for round in range(5):
+        clients = [server.ask(stream=phase != "plain") for _ in range(20)]
+        for client in clients:
+            if phase == "body":
+                client.read_head()
+                client.read_frame()
+            else:
+                assert asked.acquire(timeout=10)
+        for client in clients:
+            client.close()
+        arrived = 20 * (round + 1)
+        assert source.wait(lambda arrived=arrived: source.accepted == arrived and not source.open)
+        if before is None:  # by now what is made once is made
+            before = server.held()
+    assert len(gone) == 100 and None not in gone
+    assert before is not None
+    harness.wait_until(
+        lambda: all(now <= then for now, then in zip(server.held(), before, strict=True)),
+        "descriptors and threads are given back",
+    )
+
+
+def test_slow_readers_hold_the_upstream_back(upstream: Start, served: Serve) -> None:
+    block = chunk(b"".join(event(f"word {number}") for number in range(100))) * 4
+    stuck = threading.Semaphore(0)
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        peer.sock.settimeout(1)  # nothing taken for so long: it is held back
+        try:
+            while True:
+                peer.sock.sendall(block)
+        except TimeoutError:
+            stuck.release()
+        except OSError:
+            pass
+
+    server = served(upstream(answer))
+    with server.ask() as client:  # what is made once is made
+        client.read_frame()
+    before = server.resident()
+    clients = [server.ask() for _ in range(50)]
+    for _ in clients:
+        assert stuck.acquire(timeout=30)
+    grown = server.resident() - before
+    for client in clients:
+        client.close()
+    assert grown < 30_000_000
