@@ -5,7 +5,9 @@ bind = "127.0.0.1:8000"
 # resumable streams need a shared store: CHOREO_REPLAY=sqlite:PATH or redis://...
 workers = 1
 worker_class = "gthread"
-threads = 256
+# The streams (CHOREO_MAX_STREAMS, 256) and 16 for everything else: with fewer the stream too
+# many waits in silence, and so do the health checks.
+threads = 272
 worker_connections = 1000
 # gthread: how long a worker may be without a sign of life, not how long a stream may take.
 timeout = 60

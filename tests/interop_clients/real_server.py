@@ -70,7 +70,7 @@ class Launched:
         if self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(2)
+                self.process.wait(5)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

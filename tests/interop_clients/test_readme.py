@@ -1,0 +1,382 @@
+"""What README.rst shows is run as it stands, with a free port in place of 8000."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import harness
+from fleet import free_port
+from live_upstream import LiveUpstream
+from readme_blocks import Block, command, commands, read_blocks
+from real_server import (
+    KEY,
+    ROOT,
+    Answer,
+    Launched,
+    ask,
+    environment,
+    read_printed,
+    read_rest,
+    read_text,
+    running,
+    told_ini,
+)
+
+CHAT = "/v1/chat/completions"
+
+#: By which words a block is known, and the test that runs it.
+BLOCKS = {
+    "make run ": "test_two_commands",
+    '"content": "Say hello"': "test_the_first_answer",
+    "pip install choreo-wsgi": "test_install",
+    "export OPENAI_API_KEY": "test_keys_in_the_environment",
+    "[provider fast]": "test_the_ini_file",
+    "from choreoai import": "test_the_own_client",
+    "from openai import": "test_the_openai_client",
+    "await fetch": "test_fetch",
+    "CHOREO_API_KEYS=": "test_api_keys",
+    "def site(": "test_in_another_application",
+    "waitress-serve": "test_the_other_servers_are_tested",
+    "proxy_pass": "test_behind_nginx",
+    "Choreo-Resumable": "test_resumable_streams",
+}
+
+
+def block(words: str) -> Block:
+    """Return the one block that has *words* in it."""
+    found = [one for one in read_blocks() if words in one.text]
+    assert len(found) == 1, (words, found)
+    return found[0]
+
+
+def shell(text: str, env: dict[str, str], cwd: Path) -> str:
+    """Run *text* in a shell; return what it prints."""
+    process = subprocess.Popen(
+        ["sh", "-c", text], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    return read_rest(process)
+
+
+@contextmanager
+def process(words: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    one = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        yield one
+    finally:
+        one.kill()
+        one.communicate()
+
+
+@contextmanager
+def launched(line: str, folder: Path, **variables: str) -> Iterator[Launched]:
+    """Run the README's *line*, which starts a server, on a free port."""
+    port = free_port()
+    line = re.sub(r"[\d.]+:8000", f"127.0.0.1:{port}", line)
+    if str(port) not in line:
+        line += f" --listen 127.0.0.1:{port}"
+    *assignments, program = line.rpartition("choreo-wsgi ")[0], "exec choreo-wsgi "
+    words = ["sh", "-c", "".join([*assignments, program, line.rpartition("choreo-wsgi ")[2]])]
+    env = environment(folder, **variables)
+    one = Launched(words, port, env, folder / "log", cwd=folder)
+    try:
+        yield one
+    finally:
+        one.abandon()
+
+
+def shape(value: Any) -> Any:
+    """Return the keys of *value* and of what is in it, in their order."""
+    if isinstance(value, dict):
+        return [(key, shape(member)) for key, member in value.items()]
+    return [shape(member) for member in value] if isinstance(value, list) else None
+
+
+def test_every_block_is_run() -> None:
+    tests = {words: [one.text for one in read_blocks() if words in one.text] for words in BLOCKS}
+    assert {words: len(found) for words, found in tests.items()} == dict.fromkeys(BLOCKS, 1)
+    shown = [one.text for one in read_blocks()]
+    assert [text for text in shown if [text] not in tests.values()] == []
+    assert [name for name in BLOCKS.values() if name not in globals()] == []
+    readme = (ROOT / "README.rst").read_text()
+    assert len(re.findall(r"::$|^\.\. code-block::", readme, re.MULTILINE)) == len(shown)
+
+
+def test_two_commands(tmp_path: Path) -> None:
+    """Both are targets of the Makefile; what they do is what runs these tests."""
+    harness.require_tool("make", "make")
+    for line in commands(block("make run ")):
+        recipe = shell(f"make -n -C {ROOT} {line[5:]}", environment(tmp_path), tmp_path)
+        assert ("choreo-wsgi serve" if "make run" in line else "pytest") in recipe
+
+
+def test_the_first_answer(local_server: Launched, tmp_path: Path) -> None:
+    """The curl line, and frames as those printed below it, from the local model."""
+    harness.require_tool("curl", "curl")
+    shown = block('"content": "Say hello"')
+    (line,) = commands(shown)
+    assert "127.0.0.1:8000" in line
+    line = line.replace("127.0.0.1:8000", f"127.0.0.1:{local_server.port}")
+    printed = shell(f"{line} -sS -D {tmp_path}/head", environment(tmp_path), tmp_path)
+    assert (tmp_path / "head").read_text().lower().count("choreo-provider: local/") == 1
+    expected = [one[6:] for one in shown.text.splitlines() if one.startswith("data: {")]
+    frames = [one for one in printed.split("\n\n") if one]
+    assert frames[-1] == "data: [DONE]"
+    got = [frame[6:] for frame in frames[:-1]]
+    assert len(got) > len(expected)
+    first, second, *_, last = expected
+    for theirs, ours in ((first, got[0]), (second, got[1]), (last, got[-1])):
+        assert shape(json.loads(theirs)) == shape(json.loads(ours))
+        assert ours == json.dumps(json.loads(ours), separators=(",", ":"), ensure_ascii=False)
+        assert json.loads(ours)["model"] == "gpt-4"
+    assert json.loads(got[0])["choices"] == json.loads(first)["choices"]
+
+
+def test_install(tmp_path: Path) -> None:
+    """The package and its extras have these names; ``test_install_size`` installs it."""
+    lines = commands(block("pip install choreo-wsgi"))
+    extras = re.search(r"^Extras: (.*?)\n\n", (ROOT / "README.rst").read_text(), re.M | re.S)
+    assert extras is not None
+    named = re.findall(r"``(\w+)``", extras[1]) + re.findall(r"\[(\w+)\]", "".join(lines))
+    setup = (ROOT / "setup.cfg").read_text()
+    assert "name = choreo-wsgi\n" in setup
+    assert len(named) >= 3
+    assert all(re.search(f"^{name} =$", setup, re.M) for name in named)
+    assert lines[-1].split("#")[0].strip() == "choreo-wsgi serve"
+
+
+def test_keys_in_the_environment(tmp_path: Path) -> None:
+    """The names in the paragraph below go where it says."""
+    export, serve = commands(block("export OPENAI_API_KEY"))
+    below = (ROOT / "README.rst").read_text().split("$ choreo-wsgi serve\n")[1]
+    sentence = " ".join(below.split(";")[0].split())
+    env = {"GEMINI_API_KEY": "x", "XAI_API_KEY": "x"}
+    owners = {"OpenAI": "openai", "Anthropic": "anthropic", "Google": "gemini", "xAI": "xai"}
+    parts = re.findall(r"(.*?) (?:are answered )?by (\w+)(?:, |$)", sentence)
+    assert [who for _, who in parts] == list(owners)
+    with launched(f"{export}; {serve}", tmp_path, **env) as server:
+        for text, who in parts:
+            names = re.findall("``(.*?)``", text)
+            assert names
+            for name in names:
+                model = name.replace("*", "x")
+                with server.connect() as client:
+                    found = client.exchange("GET", f"/v1/models/{model}").json()
+                assert found["owned_by"] == f"{owners[who]}/{model}"
+
+
+def test_the_ini_file(upstream: LiveUpstream, tmp_path: Path) -> None:
+    """``fast`` cannot be reached here, so ``backup`` answers."""
+    text = block("[provider fast]").text
+    nobody = free_port()
+    (tmp_path / "choreo.ini").write_text(text.replace("10.0.0.5:8000", f"127.0.0.1:{nobody}"))
+    env = {"OPENAI_API_KEY": "secret", "OPENAI_BASE_URL": f"{upstream.url}/v1"}
+    with launched("choreo-wsgi serve --config choreo.ini", tmp_path, **env) as server:
+        with server.connect() as client:
+            client.request("POST", CHAT, ask(model="gpt-4"))
+            said = Answer(upstream.call())
+            assert said.asked["model"] == "gpt-4o-mini"
+            assert said.call.asked.headers["authorization"] == "Bearer secret"
+            said.begin().say("from the backup").finish()
+            head = client.read_head()
+            assert head.headers["choreo-provider"] == "backup/gpt-4o-mini"
+            assert [read_text(client), read_text(client)] == ["", "from the backup"]
+        with server.connect() as client:
+            found = client.exchange("GET", "/v1/models/qwen").json()
+            assert found["owned_by"] == "fast/Qwen/Qwen3-8B"
+
+
+def test_the_own_client(server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
+    """Each word is printed before the next is said."""
+    env = environment(tmp_path, CHOREOAI_BASE_URL=server.url)
+    with process([sys.executable, "-c", block("from choreoai import").text], env) as program:
+        said = answer().begin()
+        assert said.asked["model"] == "told"
+        for word in ("five ", "seven ", "five"):
+            said.say(word)
+            read_printed(program, word)
+        said.finish()
+        assert read_rest(program) == ""
+
+
+def test_the_openai_client(server: Launched, tmp_path: Path) -> None:
+    text = block("from openai import").text.replace("localhost:8000", f"localhost:{server.port}")
+    text += (
+        "answer = client.chat.completions.create(model='echo', messages=[{'role': 'user', "
+        "'content': 'Hi'}])\nprint(answer.choices[0].message.content)\n"
+    )
+    with process([sys.executable, "-c", text], environment(tmp_path)) as program:
+        assert read_rest(program) == "Hi\n"
+
+
+def test_fetch(server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
+    """The reader gives text: here it is printed as it comes."""
+    node = harness.require_tool("node", "nodejs")
+    text = block("await fetch").text.replace("localhost:8000", f"localhost:{server.port}")
+    script = tmp_path / "fetch.mjs"
+    script.write_text(
+        f"{text}\nfor (;;) {{\n  const {{done, value}} = await reader.read();\n"
+        "  if (done) break;\n  process.stdout.write(value);\n}\n"
+    )
+    with process([node, str(script)], environment(tmp_path)) as program:
+        said = answer().begin()
+        said.say("ä 🎈")
+        printed = b""
+        assert program.stdout is not None
+        while "ä 🎈".encode() not in printed:
+            line = program.stdout.readline()
+            assert line, printed
+            printed += line
+        said.finish()
+        assert read_rest(program).endswith("\ndata: [DONE]\n\n")
+
+
+def test_api_keys(tmp_path: Path) -> None:
+    """Both keys are taken and nothing else is; as digests in a file too."""
+    (line,) = commands(block("CHOREO_API_KEYS="))
+    with launched(line, tmp_path) as server:
+        assert [asked(server, key) for key in ("first-key", "second-key")] == [200, 200]
+        assert [asked(server, key) for key in ("third-key", None)] == [401, 401]
+    found = re.search(r"``(printf .*? \| sha256sum)``", (ROOT / "README.rst").read_text())
+    assert found is not None
+    digest = shell(found[1].replace("KEY", "a-key"), environment(tmp_path), tmp_path)
+    (tmp_path / "digests").write_text(digest)
+    line = "choreo-wsgi serve --api-keys-file digests"
+    with launched(line, tmp_path) as server:
+        assert [asked(server, key) for key in ("a-key", "KEY", None)] == [200, 401, 401]
+
+
+def asked(server: Launched, key: str | None) -> int:
+    """Return the status of an answer for *key*."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with server.connect() as client:
+        return client.exchange("POST", CHAT, ask(model="echo"), headers).status
+
+
+def test_in_another_application(
+    upstream: LiveUpstream, answer: Callable[[], Answer], tmp_path: Path
+) -> None:
+    """Under ``/llm`` of another site: streams, resumes, and lets go, beside the rest of it."""
+    (tmp_path / "mysite.py").write_text(block("def site(").text)
+    (tmp_path / "choreo.ini").write_text(told_ini(upstream))
+    port = free_port()
+    words = [
+        word.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace(
+            "choreo_wsgi:app", "mysite:site"
+        )
+        for word in command("waitress-serve")
+    ]
+    variables = {"CHOREO_CONFIG": str(tmp_path / "choreo.ini"), "PYTHONPATH": str(tmp_path)}
+    one = Launched(words, port, environment(tmp_path, **variables), tmp_path / "log")
+    try:
+        with one.connect() as client:
+            assert client.exchange("GET", "/about").body == b"the rest of the site\n"
+            assert client.exchange("GET", "/llm/healthz").status == 200
+            assert client.exchange("GET", "/llm/nothing").error["code"] == "endpoint_not_found"
+        with one.connect() as client:
+            client.request("POST", f"/llm{CHAT}", ask(), {"Choreo-Resumable": "1"})
+            said = answer().begin()
+            location = client.read_head().headers["content-location"]
+            assert read_text(client) == ""
+            said.say("one ")
+            assert read_text(client) == "one "
+        said.say("two ")
+        with one.connect() as client:
+            client.request("GET", f"{location}?after=2")
+            assert client.read_head().status == 200
+            assert read_text(client) == "two "
+            said.finish()
+        with one.connect() as client:
+            client.request("POST", f"/llm{CHAT}", ask())
+            said = answer().begin()
+            assert client.read_head().status == 200
+        assert said.call.is_left()
+    finally:
+        one.abandon()
+
+
+def test_the_other_servers_are_tested() -> None:
+    """By ``test_wsgi_servers``."""
+    lines = commands(block("waitress-serve"))
+    assert [line.split()[0] for line in lines] == ["waitress-serve", "gunicorn", "uwsgi"]
+
+
+def test_behind_nginx(keyed_server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
+    """By arrival, with pings, and with bodies up to the server's own limit."""
+    nginx = harness.require_tool("nginx", "nginx-light")
+    port = free_port()
+    location = block("proxy_pass").text
+    assert "127.0.0.1:8000" in location
+    location = location.replace("127.0.0.1:8000", f"127.0.0.1:{keyed_server.port}")
+    folders = " ".join(
+        f"{kind}_temp_path {tmp_path};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"{'user root; ' if os.geteuid() == 0 else ''}"  # who else may not enter tmp_path
+        f"pid {tmp_path}/pid; daemon off; error_log {tmp_path}/errors; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {tmp_path}/bodies; {folders}\n"
+        f"server {{ listen 127.0.0.1:{port};\n{location}\n}} }}\n"
+    )
+    words = [nginx, "-e", str(tmp_path / "errors"), "-c", str(tmp_path / "nginx.conf")]
+    key = {"Authorization": f"Bearer {KEY}"}
+    one = Launched(words, port, environment(tmp_path), tmp_path / "log")
+    try:
+        with one.connect() as client:
+            client.request("POST", CHAT, ask(), key)
+            said = answer().begin()
+            assert client.read_head().headers["content-type"].startswith("text/event-stream")
+            assert read_text(client) == ""
+            for word in ("once ", "upon "):
+                said.say(word)
+                assert read_text(client) == word
+            assert client.read_frame() == b": ping\n"
+        assert said.call.is_left()
+        with one.connect() as client:
+            body = ask("x" * 8_000_000, model="echo", stream=False, max_tokens=1)
+            assert client.exchange("POST", CHAT, body, key).status == 200
+            body = ask("x" * 8_400_000, model="echo")
+            assert client.exchange("POST", CHAT, body, key).error["code"] == "body_too_large"
+        with one.connect() as client:
+            assert client.exchange("POST", CHAT, ask()).status == 401
+    finally:
+        one.abandon()
+
+
+def test_resumable_streams(server: Launched, tmp_path: Path) -> None:
+    """The second command prints what the first did after the frame that it names."""
+    harness.require_tool("curl", "curl")
+    shown = block("Choreo-Resumable")
+    first, second = commands(shown)
+    assert first.endswith(" ...")
+    body = shlex.quote(json.dumps(ask("one two three", model="paced")))
+    first = f"{first[:-4]} -sS -H Content-Type:application/json -d {body}"
+    env = environment(tmp_path)
+    address = f"127.0.0.1:{server.port}"
+    printed = shell(first.replace("127.0.0.1:8000", address), env, tmp_path)
+    head, _, frames = printed.replace("\r\n", "\n").partition("\n\n")
+    headers = dict(line.split(": ", 1) for line in head.split("\n")[1:])
+    stream = headers["Choreo-Stream-Id"]
+    assert headers["Content-Location"] == f"/v1/streams/{stream}"
+    expected = ["Choreo-Stream-Id: strm_", "Content-Location: /v1/streams/strm_", "id: 1\ndata: {"]
+    assert all(words in printed.replace("\r\n", "\n") for words in expected)
+    assert all(words in shown.text for words in expected)
+    after = re.sub("strm_[^?]*", stream, second).replace("127.0.0.1:8000", address)
+    assert shell(f"{after} -sS", env, tmp_path) == frames[frames.index("id: 2\n") :]
+
+
+def test_the_command_of_the_banner(tmp_path: Path) -> None:
+    """``choreo-wsgi serve`` shows a curl line that works when pasted."""
+    harness.require_tool("curl", "curl")
+    with running(tmp_path, "[choreo]\ndefault_model = echo\n") as one:
+        harness.wait_until(lambda: "  curl" in one.log.read_text(), "the banner is there")
+        lines = [line for line in one.log.read_text().splitlines() if line.startswith("  curl")]
+        printed = shell(f"{lines[0]} -sS", environment(tmp_path), tmp_path)
+    assert printed.endswith("data: [DONE]\n\n")

@@ -1,0 +1,253 @@
+"""Other WSGI servers, each started as the README and ``deploy/`` say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import harness
+import pytest
+from fleet import free_port
+from live_upstream import LiveUpstream
+from readme_blocks import command
+from real_server import ROOT, Answer, Launched, ask, environment, read_event, read_text, told_ini
+
+PATH = "/v1/chat/completions"
+
+#: What ``max_streams`` is when nothing is said.
+MAX_STREAMS = 256
+
+SILENT = "[provider silent]\ntype = echo\ndelay_ms = 3600000\nmodels = silent\n"
+
+#: Where the README and the files in ``deploy/`` listen.
+SHIPPED = "127.0.0.1:8000"
+
+
+def _waitress(folder: Path, port: int) -> list[str]:
+    return command("waitress-serve")
+
+
+def _gunicorn(folder: Path, port: int) -> list[str]:
+    return command("gunicorn")
+
+
+def _gunicorn_deploy(folder: Path, port: int) -> list[str]:
+    return ["gunicorn", "-c", _copied(folder, port, "gunicorn.conf.py"), "choreo_wsgi:app"]
+
+
+def _uwsgi(folder: Path, port: int) -> list[str]:
+    return _with_python(command("uwsgi"))
+
+
+def _uwsgi_deploy(folder: Path, port: int) -> list[str]:
+    return _with_python(["uwsgi", "--ini", _copied(folder, port, "uwsgi.ini")])
+
+
+def _wsgiref(folder: Path, port: int) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name("wsgiref_program.py")), str(port)]
+
+
+def _copied(folder: Path, port: int, name: str) -> str:
+    """Copy a file of ``deploy/``, with a free port in it."""
+    text = (ROOT / "deploy" / name).read_text()
+    assert SHIPPED in text
+    (folder / name).write_text(text.replace(SHIPPED, f"127.0.0.1:{port}"))
+    return str(folder / name)
+
+
+def _with_python(words: list[str]) -> list[str]:
+    """Return *words* for the uWSGI that is installed: Debian's has Python in a plugin."""
+    uwsgi = harness.require_tool("uwsgi", "uwsgi-core")
+    version = subprocess.run([uwsgi, "--version"], capture_output=True, text=True, check=True)
+    plugin = ["--plugin", "python3"] if version.stdout.strip().endswith("-debian") else []
+    return [words[0], *plugin, *words[1:]]
+
+
+SERVERS = [_waitress, _gunicorn, _gunicorn_deploy, _uwsgi, _uwsgi_deploy, _wsgiref]
+
+
+def _launch(
+    make: Callable[[Path, int], list[str]], folder: Path, upstream: LiveUpstream
+) -> Launched:
+    """Start a server, configured by ``CHOREO_CONFIG`` beside what is shipped."""
+    config = folder / "choreo.ini"
+    config.write_text(told_ini(upstream) + SILENT)
+    port = free_port()
+    words = [word.replace(SHIPPED, f"127.0.0.1:{port}") for word in make(folder, port)]
+    # Debian's uWSGI runs Debian's Python, not this one; what is installed here is pure Python.
+    packages = f"{ROOT}:{sysconfig.get_path('purelib')}"
+    env = environment(folder, CHOREO_CONFIG=str(config), PYTHONPATH=packages)
+    return Launched(words, port, env, folder / "log", cwd=folder)
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=lambda make: make.__name__.strip("_"))
+def server(
+    request: pytest.FixtureRequest, upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Launched]:
+    """Each server in turn."""
+    one = _launch(request.param, tmp_path_factory.mktemp("server"), upstream)
+    yield one
+    one.abandon()
+
+
+def test_streams_by_arrival(server: Launched, answer: Callable[[], Answer]) -> None:
+    with server.connect() as client:
+        client.request("POST", PATH, ask())
+        said = answer().begin()
+        head = client.read_head()
+        assert head.status == 200
+        assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert read_text(client) == ""
+        for word in ("once ", "upon ", "ä 🎈"):
+            said.say(word)
+            assert read_text(client) == word
+        said.finish()
+        event = read_event(client)
+        assert isinstance(event, dict) and event["choices"][0]["finish_reason"] == "stop"
+        assert read_event(client) == "[DONE]"
+
+
+def test_a_client_that_leaves_stops_the_generation(
+    server: Launched, answer: Callable[[], Answer]
+) -> None:
+    """Between words and before the first."""
+    for words in (("one ",), ()):
+        with server.connect() as client:
+            client.request("POST", PATH, ask())
+            said = answer()
+            if words:
+                said.begin()
+                assert read_text_of_head(client) == ""
+                for word in words:
+                    said.say(word)
+                    assert read_text(client) == word
+            else:
+                # The head leaves with the first ping.
+                assert client.read_head().status == 200
+                assert client.read_frame() == b": ping\n"
+        assert said.call.is_left()
+
+
+def read_text_of_head(client: harness.Client) -> str:
+    assert client.read_head().status == 200
+    return read_text(client)
+
+
+def test_a_cut_upstream_is_an_error_frame(server: Launched, answer: Callable[[], Answer]) -> None:
+    with server.connect() as client:
+        client.request("POST", PATH, ask())
+        answer().begin().say("half ").call.cut()
+        assert client.read_head().status == 200
+        frames = list(iter(client.read_frame, b""))
+    assert b'"code":"upstream_truncated"' in frames[-1]
+    assert b"data: [DONE]\n\n" not in frames
+
+
+def test_plain_completions_and_errors(server: Launched) -> None:
+    with server.connect() as client:
+        done = client.exchange("POST", PATH, ask("Hi there", model="echo", stream=False))
+        assert done.json()["choices"][0]["message"]["content"] == "Hi there"
+    with server.connect() as client:
+        bad = client.exchange("POST", PATH, ask(model="nobody"))
+        assert (bad.status, bad.error["code"]) == (404, "model_not_found")
+    with server.connect() as client:
+        # Servers that mind hop-by-hop headers or bodies of HEAD would show it here.
+        assert client.exchange("HEAD", "/v1/models").body == b""
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"X-Real-IP": "192.0.2.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "llm.example"},
+        {"Origin": "https://page.example"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+def test_without_keys_only_this_machine_is_served(
+    server: Launched, headers: dict[str, str]
+) -> None:
+    """The headers by which a proxy is known reach the application."""
+    with server.connect() as client:
+        refused = client.exchange("POST", PATH, ask(model="echo"), headers)
+    assert refused.status == 403
+    assert refused.error["code"] in ("host_not_allowed", "origin_not_allowed")
+
+
+def test_a_resumable_stream(server: Launched, answer: Callable[[], Answer]) -> None:
+    """What was said while nobody listened is there for whoever comes back."""
+    with server.connect() as client:
+        client.request("POST", PATH, ask(), {"Choreo-Resumable": "1"})
+        said = answer().begin()
+        location = client.read_head().headers["content-location"]
+        assert read_text(client) == ""
+        said.say("one ")
+        assert read_text(client) == "one "
+    said.say("two ")
+    with server.connect() as client:
+        client.request("GET", location, headers={"Last-Event-ID": "2"})
+        assert read_text_of_head(client) == "two "
+        said.say("three")
+        assert read_text(client) == "three"
+        said.finish()
+        assert list(iter(client.read_frame, b""))[-1].endswith(b"data: [DONE]\n\n")
+
+
+def test_gunicorn_lets_streams_end(
+    upstream: LiveUpstream, answer: Callable[[], Answer], tmp_path: Path
+) -> None:
+    """As its configuration in ``deploy/`` says of SIGTERM."""
+    one = _launch(_gunicorn_deploy, tmp_path, upstream)
+    try:
+        with one.connect() as client:
+            client.request("POST", PATH, ask())
+            said = answer().begin()
+            assert read_text_of_head(client) == ""
+            one.process.terminate()
+            harness.wait_until(lambda: "signal: term" in one.log.read_text(), "it is told")
+            said.say("the end")
+            assert read_text(client) == "the end"
+            said.finish()
+            assert list(iter(client.read_frame, b""))[-1] == b"data: [DONE]\n\n"
+        assert one.process.wait(2 * harness.DEADLINE) == 0
+    finally:
+        one.abandon()
+
+
+# The last one, as the places become free only little by little.
+def test_a_stream_too_many_is_refused(server: Launched) -> None:
+    """At once: the server has threads for all streams and for more. What ends is free again."""
+    with ExitStack() as stack:
+        clients = _open(server, stack, MAX_STREAMS)
+        assert len(clients) == MAX_STREAMS
+        with server.connect() as late:
+            refusal = late.exchange("POST", PATH, ask(model="silent"))
+        assert (refusal.status, refusal.error["code"]) == (503, "service_overloaded")
+        assert int(refusal.headers["retry-after"]) > 0
+        with server.connect() as other:
+            assert other.exchange("GET", "/healthz").status == 200
+        for client in clients:  # all are alive
+            assert client.read_frame() == b": ping\n"
+    with ExitStack() as stack:
+        again: list[harness.Client] = []
+
+        def all_are_free() -> bool:
+            again.extend(_open(server, stack, MAX_STREAMS - len(again)))
+            return len(again) == MAX_STREAMS
+
+        harness.wait_until(all_are_free, "there is a place for each")
+
+
+def _open(server: Launched, stack: ExitStack, count: int) -> list[harness.Client]:
+    """Ask for *count* silent streams at once; return those that began."""
+    clients = [stack.enter_context(server.connect()) for _ in range(count)]
+    for client in clients:
+        client.request("POST", PATH, ask(model="silent"))
+    return [client for client in clients if client.read_head().status == 200]
