@@ -159,18 +159,17 @@ class EventRelay:
 
     def _relay(self, block: bytes, frames: list[bytes]) -> None:
         """Append to *frames* what becomes of *block*, which holds whole events."""
-        if len(block) > self._limit:  # perhaps one event is too large
-            return self._one_by_one(block, frames)
-        for pattern in self._patterns[:2]:
-            rewritten = pattern.apply(block)
-            if rewritten is not None:
-                frames.append(rewritten)
-                self._lessons = _LESSONS  # they pay
-                return None
-        if self._is_plain(block):
-            self._relay_plain(block, frames)
-            return None
-        return self._one_by_one(block, frames)
+        if len(block) <= self._limit:  # else perhaps one event is too large
+            for pattern in self._patterns[:2]:
+                rewritten = pattern.apply(block)
+                if rewritten is not None:
+                    frames.append(rewritten)
+                    self._lessons = _LESSONS  # they pay
+                    return
+            if self._is_plain(block):
+                self._relay_plain(block, frames)
+                return
+        self._one_by_one(block, frames)
 
     # -- many at once ------------------------------------------------------------------
 
