@@ -299,6 +299,10 @@ def test_in_another_application(
             said = answer().begin()
             assert client.read_head().status == 200
         assert said.call.is_left()
+        with one.connect() as client:
+            client.request("POST", f"/llm{CHAT}", ask(stream=False))
+            said = answer()
+        assert said.call.is_left()
     finally:
         one.abandon()
 
