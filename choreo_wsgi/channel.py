@@ -25,6 +25,7 @@ from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 
+from .carrier import Parked
 from .tasks import ErrorTask, Task
 
 __all__ = ["Channel", "Parser"]
@@ -91,7 +92,6 @@ class Parser(HTTPRequestParser):
 class Channel(HTTPChannel):
     """One connection; *server* is one of :mod:`choreo_wsgi.loop`'s."""
 
-    task_class = Task
     error_task_class = ErrorTask
     parser_class = Parser
 
@@ -107,6 +107,7 @@ class Channel(HTTPChannel):
         self.will_close: bool
         self.heard = self.began = time.monotonic()
         self._fresh = True
+        self._parked: Any = None  # the task whose stream waits elsewhere
         super().__init__(server, sock, addr, adj, map=map)
         # The condition's own __enter__ is Python; the lock under it costs a third.
         self._sending = threading.RLock()
@@ -163,11 +164,25 @@ class Channel(HTTPChannel):
     # In a worker's thread
 
     def service(self) -> None:
-        """Answer one request; tell the main loop if there is something left for it to do."""
-        super().service()
+        """Answer one request, or go on with its answer; tell the main loop what it has to do."""
+        resumed = self._parked
+        try:
+            super().service()
+        except Parked as parked:
+            self._parked = parked.task
+            self.server.park(self, parked.task)
+            return
+        if resumed is not None:  # waitress runs no task when the client has gone
+            resumed.turn.stream.close()
         self.heard = time.monotonic()
         if self.paused or self.writable():
             self.server.changed(self)
+
+    def task_class(self, channel: Channel, request: Parser) -> Task:
+        """Return the task for *request*: the one that parked, if there is one."""
+        # Forgotten at once: the next request may begin before this one's service() ends.
+        task, self._parked = self._parked, None
+        return Task(channel, request) if task is None else task
 
     def write_soon(self, data: Any) -> int:
         """Send *data*, bytes or a file wrapper; raises ClientDisconnected."""
@@ -188,7 +203,7 @@ class Channel(HTTPChannel):
         Raises ClientDisconnected when the client has gone, or took nothing for the server's
         ``send_timeout`` seconds; it is cut off then.
         """
-        sent = self._send(parts)
+        sent = self.send_some(parts)
         if sent == sum(map(len, parts)):
             return
         rest = _after([memoryview(part) for part in parts], sent)
@@ -199,13 +214,13 @@ class Channel(HTTPChannel):
                 self.abort()
                 logger.info("a client took no byte for %g s and was cut off", patience)
                 raise ClientDisconnected
-            sent = self._send(rest)
+            sent = self.send_some(rest)
             if sent:
                 rest = _after(rest, sent)
                 deadline = time.monotonic() + patience
 
-    def _send(self, parts: Any) -> int:
-        """Return how many bytes of *parts* the system takes now."""
+    def send_some(self, parts: Any) -> int:
+        """Return how many bytes of *parts* the system takes now; raises ClientDisconnected."""
         with self._sending:
             if not self.connected:
                 raise ClientDisconnected

@@ -16,6 +16,7 @@ from typing import Any
 from waitress import trigger, wasyncore
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
+from .carrier import Carrier
 from .channel import Channel
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,14 @@ CLEANUP = 5.0
 #: Bytes of address space for a worker's stack; what it does not touch costs no memory.  With
 #: the system's 8 MiB a thousand workers reserve 8 GiB, which some containers refuse.
 STACK = 1024 * 1024
+
+
+#: So many tasks within so many seconds are a storm.
+STORM = 16
+LATELY = 0.2
+
+#: Seconds between two streams that leave their workers: all at once would be a storm too.
+PARKING = 0.001
 
 
 class Loop(dict[int, Any]):
@@ -145,11 +154,16 @@ class _Listener:
     next_channel_cleanup = float("inf")  # Loop does it, by a clock that does not jump
     send_timeout = 60.0
     draining = False
+    carrier: Carrier
     _map: Loop
 
     def changed(self, channel: Channel) -> None:
         """Have the main loop look at *channel*."""
         self._map.changed(channel)
+
+    def park(self, channel: Channel, task: Any) -> None:
+        """Go on with *task*'s stream without a worker."""
+        self.carrier.park(channel, task)
 
     def pull_trigger(self) -> None:
         """Do nothing: a channel says itself what the main loop has to look at."""
@@ -185,6 +199,9 @@ class Workers:
         self._lock = threading.Lock()
         self._queue: deque[Any] = deque()
         self._idle: list[_Worker] = []
+        self._lately = deque([0.0] * STORM, STORM)
+        self._next_leave = 0.0
+        self.count = count
         # All at once now: a thread started among running streams waits for its turn with them.
         before = threading.stack_size(STACK)
         try:
@@ -198,6 +215,7 @@ class Workers:
 
     def add_task(self, task: Any) -> None:
         """Run ``task.service()`` in a thread; it waits if all are busy."""
+        self._lately.append(time.monotonic())
         with self._lock:
             if not self._idle:
                 self._queue.append(task)
@@ -205,6 +223,18 @@ class Workers:
             worker = self._idle.pop()
         worker.task = task
         worker.wake.release()
+
+    def storm(self) -> bool:
+        """Return whether many tasks began lately."""
+        return time.monotonic() - self._lately[0] <= LATELY
+
+    def may_leave(self) -> bool:
+        """Return whether a stream may leave its worker now."""
+        now = time.monotonic()
+        if now < self._next_leave:
+            return False
+        self._next_leave = now + PARKING
+        return True
 
     def _work(self, worker: _Worker) -> None:
         while True:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from waitress.adjustments import Adjustments
 
+from .carrier import Carrier, takes_turns
 from .errors import ConfigurationError
 from .loop import Loop, TcpServer, UnixServer, Workers
 from .settings import Settings
@@ -119,27 +120,32 @@ class Server:
         adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
         self._loop = Loop()
         self._workers = Workers(adj.threads)
+        self._carrier = Carrier(self._workers.add_task) if Carrier.works else None
         self._listeners = self._loop.listeners
         try:
             self._listen(adj)
         except OSError as error:
-            self._loop.close()
+            self._close()
             raise ConfigurationError(f"listen: {error}") from None
         self._signals = 0
         self._hurry = threading.Event()
         self._ended = threading.Event()
 
     def _listen(self, adj: Adjustments) -> None:
+        application: Any = self._application
+        if self._carrier is not None:
+            application = takes_turns(application, self._workers)
         common: dict[str, Any] = {"map": self._loop, "dispatcher": self._workers, "adj": adj}
         if adj.unix_socket:
             unix = (socket.AF_UNIX, socket.SOCK_STREAM, None, None)
-            self._add(UnixServer(self._application, sockinfo=unix, **common))
+            self._add(UnixServer(application, sockinfo=unix, **common))
         else:
             for address in adj.listen:
-                self._add(TcpServer(self._application, sockinfo=address, **common))
+                self._add(TcpServer(application, sockinfo=address, **common))
 
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout
+        listener.carrier = self._carrier
         self._listeners.append(listener)
 
     @property
@@ -157,8 +163,13 @@ class Server:
             self._loop.run()
         finally:
             self._application.close()
-            self._loop.close()
+            self._close()
             self._ended.set()
+
+    def _close(self) -> None:
+        if self._carrier is not None:
+            self._carrier.close()
+        self._loop.close()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals += 1

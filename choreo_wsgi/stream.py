@@ -180,24 +180,47 @@ class EventStream:
         return self
 
     def __next__(self) -> bytes:
-        if self._on_close is None:
-            raise StopIteration
-        if self._last_sent is None:
-            return self._start()
-        generation = self._generation
-        while not generation.ended:
-            block = generation.receive(self._tick)
-            now = time.monotonic()
+        while not self.ended:
+            block = self.ready(self._tick)
             if block:
-                self._last_sent = now
                 return block
-            if self._gone():
-                break
-            if now - self._last_sent >= self._heartbeat:
-                self._last_sent = now
-                return sse.ping()
         self.close()
         raise StopIteration
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be sent."""
+        begun = self._last_sent is not None
+        return self._on_close is None or (begun and self._generation.ended)
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll before :meth:`ready`, or None: it must be waited for.
+
+        A thread that serves many streams must not wait for one, and so not for a log either.
+        """
+        generation = self._generation
+        return generation.fileno() if isinstance(generation, Generation) else None
+
+    def ready(self, timeout: float = 0.0) -> bytes:
+        """Return what is to be sent, ``b""`` when nothing came within *timeout* seconds.
+
+        With 0, for as long as there is a :meth:`fileno`, it never blocks.  To be called four
+        times a second at least, so that pings leave and a client's leaving is noticed.
+        """
+        if self.ended:
+            return b""
+        if self._last_sent is None:
+            return self._start()
+        block = self._generation.receive(timeout)
+        now = time.monotonic()
+        if block:
+            self._last_sent = now
+        elif self._gone():
+            self.close()
+        elif now - self._last_sent >= self._heartbeat:
+            self._last_sent = now
+            return sse.ping()
+        return block
 
     def _start(self) -> bytes:
         """Return what there is at once, if only a ping: the head leaves with the first bytes."""

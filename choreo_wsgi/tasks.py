@@ -14,6 +14,7 @@ import waitress.task
 from waitress.task import WSGITask
 from waitress.utilities import build_http_date
 
+from .carrier import Parked, Turn
 from .errors import BodyTooLarge, ChoreoError, InternalError, InvalidRequest
 from .request import request_id
 
@@ -101,11 +102,10 @@ class _Writer:
             self.channel.transmit(head + data)
 
     def _write_chunk(self, head: bytes, data: bytes) -> None:
-        size = len(data)
-        if size >= GATHER:
-            self.channel.transmit(b"%b%X\r\n" % (head, size), data, b"\r\n")
-        elif size:
-            self.channel.transmit(b"%b%X\r\n%b\r\n" % (head, size, data))
+        if len(data) >= GATHER:
+            self.channel.transmit(b"%b%X\r\n" % (head, len(data)), data, b"\r\n")
+        elif data:
+            self.channel.transmit(head + _chunk(data))
         elif head:  # an empty chunk would be the last one
             self.channel.transmit(head)
 
@@ -118,7 +118,55 @@ class _Writer:
 
 
 class Task(_Writer, WSGITask):
-    """Runs the application for one request."""
+    """Runs the application for one request.
+
+    A stream may leave it, when :class:`~choreo_wsgi.carrier.Parked` is raised; the same task
+    then serves once more, and goes on with ``turn``, the stream: with the bytes ``unsent`` and
+    the ``block`` first, or with the ``failure`` that ended it.
+    """
+
+    turn: Turn | None = None
+    block = unsent = b""
+    failure: Exception | None = None
+
+    def execute(self) -> None:
+        """Send the application's answer; raises Parked while there is nothing to send."""
+        try:
+            if self.turn is None:
+                super().execute()
+            else:
+                self._go_on(self.turn)
+        except Parked as parked:
+            self.turn = parked.turn
+            parked.task = self
+            raise
+
+    def _go_on(self, turn: Turn) -> None:
+        turn.parked = False
+        try:
+            if self.failure is not None:
+                raise self.failure
+            unsent, self.unsent = self.unsent, b""
+            if unsent:
+                self.channel.transmit(unsent)
+            block, self.block = self.block, b""
+            if block:
+                self.write(block)
+            for block in turn:
+                self.write(block)
+        finally:
+            turn.close()
+
+    def send_now(self, block: bytes) -> bool:
+        """Send *block* without waiting; return whether the client took it all.
+
+        The rest is ``unsent``.  Raises ClientDisconnected.
+        """
+        data = _chunk(block) if self.chunked_response else block
+        sent = self.channel.send_some((data,))
+        if sent < len(data):
+            self.unsent = data[sent:]
+        return bool(sent == len(data))
 
 
 class ErrorTask(_Writer, waitress.task.ErrorTask):
@@ -141,6 +189,10 @@ class ErrorTask(_Writer, waitress.task.ErrorTask):
         self.channel.lingers = True
         self.content_length = len(body)
         self.write(body)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%X\r\n%b\r\n" % (len(data), data)
 
 
 def _translate(error: Any) -> ChoreoError:

@@ -21,7 +21,7 @@ PACKAGES = ("choreo_wsgi", "choreoai")
 LAYERS = """
 __init__ errors sse chunks stops
 settings source fold jsonbody schema limits pattern openai_wire
-sources encoded failover stream config request banner checks repair upstream replay
+carrier sources encoded failover stream config request banner checks repair upstream replay
 chat relay auth cors response recording tasks
 local continuation drainer channel
 providers loop
@@ -52,7 +52,9 @@ IMPURE = {
 
 #: The only modules that may import what not every program has use for.
 ONLY = {
-    "waitress": {f"choreo_wsgi.{name}" for name in ("channel", "loop", "server", "tasks")},
+    "waitress": {
+        f"choreo_wsgi.{name}" for name in ("carrier", "channel", "loop", "server", "tasks")
+    },
     "redis": {"choreo_wsgi.replay.redis"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
     "xllamacpp": {"choreo_wsgi.local.child"},
