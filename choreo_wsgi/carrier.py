@@ -180,16 +180,19 @@ class Carrier:
     def _run(self) -> None:
         look = time.monotonic() + TICK
         while not self._stopped:
-            for descriptor, _ in self._epoll.poll(TICK):
-                load = self._loads.get(descriptor)
-                if load is None:
-                    self._forget(descriptor, None)
-                else:
-                    self._carry(descriptor, load)
+            self._carry_what_is_ready()
             now = time.monotonic()
             if now >= look:
                 look = now + TICK
                 self._look(now)
+
+    def _carry_what_is_ready(self) -> None:
+        for descriptor, _ in self._epoll.poll(TICK):
+            load = self._loads.get(descriptor)
+            if load is None:
+                self._forget(descriptor, None)
+            else:
+                self._carry(descriptor, load)
 
     def _look(self, now: float) -> None:
         """Ask the streams that nothing came for."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -242,3 +245,94 @@ def test_a_descriptor_that_is_another_streams_already() -> None:
         inside.close()
         outside.close()
     assert resumed == ["first", "second"]
+
+
+class Upstream:
+    """A provider of OpenAI's kind, on a socket; the test says when it sends what."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(harness.DEADLINE)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def accept(self) -> socket.socket:
+        """Take a request and answer the head and the first frame."""
+        sock, _ = self._listener.accept()
+        sock.settimeout(harness.DEADLINE)
+        request = b""
+        while not request.endswith(b"}"):
+            request += sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        self.send(sock, "first")
+        return sock
+
+    @staticmethod
+    def send(sock: socket.socket, text: str, finish: str | None = None) -> None:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1}
+        data = json.dumps(chunk | {"model": "gpt-4", "choices": [choice]})
+        sock.sendall(f"data: {data}\n\n".encode())
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    one = Upstream()
+    yield one
+    one.close()
+
+
+def ask(client: harness.Client) -> None:
+    message = {"role": "user", "content": "hello"}
+    client.request(
+        "POST",
+        "/v1/chat/completions",
+        {"model": "gpt-4", "messages": [message], "stream": True},
+    )
+    assert client.read_head().status == 200
+
+
+def text_of(frame: bytes) -> str:
+    return str(json.loads(frame.removeprefix(b"data: "))["choices"][0]["delta"]["content"])
+
+
+def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
+    command: Callable[..., Any], upstream: Upstream
+) -> None:
+    server = command("--drain-seconds", "1", OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
+    with contextlib.ExitStack() as stack:
+        short, long = (stack.enter_context(server.connect()) for _ in range(2))
+        sides = []
+        for client in (short, long):
+            thread = threading.Thread(target=ask, args=(client,))
+            thread.start()
+            sides.append(stack.enter_context(upstream.accept()))
+            thread.join(harness.DEADLINE)
+            assert text_of(client.read_frame()) == "first"
+        for number in range(3):
+            for client, side in zip((short, long), sides, strict=True):
+                upstream.send(side, str(number))
+                assert text_of(client.read_frame()) == str(number)
+        server.signal(signal.SIGTERM)
+        upstream.send(sides[0], "last", "stop")
+        sides[0].close()
+        assert short.read_body().endswith(b"data: [DONE]\n\n")
+        assert b"server_shutting_down" in long.read_frame()
+        assert long.read_frame() == b""
+    assert server.finish() == 0
+
+
+def test_a_client_that_leaves_frees_the_provider(
+    command: Callable[..., Any], upstream: Upstream
+) -> None:
+    server = command(OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
+    client = server.connect()
+    thread = threading.Thread(target=ask, args=(client,))
+    thread.start()
+    with upstream.accept() as side:
+        thread.join(harness.DEADLINE)
+        assert text_of(client.read_frame()) == "first"
+        client.close()
+        assert side.recv(1) == b""
