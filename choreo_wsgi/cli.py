@@ -12,6 +12,7 @@ from typing import Any
 from choreoai import terminal
 
 from . import __version__
+from .activation import inherited_sockets
 from .application import create_app
 from .banner import banner
 from .config import configure
@@ -104,7 +105,7 @@ def _serve(options: argparse.Namespace) -> int:
     _log_to_stderr(configuration.settings.log_level)
     app = create_app(configuration)
     try:
-        server = Server(app)
+        server = Server(app, inherited_sockets(os.environ, os.getpid()))
         if configuration.settings.preload:
             app.preload()
     except BaseException:

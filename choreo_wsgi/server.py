@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from waitress.adjustments import Adjustments
@@ -105,17 +105,18 @@ def adjustments(settings: Settings) -> dict[str, Any]:
 class Server:
     """Listens for *application*; binds on creation, so that the addresses are known.
 
+    The sockets *inherited*, when there are any, stand in for the addresses of the settings.
     Raises ConfigurationError for an address that cannot be had, or may not be without keys.
     """
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, inherited: Sequence[socket.socket] = ()) -> None:
         settings = self.settings = application.settings
         self._application = application
         try:
             adj = Adjustments(**adjustments(settings))
         except ValueError as error:
             raise ConfigurationError(f"listen: {error}") from None
-        _check_exposure(adj, settings)
+        _check_exposure(_names(adj, inherited), settings)
         _raise_open_files(2 * adj.connection_limit + 256)
         adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
         self._loop = Loop()
@@ -123,7 +124,7 @@ class Server:
         self._carrier = Carrier(self._workers.add_task) if Carrier.works else None
         self._listeners = self._loop.listeners
         try:
-            self._listen(adj)
+            self._listen(adj, inherited)
         except OSError as error:
             self._close()
             raise ConfigurationError(f"listen: {error}") from None
@@ -131,11 +132,17 @@ class Server:
         self._hurry = threading.Event()
         self._ended = threading.Event()
 
-    def _listen(self, adj: Adjustments) -> None:
+    def _listen(self, adj: Adjustments, inherited: Sequence[socket.socket]) -> None:
         application: Any = self._application
         if self._carrier is not None:
             application = takes_turns(application, self._workers)
         common: dict[str, Any] = {"map": self._loop, "dispatcher": self._workers, "adj": adj}
+        for ours in inherited:
+            kind = UnixServer if ours.family == socket.AF_UNIX else TcpServer
+            info = (ours.family, ours.type, ours.proto, ours.getsockname())
+            self._add(kind(application, _sock=ours, bind_socket=False, sockinfo=info, **common))
+        if inherited:
+            return
         if adj.unix_socket:
             unix = (socket.AF_UNIX, socket.SOCK_STREAM, None, None)
             self._add(UnixServer(application, sockinfo=unix, **common))
@@ -216,13 +223,21 @@ class Server:
         return True
 
 
-def _check_exposure(adj: Adjustments, settings: Settings) -> None:
-    """Raise ConfigurationError if strangers could call without a key."""
+def _names(adj: Adjustments, inherited: Sequence[socket.socket]) -> list[Any]:
+    """Return the internet addresses that are to be listened on."""
+    if inherited:
+        return [item.getsockname() for item in inherited if item.family != socket.AF_UNIX]
+    return [] if adj.unix_socket else [name for *_, name in adj.listen]
+
+
+def _check_exposure(names: Iterable[Any], settings: Settings) -> None:
+    """Raise ConfigurationError if strangers could call at one of *names* without a key.
+
+    Not asked of unix sockets: the file's permissions say who may.
+    """
     if settings.api_keys or settings.api_keys_file or settings.allow_anonymous:
         return
-    if adj.unix_socket:
-        return  # the file's permissions say who may
-    for *_, (host, *_rest) in adj.listen:
+    for host, *_ in names:
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             raise ConfigurationError(
                 f"listen: {host} can be reached from elsewhere and there are no API keys; "

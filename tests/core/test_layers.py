@@ -29,7 +29,7 @@ routing
 completions
 resumption
 application
-server wsgi
+server activation wsgi
 cli
 __main__
 """

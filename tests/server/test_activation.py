@@ -1,0 +1,66 @@
+"""Socket activation: the server takes the listening socket that systemd would give it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+
+# systemd puts the sockets at descriptor 3 and up and names the process that it becomes.
+STARTER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])
+os.execv(sys.executable, [sys.executable, "-m", "choreo_wsgi", "serve", *sys.argv[3:]])
+"""
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as opened:
+        yield opened
+
+
+def start(listener: socket.socket, home: Path, count: str = "1") -> subprocess.Popen[str]:
+    number = listener.fileno()
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(number), count, "--default-model", "echo"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        pass_fds=[number],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_client_that_comes_before_the_server_is_served(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    """systemd's socket holds it; SIGTERM still drains and ends with 0."""
+    with harness.Client(listener.getsockname(), 30) as client:
+        body = {"model": "echo", "messages": [{"role": "user", "content": "a b"}], "stream": True}
+        client.request("POST", "/v1/chat/completions", body)
+        process = start(listener, tmp_path)
+        assert client.read_head().status == 200
+        assert client.read_body().endswith(b"data: [DONE]\n\n")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"http://127.0.0.1:{listener.getsockname()[1]}" in output
+
+
+@pytest.mark.parametrize("count", ["x", "-1", "999"])
+def test_a_count_that_is_none_is_a_clear_error(
+    listener: socket.socket, tmp_path: Path, count: str
+) -> None:
+    process = start(listener, tmp_path, count)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "LISTEN_FDS" in output and "Traceback" not in output
