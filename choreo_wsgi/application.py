@@ -160,6 +160,7 @@ class Application:
         return json_response({"status": "ok"})
 
     def _models(self, call: Call) -> Response:
+        call.waiting()  # upstreams may be asked for their lists
         listed = self._router.models()
         data = [self._model_object(name, owner) for name, owner in listed.items()]
         return json_response({"object": "list", "data": data})

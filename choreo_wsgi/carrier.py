@@ -52,16 +52,6 @@ class Parkable(Protocol):
         """Give everything back."""
 
 
-class Crowd(Protocol):
-    """What the workers know of each other."""
-
-    def storm(self) -> bool:
-        """Whether many requests begin just now."""
-
-    def may_leave(self) -> bool:
-        """Whether a stream may leave its worker now."""
-
-
 class Parked(BaseException):
     """Leaves waitress's *task*, and its worker, without an end to the answer."""
 
@@ -75,30 +65,27 @@ class Parked(BaseException):
 class Turn:
     """The response body *stream* while it is on a worker's thread.
 
-    Raises Parked when the stream waits for something that can be polled and *crowd* agrees.
+    Raises Parked when the stream waits for something that can be polled.
     """
 
-    def __init__(self, stream: Parkable, crowd: Crowd) -> None:
+    def __init__(self, stream: Parkable) -> None:
         self.stream = stream
         self.parked = False
-        self._crowd = crowd
 
     def __iter__(self) -> Turn:
         return self
 
     def __next__(self) -> bytes:
         stream = self.stream
-        while stream.fileno() is not None:
-            crowded = self._crowd.storm()
-            block = stream.ready(TICK if crowded else PATIENCE)
-            if block:
-                return block
-            if stream.ended:
-                break
-            if not crowded and stream.fileno() is not None and self._crowd.may_leave():
-                self.parked = True
-                raise Parked(self)
-        return next(stream)
+        if stream.fileno() is None:
+            return next(stream)
+        block = stream.ready(PATIENCE)
+        if block:
+            return block
+        if stream.ended or stream.fileno() is None:
+            return next(stream)
+        self.parked = True
+        raise Parked(self)
 
     def close(self) -> None:
         """Close the stream, unless it goes on elsewhere."""
@@ -106,19 +93,12 @@ class Turn:
             self.stream.close()
 
 
-def takes_turns(
-    application: Callable[..., Iterable[bytes]], crowd: Crowd
-) -> Callable[..., Iterable[bytes]]:
-    """Return *application* with its streams as :class:`Turn`; *crowd* says when they may park.
-
-    While many requests begin, each thread waits for the interpreter behind dozens of others.
-    That delays one stream on a thread of its own, and would delay all on the carrier's.
-    """
+def takes_turns(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Return *application* with its streams as :class:`Turn`."""
 
     def call(environ: Any, start_response: Any) -> Iterable[bytes]:
         body: Any = application(environ, start_response)
-        able = hasattr(body, "ready") and hasattr(body, "fileno")
-        return Turn(body, crowd) if able else body
+        return Turn(body) if hasattr(body, "ready") and hasattr(body, "fileno") else body
 
     return call
 

@@ -52,17 +52,19 @@ class Completions:
         try:
             if not request.stream:
                 return self._complete(call, request, slot)
-            started = self.start(request, call.gone)
+            started = self.start(request, call.gone, call.waiting)
             return self.stream_response(call, request, started.generation, slot, started)
         except BaseException:
             slot.release()
             raise
 
-    def start(self, request: ChatRequest, gone: Callable[[], bool]) -> Started:
+    def start(
+        self, request: ChatRequest, gone: Callable[[], bool], waiting: Callable[[], None]
+    ) -> Started:
         """Begin a stream and wait for its first frames, but not longer than a heartbeat.
 
-        Raises ChoreoError when it fails before them, ClientGone when *gone* says that nobody
-        waits any more.
+        *waiting* is called when nothing is left but to wait.  Raises ChoreoError when it fails
+        before the first frames, ClientGone when *gone* says that nobody waits any more.
         """
         encoder = self.encoder(request)
 
@@ -72,7 +74,7 @@ class Completions:
         frames: Failover[Frames] = self._failover(request.model, begin)
         patience = self._settings.heartbeat_seconds
         try:
-            first = wait_for_first(frames, gone, self._control, patience)
+            first = wait_for_first(frames, gone, self._control, patience, waiting)
         except BaseException:
             frames.close()
             raise
@@ -121,7 +123,7 @@ class Completions:
 
         reply: Failover[Reply] = self._failover(request.model, begin)
         try:
-            body = wait_for_first(reply, call.gone, self._control)
+            body = wait_for_first(reply, call.gone, self._control, waiting=call.waiting)
         finally:
             reply.close()
         slot.release()

@@ -1,4 +1,4 @@
-"""waitress's sockets on a loop that costs nothing per open connection, and its worker threads.
+"""waitress's sockets on a loop that costs nothing per open connection.
 
 waitress asks every connection what it waits for each time it wakes: felt when hundreds of
 streams begin at once.  Here a connection is asked when something happened to it.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import selectors
-import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from waitress import trigger, wasyncore
@@ -21,29 +21,24 @@ from .channel import Channel
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Loop", "TcpServer", "UnixServer", "Workers"]
+__all__ = ["Loop", "TcpServer", "UnixServer"]
+
+#: Seconds that the loop sleeps at the most.
+TICK = 0.25
 
 #: Seconds between two looks for connections that let us wait for too long.
 CLEANUP = 5.0
 
-#: Bytes of address space for a worker's stack; what it does not touch costs no memory.  With
-#: the system's 8 MiB a thousand workers reserve 8 GiB, which some containers refuse.
-STACK = 1024 * 1024
-
-
-#: So many tasks within so many seconds are a storm.
-STORM = 16
-LATELY = 0.2
-
-#: Seconds between two streams that leave their workers: all at once would be a storm too.
-PARKING = 0.001
-
 
 class Loop(dict[int, Any]):
-    """The map from descriptors to dispatchers that waitress wants, which can also run them."""
+    """The map from descriptors to dispatchers that waitress wants, which can also run them.
 
-    def __init__(self) -> None:
+    *tick* is called in every round, four times a second at least.
+    """
+
+    def __init__(self, tick: Callable[[], None]) -> None:
         super().__init__()
+        self._tick = tick
         self._selector = selectors.DefaultSelector()
         self._events: dict[int, int] = {}
         self._changed: deque[Any] = deque()
@@ -79,8 +74,9 @@ class Loop(dict[int, Any]):
         while not self._stopped:
             self._woken = False  # before looking: what changes from here on wakes us again
             self._settle()
-            for key, events in self._selector.select(1.0):
+            for key, events in self._selector.select(TICK):
                 self._dispatch(key, events)
+            self._tick()
             now = time.monotonic()
             if now >= cleanup:
                 cleanup = now + CLEANUP
@@ -175,83 +171,3 @@ class TcpServer(_Listener, TcpWSGIServer):
 
 class UnixServer(_Listener, UnixWSGIServer):
     """Listens on a unix socket."""
-
-
-class _Worker:
-    """One thread and the task that it is woken for."""
-
-    __slots__ = ("task", "wake")
-
-    def __init__(self) -> None:
-        self.task: Any = None
-        self.wake = threading.Lock()
-        self.wake.acquire()
-
-
-class Workers:
-    """*count* threads that run tasks; waitress calls this its task dispatcher.
-
-    The thread that became idle last runs the next task: a quiet server keeps using the same
-    few, whose stacks are still in the cache.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._lock = threading.Lock()
-        self._queue: deque[Any] = deque()
-        self._idle: list[_Worker] = []
-        self._lately = deque([0.0] * STORM, STORM)
-        self._next_leave = 0.0
-        self.count = count
-        # All at once now: a thread started among running streams waits for its turn with them.
-        before = threading.stack_size(STACK)
-        try:
-            for number in range(count):
-                worker = _Worker()
-                self._idle.append(worker)
-                name = f"worker-{number}"
-                threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
-        finally:
-            threading.stack_size(before)
-
-    def add_task(self, task: Any) -> None:
-        """Run ``task.service()`` in a thread; it waits if all are busy."""
-        self._lately.append(time.monotonic())
-        with self._lock:
-            if not self._idle:
-                self._queue.append(task)
-                return
-            worker = self._idle.pop()
-        worker.task = task
-        worker.wake.release()
-
-    def storm(self) -> bool:
-        """Return whether many tasks began lately."""
-        return time.monotonic() - self._lately[0] <= LATELY
-
-    def may_leave(self) -> bool:
-        """Return whether a stream may leave its worker now."""
-        now = time.monotonic()
-        if now < self._next_leave:
-            return False
-        self._next_leave = now + PARKING
-        return True
-
-    def _work(self, worker: _Worker) -> None:
-        while True:
-            worker.wake.acquire()
-            task: Any = worker.task
-            while task is not None:
-                try:
-                    task.service()
-                except BaseException:
-                    logger.exception("a request failed outside of the application")
-                task = self._next(worker)
-
-    def _next(self, worker: _Worker) -> Any:
-        """Return a task that waits, or None, and then *worker* is idle."""
-        with self._lock:
-            if self._queue:
-                return self._queue.popleft()
-            worker.task = None
-            self._idle.append(worker)
-            return None

@@ -38,6 +38,12 @@ class Call:
     key: str
     id: str
 
+    def waiting(self) -> None:
+        """Tell the server, where it wants to know, that only waiting is left to be done."""
+        tell = self.environ.get("choreo.waiting")
+        if tell is not None:
+            tell()
+
     def gone(self) -> bool:
         """Whether the client has closed its connection, where the server can tell."""
         tell = self.environ.get("waitress.client_disconnected")

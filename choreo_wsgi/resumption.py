@@ -94,7 +94,7 @@ class Resumption:
         # A client that left can come back only with its key: it has no id yet.
         gone = (lambda: False) if keyed else call.gone
         try:
-            started = self._completions.start(request, gone)
+            started = self._completions.start(request, gone, call.waiting)
         except BaseException:
             writer.discard()
             raise
@@ -122,6 +122,7 @@ class Resumption:
 
     def _play(self, call: Call, id: str, after: int, slot: Slot) -> Response:
         owner = call.key
+        call.waiting()
         reader = self._store.read(id, owner, after)
         playback = Playback(reader, self._control, lambda last: self._recover(id, owner, last))
 

@@ -21,8 +21,9 @@ from waitress.adjustments import Adjustments
 
 from .carrier import Carrier, takes_turns
 from .errors import ConfigurationError
-from .loop import Loop, TcpServer, UnixServer, Workers
+from .loop import Loop, TcpServer, UnixServer
 from .settings import Settings
+from .workers import Workers
 
 try:
     import resource
@@ -119,9 +120,9 @@ class Server:
         _check_exposure(_names(adj, inherited), settings)
         _raise_open_files(2 * adj.connection_limit + 256)
         adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
-        self._loop = Loop()
         self._workers = Workers(adj.threads)
-        self._carrier = Carrier(self._workers.add_task) if Carrier.works else None
+        self._loop = Loop(self._workers.begin)
+        self._carrier = Carrier(self._workers.resume) if Carrier.works else None
         self._listeners = self._loop.listeners
         try:
             self._listen(adj, inherited)
@@ -135,7 +136,7 @@ class Server:
     def _listen(self, adj: Adjustments, inherited: Sequence[socket.socket]) -> None:
         application: Any = self._application
         if self._carrier is not None:
-            application = takes_turns(application, self._workers)
+            application = takes_turns(application)
         common: dict[str, Any] = {"map": self._loop, "dispatcher": self._workers, "adj": adj}
         for ours in inherited:
             kind = UnixServer if ours.family == socket.AF_UNIX else TcpServer

@@ -60,24 +60,30 @@ class Readable(Protocol):
 
 
 def wait_for_first(
-    readable: Readable, gone: Callable[[], bool], control: Control, patience: float = float("inf")
+    readable: Readable,
+    gone: Callable[[], bool],
+    control: Control,
+    patience: float = float("inf"),
+    waiting: Callable[[], None] = lambda: None,
 ) -> bytes:
     """Return the first bytes of *readable*, or ``b""`` when *patience* seconds went by.
 
-    Raises ChoreoError as *readable* does, ShuttingDown, and ClientGone.
+    *waiting* is called once, as soon as all has been done that needs no waiting.  Raises
+    ChoreoError as *readable* does, ShuttingDown, and ClientGone.
     """
     deadline = time.monotonic() + patience
-    while True:
-        left = deadline - time.monotonic()
-        block = readable.receive(max(0.0, min(TICK, left)))
-        if block or readable.ended:
-            return block
+    block = readable.receive(0)
+    waiting()
+    while not (block or readable.ended):
         if control.stopping:
             raise ShuttingDown("the server is shutting down")
         if gone():
             raise ClientGone
+        left = deadline - time.monotonic()
         if left <= 0:
-            return b""
+            break
+        block = readable.receive(min(TICK, left))
+    return block
 
 
 class Generation:

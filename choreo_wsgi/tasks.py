@@ -141,6 +141,12 @@ class Task(_Writer, WSGITask):
             parked.task = self
             raise
 
+    def get_environment(self) -> dict[str, Any]:
+        """Return the WSGI environ; ``choreo.waiting`` is to be called before a long wait."""
+        environ: dict[str, Any] = super().get_environment()
+        environ["choreo.waiting"] = self.channel.server.task_dispatcher.waiting
+        return environ
+
     def _go_on(self, turn: Turn) -> None:
         turn.parked = False
         try:

@@ -21,7 +21,7 @@ PACKAGES = ("choreo_wsgi", "choreoai")
 LAYERS = """
 __init__ errors sse chunks stops
 settings source fold jsonbody schema limits pattern openai_wire
-carrier sources encoded failover stream config request banner checks repair upstream replay
+carrier workers activation sources encoded failover stream config request banner checks repair upstream replay
 chat relay auth cors response recording tasks
 local continuation drainer channel
 providers loop
@@ -29,7 +29,7 @@ routing
 completions
 resumption
 application
-server activation wsgi
+server wsgi
 cli
 __main__
 """
