@@ -68,12 +68,13 @@ def wait_for_first(
 ) -> bytes:
     """Return the first bytes of *readable*, or ``b""`` when *patience* seconds went by.
 
-    *waiting* is called once, as soon as all has been done that needs no waiting.  Raises
-    ChoreoError as *readable* does, ShuttingDown, and ClientGone.
+    *waiting* is called if they must be waited for, when all has been done that need not.
+    Raises ChoreoError as *readable* does, ShuttingDown, and ClientGone.
     """
     deadline = time.monotonic() + patience
     block = readable.receive(0)
-    waiting()
+    if not block:
+        waiting()
     while not (block or readable.ended):
         if control.stopping:
             raise ShuttingDown("the server is shutting down")
