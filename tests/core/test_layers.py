@@ -21,7 +21,8 @@ PACKAGES = ("choreo_wsgi", "choreoai")
 LAYERS = """
 __init__ errors sse chunks stops
 settings source fold jsonbody schema limits pattern openai_wire
-carrier workers activation sources encoded failover stream config request banner checks repair upstream replay
+carrier workers activation sources encoded failover stream config request banner checks
+repair upstream replay
 chat relay auth cors response recording tasks
 local continuation drainer channel
 providers loop
