@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -181,9 +182,12 @@ def test_a_client_that_takes_nothing_is_cut_off(run_app: RunApp) -> None:
     with run_app(endless_app(stream), send_timeout=0.5).connect() as client:
         client.request("GET", "/")
         assert stream.closed.wait(harness.DEADLINE)
-        with pytest.raises(ConnectionResetError):
-            while client.socket.recv(1 << 20):
-                pass
+        # A reset; or, for a client that reads again before it comes, an end within a chunk.
+        last = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.socket.recv(1 << 20):
+                last = (last + data)[-5:]
+        assert last != b"0\r\n\r\n"
 
 
 def test_a_slow_client_gets_every_byte(run_app: RunApp) -> None:
