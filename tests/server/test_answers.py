@@ -200,15 +200,17 @@ def test_a_slow_client_gets_every_byte(run_app: RunApp) -> None:
 
 
 def test_a_client_that_leaves_shows_while_nothing_is_sent(run_app: RunApp) -> None:
-    seen = threading.Event()
+    begun, seen = threading.Event(), threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        begun.set()
         harness.wait_until(environ["waitress.client_disconnected"], "the client has gone")
         seen.set()
         return body_app(b"late")(environ, start_response)
 
     client = run_app(handler).connect()
     client.request("GET", "/")
+    assert begun.wait(harness.DEADLINE)  # a request whose client has gone is not begun
     client.close()
     assert seen.wait(harness.DEADLINE)
 
