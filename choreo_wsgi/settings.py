@@ -70,7 +70,7 @@ class Settings:
         False, "serve clients that shut down their sending side; others that leave show later"
     )
     connect_timeout: float = setting(10.0, "longest wait for a connection upstream", minimum=0.01)
-    first_byte_timeout: float = setting(300.0, "longest wait for an answer's head", minimum=0.01)
+    first_byte_timeout: float = setting(300.0, "longest wait for the first byte", minimum=0.01)
     idle_timeout: float = setting(60.0, "longest silence inside an answer", minimum=0.01)
     preload: bool = setting(False, "start the local model with the server")
     local_model: str = setting("", "GGUF file of the local model; empty: the fetched one")

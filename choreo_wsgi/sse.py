@@ -2,7 +2,7 @@
 
 Writing: :data:`HEAD`, :func:`frame`, :func:`ping`, :data:`DONE`.
 Reading: :class:`Decoder` (bytes in, :class:`Event` out) and, for a relay that passes
-events on without taking them apart, :func:`whole` and :func:`plain_count`.
+events on without taking them apart, :func:`plain_count`.
 
 The format is WHATWG HTML, section 9.2 "Server-sent events".  Nothing here touches a
 socket, a clock or a thread.
@@ -24,7 +24,6 @@ __all__ = [
     "number",
     "ping",
     "plain_count",
-    "whole",
 ]
 
 #: The response head of a stream.  No ``Connection`` header: hop-by-hop headers belong to
@@ -94,11 +93,6 @@ def number(block: bytes, first: int) -> tuple[bytes, int]:
 def ping() -> bytes:
     """Return the comment that keeps a silent connection alive; only sent between frames."""
     return _PING
-
-
-def whole(block: bytes) -> int:
-    """Return how many bytes of *block* are whole events, when lines end in LF."""
-    return block.rfind(b"\n\n") + 2 if b"\n\n" in block else 0
 
 
 def plain_count(block: bytes) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from ..errors import ChoreoError, ReplayUnavailable
+from ..settings import Settings
 from .backend import Backend, Identity, Status, Unreachable, Write
 from .base import Claim, Reader, Record, Store, Writer, check_id, conflict, gone, new_id, not_found
 from .buffer import BufferedWriter
@@ -42,6 +43,20 @@ class SharedStore(Store):
     *buffer_bytes* of all; *lease* and *beat* are in seconds.  *keep_request*: whether
     requests are kept, for somebody to continue a lost stream.
     """
+
+    @classmethod
+    def over(
+        cls, backend: Backend, settings: Settings, *, lease: float, beat: float
+    ) -> SharedStore:
+        """Return the store in *backend*, as *settings* say; *lease* and *beat* in seconds."""
+        return cls(
+            backend,
+            stream_bytes=settings.replay_stream_bytes,
+            buffer_bytes=settings.replay_total_bytes,
+            keep_request=settings.continue_lost,
+            lease=lease,
+            beat=beat,
+        )
 
     def __init__(
         self,

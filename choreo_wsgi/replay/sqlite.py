@@ -42,14 +42,7 @@ def open_store(
         stream_bytes=settings.replay_stream_bytes,
         total_bytes=settings.replay_total_bytes,
     )
-    return SharedStore(
-        backend,
-        stream_bytes=settings.replay_stream_bytes,
-        buffer_bytes=settings.replay_total_bytes,
-        keep_request=settings.continue_lost,
-        lease=lease,
-        beat=beat,
-    )
+    return SharedStore.over(backend, settings, lease=lease, beat=beat)
 
 
 class SQLiteBackend(Backend):

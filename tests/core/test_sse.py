@@ -346,14 +346,3 @@ def test_plain_count_knows_our_own_frames(objects: list[dict[str, str]]) -> None
     from choreo_wsgi.chunks import dump
 
     assert sse.plain_count(b"".join(sse.frame(dump(item)) for item in objects)) == len(objects)
-
-
-@given(PIECES, PIECES)
-def test_whole_cuts_where_lf_streams_may_be_cut(before: list[bytes], after: list[bytes]) -> None:
-    block = b"".join(before).replace(b"\r", b"") + b"".join(after).replace(b"\r", b"")
-    at = sse.whole(block)
-    decoder = Decoder()
-    events = decoder.receive_data(block[:at])
-    assert not decoder.pending
-    assert events + decoder.receive_data(block[at:]) == decode(block)
-    assert sse.whole(block[at:]) == 0
