@@ -41,7 +41,7 @@ build/openai-0.28/.installed: | $(VENV)/.test
 	touch $@
 
 # A browser's driver, React and what compiles it.
-WEB := tests/interop_clients/web
+WEB := tests/programs/web
 build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 	mkdir -p $(@D)
 	cp $^ $(@D)

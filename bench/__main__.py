@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from choreo_wsgi import sse
-from choreo_wsgi.chunks import ChunkEncoder, Delta
+from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.chat.items import Delta
 
 from . import client
 from .load import PYTHON, Gateway, Upstream, documents, gateway, streams

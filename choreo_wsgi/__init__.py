@@ -7,24 +7,44 @@ are asked for, so that importing this package costs nothing.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .version import __version__
+
 __all__ = ["__version__", "app", "create_app"]
 
 if TYPE_CHECKING:
-    from .application import Application, create_app
+    from .app.application import Application, create_app
 
     app: Application
 
 
-def __getattr__(name: str) -> object:
-    if name == "app":
+class _Package(ModuleType):
+    """This package's own class, so that ``choreo_wsgi.app`` is the callable at all times.
+
+    The folder ``app/`` has the same name, and importing a sub-package makes it an attribute of
+    its parent; a property is found before that attribute.
+    """
+
+    @property
+    def app(self) -> Application:
+        """The WSGI application for the configuration of the environment."""
         from .wsgi import app
 
         return app
-    if name == "create_app":
-        from .application import create_app
 
-        return create_app
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    @app.setter
+    def app(self, folder: ModuleType) -> None:
+        """Ignore the import system, which would put the sub-package here."""
+
+    def __getattr__(self, name: str) -> object:
+        if name == "create_app":
+            from .app.application import create_app
+
+            return create_app
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+sys.modules[__name__].__class__ = _Package

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from choreoai import terminal
 
-from . import __version__
-from .activation import inherited_sockets
-from .application import create_app
-from .banner import banner
-from .config import configure
+from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
 from .local.weights import fetch_model
-from .server import Server
-from .settings import Configuration, Secret, table
-
-__all__ = ["main"]
+from .serve.server import Server
+from .serve.sockets import inherited_sockets
+from .settings import Configuration, Secret, Settings, configure, table
+from .version import __version__
 
 _MASK = "***"
 _METAVARS = {int: "N", float: "SECONDS"}
@@ -183,3 +181,61 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # Tells of every client that left, which the application's own line says better.
     logging.getLogger("waitress").setLevel(logging.WARNING)
+
+
+#: The model that is there without any configuration.
+DEMO = "local/SmolLM2-135M-Instruct"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+
+def banner(
+    version: str,
+    addresses: Sequence[str],
+    models: Sequence[tuple[str, str]],
+    settings: Settings,
+) -> str:
+    """Return the text: where the server listens, which model is answered by whom, and a curl.
+
+    *addresses* are URLs or ``unix:PATH``; *models* are names or patterns with who answers.
+    """
+    width = max((len(name) for name, _ in models), default=0)
+    lines = [f"choreo-wsgi {version} listens on {', '.join(addresses)}"]
+    lines += [f"  {name:<{width}}  {answers}" for name, answers in models]
+    if not models:
+        lines.append("  no model is configured")
+    if any(answers == DEMO for _, answers in models):
+        lines.append(
+            "  (a demo on the CPU: grammatical, mostly wrong; local_model names a better one)"
+        )
+    lines += ["Try:", "  " + _curl(addresses[0], _example(models), settings)]
+    return "\n".join(lines)
+
+
+def _example(models: Sequence[tuple[str, str]]) -> str:
+    """Return a model name that is answered, rather by a model than by the echo."""
+    for name, answers in models:
+        if name == "any other name":
+            return answers
+    for name, _ in models:
+        if name != "echo" and "*" not in name:
+            return name
+    return "echo"
+
+
+def _curl(address: str, model: str, settings: Settings) -> str:
+    words = ["curl", "-N"]
+    if address.startswith("unix:"):
+        words += ["--unix-socket", address.removeprefix("unix:")]
+        address = "http://localhost"
+    for wildcard, loopback in _WILDCARDS.items():
+        address = address.replace(f"//{wildcard}:", f"//{loopback}:")
+    message = {"role": "user", "content": "Say hello"}
+    body = {"model": model, "messages": [message], "stream": True}
+    words += [f"{address}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    line = shlex.join([*words, "-d", json.dumps(body)])
+    # The key itself is never printed; the shell that set it can fill it in.
+    if settings.api_keys:
+        line += ' -H "Authorization: Bearer ${CHOREO_API_KEYS%%,*}"'
+    elif settings.api_keys_file:
+        line += ' -H "Authorization: Bearer $CHOREOAI_API_KEY"'
+    return line

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .application import create_app
+from .app.application import create_app
 
 app = create_app()

@@ -1,6 +1,6 @@
 """Sphinx configuration."""
 
-from choreo_wsgi import __version__
+from choreo_wsgi.version import __version__
 
 project = "choreo-wsgi"
 author = "The choreo-wsgi authors"

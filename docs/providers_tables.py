@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from choreo_wsgi.providers import Provider, provider_class
+from choreo_wsgi.providers import Provider
+from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.providers.support import rst
 from choreo_wsgi.settings import table
 
@@ -38,7 +39,7 @@ def _code(names: tuple[str, ...]) -> str:
 
 
 def _home(cls: type[Provider]) -> str:
-    home = getattr(cls, "home", "") or getattr(cls.Options(), "base_url", "")
+    home = cls.facts.home or getattr(cls.Options(), "base_url", "")
     return str(home) or ("the region's" if cls.type == "bedrock" else "of your own")
 
 
@@ -48,9 +49,9 @@ def providers() -> str:
     rows = [("type", "key", "base URL", "by default", "models without an ini file")]
     for type in TYPES:
         cls = provider_class(type)
-        address = _code((cls.base_url_variable,))
+        address = _code((cls.facts.base_url,))
         rows.append(
-            (f"``{type}``", _code(cls.key_variables), address, _home(cls), _code(cls.patterns))
+            (f"``{type}``", _code(cls.facts.keys), address, _home(cls), _code(cls.facts.patterns))
         )
     for first, *others in rows:
         lines.append(f"   * - {first}")

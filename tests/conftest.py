@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import hypothesis
 import pytest
 from scripted_provider import Script, Scripted
 
-from choreo_wsgi import providers
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.providers import registry
+from choreo_wsgi.serve.server import Server
 
 # How long an example takes says nothing on a machine that does other things as well.
 hypothesis.settings.register_profile(
@@ -63,8 +66,74 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         return script
 
     monkeypatch.setattr(Scripted, "script", staticmethod(lambda _: waiting.pop(0)), raising=False)
-    providers._entries.cache_clear()
-    providers.provider_class.cache_clear()
+    registry.provider_class.cache_clear()
     yield make
-    providers._entries.cache_clear()
-    providers.provider_class.cache_clear()
+    registry.provider_class.cache_clear()
+
+
+@pytest.fixture
+def application() -> Iterator[Callable[..., Application]]:
+    """``application(sections, **settings)``: closed when the test is over, nothing running."""
+    made: list[Application] = []
+
+    def make(
+        sections: Mapping[str, Mapping[str, str]] | None = None, **settings: str
+    ) -> Application:
+        named = {f"provider {name}": section for name, section in (sections or {}).items()}
+        common = {"default_model": "none", "listen": "127.0.0.1:0", "drain_seconds": "0"}
+        made.append(harness.make_app({**common, **settings}, named))
+        return made[-1]
+
+    yield make
+    for app in made:
+        harness.wait_until(lambda app=app: app.active == 0, "a slot was never given back")
+        app.close()
+
+
+class Running:
+    """The application as ``choreo-wsgi serve`` runs it, on a free port."""
+
+    def __init__(self, **settings: str) -> None:
+        app = harness.make_app(
+            {"listen": "127.0.0.1:0", "drain_seconds": "0", "max_streams": "8", **settings}
+        )
+        self._server = Server(app)
+        self.port = int(self._server.addresses[0].rpartition(":")[2])
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+
+    def connect(self) -> harness.Client:
+        return harness.Client(("127.0.0.1", self.port))
+
+    def close(self) -> None:
+        self._server.drain()
+        self._thread.join(harness.DEADLINE)
+        assert not self._thread.is_alive(), "the server does not end"
+
+
+@pytest.fixture(scope="session")
+def keyless() -> Iterator[Running]:
+    """A server without keys, whose default model is the echo."""
+    server = Running(default_model="echo", max_body_bytes="20000")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def keyed() -> Iterator[Running]:
+    """A server with the key ``right-key`` and one page that may call."""
+    server = Running(api_keys="right-key, other-key", cors_origins="https://app.test")
+    yield server
+    server.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make what was captured encodable: a lone surrogate in a log would end a parallel run."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..chat.items import Json
+
 if sys.platform == "linux":
     import fcntl
-
-Json = Any  # what json.loads returns
 
 #: How many HTTP threads llama.cpp has beyond one for each slot: requests that wait for a
 #: slot hold one, and one more is for those that are refused.

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,9 +25,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ChoreoError, ProviderNotConfigured, ProviderUnavailable
-from .python import executable, search_path
-
-__all__ = ["Endpoint", "Launch", "ModelProcess", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -294,3 +292,25 @@ def _explain(error: str, message: str, launch: Launch) -> ChoreoError:
         name = Path(launch.model).name
         text = f"the local model cannot be loaded: {name} is not a GGUF file that it can read"
     return ProviderNotConfigured(text)
+
+
+def executable() -> str:
+    """Return the path of the interpreter that this process runs on.
+
+    Inside uWSGI and mod_wsgi ``sys.executable`` is the server's binary or empty; then the
+    interpreter is where its environment keeps it.
+    """
+    if Path(sys.executable).name.lower().startswith(("python", "pypy")):
+        return sys.executable
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for name in (version, "python3", "python", "Scripts/python.exe", "python.exe"):
+        for folder in ("bin", ""):
+            path = Path(sys.exec_prefix, folder, name)
+            if path.is_file():
+                return str(path)
+    return version
+
+
+def search_path() -> str:
+    """Return ``PYTHONPATH`` with which another interpreter finds what this one does."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import ConfigurationError
-from .python import executable
-
-__all__ = ["DEFAULT", "Weights", "cache_folder", "fetch_model", "model_path"]
+from .process import executable
 
 _BLOCK = 1024 * 1024
 

@@ -1,45 +1,52 @@
-"""Providers of completions, found through the entry-point group ``choreo_wsgi.providers``.
+"""Everything that a provider needs, in one import line.
 
-The built-in ones come in by the same door as anybody else's: an entry point that names a
-subclass of :class:`~choreo_wsgi.providers.base.Provider`.
+A provider answers chat completions: a subclass of :class:`Provider` whose ``open`` returns a
+:class:`Source`, or of :class:`HTTPProvider` whose ``encode`` makes a request and whose
+``translator`` reads the answer's bytes.  The providers of this package are made of the same
+names.  docs/providers.rst has one whole example.
 """
 
 from __future__ import annotations
 
-import inspect
-from functools import cache, lru_cache
-from importlib.metadata import EntryPoint, entry_points
-
-from ..errors import ConfigurationError
+from ..chat.items import Delta, Finish, Item, ToolCall, Usage
+from ..chat.request import ChatRequest
+from ..chat.source import Source
+from ..chat.sources import from_deltas
+from ..errors import (
+    ChoreoError,
+    ConfigurationError,
+    InvalidValue,
+    ProviderNotConfigured,
+    UpstreamInvalid,
+    UpstreamTruncated,
+    from_provider,
+)
+from ..settings import Secret, setting
+from ..upstream import HTTPRequest
 from .base import Provider
+from .http import EventTranslator, HTTPProvider, Translator
 
-__all__ = ["Provider", "installed", "provider_class"]
-
-GROUP = "choreo_wsgi.providers"
-
-
-@lru_cache(maxsize=1)
-def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def installed() -> list[str]:
-    """Return the types of all installed providers, without importing them."""
-    return sorted(_entries())
-
-
-@cache
-def provider_class(type: str) -> type[Provider]:
-    """Return the class for *type*; raises ConfigurationError when there is none."""
-    entry = _entries().get(type)
-    if entry is None:
-        raise ConfigurationError(
-            f"no provider of type {type!r}; installed: {', '.join(installed())}"
-        )
-    try:
-        found = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"the provider type {type!r} cannot be loaded: {error}") from error
-    if not (inspect.isclass(found) and issubclass(found, Provider)):
-        raise ConfigurationError(f"the entry point {type!r} is not a Provider")
-    return found
+__all__ = [
+    "ChatRequest",
+    "ChoreoError",
+    "ConfigurationError",
+    "Delta",
+    "EventTranslator",
+    "Finish",
+    "HTTPProvider",
+    "HTTPRequest",
+    "InvalidValue",
+    "Item",
+    "Provider",
+    "ProviderNotConfigured",
+    "Secret",
+    "Source",
+    "ToolCall",
+    "Translator",
+    "UpstreamInvalid",
+    "UpstreamTruncated",
+    "Usage",
+    "from_deltas",
+    "from_provider",
+    "setting",
+]

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..chat import ChatRequest
-from ..chunks import ChunkEncoder, Finish, Usage
-from ..encoded import EncodedFrames, FoldedReply
+from ..chat.answer import EncodedFrames, FoldedReply
+from ..chat.chunks import ChunkEncoder
+from ..chat.items import Finish, Usage
+from ..chat.request import ChatRequest
+from ..chat.source import Frames, Reply, Source
+from ..chat.sources import Interleaved, Limited, Stopped, from_deltas
 from ..settings import Settings, parse_options
-from ..source import Frames, Reply, Source
-from ..sources import Interleaved, Limited, Stopped, from_deltas
-
-__all__ = ["Provider"]
+from .facts import Facts
 
 
 class Provider(ABC):
@@ -35,11 +35,8 @@ class Provider(ABC):
     #: done here: that many sources at once, the text cut, the pieces of text counted.
     native: ClassVar[frozenset[str]] = frozenset()
 
-    #: Environment variables of its key, the first that is set is taken, and of its base URL.
-    key_variables: ClassVar[tuple[str, ...]] = ()
-    base_url_variable: ClassVar[str] = ""
-    #: Model names (as fnmatch has them) that go to it when only the environment is configured.
-    patterns: ClassVar[tuple[str, ...]] = ()
+    #: The environment variables of its key and of its base URL.
+    facts: ClassVar[Facts] = Facts()
 
     @dataclass(frozen=True)
     class Options:
@@ -54,11 +51,9 @@ class Provider(ABC):
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the options that the environment sets; empty when it configures nothing."""
         options = {}
-        if key := next(
-            (environment[name] for name in cls.key_variables if environment.get(name)), ""
-        ):
+        if key := next((environment[name] for name in cls.facts.keys if environment.get(name)), ""):
             options["api_key"] = key
-        if url := environment.get(cls.base_url_variable, ""):
+        if url := environment.get(cls.facts.base_url, ""):
             options["base_url"] = url
         return options
 

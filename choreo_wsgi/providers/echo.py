@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..chat import ChatRequest
-from ..chunks import Delta, Finish, Item, Usage
+from ..chat.items import Delta, Finish, Item, Usage
+from ..chat.request import ChatRequest
+from ..chat.source import Source
 from ..settings import setting
-from ..source import Source
 from .base import Provider
 
 # A word with the white space behind it; leading white space belongs to the first word.

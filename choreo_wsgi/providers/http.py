@@ -9,27 +9,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .. import sse
-from ..chat import ChatRequest
-from ..chunks import Item, Usage
-from ..errors import (
-    ChoreoError,
-    ProviderNotConfigured,
-    UpstreamInvalid,
-    from_provider,
-)
-from ..openai_wire import retry_after
+from ..chat.items import Item, Json, Usage
+from ..chat.request import ChatRequest
+from ..chat.source import Source
+from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
 from ..settings import Settings
-from ..source import Source
 from ..upstream import Client, Exchange, HTTPRequest, Timeouts
 from .base import Provider
-from .wire import SHAPE_ERRORS, error_message, new_call_id
-
-__all__ = ["EventTranslator", "HTTPProvider", "HTTPSource", "Translator"]
-
-Json = Any  # what json.loads returns
+from .reading import SHAPE_ERRORS, error_message, new_call_id, retry_after
 
 #: An error's body is read up to here; the rest says nothing more.
 _ERROR_BYTES = 64 * 1024
@@ -255,7 +245,7 @@ class HTTPProvider(Provider):
         """Return the provider's key; raises ProviderNotConfigured when there is none."""
         if not self.options.api_key:
             raise ProviderNotConfigured(
-                f"provider {self.name!r} has no key: set {' or '.join(self.key_variables)}"
+                f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
             )
         return str(self.options.api_key)
 

@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
-from ..chat import ChatRequest
-from ..chunks import Delta, Finish, Item, Usage, dump
+from ..chat.chunks import dump
+from ..chat.items import Delta, Finish, Item, Json, Usage
+from ..chat.request import ChatRequest
 from ..errors import InvalidValue, UpstreamInvalid, UpstreamTruncated
-from ..openai_wire import parse_object
 from ..settings import Secret, setting
 from ..upstream import HTTPRequest
-from .conversation import Call, Media, Result, Text, Turn, conversation
+from .conversation import Call, Media, Result, Text, Turn, choice, conversation, functions, schema
+from .facts import BUILT_IN
 from .http import HTTPProvider, Translator
+from .reading import arguments, count, new_call_id, parse_object, provider_failure, text, whole_call
 from .support import check, check_media
-from .tools import choice, functions, schema
-from .wire import arguments, count, new_call_id, provider_failure, text, whole_call
-
-__all__ = ["Ollama", "OllamaTranslator"]
-
-Json = Any  # what json.loads returns
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _THINK = {"none": False, "minimal": "low", "xhigh": "high"}
@@ -34,8 +29,7 @@ class Ollama(HTTPProvider):
     """Models on an Ollama server; with a key also those of its cloud."""
 
     type = "ollama"
-    key_variables: ClassVar[tuple[str, ...]] = ("OLLAMA_API_KEY",)
-    base_url_variable: ClassVar[str] = "OLLAMA_BASE_URL"
+    facts = BUILT_IN["ollama"]
 
     @dataclass(frozen=True)
     class Options:

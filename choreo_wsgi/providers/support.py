@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..chat import ChatRequest
+from ..chat.items import Json
+from ..chat.request import ChatRequest
 from ..errors import InvalidValue
 from .conversation import Media
-
-__all__ = ["PROVIDERS", "TABLE", "Cell", "Row", "check", "check_media", "rst"]
-
-Json = Any  # what json.loads returns
 
 #: The columns.  OpenAI and everything compatible with it is sent a request as it came.
 PROVIDERS = ("anthropic", "bedrock", "gemini", "ollama")

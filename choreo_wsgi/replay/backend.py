@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["Backend", "Block", "Identity", "Observer", "Outcome", "Status", "Unreachable", "Write"]
-
 
 class Unreachable(Exception):
     """The database does not answer, or cannot do what it should."""

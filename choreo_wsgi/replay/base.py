@@ -37,21 +37,6 @@ from dataclasses import dataclass, field
 
 from ..errors import IdempotencyConflict, ProducerLost, StreamGone, StreamNotFound
 
-__all__ = [
-    "READ_BYTES",
-    "Claim",
-    "Fenced",
-    "Reader",
-    "Record",
-    "Store",
-    "Writer",
-    "check_id",
-    "conflict",
-    "gone",
-    "new_id",
-    "not_found",
-]
-
 #: About how much a reader hands over at once: enough to be efficient, little enough that
 #: a thousand replays at the same time are not a thousand whole logs in memory.
 READ_BYTES = 256 * 1024

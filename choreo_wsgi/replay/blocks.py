@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["check_block", "cut", "cut_size", "last_frame"]
-
 
 def check_block(frames: bytes, count: int, last: int) -> None:
     """Raise ValueError unless *frames* look like *count* frames that follow *last*."""

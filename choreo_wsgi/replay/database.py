@@ -8,8 +8,6 @@ import sqlite3
 import time
 from pathlib import Path
 
-__all__ = ["connect"]
-
 # Seconds to wait for another process's transaction.  All of ours are short.
 _BUSY = 1.0
 # WAL: readers and the writer do not wait for each other.  In it, synchronous=NORMAL loses

@@ -15,9 +15,7 @@ from typing import TypeVar
 
 from ..errors import ReplayUnavailable
 from .backend import Backend, Observer, Outcome, Status, Unreachable, Write
-from .buffer import BufferedWriter
-
-__all__ = ["Keeper"]
+from .writer import BufferedWriter
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -22,8 +22,6 @@ Everything expires by itself; the sorted sets are what the account of bytes need
 
 from __future__ import annotations
 
-__all__ = ["BEAT", "CANCEL", "CLAIM", "DELETE", "FETCH", "HOLD", "INSERT", "SWEEP", "WRITE"]
-
 _PRELUDE = """
 local P = KEYS[1]
 local call = redis.call

@@ -11,8 +11,6 @@ from ..settings import Settings
 from .base import Claim, Reader, Record, Store, Writer, conflict, gone, not_found
 from .memorylog import OVERHEAD, Log, LogReader
 
-__all__ = ["MemoryStore", "open_store"]
-
 
 def open_store(url: str, settings: Settings) -> MemoryStore:
     """Return an empty store; *url* is ``memory:``."""

@@ -11,8 +11,6 @@ from typing import Protocol
 from .base import READ_BYTES, Reader, Record, Writer, gone, new_id, not_found
 from .blocks import check_block, cut, cut_size, last_frame
 
-__all__ = ["OVERHEAD", "Log", "LogReader"]
-
 # Blocks are joined up to this size: the objects of many small blocks would take more
 # memory than their bytes.
 _CHUNK = 16 * 1024

@@ -21,8 +21,6 @@ from .backend import Backend, Block, Identity, Outcome, Status, Unreachable, Wri
 from .base import READ_BYTES
 from .shared import BEAT, LEASE, SharedStore
 
-__all__ = ["RedisBackend", "open_store"]
-
 _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"
 # Seconds to wait for a connection, an answer, or a free connection of the pool.

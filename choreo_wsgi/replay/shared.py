@@ -18,11 +18,9 @@ from ..errors import ChoreoError, ReplayUnavailable
 from ..settings import Settings
 from .backend import Backend, Identity, Status, Unreachable, Write
 from .base import Claim, Reader, Record, Store, Writer, check_id, conflict, gone, new_id, not_found
-from .buffer import BufferedWriter
-from .follower import Follower
 from .keeper import Keeper
-
-__all__ = ["BEAT", "LEASE", "SharedStore"]
+from .reader import Follower
+from .writer import BufferedWriter
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -16,8 +16,6 @@ from .base import READ_BYTES
 from .database import connect
 from .shared import BEAT, LEASE, SharedStore
 
-__all__ = ["SQLiteBackend", "open_store"]
-
 # Seconds between two looks for what other processes have appended.
 _POLL = 0.04
 _STATUS = (

@@ -12,8 +12,6 @@ import sys
 from .address import Address
 from .framing import Framing
 
-__all__ = ["POLLIN", "POLLOUT", "Connection", "wait"]
-
 POLLIN = getattr(select, "POLLIN", 1)
 POLLOUT = getattr(select, "POLLOUT", 4)
 

@@ -15,8 +15,6 @@ from .connection import POLLIN, POLLOUT, Connection, wait
 from .framing import Framing
 from .head import Head, head_end, parse_head
 
-__all__ = ["Exchange", "HTTPRequest", "Timeouts"]
-
 
 @dataclass(frozen=True)
 class Timeouts:

@@ -13,8 +13,6 @@ from typing import Protocol
 
 from ..errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 
-__all__ = ["Chunked", "Framing", "Sized", "UntilClose"]
-
 _CUT = "the provider closed the connection inside its answer"
 #: Longest line of a chunk's size with its extensions, and longest trailer section.
 _MAX_LINE = 4096

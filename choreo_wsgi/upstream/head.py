@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 
-from .. import __version__
 from ..errors import ConfigurationError, UpstreamInvalid
+from ..version import __version__
 from .framing import Chunked, Framing, Sized, UntilClose
 
 #: Longest head of an answer, status line included; haproxy and nginx allow less.

@@ -438,4 +438,4 @@ def test_importing_it_imports_no_server():
         "print(sorted(bad))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['choreo_wsgi', 'choreo_wsgi.sse']"
+    assert done.stdout.strip() == "['choreo_wsgi', 'choreo_wsgi.sse', 'choreo_wsgi.version']"

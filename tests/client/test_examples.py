@@ -12,7 +12,7 @@ import harness
 import pytest
 from scripted_server import DEADLINE
 
-from choreo_wsgi.chunks import Finish
+from choreo_wsgi.chat.items import Finish
 from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

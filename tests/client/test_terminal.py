@@ -15,7 +15,7 @@ import pytest
 from scripted_provider import Scripted
 from scripted_server import DEADLINE
 
-from choreo_wsgi.chunks import Finish
+from choreo_wsgi.chat.items import Finish
 from choreo_wsgi.errors import UpstreamTruncated
 from choreoai import terminal
 

@@ -8,7 +8,7 @@ import pytest
 from local_helpers import request
 
 from choreo_wsgi.errors import ContextLengthExceeded, InvalidValue
-from choreo_wsgi.local.body import chat_body, tool_members, with_seed
+from choreo_wsgi.local.request import chat_body, tool_members, with_seed
 
 
 def body_of(*, default: int = 512, limit: int = 2048, **fields: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from local_helpers import (
     usage,
 )
 
-from choreo_wsgi.chunks import Delta, ToolCall
+from choreo_wsgi.chat.items import Delta, ToolCall
 from choreo_wsgi.errors import (
     ContextLengthExceeded,
     InvalidMessages,
@@ -34,7 +34,7 @@ from choreo_wsgi.errors import (
     ProviderUnavailable,
     UpstreamTruncated,
 )
-from choreo_wsgi.providers.local import Local
+from choreo_wsgi.local.provider import Local
 from choreo_wsgi.settings import Settings
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -14,8 +14,8 @@ import pytest
 from harness import Client, Server, make_app, wait_until
 from local_helpers import NEVER_ENDING, PATIENCE, goes_idle
 
-from choreo_wsgi.application import Application
-from choreo_wsgi.providers.local import Local
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.local.provider import Local
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 

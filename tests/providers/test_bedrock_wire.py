@@ -15,10 +15,10 @@ from corpus_cases import CORPUS, cases
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo_wsgi.chat import ChatRequest
+from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ProviderNotConfigured
-from choreo_wsgi.providers.bedrock import Bedrock
-from choreo_wsgi.providers.eventstream import Frame, FrameDecoder, FrameError, encode
+from choreo_wsgi.providers.bedrock.eventstream import Frame, FrameDecoder, FrameError, encode
+from choreo_wsgi.providers.bedrock.provider import Bedrock
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.upstream import HTTPRequest
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from choreo_wsgi import sse
-from choreo_wsgi.relay import EventRelay, Rewriting
+from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
 
 
 def chunk(number: int, delta: dict[str, str], reason: str | None = None) -> bytes:

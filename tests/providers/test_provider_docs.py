@@ -10,7 +10,8 @@ from pathlib import Path
 import harness
 import pytest
 
-from choreo_wsgi import providers, sse
+from choreo_wsgi import sse
+from choreo_wsgi.providers import registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -45,7 +46,6 @@ def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "[choreo_wsgi.providers]\nshout = shout_example:Shout\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    providers._entries.cache_clear()
     try:
         app = harness.make_app(sections={"provider shout": {"mark": "?"}})
         with harness.Server(app) as server, server.connect() as client:
@@ -58,8 +58,7 @@ def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             answer = client.exchange("POST", "/v1/chat/completions", asked)
         app.close()
     finally:
-        providers._entries.cache_clear()
-        providers.provider_class.cache_clear()
+        registry.provider_class.cache_clear()
     events = sse.Decoder().receive_data(answer.body)
     assert answer.status == 200
     assert events[-1].data == "[DONE]"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from choreo_wsgi.chat import ChatRequest, parse
+from choreo_wsgi.chat.request import ChatRequest, parse
 from choreo_wsgi.errors import InvalidRequest, InvalidValue
-from choreo_wsgi.providers import provider_class
 from choreo_wsgi.providers.http import HTTPProvider
+from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.providers.support import PROVIDERS, TABLE, Row
 from choreo_wsgi.settings import Settings
 

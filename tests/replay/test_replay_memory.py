@@ -20,7 +20,7 @@ from choreo_wsgi.settings import Settings
 def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
     """Of 10 KB or 280 KB each; the budget is 128 MiB."""
     budget = 128 * 1024 * 1024
-    script = Path(__file__).with_name("replay_crowd.py")
+    script = Path(__file__).parents[1] / "helpers" / "replay_crowd.py"
     run = subprocess.run(
         [sys.executable, str(script), "2000", str(count), str(budget)],
         stdout=subprocess.PIPE,

@@ -41,7 +41,7 @@ def create(store: Store) -> Writer:
 @contextlib.contextmanager
 def producer(url: str) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that writes a stream."""
-    script = Path(__file__).with_name("replay_producer.py")
+    script = Path(__file__).parents[1] / "helpers" / "replay_producer.py"
     with subprocess.Popen(
         [sys.executable, str(script), url], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -1,0 +1,204 @@
+"""The WSGI callable: routes, errors, and the completions it starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http.client import responses
+from typing import TYPE_CHECKING, Any
+
+from ..chat import request as chat
+from ..errors import ChoreoError, EndpointNotFound, InternalError, MethodNotAllowed
+from ..providers.routing import Router
+from ..replay import open_store
+from ..settings import Configuration, from_environment
+from ..streams.stream import ClientGone, Control
+from .access import Gate, Policy
+from .completions import Completions
+from .request import Call, Environ, read_body, request_id
+from .response import Response, error_response, json_response
+from .resumable import Resumption, is_resumable
+from .slots import Slots
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+
+logger = logging.getLogger(__name__)
+
+
+class Application:
+    """The server as a WSGI callable (PEP 3333).
+
+    ``drain()``, ``stop()`` and ``close()`` are for whoever runs it: no new completions;
+    running streams end with an error frame; the providers are let go.
+    """
+
+    def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
+        self.settings = configuration.settings
+        self._gate = Gate(self.settings)
+        self._cors = Policy(self.settings)
+        self._router = Router(configuration, environment)
+        self._slots = Slots(self.settings.max_streams)
+        self._control = Control()
+        self._completions = Completions(self._router, self._slots, self._control, self.settings)
+        self._resumption = Resumption(
+            open_store(self.settings.replay, self.settings),
+            self._completions,
+            self._slots,
+            self._control,
+            self.settings,
+        )
+        self._started = int(time.time())
+        self._routes: dict[str, dict[str, Callable[[Call], Response]]] = {
+            "/v1/chat/completions": {"POST": self._chat},
+            "/v1/models": {"GET": self._models},
+            "/healthz": {"GET": self._health},
+            "/readyz": {"GET": self._ready},
+        }
+
+    # -- for whoever runs it ------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """How many completions are running, with a client or without."""
+        return self._slots.active + self._resumption.drainer.active
+
+    def drain(self) -> None:
+        """Refuse new completions with 503 and answer ``/readyz`` with 503."""
+        self._slots.drain()
+
+    def stop(self) -> None:
+        """End every running completion, a stream with the frame ``server_shutting_down``."""
+        self._control.stopping = True
+
+    def close(self) -> None:
+        """Let the providers and the replay store go."""
+        self._resumption.close()
+        self._router.close()
+
+    def preload(self) -> None:
+        """Start what would otherwise start at the first request."""
+        for provider in self._router.providers.values():
+            provider.preload()
+
+    def describe_models(self) -> list[tuple[str, str]]:
+        """Return each model name or pattern with who answers it, for a person to read."""
+        return self._router.describe()
+
+    # -- WSGI ---------------------------------------------------------------------------
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        id = request_id(environ)
+        response = self._answer(environ, id)
+        headers = [*response.headers, ("x-request-id", id), *self._cors.headers(environ)]
+        try:
+            start_response(f"{response.status} {_phrase(response.status)}", headers)
+        except BaseException:
+            response.close()  # the server will not do it
+            raise
+        if environ["REQUEST_METHOD"] == "HEAD":
+            # waitress sends what it is given, and the client would read it as the next answer.
+            response.close()
+            return []
+        return response.body
+
+    def _answer(self, environ: Environ, id: str) -> Response:
+        try:
+            return self._dispatch(environ, id)
+        except ChoreoError as error:
+            if error.status >= 500:
+                logger.warning("%s: %d %s: %s", id, error.status, error.code, error.message)
+            return error_response(error)
+        except ClientGone:
+            return json_response({}, 408)  # nobody reads it
+        except Exception:
+            logger.exception("%s: a request failed", id)
+            return error_response(InternalError("the server failed to answer this request"))
+
+    def _dispatch(self, environ: Environ, id: str) -> Response:
+        method = environ["REQUEST_METHOD"]
+        path = environ.get("PATH_INFO", "") or "/"
+        if method == "OPTIONS":
+            return Response(204, self._cors.preflight(environ))
+        handlers = self._handlers(path)
+        if path not in ("/healthz", "/readyz"):
+            call = Call(environ, self._gate.admit(environ), id)
+            self._cors.check(environ)
+        else:
+            call = Call(environ, "", id)
+        if handlers is None:
+            raise EndpointNotFound(f"there is no {path!a} here")
+        handler = handlers.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]
+            raise MethodNotAllowed(
+                f"{method!a} is not allowed here", headers=(("Allow", ", ".join(allowed)),)
+            )
+        return handler(call)
+
+    def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response]] | None:
+        if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
+            return {"GET": self._model}
+        if path.startswith("/v1/streams/"):
+            return {"GET": self._resume, "DELETE": self._cancel}
+        return self._routes.get(path)
+
+    # -- handlers -----------------------------------------------------------------------
+
+    def _health(self, call: Call) -> Response:
+        return json_response({"status": "ok"})
+
+    def _ready(self, call: Call) -> Response:
+        if self._slots.draining:
+            return json_response({"status": "draining"}, 503)
+        return json_response({"status": "ok"})
+
+    def _models(self, call: Call) -> Response:
+        call.waiting()  # upstreams may be asked for their lists
+        listed = self._router.models()
+        data = [self._model_object(name, owner) for name, owner in listed.items()]
+        return json_response({"object": "list", "data": data})
+
+    def _model(self, call: Call) -> Response:
+        name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
+        name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
+        target = self._router.targets(name)[0]
+        return json_response(self._model_object(name, target.label))
+
+    def _model_object(self, name: str, owner: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": owner}
+
+    def _resume(self, call: Call) -> Response:
+        return self._resumption.resume(call, _stream_id(call))
+
+    def _cancel(self, call: Call) -> Response:
+        return self._resumption.cancel(call, _stream_id(call))
+
+    def _chat(self, call: Call) -> Response:
+        body = read_body(call.environ, self.settings)
+        request = chat.parse(body)
+        if is_resumable(call):
+            return self._resumption.begin(call, request, body)
+        return self._completions.answer(call, request)
+
+
+def _phrase(status: int) -> str:
+    return responses.get(status, "Error")  # a provider may have numbers of its own, as 529
+
+
+def _stream_id(call: Call) -> str:
+    path: str = call.environ["PATH_INFO"]
+    return path.removeprefix("/v1/streams/")
+
+
+def create_app(configuration: Configuration | None = None) -> Application:
+    """Return the WSGI application for *configuration*, by default that of the environment.
+
+    The environment is the variables ``CHOREO_*``, the ini file named by ``CHOREO_CONFIG``,
+    and the providers' own variables, as ``OPENAI_API_KEY``.  Raises ConfigurationError.
+    """
+    return Application(configuration or from_environment(os.environ), os.environ)

@@ -1,0 +1,119 @@
+"""The HTTP request of a WSGI environ: its body, within limits, and its id."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from ..errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
+from ..settings import Settings
+
+Environ = Mapping[str, Any]
+
+_VISIBLE = re.compile(r"[!-~]{1,128}")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+
+
+def read_body(environ: Environ, settings: Settings) -> bytes:
+    """Return the whole body of a JSON request, at most ``settings.max_body_bytes`` long.
+
+    Not one byte is read beyond ``CONTENT_LENGTH``; without it, as in chunked bodies, only
+    where the server marks the end itself (``wsgi.input_terminated``).
+
+    Raises UnsupportedMediaType, LengthRequired, BodyTooLarge, and InvalidRequest for a
+    length that is no number or a body shorter than it.
+    """
+    _check_type(environ)
+    length = _content_length(environ)
+    limit = settings.max_body_bytes
+    if length is not None and length > limit:
+        raise _too_large(limit)
+    try:
+        body = _read(environ["wsgi.input"], limit + 1 if length is None else length)
+    except Exception:  # malformed chunks, or the caller has gone: each server has its own kind
+        raise InvalidRequest("the body could not be read to its end") from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    if length is None and not body:
+        raise LengthRequired("the request has no body, or none with a Content-Length")
+    if length is not None and len(body) < length:
+        raise InvalidRequest(
+            f"the body ended after {len(body)} of the {length} bytes of its Content-Length"
+        )
+    return body
+
+
+def request_id(environ: Environ) -> str:
+    """Return the caller's ``x-request-id`` if it can be sent back as it is, else a new one."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    if _VISIBLE.fullmatch(given):
+        return str(given)
+    return "req_" + os.urandom(16).hex()
+
+
+def _check_type(environ: Environ) -> None:
+    given = str(environ.get("CONTENT_TYPE") or "")
+    # Nothing but application/json: browsers send other types, and none at all, to any site
+    # without asking it first (Fetch, "CORS-safelisted request-header").
+    if given.partition(";")[0].strip().lower() != "application/json":
+        told = f"not {given[:100]!r}" if given else "and none was given"
+        raise UnsupportedMediaType(
+            f"the Content-Type must be application/json, {told}; "
+            "with curl add -H 'Content-Type: application/json'"
+        )
+    coding = str(environ.get("HTTP_CONTENT_ENCODING") or "identity")
+    if coding.strip().lower() != "identity":
+        raise UnsupportedMediaType("the body must be sent without a Content-Encoding")
+
+
+def _content_length(environ: Environ) -> int | None:
+    """Return how long the body is in bytes, or None when the server marks its end."""
+    terminated = bool(environ.get("wsgi.input_terminated"))
+    if environ.get("HTTP_TRANSFER_ENCODING"):  # goes before a length (RFC 9112, 6.3)
+        if terminated:
+            return None
+        raise LengthRequired("this server takes no chunked bodies; send a Content-Length")
+    given = environ.get("CONTENT_LENGTH") or ""
+    if not given and not terminated:
+        raise LengthRequired("the request has no body, or none with a Content-Length")
+    if not given:
+        return None
+    if not _DIGITS.fullmatch(given):
+        # int() would take +10, 1_0, spaces and the digits of other scripts.
+        raise InvalidRequest("the Content-Length is not a number of bytes")
+    return int(given)
+
+
+def _read(source: BinaryIO, count: int) -> bytes:
+    """Return *count* bytes, or fewer when there are no more; some servers give a part a time."""
+    body = source.read(count)
+    while 0 < len(body) < count and (piece := source.read(count - len(body))):
+        body += piece
+    return body
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is longer than {limit} bytes")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request: its environ, the id of the caller's key (safe to log) and its own id."""
+
+    environ: Environ
+    key: str
+    id: str
+
+    def waiting(self) -> None:
+        """Tell the server, where it wants to know, that only waiting is left to be done."""
+        tell = self.environ.get("choreo.waiting")
+        if tell is not None:
+            tell()
+
+    def gone(self) -> bool:
+        """Whether the client has closed its connection, where the server can tell."""
+        tell = self.environ.get("waitress.client_disconnected")
+        return bool(tell and tell())

@@ -1,0 +1,50 @@
+"""A request on its way through the application, and the answer before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..chat.chunks import dump
+from ..errors import ChoreoError
+from ..streams.stream import EventStream
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass
+class Response:
+    """An HTTP answer: its status, its headers and a WSGI body."""
+
+    status: int
+    headers: Headers = field(default_factory=list)
+    body: Iterable[bytes] = ()
+
+    def close(self) -> None:
+        """Let go of a body that will not be sent."""
+        if isinstance(self.body, EventStream):
+            self.body.close()
+
+
+def document(body: bytes, status: int = 200, headers: Headers | None = None) -> Response:
+    """Return the response that carries the JSON document *body*."""
+    head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    return Response(status, head + (headers or []), [body])
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return the response that carries *value* as JSON."""
+    return document(dump(value), status)
+
+
+def error_response(error: ChoreoError) -> Response:
+    """Return the response that tells of *error*."""
+    body = error.body()
+    headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
+    return Response(error.status, headers, [body])
+
+
+def visible(text: str) -> str:
+    """Return *text* as a header's value or a log line can carry it: ASCII, the rest as ``?``."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)

@@ -1,0 +1,251 @@
+"""What a chat completion request must look like: OpenAI's published schema as a table.
+
+:data:`REQUEST` names each field once, with the type and range that the schema gives it; the
+tables before it are its parts.  What the schema leaves open stays open: unknown fields,
+unknown values of most enumerations, unknown kinds of content parts and tools grow faster
+than this table, and providers know their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import InvalidMessages, InvalidValue
+from .items import Json
+from .schema import (
+    BOOLEAN,
+    OBJECT,
+    STRING,
+    Check,
+    Fault,
+    anything,
+    array,
+    by_type,
+    either,
+    integer,
+    mapping_of,
+    number,
+    object_of,
+    one_of,
+)
+
+#: OpenAI refuses longer names of functions, and so do others.
+MAX_FUNCTION_NAME = 64
+
+
+def check(body: Mapping[str, Json]) -> None:
+    """Raise the InvalidRequest that tells what is wrong with *body*, if anything is."""
+    try:
+        REQUEST(body)
+        _tool_choice_names_a_tool(body)
+    except Fault as fault:
+        raise fault.error() from None
+
+
+def _function_name(value: Json) -> None:
+    STRING(value)
+    if len(value) > MAX_FUNCTION_NAME:
+        raise Fault(InvalidValue, f"must have at most {MAX_FUNCTION_NAME} characters")
+
+
+def _image_url(value: Json) -> None:
+    STRING(value)
+    # URL parsers skip leading controls and spaces (WHATWG URL, section 4.4).
+    if value[:64].lstrip("".join(map(chr, range(33))))[:5].lower() == "file:":
+        raise Fault(InvalidValue, "must not be a file: URL")
+
+
+_TEXT_PART = object_of({"text": STRING}, "text")
+_PARTS = array(
+    by_type(
+        {
+            "text": _TEXT_PART,
+            "image_url": object_of(
+                {"image_url": object_of({"url": _image_url, "detail": STRING}, "url")}, "image_url"
+            ),
+            "input_audio": object_of(
+                {"input_audio": object_of({"data": STRING, "format": STRING}, "data", "format")},
+                "input_audio",
+            ),
+            "file": object_of(
+                {"file": object_of({"file_data": STRING, "file_id": STRING, "filename": STRING})},
+                "file",
+            ),
+            "refusal": object_of({"refusal": STRING}, "refusal"),
+        }
+    )
+)
+_CONTENT = either(str, anything, list, _PARTS)
+_TOOL_CALL = by_type(
+    {
+        "function": object_of(
+            {
+                "id": STRING,
+                "function": object_of(
+                    {"name": _function_name, "arguments": STRING}, "name", "arguments"
+                ),
+            },
+            "id",
+            "function",
+        ),
+        "custom": object_of(
+            {"id": STRING, "custom": object_of({"name": STRING, "input": STRING}, "name", "input")},
+            "id",
+            "custom",
+        ),
+    }
+)
+_SPOKEN = {"content": _CONTENT, "name": STRING}
+_ASSISTANT = object_of(
+    {
+        **_SPOKEN,
+        "refusal": STRING,
+        "audio": object_of({"id": STRING}, "id"),
+        "tool_calls": array(_TOOL_CALL),
+        "function_call": object_of({"name": _function_name, "arguments": STRING}, "name"),
+    }
+)
+_SAID_BY_ASSISTANT = ("content", "tool_calls", "function_call", "refusal", "audio")
+
+
+def _assistant(value: Json) -> None:
+    _ASSISTANT(value)
+    content = value.get("content")
+    if content is None and not any(value.get(name) for name in _SAID_BY_ASSISTANT):
+        raise Fault(InvalidMessages, "is required where there are no tool_calls", ".content")
+
+
+_ROLES: dict[str, Check] = {
+    "user": object_of(_SPOKEN, "content"),
+    "system": object_of(_SPOKEN, "content"),
+    "developer": object_of(_SPOKEN, "content"),
+    "assistant": _assistant,
+    "tool": object_of({"content": _CONTENT, "tool_call_id": STRING}, "content", "tool_call_id"),
+    "function": object_of(_SPOKEN, "name"),
+}
+_ROLE = object_of({"role": STRING}, "role")
+
+
+def _message(value: Json) -> None:
+    _ROLE(value)
+    test = _ROLES.get(value["role"])
+    if test is None:
+        raise Fault(InvalidMessages, f"must be one of {', '.join(_ROLES)}", ".role")
+    test(value)
+
+
+_MESSAGES = array(_message)
+
+
+def _messages(value: Json) -> None:
+    _MESSAGES(value)
+    if not value:
+        raise Fault(InvalidMessages, "must not be empty")
+
+
+_NAMED = object_of({"name": _function_name}, "name")
+_FUNCTION = object_of(
+    {"name": _function_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN},
+    "name",
+)
+_GRAMMAR = object_of(
+    {"grammar": object_of({"definition": STRING, "syntax": STRING}, "definition", "syntax")},
+    "grammar",
+)
+_CUSTOM = object_of(
+    {"name": STRING, "description": STRING, "format": by_type({"grammar": _GRAMMAR})}, "name"
+)
+_TOOL = by_type(
+    {
+        "function": object_of({"function": _FUNCTION}, "function"),
+        "custom": object_of({"custom": _CUSTOM}, "custom"),
+    }
+)
+_TOOL_CHOICE = by_type(
+    {
+        "function": object_of({"function": _NAMED}, "function"),
+        "custom": object_of({"custom": object_of({"name": STRING}, "name")}, "custom"),
+        "allowed_tools": object_of(
+            {"allowed_tools": object_of({"mode": STRING, "tools": array(OBJECT)}, "mode", "tools")},
+            "allowed_tools",
+        ),
+    }
+)
+
+
+def _tool_choice_names_a_tool(body: Mapping[str, Json]) -> None:
+    choice = body.get("tool_choice")
+    if type(choice) is not dict or choice["type"] == "allowed_tools":
+        return
+    kind = choice["type"]
+    name = choice[kind]["name"] if kind in ("function", "custom") else None
+    for tool in body.get("tools") or ():
+        if tool["type"] == kind and (name is None or tool[kind]["name"] == name):
+            return
+    raise Fault(InvalidValue, "names a tool that is not among tools", "tool_choice")
+
+
+_JSON_SCHEMA = object_of(
+    {"name": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN}, "name"
+)
+_LOCATION = object_of({"city": STRING, "country": STRING, "region": STRING, "timezone": STRING})
+
+REQUEST = object_of(
+    {
+        "model": STRING,
+        "messages": _messages,
+        "stream": BOOLEAN,
+        "stream_options": object_of({"include_usage": BOOLEAN, "include_obfuscation": BOOLEAN}),
+        "temperature": number(0, 2),
+        "top_p": number(0, 1),
+        "n": integer(1, 128),
+        "max_tokens": integer(0),
+        "max_completion_tokens": integer(0),
+        "stop": either(str, anything, list, array(STRING, most=4)),
+        "presence_penalty": number(-2, 2),
+        "frequency_penalty": number(-2, 2),
+        "logit_bias": mapping_of(number(-100, 100)),
+        "logprobs": BOOLEAN,
+        "top_logprobs": integer(0, 20),
+        "seed": integer(-9223372036854776000, 9223372036854776000),  # as the schema has it
+        "tools": array(_TOOL),
+        "tool_choice": either(str, one_of("none", "auto", "required"), dict, _TOOL_CHOICE),
+        "parallel_tool_calls": BOOLEAN,
+        "functions": array(_FUNCTION),
+        "function_call": either(str, anything, dict, _NAMED),
+        "response_format": by_type(
+            {"json_schema": object_of({"json_schema": _JSON_SCHEMA}, "json_schema")}
+        ),
+        "modalities": array(STRING),
+        "audio": object_of(
+            {
+                "voice": either(str, anything, dict, object_of({"id": STRING}, "id")),
+                "format": STRING,
+            },
+            "voice",
+            "format",
+        ),
+        "prediction": object_of({"type": STRING, "content": _CONTENT}, "type", "content"),
+        "web_search_options": object_of(
+            {
+                "search_context_size": STRING,
+                "user_location": object_of(
+                    {"type": STRING, "approximate": _LOCATION}, "approximate"
+                ),
+            }
+        ),
+        "moderation": object_of({"model": STRING, "policy": OBJECT}, "model"),
+        "metadata": mapping_of(STRING),
+        "store": BOOLEAN,
+        "user": STRING,
+        "safety_identifier": STRING,
+        "service_tier": STRING,
+        "reasoning_effort": STRING,
+        "verbosity": STRING,
+        "prompt_cache_key": STRING,
+        "prompt_cache_retention": STRING,
+        "prompt_cache_options": object_of({"mode": STRING, "ttl": STRING}),
+    },
+    "model",
+    "messages",
+)

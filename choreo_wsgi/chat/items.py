@@ -1,0 +1,103 @@
+"""Items: what a model says, piece by piece, as values that belong to no API.
+
+A provider's source hands over :class:`Delta`, :class:`Finish` and :class:`Usage`; an API
+writes each as its own events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+#: A value that ``json.loads`` returns.
+Json = Any
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A piece of a tool call.
+
+    *index* counts the calls of a choice from 0.  The first piece of a call has its *id* and
+    *name*; all pieces' *arguments* joined are one JSON document.  *extra* holds further
+    members, as Google's ``extra_content``.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    extra: Mapping[str, Json] | None = None
+
+
+@dataclass(slots=True)
+class Delta:
+    """A piece of an answer; *index* is the choice (0 to n-1) that it belongs to."""
+
+    text: str = ""
+    index: int = 0
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: Sequence[ToolCall] = ()
+    extra: Mapping[str, Json] | None = None
+
+
+@dataclass(slots=True)
+class Finish:
+    """The end of a choice: ``stop``, ``length``, ``tool_calls`` or ``content_filter``.
+
+    *extra* holds further members of the choice, as the provider's own stop reason.
+    """
+
+    reason: str = "stop"
+    index: int = 0
+    extra: Mapping[str, Json] | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """How many tokens were read and written; None where the provider did not say.
+
+    *prompt_tokens* is all that was read, cached or not; *completion_tokens* all that was
+    written, reasoning included.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            _sum(self.cached_tokens, other.cached_tokens),
+            _sum(self.cache_write_tokens, other.cache_write_tokens),
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
+        )
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the ``usage`` object of the API; an explicit 0 stays 0."""
+        usage: dict[str, Json] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+        prompt = {
+            "cached_tokens": self.cached_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
+        }
+        prompt = {name: count for name, count in prompt.items() if count is not None}
+        if prompt:
+            usage["prompt_tokens_details"] = prompt
+        if self.reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return usage
+
+
+Item = Union[Delta, Finish, Usage]
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else a + b

@@ -1,0 +1,189 @@
+"""The words that a table of fields is written in: checks of JSON values.
+
+A check takes a JSON value and raises :class:`Fault`; each container that the fault passes on
+its way out puts its own step before the path.  So a value without faults pays for no path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..errors import InvalidRequest, InvalidType, InvalidValue, MissingParameter
+from .items import Json
+
+Check = Callable[[Json], None]
+
+_NAMES: dict[type, str] = {
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+class Fault(Exception):
+    """A value that cannot be; *text* goes on from the field's name, *path* leads to it."""
+
+    def __init__(self, kind: type[InvalidRequest], text: str, path: str = "") -> None:
+        self.kind = kind
+        self.text = text
+        self.path = path
+
+    def under(self, step: str) -> Fault:
+        """Return the fault as seen from one container further out."""
+        self.path = step + self.path
+        return self
+
+    def error(self) -> InvalidRequest:
+        """Return the error that the caller is told."""
+        param = self.path.removeprefix(".")
+        return self.kind(f"{param} {self.text}", param=param)
+
+
+def _wrong_type(expected: str, value: Json) -> Fault:
+    return Fault(InvalidType, f"must be {expected}, not {_NAMES[type(value)]}")
+
+
+def is_a(kind: type) -> Check:
+    """Check that a value is a JSON string, boolean, array or object: *kind* in Python."""
+    expected = _NAMES[kind]
+
+    def test(value: Json) -> None:
+        if type(value) is not kind:
+            raise _wrong_type(expected, value)
+
+    return test
+
+
+def number(low: float, high: float) -> Check:
+    """Check for a number from *low* to *high*."""
+
+    def test(value: Json) -> None:
+        if type(value) is not float and type(value) is not int:  # a bool is no number
+            raise _wrong_type("a number", value)
+        if not low <= value <= high:
+            raise Fault(InvalidValue, f"must be from {low} to {high}")
+
+    return test
+
+
+def integer(low: int, high: int | None = None) -> Check:
+    """Check for an integer from *low* to *high*, or without an upper end."""
+    span = f"at least {low}" if high is None else f"from {low} to {high}"
+
+    def test(value: Json) -> None:
+        # 1.0 is an integer too (JSON Schema 2020-12, section 4.2.3).
+        if type(value) is not int and not (type(value) is float and value.is_integer()):
+            name = "a fraction" if type(value) is float else _NAMES[type(value)]
+            raise Fault(InvalidType, f"must be an integer, not {name}")
+        if value < low or (high is not None and value > high):
+            raise Fault(InvalidValue, f"must be {span}")
+
+    return test
+
+
+def array(item: Check, most: int | None = None) -> Check:
+    """Check for an array of at most *most* values, each with *item*."""
+
+    def test(value: Json) -> None:
+        if type(value) is not list:
+            raise _wrong_type("an array", value)
+        if most is not None and len(value) > most:
+            raise Fault(InvalidValue, f"must have at most {most} items")
+        for index, member in enumerate(value):
+            try:
+                item(member)
+            except Fault as fault:
+                raise fault.under(f"[{index}]") from None
+
+    return test
+
+
+def object_of(fields: Mapping[str, Check], *required: str) -> Check:
+    """Check the known *fields* of an object, of which the *required* ones must be there.
+
+    For the others null stands for a field that is not given.
+    """
+
+    def test(value: Json) -> None:
+        if type(value) is not dict:
+            raise _wrong_type("an object", value)
+        for name in required:
+            if name not in value:
+                raise Fault(MissingParameter, "is required", "." + name)
+        for name, member in value.items():
+            if name in fields and (member is not None or name in required):
+                try:
+                    fields[name](member)
+                except Fault as fault:
+                    raise fault.under("." + name) from None
+
+    return test
+
+
+def mapping_of(item: Check) -> Check:
+    """Check the values of an object with any names.
+
+    The names are the caller's data: they stand in the message, not in the path.
+    """
+
+    def test(value: Json) -> None:
+        if type(value) is not dict:
+            raise _wrong_type("an object", value)
+        for name, member in value.items():
+            try:
+                item(member)
+            except Fault as fault:
+                raise Fault(fault.kind, f"has a value at {name[:64]!r} that {fault.text}") from None
+
+    return test
+
+
+def either(first: type, one: Check, second: type, other: Check) -> Check:
+    """Check a value of one of two types with the check of that type."""
+    expected = f"{_NAMES[first]} or {_NAMES[second]}"
+
+    def test(value: Json) -> None:
+        if type(value) is first:
+            one(value)
+        elif type(value) is second:
+            other(value)
+        else:
+            raise _wrong_type(expected, value)
+
+    return test
+
+
+def by_type(kinds: Mapping[str, Check]) -> Check:
+    """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything."""
+    tag = object_of({"type": STRING}, "type")
+
+    def test(value: Json) -> None:
+        tag(value)
+        if value["type"] in kinds:
+            kinds[value["type"]](value)
+
+    return test
+
+
+def one_of(*words: str) -> Check:
+    """Check for one of a few words."""
+    listed = ", ".join(words)
+
+    def test(value: Json) -> None:
+        if value not in words:
+            raise Fault(InvalidValue, f"must be one of {listed}")
+
+    return test
+
+
+def anything(value: Json) -> None:
+    """Take any value."""
+
+
+STRING = is_a(str)
+BOOLEAN = is_a(bool)
+OBJECT = is_a(dict)

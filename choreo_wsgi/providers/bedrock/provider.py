@@ -1,0 +1,123 @@
+"""Amazon Bedrock, through its Converse API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from urllib.parse import quote
+
+from ...chat.chunks import dump
+from ...chat.items import Json
+from ...chat.request import ChatRequest
+from ...errors import ProviderNotConfigured
+from ...settings import Secret, setting
+from ...upstream import HTTPRequest
+from ..facts import BUILT_IN
+from ..http import HTTPProvider, Translator
+from . import request as bedrock_request
+from .answer import STATUSES, BedrockTranslator
+
+
+class Bedrock(HTTPProvider):
+    """Models on Amazon Bedrock.
+
+    With a key (a bearer token) nothing else is needed; without one requests are signed
+    (SigV4) by botocore, an extra, with the credentials that it finds in the usual places.
+    """
+
+    type = "bedrock"
+    facts = BUILT_IN["bedrock"]
+
+    @dataclass(frozen=True)
+    class Options:
+        """The settings of a section whose type is ``bedrock``."""
+
+        api_key: Secret = setting("", "bearer token; without one requests are signed")
+        region: str = setting("us-east-1", "AWS region")
+        base_url: str = setting("", "address, instead of the region's")
+        profile: str = setting("", "profile of the AWS configuration files to sign with")
+
+    _signer: Signer | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the options that the environment sets.
+
+        Credentials to sign with, which many environments have for other reasons, count only
+        where botocore is installed.
+        """
+        options = super().from_environment(environment)
+        signing = environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY")
+        if not options and not (signing and find_spec("botocore")):
+            return {}
+        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        return {"region": region or cls.Options().region, **options}
+
+    def encode(self, request: ChatRequest) -> HTTPRequest:
+        """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""
+        options = self.options
+        base = options.base_url or f"https://bedrock-runtime.{options.region}.amazonaws.com"
+        url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/converse-stream"
+        headers = {
+            "content-type": "application/json",
+            "accept": "application/vnd.amazon.eventstream",
+        }
+        made = HTTPRequest("POST", url, headers, dump(bedrock_request.body(request)))
+        if options.api_key:
+            headers["authorization"] = f"Bearer {options.api_key!s}"
+            return made
+        if self._signer is None:
+            self._signer = Signer(self.name, options.region, options.profile)
+        return self._signer.sign(made)
+
+    def translator(self, request: ChatRequest) -> Translator:
+        """Return what reads the answer's binary events."""
+        return BedrockTranslator(self.settings.max_event_bytes)
+
+    def meaning(
+        self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
+    ) -> tuple[int, str | None]:
+        """Return the status that the exception's name stands for; our code for long prompts."""
+        name = headers.get("x-amzn-errortype", "").partition(":")[0]
+        status = STATUSES.get(name[:1].lower() + name[1:], status)
+        if status == 400 and "too long" in message:
+            return 400, "context_length_exceeded"
+        return status, None
+
+
+class Signer:
+    """Signs requests to Bedrock with AWS Signature Version 4, by botocore.
+
+    Raises ProviderNotConfigured where botocore or the credentials are missing.
+    """
+
+    def __init__(self, name: str, region: str, profile: str = "") -> None:
+        self._region = region
+        try:
+            # botocore is an extra: large, and only needed to sign.
+            from botocore.session import Session
+        except ImportError:
+            raise ProviderNotConfigured(
+                f"provider {name!r} has no key: set AWS_BEARER_TOKEN_BEDROCK, or install "
+                "choreo-wsgi[bedrock] to sign with AWS credentials"
+            ) from None
+        self._credentials = Session(profile=profile or None).get_credentials()
+        if self._credentials is None:
+            raise ProviderNotConfigured(
+                f"provider {name!r} has no key: set AWS_BEARER_TOKEN_BEDROCK, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+
+    def sign(self, request: HTTPRequest) -> HTTPRequest:
+        """Return *request* with the headers of its signature."""
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        signed = AWSRequest(
+            method=request.method, url=request.url, data=request.body, headers=dict(request.headers)
+        )
+        frozen = self._credentials.get_frozen_credentials()
+        SigV4Auth(frozen, "bedrock", self._region).add_auth(signed)
+        headers = {name.lower(): value for name, value in signed.headers.items()}
+        return HTTPRequest(request.method, request.url, headers, request.body)

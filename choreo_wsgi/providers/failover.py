@@ -1,0 +1,188 @@
+"""Several targets for one model: the first that answers is the one the caller hears."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from ..chat.items import Usage
+from ..chat.source import Frames, Reply
+from ..errors import ChoreoError
+
+T = TypeVar("T", Frames, Reply)
+
+#: So many failures in a row open a circuit, for so many seconds.
+FAILURES = 5
+OPEN_SECONDS = 30.0
+
+
+class Breaker:
+    """Remembers that a target keeps failing, so that it is not asked first every time.
+
+    After *failures* in a row the circuit is open for *seconds*; then one request at a time
+    may try (half-open) until one succeeds.
+    """
+
+    def __init__(
+        self,
+        failures: int = FAILURES,
+        seconds: float = OPEN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = failures
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failed = 0
+        self._open_until = 0.0
+
+    def allows(self) -> bool:
+        """Whether the target may be asked now; in a half-open circuit only one caller may."""
+        if self._failed < self._limit:
+            return True
+        with self._lock:
+            now = self._clock()
+            if now < self._open_until:
+                return False
+            self._open_until = now + self._seconds
+            return True
+
+    def succeeded(self) -> None:
+        """The target answered."""
+        self._failed = 0
+
+    def failed(self) -> None:
+        """The target did not answer as it should."""
+        with self._lock:
+            self._failed += 1
+            if self._failed >= self._limit:
+                self._open_until = self._clock() + self._seconds
+
+
+class Breakers:
+    """The breaker of each target, by its label; beyond *most* the longest unused is forgotten.
+
+    A label holds the model's name, which is the caller's word where a provider takes any.
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: dict[str, Breaker] = {}  # in the order of use
+
+    def of(self, label: str) -> Breaker:
+        """Return the breaker of the target that is called *label*."""
+        label = label[:256]
+        with self._lock:
+            breaker = self._kept.pop(label, None) or Breaker()
+            self._kept[label] = breaker
+            if len(self._kept) > self._most:
+                del self._kept[next(iter(self._kept))]
+        return breaker
+
+
+class Candidate(Generic[T]):
+    """A target that can be asked: its *breaker*, and how to *begin*."""
+
+    def __init__(
+        self, breaker: Breaker, begin: Callable[[], T], priority: int = 0, weight: float = 1.0
+    ) -> None:
+        self.breaker = breaker
+        self.begin = begin
+        self.priority = priority
+        self.weight = weight
+
+
+def in_order(
+    candidates: Sequence[Candidate[T]], random: Callable[[], float] = random.random
+) -> list[Candidate[T]]:
+    """Return *candidates* in the order to ask them.
+
+    Lower priority numbers come first; those of one priority are drawn by weight.
+    """
+    # Efraimidis and Spirakis: sorting by u ** (1 / w) draws by weight without replacement.
+    keyed = [
+        (item.priority, -(random() ** (1 / item.weight)) if item.weight else 1.0, place)
+        for place, item in enumerate(candidates)
+    ]
+    return [candidates[place] for _, _, place in sorted(keyed)]
+
+
+class Failover(Generic[T]):
+    """Reads from the first of *candidates* that answers; itself frames, or a reply.
+
+    A candidate that fails before its first byte with something that another could do better
+    (no connection, 429, 5xx, a timeout) is passed over for the next.  Those with an open
+    circuit are asked only when nobody else is left.  After the first byte nothing is tried
+    again.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate[T]]) -> None:
+        self._left = list(candidates)
+        self._answered = False
+        self.ended = False
+        self._reading = self._begin()
+
+    @property
+    def label(self) -> str:
+        """Who answers, or is being asked."""
+        return self._reading.label
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported so far."""
+        return self._reading.usage
+
+    def _begin(self) -> T:
+        """Ask the next candidate; one that refuses at once is passed over too."""
+        while True:
+            self._current = self._next()
+            try:
+                return self._current.begin()
+            except ChoreoError as error:
+                self._pass_over(error)
+
+    def _next(self) -> Candidate[T]:
+        # A half-open circuit lets one caller try: it is asked only when its turn has come.
+        allowed = (place for place, item in enumerate(self._left) if item.breaker.allows())
+        return self._left.pop(next(allowed, 0))
+
+    def _pass_over(self, error: ChoreoError) -> None:
+        """Raise *error* unless the next candidate is to be asked."""
+        if _targets_fault(error):
+            self._current.breaker.failed()
+            if self._left and not self._answered:
+                return
+        raise error
+
+    def receive(self, timeout: float) -> bytes:
+        """Return what came within *timeout* seconds from whoever answers."""
+        try:
+            block = self._reading.receive(timeout)
+        except ChoreoError as error:
+            self._reading.close()
+            self._pass_over(error)
+            self._reading = self._begin()
+            return b""
+        if block or self._reading.ended:
+            if not self._answered:
+                self._answered = True
+                self._current.breaker.succeeded()
+            self.ended = self._reading.ended
+        return block
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        return self._reading.fileno()
+
+    def close(self) -> None:
+        """Stop whoever answers; a client that leaves is no failure of a target."""
+        self._reading.close()
+
+
+def _targets_fault(error: ChoreoError) -> bool:
+    """Whether another target could do better: not where the request itself is at fault."""
+    return error.status == 429 or error.status >= 500

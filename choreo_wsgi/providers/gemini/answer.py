@@ -1,0 +1,234 @@
+"""Gemini's answer: a stream of ``GenerateContentResponse`` objects, as items.
+
+The fields are those of https://ai.google.dev/api/generate-content.  There is no end
+marker: the answer is complete when every candidate has its ``finishReason`` and the bytes
+end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from ... import sse
+from ...chat.items import Delta, Finish, Item, Json, Usage
+from ...errors import ChoreoError, ProviderAPIError, UpstreamInvalid, UpstreamTruncated
+from ..http import EventTranslator
+from ..reading import (
+    arguments,
+    count,
+    new_call_id,
+    parse_object,
+    provider_failure,
+    text,
+    whole_call,
+)
+
+#: Google's canonical codes as HTTP statuses (google/rpc/code.proto).
+STATUSES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+_PLAIN = {"STOP": "stop", "MAX_TOKENS": "length"}
+_FILTERED = frozenset(
+    (
+        "SAFETY",
+        "RECITATION",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+        "MODEL_ARMOR",
+    )
+)
+#: The model said something that is no answer; a finish reason would make it look like one.
+_FAILED = frozenset(
+    (
+        "MALFORMED_FUNCTION_CALL",
+        "MALFORMED_RESPONSE",
+        "MISSING_THOUGHT_SIGNATURE",
+        "TOO_MANY_TOOL_CALLS",
+        "UNEXPECTED_TOOL_CALL",
+    )
+)
+_COUNTS = (
+    "promptTokenCount",
+    "toolUsePromptTokenCount",
+    "candidatesTokenCount",
+    "thoughtsTokenCount",
+    "cachedContentTokenCount",
+)
+_STRAY_BYTES = 64 * 1024
+
+
+class _Events(sse.Decoder):
+    """Events, and the lines that are none: an error may come as bare JSON between them."""
+
+    stray = b""
+
+    def unknown(self, line: bytes) -> None:
+        if len(self.stray) < _STRAY_BYTES:
+            self.stray += line + b"\n"
+
+
+class GeminiTranslator(EventTranslator):
+    """Reads ``:streamGenerateContent?alt=sse`` with *n* candidates.
+
+    *new_call_id* makes the id of a call that came without one.
+    """
+
+    def __init__(
+        self,
+        n: int = 1,
+        limit: int = 8 * 1024 * 1024,
+        new_call_id: Callable[[], str] = new_call_id,
+    ) -> None:
+        self._decoder: _Events = _Events(limit, errors="strict")
+        self._n = n
+        self._new_call_id = new_call_id
+        self._counts: dict[str, int] = {}
+        self._calls: dict[int, int] = {}  # how many there were, by candidate
+        self._signatures: dict[int, str] = {}  # of text, by candidate
+        self._stops: dict[int, str] = {}  # finish reasons, by candidate
+        self._refused = ""  # why there are no candidates at all
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was reported so far: every chunk tells the totals."""
+        counts = self._counts
+        if not counts:
+            return None
+        thoughts = counts.get("thoughtsTokenCount")
+        return Usage(
+            counts.get("promptTokenCount", 0) + counts.get("toolUsePromptTokenCount", 0),
+            counts.get("candidatesTokenCount", 0) + (thoughts or 0),
+            counts.get("cachedContentTokenCount"),
+            None,
+            thoughts,
+        )
+
+    def translate(self, data: bytes, items: list[Item]) -> None:
+        """Append to *items* what *data* completes."""
+        for event in self.events(data):
+            body = parse_object(event.data)
+            for candidate in body.get("candidates") or ():
+                self._candidate(candidate, items)
+            if "usageMetadata" in body:
+                self._count(body["usageMetadata"])
+            if "error" in body:
+                raise in_band(body["error"])
+            if "promptFeedback" in body:
+                self._blocked(body["promptFeedback"])
+        if self._decoder.stray:
+            self._bare_error(self._decoder.stray)
+
+    def finish(self) -> list[Item]:
+        """Return the finish of each candidate, and the usage."""
+        if len(self._stops) < self._n:
+            raise UpstreamTruncated("the provider's stream ended without a finish reason")
+        self.ended = True
+        items: list[Item] = []
+        for index, signature in self._signatures.items():
+            items.append(Delta(index=index, extra=_signed(signature)))
+        items += [self._finish(index, reason) for index, reason in sorted(self._stops.items())]
+        usage = self.usage
+        return [*items, usage] if usage else items
+
+    def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
+        index = candidate.get("index") or 0
+        if type(index) is not int or not 0 <= index < self._n:
+            raise UpstreamInvalid("the provider sent a candidate that was not asked for")
+        content = candidate.get("content")
+        if content:
+            for part in content.get("parts") or ():
+                self._part(part, index, items)
+        reason = candidate.get("finishReason")
+        if reason and reason != "FINISH_REASON_UNSPECIFIED":
+            if reason in _FAILED:
+                message = text(candidate.get("finishMessage")) or "the model's answer was unusable"
+                raise ProviderAPIError(f"{reason}: {message}")
+            self._stops[index] = text(reason)
+
+    def _part(self, part: dict[str, Json], index: int, items: list[Item]) -> None:
+        words = part.get("text")
+        if words:
+            words = text(words)
+            items.append(
+                Delta("", index, reasoning=words) if part.get("thought") else Delta(words, index)
+            )
+        call = part.get("functionCall")
+        if call is not None:
+            items += self._call(call, index, text(part.get("thoughtSignature")))
+        elif "thoughtSignature" in part:
+            self._signatures[index] = text(part["thoughtSignature"])
+
+    def _call(self, call: dict[str, Json], index: int, signature: str) -> list[Item]:
+        number = self._calls.get(index, 0)
+        self._calls[index] = number + 1
+        id = text(call.get("id")) or self._new_call_id()
+        extra = _signed(signature) if signature else None
+        given = arguments(call.get("args"))
+        return whole_call(number, id, text(call["name"]), given, index, extra)
+
+    def _finish(self, index: int, reason: str) -> Finish:
+        if reason in _PLAIN and not self._refused:
+            # STOP is also what ends an answer that calls tools, even in a later chunk.
+            called = reason == "STOP" and index in self._calls
+            return Finish("tool_calls" if called else _PLAIN[reason], index)
+        known = "content_filter" if self._refused or reason in _FILTERED else "stop"
+        return Finish(known, index, {"native_finish_reason": reason})
+
+    def _blocked(self, feedback: dict[str, Json]) -> None:
+        """A prompt that was refused has no candidates at all."""
+        reason = feedback.get("blockReason")
+        if reason and reason != "BLOCKED_REASON_UNSPECIFIED":
+            for index in range(self._n):
+                self._stops.setdefault(index, text(reason))
+            self._refused = reason
+
+    def _count(self, usage: dict[str, Json] | None) -> None:
+        for name in _COUNTS:
+            number = count((usage or {}).get(name))
+            if number is not None:
+                self._counts[name] = number
+
+    def _bare_error(self, lines: bytes) -> None:
+        """Raise the error in *lines*, if it is one and complete."""
+        try:
+            body = json.loads(lines)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(body, list) and body:
+            body = body[0]
+        if isinstance(body, dict) and "error" in body:
+            raise in_band(body["error"])
+
+
+def _signed(signature: str) -> dict[str, Json]:
+    """Return the field in which Google's own OpenAI-compatible endpoint gives a signature."""
+    return {"extra_content": {"google": {"thought_signature": signature}}}
+
+
+def error_status(status: int, error: dict[str, Json]) -> int:
+    """Return the HTTP status that Google's *error* object stands for."""
+    for detail in error.get("details") or ():
+        # A wrong key of ours is a 400 there: not the caller's fault.
+        if isinstance(detail, dict) and detail.get("reason") == "API_KEY_INVALID":
+            return 401
+    return STATUSES.get(error.get("status", ""), status)
+
+
+def in_band(error: dict[str, Json]) -> ChoreoError:
+    """Return what an ``error`` object inside the stream means."""
+    code = count(error.get("code"))
+    return provider_failure(error_status(code or 500, error), text(error.get("message")), {})

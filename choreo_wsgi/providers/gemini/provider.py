@@ -1,0 +1,64 @@
+"""Google's Gemini, through its own API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from ...chat.chunks import dump
+from ...chat.items import Json
+from ...chat.request import ChatRequest
+from ...settings import Secret, setting
+from ...upstream import HTTPRequest
+from ..facts import BUILT_IN
+from ..http import HTTPProvider, Translator
+from . import request as gemini_request
+from .answer import GeminiTranslator, error_status
+
+_TOO_LONG = re.compile(r"input token count .*exceeds the maximum", re.S)
+
+
+class Gemini(HTTPProvider):
+    """Gemini at Google, or whatever else speaks ``streamGenerateContent``."""
+
+    type = "gemini"
+    facts = BUILT_IN["gemini"]
+    native = frozenset(("n", "max_tokens", "stop"))
+
+    @dataclass(frozen=True)
+    class Options:
+        """The settings of a section whose type is ``gemini``."""
+
+        api_key: Secret = setting("", "key, sent as x-goog-api-key")
+        base_url: str = setting(
+            "https://generativelanguage.googleapis.com", "address, without the version"
+        )
+        version: str = setting("v1beta", "the API's version, a part of the path")
+
+    def encode(self, request: ChatRequest) -> HTTPRequest:
+        """Return ``POST .../models/{model}:streamGenerateContent`` for *request*."""
+        options = self.options
+        base = f"{options.base_url.rstrip('/')}/{options.version}/models"
+        # Without alt=sse the answer would be one JSON array.
+        url = f"{base}/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
+        headers = {
+            "content-type": "application/json",
+            "accept": "text/event-stream",
+            "x-goog-api-key": self.key(),
+        }
+        return HTTPRequest("POST", url, headers, dump(gemini_request.body(request)))
+
+    def translator(self, request: ChatRequest) -> Translator:
+        """Return what reads the answer's events."""
+        return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
+
+    def meaning(
+        self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
+    ) -> tuple[int, str | None]:
+        """Return the status that the error's details stand for, and our code for long prompts."""
+        status = error_status(status, dict(error))
+        if status == 400 and _TOO_LONG.search(message):
+            return 400, "context_length_exceeded"
+        return status, None

@@ -1,0 +1,69 @@
+"""Azure OpenAI: OpenAI's API at an address of one's own, with deployments for models.
+
+Two forms of the API exist: ``/openai/v1``, and with an ``api_version`` the older
+``/openai/deployments/{model}``; see
+https://learn.microsoft.com/en-us/azure/ai-foundry/openai/api-version-lifecycle.
+The model of a request is the name of the deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from ...errors import ProviderNotConfigured
+from ...settings import setting
+from ..facts import BUILT_IN
+from .provider import OpenAI
+
+_VERSIONS = ("AZURE_OPENAI_API_VERSION", "OPENAI_API_VERSION")
+
+
+class Azure(OpenAI):
+    """Deployments at Azure OpenAI."""
+
+    type = "azure"
+    facts = BUILT_IN["azure"]
+
+    @dataclass(frozen=True)
+    class Options(OpenAI.Options):
+        """The settings of a section whose type is ``azure``."""
+
+        base_url: str = setting("", "the endpoint, as https://NAME.openai.azure.com")
+        api_version: str = setting("", "as 2024-10-21; empty: the form /openai/v1, without")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the options that the environment sets; without an endpoint none."""
+        options = super().from_environment(environment)
+        base_url = options.get("base_url") or environment.get("AZURE_OPENAI_BASE_URL")
+        if not base_url:
+            return {}
+        options["base_url"] = base_url
+        versions = [environment[name] for name in _VERSIONS if environment.get(name)]
+        return {**options, "api_version": versions[0]} if versions else options
+
+    def request_headers(self) -> dict[str, str]:
+        """Return the headers of every request: the key has one of its own."""
+        headers = super().request_headers()
+        if headers.pop("Authorization", "") and self.options.api_key:
+            headers["api-key"] = str.__str__(self.options.api_key)
+        return headers
+
+    def url(self, path: str, model: str) -> str:
+        """Return the URL of *path* for the deployment *model*."""
+        if not (self._base_url and self.options.api_key):
+            raise ProviderNotConfigured(
+                f"provider {self.name!r} has no endpoint or no key: set AZURE_OPENAI_ENDPOINT "
+                "and AZURE_OPENAI_API_KEY"
+            )
+        base = self._base_url.removesuffix("/v1").removesuffix("/openai") + "/openai"
+        version = self.options.api_version
+        if not version:
+            return f"{base}/v1{path}"
+        return f"{base}/deployments/{quote(model, safe='')}{path}?api-version={quote(version)}"
+
+    def models(self) -> list[str]:
+        """Return nothing: the API lists models, not what they are called as deployments."""
+        return []

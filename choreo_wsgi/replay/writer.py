@@ -1,0 +1,171 @@
+"""The writer of a shared store: what it appends waits here for the keeper to write it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from .backend import Block, Identity, Write
+from .base import Fenced, Writer
+from .blocks import check_block
+
+# Seconds that a frame may be held back by its append.
+_PATIENCE = 0.05
+# Small appends are joined up to this size while they wait.
+_BLOCK = 16 * 1024
+
+
+class _Store(Protocol):
+    reachable: bool
+    stream_bytes: int
+
+    def append(self, writer: BufferedWriter, change: Callable[[], int]) -> None: ...
+
+    def forget(self, writer: BufferedWriter) -> None: ...
+
+
+class BufferedWriter(Writer):
+    """The producer's end of the stream *identity*; *epoch* counts its producers from 1.
+
+    *written* is the number of the last frame in the log and *last* the one after which this
+    writer's own begin.
+    """
+
+    def __init__(
+        self, store: _Store, identity: Identity, epoch: int, written: int = 0, last: int = 0
+    ) -> None:
+        self.id = identity.id
+        self.identity = identity
+        self.epoch = epoch
+        self.last = last
+        self.gap = last > written
+        self.cancelled = False
+        self.ended = False
+        self.discarded = False
+        self.last_read = time.monotonic()
+        self._store = store
+        self._done = threading.Event()
+        self._fenced = False
+        # Under the store's lock.
+        self._previous = written  # the last number in the log or the buffer
+        self._written = written
+        self._end_written = False
+        self._blocks: deque[Block] = deque()
+        self._fresh: list[bytes] = []  # not yet a block: nobody has tried to write it
+        self._fresh_size = 0
+        self._size = 0
+
+    def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
+        if self._fenced:
+            raise self._lost()
+        if self.ended:
+            raise ValueError("the log has ended")
+        check_block(frames, count, self.last)
+        self._store.append(self, lambda: self._add(frames, count, end))
+        if wait:
+            self._wait()
+
+    def discard(self) -> None:
+        if not self.discarded:
+            self.ended = self.discarded = True
+            self._store.forget(self)
+
+    def bare(self) -> Identity:
+        """Return the identity without its key, which may be another stream's by now."""
+        return dataclasses.replace(self.identity, key=None)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while self._pending() and self._store.reachable:
+            self._done.clear()
+            left = deadline - time.monotonic()
+            if left <= 0 or (self._pending() and not self._done.wait(left)):
+                break
+        if self._fenced:
+            raise self._lost()
+
+    def _pending(self) -> bool:
+        behind = self._written < self.last or (self.ended and not self._end_written)
+        return behind and not self._fenced and not self.discarded
+
+    @staticmethod
+    def _lost() -> Fenced:
+        return Fenced("Another server has taken the stream over.")
+
+    # From here on the store's lock is held.  Sizes are returned for its account.
+
+    def _add(self, frames: bytes, count: int, end: bool) -> int:
+        before = self._size
+        if self._fresh_size + len(frames) > min(_BLOCK, self._store.stream_bytes // 4):
+            self._seal()
+        if count:
+            self._fresh.append(frames)
+            self._fresh_size += len(frames)
+            self._size += len(frames)
+            self.last += count
+        self.ended = end
+        while self._size > self._store.stream_bytes:
+            self.drop()
+        return self._size - before
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be written."""
+        return self._size
+
+    def drop(self) -> int:
+        """Drop the oldest frames that wait; return the bytes freed."""
+        if not self._blocks:
+            self._seal()
+        freed = len(self._blocks.popleft().data) if self._blocks else self._size
+        self._size -= freed
+        return freed
+
+    def _seal(self) -> None:
+        if self._fresh:
+            data = b"".join(self._fresh)
+            first = self._first()
+            self._blocks.append(Block(self._previous, first, self.last, data))
+            self._previous = self.last
+            self._fresh = []
+            self._fresh_size = 0
+
+    def _first(self) -> int:
+        # After a take-over numbers may begin above the end of the log.
+        head = self._fresh[0]
+        return int(head[4 : head.index(b"\n")])
+
+    def take(self) -> Write:
+        """Return what there is to be written; it stays until :meth:`written` is called."""
+        self._seal()
+        return Write(self.id, self.epoch, tuple(self._blocks), self._previous, self.ended)
+
+    def written(self, write: Write) -> int:
+        """Take note that *write* is in the log; return the bytes freed."""
+        last = write.last
+        size = 0
+        while self._blocks and self._blocks[0].last <= last:
+            size += len(self._blocks.popleft().data)
+        self._size -= size
+        self._written = max(self._written, last)
+        self._end_written = write.end
+        self._done.set()
+        return size
+
+    def fence(self) -> int:
+        """Take note that another writer took over; return the bytes freed."""
+        self._fenced = True
+        return self.clear()
+
+    def clear(self) -> int:
+        """Drop what is buffered; return the bytes freed."""
+        size = self._size
+        self._blocks.clear()
+        self._fresh = []
+        self._fresh_size = self._size = 0
+        self._done.set()
+        return size

@@ -1,0 +1,272 @@
+"""One connection under waitress: what is read is checked, what is written leaves at once.
+
+waitress hands what an application yields to a buffer, a lock and often to its main loop.
+Here the worker thread itself sends, straight from the application's bytes, and waits itself
+while the client is slow: nothing is copied or kept, so a slow reader holds back its own
+stream and nobody else, and the main loop is asked for nothing until the answer is over.
+
+Who may touch the socket: the main loop reads and closes it, the worker writes.  Both closing
+and sending happen under ``outbuf_lock``, so no byte goes to a descriptor used anew; the lock
+is never held while waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+from waitress.buffers import ReadOnlyFileBasedBuffer
+from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
+
+from .parking import Parked
+from .tasks import ErrorTask, Task
+
+logger = logging.getLogger(__name__)
+
+#: Seconds in which a request's head must be there, and after which its body must have come
+#: at SLOWEST_BODY bytes a second; a slow sender ties up one of a limited number of connections.
+REQUEST_SECONDS = 20.0
+SLOWEST_BODY = 1024
+
+#: Seconds that a connection may lie idle between requests: longer than the 60 s of nginx's and
+#: AWS's pools, so that they and not we close it, and no request crosses the closing.
+IDLE_SECONDS = 75.0
+
+#: Seconds in which a client that was refused can finish sending, to be ready to read why.
+LINGER_SECONDS = 3.0
+
+#: A worker that waits for its client looks this often (seconds) whether it was closed meanwhile.
+GLANCE = 1.0
+
+_ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
+
+
+class Parser(HTTPRequestParser):
+    """Refuses a body whose length could be read in two ways (RFC 9112, 6.1 and 6.3).
+
+    waitress decodes such a request as chunked and goes on reading; a proxy in front may have
+    gone by Content-Length, and what it took for a body would be served as a request.
+    """
+
+    # A request refused before these are known is still answered and logged.
+    command = path = query = fragment = request_uri = ""
+
+    def received(self, data: bytes) -> int:
+        """Take bytes from the client; return how many belong to this request."""
+        consumed = int(super().received(data))
+        if self.error is not None:
+            self.expect_continue = False  # refused: nobody shall send the body now
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the request line and the headers; raises ParsingError."""
+        super().parse_header(header_plus)
+        if b"transfer-encoding" not in header_plus.lower():
+            return
+        lines = get_header_lines(header_plus.partition(b"\r\n")[2])
+        fields = [line.partition(b":") for line in lines]
+        codings = [
+            value.strip(b" \t").lower()
+            for name, _, value in fields
+            if name.lower() == b"transfer-encoding"
+        ]
+        if not codings:
+            return
+        if "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Content-Length together with Transfer-Encoding")
+        if self.version != "1.1":
+            raise ParsingError("Transfer-Encoding before HTTP/1.1")
+        if codings != [b"chunked"]:
+            raise ParsingError("Transfer-Encoding is not chunked, once")
+
+
+class Channel(HTTPChannel):
+    """One connection; *server* is one of :mod:`choreo_wsgi.loop`'s."""
+
+    error_task_class = ErrorTask
+    parser_class = Parser
+
+    #: Whether the main loop has stopped reading until a request is over.
+    paused = False
+
+    #: Whether the client may still be sending what was refused; see :meth:`handle_close`.
+    lingers = False
+    _discarding = False
+
+    def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
+        self.connected: bool
+        self.will_close: bool
+        self.heard = self.began = time.monotonic()
+        self._fresh = True
+        self._parked: Any = None  # the task whose stream waits elsewhere
+        super().__init__(server, sock, addr, adj, map=map)
+        # The condition's own __enter__ is Python; the lock under it costs a third.
+        self._sending = threading.RLock()
+        self.outbuf_lock = threading.Condition(self._sending)
+
+    # In the main loop's thread
+
+    def readable(self) -> bool:
+        """Return whether the loop shall read; see :meth:`service` about ``paused``."""
+        # True first: a worker that makes it readable meanwhile then tells the loop.
+        self.paused = True
+        self.paused = not super().readable()
+        return not self.paused
+
+    def received(self, data: bytes) -> bool:
+        """Take bytes from the client."""
+        if self._discarding:
+            return False
+        self.heard = time.monotonic()
+        if self.request is None:
+            self.began = self.heard
+        self._fresh = False
+        return bool(super().received(data))
+
+    def overdue(self, now: float) -> bool:
+        """Return whether the client lets a request, or the next one, wait for too long."""
+        if self.requests:
+            return False
+        if self._discarding:
+            return now - self.began > LINGER_SECONDS
+        if self.request is None and not self._fresh:
+            return now - self.heard > IDLE_SECONDS
+        body = self.request.body_bytes_received if self.request is not None else 0
+        return now - self.began > REQUEST_SECONDS + body / SLOWEST_BODY
+
+    def handle_close(self) -> None:
+        """Close the connection; a worker that waits for the client wakes up.
+
+        After a refusal the sending side is closed first and what still comes is thrown away:
+        closing with bytes unread resets the connection, and the client would never see why
+        (RFC 9112, 9.6).
+        """
+        if self.lingers and self.will_close and self.connected:
+            self.lingers = self.will_close = False
+            self._discarding = True
+            self.began = time.monotonic()
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+            return
+        if self.requests and self.socket is not None:
+            self._shut_down()
+        super().handle_close()
+
+    # In a worker's thread
+
+    def service(self) -> None:
+        """Answer one request, or go on with its answer; tell the main loop what it has to do."""
+        resumed = self._parked
+        try:
+            super().service()
+        except Parked as parked:
+            self._parked = parked.task
+            self.server.park(self, parked.task)
+            return
+        if resumed is not None:  # waitress runs no task when the client has gone
+            resumed.turn.stream.close()
+        self.heard = time.monotonic()
+        if self.paused or self.writable():
+            self.server.changed(self)
+
+    def task_class(self, channel: Channel, request: Parser) -> Task:
+        """Return the task for *request*: the one that parked, if there is one."""
+        # Forgotten at once: the next request may begin before this one's service() ends.
+        task, self._parked = self._parked, None
+        return Task(channel, request) if task is None else task
+
+    def write_soon(self, data: Any) -> int:
+        """Send *data*, bytes or a file wrapper; raises ClientDisconnected."""
+        if not isinstance(data, ReadOnlyFileBasedBuffer):
+            self.transmit(data)
+            return len(data)
+        size = len(data)
+        try:
+            while block := data.get(65536, skip=True):
+                self.transmit(block)
+        finally:
+            data.close()
+        return size
+
+    def transmit(self, *parts: bytes) -> None:
+        """Send *parts*, waiting as long as the client takes some.
+
+        Raises ClientDisconnected when the client has gone, or took nothing for the server's
+        ``send_timeout`` seconds; it is cut off then.
+        """
+        sent = self.send_some(parts)
+        if sent == sum(map(len, parts)):
+            return
+        rest = _after([memoryview(part) for part in parts], sent)
+        patience = self.server.send_timeout
+        deadline = time.monotonic() + patience
+        while rest:
+            if self._wait(deadline):
+                self.abort()
+                logger.info("a client took no byte for %g s and was cut off", patience)
+                raise ClientDisconnected
+            sent = self.send_some(rest)
+            if sent:
+                rest = _after(rest, sent)
+                deadline = time.monotonic() + patience
+
+    def send_some(self, parts: Any) -> int:
+        """Return how many bytes of *parts* the system takes now; raises ClientDisconnected."""
+        with self._sending:
+            if not self.connected:
+                raise ClientDisconnected
+            if self.total_outbufs_len:  # the rest of a "100 Continue" goes first
+                self._flush_exception(self._flush_some, do_close=False)
+                return 0
+            try:
+                if len(parts) == 1:
+                    return int(self.socket.send(parts[0]))
+                return int(self.socket.sendmsg(parts))
+            except BlockingIOError:
+                return 0
+            except OSError:
+                raise ClientDisconnected from None
+
+    def _wait(self, deadline: float) -> bool:
+        """Wait until the client takes more; return whether it is too late for that."""
+        left = deadline - time.monotonic()
+        descriptor = self._fileno
+        if left <= 0 or descriptor is None:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        poll.poll(min(left, GLANCE) * 1000)
+        return False
+
+    # In any thread
+
+    def abort(self) -> None:
+        """Cut the client off: what it did not take is dropped."""
+        with self._sending:
+            if self.connected and self.socket is not None:
+                self.connected = False
+                self.will_close = True
+                with contextlib.suppress(OSError):
+                    self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):  # the client may have been quicker
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+    """Return what is left of *parts* after *sent* bytes."""
+    rest = []
+    for part in parts:
+        if sent < len(part):
+            rest.append(part[sent:])
+        sent = max(0, sent - len(part))
+    return rest

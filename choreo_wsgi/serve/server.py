@@ -1,0 +1,278 @@
+"""``choreo-wsgi serve``: waitress under the application, from start to drain.
+
+Everything that waitress needs to know follows from ``max_streams``; its own defaults would
+serve four streams.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from waitress.adjustments import Adjustments
+
+from ..errors import ConfigurationError
+from ..settings import Settings
+from .loop import Loop, TcpServer, UnixServer
+from .parking import Carrier, takes_turns
+from .workers import Workers
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
+
+
+logger = logging.getLogger(__name__)
+
+#: Threads beyond one for each completion, for what must be answered while all are taken:
+#: health checks, refusals, model lists.
+RESERVE = 16
+
+#: Bytes that the system keeps for a client that does not read; left to itself it takes 4 MB.
+UNSENT = 512 * 1024
+
+#: Seconds between the error frames of a drain's end and the closing of what still runs: a
+#: stream looks for its end every 0.25 s.
+LAST_FRAMES = 1.5
+
+#: Seconds after all that until the process ends by force.
+FORCE = 3.0
+
+
+#: Seconds after which a thread that waits for the interpreter makes another hand it over.
+#: All of ours give it up by themselves within microseconds; with Python's 5 ms, hundreds of
+#: threads that wake at once spend more time waking up to ask than working.
+SWITCH = 0.02
+
+
+class Application(Protocol):
+    """What the server asks of the WSGI application."""
+
+    settings: Settings
+
+    @property
+    def active(self) -> int:
+        """How many completions run."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        """Answer a request (PEP 3333)."""
+
+    def drain(self) -> None:
+        """Refuse new completions; say 503 to ``/readyz``."""
+
+    def stop(self) -> None:
+        """End every stream with the error frame ``server_shutting_down``."""
+
+    def close(self) -> None:
+        """Close the providers."""
+
+
+def adjustments(settings: Settings) -> dict[str, Any]:
+    """Return waitress's own settings for *settings*."""
+    if settings.unix_socket:
+        where: dict[str, Any] = {"unix_socket": settings.unix_socket}
+    else:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        where = {"listen": " ".join(settings.listen or [f"{host}:{settings.port}"])}
+    return {
+        **where,
+        "threads": settings.max_streams + RESERVE,
+        "connection_limit": max(1000, 2 * settings.max_streams),
+        "backlog": max(1024, settings.max_streams),
+        # Reading on while a request runs is how a client that left is noticed; one that only
+        # shut down its sending side cannot be told apart.
+        "channel_request_lookahead": 0 if settings.half_close else 1,
+        # Only what is beyond any doubt is refused before the application sees it.
+        "max_request_body_size": settings.max_body_bytes + 65536,
+        "max_request_header_size": 65536,
+        "recv_bytes": 65536,
+        # The application itself must see that a request came through a proxy.
+        "clear_untrusted_proxy_headers": False,
+        "log_socket_errors": False,
+        "ident": None,
+    }
+
+
+class Server:
+    """Listens for *application*; binds on creation, so that the addresses are known.
+
+    The sockets *inherited*, when there are any, stand in for the addresses of the settings.
+    Raises ConfigurationError for an address that cannot be had, or may not be without keys.
+    """
+
+    def __init__(self, application: Application, inherited: Sequence[socket.socket] = ()) -> None:
+        settings = self.settings = application.settings
+        self._application = application
+        try:
+            adj = Adjustments(**adjustments(settings))
+        except ValueError as error:
+            raise ConfigurationError(f"listen: {error}") from None
+        _check_exposure(_names(adj, inherited), settings)
+        _raise_open_files(2 * adj.connection_limit + 256)
+        adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
+        self._workers = Workers(adj.threads)
+        self._loop = Loop(self._workers.begin)
+        self._carrier = Carrier(self._workers.resume) if Carrier.works else None
+        self._listeners = self._loop.listeners
+        try:
+            self._listen(adj, inherited)
+        except OSError as error:
+            self._close()
+            raise ConfigurationError(f"listen: {error}") from None
+        self._signals = 0
+        self._hurry = threading.Event()
+        self._ended = threading.Event()
+
+    def _listen(self, adj: Adjustments, inherited: Sequence[socket.socket]) -> None:
+        application: Any = self._application
+        if self._carrier is not None:
+            application = takes_turns(application)
+        common: dict[str, Any] = {"map": self._loop, "dispatcher": self._workers, "adj": adj}
+        for ours in inherited:
+            kind = UnixServer if ours.family == socket.AF_UNIX else TcpServer
+            info = (ours.family, ours.type, ours.proto, ours.getsockname())
+            self._add(kind(application, _sock=ours, bind_socket=False, sockinfo=info, **common))
+        if inherited:
+            return
+        if adj.unix_socket:
+            unix = (socket.AF_UNIX, socket.SOCK_STREAM, None, None)
+            self._add(UnixServer(application, sockinfo=unix, **common))
+        else:
+            for address in adj.listen:
+                self._add(TcpServer(application, sockinfo=address, **common))
+
+    def _add(self, listener: Any) -> None:
+        listener.send_timeout = self.settings.send_timeout
+        listener.carrier = self._carrier
+        self._listeners.append(listener)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The URLs that are served, or ``unix:PATH``."""
+        return [_url(item.effective_host, item.effective_port) for item in self._listeners]
+
+    def run(self) -> None:
+        """Serve until a drain is over.  In the main thread, SIGTERM and SIGINT begin one."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+        sys.setswitchinterval(SWITCH)
+        try:
+            self._loop.run()
+        finally:
+            self._application.close()
+            self._close()
+            self._ended.set()
+
+    def _close(self) -> None:
+        if self._carrier is not None:
+            self._carrier.close()
+        self._loop.close()
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            threading.Thread(target=self.drain, name="drain", daemon=True).start()
+        else:  # asked twice: whoever asks does not want to wait
+            self._hurry.set()
+
+    def drain(self) -> None:
+        """Let running streams end, for ``drain_seconds`` at most, and then stop the server.
+
+        The listeners stay open meanwhile, so that a load balancer learns from ``/readyz`` and
+        callers get an answer; what still runs at the end gets its error frame.
+        """
+        patience = self.settings.drain_seconds
+        logger.info("shutting down: %d streams have %g s", self._application.active, patience)
+        threading.Thread(target=self._force, name="force", daemon=True).start()
+        self._application.drain()
+        for listener in self._listeners:
+            listener.draining = True
+        self._wait(patience, lambda: self._hurry.is_set() or self._application.active == 0)
+        self._application.stop()
+        if not self._wait(LAST_FRAMES, lambda: not self._busy()):
+            for channel in self._busy():
+                channel.abort()
+        self._loop.stop()
+
+    def _force(self) -> None:
+        self._hurry.wait(self.settings.drain_seconds)
+        if not self._ended.wait(LAST_FRAMES + FORCE):
+            logger.warning("something still hangs; leaving without it")
+            os._exit(0)
+
+    def _busy(self) -> list[Any]:
+        return [channel for channel in self._loop.channels() if channel.requests]
+
+    @staticmethod
+    def _wait(seconds: float, done: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+def _names(adj: Adjustments, inherited: Sequence[socket.socket]) -> list[Any]:
+    """Return the internet addresses that are to be listened on."""
+    if inherited:
+        return [item.getsockname() for item in inherited if item.family != socket.AF_UNIX]
+    return [] if adj.unix_socket else [name for *_, name in adj.listen]
+
+
+def _check_exposure(names: Iterable[Any], settings: Settings) -> None:
+    """Raise ConfigurationError if strangers could call at one of *names* without a key.
+
+    Not asked of unix sockets: the file's permissions say who may.
+    """
+    if settings.api_keys or settings.api_keys_file or settings.allow_anonymous:
+        return
+    for host, *_ in names:
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            raise ConfigurationError(
+                f"listen: {host} can be reached from elsewhere and there are no API keys; "
+                "set CHOREO_API_KEYS, or insist with --allow-anonymous"
+            )
+
+
+def _raise_open_files(needed: int) -> None:
+    """Allow *needed* file descriptors, as far as the system lets us."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < needed:
+        logger.warning("only %d open files allowed, %d may be needed (ulimit -n)", wanted, needed)
+
+
+def _socket_options(options: Iterable[Any], send_timeout: float) -> list[Any]:
+    """Return the options of each connection, with limits on what the system keeps for it."""
+    wanted = list(options)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Drops a client that vanished without a word, also when its stream is too slow to ever
+        # fill a buffer.  Later than we do it, because the system does not send a reset.
+        milliseconds = int(send_timeout * 1000) + 10_000
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Bounds what waits for a slow client, and not, as SO_SNDBUF would, what is under way.
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT))
+    return wanted
+
+
+def _url(host: str, port: Any) -> str:
+    if host == "unix":
+        return f"unix:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

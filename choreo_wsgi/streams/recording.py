@@ -1,0 +1,148 @@
+"""Resumable streams: generations that are logged as they are sent, and readings of the log.
+
+The stream's own thread numbers and logs what it sends.  When its client goes, a drainer
+takes the recording over and goes on filling the log; a client that comes back reads the
+log, from wherever it was, and goes on live.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from .. import sse
+from ..errors import ChoreoError, Overloaded, ProducerLost, ShuttingDown, StreamCancelled
+from ..replay.base import Fenced, Reader, Writer
+from .stream import Control, Generation
+
+logger = logging.getLogger(__name__)
+
+
+class Recording:
+    """A *generation* whose frames are numbered and put into the log before they are sent.
+
+    *adopt* is called with the recording when its client leaves before the end; it returns
+    whether somebody goes on with it.  With *continued* another replica goes on with what is
+    not ended when this one shuts down, so its end is then not put into the log.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        writer: Writer,
+        adopt: Callable[[Recording], bool],
+        continued: bool = False,
+    ) -> None:
+        self._generation = generation
+        self._writer = writer
+        self._adopt = adopt
+        self._continued = continued
+        self.ended = False
+        self.outcome = ""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the numbered frames that came within *timeout* seconds, once they are logged."""
+        return self._record(self._next(timeout), wait=True)
+
+    def go_on(self) -> bool:
+        """Log what there is, without waiting and without a client; whether there was any."""
+        return bool(self._record(self._next(0), wait=False))
+
+    def _next(self, timeout: float) -> bytes:
+        if self._writer.cancelled:
+            return self._generation.fail(StreamCancelled("the stream was cancelled"))
+        return self._generation.receive(timeout)
+
+    def _record(self, block: bytes, wait: bool) -> bytes:
+        generation = self._generation
+        if not block and not generation.ended:
+            return b""
+        if self._continued and generation.outcome == ShuttingDown.code:
+            self._finish(generation.outcome)
+            return block
+        numbered, count = sse.number(block, self._writer.last + 1)
+        try:
+            self._writer.append(numbered, count, end=generation.ended, wait=wait)
+        except Fenced as error:
+            # Another replica has the stream: what it writes counts, our client may read it.
+            self._finish("producer_lost")
+            return sse.frame(error.body())
+        if generation.ended:
+            self._finish(generation.outcome)
+        return numbered
+
+    def abandon(self, error: ChoreoError) -> None:
+        """End the log with *error*: nobody goes on with the generation."""
+        if not self.ended:
+            self._record(self._generation.fail(error), wait=False)
+
+    def _finish(self, outcome: str) -> None:
+        self.ended = True
+        self.outcome = outcome
+        self._generation.close()
+
+    @property
+    def seconds_unread(self) -> float:
+        """For how many seconds nobody has read the stream."""
+        return time.monotonic() - self._writer.last_read
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll for more, or None."""
+        return self._generation.fileno()
+
+    def close(self) -> None:
+        """The client has gone: let somebody else go on, or end the log."""
+        if self.ended:
+            return
+        self.outcome = "client_left"
+        if not self._adopt(self):
+            limit = Overloaded("too many streams without a reader; this one was stopped")
+            self.abandon(limit)
+
+
+class Playback:
+    """A reading of the log, live at its end, until the stream's ending was handed over.
+
+    *recover* is called when the stream's producer is lost, with the number of the last
+    frame handed over; it sees to it that the log goes on or ends.
+    """
+
+    def __init__(self, reader: Reader, control: Control, recover: Callable[[int], None]) -> None:
+        self._reader = reader
+        self._control = control
+        self._recover = recover
+        self.ended = False
+        self.outcome = ""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the frames that are logged, or come within *timeout* seconds."""
+        try:
+            block = self._receive(timeout)
+        except ChoreoError as error:
+            # Not a frame of the stream, so it has no number: the client may try again.
+            self._finish(error.code or error.type)
+            return sse.frame(error.body())
+        if self._reader.ended:
+            self._finish("replayed")
+        elif self._control.stopping and not block:
+            self._finish("server_shutting_down")
+            return sse.frame(ShuttingDown("the server is shutting down").body())
+        return block
+
+    def _receive(self, timeout: float) -> bytes:
+        try:
+            return self._reader.receive(timeout)
+        except ProducerLost:
+            self._recover(self._reader.last)
+            return b""
+
+    def _finish(self, outcome: str) -> None:
+        self.ended = True
+        self.outcome = outcome
+        self._reader.close()
+
+    def close(self) -> None:
+        """Stop reading; the stream itself goes on."""
+        if not self.ended:
+            self._finish("client_closed")

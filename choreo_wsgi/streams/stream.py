@@ -1,0 +1,235 @@
+"""The stream: a WSGI iterable that ends in exactly one way.
+
+A :class:`Generation` is what the model says, with its one ending: the end marker, or one
+error frame.  An :class:`EventStream` carries it to a client: it asks for what is there, a
+tick at a time, pings a silent line, and lets go when the client has gone.
+
+Neither keeps its state in a generator's frame: ``close()`` works on a stream that was never
+started, and any thread may ask for the next bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from .. import sse
+from ..chat.source import Frames
+from ..errors import ChoreoError, InternalError, ShuttingDown
+
+#: Seconds between two looks at the client while nothing comes.  A client that leaves frees
+#: its upstream within this time.
+TICK = 0.25
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The client closed its connection while its answer was being waited for."""
+
+
+class Control:
+    """What the server tells all of its streams."""
+
+    def __init__(self) -> None:
+        #: Every stream ends now, with an error frame.
+        self.stopping = False
+
+
+class Readable(Protocol):
+    """Something that ends, and is read with a timeout: frames, a reply, a generation."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all has been returned."""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return what came within *timeout* seconds."""
+
+
+def wait_for_first(
+    readable: Readable,
+    gone: Callable[[], bool],
+    control: Control,
+    patience: float = float("inf"),
+    waiting: Callable[[], None] = lambda: None,
+) -> bytes:
+    """Return the first bytes of *readable*, or ``b""`` when *patience* seconds went by.
+
+    *waiting* is called if they must be waited for, when all has been done that need not.
+    Raises ChoreoError as *readable* does, ShuttingDown, and ClientGone.
+    """
+    deadline = time.monotonic() + patience
+    block = readable.receive(0)
+    if not block:
+        waiting()
+    while not (block or readable.ended):
+        if control.stopping:
+            raise ShuttingDown("the server is shutting down")
+        if gone():
+            raise ClientGone
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        block = readable.receive(min(TICK, left))
+    return block
+
+
+class Generation:
+    """The *frames* of an answer and its one ending; *first* is what was received already.
+
+    ``outcome`` says how it ended: ``completed``, the code of the error frame, or
+    ``client_closed``.
+    """
+
+    def __init__(self, frames: Frames, control: Control, first: bytes = b"") -> None:
+        self._frames = frames
+        self._control = control
+        self._first = first
+        self.ended = False
+        self.outcome = ""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the frames that came within *timeout* seconds; the last bring the ending."""
+        if self.ended:
+            return b""
+        if self._control.stopping:
+            return self.fail(ShuttingDown("the server is shutting down"))
+        try:
+            block = self._take_first()
+            if not block and not self._frames.ended:
+                block = self._frames.receive(timeout)
+        except ChoreoError as error:
+            return self.fail(error)
+        except Exception:
+            logger.exception("a provider failed in the middle of a stream")
+            return self.fail(InternalError("the server failed in the middle of the stream"))
+        if self._frames.ended:
+            self._end("completed")
+            return block + sse.DONE
+        return block
+
+    def _take_first(self) -> bytes:
+        first, self._first = self._first, b""
+        return first
+
+    def fail(self, error: ChoreoError) -> bytes:
+        """End with *error*; return its frame, or nothing if the ending has been returned."""
+        if self.ended:
+            return b""
+        self._end(error.code or error.type)
+        return sse.frame(error.body())
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll for more, or None."""
+        return self._frames.fileno()
+
+    def _end(self, outcome: str) -> None:
+        self.ended = True
+        self.outcome = outcome
+        try:
+            self._frames.close()
+        except Exception:
+            logger.exception("a provider failed to let go of a stream")
+
+    def close(self) -> None:
+        """Stop the generation, if it still runs."""
+        if not self.ended:
+            self._end("client_closed")
+
+
+class Endable(Readable, Protocol):
+    """What an event stream carries: frames that bring their one ending with them."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended."""
+
+    def close(self) -> None:
+        """Its client has gone."""
+
+
+class EventStream:
+    """The WSGI iterable that carries *generation* to a client.
+
+    *gone* tells whether the client has closed its connection.  *heartbeat* is the silence in
+    seconds after which a ping is sent.  *on_close* is called once, with the outcome.
+    """
+
+    def __init__(
+        self,
+        generation: Endable,
+        *,
+        gone: Callable[[], bool],
+        heartbeat: float,
+        on_close: Callable[[str], None],
+    ) -> None:
+        self._generation = generation
+        self._gone = gone
+        self._heartbeat = heartbeat
+        self._tick = min(TICK, heartbeat)
+        self._on_close: Callable[[str], None] | None = on_close
+        self._last_sent: float | None = None
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self.ended:
+            block = self.ready(self._tick)
+            if block:
+                return block
+        self.close()
+        raise StopIteration
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be sent."""
+        begun = self._last_sent is not None
+        return self._on_close is None or (begun and self._generation.ended)
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll before :meth:`ready`, or None: it must be waited for.
+
+        A thread that serves many streams must not wait for one, and so not for a log either.
+        """
+        generation = self._generation
+        return generation.fileno() if isinstance(generation, Generation) else None
+
+    def ready(self, timeout: float = 0.0) -> bytes:
+        """Return what is to be sent, ``b""`` when nothing came within *timeout* seconds.
+
+        With 0, for as long as there is a :meth:`fileno`, it never blocks.  To be called four
+        times a second at least, so that pings leave and a client's leaving is noticed.
+        """
+        if self.ended:
+            return b""
+        if self._last_sent is None:
+            return self._start()
+        block = self._generation.receive(timeout)
+        now = time.monotonic()
+        if block:
+            self._last_sent = now
+        elif self._gone():
+            self.close()
+        elif now - self._last_sent >= self._heartbeat:
+            self._last_sent = now
+            return sse.ping()
+        return block
+
+    def _start(self) -> bytes:
+        """Return what there is at once, if only a ping: the head leaves with the first bytes."""
+        self._last_sent = time.monotonic()
+        return self._generation.receive(0) or sse.ping()
+
+    def close(self) -> None:
+        """Stop the generation and give everything back; safe to call at any time, repeatedly."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        try:
+            self._generation.close()
+        finally:
+            on_close(self._generation.outcome)

@@ -1,0 +1,472 @@
+"""The callable with the echo behind it, without a server, through wsgiref's validator."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import harness
+import pytest
+from scripted_provider import Script
+from wsgi_calls import call, chat, environ_of
+
+from choreo_wsgi import sse
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.errors import ChoreoError, ProviderAPIError, RateLimitExceeded
+
+Make = Callable[..., Application]
+CHAT = "/v1/chat/completions"
+
+
+def data_of(body: bytes) -> list[Any]:
+    """Return the data of a stream's events; JSON objects parsed."""
+    events = sse.Decoder(errors="strict").receive_data(body)
+    assert b"".join(sse.frame(event.data.encode()) for event in events) == body
+    return [event.data if event.data == "[DONE]" else json.loads(event.data) for event in events]
+
+
+def texts_of(chunks: list[Any], n: int = 1) -> list[str]:
+    texts = [""] * n
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+    return texts
+
+
+def reasons_of(chunks: list[Any]) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            if choice["finish_reason"]:
+                assert choice["index"] not in reasons
+                reasons[choice["index"]] = choice["finish_reason"]
+    return reasons
+
+
+# -- the echo, streamed -------------------------------------------------------------------
+
+
+def test_the_stream_byte_for_byte(application: Make) -> None:
+    answer = call(application(), "POST", CHAT, chat("Once upon a time", stream=True))
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-cache, no-transform"
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["choreo-provider"] == "echo"
+    assert not {"connection", "content-length", "transfer-encoding"} & set(answer.headers)
+    match = re.match(
+        rb'data: \{"id":"(chatcmpl-[\w-]{22,})","object":"chat.completion.chunk",'
+        rb'"created":(\d{10}),"model":"echo",',
+        answer.body,
+    )
+    assert match
+    head = match[0]
+    assert answer.body == b"".join(
+        [
+            head + b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+            b'"finish_reason":null}]}\n\n',
+            *(
+                head + b'"choices":[{"index":0,"delta":{"content":"%b"},'
+                b'"finish_reason":null}]}\n\n' % word
+                for word in (b"Once ", b"upon ", b"a ", b"time")
+            ),
+            head + b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+            b"data: [DONE]\n\n",
+        ]
+    )
+
+
+def test_every_block_is_whole_frames(application: Make) -> None:
+    """The loop of the documentation splits each read on its own."""
+    answer = call(application(), "POST", CHAT, chat("a b c d", stream=True))
+    assert all(block.startswith(b"data: ") and block.endswith(b"\n\n") for block in answer.blocks)
+    assert len(answer.blocks) >= 5
+
+
+def test_ids_are_never_the_same(application: Make) -> None:
+    app = application()
+    ids = {data_of(call(app, "POST", CHAT, chat("a", stream=True)).body)[0]["id"] for _ in "abcde"}
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "one", "  two  words \n", "日本 語 🌍", '"\\\n\t\0', "\u2028 \u2029", "data: x\n\n"],
+)
+def test_what_is_echoed_is_what_was_said(application: Make, text: str) -> None:
+    app = application()
+    data = data_of(call(app, "POST", CHAT, chat(text, stream=True)).body)
+    assert data.pop() == "[DONE]"
+    assert texts_of(data) == [text] and reasons_of(data) == {0: "stop"}
+    answer = call(app, "POST", CHAT, chat(text)).json()
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": text}
+
+
+def test_two_choices_interleave(application: Make) -> None:
+    data = data_of(call(application(), "POST", CHAT, chat("a b c", n=2, stream=True)).body)
+    assert data.pop() == "[DONE]"
+    assert texts_of(data, 2) == ["a b c", "a b c"]
+    assert reasons_of(data) == {0: "stop", 1: "stop"}
+    indexes = [chunk["choices"][0]["index"] for chunk in data]
+    assert indexes != sorted(indexes), "one after the other is no interleaving"
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in data}) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [("c", "a b "), (["x", "b c"], "a "), ("d e", "a b c d"), ("zzz", "a b c d"), ("a", "")],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_stop_strings(application: Make, stop: Any, text: str, stream: bool) -> None:
+    answer = call(application(), "POST", CHAT, chat("a b c d", stop=stop, stream=stream))
+    if stream:
+        data = data_of(answer.body)[:-1]
+        assert (texts_of(data), reasons_of(data)) == ([text], {0: "stop"})
+    else:
+        choice = answer.json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    ("limit", "text", "reason"),
+    [(0, "", "length"), (1, "a ", "length"), (2, "a b", "stop"), (3, "a b", "stop")],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_max_tokens(
+    application: Make, name: str, limit: int, text: str, reason: str, stream: bool
+) -> None:
+    answer = call(application(), "POST", CHAT, chat("a b", stream=stream, **{name: limit}))
+    if stream:
+        data = data_of(answer.body)
+        assert data.pop() == "[DONE]"
+        assert (texts_of(data), reasons_of(data)) == ([text], {0: reason})
+    else:
+        choice = answer.json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
+
+
+def test_usage_when_it_is_asked_for(application: Make) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    app = application()
+    data = data_of(call(app, "POST", CHAT, chat("a b c", n=2, **options)).body)
+    assert data.pop() == "[DONE]"
+    last = data.pop()
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 6, "completion_tokens": 6, "total_tokens": 12}
+    assert all(chunk["usage"] is None for chunk in data)
+    silent = call(app, "POST", CHAT, chat("a", stream=True)).body
+    assert b"usage" not in silent
+
+
+def test_usage_of_what_a_stop_string_cut(application: Make) -> None:
+    usage = call(application(), "POST", CHAT, chat("a b c d", stop="b")).json()["usage"]
+    assert usage == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
+
+
+def test_the_document_of_a_plain_completion(application: Make) -> None:
+    answer = call(application(), "POST", CHAT, chat("a b", n=2))
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(answer.body))
+    document = answer.json()
+    assert re.fullmatch(r"chatcmpl-[\w-]{22,}", document.pop("id"))
+    assert document.pop("created") > 1_700_000_000
+    choice = {"message": {"role": "assistant", "content": "a b"}, "finish_reason": "stop"}
+    assert document == {
+        "object": "chat.completion",
+        "model": "echo",
+        "choices": [{"index": 0, **choice}, {"index": 1, **choice}],
+        "usage": {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8},
+    }
+
+
+# -- routes -------------------------------------------------------------------------------
+
+
+def test_the_app_may_be_mounted_anywhere(application: Make) -> None:
+    app = application()
+    for mount in ("", "/llm", "/deep/er"):
+        answer = call(app, "POST", CHAT, chat("a", stream=True), SCRIPT_NAME=mount)
+        assert answer.status == 200 and answer.body.endswith(sse.DONE)
+        assert call(app, "GET", "/healthz", SCRIPT_NAME=mount).status == 200
+        assert call(app, "GET", "", SCRIPT_NAME=mount or "/x").status == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1", "/v1/", "/v1/chat/completions/", "/v1/chat", "/V1/models", "//v1/models",
+     "/v1/models/", "/healthz/x", "/v1/chat/completions\r\nX: y", "/\xff", "/v1/m\xc3\xb6dels"],
+)  # fmt: skip
+def test_other_paths_are_not_found(application: Make, path: str) -> None:
+    answer = call(application(), "GET", path)
+    assert answer.status == 404
+    assert answer.error["code"] == "endpoint_not_found"
+    assert answer.error["type"] == "not_found_error"
+    assert answer.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allow"),
+    [
+        (CHAT, "GET", "POST, OPTIONS"),
+        (CHAT, "HEAD", "POST, OPTIONS"),
+        (CHAT, "PUT", "POST, OPTIONS"),
+        ("/v1/models", "POST", "GET, HEAD, OPTIONS"),
+        ("/v1/models/echo", "DELETE", "GET, HEAD, OPTIONS"),
+        ("/healthz", "POST", "GET, HEAD, OPTIONS"),
+        ("/readyz", "PATCH", "GET, HEAD, OPTIONS"),
+        ("/v1/streams/x", "POST", "GET, DELETE, HEAD, OPTIONS"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
+def test_other_methods_are_told_which_there_are(
+    application: Make, path: str, method: str, allow: str
+) -> None:
+    answer = call(application(), method, path)
+    assert answer.status == 405
+    assert answer.headers["allow"] == allow
+    if method != "HEAD":
+        assert answer.error["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/v1/models/echo"])
+def test_head_is_get_without_its_body(application: Make, path: str) -> None:
+    app = application()
+    got, head = call(app, "GET", path), call(app, "HEAD", path)
+    assert (head.status, head.body) == (got.status, b"")
+    assert head.headers["content-length"] == str(len(got.body)) == got.headers["content-length"]
+    assert call(app, "HEAD", "/nowhere").body == b""
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/nowhere"])
+def test_a_preflight_is_answered_without_a_key(application: Make, path: str) -> None:
+    asked = {
+        "HTTP_ORIGIN": "https://page.example",
+        "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "POST",
+        "HTTP_ACCESS_CONTROL_REQUEST_HEADERS": "authorization, content-type",
+    }
+    answer = call(application(api_keys="k"), "OPTIONS", path, **asked)
+    assert (answer.status, answer.body) == (204, b"")
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "x-request-id" in answer.headers
+
+
+def test_models_are_listed_and_found(application: Make) -> None:
+    app = application({"mine": {"type": "echo", "models": "a/b, c"}})
+    listed = call(app, "GET", "/v1/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["a/b", "c", "echo"]
+    for model in listed["data"]:
+        assert sorted(model) == ["created", "id", "object", "owned_by"]
+        assert call(app, "GET", f"/v1/models/{model['id']}").json() == model
+    missing = call(app, "GET", "/v1/models/nobody")
+    assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+    strange = call(app, "GET", "/v1/models/" + "Ω".encode().decode("latin-1"))
+    assert "Ω" in strange.error["message"]
+
+
+def test_a_model_that_nobody_answers_for(application: Make) -> None:
+    for stream in (True, False):
+        answer = call(application(), "POST", CHAT, {**chat("a", stream=stream), "model": "no"})
+        assert answer.status == 404
+        assert (answer.error["code"], answer.error["param"]) == ("model_not_found", "model")
+
+
+def test_readiness_and_completions_end_with_a_drain_and_nothing_else_does(
+    application: Make,
+) -> None:
+    app = application()
+    assert call(app, "GET", "/readyz").json() == {"status": "ok"}
+    app.drain()
+    assert call(app, "GET", "/readyz").status == 503
+    assert call(app, "GET", "/healthz").json() == {"status": "ok"}
+    assert call(app, "GET", "/v1/models").status == 200
+    refused = call(app, "POST", CHAT, chat("a"))
+    assert (refused.status, refused.error["code"]) == (503, "server_shutting_down")
+    assert refused.headers["retry-after"] == "1"
+
+
+# -- request ids --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["abc", "!" * 128, "a-b_c.d/e~"])
+def test_the_callers_request_id_comes_back(application: Make, given: str) -> None:
+    for path in ("/healthz", "/nowhere", "/v1/models"):
+        answer = call(application(), "GET", path, HTTP_X_REQUEST_ID=given)
+        assert answer.headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "\xe4", "a" * 129, "a\r\nX: y", "\x7f", "a\n"])
+def test_another_request_id_is_not_sent_back(application: Make, given: str) -> None:
+    ids = {
+        call(application(), "GET", "/healthz", HTTP_X_REQUEST_ID=given).headers["x-request-id"]
+        for _ in range(2)
+    }
+    assert len(ids) == 2 and given not in ids
+    assert all(re.fullmatch(r"req_[0-9a-f]{32}", id) for id in ids)
+
+
+def test_a_stream_and_its_log_line_carry_the_request_id(
+    application: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "choreo_wsgi")
+    answer = call(
+        application(), "POST", CHAT, chat("secret words", stream=True), HTTP_X_REQUEST_ID="my-id"
+    )
+    assert answer.headers["x-request-id"] == "my-id"
+    (line,) = [record.getMessage() for record in caplog.records if "stream" in record.getMessage()]
+    assert line.startswith("my-id: ") and "completed" in line and "2+2" in line
+    assert "secret" not in caplog.text
+
+
+# -- failures -----------------------------------------------------------------------------
+
+
+def scripted_app(application: Make, **settings: str) -> Application:
+    return application({"s": {"type": "scripted", "models": "echo"}}, **settings)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("failure", "status", "code", "header"),
+    [
+        (ProviderAPIError("no"), 502, "provider_api_error", None),
+        (RateLimitExceeded("no", retry_after=7), 429, "rate_limit_exceeded", "7"),
+        (ChoreoError("odd", status=529, code="x"), 529, "x", None),
+        (RuntimeError("inner secret"), 500, "internal_error", None),
+    ],
+)
+def test_a_failure_before_the_first_byte_is_an_http_error(
+    application: Make,
+    scripted: Callable[[], Script],
+    failure: Exception,
+    status: int,
+    code: str,
+    header: str | None,
+    stream: bool,
+) -> None:
+    script = scripted()
+    script.finish(failure)
+    app = scripted_app(application)
+    answer = call(app, "POST", CHAT, chat("a", stream=stream))
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert answer.headers.get("retry-after") == header
+    assert answer.headers["content-type"] == "application/json"
+    assert b"secret" not in answer.body
+    assert script.closed.is_set() and app.active == 0
+
+
+def test_a_failure_later_is_one_error_frame(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    script = scripted()
+    script.finish("a", RuntimeError("inner secret"))
+    answer = call(scripted_app(application), "POST", CHAT, chat("a", stream=True))
+    data = data_of(answer.body)
+    assert answer.status == 200
+    assert data[-1]["error"]["code"] == "internal_error"
+    assert sse.DONE not in answer.body and b"secret" not in answer.body
+    assert b'"finish_reason":"stop"' not in answer.body
+
+
+def test_a_plain_answer_that_is_cut_is_no_answer(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    script = scripted()
+    script.finish("a", Delta("b"))
+    answer = call(scripted_app(application), "POST", CHAT, chat("a"))
+    assert (answer.status, answer.error["code"]) == (502, "upstream_truncated")
+
+
+def test_the_next_provider_answers_for_one_that_fails(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    app = application(
+        {
+            "bad": {"type": "scripted", "models": "m"},
+            "good": {"type": "echo", "models": "m"},
+        }
+    )
+    for stream in (True, False):
+        scripted().finish(ProviderAPIError("no"))
+        answer = call(app, "POST", CHAT, {**chat("hello", stream=stream), "model": "m"})
+        assert (answer.status, answer.headers["choreo-provider"]) == (200, "good")
+        assert b"hello" in answer.body and b'"model":"m"' in answer.body
+
+
+def test_one_completion_too_many_is_refused_at_once(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    first = scripted()
+    first.say("a")
+    app = scripted_app(application, max_streams="1")
+    running = app(environ_of("POST", CHAT, chat("a", stream=True)), lambda *head: lambda data: None)
+    assert app.active == 1
+    for stream in (True, False):
+        refused = call(app, "POST", CHAT, chat("a", stream=stream))
+        assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
+        assert refused.headers["retry-after"] == "1"
+    assert call(app, "GET", "/healthz").status == 200
+    running.close()  # type: ignore[attr-defined]  # never started
+    assert app.active == 0 and first.closed.is_set()
+    scripted().finish("b", Finish())
+    assert call(app, "POST", CHAT, chat("a", stream=True)).status == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", {"model": "echo"}])
+def test_a_refused_request_takes_no_slot(application: Make, body: Any) -> None:
+    app = application(max_streams="1")
+    for _ in range(3):
+        assert call(app, "POST", CHAT, body).status in (400, 411)
+    assert app.active == 0
+    assert call(app, "POST", CHAT, chat("a")).status == 200
+
+
+def test_strangers_are_refused_before_anything_is_looked_at(application: Make) -> None:
+    app = application()
+    for path in (CHAT, "/v1/models", "/nowhere"):
+        answer = call(app, "GET", path, REMOTE_ADDR="192.0.2.1")
+        assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
+        keyed = call(application(api_keys="k"), "GET", path)
+        assert (keyed.status, keyed.error["code"]) == (401, "missing_authorization")
+        assert keyed.headers["www-authenticate"] == "Bearer"
+    assert call(app, "GET", "/healthz", REMOTE_ADDR="192.0.2.1").status == 200
+    assert call(application(api_keys="k"), "GET", "/readyz").status == 200
+
+
+def test_a_header_cannot_be_written_through_a_models_name(application: Make) -> None:
+    name = "x\r\nSet-Cookie: a=b\u2028é"
+    app = application({"mine": {"type": "echo"}})
+    answer = call(app, "POST", CHAT, {**chat("a", stream=True), "model": f"mine/{name}"})
+    assert answer.status == 200 and "set-cookie" not in answer.headers
+    assert data_of(answer.body)[0]["model"] == f"mine/{name}"
+
+
+# -- another server -----------------------------------------------------------------------
+
+
+def test_the_standard_librarys_server_streams_it(application: Make) -> None:
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with make_server("127.0.0.1", 0, application(), handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with harness.Client(("127.0.0.1", server.server_port)) as client:
+                client.request("POST", CHAT, chat("a b", stream=True))
+                answer = client.read_answer()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert answer.status == 200
+    assert texts_of(data_of(answer.body)[:-1]) == ["a b"]

@@ -1,0 +1,296 @@
+"""Who is admitted: keys, and without keys this machine alone."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.app.access import Gate
+from choreo_wsgi.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    HostNotAllowed,
+    InvalidAPIKey,
+    MalformedAuthorization,
+    MissingAuthorization,
+)
+from choreo_wsgi.settings import Secret, Settings
+
+LOCAL = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000"}
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def keyed(*keys: str, **settings: Any) -> Gate:
+    return Gate(Settings(api_keys=tuple(map(Secret, keys)), **settings))
+
+
+def bearer(key: str, scheme: str = "Bearer ") -> dict[str, str]:
+    # WSGI servers hand headers over as Latin-1.
+    return {"HTTP_AUTHORIZATION": (scheme + key).encode().decode("latin-1")}
+
+
+@pytest.mark.parametrize("key", ["one", "two", "schlüssel", "a,b", "sk-~+/=_.-", "k" * 5000])
+def test_each_key_is_admitted_under_an_id_of_its_own(key: str) -> None:
+    gate = keyed("one", "two", "schlüssel", "a,b", "sk-~+/=_.-", "k" * 5000)
+    assert gate.has_keys
+    assert gate.admit(bearer(key)) == digest(key)[:16]
+
+
+@pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer   "])
+def test_ways_to_write_the_scheme(scheme: str) -> None:
+    assert keyed("one").admit(bearer("one", scheme))
+    assert keyed("one").admit({"HTTP_AUTHORIZATION": " Bearer one "})
+
+
+@pytest.mark.parametrize("key", ["One", "on", "onee", "two", "\xff", "é", "*" * 100_000])
+def test_other_keys(key: str) -> None:
+    with pytest.raises(InvalidAPIKey) as caught:
+        keyed("one", "zwei").admit(bearer(key))
+    assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+    assert key not in caught.value.message
+
+
+@pytest.mark.parametrize("variables", [{}, {"HTTP_AUTHORIZATION": ""}, {"HTTP_AUTHORIZATION": " "}])
+def test_no_key(variables: dict[str, str]) -> None:
+    with pytest.raises(MissingAuthorization) as caught:
+        keyed("one").admit(variables)
+    assert caught.value.code == "missing_authorization"
+    assert ("WWW-Authenticate", "Bearer") in caught.value.response_headers()
+
+
+MALFORMED = [
+    "one",
+    "Bearer",
+    "Bearer ",
+    "Bearerone",
+    "Bearer\tone",
+    "Bearer one two",
+    "Bearer one, Bearer one",  # two headers, as servers join them
+    "Basic b25lOm9uZQ==",
+    "Token one",
+    "Bearer: one",
+    "Bearer one\x00",
+    "Bearer on\x7fe",
+    "Bearer \x01",
+    ",",
+]
+
+
+@pytest.mark.parametrize("header", MALFORMED)
+def test_malformed(header: str) -> None:
+    with pytest.raises(MalformedAuthorization) as caught:
+        keyed("one").admit({"HTTP_AUTHORIZATION": header})
+    assert caught.value.code == "malformed_authorization"
+    assert "one" not in caught.value.message
+
+
+def test_characters_that_no_server_hands_over() -> None:
+    with pytest.raises(InvalidAPIKey):
+        keyed("one").admit({"HTTP_AUTHORIZATION": "Bearer \u20ac\ud800"})
+
+
+def test_a_key_is_demanded_of_this_machine_too() -> None:
+    for allow_anonymous in (False, True):
+        with pytest.raises(MissingAuthorization):
+            keyed("one", allow_anonymous=allow_anonymous).admit(LOCAL)
+
+
+def test_no_traceback_shows_a_key() -> None:
+    gate = keyed("right-key")
+    try:
+        gate.admit(bearer("wrong-key"))
+    except AuthenticationError as error:
+        shown = "".join(
+            traceback.TracebackException.from_exception(error, capture_locals=True).format()
+        )
+        assert "right-key" not in shown
+    else:
+        pytest.fail("admitted")
+
+
+# -- the file of digests -------------------------------------------------------------------
+
+
+def from_file(path: Path, text: str | bytes) -> Gate:
+    path = path / "digests"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return Gate(Settings(api_keys_file=str(path)))
+
+
+def test_a_file_of_digests(tmp_path: Path) -> None:
+    text = f"# the keys\n\n{digest('one')}\n{digest('two').upper()}  -\r\n{digest('three')} # bob"
+    gate = from_file(tmp_path, text)
+    for key in ("one", "two", "three"):
+        assert gate.admit(bearer(key)) == digest(key)[:16]
+    with pytest.raises(InvalidAPIKey):
+        gate.admit(bearer(digest("one")))
+
+
+def test_keys_and_a_file_together(tmp_path: Path) -> None:
+    path = tmp_path / "digests"
+    path.write_text(digest("one"))
+    gate = keyed("two", "one", api_keys_file=str(path))
+    assert gate.admit(bearer("one")) != gate.admit(bearer("two"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-a-key-by-mistake",
+        "a" * 63,
+        "a" * 65,
+        "g" * 64,
+        f"{'a' * 64}\nsk-a-key-by-mistake",
+        "",
+        "\n# nothing\n",
+        b"\xff\xfe",
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | bytes) -> None:
+    with pytest.raises(ConfigurationError, match="api_keys_file") as caught:
+        from_file(tmp_path, text)
+    assert "mistake" not in caught.value.message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere.*No such file"):
+        Gate(Settings(api_keys_file=str(tmp_path / "nowhere")))
+
+
+# -- without keys --------------------------------------------------------------------------
+
+
+def admit(environ: dict[str, str], **settings: Any) -> str:
+    gate = Gate(Settings(**settings))
+    assert not gate.has_keys
+    return gate.admit(environ)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1", "0:0:0:0:0:0:0:1", "", "localhost"],
+)
+def test_peers_of_this_machine(peer: str) -> None:
+    assert admit({**LOCAL, "REMOTE_ADDR": peer}) == ""
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "192.168.1.5",
+        "10.0.0.1",
+        "0.0.0.0",
+        "::",
+        "fe80::1%lo",
+        "2001:db8::1",
+        "::ffff:10.0.0.1",
+        "127.0.0.1.example.com",
+        "127.1",
+        "0127.0.0.1",
+        "127.0.0.1, 10.0.0.1",
+        "unknown",
+    ],
+)
+def test_peers_elsewhere(peer: str) -> None:
+    with pytest.raises(HostNotAllowed) as caught:
+        admit({**LOCAL, "REMOTE_ADDR": peer})
+    assert (caught.value.status, caught.value.code) == (403, "host_not_allowed")
+
+
+def test_a_unix_socket_has_no_peer() -> None:
+    assert admit({"HTTP_HOST": "localhost"}) == ""
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LocalHost:80",
+        "localhost:",
+        "127.0.0.1",
+        "127.0.0.1:65535",
+        "127.1.2.3:8000",
+        "[::1]",
+        "[::1]:8000",
+        "[0:0:0:0:0:0:0:1]:8000",
+    ],
+)
+def test_hosts_that_are_this_machine(host: str) -> None:
+    assert admit({**LOCAL, "HTTP_HOST": host}) == ""
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "example.com",
+        "example.com:8000",
+        "localhost.example.com",
+        "127.0.0.1.example.com",
+        "127.0.0.1.nip.io:8000",
+        "example.com@localhost",
+        "localhost@example.com",
+        "localhost, example.com",
+        "localhost example.com",
+        "localhost:80:80",
+        "localhost:port",
+        "localhost:123456",
+        "0.0.0.0",
+        "127.1",
+        "0x7f.0.0.1",
+        "2130706433",
+        "::1",
+        "[::1",
+        "[::]",
+        "[::2]:8000",
+        "10.0.0.1",
+        "\xb2",
+        "xn--localhost",
+    ],
+)
+def test_hosts_that_are_not(host: str) -> None:
+    with pytest.raises(HostNotAllowed):
+        admit({**LOCAL, "HTTP_HOST": host})
+
+
+def test_a_request_without_a_host() -> None:
+    with pytest.raises(HostNotAllowed):
+        admit({"REMOTE_ADDR": "127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FORWARDED",
+        "X_FORWARDED_FOR",
+        "X_FORWARDED_HOST",
+        "X_FORWARDED_PROTO",
+        "X_FORWARDED_PORT",
+        "X_FORWARDED_SERVER",
+        "X_FORWARDED_ANYTHING",
+        "X_REAL_IP",
+        "VIA",
+        "CF_CONNECTING_IP",
+        "TRUE_CLIENT_IP",
+    ],
+)
+@pytest.mark.parametrize("value", ["", "127.0.0.1"])
+def test_forwarded_requests(name: str, value: str) -> None:
+    with pytest.raises(HostNotAllowed, match="forwarded"):
+        admit({**LOCAL, "HTTP_" + name: value})
+
+
+def test_anonymous_callers_when_that_is_wanted() -> None:
+    environ = {"REMOTE_ADDR": "10.0.0.1", "HTTP_HOST": "example.com", "HTTP_VIA": "1.1 x"}
+    assert admit(environ, allow_anonymous=True) == ""
+
+
+def test_an_authorization_header_means_nothing_without_keys() -> None:
+    assert admit({**LOCAL, "HTTP_AUTHORIZATION": "Bearer anything"}) == ""

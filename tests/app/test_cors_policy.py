@@ -1,0 +1,155 @@
+"""Which web pages may call, and what their browsers are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.app.access import Policy
+from choreo_wsgi.errors import OriginNotAllowed
+from choreo_wsgi.settings import Secret, Settings
+
+KEYLESS = Policy(Settings())
+OPEN = Policy(Settings(api_keys=(Secret("k"),)))
+LISTED = Policy(
+    Settings(api_keys_file="digests", cors_origins=("https://App.test", "http://x.test:81/"))
+)
+
+
+def asking(origin: str | None, **variables: str) -> dict[str, Any]:
+    environ: dict[str, Any] = {"HTTP_HOST": "localhost:8000", **variables}
+    return environ if origin is None else {**environ, "HTTP_ORIGIN": origin}
+
+
+def allowed(policy: Policy, origin: str) -> str | None:
+    """Return Access-Control-Allow-Origin; check that the two other doors agree with it."""
+    environ = asking(origin)
+    answer = dict(policy.headers(environ)).get("Access-Control-Allow-Origin")
+    for door in (policy.check, policy.preflight):
+        if answer is None:
+            with pytest.raises(OriginNotAllowed) as caught:
+                door(environ)
+            assert (caught.value.status, caught.value.code) == (403, "origin_not_allowed")
+        else:
+            door(environ)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost",
+        "https://localhost",
+        "http://localhost:3000",
+        "http://127.0.0.1",
+        "https://127.0.0.1:65535",
+    ],
+)
+def test_without_keys_pages_of_this_machine(origin: str) -> None:
+    assert allowed(KEYLESS, origin) == origin
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "*",
+        "https://example.com",
+        "http://localhost.example.com",
+        "http://localhost:3000.example.com",
+        "http://example.com:3000",
+        "http://127.0.0.1.nip.io",
+        "http://127.0.0.2",
+        "file://",
+        "ftp://localhost",
+        "tauri://localhost",
+        "http://localhost:",
+        "http://localhost:123456",
+        "http://localhost/",
+        "http://user@localhost",
+        "http://localhost\r\nX: y",
+        "http://localhost http://localhost",
+        "\xff",
+    ],
+)
+def test_without_keys_no_other_pages(origin: str) -> None:
+    assert allowed(KEYLESS, origin) is None
+
+
+@pytest.mark.parametrize("origin", ["null", "https://example.com", "http://localhost:1"])
+def test_with_keys_every_page_by_default(origin: str) -> None:
+    assert allowed(OPEN, origin) == "*"
+
+
+def test_with_keys_the_listed_origins() -> None:
+    for origin in ("https://app.test", "https://App.test", "http://x.test:81"):
+        assert allowed(LISTED, origin) == origin
+    for origin in ("http://app.test", "https://app.test:444", "http://x.test", "null", "*"):
+        assert allowed(LISTED, origin) is None
+
+
+@pytest.mark.parametrize("policy", [KEYLESS, OPEN, LISTED])
+def test_callers_that_are_no_pages(policy: Policy) -> None:
+    policy.check(asking(None))
+    assert policy.headers(asking(None)) == [("Vary", "Origin")]
+    assert ("Allow", "GET, POST, DELETE, OPTIONS") in policy.preflight(asking(None))
+
+
+@pytest.mark.parametrize("policy", [KEYLESS, LISTED])
+def test_pages_that_this_host_has_served(policy: Policy) -> None:
+    """Browsers send an Origin to the page's own host too, where CORS does not apply."""
+    own = asking("https://chat.test", HTTP_HOST="chat.test")
+    policy.check(own)
+    assert "Access-Control-Allow-Origin" not in dict(policy.headers(own))
+    policy.check(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
+    with pytest.raises(OriginNotAllowed):
+        policy.check(asking("https://chat.test", HTTP_HOST="chat.test:81"))
+    with pytest.raises(OriginNotAllowed):
+        policy.check(asking("null", HTTP_HOST=""))
+
+
+@pytest.mark.parametrize("policy", [KEYLESS, OPEN])
+def test_what_every_answer_says(policy: Policy) -> None:
+    headers = dict(policy.headers(asking("http://localhost:3000")))
+    exposed = {name.strip().lower() for name in headers["Access-Control-Expose-Headers"].split(",")}
+    assert exposed >= {
+        "x-request-id",
+        "retry-after",
+        "content-location",
+        "choreo-stream-id",
+        "choreo-provider",
+    }
+    assert headers["Vary"] == "Origin"
+    assert "Access-Control-Allow-Credentials" not in headers
+
+
+def permitted(requested: str) -> set[str]:
+    environ = asking("http://localhost", HTTP_ACCESS_CONTROL_REQUEST_HEADERS=requested)
+    headers = dict(KEYLESS.preflight(environ))
+    assert headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE"
+    assert "Access-Control-Allow-Credentials" not in headers
+    assert int(headers["Access-Control-Max-Age"]) > 0
+    value = headers["Access-Control-Allow-Headers"]
+    assert value.isascii() and value.isprintable()
+    return {name.strip().lower() for name in value.split(",")}
+
+
+ALWAYS = {"authorization", "content-type", "last-event-id", "idempotency-key"}
+
+
+@pytest.mark.parametrize(
+    ("requested", "more"),
+    [
+        ("", set()),
+        ("content-type", set()),
+        ("authorization, choreo-resumable", {"choreo-resumable"}),
+        ("CHOREO-X,x-stainless-os", {"choreo-x", "x-stainless-os"}),
+        ("x-evil, cookie", set()),
+        ("choreo-x\r\nset-cookie: a", set()),
+        ("choreo-\xe9", set()),
+        ("choreo-" + "x" * 10_000, set()),
+    ],
+)
+def test_headers_that_a_page_may_send(requested: str, more: set[str]) -> None:
+    assert permitted(requested) == ALWAYS | more

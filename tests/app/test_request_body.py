@@ -1,0 +1,203 @@
+"""``read_body`` and ``request_id`` on environs as the servers make them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.app.request import read_body, request_id
+from choreo_wsgi.errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
+from choreo_wsgi.settings import Settings
+
+SETTINGS = Settings(max_body_bytes=1024)
+
+
+class Pieces(io.RawIOBase):
+    """An input that gives few bytes at a time, and fails when it is read beyond its end."""
+
+    def __init__(self, data: bytes, at_once: int = 3) -> None:
+        self._data = data
+        self._at_once = at_once
+
+    def read(self, size: int = -1) -> bytes:
+        assert size > 0, "a read without a size waits for the end of the connection"
+        taken = self._data[: min(size, self._at_once)]
+        self._data = self._data[len(taken) :]
+        return taken
+
+    @property
+    def left(self) -> bytes:
+        return self._data
+
+
+class Broken(io.RawIOBase):
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def read(self, size: int = -1) -> bytes:
+        raise self._error
+
+
+def environ(body: Any = b"", **variables: Any) -> dict[str, Any]:
+    source = io.BytesIO(body) if isinstance(body, bytes) else body
+    return {"CONTENT_TYPE": "application/json", "wsgi.input": source, **variables}
+
+
+def test_a_body_with_its_length() -> None:
+    assert read_body(environ(b"{}", CONTENT_LENGTH="2"), SETTINGS) == b"{}"
+
+
+def test_nothing_is_read_beyond_the_length() -> None:
+    source = Pieces(b"0123456789GET / HTTP/1.1")
+    assert read_body(environ(source, CONTENT_LENGTH="10"), SETTINGS) == b"0123456789"
+    assert source.left == b"GET / HTTP/1.1"
+
+
+def test_an_empty_body_is_a_body() -> None:
+    assert read_body(environ(b"", CONTENT_LENGTH="0"), SETTINGS) == b""
+
+
+def test_a_chunked_body_that_the_server_ends() -> None:
+    variables = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    assert read_body(environ(Pieces(b"x" * 1000), **variables), SETTINGS) == b"x" * 1000
+    # A length beside it means nothing (RFC 9112, 6.3).
+    assert read_body(environ(b"{}", CONTENT_LENGTH="1", **variables), SETTINGS) == b"{}"
+
+
+def test_a_terminated_input_may_be_without_any_header() -> None:
+    assert read_body(environ(b"{}", **{"wsgi.input_terminated": True}), SETTINGS) == b"{}"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"CONTENT_LENGTH": ""},
+        {"HTTP_TRANSFER_ENCODING": "chunked"},
+        {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "2"},
+    ],
+)
+def test_without_a_length_nothing_is_read(variables: dict[str, str]) -> None:
+    source = Pieces(b"{}")
+    with pytest.raises(LengthRequired):
+        read_body(environ(source, **variables), SETTINGS)
+    assert source.left == b"{}"
+
+
+def test_a_terminated_input_with_nothing_in_it() -> None:
+    with pytest.raises(LengthRequired):
+        read_body(environ(b"", **{"wsgi.input_terminated": True}), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "length",
+    ["+2", "-2", " 2", "2 ", "0x2", "1_0", "2.0", "2,2", "two", "\u0662", "\xb2", "9" * 5000],
+)
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_length_that_is_no_number(length: str, terminated: bool) -> None:
+    source = Pieces(b"{}")
+    with pytest.raises(InvalidRequest, match="Content-Length") as caught:
+        variables = {"wsgi.input_terminated": terminated, "CONTENT_LENGTH": length}
+        read_body(environ(source, **variables), SETTINGS)
+    assert caught.value.status == 400
+    assert source.left == b"{}"
+
+
+def test_a_body_shorter_than_its_length() -> None:
+    for terminated in (True, False):
+        with pytest.raises(InvalidRequest, match="ended after 2 of the 10 bytes"):
+            variables = {"wsgi.input_terminated": terminated, "CONTENT_LENGTH": "10"}
+            read_body(environ(Pieces(b"{}"), **variables), SETTINGS)
+
+
+class InvalidChunkSize(Exception):
+    """As gunicorn raises it: no OSError, and its module cannot be imported here."""
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), InvalidChunkSize("zz"), ValueError("closed")])
+def test_an_input_that_fails(error: Exception) -> None:
+    with pytest.raises(InvalidRequest, match="could not be read"):
+        read_body(environ(Broken(error), CONTENT_LENGTH="10"), SETTINGS)
+
+
+def test_the_limit() -> None:
+    whole = b"x" * 1024
+    assert read_body(environ(whole, CONTENT_LENGTH="1024"), SETTINGS) == whole
+    assert read_body(environ(whole, **{"wsgi.input_terminated": True}), SETTINGS) == whole
+
+
+def test_a_body_that_says_it_is_too_long_is_not_read() -> None:
+    source = Pieces(b"{}")
+    for length in ("1025", "9" * 18):
+        with pytest.raises(BodyTooLarge, match="1024"):
+            read_body(environ(source, CONTENT_LENGTH=length), SETTINGS)
+    assert source.left == b"{}"
+
+
+def test_a_chunked_body_is_read_to_the_limit_only() -> None:
+    source = Pieces(b"x" * 100_000, at_once=1000)
+    with pytest.raises(BodyTooLarge):
+        read_body(environ(source, **{"wsgi.input_terminated": True}), SETTINGS)
+    assert len(source.left) == 100_000 - 1025
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        "application/json;charset=UTF-8; x=y",
+        "application/json ;",
+    ],
+)
+def test_types_that_are_json(type: str) -> None:
+    assert read_body(environ(b"{}", CONTENT_LENGTH="2", CONTENT_TYPE=type), SETTINGS) == b"{}"
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        "",
+        None,
+        "text/plain",
+        "text/plain;charset=UTF-8",  # fetch with a string
+        "application/x-www-form-urlencoded",  # curl -d
+        "multipart/form-data; boundary=x",
+        "text/json",
+        "application/json, text/plain",
+        "application/jsonp",
+        "application/vnd.api+json",
+        "text/plain; application/json",
+        "x" * 5000,
+    ],
+)
+def test_other_types(type: str | None) -> None:
+    with pytest.raises(UnsupportedMediaType, match="-H 'Content-Type: application/json'") as caught:
+        read_body(environ(b"{}", CONTENT_LENGTH="2", CONTENT_TYPE=type), SETTINGS)
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
+def test_compressed_bodies(coding: str) -> None:
+    with pytest.raises(UnsupportedMediaType, match="Content-Encoding"):
+        read_body(environ(b"{}", CONTENT_LENGTH="2", HTTP_CONTENT_ENCODING=coding), SETTINGS)
+    plain = environ(b"{}", CONTENT_LENGTH="2", HTTP_CONTENT_ENCODING="Identity")
+    assert read_body(plain, SETTINGS) == b"{}"
+
+
+@pytest.mark.parametrize("given", ["x", "req-1", "!~", "a" * 128])
+def test_the_callers_request_id(given: str) -> None:
+    assert request_id({"HTTP_X_REQUEST_ID": given}) == given
+
+
+@pytest.mark.parametrize(
+    "given", ["", "a" * 129, "a b", "a\r\nX: y", "a\n", "\na", "a\t", "caf\xe9", "\x7f", "\u0661"]
+)
+def test_other_request_ids_are_replaced(given: str) -> None:
+    made = request_id({"HTTP_X_REQUEST_ID": given})
+    assert made.startswith("req_") and made.isascii() and made.isprintable()
+    assert made != request_id({"HTTP_X_REQUEST_ID": given})
+    assert request_id({}) != request_id({})

@@ -1,0 +1,376 @@
+"""Resumable streams over real sockets: numbers, replay, joining, cancelling, scoping."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import harness
+import pytest
+from harness import Client, Server, make_app, wait_until
+from scripted_provider import Script
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Finish, Usage
+
+RESUMABLE = {"Choreo-Resumable": "1"}
+HELLO = {"role": "user", "content": "one two three"}
+
+
+def ask(model: str = "scripted", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [HELLO], "stream": True, **more}
+
+
+@pytest.fixture
+def start(
+    serve: Callable[..., Server], scripted: Callable[[], Script]
+) -> Iterator[Callable[..., tuple[Application, Server]]]:
+    """``start(**settings)``: an application with the providers scripted and echo, served."""
+    apps: list[Application] = []
+
+    def make(**settings: str) -> tuple[Application, Server]:
+        section = {"type": "scripted", "models": "scripted"}
+        # The head of a stream whose first frame a test withholds leaves with a ping.
+        given = {"heartbeat_seconds": "0.2", **settings}
+        apps.append(make_app(given, {"provider scripted": section}))
+        return apps[-1], serve(apps[-1])
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def script(scripted: Callable[[], Script]) -> Script:
+    return scripted()
+
+
+def begin(client: Client, body: dict[str, Any], **headers: str) -> str:
+    """Start a resumable stream; return its id."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    client.request("POST", "/v1/chat/completions", body, {**RESUMABLE, **names})
+    head = client.read_head()
+    assert head.status == 200, client.read_body()
+    id = head.headers["choreo-stream-id"]
+    assert head.headers["content-location"] == f"/v1/streams/{id}"
+    return id
+
+
+def read_to_end(client: Client) -> list[bytes]:
+    """Return the frames that come, without pings."""
+    return [frame for frame in iter(client.read_frame, b"") if not frame.startswith(b":")]
+
+
+def next_frame(client: Client) -> bytes:
+    """Return the next frame that is no ping."""
+    while (frame := client.read_frame()).startswith(b":"):
+        pass
+    return frame
+
+
+def once(server: Server, method: str, path: str, **headers: str) -> harness.Answer:
+    """Send one request on a connection of its own: waitress closes it after a stream."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    with server.connect() as client:
+        return client.exchange(method, path, headers=names)
+
+
+def replay(server: Server, id: str, after: int | None = None, **headers: str) -> list[bytes]:
+    query = "" if after is None else f"?after={after}"
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    with server.connect() as client:
+        client.request("GET", f"/v1/streams/{id}{query}", headers=names)
+        assert client.read_head().status == 200
+        return read_to_end(client)
+
+
+def text_of(frames: list[bytes], index: int = 0) -> str:
+    text = ""
+    for frame in frames:
+        data = frame.partition(b"data: ")[2]
+        if data.strip() != b"[DONE]":
+            for choice in json.loads(data).get("choices", []):
+                if choice["index"] == index:
+                    text += choice["delta"].get("content", "")
+    return text
+
+
+def numbers(frames: list[bytes]) -> list[int]:
+    return [int(re.match(rb"id: (\d+)\ndata: .+\n\n\Z", frame)[1]) for frame in frames]  # type: ignore[index]
+
+
+def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
+    """wire.md: each data frame has an id from 1, the end marker too; a replay is exact."""
+    _, server = start()
+    with server.connect() as client:
+        id = begin(client, ask("echo", n=2, stream_options={"include_usage": True}))
+        frames = read_to_end(client)
+    assert numbers(frames) == list(range(1, len(frames) + 1))
+    assert frames[-1] == b"id: %d\ndata: [DONE]\n\n" % len(frames)
+    assert text_of(frames) == text_of(frames, 1) == HELLO["content"]
+    assert b'"usage":{' in frames[-2]
+    for after in range(len(frames)):
+        assert replay(server, id, after) == frames[after:]
+        assert replay(server, id, Last_Event_ID=str(after)) == frames[after:]
+    assert replay(server, id) == frames
+
+
+def test_a_cut_stream_goes_on_and_is_read_on_live(start: Any, script: Script) -> None:
+    """The client goes; what comes meanwhile is kept; a new reader gets it and what follows."""
+    app, server = start()
+    client = server.connect()
+    id = begin(client, ask())
+    script.say("one ")
+    seen = [next_frame(client), next_frame(client)]
+    client.reset()
+    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the stream")
+    assert not script.closed.is_set()
+    script.say("two ")
+    with server.connect() as again:
+        again.request("GET", f"/v1/streams/{id}?after=2")
+        assert again.read_head().status == 200
+        rest = [next_frame(again)]
+        assert text_of(rest) == "two "  # before the next was produced
+        script.finish("three", Finish())
+        rest += read_to_end(again)
+    assert numbers(seen + rest) == list(range(1, 7))
+    assert text_of(seen + rest) == HELLO["content"]
+    wait_until(lambda: app.active == 0, "nothing is left running")
+
+
+def test_several_readers_at_once(start: Any, script: Script) -> None:
+    _, server = start()
+    with server.connect() as writer:
+        id = begin(writer, ask())
+        readers = [server.connect() for _ in range(5)]
+        for reader in readers:
+            reader.request("GET", f"/v1/streams/{id}")
+            assert reader.read_head().status == 200
+        script.finish("one ", "two ", Finish())
+        frames = read_to_end(writer)
+        for reader in readers:
+            assert read_to_end(reader) == frames
+            reader.close()
+
+
+def test_delete_stops_the_generation_for_all(start: Any, script: Script) -> None:
+    """204 and idempotent; the readers get the error frame, the source is closed."""
+    app, server = start()
+    with server.connect() as client:
+        id = begin(client, ask())
+        script.say("one ")
+        for _ in range(2):
+            answer = once(server, "DELETE", f"/v1/streams/{id}")
+            assert (answer.status, answer.body) == (204, b"")
+        frames = read_to_end(client)
+        error = json.loads(frames[-1].partition(b"data: ")[2])["error"]
+        assert error["code"] == "stream_cancelled"
+        assert b"[DONE]" not in b"".join(frames)
+    assert once(server, "DELETE", f"/v1/streams/{id}").status == 204
+    assert script.closed.wait(harness.DEADLINE)
+    assert replay(server, id) == frames
+    wait_until(lambda: app.active == 0, "nothing is left running")
+
+
+def test_delete_stops_a_stream_without_a_client(start: Any, script: Script) -> None:
+    app, server = start()
+    client = server.connect()
+    id = begin(client, ask())
+    client.reset()
+    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the stream")
+    assert once(server, "DELETE", f"/v1/streams/{id}").status == 204
+    assert script.closed.wait(harness.DEADLINE)
+    wait_until(lambda: app.active == 0, "nothing is left running")
+
+
+def test_a_stream_that_fails_keeps_its_error_frame(start: Any, script: Script) -> None:
+    _, server = start()
+    with server.connect() as client:
+        id = begin(client, ask())
+        script.finish("one ")  # and no finish reason
+        frames = read_to_end(client)
+    assert json.loads(frames[-1].partition(b"data: ")[2])["error"]["code"] == "upstream_truncated"
+    assert replay(server, id) == frames
+
+
+def test_an_idempotency_key_joins_the_stream(start: Any, script: Script) -> None:
+    """The same key and body do not pay twice; another body is a conflict."""
+    _, server = start()
+    with server.connect() as first, server.connect() as second, server.connect() as third:
+        id = begin(first, ask(), Idempotency_Key="k-1")
+        assert begin(second, ask(), Idempotency_Key="k-1") == id
+        headers = {**RESUMABLE, "Idempotency-Key": "k-1"}
+        answer = third.exchange("POST", "/v1/chat/completions", ask(seed=1), headers)
+        assert (answer.status, answer.error["code"]) == (409, "idempotency_conflict")
+        script.finish("one ", Finish(), Usage(1, 1))
+        assert read_to_end(first) == read_to_end(second)
+
+
+def test_a_request_that_fails_at_once_can_be_tried_again(
+    start: Any, scripted: Callable[[], Script]
+) -> None:
+    """Its key names no stream: the next try is a new one."""
+    _, server = start()
+    scripted().say(RuntimeError("boom"))
+    with server.connect() as client:
+        headers = {**RESUMABLE, "Idempotency-Key": "k-2"}
+        answer = client.exchange("POST", "/v1/chat/completions", ask(), headers)
+        assert (answer.status, answer.error["code"]) == (500, "internal_error")
+        scripted().finish("fine", Finish())
+        begin(client, ask(), Idempotency_Key="k-2")
+        assert text_of(read_to_end(client)) == "fine"
+
+
+def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(
+    start: Any, script: Script
+) -> None:
+    """It may come back with its key, and join; without a key nobody could."""
+    app, server = start()
+    client = server.connect()
+    client.request("POST", "/v1/chat/completions", ask(), {**RESUMABLE, "Idempotency-Key": "early"})
+    assert script.asked.wait(harness.DEADLINE)
+    client.reset()
+    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the stream")
+    with server.connect() as again:
+        begin(again, ask(), Idempotency_Key="early")
+        script.finish("late", Finish())
+        assert text_of(read_to_end(again)) == "late"
+
+
+def test_an_unkeyed_request_whose_client_leaves_before_the_head_is_stopped(
+    start: Any, script: Script
+) -> None:
+    app, server = start(heartbeat_seconds="10")
+    client = server.connect()
+    client.request("POST", "/v1/chat/completions", ask(), RESUMABLE)
+    assert script.asked.wait(harness.DEADLINE)
+    client.reset()
+    assert script.closed.wait(harness.DEADLINE)
+    wait_until(lambda: app.active == 0, "the slot is free again")
+
+
+KEYS = "key-a,key-b"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_only_the_key_that_made_a_stream_may_touch_it(start: Any) -> None:
+    """Another key, a guessed, a malformed id: the same 404, in constant shape."""
+    _, server = start(api_keys=KEYS)
+    with server.connect() as client:
+        id = begin(client, ask("echo"), **bearer("key-a"))
+        frames = read_to_end(client)
+    bodies = set()
+    for other in (id, "strm_" + "A" * 32, "strm_x", "%2e%2e", "", "a/b", id + "x", "%FF"):
+        key = "key-b" if other == id else "key-a"
+        for method in ("GET", "DELETE"):
+            answer = once(server, method, f"/v1/streams/{other}", **bearer(key))
+            assert (answer.status, answer.error["code"]) == (404, "stream_not_found")
+            bodies.add(answer.body)
+    assert len(bodies) == 1
+    assert replay(server, id, **bearer("key-a")) == frames
+
+
+def test_ids_tell_nothing(start: Any) -> None:
+    """At least 128 random bits each, no counter and no clock in common."""
+    _, server = start()
+    ids = []
+    for _ in range(50):
+        with server.connect() as client:
+            ids.append(begin(client, ask("echo")))
+            read_to_end(client)
+    secret = [id.removeprefix("strm_") for id in ids]
+    assert all(len(part) * 6 >= 128 for part in secret)
+    # No position is the same in all, as a date's or a counter's first digits would be.
+    assert all(len(set(column)) > 5 for column in zip(*secret, strict=True))
+
+
+def test_an_expired_stream_is_not_found(start: Any) -> None:
+    _, server = start(replay_ttl_seconds="0.2")
+    with server.connect() as client:
+        id = begin(client, ask("echo"))
+        read_to_end(client)
+    wait_until(lambda: once(server, "GET", f"/v1/streams/{id}").status == 404, "the stream expires")
+
+
+def test_what_is_no_longer_retained_is_gone(start: Any, script: Script) -> None:
+    _, server = start(replay_stream_bytes="2048")
+    with server.connect() as client, server.connect() as other:
+        id = begin(client, ask())
+        script.finish(*["word " * 20] * 40, Finish())
+        frames = read_to_end(client)
+        answer = other.exchange("GET", f"/v1/streams/{id}?after=1")
+        assert (answer.status, answer.error["code"]) == (410, "stream_gone")
+    assert replay(server, id, len(frames) - 2) == frames[-2:]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "param"),
+    [
+        ({"Choreo-Resumable": "yes"}, {}, "Choreo-Resumable"),
+        (RESUMABLE, {"stream": False}, "stream"),
+        ({**RESUMABLE, "Idempotency-Key": "a b"}, {}, "Idempotency-Key"),
+        ({**RESUMABLE, "Idempotency-Key": "k" * 256}, {}, "Idempotency-Key"),
+    ],
+)
+def test_refusals(start: Any, headers: dict[str, str], body: dict[str, Any], param: str) -> None:
+    _, server = start()
+    with server.connect() as client:
+        answer = client.exchange("POST", "/v1/chat/completions", {**ask("echo"), **body}, headers)
+        assert answer.status == 400
+        assert (answer.error["code"], answer.error["param"]) == ("invalid_parameter_value", param)
+
+
+@pytest.mark.parametrize("after", ["-1", "+1", "1e3", "x", "", "9" * 19, "%D9%A1"])
+def test_a_number_that_is_none_is_refused(start: Any, after: str) -> None:
+    _, server = start()
+    with server.connect() as client:
+        id = begin(client, ask("echo"))
+        read_to_end(client)
+    answer = once(server, "GET", f"/v1/streams/{id}?after={after}")
+    assert (answer.status, answer.error["param"]) == (400, "after")
+
+
+def test_too_many_streams_without_a_reader_are_stopped(
+    start: Any, scripted: Callable[[], Script]
+) -> None:
+    """One more than ``max_orphans_per_key`` ends with an error frame; the others go on."""
+    app, server = start(max_orphans_per_key="1")
+    scripts = [scripted(), scripted()]
+    clients = [server.connect(), server.connect()]
+    ids = [begin(client, ask()) for client in clients]
+    clients[0].reset()
+    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the first")
+    clients[1].reset()
+    assert scripts[1].closed.wait(harness.DEADLINE)
+    assert not scripts[0].closed.is_set()
+    frame = replay(server, ids[1])[-1]
+    assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "service_overloaded"
+    scripts[0].finish("one ", Finish())
+    assert text_of(replay(server, ids[0])) == "one "
+
+
+def test_a_stream_that_nobody_reads_for_long_is_stopped(start: Any, script: Script) -> None:
+    _, server = start(orphan_seconds="0.2")
+    client = server.connect()
+    id = begin(client, ask())
+    client.reset()
+    assert script.closed.wait(harness.DEADLINE)
+    frame = replay(server, id)[-1]
+    assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "stream_cancelled"
+
+
+def test_a_drain_ends_streams_without_a_client_too(start: Any, script: Script) -> None:
+    app, server = start()
+    client = server.connect()
+    begin(client, ask())
+    client.reset()
+    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the stream")
+    app.drain()
+    app.stop()
+    wait_until(lambda: app.active == 0, "the stream has ended")
+    assert script.closed.is_set()

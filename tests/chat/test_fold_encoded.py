@@ -1,0 +1,331 @@
+"""A source read as frames and as one document says the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo_wsgi import sse
+from choreo_wsgi.chat.answer import EncodedFrames, Fold, FoldedReply, merge
+from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.source import Source
+from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
+
+
+class Batches(Source):
+    """Hands over one list of items after the other; raises what is an exception."""
+
+    def __init__(self, *batches: list[Item] | Exception, usage: Usage | None = None) -> None:
+        self._batches = list(batches)
+        self.ended = not batches
+        self.usage = usage
+        self.closed = False
+
+    def receive(self, timeout: float) -> list[Item]:
+        batch = self._batches.pop(0)
+        if isinstance(batch, Exception):
+            raise batch
+        self.ended = not self._batches
+        return batch
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def encoder(include_usage: bool = False) -> ChunkEncoder:
+    return ChunkEncoder("chatcmpl-1", 1700000000, "m", include_usage)
+
+
+def frames_of(source: Source, n: int = 1, include_usage: bool = False) -> bytes:
+    frames = EncodedFrames(source, encoder(include_usage), n, "label")
+    blocks = []
+    for _ in range(1000):
+        blocks.append(frames.receive(0))
+        if frames.ended:
+            return b"".join(blocks)
+    pytest.fail("the frames do not end")
+
+
+def chunks_of(source: Source, n: int = 1, include_usage: bool = False) -> list[Any]:
+    events = sse.Decoder().receive_data(frames_of(source, n, include_usage))
+    return [json.loads(event.data) for event in events]
+
+
+def document_of(source: Source, n: int = 1) -> Any:
+    reply = FoldedReply(source, encoder(), n, "label")
+    while not (document := reply.receive(0)):
+        assert not reply.ended
+    assert reply.ended
+    return json.loads(document)
+
+
+# -- the same answer, read in both ways -------------------------------------------------------
+
+
+def fold_as_a_client(chunks: list[Any], n: int) -> dict[str, Any]:
+    """Put the chunks of a stream together as clients do, without our own code."""
+    choices: list[dict[str, Any]] = [
+        {"text": "", "reasoning": "", "refusal": "", "calls": {}, "reason": None} for _ in range(n)
+    ]
+    usage = None
+    for chunk in chunks:
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            kept, delta = choices[choice["index"]], choice["delta"]
+            kept["text"] += delta.get("content", "")
+            kept["reasoning"] += delta.get("reasoning_content", "")
+            kept["refusal"] += delta.get("refusal", "")
+            for call in delta.get("tool_calls", ()):
+                entry = kept["calls"].setdefault(call["index"], ["", "", ""])
+                entry[0] += call.get("id", "")
+                entry[1] += call["function"].get("name", "")
+                entry[2] += call["function"].get("arguments", "")
+            kept["reason"] = choice["finish_reason"] or kept["reason"]
+    return {"choices": choices, "usage": usage}
+
+
+def read_document(document: Any) -> dict[str, Any]:
+    choices = []
+    for index, choice in enumerate(document["choices"]):
+        assert choice["index"] == index
+        message = choice["message"]
+        assert message["role"] == "assistant"
+        calls = {
+            place: [call["id"], call["function"]["name"], call["function"]["arguments"]]
+            for place, call in enumerate(message.get("tool_calls", ()))
+        }
+        choices.append(
+            {
+                "text": message["content"] or "",
+                "reasoning": message.get("reasoning_content", ""),
+                "refusal": message.get("refusal", ""),
+                "calls": calls,
+                "reason": choice["finish_reason"],
+            }
+        )
+    return {"choices": choices, "usage": document.get("usage")}
+
+
+TEXT = st.text('aé🌍\n"\\', max_size=4)
+
+
+@st.composite
+def choice_items(draw: st.DrawFn, index: int) -> list[Item]:
+    items: list[Item] = [
+        Delta(draw(TEXT), index, draw(TEXT), draw(TEXT)) for _ in range(draw(st.integers(0, 4)))
+    ]
+    for place in range(draw(st.integers(0, 2))):
+        call = ToolCall(place, f"call_{place}", "look", draw(TEXT))
+        items.append(Delta(index=index, tool_calls=[call]))
+        items += [
+            Delta(index=index, tool_calls=[ToolCall(place, arguments=piece)])
+            for piece in draw(st.lists(TEXT, max_size=3))
+        ]
+    return [*items, Finish(draw(st.sampled_from(["stop", "length", "tool_calls"])), index)]
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[int, list[list[Item]]]:
+    n = draw(st.integers(1, 3))
+    waiting = [draw(choice_items(index)) for index in range(n)]
+    items: list[Item] = []
+    while any(waiting):  # interleaved, each choice in its own order
+        nonempty = [choice for choice in waiting if choice]
+        items.append(draw(st.sampled_from(nonempty)).pop(0))
+    if draw(st.booleans()):
+        items.append(Usage(3, 4, draw(st.sampled_from([None, 0, 2]))))
+    batches: list[list[Item]] = [[]]
+    for item in items:
+        if draw(st.booleans()):
+            batches.append([])
+        batches[-1].append(item)
+    return n, batches
+
+
+@given(answers())
+def test_a_folded_stream_is_the_plain_document(answer: tuple[int, list[list[Item]]]) -> None:
+    n, batches = answer
+    document = document_of(Batches(*batches), n)
+    chunks = chunks_of(Batches(*batches), n, include_usage=True)
+    assert fold_as_a_client(chunks, n) == read_document(document)
+    for chunk in chunks:
+        same = ("id", "created", "model")
+        assert [chunk[key] for key in same] == [document[key] for key in same]
+    assert document["object"] == "chat.completion"
+
+
+@given(answers())
+def test_each_choice_begins_with_its_role_and_ends_once(
+    answer: tuple[int, list[list[Item]]],
+) -> None:
+    n, batches = answer
+    chunks = chunks_of(Batches(*batches), n)
+    assert all("usage" not in chunk for chunk in chunks)
+    for index in range(n):
+        seen = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert seen[0]["delta"] == {"role": "assistant", "content": ""}
+        assert all("role" not in choice["delta"] for choice in seen[1:])
+        assert [choice["finish_reason"] is None for choice in seen] == [True] * (len(seen) - 1) + [
+            False
+        ]
+        assert seen[-1]["delta"] == {}
+
+
+# -- the document -----------------------------------------------------------------------------
+
+
+def test_the_document_byte_for_byte() -> None:
+    batches: list[list[Item]] = [[Delta("Hel"), Delta("lo")], [Finish("stop"), Usage(1, 2)]]
+    reply = FoldedReply(Batches(*batches), encoder(), 1, "label")
+    assert reply.receive(0) == b""
+    assert reply.receive(0) == (
+        b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m",'
+        b'"choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},'
+        b'"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+    )
+    assert reply.usage == Usage(1, 2)
+
+
+def message(*items: Item) -> Any:
+    return document_of(Batches([*items, Finish()]))["choices"][0]["message"]
+
+
+def test_content_is_null_only_where_something_else_was_said() -> None:
+    call = Delta(tool_calls=[ToolCall(0, "c", "f", "{}")])
+    assert message()["content"] == ""
+    assert message(Delta(reasoning="r"))["content"] == ""
+    assert message(call)["content"] is None
+    assert message(Delta("t"), call)["content"] == "t"
+    assert message(Delta(refusal="no")) == {"role": "assistant", "content": None, "refusal": "no"}
+
+
+def test_calls_stand_in_the_order_of_their_index() -> None:
+    calls = message(
+        Delta(tool_calls=[ToolCall(1, "b", "g", "{"), ToolCall(0, "a", "f", "{}")]),
+        Delta(tool_calls=[ToolCall(1, arguments="}", extra={"extra_content": {"x": 1}})]),
+    )["tool_calls"]
+    assert calls == [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        {
+            "id": "b",
+            "type": "function",
+            "function": {"name": "g", "arguments": "{}"},
+            "extra_content": {"x": 1},
+        },
+    ]
+
+
+def test_further_members_are_put_together_by_their_kind() -> None:
+    into: dict[str, Any] = {"a": [1], "b": "x", "c": {"d": "1", "e": [1]}, "f": 1}
+    merge(into, {"a": [2], "b": "y", "c": {"d": "2", "e": [2], "g": None}, "f": 2, "h": {}})
+    assert into == {
+        "a": [1, 2],
+        "b": "xy",
+        "c": {"d": "12", "e": [1, 2], "g": None},
+        "f": 2,
+        "h": {},
+    }
+    given = {"annotations": [1]}
+    answer = message(Delta("t", extra=given), Delta(extra=given))
+    assert answer["annotations"] == [1, 1]
+    assert given == {"annotations": [1]}, "what a provider handed over is its own"
+
+
+def test_a_choice_keeps_the_further_members_of_its_finish() -> None:
+    document = document_of(Batches([Finish("stop", extra={"native_finish_reason": "end"})]))
+    assert document["choices"][0]["native_finish_reason"] == "end"
+
+
+def test_a_fold_is_complete_when_every_choice_is() -> None:
+    fold = Fold(2)
+    fold.add(Finish("stop", 1))
+    assert not fold.complete
+    fold.add(Finish("stop", 0))
+    assert fold.complete
+
+
+# -- endings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [Delta("a")],
+        [Delta("a"), Usage(1, 1)],
+        [Delta("a"), Finish("stop", 1), Delta("b")],
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
+    items: list[Item], together: bool
+) -> None:
+    batches = [items] if together else [[item] for item in items]
+    source = Batches(*batches)
+    frames = EncodedFrames(source, encoder(), 2, "label")
+    seen = b""
+    with pytest.raises(UpstreamTruncated):
+        for _ in range(len(batches) + 1):
+            seen += frames.receive(0)
+    assert not frames.ended
+    deltas = [item for item in items if isinstance(item, Delta)]
+    assert [seen.count(b'"content":"%b"' % item.text.encode()) for item in deltas] == [1] * len(
+        deltas
+    )
+    with pytest.raises(UpstreamTruncated):
+        document_of(Batches(*batches), 2)
+
+
+def test_a_failure_of_the_source_passes_through_after_what_came_before() -> None:
+    frames = EncodedFrames(Batches([Delta("a")], ProviderAPIError("no")), encoder(), 1, "label")
+    assert frames.receive(0).count(b"data: ") == 2
+    with pytest.raises(ProviderAPIError):
+        frames.receive(0)
+    with pytest.raises(ProviderAPIError):
+        document_of(Batches([Delta("a")], ProviderAPIError("no")))
+
+
+def test_the_usage_chunk_comes_last_and_only_when_asked_and_known() -> None:
+    batches: list[list[Item]] = [[Delta("a")], [Usage(1, 2)], [Finish("stop")]]
+    chunks = chunks_of(Batches(*batches), include_usage=True)
+    assert [chunk["usage"] for chunk in chunks] == [
+        None,
+        None,
+        None,
+        {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    ]
+    assert chunks[-1]["choices"] == []
+    assert all("usage" not in chunk for chunk in chunks_of(Batches(*batches)))
+    without = chunks_of(Batches([Delta("a"), Finish()]), include_usage=True)
+    assert [chunk["usage"] for chunk in without] == [None] * 3
+
+
+@pytest.mark.parametrize("kind", [EncodedFrames, FoldedReply])
+def test_an_answer_that_is_broken_off_is_accounted_for(
+    kind: type[EncodedFrames] | type[FoldedReply],
+) -> None:
+    class Late(Batches):
+        def close(self) -> None:
+            super().close()
+            self.usage = Usage(7, 1)
+
+    source = Late([Delta("a")], [Delta("b")])
+    reading = kind(source, encoder(), 1, "label")
+    reading.receive(0)
+    reading.close()
+    assert source.closed
+    assert reading.usage == Usage(7, 1)
+
+
+def test_the_end_closes_the_source() -> None:
+    for kind in (EncodedFrames, FoldedReply):
+        source = Batches([Delta("a"), Finish()])
+        reading = kind(source, encoder(), 1, "label")
+        assert reading.receive(0) and reading.ended
+        assert source.closed

@@ -1,0 +1,120 @@
+"""``jsonbody``: what is JSON for us, at the edges of what is JSON for others."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from request_samples import NOT_JSON
+
+from choreo_wsgi.chat import request as jsonbody
+from choreo_wsgi.errors import InvalidJSON
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
+def test_refused(body: bytes) -> None:
+    with pytest.raises(InvalidJSON) as caught:
+        jsonbody.loads(body)
+    assert caught.value.status == 400
+    assert caught.value.code == "invalid_json"
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b' {"x" : 1.5e3 }\r\n',
+        b'{"x":' + b"[" * 63 + b"]" * 63 + b"}",
+        b'{"x":' * 64 + b"1" + b"}" * 64,
+        b'{"x":[' + b",".join([b"[{}]"] * 1000) + b"]}",
+        b'{"x":"' + b"[{" * 1000 + b'"}',
+        b'{"x":"' + b'\\"[' * 1000 + b'\\\\"}',
+        b'{"x":' + b"9" * 400 + b"}",
+        b'{"x":0.' + b"9" * 10_000 + b"}",
+        b'{"x":1e-400}',
+        b'{"x":"\\ud83d\\ude00 \\\\ud800 \\u00e9"}',
+        b'{"x":{"a":1},"y":{"a":1}}',
+        '{"é":"😀"}'.encode(),
+    ],
+)
+def test_accepted_as_it_is(body: bytes) -> None:
+    assert jsonbody.loads(body) == json.loads(body)
+
+
+def test_a_duplicate_is_named() -> None:
+    with pytest.raises(InvalidJSON, match="'twice'"):
+        jsonbody.loads(b'{"once":1,"twice":2,"more":3,"twice":2}')
+
+
+def test_a_syntax_error_is_located() -> None:
+    with pytest.raises(InvalidJSON, match="line 2, column 3"):
+        jsonbody.loads(b'{"x":1,\n  2}')
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=5), st.booleans())
+def test_all_json_objects_are_accepted(value: dict[str, Any], ascii: bool) -> None:
+    assert jsonbody.loads(json.dumps(value, ensure_ascii=ascii).encode()) == value
+
+
+# Backslashes, the halves of pairs, quotes and brackets in any order.
+PIECES = st.sampled_from(
+    [r"\\", r"\"", r"\n", r"\ud83d", r"\ude00", r"\uDBFF", r"\uDC00", r"\u0041", "x", "[", "{", "]"]
+)
+
+
+@given(st.lists(PIECES))
+@example([r"\ud83d", r"\\", r"\ude00"])
+def test_lone_surrogates_are_found_wherever_they_are(pieces: list[str]) -> None:
+    body = b'{"x":"%b"}' % "".join(pieces).encode()
+    try:
+        json.loads(body)["x"].encode()
+    except UnicodeEncodeError:
+        with pytest.raises(InvalidJSON, match="surrogate"):
+            jsonbody.loads(body)
+    else:
+        assert jsonbody.loads(body) == json.loads(body)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+@given(JSON, st.lists(PIECES), st.integers(0, 70), st.booleans())
+def test_nesting_is_counted_exactly(
+    inner: Any, pieces: list[str], levels: int, objects: bool
+) -> None:
+    filler = "".join(piece for piece in pieces if not piece.startswith(r"\u"))
+    left, right = ('{"x":', "}") if objects else ("[", "]")
+    # Many brackets beside it, so that the quick look at their number does not decide.
+    text = (
+        f'{{"{filler}":[{"[]," * 70}0],"deep":{left * levels}'
+        f'{json.dumps(inner)}{right * levels},"{filler}.":"{filler}"}}'
+    )
+    deep = 1 + levels + _depth(inner)
+    try:
+        jsonbody.loads(text.encode())
+    except InvalidJSON as error:
+        assert ("nests" in error.message) == (deep > jsonbody.MAX_DEPTH)
+        assert deep > jsonbody.MAX_DEPTH or "surrogate" in error.message
+    else:
+        assert deep <= jsonbody.MAX_DEPTH

@@ -1,0 +1,409 @@
+"""Sources made of other things."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import harness
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_provider import Script
+
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source
+from choreo_wsgi.chat.sources import Interleaved, Limited, Stopped, from_deltas
+from choreo_wsgi.chat.stops import StopMatcher
+from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
+from choreo_wsgi.providers.base import Provider
+from choreo_wsgi.settings import Settings
+
+
+class Listed(Source):
+    """Hands over each list in turn; an exception in their place is raised."""
+
+    def __init__(self, *steps: list[Item] | Exception, usage: Usage | None = None) -> None:
+        self._steps = list(steps)
+        self.usage = usage
+        self.closed = 0
+
+    def receive(self, timeout: float) -> list[Item]:
+        assert not self.closed, "asked after it was closed"
+        step = self._steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        self.ended = not self._steps
+        return step
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Piped(Source):
+    """A source that hands over each byte of a pipe as a text."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        self.asked: list[float] = []
+
+    def say(self, text: str) -> None:
+        os.write(self._write, text.encode())
+
+    def hang_up(self) -> None:
+        os.close(self._write)
+        self._write = -1
+
+    def receive(self, timeout: float) -> list[Item]:
+        self.asked.append(timeout)
+        try:
+            data = os.read(self._read, 1)
+        except BlockingIOError:
+            return []
+        if not data:
+            self.ended = True
+            return [Finish()]
+        return [Delta(data.decode())]
+
+    def fileno(self) -> int | None:
+        return self._read
+
+    def close(self) -> None:
+        for descriptor in (self._read, self._write):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._read = self._write = -1
+
+
+def drain(source: Source) -> list[Item]:
+    items: list[Item] = []
+    for _ in range(1000):
+        items += source.receive(0.05)
+        if source.ended:
+            return items
+    pytest.fail("the source does not end")
+
+
+def texts(items: Iterable[Item], index: int = 0) -> str:
+    return "".join(item.text for item in items if isinstance(item, Delta) and item.index == index)
+
+
+def finishes(items: Iterable[Item]) -> list[tuple[int, str]]:
+    return sorted((item.index, item.reason) for item in items if isinstance(item, Finish))
+
+
+# -- from_deltas ------------------------------------------------------------------------------
+
+
+def test_an_iterable_is_handed_over_item_by_item_and_finished() -> None:
+    made: list[str] = []
+
+    def deltas() -> Iterator[Item]:
+        for word in ("a", "b"):
+            made.append(word)
+            yield Delta(word)
+
+    source = from_deltas(deltas())
+    assert made == []
+    assert source.receive(0) == [Delta("a")]
+    assert made == ["a"] and not source.ended
+    assert source.receive(0) == [Delta("b")]
+    assert source.receive(0) == [Finish("stop")] and source.ended
+    assert source.receive(0) == []
+
+
+def test_every_choice_of_an_iterable_gets_one_finish() -> None:
+    items: list[Item] = [Delta("a"), Delta("b", 1), Finish("length", 1), Usage(1, 2), Delta("c", 2)]
+    assert drain(from_deltas(items)) == [*items, Finish("stop", 0), Finish("stop", 2)]
+    assert drain(from_deltas([])) == [Finish("stop")]
+    assert drain(from_deltas([Finish("length")])) == [Finish("length")]
+
+
+def test_closing_closes_a_generator_at_once_and_only_once() -> None:
+    freed: list[int] = []
+
+    def deltas() -> Iterator[Item]:
+        try:
+            yield Delta("a")
+            yield Delta("b")
+        finally:
+            freed.append(1)
+
+    source = from_deltas(deltas())
+    source.receive(0)
+    source.close()
+    source.close()
+    assert freed == [1]
+    assert source.ended and source.receive(0) == []
+    from_deltas([Delta("a")]).close()  # a list has nothing to close
+
+
+def test_an_iterable_that_failed_is_not_finished_afterwards() -> None:
+    """A generator that raised looks exhausted; no ``stop`` may be invented for it."""
+
+    def deltas() -> Iterator[Item]:
+        yield Delta("a")
+        raise ProviderAPIError("no")
+
+    source = from_deltas(deltas())
+    assert source.receive(0) == [Delta("a")]
+    with pytest.raises(ProviderAPIError):
+        source.receive(0)
+    assert source.receive(0) == []
+
+
+# -- Limited ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "text", "reason"),
+    [(0, "", "length"), (1, "a", "length"), (2, "ab", "length"), (3, "abc", "stop")],
+)
+def test_limited_counts_pieces(limit: int, text: str, reason: str) -> None:
+    items = drain(Limited(from_deltas(map(Delta, "abc")), limit))
+    assert texts(items) == text
+    assert finishes(items) == [(0, reason)]
+    assert isinstance(items[-1], Finish)
+
+
+def test_limited_counts_text_only() -> None:
+    call = Delta(tool_calls=[ToolCall(0, "c", "f", "{}")])
+    items = [Delta(reasoning="r"), Delta("a"), call, Delta(reasoning="r"), Finish("tool_calls")]
+    assert drain(Limited(from_deltas(items), 1)) == items
+
+
+def test_choices_are_limited_one_by_one() -> None:
+    items = [Delta(text, index) for text in "abc" for index in (0, 1)]
+    source = Listed(*([item] for item in items), [], [], usage=Usage(1, 4))
+    seen = drain(Limited(source, 2, choices=2))
+    assert (texts(seen, 0), texts(seen, 1)) == ("ab", "ab")
+    assert finishes(seen) == [(0, "length"), (1, "length")]
+    assert source.closed
+
+
+def test_a_cut_tells_what_was_used_and_stops_the_generation() -> None:
+    source = Listed([Delta("a")], [Delta("b")], [Delta("never")], usage=Usage(3, 2))
+    cut = Limited(source, 1)
+    assert drain(cut) == [Delta("a"), Finish("length"), Usage(3, 2)]
+    assert source.closed
+    assert cut.usage == Usage(3, 2)
+
+
+def test_usage_comes_through_two_cuts() -> None:
+    source = Listed([Delta("ab.")], [Delta("never")], usage=Usage(3, 2))
+    assert drain(Stopped(Limited(source, 5), ["."])) == [Delta("ab"), Finish("stop"), Usage(3, 2)]
+
+
+def test_a_source_that_finishes_by_itself_may_still_report_usage() -> None:
+    source = Listed([Delta("a")], [Finish("stop")], [Usage(1, 1)])
+    assert drain(Stopped(source, ["x"])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
+
+
+# -- Stopped ----------------------------------------------------------------------------------
+
+
+def test_stopped_cuts_across_pieces_and_flushes_at_the_end() -> None:
+    items = drain(Stopped(from_deltas(map(Delta, ["one ", "tw", "o th", "ree"])), ["two"]))
+    assert items == [Delta("one "), Finish("stop")]
+    items = drain(Stopped(from_deltas(map(Delta, ["one ", "tw"])), ["two"]))
+    assert items == [Delta("one "), Delta("tw"), Finish("stop")]
+
+
+def test_what_is_not_text_passes_a_stop_string() -> None:
+    call = Delta(tool_calls=[ToolCall(0, "c", "f", '{"a":"END"}')])
+    items = [Delta(reasoning="END"), call, Delta(refusal="END"), Finish("tool_calls")]
+    assert drain(Stopped(from_deltas(items), ["END"])) == items
+
+
+def test_nothing_follows_a_stop_string() -> None:
+    after = [Delta("x"), Delta(tool_calls=[ToolCall(0, "c")]), Finish("length"), Usage(1, 1)]
+    source = Listed([Delta("a."), *after], [Delta("never")])
+    assert drain(Stopped(source, ["."])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
+
+
+def test_choices_stop_one_by_one() -> None:
+    steps: list[list[Item]] = [[Delta("a.")], [Delta("b", 1)], [Delta("c")], [Delta("d.e", 1)], []]
+    source = Listed(*steps, [Delta("never")])
+    items = drain(Stopped(source, ["."], choices=2))
+    assert (texts(items, 0), texts(items, 1)) == ("a", "bd")
+    assert finishes(items) == [(0, "stop"), (1, "stop")]
+
+
+@given(
+    st.text("ab.", max_size=20),
+    st.lists(st.text("ab.", min_size=1, max_size=4), min_size=1, max_size=4),
+    st.lists(st.integers(0, 20), max_size=5),
+)
+def test_stopped_shows_what_the_matcher_shows(text: str, stops: list[str], at: list[int]) -> None:
+    edges = sorted({0, len(text), *(min(place, len(text)) for place in at)})
+    items = drain(Stopped(from_deltas(Delta(text[a:b]) for a, b in pairwise(edges)), stops))
+    matcher = StopMatcher(stops)
+    shown = matcher.feed(text)
+    assert texts(items) == (shown if matcher.matched else text)
+    assert finishes(items) == [(0, "stop")]
+
+
+# -- Interleaved ------------------------------------------------------------------------------
+
+
+def test_sources_become_choices_and_usage_comes_summed_and_last() -> None:
+    several = [from_deltas([Delta(text), Usage(1, n)]) for n, text in enumerate(("a", "b", "c"))]
+    source = Interleaved(several)
+    items = drain(source)
+    assert [texts(items, index) for index in range(3)] == ["a", "b", "c"]
+    assert finishes(items) == [(0, "stop"), (1, "stop"), (2, "stop")]
+    assert [item for item in items if isinstance(item, Usage)] == [Usage(3, 3)]
+    assert items[-1] == Usage(3, 3) == source.usage
+
+
+def test_no_usage_is_made_up() -> None:
+    assert not [item for item in drain(Interleaved([from_deltas([])])) if isinstance(item, Usage)]
+
+
+def test_what_came_before_a_failure_is_handed_over_first() -> None:
+    ready = Listed([Delta("a")], [Delta("never")])
+    failing = Listed(UpstreamTruncated("cut"))
+    source = Interleaved([ready, failing])
+    assert source.receive(1) == [Delta("a")]
+    for _ in range(2):
+        with pytest.raises(UpstreamTruncated):
+            source.receive(1)
+    source.close()
+    assert ready.closed and failing.closed
+
+
+def test_a_failure_with_nothing_before_it_is_raised_at_once() -> None:
+    waiting, failing = Script(), Script()
+    failing.say(ProviderAPIError("no"))
+    with pytest.raises(ProviderAPIError):
+        Interleaved([waiting, failing]).receive(0)
+
+
+def test_every_source_is_closed_those_that_ended_too() -> None:
+    ended, running = Listed([Finish()]), Listed([Delta("a")], [Delta("b")], usage=Usage(5, 1))
+    source = Interleaved([ended, running])
+    source.receive(0)
+    assert ended.closed == 1
+    source.close()
+    assert running.closed
+    assert source.usage == Usage(5, 1)  # of the one that was broken off
+
+
+def test_pipes_are_waited_for_together() -> None:
+    """The second speaks while the first is silent: nobody asks the first to wait."""
+    pipes = [Piped(), Piped(), Piped()]
+    source = Interleaved(pipes)
+    try:
+        speak = threading.Timer(0.02, pipes[1].say, "b")
+        speak.start()
+        assert source.receive(harness.DEADLINE) == [Delta("b", 1)]
+        speak.join()
+        assert all(timeout == 0 for pipe in pipes for timeout in pipe.asked)
+        pipes[2].say("c")
+        pipes[0].say("a")
+        assert source.receive(harness.DEADLINE) == [Delta("a"), Delta("c", 2)]
+        for pipe in pipes:
+            pipe.hang_up()
+        assert finishes(drain(source)) == [(0, "stop"), (1, "stop"), (2, "stop")]
+    finally:
+        for pipe in pipes:
+            pipe.close()
+
+
+def test_a_source_without_descriptor_does_not_hold_up_the_others() -> None:
+    class Silent(Source):
+        waits: list[float] = []
+
+        def receive(self, timeout: float) -> list[Item]:
+            self.waits.append(timeout)
+            if timeout:  # while this one is waited for, the other speaks
+                ready.say("b")
+            return []
+
+    ready, silent = Script(), Silent()
+    source = Interleaved([silent, ready])
+    items = source.receive(harness.DEADLINE) or source.receive(harness.DEADLINE)
+    assert items == [Delta("b", 1)]
+    assert max(silent.waits) < 0.1
+    # Alone it may be waited for as long as is asked.
+    ready.finish()
+    source.receive(0)
+    source.receive(5.0)
+    assert max(silent.waits) == 5.0
+
+
+def test_receive_zero_never_waits() -> None:
+    source = Interleaved([Script(), Script()])
+    assert source.receive(0) == []
+    pipes = [Piped(), Piped()]
+    assert Interleaved(pipes).receive(0) == []
+    for pipe in pipes:
+        pipe.close()
+
+
+# -- what a provider gets done for it ---------------------------------------------------------
+
+
+class Counting(Provider):
+    """Opens a source for each request, the one after the last of *room* fails."""
+
+    type = "counting"
+    room = 99
+
+    def __init__(self) -> None:
+        super().__init__("counting", {}, Settings())
+        self.opened: list[Listed] = []
+        self.requests: list[ChatRequest] = []
+
+    def open(self, request: ChatRequest) -> Source:
+        if len(self.opened) == self.room:
+            raise ProviderAPIError("full")
+        self.requests.append(request)
+        self.opened.append(Listed([Delta("a b")], [Delta(" c")], [Finish(), Usage(2, 2)]))
+        return self.opened[-1]
+
+
+def request(**changes: Any) -> ChatRequest:
+    return ChatRequest("m", [{"role": "user", "content": "x"}], {}, **changes)
+
+
+def test_n_stop_and_max_tokens_are_done_for_a_provider_that_does_not() -> None:
+    provider = Counting()
+    items = drain(provider._open(request(n=2, stop=("b",), max_tokens=5)))
+    assert (texts(items, 0), texts(items, 1)) == ("a ", "a ")
+    assert [opened.n for opened in provider.requests] == [1, 1]
+    items = drain(provider._open(request(max_tokens=1)))
+    assert texts(items) == "a b" and finishes(items) == [(0, "length")]
+
+
+def test_a_native_provider_is_left_alone() -> None:
+    class Native(Counting):
+        native = frozenset({"n", "stop", "max_tokens"})
+
+    provider = Native()
+    items = drain(provider._open(request(n=2, stop=("b",), max_tokens=0)))
+    assert texts(items) == "a b c"
+    assert [opened.n for opened in provider.requests] == [2]
+
+
+def test_max_tokens_zero_asks_for_nothing() -> None:
+    provider = Counting()
+    items = drain(provider._open(request(n=2, max_tokens=0)))
+    assert provider.opened == []
+    assert finishes(items) == [(0, "length"), (1, "length")] and texts(items) == ""
+    assert items[-1] == Usage(0, 0)
+
+
+def test_a_choice_that_cannot_be_opened_closes_the_others() -> None:
+    class Narrow(Counting):
+        room = 2
+
+    provider = Narrow()
+    with pytest.raises(ProviderAPIError):
+        provider._open(request(n=3))
+    assert [source.closed for source in provider.opened] == [1, 1]

@@ -1,0 +1,324 @@
+"""What tests of the server share: a real waitress on a free port, and a client that sends bytes.
+
+Test modules import it as ``harness``; ``conftest.py`` offers the same as fixtures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import pytest
+from waitress import wasyncore
+from waitress.server import create_server
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.settings import load
+
+#: Seconds after which a test that waits for bytes or for an event fails.
+DEADLINE = 10.0
+
+
+def require_tool(name: str, package: str) -> str:
+    """Return the path of the program *name*, which the Debian *package* brings.
+
+    Without it the test is skipped, or fails when ``CI=true``: there nothing may go untested.
+    """
+    path = shutil.which(name)
+    if path is not None:
+        return path
+    missing = f"{name} is not installed (package {package})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+def wait_until(true: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Return as soon as *true()* is; fail the test when that takes over *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds} s in vain: {what}")
+        time.sleep(0.005)
+
+
+def make_app(
+    settings: Mapping[str, str] | None = None,
+    sections: Mapping[str, Mapping[str, str]] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Application:
+    """Return an application; *settings* as on the command line, *sections* as in the ini file.
+
+    Only *environment* is seen, not the environment that the tests run in.
+    """
+    environment = environment or {}
+    return Application(load(settings or {}, environment, sections or {}), environment)
+
+
+class Server:
+    """A real waitress in a thread, on a free port of the loopback interface.
+
+    *adjustments* are waitress's; those that streams need are set.
+    """
+
+    def __init__(self, app: Any, **adjustments: Any) -> None:
+        self._map: dict[int, Any] = {}
+        chosen: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": 0,
+            "threads": 16,
+            "ident": None,
+            "asyncore_use_poll": True,
+            "channel_request_lookahead": 1,
+            **adjustments,
+        }
+        self._server = create_server(app, map=self._map, **chosen)
+        self.host = "127.0.0.1"
+        self.port = int(self._server.effective_port)
+        self.url = f"http://{self.host}:{self.port}"
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="test waitress", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            wasyncore.loop(timeout=30, use_poll=True, map=self._map, count=1)
+
+    def connect(self, timeout: float = DEADLINE) -> Client:
+        """Return a client with a connection of its own."""
+        return Client((self.host, self.port), timeout)
+
+    def close(self) -> None:
+        """Close all connections and end all threads."""
+        self._stopping = True
+        self._server.pull_trigger()
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "waitress's loop does not end"
+        for channel in list(self._server.active_channels.values()):
+            channel.handle_close()
+        self._server.task_dispatcher.shutdown(timeout=DEADLINE)
+        wasyncore.close_all(self._map, ignore_all=True)
+        assert not self._server.task_dispatcher.threads, "a request does not end"
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Head(NamedTuple):
+    """The head of a response; *headers* have lower case names."""
+
+    status: int
+    reason: str
+    headers: dict[str, str]
+    raw: bytes
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body as parsed JSON."""
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The body's error object."""
+        error = self.json()["error"]
+        assert sorted(error) == ["code", "message", "param", "type"]
+        return dict(error)
+
+
+class Client:
+    """A raw HTTP/1.1 connection: sends the bytes it is given, reads piece by piece.
+
+    Every read fails the test when nothing came for *timeout* seconds.
+    """
+
+    def __init__(self, address: tuple[str, int] | str, timeout: float = DEADLINE) -> None:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout)
+        self.socket.connect(address)
+        self._buffer = b""  # as it came from the socket
+        self._body = b""  # with chunked coding undone
+        self._chunked = False
+        self._left: int | None = None  # of a body with Content-Length
+        self._over = False
+
+    # -- sending --------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send exactly *data*."""
+        self.socket.sendall(data)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Send a request; a *body* that is no bytes is sent as JSON."""
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        names = {name.lower() for name, _ in pairs}
+        if "host" not in names:
+            pairs.insert(0, ("Host", "localhost"))
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        if body is not None:
+            if "content-type" not in names:
+                pairs.append(("Content-Type", "application/json"))
+            if not names & {"content-length", "transfer-encoding"}:
+                pairs.append(("Content-Length", str(len(body))))
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in pairs)]
+        self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
+
+    # -- reading --------------------------------------------------------------------------
+
+    def _receive(self) -> bool:
+        """Add what comes next to the buffer; False at the end of the connection."""
+        try:
+            data = self.socket.recv(65536)
+        except TimeoutError:
+            pytest.fail(f"nothing came; so far {self._buffer!r} / {self._body!r}")
+        self._buffer += data
+        return bool(data)
+
+    def _take(self, marker: bytes) -> bytes:
+        """Return the buffer up to and with *marker*."""
+        while marker not in self._buffer:
+            if not self._receive():
+                raise ConnectionError(f"closed before {marker!r}: {self._buffer!r}")
+        taken, found, self._buffer = self._buffer.partition(marker)
+        return taken + found
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            if not self._receive():
+                raise ConnectionError(f"closed within {count} bytes: {self._buffer!r}")
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    def read_head(self, method: str = "GET") -> Head:
+        """Return the next response's head; *method* is what it answers."""
+        raw = self._take(b"\r\n\r\n")
+        first, *lines = raw.decode("latin-1").split("\r\n")[:-2]
+        _, status, reason = first.split(" ", 2)
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            key = name.lower()
+            headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
+        self._body = b""
+        self._chunked = headers.get("transfer-encoding") == "chunked"
+        length = headers.get("content-length")
+        self._left = int(length) if length is not None else None
+        self._over = method == "HEAD" or int(status) in (204, 304)
+        return Head(int(status), reason, headers, raw)
+
+    def read_chunk(self) -> bytes:
+        """Return the next piece of the body as the server sent it, ``b""`` after the last.
+
+        Raises ConnectionError when the body is cut short.
+        """
+        if self._over:
+            return b""
+        if self._chunked:
+            size = int(self._take(b"\r\n")[:-2].split(b";")[0], 16)
+            data = self._exactly(size)
+            assert self._exactly(2) == b"\r\n"
+            self._over = size == 0
+            return data
+        if self._left is not None:
+            data = self._exactly(self._left)
+            self._over = True
+            return data
+        if not self._buffer and not self._receive():
+            self._over = True
+        data, self._buffer = self._buffer, b""
+        return data
+
+    def read_frame(self) -> bytes:
+        """Return the next event or ping with its line end, ``b""`` at the body's end."""
+        while True:
+            if self._body.startswith(b":") and b"\n" in self._body:
+                end = self._body.index(b"\n") + 1
+            else:
+                end = self._body.find(b"\n\n") + 2
+            if end > 1:
+                frame, self._body = self._body[:end], self._body[end:]
+                return frame
+            chunk = self.read_chunk()
+            if not chunk:
+                assert not self._body, f"the body ends within a frame: {self._body!r}"
+                return b""
+            self._body += chunk
+
+    def read_json(self) -> Any:
+        """Return the JSON of the next frame, which must be a plain ``data:`` line."""
+        frame = self.read_frame()
+        assert frame.startswith(b"data: ") and frame.endswith(b"\n\n"), frame
+        return json.loads(frame[6:])
+
+    def read_body(self) -> bytes:
+        """Return the rest of the body."""
+        pieces = [self._body]
+        self._body = b""
+        while piece := self.read_chunk():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def read_answer(self, method: str = "GET") -> Answer:
+        """Return the whole next response."""
+        head = self.read_head(method)
+        return Answer(head.status, head.headers, self.read_body())
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> Answer:
+        """Send a request and return its answer."""
+        self.request(method, path, body, headers)
+        return self.read_answer(method)
+
+    def at_end(self) -> bool:
+        """Whether the server has closed, waiting for it; False when more bytes come."""
+        return not self._buffer and not self._receive()
+
+    def reset(self) -> None:
+        """Close with a RST, as a client that crashed does."""
+        linger = b"\1\0\0\0\0\0\0\0"
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,78 @@
+"""Applications for tests of the server alone, and the server in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import harness
+
+from choreo_wsgi.serve.server import Server
+from choreo_wsgi.settings import Settings
+
+Handler = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class PlainApp:
+    """An application that is one function, with the doors that the server wants."""
+
+    def __init__(self, handler: Handler, settings: Settings) -> None:
+        self._handler = handler
+        self.settings = settings
+        self.active = 0
+        self.told: list[str] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return self._handler(environ, start_response)
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+    def stop(self) -> None:
+        self.told.append("stop")
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+class Running:
+    """A server in a thread, on a free port."""
+
+    def __init__(self, app: PlainApp) -> None:
+        self.app = app
+        self.server = Server(app)
+        self.port = int(self.server.addresses[0].rpartition(":")[2])
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
+        self._thread.start()
+
+    def connect(self) -> harness.Client:
+        return harness.Client(("127.0.0.1", self.port))
+
+    def close(self) -> None:
+        """Drain, and check that everything ended."""
+        if self._thread.is_alive():
+            self.server.drain()
+        self._thread.join(harness.DEADLINE)
+        assert not self._thread.is_alive(), "the server does not end"
+
+
+def body_app(body: bytes, content_type: str = "text/plain") -> Handler:
+    """Return an application that answers *body*, its length known."""
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        head = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        start_response("200 OK", head)
+        return [body]
+
+    return handler
+
+
+def stream_app(blocks: Iterable[bytes]) -> Handler:
+    """Return an application that answers *blocks*, its length not known."""
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return iter(blocks)
+
+    return handler

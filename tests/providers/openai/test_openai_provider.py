@@ -1,0 +1,611 @@
+"""The openai provider over real sockets: endings, refusals, usage, names, lists, letting go."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from misbehave import Peer, Upstream, chunk, chunked, head, sized, until_close
+
+from choreo_wsgi import sse
+from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.errors import (
+    BodyTooLarge,
+    ChoreoError,
+    ConfigurationError,
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    ProviderAPIError,
+    ProviderNotConfigured,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimitExceeded,
+    UpstreamInvalid,
+    UpstreamTruncated,
+)
+from choreo_wsgi.providers.openai.chunks import OpenAIChunks
+from choreo_wsgi.providers.openai.provider import OpenAI
+from choreo_wsgi.settings import Settings
+
+Start = Callable[..., Upstream]
+Json = Any
+KEY = "sk-very-secret"
+
+
+def event(delta: str, finish: str = "null", usage: str = ',"usage":null') -> bytes:
+    return (
+        'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+        f'[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{usage}}}\n\n'
+    ).encode()
+
+
+ROLE = event('{"role":"assistant","content":""}')
+WORDS = [event(f'{{"content":"w{number} é"}}') for number in range(4)]
+STOP = event("{}", '"stop"')
+USED = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[],'
+    b'"usage":{"prompt_tokens":4,"completion_tokens":7,"total_tokens":11}}\n\n'
+)
+STREAM = [ROLE, *WORDS, STOP, USED, sse.DONE]
+SHORT = [WORDS[0], STOP, sse.DONE]  # for what is done at every byte, with a handshake each
+CUT_OUT = b"".join(STREAM[:-2]).replace(b',"usage":null', b"")
+REPLY = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "é"}, "finish_reason": "stop"}
+    ],
+    "usage": {"prompt_tokens": 4, "completion_tokens": 7, "total_tokens": 11},
+}
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenAI]]:
+    """``provider(upstream, **options)``, closed when the test is over."""
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    made: list[OpenAI] = []
+
+    def make(server: Upstream, settings: Settings | None = None, **options: str) -> OpenAI:
+        options = {"base_url": server.base_url, "api_key": KEY, **options}
+        made.append(OpenAI("up", options, settings or Settings()))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def ask(model: str = "m", **more: Any) -> ChatRequest:
+    messages = [{"role": "user", "content": "hi"}]
+    fields = {key: more.pop(key) for key in ("n", "include_usage", "stream") if key in more}
+    return ChatRequest(model, messages, {"model": model, "messages": messages, **more}, **fields)
+
+
+def stream(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
+    return provider.stream(request or ask(stream=True), ChunkEncoder("x", 1, asked))
+
+
+def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
+    """Read *frames* to their end; return what came, and the failure that it ended in."""
+    got = b""
+    deadline = time.monotonic() + 15
+    try:
+        while not frames.ended:
+            assert time.monotonic() < deadline
+            got += frames.receive(0.25)
+    except ChoreoError as error:
+        with pytest.raises(type(error)):
+            frames.receive(0)  # it stays so
+        return got, error
+    finally:
+        frames.close()
+    return got, None
+
+
+Make = Callable[..., OpenAI]
+
+
+# -- endings ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("framing", [chunked, until_close])
+def test_cut_at_every_byte(
+    upstream: Start,
+    provider: Make,
+    tls: tuple[ssl.SSLContext, str],
+    monkeypatch: pytest.MonkeyPatch,
+    framing: Callable[[list[bytes]], bytes],
+    secure: bool,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", tls[1])
+    events = SHORT if secure else STREAM
+    raw = framing(events)
+    finish = raw.index(STOP) + len(STOP)
+    whole = b"".join(events[: events.index(STOP) + 1]).replace(b',"usage":null', b"")
+    server = upstream(
+        lambda peer: peer.send(raw, cut=int(peer.request.header("X-Cut") or 0)),
+        context=tls[0] if secure else None,
+    )
+    ours = provider(server)
+    for cut in range(len(raw)):
+        ours._headers["X-Cut"] = str(cut)
+        got, error = read(stream(ours))
+        if cut >= finish:
+            assert error is None and got == whole, cut
+        else:
+            assert isinstance(error, UpstreamTruncated), cut
+            assert whole.startswith(got) and b'finish_reason":"' not in got, cut
+
+
+@pytest.mark.parametrize("framing", [chunked, until_close])
+@pytest.mark.parametrize("piece", [None, 1, 7])
+def test_whole_streams_in_any_pieces(
+    upstream: Start, provider: Make, framing: Callable[[list[bytes]], bytes], piece: int | None
+) -> None:
+    server = upstream(
+        lambda peer: peer.send(
+            framing(STREAM), piece=piece, cut=None if framing is chunked else -0 or 10**6
+        )
+    )
+    frames = stream(provider(server))
+    assert read(frames) == (CUT_OUT, None)
+    assert frames.usage == Usage(4, 7) and frames.label == "up/m"
+
+
+def test_frames_arrive_before_the_next_is_made(upstream: Start, provider: Make) -> None:
+    go = threading.Semaphore(0)
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        for one in STREAM:
+            assert go.acquire(timeout=10)
+            peer.send(chunk(one))
+        peer.send(b"0\r\n\r\n")
+
+    frames = stream(provider(upstream(answer)))
+    for one in STREAM[:-2]:
+        go.release()
+        got = b""
+        while not got:
+            got = frames.receive(0.25)
+        assert got == one.replace(b',"usage":null', b"")
+    go.release(2)
+    assert read(frames) == (b"", None)
+
+
+def test_a_reset_after_the_finish_is_no_failure(upstream: Start, provider: Make) -> None:
+    got_it = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(chunked(STREAM[:-2])[:-5])
+        got_it.wait(10)
+        peer.reset()
+
+    frames = stream(provider(upstream(answer)))
+    got = b""
+    while len(got) < len(CUT_OUT):
+        got += frames.receive(0.25)
+    got_it.set()
+    assert read(frames) == (b"", None) and got == CUT_OUT
+
+
+def test_a_reset_before_the_finish_is_one(upstream: Start, provider: Make) -> None:
+    got_it = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(chunked([ROLE, *WORDS])[:-5])
+        got_it.wait(10)
+        peer.reset()
+
+    frames = stream(provider(upstream(answer)))
+    got = frames.receive(0.25) or frames.receive(5)
+    got_it.set()
+    more, error = read(frames)
+    assert isinstance(error, UpstreamTruncated) and CUT_OUT.startswith(got + more)
+
+
+def test_an_end_mark_is_not_waited_for_for_ever(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM[:-2])[:-5]) or peer.wait_gone(30))
+    assert read(stream(provider(server))) == (CUT_OUT, None)
+
+
+def test_a_long_pause_is_a_timeout(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked([ROLE, *WORDS])[:-5]) or peer.wait_gone())
+    got, error = read(stream(provider(server, idle_timeout="0.2")))
+    assert isinstance(error, ProviderTimeout) and CUT_OUT.startswith(got) and got
+
+
+def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: peer.wait_gone())
+    got, error = read(stream(provider(server, first_byte_timeout="0.2")))
+    assert got == b"" and isinstance(error, ProviderTimeout) and error.status == 504
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "status"),
+    [
+        (sized(b"<html>hello</html>", kind="text/html"), UpstreamInvalid, 502),
+        (sized(json.dumps(REPLY).encode()), UpstreamInvalid, 502),
+        (sized(b"not json"), UpstreamInvalid, 502),
+        (sized(b"", kind="text/event-stream"), UpstreamTruncated, 502),
+        (sized(b"\n\n\n", kind="text/plain"), UpstreamTruncated, 502),
+        (sized(b"hello", kind="text/plain"), UpstreamTruncated, 502),
+        (chunked([]), UpstreamTruncated, 502),
+        (chunked([sse.DONE]), UpstreamTruncated, 502),
+        (chunked([b"data: hello\n\n"]), UpstreamInvalid, 502),
+        (b"SSH-2.0-x\r\n\r\n", UpstreamInvalid, 502),
+        (head("302 Found", "text/html", "Location: /", "Content-Length: 0"), UpstreamInvalid, 502),
+        (sized(b'{"error":{"message":"later","code":503}}'), ProviderUnavailable, 503),
+        (sized(b'{"error":{"message":"m"}}', "400 Bad Request"), InvalidRequest, 400),
+        (sized(b'{"error":{"message":"m"}}', "401 Unauthorized"), ProviderAPIError, 502),
+        (sized(b'{"error":{"message":"m"}}', "403 Forbidden"), ProviderAPIError, 502),
+        (sized(b'{"detail":"m"}', "404 Not Found"), ModelNotFound, 404),
+        (sized(b'{"message":"m"}', "413 Too Large"), BodyTooLarge, 413),
+        (sized(b'{"error":"m"}', "422 Unprocessable"), InvalidRequest, 422),
+        (sized(b"m", "429 Too Many", "text/plain"), RateLimitExceeded, 429),
+        (sized(b"<html>", "500 Oops", "text/html"), ProviderAPIError, 502),
+        (sized(b"", "503 Unavailable"), ProviderUnavailable, 503),
+        (sized(b'{"error":{"message":"m"}}', "529 Overloaded"), ProviderUnavailable, 503),
+        (
+            sized(
+                b'{"error":{"message":"m","code":"context_length_exceeded","param":"messages"}}',
+                "400 Bad Request",
+            ),
+            ContextLengthExceeded,
+            400,
+        ),
+    ],
+)
+def test_an_answer_that_is_no_stream_is_an_error(
+    upstream: Start, provider: Make, answer: bytes, kind: type[ChoreoError], status: int
+) -> None:
+    server = upstream(lambda peer: peer.send(answer))
+    got, error = read(stream(provider(server)))
+    assert got == b"" and type(error) is kind and error.status == status
+    assert "<" not in error.message
+
+
+def test_the_providers_words_its_patience_and_not_its_key(upstream: Start, provider: Make) -> None:
+    body = {"error": {"message": f"too fast for {KEY}!", "code": "slow_down"}}
+    raw = sized(json.dumps(body).encode(), "429 Too Many")
+    raw = raw.replace(b"\r\n\r\n", b"\r\nRetry-After: 17\r\n\r\n", 1)
+    _, error = read(stream(provider(upstream(lambda peer: peer.send(raw)))))
+    assert error is not None and error.message == "too fast for ***!"
+    assert error.retry_after == 17 and error.code == "slow_down" and KEY not in str(error)
+
+
+def test_the_key_is_hidden_in_a_streams_error_too(upstream: Start, provider: Make) -> None:
+    bad = f'data: {{"error":{{"message":"bad key {KEY}"}}}}\n\n'.encode()
+    got, error = read(stream(provider(upstream(lambda peer: peer.send(chunked([ROLE, bad]))))))
+    assert got and error is not None and error.message == "bad key ***"
+
+
+def test_an_error_page_that_is_cut_says_enough(upstream: Start, provider: Make) -> None:
+    raw = sized(b'{"error":{"message":"too many"}}', "429 Too Many")
+    server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 3))
+    _, error = read(stream(provider(server)))
+    assert isinstance(error, RateLimitExceeded)
+
+
+def test_no_listener(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: None)
+    server.__exit__(None, None, None)
+    got, error = read(stream(provider(server)))
+    assert got == b"" and isinstance(error, ProviderUnavailable)
+
+
+def test_an_event_over_the_limit(upstream: Start, provider: Make) -> None:
+    large = event('{"content":"%s"}' % ("x" * 5000))
+    server = upstream(lambda peer: peer.send(chunked([ROLE, large, STOP])))
+    settings = Settings(max_event_bytes=4096)
+    got, error = read(stream(provider(server, settings)))
+    assert got == ROLE.replace(b',"usage":null', b"") and isinstance(error, UpstreamInvalid)
+
+
+def test_a_large_event(upstream: Start, provider: Make) -> None:
+    large = event('{"content":"%s"}' % ("é" * 500_000))
+    server = upstream(lambda peer: peer.send(chunked([ROLE, large, STOP, sse.DONE])))
+    got, error = read(stream(provider(server)))
+    assert error is None
+    assert got == b"".join([ROLE, large, STOP]).replace(b',"usage":null', b"")
+
+
+def test_a_burst(upstream: Start, provider: Make) -> None:
+    burst = [event(f'{{"content":"w{number}"}}') for number in range(20_000)]
+    raw = chunked([ROLE, *burst, STOP, USED, sse.DONE])
+    server = upstream(lambda peer: peer.send(raw))
+    ours = provider(server)
+    for _ in range(2):
+        got, error = read(stream(ours))
+        assert error is None
+        assert got == b"".join([ROLE, *burst, STOP]).replace(b',"usage":null', b"")
+    assert server.accepted == 1
+
+
+# -- what is sent ------------------------------------------------------------------------
+
+
+def test_the_request_goes_up_with_our_key_and_asks_for_usage(
+    upstream: Start, provider: Make
+) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    ours = provider(server, headers="X-Team: blue, X-Org: é")
+    request = ask("theirs", stream=True, temperature=0.5, custom={"é": 1}, n=2)
+    read(stream(ours, request))
+    sent = server.requests[0]
+    assert sent.line == "POST /v1/chat/completions HTTP/1.1"
+    assert sent.header("Authorization") == f"Bearer {KEY}"
+    assert sent.header("X-Team") == "blue" and sent.header("X-Org") == "é"
+    body = json.loads(sent.body)
+    assert body["model"] == "theirs" and body["stream"] is True and body["custom"] == {"é": 1}
+    assert body["stream_options"] == {"include_usage": True} and body["temperature"] == 0.5
+
+
+def test_usage_is_passed_on_when_asked(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    request = ask(stream=True, include_usage=True, stream_options={"include_usage": True, "x": 1})
+    assert read(stream(provider(server), request)) == (b"".join(STREAM[:-1]), None)
+    assert json.loads(server.requests[0].body)["stream_options"] == {"include_usage": True, "x": 1}
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "422 Unprocessable"])
+def test_one_that_refuses_stream_options_is_asked_without(
+    upstream: Start, provider: Make, status: str
+) -> None:
+    def answer(peer: Peer) -> None:
+        if b"stream_options" in peer.request.body:
+            peer.send(sized(b'{"error":{"message":"extra fields not permitted"}}', status))
+        else:
+            peer.send(chunked([*STREAM[:-2], sse.DONE]))
+
+    server = upstream(answer)
+    ours = provider(server)
+    for _ in range(3):
+        assert read(stream(ours)) == (CUT_OUT, None)
+    with_it = [b"stream_options" in request.body for request in server.requests]
+    assert with_it == [True, False, False, False]
+
+
+def test_a_request_that_is_wrong_is_not_asked_for_ever(upstream: Start, provider: Make) -> None:
+    def answer(peer: Peer) -> None:
+        if b"wrong" in peer.request.body:
+            peer.send(sized(b'{"error":{"message":"wrong"}}', "400 Bad Request"))
+        else:
+            peer.send(chunked(STREAM))
+
+    server = upstream(answer)
+    ours = provider(server)
+    _, error = read(stream(ours, ask(stream=True, wrong=1)))
+    assert isinstance(error, InvalidRequest) and error.message == "wrong"
+    assert len(server.requests) == 2  # it could have been the stream options
+    assert read(stream(ours))[1] is None
+    assert b"stream_options" in server.requests[-1].body  # which were not to blame
+    read(stream(ours, ask(stream=True, wrong=1)))
+    assert len(server.requests) == 4
+
+
+def test_an_alias_is_answered_under_its_own_name(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    got, error = read(stream(provider(server), ask("theirs", stream=True), asked="alias"))
+    assert error is None and got == CUT_OUT.replace(b'"m"', b'"alias"')
+
+
+def test_without_repair_nothing_is_mended(upstream: Start, provider: Make) -> None:
+    odd = event('{"reasoning":"x"}')
+    server = upstream(lambda peer: peer.send(chunked([ROLE, odd, STOP, sse.DONE])))
+    assert b'"reasoning":"x"' in read(stream(provider(server, repair="false")))[0]
+    assert b'"reasoning_content":"x"' in read(stream(provider(server)))[0]
+
+
+def test_no_key(upstream: Start) -> None:
+    ours = OpenAI("openai", {}, Settings())
+    with pytest.raises(ProviderNotConfigured):
+        stream(ours)
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    ours = OpenAI("up", {"base_url": server.base_url + "/"}, Settings())
+    assert read(stream(ours))[1] is None  # a server of one's own needs none
+    assert server.requests[0].header("Authorization") is None
+    assert server.requests[0].line == "POST /v1/chat/completions HTTP/1.1"
+    ours.close()
+
+
+@pytest.mark.parametrize("headers", ["nonsense", ": x", "A\u20ac: b"])
+def test_wrong_headers(upstream: Start, headers: str) -> None:
+    server = upstream(lambda peer: None)
+    with pytest.raises(ConfigurationError):
+        stream(OpenAI("up", {"base_url": server.base_url, "headers": headers}, Settings()))
+
+
+def test_its_place_in_the_environment() -> None:
+    assert OpenAI.from_environment({}) == {}
+    environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h"}
+    assert OpenAI.from_environment(environment) == {"api_key": "k", "base_url": "http://h"}
+
+
+# -- plain completions ---------------------------------------------------------------------
+
+
+def complete(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
+    return provider.complete(request or ask(), ChunkEncoder("x", 1, asked))
+
+
+@pytest.mark.parametrize("piece", [None, 5])
+def test_a_document_passes_byte_for_byte(
+    upstream: Start, provider: Make, piece: int | None
+) -> None:
+    body = json.dumps(REPLY, indent=1).encode()
+    server = upstream(lambda peer: peer.send(sized(body), piece=piece))
+    reply = complete(provider(server), ask(stream_options={}, seed=7))
+    assert read(reply) == (body, None)
+    assert reply.usage == Usage(4, 7) and reply.label == "up/m"
+    sent = json.loads(server.requests[0].body)
+    assert sent["stream"] is False and "stream_options" not in sent and sent["seed"] == 7
+
+
+def test_a_document_is_mended_and_renamed(upstream: Start, provider: Make) -> None:
+    reply = json.loads(json.dumps(REPLY))
+    message = reply["choices"][0]["message"]
+    message.update(tool_calls=[{"id": "c", "type": "function"}], reasoning="why")
+    server = upstream(lambda peer: peer.send(sized(json.dumps(reply).encode())))
+    got = json.loads(read(complete(provider(server), asked="alias"))[0])
+    assert got["model"] == "alias" and got["choices"][0]["finish_reason"] == "tool_calls"
+    assert got["choices"][0]["message"]["reasoning_content"] == "why"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (sized(b"<html>", kind="text/html"), UpstreamInvalid),
+        (sized(b"{}"), UpstreamInvalid),
+        (sized(b"[]"), UpstreamInvalid),
+        (sized(b""), UpstreamInvalid),
+        (sized(b'{"choices":[]}'), UpstreamInvalid),
+        (sized(b'{"choices":[{"index":0}]}'), UpstreamInvalid),
+        (sized(b'{"choices":[{"message":{"content":"\xff"}}]}'), UpstreamInvalid),
+        (sized(b'{"error":{"message":"m","code":429}}'), RateLimitExceeded),
+        (sized(b'{"error":{"message":"m"}}', "500 Oops"), ProviderAPIError),
+        (chunked(STREAM), UpstreamInvalid),
+    ],
+)
+def test_what_is_no_completion(
+    upstream: Start, provider: Make, answer: bytes, kind: type[ChoreoError]
+) -> None:
+    got, error = read(complete(provider(upstream(lambda peer: peer.send(answer)))))
+    assert got == b"" and type(error) is kind
+
+
+def test_a_document_that_is_cut(upstream: Start, provider: Make) -> None:
+    raw = sized(json.dumps(REPLY).encode())
+    server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 5))
+    assert isinstance(read(complete(provider(server)))[1], UpstreamTruncated)
+
+
+# -- letting go ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["prefill", "body", "plain"])
+def test_a_client_that_leaves_frees_the_upstream(
+    upstream: Start, provider: Make, phase: str
+) -> None:
+    gone: list[float | None] = []
+
+    def answer(peer: Peer) -> None:
+        if phase == "body":
+            peer.send(chunked([ROLE, *WORDS])[:-5])
+        gone.append(peer.wait_gone())
+
+    server = upstream(answer)
+    ours = provider(server)
+    for number in range(20):
+        frames = complete(ours) if phase == "plain" else stream(ours)
+        got = b""
+        while len(server.requests) <= number or (phase == "body" and not got):
+            got += frames.receive(0.01)
+        frames.close()
+        frames.close()
+        assert server.wait(lambda number=number: len(gone) > number or server.open == 0)
+    assert server.wait(lambda: server.open == 0) and None not in gone
+    assert ours.client.idle == 0
+
+
+# -- items -----------------------------------------------------------------------------------
+
+
+def items(data: list[bytes], n: int = 1) -> list[Item]:
+    chunks = OpenAIChunks(n)
+    found = [item for block in data for item in chunks.receive_data(block)]
+    chunks.close()
+    return found
+
+
+def test_items_at_every_split() -> None:
+    raw = b"".join(STREAM)
+    expected = [*[Delta(f"w{number} é") for number in range(4)], Finish("stop"), Usage(4, 7)]
+    for at in range(len(raw) + 1):
+        assert items([raw[:at], raw[at:]]) == expected
+
+
+def test_items_of_tool_calls_and_reasoning() -> None:
+    stream = [
+        event('{"role":"assistant","reasoning":"hm","refusal":null}'),
+        event('{"tool_calls":[{"id":"a","function":{"name":"f","arguments":""},"extra_content":1}]}'),
+        event('{"tool_calls":[{"function":{"arguments":"{}"}}]}', '"stop"'),
+        sse.DONE,
+    ]  # fmt: skip
+    assert items(stream) == [
+        Delta(reasoning="hm"),
+        Delta(tool_calls=[ToolCall(0, "a", "f", "", {"extra_content": 1})]),
+        Delta(tool_calls=[ToolCall(0, "", "", "{}")]),
+        Finish("tool_calls"),
+    ]
+
+
+def test_items_before_a_failure_come_first() -> None:
+    chunks = OpenAIChunks()
+    assert chunks.receive_data(b"".join(WORDS) + b"data: x\n\n" + STOP) == [
+        Delta(f"w{number} é") for number in range(4)
+    ]
+    assert not chunks.finished
+    for _ in range(2):
+        with pytest.raises(UpstreamInvalid):
+            chunks.receive_data(b"")
+    with pytest.raises(UpstreamInvalid):
+        chunks.close()
+
+
+def test_items_end_as_frames_do() -> None:
+    assert items([ROLE, WORDS[0], sse.DONE])[-1] == Finish("stop")
+    for stream in ([], [ROLE, *WORDS], [sse.DONE]):
+        with pytest.raises(UpstreamTruncated):
+            items(stream)
+
+
+def test_an_open_source(upstream: Start, provider: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    ours = provider(server)
+    for _ in range(2):
+        source = ours.open(ask(stream=True))
+        found: list[Item] = []
+        while not source.ended:
+            found += source.receive(0.25)
+        assert found[-2:] == [Finish("stop"), Usage(4, 7)] and source.usage == Usage(4, 7)
+        source.close()
+    assert server.accepted == 1
+    server.answer = lambda peer: peer.send(chunked(STREAM), cut=200)
+    source = ours.open(ask(stream=True))
+    with pytest.raises(UpstreamTruncated):
+        while not source.ended:
+            source.receive(0.25)
+
+
+# -- models ----------------------------------------------------------------------------------
+
+
+def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
+    listed = {"object": "list", "data": [{"id": "a"}, {"id": "b"}, {"no": 1}, 7]}
+    server = upstream(lambda peer: peer.send(sized(json.dumps(listed).encode())))
+    ours = provider(server)
+    assert ours.models() == ["a", "b"] and ours.models() == ["a", "b"]
+    assert [request.line for request in server.requests] == ["GET /v1/models HTTP/1.1"]
+    assert server.requests[0].header("Authorization") == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "answer", [sized(b"no", "404 Not Found"), sized(b"[]"), sized(b'{"data":7}'), b"x\r\n\r\n"]
+)
+def test_an_upstream_without_a_list(upstream: Start, provider: Make, answer: bytes) -> None:
+    server = upstream(lambda peer: peer.send(answer))
+    ours = provider(server)
+    assert ours.models() == [] and ours.models() == []
+    assert len(server.requests) == 1

@@ -1,0 +1,533 @@
+"""The relay without a socket: what is passed on, what is mended, how it ends."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo_wsgi import sse
+from choreo_wsgi.chat.items import Usage
+from choreo_wsgi.errors import (
+    ChoreoError,
+    ContextLengthExceeded,
+    ProviderAPIError,
+    RateLimitExceeded,
+    UpstreamInvalid,
+    UpstreamTruncated,
+)
+from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+
+NULL = ',"usage":null'
+USAGE = '{"prompt_tokens":4,"completion_tokens":7,"total_tokens":11}'
+Json = Any
+
+
+def event(delta: str, finish: str = "null", usage: str = NULL, index: int = 0) -> bytes:
+    return (
+        'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m",'
+        f'"choices":[{{"index":{index},"delta":{delta},"finish_reason":{finish}}}]{usage}}}\n\n'
+    ).encode()
+
+
+def text(content: str, **more: Any) -> bytes:
+    return event(f'{{"content":{json.dumps(content, ensure_ascii=False)}}}', **more)
+
+
+ROLE = event('{"role":"assistant","content":""}')
+STOP = event("{}", '"stop"')
+USED = (
+    'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m",'
+    f'"choices":[],"usage":{USAGE}}}\n\n'
+).encode()
+STREAM = [ROLE, text("Hello"), text(" wörld \U0001f600"), text(' "q" \\ \n'), STOP, USED, sse.DONE]
+
+
+def relay_all(
+    blocks: list[bytes], n: int = 1, limit: int = 1 << 23, **rewriting: Any
+) -> tuple[bytes, ChoreoError | None, EventRelay]:
+    """Relay *blocks*; return the frames, the failure they end in, and the relay."""
+    relay = EventRelay(n, Rewriting(**rewriting), limit)
+    frames = b""
+    try:
+        for block in blocks:
+            frames += relay.receive_data(block)
+        frames += relay.end()
+    except ChoreoError as error:
+        return frames, error, relay
+    return frames, None, relay
+
+
+def chunks(frames: bytes) -> list[Json]:
+    """Return the JSON of frames, each of which must be exactly ``data: {...}``."""
+    lines = frames.split(b"\n\n")
+    assert lines.pop() == b""
+    for line in lines:
+        assert line.startswith(b"data: {") and line.endswith(b"}") and b"\n" not in line
+    return [json.loads(line[6:]) for line in lines]
+
+
+def contents(frames: bytes, key: str = "content", index: int = 0) -> str:
+    found = [one for chunk in chunks(frames) for one in chunk["choices"] if one["index"] == index]
+    return "".join(one["delta"].get(key) or "" for one in found)
+
+
+def finishes(frames: bytes) -> list[tuple[int, str]]:
+    return [
+        (one["index"], one["finish_reason"])
+        for chunk in chunks(frames)
+        for one in chunk["choices"]
+        if one["finish_reason"]
+    ]
+
+
+def without_usage(blocks: list[bytes]) -> bytes:
+    return b"".join(blocks).replace(NULL.encode(), b"")
+
+
+# -- passed on -------------------------------------------------------------------------
+
+
+def test_events_pass_byte_for_byte_but_for_usage() -> None:
+    frames, error, relay = relay_all([b"".join(STREAM)])
+    assert error is None and relay.done
+    assert frames == without_usage(STREAM[:-2])
+    assert relay.usage == Usage(4, 7)
+
+
+def test_usage_comes_once_and_last_when_asked() -> None:
+    frames, error, _ = relay_all([b"".join(STREAM)], include_usage=True)
+    assert error is None
+    assert frames == b"".join(STREAM[:-1])
+
+
+def test_every_split_gives_the_same_frames() -> None:
+    raw = b"".join(STREAM)
+    for at in range(len(raw) + 1):
+        frames, error, relay = relay_all([raw[:at], raw[at:]])
+        assert error is None and frames == without_usage(STREAM[:-2]), at
+        assert relay.usage == Usage(4, 7)
+
+
+def test_one_byte_at_a_time() -> None:
+    raw = b"".join(STREAM)
+    frames, error, _ = relay_all([raw[at : at + 1] for at in range(len(raw))])
+    assert error is None and frames == without_usage(STREAM[:-2])
+
+
+def test_a_whole_event_never_waits_for_the_next() -> None:
+    relay = EventRelay(1, Rewriting())
+    for one in STREAM[:-2]:
+        assert relay.receive_data(one) == without_usage([one])
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])
+def test_other_line_ends(end: bytes) -> None:
+    raw = b"".join(STREAM).replace(b"\n", end)
+    for at in range(len(raw) + 1):
+        frames, error, _ = relay_all([raw[:at], raw[at:]])
+        assert error is None and frames == without_usage(STREAM[:-2]), at
+    relay = EventRelay(1, Rewriting())
+    assert relay.receive_data(STREAM[0].replace(b"\n", end)) == without_usage(STREAM[:1])
+
+
+def test_the_sse_around_the_json_is_made_ours() -> None:
+    raw = (
+        b"\xef\xbb\xbfretry: 5\n: OPENROUTER PROCESSING\n\nevent: message\nid: 7\n"
+        + ROLE.replace(b"data: ", b"data:")
+        + b"\n\n: ping\n"
+        + text("Hello").replace(b'"choices"', b'\ndata: "choices"')
+        + STOP
+        + sse.DONE
+    )
+    for at in range(len(raw) + 1):
+        frames, error, _ = relay_all([raw[:at], raw[at:]])
+        assert error is None and frames == without_usage([ROLE, text("Hello"), STOP]), at
+
+
+def test_comments_and_empty_objects_between_events_are_dropped() -> None:
+    raw = [ROLE, b": keep-alive\n\n", text("a") * 3, b"data: {}\n\n", b"data:\n\n", STOP, sse.DONE]
+    frames, error, _ = relay_all(raw)
+    assert error is None and frames == without_usage([ROLE, text("a") * 3, STOP])
+
+
+def test_garbage_after_the_end_mark_is_ignored() -> None:
+    for garbage in (b"garbage\n\n", b"data: <html>\n\n", b"\xff\xfe\n\n", text("more"), b"data: ["):
+        frames, error, relay = relay_all([*STREAM, garbage])
+        assert error is None and frames == without_usage(STREAM[:-2])
+        assert relay.receive_data(garbage) == b""
+        assert relay_all([b"".join(STREAM) + garbage])[0] == frames
+
+
+@given(
+    st.lists(st.text(max_size=20) | st.sampled_from(['"', "\\", "\\\\", '"},"finish_r', "\n"])),
+    st.lists(st.integers(0, 5000), max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
+def test_any_text_in_any_pieces(
+    texts: list[str], cuts: list[int], ascii: bool, renamed: bool
+) -> None:
+    stream = [ROLE]
+    for one in texts:
+        stream.append(event(json.dumps({"content": one}, ensure_ascii=ascii)))
+    raw = b"".join([*stream, STOP, USED, sse.DONE])
+    edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    blocks = [raw[a:b] for a, b in itertools.pairwise(edges)]
+    frames, error, relay = relay_all(blocks, model="asked" if renamed else "")
+    assert error is None and relay.usage == Usage(4, 7)
+    assert [one["choices"][0]["delta"].get("content") for one in chunks(frames)] == [
+        "",
+        *texts,
+        None,
+    ]
+    assert {one["model"] for one in chunks(frames)} == {"asked" if renamed else "m"}
+    if not renamed:
+        assert frames == without_usage([*stream, STOP])
+
+
+def test_bulk_and_one_by_one_agree() -> None:
+    stream = [ROLE, *(text(f"w{number} é\\n") for number in range(300)), STOP, USED, sse.DONE]
+    for rewriting in ({}, {"model": "asked"}, {"include_usage": True}, {"repair": False}):
+        in_bulk = relay_all([b"".join(stream)], **rewriting)
+        singly = relay_all(stream, **rewriting)
+        assert in_bulk[:2] == singly[:2] and in_bulk[1] is None
+        assert len(chunks(in_bulk[0])) == 302 + bool(rewriting.get("include_usage"))
+
+
+def test_padding_that_differs_in_every_event() -> None:
+    def padded(number: int) -> bytes:
+        pad = f',"usage":null,"obfuscation":"{number * 7919 % 10007}"'
+        return text(f"w{number}", usage=pad)
+
+    stream = [ROLE, *map(padded, range(400)), STOP, USED, sse.DONE]
+    expected = without_usage(stream[:-2])
+    assert relay_all([b"".join(stream)])[0] == expected
+    blocks = [b"".join(stream[at : at + 7]) for at in range(0, 404, 7)]
+    frames, error, relay = relay_all(blocks)
+    assert error is None and frames == expected and relay.usage == Usage(4, 7)
+    asked, error, _ = relay_all(
+        [b"".join(stream[at : at + 7]) for at in range(0, 404, 7)], include_usage=True
+    )
+    assert error is None and asked == b"".join(stream[:-1])
+
+
+def test_spaces_in_the_json_stay() -> None:
+    spaced = [one.replace(b'":', b'": ').replace(b",", b", ") for one in STREAM[:-1]]
+    frames, error, _ = relay_all([*spaced, sse.DONE])
+    assert error is None
+    assert frames == b"".join(spaced[:-1]).replace(b', "usage": null', b"")
+
+
+def test_the_model_is_renamed() -> None:
+    frames, error, _ = relay_all(
+        [b"".join([ROLE, text("a") * 50, STOP, USED, sse.DONE])], model="alias", include_usage=True
+    )
+    assert error is None
+    assert frames == b"".join([ROLE, text("a") * 50, STOP, USED]).replace(b'"m"', b'"alias"')
+
+
+def test_choices_that_take_turns() -> None:
+    stream = [event('{"role":"assistant","content":""}', index=number) for number in range(3)]
+    for word in range(50):
+        stream += [text(f"{word} ", index=number) for number in range(3)]
+    stream += [event("{}", '"stop"', index=number) for number in range(3)]
+    for blocks in ([b"".join(stream)], stream):
+        frames, error, _ = relay_all([*blocks, USED, sse.DONE], n=3)
+        assert error is None and frames == without_usage(stream)
+
+
+# -- the end ---------------------------------------------------------------------------
+
+
+def test_cut_anywhere_is_truncated_unless_all_had_come() -> None:
+    raw = b"".join(STREAM)
+    finished = raw.index(STOP) + len(STOP)
+    for at in range(len(raw)):
+        frames, error, _ = relay_all([raw[:at]])
+        if at >= finished:
+            assert error is None and frames == without_usage(STREAM[:-2])
+        else:
+            assert isinstance(error, UpstreamTruncated), at
+            assert without_usage(STREAM).startswith(frames)
+            assert not finishes(frames)
+
+
+def test_one_of_two_choices_is_not_all() -> None:
+    stream = [ROLE, event('{"role":"assistant","content":""}', index=1), STOP]
+    assert isinstance(relay_all(stream, n=2)[1], UpstreamTruncated)
+    frames, error, _ = relay_all([*stream, event("{}", '"length"', index=1)], n=2)
+    assert error is None and finishes(frames) == [(0, "stop"), (1, "length")]
+
+
+def test_an_end_mark_after_content_counts_as_a_finish() -> None:
+    frames, error, _ = relay_all([ROLE, text("Hi"), sse.DONE])
+    assert error is None and contents(frames) == "Hi" and finishes(frames) == [(0, "stop")]
+    last = chunks(frames)[-1]
+    assert last["id"] == "chatcmpl-1" and last["choices"][0]["delta"] == {}
+    untouched, error, _ = relay_all([ROLE, text("Hi"), sse.DONE], repair=False)
+    assert error is None and finishes(untouched) == []
+
+
+@pytest.mark.parametrize("stream", [[], [sse.DONE], [b": x\n\n", sse.DONE], [USED, sse.DONE]])
+def test_an_end_before_any_choice_is_a_failure(stream: list[bytes]) -> None:
+    frames, error, _ = relay_all(stream)
+    assert frames == b"" and isinstance(error, UpstreamTruncated)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"data: <html>\n\n",
+        b"data: [1]\n\n",
+        b'data: "x"\n\n',
+        b"data: {broken}\n\n",
+        b"data: null\n\n",
+        b'data: {"choices":7}\n\n',
+        b'data: {"choices":[7]}\n\n',
+        b'data: {"object":"x"}\n\n',
+        b'data: {"choices":[{"index":0,"delta":"x"}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":7}]}\n\n',
+        b'data: {"choices":[],"usage":NaN}\n\n',
+        b"data: " + b"[" * 100000 + b"\n\n",
+        b'data: {"a":' + b"[" * 100000 + b"}\n\n",
+        b'data: {"a":"\xff"}\n\n',
+        text("x").replace(b'"x"', b'"\xff"'),
+        text("x").replace(b'"x"', b'"\xc3"') + text("x").replace(b'"x"', b'"\xa9"'),
+    ],
+)
+def test_what_is_no_chunk_is_a_failure_and_loses_nothing(bad: bytes) -> None:
+    good = [ROLE, text("a"), text("b"), text("c")]
+    for blocks in ([b"".join(good) + bad + STOP], [*good, bad, STOP]):
+        relay = EventRelay(1, Rewriting())
+        frames, failure = b"", None
+        for block in [*blocks, b""]:
+            try:
+                frames += relay.receive_data(block)
+            except ChoreoError as error:
+                failure = error
+                break
+        assert frames == without_usage(good) and isinstance(failure, UpstreamInvalid)
+        with pytest.raises(UpstreamInvalid):
+            relay.end()
+
+
+def test_the_size_of_an_event_is_bounded() -> None:
+    large = text("x" * 3000)
+    for at in (10, 1500, len(large) - 1, len(large)):
+        frames, error, _ = relay_all([ROLE, large[:at], large[at:], STOP, sse.DONE], limit=2000)
+        assert frames == without_usage([ROLE]) and isinstance(error, UpstreamInvalid), at
+    frames, error, _ = relay_all([ROLE + large * 3], limit=2000)
+    assert isinstance(error, UpstreamInvalid)
+    many = [ROLE, text("x" * 1000) * 50, STOP, sse.DONE]
+    assert relay_all([b"".join(many)], limit=2000)[1] is None
+
+
+def test_a_large_event_passes() -> None:
+    large = text("é" * 500_000)
+    raw = b"".join([ROLE, large, STOP, sse.DONE])
+    frames, error, _ = relay_all([raw[at : at + 65536] for at in range(0, len(raw), 65536)])
+    assert error is None and frames == without_usage([ROLE, large, STOP])
+
+
+# -- errors inside the stream ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        (b'data: {"error":{"message":"m","type":"x","code":null}}', ProviderAPIError, "m"),
+        (b'event: error\ndata: {"message":"m","code":429}', RateLimitExceeded, "m"),
+        (b'event: error\ndata: {"error":{"message":"m"}}', ProviderAPIError, "m"),
+        (b'error: {"code":500,"message":"m","type":"server_error"}', ProviderAPIError, "m"),
+        (b'data: {"error":"m"}', ProviderAPIError, "m"),
+        (b'data: {"error":{"message":"m","code":"rate_limit_exceeded"}}', RateLimitExceeded, "m"),
+        (
+            b'data: {"error":{"message":"m","code":"context_length_exceeded"}}',
+            ContextLengthExceeded,
+            "m",
+        ),
+        (
+            b'data: {"error":{"message":"m","type":"exceed_context_size_error","code":400}}',
+            ContextLengthExceeded,
+            "m",
+        ),
+        (event("{}", '"error"', ',"error":{"code":502,"message":"m"}'), ProviderAPIError, "m"),
+        (event("{}", '"error"'), ProviderAPIError, "error"),
+    ],
+)
+def test_an_error_in_the_stream_is_the_providers_own(
+    bad: bytes, kind: type[ChoreoError], message: str
+) -> None:
+    good = [ROLE, text("a"), text("b")]
+    bad = bad.removesuffix(b"\n\n") + b"\n\n"
+    for blocks in ([b"".join(good) + bad + text("c") + STOP], [*good, bad, STOP], [bad]):
+        relay = EventRelay(1, Rewriting())
+        frames, failure = b"", None
+        for block in [*blocks, b""]:
+            try:
+                frames += relay.receive_data(block)
+            except ChoreoError as error:
+                failure = error
+                break
+        assert type(failure) is kind and message in failure.message
+        assert frames == (without_usage(good) if len(blocks) != 1 or good[0] in blocks[0] else b"")
+
+
+# -- repairs -----------------------------------------------------------------------------
+
+
+def test_reasoning_is_called_reasoning_content() -> None:
+    thought = [event(f'{{"reasoning":"t{number}"}}') for number in range(40)]
+    both = event('{"content":"","reasoning":"end"}')
+    stream = [ROLE, *thought, both, text("a"), text("b"), STOP, sse.DONE]
+    for blocks in ([b"".join(stream)], stream):
+        frames, error, _ = relay_all(blocks)
+        assert error is None and contents(frames) == "ab"
+        expected = "".join(f"t{number}" for number in range(40)) + "end"
+        assert contents(frames, "reasoning_content") == expected
+        assert b'"reasoning":' not in frames
+    assert b'"reasoning":' in relay_all(stream, repair=False)[0]
+
+
+def test_reasoning_beside_content_is_found_in_bulk() -> None:
+    sly = event('{"content":"x","reasoning":"why"}')
+    frames, error, _ = relay_all([ROLE, text("a") * 5, text("a") + sly + text("b"), STOP])
+    assert error is None and contents(frames, "reasoning_content") == "why"
+    assert contents(frames) == "aaaaaaxb"
+
+
+def calls(members: str) -> bytes:
+    return event(f'{{"tool_calls":[{members}]}}')
+
+
+def test_tool_calls_get_their_index_and_their_finish_reason() -> None:
+    stream = [
+        ROLE,
+        calls('{"id":"c1","type":"function","function":{"name":"f","arguments":""}}'),
+        calls('{"function":{"arguments":"{\\"a\\":"}}'),
+        calls('{"function":{"arguments":"1}"}}'),
+        calls('{"id":"c2","type":"function","function":{"name":"g","arguments":"{}"}}'),
+        STOP,
+        sse.DONE,
+    ]
+    for blocks in ([b"".join(stream)], stream):
+        frames, error, _ = relay_all(blocks)
+        assert error is None and finishes(frames) == [(0, "tool_calls")]
+        made: dict[int, str] = {}
+        for chunk in chunks(frames):
+            for call in chunk["choices"][0]["delta"].get("tool_calls", ()):
+                made[call["index"]] = made.get(call["index"], "") + call["function"]["arguments"]
+        assert made == {0: '{"a":1}', 1: "{}"}
+
+
+def test_good_tool_calls_pass_untouched() -> None:
+    stream = [
+        ROLE,
+        calls('{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":""}}'),
+        *[calls(f'{{"index":0,"function":{{"arguments":"{number}"}}}}') for number in range(30)],
+        event("{}", '"tool_calls"'),
+    ]
+    for blocks in ([b"".join(stream)], stream):
+        frames, error, _ = relay_all([*blocks, sse.DONE])
+        assert error is None and frames == without_usage(stream)
+
+
+def test_content_in_the_last_chunk_comes_before_the_finish() -> None:
+    last = event('{"content":"!"}', '"stop"', f',"usage":{USAGE}')  # Mistral
+    frames, error, relay = relay_all([ROLE, text("Hi"), last, sse.DONE], include_usage=True)
+    assert error is None and contents(frames) == "Hi!" and relay.usage == Usage(4, 7)
+    content, finish, usage = chunks(frames)[-3:]
+    assert content["choices"][0]["finish_reason"] is None and content["usage"] is None
+    assert finish["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    assert usage["choices"] == [] and usage["usage"] == json.loads(USAGE)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        USED,
+        event("{}", "null", f',"usage":{USAGE}'),
+        USED.replace(b'"choices":[],', b'"choices":[{"index":0,"delta":{}}],'),
+        USED.replace(b'"choices":[],', b""),
+        USED + USED,
+    ],
+)
+def test_usage_in_any_shape_is_one_chunk_without_choices(report: bytes) -> None:
+    frames, error, relay = relay_all([ROLE, text("a"), STOP, report, sse.DONE], include_usage=True)
+    assert error is None and relay.usage == Usage(4, 7)
+    found = [chunk for chunk in chunks(frames) if chunk["usage"]]
+    assert len(found) == 1 and chunks(frames)[-1] == found[0]
+    assert found[0]["choices"] == [] and found[0]["usage"] == json.loads(USAGE)
+    hidden, error, _ = relay_all([ROLE, text("a"), STOP, report, sse.DONE])
+    assert error is None and b"usage" not in hidden and len(chunks(hidden)) == 3
+
+
+def test_usage_on_every_chunk_is_taken_out() -> None:
+    def counted(number: int) -> bytes:
+        usage = f',"usage":{{"prompt_tokens":4,"completion_tokens":{number},"total_tokens":9}}'
+        return text("a", usage=usage)
+
+    stream = [ROLE, *map(counted, range(1, 30)), STOP, sse.DONE]
+    for blocks in ([b"".join(stream)], stream):
+        frames, error, relay = relay_all(blocks)
+        assert error is None and relay.usage == Usage(4, 29) and b"usage" not in frames
+        assert len(chunks(frames)) == 31
+
+
+def test_groqs_usage_counts() -> None:
+    last = event("{}", '"stop"', f',"x_groq":{{"id":"r","usage":{USAGE}}}')
+    _, error, relay = relay_all([ROLE, text("a"), last, sse.DONE])
+    assert error is None and relay.usage == Usage(4, 7)
+
+
+def test_usage_in_detail() -> None:
+    detailed = USED.replace(
+        b'"total_tokens":11',
+        b'"prompt_tokens_details":{"cached_tokens":0},'
+        b'"completion_tokens_details":{"reasoning_tokens":5},"cost":0.1',
+    )
+    frames, _, relay = relay_all([ROLE, STOP, detailed, sse.DONE], include_usage=True)
+    assert relay.usage == Usage(4, 7, cached_tokens=0, reasoning_tokens=5)
+    assert frames.endswith(detailed)
+
+
+def test_usage_null_is_added_where_the_upstream_has_none() -> None:
+    stream = [one.replace(NULL.encode(), b"") for one in (ROLE, text("a") * 20, STOP)]
+    frames, error, _ = relay_all([b"".join(stream), USED, sse.DONE], include_usage=True)
+    assert error is None
+    assert frames == b"".join([ROLE, text("a") * 20, STOP, USED])
+
+
+def test_azures_first_event_is_dropped() -> None:
+    first = (
+        b'data: {"id":"","object":"","created":0,"model":"","choices":[],'
+        b'"prompt_filter_results":[{"prompt_index":0}]}\n\n'
+    )
+    frames, error, _ = relay_all([first, ROLE, text("a"), sse.DONE])
+    assert error is None and all(chunk["choices"] for chunk in chunks(frames))
+    assert {chunk["id"] for chunk in chunks(frames)} == {"chatcmpl-1"}
+
+
+def test_missing_members() -> None:
+    stream = [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', event("null", '"stop"')]
+    frames, error, _ = relay_all(stream)
+    assert error is None and contents(frames) == "a" and finishes(frames) == [(0, "stop")]
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    stream = [ROLE, *[text(str(number), finish='""') for number in range(20)], STOP, sse.DONE]
+    frames, error, _ = relay_all([b"".join(stream)])
+    assert error is None and finishes(frames) == [(0, "stop")]
+    assert isinstance(relay_all(stream[:-2])[1], UpstreamTruncated)
+
+
+def test_nothing_wrong_means_nothing_changed() -> None:
+    choice = b'{"finish_reason":null,"delta":{"content":"a","x":[1.0e0]},"index":0}'
+    odd = b'data: {"choices":[%b], "b":1E2}\n\n' % choice
+    frames, error, _ = relay_all([odd * 3, STOP, sse.DONE])
+    assert error is None and frames == odd * 3 + without_usage([STOP])

@@ -1,0 +1,369 @@
+"""Several targets for one model."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from choreo_wsgi.chat.items import Usage
+from choreo_wsgi.errors import (
+    ChoreoError,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    ProviderAPIError,
+    ProviderNotConfigured,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RateLimitExceeded,
+    UpstreamTruncated,
+)
+from choreo_wsgi.providers.failover import Breaker, Breakers, Candidate, Failover, in_order
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Answering:
+    """Frames of one target: each step is bytes, or an error to raise."""
+
+    def __init__(self, label: str, *steps: bytes | Exception) -> None:
+        self.label = label
+        self._steps = list(steps)
+        self.usage: Usage | None = None
+        self.ended = False
+        self.closed = 0
+
+    def receive(self, timeout: float) -> bytes:
+        step = self._steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        self.ended = not self._steps
+        return step
+
+    def fileno(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Target:
+    """A candidate that counts how often it is asked; a sole error is raised by *begin*."""
+
+    def __init__(
+        self, label: str, *steps: bytes | Exception, refuses: ChoreoError | None = None
+    ) -> None:
+        self.label = label
+        self.steps = steps
+        self.refuses = refuses
+        self.readings: list[Answering] = []
+        self.breaker = Breaker(failures=2, seconds=30, clock=Clock())
+
+    def begin(self) -> Answering:
+        if self.refuses:
+            raise self.refuses
+        self.readings.append(Answering(self.label, *self.steps))
+        return self.readings[-1]
+
+    def candidate(self, priority: int = 0, weight: float = 1.0) -> Candidate[Answering]:
+        return Candidate(self.breaker, self.begin, priority, weight)
+
+
+def read(*targets: Target) -> tuple[bytes, str]:
+    """Return what a caller of *targets* reads, and from whom."""
+    failover = Failover([target.candidate() for target in targets])
+    blocks = []
+    while not failover.ended:
+        blocks.append(failover.receive(0))
+    failover.close()
+    return b"".join(blocks), failover.label
+
+
+# -- passing over -----------------------------------------------------------------------------
+
+PASSED_OVER = [
+    ProviderAPIError("connection refused"),
+    ProviderTimeout("slow"),
+    ProviderUnavailable("down"),
+    ProviderNotConfigured("no key"),
+    RateLimitExceeded("slower", retry_after=3),
+    UpstreamTruncated("cut"),
+    ChoreoError("odd", status=529),
+]
+CALLERS = [
+    InvalidRequest("bad"),
+    InvalidRequest("bad", status=422),
+    InvalidRequest("big", status=413),
+    ModelNotFound("what"),
+]
+
+
+@pytest.mark.parametrize("error", PASSED_OVER, ids=lambda error: error.code or "")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_target_that_fails_before_its_first_byte_is_passed_over(
+    error: ChoreoError, late: bool
+) -> None:
+    first = Target("a", b"", error) if late else Target("a", refuses=error)
+    assert read(first, Target("b", b"x", b"y")) == (b"xy", "b")
+    assert all(reading.closed for reading in first.readings)
+
+
+def test_targets_are_passed_over_until_one_answers_and_the_last_error_is_told() -> None:
+    failing = [Target("a", ProviderTimeout("1")), Target("b", refuses=ProviderAPIError("2"))]
+    assert read(*failing, Target("c", b"x")) == (b"x", "c")
+    with pytest.raises(RateLimitExceeded, match="3"):
+        read(*failing, Target("c", RateLimitExceeded("3")))
+    with pytest.raises(ProviderAPIError, match="2"):
+        read(*failing)
+
+
+@pytest.mark.parametrize("error", CALLERS, ids=lambda error: str(error.status))
+@pytest.mark.parametrize("late", [False, True])
+def test_the_callers_own_fault_is_told_and_nobody_else_asked(
+    error: ChoreoError, late: bool
+) -> None:
+    first = Target("a", b"", error) if late else Target("a", refuses=error)
+    second = Target("b", b"x")
+    with pytest.raises(type(error)):
+        read(first, second)
+    assert second.readings == []
+    for _ in range(5):  # nor does it count against the target
+        with pytest.raises(type(error)):
+            read(first)
+    assert first.breaker.allows()
+
+
+@pytest.mark.parametrize("error", [*PASSED_OVER, InternalError("bug")], ids=lambda e: e.code or "")
+def test_nothing_is_tried_again_after_the_first_byte(error: ChoreoError) -> None:
+    second = Target("b", b"x")
+    with pytest.raises(type(error)):
+        read(Target("a", b"", b"a", error), second)
+    assert second.readings == []
+
+
+def test_an_answer_may_be_empty() -> None:
+    assert read(Target("a", b""), Target("b", b"x")) == (b"", "a")
+
+
+def test_a_bug_is_no_reason_to_ask_another() -> None:
+    second = Target("b", b"x")
+    with pytest.raises(ZeroDivisionError):
+        read(Target("a", ZeroDivisionError()), second)
+    assert second.readings == []
+
+
+def test_a_client_that_leaves_is_no_failure() -> None:
+    target = Target("a", b"", b"x", b"y")
+    for reads in (0, 1, 2) * 3:
+        failover = Failover([target.candidate()])
+        for _ in range(reads):
+            failover.receive(0)
+        failover.close()
+        assert target.readings[-1].closed
+    assert target.breaker.allows()
+
+
+def test_usage_and_label_are_of_whoever_answers() -> None:
+    target = Target("b", b"x", b"y")
+    failover = Failover([Target("a", ProviderTimeout("")).candidate(), target.candidate()])
+    assert failover.label == "a"
+    assert failover.receive(0) == b"" and not failover.ended
+    assert failover.label == "b" and failover.usage is None
+    target.readings[0].usage = Usage(1, 2)
+    assert failover.usage == Usage(1, 2)
+    failover.close()
+
+
+# -- order ------------------------------------------------------------------------------------
+
+
+def labels(targets: list[Candidate[Answering]], names: dict[int, str]) -> list[str]:
+    return [names[id(candidate)] for candidate in targets]
+
+
+def named(**targets: tuple[int, float]) -> tuple[list[Candidate[Answering]], dict[int, str]]:
+    made = {name: Target(name).candidate(*how) for name, how in targets.items()}
+    return list(made.values()), {id(candidate): name for name, candidate in made.items()}
+
+
+def test_the_lowest_priority_number_is_first() -> None:
+    candidates, names = named(c=(3, 100.0), a=(-1, 0.1), b=(2, 1.0))
+    assert labels(in_order(candidates), names) == ["a", "b", "c"]
+
+
+def test_one_priority_is_drawn_by_weight() -> None:
+    candidates, names = named(heavy=(0, 3.0), light=(0, 1.0), later=(1, 100.0))
+    draw = random.Random(7).random
+    orders = Counter(tuple(labels(in_order(candidates, draw), names)) for _ in range(2000))
+    assert set(orders) == {("heavy", "light", "later"), ("light", "heavy", "later")}
+    assert 0.70 < orders[("heavy", "light", "later")] / 2000 < 0.80
+
+
+def test_weight_zero_is_a_last_resort() -> None:
+    candidates, names = named(never=(0, 0.0), one=(0, 1.0), two=(0, 1e-9))
+    for _ in range(100):
+        assert labels(in_order(candidates), names)[-1] == "never"
+
+
+@pytest.mark.parametrize("draw", [lambda: 0.0, lambda: 1.0 - 2**-53])
+def test_the_ends_of_the_random_range_are_drawn_too(draw: Callable[[], float]) -> None:
+    candidates, _ = named(a=(0, 1.0), b=(0, 1e-300), c=(0, 1e300), d=(0, 5e-324))
+    assert len(in_order(candidates, draw)) == 4
+
+
+# -- the circuit ------------------------------------------------------------------------------
+
+
+def breaker(clock: Clock) -> Breaker:
+    return Breaker(failures=3, seconds=30, clock=clock)
+
+
+def test_a_circuit_opens_after_failures_in_a_row_and_half_opens_after_its_time() -> None:
+    clock = Clock()
+    circuit = breaker(clock)
+    for _ in range(2):
+        circuit.failed()
+        assert circuit.allows() and circuit.allows()
+    circuit.failed()
+    assert not circuit.allows()
+    clock.now += 29.9
+    assert not circuit.allows()
+    clock.now += 0.1
+    assert circuit.allows()
+    assert not circuit.allows(), "one at a time"
+
+
+def test_a_success_closes_the_circuit() -> None:
+    clock = Clock()
+    circuit = breaker(clock)
+    for _ in range(3):
+        circuit.failed()
+    clock.now += 30
+    assert circuit.allows()
+    circuit.succeeded()
+    assert circuit.allows() and circuit.allows()
+    for _ in range(2):
+        circuit.failed()
+    assert circuit.allows(), "the failures before do not count any more"
+
+
+def test_failures_count_in_a_row_only() -> None:
+    circuit = breaker(Clock())
+    for _ in range(10):
+        circuit.failed()
+        circuit.failed()
+        circuit.succeeded()
+    assert circuit.allows()
+
+
+def test_a_failed_trial_opens_the_circuit_for_its_whole_time_again() -> None:
+    clock = Clock()
+    circuit = breaker(clock)
+    for _ in range(3):
+        circuit.failed()
+    clock.now += 35
+    assert circuit.allows()
+    clock.now += 5
+    circuit.failed()
+    clock.now += 29.9
+    assert not circuit.allows()
+    clock.now += 0.1
+    assert circuit.allows()
+
+
+def test_a_trial_that_nobody_waited_for_does_not_keep_the_circuit_open_for_ever() -> None:
+    clock = Clock()
+    circuit = breaker(clock)
+    for _ in range(3):
+        circuit.failed()
+    clock.now += 30
+    assert circuit.allows()  # its client leaves: neither a success nor a failure
+    assert not circuit.allows()
+    clock.now += 30
+    assert circuit.allows()
+
+
+def test_only_one_of_many_threads_tries_a_half_open_circuit() -> None:
+    clock = Clock()
+    circuit = breaker(clock)
+    for _ in range(3):
+        circuit.failed()
+    clock.now += 30
+    start = threading.Barrier(8)
+    allowed: list[bool] = []
+
+    def ask() -> None:
+        start.wait()
+        allowed.append(circuit.allows())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(allowed) == [False] * 7 + [True]
+
+
+def test_an_open_circuit_is_asked_last_and_only_if_nobody_else_answers() -> None:
+    failing, other = Target("a", ProviderTimeout("")), Target("b", b"x")
+    for _ in range(2):
+        assert read(failing, other) == (b"x", "b")
+    assert len(failing.readings) == 2
+    assert read(failing, other) == (b"x", "b")
+    assert len(failing.readings) == 2, "its circuit is open"
+    other.steps = (ProviderAPIError(""),)
+    with pytest.raises(ProviderTimeout):
+        read(failing, other)
+    assert len(failing.readings) == 3
+
+
+def test_an_answer_closes_the_circuit_again() -> None:
+    target = Target("a", ProviderTimeout(""))
+    for _ in range(3):
+        with pytest.raises(ProviderTimeout):
+            read(target)
+        target.steps = (b"x",)
+        assert read(target) == (b"x", "a")
+        assert target.breaker.allows() and target.breaker.allows()
+        target.steps = (ProviderTimeout(""),)
+
+
+def test_a_sole_target_is_always_asked() -> None:
+    target = Target("a", ProviderTimeout(""))
+    for asked in range(1, 6):
+        with pytest.raises(ProviderTimeout):
+            read(target)
+        assert len(target.readings) == asked
+
+
+def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer() -> None:
+    first, second = Target("a", b"x"), Target("b", ProviderTimeout(""))
+    clock = Clock()
+    second.breaker = Breaker(failures=1, seconds=30, clock=clock)
+    second.breaker.failed()
+    clock.now += 30
+    assert read(first, second) == (b"x", "a")
+    assert second.breaker.allows()
+
+
+def test_breakers_are_kept_by_label_and_bounded() -> None:
+    breakers = Breakers(most=3)
+    kept = breakers.of("a")
+    assert breakers.of("a") is kept
+    for label in "bcd":
+        breakers.of("a")
+        breakers.of(label)
+    assert breakers.of("a") is kept, "used between the others"
+    for label in "efg":
+        breakers.of(label)
+    assert breakers.of("a") is not kept

@@ -1,0 +1,338 @@
+"""Streams that wait without a worker's thread: the same bytes, the same endings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Running, body_app
+
+from choreo_wsgi.serve.parking import MANY, Carrier
+
+pytestmark = pytest.mark.skipif(not Carrier.works, reason="this system has no epoll")
+
+RunApp = Callable[..., Running]
+
+
+class Tap:
+    """A stream of what the test puts in, read from a socket; an empty put ends it."""
+
+    def __init__(self) -> None:
+        self._inside, self._outside = socket.socketpair()
+        self._inside.setblocking(False)
+        self._outside.settimeout(harness.DEADLINE)
+        self._gone: Callable[[], bool] = lambda: False
+        self._begun = self.ended = False
+        self.fails = False
+        self.closed = threading.Event()
+
+    def answer(self, environ: dict[str, Any], start_response: Any) -> Tap:
+        self._gone = environ["waitress.client_disconnected"]
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return self
+
+    def put(self, data: bytes) -> None:
+        if data:
+            self._outside.sendall(data)
+        else:
+            self._outside.shutdown(socket.SHUT_WR)
+
+    def fileno(self) -> int | None:
+        number = self._inside.fileno()
+        return number if number >= 0 else None
+
+    def ready(self, timeout: float = 0.0) -> bytes:
+        if not self._begun:
+            self._begun = True
+            return b"begin"
+        try:
+            block = self._inside.recv(10_000_000)
+        except BlockingIOError:
+            self.ended = self._gone()
+            return b""
+        if self.fails:
+            raise RuntimeError("in the middle")
+        self.ended = not block
+        return block
+
+    def __iter__(self) -> Tap:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self.ended:
+            block = self.ready()
+            if block:
+                return block
+            select.select([self._inside], [], [], 0.25)
+        raise StopIteration
+
+    def close(self) -> None:
+        self.closed.set()
+        self._inside.close()
+
+    def shut(self) -> None:
+        self._inside.close()
+        self._outside.close()
+
+
+@pytest.fixture
+def tap() -> Iterator[Tap]:
+    one = Tap()
+    yield one
+    one.shut()
+
+
+@pytest.fixture
+def server(run_app: RunApp, tap: Tap) -> Running:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/plain":
+            return body_app(b"plain")(environ, start_response)
+        return tap.answer(environ, start_response)
+
+    return run_app(handler)
+
+
+def await_parked(running: Running, count: int = 1) -> None:
+    """Wait until *count* streams are the carrier's and every worker is idle."""
+    server = running.server
+    carrier, workers = server._carrier, server._workers
+    assert carrier is not None
+
+    def parked() -> bool:
+        return len(carrier._loads) == count and len(workers._idle) == workers.count
+
+    harness.wait_until(parked, "the stream parks")
+
+
+def begin(server: Running, client: harness.Client) -> None:
+    client.request("GET", "/")
+    assert client.read_head().status == 200
+    assert client.read_chunk() == b"begin"
+    await_parked(server)
+
+
+def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap: Tap) -> None:
+    with server.connect() as client:
+        begin(server, client)
+        for number in range(5):
+            frame = b"data: %d\n\n" % number
+            tap.put(frame)
+            assert client.read_chunk() == frame
+            await_parked(server)
+        tap.put(b"last")
+        tap.put(b"")
+        assert client.read_body() == b"last"
+        assert tap.closed.is_set()
+        # The connection serves on.
+        assert client.exchange("GET", "/plain").body == b"plain"
+
+
+def test_a_request_sent_meanwhile_waits_for_its_turn(server: Running, tap: Tap) -> None:
+    with server.connect() as client:
+        begin(server, client)
+        client.request("GET", "/plain")
+        tap.put(b"more")
+        assert client.read_chunk() == b"more"
+        tap.put(b"")
+        assert client.read_body() == b""
+        assert client.read_answer().body == b"plain"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_leaves(server: Running, tap: Tap, how: str) -> None:
+    client = server.connect()
+    begin(server, client)
+    getattr(client, how)()
+    assert tap.closed.wait(harness.DEADLINE)
+    await_parked(server, 0)
+
+
+@pytest.mark.parametrize("size", [MANY - 1, MANY, 16 * MANY])
+def test_a_lot_at_once(server: Running, tap: Tap, size: int) -> None:
+    with server.connect() as client:
+        begin(server, client)
+        received = b""
+        for round in range(3):
+            tap.put(bytes([65 + round]) * size)
+            while len(received) < (round + 1) * size:
+                received += client.read_chunk()
+            await_parked(server)
+        tap.put(b"")
+        assert client.read_body() == b""
+    assert received == b"A" * size + b"B" * size + b"C" * size
+
+
+def test_a_client_that_does_not_take_it(server: Running, tap: Tap) -> None:
+    """The rest of a frame that was sent in part comes before the next, at any border."""
+    block = b"0123456789" * (MANY // 20)
+    with server.connect() as client:
+        begin(server, client)
+        feeder = threading.Thread(target=lambda: [tap.put(block) for _ in range(5000)])
+        feeder.start()
+        total = 5000 * len(block)
+        received = bytearray()
+        while len(received) < total:
+            received += client.read_chunk()
+        feeder.join(harness.DEADLINE)
+        tap.put(b"")
+        assert client.read_body() == b""
+    assert bytes(received) == b"0123456789" * (total // 10)
+
+
+def test_a_stream_that_fails_has_no_last_chunk(server: Running, tap: Tap) -> None:
+    with server.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await_parked(server)
+        tap.fails = True
+        tap.put(b"x")
+        raw = b""
+        while piece := client.socket.recv(4096):
+            raw += piece
+    assert raw.endswith(b"5\r\nbegin\r\n")
+    assert tap.closed.is_set()
+
+
+def test_http_1_0(server: Running, tap: Tap) -> None:
+    with server.connect() as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        await_parked(server)
+        tap.put(b"more")
+        await_parked(server)
+        tap.put(b"")
+        raw = b""
+        while piece := client.socket.recv(4096):
+            raw += piece
+    assert raw.partition(b"\r\n\r\n")[2] == b"beginmore"
+
+
+class Given:
+    """A parked task of a stream that reads from *descriptor*."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.ended = False
+        self.turn = self.stream = self
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def ready(self, timeout: float = 0.0) -> bytes:
+        return b""
+
+
+def test_a_descriptor_that_is_another_streams_already() -> None:
+    """The stream before is not forgotten with it, and given back once."""
+    resumed: list[str] = []
+    carrier = Carrier(resumed.append)
+    inside, outside = socket.socketpair()
+    try:
+        first, second = Given(inside.fileno()), Given(inside.fileno())
+        carrier.park("first", first)
+        carrier.park("second", second)
+        harness.wait_until(lambda: resumed, "the first is given back")
+        second.ended = True
+        harness.wait_until(lambda: len(resumed) > 1, "the second is given back")
+    finally:
+        carrier.close()
+        inside.close()
+        outside.close()
+    assert resumed == ["first", "second"]
+
+
+class Upstream:
+    """A provider of OpenAI's kind, on a socket; the test says when it sends what."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(harness.DEADLINE)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def accept(self) -> socket.socket:
+        """Take a request and answer the head and the first frame."""
+        sock, _ = self._listener.accept()
+        sock.settimeout(harness.DEADLINE)
+        request = b""
+        while not request.endswith(b"}"):
+            request += sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        self.send(sock, "first")
+        return sock
+
+    @staticmethod
+    def send(sock: socket.socket, text: str, finish: str | None = None) -> None:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+        chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1}
+        data = json.dumps(chunk | {"model": "gpt-4", "choices": [choice]})
+        sock.sendall(f"data: {data}\n\n".encode())
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    one = Upstream()
+    yield one
+    one.close()
+
+
+def ask(client: harness.Client) -> None:
+    message = {"role": "user", "content": "hello"}
+    client.request(
+        "POST",
+        "/v1/chat/completions",
+        {"model": "gpt-4", "messages": [message], "stream": True},
+    )
+    assert client.read_head().status == 200
+
+
+def text_of(frame: bytes) -> str:
+    return str(json.loads(frame.removeprefix(b"data: "))["choices"][0]["delta"]["content"])
+
+
+def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
+    command: Callable[..., Any], upstream: Upstream
+) -> None:
+    server = command("--drain-seconds", "1", OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
+    with contextlib.ExitStack() as stack:
+        short, long = (stack.enter_context(server.connect()) for _ in range(2))
+        sides = []
+        for client in (short, long):
+            thread = threading.Thread(target=ask, args=(client,))
+            thread.start()
+            sides.append(stack.enter_context(upstream.accept()))
+            thread.join(harness.DEADLINE)
+            assert text_of(client.read_frame()) == "first"
+        for number in range(3):
+            for client, side in zip((short, long), sides, strict=True):
+                upstream.send(side, str(number))
+                assert text_of(client.read_frame()) == str(number)
+        server.signal(signal.SIGTERM)
+        upstream.send(sides[0], "last", "stop")
+        sides[0].close()
+        assert short.read_body().endswith(b"data: [DONE]\n\n")
+        assert b"server_shutting_down" in long.read_frame()
+        assert long.read_frame() == b""
+    assert server.finish() == 0
+
+
+def test_a_client_that_leaves_frees_the_provider(
+    command: Callable[..., Any], upstream: Upstream
+) -> None:
+    server = command(OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
+    client = server.connect()
+    thread = threading.Thread(target=ask, args=(client,))
+    thread.start()
+    with upstream.accept() as side:
+        thread.join(harness.DEADLINE)
+        assert text_of(client.read_frame()) == "first"
+        client.close()
+        assert side.recv(1) == b""

@@ -1,0 +1,277 @@
+"""The command line, the environment and the ini file, through the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+
+from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.settings import from_environment, read_sections, table
+
+Start = Callable[..., Any]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(bare_environment: dict[str, str], tmp_path: Path) -> Run:
+    """``run(*arguments, ini="", **environment)``: the command, until it ends."""
+
+    def call(
+        *arguments: str, ini: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "choreo_wsgi", *arguments]
+        if ini:
+            path = tmp_path / "choreo.ini"
+            path.write_text(ini)
+            words += ["--config", str(path)]
+        return subprocess.run(
+            words,
+            env={**bare_environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=3 * harness.DEADLINE,
+            check=False,
+        )
+
+    return call
+
+
+def shown(done: subprocess.CompletedProcess[str], name: str) -> str:
+    """Return the value of the setting *name* that ``choreo-wsgi settings`` printed."""
+    assert done.returncode == 0, done.stderr
+    found = re.search(rf"^{name} = (.*)$", done.stdout, re.MULTILINE)
+    assert found
+    return found.group(1)
+
+
+def test_precedence(run: Run) -> None:
+    ini = "[choreo]\nmax_streams = 3\n"
+    environment = {"CHOREO_MAX_STREAMS": "5"}
+    line = ("--max-streams", "7")
+    assert shown(run("settings"), "max_streams") == "256"
+    assert shown(run("settings", ini=ini), "max_streams") == "3"
+    assert shown(run("settings", ini=ini, **environment), "max_streams") == "5"
+    assert shown(run("settings", *line, ini=ini, **environment), "max_streams") == "7"
+
+
+def test_the_file_can_be_named_by_the_environment(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "named.ini"
+    path.write_text("[choreo]\nmax_streams = 3\n")
+    assert shown(run("settings", CHOREO_CONFIG=str(path)), "max_streams") == "3"
+
+
+def test_settings_are_an_ini_file_with_the_same_meaning(run: Run) -> None:
+    ini = "[choreo]\ncors_origins = https://a, https://b\nhalf_close = yes\n"
+    ini += "[provider echo]\ntype = echo\nmodels = echo, Mine = Upstream\ndelay_ms = 5\n"
+    first = run("settings", "--idle-timeout", "1.5", "--listen", "a:1", "--listen", "b:2", ini=ini)
+    assert first.returncode == 0, first.stderr
+    assert shown(first, "listen") == "a:1, b:2"
+    again = run("settings", ini=first.stdout)
+    assert again.stdout == first.stdout
+    assert "models = echo, Mine = Upstream" in again.stdout
+
+
+def test_settings_shows_each_setting_with_its_text_and_no_key(run: Run) -> None:
+    ini = "[provider openai]\napi_key = hidden-2\nbase_url = http://localhost:1\n"
+    done = run("settings", ini=ini, CHOREO_API_KEYS="hidden-1")
+    for item, _ in table():
+        assert f"# {item.metadata['text']}\n{item.name} =" in done.stdout
+    assert "hidden" not in done.stdout
+    assert shown(done, "api_keys") == "***"
+
+
+@pytest.mark.parametrize("true", ["1", "true", "yes", "on"])
+def test_a_switch(run: Run, true: str) -> None:
+    assert shown(run("settings"), "preload") == "false"
+    assert shown(run("settings", "--preload"), "preload") == "true"
+    assert shown(run("settings", CHOREO_PRELOAD=true), "preload") == "true"
+    assert shown(run("settings", "--no-preload", CHOREO_PRELOAD=true), "preload") == "false"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "ini", "message"),
+    [
+        (["--max-stream", "3"], {}, "", "--max-stream"),
+        (["--max-streams", "none"], {}, "", "max_streams"),
+        (["--max-streams", "0"], {}, "", "max_streams"),
+        (["--max-streams", "٣"], {}, "", "max_streams"),
+        (["--config", "/nowhere/choreo.ini"], {}, "", "/nowhere/choreo.ini"),
+        ([], {"CHOREO_MAX_STREAM": "3"}, "", "CHOREO_MAX_STREAM"),
+        ([], {"CHOREO_API_KEY": "one"}, "", "CHOREO_API_KEY"),
+        ([], {"CHOREO_MAX_STREAMS": "three"}, "", "CHOREO_MAX_STREAMS"),
+        ([], {"CHOREO_CONFIG": "/nowhere/choreo.ini"}, "", "/nowhere/choreo.ini"),
+        ([], {}, "[choreo]\nmax_stream = 3\n", "'max_stream'"),
+        ([], {}, "[choreo]\nMax_Streams = 3\n", "'Max_Streams'"),
+        ([], {}, "[choreo]\nmax_streams = 3\nmax_streams = 4\n", "max_streams"),
+        ([], {}, "[choreo]\npreload = maybe\n", "preload"),
+        ([], {}, "[choreo]\nlog_level = loud\n", "log_level"),
+        ([], {}, "[chorea]\nmax_streams = 3\n", "[chorea]"),
+        ([], {}, "[provider]\ntype = echo\n", "[provider]"),
+        ([], {}, "[provider x]\ntype = nobody\n", "nobody"),
+        ([], {}, "[provider x]\ntype = echo\ndelay = 3\n", "'delay'"),
+        ([], {}, "max_streams = 3\n", "[section]"),
+        ([], {}, "[choreo]\nmax_streams\n", "line 2"),
+    ],
+)
+def test_what_is_not_known_is_an_error(
+    run: Run, arguments: list[str], environment: dict[str, str], ini: str, message: str
+) -> None:
+    done = run("models", *arguments, ini=ini, **environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_line_that_cannot_be_read_is_not_shown(run: Run) -> None:
+    """It may be a key."""
+    done = run("models", ini="[provider x]\nhidden-key\n")
+    assert done.returncode == 2
+    assert "hidden-key" not in done.stderr
+
+
+def test_keys_keep_their_case_and_colons(tmp_path: Path) -> None:
+    path = tmp_path / "choreo.ini"
+    path.write_text("﻿[provider x]\nA:b = %(c)s\nmodels = M = N\n  , O:1b\n", encoding="utf-8")
+    assert read_sections(str(path)) == {
+        "provider x": {"A:b": "%(c)s", "models": "M = N\n, O:1b"},
+    }
+
+
+def test_variables_that_kubernetes_sets_for_a_service_of_our_name() -> None:
+    environment = {
+        "CHOREO_SERVICE_HOST": "10.0.0.1",
+        "CHOREO_SERVICE_PORT": "8000",
+        "CHOREO_SERVICE_PORT_HTTP": "8000",
+        "CHOREO_PORT": "tcp://10.0.0.1:8000",
+        "CHOREO_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "CHOREO_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    assert from_environment(environment).settings.port == 8000
+    with pytest.raises(ConfigurationError, match="CHOREO_PORT"):
+        from_environment({"CHOREO_PORT": "udp"})
+
+
+def test_models(run: Run) -> None:
+    ini = "[provider echo]\ntype = echo\nmodels = echo, parrot*\n"
+    done = run("models", "--default-model", "none", ini=ini)
+    assert done.stdout.splitlines() == ["echo\techo", "parrot*\techo"]
+
+
+def test_chat(run: Run, command: Start) -> None:
+    server = command(ini="[provider echo]\ntype = echo\nmodels = *\n")
+    url = f"http://127.0.0.1:{server.port}"
+    done = run("chat", "--base-url", url, "Hello", "you")
+    assert (done.returncode, done.stdout) == (0, "Hello you\n")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["--host", "0.0.0.0"],
+        ["--listen", "0.0.0.0:0"],
+        ["--listen", "127.0.0.1:0", "--listen", "*:0"],
+        ["--listen", "[::]:0"],
+    ],
+)
+def test_without_keys_only_this_machine_is_listened_to(run: Run, where: list[str]) -> None:
+    done = run("serve", *where)
+    assert done.returncode == 2
+    assert "--allow-anonymous" in done.stderr
+
+
+@pytest.mark.parametrize("more", [["--allow-anonymous"], ["--api-keys", "k"]])
+def test_with_keys_or_when_told_to_every_address_is(command: Start, more: list[str]) -> None:
+    server = command("--listen", "0.0.0.0:0", *more)
+    port = int(re.search(r"http://0\.0\.0\.0:(\d+)", server.banner).group(1))  # type: ignore
+    with harness.Client(("127.0.0.1", port)) as client:
+        assert client.exchange("GET", "/healthz").status == 200
+
+
+def test_an_address_in_use(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", str(port))
+    assert done.returncode == 2
+    assert "in use" in done.stderr
+
+
+def test_several_addresses(command: Start) -> None:
+    server = command("--listen", "127.0.0.1:0", "--listen", "localhost:0")
+    ports = re.findall(r"http://127\.0\.0\.1:(\d+)", server.banner.partition("\n")[0])
+    assert len(ports) == 2
+    for port in ports:
+        with harness.Client(("127.0.0.1", int(port))) as client:
+            assert client.exchange("GET", "/readyz").status == 200
+
+
+def pasted(server: Any, environment: dict[str, str]) -> str:
+    """Run the banner's curl line in a shell, as a person would; return its output."""
+    line = server.banner.splitlines()[-1]
+    assert line.startswith("  curl -N")
+    done = subprocess.run(
+        ["sh", "-c", line],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * harness.DEADLINE,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_curl_line_works_when_pasted(
+    command: Start, require_tool: Callable[[str, str], str]
+) -> None:
+    require_tool("curl", "curl")
+    server = command("--default-model", "none")
+    assert "echo" in server.banner
+    output = pasted(server, {"PATH": os.environ["PATH"]})
+    assert output.endswith("data: [DONE]\n\n")
+    assert json.loads(output.partition("\n")[0].removeprefix("data: "))["model"] == "echo"
+
+
+def test_the_curl_line_with_keys_shows_none(
+    command: Start, require_tool: Callable[[str, str], str]
+) -> None:
+    require_tool("curl", "curl")
+    environment = {"CHOREO_API_KEYS": "hidden-1,hidden-2"}
+    server = command(**environment)
+    assert "hidden" not in server.banner
+    output = pasted(server, {"PATH": os.environ["PATH"], **environment})
+    assert output.endswith("data: [DONE]\n\n")
+
+
+def test_a_unix_socket(
+    command: Start, tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
+    require_tool("curl", "curl")
+    path = tmp_path / "choreo socket"
+    server = command("--unix-socket", str(path), "--default-model", "none")
+    assert f"unix:{path}" in server.banner
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with harness.Client(str(path)) as client:
+        assert client.exchange("GET", "/healthz").status == 200
+    assert pasted(server, {"PATH": os.environ["PATH"]}).endswith("data: [DONE]\n\n")
+
+
+def test_what_a_caller_sends_cannot_forge_a_line_of_the_log(command: Start) -> None:
+    server = command()
+    with server.connect() as client:
+        client.send(b"GET /a%0A2026-01-01%20forged%1b[31m HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.read_answer().status == 404
+    server.signal(15)
+    _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
+    assert not any(line.startswith("2026-01-01 forged") for line in log.splitlines())
+    assert "\x1b" not in log

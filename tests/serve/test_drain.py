@@ -1,0 +1,134 @@
+"""SIGTERM and SIGINT, with the real command."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import pytest
+
+DONE = b"data: [DONE]\n\n"
+Start = Callable[..., Any]
+
+
+def echo(words: int, **more: Any) -> dict[str, Any]:
+    text = " ".join(f"w{number}" for number in range(words))
+    return {"model": "echo", "messages": [{"role": "user", "content": text}], "stream": True} | more
+
+
+def slow_echo(milliseconds: int) -> str:
+    return f"[provider echo]\ntype = echo\nmodels = echo\ndelay_ms = {milliseconds}\n"
+
+
+def begin(client: harness.Client, words: int) -> None:
+    """Start a stream and wait for its first word."""
+    client.request("POST", "/v1/chat/completions", echo(words))
+    assert client.read_head().status == 200
+    client.read_frame()
+    client.read_frame()
+
+
+def rest(client: harness.Client) -> list[bytes]:
+    deadline = time.monotonic() + 2 * harness.DEADLINE
+    frames = []
+    while frame := client.read_frame():
+        frames.append(frame)
+        assert time.monotonic() < deadline, "the stream goes on and on"
+    return frames
+
+
+def await_drain(server: Any) -> None:
+    def draining() -> bool:
+        with server.connect() as client:
+            return bool(client.exchange("GET", "/readyz").status == 503)
+
+    harness.wait_until(draining, "/readyz says 503")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_streams_that_end_in_time_end_well(command: Start, number: int) -> None:
+    server = command("--drain-seconds", "15", ini=slow_echo(100))
+    clients = [server.connect() for _ in range(5)]
+    for client in clients:
+        begin(client, 20)
+    server.signal(number)
+    for client in clients:
+        assert rest(client)[-1] == DONE
+        client.close()
+    assert server.finish() == 0
+
+
+def test_streams_that_do_not_end_get_the_error_frame(command: Start) -> None:
+    server = command("--drain-seconds", "1.5", ini=slow_echo(100))
+    short, long = server.connect(), server.connect()
+    begin(long, 1000)
+    begin(short, 5)
+    server.signal(signal.SIGTERM)
+    assert rest(short)[-1] == DONE
+    frames = rest(long)
+    assert b"server_shutting_down" in frames[-1]
+    assert sum(b'"error"' in frame for frame in frames) == 1
+    assert DONE not in frames
+    short.close()
+    long.close()
+    assert server.finish() == 0
+
+
+def test_a_draining_server_still_answers_and_takes_no_more(command: Start) -> None:
+    server = command("--drain-seconds", "15", ini=slow_echo(100))
+    running = server.connect()
+    begin(running, 1000)
+    with server.connect() as kept:
+        assert kept.exchange("GET", "/readyz").status == 200
+        server.signal(signal.SIGTERM)
+        await_drain(server)
+        # A connection from before learns that it must not be used again.
+        answer = kept.exchange("POST", "/v1/chat/completions", echo(1))
+    assert answer.status == 503
+    assert answer.error["code"] == "server_shutting_down"
+    assert answer.headers["retry-after"]
+    assert answer.headers["connection"] == "close"
+    with server.connect() as client:
+        assert client.exchange("GET", "/healthz").status == 200
+    running.close()  # the last one leaves: nothing to wait for
+    assert server.finish(10) == 0
+
+
+def test_a_second_signal_does_not_wait(command: Start) -> None:
+    server = command("--drain-seconds", "1000", ini=slow_echo(100))
+    with server.connect() as client:
+        begin(client, 100_000)
+        server.signal(signal.SIGINT)
+        await_drain(server)
+        server.signal(signal.SIGINT)
+        assert b"server_shutting_down" in rest(client)[-1]
+    assert server.finish() == 0
+
+
+def test_what_hangs_is_left_behind(run_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that does not let itself be closed: the process ends by force."""
+    left = threading.Event()
+    released = threading.Event()
+
+    def leave(status: int) -> None:
+        assert status == 0
+        left.set()
+        released.set()
+
+    monkeypatch.setattr("choreo_wsgi.serve.server.os._exit", leave)
+    monkeypatch.setattr("choreo_wsgi.serve.server.FORCE", 0.2)
+    monkeypatch.setattr("choreo_wsgi.serve.server.LAST_FRAMES", 0.2)
+    running = run_app(lambda environ, start_response: [])
+    running.app.close = lambda: released.wait(harness.DEADLINE)
+    running.server.drain()
+    assert left.wait(harness.DEADLINE)
+
+
+def test_the_application_is_told_in_order(run_app: Any) -> None:
+    running = run_app(lambda environ, start_response: [])
+    running.close()
+    assert running.app.told == ["drain", "stop", "close"]

@@ -1,0 +1,406 @@
+"""The event stream: one ending, pings in between, and everything given back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_provider import Script
+
+from choreo_wsgi import sse
+from choreo_wsgi.app.slots import Slots
+from choreo_wsgi.chat.answer import EncodedFrames, FoldedReply
+from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.chat.items import Delta, Finish, Usage
+from choreo_wsgi.errors import ChoreoError, ProviderAPIError, ProviderTimeout, ShuttingDown
+from choreo_wsgi.streams import stream
+from choreo_wsgi.streams.stream import ClientGone, Control, EventStream, Generation, wait_for_first
+
+
+def never_gone() -> bool:
+    return False
+
+
+def encoder() -> ChunkEncoder:
+    return ChunkEncoder("chatcmpl-1", 1700000000, "m")
+
+
+class Run:
+    """An event stream over a script, with its slot, and what was counted on the way."""
+
+    def __init__(
+        self,
+        script: Script,
+        n: int = 1,
+        gone: Callable[[], bool] = never_gone,
+        heartbeat: float = 60.0,
+        first: bytes = b"",
+    ) -> None:
+        self.script = script
+        self.control = Control()
+        self.slots = Slots(1)
+        slot = self.slots.take()
+        self.outcomes: list[str] = []
+
+        def on_close(outcome: str) -> None:
+            slot.release()
+            self.outcomes.append(outcome)
+
+        frames = EncodedFrames(script, encoder(), n, "label")
+        self.generation = Generation(frames, self.control, first)
+        self.stream = EventStream(
+            self.generation, gone=gone, heartbeat=heartbeat, on_close=on_close
+        )
+
+    def check_all_is_given_back(self) -> None:
+        assert self.slots.active == 0
+        assert self.script.closed.is_set()
+        assert len(self.outcomes) == 1
+
+
+def events(blocks: list[bytes]) -> list[Any]:
+    """Return the data of the events of *blocks*, which must be whole frames and pings."""
+    for block in blocks:
+        assert block == sse.ping() or block.endswith(b"\n\n")
+        assert block, "WSGI servers take an empty block for nothing, some for the end"
+    decoded = sse.Decoder().receive_data(b"".join(blocks))
+    return [event.data if event.data == "[DONE]" else json.loads(event.data) for event in decoded]
+
+
+def ending(data: list[Any]) -> str:
+    """Return how the stream ended, having checked that it did so once, at its end."""
+    assert data.count("[DONE]") + sum("error" in item for item in data) == 1
+    if data[-1] == "[DONE]":
+        return "completed"
+    error = data[-1]["error"]
+    assert sorted(error) == ["code", "message", "param", "type"]
+    return str(error["code"])
+
+
+# -- one ending, for every failure at every point ---------------------------------------------
+
+STEPS = [Delta("a"), Delta("b"), Finish("stop"), Usage(1, 1)]
+FAILURES = [
+    (ProviderAPIError("no"), "provider_api_error"),
+    (ProviderTimeout("slow"), "provider_timeout"),
+    (ChoreoError("?", status=529, code="odd"), "odd"),
+    (RuntimeError("a bug"), "internal_error"),
+    (ValueError("\ud800"), "internal_error"),
+]
+
+
+@pytest.mark.parametrize("before", range(len(STEPS) + 1))
+@pytest.mark.parametrize(("failure", "code"), FAILURES)
+def test_a_failure_at_any_point_is_the_one_ending(
+    failure: Exception, code: str, before: int
+) -> None:
+    script = Script()
+    script.finish(*STEPS[:before], failure)
+    run = Run(script)
+    blocks = list(run.stream)
+    data = events(blocks)
+    assert ending(data) == code
+    texts = [item["choices"][0]["delta"].get("content") for item in data[:-1]]
+    expected = [step.text for step in STEPS[:before] if isinstance(step, Delta)]
+    assert [text for text in texts if text] == expected
+    assert run.outcomes == [code]
+    run.check_all_is_given_back()
+
+
+@pytest.mark.parametrize("before", range(len(STEPS) + 1))
+def test_a_source_that_just_ends_is_a_failure_unless_it_had_finished(before: int) -> None:
+    script = Script()
+    script.finish(*STEPS[:before])
+    run = Run(script)
+    whole = Finish("stop") in STEPS[:before]
+    assert ending(events(list(run.stream))) == ("completed" if whole else "upstream_truncated")
+    run.check_all_is_given_back()
+
+
+def test_one_of_two_choices_unfinished_is_a_failure() -> None:
+    script = Script()
+    script.finish(Delta("a"), Delta("b", 1), Finish("stop", 1))
+    assert ending(events(list(Run(script, n=2).stream))) == "upstream_truncated"
+
+
+@pytest.mark.parametrize("before", range(1, len(STEPS) + 1))
+def test_a_stopping_server_ends_every_stream_with_an_error(before: int) -> None:
+    script = Script()
+    script.say(*STEPS[:before])
+    run = Run(script)
+    blocks = [next(run.stream) for _ in STEPS[: min(before, 3)]]
+    run.control.stopping = True
+    blocks += run.stream
+    assert ending(events(blocks)) == "server_shutting_down"
+    assert run.outcomes == ["server_shutting_down"]
+    run.check_all_is_given_back()
+
+
+def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told() -> None:
+    class Clinging(Script):
+        def close(self) -> None:
+            super().close()
+            raise RuntimeError("no")
+
+    for failure in (ProviderAPIError("no"), None):
+        script = Clinging()
+        script.finish(*[Delta("a"), Finish()], *([failure] if failure else []))
+        run = Run(script)
+        assert ending(events(list(run.stream))) in ("provider_api_error", "internal_error")
+        run.check_all_is_given_back()
+    run = Run(Clinging())
+    run.stream.close()
+    run.check_all_is_given_back()
+
+
+def test_after_its_ending_a_generation_says_nothing_more() -> None:
+    script = Script()
+    script.finish(Delta("a"), Finish())
+    run = Run(script)
+    while not run.generation.ended:
+        last = run.generation.receive(0)
+    assert last.endswith(sse.DONE)
+    run.control.stopping = True
+    assert run.generation.receive(0) == b""
+    assert run.generation.fail(ProviderAPIError("late")) == b""
+    run.generation.close()
+    assert run.generation.outcome == "completed"
+
+
+# -- closing ----------------------------------------------------------------------------------
+
+
+def test_a_stream_that_was_never_started_gives_everything_back() -> None:
+    run = Run(Script())
+    run.stream.close()
+    run.stream.close()
+    run.check_all_is_given_back()
+    assert run.outcomes == ["client_closed"]
+    assert list(run.stream) == []
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+def test_closing_in_the_middle_and_twice(taken: int) -> None:
+    script = Script()
+    script.say("a", "b", "c", "d")
+    run = Run(script)
+    for _ in range(taken):
+        next(run.stream)
+    run.stream.close()
+    run.check_all_is_given_back()
+    run.stream.close()
+    run.check_all_is_given_back()
+    assert run.outcomes == ["client_closed"]
+
+
+def test_closing_after_the_end_changes_nothing() -> None:
+    script = Script()
+    script.finish("a", Finish())
+    run = Run(script)
+    list(run.stream)
+    run.stream.close()
+    assert run.outcomes == ["completed"]
+    with pytest.raises(StopIteration):
+        next(run.stream)
+
+
+def test_a_client_that_has_gone_ends_the_generation_without_another_byte() -> None:
+    gone = threading.Event()
+    script = Script()
+    script.say("a")
+    run = Run(script, gone=gone.is_set)
+    assert b'"content":"a"' in next(run.stream)
+    gone.set()
+    with pytest.raises(StopIteration):
+        next(run.stream)
+    assert run.outcomes == ["client_closed"]
+    run.check_all_is_given_back()
+
+
+def test_another_thread_may_ask_for_the_next_bytes() -> None:
+    script = Script()
+    script.finish("a", "b", Finish())
+    run = Run(script)
+    blocks: list[bytes] = []
+
+    def take() -> None:
+        blocks.append(next(run.stream))
+
+    for _ in range(3):
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+    assert ending(events([*blocks, *run.stream])) == "completed"
+
+
+# -- pings, on a clock that only moves while the stream waits ---------------------------------
+
+
+class Clock:
+    """Stands in for the time module; *now* moves when something waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Timed:
+    """A generation whose frames are there at their times."""
+
+    outcome = "completed"
+
+    def __init__(self, clock: Clock, pauses: list[float]) -> None:
+        self._clock = clock
+        at = clock.now
+        self._due = [at := at + pause for pause in pauses]
+        self.ended = False
+
+    def receive(self, timeout: float) -> bytes:
+        if self._due[0] > self._clock.now + timeout:
+            self._clock.now += timeout
+            return b""
+        self._clock.now = max(self._clock.now, self._due.pop(0))
+        self.ended = not self._due
+        return sse.frame(b"{}")
+
+    def close(self) -> None:
+        self.ended = True
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, pauses: list[float], heartbeat: float) -> list[Any]:
+    """Return what was sent, each block with its time since the stream's begin."""
+    clock = Clock()
+    monkeypatch.setattr(stream, "time", clock)
+    generation = Timed(clock, pauses)
+    carried = EventStream(
+        generation, gone=never_gone, heartbeat=heartbeat, on_close=lambda outcome: None
+    )
+    return [(round(clock.now - 1000, 6), block) for block in carried]
+
+
+def test_a_silent_stream_is_pinged_at_every_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = sent(monkeypatch, [35.0], heartbeat=10.0)
+    assert [(at, block == sse.ping()) for at, block in seen] == [
+        (0.0, True),  # the head leaves with the first bytes
+        (10.0, True),
+        (20.0, True),
+        (30.0, True),
+        (35.0, False),
+    ]
+
+
+def test_a_talking_stream_is_not_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = sent(monkeypatch, [0.0, *[9.0] * 5], heartbeat=10.0)
+    assert [block for _, block in seen] == [sse.frame(b"{}")] * 6
+
+
+@given(
+    st.lists(st.floats(0, 30), min_size=1, max_size=8), st.sampled_from([0.05, 0.2, 0.25, 1.0, 10])
+)
+def test_no_silence_is_longer_than_a_heartbeat_and_a_tick(
+    pauses: list[float], heartbeat: float
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        seen = sent(monkeypatch, pauses, heartbeat)
+    times = [at for at, _ in seen]
+    tick = min(stream.TICK, heartbeat)
+    for before, after, block in zip([0.0, *times], times, [block for _, block in seen]):  # noqa: B905
+        assert after - before <= heartbeat + tick + 1e-6
+        if block == sse.ping() and after:
+            assert after - before >= heartbeat - 1e-6
+    assert [block for _, block in seen if block != sse.ping()] == [sse.frame(b"{}")] * len(pauses)
+
+
+def test_a_client_is_looked_after_at_every_tick_of_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(stream, "time", clock)
+    looks: list[float] = []
+
+    def gone() -> bool:
+        looks.append(clock.now - 1000)
+        return len(looks) == 5
+
+    closed: list[str] = []
+    carried = EventStream(Timed(clock, [100.0]), gone=gone, heartbeat=10.0, on_close=closed.append)
+    assert list(carried) == [sse.ping()]
+    assert looks == [0.25, 0.5, 0.75, 1.0, 1.25]
+    assert len(closed) == 1
+
+
+# -- before the head --------------------------------------------------------------------------
+
+
+def reply_of(script: Script) -> FoldedReply:
+    return FoldedReply(script, encoder(), 1, "label")
+
+
+def test_the_first_bytes_are_waited_for_and_become_the_first_block() -> None:
+    script = Script()
+    speak = threading.Timer(0.02, script.say, ["a"])
+    speak.start()
+    frames = EncodedFrames(script, encoder(), 1, "label")
+    first = wait_for_first(frames, never_gone, Control())
+    speak.join()
+    assert first.count(b"data: ") == 2
+    run = Run(script, first=first)
+    assert next(run.stream) == first
+    script.finish(Finish())
+    assert ending(events([first, *run.stream])) == "completed"
+
+
+def test_an_answer_that_is_there_at_once_is_one_block() -> None:
+    script = Script()
+    script.finish(Finish("length"))
+    frames = EncodedFrames(script, encoder(), 1, "label")
+    control = Control()
+    first = wait_for_first(frames, never_gone, control)
+    closed: list[str] = []
+    carried = EventStream(
+        Generation(frames, control, first),
+        gone=never_gone,
+        heartbeat=10.0,
+        on_close=closed.append,
+    )
+    assert ending(events(list(carried))) == "completed"
+    assert closed == ["completed"]
+
+
+def test_patience_runs_out_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(stream, "time", clock)
+    generation = Timed(clock, [100.0])
+    assert wait_for_first(generation, never_gone, Control(), 10.0) == b""
+    assert clock.now == 1010.0
+    assert wait_for_first(generation, never_gone, Control()) == sse.frame(b"{}")
+
+
+def test_a_client_that_leaves_before_the_first_byte() -> None:
+    script = Script()
+    looks = iter([False, False, True])
+    with pytest.raises(ClientGone):
+        wait_for_first(reply_of(script), lambda: next(looks), Control(), harness.DEADLINE)
+
+
+def test_a_server_that_stops_before_the_first_byte() -> None:
+    control = Control()
+    control.stopping = True
+    with pytest.raises(ShuttingDown):
+        wait_for_first(reply_of(Script()), never_gone, control, harness.DEADLINE)
+
+
+def test_a_failure_before_the_first_byte_is_raised_as_it_is() -> None:
+    for failure in (ProviderAPIError("no"), RuntimeError("a bug")):
+        script = Script()
+        script.say(failure)
+        with pytest.raises(type(failure)):
+            wait_for_first(reply_of(script), never_gone, Control())

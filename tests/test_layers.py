@@ -1,0 +1,256 @@
+"""Which module may import which: always downwards, and nothing in a roundabout way."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("choreo_wsgi", "choreoai")
+
+#: The rooms (folders) and the modules on the ground, from the bottom up.  A module imports only
+#: from lines above its own; the modules of one room may also import each other.
+LAYERS = """
+version sse errors
+__init__ settings
+chat upstream
+providers replay
+streams local
+app
+serve
+wsgi
+cli
+__main__
+"""
+LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
+
+#: What decides bytes knows no socket, clock, thread, file or environment.
+PURE = """
+sse errors version upstream.framing local.request streams.continuation
+chat.items chat.chunks chat.source chat.stops chat.answer chat.request chat.schema
+chat.checks
+providers.reading providers.conversation providers.support
+providers.openai.pattern providers.openai.relay providers.openai.repair providers.openai.events
+providers.openai.chunks
+providers.anthropic.request providers.anthropic.answer
+providers.gemini.request providers.gemini.answer
+providers.bedrock.request providers.bedrock.answer providers.bedrock.eventstream
+"""
+IMPURE = {
+    *("asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "queue"),
+    *("requests", "select", "selectors", "signal", "socket", "ssl", "subprocess"),
+    *("tempfile", "threading", "time", "urllib", "urllib3", "waitress"),
+}
+
+#: The only modules that may import what not every program has use for.
+ONLY = {
+    "waitress": {f"choreo_wsgi.serve.{name}" for name in ("channel", "loop", "server", "tasks")},
+    "redis": {"choreo_wsgi.replay.redis"},
+    "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
+    "xllamacpp": {"choreo_wsgi.local.child"},
+}
+
+#: The packages whose ``__getattr__`` imports what is asked for, so that importing them is cheap.
+LAZY = {"choreo_wsgi", "choreoai"}
+
+
+@dataclass
+class Module:
+    """A module's source, and what it imports when it is imported, or when it is called."""
+
+    name: str
+    path: Path
+    now: set[str] = field(default_factory=set)
+    later: set[str] = field(default_factory=set)
+
+
+def find_modules() -> dict[str, Module]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = list(path.relative_to(ROOT).with_suffix("").parts)
+            if parts[-1] == "__init__":
+                parts.pop()
+            module = Module(".".join(parts), path)
+            found[module.name] = module
+    for module in found.values():
+        read_imports(module, set(found))
+    return found
+
+
+def read_imports(module: Module, known: set[str]) -> None:
+    def visit(node: ast.AST, into: set[str] | None) -> None:
+        for child in ast.iter_child_nodes(node):
+            below = into
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                below = module.later
+            elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                below = None  # for the type checker alone
+            elif into is not None:
+                into.update(imported(child, module, known))
+            visit(child, below)
+
+    visit(ast.parse(module.path.read_text(encoding="utf-8")), module.now)
+
+
+def imported(node: ast.AST, module: Module, known: set[str]) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            parts = module.name.split(".")
+            keep = len(parts) - node.level + (module.path.name == "__init__.py")
+            base = ".".join([*parts[:keep], *([base] if base else [])])
+        for alias in node.names:
+            full = f"{base}.{alias.name}"
+            yield full if full in known else base
+
+
+MODULES = find_modules()
+SERVER = [name for name in MODULES if name.split(".")[0] == "choreo_wsgi"]
+CLIENT = [name for name in MODULES if name.split(".")[0] == "choreoai"]
+
+
+def own(names: set[str]) -> set[str]:
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def unit(name: str) -> str:
+    """Return the module or sub-package of choreo_wsgi that *name* is or belongs to."""
+    return [*name.split("."), "__init__"][1]
+
+
+def test_the_imports_are_read() -> None:
+    """The reading of imports itself: without it nothing here could fail."""
+    assert MODULES["choreo_wsgi.sse"].now == {"__future__", "re", "typing"}
+    assert "choreo_wsgi.streams.stream" in MODULES["choreo_wsgi.app.application"].now
+    assert "choreo_wsgi.providers.base" in MODULES["choreo_wsgi.providers"].now
+    assert MODULES["choreo_wsgi"].later == {"choreo_wsgi.wsgi", "choreo_wsgi.app.application"}
+    assert "choreo_wsgi.sse" in MODULES["choreo_wsgi.app.completions"].now
+
+
+@pytest.mark.parametrize("name", SERVER)
+def test_a_module_has_its_layer_and_imports_only_from_lower_ones(name: str) -> None:
+    here = unit(name)
+    assert here in LEVEL, f"which layer is {here} in?"
+    for target in own(MODULES[name].now):
+        if (name, target) == ("choreo_wsgi.cli", "choreoai.terminal"):
+            continue  # ``choreo-wsgi chat`` is the client's
+        assert target.startswith("choreo_wsgi"), f"{name} imports the client's {target}"
+        there = unit(target)
+        inside = there == here and "." in name.removeprefix("choreo_wsgi.") + "."
+        assert LEVEL[there] < LEVEL[here] or inside, f"{name} imports {target}"
+
+
+def test_the_layers_name_nothing_that_is_not_there() -> None:
+    assert set(LEVEL) <= {unit(name) for name in SERVER}
+    assert {f"choreo_wsgi.{name}" for name in PURE.split()} <= set(SERVER)
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for target in sorted(own(MODULES[name].now) - {name}):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+    assert done == set(MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - LAZY))
+def test_no_module_of_ours_is_imported_inside_a_function(name: str) -> None:
+    assert not own(MODULES[name].later)
+
+
+@pytest.mark.parametrize("name", PURE.split())
+def test_what_decides_bytes_does_no_io(name: str) -> None:
+    module = MODULES[f"choreo_wsgi.{name}"]
+    assert not {target.split(".")[0] for target in module.now | module.later} & IMPURE
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_heavy_or_optional_is_imported_where_it_belongs(name: str) -> None:
+    module = MODULES[name]
+    for target in {target.split(".")[0] for target in module.now | module.later} & set(ONLY):
+        assert name in ONLY[target], f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", CLIENT)
+def test_the_client_takes_nothing_from_the_server_but_sse(name: str) -> None:
+    module = MODULES[name]
+    server = {target for target in module.now | module.later if target.startswith("choreo_wsgi")}
+    assert server <= {"choreo_wsgi.sse"}
+
+
+# -- what an import costs -----------------------------------------------------------------
+
+
+def imported_by(statement: str) -> set[str]:
+    """Return the modules that a fresh Python has after *statement*, and had not before."""
+    script = f"import sys; a = set(sys.modules); {statement}; import json; b = set(sys.modules)"
+    script += "; print(json.dumps(sorted(b - a)))"
+    run = [sys.executable, "-c", script]
+    answer = subprocess.run(run, capture_output=True, check=True, timeout=60, cwd="/")
+    return set(json.loads(answer.stdout))
+
+
+def test_importing_the_server_package_imports_nothing_of_it() -> None:
+    new = imported_by("import choreo_wsgi")
+    assert {name for name in new if name.startswith("choreo_wsgi")} == {
+        "choreo_wsgi",
+        "choreo_wsgi.version",
+    }
+    assert not {"waitress", "requests", "socket", "ssl"} & new
+
+
+def test_importing_the_client_brings_no_server() -> None:
+    new = imported_by("import choreoai")
+    assert {name for name in new if name.startswith("choreo_wsgi")} == {
+        "choreo_wsgi",
+        "choreo_wsgi.sse",
+        "choreo_wsgi.version",
+    }
+    assert "waitress" not in new and "asyncio" not in new
+
+
+def test_importing_the_application_brings_no_server_and_no_optional_package() -> None:
+    new = imported_by("from choreo_wsgi import create_app")
+    assert "choreo_wsgi.app.application" in new
+    assert not {"waitress", "redis", "sqlite3", "xllamacpp", "botocore", "asyncio"} & new
+
+
+# -- names ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"})
+)
+def test_every_exported_name_is_there(name: str) -> None:
+    if name == "choreo_wsgi.replay.redis":
+        pytest.importorskip("redis")
+    module = importlib.import_module(name)
+    exported = getattr(module, "__all__", [])
+    if name == "choreo_wsgi":  # making the app would read this process's environment
+        exported = [item for item in exported if item != "app"]
+    assert [item for item in exported if not hasattr(module, item)] == []
+    assert len(set(exported)) == len(exported)
+
+
+def test_the_lazy_package_refuses_other_names() -> None:
+    module = importlib.import_module("choreo_wsgi")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        module.no_such_name  # noqa: B018

@@ -1,0 +1,277 @@
+"""The table of settings: every way into it, every value, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.providers import registry
+from choreo_wsgi.settings import (
+    Configuration,
+    Secret,
+    Settings,
+    configure,
+    load,
+    parse_options,
+    setting,
+    table,
+)
+
+NAMES = [item.name for item, _ in table()]
+
+
+def as_text(value: Any) -> str:
+    """Write *value* as one writes it into an ini file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def another(item: dataclasses.Field[Any], hint: Any, nth: int) -> tuple[str, Any]:
+    """Return a text for a setting that is not its default, and the value that it means."""
+    if item.metadata["choices"]:
+        value = item.metadata["choices"][-nth]
+        return value, value
+    if hint is bool:
+        return ("no", False) if item.default else ("yes", True)
+    if hint is int:
+        return str(item.default + nth), item.default + nth
+    if hint is float:
+        return f" {item.default + nth / 2} ", item.default + nth / 2
+    if hint is str:
+        return f"value {nth}", f"value {nth}"
+    return f"a{nth}, b", (f"a{nth}", "b")
+
+
+# -- every setting ------------------------------------------------------------------------
+
+
+def test_every_default_passes_its_own_parser() -> None:
+    defaults = Settings()
+    for name in NAMES:
+        value = getattr(defaults, name)
+        assert parse_options(Settings, {name: as_text(value)}, "here") == defaults, name
+
+
+@pytest.mark.parametrize("type", registry.installed())
+def test_every_default_of_every_provider_passes_too(type: str) -> None:
+    options = registry.provider_class(type).Options
+    defaults = options()
+    for item, _ in table(options):
+        value = getattr(defaults, item.name)
+        if value is not None:
+            assert parse_options(options, {item.name: as_text(value)}, "here") == defaults
+
+
+def test_every_setting_is_described_in_one_line() -> None:
+    for item, _ in table():
+        text = item.metadata["text"]
+        assert text and "\n" not in text and len(text) < 80 and not text.endswith("."), item.name
+
+
+@pytest.mark.parametrize(("item", "hint"), table(), ids=NAMES)
+def test_the_command_line_is_over_the_environment_over_the_file(
+    item: dataclasses.Field[Any], hint: Any
+) -> None:
+    name = item.name
+    ways: dict[str, tuple[str, Any]] = {
+        "file": another(item, hint, 1),
+        "environment": another(item, hint, 2),
+        "arguments": another(item, hint, 3),
+    }
+    texts = {way: text for way, (text, _) in ways.items()}
+    variable = "CHOREO_" + name.upper()
+
+    def value(arguments: bool, environment: bool, file: bool) -> Any:
+        loaded = load(
+            {name: texts["arguments"]} if arguments else {},
+            {variable: texts["environment"]} if environment else {},
+            {"choreo": {name: texts["file"]}} if file else {},
+        )
+        return getattr(loaded.settings, name)
+
+    assert value(True, True, True) == ways["arguments"][1]
+    assert value(False, True, True) == ways["environment"][1]
+    assert value(False, False, True) == ways["file"][1] != item.default
+    assert value(True, False, False) == ways["arguments"][1]
+    assert value(False, False, False) == item.default
+
+
+# -- what is refused ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_streems": "1"}, ["unknown setting", "max_streems"]),
+        ({"max_streams": "0"}, ["max_streams", "minimum 1"]),
+        ({"max_streams": "+5"}, ["max_streams", "'+5'", "int"]),
+        ({"max_streams": "1_000"}, ["int"]),
+        ({"max_streams": "0x10"}, ["int"]),
+        ({"max_streams": "١٢"}, ["int"]),
+        ({"max_streams": "²"}, ["int"]),
+        ({"max_streams": ""}, ["int"]),
+        ({"max_streams": "-"}, ["int"]),
+        ({"max_streams": "1.0"}, ["int"]),
+        ({"max_streams": "9" * 5000}, ["max_streams"]),
+        ({"port": "65536"}, ["port", "maximum 65535"]),
+        ({"port": "-1"}, ["port", "minimum 0"]),
+        ({"heartbeat_seconds": "nan"}, ["heartbeat_seconds", "float"]),
+        ({"heartbeat_seconds": "inf"}, ["float"]),
+        ({"heartbeat_seconds": "1e999"}, ["float"]),
+        ({"heartbeat_seconds": "1_0"}, ["float"]),
+        ({"heartbeat_seconds": "٣"}, ["float"]),
+        ({"heartbeat_seconds": "0"}, ["minimum 0.05"]),
+        ({"heartbeat_seconds": "10s"}, ["float"]),
+        ({"preload": "maybe"}, ["preload", "bool"]),
+        ({"preload": ""}, ["bool"]),
+        ({"log_level": "loud"}, ["log_level", "debug, info"]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_its_place(
+    values: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parse_options(Settings, values, "[somewhere]")
+    for word in ["[somewhere]", *words]:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("TRUE", True), ("Yes", True), ("on", True), ("0", False), ("False", False),
+     ("no", False), ("OFF", False)],
+)  # fmt: skip
+def test_words_for_yes_and_no(text: str, value: bool) -> None:
+    assert parse_options(Settings, {"preload": text}, "here").preload is value
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", " , ,"])
+def test_a_list_may_be_empty(text: str) -> None:
+    assert parse_options(Settings, {"cors_origins": text}, "here").cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sections", "place"),
+    [
+        ({"port": "x"}, {}, {}, "port"),
+        ({"prt": "1"}, {}, {}, "prt"),
+        ({}, {"CHOREO_PORT": "x"}, {}, "CHOREO_PORT"),
+        ({}, {}, {"choreo": {"port": "x"}}, "[choreo]"),
+        ({}, {}, {"choreo": {"prt": "1"}}, "[choreo]"),
+        ({"port": "1"}, {}, {"choreo": {"port": "x"}}, "[choreo]"),
+        ({"port": "1"}, {"CHOREO_PORT": "x"}, {}, "CHOREO_PORT"),
+        ({}, {}, {"server": {}}, "[server]"),
+        ({}, {}, {"Choreo": {}}, "[Choreo]"),
+        ({}, {}, {"provider": {}}, "[provider]"),
+        ({}, {}, {"provider ": {}}, "[provider ]"),
+        ({}, {}, {"provider a": {}, "provider  a": {}}, "two sections"),
+    ],
+)
+def test_an_error_names_where_it_is_even_if_something_overrides_it(
+    arguments: Mapping[str, str],
+    environment: Mapping[str, str],
+    sections: Mapping[str, Mapping[str, str]],
+    place: str,
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(arguments, environment, sections)
+    assert place in str(refused.value)
+
+
+def test_a_type_that_cannot_be_read_is_a_mistake_of_the_programmer() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        odd: "set[str]" = setting(None, "x")  # noqa: UP037
+
+    with pytest.raises(TypeError):
+        parse_options(Options, {"odd": "1"}, "here")
+
+
+# -- the file and the environment ---------------------------------------------------------
+
+
+def test_variables_of_others_are_not_settings() -> None:
+    links = {
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+        "CHOREOAI_API_KEY": "k",
+        "CHOREO_SERVICE_HOST": "10.0.0.1",
+        "CHOREO_SERVICE_PORT": "8000",
+        "CHOREO_SERVICE_PORT_HTTP": "8000",
+        "CHOREO_PORT": "tcp://10.0.0.1:8000",
+        "CHOREO_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "CHOREO_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    ours = {name.replace("CHOREO_", "CHOREO_WSGI_"): text for name, text in links.items()}
+    assert configure({}, {**links, **ours}).settings == Settings()
+
+
+@pytest.mark.parametrize("name", ["CHOREO_MAX_STREEMS", "CHOREO_", "CHOREO_PORTS", "CHOREO_x"])
+def test_a_misspelt_variable_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        configure({}, {name: "1"})
+
+
+def test_the_file_as_people_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "choreo.ini"
+    path.write_text(
+        "# a comment\n"
+        "[choreo]\n"
+        "max_streams = 7\n"
+        "cors_origins =\n"
+        "    https://a.example,\n"
+        "    https://b.example\n"
+        "[provider mine]\n"
+        "type = openai\n"
+        "base_url = http://127.0.0.1:1/v1\n"
+        "api_key = 100%%-sure\n"
+        "models = a = b, ft:x:y, *\n",
+        encoding="utf-8",
+    )
+    loaded = configure({}, {"CHOREO_CONFIG": str(path)})
+    assert loaded.settings.max_streams == 7
+    assert loaded.settings.cors_origins == ("https://a.example", "https://b.example")
+    assert loaded.providers["mine"]["api_key"] == "100%%-sure"
+    assert loaded.providers["mine"]["models"] == "a = b, ft:x:y, *"
+
+
+# -- secrets --------------------------------------------------------------------------------
+
+KEY = "sk-do-not-show-me"
+
+
+def test_a_secret_shows_in_no_repr() -> None:
+    assert KEY not in repr(Secret(KEY)) + repr([Secret(KEY)]) + repr({"k": Secret(KEY)})
+    loaded = load(
+        {},
+        {"CHOREO_API_KEYS": f"{KEY},{KEY}2"},
+        {"provider a": {"type": "openai", "api_key": KEY}},
+    )
+    assert loaded.settings.api_keys == (KEY, KEY + "2")
+    assert KEY not in repr(loaded) and KEY not in repr(loaded.settings)
+    assert isinstance(loaded, Configuration)
+
+
+@pytest.mark.parametrize("type", registry.installed())
+def test_no_provider_shows_its_key(type: str) -> None:
+    options = registry.provider_class(type).Options
+    if "api_key" in {item.name for item, _ in table(options)}:
+        parsed = parse_options(options, {"api_key": KEY}, "here")
+        assert parsed.api_key == KEY and KEY not in repr(parsed)
+
+
+def test_a_secret_is_in_no_error() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        key: Secret = setting(Secret(""), "x", choices=("a", "b"))
+
+    for values in ({"key": KEY}, {KEY[:2]: KEY}):
+        with pytest.raises(ConfigurationError) as refused:
+            parse_options(Options, values, "here")
+        assert KEY not in str(refused.value)

@@ -1,0 +1,348 @@
+"""The bytes of Server-Sent Events, written and read: one table of cases for both."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo_wsgi import sse
+from choreo_wsgi.sse import Decoder, Event
+
+# What frame() writes, and what the decoder must read back from it: data, id, bytes.
+FRAMES = [
+    ("{}", None, b"data: {}\n\n"),
+    ('{"a":1}', None, b'data: {"a":1}\n\n'),
+    ("[DONE]", None, b"data: [DONE]\n\n"),
+    ("", None, b"data: \n\n"),
+    (" two spaces", None, b"data:  two spaces\n\n"),
+    (":no comment", None, b"data: :no comment\n\n"),
+    ("data: nested", None, b"data: data: nested\n\n"),
+    ("grüße 🌍 日本", None, "data: grüße 🌍 日本\n\n".encode()),
+    (
+        "\u2028 \u2029 \x85 \x0b \x0c \x1c",
+        None,
+        "data: \u2028 \u2029 \x85 \x0b \x0c \x1c\n\n".encode(),
+    ),
+    ("nul \0", None, b"data: nul \0\n\n"),
+    ("\ufeffmark", None, "data: \ufeffmark\n\n".encode()),
+    ("{}", 1, b"id: 1\ndata: {}\n\n"),
+    ("[DONE]", 4711, b"id: 4711\ndata: [DONE]\n\n"),
+]
+
+# What only others write: name, bytes, events.
+READ = [
+    ("nothing", b"", []),
+    ("blank lines", b"\n\n\r\r\r\n\r\n", []),
+    ("comment", b": ping\n", []),
+    ("comment and blank line", b": ping\n\n", []),
+    ("comment between fields", b"data: a\n: ping\ndata: b\n\n", [Event("a\nb")]),
+    ("comment between frames", b"data: a\n\n: ping\ndata: b\n\n", [Event("a"), Event("b")]),
+    ("colon alone", b":\ndata: a\n\n", [Event("a")]),
+    ("no space", b"data:a\n\n", [Event("a")]),
+    ("one space goes", b"data:  a\n\n", [Event(" a")]),
+    ("tab stays", b"data:\ta\n\n", [Event("\ta")]),
+    ("space before the colon", b"data : a\n\n", []),
+    ("capitals", b"Data: a\n\n", []),
+    ("indented", b" data: a\n\n", []),
+    ("data without colon", b"data\n\n", [Event("")]),
+    ("two without colon", b"data\ndata\n\n", [Event("\n")]),
+    ("several lines", b"data: a\ndata:\ndata: b\n\n", [Event("a\n\nb")]),
+    ("unknown fields", b"x: 1\ny\ndata: a\nz:\n\n", [Event("a")]),
+    ("data-like names", b"data2: a\ndat: b\ndata: c\n\n", [Event("c")]),
+    ("event name", b"event: add\ndata: a\n\ndata: b\n\n", [Event("a", "add"), Event("b")]),
+    ("event name emptied", b"event: add\nevent\ndata: a\n\n", [Event("a")]),
+    ("event without data", b"event: add\n\ndata: a\n\n", [Event("a")]),
+    ("id stays", b"id: 1\ndata: a\n\ndata: b\n\n", [Event("a", id="1"), Event("b", id="1")]),
+    ("id alone counts", b"id: 1\n\ndata: b\n\n", [Event("b", id="1")]),
+    ("id emptied", b"id: 1\ndata: a\n\nid\ndata: b\n\n", [Event("a", id="1"), Event("b")]),
+    ("id with NUL", b"id: 1\nid: 2\0\ndata: a\n\n", [Event("a", id="1")]),
+    ("id after data", b"data: a\nid: 7\n\n", [Event("a", id="7")]),
+    ("cut within a line", b"data: a\n\ndata: b", [Event("a")]),
+    ("cut before the blank line", b"data: a\n\ndata: b\n", [Event("a")]),
+    ("byte order mark", b"\xef\xbb\xbfdata: a\n\n", [Event("a")]),
+    ("two byte order marks", b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n", []),
+    ("a mark later on", b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [Event("a")]),
+    ("half a mark", b"\xef\xbbdata: a\n\ndata: b\n\n", [Event("b")]),
+    ("a mark alone", b"\xef\xbb\xbf", []),
+    ("invalid UTF-8", b"data: a\xff\xc3(\n\n", [Event("a\ufffd\ufffd(")]),
+    ("a surrogate's bytes", b"data: \xed\xa0\x80\n\n", [Event("\ufffd\ufffd\ufffd")]),
+    ("invalid UTF-8 in a comment", b": \xff\ndata: a\n\n", [Event("a")]),
+    ("no line end of ours", "data: a\u2028b\x0bc\x85d\n\n".encode(), [Event("a\u2028b\x0bc\x85d")]),
+    ("CR", b"data: a\rdata: b\r\rdata: c\r\r", [Event("a\nb"), Event("c")]),
+    ("CRLF", b"data: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n", [Event("a\nb"), Event("c")]),
+    ("LF CR", b"data: a\n\rdata: b\n\r", [Event("a"), Event("b")]),
+    ("CR CRLF", b"data: a\r\r\ndata: b\r\r\n", [Event("a"), Event("b")]),
+    ("CRLF LF CR", b"data: a\r\n\ndata: b\n\rdata: c\r\r\n\n",
+     [Event("a"), Event("b"), Event("c")]),
+    ("blank CRLF only", b"\r\n\r\ndata: a\r\n\r\n", [Event("a")]),
+]  # fmt: skip
+
+# WHATWG HTML 9.2.6, the examples in their order.
+WHATWG = [
+    ("three events", b"data: This is the first message.\n\ndata: This is the second message, it\n"
+     b"data: has two lines.\n\ndata: This is the third message.\n\n",
+     [Event("This is the first message."),
+      Event("This is the second message, it\nhas two lines."),
+      Event("This is the third message.")]),
+    ("types",
+     b"event: add\ndata: 73857293\n\nevent: remove\ndata: 2153\n\nevent: add\ndata: 113411\n\n",
+     [Event("73857293", "add"), Event("2153", "remove"), Event("113411", "add")]),
+    ("stock ticker", b"data: YHOO\ndata: +2\ndata: 10\n\n", [Event("YHOO\n+2\n10")]),
+    ("four blocks",
+     b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\n"
+     b"data:  third event\n\n",
+     [Event("first event", id="1"), Event("second event"), Event(" third event")]),
+    ("two events, the last block is cut", b"data\n\ndata\ndata\n\ndata:", [Event(""), Event("\n")]),
+    ("two identical events", b"data:test\n\ndata: test\n\n", [Event("test"), Event("test")]),
+]  # fmt: skip
+
+TABLE = [
+    *[
+        (f"frame {data!r} {id}", written, [Event(data, id="" if id is None else str(id))])
+        for data, id, written in FRAMES
+    ],
+    *READ,
+    *[(f"WHATWG: {name}", block, events) for name, block, events in WHATWG],
+]
+CASES = [pytest.param(block, events, id=name) for name, block, events in TABLE]
+
+
+def decode(*parts: bytes, **options: object) -> list[Event]:
+    decoder = Decoder(**options)  # type: ignore[arg-type]
+    return [event for part in parts for event in decoder.receive_data(part)]
+
+
+@pytest.mark.parametrize(("data", "id", "written"), FRAMES)
+def test_frame_writes(data: str, id: int | None, written: bytes) -> None:
+    assert sse.frame(data.encode(), id) == written
+
+
+@pytest.mark.parametrize(("block", "events"), CASES)
+def test_decoder_reads_at_once(block: bytes, events: list[Event]) -> None:
+    assert decode(block) == events
+
+
+@pytest.mark.parametrize(("block", "events"), CASES)
+def test_decoder_reads_byte_by_byte(block: bytes, events: list[Event]) -> None:
+    assert decode(*(block[at : at + 1] for at in range(len(block)))) == events
+
+
+@pytest.mark.parametrize(("block", "events"), CASES)
+def test_decoder_reads_at_every_split(block: bytes, events: list[Event]) -> None:
+    for at in range(len(block) + 1):
+        assert decode(block[:at], b"", block[at:]) == events, at
+
+
+@pytest.mark.parametrize(("block", "events"), [case for case in CASES if len(case.values[0]) < 40])
+def test_decoder_reads_at_every_two_splits(block: bytes, events: list[Event]) -> None:
+    for a, b in combinations(range(len(block) + 1), 2):
+        assert decode(block[:a], block[a:b], block[b:]) == events, (a, b)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+@pytest.mark.parametrize(
+    ("block", "events"), [case for case in CASES if b"\r" not in case.values[0]]
+)
+def test_any_line_end_means_the_same(block: bytes, events: list[Event], end: str) -> None:
+    other = block.replace(b"\n", end.encode())
+    assert decode(other) == events
+    assert decode(*(other[at : at + 1] for at in range(len(other)))) == events
+
+
+def test_an_event_comes_with_its_last_byte() -> None:
+    decoder = Decoder()
+    assert decoder.receive_data(b"data: a\n") == []
+    assert decoder.pending
+    assert decoder.receive_data(b"\n") == [Event("a")]
+    assert not decoder.pending
+    # A CR ends the line at once; the LF that may follow is not waited for.
+    assert decoder.receive_data(b"data: b\r\r") == [Event("b")]
+    assert decoder.receive_data(b"\ndata: c\r\n\r") == [Event("c")]
+    assert decoder.receive_data(b"\n") == []
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_a_line_end_cannot_be_written_into_a_frame(line_end: bytes) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        sse.frame(b"a" + line_end + b"data: b")
+
+
+def test_the_fixed_bytes() -> None:
+    assert sse.DONE == b"data: [DONE]\n\n"
+    assert sse.ping() == b": ping\n"
+    assert sse.HEAD == (
+        ("Content-Type", "text/event-stream; charset=utf-8"),
+        ("Cache-Control", "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+    )
+
+
+def test_pings_are_invisible_between_any_frames() -> None:
+    frames = [sse.frame(b"%d" % n, n) for n in range(1, 4)]
+    silent = decode(b"".join(frames))
+    assert decode(sse.ping(), *(part for frame in frames for part in (frame, sse.ping()))) == silent
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\n")).map(str.encode), max_size=5
+    ),
+    st.integers(1, 10**12),
+)
+def test_number_is_frame_with_ids(data: list[bytes], first: int) -> None:
+    block = b"".join(map(sse.frame, data))
+    numbered = b"".join(sse.frame(item, first + n) for n, item in enumerate(data))
+    assert sse.number(block, first) == (numbered, len(data))
+
+
+# -- ids and reconnection -----------------------------------------------------------------
+
+
+def test_the_last_event_id_is_of_an_event_that_was_complete() -> None:
+    """A client that resumes behind an event it never got would lose it."""
+    decoder = Decoder()
+    decoder.receive_data(b"id: 1\ndata: a\n\nid: 2\ndata: b\n")
+    assert decoder.last_event_id == "1"
+    decoder.receive_data(b"\n")
+    assert decoder.last_event_id == "2"
+
+
+@pytest.mark.parametrize(
+    ("value", "retry"),
+    [
+        (b"1500", 1500),
+        (b"0", 0),
+        (b"007", 7),
+        (b"+5", None),
+        (b"-5", None),
+        (b"1_000", None),
+        (b"1.5", None),
+        (b"5s", None),
+        (b"", None),
+        ("٣".encode(), None),
+        (b"9" * 5000, None),
+    ],
+)
+def test_retry_takes_ascii_digits_only(value: bytes, retry: int | None) -> None:
+    decoder = Decoder()
+    assert decoder.receive_data(b"retry: " + value + b"\n\n") == []
+    assert decoder.retry == retry
+
+
+def test_unknown_lines_reach_a_subclass() -> None:
+    class Curious(Decoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[bytes] = []
+
+        def unknown(self, line: bytes) -> None:
+            self.seen.append(line)
+
+    decoder = Curious()
+    decoder.receive_data(b'{"error":1}\n: c\nid: 1\nretry: x\nid: \0\nevent: e\nx\ndata: a\n\n')
+    assert decoder.seen == [b'{"error":1}', b"x"]
+
+
+# -- limits and bad bytes -------------------------------------------------------------------
+
+LIMIT = 64
+TOO_LARGE = {
+    "one line": b"data: " + b"x" * 80 + b"\n\n",
+    "a line without end": b"data: " + b"x" * 80,
+    "a comment": b": " + b"x" * 80 + b"\n\n",
+    "an unknown field": b"x" * 80 + b"\n\n",
+    "many lines": b"data: x\n" * 10,
+    "many lines without colon": b"data\n" * 17,
+    "many empty lines of data": b"data:\n" * 13,
+}
+
+
+@pytest.mark.parametrize("block", TOO_LARGE.values(), ids=TOO_LARGE)
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_an_event_is_bounded_however_it_comes(block: bytes, step: int) -> None:
+    decoder = Decoder(max_event_bytes=LIMIT)
+    with pytest.raises(sse.EventTooLarge):
+        for at in range(0, len(block), step):
+            decoder.receive_data(block[at : at + step])
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_the_limit_is_for_one_event_not_for_the_stream(step: int) -> None:
+    block = (b"data: " + b"x" * 50 + b"\n\n: ping\n") * 20
+    parts = [block[at : at + step] for at in range(0, len(block), step)]
+    assert decode(*parts, max_event_bytes=LIMIT) == [Event("x" * 50)] * 20
+
+
+def test_events_before_a_failure_are_handed_over_with_it() -> None:
+    block = b"data: a\n\ndata: b\n\ndata: " + b"x" * 80 + b"\n\n"
+    with pytest.raises(sse.EventTooLarge) as raised:
+        decode(block, max_event_bytes=LIMIT)
+    assert raised.value.events == [Event("a"), Event("b")]
+    with pytest.raises(sse.DecodeError) as wrong:
+        decode(b"data: a\n\ndata: \xff\n\n", errors="strict")
+    assert wrong.value.events == [Event("a")]
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3(", b"\xed\xa0\x80", b"\xf0\x9f\x8c", b"\xc0\x80"])
+def test_strict_decoding_raises(bad: bytes) -> None:
+    with pytest.raises(sse.DecodeError):
+        decode(b"data: a" + bad + b"\n\n", errors="strict")
+    assert "\ufffd" in decode(b"data: a" + bad + b"\n\n")[0].data
+
+
+def test_a_character_split_anywhere_is_whole_again() -> None:
+    block = "data: 🌍é日\n\n".encode()
+    for at in range(len(block)):
+        assert decode(block[:at], block[at:], errors="strict") == [Event("🌍é日")]
+
+
+# -- for a relay that takes nothing apart -----------------------------------------------------
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            b'data: {"a":1}\n\n',
+            b"data: {}\n\n",
+            b"data: {",
+            b"}",
+            b"\n",
+            b"\n\n",
+            b"\r",
+            b"\r\n\r\n",
+            b"data: {}\ndata: {}\n\n",
+            b"data: [DONE]\n\n",
+            b"data:{}\n\n",
+            b": ping\n",
+            b"event: x\n",
+            b"id: 1\n",
+            b"data: \n\n",
+            b'data: {"b":"}\\n\\ndata: {"}\n\n',
+            b"\xef\xbb\xbf",
+            b" ",
+            b"x",
+        ]
+    ),
+    max_size=8,
+)
+
+
+@given(PIECES)
+def test_plain_count_is_never_wrong(pieces: list[bytes]) -> None:
+    block = b"".join(pieces)
+    count = sse.plain_count(block)
+    if count:
+        events = decode(block)
+        assert len(events) == count
+        assert all(event.data.startswith("{") and event.event == "message" for event in events)
+        # Passed on untouched they are exactly what frame() writes.
+        assert b"".join(sse.frame(event.data.encode()) for event in events) == block
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text(), max_size=2), min_size=1, max_size=5))
+def test_plain_count_knows_our_own_frames(objects: list[dict[str, str]]) -> None:
+    from choreo_wsgi.chat.chunks import dump
+
+    assert sse.plain_count(b"".join(sse.frame(dump(item)) for item in objects)) == len(objects)
