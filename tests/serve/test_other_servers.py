@@ -109,7 +109,8 @@ def other(
     config.write_text(INI)
     environment = {**bare_environment, "CHOREO_CONFIG": str(config)}
     if program == "uwsgi":  # embeds the system's Python, which does not know our environment
-        folders = [str(Path(choreo_wsgi.__file__).parents[1]), *filter(None, sys.path)]
+        packages = [folder for folder in sys.path if folder.endswith("site-packages")]
+        folders = [str(Path(choreo_wsgi.__file__).parents[1]), *packages]
         environment["PYTHONPATH"] = os.pathsep.join(folders)
     server = Other([require_tool(program, package), *words], environment)
     yield server
