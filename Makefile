@@ -48,9 +48,11 @@ build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 	if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-audit --no-fund && \
 	  touch .installed; else echo "npm is missing: the browser's tests will be skipped"; fi
 
-test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests
+# One process for each core, a file's tests in one of them: they share its servers.
+WORKERS ?= auto
+test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores
 	$(BIN)/choreo-wsgi fetch-model
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.check  ## look for mistakes and for formatting
 	$(BIN)/ruff check .

@@ -1,11 +1,15 @@
-"""``choreo_wsgi:app`` is the callable, whatever was imported before it."""
+"""The package's face, and the commands that prepare a machine for its tests."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -24,3 +28,27 @@ def test_the_name_app_is_the_callable(statements: str) -> None:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("Application True\n", "")
+
+
+@pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
+def test_a_missing_tool_fails_where_nothing_may_go_untested(
+    tmp_path: Path, ci: str, status: int
+) -> None:
+    """``make tools`` on a machine that has nothing and can install nothing."""
+    shell = shutil.which("sh")
+    assert shell
+    done = subprocess.run(
+        [shell, str(ROOT / "tests" / "tools.sh")],
+        env={"PATH": str(tmp_path), "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == status
+    for name in ("nginx-light", "redis-server", "chromium", "npm"):
+        assert name in done.stderr
+
+
+def test_ci_says_that_it_is_one() -> None:
+    assert "export CI=true" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
