@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,19 @@ hypothesis.settings.register_profile(
     "choreo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("choreo")
+
+
+def pytest_configure() -> None:
+    """Make the run independent of the environment it was started in.
+
+    Proxies would be asked for loopback addresses, an ignored SIGINT is inherited by every
+    program that a test starts, and unbuffered output changes what a forked child repeats.
+    """
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in ("PYTHONUNBUFFERED", "PYTHONWARNINGS"):
+            del os.environ[name]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
