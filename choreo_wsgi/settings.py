@@ -91,7 +91,6 @@ class Settings:
     orphan_seconds: float = setting(300.0, "how long a generation goes on unread", minimum=0)
     max_orphans: int = setting(64, "unread generations at once", minimum=0)
     max_orphans_per_key: int = setting(16, "unread generations at once of one key", minimum=0)
-    continue_lost: bool = setting(False, "continue the stream of a lost replica from its text")
     log_level: str = setting(
         "info", "what is logged", choices=("debug", "info", "warning", "error")
     )

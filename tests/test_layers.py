@@ -34,7 +34,7 @@ LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name i
 
 #: What decides bytes knows no socket, clock, thread, file or environment.
 PURE = """
-sse errors version upstream.framing local.request streams.continuation
+sse errors version upstream.framing local.request
 chat.items chat.chunks chat.source chat.stops chat.answer chat.request chat.schema
 chat.checks
 providers.reading providers.conversation providers.support

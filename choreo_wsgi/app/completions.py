@@ -104,17 +104,6 @@ class Completions:
         head = [*sse.HEAD, ("Choreo-Provider", visible(started.label)), *(headers or [])]
         return Response(200, head, stream)
 
-    def go_on(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames | None:
-        """Begin the rest of an answer whose beginning is *request*'s last message.
-
-        Returns None when no provider of the model can continue a message.
-        """
-        able = [target for target in self._router.targets(request.model) if target.continues]
-        if not able:
-            return None
-        target = able[0]
-        return target.provider.stream(request.with_model(target.model), encoder)
-
     def _complete(self, call: Call, request: ChatRequest, slot: Slot) -> Response:
         encoder = self.encoder(request)
 

@@ -8,15 +8,13 @@ import re
 from urllib.parse import parse_qs, quote
 
 from .. import sse
-from ..chat import request as chat
 from ..chat.request import ChatRequest
 from ..errors import ChoreoError, InvalidValue, ProducerLost, StreamCancelled
 from ..replay import Store, Writer
 from ..settings import Settings
 from ..streams.carrier import Drainer
-from ..streams.continuation import read_log, the_rest
 from ..streams.recording import Playback, Recording
-from ..streams.stream import TICK, Control, EventStream, Generation
+from ..streams.stream import Control, EventStream
 from .completions import Completions
 from .request import Call
 from .response import Headers, Response
@@ -78,9 +76,7 @@ class Resumption:
         slot = self._slots.take()
         try:
             digest = hashlib.sha256(body).hexdigest()
-            claim = self._store.create(
-                call.key, model=request.model, request=body, key=key, digest=digest
-            )
+            claim = self._store.create(call.key, key=key, digest=digest)
             if claim.writer is None:
                 return self._play(call, claim.id, 0, slot)
             return self._record(call, request, claim.writer, slot, keyed=key is not None)
@@ -98,15 +94,11 @@ class Resumption:
         except BaseException:
             writer.discard()
             raise
-        recording = self._recording(started.generation, writer, call.key)
+        recording = Recording(
+            started.generation, writer, lambda one: self.drainer.adopt(one, call.key)
+        )
         head = _head(call, writer.id)
         return self._completions.stream_response(call, request, recording, slot, started, head)
-
-    def _recording(self, generation: Generation, writer: Writer, owner: str) -> Recording:
-        def adopt(recording: Recording) -> bool:
-            return self.drainer.adopt(recording, owner)
-
-        return Recording(generation, writer, adopt, self._settings.continue_lost)
 
     # -- read on --------------------------------------------------------------------------
 
@@ -146,67 +138,25 @@ class Resumption:
         # Nobody else tells the readers of a stream that has lost its producer.
         writer = self._store.take_over(id, call.key)
         if writer is not None:
-            _end(writer, _error_frame(StreamCancelled("the stream was cancelled")))
+            _end(writer, StreamCancelled("the stream was cancelled"))
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
 
     def _recover(self, id: str, owner: str, after: int) -> None:
-        """End the log of a stream that has lost its producer, or go on with it."""
+        """End the log of a stream that has lost its producer."""
         writer = self._store.take_over(id, owner, after)
         if writer is None:
             return  # somebody was faster, or the producer is back
         if writer.cancelled:
-            _end(writer, _error_frame(StreamCancelled("the stream was cancelled")))
-        elif not (self._settings.continue_lost and self._go_on(id, owner, writer)):
-            _end(writer, _error_frame(ProducerLost("the server of this stream is gone")))
-
-    def _go_on(self, id: str, owner: str, writer: Writer) -> bool:
-        """Continue the answer from the text in the log; whether that is possible."""
-        record = self._store.find(id, owner)
-        if writer.gap or record.first > 1 or not record.request:
-            return False
-        told = read_log(self._log(id, owner, record.last))
-        if told is None:
-            return False
-        if told.finished:
-            _end(writer, sse.DONE)
-            return True
-        request = chat.parse(record.request)
-        request, encoder = the_rest(request, told, self._completions.encoder(request))
-        try:
-            frames = self._completions.go_on(request, encoder)
-        except ChoreoError as error:
-            logger.warning("a lost stream cannot be continued: %s", error.message)
-            return False
-        if frames is None:
-            return False
-        generation = Generation(frames, self._control)
-        adopted = self.drainer.adopt(self._recording(generation, writer, owner), owner)
-        if not adopted:
-            generation.close()
-        return adopted
-
-    def _log(self, id: str, owner: str, last: int) -> bytes:
-        """Return the frames of the log up to number *last*."""
-        reader = self._store.read(id, owner)
-        blocks = []
-        try:
-            while reader.last < last:
-                blocks.append(reader.receive(TICK))
-        finally:
-            reader.close()
-        return b"".join(blocks)
+            _end(writer, StreamCancelled("the stream was cancelled"))
+        else:
+            _end(writer, ProducerLost("the server of this stream is gone"))
 
 
-def _end(writer: Writer, frame: bytes) -> None:
-    """End a log with *frame*."""
-    numbered, count = sse.number(frame, writer.last + 1)
-    writer.append(numbered, count, end=True)
-
-
-def _error_frame(error: ChoreoError) -> bytes:
-    return sse.frame(error.body())
+def _end(writer: Writer, error: ChoreoError) -> None:
+    """End a log with the frame of *error*."""
+    writer.append(sse.frame(error.body(), writer.last + 1), 1, end=True)
 
 
 def _head(call: Call, id: str) -> Headers:

@@ -102,10 +102,6 @@ class ChunkEncoder:
             chunks.append((before + _quote(item.text) + after).encode("utf-8", "replace"))
         return chunks
 
-    def resume(self, index: int = 0) -> None:
-        """Go on with a choice whose role chunk was written before."""
-        self._role(index)
-
     def usage(self, usage: Usage) -> bytes:
         """Return the chunk without choices that reports *usage*."""
         return self._head_bytes + b'],"usage":' + dump(usage.to_dict()) + b"}"

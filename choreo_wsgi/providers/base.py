@@ -69,14 +69,6 @@ class Provider(ABC):
         """Return who answers for *model*, for the header ``Choreo-Provider``."""
         return f"{self.name}/{model}"
 
-    def continues(self, model: str) -> bool:
-        """Return whether *model* goes on with an assistant message that is the last.
-
-        It must then answer with the rest alone.  A stream whose server was lost can be
-        continued with it.
-        """
-        return False
-
     def models(self) -> list[str]:
         """Return the names of models that this provider offers by itself."""
         return []

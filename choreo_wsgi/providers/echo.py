@@ -44,7 +44,7 @@ class Echo(Provider):
     def open(self, request: ChatRequest) -> Source:
         """Return the source of the pieces."""
         delay = self.options.delay_ms / 1000 if request.stream else 0.0
-        text = request.last_user_text.removeprefix(_begun(request))
+        text = request.last_user_text
         count = sum(1 for _ in pieces(text))
         limit = count if request.max_tokens is None else request.max_tokens
         # max_tokens 0 asks for nothing and gets it: `length`, as OpenAI answers.
@@ -56,20 +56,9 @@ class Echo(Provider):
         """Return the instance's name: there is only one model."""
         return self.name
 
-    def continues(self, model: str) -> bool:
-        """Return True: what an assistant message at the end has said already is left out."""
-        return True
-
     def models(self) -> list[str]:
         """Return the one model's name."""
         return ["echo"]
-
-
-def _begun(request: ChatRequest) -> str:
-    """Return the text of the assistant message to be continued, if there is one."""
-    last = request.messages[-1]
-    content = last.get("content")
-    return content if last["role"] == "assistant" and isinstance(content, str) else ""
 
 
 def _prompt_words(request: ChatRequest) -> int:

@@ -52,11 +52,6 @@ class Target:
         """Who answers, as ``provider/model``."""
         return self.provider.label(self.model)
 
-    @property
-    def continues(self) -> bool:
-        """Whether the model goes on with an assistant message that is the last."""
-        return self.provider.continues(self.model)
-
 
 @dataclass(frozen=True)
 class Rule:

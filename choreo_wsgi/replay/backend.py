@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -34,8 +34,6 @@ class Identity:
 
     id: str
     owner: str
-    model: str = ""
-    request: bytes = field(default=b"", repr=False)
     key: str | None = None
     digest: str = ""
 
@@ -70,7 +68,6 @@ class Status(NamedTuple):
     """
 
     owner: str
-    model: str
     first: int
     last: int
     ended: bool
@@ -107,10 +104,6 @@ class Backend(ABC):
         No blocks when *after* is None.  None when there is no such stream.  The blocks'
         *previous* is not kept.
         """
-
-    @abstractmethod
-    def request(self, id: str) -> bytes:
-        """Return what the stream was created with, or ``b""``."""
 
     @abstractmethod
     def cancel(self, id: str) -> None:

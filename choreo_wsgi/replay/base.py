@@ -33,7 +33,7 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..errors import IdempotencyConflict, ProducerLost, StreamGone, StreamNotFound
 
@@ -53,19 +53,13 @@ class Record:
     """What is known of a stream besides its frames.
 
     *first* is the number of the oldest retained frame (``last + 1`` when none is) and
-    *last* that of the newest, 0 before the first.  *request* is what ``create`` was given,
-    while the store keeps it (shared stores with ``continue_lost``, until the end), else
-    ``b""``.
+    *last* that of the newest, 0 before the first.
     """
 
-    id: str
-    owner: str
-    model: str
     first: int
     last: int
     ended: bool
     cancelled: bool
-    request: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -86,8 +80,7 @@ class Writer(ABC):
     second after ``Store.cancel``, wherever that was called: stop, append the error frame,
     end.  *last_read* is when (``time.monotonic``) the stream was last known to have a
     reader, or else was created; it may lag by a few seconds.  *ended* is whether the log
-    was ended or discarded by this writer.  *gap* is true after a take-over when a client
-    has seen frames that are not in the log, so that the log's text cannot be continued.
+    was ended or discarded by this writer.
     """
 
     id: str
@@ -95,7 +88,6 @@ class Writer(ABC):
     cancelled: bool
     last_read: float
     ended: bool
-    gap: bool
 
     @abstractmethod
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
@@ -159,16 +151,8 @@ class Store(ABC):
     """The replay logs of all streams."""
 
     @abstractmethod
-    def create(
-        self,
-        owner: str,
-        *,
-        model: str = "",
-        request: bytes = b"",
-        key: str | None = None,
-        digest: str = "",
-    ) -> Claim:
-        """Make a stream of *owner*; *model* and *request* are what continues it when lost.
+    def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
+        """Make a stream of *owner*.
 
         *key* is the caller's Idempotency-Key and *digest* that of the request's body.  Of
         several calls with the same owner and key one makes the stream, the others get its

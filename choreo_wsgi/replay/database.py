@@ -18,7 +18,6 @@ CREATE TABLE IF NOT EXISTS stream (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL,
-    model TEXT NOT NULL,
     key TEXT,
     digest TEXT NOT NULL,
     producer TEXT NOT NULL,
@@ -31,8 +30,6 @@ CREATE TABLE IF NOT EXISTS stream (
     cancelled INTEGER NOT NULL DEFAULT 0,
     expires REAL  -- seconds since the epoch; NULL while there is a producer
 );
--- Apart from its stream: it may be large, and a row is written anew with each append.
-CREATE TABLE IF NOT EXISTS request (stream INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS stream_key ON stream (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS stream_running ON stream (producer) WHERE NOT ended;
 CREATE INDEX IF NOT EXISTS stream_expires ON stream (expires) WHERE expires IS NOT NULL;

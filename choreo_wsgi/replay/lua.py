@@ -68,11 +68,11 @@ local function trim(id, size, limit)
 end
 """
 
-#: id, owner, model, producer, epoch, body's digest, key's digest or '', hold ms, request
+#: id, owner, producer, epoch, body's digest, key's digest or '', hold ms
 INSERT = (
     _PRELUDE
     + """
-local id, key, hold = ARGV[1], ARGV[7], ARGV[8]
+local id, key, hold = ARGV[1], ARGV[6], ARGV[7]
 if key ~= '' then
   local known = call('GET', P .. 'k:' .. key)
   if known then
@@ -84,10 +84,10 @@ if key ~= '' then
   end
 end
 if call('EXISTS', P .. 's:' .. id) == 1 then return false end
-call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'model', ARGV[3], 'producer', ARGV[4],
-  'epoch', ARGV[5], 'fork', 0, 'first', 1, 'last', 0, 'size', 0, 'ended', 0, 'cancelled', 0,
-  'key', key, 'request', ARGV[9])
-if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[6]) end
+call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'producer', ARGV[3],
+  'epoch', ARGV[4], 'fork', 0, 'first', 1, 'last', 0, 'size', 0, 'ended', 0, 'cancelled', 0,
+  'key', key)
+if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[5]) end
 expire(id, hold)
 call('ZADD', P .. 'running', now(), id)
 account(id, 0)
@@ -126,7 +126,6 @@ first, size = from or first, left
 call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
 account(id, size)
 if ends == '1' then
-  call('HDEL', s, 'request')
   call('SREM', P .. 'c:' .. known[6], id)
   call('ZREM', P .. 'running', id)
   call('ZADD', P .. 'ended', now(), id)
@@ -144,12 +143,12 @@ FETCH = (
     _PRELUDE
     + """
 local id, after, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = call('HMGET', P .. 's:' .. id, 'owner', 'model', 'first', 'last', 'ended',
+local known = call('HMGET', P .. 's:' .. id, 'owner', 'first', 'last', 'ended',
   'cancelled', 'producer', 'epoch', 'fork')
 if not known[1] then return false end
-local beat = call('GET', P .. 'p:' .. known[7])
+local beat = call('GET', P .. 'p:' .. known[6])
 local blocks = {}
-while after ~= '' and tonumber(known[4]) > tonumber(after) and wanted > 0 do
+while after ~= '' and tonumber(known[3]) > tonumber(after) and wanted > 0 do
   local rows = call('XRANGE', P .. 'f:' .. id, after .. '-1', '+', 'COUNT', 64)
   if #rows == 0 then break end
   for _, row in ipairs(rows) do

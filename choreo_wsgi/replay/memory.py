@@ -44,15 +44,7 @@ class MemoryStore(Store):
         """How many bytes are retained, with what the logs themselves cost."""
         return self._size
 
-    def create(
-        self,
-        owner: str,
-        *,
-        model: str = "",
-        request: bytes = b"",
-        key: str | None = None,
-        digest: str = "",
-    ) -> Claim:
+    def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
         with self._lock:
             self._sweep()
             known = self._keys.get((owner, key)) if key is not None else None
@@ -60,7 +52,7 @@ class MemoryStore(Store):
                 if known.digest != digest:
                     raise conflict()
                 return Claim(known.id, None)
-            log = Log(self, owner, model, key, digest)
+            log = Log(self, owner, key, digest)
             self._logs[log.id] = log
             if key is not None:
                 self._keys[owner, key] = log

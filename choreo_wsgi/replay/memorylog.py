@@ -29,10 +29,9 @@ class _Store(Protocol):
 class Log(Writer):
     """One stream: its frames, and who waits for more."""
 
-    def __init__(self, store: _Store, owner: str, model: str, key: str | None, digest: str) -> None:
+    def __init__(self, store: _Store, owner: str, key: str | None, digest: str) -> None:
         self.id = new_id()
         self.owner = owner
-        self.model = model
         self.key = key
         self.digest = digest
         self.first = 1
@@ -40,7 +39,6 @@ class Log(Writer):
         self.size = 0
         self.ended = False
         self.cancelled = False
-        self.gap = False
         self.last_read = time.monotonic()
         self.expires = math.inf  # time.monotonic(), once ended
         self.changed = threading.Condition(threading.Lock())
@@ -72,9 +70,7 @@ class Log(Writer):
 
     def record(self) -> Record:
         with self.changed:
-            return Record(
-                self.id, self.owner, self.model, self.first, self.last, self.ended, self.cancelled
-            )
+            return Record(self.first, self.last, self.ended, self.cancelled)
 
     def clear(self) -> None:
         with self.changed:

@@ -82,8 +82,7 @@ class RedisBackend(Backend):
             key = hashlib.sha256(f"{len(new.owner)}:{new.owner}{new.key}".encode()).hexdigest()
         known = self._run(
             lua.INSERT,
-            *(new.id, new.owner, new.model, producer, epoch, new.digest, key, self._hold),
-            new.request,
+            *(new.id, new.owner, producer, epoch, new.digest, key, self._hold),
         )
         return (known[0].decode(), known[1].decode()) if known else None
 
@@ -120,10 +119,9 @@ class RedisBackend(Backend):
         if not answer:
             return None
         known, beat, rows = answer
-        owner, model, first, last, ended, cancelled, producer, epoch, fork = known
+        owner, first, last, ended, cancelled, producer, epoch, fork = known
         status = Status(
             owner=owner.decode(),
-            model=model.decode(),
             first=int(first),
             last=int(last),
             ended=ended == b"1",
@@ -134,10 +132,6 @@ class RedisBackend(Backend):
             beat=None if beat is None else int(beat),
         )
         return status, [Block(-1, int(first), int(last), data) for first, last, data in rows]
-
-    def request(self, id: str) -> bytes:
-        with _translated():
-            return self._client.hget(f"{_PREFIX}s:{id}", "request") or b""
 
     def cancel(self, id: str) -> None:
         self._run(lua.CANCEL, id)

@@ -38,8 +38,7 @@ class SharedStore(Store):
     """The port on top of a :class:`~choreo_wsgi.replay.backend.Backend`.
 
     *stream_bytes* bounds what is buffered of one stream while the database is away,
-    *buffer_bytes* of all; *lease* and *beat* are in seconds.  *keep_request*: whether
-    requests are kept, for somebody to continue a lost stream.
+    *buffer_bytes* of all; *lease* and *beat* are in seconds.
     """
 
     @classmethod
@@ -51,7 +50,6 @@ class SharedStore(Store):
             backend,
             stream_bytes=settings.replay_stream_bytes,
             buffer_bytes=settings.replay_total_bytes,
-            keep_request=settings.continue_lost,
             lease=lease,
             beat=beat,
         )
@@ -62,13 +60,11 @@ class SharedStore(Store):
         *,
         stream_bytes: int,
         buffer_bytes: int,
-        keep_request: bool = False,
         lease: float = LEASE,
         beat: float = BEAT,
     ) -> None:
         self.recheck = min(2.0, lease / 2)
         self._backend = backend
-        self._keep_request = keep_request
         self._keeper = Keeper(
             backend,
             stream_bytes=stream_bytes,
@@ -100,17 +96,8 @@ class SharedStore(Store):
 
     # The port.
 
-    def create(
-        self,
-        owner: str,
-        *,
-        model: str = "",
-        request: bytes = b"",
-        key: str | None = None,
-        digest: str = "",
-    ) -> Claim:
-        kept = request if self._keep_request else b""
-        new = Identity(new_id(), owner, model, kept, key, digest)
+    def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
+        new = Identity(new_id(), owner, key, digest)
         try:
             known = self._keeper.ask(lambda: self._backend.insert(new, self._keeper.producer, 1))
         except ReplayUnavailable:
@@ -127,17 +114,7 @@ class SharedStore(Store):
 
     def find(self, id: str, owner: str) -> Record:
         status = self._status(id, owner)
-        request = self._keeper.ask(lambda: self._backend.request(id))
-        return Record(
-            id,
-            owner,
-            status.model,
-            status.first,
-            status.last,
-            status.ended,
-            status.cancelled,
-            request,
-        )
+        return Record(status.first, status.last, status.ended, status.cancelled)
 
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
         status = self._status(id, owner)
@@ -160,11 +137,10 @@ class SharedStore(Store):
         seen = self._status(id, owner)
         if seen.ended or not self.is_lost(id, seen):
             return None
-        request = self._keeper.ask(lambda: self._backend.request(id))
         fork = max(seen.last, min(after, seen.last + _BEYOND))
         if not self._keeper.ask(lambda: self._backend.claim(id, seen, self._keeper.producer, fork)):
             return None
-        identity = Identity(id, owner, seen.model, request)
+        identity = Identity(id, owner)
         writer = BufferedWriter(self._keeper, identity, seen.epoch + 1, seen.last, fork)
         writer.cancelled = seen.cancelled
         return self._keeper.adopt(writer)

@@ -19,7 +19,7 @@ from .shared import BEAT, LEASE, SharedStore
 # Seconds between two looks for what other processes have appended.
 _POLL = 0.04
 _STATUS = (
-    "SELECT owner, model, first, last, ended, cancelled, producer, epoch, fork, "
+    "SELECT owner, first, last, ended, cancelled, producer, epoch, fork, "
     "(SELECT beat FROM producer WHERE producer.id = stream.producer), number "
     "FROM stream WHERE id = ? AND (expires IS NULL OR expires > ?)"
 )
@@ -71,13 +71,11 @@ class SQLiteBackend(Backend):
                 ).fetchone()
                 if known is not None:
                     return known
-            made = db.execute(
-                "INSERT OR IGNORE INTO stream (id, owner, model, key, digest, producer, epoch) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (new.id, new.owner, new.model, new.key, new.digest, producer, epoch),
+            db.execute(
+                "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer, epoch) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (new.id, new.owner, new.key, new.digest, producer, epoch),
             )
-            if made.rowcount == 1 and new.request:
-                db.execute("INSERT INTO request VALUES (?, ?)", (made.lastrowid, new.request))
         return None
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
@@ -118,8 +116,6 @@ class SQLiteBackend(Backend):
             "WHERE number = ?",
             (first, last, size, write.end, expires, number),
         )
-        if write.end:
-            db.execute("DELETE FROM request WHERE stream = ?", (number,))
         return Outcome.DONE
 
     @staticmethod
@@ -143,8 +139,8 @@ class SQLiteBackend(Backend):
             row = db.execute(_STATUS, (id, time.time())).fetchone()
             if row is None:
                 return None
-            owner, model, first, last, ended, cancelled, *rest, number = row
-            status = Status(owner, model, first, last, bool(ended), bool(cancelled), *rest)
+            owner, first, last, ended, cancelled, *rest, number = row
+            status = Status(owner, first, last, bool(ended), bool(cancelled), *rest)
             blocks: list[Block] = []
             if after is not None and status.last > after:
                 size = 0
@@ -160,13 +156,6 @@ class SQLiteBackend(Backend):
                         break
                 rows.close()
             return status, blocks
-
-    def request(self, id: str) -> bytes:
-        with self._snapshot() as db:
-            row = db.execute(
-                "SELECT body FROM request JOIN stream ON number = stream WHERE id = ?", (id,)
-            ).fetchone()
-            return bytes(row[0]) if row else b""
 
     def cancel(self, id: str) -> None:
         with self._transaction() as db:
@@ -259,7 +248,6 @@ class SQLiteBackend(Backend):
     def _remove(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> None:
         condition = f"SELECT number FROM stream WHERE {where}"
         db.execute(f"DELETE FROM block WHERE stream IN ({condition})", values)
-        db.execute(f"DELETE FROM request WHERE stream IN ({condition})", values)
         db.execute(f"DELETE FROM stream WHERE {where}", values)
 
     def changed(

@@ -42,7 +42,6 @@ class BufferedWriter(Writer):
         self.identity = identity
         self.epoch = epoch
         self.last = last
-        self.gap = last > written
         self.cancelled = False
         self.ended = False
         self.discarded = False

@@ -23,21 +23,15 @@ class Recording:
     """A *generation* whose frames are numbered and put into the log before they are sent.
 
     *adopt* is called with the recording when its client leaves before the end; it returns
-    whether somebody goes on with it.  With *continued* another replica goes on with what is
-    not ended when this one shuts down, so its end is then not put into the log.
+    whether somebody goes on with it.
     """
 
     def __init__(
-        self,
-        generation: Generation,
-        writer: Writer,
-        adopt: Callable[[Recording], bool],
-        continued: bool = False,
+        self, generation: Generation, writer: Writer, adopt: Callable[[Recording], bool]
     ) -> None:
         self._generation = generation
         self._writer = writer
         self._adopt = adopt
-        self._continued = continued
         self.ended = False
         self.outcome = ""
 
@@ -58,9 +52,6 @@ class Recording:
         generation = self._generation
         if not block and not generation.ended:
             return b""
-        if self._continued and generation.outcome == ShuttingDown.code:
-            self._finish(generation.outcome)
-            return block
         numbered, count = sse.number(block, self._writer.last + 1)
         try:
             self._writer.append(numbered, count, end=generation.ended, wait=wait)
@@ -105,7 +96,7 @@ class Playback:
     """A reading of the log, live at its end, until the stream's ending was handed over.
 
     *recover* is called when the stream's producer is lost, with the number of the last
-    frame handed over; it sees to it that the log goes on or ends.
+    frame handed over; it sees to it that the log ends.
     """
 
     def __init__(self, reader: Reader, control: Control, recover: Callable[[int], None]) -> None:

@@ -16,11 +16,7 @@ from choreo_wsgi.settings import Settings
 
 
 def main(url: str) -> None:
-    writer = (
-        open_store(url, Settings(replay=url, continue_lost=True))
-        .create("alice", model="echo", request=b'{"model":"echo"}')
-        .writer
-    )
+    writer = open_store(url, Settings(replay=url)).create("alice").writer
     assert writer is not None
     print(writer.id, flush=True)
     try:

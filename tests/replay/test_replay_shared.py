@@ -33,7 +33,7 @@ LEASE = 0.6
 
 
 def create(store: Store) -> Writer:
-    writer = store.create("alice", model="echo", request=b"{}").writer
+    writer = store.create("alice").writer
     assert writer is not None
     return writer
 
@@ -100,19 +100,6 @@ def test_a_stream_outlives_its_process_once_it_has_ended(open_shared: Opener) ->
     assert read_all(second.read(writer.id, "alice", 39)) == frame(40)
 
 
-def test_a_request_is_kept_until_the_end(open_shared: Opener) -> None:
-    keeping, other = open_shared(continue_lost=True), open_shared()
-    body = b'{"messages":"' + b"x" * 100_000 + b'"}'
-    for store in (keeping, other):
-        writer = store.create("alice", request=body).writer
-        assert writer is not None
-        write(writer, 2)
-        kept = body if store is keeping else b""
-        assert keeping.find(writer.id, "alice").request == kept
-        writer.finish()
-        assert keeping.find(writer.id, "alice").request == b""
-
-
 def test_closing_writes_what_is_buffered(open_shared: Opener) -> None:
     first = open_shared()
     writer = create(first)
@@ -154,7 +141,7 @@ def test_a_key_is_one_stream_for_all_processes(open_shared: Opener) -> None:
 def test_a_killed_producer_is_lost_and_can_be_replaced(
     open_shared: Opener, shared_url: str
 ) -> None:
-    reading = open_shared(lease=LEASE, continue_lost=True)
+    reading = open_shared(lease=LEASE)
     with producer(shared_url) as process:
         id = line(process)
         reader = reading.read(id, "alice")
@@ -175,9 +162,8 @@ def test_a_killed_producer_is_lost_and_can_be_replaced(
             assert late.receive(0) == frames(4, reader.last)
         with pytest.raises(ProducerLost):
             receive(late, 1)
-    assert reading.find(id, "alice").request == b'{"model":"echo"}'
     writer = take_over(reading, id)
-    assert (writer.last, writer.gap) == (reader.last, False)
+    assert writer.last == reader.last
     assert reading.take_over(id, "alice") is None
     more = write(writer, 3, end=True, text="continued")
     assert read_all(reader) == more
@@ -247,7 +233,7 @@ def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> N
     with pytest.raises(ProducerLost):
         receive(ahead, 1)
     taken = take_over(theirs, writer.id, 5)
-    assert (taken.last, taken.gap) == (5, True)
+    assert taken.last == 5
     taken.append(frame(6, "lost"), 1, end=True)
     assert read_all(ahead) == frame(6, "lost")
     for after in (0, 3, 4, 5):
