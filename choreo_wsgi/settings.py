@@ -2,19 +2,21 @@
 
 The command line, the environment, the ini file and the documentation are all derived from
 it: ``max_streams`` is ``--max-streams``, ``CHOREO_MAX_STREAMS`` and ``max_streams =`` in
-section ``[choreo]``, in this order of precedence.  The sections ``[provider NAME]`` are read
-with :func:`parse_options` into each provider's own table.
+section ``[choreo]``, in this order of precedence.
 
-This module reads no environment and no file: it is given text and returns values.
+:func:`configure` reads the file and puts the three together.  The sections ``[provider NAME]``
+stay text there; each provider reads its own with :func:`parse_options`, by a table of the same
+kind.
 """
 
 from __future__ import annotations
 
 import configparser
 import dataclasses
+import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -25,7 +27,7 @@ T = TypeVar("T")
 
 
 class Secret(str):
-    """A text that shows as ``***`` in reprs; only what is given its text, as str, shows it."""
+    """A string whose repr is ``'***'``, so that logs and tracebacks do not show it."""
 
     def __repr__(self) -> str:
         return "'***'"
@@ -39,7 +41,7 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Return a dataclass field that is a setting with a *default* and a describing *text*."""
+    """Return a dataclass field for a setting: its *default* and a *text* that describes it."""
     about = {"text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, metadata=about)
 
@@ -96,15 +98,12 @@ class Settings:
     )
 
 
-Environment = Mapping[str, str]
-
-
 @dataclass(frozen=True)
 class Configuration:
     """The settings and, for each ``[provider NAME]``, its section's text."""
 
     settings: Settings
-    #: As text, and so with their keys.
+    #: As text, which includes the keys.
     providers: Mapping[str, Mapping[str, str]] = field(repr=False)
 
 
@@ -114,24 +113,48 @@ def table(options: type[Any] = Settings) -> list[tuple[dataclasses.Field[Any], A
     return [(item, hints[item.name]) for item in dataclasses.fields(options)]
 
 
-def parse_options(options: type[T], values: Mapping[str, str], where: str) -> T:
-    """Return *options* filled from text; *where* names the place in errors.
+def configure(
+    arguments: Mapping[str, str], environment: Mapping[str, str], path: str = ""
+) -> Configuration:
+    """Return the configuration: command line over environment over the ini file over defaults.
 
-    Raises ConfigurationError for an unknown key or a value that does not fit.
+    *arguments* are settings by name.  *path* is the ini file; without it the variable
+    ``CHOREO_CONFIG`` may name one.  Raises ConfigurationError for a setting that is unknown or
+    does not fit, wherever it stands.
     """
-    known = {item.name: (item, hint) for item, hint in table(options)}
-    parsed = {}
-    for name, text in values.items():
-        if name not in known:
-            raise ConfigurationError(f"{where}: unknown setting {name!r}")
-        item, hint = known[name]
-        parsed[name] = _parse(text, item, hint, f"{where}: {name}")
-    return options(**parsed)
+    path = path or environment.get("CHOREO_CONFIG", "")
+    return load(arguments, environment, read_sections(path) if path else {})
+
+
+def read_sections(path: str) -> dict[str, dict[str, str]]:
+    """Return the sections of the ini file at *path* as text.
+
+    Raises ConfigurationError when it cannot be read; the message never quotes a line, which
+    may hold a key.
+    """
+    parser = configparser.ConfigParser(
+        interpolation=None,  # a percent sign in a key is a percent sign
+        default_section="",
+        delimiters=("=",),  # model names such as Ollama's contain colons
+    )
+    parser.optionxform = str  # type: ignore[method-assign, assignment]  # Max_Streams is a typo
+    try:
+        parser.read_string(Path(path).read_text(encoding="utf-8-sig"), path)
+    except configparser.MissingSectionHeaderError as error:
+        problem = f"no [section] before line {error.lineno}"
+    except configparser.ParsingError as error:
+        lines = ", ".join(str(number) for number, _ in error.errors)
+        problem = f"neither a section nor name = value in line {lines}"
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        problem = str(error)
+    else:
+        return {name: dict(parser[name]) for name in parser.sections()}
+    raise ConfigurationError(f"the configuration file {path}: {problem}")
 
 
 def load(
     arguments: Mapping[str, str],
-    environment: Environment,
+    environment: Mapping[str, str],
     sections: Mapping[str, Mapping[str, str]],
 ) -> Configuration:
     """Return the configuration from the command line, the environment and an ini file's text.
@@ -150,59 +173,95 @@ def load(
                 raise ConfigurationError(f"two sections [provider {instance}]")
             providers[instance] = section
         else:
-            raise ConfigurationError(f"unknown section [{name}]")
-    for item in dataclasses.fields(Settings):
-        variable = "CHOREO_" + item.name.upper()
-        if variable in environment:
-            parse_options(Settings, {item.name: environment[variable]}, variable)
-            values[item.name] = environment[variable]
+            hint = did_you_mean(kind, ("choreo", "provider NAME"))
+            raise ConfigurationError(f"unknown section [{name}]{hint}")
+    variables = {_PREFIX + item.name.upper(): item.name for item in dataclasses.fields(Settings)}
+    for variable, text in environment.items():
+        if _is_service_link(variable, text) or variable == "CHOREO_CONFIG":
+            continue
+        if variable in variables:
+            parse_options(Settings, {variables[variable]: text}, variable)
+            values[variables[variable]] = text
+        elif variable.startswith(_PREFIX):
+            hint = did_you_mean(variable, variables)
+            raise ConfigurationError(f"{variable}: no such setting{hint}")
+    parse_options(Settings, arguments, "command line")
     values.update(arguments)
     return Configuration(parse_options(Settings, values, "settings"), providers)
 
 
+_PREFIX = "CHOREO_"
+
+# Kubernetes gives every pod such variables for every service, including those whose names
+# begin with "choreo" (as in deploy/kubernetes).
+_SERVICE_LINK = re.compile(
+    r"CHOREO_(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)"
+)
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    """Return whether Kubernetes made the variable; CHOREO_PORT=tcp://10.0.0.1:8000 is one too."""
+    is_port = variable.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+    return is_port or _SERVICE_LINK.fullmatch(variable) is not None
+
+
+# -- values -----------------------------------------------------------------------------------
+
+
+def parse_options(options: type[T], values: Mapping[str, str], where: str) -> T:
+    """Return *options* filled from text; *where* names the place in errors.
+
+    Raises ConfigurationError for an unknown key or a value that does not fit.
+    """
+    known = {item.name: (item, hint) for item, hint in table(options)}
+    parsed = {}
+    for name, text in values.items():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigurationError(f"{where}: unknown setting {name!r}{hint}")
+        parsed[name] = _parse(text.strip(), *known[name], f"{where}: {name}")
+    return options(**parsed)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` with the nearest of *known*, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> Any:
-    text = text.strip()
-    value = _cast(text, hint, where)
+    if hint not in _CASTS:
+        raise TypeError(f"{where}: no way to read a {hint}")
+    shown = "the value" if hint in (Secret, tuple[Secret, ...]) else repr(text)
+    cast, kind = _CASTS[hint]
+    try:
+        value = cast(text)
+    except ValueError:
+        raise ConfigurationError(f"{where}: {shown} is not {kind}") from None
     about = item.metadata
-    if about.get("choices") and value not in about["choices"]:
-        raise ConfigurationError(f"{where}: {value!r} is not one of {', '.join(about['choices'])}")
-    for limit, outside in (("minimum", _below), ("maximum", _above)):
-        bound = about.get(limit)
-        if bound is not None and outside(value, bound):
-            raise ConfigurationError(f"{where}: {text} is beyond the {limit} {bound:g}")
+    if about["choices"] and value not in about["choices"]:
+        choices = ", ".join(about["choices"])
+        near = did_you_mean(text, about["choices"])
+        raise ConfigurationError(f"{where}: {shown} is not one of {choices}{near}")
+    if about["minimum"] is not None and value < about["minimum"]:
+        raise ConfigurationError(f"{where}: {text} is below the minimum {about['minimum']:g}")
+    if about["maximum"] is not None and value > about["maximum"]:
+        raise ConfigurationError(f"{where}: {text} is above the maximum {about['maximum']:g}")
     return value
 
 
-def _below(value: float, bound: float) -> bool:
-    return value < bound
-
-
-def _above(value: float, bound: float) -> bool:
-    return value > bound
-
-
-def _cast(text: str, hint: Any, where: str) -> Any:
-    cast = _CASTS.get(hint)
-    if cast is None:
-        raise TypeError(f"{where}: no way to read a {hint}")
-    try:
-        return cast(text)
-    except ValueError:
-        kind = getattr(hint, "__name__", str(hint))
-        shown = "the value" if hint in (Secret, tuple[Secret, ...]) else repr(text)
-        raise ConfigurationError(f"{where}: {shown} is not a {kind}") from None
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True}
+_BOOLEANS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 def _bool(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True}
-    words |= {"0": False, "false": False, "no": False, "off": False}
-    if text.lower() not in words:
+    if text.lower() not in _BOOLEANS:
         raise ValueError(text)
-    return words[text.lower()]
+    return _BOOLEANS[text.lower()]
 
 
 def _int(text: str) -> int:
-    # int() would take +1, 1_000 and other scripts' digits.
+    # int() would accept +1, 1_000 and the digits of other scripts.
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError(text)
@@ -220,90 +279,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
-def _secrets(text: str) -> tuple[Secret, ...]:
-    return tuple(map(Secret, _words(text)))
-
-
-_CASTS: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    Secret: Secret,
-    int: _int,
-    float: _float,
-    bool: _bool,
-    tuple[str, ...]: _words,
-    tuple[Secret, ...]: _secrets,
+#: How a type is read from text, and its name in an error.
+_CASTS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    str: (str, "a text"),
+    Secret: (Secret, "a text"),
+    int: (_int, "a whole number (int)"),
+    float: (_float, "a number (float)"),
+    bool: (_bool, "true or false (bool)"),
+    tuple[str, ...]: (_words, "a list"),
+    tuple[Secret, ...]: (lambda text: tuple(map(Secret, _words(text))), "a list"),
 }
-
-
-_PREFIX = "CHOREO_"
-
-# Kubernetes gives every pod such variables for every service, so also for one whose name
-# begins with "choreo", as ours does (deploy/kubernetes).
-_SERVICE_LINK = re.compile(
-    r"CHOREO_(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)"
-)
-
-
-def read_sections(path: str) -> dict[str, dict[str, str]]:
-    """Return the sections of the ini file at *path* as text.
-
-    Raises ConfigurationError when it cannot be read.
-    """
-    parser = configparser.ConfigParser(
-        interpolation=None,  # a percent sign in a key is one
-        default_section="",
-        delimiters=("=",),  # a colon may stand in a name, as in Ollama's
-    )
-    parser.optionxform = str  # type: ignore[method-assign, assignment]  # Max_Streams is a typo
-    try:
-        parser.read_string(Path(path).read_text(encoding="utf-8-sig"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the configuration file {path}: {error}") from error
-    except configparser.Error as error:
-        raise ConfigurationError(f"the configuration file {path}: {_place(error)}") from None
-    return {name: dict(parser[name]) for name in parser.sections()}
-
-
-def _place(error: configparser.Error) -> str:
-    """Return what is wrong, without the line itself: it may hold a key."""
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        return f"no [section] before line {error.lineno}"
-    if isinstance(error, configparser.ParsingError):
-        lines = ", ".join(str(number) for number, _ in error.errors)
-        return f"neither a section nor name = value in line {lines}"
-    return str(error)
-
-
-def configure(
-    arguments: Mapping[str, str], environment: Mapping[str, str], path: str = ""
-) -> Configuration:
-    """Return the configuration: command line over environment over the file over defaults.
-
-    *path* is the ini file; without it the variable ``CHOREO_CONFIG`` may name one.
-    Raises ConfigurationError for what is not known or does not fit, in any of them.
-    """
-    path = path or environment.get("CHOREO_CONFIG", "")
-    ours = _our_variables(environment)
-    return load(arguments, ours, read_sections(path) if path else {})
-
-
-def from_environment(environment: Mapping[str, str]) -> Configuration:
-    """Return the configuration that the environment alone describes."""
-    return configure({}, environment)
-
-
-def _our_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are settings; raises ConfigurationError for unknown ones."""
-    known = {_PREFIX + item.name.upper() for item, _ in table()}
-    ours = {}
-    for name, text in environment.items():
-        if not name.startswith(_PREFIX) or _SERVICE_LINK.fullmatch(name):
-            continue
-        if name == "CHOREO_CONFIG":
-            continue  # where the settings are, and none itself
-        if name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://")):
-            continue  # another service link
-        if name not in known:
-            raise ConfigurationError(f"{name}: unknown setting {name[len(_PREFIX) :].lower()!r}")
-        ours[name] = text
-    return ours

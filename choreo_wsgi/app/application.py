@@ -13,7 +13,7 @@ from ..chat import request as chat
 from ..errors import ChoreoError, EndpointNotFound, InternalError, MethodNotAllowed
 from ..providers.routing import Router
 from ..replay import open_store
-from ..settings import Configuration, from_environment
+from ..settings import Configuration, configure
 from ..streams.stream import ClientGone, Control
 from .access import Gate, Policy
 from .completions import Completions
@@ -201,4 +201,4 @@ def create_app(configuration: Configuration | None = None) -> Application:
     The environment is the variables ``CHOREO_*``, the ini file named by ``CHOREO_CONFIG``,
     and the providers' own variables, as ``OPENAI_API_KEY``.  Raises ConfigurationError.
     """
-    return Application(configuration or from_environment(os.environ), os.environ)
+    return Application(configuration or configure({}, os.environ), os.environ)

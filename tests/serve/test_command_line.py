@@ -17,7 +17,7 @@ import harness
 import pytest
 
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.settings import from_environment, read_sections, table
+from choreo_wsgi.settings import configure, read_sections, table
 
 Start = Callable[..., Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -158,9 +158,9 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name() -> None:
         "CHOREO_PORT_8000_TCP": "tcp://10.0.0.1:8000",
         "CHOREO_PORT_8000_TCP_ADDR": "10.0.0.1",
     }
-    assert from_environment(environment).settings.port == 8000
+    assert configure({}, environment).settings.port == 8000
     with pytest.raises(ConfigurationError, match="CHOREO_PORT"):
-        from_environment({"CHOREO_PORT": "udp"})
+        configure({}, {"CHOREO_PORT": "udp"})
 
 
 def test_models(run: Run) -> None:
