@@ -12,9 +12,10 @@ from typing import Any
 
 import requests
 
+from choreo_wsgi.upstream.framing import FramingError
+
 from .errors import APIConnectionError, APIError, APITimeoutError, status_error
 from .exchange import Cancelled, Exchange, Reply
-from .framing import FramingError
 from .policy import Timeout, backoff, retry_delay
 from .wire import Cut, Stalled
 

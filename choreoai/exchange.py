@@ -16,7 +16,8 @@ from typing import Any
 import requests
 from urllib3.connection import HTTPConnection
 
-from .framing import FramingError, framing_of
+from choreo_wsgi.upstream.framing import FramingError, framing_of
+
 from .policy import Timeout
 from .wire import Cut, Stalled, Wire, shutdown, watched_by
 
@@ -119,7 +120,7 @@ class Reply:
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.started = started
-        self._framing = framing_of(self.status, response.headers)
+        self._framing = framing_of("GET", self.status, head.headers)
         self._exchange = exchange
         self._response = response
         self._wire = wire
@@ -132,24 +133,25 @@ class Reply:
 
         Raises Cut, Stalled at *deadline*, and Cancelled.
         """
-        while not (self._ended or self._framing.done):
+        while not self._framing.done:
             if self._closed:
                 raise Cancelled
             try:
                 data = self._wire.receive(deadline)
-                body = self._framing.take(data)
+                body = self._framing.feed(data)
+                if body:
+                    return body
+                if self._framing.error is not None:
+                    raise self._framing.error
+                if not data:
+                    self._ended = True
+                    if self._exchange.cancelled:
+                        raise Cancelled
+                    self._framing.end()
             except (Cut, FramingError) as error:
                 if self._exchange.cancelled:
                     raise Cancelled from None
                 raise Cut(str(error)) from error
-            if body:
-                return body
-            if not data:
-                if self._exchange.cancelled:
-                    raise Cancelled
-                if not self._framing.ends_at_close():
-                    raise Cut("the connection was closed in the middle of the answer")
-                self._ended = True
         return b""
 
     def read(self, deadline: float | None, idle: float | None, limit: int) -> bytes:
@@ -181,7 +183,7 @@ class Reply:
         self._closed = True
         self._exchange.detach()
         framing = self._framing
-        if framing.done and not framing.excess and not self._wire.rest:
+        if framing.done and not (self._ended or framing.excess or self._wire.rest):
             self._head.close()
             self._response.raw.release_conn()
         else:

@@ -58,8 +58,11 @@ ONLY = {
     "xllamacpp": {"choreo_wsgi.local.child"},
 }
 
+#: What the client takes from the server's package, and all of it that importing the client loads.
+SHARED = {"choreo_wsgi.sse", "choreo_wsgi.upstream.framing", "choreo_wsgi.version"}
+
 #: The packages whose ``__getattr__`` imports what is asked for, so that importing them is cheap.
-LAZY = {"choreo_wsgi", "choreoai"}
+LAZY = {"choreo_wsgi", "choreo_wsgi.upstream", "choreoai"}
 
 
 @dataclass
@@ -190,10 +193,10 @@ def test_what_is_heavy_or_optional_is_imported_where_it_belongs(name: str) -> No
 
 
 @pytest.mark.parametrize("name", CLIENT)
-def test_the_client_takes_nothing_from_the_server_but_sse(name: str) -> None:
+def test_the_client_takes_little_from_the_server(name: str) -> None:
     module = MODULES[name]
     server = {target for target in module.now | module.later if target.startswith("choreo_wsgi")}
-    assert server <= {"choreo_wsgi.sse"}
+    assert server <= SHARED
 
 
 # -- what an import costs -----------------------------------------------------------------
@@ -221,8 +224,8 @@ def test_importing_the_client_brings_no_server() -> None:
     new = imported_by("import choreoai")
     assert {name for name in new if name.startswith("choreo_wsgi")} == {
         "choreo_wsgi",
-        "choreo_wsgi.sse",
-        "choreo_wsgi.version",
+        "choreo_wsgi.upstream",
+        *SHARED,
     }
     assert "waitress" not in new and "asyncio" not in new
 

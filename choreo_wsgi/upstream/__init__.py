@@ -8,7 +8,20 @@ said (looking up a name apart).
 
 from __future__ import annotations
 
-from .exchange import Exchange, HTTPRequest, Timeouts
-from .pool import Client
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .exchange import Exchange, HTTPRequest, Timeouts
+    from .pool import Client
 
 __all__ = ["Client", "Exchange", "HTTPRequest", "Timeouts"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: who wants ``framing`` alone (the client does) gets no socket and no TLS.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(".pool" if name == "Client" else ".exchange", __name__), name)
+    globals()[name] = value
+    return value

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from email.message import Message
 from typing import Protocol
 
-from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamTruncated
+from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
 from .connect import Steps
 from .connection import POLLIN, POLLOUT, Connection, wait
-from .framing import Framing
+from .framing import Framing, FramingError
 from .head import Head, head_end, parse_head
 
 
@@ -241,7 +241,7 @@ class Exchange:
         connection, framing = self._connection, self._framing
         assert connection is not None and framing is not None
         if framing.error is not None:
-            raise framing.error
+            raise _invalid(framing.error)
         while True:
             now = time.monotonic()
             if now >= self._deadline:
@@ -256,7 +256,11 @@ class Exchange:
             if data is None:
                 return b""
             if not data:
-                framing.end()
+                try:
+                    framing.end()
+                except FramingError as error:
+                    message = "the provider closed the connection inside its answer"
+                    raise UpstreamTruncated(message) from error
                 self._finish_body(excess=True)
                 return b""
             body = self._body(data)
@@ -276,7 +280,7 @@ class Exchange:
         if framing.done:
             self._finish_body(framing.excess)
         elif framing.error is not None and not body:
-            raise framing.error
+            raise _invalid(framing.error)
         return body
 
     def _finish_body(self, excess: bool) -> None:
@@ -295,3 +299,7 @@ class Exchange:
             self._lender.give_back(self._connection)
         else:
             self._connection.close()
+
+
+def _invalid(error: FramingError) -> UpstreamInvalid:
+    return UpstreamInvalid(f"the provider's answer cannot be read: {error}")

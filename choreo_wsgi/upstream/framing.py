@@ -4,16 +4,16 @@ Each framing has ``feed(data)``, which returns the body's bytes in *data*; ``end
 is told that the connection has ended; ``done``, whether the body is complete; and
 ``excess``, whether more came than belongs to it.  A failure inside ``feed`` is kept in
 ``error`` so that what came before it is not lost.
+
+Pure, and nothing of ours is imported: the client (``choreoai``) reads with it too.
 """
 
 from __future__ import annotations
 
 import re
+from email.message import Message
 from typing import Protocol
 
-from ..errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
-
-_CUT = "the provider closed the connection inside its answer"
 #: Longest line of a chunk's size with its extensions, and longest trailer section.
 _MAX_LINE = 4096
 _MAX_TRAILER = 65536
@@ -22,6 +22,18 @@ _SMALL = 4096
 # At most 8 digits: a chunk below 4 GiB.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
 _BARE_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_LENGTH = re.compile(r"[0-9]{1,15}")
+
+
+class FramingError(ValueError):
+    """The bytes are not a body of the announced form, or the form is not clear."""
+
+
+class Truncated(FramingError):
+    """The connection ended before the body did."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was closed inside the answer")
 
 
 class Framing(Protocol):
@@ -29,13 +41,13 @@ class Framing(Protocol):
 
     done: bool
     excess: bool
-    error: ChoreoError | None
+    error: FramingError | None
 
     def feed(self, data: bytes) -> bytes:
         """Take what the connection gave; return the body's bytes in it."""
 
     def end(self) -> None:
-        """Take note that the connection has ended; raise UpstreamTruncated if too early."""
+        """Take note that the connection has ended; raise Truncated if too early."""
 
 
 class Sized:
@@ -45,7 +57,7 @@ class Sized:
         self._left = size
         self.done = size == 0
         self.excess = False
-        self.error: ChoreoError | None = None
+        self.error: FramingError | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Return *data* up to the announced length."""
@@ -57,9 +69,9 @@ class Sized:
         return data
 
     def end(self) -> None:
-        """Raise UpstreamTruncated when bytes are missing."""
+        """Raise Truncated when bytes are missing."""
         if not self.done:
-            raise UpstreamTruncated(_CUT)
+            raise Truncated
 
 
 class UntilClose:
@@ -68,7 +80,7 @@ class UntilClose:
     def __init__(self) -> None:
         self.done = False
         self.excess = False
-        self.error: ChoreoError | None = None
+        self.error: FramingError | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Return *data*."""
@@ -102,7 +114,7 @@ class Chunked:
     def __init__(self) -> None:
         self.done = False
         self.excess = False
-        self.error: ChoreoError | None = None
+        self.error: FramingError | None = None
         self._rest = b""  # the start of something: a size line, a CRLF, a trailer
         self._left = 0  # bytes of the current chunk still to come
         self._closing = False  # the CRLF behind a chunk's data is still to come
@@ -124,7 +136,7 @@ class Chunked:
         pieces: list[bytes] = []
         try:
             self._feed(data, pieces)
-        except UpstreamInvalid as error:
+        except FramingError as error:
             self.error = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -179,11 +191,11 @@ class Chunked:
             return self._take_trailer(data, at, end)
         if end < 0:
             if len(data) - at >= _MAX_LINE:
-                raise UpstreamInvalid("the provider sent an endless chunk size")
+                raise FramingError("an endless chunk size")
             return at
         match = _SIZE.fullmatch(data, at, end)
         if match is None:
-            raise UpstreamInvalid("the provider sent a chunk without a size")
+            raise FramingError("a chunk without a size")
         size = int(match[1], 16)
         if size == 0:
             self._last = True
@@ -200,21 +212,43 @@ class Chunked:
             return at + 2
         if data[at:] == b"\r":
             return at
-        raise UpstreamInvalid("the provider sent a chunk longer than its size")
+        raise FramingError("a chunk longer than its size")
 
     def _take_trailer(self, data: bytes, at: int, end: int) -> int:
         """Pass over a trailer field; the empty line is the end of the body."""
         if end < 0:
             if len(data) - at >= _MAX_LINE:
-                raise UpstreamInvalid("the provider sent an endless trailer")
+                raise FramingError("an endless trailer")
             return at
         self._trailer += end + 2 - at
         if self._trailer > _MAX_TRAILER:
-            raise UpstreamInvalid("the provider sent an endless trailer")
+            raise FramingError("an endless trailer")
         self.done = end == at
         return end + 2
 
     def end(self) -> None:
-        """Raise UpstreamTruncated unless the last chunk and its trailer came."""
+        """Raise Truncated unless the last chunk and its trailer came."""
         if not self.done:
-            raise UpstreamTruncated(_CUT)
+            raise Truncated
+
+
+def framing_of(method: str, status: int, headers: Message) -> Framing:
+    """Return how the body of the answer to *method* ends: RFC 9112, section 6.3.
+
+    Raises FramingError when the head contradicts itself or names a transfer coding other
+    than chunked.
+    """
+    if method == "HEAD" or status < 200 or status in (204, 304):
+        return Sized(0)
+    transfer = headers.get_all("Transfer-Encoding")
+    if transfer is not None:
+        if ",".join(transfer).strip().lower() != "chunked":
+            raise FramingError("an unknown transfer coding")
+        return Chunked()
+    lengths = set(headers.get_all("Content-Length") or ())
+    if not lengths:
+        return UntilClose()
+    length = lengths.pop().strip()
+    if lengths or not _LENGTH.fullmatch(length):
+        raise FramingError("no clear length")
+    return Sized(int(length))

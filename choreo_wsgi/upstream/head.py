@@ -11,13 +11,12 @@ from email.message import Message
 
 from ..errors import ConfigurationError, UpstreamInvalid
 from ..version import __version__
-from .framing import Chunked, Framing, Sized, UntilClose
+from .framing import Framing, FramingError, UntilClose, framing_of
 
 #: Longest head of an answer, status line included; haproxy and nginx allow less.
 MAX_HEAD = 64 * 1024
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r\n]*))?\r?\n")
-_LENGTH = re.compile(r"[0-9]{1,15}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -85,7 +84,10 @@ def parse_head(data: bytes, method: str) -> Head:
     except http.client.HTTPException as error:
         raise UpstreamInvalid(f"the provider's headers cannot be read: {error}") from error
     status = int(match[2])
-    framing = _framing(method, status, headers)
+    try:
+        framing = framing_of(method, status, headers)
+    except FramingError as error:
+        raise UpstreamInvalid(f"the provider's answer has {error}") from error
     options = (headers.get("Connection") or "").lower()
     keep = "close" not in options if match[1] == b"1" else "keep-alive" in options
     keep = keep and not isinstance(framing, UntilClose)
@@ -95,21 +97,3 @@ def parse_head(data: bytes, method: str) -> Head:
     if coding != "identity" and not framing.done:
         raise UpstreamInvalid("the provider compressed its answer, which was not asked for")
     return Head(status, (match[3] or b"").decode("latin-1"), headers, framing, keep)
-
-
-def _framing(method: str, status: int, headers: Message) -> Framing:
-    """Return how the body ends: RFC 9112, section 6.3."""
-    if method == "HEAD" or status < 200 or status in (204, 304):
-        return Sized(0)
-    transfer = headers.get_all("Transfer-Encoding")
-    if transfer is not None:
-        if ",".join(transfer).strip().lower() != "chunked":
-            raise UpstreamInvalid("the provider's answer has an unknown transfer coding")
-        return Chunked()
-    lengths = set(headers.get_all("Content-Length") or ())
-    if not lengths:
-        return UntilClose()
-    length = lengths.pop().strip()
-    if lengths or not _LENGTH.fullmatch(length):
-        raise UpstreamInvalid("the provider's answer has no clear length")
-    return Sized(int(length))

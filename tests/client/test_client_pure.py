@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import itertools
 import json
 import pickle
 
@@ -15,7 +14,7 @@ from scripted_server import chunk, frame
 
 import choreoai
 from choreo_wsgi.sse import Decoder
-from choreoai import errors, framing, policy
+from choreoai import errors, policy
 from choreoai.models import build, build_chunk
 from choreoai.reading import Reading, records
 from choreoai.request import Settings
@@ -276,101 +275,6 @@ def test_texts_of_choices_never_mix(pieces):
         whole[index] = whole.get(index, "") + text
     assert {c.index: c.message.content for c in fold.completion().choices} == whole
     assert fold.text() == whole.get(0, "")
-
-
-# --- framing ----------------------------------------------------------------------------
-
-
-def chunked(pieces, extension=b""):
-    coded = b"".join(b"%x%b\r\n%b\r\n" % (len(p), extension, p) for p in pieces if p)
-    return coded + b"0\r\nX-Trailer: a\r\n\r\n"
-
-
-@given(
-    st.lists(st.binary(max_size=30)),
-    st.lists(st.integers(0, 400)),
-    st.sampled_from([b"", b";a=b", b" ; q=\xff"]),
-    st.binary(max_size=3),
-)
-def test_chunked_at_any_split(pieces, cuts, extension, excess):
-    data = chunked(pieces, extension) + excess
-    cuts = sorted({0, len(data), *(c for c in cuts if c < len(data))})
-    body = framing.Chunked()
-    got = b"".join(body.take(data[a:b]) for a, b in itertools.pairwise(cuts))
-    # What comes in a further read is the caller's to notice.
-    assert got == b"".join(pieces)
-    assert body.done
-    assert body.ends_at_close()
-
-
-def test_chunked_hands_out_what_there_is_of_a_chunk():
-    body = framing.Chunked()
-    assert body.take(b"5\r\nab") == b"ab"
-    assert not body.ends_at_close()
-    assert body.take(b"cde\r") == b"cde"
-    assert body.take(b"\n0\r\n\r") == b""
-    assert not body.done
-    assert body.take(b"\nHTTP") == b""
-    assert body.done
-    assert body.excess
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"x\r\n",
-        b"-1\r\n",
-        b"+3\r\nabc\r\n",
-        b"\r\n",
-        b"0x1\r\na\r\n",
-        b"3\nabc\n",
-        b"3\r\nabcd\r\n",
-        b"1_0\r\n",
-        b"f" * 16 + b"\r\n",
-        "\u0661\r\n".encode(),
-        b"1" * 20_000,
-    ],
-)
-def test_what_is_not_chunked_is_refused(data):
-    with pytest.raises(framing.FramingError):
-        framing.Chunked().take(data)
-    body = framing.Chunked()
-    with pytest.raises(framing.FramingError):
-        for byte in data:
-            body.take(bytes([byte]))
-
-
-def test_length():
-    body = framing.Length(3)
-    assert body.take(b"ab") == b"ab"
-    assert not body.ends_at_close()
-    assert body.take(b"cd") == b"c"
-    assert body.done
-    assert body.excess
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "kind"),
-    [
-        (200, {}, framing.UntilClose),
-        (200, {"content-length": "5"}, framing.Length),
-        (200, {"transfer-encoding": "Chunked"}, framing.Chunked),
-        (200, {"transfer-encoding": "chunked", "content-length": "5"}, framing.Chunked),
-        (204, {"transfer-encoding": "chunked"}, framing.Length),
-    ],
-)
-def test_how_a_body_is_framed(status, headers, kind):
-    assert type(framing.framing_of(status, headers)) is kind
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"content-length": value} for value in ("+5", "5, 5", "0x5", "", "9" * 30, "\u0665")]
-    + [{"transfer-encoding": value} for value in ("gzip, chunked", "chunked, chunked", "gzip")],
-)
-def test_a_head_that_contradicts_itself(headers):
-    with pytest.raises(framing.FramingError):
-        framing.framing_of(200, headers)
 
 
 # --- policy -----------------------------------------------------------------------------

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from misbehave import chunk
 
-from choreo_wsgi.errors import UpstreamInvalid, UpstreamTruncated
-from choreo_wsgi.upstream.framing import Chunked, Framing, Sized, UntilClose
+from choreo_wsgi.upstream.framing import (
+    Chunked,
+    Framing,
+    FramingError,
+    Sized,
+    Truncated,
+    UntilClose,
+)
 
 EVENT = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
 BODIES = {
@@ -78,7 +84,7 @@ def test_chunks_cut_anywhere_are_truncated(name: str) -> None:
     for at in range(len(raw)):
         framing = Chunked()
         assert CONTENT[name].startswith(feed(framing, raw[:at]))
-        with pytest.raises(UpstreamTruncated):
+        with pytest.raises(Truncated):
             framing.end()
 
 
@@ -90,26 +96,26 @@ def test_a_size_is_hex_digits_and_nothing_else(bad: bytes) -> None:
     framing = Chunked()
     body = framing.feed(chunk(b"good") + bad + b"\r\nhello\r\n0\r\n\r\n")
     assert body == b"good"  # what came before the failure is not lost
-    assert isinstance(framing.error, UpstreamInvalid)
+    assert isinstance(framing.error, FramingError)
 
 
 def test_a_chunk_longer_than_its_size_is_refused() -> None:
     framing = Chunked()
     framing.feed(b"3\r\nabcdef\r\n0\r\n\r\n")
-    assert isinstance(framing.error, UpstreamInvalid)
+    assert isinstance(framing.error, FramingError)
 
 
 @pytest.mark.parametrize("endless", [b"5;" + b"x" * 5000, b"0\r\n" + b"x" * 5000])
 def test_endless_lines_are_refused(endless: bytes) -> None:
     framing = Chunked()
     framing.feed(endless)
-    assert isinstance(framing.error, UpstreamInvalid)
+    assert isinstance(framing.error, FramingError)
 
 
 def test_an_endless_trailer_is_refused() -> None:
     framing = Chunked()
     framing.feed(b"0\r\n" + b"X: y\r\n" * 20000)
-    assert isinstance(framing.error, UpstreamInvalid)
+    assert isinstance(framing.error, FramingError)
 
 
 def test_bytes_after_the_end_are_excess() -> None:
@@ -131,7 +137,7 @@ def test_a_sized_body() -> None:
     assert framing.done and framing.excess
     short = Sized(5)
     short.feed(b"hell")
-    with pytest.raises(UpstreamTruncated):
+    with pytest.raises(Truncated):
         short.end()
 
 
