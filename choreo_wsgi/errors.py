@@ -1,51 +1,46 @@
 """What can go wrong, as classes that know their HTTP status, type and code.
 
-::
+A class stands for what somebody catches, for a status of its own, and for what an author of
+a provider raises; the rest is a ``code=`` of one of these.
 
-    ChoreoError                        500 server_error
-      InternalError                        internal_error
-      ConfigurationError                   configuration_error
-      InvalidRequest                   400 invalid_request_error
-        InvalidJSON                        invalid_json
-        MissingParameter                   missing_parameter
-        InvalidType                        invalid_parameter_type
-        InvalidValue                       invalid_parameter_value
-        InvalidMessages                    invalid_messages_format
-        ContextLengthExceeded              context_length_exceeded
-        ModelNotFound                  404 model_not_found
-        MethodNotAllowed               405 method_not_allowed
-        IdempotencyConflict            409 idempotency_conflict
-        StreamGone                     410 stream_gone
-        LengthRequired                 411 length_required
-        BodyTooLarge                   413 body_too_large
-        UnsupportedMediaType           415 unsupported_media_type
-        StreamCancelled                    stream_cancelled (only in a frame)
-      AuthenticationError              401 authentication_error
-        MissingAuthorization               missing_authorization
-        MalformedAuthorization             malformed_authorization
-        InvalidAPIKey                      invalid_api_key
-      PermissionDenied                 403 permission_error
-        ModelNotAllowed                    model_not_allowed
-        OriginNotAllowed                   origin_not_allowed
-        HostNotAllowed                     host_not_allowed
-      NotFound                         404 not_found_error
-        EndpointNotFound                   endpoint_not_found
-        StreamNotFound                     stream_not_found
-      RateLimited                      429 rate_limit_error
-        RateLimitExceeded                  rate_limit_exceeded
-        QuotaExceeded                      quota_exceeded
-      ProviderError                    502 provider_error
-        ProviderAPIError                   provider_api_error
-        ProviderNotConfigured              provider_not_configured
-        UpstreamTruncated                  upstream_truncated
-        UpstreamInvalid                    upstream_invalid
-        ProducerLost                       producer_lost
-        ProviderTimeout                504 provider_timeout
-      Unavailable                      503 service_unavailable_error
-        Overloaded                         service_overloaded
-        ShuttingDown                       server_shutting_down
-        ProviderUnavailable                provider_service_unavailable
-        ReplayUnavailable                  replay_unavailable
+======================  ======  =========================  ==================================
+class                   status  type                       codes, the class's own first
+======================  ======  =========================  ==================================
+ChoreoError             500     server_error               internal_error
+ConfigurationError      500     server_error               configuration_error
+InvalidRequest          400     invalid_request_error      invalid_parameter_value,
+                                                           invalid_json, missing_parameter,
+                                                           invalid_parameter_type,
+                                                           invalid_messages_format,
+                                                           context_length_exceeded,
+                                                           stream_cancelled
+ModelNotFound           404     invalid_request_error      model_not_found
+MethodNotAllowed        405     invalid_request_error      method_not_allowed
+IdempotencyConflict     409     invalid_request_error      idempotency_conflict
+StreamGone              410     invalid_request_error      stream_gone
+LengthRequired          411     invalid_request_error      length_required
+BodyTooLarge            413     invalid_request_error      body_too_large
+UnsupportedMediaType    415     invalid_request_error      unsupported_media_type
+AuthenticationError     401     authentication_error       invalid_api_key,
+                                                           missing_authorization,
+                                                           malformed_authorization
+PermissionDenied        403     permission_error           model_not_allowed,
+                                                           origin_not_allowed,
+                                                           host_not_allowed
+NotFound                404     not_found_error            endpoint_not_found,
+                                                           stream_not_found
+RateLimited             429     rate_limit_error           rate_limit_exceeded, quota_exceeded
+ProviderError           502     provider_error             provider_api_error
+ProviderNotConfigured   502     provider_error             provider_not_configured
+UpstreamTruncated       502     provider_error             upstream_truncated
+UpstreamInvalid         502     provider_error             upstream_invalid
+ProducerLost            502     provider_error             producer_lost
+ProviderTimeout         504     provider_error             provider_timeout
+Unavailable             503     service_unavailable_error  service_overloaded,
+                                                           server_shutting_down
+ProviderUnavailable     503     service_unavailable_error  provider_service_unavailable
+ReplayUnavailable       503     service_unavailable_error  replay_unavailable
+======================  ======  =========================  ==================================
 
 Every error has the body ``{"error": {"message", "type", "code", "param"}}``, the shape of
 the OpenAI API, as an HTTP body and as the data of an error frame.
@@ -90,25 +85,17 @@ class ChoreoError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
-        if status is not None:
-            self.status = status
-        if type is not None:
-            self.type = type
-        if code is not None:
-            self.code = code
-        if retry is not None:
-            self.retry = retry
+        own = {"status": status, "type": type, "code": code, "retry": retry}
+        for name, value in own.items():
+            if value is not None:
+                setattr(self, name, value)
         if headers:
             self.headers = headers
 
     def body(self) -> bytes:
         """Return the error object as compact JSON, one line."""
-        error = {
-            "message": self.message,
-            "type": self.type,
-            "code": self.code,
-            "param": self.param,
-        }
+        names = ("message", "type", "code", "param")
+        error = {name: getattr(self, name) for name in names}
         # A provider's message may hold a lone surrogate, which UTF-8 cannot carry.
         text = json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
@@ -121,10 +108,6 @@ class ChoreoError(Exception):
         if self.retry is not None:
             headers.append(("x-should-retry", "true" if self.retry else "false"))
         return headers
-
-
-class InternalError(ChoreoError):
-    """A fault of ours; the message says nothing about the inside."""
 
 
 class ConfigurationError(ChoreoError):
@@ -141,40 +124,6 @@ class InvalidRequest(ChoreoError):
     type = "invalid_request_error"
     code = "invalid_parameter_value"
     retry = False
-
-
-class InvalidJSON(InvalidRequest):
-    """The body is not the JSON that can be accepted."""
-
-    code = "invalid_json"
-
-
-class MissingParameter(InvalidRequest):
-    """A required field is not there."""
-
-    code = "missing_parameter"
-
-
-class InvalidType(InvalidRequest):
-    """A field has the wrong JSON type."""
-
-    code = "invalid_parameter_type"
-
-
-class InvalidValue(InvalidRequest):
-    """A field has the right type and an impossible value."""
-
-
-class InvalidMessages(InvalidRequest):
-    """The conversation is not one."""
-
-    code = "invalid_messages_format"
-
-
-class ContextLengthExceeded(InvalidRequest):
-    """The conversation is longer than the model can read."""
-
-    code = "context_length_exceeded"
 
 
 class ModelNotFound(InvalidRequest):
@@ -199,14 +148,14 @@ class IdempotencyConflict(InvalidRequest):
 
 
 class StreamGone(InvalidRequest):
-    """The stream's retained window begins after the asked number."""
+    """The frames that were asked for are no longer kept."""
 
     status = 410
     code = "stream_gone"
 
 
 class LengthRequired(InvalidRequest):
-    """A body without a length."""
+    """The body has no length."""
 
     status = 411
     code = "length_required"
@@ -226,36 +175,14 @@ class UnsupportedMediaType(InvalidRequest):
     code = "unsupported_media_type"
 
 
-class StreamCancelled(InvalidRequest):
-    """The stream was stopped by a DELETE; only ever the data of a frame."""
-
-    code = "stream_cancelled"
-
-
 class AuthenticationError(ChoreoError):
-    """The caller is not known."""
+    """The caller has no API key, or one that is not known."""
 
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
     retry = False
     headers: tuple[tuple[str, str], ...] = (("WWW-Authenticate", "Bearer"),)
-
-
-class MissingAuthorization(AuthenticationError):
-    """No Authorization header."""
-
-    code = "missing_authorization"
-
-
-class MalformedAuthorization(AuthenticationError):
-    """The Authorization header is not ``Bearer KEY``."""
-
-    code = "malformed_authorization"
-
-
-class InvalidAPIKey(AuthenticationError):
-    """The key is not one of ours."""
 
 
 class PermissionDenied(ChoreoError):
@@ -267,24 +194,8 @@ class PermissionDenied(ChoreoError):
     retry = False
 
 
-class ModelNotAllowed(PermissionDenied):
-    """This key may not use the model."""
-
-
-class OriginNotAllowed(PermissionDenied):
-    """A web page of this origin may not call."""
-
-    code = "origin_not_allowed"
-
-
-class HostNotAllowed(PermissionDenied):
-    """Without API keys only callers on this machine are served."""
-
-    code = "host_not_allowed"
-
-
 class NotFound(ChoreoError):
-    """There is nothing of this name."""
+    """No such endpoint, or no such stream of this caller."""
 
     status = 404
     type = "not_found_error"
@@ -292,33 +203,12 @@ class NotFound(ChoreoError):
     retry = False
 
 
-class EndpointNotFound(NotFound):
-    """No route has this path."""
-
-
-class StreamNotFound(NotFound):
-    """No stream of this id that the caller may read."""
-
-    code = "stream_not_found"
-
-
 class RateLimited(ChoreoError):
-    """Too much, too fast."""
+    """The caller, or we at the provider, asked too much in too short a time."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
-
-
-class RateLimitExceeded(RateLimited):
-    """More requests or tokens in a time than allowed."""
-
-
-class QuotaExceeded(RateLimited):
-    """The allowance is used up."""
-
-    code = "quota_exceeded"
-    retry = False
 
 
 class ProviderError(ChoreoError):
@@ -329,19 +219,15 @@ class ProviderError(ChoreoError):
     code = "provider_api_error"
 
 
-class ProviderAPIError(ProviderError):
-    """The provider answered with an error."""
-
-
 class ProviderNotConfigured(ProviderError):
-    """The model's provider has no key."""
+    """The model's provider has no key, or lacks something else that it needs."""
 
     code = "provider_not_configured"
     retry = False
 
 
 class UpstreamTruncated(ProviderError):
-    """The provider's stream ended before its end."""
+    """The provider's answer ended before it was complete."""
 
     code = "upstream_truncated"
 
@@ -366,21 +252,11 @@ class ProviderTimeout(ProviderError):
 
 
 class Unavailable(ChoreoError):
-    """Not now."""
+    """The server cannot take the request right now."""
 
     status = 503
     type = "service_unavailable_error"
     code = "service_overloaded"
-
-
-class Overloaded(Unavailable):
-    """All stream slots are taken."""
-
-
-class ShuttingDown(Unavailable):
-    """The server is going down."""
-
-    code = "server_shutting_down"
 
 
 class ProviderUnavailable(Unavailable):
@@ -398,13 +274,11 @@ class ReplayUnavailable(Unavailable):
 _KEPT: dict[int, type[ChoreoError]] = {
     404: ModelNotFound,
     413: BodyTooLarge,
-    429: RateLimitExceeded,
+    429: RateLimited,
     503: ProviderUnavailable,
     504: ProviderTimeout,
     529: ProviderUnavailable,  # Anthropic: overloaded
 }
-#: A caller's own fault, which another try or another target would not mend.
-CALLER_FAULTS: frozenset[int] = frozenset((400, 404, 413, 422))
 
 
 def from_provider(
@@ -421,9 +295,9 @@ def from_provider(
     key was fine, ours was not.  *code* and *param* are the provider's own, when it gave any.
     """
     if code == "context_length_exceeded":
-        return ContextLengthExceeded(message, param=param)
+        return InvalidRequest(message, code=code, param=param)
     if status in (400, 422):
         return InvalidRequest(message, status=status, code=code, param=param)
-    kind = _KEPT.get(status, ProviderAPIError)
-    keep = code if kind in (ModelNotFound, RateLimitExceeded) else None
+    kind = _KEPT.get(status, ProviderError)
+    keep = code if kind in (ModelNotFound, RateLimited) else None
     return kind(message, code=keep, param=param, retry_after=retry_after)

@@ -10,12 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import (
+    AuthenticationError,
     ConfigurationError,
-    HostNotAllowed,
-    InvalidAPIKey,
-    MalformedAuthorization,
-    MissingAuthorization,
-    OriginNotAllowed,
+    PermissionDenied,
 )
 from ..settings import Settings
 from .request import Environ
@@ -81,18 +78,22 @@ class Keys:
     def authenticate(self, environ: Environ) -> str:
         """Return the id of the key in the Authorization header of *environ*.
 
-        Raises MissingAuthorization, MalformedAuthorization or InvalidAPIKey.
+        Raises AuthenticationError, whose code says which of the three is wrong.
         """
         header = environ.get("HTTP_AUTHORIZATION") or ""
         if not header.strip():
-            raise MissingAuthorization("an API key is needed: Authorization: Bearer KEY")
+            raise AuthenticationError(
+                "an API key is needed: Authorization: Bearer KEY", code="missing_authorization"
+            )
         match = _BEARER.fullmatch(header.strip(" \t"))
         if match is None:
-            raise MalformedAuthorization("the Authorization header must be: Bearer KEY")
+            raise AuthenticationError(
+                "the Authorization header must be: Bearer KEY", code="malformed_authorization"
+            )
         # WSGI hands the header's bytes over as Latin-1 (PEP 3333).
         name = self.find(match[1].encode("latin-1", "replace"))
         if name is None:
-            raise InvalidAPIKey("the API key is not known here")
+            raise AuthenticationError("the API key is not known here")
         return name
 
 
@@ -114,7 +115,7 @@ class Gate:
     def admit(self, environ: Environ) -> str:
         """Return the id of the caller's key, safe to log; ``""`` without keys.
 
-        Raises AuthenticationError (401), or HostNotAllowed when there are no keys and the
+        Raises AuthenticationError (401), or PermissionDenied when there are no keys and the
         request may come from another machine.
         """
         if self._keys:
@@ -160,13 +161,18 @@ def is_loopback(host: str) -> bool:
 
 def _demand_local(environ: Environ) -> None:
     if not is_local(environ.get("REMOTE_ADDR") or ""):
-        raise HostNotAllowed("without API keys this server answers its own machine only")
+        raise PermissionDenied(
+            "without API keys this server answers its own machine only", code="host_not_allowed"
+        )
     if not is_loopback(environ.get("HTTP_HOST") or ""):
-        raise HostNotAllowed(
-            "without API keys this server answers to localhost, 127.0.0.1 and [::1] only"
+        raise PermissionDenied(
+            "without API keys this server answers to localhost, 127.0.0.1 and [::1] only",
+            code="host_not_allowed",
         )
     if any(name.startswith(_FORWARDING) for name in environ):
-        raise HostNotAllowed("without API keys this server answers no forwarded requests")
+        raise PermissionDenied(
+            "without API keys this server answers no forwarded requests", code="host_not_allowed"
+        )
 
 
 def _digest(key: bytes) -> bytes:
@@ -235,19 +241,19 @@ class Policy:
         return headers
 
     def check(self, environ: Environ) -> None:
-        """Raise OriginNotAllowed when a page of a foreign origin calls.
+        """Raise PermissionDenied when a page of a foreign origin calls.
 
         A page that this host itself has served may always call: browsers name its origin
         too, in every request that is no GET.
         """
         origin = environ.get("HTTP_ORIGIN")
         if origin and not self._allows(origin) and not _same_host(origin, environ):
-            raise OriginNotAllowed("pages of this origin may not call")
+            raise PermissionDenied("pages of this origin may not call", code="origin_not_allowed")
 
     def preflight(self, environ: Environ) -> Headers:
         """Return what the answer (204) to an ``OPTIONS`` request has beside :meth:`headers`.
 
-        Raises OriginNotAllowed.
+        Raises PermissionDenied.
         """
         self.check(environ)
         asked = str(environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or "").lower()

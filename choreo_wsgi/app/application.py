@@ -10,7 +10,7 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from ..chat import request as chat
-from ..errors import ChoreoError, EndpointNotFound, InternalError, MethodNotAllowed
+from ..errors import ChoreoError, MethodNotAllowed, NotFound
 from ..providers.routing import Router
 from ..replay import open_store
 from ..settings import Configuration, configure
@@ -117,7 +117,7 @@ class Application:
             return json_response({}, 408)  # nobody reads it
         except Exception:
             logger.exception("%s: a request failed", id)
-            return error_response(InternalError("the server failed to answer this request"))
+            return error_response(ChoreoError("the server failed to answer this request"))
 
     def _dispatch(self, environ: Environ, id: str) -> Response:
         method = environ["REQUEST_METHOD"]
@@ -131,7 +131,7 @@ class Application:
         else:
             call = Call(environ, "", id)
         if handlers is None:
-            raise EndpointNotFound(f"there is no {path!a} here")
+            raise NotFound(f"there is no {path!a} here")
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]

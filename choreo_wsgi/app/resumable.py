@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote
 
 from .. import sse
 from ..chat.request import ChatRequest
-from ..errors import ChoreoError, InvalidValue, ProducerLost, StreamCancelled
+from ..errors import ChoreoError, InvalidRequest, ProducerLost
 from ..replay import Store, Writer
 from ..settings import Settings
 from ..streams.carrier import Drainer
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 def is_resumable(call: Call) -> bool:
     """Whether the request opts in to outliving its connection (``Choreo-Resumable: 1``).
 
-    Raises InvalidValue for anything but 0 and 1.
+    Raises InvalidRequest for anything but 0 and 1.
     """
     value = call.environ.get("HTTP_CHOREO_RESUMABLE", "0")
     if value not in ("0", "1"):
-        raise InvalidValue("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
+        raise InvalidRequest("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
     return bool(value == "1")
 
 
@@ -67,10 +67,10 @@ class Resumption:
     def begin(self, call: Call, request: ChatRequest, body: bytes) -> Response:
         """Return the response to a resumable POST: a new stream, or the one of its key."""
         if not request.stream:
-            raise InvalidValue("only a stream can be resumable", param="stream")
+            raise InvalidRequest("only a stream can be resumable", param="stream")
         key = call.environ.get("HTTP_IDEMPOTENCY_KEY")
         if key is not None and not _KEY.fullmatch(key):
-            raise InvalidValue(
+            raise InvalidRequest(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", param="Idempotency-Key"
             )
         slot = self._slots.take()
@@ -138,7 +138,7 @@ class Resumption:
         # Nobody else tells the readers of a stream that has lost its producer.
         writer = self._store.take_over(id, call.key)
         if writer is not None:
-            _end(writer, StreamCancelled("the stream was cancelled"))
+            _end(writer, InvalidRequest("the stream was cancelled", code="stream_cancelled"))
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Resumption:
         if writer is None:
             return  # somebody was faster, or the producer is back
         if writer.cancelled:
-            _end(writer, StreamCancelled("the stream was cancelled"))
+            _end(writer, InvalidRequest("the stream was cancelled", code="stream_cancelled"))
         else:
             _end(writer, ProducerLost("the server of this stream is gone"))
 
@@ -167,10 +167,10 @@ def _head(call: Call, id: str) -> Headers:
 def _after(call: Call) -> int:
     """Return the number after which the caller wants to read, 0 for all.
 
-    Raises InvalidValue for what is no number.
+    Raises InvalidRequest for what is no number.
     """
     query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
     given = call.environ.get("HTTP_LAST_EVENT_ID") or query.get("after", ["0"])[-1]
     if not _NUMBER.fullmatch(given):
-        raise InvalidValue("not the number of a frame", param="after")
+        raise InvalidRequest("not the number of a frame", param="after")
     return int(given)

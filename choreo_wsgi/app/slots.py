@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..errors import Overloaded, ShuttingDown
+from ..errors import Unavailable
 
 #: When a refused caller may come back, in seconds: streams end all the time.
 RETRY_AFTER = 1.0
@@ -34,12 +34,16 @@ class Slots:
         self._draining = True
 
     def take(self) -> Slot:
-        """Return a slot; raises Overloaded when none is free, ShuttingDown while draining."""
+        """Return a slot; raises Unavailable when none is free or the server is draining."""
         with self._lock:
             if self._draining:
-                raise ShuttingDown("the server is shutting down", retry_after=RETRY_AFTER)
+                raise Unavailable(
+                    "the server is shutting down",
+                    retry_after=RETRY_AFTER,
+                    code="server_shutting_down",
+                )
             if self._taken >= self.maximum:
-                raise Overloaded(
+                raise Unavailable(
                     f"all {self.maximum} streams are in use; try again shortly",
                     retry_after=RETRY_AFTER,
                 )

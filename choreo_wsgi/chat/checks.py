@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import InvalidMessages, InvalidValue
 from .items import Json
 from .schema import (
     BOOLEAN,
@@ -45,14 +44,14 @@ def check(body: Mapping[str, Json]) -> None:
 def _function_name(value: Json) -> None:
     STRING(value)
     if len(value) > MAX_FUNCTION_NAME:
-        raise Fault(InvalidValue, f"must have at most {MAX_FUNCTION_NAME} characters")
+        raise Fault(f"must have at most {MAX_FUNCTION_NAME} characters")
 
 
 def _image_url(value: Json) -> None:
     STRING(value)
     # URL parsers skip leading controls and spaces (WHATWG URL, section 4.4).
     if value[:64].lstrip("".join(map(chr, range(33))))[:5].lower() == "file:":
-        raise Fault(InvalidValue, "must not be a file: URL")
+        raise Fault("must not be a file: URL")
 
 
 _TEXT_PART = object_of({"text": STRING}, "text")
@@ -112,7 +111,9 @@ def _assistant(value: Json) -> None:
     _ASSISTANT(value)
     content = value.get("content")
     if content is None and not any(value.get(name) for name in _SAID_BY_ASSISTANT):
-        raise Fault(InvalidMessages, "is required where there are no tool_calls", ".content")
+        raise Fault(
+            "is required where there are no tool_calls", ".content", code="invalid_messages_format"
+        )
 
 
 _ROLES: dict[str, Check] = {
@@ -130,7 +131,7 @@ def _message(value: Json) -> None:
     _ROLE(value)
     test = _ROLES.get(value["role"])
     if test is None:
-        raise Fault(InvalidMessages, f"must be one of {', '.join(_ROLES)}", ".role")
+        raise Fault(f"must be one of {', '.join(_ROLES)}", ".role", code="invalid_messages_format")
     test(value)
 
 
@@ -140,7 +141,7 @@ _MESSAGES = array(_message)
 def _messages(value: Json) -> None:
     _MESSAGES(value)
     if not value:
-        raise Fault(InvalidMessages, "must not be empty")
+        raise Fault("must not be empty", code="invalid_messages_format")
 
 
 _NAMED = object_of({"name": _function_name}, "name")
@@ -182,7 +183,7 @@ def _tool_choice_names_a_tool(body: Mapping[str, Json]) -> None:
     for tool in body.get("tools") or ():
         if tool["type"] == kind and (name is None or tool[kind]["name"] == name):
             return
-    raise Fault(InvalidValue, "names a tool that is not among tools", "tool_choice")
+    raise Fault("names a tool that is not among tools", "tool_choice")
 
 
 _JSON_SCHEMA = object_of(

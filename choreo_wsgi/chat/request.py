@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from ..errors import InvalidJSON
+from ..errors import InvalidRequest
 from . import checks
 from .items import Json
 
@@ -92,23 +92,27 @@ _TO_ARRAYS = bytes.maketrans(b"{}", b"[]")
 def loads(body: bytes) -> dict[str, Json]:
     """Return the JSON object in *body*.
 
-    Raises InvalidJSON for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers
+    Raises InvalidRequest for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers
     too big for a double, duplicate names in an object, nesting over :data:`MAX_DEPTH`, lone
     surrogates, and anything but an object at the top.
     """
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
-        raise InvalidJSON(f"the body nests deeper than {MAX_DEPTH} levels")
+        raise InvalidRequest(f"the body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
     try:
         value = _decode(body.decode())
     except UnicodeDecodeError as error:
-        raise InvalidJSON(f"the body is not UTF-8: byte {error.start} is wrong") from None
+        raise InvalidRequest(
+            f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json"
+        ) from None
     except json.JSONDecodeError as error:
-        raise InvalidJSON(_described(error)) from None
+        raise InvalidRequest(_described(error), code="invalid_json") from None
     if type(value) is not dict:
-        raise InvalidJSON("the body must be a JSON object")
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     # An escaped backslash begins no escape; the filler keeps its neighbours apart.
     if b"\\u" in body and _LONE_SURROGATE.search(body.replace(rb"\\", b"__")):
-        raise InvalidJSON("the body has half of a surrogate pair, which is no text")
+        raise InvalidRequest(
+            "the body has half of a surrogate pair, which is no text", code="invalid_json"
+        )
     return value
 
 
@@ -138,7 +142,9 @@ def _described(error: json.JSONDecodeError) -> str:
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise InvalidJSON(f"the body has an object with two members named {_twice(pairs)!r}")
+        raise InvalidRequest(
+            f"the body has an object with two members named {_twice(pairs)!r}", code="invalid_json"
+        )
     return members
 
 
@@ -148,19 +154,21 @@ def _twice(pairs: list[tuple[str, Json]]) -> str:
 
 
 def _constant(text: str) -> None:
-    raise InvalidJSON(f"the body is not JSON: {text} is no number there")
+    raise InvalidRequest(f"the body is not JSON: {text} is no number there", code="invalid_json")
 
 
 def _int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise InvalidJSON(f"the body has an integer of more than {_MAX_DIGITS} digits")
+        raise InvalidRequest(
+            f"the body has an integer of more than {_MAX_DIGITS} digits", code="invalid_json"
+        )
     return int(text)
 
 
 def _float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise InvalidJSON("the body has a number too big for a double")
+        raise InvalidRequest("the body has a number too big for a double", code="invalid_json")
     return value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..errors import InvalidRequest, InvalidType, InvalidValue, MissingParameter
+from ..errors import InvalidRequest
 from .items import Json
 
 Check = Callable[[Json], None]
@@ -27,10 +27,10 @@ _NAMES: dict[type, str] = {
 class Fault(Exception):
     """A value that cannot be; *text* goes on from the field's name, *path* leads to it."""
 
-    def __init__(self, kind: type[InvalidRequest], text: str, path: str = "") -> None:
-        self.kind = kind
+    def __init__(self, text: str, path: str = "", code: str | None = InvalidRequest.code) -> None:
         self.text = text
         self.path = path
+        self.code = code
 
     def under(self, step: str) -> Fault:
         """Return the fault as seen from one container further out."""
@@ -40,11 +40,11 @@ class Fault(Exception):
     def error(self) -> InvalidRequest:
         """Return the error that the caller is told."""
         param = self.path.removeprefix(".")
-        return self.kind(f"{param} {self.text}", param=param)
+        return InvalidRequest(f"{param} {self.text}", param=param, code=self.code)
 
 
 def _wrong_type(expected: str, value: Json) -> Fault:
-    return Fault(InvalidType, f"must be {expected}, not {_NAMES[type(value)]}")
+    return Fault(f"must be {expected}, not {_NAMES[type(value)]}", code="invalid_parameter_type")
 
 
 def is_a(kind: type) -> Check:
@@ -65,7 +65,7 @@ def number(low: float, high: float) -> Check:
         if type(value) is not float and type(value) is not int:  # a bool is no number
             raise _wrong_type("a number", value)
         if not low <= value <= high:
-            raise Fault(InvalidValue, f"must be from {low} to {high}")
+            raise Fault(f"must be from {low} to {high}")
 
     return test
 
@@ -78,9 +78,9 @@ def integer(low: int, high: int | None = None) -> Check:
         # 1.0 is an integer too (JSON Schema 2020-12, section 4.2.3).
         if type(value) is not int and not (type(value) is float and value.is_integer()):
             name = "a fraction" if type(value) is float else _NAMES[type(value)]
-            raise Fault(InvalidType, f"must be an integer, not {name}")
+            raise Fault(f"must be an integer, not {name}", code="invalid_parameter_type")
         if value < low or (high is not None and value > high):
-            raise Fault(InvalidValue, f"must be {span}")
+            raise Fault(f"must be {span}")
 
     return test
 
@@ -92,7 +92,7 @@ def array(item: Check, most: int | None = None) -> Check:
         if type(value) is not list:
             raise _wrong_type("an array", value)
         if most is not None and len(value) > most:
-            raise Fault(InvalidValue, f"must have at most {most} items")
+            raise Fault(f"must have at most {most} items")
         for index, member in enumerate(value):
             try:
                 item(member)
@@ -113,7 +113,7 @@ def object_of(fields: Mapping[str, Check], *required: str) -> Check:
             raise _wrong_type("an object", value)
         for name in required:
             if name not in value:
-                raise Fault(MissingParameter, "is required", "." + name)
+                raise Fault("is required", "." + name, code="missing_parameter")
         for name, member in value.items():
             if name in fields and (member is not None or name in required):
                 try:
@@ -137,7 +137,8 @@ def mapping_of(item: Check) -> Check:
             try:
                 item(member)
             except Fault as fault:
-                raise Fault(fault.kind, f"has a value at {name[:64]!r} that {fault.text}") from None
+                text = f"has a value at {name[:64]!r} that {fault.text}"
+                raise Fault(text, code=fault.code) from None
 
     return test
 
@@ -175,7 +176,7 @@ def one_of(*words: str) -> Check:
 
     def test(value: Json) -> None:
         if value not in words:
-            raise Fault(InvalidValue, f"must be one of {listed}")
+            raise Fault(f"must be one of {listed}")
 
     return test
 

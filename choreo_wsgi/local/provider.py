@@ -16,9 +16,7 @@ from ..chat.source import Source
 from ..chat.sources import Interleaved, from_deltas
 from ..errors import (
     ChoreoError,
-    ContextLengthExceeded,
-    InvalidMessages,
-    InvalidValue,
+    InvalidRequest,
     ProviderError,
     ProviderNotConfigured,
     ProviderTimeout,
@@ -205,7 +203,7 @@ class _Answer(Source):
 
     def _send(self, endpoint: Endpoint) -> Source:
         if self._tools and not endpoint.tools:
-            raise InvalidValue(
+            raise InvalidRequest(
                 f"the local model {self._provider.model_name} cannot call tools", param="tools"
             )
         self._asked_at = time.monotonic()
@@ -276,15 +274,22 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoErro
     """Return what llama.cpp's error means for our caller."""
     message, error = error_message(body)
     if error.get("type") == "exceed_context_size_error":
-        return ContextLengthExceeded(
+        return InvalidRequest(
             f"the conversation has {error.get('n_prompt_tokens')} tokens, "
             f"the local model reads at most {error.get('n_ctx')}",
             param="messages",
+            code="context_length_exceeded",
         )
     template = message.rpartition("Jinja Exception: ")
     if template[1]:
-        return InvalidMessages(f"the local model refuses it: {template[2]}", param="messages")
+        return InvalidRequest(
+            f"the local model refuses it: {template[2]}",
+            param="messages",
+            code="invalid_messages_format",
+        )
     if status == 400 and any(word in message for word in ("schema", "grammar", "response_format")):
         message = message.rpartition("failed: ")[2]  # what follows llama.cpp's own affairs
-        return InvalidValue(f"the local model cannot follow it: {message}", param="response_format")
+        return InvalidRequest(
+            f"the local model cannot follow it: {message}", param="response_format"
+        )
     return from_provider(status, message or f"the local model answered {status}")

@@ -11,7 +11,7 @@ import json
 
 from ..chat.items import Json
 from ..chat.request import ChatRequest
-from ..errors import ContextLengthExceeded, InvalidValue
+from ..errors import InvalidRequest
 
 #: Members that mean the same to llama.cpp as to the OpenAI API.
 _PASSED = (
@@ -40,8 +40,8 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     """Return the body for a single choice of *request*, without its tools.
 
     *context* is what one slot can hold, *default* the max_tokens of a request that names
-    none, and *limit* the highest; all in tokens.  Raises InvalidValue for what is not text
-    and ContextLengthExceeded for a conversation that cannot fit.
+    none, and *limit* the highest; all in tokens.  Raises InvalidRequest for what is not text
+    and InvalidRequest for a conversation that cannot fit.
     """
     asked = default if request.max_tokens is None else request.max_tokens
     given = request.body
@@ -58,9 +58,10 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
         body["seed"] = int(given["seed"]) % _SEEDS
     _check_schema(body.get("response_format"))
     if len(json.dumps(body, ensure_ascii=False)) > context * _LONGEST_TOKEN:
-        raise ContextLengthExceeded(
+        raise InvalidRequest(
             f"the conversation is far longer than the {context} tokens that the local model reads",
             param="messages",
+            code="context_length_exceeded",
         )
     return body
 
@@ -88,7 +89,7 @@ def tool_members(request: ChatRequest) -> dict[str, Json]:
 
 def _check_schema(response_format: Json) -> None:
     if len(json.dumps(response_format)) > _LONGEST_SCHEMA:
-        raise InvalidValue(
+        raise InvalidRequest(
             f"the local model follows no schema of more than {_LONGEST_SCHEMA} characters",
             param="response_format",
         )
@@ -112,4 +113,4 @@ def _text(part: dict[str, Json], where: str) -> str:
     for name in ("text", "refusal"):
         if part.get("type") == name:
             return str(part[name])
-    raise InvalidValue("the local model reads text only", param=where)
+    raise InvalidRequest("the local model reads text only", param=where)

@@ -15,7 +15,7 @@ from ..chat.sources import from_deltas
 from ..errors import (
     ChoreoError,
     ConfigurationError,
-    InvalidValue,
+    InvalidRequest,
     ProviderNotConfigured,
     UpstreamInvalid,
     UpstreamTruncated,
@@ -35,7 +35,7 @@ __all__ = [
     "Finish",
     "HTTPProvider",
     "HTTPRequest",
-    "InvalidValue",
+    "InvalidRequest",
     "Item",
     "Provider",
     "ProviderNotConfigured",

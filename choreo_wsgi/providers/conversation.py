@@ -16,7 +16,7 @@ from typing import Union
 
 from ..chat.items import Json
 from ..chat.request import ChatRequest
-from ..errors import InvalidMessages, InvalidValue
+from ..errors import InvalidRequest
 
 # RFC 2397; only base64 occurs, and only that is taken.
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
@@ -98,7 +98,11 @@ def conversation(request: ChatRequest) -> tuple[list[str], list[Turn]]:
         elif role == "user":
             turns.append(Turn(role, list(_parts(message, where)), message))
         else:
-            raise InvalidMessages(f"role {role!r} is not supported here", param=f"{where}.role")
+            raise InvalidRequest(
+                f"role {role!r} is not supported here",
+                param=f"{where}.role",
+                code="invalid_messages_format",
+            )
     return system, turns
 
 
@@ -150,12 +154,14 @@ def _part(part: dict[str, Json], where: str) -> Iterator[Text | Media]:
     elif kind == "file":
         yield _file(part["file"], f"{where}.file")
     else:
-        raise InvalidValue(f"content of type {kind!r} is not supported here", param=f"{where}.type")
+        raise InvalidRequest(
+            f"content of type {kind!r} is not supported here", param=f"{where}.type"
+        )
 
 
 def _file(file: dict[str, Json], where: str) -> Media:
     if not file.get("file_data"):
-        raise InvalidValue("only files with file_data can be passed on", param=f"{where}.file_id")
+        raise InvalidRequest("only files with file_data can be passed on", param=f"{where}.file_id")
     name = file.get("filename") or ""
     found = _located("file", file["file_data"], f"{where}.file_data")
     return Media("file", found.param, found.media_type, found.data, found.url, name)
@@ -168,24 +174,24 @@ def _located(kind: str, url: str, where: str) -> Media:
         return Media(kind, where, match[1].lower(), _base64(url[match.end() :], where))
     if url.startswith("https://"):
         return Media(kind, where, url=url)
-    raise InvalidValue("only data: URLs in base64 and https: URLs are supported", param=where)
+    raise InvalidRequest("only data: URLs in base64 and https: URLs are supported", param=where)
 
 
 def _base64(data: str, where: str) -> str:
     try:
         b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidValue("the data is not base64", param=where) from None
+        raise InvalidRequest("the data is not base64", param=where) from None
     return data
 
 
 def _calls(message: dict[str, Json], where: str) -> Iterator[Call]:
     if message.get("function_call"):
-        raise InvalidValue("use tool_calls", param=f"{where}.function_call")
+        raise InvalidRequest("use tool_calls", param=f"{where}.function_call")
     for index, call in enumerate(message.get("tool_calls") or ()):
         place = f"{where}.tool_calls[{index}]"
         if call.get("type", "function") != "function":
-            raise InvalidValue("only function tools are supported here", param=f"{place}.type")
+            raise InvalidRequest("only function tools are supported here", param=f"{place}.type")
         function = call["function"]
         arguments = _object(function.get("arguments"), f"{place}.function.arguments")
         extra = call.get("extra_content")
@@ -199,15 +205,17 @@ def _object(arguments: str | None, where: str) -> dict[str, Json]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InvalidValue("the arguments are not a JSON object", param=where)
+        raise InvalidRequest("the arguments are not a JSON object", param=where)
     return value
 
 
 def _result(message: dict[str, Json], names: Mapping[str, str], where: str) -> Result:
     id = message["tool_call_id"]
     if id not in names:
-        raise InvalidMessages(
-            f"no tool call before has the id {id!r}", param=f"{where}.tool_call_id"
+        raise InvalidRequest(
+            f"no tool call before has the id {id!r}",
+            param=f"{where}.tool_call_id",
+            code="invalid_messages_format",
         )
     parts = list(_parts(message, where))
     text = "".join(part.text for part in parts if isinstance(part, Text))
@@ -250,7 +258,7 @@ def functions(request: ChatRequest) -> list[Function]:
     found = []
     for index, tool in enumerate(request.body.get("tools") or ()):
         if tool["type"] != "function":
-            raise InvalidValue(
+            raise InvalidRequest(
                 f"tools of type {tool['type']!r} are not supported here",
                 param=f"tools[{index}].type",
             )
@@ -281,7 +289,7 @@ def choice(request: ChatRequest) -> Choice | None:
         return Choice(wanted["allowed_tools"]["mode"])
     if wanted["type"] == "function":
         return Choice("named", wanted["function"]["name"])
-    raise InvalidValue(
+    raise InvalidRequest(
         f"tools of type {wanted['type']!r} are not supported here", param="tool_choice.type"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..chat.chunks import dump
 from ..chat.items import Delta, Finish, Item, Json, Usage
 from ..chat.request import ChatRequest
-from ..errors import InvalidValue, UpstreamInvalid, UpstreamTruncated
+from ..errors import InvalidRequest, UpstreamInvalid, UpstreamTruncated
 from ..settings import Secret, setting
 from ..upstream import HTTPRequest
 from .conversation import Call, Media, Result, Text, Turn, choice, conversation, functions, schema
@@ -101,7 +101,7 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
     tools = functions(request)
     wanted = choice(request)
     if wanted is not None and wanted.mode in ("required", "named"):
-        raise InvalidValue("ollama cannot be made to call a tool", param="tool_choice")
+        raise InvalidRequest("ollama cannot be made to call a tool", param="tool_choice")
     if not tools or (wanted is not None and wanted.mode == "none"):
         return
     made["tools"] = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ..chat.items import Json
 from ..chat.request import ChatRequest
-from ..errors import InvalidValue
+from ..errors import InvalidRequest
 from .conversation import Media
 
 #: The columns.  OpenAI and everything compatible with it is sent a request as it came.
@@ -125,25 +125,25 @@ _ROWS = {row.name: row for row in TABLE}
 
 
 def check(request: ChatRequest, provider: str) -> None:
-    """Raise InvalidValue, naming the parameter, for what *provider* cannot do."""
+    """Raise InvalidRequest, naming the parameter, for what *provider* cannot do."""
     for name, value in request.body.items():
         row = _ROWS.get(name)
         if row is None or value is None or value in row.neutral:
             continue
         cell = row.cells[provider]
         if cell.how == "refused":
-            raise InvalidValue(f"{provider} does not support {name}", param=name)
+            raise InvalidRequest(f"{provider} does not support {name}", param=name)
         if cell.maximum is not None and value > cell.maximum:
-            raise InvalidValue(f"{provider} takes {name} up to {cell.maximum:g}", param=name)
+            raise InvalidRequest(f"{provider} takes {name} up to {cell.maximum:g}", param=name)
 
 
 def check_media(media: Media, provider: str) -> None:
-    """Raise InvalidValue, naming the part, when *provider* does not take *media*."""
+    """Raise InvalidRequest, naming the part, when *provider* does not take *media*."""
     scheme = "data:" if media.data else "https:"
     name = "audio input" if media.kind == "audio" else f"{media.kind}, {scheme} URL"
     row = _ROWS.get(name)
     if row is None or row.cells[provider].how == "refused":
-        raise InvalidValue(f"{provider} does not support {name}", param=media.param)
+        raise InvalidRequest(f"{provider} does not support {name}", param=media.param)
 
 
 def rst() -> str:

@@ -15,7 +15,7 @@ A :class:`Store` holds the frames of resumable streams.  Each stream has one
   longest.  What is no longer retained raises :class:`~choreo_wsgi.errors.StreamGone`.
 * An *owner* is whatever stands for the caller's key (a digest).  A stream of another owner,
   an expired, an unknown and a malformed id are all the same
-  :class:`~choreo_wsgi.errors.StreamNotFound`.
+  :class:`~choreo_wsgi.errors.NotFound`.
 * A store may be shared by several processes.  A producer that stops renewing its lease is
   *lost*: readers get what is in the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
   One caller of :meth:`Store.take_over` then becomes the writer, and the old one, should it
@@ -35,7 +35,7 @@ import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from ..errors import IdempotencyConflict, ProducerLost, StreamGone, StreamNotFound
+from ..errors import IdempotencyConflict, NotFound, ProducerLost, StreamGone
 
 #: About how much a reader hands over at once: enough to be efficient, little enough that
 #: a thousand replays at the same time are not a thousand whole logs in memory.
@@ -111,7 +111,7 @@ class Writer(ABC):
         """Forget the stream and its idempotency key, as if it had never been created.
 
         For a request that failed before its first frame, which may be tried again.
-        Idempotent; readers get StreamNotFound.
+        Idempotent; readers get NotFound.
         """
 
 
@@ -132,7 +132,7 @@ class Reader(ABC):
 
         A reader beyond the end of an ended log gets its last frame, so that it learns how
         the stream ended.  Raises StreamGone when the window has moved past *last*,
-        StreamNotFound when the stream expired or was discarded, ProducerLost when all is
+        NotFound when the stream expired or was discarded, ProducerLost when all is
         read and the producer is lost, ReplayUnavailable when the store cannot be reached
         for long (a short outage is a silence).  The first call never waits when there is
         something to hand over.
@@ -163,13 +163,13 @@ class Store(ABC):
 
     @abstractmethod
     def find(self, id: str, owner: str) -> Record:
-        """Return the record; raises StreamNotFound and ReplayUnavailable."""
+        """Return the record; raises NotFound and ReplayUnavailable."""
 
     @abstractmethod
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
         """Return a reader of what follows frame *after*.
 
-        Raises StreamNotFound, StreamGone and ReplayUnavailable at once.
+        Raises NotFound, StreamGone and ReplayUnavailable at once.
         """
 
     @abstractmethod
@@ -177,7 +177,7 @@ class Store(ABC):
         """Ask the producer, wherever it is, to stop; idempotent, nothing to an ended log.
 
         When the producer is lost, whoever takes over finds ``writer.cancelled`` true.
-        Raises StreamNotFound and ReplayUnavailable.
+        Raises NotFound and ReplayUnavailable.
         """
 
     @abstractmethod
@@ -186,7 +186,7 @@ class Store(ABC):
 
         *after* is the number that the reader is at; numbering goes on above both it and the
         log.  Returns None when the stream has ended, or has a producer (perhaps because
-        another caller was faster): go on reading.  Raises StreamNotFound and
+        another caller was faster): go on reading.  Raises NotFound and
         ReplayUnavailable.
         """
 
@@ -204,14 +204,14 @@ def new_id() -> str:
 
 
 def check_id(id: str) -> None:
-    """Raise StreamNotFound unless *id* could be a stream's."""
+    """Raise NotFound unless *id* could be a stream's."""
     if not _ID.fullmatch(id):
         raise not_found()
 
 
-def not_found() -> StreamNotFound:
+def not_found() -> NotFound:
     """Return the error for every stream that the caller may not know of."""
-    return StreamNotFound("There is no such stream.")
+    return NotFound("There is no such stream.", code="stream_not_found")
 
 
 def conflict() -> IdempotencyConflict:

@@ -110,7 +110,7 @@ class MemoryStore(Store):
                 self._fit()
 
     def drop(self, log: Log) -> None:
-        """Forget *log*; its readers get StreamNotFound."""
+        """Forget *log*; its readers get NotFound."""
         with self._lock:
             self._remove(log)
 

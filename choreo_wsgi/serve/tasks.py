@@ -15,7 +15,7 @@ from waitress.task import WSGITask
 from waitress.utilities import build_http_date
 
 from ..app.request import request_id
-from ..errors import BodyTooLarge, ChoreoError, InternalError, InvalidRequest
+from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
 from .parking import Parked, Turn
 
 #: From this many bytes on, a block is handed to the system as it is, with its chunk's frame
@@ -204,5 +204,5 @@ def _translate(error: Any) -> ChoreoError:
     if error.code == 413:
         return BodyTooLarge("the request's body is too long")
     if error.code >= 500 and error.code != 501:
-        return InternalError("the server failed")
+        return ChoreoError("the server failed")
     return InvalidRequest(f"{error.reason}: {error.body}", status=error.code)

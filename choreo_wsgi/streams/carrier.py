@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 
-from ..errors import StreamCancelled
+from ..errors import InvalidRequest
 from .recording import Recording
 from .stream import TICK
 
@@ -89,7 +89,9 @@ class Drainer:
         """Log what there is of *recording*; whether it has ended."""
         try:
             if recording.seconds_unread > self._unread_seconds:
-                recording.abandon(StreamCancelled("nobody read the stream for too long"))
+                recording.abandon(
+                    InvalidRequest("nobody read the stream for too long", code="stream_cancelled")
+                )
             else:
                 # Several times: what TLS has decrypted already no selector tells of.
                 for _ in range(_STEPS):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from .. import sse
-from ..errors import ChoreoError, Overloaded, ProducerLost, ShuttingDown, StreamCancelled
+from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay.base import Fenced, Reader, Writer
 from .stream import Control, Generation
 
@@ -45,7 +45,9 @@ class Recording:
 
     def _next(self, timeout: float) -> bytes:
         if self._writer.cancelled:
-            return self._generation.fail(StreamCancelled("the stream was cancelled"))
+            return self._generation.fail(
+                InvalidRequest("the stream was cancelled", code="stream_cancelled")
+            )
         return self._generation.receive(timeout)
 
     def _record(self, block: bytes, wait: bool) -> bytes:
@@ -88,7 +90,7 @@ class Recording:
             return
         self.outcome = "client_left"
         if not self._adopt(self):
-            limit = Overloaded("too many streams without a reader; this one was stopped")
+            limit = Unavailable("too many streams without a reader; this one was stopped")
             self.abandon(limit)
 
 
@@ -118,7 +120,9 @@ class Playback:
             self._finish("replayed")
         elif self._control.stopping and not block:
             self._finish("server_shutting_down")
-            return sse.frame(ShuttingDown("the server is shutting down").body())
+            return sse.frame(
+                Unavailable("the server is shutting down", code="server_shutting_down").body()
+            )
         return block
 
     def _receive(self, timeout: float) -> bytes:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from .. import sse
 from ..chat.source import Frames
-from ..errors import ChoreoError, InternalError, ShuttingDown
+from ..errors import ChoreoError, Unavailable
 
 #: Seconds between two looks at the client while nothing comes.  A client that leaves frees
 #: its upstream within this time.
@@ -59,7 +59,7 @@ def wait_for_first(
     """Return the first bytes of *readable*, or ``b""`` when *patience* seconds went by.
 
     *waiting* is called if they must be waited for, when all has been done that need not.
-    Raises ChoreoError as *readable* does, ShuttingDown, and ClientGone.
+    Raises ChoreoError as *readable* does, Unavailable, and ClientGone.
     """
     deadline = time.monotonic() + patience
     block = readable.receive(0)
@@ -67,7 +67,7 @@ def wait_for_first(
         waiting()
     while not (block or readable.ended):
         if control.stopping:
-            raise ShuttingDown("the server is shutting down")
+            raise Unavailable("the server is shutting down", code="server_shutting_down")
         if gone():
             raise ClientGone
         left = deadline - time.monotonic()
@@ -96,7 +96,9 @@ class Generation:
         if self.ended:
             return b""
         if self._control.stopping:
-            return self.fail(ShuttingDown("the server is shutting down"))
+            return self.fail(
+                Unavailable("the server is shutting down", code="server_shutting_down")
+            )
         try:
             block = self._take_first()
             if not block and not self._frames.ended:
@@ -105,7 +107,7 @@ class Generation:
             return self.fail(error)
         except Exception:
             logger.exception("a provider failed in the middle of a stream")
-            return self.fail(InternalError("the server failed in the middle of the stream"))
+            return self.fail(ChoreoError("the server failed in the middle of the stream"))
         if self._frames.ended:
             self._end("completed")
             return block + sse.DONE

@@ -18,7 +18,7 @@ from wsgi_calls import call, chat, environ_of
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Delta, Finish
-from choreo_wsgi.errors import ChoreoError, ProviderAPIError, RateLimitExceeded
+from choreo_wsgi.errors import ChoreoError, ProviderError, RateLimited
 
 Make = Callable[..., Application]
 CHAT = "/v1/chat/completions"
@@ -338,8 +338,8 @@ def scripted_app(application: Make, **settings: str) -> Application:
 @pytest.mark.parametrize(
     ("failure", "status", "code", "header"),
     [
-        (ProviderAPIError("no"), 502, "provider_api_error", None),
-        (RateLimitExceeded("no", retry_after=7), 429, "rate_limit_exceeded", "7"),
+        (ProviderError("no"), 502, "provider_api_error", None),
+        (RateLimited("no", retry_after=7), 429, "rate_limit_exceeded", "7"),
         (ChoreoError("odd", status=529, code="x"), 529, "x", None),
         (RuntimeError("inner secret"), 500, "internal_error", None),
     ],
@@ -396,7 +396,7 @@ def test_the_next_provider_answers_for_one_that_fails(
         }
     )
     for stream in (True, False):
-        scripted().finish(ProviderAPIError("no"))
+        scripted().finish(ProviderError("no"))
         answer = call(app, "POST", CHAT, {**chat("hello", stream=stream), "model": "m"})
         assert (answer.status, answer.headers["choreo-provider"]) == (200, "good")
         assert b"hello" in answer.body and b'"model":"m"' in answer.body

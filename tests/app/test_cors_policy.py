@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from choreo_wsgi.app.access import Policy
-from choreo_wsgi.errors import OriginNotAllowed
+from choreo_wsgi.errors import PermissionDenied
 from choreo_wsgi.settings import Secret, Settings
 
 KEYLESS = Policy(Settings())
@@ -28,7 +28,7 @@ def allowed(policy: Policy, origin: str) -> str | None:
     answer = dict(policy.headers(environ)).get("Access-Control-Allow-Origin")
     for door in (policy.check, policy.preflight):
         if answer is None:
-            with pytest.raises(OriginNotAllowed) as caught:
+            with pytest.raises(PermissionDenied) as caught:
                 door(environ)
             assert (caught.value.status, caught.value.code) == (403, "origin_not_allowed")
         else:
@@ -103,9 +103,9 @@ def test_pages_that_this_host_has_served(policy: Policy) -> None:
     policy.check(own)
     assert "Access-Control-Allow-Origin" not in dict(policy.headers(own))
     policy.check(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
-    with pytest.raises(OriginNotAllowed):
+    with pytest.raises(PermissionDenied):
         policy.check(asking("https://chat.test", HTTP_HOST="chat.test:81"))
-    with pytest.raises(OriginNotAllowed):
+    with pytest.raises(PermissionDenied):
         policy.check(asking("null", HTTP_HOST=""))
 
 

@@ -14,7 +14,7 @@ from choreo_wsgi.chat.answer import EncodedFrames, Fold, FoldedReply, merge
 from choreo_wsgi.chat.chunks import ChunkEncoder
 from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
 from choreo_wsgi.chat.source import Source
-from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
+from choreo_wsgi.errors import ProviderError, UpstreamTruncated
 
 
 class Batches(Source):
@@ -283,12 +283,12 @@ def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
 
 
 def test_a_failure_of_the_source_passes_through_after_what_came_before() -> None:
-    frames = EncodedFrames(Batches([Delta("a")], ProviderAPIError("no")), encoder(), 1, "label")
+    frames = EncodedFrames(Batches([Delta("a")], ProviderError("no")), encoder(), 1, "label")
     assert frames.receive(0).count(b"data: ") == 2
-    with pytest.raises(ProviderAPIError):
+    with pytest.raises(ProviderError):
         frames.receive(0)
-    with pytest.raises(ProviderAPIError):
-        document_of(Batches([Delta("a")], ProviderAPIError("no")))
+    with pytest.raises(ProviderError):
+        document_of(Batches([Delta("a")], ProviderError("no")))
 
 
 def test_the_usage_chunk_comes_last_and_only_when_asked_and_known() -> None:

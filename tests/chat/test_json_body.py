@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from request_samples import NOT_JSON
 
 from choreo_wsgi.chat import request as jsonbody
-from choreo_wsgi.errors import InvalidJSON
+from choreo_wsgi.errors import InvalidRequest
 
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
 def test_refused(body: bytes) -> None:
-    with pytest.raises(InvalidJSON) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         jsonbody.loads(body)
     assert caught.value.status == 400
     assert caught.value.code == "invalid_json"
@@ -46,12 +46,12 @@ def test_accepted_as_it_is(body: bytes) -> None:
 
 
 def test_a_duplicate_is_named() -> None:
-    with pytest.raises(InvalidJSON, match="'twice'"):
+    with pytest.raises(InvalidRequest, match="'twice'"):
         jsonbody.loads(b'{"once":1,"twice":2,"more":3,"twice":2}')
 
 
 def test_a_syntax_error_is_located() -> None:
-    with pytest.raises(InvalidJSON, match="line 2, column 3"):
+    with pytest.raises(InvalidRequest, match="line 2, column 3"):
         jsonbody.loads(b'{"x":1,\n  2}')
 
 
@@ -85,7 +85,7 @@ def test_lone_surrogates_are_found_wherever_they_are(pieces: list[str]) -> None:
     try:
         json.loads(body)["x"].encode()
     except UnicodeEncodeError:
-        with pytest.raises(InvalidJSON, match="surrogate"):
+        with pytest.raises(InvalidRequest, match="surrogate"):
             jsonbody.loads(body)
     else:
         assert jsonbody.loads(body) == json.loads(body)
@@ -113,7 +113,7 @@ def test_nesting_is_counted_exactly(
     deep = 1 + levels + _depth(inner)
     try:
         jsonbody.loads(text.encode())
-    except InvalidJSON as error:
+    except InvalidRequest as error:
         assert ("nests" in error.message) == (deep > jsonbody.MAX_DEPTH)
         assert deep > jsonbody.MAX_DEPTH or "surrogate" in error.message
     else:

@@ -19,7 +19,7 @@ from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.chat.source import Source
 from choreo_wsgi.chat.sources import Interleaved, Limited, Stopped, from_deltas
 from choreo_wsgi.chat.stops import StopMatcher
-from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
+from choreo_wsgi.errors import ProviderError, UpstreamTruncated
 from choreo_wsgi.providers.base import Provider
 from choreo_wsgi.settings import Settings
 
@@ -148,11 +148,11 @@ def test_an_iterable_that_failed_is_not_finished_afterwards() -> None:
 
     def deltas() -> Iterator[Item]:
         yield Delta("a")
-        raise ProviderAPIError("no")
+        raise ProviderError("no")
 
     source = from_deltas(deltas())
     assert source.receive(0) == [Delta("a")]
-    with pytest.raises(ProviderAPIError):
+    with pytest.raises(ProviderError):
         source.receive(0)
     assert source.receive(0) == []
 
@@ -279,8 +279,8 @@ def test_what_came_before_a_failure_is_handed_over_first() -> None:
 
 def test_a_failure_with_nothing_before_it_is_raised_at_once() -> None:
     waiting, failing = Script(), Script()
-    failing.say(ProviderAPIError("no"))
-    with pytest.raises(ProviderAPIError):
+    failing.say(ProviderError("no"))
+    with pytest.raises(ProviderError):
         Interleaved([waiting, failing]).receive(0)
 
 
@@ -362,7 +362,7 @@ class Counting(Provider):
 
     def open(self, request: ChatRequest) -> Source:
         if len(self.opened) == self.room:
-            raise ProviderAPIError("full")
+            raise ProviderError("full")
         self.requests.append(request)
         self.opened.append(Listed([Delta("a b")], [Delta(" c")], [Finish(), Usage(2, 2)]))
         return self.opened[-1]
@@ -404,6 +404,6 @@ def test_a_choice_that_cannot_be_opened_closes_the_others() -> None:
         room = 2
 
     provider = Narrow()
-    with pytest.raises(ProviderAPIError):
+    with pytest.raises(ProviderError):
         provider._open(request(n=3))
     assert [source.closed for source in provider.opened] == [1, 1]

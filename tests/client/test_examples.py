@@ -13,7 +13,7 @@ import pytest
 from scripted_server import DEADLINE
 
 from choreo_wsgi.chat.items import Finish
-from choreo_wsgi.errors import ProviderAPIError, UpstreamTruncated
+from choreo_wsgi.errors import ProviderError, UpstreamTruncated
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -166,7 +166,7 @@ def test_timeout_in_time(run, echo):
         (Finish(), "Dear \n[finished]\n", 0),
         (Finish("length"), "Dear \n[stopped at the token limit]\n", 0),
         (UpstreamTruncated("gone"), "Dear \n[cut off: gone]\n[kept: 'Dear ']\n", 1),
-        (ProviderAPIError("bad"), "Dear \n[failed: bad (code provider_api_error)]\n", 1),
+        (ProviderError("bad"), "Dear \n[failed: bad (code provider_api_error)]\n", 1),
     ],
     ids=["stop", "length", "cut", "error"],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from local_helpers import request
 
-from choreo_wsgi.errors import ContextLengthExceeded, InvalidValue
+from choreo_wsgi.errors import InvalidRequest
 from choreo_wsgi.local.request import chat_body, tool_members, with_seed
 
 
@@ -106,13 +106,13 @@ def test_unknown_members_of_messages_stay_out() -> None:
 def test_images_are_refused_and_not_fetched() -> None:
     image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/secret"}}
     parts = [{"type": "text", "text": "What is this?"}, image]
-    with pytest.raises(InvalidValue) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         body_of(messages=[{"role": "user", "content": parts}])
     assert caught.value.param == "messages[0].content[1]"
 
 
 def test_what_cannot_fit_is_refused_unread() -> None:
-    with pytest.raises(ContextLengthExceeded) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         body_of(text="x" * (2048 * 256))
     assert caught.value.param == "messages"
 
@@ -120,7 +120,7 @@ def test_what_cannot_fit_is_refused_unread() -> None:
 def test_long_schemas_are_refused() -> None:
     properties = {f"p{n}": {"type": "integer"} for n in range(1000)}
     schema = {"name": "wide", "schema": {"type": "object", "properties": properties}}
-    with pytest.raises(InvalidValue) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         body_of(response_format={"type": "json_schema", "json_schema": schema})
     assert caught.value.param == "response_format"
 

@@ -25,9 +25,7 @@ from local_helpers import (
 
 from choreo_wsgi.chat.items import Delta, ToolCall
 from choreo_wsgi.errors import (
-    ContextLengthExceeded,
-    InvalidMessages,
-    InvalidValue,
+    InvalidRequest,
     ProviderError,
     ProviderNotConfigured,
     ProviderTimeout,
@@ -157,7 +155,7 @@ def refusal(provider: Local, **fields: object) -> pytest.ExceptionInfo[Exception
 
 def test_refuses_what_does_not_fit_its_context(local: Local) -> None:
     caught = refusal(local, text="word " * 3000)
-    assert caught.type is ContextLengthExceeded
+    assert caught.type is InvalidRequest
     assert "2048" in str(caught.value)
     assert "3031" in str(caught.value)
 
@@ -165,7 +163,7 @@ def test_refuses_what_does_not_fit_its_context(local: Local) -> None:
 def test_refuses_tools_that_it_cannot_call(local: Local) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     caught = refusal(local, tools=tools)
-    assert caught.type is InvalidValue
+    assert caught.type is InvalidRequest
     assert caught.value.param == "tools"  # type: ignore[attr-defined]
 
 
@@ -173,7 +171,7 @@ def test_refuses_tools_that_it_cannot_call(local: Local) -> None:
 def test_refuses_a_schema_that_it_cannot_follow(local: Local, schema: object) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     caught = refusal(local, response_format=form)
-    assert caught.type is InvalidValue
+    assert caught.type is InvalidRequest
     assert caught.value.param == "response_format"  # type: ignore[attr-defined]
 
 
@@ -261,7 +259,7 @@ def test_refuses_what_the_template_refuses(
     provider = make(model=templated(STRICT), slots="1", context="1024")
     assert provider.label("any") == "local/mine"
     caught = refusal(provider, messages=[{"role": "user", "content": "Hi!"}] * 2)
-    assert caught.type is InvalidMessages
+    assert caught.type is InvalidRequest
     assert "roles must alternate" in str(caught.value)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from choreo_wsgi.chat.request import ChatRequest, parse
-from choreo_wsgi.errors import InvalidRequest, InvalidValue
+from choreo_wsgi.errors import InvalidRequest
 from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.providers.support import PROVIDERS, TABLE, Row
@@ -96,7 +96,7 @@ def test_cell(row: Row, type: str) -> None:
     sample, cell = SAMPLES[row.name], row.cells[type]
     rest = {key: value for key, value in sample.items() if key == "tools" and row.name != "tools"}
     if cell.how == "refused":
-        with pytest.raises(InvalidValue) as caught:
+        with pytest.raises(InvalidRequest) as caught:
             sent(type, **sample)
         assert caught.value.status == 400
         expected = "messages[0].content[1]" if "messages" in sample else row.name
@@ -120,7 +120,7 @@ def test_limits(type: str) -> None:
         maximum = row.cells[type].maximum
         if maximum is not None:
             sent(type, **{row.name: maximum})
-            with pytest.raises(InvalidValue) as caught:
+            with pytest.raises(InvalidRequest) as caught:
                 sent(type, **{row.name: maximum + 0.1})
             assert caught.value.param == row.name
 
@@ -179,7 +179,7 @@ def called(arguments: str, answered: str = "c1") -> dict[str, Any]:
 @pytest.mark.parametrize("type", PROVIDERS)
 @pytest.mark.parametrize("arguments", ["{", "[]", "1", "[" * 5000])
 def test_arguments_that_are_no_object(type: str, arguments: str) -> None:
-    with pytest.raises(InvalidValue) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         sent(type, **called(arguments))
     assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
 
@@ -192,7 +192,7 @@ def test_a_result_without_its_call(type: str) -> None:
 
 
 def test_no_tools_after_tool_calls_at_bedrock() -> None:
-    with pytest.raises(InvalidValue) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         sent("bedrock", **called("{}"), tools=[TOOL], tool_choice="none")
     assert caught.value.param == "tool_choice"
 
@@ -200,7 +200,7 @@ def test_no_tools_after_tool_calls_at_bedrock() -> None:
 def test_no_reasoning_effort_for_other_models_at_bedrock() -> None:
     provider = provider_class("bedrock")("bedrock", {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider)
-    with pytest.raises(InvalidValue) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         provider.encode(request("meta.llama4", reasoning_effort="low"))
     provider.close()
     assert caught.value.param == "reasoning_effort"

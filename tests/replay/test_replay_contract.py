@@ -10,7 +10,7 @@ import pytest
 from replay_helpers import Opener, eventually, frame, frames, read_all, receive, write
 
 from choreo_wsgi import sse
-from choreo_wsgi.errors import IdempotencyConflict, StreamGone, StreamNotFound
+from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
 from choreo_wsgi.replay import Store, Writer
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -127,7 +127,7 @@ def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
     create(store)
     errors = set()
     for call in (store.find, store.read, store.cancel, store.take_over):
-        with pytest.raises(StreamNotFound) as caught:
+        with pytest.raises(NotFound) as caught:
             call(id, "alice")
         errors.add(caught.value.body())
     assert len(errors) == 1
@@ -137,10 +137,10 @@ def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
 def test_another_owner_finds_nothing(store: Store) -> None:
     writer = create(store)
     write(writer, 2)
-    with pytest.raises(StreamNotFound) as unknown:
+    with pytest.raises(NotFound) as unknown:
         store.read("strm_" + "a" * 32, "bob")
     for call in (store.find, store.read, store.cancel, store.take_over):
-        with pytest.raises(StreamNotFound) as caught:
+        with pytest.raises(NotFound) as caught:
             call(writer.id, "bob")
         assert caught.value.body() == unknown.value.body()
     assert not writer.cancelled
@@ -193,9 +193,9 @@ def test_a_discarded_stream_never_was(store: Store) -> None:
     made.writer.discard()
     made.writer.discard()
     assert made.writer.ended
-    with pytest.raises(StreamNotFound):
+    with pytest.raises(NotFound):
         receive(reader, 1)
-    with pytest.raises(StreamNotFound):
+    with pytest.raises(NotFound):
         store.find(made.id, "alice")
     again = store.create("alice", key="k", digest="another")
     assert again.writer is not None and again.id != made.id
@@ -290,7 +290,7 @@ def test_all_streams_together_stay_within_their_limit(open_any: Opener) -> None:
         for writer in writers:
             try:
                 size += len(receive_now(store, writer))
-            except StreamNotFound:
+            except NotFound:
                 continue
         return size
 
@@ -302,7 +302,7 @@ def test_all_streams_together_stay_within_their_limit(open_any: Opener) -> None:
 
     eventually(fits)
     # The ended ones had to go, those that are still written to only in part.
-    with pytest.raises(StreamNotFound):
+    with pytest.raises(NotFound):
         store.find(writers[0].id, "alice")
     for writer in writers[6:]:
         assert store.find(writer.id, "alice").last == 41
@@ -328,7 +328,7 @@ def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
     def expired() -> bool:
         try:
             store.find(made.id, "alice")
-        except StreamNotFound:
+        except NotFound:
             return True
         return False
 

@@ -22,7 +22,7 @@ from replay_helpers import (
     write,
 )
 
-from choreo_wsgi.errors import ProducerLost, StreamGone, StreamNotFound
+from choreo_wsgi.errors import NotFound, ProducerLost, StreamGone
 from choreo_wsgi.replay import Store, Writer, sqlite
 from choreo_wsgi.settings import Settings
 
@@ -280,6 +280,6 @@ def test_a_lost_stream_expires(tmp_path: Path) -> None:
 def is_there(store: Store, id: str) -> bool:
     try:
         store.find(id, "alice")
-    except StreamNotFound:
+    except NotFound:
         return False
     return True

@@ -18,7 +18,7 @@ from choreo_wsgi.app.slots import Slots
 from choreo_wsgi.chat.answer import EncodedFrames, FoldedReply
 from choreo_wsgi.chat.chunks import ChunkEncoder
 from choreo_wsgi.chat.items import Delta, Finish, Usage
-from choreo_wsgi.errors import ChoreoError, ProviderAPIError, ProviderTimeout, ShuttingDown
+from choreo_wsgi.errors import ChoreoError, ProviderError, ProviderTimeout, Unavailable
 from choreo_wsgi.streams import stream
 from choreo_wsgi.streams.stream import ClientGone, Control, EventStream, Generation, wait_for_first
 
@@ -87,7 +87,7 @@ def ending(data: list[Any]) -> str:
 
 STEPS = [Delta("a"), Delta("b"), Finish("stop"), Usage(1, 1)]
 FAILURES = [
-    (ProviderAPIError("no"), "provider_api_error"),
+    (ProviderError("no"), "provider_api_error"),
     (ProviderTimeout("slow"), "provider_timeout"),
     (ChoreoError("?", status=529, code="odd"), "odd"),
     (RuntimeError("a bug"), "internal_error"),
@@ -148,7 +148,7 @@ def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told() -> None:
             super().close()
             raise RuntimeError("no")
 
-    for failure in (ProviderAPIError("no"), None):
+    for failure in (ProviderError("no"), None):
         script = Clinging()
         script.finish(*[Delta("a"), Finish()], *([failure] if failure else []))
         run = Run(script)
@@ -168,7 +168,7 @@ def test_after_its_ending_a_generation_says_nothing_more() -> None:
     assert last.endswith(sse.DONE)
     run.control.stopping = True
     assert run.generation.receive(0) == b""
-    assert run.generation.fail(ProviderAPIError("late")) == b""
+    assert run.generation.fail(ProviderError("late")) == b""
     run.generation.close()
     assert run.generation.outcome == "completed"
 
@@ -394,12 +394,12 @@ def test_a_client_that_leaves_before_the_first_byte() -> None:
 def test_a_server_that_stops_before_the_first_byte() -> None:
     control = Control()
     control.stopping = True
-    with pytest.raises(ShuttingDown):
+    with pytest.raises(Unavailable):
         wait_for_first(reply_of(Script()), never_gone, control, harness.DEADLINE)
 
 
 def test_a_failure_before_the_first_byte_is_raised_as_it_is() -> None:
-    for failure in (ProviderAPIError("no"), RuntimeError("a bug")):
+    for failure in (ProviderError("no"), RuntimeError("a bug")):
         script = Script()
         script.say(failure)
         with pytest.raises(type(failure)):

@@ -18,7 +18,7 @@ from wsgi_calls import chat
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Delta, Finish
-from choreo_wsgi.errors import ProviderAPIError
+from choreo_wsgi.errors import ProviderError
 from choreo_wsgi.serve.server import Server
 
 Make = Callable[..., Application]
@@ -164,7 +164,7 @@ def test_a_failure_after_the_head_is_a_frame(
     script = scripted()
     with serve(scripted_app(application, heartbeat_seconds="0.05")).connect() as client:
         assert begin(client).status == 200
-        script.say(ProviderAPIError("no"))
+        script.say(ProviderError("no"))
         frames = (client.read_frame() for _ in range(1000))
         frame = next(frame for frame in frames if frame != sse.ping())
         assert json.loads(frame[6:])["error"]["code"] == "provider_api_error"
@@ -178,7 +178,7 @@ def test_a_failure_before_the_first_frame_is_a_status(
     with serve(scripted_app(application)).connect() as client:
         client.request("POST", CHAT, chat("x", stream=True))
         assert script.asked.wait(harness.DEADLINE)
-        script.say(ProviderAPIError("no"))
+        script.say(ProviderError("no"))
         answer = client.read_answer()
         assert (answer.status, answer.error["code"]) == (502, "provider_api_error")
         assert client.exchange("GET", "/healthz").status == 200

@@ -9,7 +9,7 @@ import re
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
-from ...errors import InvalidValue
+from ...errors import InvalidRequest
 from ..conversation import (
     Call,
     Choice,
@@ -117,7 +117,7 @@ def _add_format(made: dict[str, Json], request: ChatRequest) -> None:
     if wanted is None:
         return
     if wanted.schema is None:
-        raise InvalidValue(
+        raise InvalidRequest(
             "anthropic has no json_object; use json_schema", param="response_format.type"
         )
     form = {"type": "json_schema", "schema": wanted.schema}
@@ -183,7 +183,7 @@ def _block(part: Part) -> dict[str, Json]:
 def _media(media: Media) -> dict[str, Json]:
     check_media(media, "anthropic")
     if media.kind == "file" and media.media_type != "application/pdf":
-        raise InvalidValue("anthropic takes PDF files only", param=media.param)
+        raise InvalidRequest("anthropic takes PDF files only", param=media.param)
     if media.url:
         source = {"type": "url", "url": media.url}
     else:

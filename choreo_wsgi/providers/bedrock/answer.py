@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage
-from ...errors import ChoreoError, ProviderAPIError, UpstreamInvalid, UpstreamTruncated
+from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..anthropic.answer import ThinkingBlocks
 from ..http import Translator
 from ..reading import count, parse_object, provider_failure, text
@@ -136,7 +136,7 @@ class BedrockTranslator(Translator):
 
     def _stopped(self, reason: str) -> None:
         if reason in _FAILED:
-            raise ProviderAPIError(f"{reason}: the model's answer was unusable")
+            raise ProviderError(f"{reason}: the model's answer was unusable")
         if reason in _PLAIN:
             self._stop = Finish(_PLAIN[reason])
         else:

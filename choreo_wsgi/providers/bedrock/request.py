@@ -11,7 +11,7 @@ import re
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
-from ...errors import InvalidValue
+from ...errors import InvalidRequest
 from ..anthropic.request import thinking
 from ..conversation import (
     Call,
@@ -71,7 +71,7 @@ def _add_tools(made: dict[str, Json], request: ChatRequest, turns: list[Turn]) -
     wanted = choice(request)
     if wanted is not None and wanted.mode == "none":
         if any(isinstance(part, Call) for turn in turns for part in turn.parts):
-            raise InvalidValue("bedrock has no 'none' after tool calls", param="tool_choice")
+            raise InvalidRequest("bedrock has no 'none' after tool calls", param="tool_choice")
         return
     if not tools:
         return
@@ -97,7 +97,7 @@ def _add_format(made: dict[str, Json], request: ChatRequest) -> None:
     if wanted is None:
         return
     if wanted.schema is None:
-        raise InvalidValue(
+        raise InvalidRequest(
             "bedrock has no json_object; use json_schema", param="response_format.type"
         )
     about = {"schema": json.dumps(wanted.schema, ensure_ascii=False, separators=(",", ":"))}
@@ -117,7 +117,7 @@ def _add_thinking(made: dict[str, Json], request: ChatRequest) -> None:
         made["additionalModelRequestFields"] = {"reasoning_effort": effort}
         return
     if "claude" not in request.model:
-        raise InvalidValue(
+        raise InvalidRequest(
             f"bedrock has no reasoning_effort for {request.model}", param="reasoning_effort"
         )
     # Unlike at Anthropic, the limit that a model has when none is set is not known here.
@@ -161,9 +161,9 @@ def _media(media: Media) -> dict[str, Json]:
     source = {"bytes": media.data}
     if media.kind == "file":
         if media.media_type != "application/pdf":
-            raise InvalidValue("bedrock takes PDF files only", param=media.param)
+            raise InvalidRequest("bedrock takes PDF files only", param=media.param)
         name = _UNNAMABLE.sub(" ", media.name.removesuffix(".pdf")).strip() or "document"
         return {"document": {"format": "pdf", "name": name, "source": source}}
     if media.media_type not in _IMAGES:
-        raise InvalidValue(f"bedrock takes no {media.media_type}", param=media.param)
+        raise InvalidRequest(f"bedrock takes no {media.media_type}", param=media.param)
     return {"image": {"format": _IMAGES[media.media_type], "source": source}}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ... import sse
 from ...chat.items import Delta, Finish, Item, Json, Usage
-from ...errors import ChoreoError, ProviderAPIError, UpstreamInvalid, UpstreamTruncated
+from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..http import EventTranslator
 from ..reading import (
     arguments,
@@ -156,7 +156,7 @@ class GeminiTranslator(EventTranslator):
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             if reason in _FAILED:
                 message = text(candidate.get("finishMessage")) or "the model's answer was unusable"
-                raise ProviderAPIError(f"{reason}: {message}")
+                raise ProviderError(f"{reason}: {message}")
             self._stops[index] = text(reason)
 
     def _part(self, part: dict[str, Json], index: int, items: list[Item]) -> None:

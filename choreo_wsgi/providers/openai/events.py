@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ... import sse
 from ...errors import (
     ChoreoError,
-    ProviderAPIError,
+    ProviderError,
     UpstreamInvalid,
     UpstreamTruncated,
 )
@@ -81,5 +81,5 @@ class Progress:
 def finish_error(reason: str) -> ChoreoError | None:
     """Return the error behind a finish reason that is none."""
     if reason == "error":
-        return ProviderAPIError("the provider broke its answer off with an error")
+        return ProviderError("the provider broke its answer off with an error")
     return None

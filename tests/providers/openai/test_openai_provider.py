@@ -20,14 +20,13 @@ from choreo_wsgi.errors import (
     BodyTooLarge,
     ChoreoError,
     ConfigurationError,
-    ContextLengthExceeded,
     InvalidRequest,
     ModelNotFound,
-    ProviderAPIError,
+    ProviderError,
     ProviderNotConfigured,
     ProviderTimeout,
     ProviderUnavailable,
-    RateLimitExceeded,
+    RateLimited,
     UpstreamInvalid,
     UpstreamTruncated,
 )
@@ -248,21 +247,21 @@ def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
         (head("302 Found", "text/html", "Location: /", "Content-Length: 0"), UpstreamInvalid, 502),
         (sized(b'{"error":{"message":"later","code":503}}'), ProviderUnavailable, 503),
         (sized(b'{"error":{"message":"m"}}', "400 Bad Request"), InvalidRequest, 400),
-        (sized(b'{"error":{"message":"m"}}', "401 Unauthorized"), ProviderAPIError, 502),
-        (sized(b'{"error":{"message":"m"}}', "403 Forbidden"), ProviderAPIError, 502),
+        (sized(b'{"error":{"message":"m"}}', "401 Unauthorized"), ProviderError, 502),
+        (sized(b'{"error":{"message":"m"}}', "403 Forbidden"), ProviderError, 502),
         (sized(b'{"detail":"m"}', "404 Not Found"), ModelNotFound, 404),
         (sized(b'{"message":"m"}', "413 Too Large"), BodyTooLarge, 413),
         (sized(b'{"error":"m"}', "422 Unprocessable"), InvalidRequest, 422),
-        (sized(b"m", "429 Too Many", "text/plain"), RateLimitExceeded, 429),
-        (sized(b"<html>", "500 Oops", "text/html"), ProviderAPIError, 502),
+        (sized(b"m", "429 Too Many", "text/plain"), RateLimited, 429),
+        (sized(b"<html>", "500 Oops", "text/html"), ProviderError, 502),
         (sized(b"", "503 Unavailable"), ProviderUnavailable, 503),
-        (sized(b'{"error":{"message":"m"}}', "529 Overloaded"), ProviderUnavailable, 503),
+        (sized(b'{"error":{"message":"m"}}', "529 Unavailable"), ProviderUnavailable, 503),
         (
             sized(
                 b'{"error":{"message":"m","code":"context_length_exceeded","param":"messages"}}',
                 "400 Bad Request",
             ),
-            ContextLengthExceeded,
+            InvalidRequest,
             400,
         ),
     ],
@@ -295,7 +294,7 @@ def test_an_error_page_that_is_cut_says_enough(upstream: Start, provider: Make) 
     raw = sized(b'{"error":{"message":"too many"}}', "429 Too Many")
     server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 3))
     _, error = read(stream(provider(server)))
-    assert isinstance(error, RateLimitExceeded)
+    assert isinstance(error, RateLimited)
 
 
 def test_no_listener(upstream: Start, provider: Make) -> None:
@@ -473,8 +472,8 @@ def test_a_document_is_mended_and_renamed(upstream: Start, provider: Make) -> No
         (sized(b'{"choices":[]}'), UpstreamInvalid),
         (sized(b'{"choices":[{"index":0}]}'), UpstreamInvalid),
         (sized(b'{"choices":[{"message":{"content":"\xff"}}]}'), UpstreamInvalid),
-        (sized(b'{"error":{"message":"m","code":429}}'), RateLimitExceeded),
-        (sized(b'{"error":{"message":"m"}}', "500 Oops"), ProviderAPIError),
+        (sized(b'{"error":{"message":"m","code":429}}'), RateLimited),
+        (sized(b'{"error":{"message":"m"}}', "500 Oops"), ProviderError),
         (chunked(STREAM), UpstreamInvalid),
     ],
 )

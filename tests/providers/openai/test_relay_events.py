@@ -14,9 +14,9 @@ from choreo_wsgi import sse
 from choreo_wsgi.chat.items import Usage
 from choreo_wsgi.errors import (
     ChoreoError,
-    ContextLengthExceeded,
-    ProviderAPIError,
-    RateLimitExceeded,
+    InvalidRequest,
+    ProviderError,
+    RateLimited,
     UpstreamInvalid,
     UpstreamTruncated,
 )
@@ -340,24 +340,24 @@ def test_a_large_event_passes() -> None:
 @pytest.mark.parametrize(
     ("bad", "kind", "message"),
     [
-        (b'data: {"error":{"message":"m","type":"x","code":null}}', ProviderAPIError, "m"),
-        (b'event: error\ndata: {"message":"m","code":429}', RateLimitExceeded, "m"),
-        (b'event: error\ndata: {"error":{"message":"m"}}', ProviderAPIError, "m"),
-        (b'error: {"code":500,"message":"m","type":"server_error"}', ProviderAPIError, "m"),
-        (b'data: {"error":"m"}', ProviderAPIError, "m"),
-        (b'data: {"error":{"message":"m","code":"rate_limit_exceeded"}}', RateLimitExceeded, "m"),
+        (b'data: {"error":{"message":"m","type":"x","code":null}}', ProviderError, "m"),
+        (b'event: error\ndata: {"message":"m","code":429}', RateLimited, "m"),
+        (b'event: error\ndata: {"error":{"message":"m"}}', ProviderError, "m"),
+        (b'error: {"code":500,"message":"m","type":"server_error"}', ProviderError, "m"),
+        (b'data: {"error":"m"}', ProviderError, "m"),
+        (b'data: {"error":{"message":"m","code":"rate_limit_exceeded"}}', RateLimited, "m"),
         (
             b'data: {"error":{"message":"m","code":"context_length_exceeded"}}',
-            ContextLengthExceeded,
+            InvalidRequest,
             "m",
         ),
         (
             b'data: {"error":{"message":"m","type":"exceed_context_size_error","code":400}}',
-            ContextLengthExceeded,
+            InvalidRequest,
             "m",
         ),
-        (event("{}", '"error"', ',"error":{"code":502,"message":"m"}'), ProviderAPIError, "m"),
-        (event("{}", '"error"'), ProviderAPIError, "error"),
+        (event("{}", '"error"', ',"error":{"code":502,"message":"m"}'), ProviderError, "m"),
+        (event("{}", '"error"'), ProviderError, "error"),
     ],
 )
 def test_an_error_in_the_stream_is_the_providers_own(
