@@ -36,7 +36,7 @@ LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name i
 PURE = """
 sse errors version upstream.framing local.request
 chat.items chat.chunks chat.source chat.stops chat.answer chat.request chat.schema
-chat.checks
+chat.checks chat.endings
 providers.reading providers.conversation providers.support
 providers.openai.pattern providers.openai.relay providers.openai.repair providers.openai.events
 providers.openai.chunks

@@ -1,0 +1,85 @@
+"""Why a model stopped: one table for the words that providers use.
+
+OpenAI's API knows four finish reasons, and ``function_call`` for the older way of calling.
+Other providers say the same in other words, and some say there that the answer failed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import ProviderError
+
+#: The finish reasons of OpenAI's API, https://platform.openai.com/docs/api-reference/chat.
+FINISH_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
+
+#: What others say: words in lower case, joined with ``_``.
+MEANINGS = {
+    "stop": """
+        complete completed done end end_of_text end_of_turn end_turn eos eos_token eot finish
+        finished normal pause_turn stop_sequence stop_string stop_token stop_word success
+    """,
+    "length": """
+        context_length_exceeded error_limit max_context_length max_length max_output_tokens
+        max_token max_tokens max_new_tokens model_context_window_exceeded model_length
+        out_of_context token_limit
+    """,
+    "tool_calls": "call function_calls tool tool_call tool_use tools",
+    "content_filter": """
+        block blocked blocklist content_filtered content_policy error_toxic flagged
+        guardrail guardrail_intervened image_prohibited_content image_recitation image_safety
+        model_armor moderation prohibited_content recitation refusal refused safety sensitive
+        spii
+    """,
+    # The answer is broken off or unusable: never a success.
+    "": """
+        abort aborted error image_other insufficient_system_resource interrupted language
+        missing_thought_signature network_error no_image other overloaded timed_out timeout
+        too_many_tool_calls unexpected_tool_call
+    """,
+}
+_MEANING = {word: reason for reason, words in MEANINGS.items() for word in words.split()}
+# Words that are not in the table, by what is in them; the first that fits.
+_PARTS = (
+    (re.compile("error|abort|fail|malformed|invalid|time_?d?_?out|cancel|crash|exception"), ""),
+    (re.compile("insufficient|unavailable|overload|unexpected|interrupt|disconnect"), ""),
+    (re.compile("filter|safety|prohibit|policy|moderat|blocked|refus"), "content_filter"),
+    (re.compile("max_.*token|token_?limit|length|context_window"), "length"),
+    (re.compile("tool|function"), "tool_calls"),
+)
+_SEPARATORS = re.compile(r"[\s.-]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def finish_reason(
+    word: str, called: bool = False, message: str = ""
+) -> tuple[str, dict[str, Any] | None]:
+    """Return OpenAI's finish reason for a provider's *word*, and more members of the choice.
+
+    *called* is whether the choice has tool calls: ``stop`` is then ``tool_calls``, and without
+    any ``tool_calls`` is ``stop``.  The second value is ``{"native_finish_reason": word}``
+    where the provider's word says more than ours, None for OpenAI's own words.  A word that
+    nothing is known of counts as ``stop``.
+
+    Raises ProviderError, with the provider's *message* if there is one, for a word that says
+    that the answer failed.
+    """
+    reason = word if word in FINISH_REASONS else _meaning(word)
+    if not reason:
+        raise ProviderError(message or f"the provider ended its answer with {word[:200]!r}")
+    if called and reason in ("stop", "function_call"):
+        reason = "tool_calls"
+    elif reason == "tool_calls" and not called:
+        reason = "stop"
+    return reason, None if word in FINISH_REASONS else {"native_finish_reason": word}
+
+
+def _meaning(word: str) -> str:
+    """Return the finish reason that *word* stands for, ``""`` for a failure."""
+    plain = _SEPARATORS.sub("_", _CAMEL.sub("_", word.strip())).lower()
+    if plain in FINISH_REASONS:
+        return plain
+    if plain in _MEANING:
+        return _MEANING[plain]
+    return next((reason for part, reason in _PARTS if part.search(plain)), "stop")
