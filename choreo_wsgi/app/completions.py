@@ -48,7 +48,7 @@ class Completions:
 
     def answer(self, call: Call, request: ChatRequest) -> Response:
         """Return the response to a completion that is not resumable."""
-        slot = self._slots.take()
+        slot = self.take_slot(request)
         try:
             if not request.stream:
                 return self._complete(call, request, slot)
@@ -57,6 +57,14 @@ class Completions:
         except BaseException:
             slot.release()
             raise
+
+    def take_slot(self, request: ChatRequest) -> Slot:
+        """Return the slot of *request*, with room for each upstream call that it may become.
+
+        Raises ModelNotFound, and as :meth:`Slots.take` does.
+        """
+        targets = self._router.targets(request.model)
+        return self._slots.take(max(target.provider.calls(request) for target in targets))
 
     def start(
         self, request: ChatRequest, gone: Callable[[], bool], waiting: Callable[[], None]

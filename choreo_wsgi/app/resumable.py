@@ -73,7 +73,7 @@ class Resumption:
             raise InvalidRequest(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", param="Idempotency-Key"
             )
-        slot = self._slots.take()
+        slot = self._completions.take_slot(request)
         try:
             digest = hashlib.sha256(body).hexdigest()
             claim = self._store.create(call.key, key=key, digest=digest)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 
-from ..errors import Unavailable
+from ..errors import InvalidRequest, Unavailable
 
 #: When a refused caller may come back, in seconds: streams end all the time.
 RETRY_AFTER = 1.0
 
 
 class Slots:
-    """Room for *maximum* completions; one more is refused at once, never queued."""
+    """Room for *maximum* completions; one more is refused at once and never queued."""
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
@@ -33,8 +33,17 @@ class Slots:
         """Refuse every further completion."""
         self._draining = True
 
-    def take(self) -> Slot:
-        """Return a slot; raises Unavailable when none is free or the server is draining."""
+    def take(self, count: int = 1) -> Slot:
+        """Return a slot that takes the room of *count* completions.
+
+        Raises Unavailable when there is not enough room, or the server is draining, and
+        InvalidRequest when there never can be.
+        """
+        if count > self.maximum:
+            raise InvalidRequest(
+                f"that many choices are that many calls to the provider; at most {self.maximum}",
+                param="n",
+            )
         with self._lock:
             if self._draining:
                 raise Unavailable(
@@ -42,29 +51,30 @@ class Slots:
                     retry_after=RETRY_AFTER,
                     code="server_shutting_down",
                 )
-            if self._taken >= self.maximum:
+            if self._taken + count > self.maximum:
                 raise Unavailable(
                     f"all {self.maximum} streams are in use; try again shortly",
                     retry_after=RETRY_AFTER,
                 )
-            self._taken += 1
-        return Slot(self)
+            self._taken += count
+        return Slot(self, count)
 
-    def _give_back(self) -> None:
+    def give_back(self, count: int) -> None:
+        """Make the room of *count* completions free again."""
         with self._lock:
-            self._taken -= 1
+            self._taken -= count
 
 
 class Slot:
-    """One completion's place; releasing it twice is releasing it once."""
+    """The room that one request takes."""
 
-    __slots__ = ("_slots",)
+    __slots__ = ("_count", "_slots")
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots: Slots | None = slots
+    def __init__(self, slots: Slots, count: int) -> None:
+        self._slots = slots
+        self._count = count
 
     def release(self) -> None:
-        """Give the place back."""
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots._give_back()
+        """Give the room back; idempotent."""
+        count, self._count = self._count, 0
+        self._slots.give_back(count)

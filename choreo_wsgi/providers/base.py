@@ -73,6 +73,10 @@ class Provider(ABC):
         """Return the names of models that this provider offers by itself."""
         return []
 
+    def calls(self, request: ChatRequest) -> int:
+        """Return how many answers are under way at once for *request*."""
+        return 1 if "n" in self.native else request.n
+
     def stream(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames:
         """Begin to answer *request* with a stream of frames written by *encoder*."""
         return EncodedFrames(self._open(request), encoder, request.n, self.label(request.model))

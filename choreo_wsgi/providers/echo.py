@@ -52,6 +52,10 @@ class Echo(Provider):
         words = itertools.islice(pieces(text), limit)
         return _EchoSource(words, reason, delay, _prompt_words(request))
 
+    def calls(self, request: ChatRequest) -> int:
+        """Return 1: a choice of an echo holds no connection."""
+        return 1
+
     def label(self, model: str) -> str:
         """Return the instance's name: there is only one model."""
         return self.name

@@ -421,6 +421,26 @@ def test_one_completion_too_many_is_refused_at_once(
     assert call(app, "POST", CHAT, chat("a", stream=True)).status == 200
 
 
+def test_choices_that_are_calls_of_their_own_take_room_of_their_own(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    """A provider without ``n`` is asked once for each choice."""
+    for _ in range(3):
+        scripted()
+    app = scripted_app(application, max_streams="4")
+    three = {**chat("a", stream=True), "n": 3}
+    running = app(environ_of("POST", CHAT, three), lambda *head: lambda data: None)
+    assert app.active == 3
+    refused = call(app, "POST", CHAT, three)
+    assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
+    never = call(app, "POST", CHAT, {**three, "n": 5})
+    assert (never.status, never.error["param"]) == (400, "n")
+    running.close()  # type: ignore[attr-defined]
+    assert app.active == 0
+    echo = application(max_streams="4")
+    assert call(echo, "POST", CHAT, {**chat("a"), "n": 5}).status == 200, "an echo makes no calls"
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", {"model": "echo"}])
 def test_a_refused_request_takes_no_slot(application: Make, body: Any) -> None:
     app = application(max_streams="1")
