@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from choreo_wsgi.providers import Provider
 from choreo_wsgi.providers.registry import provider_class
-from choreo_wsgi.providers.support import rst
+from choreo_wsgi.providers.support import PROVIDERS, TABLE, Cell
 from choreo_wsgi.settings import table
 
 PAGE = Path(__file__).with_name("providers.rst")
@@ -43,9 +43,16 @@ def _home(cls: type[Provider]) -> str:
     return str(home) or ("the region's" if cls.type == "bedrock" else "of your own")
 
 
+def _list_table(rows: Iterable[Sequence[str]]) -> str:
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
+    for first, *others in rows:
+        lines.append(f"   * - {first}")
+        lines += [f"     - {cell}".rstrip() for cell in others]
+    return "\n".join(lines) + "\n"
+
+
 def providers() -> str:
     """Return the table of the providers: keys, addresses, model names."""
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
     rows = [("type", "key", "base URL", "by default", "models without an ini file")]
     for type in TYPES:
         cls = provider_class(type)
@@ -53,10 +60,20 @@ def providers() -> str:
         rows.append(
             (f"``{type}``", _code(cls.facts.keys), address, _home(cls), _code(cls.facts.patterns))
         )
-    for first, *others in rows:
-        lines.append(f"   * - {first}")
-        lines += [f"     - {cell}".rstrip() for cell in others]
-    return "\n".join(lines) + "\n"
+    return _list_table(rows)
+
+
+def support() -> str:
+    """Return the table of what becomes of each parameter and content part."""
+    rows = [("parameter", *PROVIDERS)]
+    for row in TABLE:
+        shown = f"``{row.name}``" if row.name.replace("_", "").isalpha() else row.name
+        rows.append((shown, *(_shown(row.cells[name]) for name in PROVIDERS)))
+    return _list_table(rows)
+
+
+def _shown(cell: Cell) -> str:
+    return f"{cell.how} ({cell.note})" if cell.note else cell.how
 
 
 def _options(cls: type[Provider]) -> Iterator[str]:
@@ -98,7 +115,11 @@ def settings() -> str:
 def page() -> str:
     """Return ``docs/providers.rst`` with its tables as they are now."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, content in (("providers", providers()), ("support", rst()), ("settings", settings())):
+    for name, content in (
+        ("providers", providers()),
+        ("support", support()),
+        ("settings", settings()),
+    ):
         begin, end = f".. {name} begin\n\n", f".. {name} end\n"
         before, found, rest = text.partition(begin)
         assert found, f"{PAGE} has no {name}"

@@ -42,7 +42,7 @@ providers.openai.pattern providers.openai.relay providers.openai.repair provider
 providers.openai.chunks
 providers.anthropic.request providers.anthropic.answer
 providers.gemini.request providers.gemini.answer
-providers.bedrock.request providers.bedrock.answer providers.bedrock.eventstream
+providers.bedrock.request providers.bedrock.answer providers.blocks
 """
 IMPURE = {
     *("asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "queue"),

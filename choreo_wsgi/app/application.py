@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..chat import request as chat
 from ..errors import ChoreoError, MethodNotAllowed, NotFound
-from ..providers.routing import Router
+from ..providers.building import build
 from ..replay import open_store
 from ..settings import Configuration, configure
 from ..streams.stream import ClientGone, Control
@@ -40,7 +40,7 @@ class Application:
         self.settings = configuration.settings
         self._gate = Gate(self.settings)
         self._cors = Policy(self.settings)
-        self._router = Router(configuration, environment)
+        self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
         self._completions = Completions(self._router, self._slots, self._control, self.settings)

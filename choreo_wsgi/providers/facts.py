@@ -18,7 +18,8 @@ class Facts:
     *base_url* is that of its address.  *patterns* are the model names (fnmatch patterns) that go
     to it when only the environment is configured.  *also* are other variables that may
     configure it; the class says how.  *home* is the address of an OpenAI-compatible API, and
-    *needs_key* whether nothing can be had there without a key.
+    *needs_key* whether nothing can be had there without a key.  *extra* is the extra of this
+    distribution that the type needs.
     """
 
     where: str = ""
@@ -28,6 +29,7 @@ class Facts:
     also: tuple[str, ...] = ()
     home: str = ""
     needs_key: bool = True
+    extra: str = ""
 
     def may_be_configured(self, environment: Mapping[str, str]) -> bool:
         """Return whether *environment* has a variable that could configure this type."""
@@ -55,6 +57,7 @@ BUILT_IN: dict[str, Facts] = {
         ("AWS_BEARER_TOKEN_BEDROCK",),
         "BEDROCK_BASE_URL",
         also=("AWS_ACCESS_KEY_ID",),
+        extra="bedrock",
     ),
     "deepseek": Facts(
         f"{_PRESETS}:DeepSeek",

@@ -19,6 +19,10 @@ from .facts import BUILT_IN
 GROUP = "choreo_wsgi.providers"
 
 
+class Unusable(ConfigurationError):
+    """A provider type is installed, but its code cannot be run."""
+
+
 def installed() -> list[str]:
     """Return the types that a configuration may name, without importing any."""
     return sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))})
@@ -28,24 +32,31 @@ def installed() -> list[str]:
 def provider_class(type: str) -> type[Provider]:
     """Return the class for *type*.
 
-    Raises ConfigurationError when there is none, or when its module cannot be imported,
-    whatever that raises: it is somebody else's code.
+    Raises ConfigurationError when there is none, and Unusable when its module cannot be
+    imported, whatever that raises: it may be somebody else's code.
     """
+    entries = list(entry_points(group=GROUP, name=type))
+    if type not in BUILT_IN and not entries:
+        raise ConfigurationError(
+            f"no provider of type {type!r}; installed: {', '.join(installed())}"
+        )
     try:
         if type in BUILT_IN:
             module, _, name = BUILT_IN[type].where.partition(":")
             found = getattr(importlib.import_module(module), name)
         else:
-            entries = list(entry_points(group=GROUP, name=type))
-            if not entries:
-                raise ConfigurationError(
-                    f"no provider of type {type!r}; installed: {', '.join(installed())}"
-                )
             found = entries[0].load()
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise ConfigurationError(f"the provider type {type!r} cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise Unusable(
+            f"the provider type {type!r} cannot be loaded: {_reason(type, error)}"
+        ) from error
     if not (inspect.isclass(found) and issubclass(found, Provider)):
-        raise ConfigurationError(f"the entry point {type!r} is not a Provider")
+        raise Unusable(f"the entry point {type!r} is not a Provider")
     return found
+
+
+def _reason(type: str, error: BaseException) -> str:
+    extra = BUILT_IN[type].extra if type in BUILT_IN else ""
+    if extra and isinstance(error, ImportError):
+        return f"it needs the package {error.name} (pip install choreo-wsgi[{extra}])"
+    return f"{error.__class__.__name__}: {error}"

@@ -1,13 +1,11 @@
 """What each provider with its own API can do of OpenAI's, in one table.
 
 The adapters check requests against it (:func:`check`, :func:`check_media`) and
-``docs/providers.rst`` shows it: ``python -m choreo_wsgi.providers.support`` writes the
-table's reStructuredText.
+``docs/providers.rst`` shows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..chat.items import Json
@@ -144,23 +142,3 @@ def check_media(media: Media, provider: str) -> None:
     row = _ROWS.get(name)
     if row is None or row.cells[provider].how == "refused":
         raise InvalidRequest(f"{provider} does not support {name}", param=media.param)
-
-
-def rst() -> str:
-    """Return the table as a reStructuredText list-table."""
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: auto", ""]
-    rows: list[Sequence[str]] = [("parameter", *PROVIDERS)]
-    for row in TABLE:
-        shown = f"``{row.name}``" if row.name.replace("_", "").isalpha() else row.name
-        rows.append((shown, *(_shown(row.cells[name]) for name in PROVIDERS)))
-    for cells in rows:
-        lines += [f"   {'-' if number else '* -'} {cell}" for number, cell in enumerate(cells)]
-    return "\n".join(lines).replace("\n   - ", "\n     - ") + "\n"
-
-
-def _shown(cell: Cell) -> str:
-    return f"{cell.how} ({cell.note})" if cell.note else cell.how
-
-
-if __name__ == "__main__":
-    print(rst(), end="")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from choreo_wsgi.providers.bedrock.eventstream import encode
+from aws_events import encode
 
 KEY = "sk-secret-0123456789"
 ID, NAME, ARGUMENTS = "call_abc", "get_weather", '{"city":"Paris"}'

@@ -4,98 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
-import struct
+from base64 import b64encode
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from botocore.eventstream import EventStreamBuffer
-from corpus_cases import CORPUS, cases
-from hypothesis import given
-from hypothesis import strategies as st
+from aws_events import encode, message
 
+from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.request import ChatRequest
-from choreo_wsgi.errors import ProviderNotConfigured
-from choreo_wsgi.providers.bedrock.eventstream import Frame, FrameDecoder, FrameError, encode
+from choreo_wsgi.errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid
+from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
 from choreo_wsgi.providers.bedrock.provider import Bedrock
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.upstream import HTTPRequest
 
-names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
-frames = st.lists(
-    st.tuples(st.dictionaries(names, st.text(max_size=20), max_size=4), st.binary(max_size=80)),
-    max_size=4,
-)
-SAMPLE = encode({":event-type": "contentBlockDelta", ":message-type": "event"}, b'{"a":1}')
+
+def event(kind: str, **body: Any) -> bytes:
+    return encode({":event-type": kind, ":message-type": "event"}, json.dumps(body).encode())
 
 
-@given(frames, st.integers(1, 50))
-def test_what_is_encoded_is_decoded(frames: list[tuple[dict[str, str], bytes]], step: int) -> None:
-    data = b"".join(encode(headers, payload) for headers, payload in frames)
-    decoder = FrameDecoder()
-    found: list[Frame] = []
-    for at in range(0, len(data), step):
-        found += decoder.receive_data(data[at : at + step])
-    assert found == [Frame(headers, payload) for headers, payload in frames]
-    assert not decoder.pending
-    buffer = EventStreamBuffer()
-    buffer.add_data(data)
-    theirs = [(message.headers, message.payload) for message in buffer]
-    assert theirs == [(dict(headers), payload) for headers, payload in frames]
+SAMPLE = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "hi"})
 
 
 @pytest.mark.parametrize("at", range(len(SAMPLE)))
 def test_a_changed_byte_is_noticed(at: int) -> None:
+    """The events before it come all the same."""
     damaged = bytearray(SAMPLE)
     damaged[at] ^= 0x20
-    decoder = FrameDecoder()
-    with pytest.raises(FrameError) as caught:
-        decoder.receive_data(SAMPLE + bytes(damaged) + SAMPLE)
-    assert [frame.payload for frame in caught.value.frames] == [b'{"a":1}']
-
-
-def test_headers_of_other_types_are_passed_over() -> None:
-    """Every type of AWS's list, before a string."""
-    values = [(0, b""), (1, b""), (2, b"x"), (3, b"xx"), (4, b"x" * 4), (5, b"x" * 8)]
-    values += [(6, b"\0\2xx"), (8, b"x" * 8), (9, b"x" * 16), (7, b"\0\2ok")]
-    block = b"".join(b"\1a" + bytes((kind,)) + value for kind, value in values)
-    assert FrameDecoder().receive_data(_message(block, b"p")) == [Frame({"a": "ok"}, b"p")]
+    reader = BedrockTranslator()
+    items = reader.receive_data(SAMPLE + bytes(damaged) + SAMPLE)
+    assert items == [Delta("hi")]
+    with pytest.raises(ChoreoError) as caught:
+        reader.end()
+    assert caught.value.code in ("upstream_invalid", "upstream_truncated")
 
 
 @pytest.mark.parametrize(
-    "block", [b"\1a\x0a", b"\5a", b"\1a\7\0\5x", b"\1\xff\7\0\1x", b"\1a\7\0\1\xff", b"\1a\5x"]
+    "block", [b"\1a\x0a", b"\5a", b"\1\xff\7\0\1x", b"\1a\7\0\1\xff", b"\1a\5x"]
 )
 def test_headers_that_cannot_be_read(block: bytes) -> None:
-    with pytest.raises(FrameError):
-        FrameDecoder().receive_data(_message(block, b""))
+    with pytest.raises(UpstreamInvalid):
+        BedrockTranslator().receive_data(message(block, b"{}"))
 
 
-def _message(block: bytes, payload: bytes) -> bytes:
-    import zlib
-
-    sizes = struct.pack(">II", len(block) + len(payload) + 16, len(block))
-    data = sizes + struct.pack(">I", zlib.crc32(sizes)) + block + payload
-    return data + struct.pack(">I", zlib.crc32(data))
-
-
-def test_a_message_over_the_limit() -> None:
-    decoder = FrameDecoder(limit=len(SAMPLE))
-    assert len(decoder.receive_data(SAMPLE)) == 1
-    with pytest.raises(FrameError):
-        decoder.receive_data(encode({}, b"x" * len(SAMPLE))[:12])
+def test_an_event_over_the_limit() -> None:
+    reader = BedrockTranslator(limit=len(SAMPLE))
+    assert reader.receive_data(SAMPLE) == [Delta("hi")]
+    more = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "x" * len(SAMPLE)})
+    with pytest.raises(UpstreamInvalid):
+        reader.receive_data(more[: len(SAMPLE) + 1])
 
 
-def test_the_corpus_is_the_same_to_botocore() -> None:
-    for case in cases("bedrock"):
-        if case.answer[0] != 200 or "bad-checksum" in case.folder.name:
-            continue
-        buffer = EventStreamBuffer()
-        buffer.add_data(case.answer[2])
-        theirs = [(message.headers, message.payload) for message in buffer]
-        mine = FrameDecoder().receive_data(case.answer[2])
-        assert [(frame.headers, frame.payload) for frame in mine] == theirs
-    assert CORPUS.is_dir()
+def test_a_picture_comes_in_pieces() -> None:
+    """The bytes are base64 piece by piece, each with its own padding."""
+    reader = BedrockTranslator()
+    data = event("contentBlockStart", contentBlockIndex=1, start={"image": {"format": "jpeg"}})
+    for piece in (b"a", b"bc"):
+        source = {"bytes": b64encode(piece).decode()}
+        data += event("contentBlockDelta", contentBlockIndex=1, delta={"image": {"source": source}})
+    data += event("contentBlockStop", contentBlockIndex=1)
+    url = "data:image/jpeg;base64," + b64encode(b"abc").decode()
+    image = {"index": 0, "type": "image_url", "image_url": {"url": url}}
+    assert reader.receive_data(data) == [Delta(extra={"images": [image]})]
 
 
 # -- signatures ----------------------------------------------------------------------------
@@ -164,12 +138,6 @@ def test_signature(without_aws: pytest.MonkeyPatch) -> None:
 
 def test_no_credentials(without_aws: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProviderNotConfigured, match="AWS_BEARER_TOKEN_BEDROCK"):
-        encoded()
-
-
-def test_no_botocore(without_aws: pytest.MonkeyPatch) -> None:
-    without_aws.setitem(__import__("sys").modules, "botocore.session", None)
-    with pytest.raises(ProviderNotConfigured, match=r"choreo-wsgi\[bedrock\]"):
         encoded()
 
 

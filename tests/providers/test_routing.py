@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import harness
 import pytest
 from scripted_provider import Script
 
+from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError, ModelNotFound, ProviderNotConfigured
+from choreo_wsgi.providers.building import build
 from choreo_wsgi.providers.registry import installed, provider_class
 from choreo_wsgi.providers.routing import Router
 from choreo_wsgi.settings import load
@@ -24,7 +29,7 @@ def router(
 ) -> Router:
     """Return the router of *sections*, whose keys are the names of providers."""
     named = {f"provider {name}": section for name, section in (sections or {}).items()}
-    return Router(load(settings, {}, named), environment or {})
+    return build(load(settings, {}, named), environment or {})
 
 
 def answers(routes: Router, model: str) -> list[tuple[str, str]]:
@@ -292,6 +297,80 @@ def test_a_broken_entry_point_is_named(
     with pytest.raises(ConfigurationError, match=words) as refused:
         provider_class("broken")
     assert "'broken'" in str(refused.value)
+
+
+BROKEN = [
+    "raise ImportError('lacks a library')",
+    "raise SystemExit('no')",
+    "syntax error",
+    """
+from choreo_wsgi.providers import Provider
+class Thing(Provider):
+    type = "broken"
+    def open(self, request): ...
+    def __init__(self, *arguments): raise OSError("no licence")
+""",
+    """
+from choreo_wsgi.providers import Provider
+class Thing(Provider):
+    type = "broken"
+    def open(self, request): ...
+    @classmethod
+    def from_environment(cls, environment): return {}["x"]
+""",
+]
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_broken_code_is_an_error_of_that_provider_alone(
+    code: str,
+    scripted: Callable[[], Script],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries = tmp_path / "scripted-1.dist-info" / "entry_points.txt"
+    entries.write_text("[choreo_wsgi.providers]\nbroken = broken_provider:Thing\n")
+    (tmp_path / "broken_provider.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "broken_provider", raising=False)
+    app = harness.make_app(
+        sections={
+            "provider bad": {"type": "broken", "models": "a, b", "some_option": "x"},
+            "provider good": {"type": "echo", "models": "b"},
+        }
+    )
+    assert "provider bad cannot be used" in caplog.text
+    with harness.Server(app) as server, server.connect() as client:
+        for model, status in (("a", 502), ("bad/c", 502), ("b", 200), ("echo", 200)):
+            asked = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+            answer = client.exchange("POST", "/v1/chat/completions", asked)
+            assert answer.status == status, model
+            if status == 502:
+                error = json.loads(answer.body)["error"]
+                assert error["code"] == "provider_not_configured" and "'bad'" in error["message"]
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "there"),
+    [({"AWS_ACCESS_KEY_ID": "a"}, False), ({"AWS_BEARER_TOKEN_BEDROCK": "t"}, True)],
+)
+def test_bedrock_without_botocore(
+    environment: dict[str, str], there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials that are there for other reasons ask for nothing; a key of its own does."""
+    for name in ("provider", "answer"):
+        monkeypatch.delitem(sys.modules, f"choreo_wsgi.providers.bedrock.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "botocore.eventstream", None)
+    monkeypatch.setitem(sys.modules, "botocore.auth", None)
+    provider_class.cache_clear()
+    routes = router(environment=environment)
+    assert ("bedrock" in routes.providers) is there
+    request = ChatRequest("m", [], {})
+    if there:
+        with pytest.raises(ProviderNotConfigured, match=r"choreo-wsgi\[bedrock\]"):
+            routes.targets("bedrock/m")[0].provider.open(request)
+    provider_class.cache_clear()
 
 
 def test_a_provider_that_is_not_named_is_not_imported(

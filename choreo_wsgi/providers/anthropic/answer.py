@@ -6,8 +6,9 @@ events, blocks and deltas that are not known are passed over, as that page asks.
 
 from __future__ import annotations
 
-from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage
-from ...errors import ChoreoError, UpstreamTruncated
+from ...chat.items import Delta, Item, Json, Usage
+from ...errors import ChoreoError, UpstreamInvalid
+from ..blocks import Blocks
 from ..http import EventTranslator
 from ..reading import arguments, count, parse_object, provider_failure, text
 
@@ -24,18 +25,6 @@ STATUSES = {
     "overloaded_error": 529,
 }
 
-#: Stop reasons that say no more than the finish reason they become.
-_PLAIN = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "tool_use": "tool_calls",
-}
-_LOSSY = {
-    "pause_turn": "stop",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-}
 _COUNTS = (
     "input_tokens",
     "output_tokens",
@@ -44,56 +33,14 @@ _COUNTS = (
 )
 
 
-class ThinkingBlocks:
-    """Gathers thinking blocks, which a later turn must give back unchanged.
-
-    They go to the caller as ``thinking_blocks`` beside ``reasoning_content``: each whole,
-    in one delta, with a running *index* so that a client that folds deltas keeps them apart.
-    """
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._thinking: list[str] = []
-        self._signature = ""
-
-    def think(self, piece: str) -> None:
-        """Take a piece of the block's text."""
-        self._thinking.append(piece)
-
-    def sign(self, signature: str) -> None:
-        """Take the block's signature, or a piece of it."""
-        self._signature += signature
-
-    def close(self) -> list[Item]:
-        """Return the delta with the block that just ended, if it can be given back."""
-        thinking, signature = "".join(self._thinking), self._signature
-        self._thinking, self._signature = [], ""
-        if not signature:
-            return []
-        return [self._delta({"type": "thinking", "thinking": thinking, "signature": signature})]
-
-    def redacted(self, data: str) -> Delta:
-        """Return the delta with a block whose text is hidden."""
-        return self._delta({"type": "redacted_thinking", "data": data})
-
-    def _delta(self, block: dict[str, Json]) -> Delta:
-        block = {"index": self._number, **block}
-        self._number += 1
-        return Delta(extra={"thinking_blocks": [block]})
-
-
 class AnthropicTranslator(EventTranslator):
     """Reads ``POST /v1/messages`` with ``stream: true``."""
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         super().__init__(limit)
         self._counts: dict[str, int] = {}
-        self._stop: Finish | None = None
-        self._blocks: dict[int, str] = {}  # the kinds of the open blocks
-        self._calls: dict[int, int] = {}  # the open calls: block's index -> number of the call
-        self._silent: set[int] = set()  # those of them without arguments so far
-        self._tools = 0
-        self._thinking = ThinkingBlocks()
+        self._blocks = Blocks()
+        self._begun = False
 
     @property
     def usage(self) -> Usage | None:
@@ -127,89 +74,59 @@ class AnthropicTranslator(EventTranslator):
         """Return the end of an answer that stopped without its ``message_stop``."""
         if self.ended:
             return []
-        if self._stop is None:
-            raise UpstreamTruncated("the provider's stream ended without a stop reason")
         self.ended = True
-        return self._ending()
+        return self._blocks.end(self.usage)
 
     def _event(self, body: dict[str, Json], items: list[Item]) -> None:
         kind = body.get("type")
         if kind == "content_block_start":
             self._start(body["index"], body["content_block"], items)
         elif kind == "content_block_stop":
-            self._close(body["index"], items)
+            items += self._blocks.close(body["index"])
         elif kind == "message_start":
+            if self._begun:  # what came before may be half a call
+                raise UpstreamInvalid("the provider began its answer a second time")
+            self._begun = True
             self._count(body["message"].get("usage"))
         elif kind == "message_delta":
             self._count(body.get("usage"))
             self._stopped(body["delta"], items)
         elif kind == "message_stop":
-            items += self._ending()
+            items += self._blocks.end(self.usage)
             self.ended = True
         elif kind == "error":
             raise in_band(body)
 
     def _start(self, index: int, block: dict[str, Json], items: list[Item]) -> None:
-        kind = self._blocks[index] = text(block.get("type"))
+        kind = block.get("type")
         if kind == "text" and block.get("text"):
             items.append(Delta(text(block["text"])))
         elif kind == "thinking":
-            self._delta(index, {"type": "thinking_delta", "thinking": block.get("thinking")}, items)
+            items += self._blocks.think(text(block.get("thinking")))
         elif kind == "redacted_thinking":
-            items.append(self._thinking.redacted(text(block["data"])))
+            items += self._blocks.redacted(text(block["data"]))
         elif kind == "tool_use":
-            call = ToolCall(self._tools, text(block["id"]), text(block["name"]))
-            self._calls[index] = self._tools
-            self._silent.add(index)
-            self._tools += 1
-            items.append(Delta(tool_calls=[call]))
+            items += self._blocks.call(index, text(block["id"]), text(block["name"]))
             if block.get("input"):  # where arguments are not streamed
-                piece = arguments(block["input"])
-                self._delta(index, {"type": "input_json_delta", "partial_json": piece}, items)
+                items += self._blocks.arguments(index, arguments(block["input"]))
 
     def _delta(self, index: int, delta: dict[str, Json], items: list[Item]) -> None:
         kind = delta["type"]
         if kind == "input_json_delta":
-            piece = text(delta["partial_json"])
-            if piece and index in self._calls:  # else of a tool that the provider itself runs
-                self._silent.discard(index)
-                items.append(Delta(tool_calls=[ToolCall(self._calls[index], arguments=piece)]))
+            items += self._blocks.arguments(index, text(delta["partial_json"]))
         elif kind == "thinking_delta":
-            piece = text(delta["thinking"])
-            self._thinking.think(piece)
-            if piece:
-                items.append(Delta(reasoning=piece))
+            items += self._blocks.think(text(delta["thinking"]))
         elif kind == "signature_delta":
-            self._thinking.sign(text(delta["signature"]))
-
-    def _close(self, index: int, items: list[Item]) -> None:
-        kind = self._blocks.pop(index, "")
-        if kind == "thinking":
-            items += self._thinking.close()
-        number = self._calls.pop(index, 0)
-        if index in self._silent:
-            # A call without arguments; what clients parse must be JSON all the same.
-            self._silent.discard(index)
-            items.append(Delta(tool_calls=[ToolCall(number, arguments="{}")]))
+            self._blocks.sign(text(delta["signature"]))
 
     def _stopped(self, delta: dict[str, Json], items: list[Item]) -> None:
         reason = text(delta.get("stop_reason"))
         if not reason:
             return
         details = delta.get("stop_details") or {}
-        if details.get("explanation") and self._stop is None:
+        if details.get("explanation") and self._blocks.stopped is None:
             items.append(Delta(refusal=text(details["explanation"])))
-        if reason in _PLAIN:
-            self._stop = Finish(_PLAIN[reason])
-        else:
-            known = _LOSSY.get(reason, "stop")
-            self._stop = Finish(known, extra={"native_finish_reason": reason})
-
-    def _ending(self) -> list[Item]:
-        if self._stop is None:
-            raise UpstreamTruncated("the provider's stream ended without a stop reason")
-        usage = self.usage
-        return [self._stop, usage] if usage else [self._stop]
+        self._blocks.stop(reason)
 
     def _count(self, usage: dict[str, Json] | None) -> None:
         """Keep the counts in *usage*: they are running totals, and what is absent stands."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage
+import struct
+from base64 import b64decode, b64encode
+
+from botocore.eventstream import EventStreamBuffer, ParserError
+
+from ...chat.items import Delta, Item, Json, Usage
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
-from ..anthropic.answer import ThinkingBlocks
+from ..blocks import Blocks
 from ..http import Translator
-from ..reading import count, parse_object, provider_failure, text
-from .eventstream import Frame, FrameDecoder, FrameError
+from ..reading import SHAPE_ERRORS, count, parse_object, picture, provider_failure, text
 
 #: What each exception is as an HTTP status; as headers they begin with a capital.
 STATUSES = {
@@ -24,31 +28,24 @@ STATUSES = {
     "serviceUnavailableException": 503,
 }
 
-_PLAIN = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "tool_use": "tool_calls",
-}
-_LOSSY = {
-    "guardrail_intervened": "content_filter",
-    "content_filtered": "content_filter",
-    "model_context_window_exceeded": "length",
-}
-_FAILED = frozenset(("malformed_model_output", "malformed_tool_use"))
+#: What botocore raises for bytes that are no message, beside its own errors.
+_BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 
 
 class BedrockTranslator(Translator):
-    """Reads ``POST /model/{id}/converse-stream``; *limit* bounds the bytes of one event."""
+    """Reads ``POST /model/{id}/converse-stream``; *limit* bounds the bytes of one event.
+
+    The binary framing is botocore's to read.
+    """
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
-        self._frames = FrameDecoder(limit)
-        self._stop: Finish | None = None
+        self._limit = limit
+        self._buffer = EventStreamBuffer()
+        self._held = 0  # bytes of a message that is not whole yet
+        self._blocks = Blocks()
+        self._pictures: dict[int, tuple[str, list[bytes]]] = {}  # the open ones: format, pieces
+        self._drawn = 0
         self._usage: Usage | None = None
-        self._calls: dict[int, int] = {}  # the open calls: block's index -> number of the call
-        self._silent: set[int] = set()  # those of them without arguments so far
-        self._tools = 0
-        self._thinking = ThinkingBlocks()
 
     @property
     def usage(self) -> Usage | None:
@@ -57,31 +54,36 @@ class BedrockTranslator(Translator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
+        self._held += len(data)
+        self._buffer.add_data(data)
         try:
-            frames = self._frames.receive_data(data)
-        except FrameError as error:
-            self.failure = UpstreamInvalid(f"the provider's answer cannot be read: {error}")
-            frames = error.frames
-        for frame in frames:
-            self._frame(frame, items)
+            for message in self._buffer:
+                self._held -= message.prelude.total_length
+                self._message(message.headers, message.payload, items)
+        except ChoreoError:
+            raise
+        except _BROKEN as error:
+            raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
+        if self._held > self._limit:
+            raise UpstreamInvalid(f"an event of the answer is longer than {self._limit} bytes")
 
     def finish(self) -> list[Item]:
         """Return the finish and the usage, which come after everything else."""
-        if self._stop is None or self._frames.pending:
-            raise UpstreamTruncated("the provider's stream ended before its messageStop")
+        if self._held:
+            raise UpstreamTruncated("the provider's stream ended inside an event")
         self.ended = True
-        return [self._stop, self._usage] if self._usage else [self._stop]
+        return self._blocks.end(self._usage)
 
-    def _frame(self, frame: Frame, items: list[Item]) -> None:
-        kind = frame.headers.get(":message-type")
+    def _message(self, headers: dict[str, Json], payload: bytes, items: list[Item]) -> None:
+        kind = headers.get(":message-type")
         if kind == "error":
-            code = frame.headers.get(":error-code", "")
-            message = frame.headers.get(":error-message", "") or code
+            code = text(headers.get(":error-code"))
+            message = text(headers.get(":error-message")) or code
             raise provider_failure(_status(code), message, {})
-        body = parse_object(frame.payload)
+        body = parse_object(payload)
         if kind == "exception":
-            raise _exception(frame.headers.get(":exception-type", ""), body)
-        self._event(frame.headers.get(":event-type", ""), body, items)
+            raise _exception(text(headers.get(":exception-type")), body)
+        self._event(text(headers.get(":event-type")), body, items)
 
     def _event(self, kind: str, body: dict[str, Json], items: list[Item]) -> None:
         if kind == "contentBlockDelta":
@@ -89,59 +91,47 @@ class BedrockTranslator(Translator):
         elif kind == "contentBlockStart":
             self._start(body["contentBlockIndex"], body["start"], items)
         elif kind == "contentBlockStop":
-            self._close(body["contentBlockIndex"], items)
+            items += self._blocks.close(body["contentBlockIndex"])
+            self._draw(body["contentBlockIndex"], items)
         elif kind == "messageStop":
-            self._stopped(text(body["stopReason"]))
+            self._blocks.stop(text(body["stopReason"]))
         elif kind == "metadata":
             self._count(body.get("usage") or {})
 
     def _start(self, index: int, start: dict[str, Json], items: list[Item]) -> None:
         tool = start.get("toolUse")
-        if tool is None or tool.get("type") == "server_tool_use":
-            return
-        call = ToolCall(self._tools, text(tool["toolUseId"]), text(tool["name"]))
-        self._calls[index] = self._tools
-        self._silent.add(index)
-        self._tools += 1
-        items.append(Delta(tool_calls=[call]))
+        if tool is not None and tool.get("type") != "server_tool_use":
+            items += self._blocks.call(index, text(tool["toolUseId"]), text(tool["name"]))
+        elif "image" in start:
+            self._pictures[index] = (text(start["image"].get("format")) or "png", [])
 
     def _delta(self, index: int, delta: dict[str, Json], items: list[Item]) -> None:
         if "text" in delta:
             if delta["text"]:
                 items.append(Delta(text(delta["text"])))
         elif "toolUse" in delta:
-            piece = text(delta["toolUse"].get("input"))
-            if piece and index in self._calls:
-                self._silent.discard(index)
-                items.append(Delta(tool_calls=[ToolCall(self._calls[index], arguments=piece)]))
+            items += self._blocks.arguments(index, text(delta["toolUse"].get("input")))
         elif "reasoningContent" in delta:
-            self._reason(delta["reasoningContent"], items)
+            piece = delta["reasoningContent"]
+            if piece.get("text"):
+                items += self._blocks.think(text(piece["text"]))
+            self._blocks.sign(text(piece.get("signature")))
+            if piece.get("redactedContent"):
+                items += self._blocks.redacted(text(piece["redactedContent"]))
+        elif "image" in delta:
+            if delta["image"].get("error"):
+                message = text(delta["image"]["error"].get("message")) or "no picture came"
+                raise ProviderError(f"the provider's picture failed: {message}")
+            piece = b64decode(text(delta["image"]["source"]["bytes"]))
+            self._pictures.setdefault(index, ("png", []))[1].append(piece)
 
-    def _reason(self, piece: dict[str, Json], items: list[Item]) -> None:
-        if piece.get("text"):
-            self._thinking.think(text(piece["text"]))
-            items.append(Delta(reasoning=piece["text"]))
-        if piece.get("signature"):
-            self._thinking.sign(text(piece["signature"]))
-        if piece.get("redactedContent"):
-            items.append(self._thinking.redacted(text(piece["redactedContent"])))
-
-    def _close(self, index: int, items: list[Item]) -> None:
-        items += self._thinking.close()
-        number = self._calls.pop(index, 0)
-        if index in self._silent:
-            # A call without arguments; what clients parse must be JSON all the same.
-            self._silent.discard(index)
-            items.append(Delta(tool_calls=[ToolCall(number, arguments="{}")]))
-
-    def _stopped(self, reason: str) -> None:
-        if reason in _FAILED:
-            raise ProviderError(f"{reason}: the model's answer was unusable")
-        if reason in _PLAIN:
-            self._stop = Finish(_PLAIN[reason])
-        else:
-            known = _LOSSY.get(reason, "stop")
-            self._stop = Finish(known, extra={"native_finish_reason": reason})
+    def _draw(self, index: int, items: list[Item]) -> None:
+        """Return the picture in block *index* once it is whole."""
+        if index in self._pictures:
+            form, pieces = self._pictures.pop(index)
+            data = b64encode(b"".join(pieces)).decode()
+            items.append(picture(self._drawn, f"image/{form}", data))
+            self._drawn += 1
 
     def _count(self, usage: dict[str, Json]) -> None:
         cached = count(usage.get("cacheReadInputTokens"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from urllib.parse import quote
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.session import Session
 
 from ...chat.chunks import dump
 from ...chat.items import Json
@@ -22,8 +25,9 @@ from .answer import STATUSES, BedrockTranslator
 class Bedrock(HTTPProvider):
     """Models on Amazon Bedrock.
 
-    With a key (a bearer token) nothing else is needed; without one requests are signed
-    (SigV4) by botocore, an extra, with the credentials that it finds in the usual places.
+    Needs botocore, which the extra ``bedrock`` installs: it reads the binary events and, where
+    there is no key (a bearer token), signs requests (SigV4) with the credentials that it finds
+    in the usual places.
     """
 
     type = "bedrock"
@@ -42,14 +46,10 @@ class Bedrock(HTTPProvider):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the options that the environment sets.
-
-        Credentials to sign with, which many environments have for other reasons, count only
-        where botocore is installed.
-        """
+        """Return the options that the environment sets: a key, or credentials to sign with."""
         options = super().from_environment(environment)
         signing = environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY")
-        if not options and not (signing and find_spec("botocore")):
+        if not options and not signing:
             return {}
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         return {"region": region or cls.Options().region, **options}
@@ -87,21 +87,13 @@ class Bedrock(HTTPProvider):
 
 
 class Signer:
-    """Signs requests to Bedrock with AWS Signature Version 4, by botocore.
+    """Signs requests to Bedrock with AWS Signature Version 4.
 
-    Raises ProviderNotConfigured where botocore or the credentials are missing.
+    Raises ProviderNotConfigured where there are no credentials.
     """
 
     def __init__(self, name: str, region: str, profile: str = "") -> None:
         self._region = region
-        try:
-            # botocore is an extra: large, and only needed to sign.
-            from botocore.session import Session
-        except ImportError:
-            raise ProviderNotConfigured(
-                f"provider {name!r} has no key: set AWS_BEARER_TOKEN_BEDROCK, or install "
-                "choreo-wsgi[bedrock] to sign with AWS credentials"
-            ) from None
         self._credentials = Session(profile=profile or None).get_credentials()
         if self._credentials is None:
             raise ProviderNotConfigured(
@@ -111,9 +103,6 @@ class Signer:
 
     def sign(self, request: HTTPRequest) -> HTTPRequest:
         """Return *request* with the headers of its signature."""
-        from botocore.auth import SigV4Auth
-        from botocore.awsrequest import AWSRequest
-
         signed = AWSRequest(
             method=request.method, url=request.url, data=request.body, headers=dict(request.headers)
         )

@@ -1,0 +1,120 @@
+"""Answers that come as numbered blocks of text, thinking and tool calls.
+
+Anthropic's Messages and Bedrock's Converse tell the same story in other words: a block starts,
+grows by deltas and stops; then the message stops with a reason.  :class:`Blocks` keeps what
+has to be remembered in between.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage
+from ..errors import ProviderError, UpstreamInvalid, UpstreamTruncated
+
+#: Stop reasons that say no more than the finish reason they become.
+_PLAIN = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+}
+#: Those that say more, and stand beside it as ``native_finish_reason``.
+_LOSSY = {
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+    "guardrail_intervened": "content_filter",
+    "content_filtered": "content_filter",
+}
+_FAILED = frozenset(("malformed_model_output", "malformed_tool_use"))
+
+
+class Blocks:
+    """The blocks of one answer; its methods return the items that each step completes."""
+
+    def __init__(self) -> None:
+        self.stopped: Finish | None = None
+        self._arguments: list[list[str]] = []  # the pieces of each call's, in order
+        self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
+        self._thinking: list[str] = []
+        self._signature = ""
+        self._thoughts = 0
+
+    def call(self, index: int, id: str, name: str) -> list[Item]:
+        """Begin a tool call in block *index*."""
+        number = self._open[index] = len(self._arguments)
+        self._arguments.append([])
+        return [Delta(tool_calls=[ToolCall(number, id, name)])]
+
+    def arguments(self, index: int, piece: str) -> list[Item]:
+        """Go on with the call in block *index*; nothing for a tool that the provider runs."""
+        number = self._open.get(index)
+        if number is None or not piece:
+            return []
+        self._arguments[number].append(piece)
+        return [Delta(tool_calls=[ToolCall(number, arguments=piece)])]
+
+    def think(self, piece: str) -> list[Item]:
+        """Go on with the thinking block that is open."""
+        self._thinking.append(piece)
+        return [Delta(reasoning=piece)] if piece else []
+
+    def sign(self, piece: str) -> None:
+        """Take the thinking block's signature, or a piece of it."""
+        self._signature += piece
+
+    def redacted(self, data: str) -> list[Item]:
+        """Return a thinking block whose text is hidden."""
+        return [self._thought({"type": "redacted_thinking", "data": data})]
+
+    def close(self, index: int) -> list[Item]:
+        """End block *index*.
+
+        A thinking block that is signed goes to the caller whole, as ``thinking_blocks``: a later
+        turn must give it back unchanged.  A call without arguments gets ``{}``, for what clients
+        parse must be JSON.
+        """
+        items: list[Item] = []
+        thinking, signature = "".join(self._thinking), self._signature
+        self._thinking, self._signature = [], ""
+        if signature:
+            block = {"type": "thinking", "thinking": thinking, "signature": signature}
+            items.append(self._thought(block))
+        number = self._open.get(index)
+        if number is not None and not self._arguments[number]:
+            items += self.arguments(index, "{}")
+        self._open.pop(index, None)
+        return items
+
+    def stop(self, reason: str) -> None:
+        """Take the message's stop *reason*; raises ProviderError for one that is a failure."""
+        if reason in _FAILED:
+            raise ProviderError(f"{reason}: the model's answer was unusable")
+        if reason in _PLAIN:
+            self.stopped = Finish(_PLAIN[reason])
+        else:
+            known = _LOSSY.get(reason, "stop")
+            self.stopped = Finish(known, extra={"native_finish_reason": reason})
+
+    def end(self, usage: Usage | None) -> list[Item]:
+        """Return the end of the message; raises UpstreamTruncated if no stop reason came."""
+        finish = self.stopped
+        if finish is None:
+            raise UpstreamTruncated("the provider's stream ended without a stop reason")
+        items = [item for index in sorted(self._open) for item in self.close(index)]
+        if finish.reason == "tool_calls" and not all(map(_is_object, self._arguments)):
+            raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
+        return [*items, finish, *([usage] if usage else [])]
+
+    def _thought(self, block: dict[str, Json]) -> Delta:
+        # The index keeps the blocks apart in a client that folds deltas.
+        block = {"index": self._thoughts, **block}
+        self._thoughts += 1
+        return Delta(extra={"thinking_blocks": [block]})
+
+
+def _is_object(pieces: list[str]) -> bool:
+    try:
+        return isinstance(json.loads("".join(pieces)), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,176 @@
+"""Makes the providers and their rules from the configuration and the environment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..chat.request import ChatRequest
+from ..chat.source import Source
+from ..errors import ConfigurationError, ProviderNotConfigured
+from ..settings import Configuration, Secret, Settings, parse_options, setting, table
+from .base import Provider
+from .facts import BUILT_IN
+from .registry import Unusable, provider_class
+from .routing import Router, Rule, Target
+
+logger = logging.getLogger(__name__)
+
+#: Types that need no key and no network: they do not count as a configured provider.
+_KEYLESS = ("echo", "local")
+
+
+@dataclass(frozen=True)
+class SectionOptions:
+    """The settings that every ``[provider NAME]`` has, beside those of its type."""
+
+    type: str = setting("", "the provider's type; its name if not given")
+    models: tuple[str, ...] = setting((), "names it answers: name, name = upstream-name, or *")
+    priority: int = setting(
+        0, "the lowest is tried first; without it and a weight the order of the sections counts"
+    )
+    weight: float = setting(1.0, "share among providers of the same priority", minimum=0)
+
+
+_COMMON = frozenset(item.name for item, _ in table(SectionOptions))
+
+
+class Broken(Provider):
+    """Stands for a provider whose code cannot be run: its models answer with the *reason*."""
+
+    type = "broken"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, {}, Settings())
+        self.reason = reason
+
+    def open(self, request: ChatRequest) -> Source:
+        """Raise ProviderNotConfigured, which says why."""
+        raise ProviderNotConfigured(f"provider {self.name!r} cannot be used: {self.reason}")
+
+
+def build(configuration: Configuration, environment: Mapping[str, str]) -> Router:
+    """Return the router that *configuration* and the keys in *environment* describe.
+
+    A provider whose code cannot be run is logged, and answers with an error; the others work.
+    Raises ConfigurationError for settings that are wrong.
+    """
+    return _Building(configuration, environment).router()
+
+
+class _Building:
+    def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
+        self._configuration = configuration
+        self._settings = configuration.settings
+        self._environment = environment
+        self._providers: dict[str, Provider] = {}
+        self._rules: list[Rule] = []
+
+    def router(self) -> Router:
+        sections = self._configuration.providers
+        for name, section in sections.items():
+            self._add_section(name, section)
+        if not sections:
+            self._add_environment()
+        if "echo" not in self._providers:
+            self._providers["echo"] = self._make("echo", "echo", {})
+        echo = self._providers["echo"]
+        if echo.type == "echo" and all(rule.name != "echo" for rule in self._rules):
+            self._rules.append(Rule("echo", echo))
+        default = self._default()
+        return Router(self._providers, self._rules, default, bool(sections))
+
+    def _make(self, name: str, type: str, options: Mapping[str, str] | None = None) -> Provider:
+        """Return the provider *name*; without *options* it is made from its section."""
+        try:
+            cls = provider_class(type)
+            if options is None:
+                options = self._section_options(name, cls)
+            return cls(name, options, self._settings)
+        except Unusable as error:
+            reason = error.message
+        except ConfigurationError:
+            raise
+        except Exception as error:  # somebody else's code
+            reason = f"{error.__class__.__name__}: {error}"
+        logger.error("provider %s cannot be used: %s", name, reason)
+        return Broken(name, reason)
+
+    def _add_section(self, name: str, section: Mapping[str, str]) -> None:
+        where = f"provider {name}"
+        given = {key: value for key, value in section.items() if key in _COMMON}
+        common = parse_options(SectionOptions, given, where)
+        provider = self._providers[name] = self._make(name, common.type or name)
+        ordered = not {"priority", "weight"} & section.keys()
+        priority = len(self._providers) if ordered else common.priority
+        for entry in common.models:
+            model, equals, upstream = (part.strip() for part in entry.partition("="))
+            if not model or (equals and not upstream):
+                raise ConfigurationError(f"{where}: models: {entry!r} lacks a name")
+            self._rules.append(Rule(model, provider, upstream, priority, common.weight))
+
+    def _section_options(self, name: str, cls: type[Provider]) -> dict[str, str]:
+        """Return the options of a section, its ``env:NAME`` secrets from the environment."""
+        section = self._configuration.providers[name]
+        options = {key: value for key, value in section.items() if key not in _COMMON}
+        for item, hint in table(cls.Options):
+            value = options.get(item.name, "")
+            if hint is Secret and value.startswith("env:"):
+                variable = value.removeprefix("env:")
+                if variable not in self._environment:
+                    raise ConfigurationError(
+                        f"provider {name}: {item.name}: no variable {variable} is set"
+                    )
+                options[item.name] = self._environment[variable]
+        if "base_url" not in options:
+            # A key from the environment belongs to the provider's own address only.
+            options = {**cls.from_environment(self._environment), **options}
+        return options
+
+    def _add_environment(self) -> None:
+        everything = None
+        for type, options in self._environment_options():
+            provider = self._providers[type] = self._make(type, type, options)
+            if "base_url" in options and type == "openai":
+                everything = provider
+            self._rules += [Rule(pattern, provider) for pattern in BUILT_IN[type].patterns]
+        if everything is not None:
+            self._rules.append(Rule("*", everything))
+
+    def _environment_options(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the types that the environment has a key or an address for, with it."""
+        found: list[tuple[str, dict[str, str]]] = []
+        for type, facts in BUILT_IN.items():
+            if not facts.may_be_configured(self._environment):
+                continue
+            try:
+                options = provider_class(type).from_environment(self._environment)
+            except Unusable:
+                # Many environments have AWS credentials for other reasons: only a key or an
+                # address asks for the type.
+                asked = any(map(self._environment.get, (*facts.keys, facts.base_url)))
+                found += [(type, {})] if asked else []
+                continue
+            found += [(type, options)] if options else []
+        return found
+
+    def _default(self) -> Target | None:
+        """Return what answers for names that no rule takes, None for nothing."""
+        name = self._settings.default_model
+        if not name:
+            types = {provider.type for provider in self._providers.values()} - set(_KEYLESS)
+            keys = self._settings.api_keys or self._settings.api_keys_file
+            alone = not (keys or types or self._environment_options())
+            name = "local" if alone else "none"
+        if name == "none":
+            return None
+        if name == "local" and "local" not in self._providers:
+            self._providers["local"] = self._make("local", "local", {})
+        provider = self._providers.get(name)
+        if provider is not None:
+            return Target(provider, next(iter(provider.models()), name))
+        found = Router(self._providers, self._rules).by_rules(name)
+        if not found:
+            raise ConfigurationError(f"default_model: no provider takes the model {name!r}")
+        return found[0]
