@@ -15,7 +15,7 @@ from choreoai import terminal
 
 from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
-from .local.weights import fetch_model
+from .local.fetch import fetch_model
 from .serve.server import Server
 from .serve.sockets import inherited_sockets
 from .settings import Configuration, Secret, Settings, configure, table

@@ -1,8 +1,8 @@
 """The local model's process, seen from the server.
 
-A native crash must not take the server down, so the model lives in a child process.  A
-:class:`ModelProcess` starts it when it is needed and again when it has gone; each life of
-it is a :class:`Run`, which those who wait for it ask with a timeout.
+A native crash must not take the server down, so the model runs in a child process.  A
+:class:`ModelProcess` starts it on demand, and again after it ended; each start is a
+:class:`Run`, for which callers wait with a timeout.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import time
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from ..chat.items import Json
 from ..errors import ChoreoError, ProviderNotConfigured, ProviderUnavailable
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _GRACE = 2.0
 #: A socket's path has room for 103 (macOS) or 107 bytes.
 _LONGEST_FOLDER = 90
 
+NO_RUNTIME = "the local model needs xllamacpp: pip install 'choreo-wsgi[local]'"
+
 #: What the child gets of the environment.  No keys: it has no use for them.
 _ENVIRONMENT = frozenset(
     {"HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "TMPDIR", "TEMP"}
@@ -46,7 +49,7 @@ _ENVIRONMENT = frozenset(
 
 @dataclass(frozen=True)
 class Launch:
-    """What the model is started with; *context* is in tokens, divided among the *slots*."""
+    """How the model is started; *context* is in tokens, divided among the *slots*."""
 
     model: str
     threads: int = 1
@@ -56,7 +59,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers and what it can do; *context* is a single slot's, in tokens."""
+    """Where a model answers, and its abilities; *context* is that of one slot, in tokens."""
 
     url: str
     unix_socket: str
@@ -83,7 +86,7 @@ class ModelProcess:
         _processes.add(self)
 
     def run(self) -> Run:
-        """Return the process's present life, beginning one when there is none.
+        """Return the current run of the process, starting one if there is none.
 
         Does not wait for the model to be ready.  Raises ProviderUnavailable when no process
         can be started.
@@ -127,12 +130,16 @@ if hasattr(os, "register_at_fork"):
 
 
 class Run:
-    """One life of the process."""
+    """One run of the process, from its start to its end."""
 
     def __init__(self, launch: Launch, unix: bool) -> None:
         self.launch = launch
         self._key = secrets.token_urlsafe(32)
-        self._folder = _private_folder()
+        # Only this user can enter it.
+        self._folder = tempfile.mkdtemp(prefix="choreo-")
+        if len(os.fsencode(self._folder)) > _LONGEST_FOLDER:
+            Path(self._folder).rmdir()
+            self._folder = tempfile.mkdtemp(prefix="choreo-", dir="/tmp")
         self._unix_socket = str(Path(self._folder, "s.sock")) if unix else ""
         self._changed = threading.Condition()
         self._endpoint: Endpoint | None = None
@@ -140,10 +147,17 @@ class Run:
         self._ended_at: float | None = None
         self._closing = False
         self.started_at = time.monotonic()
-        #: When something was last heard of the model, by whoever reads an answer of it.
+        #: When the model last sent anything; kept by those who read its answers.
         self.heard_at = self.started_at
+        orders = {
+            **asdict(launch),
+            "model": str(Path(launch.model).absolute()),
+            "host": self._unix_socket or "127.0.0.1",
+            "folder": self._folder,
+            "key": self._key,
+        }
         try:
-            self._popen, self._stdin, self._stdout = _spawn(self._orders(), self._folder)
+            self._popen, self._stdin, self._stdout = _spawn(orders, self._folder)
         except OSError:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -207,18 +221,11 @@ class Run:
         self._stdout.close()
         self._popen.returncode = 0  # not ours to wait for
 
-    def _orders(self) -> bytes:
-        """Return the child's orders; by the pipe, where no other user can read the key."""
-        orders = asdict(self.launch)
-        orders["model"] = str(Path(self.launch.model).absolute())
-        orders.update(host=self._unix_socket or "127.0.0.1", folder=self._folder, key=self._key)
-        return json.dumps(orders).encode() + b"\n"
-
     def _watch(self) -> None:
-        """Read what the child tells, then wait for its end: the body of the run's thread."""
-        report = self._stdout.readline()
-        if report.endswith(b"\n"):
-            self._take(json.loads(report))
+        """Read the child's report, then wait for its end.  Runs in a thread of its own."""
+        line = self._stdout.readline()
+        if line.endswith(b"\n"):
+            self._note(json.loads(line))
         self._stdout.read()
         status = self._popen.wait()
         self._stdin.close()
@@ -234,8 +241,8 @@ class Run:
             self._ended_at = time.monotonic()
             self._changed.notify_all()
 
-    def _take(self, report: dict[str, Any]) -> None:
-        """Note the child's *report*: where it answers, or why it cannot."""
+    def _note(self, report: dict[str, Json]) -> None:
+        """Keep where the child answers, or the reason why it cannot start."""
         with self._changed:
             if "error" in report:
                 self._failure = _explain(report["error"], report["message"], self.launch)
@@ -250,40 +257,35 @@ class Run:
             self._changed.notify_all()
 
 
-def _private_folder() -> str:
-    """Make the folder of the socket, which only this user can enter."""
-    folder = tempfile.mkdtemp(prefix="choreo-")
-    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-        Path(folder).rmdir()
-        folder = tempfile.mkdtemp(prefix="choreo-", dir="/tmp")
-    return folder
+def _spawn(orders: Json, folder: str) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    """Start the child and give it its orders; return it with its standard input and output.
 
-
-def _spawn(orders: bytes, folder: str) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
-    """Start the child and give it its orders; return it with its standard input and output."""
+    The orders go through the pipe: no other user can read the key there.
+    """
     environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
-    environment["PYTHONPATH"] = search_path()
+    # The child finds the modules that this process finds, also inside another server.
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     popen = subprocess.Popen(
-        [executable(), "-m", "choreo_wsgi.local.child"],
+        [_executable(), "-m", "choreo_wsgi.local.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
         # -m puts the working folder first on the module path: an empty one.
         cwd=folder,
-        # No buffers, which have locks, which a fork could copy while they are held.
+        # Unbuffered: a buffer has a lock, and a fork could copy it while it is held.
         bufsize=0,
     )
     assert popen.stdin is not None and popen.stdout is not None
-    # One that ended at once is found by whoever reads its output.
+    # If it ended at once, its output says why.
     with contextlib.suppress(BrokenPipeError):
-        popen.stdin.write(orders)
+        popen.stdin.write(json.dumps(orders).encode() + b"\n")
     return popen, popen.stdin, popen.stdout
 
 
 def _explain(error: str, message: str, launch: Launch) -> ChoreoError:
-    """Return what the child's exception means for the one who set this up."""
+    """Return the child's exception in the words of the installation."""
     if error == "ModuleNotFoundError" and "xllamacpp" in message:
-        text = "the local model needs xllamacpp: pip install 'choreo-wsgi[local]'"
+        text = NO_RUNTIME
     elif "libgomp" in message:
         text = "the local model needs the library libgomp.so.1: apt-get install libgomp1"
     elif error in ("ImportError", "ModuleNotFoundError"):
@@ -294,7 +296,7 @@ def _explain(error: str, message: str, launch: Launch) -> ChoreoError:
     return ProviderNotConfigured(text)
 
 
-def executable() -> str:
+def _executable() -> str:
     """Return the path of the interpreter that this process runs on.
 
     Inside uWSGI and mod_wsgi ``sys.executable`` is the server's binary or empty; then the
@@ -309,8 +311,3 @@ def executable() -> str:
             if path.is_file():
                 return str(path)
     return version
-
-
-def search_path() -> str:
-    """Return ``PYTHONPATH`` with which another interpreter finds what this one does."""
-    return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from ..chat.source import Source
 from ..chat.sources import Interleaved, from_deltas
 from ..errors import (
     ChoreoError,
+    ConfigurationError,
     InvalidRequest,
     ProviderError,
     ProviderNotConfigured,
@@ -30,13 +31,14 @@ from ..providers.reading import error_message
 from ..settings import Settings, setting
 from ..upstream import Client, HTTPRequest, Timeouts
 from . import weights
-from .process import Endpoint, Launch, ModelProcess, Run
+from .process import NO_RUNTIME, Endpoint, Launch, ModelProcess, Run
 from .request import chat_body, tool_members, with_seed
 
-#: In the chunks of the prefill.  Text cannot hold it: its quotes would be escaped.
+#: The length of the prompt, in the chunks of the prefill.  A text cannot contain the pattern:
+#: its quotes would be escaped.
 _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
 
-#: Seconds that a broken connection waits for the news that the process has ended.
+#: Seconds to wait, after a connection broke, for the system to report that the process ended.
 _NEWS = 0.25
 
 
@@ -44,7 +46,7 @@ class Local(Provider):
     """Answers with a GGUF model in a process of its own, which starts at the first request.
 
     Without a file of the user's it is the small model that ``choreo-wsgi fetch-model``
-    brings.  Its process is started anew when it has crashed.
+    fetches.  After a crash the next request starts the process again.
     """
 
     type = "local"
@@ -52,7 +54,7 @@ class Local(Provider):
 
     @dataclass(frozen=True)
     class Options:
-        """Settings of a local model; what is not set is as the server's ``local_...`` says."""
+        """Settings of a local model; for those not set, the server's ``local_...`` apply."""
 
         model: str = setting("", "GGUF file; empty: local_model")
         threads: int = setting(0, "CPU threads; 0: local_threads", minimum=0)
@@ -69,26 +71,19 @@ class Local(Provider):
         file = given.model or settings.local_model
         self._fetched = not file
         self._launch = Launch(
-            model=str(Path(file).expanduser() if file else weights.model_path()),
+            model=str(_gguf_file(file) if file else weights.model_path() or ""),
             threads=given.threads or settings.local_threads,
             slots=given.slots or settings.local_slots,
             context=given.context or settings.local_context,
         )
         self._default = given.max_tokens or settings.local_max_tokens
         self._limit = given.max_tokens_limit or settings.local_max_tokens_limit
-        # The first byte comes when a slot is free.  Silence after that is looked at by those
-        # who wait, together: see _Answer.
-        self._timeouts = Timeouts(
-            settings.connect_timeout, settings.first_byte_timeout, settings.first_byte_timeout
-        )
         self._process = ModelProcess(self._launch)
-        self._lock = threading.Lock()
-        self._client: tuple[Endpoint, Client] | None = None
 
     @property
     def model_name(self) -> str:
         """The model's name: the fetched one's, or the file's without its ending."""
-        return weights.DEFAULT.name if self._fetched else Path(self._launch.model).stem
+        return weights.NAME if self._fetched else Path(self._launch.model).stem
 
     def label(self, model: str) -> str:
         """Return which model really answers, whatever name was asked for."""
@@ -99,8 +94,13 @@ class Local(Provider):
         return [self.model_name]
 
     def preload(self) -> None:
-        """Start the model's process now; does not wait until it is ready."""
+        """Start the model's process now; does not wait until it is ready.
+
+        Raises ProviderNotConfigured when it certainly cannot start.
+        """
         self._check_file()
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise ProviderNotConfigured(NO_RUNTIME)
         self._process.run()
 
     def open(self, request: ChatRequest) -> Source:
@@ -116,58 +116,41 @@ class Local(Provider):
         answers = [_Answer(self, run, with_seed(body, n), tools) for n in range(request.n)]
         return answers[0] if request.n == 1 else Interleaved(answers)
 
-    def send(self, run: Run, endpoint: Endpoint, body: dict[str, Json]) -> Source:
-        """Return the answer of *run*, which is ready at *endpoint*, to *body*."""
-        headers = {
-            "Authorization": f"Bearer {endpoint.key}",
-            "Content-Type": "application/json",
-            # An idle connection would hold one of the process's few threads.
-            "Connection": "close",
-        }
-        url = f"{endpoint.url}/v1/chat/completions"
-        exchange = self._client_of(endpoint).send(HTTPRequest("POST", url, headers, dump(body)))
-        chunks = _Chunks(run, self.settings.max_event_bytes)
-        return HTTPSource(exchange, chunks, _refusal, endpoint.key)
-
-    @property
-    def start_timeout(self) -> float:
-        """How long the process may take until it is ready, in seconds."""
-        return self._timeouts.first_byte
-
     def close(self) -> None:
         """End the process."""
-        with self._lock:
-            kept, self._client = self._client, None
-        if kept is not None:
-            kept[1].close()
         self._process.close()
 
-    def _client_of(self, endpoint: Endpoint) -> Client:
-        with self._lock:
-            if self._client is None or self._client[0] != endpoint:
-                if self._client is not None:
-                    self._client[1].close()
-                # Without an environment: no proxy stands between us and our own process.
-                client = Client(self._timeouts, unix_socket=endpoint.unix_socket, environ={})
-                self._client = (endpoint, client)
-            return self._client[1]
-
     def _check_file(self) -> None:
+        """Raise ProviderNotConfigured, and say what to do, unless the model's file is there."""
         path = Path(self._launch.model)
         if path.is_file():
             return
-        if self._fetched:
-            raise ProviderNotConfigured(
-                "the local model is not on this machine yet: run choreo-wsgi fetch-model"
-            )
-        raise ProviderNotConfigured(f"there is no model file {path.name} (setting local_model)")
+        if not self._fetched:
+            raise ProviderNotConfigured(f"there is no model file {path.name} (setting local_model)")
+        if not self._launch.model:
+            raise ProviderNotConfigured("there is no home folder to look for the local model in")
+        raise ProviderNotConfigured(
+            "the local model is not on this machine yet: run choreo-wsgi fetch-model"
+        )
+
+
+def _gguf_file(file: str) -> Path:
+    """Return the path of the GGUF *file* of a setting; raises ConfigurationError if it is none."""
+    try:
+        path = Path(file).expanduser()
+        with path.open("rb") as opened:
+            if opened.read(4) != b"GGUF":
+                raise ConfigurationError(f"the local model {path} is not a GGUF file")
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ without a home folder
+        raise ConfigurationError(f"the local model {file} cannot be read: {error}") from error
+    return path
 
 
 class _Answer(Source):
     """One choice: waits for the process, then reads its answer.
 
-    A process that has said nothing to anybody for ``idle_timeout`` while somebody waits is
-    stuck (a schema's pattern can do that) and is ended, so that the next request finds a new one.
+    A process that sent nothing to anybody for ``idle_timeout`` while somebody waits is stuck
+    (a schema's pattern can do that).  It is ended, so that the next request gets a new one.
     """
 
     def __init__(
@@ -187,14 +170,19 @@ class _Answer(Source):
             began = time.monotonic()
             endpoint = self._run.wait(timeout)
             if endpoint is None:
-                self._check_patience()
+                limit = self._provider.settings.first_byte_timeout
+                if time.monotonic() - self._run.started_at > limit:
+                    raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
                 return []
             self._source = self._send(endpoint)
             timeout = max(0.0, timeout - (time.monotonic() - began))
         try:
             items = self._source.receive(timeout)
         except (ProviderError, ProviderUnavailable) as error:
-            raise self._why(error) from error
+            if not self._run.has_ended(_NEWS):
+                raise
+            text = "the local model's process has ended unexpectedly; it starts again"
+            raise type(error)(text) from error
         if not items:
             self._check_life()
         self.ended = self._source.ended
@@ -207,25 +195,31 @@ class _Answer(Source):
                 f"the local model {self._provider.model_name} cannot call tools", param="tools"
             )
         self._asked_at = time.monotonic()
-        return self._provider.send(self._run, endpoint, {**self._body, **self._tools})
-
-    def _check_patience(self) -> None:
-        limit = self._provider.start_timeout
-        if time.monotonic() - self._run.started_at > limit:
-            raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
+        settings = self._provider.settings
+        # The first byte comes when a slot is free.  Silence after that is judged by
+        # _check_life, for all who wait together.
+        patience = settings.first_byte_timeout
+        timeouts = Timeouts(settings.connect_timeout, patience, patience)
+        headers = {
+            "Authorization": f"Bearer {endpoint.key}",
+            "Content-Type": "application/json",
+            # An idle connection would hold one of the process's few threads.
+            "Connection": "close",
+        }
+        body = dump({**self._body, **self._tools})
+        url = f"{endpoint.url}/v1/chat/completions"
+        # Without an environment: no proxy stands between us and our own process.
+        client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
+        exchange = client.send(HTTPRequest("POST", url, headers, body))
+        chunks = _Chunks(self._run, settings.max_event_bytes)
+        return HTTPSource(exchange, chunks, _refusal, endpoint.key)
 
     def _check_life(self) -> None:
         limit = self._provider.settings.idle_timeout
         if time.monotonic() - max(self._asked_at, self._run.heard_at) > limit:
-            text = f"the local model did not go on for {limit:g} s"
+            text = f"the local model sent nothing for {limit:g} s"
             self._run.kill(text)
             raise ProviderTimeout(text)
-
-    def _why(self, error: ChoreoError) -> ChoreoError:
-        """Return *error*, or a clearer one when the cause is that the process has ended."""
-        if not self._run.has_ended(_NEWS):
-            return error
-        return type(error)("the local model's process has ended unexpectedly; it starts again")
 
     def fileno(self) -> int | None:
         return None if self._source is None else self._source.fileno()
@@ -249,7 +243,7 @@ class _Chunks(Translator):
 
     @property
     def usage(self) -> Usage | None:
-        """What was reported; of an answer broken off, its prompt and its pieces, one a token."""
+        """The reported usage; for a cut answer, the prompt's tokens and one for each piece."""
         if self._reported is None and self._prompt_tokens:
             return Usage(self._prompt_tokens, self._pieces)
         return self._reported
@@ -271,7 +265,7 @@ class _Chunks(Translator):
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-    """Return what llama.cpp's error means for our caller."""
+    """Return the error for our caller that corresponds to llama.cpp's."""
     message, error = error_message(body)
     if error.get("type") == "exceed_context_size_error":
         return InvalidRequest(
@@ -288,7 +282,7 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoErro
             code="invalid_messages_format",
         )
     if status == 400 and any(word in message for word in ("schema", "grammar", "response_format")):
-        message = message.rpartition("failed: ")[2]  # what follows llama.cpp's own affairs
+        message = message.rpartition("failed: ")[2]  # the reason, without llama.cpp's internals
         return InvalidRequest(
             f"the local model cannot follow it: {message}", param="response_format"
         )

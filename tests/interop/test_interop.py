@@ -25,7 +25,7 @@ import pytest
 from dialects import DIALECTS
 from playback_server import Asked, PlaybackServer
 
-from choreo_wsgi.local import weights
+from choreo_wsgi.local.fetch import fetch_model
 from choreo_wsgi.local.process import Endpoint, Launch, ModelProcess
 
 pytestmark = pytest.mark.interop
@@ -117,7 +117,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.fixture(scope="session")
 def llama() -> Iterator[Endpoint]:
     """llama.cpp's server with the default model, on a port."""
-    launch = Launch(str(weights.fetch_model(print)), slots=1, context=1024)
+    launch = Launch(str(fetch_model(print)), slots=1, context=1024)
     process = ModelProcess(launch, unix=False)
     try:
         endpoint = process.run().wait(PATIENCE)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from choreo_wsgi.local import weights
+from choreo_wsgi.local.fetch import fetch_model
 from choreo_wsgi.local.process import Launch, ModelProcess
 
 
 @pytest.fixture(scope="session")
 def model_file() -> Path:
     """The default model's file, fetched once a machine."""
-    return weights.fetch_model(print)
+    return fetch_model(print)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from local_helpers import (
 
 from choreo_wsgi.chat.items import Delta, ToolCall
 from choreo_wsgi.errors import (
+    ConfigurationError,
     InvalidRequest,
     ProviderError,
     ProviderNotConfigured,
@@ -141,7 +142,9 @@ def test_follows_a_schema(local: Local) -> None:
 def test_names_itself(local: Local, make: Callable[..., Local], tmp_path: Path) -> None:
     assert local.label("gpt-4") == "local/SmolLM2-135M-Instruct"
     assert local.models() == ["SmolLM2-135M-Instruct"]
-    assert make(model=str(tmp_path / "Other-7B.gguf")).label("x") == "local/Other-7B"
+    other = tmp_path / "Other-7B.gguf"
+    other.write_bytes(b"GGUF")
+    assert make(model=str(other)).label("x") == "local/Other-7B"
 
 
 # -- what it refuses ------------------------------------------------------------------------
@@ -181,9 +184,24 @@ def test_says_what_to_do_without_the_file(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ProviderNotConfigured, match="choreo-wsgi fetch-model"):
         make().open(request())
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(b"GGUF")
+    provider = make(model=str(mine))
+    mine.unlink()
     with pytest.raises(ProviderNotConfigured, match=r"mine\.gguf") as caught:
-        make(model=str(tmp_path / "mine.gguf")).preload()
+        provider.preload()
     assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GGU", b"not a model"])
+def test_the_file_is_looked_at_before_the_first_request(
+    make: Callable[..., Local], tmp_path: Path, content: bytes | None
+) -> None:
+    mine = tmp_path / "mine.gguf"
+    if content is not None:
+        mine.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"mine\.gguf"):
+        make(model=str(mine))
 
 
 # -- a file of the user's -------------------------------------------------------------------

