@@ -7,8 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from choreo_wsgi import sse
-from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.apis.chat import ChunkWriter
 from choreo_wsgi.chat.items import Delta
 
 from . import client
@@ -55,11 +54,10 @@ def encoder() -> None:
     print("encoder: frames per CPU second")
     figures = []
     for _ in range(RUNS):
-        encode = ChunkEncoder("chatcmpl-123", 1699564800, "gpt-4").encode
+        write = ChunkWriter("chatcmpl-123", 1699564800, "gpt-4").write
         begin = time.process_time()
         for number in range(100_000):
-            for chunk in encode(Delta(f"word {number}")):
-                sse.frame(chunk)
+            write(Delta(f"word {number}"))
         figures.append(100_000 / (time.process_time() - begin))
     show("the encoder alone", figures, "frames/CPU s")
 

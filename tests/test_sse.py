@@ -343,6 +343,6 @@ def test_plain_count_is_never_wrong(pieces: list[bytes]) -> None:
 
 @given(st.lists(st.dictionaries(st.text(), st.text(), max_size=2), min_size=1, max_size=5))
 def test_plain_count_knows_our_own_frames(objects: list[dict[str, str]]) -> None:
-    from choreo_wsgi.chat.chunks import dump
+    from choreo_wsgi.chat.items import dump
 
     assert sse.plain_count(b"".join(sse.frame(dump(item)) for item in objects)) == len(objects)

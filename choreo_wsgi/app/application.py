@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
-from ..chat import request as chat
+from .. import apis
 from ..errors import ChoreoError, MethodNotAllowed, NotFound
 from ..providers.building import build
 from ..replay import open_store
@@ -179,11 +179,12 @@ class Application:
         return self._resumption.cancel(call, _stream_id(call))
 
     def _chat(self, call: Call) -> Response:
+        api = apis.load("chat")
         body = read_body(call.environ, self.settings)
-        request = chat.parse(body)
+        request = api.read(body)
         if is_resumable(call):
-            return self._resumption.begin(call, request, body)
-        return self._completions.answer(call, request)
+            return self._resumption.begin(call, api, request, body)
+        return self._completions.answer(call, api, request)
 
 
 def _phrase(status: int) -> str:

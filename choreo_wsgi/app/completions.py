@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from .. import sse
-from ..chat.chunks import ChunkEncoder
+from ..apis import API
+from ..chat.answer import AnswerWriter
 from ..chat.items import Usage
 from ..chat.request import ChatRequest
-from ..chat.source import Frames, Reply
+from ..chat.source import Reply
 from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
@@ -21,8 +19,6 @@ from ..streams.stream import Control, Endable, EventStream, Generation, wait_for
 from .request import Call
 from .response import Headers, Response, document, visible
 from .slots import Slot, Slots
-
-T = TypeVar("T", Frames, Reply)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +28,7 @@ class Started:
     """A stream whose first frames, or a long silence, have come: what carries it on."""
 
     generation: Generation
-    frames: Frames
+    frames: Reply
     label: str
 
 
@@ -46,13 +42,13 @@ class Completions:
         self._settings = settings
         self._breakers = Breakers()
 
-    def answer(self, call: Call, request: ChatRequest) -> Response:
-        """Return the response to a completion that is not resumable."""
+    def answer(self, call: Call, api: API, request: ChatRequest) -> Response:
+        """Return the response to a completion of *api* that is not resumable."""
         slot = self.take_slot(request)
         try:
             if not request.stream:
-                return self._complete(call, request, slot)
-            started = self.start(request, call.gone, call.waiting)
+                return self._complete(call, api, request, slot)
+            started = self.start(api, request, call.gone, call.waiting)
             return self.stream_response(call, request, started.generation, slot, started)
         except BaseException:
             slot.release()
@@ -67,26 +63,26 @@ class Completions:
         return self._slots.take(max(target.provider.calls(request) for target in targets))
 
     def start(
-        self, request: ChatRequest, gone: Callable[[], bool], waiting: Callable[[], None]
+        self,
+        api: API,
+        request: ChatRequest,
+        gone: Callable[[], bool],
+        waiting: Callable[[], None],
     ) -> Started:
         """Begin a stream and wait for its first frames, but not longer than a heartbeat.
 
         *waiting* is called when nothing is left but to wait.  Raises ChoreoError when it fails
         before the first frames, ClientGone when *gone* says that nobody waits any more.
         """
-        encoder = self.encoder(request)
-
-        def begin(target: Target) -> Frames:
-            return target.provider.stream(request.with_model(target.model), encoder)
-
-        frames: Failover[Frames] = self._failover(request.model, begin)
+        writer = api.writer(request)
+        frames = self._failover(request, writer)
         patience = self._settings.heartbeat_seconds
         try:
             first = wait_for_first(frames, gone, self._control, patience, waiting)
         except BaseException:
             frames.close()
             raise
-        return Started(Generation(frames, self._control, first), frames, frames.label)
+        return Started(Generation(frames, self._control, writer, first), frames, frames.label)
 
     def stream_response(
         self,
@@ -107,18 +103,14 @@ class Completions:
             generation,
             gone=call.gone,
             heartbeat=self._settings.heartbeat_seconds,
+            ping=started.generation.writer.ping,
             on_close=on_close,
         )
         head = [*sse.HEAD, ("Choreo-Provider", visible(started.label)), *(headers or [])]
         return Response(200, head, stream)
 
-    def _complete(self, call: Call, request: ChatRequest, slot: Slot) -> Response:
-        encoder = self.encoder(request)
-
-        def begin(target: Target) -> Reply:
-            return target.provider.complete(request.with_model(target.model), encoder)
-
-        reply: Failover[Reply] = self._failover(request.model, begin)
+    def _complete(self, call: Call, api: API, request: ChatRequest, slot: Slot) -> Response:
+        reply = self._failover(request, api.writer(request))
         try:
             body = wait_for_first(reply, call.gone, self._control, waiting=call.waiting)
         finally:
@@ -127,21 +119,16 @@ class Completions:
         self._log(call, request, reply.label, "completed", reply.usage)
         return document(body, headers=[("Choreo-Provider", visible(reply.label))])
 
-    def encoder(self, request: ChatRequest) -> ChunkEncoder:
-        """Return the encoder of a new answer to *request*."""
-        return ChunkEncoder(
-            id="chatcmpl-" + secrets.token_urlsafe(18),  # 144 random bits
-            created=int(time.time()),
-            model=request.model,
-            include_usage=request.include_usage,
-        )
+    def _failover(self, request: ChatRequest, writer: AnswerWriter) -> Failover:
+        def candidate(target: Target) -> Candidate:
+            def begin() -> Reply:
+                return target.provider.answer(request.with_model(target.model), writer)
 
-    def _failover(self, model: str, begin: Callable[[Target], T]) -> Failover[T]:
-        def candidate(target: Target) -> Candidate[T]:
             breaker = self._breakers.of(target.label)
-            return Candidate(breaker, lambda: begin(target), target.priority, target.weight)
+            return Candidate(breaker, begin, target.priority, target.weight)
 
-        return Failover(in_order([candidate(target) for target in self._router.targets(model)]))
+        targets = self._router.targets(request.model)
+        return Failover(in_order([candidate(target) for target in targets]))
 
     def _log(
         self, call: Call, request: ChatRequest, label: str, outcome: str, usage: Usage | None

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..chat.chunks import dump
+from ..chat.items import dump
 from ..errors import ChoreoError
 from ..streams.stream import EventStream
 

@@ -8,6 +8,7 @@ import re
 from urllib.parse import parse_qs, quote
 
 from .. import sse
+from ..apis import API
 from ..chat.request import ChatRequest
 from ..errors import ChoreoError, InvalidRequest, ProducerLost
 from ..replay import Store, Writer
@@ -64,7 +65,7 @@ class Resumption:
 
     # -- begin ----------------------------------------------------------------------------
 
-    def begin(self, call: Call, request: ChatRequest, body: bytes) -> Response:
+    def begin(self, call: Call, api: API, request: ChatRequest, body: bytes) -> Response:
         """Return the response to a resumable POST: a new stream, or the one of its key."""
         if not request.stream:
             raise InvalidRequest("only a stream can be resumable", param="stream")
@@ -79,18 +80,25 @@ class Resumption:
             claim = self._store.create(call.key, key=key, digest=digest)
             if claim.writer is None:
                 return self._play(call, claim.id, 0, slot)
-            return self._record(call, request, claim.writer, slot, keyed=key is not None)
+            return self._record(call, api, request, claim.writer, slot, keyed=key is not None)
         except BaseException:
             slot.release()
             raise
 
     def _record(
-        self, call: Call, request: ChatRequest, writer: Writer, slot: Slot, *, keyed: bool
+        self,
+        call: Call,
+        api: API,
+        request: ChatRequest,
+        writer: Writer,
+        slot: Slot,
+        *,
+        keyed: bool,
     ) -> Response:
         # A client that left can come back only with its key: it has no id yet.
         gone = (lambda: False) if keyed else call.gone
         try:
-            started = self._completions.start(request, gone, call.waiting)
+            started = self._completions.start(api, request, gone, call.waiting)
         except BaseException:
             writer.discard()
             raise

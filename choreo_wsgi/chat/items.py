@@ -6,7 +6,8 @@ writes each as its own events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -101,3 +102,25 @@ Item = Union[Delta, Finish, Usage]
 
 def _sum(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else a + b
+
+
+#: Writes a JSON string: the C function where there is one.
+quote = json.encoder.encode_basestring
+
+
+def _make_encoder() -> Callable[[Json], str]:
+    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # not CPython
+        return encoder.encode
+    # JSONEncoder makes one of these for every document, which takes longer than a chunk does.
+    pieces = make(None, encoder.default, quote, None, ":", ",", False, False, True)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_encode = _make_encoder()
+
+
+def dump(value: Json) -> bytes:
+    """Return *value* as compact UTF-8 JSON: no spaces, nothing escaped that need not be."""
+    return _encode(value).encode("utf-8", "replace")

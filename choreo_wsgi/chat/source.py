@@ -1,7 +1,6 @@
-"""What a provider opens: chunks, frames or a document, read piece by piece.
+"""What is read piece by piece: items from a provider, bytes on their way to a caller.
 
-:class:`Source`, :class:`Frames` and :class:`Reply` share one way of being read, so that a
-stream's thread, a thread that serves many of them, or a test can ask for what is there:
+All of it is :class:`Readable`, so that a waiting thread can look after the caller too:
 
 * ``receive(timeout)`` waits at most *timeout* seconds; ``receive(0)`` never blocks.  It
   returns what came, which is falsy when nothing did, and raises ChoreoError when the
@@ -13,13 +12,44 @@ stream's thread, a thread that serves many of them, or a test can ask for what i
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .items import Item, Usage
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Readable(Protocol[T_co]):
+    """Something that ends and is read with a timeout; see the module's text for the rules."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all has been returned."""
+
+    def receive(self, timeout: float) -> T_co:
+        """Return what came within *timeout* seconds, in order."""
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+
+    def close(self) -> None:
+        """Stop what is being read and free what it holds."""
+
+
+class Reply(Readable[bytes], Protocol):
+    """An answer as bytes: whole SSE frames without their ending, or one document."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported so far, for the accounting; None when nothing."""
+
+    @property
+    def label(self) -> str:
+        """Who answers, for the header ``Choreo-Provider``; final once something came."""
+
 
 class Source:
-    """Chat chunks as they come; see the module's text for the rules."""
+    """An answer as items: what a provider opens."""
 
     ended: bool = False
     #: What was used so far, where the source can tell before its end: an answer that is
@@ -34,56 +64,6 @@ class Source:
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
         return None
-
-    def close(self) -> None:
-        """Stop the generation and free what it holds."""
-
-
-class Frames(Protocol):
-    """A stream as whole SSE frames, without its end marker."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether all has been returned."""
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the provider reported so far, for the accounting; None when nothing."""
-
-    @property
-    def label(self) -> str:
-        """Who answers, for the header ``Choreo-Provider``; final once something came."""
-
-    def receive(self, timeout: float) -> bytes:
-        """Return the frames that came within *timeout* seconds, joined."""
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-
-    def close(self) -> None:
-        """Stop the generation and free what it holds."""
-
-
-class Reply(Protocol):
-    """A plain completion: one JSON document, returned whole."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the document has been returned."""
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the provider reported, for the accounting; None when nothing."""
-
-    @property
-    def label(self) -> str:
-        """Who answers, for the header ``Choreo-Provider``; final once something came."""
-
-    def receive(self, timeout: float) -> bytes:
-        """Return the whole document once it is there, ``b""`` before."""
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
 
     def close(self) -> None:
         """Stop the generation and free what it holds."""

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..chat.chunks import dump
-from ..chat.items import Delta, Finish, Item, Json, Usage
+from ..chat.items import Delta, Finish, Item, Json, Usage, dump
 from ..chat.request import ChatRequest
 from ..chat.source import Source
 from ..chat.sources import Interleaved, from_deltas

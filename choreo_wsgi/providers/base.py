@@ -3,7 +3,7 @@
 A :class:`Provider` opens a :class:`~choreo_wsgi.source.Source` for a request: something
 that hands over chat chunks as they come.  That is all a provider needs to do.  One whose
 bytes already are what the caller gets (an OpenAI-compatible upstream) overrides
-:meth:`Provider.stream` and :meth:`Provider.complete` instead and takes no chunk apart.
+:meth:`Provider.answer` too and takes no chunk apart.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..chat.answer import EncodedFrames, FoldedReply
-from ..chat.chunks import ChunkEncoder
+from ..chat.answer import Answer, AnswerWriter
 from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
-from ..chat.source import Frames, Reply, Source
+from ..chat.source import Reply, Source
 from ..chat.sources import Interleaved, Limited, Stopped, from_deltas
 from ..settings import Settings, parse_options
 from .facts import Facts
@@ -77,13 +76,9 @@ class Provider(ABC):
         """Return how many answers are under way at once for *request*."""
         return 1 if "n" in self.native else request.n
 
-    def stream(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames:
-        """Begin to answer *request* with a stream of frames written by *encoder*."""
-        return EncodedFrames(self._open(request), encoder, request.n, self.label(request.model))
-
-    def complete(self, request: ChatRequest, encoder: ChunkEncoder) -> Reply:
-        """Begin to answer *request* with one document."""
-        return FoldedReply(self._open(request), encoder, request.n, self.label(request.model))
+    def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
+        """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
+        return Answer(self._open(request), writer, request.n, self.label(request.model))
 
     def preload(self) -> None:
         """Do now what would hold up the first request."""

@@ -6,13 +6,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 from ..chat.items import Usage
-from ..chat.source import Frames, Reply
+from ..chat.source import Reply
 from ..errors import ChoreoError
-
-T = TypeVar("T", Frames, Reply)
 
 #: So many failures in a row open a circuit, for so many seconds.
 FAILURES = 5
@@ -84,11 +81,11 @@ class Breakers:
         return breaker
 
 
-class Candidate(Generic[T]):
+class Candidate:
     """A target that can be asked: its *breaker*, and how to *begin*."""
 
     def __init__(
-        self, breaker: Breaker, begin: Callable[[], T], priority: int = 0, weight: float = 1.0
+        self, breaker: Breaker, begin: Callable[[], Reply], priority: int = 0, weight: float = 1.0
     ) -> None:
         self.breaker = breaker
         self.begin = begin
@@ -97,8 +94,8 @@ class Candidate(Generic[T]):
 
 
 def in_order(
-    candidates: Sequence[Candidate[T]], random: Callable[[], float] = random.random
-) -> list[Candidate[T]]:
+    candidates: Sequence[Candidate], random: Callable[[], float] = random.random
+) -> list[Candidate]:
     """Return *candidates* in the order to ask them.
 
     Lower priority numbers come first; those of one priority are drawn by weight.
@@ -111,8 +108,8 @@ def in_order(
     return [candidates[place] for _, _, place in sorted(keyed)]
 
 
-class Failover(Generic[T]):
-    """Reads from the first of *candidates* that answers; itself frames, or a reply.
+class Failover:
+    """Reads from the first of *candidates* that answers; itself a reply.
 
     A candidate that fails before its first byte with something that another could do better
     (no connection, 429, 5xx, a timeout) is passed over for the next.  Those with an open
@@ -120,7 +117,7 @@ class Failover(Generic[T]):
     again.
     """
 
-    def __init__(self, candidates: Sequence[Candidate[T]]) -> None:
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._left = list(candidates)
         self._answered = False
         self.ended = False
@@ -136,7 +133,7 @@ class Failover(Generic[T]):
         """What the provider reported so far."""
         return self._reading.usage
 
-    def _begin(self) -> T:
+    def _begin(self) -> Reply:
         """Ask the next candidate; one that refuses at once is passed over too."""
         while True:
             self._current = self._next()
@@ -145,7 +142,7 @@ class Failover(Generic[T]):
             except ChoreoError as error:
                 self._pass_over(error)
 
-    def _next(self) -> Candidate[T]:
+    def _next(self) -> Candidate:
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
         allowed = (place for place, item in enumerate(self._left) if item.breaker.allows())
         return self._left.pop(next(allowed, 0))

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..chat.chunks import dump
-from ..chat.items import Delta, Finish, Item, Json, Usage
+from ..chat.items import Delta, Finish, Item, Json, Usage, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, UpstreamInvalid, UpstreamTruncated
 from ..settings import Secret, setting

@@ -60,7 +60,7 @@ class Recording:
         except Fenced as error:
             # Another replica has the stream: what it writes counts, our client may read it.
             self._finish("producer_lost")
-            return sse.frame(error.body())
+            return generation.writer.fail(error)
         if generation.ended:
             self._finish(generation.outcome)
         return numbered
@@ -136,6 +136,10 @@ class Playback:
         self.ended = True
         self.outcome = outcome
         self._reader.close()
+
+    def fileno(self) -> int | None:
+        """Return None: only asking tells whether the log goes on."""
+        return self._reader.fileno()
 
     def close(self) -> None:
         """Stop reading; the stream itself goes on."""

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .. import sse
-from ..chat.source import Frames
+from ..chat.answer import AnswerWriter
+from ..chat.source import Readable
 from ..errors import ChoreoError, Unavailable
 
 #: Seconds between two looks at the client while nothing comes.  A client that leaves frees
@@ -38,19 +39,8 @@ class Control:
         self.stopping = False
 
 
-class Readable(Protocol):
-    """Something that ends, and is read with a timeout: frames, a reply, a generation."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether all has been returned."""
-
-    def receive(self, timeout: float) -> bytes:
-        """Return what came within *timeout* seconds."""
-
-
 def wait_for_first(
-    readable: Readable,
+    readable: Readable[bytes],
     gone: Callable[[], bool],
     control: Control,
     patience: float = float("inf"),
@@ -78,14 +68,22 @@ def wait_for_first(
 
 
 class Generation:
-    """The *frames* of an answer and its one ending; *first* is what was received already.
+    """The *frames* of an answer and its one ending, which *writer* writes.
 
+    *first* is what was received already.
     ``outcome`` says how it ended: ``completed``, the code of the error frame, or
     ``client_closed``.
     """
 
-    def __init__(self, frames: Frames, control: Control, first: bytes = b"") -> None:
+    def __init__(
+        self,
+        frames: Readable[bytes],
+        control: Control,
+        writer: AnswerWriter,
+        first: bytes = b"",
+    ) -> None:
         self._frames = frames
+        self.writer = writer
         self._control = control
         self._first = first
         self.ended = False
@@ -110,7 +108,7 @@ class Generation:
             return self.fail(ChoreoError("the server failed in the middle of the stream"))
         if self._frames.ended:
             self._end("completed")
-            return block + sse.DONE
+            return block + self.writer.done
         return block
 
     def _take_first(self) -> bytes:
@@ -122,7 +120,7 @@ class Generation:
         if self.ended:
             return b""
         self._end(error.code or error.type)
-        return sse.frame(error.body())
+        return self.writer.fail(error)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
@@ -142,22 +140,19 @@ class Generation:
             self._end("client_closed")
 
 
-class Endable(Readable, Protocol):
+class Endable(Readable[bytes], Protocol):
     """What an event stream carries: frames that bring their one ending with them."""
 
     @property
     def outcome(self) -> str:
         """How it ended."""
 
-    def close(self) -> None:
-        """Its client has gone."""
-
 
 class EventStream:
     """The WSGI iterable that carries *generation* to a client.
 
     *gone* tells whether the client has closed its connection.  *heartbeat* is the silence in
-    seconds after which a ping is sent.  *on_close* is called once, with the outcome.
+    seconds after which *ping* is sent.  *on_close* is called once, with the outcome.
     """
 
     def __init__(
@@ -166,11 +161,13 @@ class EventStream:
         *,
         gone: Callable[[], bool],
         heartbeat: float,
+        ping: bytes = sse.ping(),
         on_close: Callable[[str], None],
     ) -> None:
         self._generation = generation
         self._gone = gone
         self._heartbeat = heartbeat
+        self._ping = ping
         self._tick = min(TICK, heartbeat)
         self._on_close: Callable[[str], None] | None = on_close
         self._last_sent: float | None = None
@@ -218,13 +215,13 @@ class EventStream:
             self.close()
         elif now - self._last_sent >= self._heartbeat:
             self._last_sent = now
-            return sse.ping()
+            return self._ping
         return block
 
     def _start(self) -> bytes:
         """Return what there is at once, if only a ping: the head leaves with the first bytes."""
         self._last_sent = time.monotonic()
-        return self._generation.receive(0) or sse.ping()
+        return self._generation.receive(0) or self._ping
 
     def close(self) -> None:
         """Stop the generation and give everything back; safe to call at any time, repeatedly."""

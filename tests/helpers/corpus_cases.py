@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from choreo_wsgi import sse
-from choreo_wsgi.chat.answer import FoldedReply
-from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.request import ChatRequest, parse
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class
@@ -131,7 +131,7 @@ def cases(provider_type: str = "*") -> list[Case]:
 def request_sent(case: Case) -> dict[str, Any]:
     """Return what our adapter sends for the case."""
     provider, playback = case.playing()
-    provider.stream(case.request, encoder(case)).close()
+    provider.answer(case.request, writer(case)).close()
     request = playback.sent[0]
     return {
         "method": request.method,
@@ -141,15 +141,17 @@ def request_sent(case: Case) -> dict[str, Any]:
     }
 
 
-def encoder(case: Case) -> ChunkEncoder:
+def writer(case: Case) -> ChunkWriter:
     asked = case.request
-    return ChunkEncoder("chatcmpl-corpus", 1700000000, asked.model, asked.include_usage)
+    return ChunkWriter("chatcmpl-corpus", 1700000000, asked.model, asked.include_usage)
 
 
 def fold(case: Case) -> bytes:
     """Return the plain completion that the answer folds to."""
     provider, _ = case.playing()
-    reply = FoldedReply(provider.open(case.request), encoder(case), case.request.n, "corpus")
+    n = case.request.n
+    writer = CompletionWriter("chatcmpl-corpus", 1700000000, case.request.model, n)
+    reply = Answer(provider.open(case.request), writer, n, "corpus")
     while not reply.ended:
         document = reply.receive(0)
     return document
@@ -166,7 +168,7 @@ def outcome(case: Case, pieces: Sequence[bytes] | None = None) -> bytes | dict[s
     provider, _ = case.playing(pieces)
     out = b""
     try:
-        frames = provider.stream(case.request, encoder(case))
+        frames = provider.answer(case.request, writer(case))
         while not frames.ended:
             out += frames.receive(0)
     except ChoreoError as error:

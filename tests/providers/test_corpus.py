@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from corpus_cases import Case, cases, encoder, fold, outcome, request_sent
+from corpus_cases import Case, cases, fold, outcome, request_sent, writer
 
 from choreo_wsgi import sse
 
@@ -121,7 +121,7 @@ def test_usage_is_known_of_an_answer_that_was_left() -> None:
     case = next(case for case in CASES if case.id == "anthropic/text")
     body = case.answer[2]
     provider, _ = case.playing([body[: len(body) // 2], body[len(body) // 2 :]])
-    frames = provider.stream(case.request, encoder(case))
+    frames = provider.answer(case.request, writer(case))
     while not frames.receive(0):
         pass
     frames.close()

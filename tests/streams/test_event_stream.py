@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scripted_provider import Script
 
 from choreo_wsgi import sse
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
 from choreo_wsgi.app.slots import Slots
-from choreo_wsgi.chat.answer import EncodedFrames, FoldedReply
-from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.items import Delta, Finish, Usage
 from choreo_wsgi.errors import ChoreoError, ProviderError, ProviderTimeout, Unavailable
 from choreo_wsgi.streams import stream
@@ -27,8 +27,8 @@ def never_gone() -> bool:
     return False
 
 
-def encoder() -> ChunkEncoder:
-    return ChunkEncoder("chatcmpl-1", 1700000000, "m")
+def writer() -> ChunkWriter:
+    return ChunkWriter("chatcmpl-1", 1700000000, "m")
 
 
 class Run:
@@ -52,8 +52,8 @@ class Run:
             slot.release()
             self.outcomes.append(outcome)
 
-        frames = EncodedFrames(script, encoder(), n, "label")
-        self.generation = Generation(frames, self.control, first)
+        frames = Answer(script, writer(), n, "label")
+        self.generation = Generation(frames, self.control, writer(), first)
         self.stream = EventStream(
             self.generation, gone=gone, heartbeat=heartbeat, on_close=on_close
         )
@@ -340,15 +340,15 @@ def test_a_client_is_looked_after_at_every_tick_of_silence(
 # -- before the head --------------------------------------------------------------------------
 
 
-def reply_of(script: Script) -> FoldedReply:
-    return FoldedReply(script, encoder(), 1, "label")
+def reply_of(script: Script) -> Answer:
+    return Answer(script, CompletionWriter("chatcmpl-1", 1700000000, "m"), 1, "label")
 
 
 def test_the_first_bytes_are_waited_for_and_become_the_first_block() -> None:
     script = Script()
     speak = threading.Timer(0.02, script.say, ["a"])
     speak.start()
-    frames = EncodedFrames(script, encoder(), 1, "label")
+    frames = Answer(script, writer(), 1, "label")
     first = wait_for_first(frames, never_gone, Control())
     speak.join()
     assert first.count(b"data: ") == 2
@@ -361,12 +361,12 @@ def test_the_first_bytes_are_waited_for_and_become_the_first_block() -> None:
 def test_an_answer_that_is_there_at_once_is_one_block() -> None:
     script = Script()
     script.finish(Finish("length"))
-    frames = EncodedFrames(script, encoder(), 1, "label")
+    frames = Answer(script, writer(), 1, "label")
     control = Control()
     first = wait_for_first(frames, never_gone, control)
     closed: list[str] = []
     carried = EventStream(
-        Generation(frames, control, first),
+        Generation(frames, control, writer(), first),
         gone=never_gone,
         heartbeat=10.0,
         on_close=closed.append,

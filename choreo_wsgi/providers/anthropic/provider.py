@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...chat.chunks import dump
-from ...chat.items import Json
+from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...settings import Secret, setting
 from ...upstream import HTTPRequest

@@ -10,8 +10,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
-from ...chat.chunks import dump
-from ...chat.items import Json
+from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...errors import ProviderNotConfigured
 from ...settings import Secret, setting

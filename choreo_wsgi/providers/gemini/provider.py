@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from ...chat.chunks import dump
-from ...chat.items import Json
+from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...settings import Secret, setting
 from ...upstream import HTTPRequest

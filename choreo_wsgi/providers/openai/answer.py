@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ...chat.chunks import dump
-from ...chat.items import Item, Json, Usage
+from ...chat.items import Item, Json, Usage, dump
 from ...chat.source import Source
 from ...errors import ChoreoError, UpstreamInvalid
 from ..answer import Call
@@ -37,7 +36,7 @@ def _pause_after(size: int, last: float) -> float:
 
 
 class RelayFrames:
-    """The frames of a stream, passed on from *call* by *relay*: see ``source.Frames``."""
+    """The frames of a stream, passed on from *call* by *relay*: see ``chat.source.Reply``."""
 
     def __init__(self, call: Call, relay: EventRelay, label: str) -> None:
         self._call = call
@@ -164,7 +163,7 @@ class ChunkSource(Source):
 
 
 class RelayReply:
-    """The document of a plain completion, passed on from *call*: see ``source.Reply``.
+    """The document of a plain completion, passed on from *call*: see ``chat.source.Reply``.
 
     *model* is the name to write for the upstream's, or empty; *limit* bounds its bytes.
     """

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from ...chat.chunks import dump
-from ...chat.items import Json
+from ...chat.items import Json, dump
 
 #: Where a JSON string begins and ends, by the member that holds it.
 _STRINGS = {

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...chat.chunks import ChunkEncoder, dump
+from ...chat.answer import AnswerWriter
+from ...chat.items import dump
 from ...chat.request import ChatRequest
-from ...chat.source import Frames, Reply, Source
+from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderNotConfigured
 from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
@@ -90,16 +91,26 @@ class OpenAI(Provider):
 
     # -- answering -------------------------------------------------------------------
 
-    def stream(self, request: ChatRequest, encoder: ChunkEncoder) -> Frames:
-        """Begin to answer *request* with the upstream's own events."""
-        rewriting = Rewriting(
-            request.include_usage, self._renamed(request, encoder), self.options.repair
-        )
+    def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
+        """Begin to answer *request*: chat with the upstream's own bytes, else with items."""
+        if writer.api != "chat":
+            return super().answer(request, writer)
+        # The name that was asked for, where the upstream knows the model by another.
+        renamed = writer.model if writer.model != request.model else ""
+        label = self.label(request.model)
+        if not request.stream:
+            call = self._plain_call(request)
+            return RelayReply(call, label, renamed, self.options.repair, _MAX_REPLY)
+        rewriting = Rewriting(request.include_usage, renamed, self.options.repair)
         relay = EventRelay(request.n, rewriting, self.settings.max_event_bytes)
-        return RelayFrames(self._stream_call(request), relay, self.label(request.model))
+        return RelayFrames(self._stream_call(request), relay, label)
 
-    def complete(self, request: ChatRequest, encoder: ChunkEncoder) -> Reply:
-        """Begin to answer *request* with the upstream's own document."""
+    def open(self, request: ChatRequest) -> Source:
+        """Begin to answer *request*; the source reads the upstream's chunks."""
+        chunks = OpenAIChunks(request.n, self.settings.max_event_bytes)
+        return ChunkSource(self._stream_call(request), chunks)
+
+    def _plain_call(self, request: ChatRequest) -> Call:
         body = {key: value for key, value in request.body.items() if key != "stream_options"}
         body |= {"model": request.model, "stream": False}
         answers = Answers(
@@ -108,20 +119,7 @@ class OpenAI(Provider):
             lambda options: None,
             self.options.api_key,
         )
-        call = Call(answers, options=False, stream=False)
-        renamed = self._renamed(request, encoder)
-        label = self.label(request.model)
-        return RelayReply(call, label, renamed, self.options.repair, _MAX_REPLY)
-
-    def open(self, request: ChatRequest) -> Source:
-        """Begin to answer *request*; the source reads the upstream's chunks."""
-        chunks = OpenAIChunks(request.n, self.settings.max_event_bytes)
-        return ChunkSource(self._stream_call(request), chunks)
-
-    @staticmethod
-    def _renamed(request: ChatRequest, encoder: ChunkEncoder) -> str:
-        """Return the name that was asked for, if the upstream knows the model by another."""
-        return encoder.model if encoder.model != request.model else ""
+        return Call(answers, options=False, stream=False)
 
     def _stream_call(self, request: ChatRequest) -> Call:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}

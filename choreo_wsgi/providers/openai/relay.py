@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass
 
 from ... import sse
-from ...chat.chunks import dump
-from ...chat.items import Json, Usage
+from ...chat.items import Json, Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ..reading import parse_object, provider_error, read_usage
 from .events import EventReader, Progress

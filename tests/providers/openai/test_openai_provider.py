@@ -13,7 +13,7 @@ import pytest
 from misbehave import Peer, Upstream, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi import sse
-from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
 from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import (
@@ -91,7 +91,7 @@ def ask(model: str = "m", **more: Any) -> ChatRequest:
 
 
 def stream(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
-    return provider.stream(request or ask(stream=True), ChunkEncoder("x", 1, asked))
+    return provider.answer(request or ask(stream=True), ChunkWriter("x", 1, asked))
 
 
 def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
@@ -436,7 +436,7 @@ def test_its_place_in_the_environment() -> None:
 
 
 def complete(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
-    return provider.complete(request or ask(), ChunkEncoder("x", 1, asked))
+    return provider.answer(request or ask(), CompletionWriter("x", 1, asked))
 
 
 @pytest.mark.parametrize("piece", [None, 5])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from choreo_wsgi import sse
-from choreo_wsgi.chat.answer import EncodedFrames, Fold, FoldedReply, merge
-from choreo_wsgi.chat.chunks import ChunkEncoder
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, merge
+from choreo_wsgi.chat.answer import Answer, AnswerWriter
 from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
 from choreo_wsgi.chat.source import Source
 from choreo_wsgi.errors import ProviderError, UpstreamTruncated
@@ -37,12 +37,16 @@ class Batches(Source):
         self.closed = True
 
 
-def encoder(include_usage: bool = False) -> ChunkEncoder:
-    return ChunkEncoder("chatcmpl-1", 1700000000, "m", include_usage)
+def chunks(include_usage: bool = False) -> ChunkWriter:
+    return ChunkWriter("chatcmpl-1", 1700000000, "m", include_usage)
+
+
+def document(n: int = 1) -> CompletionWriter:
+    return CompletionWriter("chatcmpl-1", 1700000000, "m", n)
 
 
 def frames_of(source: Source, n: int = 1, include_usage: bool = False) -> bytes:
-    frames = EncodedFrames(source, encoder(include_usage), n, "label")
+    frames = Answer(source, chunks(include_usage), n, "label")
     blocks = []
     for _ in range(1000):
         blocks.append(frames.receive(0))
@@ -57,11 +61,11 @@ def chunks_of(source: Source, n: int = 1, include_usage: bool = False) -> list[A
 
 
 def document_of(source: Source, n: int = 1) -> Any:
-    reply = FoldedReply(source, encoder(), n, "label")
-    while not (document := reply.receive(0)):
+    reply = Answer(source, document(n), n, "label")
+    while not (block := reply.receive(0)):
         assert not reply.ended
     assert reply.ended
-    return json.loads(document)
+    return json.loads(block)
 
 
 # -- the same answer, read in both ways -------------------------------------------------------
@@ -181,7 +185,7 @@ def test_each_choice_begins_with_its_role_and_ends_once(
 
 def test_the_document_byte_for_byte() -> None:
     batches: list[list[Item]] = [[Delta("Hel"), Delta("lo")], [Finish("stop"), Usage(1, 2)]]
-    reply = FoldedReply(Batches(*batches), encoder(), 1, "label")
+    reply = Answer(Batches(*batches), document(), 1, "label")
     assert reply.receive(0) == b""
     assert reply.receive(0) == (
         b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m",'
@@ -242,14 +246,6 @@ def test_a_choice_keeps_the_further_members_of_its_finish() -> None:
     assert document["choices"][0]["native_finish_reason"] == "end"
 
 
-def test_a_fold_is_complete_when_every_choice_is() -> None:
-    fold = Fold(2)
-    fold.add(Finish("stop", 1))
-    assert not fold.complete
-    fold.add(Finish("stop", 0))
-    assert fold.complete
-
-
 # -- endings ----------------------------------------------------------------------------------
 
 
@@ -268,7 +264,7 @@ def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
 ) -> None:
     batches = [items] if together else [[item] for item in items]
     source = Batches(*batches)
-    frames = EncodedFrames(source, encoder(), 2, "label")
+    frames = Answer(source, chunks(), 2, "label")
     seen = b""
     with pytest.raises(UpstreamTruncated):
         for _ in range(len(batches) + 1):
@@ -283,7 +279,7 @@ def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
 
 
 def test_a_failure_of_the_source_passes_through_after_what_came_before() -> None:
-    frames = EncodedFrames(Batches([Delta("a")], ProviderError("no")), encoder(), 1, "label")
+    frames = Answer(Batches([Delta("a")], ProviderError("no")), chunks(), 1, "label")
     assert frames.receive(0).count(b"data: ") == 2
     with pytest.raises(ProviderError):
         frames.receive(0)
@@ -306,9 +302,9 @@ def test_the_usage_chunk_comes_last_and_only_when_asked_and_known() -> None:
     assert [chunk["usage"] for chunk in without] == [None] * 3
 
 
-@pytest.mark.parametrize("kind", [EncodedFrames, FoldedReply])
+@pytest.mark.parametrize("writer", [chunks(), document()])
 def test_an_answer_that_is_broken_off_is_accounted_for(
-    kind: type[EncodedFrames] | type[FoldedReply],
+    writer: AnswerWriter,
 ) -> None:
     class Late(Batches):
         def close(self) -> None:
@@ -316,7 +312,7 @@ def test_an_answer_that_is_broken_off_is_accounted_for(
             self.usage = Usage(7, 1)
 
     source = Late([Delta("a")], [Delta("b")])
-    reading = kind(source, encoder(), 1, "label")
+    reading = Answer(source, writer, 1, "label")
     reading.receive(0)
     reading.close()
     assert source.closed
@@ -324,8 +320,8 @@ def test_an_answer_that_is_broken_off_is_accounted_for(
 
 
 def test_the_end_closes_the_source() -> None:
-    for kind in (EncodedFrames, FoldedReply):
+    for writer in (chunks(), document()):
         source = Batches([Delta("a"), Finish()])
-        reading = kind(source, encoder(), 1, "label")
+        reading = Answer(source, writer, 1, "label")
         assert reading.receive(0) and reading.ended
         assert source.closed

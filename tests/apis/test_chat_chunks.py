@@ -9,18 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo_wsgi.chat.chunks import ChunkEncoder, dump
-from choreo_wsgi.chat.items import Delta, Finish, ToolCall, Usage
+from choreo_wsgi import sse
+from choreo_wsgi.apis.chat import ChunkWriter
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage, dump
 
 
-def encoder(**changes: Any) -> ChunkEncoder:
+def make_writer(**changes: Any) -> ChunkWriter:
     given = {"id": "chatcmpl-123", "created": 1699564800, "model": "gpt-4", **changes}
-    return ChunkEncoder(**given)
+    return ChunkWriter(**given)
 
 
-def encoded(*items: Delta | Finish, **changes: Any) -> list[bytes]:
-    writer = encoder(**changes)
-    return [chunk for item in items for chunk in writer.encode(item)]
+def encoded(*items: Item, **changes: Any) -> list[bytes]:
+    """Return the chunks for *items*, and those that follow them."""
+    writer = make_writer(**changes)
+    block = b"".join([*map(writer.write, items), writer.finish()])
+    chunks = [frame.removeprefix(b"data: ") for frame in block.split(b"\n\n")[:-1]]
+    assert block == b"".join(map(sse.frame, chunks))
+    return chunks
 
 
 HEAD = (
@@ -108,17 +113,15 @@ def test_the_documented_chunks_in_their_order_of_keys() -> None:
 
 
 def test_asked_usage_is_null_until_its_own_chunk() -> None:
-    writer = encoder(include_usage=True)
-    chunks = [*writer.encode(Delta("a")), *writer.encode(Finish("length"))]
-    assert chunks == [
+    items = [Delta("a"), Usage(3, 5), Finish("length")]
+    assert encoded(*items, include_usage=True) == [
         ROLE[:-1] + b',"usage":null}',
         HEAD
         + b'"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"usage":null}',
         HEAD + b'"choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":null}',
+        HEAD + b'"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}',
     ]
-    assert writer.usage(Usage(3, 5)) == (
-        HEAD + b'"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}'
-    )
+    assert len(encoded(*items)) == 3
 
 
 def test_usage_keeps_an_explicit_zero_and_leaves_out_what_is_not_known() -> None:
@@ -290,7 +293,6 @@ def test_the_quick_way_writes_what_json_dumps_would(
         "model": model,
         "choices": [],
     }
-    writer = encoder(id=id, model=model, created=created, include_usage=usage)
     deltas = [{"role": "assistant", "content": ""}, {"content": text}]
     expected = [
         {**chunk, "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
@@ -298,14 +300,15 @@ def test_the_quick_way_writes_what_json_dumps_would(
     ]
     if usage:
         expected = [{**item, "usage": None} for item in expected]
-    assert writer.encode(Delta(text, index)) == [dump(item) for item in expected]
-    assert writer.usage(Usage(1, 2)) == dump({**chunk, "usage": Usage(1, 2).to_dict()})
+        expected.append({**chunk, "usage": Usage(1, 2).to_dict()})
+    items = [Delta(text, index), Usage(1, 2)]
+    identity: dict[str, Any] = {"id": id, "model": model, "created": created}
+    assert encoded(*items, **identity, include_usage=usage) == [dump(item) for item in expected]
 
 
 def test_a_lone_surrogate_in_a_name_breaks_no_chunk() -> None:
-    writer = encoder(id="i\ud800", model="m\udfff")
-    chunks = [*writer.encode(Delta("x")), *writer.encode(Finish()), writer.usage(Usage())]
-    for chunk in chunks:
+    items = [Delta("x"), Finish(), Usage()]
+    for chunk in encoded(*items, id="i\ud800", model="m\udfff", include_usage=True):
         parsed = json.loads(chunk)
         assert (parsed["id"], parsed["model"]) == ("i?", "m?")
 

@@ -1,0 +1,253 @@
+"""Chat completions: the request, the chunks of a stream, the document.
+
+https://platform.openai.com/docs/api-reference/chat says what is in each.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .. import sse
+from ..chat.answer import AnswerWriter
+from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ..chat.request import ChatRequest, parse
+from ..errors import ChoreoError
+
+
+class ChatCompletions:
+    """The API behind ``/v1/chat/completions``."""
+
+    name = "chat"
+
+    def read(self, body: bytes) -> ChatRequest:
+        """Return the request in *body*; raises InvalidRequest."""
+        return parse(body)
+
+    def writer(self, request: ChatRequest) -> AnswerWriter:
+        """Return what writes a new answer to *request*."""
+        id = "chatcmpl-" + secrets.token_urlsafe(18)  # 144 random bits
+        created = int(time.time())
+        if request.stream:
+            return ChunkWriter(id, created, request.model, request.include_usage)
+        return CompletionWriter(id, created, request.model, request.n)
+
+    def error(self, error: ChoreoError) -> bytes:
+        """Return the JSON document that tells of *error*."""
+        return error.body()
+
+
+class _Writer:
+    """What a stream and a document have in common."""
+
+    api = "chat"
+    ping = sse.ping()
+    done = sse.DONE
+
+    def fail(self, error: ChoreoError) -> bytes:
+        """Return the frame that ends a stream with *error*."""
+        return sse.frame(error.body())
+
+
+@dataclass
+class ChunkWriter(_Writer):
+    """Writes the chunks of one stream.
+
+    *id* and *created* (seconds since 1970) stand on every chunk, and so does *model*, the
+    name that was asked for.  With *include_usage* each chunk has ``"usage":null`` and one
+    more without choices tells the usage.
+    """
+
+    id: str
+    created: int
+    model: str
+    include_usage: bool = False
+    _usage: Usage | None = None
+    _text: dict[int, tuple[str, str]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # What is the same in every chunk is built once: a text delta costs one escaped string
+        # and one concatenation.
+        self._head = (
+            f'{{"id":{quote(self.id)},"object":"chat.completion.chunk",'
+            f'"created":{self.created},"model":{quote(self.model)},"choices":['
+        )
+        self._tail = '],"usage":null}' if self.include_usage else "]}"
+        self._head_bytes = self._head.encode("utf-8", "replace")
+        self._tail_bytes = self._tail.encode()
+
+    def write(self, item: Item) -> bytes:
+        """Return the frames for *item*: the role chunk first when its choice had none yet."""
+        if isinstance(item, Usage):
+            self._usage = item
+            return b""
+        index = item.index
+        role = b"" if index in self._text else self._role(index)
+        if isinstance(item, Finish):
+            return role + self._choice(index, {}, item.reason, item.extra)
+        if item.reasoning or item.tool_calls or item.refusal or item.extra:
+            return role + self._choice(index, delta_object(item))
+        if not item.text:
+            return role
+        before, after = self._text[index]
+        return role + sse.frame((before + quote(item.text) + after).encode("utf-8", "replace"))
+
+    def finish(self) -> bytes:
+        """Return the frame without choices that reports the usage, where it was asked for."""
+        if self._usage is None or not self.include_usage:
+            return b""
+        usage = dump(self._usage.to_dict())
+        return sse.frame(self._head_bytes + b'],"usage":' + usage + b"}")
+
+    def _role(self, index: int) -> bytes:
+        self._text[index] = (
+            f'{self._head}{{"index":{index},"delta":{{"content":',
+            f'}},"finish_reason":null}}{self._tail}',
+        )
+        return self._choice(index, {"role": "assistant", "content": ""})
+
+    def _choice(
+        self,
+        index: int,
+        delta: dict[str, Json],
+        reason: str | None = None,
+        extra: Mapping[str, Json] | None = None,
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "finish_reason": reason, **(extra or {})}
+        return sse.frame(self._head_bytes + dump(choice) + self._tail_bytes)
+
+
+def delta_object(delta: Delta) -> dict[str, Json]:
+    """Return the ``delta`` member for *delta*, without its role."""
+    members: dict[str, Json] = {}
+    if delta.text:
+        members["content"] = delta.text
+    if delta.reasoning:
+        members["reasoning_content"] = delta.reasoning
+    if delta.refusal:
+        members["refusal"] = delta.refusal
+    if delta.tool_calls:
+        members["tool_calls"] = [_call_piece(call) for call in delta.tool_calls]
+    if delta.extra:
+        members.update(delta.extra)
+    return members
+
+
+def _call_piece(call: ToolCall) -> dict[str, Json]:
+    members: dict[str, Json] = {"index": call.index}
+    function: dict[str, Json] = {}
+    if call.id:
+        members.update(id=call.id, type="function")
+        function["name"] = call.name
+    function["arguments"] = call.arguments
+    members["function"] = function
+    if call.extra:
+        members.update(call.extra)
+    return members
+
+
+class CompletionWriter(_Writer):
+    """Gathers the items of an answer of *n* choices into one ``chat.completion``."""
+
+    def __init__(self, id: str, created: int, model: str, n: int = 1) -> None:
+        self._head = {"id": id, "object": "chat.completion", "created": created, "model": model}
+        self.model = model
+        self._choices = [_Choice() for _ in range(n)]
+        self._usage: Usage | None = None
+
+    def write(self, item: Item) -> bytes:
+        """Keep *item*."""
+        if isinstance(item, Usage):
+            self._usage = item
+        elif isinstance(item, Finish):
+            self._choices[item.index].finish = item
+        else:
+            self._choices[item.index].add(item)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the document; usage is there when it was reported."""
+        document: dict[str, Json] = {
+            **self._head,
+            "choices": [
+                {
+                    "index": index,
+                    "message": choice.message(),
+                    "finish_reason": choice.finish.reason if choice.finish else None,
+                    **((choice.finish and choice.finish.extra) or {}),
+                }
+                for index, choice in enumerate(self._choices)
+            ],
+        }
+        if self._usage is not None:
+            document["usage"] = self._usage.to_dict()
+        return dump(document)
+
+
+@dataclass
+class _Choice:
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    calls: dict[int, list[ToolCall]] = field(default_factory=dict)
+    extra: dict[str, Json] = field(default_factory=dict)
+    finish: Finish | None = None
+
+    def add(self, delta: Delta) -> None:
+        if delta.text:
+            self.text.append(delta.text)
+        if delta.reasoning:
+            self.reasoning.append(delta.reasoning)
+        if delta.refusal:
+            self.refusal.append(delta.refusal)
+        for call in delta.tool_calls:
+            self.calls.setdefault(call.index, []).append(call)
+        if delta.extra:
+            merge(self.extra, delta.extra)
+
+    def message(self) -> dict[str, Json]:
+        text = "".join(self.text)
+        message: dict[str, Json] = {
+            "role": "assistant",
+            "content": text if text or not (self.calls or self.refusal) else None,
+        }
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        if self.refusal:
+            message["refusal"] = "".join(self.refusal)
+        if self.calls:
+            message["tool_calls"] = [_call(self.calls[index]) for index in sorted(self.calls)]
+        message.update(self.extra)
+        return message
+
+
+def _call(pieces: list[ToolCall]) -> dict[str, Json]:
+    call: dict[str, Json] = {
+        "id": next((piece.id for piece in pieces if piece.id), ""),
+        "type": "function",
+        "function": {
+            "name": next((piece.name for piece in pieces if piece.name), ""),
+            "arguments": "".join(piece.arguments for piece in pieces),
+        },
+    }
+    for piece in pieces:
+        if piece.extra:
+            merge(call, piece.extra)
+    return call
+
+
+def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
+    """Add *members* to *into*: objects are merged, lists and texts joined, others replaced."""
+    for name, value in members.items():
+        old = into.get(name)
+        if isinstance(old, dict) and isinstance(value, dict):
+            into[name] = old = dict(old)
+            merge(old, value)
+        elif isinstance(old, list) and isinstance(value, list):
+            into[name] = [*old, *value]
+        elif isinstance(old, str) and isinstance(value, str):
+            into[name] = old + value
+        else:
+            into[name] = value
