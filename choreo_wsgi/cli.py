@@ -13,6 +13,7 @@ from typing import Any
 
 from choreoai import terminal
 
+from .app import log
 from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
 from .local.fetch import fetch_model
@@ -100,7 +101,9 @@ def _configuration(options: argparse.Namespace) -> Configuration:
 
 def _serve(options: argparse.Namespace) -> int:
     configuration = _configuration(options)
-    _log_to_stderr(configuration.settings.log_level)
+    log.set_up(logging.getLogger(), configuration.settings)
+    # It reports every client that left; the application's own line says more.
+    logging.getLogger("waitress").setLevel(logging.WARNING)
     app = create_app(configuration)
     try:
         server = Server(app, inherited_sockets(os.environ, os.getpid()))
@@ -165,22 +168,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
-
-
-class _OneLine(logging.Formatter):
-    """Keeps what a caller sent from forging lines or colouring the terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        text = super().formatMessage(record)
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    # Tells of every client that left, which the application's own line says better.
-    logging.getLogger("waitress").setLevel(logging.WARNING)
 
 
 #: The model that is there without any configuration.

@@ -96,15 +96,22 @@ class Settings:
     log_level: str = setting(
         "info", "what is logged", choices=("debug", "info", "warning", "error")
     )
+    log_format: str = setting("text", "lines of text or JSON objects", choices=("text", "json"))
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings and, for each ``[provider NAME]``, its section's text."""
+    """The settings and, for each ``[provider NAME]`` and ``[key NAME]``, its section's text."""
 
     settings: Settings
-    #: As text, which includes the keys.
+    #: As text, which includes the providers' keys.
     providers: Mapping[str, Mapping[str, str]] = field(repr=False)
+    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers must present an API key."""
+        return bool(self.settings.api_keys or self.settings.api_keys_file or self.keys)
 
 
 def table(options: type[Any] = Settings) -> list[tuple[dataclasses.Field[Any], Any]]:
@@ -161,19 +168,19 @@ def load(
 
     Raises ConfigurationError, which names the place, for anything that is not known.
     """
-    providers: dict[str, Mapping[str, str]] = {}
+    named: dict[str, dict[str, Mapping[str, str]]] = {"provider": {}, "key": {}}
     values: dict[str, str] = {}
     for name, section in sections.items():
         kind, _, instance = name.partition(" ")
         if name == "choreo":
             parse_options(Settings, section, "[choreo]")
             values.update(section)
-        elif kind == "provider" and (instance := instance.strip()):
-            if instance in providers:
-                raise ConfigurationError(f"two sections [provider {instance}]")
-            providers[instance] = section
+        elif kind in named and (instance := instance.strip()):
+            if instance in named[kind]:
+                raise ConfigurationError(f"two sections [{kind} {instance}]")
+            named[kind][instance] = section
         else:
-            hint = did_you_mean(kind, ("choreo", "provider NAME"))
+            hint = did_you_mean(kind, ("choreo", "provider NAME", "key NAME"))
             raise ConfigurationError(f"unknown section [{name}]{hint}")
     variables = {_PREFIX + item.name.upper(): item.name for item in dataclasses.fields(Settings)}
     for variable, text in environment.items():
@@ -187,7 +194,9 @@ def load(
             raise ConfigurationError(f"{variable}: no such setting{hint}")
     parse_options(Settings, arguments, "command line")
     values.update(arguments)
-    return Configuration(parse_options(Settings, values, "settings"), providers)
+    return Configuration(
+        parse_options(Settings, values, "settings"), named["provider"], named["key"]
+    )
 
 
 _PREFIX = "CHOREO_"

@@ -36,7 +36,7 @@ def as_text(value: Any) -> str:
 def another(item: dataclasses.Field[Any], hint: Any, nth: int) -> tuple[str, Any]:
     """Return a text for a setting that is not its default, and the value that it means."""
     if item.metadata["choices"]:
-        value = item.metadata["choices"][-nth]
+        value = item.metadata["choices"][-nth % len(item.metadata["choices"])]
         return value, value
     if hint is bool:
         return ("no", False) if item.default else ("yes", True)

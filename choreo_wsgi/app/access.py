@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
-from pathlib import Path
 
 from ..errors import (
     AuthenticationError,
-    ConfigurationError,
     PermissionDenied,
 )
 from ..settings import Settings
-from .request import Environ
+from .keys import ANYBODY, Key, Keys
+from .request import Environ, Headers
 
-_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
-# RFC 6750, section 2.1, but a key may have any characters that are seen.
+# RFC 6750, section 2.1, but a key may have any visible characters.
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([^\x00-\x20\x7f]+)")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{0,5})?")
 
-# How servers name the peer of a unix socket: gunicorn and uWSGI by nothing, waitress so.
+# The peer of a unix socket is "" under gunicorn and uWSGI, "localhost" under waitress.
 _LOCAL_PEERS = frozenset(("127.0.0.1", "::1", "", "localhost"))
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
-# Headers that a proxy adds.  With one of them the peer is not who asks.
+# Headers that a proxy adds: with one of them the peer is not the caller.
 _FORWARDING = (
     "HTTP_FORWARDED",
     "HTTP_X_FORWARDED",
@@ -44,85 +39,48 @@ _FORWARDING = (
 )
 
 
-class Keys:
-    """The API keys, known by their SHA-256 digests only."""
+class Gate:
+    """Decides who may call: the holders of *keys*, or without keys this machine alone."""
 
-    def __init__(self, digests: Iterable[bytes]) -> None:
-        self._digests = [(digest, digest.hex()[:16]) for digest in dict.fromkeys(digests)]
+    def __init__(self, keys: Keys, *, allow_anonymous: bool = False) -> None:
+        self._keys = keys
+        self._open = allow_anonymous
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Keys:
-        """Return the keys of ``api_keys`` and ``api_keys_file``.
+    def admit(self, environ: Environ) -> Key:
+        """Return the caller's key, ANYBODY without keys.
 
-        A line of the file begins with a digest in hex, as ``sha256sum`` prints it; the rest
-        of the line, empty lines and lines from ``#`` are for people.  Raises
-        ConfigurationError for a file that cannot be read or has no digest in it.
+        Raises AuthenticationError (401), or PermissionDenied when there are no keys and the
+        request may come from another machine.
         """
-        digests = [_digest(key.encode()) for key in settings.api_keys]
-        if settings.api_keys_file:
-            digests += _read_digests(settings.api_keys_file)
-        return cls(digests)
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def find(self, key: bytes) -> str | None:
-        """Return the id of *key*: the first 16 characters of its digest, or None."""
-        digest = _digest(key)
-        found = None
-        for known, name in self._digests:  # all of them: the time tells nothing
-            if hmac.compare_digest(known, digest):
-                found = name
-        return found
-
-    def authenticate(self, environ: Environ) -> str:
-        """Return the id of the key in the Authorization header of *environ*.
-
-        Raises AuthenticationError, whose code says which of the three is wrong.
-        """
-        header = environ.get("HTTP_AUTHORIZATION") or ""
+        if not self._keys:
+            if not self._open:
+                demand_local(environ)
+            return ANYBODY
+        header = (environ.get("HTTP_AUTHORIZATION") or "").strip(" \t")
         if not header.strip():
             raise AuthenticationError(
                 "an API key is needed: Authorization: Bearer KEY", code="missing_authorization"
             )
-        match = _BEARER.fullmatch(header.strip(" \t"))
+        match = _BEARER.fullmatch(header)
         if match is None:
             raise AuthenticationError(
                 "the Authorization header must be: Bearer KEY", code="malformed_authorization"
             )
         # WSGI hands the header's bytes over as Latin-1 (PEP 3333).
-        name = self.find(match[1].encode("latin-1", "replace"))
-        if name is None:
-            raise AuthenticationError("the API key is not known here")
-        return name
+        return self._keys.find(match[1].encode("latin-1", "replace"))
 
 
-class Gate:
-    """Decides about callers; reads ``settings.api_keys_file`` when it is made.
-
-    Raises ConfigurationError when that file cannot be used.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._keys = Keys.from_settings(settings)
-        self._open = settings.allow_anonymous
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether callers must present an API key."""
-        return bool(self._keys)
-
-    def admit(self, environ: Environ) -> str:
-        """Return the id of the caller's key, safe to log; ``""`` without keys.
-
-        Raises AuthenticationError (401), or PermissionDenied when there are no keys and the
-        request may come from another machine.
-        """
-        if self._keys:
-            return self._keys.authenticate(environ)
-        if not self._open:
-            _demand_local(environ)
-        return ""
+def demand_local(environ: Environ) -> None:
+    """Raise PermissionDenied unless this machine itself calls, by its own name, without a proxy."""
+    if not is_local(environ.get("REMOTE_ADDR") or ""):
+        problem = "answers its own machine only"
+    elif not is_loopback(environ.get("HTTP_HOST") or ""):
+        problem = "answers to localhost, 127.0.0.1 and [::1] only"
+    elif any(name.startswith(_FORWARDING) for name in environ):
+        problem = "answers no forwarded requests"
+    else:
+        return
+    raise PermissionDenied(f"without API keys this server {problem}", code="host_not_allowed")
 
 
 def is_local(peer: str) -> bool:
@@ -144,8 +102,7 @@ def is_local(peer: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Return whether *host*, a Host header, names this machine: localhost, 127.*.*.*, [::1].
 
-    It is what a browser was told to open, so no name of a foreign page that resolves to this
-    machine (DNS rebinding) passes.
+    A foreign name that resolves to this machine (DNS rebinding) does not pass.
     """
     match = _HOST.fullmatch(host)
     if match is None:
@@ -159,57 +116,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _demand_local(environ: Environ) -> None:
-    if not is_local(environ.get("REMOTE_ADDR") or ""):
-        raise PermissionDenied(
-            "without API keys this server answers its own machine only", code="host_not_allowed"
-        )
-    if not is_loopback(environ.get("HTTP_HOST") or ""):
-        raise PermissionDenied(
-            "without API keys this server answers to localhost, 127.0.0.1 and [::1] only",
-            code="host_not_allowed",
-        )
-    if any(name.startswith(_FORWARDING) for name in environ):
-        raise PermissionDenied(
-            "without API keys this server answers no forwarded requests", code="host_not_allowed"
-        )
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _read_digests(path: str) -> list[bytes]:
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(f"api_keys_file: {path} cannot be read: {reason}") from None
-    digests = []
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if not _DIGEST.fullmatch(words[0]):
-            # The line may be a key by mistake, so it is not shown.
-            raise ConfigurationError(
-                f"api_keys_file: line {number} of {path} has no SHA-256 digest"
-            )
-        digests.append(bytes.fromhex(words[0]))
-    if not digests:
-        # Empty would mean a server without keys, open to all of this machine.
-        raise ConfigurationError(f"api_keys_file: {path} has no digest in it")
-    return digests
-
-
-Headers = list[tuple[str, str]]
+# -- web pages (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) -----------------------
 
 METHODS = "GET, POST, DELETE"
 
-# What a page may read beside the safelisted headers; names, as Fetch knows no prefixes.
+# The response headers that a page may read; with an Authorization header Fetch knows no "*".
 _EXPOSED = (
     "x-request-id, Retry-After, Content-Location, "
-    "Choreo-Provider, Choreo-Resumable, Choreo-Stream-Id, x-should-retry"
+    "Choreo-Provider, Choreo-Resumable, Choreo-Stream-Id, x-should-retry, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _REQUEST_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key")
 # Choreo-* is ours; the others are sent by the OpenAI client when it runs in a browser.
@@ -219,14 +135,13 @@ _MAX_AGE = "600"  # seconds; browsers cut it to 2 hours at most
 
 
 class Policy:
-    """Which web pages may call.
+    """Decides which web pages may call.
 
     With keys those of ``settings.cors_origins``, without keys those served by this machine.
-    Never with credentials: no cookie means anything here.
+    Never with credentials: this server uses no cookies.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        keys = bool(settings.api_keys or settings.api_keys_file)
+    def __init__(self, settings: Settings, *, keys: bool) -> None:
         origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins)
         self._origins = origins if keys else None
         self._every = keys and "*" in origins
@@ -243,15 +158,19 @@ class Policy:
     def check(self, environ: Environ) -> None:
         """Raise PermissionDenied when a page of a foreign origin calls.
 
-        A page that this host itself has served may always call: browsers name its origin
-        too, in every request that is no GET.
+        A page that this host has served may always call: browsers send an Origin with every
+        request other than GET, also to the page's own host.
         """
         origin = environ.get("HTTP_ORIGIN")
-        if origin and not self._allows(origin) and not _same_host(origin, environ):
+        if not origin or self._allows(origin):
+            return
+        scheme, _, host = origin.partition("://")
+        own = environ.get("HTTP_HOST") or ""
+        if scheme not in ("http", "https") or not own or host.lower() != own.lower():
             raise PermissionDenied("pages of this origin may not call", code="origin_not_allowed")
 
     def preflight(self, environ: Environ) -> Headers:
-        """Return what the answer (204) to an ``OPTIONS`` request has beside :meth:`headers`.
+        """Return the headers that the answer to ``OPTIONS`` (204) adds to :meth:`headers`.
 
         Raises PermissionDenied.
         """
@@ -269,9 +188,3 @@ class Policy:
         if self._origins is None:
             return _LOCAL.fullmatch(origin) is not None
         return self._every or origin.lower() in self._origins
-
-
-def _same_host(origin: str, environ: Environ) -> bool:
-    scheme, _, host = origin.partition("://")
-    own = environ.get("HTTP_HOST") or ""
-    return scheme in ("http", "https") and bool(own) and host.lower() == own.lower()

@@ -14,9 +14,12 @@ from ..errors import ChoreoError, MethodNotAllowed, NotFound
 from ..providers.building import build
 from ..replay import open_store
 from ..settings import Configuration, configure
-from ..streams.stream import ClientGone, Control
+from ..streams.stream import ClientGone, Control, EventStream
+from . import log
 from .access import Gate, Policy
+from .account import Account
 from .completions import Completions
+from .keys import Keys
 from .request import Call, Environ, read_body, request_id
 from .response import Response, error_response, json_response
 from .resumable import Resumption, is_resumable
@@ -38,8 +41,10 @@ class Application:
 
     def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
         self.settings = configuration.settings
-        self._gate = Gate(self.settings)
-        self._cors = Policy(self.settings)
+        self.has_keys = configuration.has_keys
+        keys = Keys(configuration)
+        self._gate = Gate(keys, allow_anonymous=self.settings.allow_anonymous)
+        self._cors = Policy(self.settings, keys=bool(keys))
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
@@ -92,44 +97,55 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        id = request_id(environ)
-        response = self._answer(environ, id)
-        headers = [*response.headers, ("x-request-id", id), *self._cors.headers(environ)]
+        account = Account(
+            id=request_id(environ),
+            method=environ["REQUEST_METHOD"],
+            path=environ.get("PATH_INFO", "") or "/",
+            client=environ.get("REMOTE_ADDR") or "",
+        )
+        response = self._answer(environ, account)
+        account.status = response.status
+        # A provider may answer with a number of its own, such as 529.
+        reason = responses.get(response.status, "Error")
+        headers = [*response.headers, ("x-request-id", account.id), *self._cors.headers(environ)]
         try:
-            start_response(f"{response.status} {_phrase(response.status)}", headers)
+            start_response(f"{response.status} {reason}", headers)
         except BaseException:
             response.close()  # the server will not do it
+            account.finish("start_response_failed")
             raise
-        if environ["REQUEST_METHOD"] == "HEAD":
-            # waitress sends what it is given, and the client would read it as the next answer.
+        if account.method == "HEAD":
+            # waitress would send a body, and the client read it as the next answer.
             response.close()
-            return []
+            response.body = []
+        if not isinstance(response.body, EventStream):
+            account.finish()
         return response.body
 
-    def _answer(self, environ: Environ, id: str) -> Response:
+    def _answer(self, environ: Environ, account: Account) -> Response:
         try:
-            return self._dispatch(environ, id)
+            return self._dispatch(environ, account)
         except ChoreoError as error:
+            account.outcome = error.code or error.type
             if error.status >= 500:
-                logger.warning("%s: %d %s: %s", id, error.status, error.code, error.message)
+                logger.warning("%s: %d %s: %s", account.id, error.status, error.code, error.message)
             return error_response(error)
         except ClientGone:
+            account.outcome = "client_closed"
             return json_response({}, 408)  # nobody reads it
         except Exception:
-            logger.exception("%s: a request failed", id)
+            account.outcome = "internal_error"
+            logger.exception("%s: a request failed", account.id)
             return error_response(ChoreoError("the server failed to answer this request"))
 
-    def _dispatch(self, environ: Environ, id: str) -> Response:
-        method = environ["REQUEST_METHOD"]
-        path = environ.get("PATH_INFO", "") or "/"
+    def _dispatch(self, environ: Environ, account: Account) -> Response:
+        method, path = account.method, account.path
         if method == "OPTIONS":
             return Response(204, self._cors.preflight(environ))
         handlers = self._handlers(path)
         if path not in ("/healthz", "/readyz"):
-            call = Call(environ, self._gate.admit(environ), id)
+            account.key = self._gate.admit(environ)
             self._cors.check(environ)
-        else:
-            call = Call(environ, "", id)
         if handlers is None:
             raise NotFound(f"there is no {path!a} here")
         handler = handlers.get("GET" if method == "HEAD" else method)
@@ -138,7 +154,7 @@ class Application:
             raise MethodNotAllowed(
                 f"{method!a} is not allowed here", headers=(("Allow", ", ".join(allowed)),)
             )
-        return handler(call)
+        return handler(Call(environ, account))
 
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response]] | None:
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
@@ -182,13 +198,11 @@ class Application:
         api = apis.load("chat")
         body = read_body(call.environ, self.settings)
         request = api.read(body)
+        call.account.api = "chat"
+        call.account.model = request.model
         if is_resumable(call):
             return self._resumption.begin(call, api, request, body)
         return self._completions.answer(call, api, request)
-
-
-def _phrase(status: int) -> str:
-    return responses.get(status, "Error")  # a provider may have numbers of its own, as 529
 
 
 def _stream_id(call: Call) -> str:
@@ -200,6 +214,11 @@ def create_app(configuration: Configuration | None = None) -> Application:
     """Return the WSGI application for *configuration*, by default that of the environment.
 
     The environment is the variables ``CHOREO_*``, the ini file named by ``CHOREO_CONFIG``,
-    and the providers' own variables, as ``OPENAI_API_KEY``.  Raises ConfigurationError.
+    and the providers' own variables, as ``OPENAI_API_KEY``.  Then the log goes to standard
+    error, as the settings say: a WSGI server sets up its own loggers only.  Raises
+    ConfigurationError.
     """
-    return Application(configuration or configure({}, os.environ), os.environ)
+    if configuration is None:
+        configuration = configure({}, os.environ)
+        log.set_up(logging.getLogger("choreo_wsgi"), configuration.settings)
+    return Application(configuration, os.environ)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import sse
 from ..apis import API
 from ..chat.answer import AnswerWriter
-from ..chat.items import Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
 from ..streams.stream import Control, Endable, EventStream, Generation, wait_for_first
-from .request import Call
-from .response import Headers, Response, document, visible
+from .request import Call, Headers
+from .response import Response, document, visible
 from .slots import Slot, Slots
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,9 @@ class Completions:
 
         def on_close(outcome: str) -> None:
             slot.release()
-            self._log(call, request, started.label, outcome, started.frames.usage)
+            call.account.usage = started.frames.usage
+            call.account.target = started.label
+            call.account.finish(outcome)
 
         stream = EventStream(
             generation,
@@ -116,7 +114,9 @@ class Completions:
         finally:
             reply.close()
         slot.release()
-        self._log(call, request, reply.label, "completed", reply.usage)
+        call.account.usage = reply.usage
+        call.account.target = reply.label
+        call.account.outcome = "completed"
         return document(body, headers=[("Choreo-Provider", visible(reply.label))])
 
     def _failover(self, request: ChatRequest, writer: AnswerWriter) -> Failover:
@@ -129,16 +129,3 @@ class Completions:
 
         targets = self._router.targets(request.model)
         return Failover(in_order([candidate(target) for target in targets]))
-
-    def _log(
-        self, call: Call, request: ChatRequest, label: str, outcome: str, usage: Usage | None
-    ) -> None:
-        logger.info(
-            "%s: %s %s %s key=%s usage=%s",
-            call.id,
-            "stream" if request.stream else "completion",
-            visible(label),
-            outcome,
-            call.key or "-",
-            f"{usage.prompt_tokens}+{usage.completion_tokens}" if usage else "-",
-        )

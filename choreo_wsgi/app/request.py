@@ -10,11 +10,38 @@ from typing import Any, BinaryIO
 
 from ..errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
 from ..settings import Settings
+from .account import Account
+from .keys import Key
 
 Environ = Mapping[str, Any]
+Headers = list[tuple[str, str]]
 
 _VISIBLE = re.compile(r"[!-~]{1,128}")
 _DIGITS = re.compile(r"[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that was admitted: its environ and its account."""
+
+    environ: Environ
+    account: Account
+
+    @property
+    def key(self) -> Key:
+        """The caller's key."""
+        return self.account.key
+
+    def waiting(self) -> None:
+        """Tell the server, where it wants to know, that nothing is left to do but wait."""
+        tell = self.environ.get("choreo.waiting")
+        if tell is not None:
+            tell()
+
+    def gone(self) -> bool:
+        """Return whether the client has closed its connection, where the server can tell."""
+        tell = self.environ.get("waitress.client_disconnected")
+        return bool(tell and tell())
 
 
 def read_body(environ: Environ, settings: Settings) -> bytes:
@@ -56,12 +83,12 @@ def request_id(environ: Environ) -> str:
 
 def _check_type(environ: Environ) -> None:
     given = str(environ.get("CONTENT_TYPE") or "")
-    # Nothing but application/json: browsers send other types, and none at all, to any site
-    # without asking it first (Fetch, "CORS-safelisted request-header").
+    # Nothing but application/json: other types, or none, a browser sends to any site without
+    # asking it first (Fetch, "CORS-safelisted request-header").
     if given.partition(";")[0].strip().lower() != "application/json":
-        told = f"not {given[:100]!r}" if given else "and none was given"
+        problem = f"not {given[:100]!r}" if given else "and none was given"
         raise UnsupportedMediaType(
-            f"the Content-Type must be application/json, {told}; "
+            f"the Content-Type must be application/json, {problem}; "
             "with curl add -H 'Content-Type: application/json'"
         )
     coding = str(environ.get("HTTP_CONTENT_ENCODING") or "identity")
@@ -70,9 +97,9 @@ def _check_type(environ: Environ) -> None:
 
 
 def _content_length(environ: Environ) -> int | None:
-    """Return how long the body is in bytes, or None when the server marks its end."""
+    """Return the body's length in bytes, or None when the server marks its end."""
     terminated = bool(environ.get("wsgi.input_terminated"))
-    if environ.get("HTTP_TRANSFER_ENCODING"):  # goes before a length (RFC 9112, 6.3)
+    if environ.get("HTTP_TRANSFER_ENCODING"):  # overrides a length (RFC 9112, 6.3)
         if terminated:
             return None
         raise LengthRequired("this server takes no chunked bodies; send a Content-Length")
@@ -88,7 +115,7 @@ def _content_length(environ: Environ) -> int | None:
 
 
 def _read(source: BinaryIO, count: int) -> bytes:
-    """Return *count* bytes, or fewer when there are no more; some servers give a part a time."""
+    """Return *count* bytes, fewer at the end; some servers return less for each read."""
     body = source.read(count)
     while 0 < len(body) < count and (piece := source.read(count - len(body))):
         body += piece
@@ -97,23 +124,3 @@ def _read(source: BinaryIO, count: int) -> bytes:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is longer than {limit} bytes")
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request: its environ, the id of the caller's key (safe to log) and its own id."""
-
-    environ: Environ
-    key: str
-    id: str
-
-    def waiting(self) -> None:
-        """Tell the server, where it wants to know, that only waiting is left to be done."""
-        tell = self.environ.get("choreo.waiting")
-        if tell is not None:
-            tell()
-
-    def gone(self) -> bool:
-        """Whether the client has closed its connection, where the server can tell."""
-        tell = self.environ.get("waitress.client_disconnected")
-        return bool(tell and tell())

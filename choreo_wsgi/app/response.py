@@ -1,4 +1,4 @@
-"""A request on its way through the application, and the answer before it is sent."""
+"""The answer to a request, before it is sent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Any
 from ..chat.items import dump
 from ..errors import ChoreoError
 from ..streams.stream import EventStream
-
-Headers = list[tuple[str, str]]
+from .request import Headers
 
 
 @dataclass
 class Response:
-    """An HTTP answer: its status, its headers and a WSGI body."""
+    """An HTTP answer: status, headers and a WSGI body."""
 
     status: int
     headers: Headers = field(default_factory=list)
     body: Iterable[bytes] = ()
 
     def close(self) -> None:
-        """Let go of a body that will not be sent."""
+        """Close a body that will not be sent."""
         if isinstance(self.body, EventStream):
             self.body.close()
 
@@ -39,12 +38,12 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(error: ChoreoError) -> Response:
-    """Return the response that tells of *error*."""
+    """Return the response that reports *error*."""
     body = error.body()
     headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
     return Response(error.status, headers, [body])
 
 
 def visible(text: str) -> str:
-    """Return *text* as a header's value or a log line can carry it: ASCII, the rest as ``?``."""
+    """Return *text* as a header's value can carry it: printable ASCII, the rest as ``?``."""
     return "".join(char if " " <= char <= "~" else "?" for char in text)

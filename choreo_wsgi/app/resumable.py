@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from urllib.parse import parse_qs, quote
 
@@ -17,14 +16,12 @@ from ..streams.carrier import Drainer
 from ..streams.recording import Playback, Recording
 from ..streams.stream import Control, EventStream
 from .completions import Completions
-from .request import Call
-from .response import Headers, Response
+from .request import Call, Headers
+from .response import Response
 from .slots import Slot, Slots
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-
-logger = logging.getLogger(__name__)
 
 
 def is_resumable(call: Call) -> bool:
@@ -77,7 +74,7 @@ class Resumption:
         slot = self._completions.take_slot(request)
         try:
             digest = hashlib.sha256(body).hexdigest()
-            claim = self._store.create(call.key, key=key, digest=digest)
+            claim = self._store.create(call.key.id, key=key, digest=digest)
             if claim.writer is None:
                 return self._play(call, claim.id, 0, slot)
             return self._record(call, api, request, claim.writer, slot, keyed=key is not None)
@@ -103,7 +100,7 @@ class Resumption:
             writer.discard()
             raise
         recording = Recording(
-            started.generation, writer, lambda one: self.drainer.adopt(one, call.key)
+            started.generation, writer, lambda one: self.drainer.adopt(one, call.key.id)
         )
         head = _head(call, writer.id)
         return self._completions.stream_response(call, request, recording, slot, started, head)
@@ -113,6 +110,7 @@ class Resumption:
     def resume(self, call: Call, id: str) -> Response:
         """Return the response to ``GET /v1/streams/<id>``: what follows a number, then live."""
         after = _after(call)
+        call.account.api = "streams"
         slot = self._slots.take()
         try:
             return self._play(call, id, after, slot)
@@ -121,14 +119,14 @@ class Resumption:
             raise
 
     def _play(self, call: Call, id: str, after: int, slot: Slot) -> Response:
-        owner = call.key
+        owner = call.key.id
         call.waiting()
         reader = self._store.read(id, owner, after)
         playback = Playback(reader, self._control, lambda last: self._recover(id, owner, last))
 
         def on_close(outcome: str) -> None:
             slot.release()
-            logger.info("%s: resumed stream %s key=%s", call.id, outcome, owner or "-")
+            call.account.finish(outcome)
 
         stream = EventStream(
             playback,
@@ -142,9 +140,9 @@ class Resumption:
 
     def cancel(self, call: Call, id: str) -> Response:
         """Return the response to ``DELETE /v1/streams/<id>``, which stops the generation."""
-        self._store.cancel(id, call.key)
+        self._store.cancel(id, call.key.id)
         # Nobody else tells the readers of a stream that has lost its producer.
-        writer = self._store.take_over(id, call.key)
+        writer = self._store.take_over(id, call.key.id)
         if writer is not None:
             _end(writer, InvalidRequest("the stream was cancelled", code="stream_cancelled"))
         return Response(204)

@@ -160,7 +160,7 @@ class _Building:
         name = self._settings.default_model
         if not name:
             types = {provider.type for provider in self._providers.values()} - set(_KEYLESS)
-            keys = self._settings.api_keys or self._settings.api_keys_file
+            keys = self._configuration.has_keys
             alone = not (keys or types or self._environment_options())
             name = "local" if alone else "none"
         if name == "none":

@@ -58,6 +58,7 @@ class Application(Protocol):
     """What the server asks of the WSGI application."""
 
     settings: Settings
+    has_keys: bool
 
     @property
     def active(self) -> int:
@@ -116,7 +117,8 @@ class Server:
             adj = Adjustments(**adjustments(settings))
         except ValueError as error:
             raise ConfigurationError(f"listen: {error}") from None
-        _check_exposure(_names(adj, inherited), settings)
+        if not (application.has_keys or settings.allow_anonymous):
+            _check_exposure(_names(adj, inherited))
         _raise_open_files(2 * adj.connection_limit + 256)
         adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
         self._workers = Workers(adj.threads)
@@ -230,13 +232,11 @@ def _names(adj: Adjustments, inherited: Sequence[socket.socket]) -> list[Any]:
     return [] if adj.unix_socket else [name for *_, name in adj.listen]
 
 
-def _check_exposure(names: Iterable[Any], settings: Settings) -> None:
-    """Raise ConfigurationError if strangers could call at one of *names* without a key.
+def _check_exposure(names: Iterable[Any]) -> None:
+    """Raise ConfigurationError if strangers could call at one of *names*.
 
     Not asked of unix sockets: the file's permissions say who may.
     """
-    if settings.api_keys or settings.api_keys_file or settings.allow_anonymous:
-        return
     for host, *_ in names:
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             raise ConfigurationError(

@@ -322,8 +322,9 @@ def test_a_stream_and_its_log_line_carry_the_request_id(
         application(), "POST", CHAT, chat("secret words", stream=True), HTTP_X_REQUEST_ID="my-id"
     )
     assert answer.headers["x-request-id"] == "my-id"
-    (line,) = [record.getMessage() for record in caplog.records if "stream" in record.getMessage()]
-    assert line.startswith("my-id: ") and "completed" in line and "2+2" in line
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("id=my-id ") and " outcome=completed " in line
+    assert " tokens_in=2 tokens_out=2 " in line
     assert "secret" not in caplog.text
 
 

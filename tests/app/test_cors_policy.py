@@ -8,13 +8,11 @@ import pytest
 
 from choreo_wsgi.app.access import Policy
 from choreo_wsgi.errors import PermissionDenied
-from choreo_wsgi.settings import Secret, Settings
+from choreo_wsgi.settings import Settings
 
-KEYLESS = Policy(Settings())
-OPEN = Policy(Settings(api_keys=(Secret("k"),)))
-LISTED = Policy(
-    Settings(api_keys_file="digests", cors_origins=("https://App.test", "http://x.test:81/"))
-)
+KEYLESS = Policy(Settings(), keys=False)
+OPEN = Policy(Settings(), keys=True)
+LISTED = Policy(Settings(cors_origins=("https://App.test", "http://x.test:81/")), keys=True)
 
 
 def asking(origin: str | None, **variables: str) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""The account of one request: everything the log and the metrics tell about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..chat.items import Usage
+from .keys import ANYBODY, Key
+
+_PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
+
+logger = logging.getLogger("choreo_wsgi.access")
+
+
+@dataclass
+class Account:
+    """One request, from its head to its last byte; each field is filled when it is known.
+
+    *target* is ``provider/model``.  *outcome* is ``ok``, ``completed``, an error's code or how
+    a stream ended.  *first* is the time of the first frame, as ``time.monotonic`` has it.
+    """
+
+    id: str
+    method: str
+    path: str
+    client: str
+    #: Called once with the account when the request is over.
+    on_finish: Callable[[Account], None] | None = None
+    began: float = field(default_factory=time.monotonic)
+    key: Key = ANYBODY
+    api: str = ""
+    model: str = ""
+    target: str = ""
+    status: int = 0
+    outcome: str = ""
+    usage: Usage | None = None
+    frames: int = 0
+    pings: int = 0
+    first: float | None = None
+    last: float = 0.0
+    finished: float | None = None
+
+    # -- what an event stream tells ---------------------------------------------------------
+
+    def sent(self, block: bytes, now: float) -> None:
+        """Count the frames of *block*, which goes to the client *now*."""
+        if self.first is None:
+            self.first = now
+        self.last = now
+        self.frames += block.count(b"\n\n")
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def finish(self, outcome: str = "") -> None:
+        """Write the log line; only the first call does anything."""
+        if self.finished is not None:
+            return
+        self.finished = time.monotonic()
+        self.outcome = outcome or self.outcome or "ok"
+        members = self.to_dict()
+        pairs = [f"{name}={_quoted(value)}" for name, value in members.items() if value is not None]
+        logger.info("%s", " ".join(pairs), extra={"account": members})
+        if self.on_finish is not None:
+            self.on_finish(self)
+
+    def to_dict(self) -> dict[str, str | int | float | None]:
+        """Return what the log tells, in its order; None where a member does not apply."""
+        usage = self.usage
+        finished = self.finished or time.monotonic()
+        return {
+            "id": self.id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": self.outcome,
+            "key": self.key.name or None,
+            "api": self.api or None,
+            "model": self.model or None,
+            "provider": self.target or None,
+            "seconds": round(finished - self.began, 3),
+            "first": None if self.first is None else round(self.first - self.began, 3),
+            "tokens_in": usage.prompt_tokens if usage else None,
+            "tokens_out": usage.completion_tokens if usage else None,
+            "frames": self.frames or None,
+            "client": self.client or None,
+        }
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,123 @@
+"""The log: one line for every request, as text and as JSON, and nothing secret in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import Any
+
+import pytest
+from harness import make_app, wait_until
+from wsgi_calls import call, chat
+
+from choreo_wsgi.app.log import JSONLines, TextLines
+
+CHAT = "/v1/chat/completions"
+KEY = "sk-the-key-of-ann"
+ANN = {"key ann": {"digest": hashlib.sha256(KEY.encode()).hexdigest()}}
+AUTHORIZED = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Any:
+    """Returns the accounts that were logged so far."""
+    caplog.set_level(logging.INFO, "choreo_wsgi")
+
+    def read() -> list[dict[str, Any]]:
+        return [record.account for record in caplog.records if hasattr(record, "account")]
+
+    return read
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_completion(lines: Any, stream: bool) -> None:
+    app = make_app({}, ANN)
+    call(app, "POST", CHAT, chat("one two", stream=stream), HTTP_X_REQUEST_ID="x-1", **AUTHORIZED)
+    (line,) = lines()
+    assert {name: line[name] for name in line if name not in ("seconds", "first", "frames")} == {
+        "id": "x-1",
+        "method": "POST",
+        "path": CHAT,
+        "status": 200,
+        "outcome": "completed",
+        "key": "ann",
+        "api": "chat",
+        "model": "echo",
+        "provider": "echo",
+        "tokens_in": 2,
+        "tokens_out": 2,
+        "client": "127.0.0.1",
+    }
+    assert line["seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "more", "status", "outcome"),
+    [
+        ("POST", CHAT, chat("x"), {}, 401, "missing_authorization"),
+        ("POST", CHAT, chat("x"), {"HTTP_AUTHORIZATION": "Bearer no"}, 401, "invalid_api_key"),
+        ("POST", CHAT, b"{", AUTHORIZED, 400, "invalid_json"),
+        ("POST", CHAT, chat("x", model="nobody"), AUTHORIZED, 404, "model_not_found"),
+        ("GET", "/nowhere", None, AUTHORIZED, 404, "endpoint_not_found"),
+        ("PUT", CHAT, None, AUTHORIZED, 405, "method_not_allowed"),
+        ("OPTIONS", CHAT, None, {}, 204, "ok"),
+        ("HEAD", "/healthz", None, {}, 200, "ok"),
+        ("GET", "/v1/models", None, AUTHORIZED, 200, "ok"),
+        ("GET", "/v1/streams/none", None, AUTHORIZED, 404, "stream_not_found"),
+    ],
+)
+def test_every_other_request(
+    lines: Any, method: str, path: str, body: Any, more: dict[str, str], status: int, outcome: str
+) -> None:
+    call(make_app({"default_model": "none"}, ANN), method, path, body, **more)
+    (line,) = lines()
+    assert (line["status"], line["outcome"], line["path"]) == (status, outcome, path)
+    assert line["key"] == ("ann" if more is AUTHORIZED else None)
+
+
+def test_a_client_that_leaves(serve: Any, lines: Any) -> None:
+    app = make_app({}, {"provider slow": {"type": "echo", "delay_ms": "20", "models": "slow"}})
+    with serve(app).connect() as client:
+        client.request("POST", CHAT, chat("word " * 5000, model="slow", stream=True))
+        client.read_head()
+        client.read_frame()
+        client.reset()
+        wait_until(lines, "the line is logged")
+    (line,) = lines()
+    assert line["outcome"] == "client_closed"
+
+
+def formatted(formatter: logging.Formatter, caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [formatter.format(record) for record in caplog.records]
+
+
+def test_the_text_stands_in_one_line_whatever_the_caller_sent(
+    lines: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = chat("the prompt", model='a"b=c\n2030-01-01 forged\x1b[31mé')
+    call(make_app({"default_model": "none"}, ANN), "POST", CHAT, body, **AUTHORIZED)
+    (text,) = formatted(TextLines(), caplog)
+    assert text.isprintable() and text.isascii()
+    assert r'model="a\"b=c\n2030-01-01 forged\u001b[31m\u00e9"' in text
+    assert " status=404 outcome=model_not_found key=ann api=chat " in text
+    assert "prompt" not in text and KEY not in text
+
+
+def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
+    call(make_app(), "POST", CHAT, chat("the prompt"))
+    (line,) = formatted(JSONLines(), caplog)
+    told = json.loads(line)
+    assert "\n" not in line and "prompt" not in line
+    assert (told["level"], told["model"], told["tokens_out"]) == ("info", "echo", 2)
+    assert told["time"].endswith("Z") and "message" not in told
+
+
+def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logging.getLogger("choreo_wsgi").exception("it failed: %s", "x")
+    (line,) = formatted(JSONLines(), caplog)
+    told = json.loads(line)
+    assert told["message"] == "it failed: x" and "ValueError: two\nlines" in told["traceback"]
