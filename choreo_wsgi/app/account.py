@@ -54,6 +54,10 @@ class Account:
         self.last = now
         self.frames += block.count(b"\n\n")
 
+    def pinged(self) -> None:
+        """Count a ping."""
+        self.pings += 1
+
     # -- the end ----------------------------------------------------------------------------
 
     def finish(self, outcome: str = "") -> None:

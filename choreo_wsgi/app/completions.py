@@ -103,6 +103,7 @@ class Completions:
             heartbeat=self._settings.heartbeat_seconds,
             ping=started.generation.writer.ping,
             on_close=on_close,
+            meter=call.account,
         )
         head = [*sse.HEAD, ("Choreo-Provider", visible(started.label)), *(headers or [])]
         return Response(200, head, stream)

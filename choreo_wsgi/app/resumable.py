@@ -133,6 +133,7 @@ class Resumption:
             gone=call.gone,
             heartbeat=self._settings.heartbeat_seconds,
             on_close=on_close,
+            meter=call.account,
         )
         return Response(200, [*sse.HEAD, *_head(call, id)], stream)
 

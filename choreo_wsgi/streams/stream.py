@@ -148,11 +148,22 @@ class Endable(Readable[bytes], Protocol):
         """How it ended."""
 
 
+class Meter(Protocol):
+    """Counts what an event stream sends."""
+
+    def sent(self, block: bytes, now: float) -> None:
+        """Count the frames of *block*, which goes to the client *now* (``time.monotonic``)."""
+
+    def pinged(self) -> None:
+        """Count a ping."""
+
+
 class EventStream:
     """The WSGI iterable that carries *generation* to a client.
 
     *gone* tells whether the client has closed its connection.  *heartbeat* is the silence in
-    seconds after which *ping* is sent.  *on_close* is called once, with the outcome.
+    seconds after which *ping* is sent.  *on_close* is called once, with the outcome; *meter*
+    is told of every block and ping before it is sent.
     """
 
     def __init__(
@@ -163,6 +174,7 @@ class EventStream:
         heartbeat: float,
         ping: bytes = sse.ping(),
         on_close: Callable[[str], None],
+        meter: Meter | None = None,
     ) -> None:
         self._generation = generation
         self._gone = gone
@@ -170,6 +182,7 @@ class EventStream:
         self._ping = ping
         self._tick = min(TICK, heartbeat)
         self._on_close: Callable[[str], None] | None = on_close
+        self._meter = meter
         self._last_sent: float | None = None
 
     def __iter__(self) -> EventStream:
@@ -205,23 +218,23 @@ class EventStream:
         """
         if self.ended:
             return b""
-        if self._last_sent is None:
-            return self._start()
-        block = self._generation.receive(timeout)
+        begun = self._last_sent is not None
+        block = self._generation.receive(timeout if begun else 0)
         now = time.monotonic()
         if block:
-            self._last_sent = now
-        elif self._gone():
+            if self._meter is not None:
+                self._meter.sent(block, now)
+        elif begun and self._gone():
             self.close()
-        elif now - self._last_sent >= self._heartbeat:
+            return b""
+        # At the start a ping, if nothing else is there: the head leaves with the first bytes.
+        elif self._last_sent is None or now - self._last_sent >= self._heartbeat:
+            if self._meter is not None:
+                self._meter.pinged()
+            block = self._ping
+        if block:
             self._last_sent = now
-            return self._ping
         return block
-
-    def _start(self) -> bytes:
-        """Return what there is at once, if only a ping: the head leaves with the first bytes."""
-        self._last_sent = time.monotonic()
-        return self._generation.receive(0) or self._ping
 
     def close(self) -> None:
         """Stop the generation and give everything back; safe to call at any time, repeatedly."""

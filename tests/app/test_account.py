@@ -49,7 +49,11 @@ def test_a_completion(lines: Any, stream: bool) -> None:
         "tokens_out": 2,
         "client": "127.0.0.1",
     }
-    assert line["seconds"] >= 0
+    if stream:
+        assert line["frames"] == 5  # the role, two words, the finish reason, [DONE]
+        assert 0 <= line["first"] <= line["seconds"]
+    else:
+        assert line["first"] is line["frames"] is None
 
 
 @pytest.mark.parametrize(
