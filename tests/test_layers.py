@@ -36,7 +36,7 @@ LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name i
 #: What decides bytes knows no socket, clock, thread, file or environment.
 PURE = """
 sse errors version upstream.framing local.request
-chat.items chat.source chat.stops chat.answer chat.request chat.schema
+chat.items chat.source chat.answer chat.request chat.schema
 chat.checks chat.endings
 providers.reading providers.conversation providers.support
 providers.openai.pattern providers.openai.relay providers.openai.repair providers.openai.events

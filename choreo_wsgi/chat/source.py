@@ -12,9 +12,10 @@ All of it is :class:`Readable`, so that a waiting thread can look after the call
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from .items import Item, Usage
+from .items import Delta, Finish, Item, Usage
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -67,3 +68,43 @@ class Source:
 
     def close(self) -> None:
         """Stop the generation and free what it holds."""
+
+
+def from_deltas(deltas: Iterable[Item]) -> Source:
+    """Return a source that hands over the items of *deltas* one by one.
+
+    A choice that gets no :class:`Finish` ends with ``stop``.  An iterable that waits for
+    something holds its stream up meanwhile: no ping is sent, and a client that left is
+    noticed at the next item only.
+    """
+    return _Iterated(iter(deltas))
+
+
+class _Iterated(Source):
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+        self._open: dict[int, None] = {0: None}
+        self._finished: set[int] = set()
+
+    def receive(self, timeout: float) -> list[Item]:
+        if self.ended:
+            return []
+        try:
+            item = next(self._items, None)
+        except Exception:
+            self.ended = True  # an iterator that raised looks exhausted when asked again
+            raise
+        if item is None:
+            self.ended = True
+            return [Finish("stop", index) for index in self._open if index not in self._finished]
+        if isinstance(item, Finish):
+            self._finished.add(item.index)
+        elif isinstance(item, Delta):
+            self._open[item.index] = None
+        return [item]
+
+    def close(self) -> None:
+        self.ended = True
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()

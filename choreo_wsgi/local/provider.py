@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..chat.choices import Interleaved
 from ..chat.items import Delta, Finish, Item, Json, Usage, dump
 from ..chat.request import ChatRequest
-from ..chat.source import Source
-from ..chat.sources import Interleaved, from_deltas
+from ..chat.source import Source, from_deltas
 from ..errors import (
     ChoreoError,
     ConfigurationError,

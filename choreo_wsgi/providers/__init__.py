@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from ..chat.items import Delta, Finish, Item, ToolCall, Usage
 from ..chat.request import ChatRequest
-from ..chat.source import Source
-from ..chat.sources import from_deltas
+from ..chat.source import Source, from_deltas
 from ..errors import (
     ChoreoError,
     ConfigurationError,

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..chat.answer import Answer, AnswerWriter
+from ..chat.choices import Interleaved, Shortened
 from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
-from ..chat.source import Reply, Source
-from ..chat.sources import Interleaved, Limited, Stopped, from_deltas
+from ..chat.source import Reply, Source, from_deltas
 from ..settings import Settings, parse_options
 from .facts import Facts
 
@@ -104,10 +104,10 @@ class Provider(ABC):
             nothing = [Finish("length", index) for index in range(choices)]
             return from_deltas([*nothing, Usage()])
         source = self.open(request)
-        if request.max_tokens is not None and "max_tokens" not in self.native:
-            source = Limited(source, request.max_tokens, choices)
-        if request.stop and "stop" not in self.native:
-            source = Stopped(source, request.stop, choices)
+        stops = () if "stop" in self.native else request.stop
+        limit = None if "max_tokens" in self.native else request.max_tokens
+        if stops or limit is not None:
+            source = Shortened(source, stops, limit, choices)
         return source
 
 

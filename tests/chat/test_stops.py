@@ -7,8 +7,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scripted_provider import Script
 
-from choreo_wsgi.chat.stops import StopMatcher
+from choreo_wsgi.chat.choices import LONGEST_STOP, Shortened, StopMatcher
+from choreo_wsgi.errors import InvalidRequest
 
 
 def shown(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
@@ -90,10 +92,16 @@ def test_examples(pieces: list[str], stops: list[str], text: str) -> None:
     assert shown(pieces, stops)[0] == text
 
 
-def test_a_stop_string_as_long_as_a_request() -> None:
-    """Held back to its last character, then shown whole: a quadratic search would not end."""
-    stop = "ab" * 200_000
-    text = stop[:-1] + "c"
-    pieces = [text[at : at + 3] for at in range(0, len(text), 3)]
-    assert shown(pieces, [stop]) == (text, False)
-    assert shown([*pieces, stop], [stop]) == (text, True)
+def test_the_longest_stop_string_that_is_never_completed() -> None:
+    stop = "a" * (LONGEST_STOP - 1) + "b"
+    text = "a" * 20_000
+    assert shown([text[:5000], *text[5000:]], [stop]) == (text, False)
+    assert shown([*text, "b"], [stop]) == (text[LONGEST_STOP - 1 :], True)
+
+
+def test_a_longer_one_is_refused_and_lets_the_source_go() -> None:
+    script = Script()
+    with pytest.raises(InvalidRequest) as raised:
+        Shortened(script, ["a" * (LONGEST_STOP + 1)])
+    assert raised.value.param == "stop"
+    assert script.closed.is_set()

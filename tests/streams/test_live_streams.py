@@ -311,7 +311,7 @@ def test_a_provider_may_be_any_iterable(
     """The whole way of the smallest provider there is: items from a generator."""
     from scripted_provider import Scripted
 
-    from choreo_wsgi.chat.sources import from_deltas
+    from choreo_wsgi.chat.source import from_deltas
 
     def shout(request: Any) -> Any:
         return from_deltas(Delta(word.upper() + " ") for word in request.last_user_text.split())
