@@ -275,10 +275,17 @@ def test_a_request_without_a_host() -> None:
         "X_FORWARDED_PORT",
         "X_FORWARDED_SERVER",
         "X_FORWARDED_ANYTHING",
+        "X_ORIGINAL_FOR",
         "X_REAL_IP",
+        "X_CLIENT_IP",
+        "X_CLUSTER_CLIENT_IP",
+        "X_ENVOY_EXTERNAL_ADDRESS",
         "VIA",
         "CF_CONNECTING_IP",
+        "CDN_LOOP",
         "TRUE_CLIENT_IP",
+        "FASTLY_CLIENT_IP",
+        "FLY_CLIENT_IP",
     ],
 )
 @pytest.mark.parametrize("value", ["", "127.0.0.1"])

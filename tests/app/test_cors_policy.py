@@ -100,6 +100,7 @@ def test_pages_that_this_host_has_served(policy: Policy) -> None:
     own = asking("https://chat.test", HTTP_HOST="chat.test")
     policy.check(own)
     assert "Access-Control-Allow-Origin" not in dict(policy.headers(own))
+    policy.check(asking("https://chat.test", HTTP_HOST="Chat.TEST"))
     policy.check(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
     with pytest.raises(PermissionDenied):
         policy.check(asking("https://chat.test", HTTP_HOST="chat.test:81"))
@@ -117,6 +118,8 @@ def test_what_every_answer_says(policy: Policy) -> None:
         "content-location",
         "choreo-stream-id",
         "choreo-provider",
+        "choreo-resumable",
+        "x-should-retry",
     }
     assert headers["Vary"] == "Origin"
     assert "Access-Control-Allow-Credentials" not in headers

@@ -1,0 +1,109 @@
+"""A slot comes back, once, however a request ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from scripted_provider import Script
+from wsgi_calls import call, chat, environ_of
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Finish
+from choreo_wsgi.errors import ProviderError
+
+Make = Callable[..., Application]
+CHAT = "/v1/chat/completions"
+
+
+def scripted_app(application: Make, **settings: str) -> Application:
+    return application({"s": {"type": "scripted", "models": "echo"}}, **settings)
+
+
+def refuse_head(*head: Any) -> Any:
+    raise OSError("the server cannot send this head")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_server_that_cannot_send_the_head_costs_no_slot(
+    application: Make, scripted: Callable[[], Script], stream: bool
+) -> None:
+    app = scripted_app(application, max_streams="1")
+    script = scripted()
+    script.finish("a", Finish())
+    environ = environ_of("POST", CHAT, chat("a", stream=stream))
+    body: Any = None
+    with pytest.raises(OSError, match="cannot send"):
+        body = app(environ, refuse_head)
+        next(iter(body))
+    if hasattr(body, "close"):
+        body.close()  # a server does so whatever happened
+    assert app.active == 0 and script.closed.is_set()
+    scripted().finish("b", Finish())
+    assert call(app, "POST", CHAT, chat("a")).status == 200
+
+
+def test_a_stream_closed_twice_gives_back_one_slot(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    scripts = [scripted(), scripted()]
+    for script in scripts:
+        script.say("a")
+    app = scripted_app(application)
+    first, second = (
+        app(environ_of("POST", CHAT, chat("a", stream=True)), lambda *head: lambda data: None)
+        for _ in scripts
+    )
+    assert next(iter(first)) and next(iter(second))
+    assert app.active == 2
+    first.close()  # type: ignore[attr-defined]
+    first.close()  # type: ignore[attr-defined]
+    assert app.active == 1
+    second.close()  # type: ignore[attr-defined]
+    assert app.active == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more"),
+    [
+        ("GET", "/v1/streams/strm_unknown", {}),
+        ("GET", "/v1/streams/strm_unknown", {"QUERY_STRING": "after=x"}),
+        ("DELETE", "/v1/streams/strm_unknown", {}),
+        ("GET", "/v1/models/unknown", {}),
+        ("POST", CHAT, {"CONTENT_TYPE": "text/plain"}),
+    ],
+)
+def test_a_refused_request_leaves_no_slot_taken(
+    application: Make, method: str, path: str, more: dict[str, str]
+) -> None:
+    app = application(max_streams="1")
+    for _ in range(3):
+        body = chat("a") if method == "POST" else None
+        assert 400 <= call(app, method, path, body, **more).status < 500
+        assert app.active == 0
+    assert call(app, "POST", CHAT, chat("a")).status == 200
+
+
+def test_a_failure_that_is_the_providers_is_logged_without_a_traceback(
+    application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "choreo_wsgi")
+    scripted().finish(ProviderError("the provider is ill"))
+    answer = call(scripted_app(application), "POST", CHAT, chat("a"), HTTP_X_REQUEST_ID="ill-1")
+    assert answer.status == 502
+    lines = [record.getMessage() for record in caplog.records if record.name != "py.warnings"]
+    assert any("ill-1" in line and "502" in line for line in lines)
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_a_mistake_of_ours_is_logged_with_its_traceback(
+    application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted().finish(RuntimeError("a mistake in a provider"))
+    answer = call(scripted_app(application), "POST", CHAT, chat("a"), HTTP_X_REQUEST_ID="bug-1")
+    assert answer.status == 500 and "mistake" not in answer.body.decode()
+    with_traceback = [record for record in caplog.records if record.exc_info]
+    assert with_traceback and "bug-1" in with_traceback[0].getMessage()
+    assert "a mistake in a provider" in caplog.text
