@@ -96,8 +96,13 @@ class Resumption:
         gone = (lambda: False) if keyed else call.gone
         try:
             started = self._completions.start(api, request, gone, call.waiting)
-        except BaseException:
-            writer.discard()
+        except BaseException as error:
+            if keyed:  # somebody may have joined
+                if not isinstance(error, ChoreoError):
+                    error = ChoreoError("the server failed to answer this request")
+                writer.fail(*sse.number(api.writer(request).fail(error), 1))
+            else:
+                writer.discard()
             raise
         recording = Recording(
             started.generation, writer, lambda one: self.drainer.adopt(one, call.key.id)

@@ -78,6 +78,18 @@ class Status(NamedTuple):
     beat: int | None
 
 
+class Beat(NamedTuple):
+    """The answer to a beat.
+
+    *fresh* is whether there was no lease before.  *cancelled* and *read* are which of the
+    producer's streams are cancelled and which were read since the last beat.
+    """
+
+    fresh: bool
+    cancelled: list[str]
+    read: list[str]
+
+
 class Backend(ABC):
     """A database of streams; every call may raise Unreachable, within a second or two."""
 
@@ -118,11 +130,16 @@ class Backend(ABC):
         """Forget the stream and its key, if *epoch* is still its writer's."""
 
     @abstractmethod
-    def beat(self, producer: str, running: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Renew the lease of *producer*, which has the streams *running*.
+    def free_key(self, id: str, epoch: int) -> None:
+        """Let the stream's key name another stream, if *epoch* is still its writer's."""
 
-        Returns which of its streams are cancelled and which were read since the last call.
-        """
+    @abstractmethod
+    def beat(self, producer: str, running: Sequence[str]) -> Beat:
+        """Renew the lease of *producer*, which has the streams *running*."""
+
+    def remembers(self, producer: str) -> bool:
+        """Return whether the lease of *producer* is there: False after a loss of all data."""
+        return True
 
     @abstractmethod
     def see(self, id: str, producer: str) -> None:

@@ -11,8 +11,9 @@ A :class:`Store` holds the frames of resumable streams.  Each stream has one
   was appended.
 * A log ends once.  It stays readable for ``replay_ttl_seconds`` after that.  Of a long
   stream only the newest ``replay_stream_bytes`` are retained, of all streams together
-  ``replay_total_bytes``: ended logs go first, oldest first, then the oldest frames of the
-  longest.  What is no longer retained raises :class:`~choreo_wsgi.errors.StreamGone`.
+  ``replay_total_bytes`` (Redis bounds its memory itself): ended logs go first, oldest first,
+  then the oldest frames of the longest.  What is no longer retained raises
+  :class:`~choreo_wsgi.errors.StreamGone`.
 * An *owner* is whatever stands for the caller's key (a digest).  A stream of another owner,
   an expired, an unknown and a malformed id are all the same
   :class:`~choreo_wsgi.errors.NotFound`.
@@ -46,20 +47,6 @@ _ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
 
 class Fenced(ProducerLost):
     """Another writer took the stream over; what this one appends goes nowhere."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a stream besides its frames.
-
-    *first* is the number of the oldest retained frame (``last + 1`` when none is) and
-    *last* that of the newest, 0 before the first.
-    """
-
-    first: int
-    last: int
-    ended: bool
-    cancelled: bool
 
 
 @dataclass(frozen=True)
@@ -110,8 +97,15 @@ class Writer(ABC):
     def discard(self) -> None:
         """Forget the stream and its idempotency key, as if it had never been created.
 
-        For a request that failed before its first frame, which may be tried again.
         Idempotent; readers get NotFound.
+        """
+
+    @abstractmethod
+    def fail(self, frames: bytes, count: int) -> None:
+        """End the log with *count* frames that tell an error, and free the idempotency key.
+
+        For a request that failed before its first frame: the callers that joined it by its
+        key read the error, and whoever comes later with that key begins anew.
         """
 
 
@@ -160,10 +154,6 @@ class Store(ABC):
         differs, and ReplayUnavailable when a key is given and the store cannot be reached
         (without one the stream begins in the buffer).
         """
-
-    @abstractmethod
-    def find(self, id: str, owner: str) -> Record:
-        """Return the record; raises NotFound and ReplayUnavailable."""
 
     @abstractmethod
     def read(self, id: str, owner: str, after: int = 0) -> Reader:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from .backend import Unreachable
 
 # Seconds to wait for another process's transaction.  All of ours are short.
 _BUSY = 1.0
@@ -14,7 +18,7 @@ _BUSY = 1.0
 # nothing when a process is killed, and cannot corrupt the file when the machine is.
 _PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=1048576;"
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS stream (
+CREATE TABLE stream (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL,
@@ -28,24 +32,90 @@ CREATE TABLE IF NOT EXISTS stream (
     size INTEGER NOT NULL DEFAULT 0,
     ended INTEGER NOT NULL DEFAULT 0,
     cancelled INTEGER NOT NULL DEFAULT 0,
-    expires REAL  -- seconds since the epoch; NULL while there is a producer
+    expires REAL  -- by the steady clock of the machine; NULL while there is a producer
 );
-CREATE UNIQUE INDEX IF NOT EXISTS stream_key ON stream (owner, key) WHERE key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS stream_running ON stream (producer) WHERE NOT ended;
-CREATE INDEX IF NOT EXISTS stream_expires ON stream (expires) WHERE expires IS NOT NULL;
-CREATE TABLE IF NOT EXISTS block (
+CREATE UNIQUE INDEX stream_key ON stream (owner, key) WHERE key IS NOT NULL;
+CREATE INDEX stream_running ON stream (producer) WHERE NOT ended;
+CREATE INDEX stream_expires ON stream (expires) WHERE expires IS NOT NULL;
+CREATE TABLE block (
     stream INTEGER NOT NULL,
     last INTEGER NOT NULL,
     first INTEGER NOT NULL,
     data BLOB NOT NULL,
     PRIMARY KEY (stream, last)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS producer (id TEXT PRIMARY KEY, beat INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS seen (
+CREATE TABLE producer (id TEXT PRIMARY KEY, beat INTEGER NOT NULL);
+CREATE TABLE seen (
     producer TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (producer, id)
 ) WITHOUT ROWID;
 """
-_VERSION = 1  # of the schema, in PRAGMA user_version
+_VERSION = 2  # of the schema, in PRAGMA user_version
+_TABLES = ("stream", "request", "block", "producer", "seen")
+
+
+class Database:
+    """The file *path*; raises Unreachable for whatever goes wrong with it.
+
+    One connection writes and one reads, each under its lock: with a connection a thread, a
+    thousand streams would be a thousand caches and file descriptors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._writing: sqlite3.Connection | None = None
+        self._reading: sqlite3.Connection | None = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that writes; all of it or, after an exception, nothing."""
+        with self._write_lock, _translated():
+            self._writing = self._writing or connect(self._path)
+            with _within(self._writing, "BEGIN IMMEDIATE"):
+                yield self._writing
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that reads one state of the file."""
+        with self.reading() as db, _within(db, "BEGIN"):
+            yield db
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that reads what is there with each statement."""
+        with self._read_lock, _translated():
+            self._reading = self._reading or connect(self._path)
+            yield self._reading
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._write_lock, self._read_lock:
+            for connection in (self._reading, self._writing):
+                if connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        connection.close()
+            self._reading = self._writing = None
+
+
+@contextlib.contextmanager
+def _within(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    db.execute(begin)
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise Unreachable(f"{type(error).__name__}: {error}") from error
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -75,8 +145,19 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
-        raise sqlite3.DatabaseError(f"written by a newer version ({version})")
-    if version < _VERSION:
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+    def version() -> int:
+        (number,) = db.execute("PRAGMA user_version").fetchone()
+        if number > _VERSION:
+            raise sqlite3.DatabaseError(f"written by a newer version ({number})")
+        return int(number)
+
+    if version() == _VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    if version() < _VERSION:  # still: another process may have been faster
+        for name in _TABLES:  # logs of an older version are minutes old: not worth converting
+            db.execute(f"DROP TABLE IF EXISTS {name}")
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version={_VERSION}")
+    db.execute("COMMIT")

@@ -7,14 +7,16 @@ finds out that the database cannot be reached, and that it is back.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import ReplayUnavailable
+from ..errors import ChoreoError, ReplayUnavailable
 from .backend import Backend, Observer, Outcome, Status, Unreachable, Write
+from .base import not_found
 from .writer import BufferedWriter
 
 T = TypeVar("T")
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 _GATHER = 0.005
 _SWEEP = 2.0
 _CLOSE = 2.0
+# Seconds for which a stream that is missing may yet come back to an emptied database.
+_RETURN = 10.0
 
 
 class Keeper:
@@ -50,6 +54,9 @@ class Keeper:
         self.buffered = 0
         self.reachable = True
         self.beat = beat
+        #: Seconds after which a reader looks by itself: whether its producer is lost, and in
+        #: case that it was not woken.
+        self.recheck = min(2.0, lease / 2)
         self.producer = ""  # the name of this process, once the keeper runs
         self.closing = threading.Event()
         self.writers: dict[str, BufferedWriter] = {}
@@ -58,6 +65,8 @@ class Keeper:
         self._written = written
         self._restored = restored
         self._observer = Observer(lease)
+        self._beaten = False
+        self._emptied = -math.inf  # when the database was last seen to have lost its data
         self._strays: list[str] = []  # to be deleted when the database is back
         self._dirty: dict[str, BufferedWriter] = {}
         # Guards the writers and their buffers; the keeper waits on it for something to write.
@@ -80,6 +89,27 @@ class Keeper:
             return self._observer.lost(status.producer, status.beat)
         # Ours, and yet without a writer: the answer to its making was lost on the way.
         return id not in self.writers and self._observer.lost(id, status.epoch)
+
+    def missing(self, id: str, owner: str) -> ChoreoError:
+        """Return the error for a stream that is not in the database."""
+        writer = self.writers.get(id)
+        if writer is None or writer.identity.owner != owner:
+            emptied = time.monotonic() - self._emptied < _RETURN or (
+                self._beaten and not self.ask(lambda: self._backend.remembers(self.producer))
+            )
+            if not emptied:
+                return not_found()
+        # It was made, or forgotten by the database, during an outage: its producer, here or
+        # elsewhere, makes it anew with the frames that it still has.
+        return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
+
+    def see(self, id: str, producer: str) -> None:
+        """Let the *producer* of stream *id* know that it has a reader."""
+        writer = self.writers.get(id)
+        if writer is not None:
+            writer.last_read = time.monotonic()
+        else:
+            self.ask(lambda: self._backend.see(id, producer))
 
     def adopt(self, writer: BufferedWriter) -> BufferedWriter:
         """Take care of *writer* from now on, until its end is written."""
@@ -106,6 +136,13 @@ class Keeper:
         except ReplayUnavailable:
             self.delete_later(writer.id)
         self._written([Write(writer.id, 0, (), 0, False)])  # nobody's: readers go and look
+
+    def free_key(self, writer: BufferedWriter) -> None:
+        """Let the key of *writer*'s stream name another stream."""
+        try:
+            self.ask(lambda: self._backend.free_key(writer.id, writer.epoch))
+        except ReplayUnavailable:
+            self.delete_later(writer.id)
 
     def delete_later(self, id: str) -> None:
         """Delete the stream *id*, which may have been made, when the database is back."""
@@ -192,17 +229,23 @@ class Keeper:
     def _renew(self) -> None:
         with self._dirt:
             running = list(self.writers)
-        cancelled, read = self._backend.beat(self.producer, running)
+        beat = self._backend.beat(self.producer, running)
+        if beat.fresh and self._beaten:
+            # The database came back empty: what runs is made anew with what is still here.
+            self._emptied = time.monotonic()
+            with self._dirt:
+                self._dirty.update(self.writers)
+        self._beaten = True
         while self._strays:
             self._backend.delete(self._strays[-1], 1)
             self._strays.pop()
         if not self.reachable:
             self._regain()
         with self._dirt:
-            for id in cancelled:
+            for id in beat.cancelled:
                 if id in self.writers:
                     self.writers[id].cancelled = True
-            for id in read:
+            for id in beat.read:
                 if id in self.writers:
                     self.writers[id].last_read = time.monotonic()
 

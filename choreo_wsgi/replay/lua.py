@@ -10,14 +10,11 @@ All keys share the hash tag ``{choreo}``, so that they live in one slot:
 ``p:<producer>``   string: the beat of a producer's lease
 ``c:<producer>``   set: its streams that are cancelled
 ``r:<producer>``   set: its streams that were read since it last looked
-``ended``          sorted set: the ended streams, by when (ms)
-``running``        sorted set: the others, by when their producer last cared (ms)
-``sizes``          sorted set: all streams, by their bytes
-``total``          string: the sum of those
 ``wake``           channel: which streams have grown
 =================  =====================================================================
 
-Everything expires by itself; the sorted sets are what the account of bytes needs besides.
+Everything expires by itself: what is running unless its producer cares, what has ended by
+its TTL.  How much all of it may take is for Redis to bound (``maxmemory``).
 """
 
 from __future__ import annotations
@@ -25,32 +22,19 @@ from __future__ import annotations
 _PRELUDE = """
 local P = KEYS[1]
 local call = redis.call
-local function now()
-  local t = call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
 local function expire(id, ms)
   call('PEXPIRE', P .. 's:' .. id, ms)
   call('PEXPIRE', P .. 'f:' .. id, ms)
   local key = call('HGET', P .. 's:' .. id, 'key')
   if key and key ~= '' then call('PEXPIRE', P .. 'k:' .. key, ms) end
 end
-local function account(id, size)
-  local before = tonumber(call('ZSCORE', P .. 'sizes', id) or 0)
-  call('ZADD', P .. 'sizes', size, id)
-  call('INCRBY', P .. 'total', size - before)
-end
-local function forget(id)
+local function free_key(id)
   local key = call('HGET', P .. 's:' .. id, 'key')
   if key and key ~= '' then
     local known = call('GET', P .. 'k:' .. key)
     if known and string.sub(known, 1, #id) == id then call('DEL', P .. 'k:' .. key) end
+    call('HSET', P .. 's:' .. id, 'key', '')
   end
-  account(id, 0)
-  call('DEL', P .. 's:' .. id, P .. 'f:' .. id)
-  call('ZREM', P .. 'sizes', id)
-  call('ZREM', P .. 'ended', id)
-  call('ZREM', P .. 'running', id)
 end
 local function trim(id, size, limit)
   local first
@@ -89,8 +73,6 @@ call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'producer', ARGV[3],
   'key', key)
 if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[5]) end
 expire(id, hold)
-call('ZADD', P .. 'running', now(), id)
-account(id, 0)
 return false
 """
 )
@@ -124,16 +106,8 @@ end
 local from, left = trim(id, size, tonumber(ARGV[7]))
 first, size = from or first, left
 call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
-account(id, size)
-if ends == '1' then
-  call('SREM', P .. 'c:' .. known[6], id)
-  call('ZREM', P .. 'running', id)
-  call('ZADD', P .. 'ended', now(), id)
-  expire(id, ARGV[5])
-else
-  call('ZADD', P .. 'running', now(), id)
-  expire(id, ARGV[6])
-end
+if ends == '1' then call('SREM', P .. 'c:' .. known[6], id) end
+expire(id, ends == '1' and ARGV[5] or ARGV[6])
 return 'done'
 """
 )
@@ -187,7 +161,6 @@ if (call('GET', P .. 'p:' .. known[4]) or '') ~= ARGV[4] then return 0 end
 call('HSET', s, 'producer', ARGV[5], 'epoch', tonumber(known[1]) + 1, 'fork', ARGV[6])
 call('SREM', P .. 'c:' .. known[4], id)
 if known[5] == '1' then call('SADD', P .. 'c:' .. ARGV[5], id) end
-call('ZADD', P .. 'running', now(), id)
 expire(id, ARGV[7])
 return 1
 """
@@ -197,7 +170,19 @@ return 1
 DELETE = (
     _PRELUDE
     + """
-if call('HGET', P .. 's:' .. ARGV[1], 'epoch') == ARGV[2] then forget(ARGV[1]) end
+local id = ARGV[1]
+if call('HGET', P .. 's:' .. id, 'epoch') == ARGV[2] then
+  free_key(id)
+  call('DEL', P .. 's:' .. id, P .. 'f:' .. id)
+end
+"""
+)
+
+#: id, epoch
+FREE_KEY = (
+    _PRELUDE
+    + """
+if call('HGET', P .. 's:' .. ARGV[1], 'epoch') == ARGV[2] then free_key(ARGV[1]) end
 """
 )
 
@@ -206,12 +191,12 @@ BEAT = (
     _PRELUDE
     + """
 local p, c, r = P .. 'p:' .. ARGV[1], P .. 'c:' .. ARGV[1], P .. 'r:' .. ARGV[1]
-call('INCR', p)
+local count = call('INCR', p)
 call('PEXPIRE', p, ARGV[2])
 call('PEXPIRE', c, 3600000)
 local read = call('SMEMBERS', r)
 if #read > 0 then call('DEL', r) end
-return {call('SMEMBERS', c), read}
+return {count, call('SMEMBERS', c), read}
 """
 )
 
@@ -220,50 +205,7 @@ HOLD = (
     _PRELUDE
     + """
 for i = 2, #ARGV do
-  if call('ZSCORE', P .. 'running', ARGV[i]) then
-    call('ZADD', P .. 'running', now(), ARGV[i])
-    expire(ARGV[i], ARGV[1])
-  end
+  if call('HGET', P .. 's:' .. ARGV[i], 'ended') == '0' then expire(ARGV[i], ARGV[1]) end
 end
-"""
-)
-
-#: ttl ms, hold ms, limit; returns whether there may be more to do
-SWEEP = (
-    _PRELUDE
-    + """
-local t, limit = now(), tonumber(ARGV[3])
-local left = 200
-for name, age in pairs({ended = ARGV[1], running = ARGV[2]}) do
-  local ids = call('ZRANGEBYSCORE', P .. name, '-inf', t - tonumber(age), 'LIMIT', 0, 100)
-  for _, id in ipairs(ids) do
-    forget(id)
-    left = left - 1
-  end
-end
-local total = tonumber(call('GET', P .. 'total') or 0)
-if total > limit then
-  local goal = math.floor(limit * 0.9)
-  while left > 0 and total > goal do
-    left = left - 1
-    local ended = call('ZRANGE', P .. 'ended', 0, 0)
-    if #ended > 0 then
-      forget(ended[1])
-    else
-      local row = call('ZREVRANGE', P .. 'sizes', 0, 0, 'WITHSCORES')
-      local size = tonumber(row[2] or 0)
-      if size == 0 then break end
-      local first, rest = trim(row[1], size, math.floor(size / 2))
-      if call('EXISTS', P .. 's:' .. row[1]) == 1 and first then
-        call('HSET', P .. 's:' .. row[1], 'first', first, 'size', rest)
-        account(row[1], rest)
-      else
-        forget(row[1])
-      end
-    end
-    total = tonumber(call('GET', P .. 'total') or 0)
-  end
-end
-return left <= 0 and 1 or 0
 """
 )

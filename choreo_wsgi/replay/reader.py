@@ -8,14 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar
 
-from ..errors import ChoreoError, ProducerLost, ReplayUnavailable
+from ..errors import ProducerLost, ReplayUnavailable
 from .backend import Backend, Block, Status, Write
 from .base import Reader, gone
 from .blocks import cut, last_frame
-
-T = TypeVar("T")
+from .keeper import Keeper
 
 # Seconds between two notes to the producer that somebody reads.
 _SEE = 5.0
@@ -27,37 +25,27 @@ _OFFERED_BYTES = 64 * 1024
 _PATIENCE = 30.0
 
 
-class _Store(Protocol):
-    #: Seconds after which a reader looks by itself: whether its producer is lost, and in
-    #: case that it was not woken.
-    recheck: float
-
-    @property
-    def closing(self) -> bool: ...
-
-    def ask(self, question: Callable[[], T]) -> T: ...
-
-    def is_lost(self, id: str, status: Status) -> bool: ...
-
-    def missing(self, id: str, owner: str) -> ChoreoError: ...
-
-    def see(self, id: str, producer: str) -> None: ...
-
-    def follow(self, follower: Follower) -> None: ...
-
-    def unfollow(self, follower: Follower) -> None: ...
-
-
 class Follower(Reader):
-    """A reading of stream *id* from *after* on, which looks only when it may be worthwhile."""
+    """A reading of stream *id* from *after* on, which looks only when it may be worthwhile.
+
+    *follow* has it woken when the stream may have grown, *unfollow* no longer.
+    """
 
     def __init__(
-        self, store: _Store, backend: Backend, id: str, after: int, status: Status
+        self,
+        keeper: Keeper,
+        backend: Backend,
+        id: str,
+        after: int,
+        status: Status,
+        follow: Callable[[Follower], None],
+        unfollow: Callable[[Follower], None],
     ) -> None:
         self.id = id
         self.last = after
         self.ended = False
-        self._store = store
+        self._keeper = keeper
+        self._unfollow = unfollow
         self._backend = backend
         self._owner = status.owner
         self._epoch = status.epoch
@@ -69,7 +57,7 @@ class Follower(Reader):
         self._told = -math.inf
         self._away = 0.0  # since when the database is, 0 when it is not
         self._closed = False
-        store.follow(self)
+        follow(self)
 
     def wake(self) -> None:
         """Have the reader look; called when its stream may have grown."""
@@ -84,20 +72,20 @@ class Follower(Reader):
     def receive(self, timeout: float) -> bytes:
         deadline = time.monotonic() + timeout
         while not (self.ended or self._closed):
-            if self._woken.is_set() or time.monotonic() >= self._looked + self._store.recheck:
+            if self._woken.is_set() or time.monotonic() >= self._looked + self._keeper.recheck:
                 frames = self._look()
                 if frames or self.ended:
                     return frames
             now = time.monotonic()
             if now >= deadline:
                 return b""
-            self._woken.wait(min(deadline, max(now, self._looked + self._store.recheck)) - now)
+            self._woken.wait(min(deadline, max(now, self._looked + self._keeper.recheck)) - now)
         return b""
 
     def close(self) -> None:
         self._closed = True
         self._woken.set()
-        self._store.unfollow(self)
+        self._unfollow(self)
 
     def _look(self) -> bytes:
         # Before the question: what is appended after it wakes this reader again.
@@ -108,7 +96,7 @@ class Follower(Reader):
             if self._looked >= self._told + _SEE and not self.ended:
                 self._told = self._looked
                 with contextlib.suppress(ReplayUnavailable):
-                    self._store.see(self.id, self._producer)
+                    self._keeper.see(self.id, self._producer)
             return frames
         except ReplayUnavailable:
             self._wait_out()
@@ -130,16 +118,16 @@ class Follower(Reader):
         return b"".join(parts)
 
     def _fetch(self) -> bytes:
-        found = self._store.ask(lambda: self._backend.fetch(self.id, self.last))
+        found = self._keeper.ask(lambda: self._backend.fetch(self.id, self.last))
         if found is None:
-            raise self._store.missing(self.id, self._owner)
+            raise self._keeper.missing(self.id, self._owner)
         self._away = 0.0
         return self._take(*found)
 
     def _wait_out(self) -> None:
         now = time.monotonic()
         self._away = self._away or now
-        if now - self._away > _PATIENCE or self._store.closing:
+        if now - self._away > _PATIENCE or self._keeper.closing.is_set():
             raise ReplayUnavailable("The store of resumable streams is gone.", retry_after=5)
 
     def _take(self, status: Status, blocks: list[Block]) -> bytes:
@@ -158,7 +146,7 @@ class Follower(Reader):
             frames = self._final(status) if self.last > status.last else b""
             self.ended = True
             return frames
-        if self._store.is_lost(self.id, status):
+        if self._keeper.is_lost(self.id, status):
             self._woken.set()
             raise ProducerLost("The server that was producing the stream is gone.")
         return b""
@@ -176,5 +164,5 @@ class Follower(Reader):
     def _final(self, status: Status) -> bytes:
         if not status.last:
             return b""
-        found = self._store.ask(lambda: self._backend.fetch(self.id, status.last - 1))
+        found = self._keeper.ask(lambda: self._backend.fetch(self.id, status.last - 1))
         return last_frame(found[1][-1].data) if found and found[1] else b""

@@ -17,7 +17,7 @@ from redis.retry import Retry
 from ..errors import ConfigurationError
 from ..settings import Settings
 from . import lua
-from .backend import Backend, Block, Identity, Outcome, Status, Unreachable, Write
+from .backend import Backend, Beat, Block, Identity, Outcome, Status, Unreachable, Write
 from .base import READ_BYTES
 from .shared import BEAT, LEASE, SharedStore
 
@@ -43,7 +43,6 @@ def open_store(
         url,
         ttl=settings.replay_ttl_seconds,
         stream_bytes=settings.replay_stream_bytes,
-        total_bytes=settings.replay_total_bytes,
     )
     return SharedStore.over(backend, settings, lease=lease, beat=beat)
 
@@ -51,7 +50,7 @@ def open_store(
 class RedisBackend(Backend):
     """The database at *url*; *ttl* is in seconds, sizes in bytes."""
 
-    def __init__(self, url: str, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
+    def __init__(self, url: str, *, ttl: float, stream_bytes: int) -> None:
         scheme, colon, rest = url.partition(":")
         scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
         try:
@@ -70,7 +69,6 @@ class RedisBackend(Backend):
         self._ttl = str(int(ttl * 1000))
         self._hold = str(int((ttl + _HOLD) * 1000))
         self._stream_bytes = str(stream_bytes)
-        self._total_bytes = str(total_bytes)
         self._me = secrets.token_hex(8).encode()
         self._held = time.monotonic()
         self._subscription: Any = None
@@ -145,13 +143,20 @@ class RedisBackend(Backend):
     def delete(self, id: str, epoch: int) -> None:
         self._run(lua.DELETE, id, epoch)
 
-    def beat(self, producer: str, running: Sequence[str]) -> tuple[list[str], list[str]]:
-        cancelled, read = self._run(lua.BEAT, producer, _LEASE_MS)
+    def free_key(self, id: str, epoch: int) -> None:
+        self._run(lua.FREE_KEY, id, epoch)
+
+    def remembers(self, producer: str) -> bool:
+        with _translated():
+            return bool(self._client.exists(f"{_PREFIX}p:{producer}"))
+
+    def beat(self, producer: str, running: Sequence[str]) -> Beat:
+        count, cancelled, read = self._run(lua.BEAT, producer, _LEASE_MS)
         now = time.monotonic()
         if running and now >= self._held + _HOLD_EVERY:
             self._held = now
             self._run(lua.HOLD, self._hold, *running)
-        return [id.decode() for id in cancelled], [id.decode() for id in read]
+        return Beat(count == 1, [id.decode() for id in cancelled], [id.decode() for id in read])
 
     def see(self, id: str, producer: str) -> None:
         key = f"{_PREFIX}r:{producer}"
@@ -159,9 +164,7 @@ class RedisBackend(Backend):
             self._client.pipeline(transaction=False).sadd(key, id).pexpire(key, _LEASE_MS).execute()
 
     def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
-        # What a lost producer left behind expires by itself.
-        while self._run(lua.SWEEP, self._ttl, self._hold, self._total_bytes):
-            pass
+        """Do nothing: what is no longer cared for expires by itself."""
 
     def changed(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event

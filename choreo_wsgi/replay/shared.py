@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
-from ..errors import ChoreoError, ReplayUnavailable
+from ..errors import ReplayUnavailable
 from ..settings import Settings
 from .backend import Backend, Identity, Status, Unreachable, Write
-from .base import Claim, Reader, Record, Store, Writer, check_id, conflict, gone, new_id, not_found
+from .base import Claim, Reader, Store, Writer, check_id, conflict, gone, new_id, not_found
 from .keeper import Keeper
 from .reader import Follower
 from .writer import BufferedWriter
@@ -63,7 +62,6 @@ class SharedStore(Store):
         lease: float = LEASE,
         beat: float = BEAT,
     ) -> None:
-        self.recheck = min(2.0, lease / 2)
         self._backend = backend
         self._keeper = Keeper(
             backend,
@@ -89,11 +87,6 @@ class SharedStore(Store):
         """How many bytes wait to be written."""
         return self._keeper.buffered
 
-    @property
-    def closing(self) -> bool:
-        """Whether the store was closed."""
-        return self._keeper.closing.is_set()
-
     # The port.
 
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
@@ -112,16 +105,12 @@ class SharedStore(Store):
             raise conflict()
         return Claim(known[0], None)
 
-    def find(self, id: str, owner: str) -> Record:
-        status = self._status(id, owner)
-        return Record(status.first, status.last, status.ended, status.cancelled)
-
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
         status = self._status(id, owner)
         after = min(after, status.last + _BEYOND)
         if after + 1 < status.first:
             raise gone(after, status.first)
-        return Follower(self, self._backend, id, after, status)
+        return Follower(self._keeper, self._backend, id, after, status, self.follow, self.unfollow)
 
     def cancel(self, id: str, owner: str) -> None:
         writer = self._keeper.writers.get(id)
@@ -135,7 +124,7 @@ class SharedStore(Store):
 
     def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
         seen = self._status(id, owner)
-        if seen.ended or not self.is_lost(id, seen):
+        if seen.ended or not self._keeper.is_lost(id, seen):
             return None
         fork = max(seen.last, min(after, seen.last + _BEYOND))
         if not self._keeper.ask(lambda: self._backend.claim(id, seen, self._keeper.producer, fork)):
@@ -157,35 +146,11 @@ class SharedStore(Store):
 
     # For readers.
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """Return the database's answer; raises ReplayUnavailable, at once while it is away."""
-        return self._keeper.ask(question)
-
-    def is_lost(self, id: str, status: Status) -> bool:
-        """Return whether the producer of stream *id*, just looked up, is lost."""
-        return self._keeper.is_lost(id, status)
-
-    def missing(self, id: str, owner: str) -> ChoreoError:
-        """Return the error for a stream that is not in the database."""
-        writer = self._keeper.writers.get(id)
-        if writer is None or writer.identity.owner != owner:
-            return not_found()
-        # It is ours, and was made, or forgotten by the database, during an outage.
-        return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
-
-    def see(self, id: str, producer: str) -> None:
-        """Let the *producer* of stream *id* know that it has a reader."""
-        writer = self._keeper.writers.get(id)
-        if writer is not None:
-            writer.last_read = time.monotonic()
-        else:
-            self.ask(lambda: self._backend.see(id, producer))
-
     def follow(self, follower: Follower) -> None:
         """Wake *follower* from now on whenever its stream may have grown."""
         with self._following:
             self._followers.setdefault(follower.id, set()).add(follower)
-            if self._watcher is None and not self.closing:
+            if self._watcher is None and not self._keeper.closing.is_set():
                 self._watcher = threading.Thread(
                     target=self._watch, name="choreo-replay-watcher", daemon=True
                 )
@@ -204,9 +169,9 @@ class SharedStore(Store):
 
     def _status(self, id: str, owner: str) -> Status:
         check_id(id)
-        found = self.ask(lambda: self._backend.fetch(id, None))
+        found = self._keeper.ask(lambda: self._backend.fetch(id, None))
         if found is None:
-            raise self.missing(id, owner)
+            raise self._keeper.missing(id, owner)
         if found[0].owner != owner:
             raise not_found()
         return found[0]
@@ -231,18 +196,19 @@ class SharedStore(Store):
             return [follower for id in ids for follower in self._followers.get(id, ())]
 
     def _watch(self) -> None:
-        while not self.closing:
+        closing = self._keeper.closing
+        while not closing.is_set():
             with self._following:
-                self._following.wait_for(lambda: self._followers or self.closing, 60)
+                self._following.wait_for(lambda: self._followers or closing.is_set(), 60)
             if not self.reachable:
-                self._keeper.closing.wait(self._keeper.beat)
+                closing.wait(self._keeper.beat)
                 continue
             try:
-                self._wake(self._backend.changed(self._waiting, self._keeper.closing))
+                self._wake(self._backend.changed(self._waiting, closing))
             except Unreachable as error:
                 # The keeper finds out by itself whether all is lost or only this.
                 logger.debug("watching the replay store failed: %s", error)
-                self._keeper.closing.wait(self._keeper.beat)
+                closing.wait(self._keeper.beat)
 
     def _waiting(self) -> dict[str, int]:
         with self._following:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .backend import Backend, Block, Identity, Outcome, Status, Unreachable, Write
+from .backend import Backend, Beat, Block, Identity, Outcome, Status, Write
 from .base import READ_BYTES
-from .database import connect
+from .database import Database
 from .shared import BEAT, LEASE, SharedStore
 
 # Seconds between two looks for what other processes have appended.
@@ -44,25 +43,17 @@ def open_store(
 
 
 class SQLiteBackend(Backend):
-    """The database in the file *path*; *ttl* is in seconds, sizes in bytes.
-
-    One connection writes and one reads, each under its lock: with a connection a thread, a
-    thousand streams would be a thousand caches and file descriptors.
-    """
+    """The streams in the file *path*; *ttl* is in seconds, sizes in bytes."""
 
     def __init__(self, path: Path, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
-        self.path = path
+        self._file = Database(path)
         self.ttl = ttl
         self.stream_bytes = stream_bytes
         self.total_bytes = total_bytes
-        self._write_lock = threading.Lock()
-        self._read_lock = threading.Lock()
-        self._writing: sqlite3.Connection | None = None
-        self._reading: sqlite3.Connection | None = None
         self._version = -1
 
     def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             if new.key is not None:
                 self._remove_expired(db)
                 known: tuple[str, str] | None = db.execute(
@@ -79,7 +70,7 @@ class SQLiteBackend(Backend):
         return None
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             return [self._append(db, write) for write in writes]
 
     def _append(self, db: sqlite3.Connection, write: Write) -> Outcome:
@@ -110,7 +101,7 @@ class SQLiteBackend(Backend):
             first, last, size = write.last + 1, write.last, 0
         if size > self.stream_bytes:
             first, size = self._trim(db, number, size, self.stream_bytes)
-        expires = time.time() + self.ttl if write.end else None
+        expires = time.monotonic() + self.ttl if write.end else None
         db.execute(
             "UPDATE stream SET first = ?, last = ?, size = ?, ended = ?, expires = ? "
             "WHERE number = ?",
@@ -135,8 +126,8 @@ class SQLiteBackend(Backend):
         return gone + 1, size
 
     def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
-        with self._snapshot() as db:
-            row = db.execute(_STATUS, (id, time.time())).fetchone()
+        with self._file.snapshot() as db:
+            row = db.execute(_STATUS, (id, time.monotonic())).fetchone()
             if row is None:
                 return None
             owner, first, last, ended, cancelled, *rest, number = row
@@ -158,11 +149,11 @@ class SQLiteBackend(Backend):
             return status, blocks
 
     def cancel(self, id: str) -> None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute("UPDATE stream SET cancelled = 1 WHERE id = ? AND NOT ended", (id,))
 
     def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             changed = db.execute(
                 "UPDATE stream SET producer = ?, epoch = epoch + 1, fork = ?, expires = NULL "
                 "WHERE id = ? AND epoch = ? AND last = ? AND NOT ended "
@@ -172,29 +163,32 @@ class SQLiteBackend(Backend):
             return changed.rowcount == 1
 
     def delete(self, id: str, epoch: int) -> None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             self._remove(db, "id = ? AND epoch = ?", (id, epoch))
 
-    def beat(self, producer: str, running: Sequence[str]) -> tuple[list[str], list[str]]:
-        with self._transaction() as db:
-            db.execute(
-                "INSERT INTO producer VALUES (?, 0) ON CONFLICT (id) DO UPDATE SET beat = beat + 1",
-                (producer,),
-            )
+    def free_key(self, id: str, epoch: int) -> None:
+        with self._file.transaction() as db:
+            db.execute("UPDATE stream SET key = NULL WHERE id = ? AND epoch = ?", (id, epoch))
+
+    def beat(self, producer: str, running: Sequence[str]) -> Beat:
+        with self._file.transaction() as db:
+            known = db.execute("UPDATE producer SET beat = beat + 1 WHERE id = ?", (producer,))
+            if fresh := not known.rowcount:
+                db.execute("INSERT INTO producer VALUES (?, 0)", (producer,))
             cancelled = db.execute(
                 "SELECT id FROM stream WHERE producer = ? AND NOT ended AND cancelled", (producer,)
             ).fetchall()
             seen = db.execute("SELECT id FROM seen WHERE producer = ?", (producer,)).fetchall()
             if seen:
                 db.execute("DELETE FROM seen WHERE producer = ?", (producer,))
-        return [id for (id,) in cancelled], [id for (id,) in seen]
+        return Beat(fresh, [id for (id,) in cancelled], [id for (id,) in seen])
 
     def see(self, id: str, producer: str) -> None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (producer, id))
 
     def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             self._remove_expired(db)
             producers = db.execute(
                 "SELECT id, beat FROM producer UNION "
@@ -210,7 +204,7 @@ class SQLiteBackend(Backend):
         # Somebody may still come and read, or take over, until the streams expire.
         db.execute(
             "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
-            (time.time() + self.ttl, producer),
+            (time.monotonic() + self.ttl, producer),
         )
         db.execute("DELETE FROM seen WHERE producer = ?", (producer,))
         db.execute(
@@ -242,7 +236,10 @@ class SQLiteBackend(Backend):
             total -= size - left
 
     def _remove_expired(self, db: sqlite3.Connection) -> None:
-        self._remove(db, "expires <= ?", (time.time(),))
+        now = time.monotonic()
+        self._remove(db, "expires <= ?", (now,))
+        # A time that this clock cannot have given is of before the machine was started.
+        db.execute("UPDATE stream SET expires = ? WHERE expires > ?", (now + self.ttl,) * 2)
 
     @staticmethod
     def _remove(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> None:
@@ -254,7 +251,7 @@ class SQLiteBackend(Backend):
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
     ) -> Iterable[str]:
         stop.wait(_POLL)
-        with self._snapshot(begin=False) as db:
+        with self._file.reading() as db:
             # Changes when another connection has written, and costs next to nothing.
             (version,) = db.execute("PRAGMA data_version").fetchone()
             if version == self._version:
@@ -268,52 +265,8 @@ class SQLiteBackend(Backend):
             return found
 
     def leave(self, producer: str) -> None:
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             db.execute("UPDATE producer SET beat = -1 WHERE id = ?", (producer,))
 
     def close(self) -> None:
-        with self._write_lock, self._read_lock:
-            for connection in (self._reading, self._writing):
-                if connection is not None:
-                    with contextlib.suppress(sqlite3.Error):
-                        connection.close()
-            self._reading = self._writing = None
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock, _translated():
-            if self._writing is None:
-                self._writing = connect(self.path)
-            db = self._writing
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _snapshot(self, begin: bool = True) -> Iterator[sqlite3.Connection]:
-        with self._read_lock, _translated():
-            if self._reading is None:
-                self._reading = connect(self.path)
-            db = self._reading
-            if not begin:
-                yield db
-                return
-            db.execute("BEGIN")
-            try:
-                yield db
-            finally:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("COMMIT")
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
+        self._file.close()

@@ -27,6 +27,8 @@ class _Store(Protocol):
 
     def forget(self, writer: BufferedWriter) -> None: ...
 
+    def free_key(self, writer: BufferedWriter) -> None: ...
+
 
 class BufferedWriter(Writer):
     """The producer's end of the stream *identity*; *epoch* counts its producers from 1.
@@ -72,6 +74,10 @@ class BufferedWriter(Writer):
         if not self.discarded:
             self.ended = self.discarded = True
             self._store.forget(self)
+
+    def fail(self, frames: bytes, count: int) -> None:
+        self.append(frames, count, end=True)
+        self._store.free_key(self)
 
     def bare(self) -> Identity:
         """Return the identity without its key, which may be another stream's by now."""

@@ -14,6 +14,7 @@ from scripted_provider import Script
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
+from choreo_wsgi.errors import ProviderError
 
 RESUMABLE = {"Choreo-Resumable": "1"}
 HELLO = {"role": "user", "content": "one two three"}
@@ -221,6 +222,21 @@ def test_a_request_that_fails_at_once_can_be_tried_again(
         scripted().finish("fine", Finish())
         begin(client, ask(), Idempotency_Key="k-2")
         assert text_of(read_to_end(client)) == "fine"
+
+
+def test_who_joins_a_request_that_fails_gets_its_error(start: Any, script: Script) -> None:
+    _, server = start(heartbeat_seconds="10")
+    joined = {**RESUMABLE, "Idempotency-Key": "k-3"}
+    with server.connect() as first, server.connect() as second:
+        first.request("POST", "/v1/chat/completions", ask(), joined)
+        assert script.asked.wait(harness.DEADLINE)
+        begin(second, ask(), Idempotency_Key="k-3")
+        script.say(ProviderError("context too long", status=400, code="too_long"))
+        assert first.read_answer().error["code"] == "too_long"
+        (frame,) = read_to_end(second)
+    assert numbers([frame]) == [1]
+    error = json.loads(frame.partition(b"data: ")[2])["error"]
+    assert (error["message"], error["code"]) == ("context too long", "too_long")
 
 
 def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(

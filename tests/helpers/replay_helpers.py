@@ -7,9 +7,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from choreo_wsgi import sse
 from choreo_wsgi.replay import Reader, Store, Writer
+from choreo_wsgi.replay.memory import MemoryStore
 
 #: Opens a store with these settings; two calls open the same data, where they are shared.
 Opener = Callable[..., Store]
@@ -54,6 +56,11 @@ def read_all(reader: Reader) -> bytes:
     got = receive(reader, 1 << 60)
     reader.close()
     return got
+
+
+def look(store: Store, id: str, owner: str = "alice") -> Any:
+    """Return the state of a stream: its numbers *first* and *last*, *ended*, *cancelled*."""
+    return store._get(id, owner) if isinstance(store, MemoryStore) else store._status(id, owner)  # type: ignore[attr-defined]
 
 
 def eventually(condition: Callable[[], object]) -> None:

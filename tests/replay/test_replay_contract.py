@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
-from replay_helpers import Opener, eventually, frame, frames, read_all, receive, write
+from replay_helpers import Opener, eventually, frame, frames, look, read_all, receive, write
 
 from choreo_wsgi import sse
 from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
-from choreo_wsgi.replay import Store, Writer
+from choreo_wsgi.replay import Store, Writer, open_store
+from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -126,7 +129,7 @@ def test_the_ids_tell_nothing(store: Store) -> None:
 def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
     create(store)
     errors = set()
-    for call in (store.find, store.read, store.cancel, store.take_over):
+    for call in (partial(look, store), store.read, store.cancel, store.take_over):
         with pytest.raises(NotFound) as caught:
             call(id, "alice")
         errors.add(caught.value.body())
@@ -139,20 +142,20 @@ def test_another_owner_finds_nothing(store: Store) -> None:
     write(writer, 2)
     with pytest.raises(NotFound) as unknown:
         store.read("strm_" + "a" * 32, "bob")
-    for call in (store.find, store.read, store.cancel, store.take_over):
+    for call in (partial(look, store), store.read, store.cancel, store.take_over):
         with pytest.raises(NotFound) as caught:
             call(writer.id, "bob")
         assert caught.value.body() == unknown.value.body()
     assert not writer.cancelled
-    assert store.find(writer.id, "alice").last == 2
+    assert look(store, writer.id).last == 2
 
 
 def test_the_record(store: Store) -> None:
     writer = create(store)
-    record = store.find(writer.id, "alice")
+    record = look(store, writer.id)
     assert (record.first, record.last, record.ended, record.cancelled) == (1, 0, False, False)
     write(writer, 3, end=True)
-    record = store.find(writer.id, "alice")
+    record = look(store, writer.id)
     assert (record.first, record.last, record.ended) == (1, 3, True)
 
 
@@ -196,7 +199,7 @@ def test_a_discarded_stream_never_was(store: Store) -> None:
     with pytest.raises(NotFound):
         receive(reader, 1)
     with pytest.raises(NotFound):
-        store.find(made.id, "alice")
+        look(store, made.id)
     again = store.create("alice", key="k", digest="another")
     assert again.writer is not None and again.id != made.id
 
@@ -207,7 +210,7 @@ def test_cancelling_reaches_the_writer(store: Store) -> None:
     store.cancel(writer.id, "alice")
     store.cancel(writer.id, "alice")
     eventually(lambda: writer.cancelled)
-    assert store.find(writer.id, "alice").cancelled
+    assert look(store, writer.id).cancelled
     error = sse.frame(b'{"error":{}}', 3)
     writer.append(error, 1, end=True)
     store.cancel(writer.id, "alice")
@@ -218,7 +221,7 @@ def test_an_ended_log_cannot_be_cancelled(store: Store) -> None:
     writer = create(store)
     write(writer, 1, end=True)
     store.cancel(writer.id, "alice")
-    assert not store.find(writer.id, "alice").cancelled
+    assert not look(store, writer.id).cancelled
     assert not writer.cancelled
 
 
@@ -260,7 +263,7 @@ def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
     writer = create(store)
     behind = store.read(writer.id, "alice")
     write(writer, 400)
-    record = store.find(writer.id, "alice")
+    record = look(store, writer.id)
     assert record.last == 400
     retained = frames(record.first, 400)
     assert 4096 < len(retained) <= 8192
@@ -274,8 +277,14 @@ def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
     assert read_all(store.read(writer.id, "alice", 399)) == frames(400, 401)
 
 
-def test_all_streams_together_stay_within_their_limit(open_any: Opener) -> None:
-    store = open_any(replay_total_bytes=200_000, replay_stream_bytes=50_000)
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_all_streams_together_stay_within_their_limit(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Redis is bounded by its own ``maxmemory``."""
+    url = "memory:" if kind == "memory" else f"sqlite:{tmp_path / 'replay.db'}"
+    store = open_store(url, Settings(replay_total_bytes=200_000, replay_stream_bytes=50_000))
+    request.addfinalizer(store.close)
     writers = [create(store) for _ in range(12)]
     block = frames(1, 1, "x" * 40_000)
     for writer in writers[:6]:
@@ -303,18 +312,33 @@ def test_all_streams_together_stay_within_their_limit(open_any: Opener) -> None:
     eventually(fits)
     # The ended ones had to go, those that are still written to only in part.
     with pytest.raises(NotFound):
-        store.find(writers[0].id, "alice")
+        look(store, writers[0].id)
     for writer in writers[6:]:
-        assert store.find(writer.id, "alice").last == 41
+        assert look(store, writer.id).last == 41
 
 
 def receive_now(store: Store, writer: Writer) -> bytes:
-    reader = store.read(writer.id, "alice", store.find(writer.id, "alice").first - 1)
+    reader = store.read(writer.id, "alice", look(store, writer.id).first - 1)
     got = b""
     while part := reader.receive(0):
         got += part
     reader.close()
     return got
+
+
+def test_who_joined_a_stream_that_failed_reads_its_error(store: Store) -> None:
+    made = store.create("alice", key="k", digest="d")
+    assert made.writer is not None
+    joined = store.create("alice", key="k", digest="d")
+    reader = store.read(joined.id, "alice")
+    error = sse.frame(b'{"error":{"message":"too long"}}', 1)
+    made.writer.fail(error, 1)
+    assert read_all(reader) == error
+    # The request may be tried again: the key names nothing any more.
+    again = store.create("alice", key="k", digest="other")
+    assert again.writer is not None and again.id != made.id
+    again.writer.finish()
+    assert store.create("alice", key="k", digest="other").id == again.id
 
 
 def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
@@ -327,7 +351,7 @@ def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
 
     def expired() -> bool:
         try:
-            store.find(made.id, "alice")
+            look(store, made.id)
         except NotFound:
             return True
         return False
@@ -336,7 +360,7 @@ def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
     again = store.create("alice", key="k", digest="d")
     assert again.writer is not None and again.id != made.id
     # One that goes on does not, however silent.
-    assert store.find(running.id, "alice").last == 0
+    assert look(store, running.id).last == 0
 
 
 def test_the_writer_knows_when_it_was_read(store: Store) -> None:

@@ -8,13 +8,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pytest
-from replay_helpers import RedisServer, eventually, frame, frames, read_all, receive, write
+from replay_helpers import RedisServer, eventually, frame, frames, look, read_all, receive, write
 
-from choreo_wsgi.errors import ReplayUnavailable, StreamGone
+from choreo_wsgi.errors import NotFound, ReplayUnavailable, StreamGone
 from choreo_wsgi.replay import Store, Writer, open_store
 from choreo_wsgi.settings import Settings
 
@@ -104,7 +105,7 @@ def create(store: Store) -> Writer:
 def is_ended(store: Store, writer: Writer) -> bool:
     """Whether the store is back and has all of a stream."""
     try:
-        return store.find(writer.id, "alice").ended
+        return look(store, writer.id).ended
     except ReplayUnavailable:
         return False
 
@@ -137,7 +138,7 @@ def test_streams_go_on_and_are_complete_afterwards(
         write(begun, 5)
         with pytest.raises(ReplayUnavailable):
             store.create("alice", key="k", digest="d")
-        for call in (store.find, store.read, store.take_over):
+        for call in (partial(look, store), store.read, store.take_over):
             with pytest.raises(ReplayUnavailable) as caught:
                 call(writer.id, "alice")
             assert caught.value.retry_after
@@ -196,7 +197,7 @@ def test_what_is_buffered_is_bounded(database: Database, open_it: Callable[..., 
     eventually(lambda: store.buffered == 0)  # type: ignore[attr-defined]
     last = writers[-1]
     eventually(lambda: is_ended(store, last))
-    record = store.find(last.id, "alice")
+    record = look(store, last.id)
     assert record.last == 103 and record.first > 3
     # What was dropped is gone, and said to be; what follows is whole.
     with pytest.raises(StreamGone):
@@ -244,7 +245,7 @@ def test_an_older_snapshot_of_the_database(own_redis: RedisServer) -> None:
     own_redis.start()
     write(writer, 10, end=True)
     eventually(lambda: is_ended(store, writer))
-    record = store.find(writer.id, "alice")
+    record = look(store, writer.id)
     assert (record.first, record.last) == (21, 30)
     assert read_all(store.read(writer.id, "alice", 20)) == frames(21, 30)
     store.close()
@@ -271,7 +272,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     writer = create(store)
     write(writer, 3)
     with pytest.raises(ReplayUnavailable):
-        store.find(writer.id, "alice")
+        look(store, writer.id)
     store.close()
 
 
@@ -281,4 +282,61 @@ def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
     write(create(store), 1)
     modes = {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == {0o600}
+    store.close()
+
+
+def test_a_live_reader_outlives_a_redis_that_comes_back_empty(own_redis: RedisServer) -> None:
+    """It is another replica's: it knows of the stream only what the database says."""
+    ours, theirs = (open_store(own_redis.url, Settings()) for _ in range(2))
+    writer = create(ours)
+    write(writer, 3)
+    reader = theirs.read(writer.id, "alice")
+    assert receive(reader, 1) == frames(1, 3)
+    with ThreadPoolExecutor() as pool:
+        rest = pool.submit(read_all, reader)
+        assert own_redis.process is not None
+        own_redis.process.kill()  # nothing is saved
+        own_redis.process.wait()
+        own_redis.start()
+        # The producer makes the stream anew though it has nothing to say.
+        eventually(lambda: found(theirs, writer.id))
+        sent = write(writer, 2, end=True)
+        assert rest.result(15) == sent
+    ours.close()
+    theirs.close()
+
+
+def found(store: Store, id: str) -> bool:
+    try:
+        return bool(look(store, id).owner)
+    except (NotFound, ReplayUnavailable):
+        return False
+
+
+def test_expiry_is_not_by_the_clock_on_the_wall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    store = open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings())
+    for hours in (2, -2):
+        writer = create(store)
+        sent = write(writer, 3, end=True)
+        monkeypatch.setattr(time, "time", lambda hours=hours: now + hours * 3600)
+        store._backend.sweep(lambda *_: False)  # type: ignore[attr-defined]
+        assert read_all(store.read(writer.id, "alice")) == sent
+    store.close()
+
+
+def test_what_a_machine_kept_from_before_it_was_restarted_expires(tmp_path: Path) -> None:
+    """The steady clock begins anew, so that the times in the file may be far ahead of it."""
+    path = tmp_path / "replay.db"
+    store = open_store(f"sqlite:{path}", Settings())
+    writer = create(store)
+    write(writer, 3, end=True)
+    ahead = time.monotonic() + 1_000_000
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE stream SET expires = ?", (ahead,))
+        store._backend.sweep(lambda *_: False)  # type: ignore[attr-defined]
+        (expires,) = db.execute("SELECT expires FROM stream").fetchone()
+    assert expires <= time.monotonic() + Settings().replay_ttl_seconds
     store.close()

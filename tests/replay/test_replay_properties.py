@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from replay_helpers import Opener, frame, frames, read_all
+from replay_helpers import Opener, frame, frames, look, read_all
 
 from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
@@ -75,7 +75,7 @@ class Model:
                 self.check_gone(reader.last)
             else:
                 assert bytes(got) == b"".join(self.frames[after:])
-        record = self.store.find(self.writer.id, "alice")
+        record = look(self.store, self.writer.id)
         assert record.last == len(self.frames)
         kept = len(b"".join(self.frames[record.first - 1 :]))
         assert kept <= self.limit

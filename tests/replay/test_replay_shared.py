@@ -17,6 +17,7 @@ from replay_helpers import (
     eventually,
     frame,
     frames,
+    look,
     read_all,
     receive,
     write,
@@ -86,7 +87,7 @@ def test_what_append_returned_for_is_in_the_log(open_shared: Opener) -> None:
     writer = create(ours)
     for number in range(1, 51):
         writer.append(frame(number), 1)
-        assert theirs.find(writer.id, "alice").last == number
+        assert look(theirs, writer.id).last == number
     writer.finish()
 
 
@@ -279,7 +280,7 @@ def test_a_lost_stream_expires(tmp_path: Path) -> None:
 
 def is_there(store: Store, id: str) -> bool:
     try:
-        store.find(id, "alice")
+        look(store, id)
     except NotFound:
         return False
     return True
