@@ -1,34 +1,40 @@
-"""The command ``choreo-wsgi``: serve, fetch-model, models, settings, chat."""
+"""The command ``choreo-wsgi``: which commands there are, and the ones about the configuration.
+
+A command of :data:`ELSEWHERE` is a module with ``add_arguments(parser)`` and ``run(options)``,
+imported only when it is the one that is called: a server does not load the client.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import logging
 import os
-import shlex
+import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from choreoai import terminal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from .app import log
 from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
-from .local.fetch import fetch_model
+from .serve.banner import banner
 from .serve.server import Server
 from .serve.sockets import inherited_sockets
-from .settings import Configuration, Secret, Settings, configure, table
+from .settings import Configuration, Secret, configure, did_you_mean, table
 from .version import __version__
 
 _MASK = "***"
-_METAVARS = {int: "N", float: "SECONDS"}
+
+ELSEWHERE = {
+    "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
+    "chat": ("ask a running server, in the terminal", "choreoai.terminal"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that *arguments* (by default the process's) name; return its status."""
-    options = _parser().parse_args(arguments)
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options))
     except ConfigurationError as error:
@@ -41,49 +47,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="choreo-wsgi", description="A streaming LLM server.", allow_abbrev=False
+# -- arguments ----------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that suggests what a misspelt word could have been."""
+
+    def error(self, message: str) -> NoReturn:
+        command = re.search(r"invalid choice: '([^']*)'", message)
+        if command:
+            near = did_you_mean(command[1], [*_COMMANDS, *ELSEWHERE])
+            message = f"there is no command {command[1]!r}{near}"
+        super().error(message)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="choreo-wsgi",
+        description="A streaming LLM server.",
+        epilog="choreo-wsgi COMMAND --help says more about one of them.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, run, text, configured in (
-        ("serve", _serve, "serve completions over HTTP", True),
-        ("models", _models, "show which model name is answered by what", True),
-        ("settings", _settings, "show the settings in force, as an ini file", True),
-        ("fetch-model", _fetch_model, "download the default local model", False),
-    ):
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.set_defaults(run=run)
-        if configured:
-            _add_settings(command)
-    text = "ask a running server, in the terminal"
-    chat = commands.add_parser("chat", help=text, description=text, allow_abbrev=False)
-    terminal.add_arguments(chat)
-    chat.set_defaults(run=terminal.run)
-    return parser
+    called = next((word for word in arguments if not word.startswith("-")), "")
+    for name, (text, run) in _COMMANDS.items():
+        usage = f"choreo-wsgi {name} [--config FILE] [--SETTING VALUE ...]"
+        command = commands.add_parser(
+            name, usage=usage, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
+        )
+        command.set_defaults(run=run, parser=command)
+        command.add_argument("--config", metavar="FILE", default="", help="the ini file")
+        _add_settings(command, shown=name == "serve")
+    for name, (text, module) in ELSEWHERE.items():
+        command = commands.add_parser(
+            name, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
+        )
+        if name == called:
+            found = importlib.import_module(module)
+            found.add_arguments(command)
+            command.set_defaults(run=found.run, parser=command)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = ["--config", *(_flag(item.name) for item, _ in table())]
+        near = did_you_mean(unknown[0].partition("=")[0], flags)
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    return options
 
 
-def _add_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", metavar="FILE", default="", help="the ini file")
+def _add_settings(command: argparse.ArgumentParser, shown: bool) -> None:
+    """Add an option for each setting; not *shown*, the help only says that there are some."""
+    if not shown:
+        command.epilog = "All settings of serve can be given as well: see choreo-wsgi serve --help."
     for item, hint in table():
-        flag = "--" + item.name.replace("_", "-")
-        text = item.metadata["text"]
+        flag, text = _flag(item.name), item.metadata["text"]
+        if default := setting_text(item.default):
+            text += f" ({default})"
         common: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
+        common["help"] = text.replace("%", "%%") if shown else argparse.SUPPRESS
         if hint is bool:
-            escaped = text.replace("%", "%%")
-            command.add_argument(flag, action="store_const", const="true", help=escaped, **common)
+            command.add_argument(flag, action="store_const", const="true", **common)
+            common["help"] = argparse.SUPPRESS
             opposite = "--no-" + flag.removeprefix("--")
-            command.add_argument(
-                opposite, action="store_const", const="false", help=argparse.SUPPRESS, **common
-            )
-        elif item.name == "listen":
-            command.add_argument(flag, action="append", metavar="HOST:PORT", help=text, **common)
+            command.add_argument(opposite, action="store_const", const="false", **common)
         else:
-            shown = _text(item.default)
-            help_text = f"{text} ({shown})".replace("%", "%%") if shown else text
-            metavar = _METAVARS.get(hint, "TEXT")
-            command.add_argument(flag, metavar=metavar, help=help_text, **common)
+            action = "append" if item.name == "listen" else "store"
+            command.add_argument(flag, action=action, metavar=_metavar(item, hint), **common)
+
+
+def _flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def _metavar(item: Any, hint: Any) -> str:
+    if item.metadata["choices"]:
+        return "|".join(item.metadata["choices"])
+    if item.name.endswith("_bytes"):
+        return "BYTES"
+    if hint in (int, float):
+        return "N" if hint is int else "SECONDS"
+    if item.name == "listen":
+        return "HOST[:PORT]"
+    if item.name.endswith(("_file", "_socket", "local_model")):
+        return "PATH"
+    return "A,B,..." if hint in (tuple[str, ...], tuple[Secret, ...]) else "TEXT"
 
 
 def _configuration(options: argparse.Namespace) -> Configuration:
@@ -96,7 +143,7 @@ def _configuration(options: argparse.Namespace) -> Configuration:
     return configure(arguments, os.environ, options.config)
 
 
-# -- commands ---------------------------------------------------------------------------
+# -- commands -----------------------------------------------------------------------------------
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -112,8 +159,10 @@ def _serve(options: argparse.Namespace) -> int:
     except BaseException:
         app.close()
         raise
-    text = banner(__version__, server.addresses, app.describe_models(), configuration.settings)
-    print(text, flush=True)
+    key = ""
+    if configuration.has_keys:  # the key itself is never printed; a shell can fill it in
+        key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
+    print(banner(__version__, server.addresses, app.describe_models(), key), flush=True)
     server.run()
     return 0
 
@@ -134,12 +183,21 @@ def _settings(options: argparse.Namespace) -> int:
     for item, hint in table():
         value = getattr(configuration.settings, item.name)
         secret = hint in (Secret, tuple[Secret, ...]) and value
-        print(f"# {item.metadata['text']}\n{item.name} = {_MASK if secret else _text(value)}")
-    for name, section in configuration.providers.items():
-        print(f"\n[provider {name}]")
-        for key, text in _without_secrets(section).items():
-            print(f"{key} = {text}")
+        shown = _MASK if secret else setting_text(value)
+        print(f"# {item.metadata['text']}\n{item.name} = {shown}")
+    for kind, sections in (("provider", configuration.providers), ("key", configuration.keys)):
+        for name, section in sections.items():
+            print(f"\n[{kind} {name}]")
+            for key, text in _without_secrets(section).items():
+                print(f"{key} = {text}")
     return 0
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
+    "serve": ("serve completions over HTTP", _serve),
+    "models": ("show which model name is answered by what", _models),
+    "settings": ("show the settings in force, as an ini file", _settings),
+}
 
 
 def _without_secrets(section: Mapping[str, str]) -> dict[str, str]:
@@ -153,13 +211,7 @@ def _without_secrets(section: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _fetch_model(options: argparse.Namespace) -> int:
-    path = fetch_model(lambda line: print(line, file=sys.stderr, flush=True))
-    print(path)
-    return 0
-
-
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """Return a setting's *value* as it is written in the ini file."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -168,61 +220,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
-
-
-#: The model that is there without any configuration.
-DEMO = "local/SmolLM2-135M-Instruct"
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
-
-
-def banner(
-    version: str,
-    addresses: Sequence[str],
-    models: Sequence[tuple[str, str]],
-    settings: Settings,
-) -> str:
-    """Return the text: where the server listens, which model is answered by whom, and a curl.
-
-    *addresses* are URLs or ``unix:PATH``; *models* are names or patterns with who answers.
-    """
-    width = max((len(name) for name, _ in models), default=0)
-    lines = [f"choreo-wsgi {version} listens on {', '.join(addresses)}"]
-    lines += [f"  {name:<{width}}  {answers}" for name, answers in models]
-    if not models:
-        lines.append("  no model is configured")
-    if any(answers == DEMO for _, answers in models):
-        lines.append(
-            "  (a demo on the CPU: grammatical, mostly wrong; local_model names a better one)"
-        )
-    lines += ["Try:", "  " + _curl(addresses[0], _example(models), settings)]
-    return "\n".join(lines)
-
-
-def _example(models: Sequence[tuple[str, str]]) -> str:
-    """Return a model name that is answered, rather by a model than by the echo."""
-    for name, answers in models:
-        if name == "any other name":
-            return answers
-    for name, _ in models:
-        if name != "echo" and "*" not in name:
-            return name
-    return "echo"
-
-
-def _curl(address: str, model: str, settings: Settings) -> str:
-    words = ["curl", "-N"]
-    if address.startswith("unix:"):
-        words += ["--unix-socket", address.removeprefix("unix:")]
-        address = "http://localhost"
-    for wildcard, loopback in _WILDCARDS.items():
-        address = address.replace(f"//{wildcard}:", f"//{loopback}:")
-    message = {"role": "user", "content": "Say hello"}
-    body = {"model": model, "messages": [message], "stream": True}
-    words += [f"{address}/v1/chat/completions", "-H", "Content-Type: application/json"]
-    line = shlex.join([*words, "-d", json.dumps(body)])
-    # The key itself is never printed; the shell that set it can fill it in.
-    if settings.api_keys:
-        line += ' -H "Authorization: Bearer ${CHOREO_API_KEYS%%,*}"'
-    elif settings.api_keys_file:
-        line += ' -H "Authorization: Bearer $CHOREOAI_API_KEY"'
-    return line

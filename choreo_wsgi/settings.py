@@ -50,9 +50,9 @@ def setting(
 class Settings:
     """All settings of the server; times are in seconds, sizes in bytes."""
 
-    listen: tuple[str, ...] = setting((), "HOST:PORT to listen on; repeatable, as waitress has it")
+    listen: tuple[str, ...] = setting((), "addresses to listen on, HOST or HOST:PORT; repeatable")
     host: str = setting("127.0.0.1", "address to listen on when there is no listen")
-    port: int = setting(8000, "port to listen on when there is no listen", minimum=0, maximum=65535)
+    port: int = setting(8000, "port to listen on where listen names none", minimum=0, maximum=65535)
     unix_socket: str = setting("", "path of a unix socket to listen on instead")
     api_keys: tuple[Secret, ...] = setting((), "keys that callers must present, comma separated")
     api_keys_file: str = setting("", "file of SHA-256 digests of keys, one in a line, in hex")
@@ -62,7 +62,7 @@ class Settings:
         "", "model or provider/model that answers names no rule takes, or none"
     )
     max_streams: int = setting(256, "completions at once; one more is refused with 503", minimum=1)
-    max_body_bytes: int = setting(8 * 1024 * 1024, "longest request body", minimum=1024)
+    max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body", minimum=1024)
     max_event_bytes: int = setting(8 * 1024 * 1024, "longest event from an upstream", minimum=1024)
     heartbeat_seconds: float = setting(10.0, "silence after which a ping is sent", minimum=0.05)
     send_timeout: float = setting(

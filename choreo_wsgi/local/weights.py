@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -41,3 +42,11 @@ def model_path() -> Path | None:
     """Return where the file is, or will be once it is fetched; None without a home folder."""
     folder = cache_folder()
     return None if folder is None else folder / FILE
+
+
+def missing() -> str:
+    """Return the command that installs what the default model lacks here, or nothing."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        return "pip install 'choreo-wsgi[local]'"
+    path = model_path()
+    return "" if path is not None and path.is_file() else "choreo-wsgi fetch-model"

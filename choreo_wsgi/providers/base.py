@@ -80,6 +80,12 @@ class Provider(ABC):
         """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
         return Answer(self._open(request), writer, request.n, self.label(request.model))
 
+    def check(self) -> None:
+        """Raise ConfigurationError if the options of a section can never work.
+
+        Called at start; asks nobody over the network.
+        """
+
     def preload(self) -> None:
         """Do now what would hold up the first request."""
 

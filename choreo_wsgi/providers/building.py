@@ -10,6 +10,7 @@ from ..chat.request import ChatRequest
 from ..chat.source import Source
 from ..errors import ConfigurationError, ProviderNotConfigured
 from ..settings import Configuration, Secret, Settings, parse_options, setting, table
+from ..upstream.address import parse_url
 from .base import Provider
 from .facts import BUILT_IN
 from .registry import Unusable, provider_class
@@ -59,6 +60,18 @@ def build(configuration: Configuration, environment: Mapping[str, str]) -> Route
     return _Building(configuration, environment).router()
 
 
+def _check_base_url(name: str, url: str) -> None:
+    try:
+        if url:
+            parse_url(url, {})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"provider {name}: base_url: {error.message}") from None
+    for path in ("/chat/completions", "/completions", "/messages", "/responses"):
+        if url.rstrip("/").endswith(path):
+            text = f"provider {name}: base_url: leave out {path}, which is added to it"
+            raise ConfigurationError(text)
+
+
 class _Building:
     def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
         self._configuration = configuration
@@ -79,6 +92,10 @@ class _Building:
         if echo.type == "echo" and all(rule.name != "echo" for rule in self._rules):
             self._rules.append(Rule("echo", echo))
         default = self._default()
+        if self._settings.preload and "local" not in {p.type for p in self._providers.values()}:
+            raise ConfigurationError(
+                "preload: there is no local model to start; default_model = local adds it"
+            )
         return Router(self._providers, self._rules, default, bool(sections))
 
     def _make(self, name: str, type: str, options: Mapping[str, str] | None = None) -> Provider:
@@ -87,6 +104,8 @@ class _Building:
             cls = provider_class(type)
             if options is None:
                 options = self._section_options(name, cls)
+            if type in BUILT_IN:
+                _check_base_url(name, options.get("base_url", ""))
             return cls(name, options, self._settings)
         except Unusable as error:
             reason = error.message
@@ -102,6 +121,7 @@ class _Building:
         given = {key: value for key, value in section.items() if key in _COMMON}
         common = parse_options(SectionOptions, given, where)
         provider = self._providers[name] = self._make(name, common.type or name)
+        provider.check()
         ordered = not {"priority", "weight"} & section.keys()
         priority = len(self._providers) if ordered else common.priority
         for entry in common.models:
@@ -160,9 +180,7 @@ class _Building:
         name = self._settings.default_model
         if not name:
             types = {provider.type for provider in self._providers.values()} - set(_KEYLESS)
-            keys = self._configuration.has_keys
-            alone = not (keys or types or self._environment_options())
-            name = "local" if alone else "none"
+            name = "none" if types or self._environment_options() else "local"
         if name == "none":
             return None
         if name == "local" and "local" not in self._providers:

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from ..errors import ConfigurationError
+from ..settings import did_you_mean
 from .base import Provider
 from .facts import BUILT_IN
 
@@ -37,9 +38,10 @@ def provider_class(type: str) -> type[Provider]:
     """
     entries = list(entry_points(group=GROUP, name=type))
     if type not in BUILT_IN and not entries:
-        raise ConfigurationError(
-            f"no provider of type {type!r}; installed: {', '.join(installed())}"
-        )
+        types = installed()
+        near = did_you_mean(type, types)
+        text = f"no provider of type {type!r}{near}; installed: {', '.join(types)}"
+        raise ConfigurationError(text)
     try:
         if type in BUILT_IN:
             module, _, name = BUILT_IN[type].where.partition(":")

@@ -90,7 +90,11 @@ class Router:
             return [self._default]
         if not self._sections:
             self._missing_key(model)
-        raise ModelNotFound(f"no provider answers for the model {model[:200]!r}", param="model")
+        raise ModelNotFound(
+            f"no provider answers for the model {model[:200]!r}: GET /v1/models lists the names, "
+            "and the setting default_model says what answers all others (local: the local model)",
+            param="model",
+        )
 
     def by_rules(self, model: str) -> list[Target]:
         """Return who answers for *model* without the default, in the order of the rules."""
@@ -142,6 +146,12 @@ class Router:
         for rule in self._rules:
             answers = rule.provider.name if rule.is_pattern else rule.target(rule.name).label
             rows.append((rule.name, answers))
+        named = {rule.provider.name for rule in self._rules}
+        for name, provider in self.providers.items():
+            if name not in named and (
+                self._default is None or provider is not self._default.provider
+            ):
+                rows.append((f"{name}/*", name))
         if self._default is not None:
             rows.append(("any other name", self._default.label))
         return rows

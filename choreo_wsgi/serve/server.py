@@ -23,6 +23,7 @@ from ..errors import ConfigurationError
 from ..settings import Settings
 from .loop import Loop, TcpServer, UnixServer
 from .parking import Carrier, takes_turns
+from .sockets import listen_addresses
 from .workers import Workers
 
 try:
@@ -82,8 +83,7 @@ def adjustments(settings: Settings) -> dict[str, Any]:
     if settings.unix_socket:
         where: dict[str, Any] = {"unix_socket": settings.unix_socket}
     else:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        where = {"listen": " ".join(settings.listen or [f"{host}:{settings.port}"])}
+        where = {"listen": " ".join(listen_addresses(settings))}
     return {
         **where,
         "threads": settings.max_streams + RESERVE,
@@ -107,7 +107,8 @@ class Server:
     """Listens for *application*; binds on creation, so that the addresses are known.
 
     The sockets *inherited*, when there are any, stand in for the addresses of the settings.
-    Raises ConfigurationError for an address that cannot be had, or may not be without keys.
+    Raises ConfigurationError if an address cannot be bound, or must not be exposed without
+    API keys.
     """
 
     def __init__(self, application: Application, inherited: Sequence[socket.socket] = ()) -> None:
@@ -115,8 +116,10 @@ class Server:
         self._application = application
         try:
             adj = Adjustments(**adjustments(settings))
-        except ValueError as error:
-            raise ConfigurationError(f"listen: {error}") from None
+        except ValueError:
+            # All that waitress can refuse here: the other values are checked, or ours.
+            where = ", ".join(listen_addresses(settings))
+            raise ConfigurationError(f"listen: there is no such host: {where}") from None
         if not (application.has_keys or settings.allow_anonymous):
             _check_exposure(_names(adj, inherited))
         _raise_open_files(2 * adj.connection_limit + 256)
@@ -145,12 +148,14 @@ class Server:
             self._add(kind(application, _sock=ours, bind_socket=False, sockinfo=info, **common))
         if inherited:
             return
-        if adj.unix_socket:
-            unix = (socket.AF_UNIX, socket.SOCK_STREAM, None, None)
-            self._add(UnixServer(application, sockinfo=unix, **common))
-        else:
-            for address in adj.listen:
-                self._add(TcpServer(application, sockinfo=address, **common))
+        unix = (socket.AF_UNIX, socket.SOCK_STREAM, None, adj.unix_socket)
+        for where in [unix] if adj.unix_socket else adj.listen:
+            kind = UnixServer if where is unix else TcpServer
+            try:
+                self._add(kind(application, sockinfo=where, **common))
+            except OSError as error:
+                name = adj.unix_socket or _url(*where[3][:2]).removeprefix("http://")
+                raise OSError(f"{name}: {error.strerror or error}") from error
 
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout

@@ -1,18 +1,47 @@
-"""Sockets that systemd has opened for the server (sd_listen_fds(3))."""
+"""Where the server listens: the addresses of the settings, or sockets opened by systemd."""
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping
 
 from ..errors import ConfigurationError
+from ..settings import Settings
+
+_ADDRESS = re.compile(r"(\[[\w:.%]+\]|[^\s:\[\]]*)(?::([0-9]{1,9}))?", re.ASCII)
 
 #: The first descriptor that is handed over; what is below are the standard streams.
 FIRST = 3
 
 
+def listen_addresses(settings: Settings) -> list[str]:
+    """Return the addresses of *settings* as HOST:PORT; ``port`` stands in where there is none.
+
+    Raises ConfigurationError, which says what could be meant, for anything else.
+    """
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    found = []
+    for text in settings.listen or (host,):
+        if text.isdecimal():
+            raise ConfigurationError(
+                f"listen: {text} is a port without an address: write 127.0.0.1:{text}, "
+                f"or port = {text}"
+            )
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            bare = text.count(":") > 1 and "[" not in text
+            hint = f"; an IPv6 address stands in brackets: [{text}]" if bare else ""
+            raise ConfigurationError(f"listen: {text!r} is not HOST:PORT{hint}")
+        port = int(match[2] or settings.port)
+        if port > 65535:
+            raise ConfigurationError(f"listen: {text}: there is no port above 65535")
+        found.append(f"{match[1] or '*'}:{port}")
+    return found
+
+
 def inherited_sockets(environment: Mapping[str, str], process: int) -> list[socket.socket]:
-    """Return the listening sockets that are meant for *process*, none without activation.
+    """Return the listening sockets that systemd opened for *process* (sd_listen_fds(3)).
 
     Raises ConfigurationError when ``LISTEN_FDS`` is no count of open stream sockets.
     """

@@ -104,3 +104,29 @@ def command(bare_environment: dict[str, str], tmp_path: Path) -> Iterator[Callab
         if one.process.poll() is None:
             one.signal(signal.SIGKILL)
         one.process.communicate()
+
+
+@pytest.fixture
+def run(
+    bare_environment: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run(*arguments, ini="", **environment)``: the command, until it ends."""
+
+    def call(
+        *arguments: str, ini: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "choreo_wsgi", *arguments]
+        if ini:
+            path = tmp_path / "choreo.ini"
+            path.write_text(ini)
+            words += ["--config", str(path)]
+        return subprocess.run(
+            words,
+            env={**bare_environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=3 * harness.DEADLINE,
+            check=False,
+        )
+
+    return call

@@ -8,7 +8,6 @@ import re
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,6 @@ from choreo_wsgi.settings import configure, read_sections, table
 
 Start = Callable[..., Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def run(bare_environment: dict[str, str], tmp_path: Path) -> Run:
-    """``run(*arguments, ini="", **environment)``: the command, until it ends."""
-
-    def call(
-        *arguments: str, ini: str = "", **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "choreo_wsgi", *arguments]
-        if ini:
-            path = tmp_path / "choreo.ini"
-            path.write_text(ini)
-            words += ["--config", str(path)]
-        return subprocess.run(
-            words,
-            env={**bare_environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=3 * harness.DEADLINE,
-            check=False,
-        )
-
-    return call
 
 
 def shown(done: subprocess.CompletedProcess[str], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -12,8 +13,8 @@ from botocore.session import Session
 
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
-from ...errors import ProviderNotConfigured
-from ...settings import Secret, setting
+from ...errors import ConfigurationError, ProviderNotConfigured
+from ...settings import Secret, did_you_mean, setting
 from ...upstream import HTTPRequest
 from ..facts import BUILT_IN
 from ..http import HTTPProvider, Translator
@@ -52,6 +53,17 @@ class Bedrock(HTTPProvider):
             return {}
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         return {"region": region or cls.Options().region, **options}
+
+    def check(self) -> None:
+        """Raise ConfigurationError for a region or a profile that cannot be."""
+        region, profile = self.options.region, self.options.profile
+        if not re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}", region, re.ASCII):
+            text = f"provider {self.name}: region: {region!r} is not like us-east-1"
+            raise ConfigurationError(text)
+        if profile and profile not in (known := Session().available_profiles):
+            near = did_you_mean(profile, known)
+            text = f"provider {self.name}: profile: AWS's files have no {profile!r}{near}"
+            raise ConfigurationError(text)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""

@@ -8,11 +8,12 @@ The model of a request is the name of the deployment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from ...errors import ProviderNotConfigured
+from ...errors import ConfigurationError, ProviderNotConfigured
 from ...settings import setting
 from ..facts import BUILT_IN
 from .provider import OpenAI
@@ -43,6 +44,16 @@ class Azure(OpenAI):
         options["base_url"] = base_url
         versions = [environment[name] for name in _VERSIONS if environment.get(name)]
         return {**options, "api_version": versions[0]} if versions else options
+
+    def check(self) -> None:
+        """Raise ConfigurationError without an endpoint, a key or a possible ``api_version``."""
+        missing = [name for name in ("base_url", "api_key") if not getattr(self.options, name)]
+        if missing:
+            raise ConfigurationError(f"provider {self.name}: azure needs {' and '.join(missing)}")
+        version = self.options.api_version
+        if not re.fullmatch(r"(\d{4}-\d\d-\d\d)?(-?preview)?|latest", version, re.ASCII):
+            text = f"provider {self.name}: api_version: {version!r} is not like 2024-10-21"
+            raise ConfigurationError(text)
 
     def request_headers(self) -> dict[str, str]:
         """Return the headers of every request: the key has one of its own."""

@@ -1,0 +1,64 @@
+"""What ``choreo-wsgi serve`` prints when it is ready."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from ..local import weights
+
+_DEMO = f"local/{weights.NAME}"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+
+def banner(
+    version: str,
+    addresses: Sequence[str],
+    models: Sequence[tuple[str, str]],
+    key: str = "",
+) -> str:
+    """Return the text: where the server listens, which model is answered by whom, and a curl.
+
+    *addresses* are URLs or ``unix:PATH``; *models* are names or patterns with who answers.
+    *key* is what a shell expands to an API key, empty when none is needed.
+    """
+    width = max((len(name) for name, _ in models), default=0)
+    lines = [f"choreo-wsgi {version} listens on {', '.join(addresses)}"]
+    lines += [f"  {name:<{width}}  {answers}" for name, answers in models]
+    if not models:
+        lines.append("  no model is configured")
+    if any(answers == _DEMO for _, answers in models):
+        lines += [
+            "  (the local model is a demo on the CPU: grammatical, mostly wrong;",
+            "   local_model names a better one, default_model = none turns it off)",
+        ]
+        if missing := weights.missing():
+            lines.append(f"  It is not installed yet: {missing}")
+    lines += ["Try:", "  " + _curl(addresses[0], _example(models), key)]
+    return "\n".join(lines)
+
+
+def _example(models: Sequence[tuple[str, str]]) -> str:
+    """Return a model name that is answered, preferably not by the echo."""
+    for name, answers in models:
+        if name == "any other name" and not (answers == _DEMO and weights.missing()):
+            return answers
+    for name, _ in models:
+        if name not in ("echo", "any other name") and "*" not in name:
+            return name
+    return "echo"
+
+
+def _curl(address: str, model: str, key: str) -> str:
+    words = ["curl", "-N"]
+    if address.startswith("unix:"):
+        words += ["--unix-socket", address.removeprefix("unix:")]
+        address = "http://localhost"
+    for wildcard, loopback in _WILDCARDS.items():
+        address = address.replace(f"//{wildcard}:", f"//{loopback}:")
+    message = {"role": "user", "content": "Say hello"}
+    body = {"model": model, "messages": [message], "stream": True}
+    words += [f"{address}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    line = shlex.join([*words, "-d", json.dumps(body)])
+    return f'{line} -H "Authorization: Bearer {key}"' if key else line

@@ -1,0 +1,312 @@
+"""What a person meets on the first day, through the command as that person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+
+Start = Callable[..., Any]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+# -- where it listens ---------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -> None:
+    port = free_port()
+    server = command("--listen", "localhost", "--port", str(port))
+    assert f"http://127.0.0.1:{port}" in server.banner.partition("\n")[0]
+    with harness.Client(("127.0.0.1", port)) as client:
+        assert client.exchange("GET", "/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ("9151", ["127.0.0.1:9151", "port = 9151"]),
+        ("::1", ["[::1]"]),
+        ("localhost:http", ["HOST:PORT"]),
+        ("http://localhost:8000", ["HOST:PORT"]),
+        ("localhost:99999", ["65535"]),
+        ("[::1", ["HOST:PORT"]),
+        ("no-such-host.invalid:8000", ["no such host", "no-such-host.invalid"]),
+    ],
+)
+def test_an_address_that_is_none_is_told_as_it_was_written(
+    run: Run, listen: str, words: list[str]
+) -> None:
+    done = run("serve", "--listen", listen)
+    assert done.returncode == 2
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_in_use_is_named(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--listen", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}")
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+# -- words --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "ini", "meant"),
+    [
+        (["serv"], {}, "", "'serve'"),
+        (["fetch-models"], {}, "", "'fetch-model'"),
+        (["serve", "--max-stream", "3"], {}, "", "'--max-streams'"),
+        (["models", "--defalt-model=x"], {}, "", "'--default-model'"),
+        (["models", "--log-level", "warn"], {}, "", "'warning'"),
+        (["models"], {"CHOREO_API_KEY": "k"}, "", "'CHOREO_API_KEYS'"),
+        (["models"], {"CHOREO_DEFALT_MODEL": "k"}, "", "'CHOREO_DEFAULT_MODEL'"),
+        (["models"], {}, "[choreo]\nmax_stream = 3\n", "'max_streams'"),
+        (["models"], {}, "[chorea]\n", "'choreo'"),
+        (["models"], {}, "[providers x]\n", "'provider NAME'"),
+        (["models"], {}, "[provider x]\ntype = opnai\n", "'openai'"),
+        (["models"], {}, "[provider x]\ntype = openai\nbase_uri = x\n", "'base_url'"),
+    ],
+)
+def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
+    run: Run, arguments: list[str], environment: dict[str, str], ini: str, meant: str
+) -> None:
+    done = run(*arguments, ini=ini, **environment)
+    assert done.returncode == 2
+    assert f"did you mean {meant}" in done.stderr
+    assert len(done.stderr.splitlines()) < 6
+
+
+def test_help_names_the_values(run: Run) -> None:
+    shown = run("serve", "--help").stdout
+    assert "--log-level debug|info|warning|error" in shown
+    assert "--max-body-bytes BYTES" in shown and "(33554432)" in shown
+    assert re.search(r"--preload +start the local model with the server \(false\)", shown)
+    assert "sqlite:PATH" in shown and "--api-keys-file PATH" in shown
+
+
+@pytest.mark.parametrize("command", ["models", "settings"])
+def test_the_help_of_what_only_shows_is_short(run: Run, command: str) -> None:
+    shown = run(command, "--help").stdout
+    assert len(shown.splitlines()) < 12
+    assert "--config FILE" in shown and "choreo-wsgi serve --help" in shown
+
+
+# -- models -------------------------------------------------------------------------------
+
+
+def test_api_keys_leave_the_local_model_where_it_is(command: Start, run: Run) -> None:
+    keys = {"CHOREO_API_KEYS": "k"}
+    assert run("models", **keys).stdout == run("models").stdout
+    server = command(**keys)
+    assert "any other name  local/SmolLM2-135M-Instruct" in server.banner
+    assert "default_model = none turns it off" in server.banner
+    with server.connect() as client:
+        answer = client.exchange("GET", "/v1/models", headers={"Authorization": "Bearer k"})
+    listed = [model["id"] for model in answer.json()["data"]]
+    assert listed == ["echo", "local/SmolLM2-135M-Instruct"]
+
+
+def test_a_name_that_nobody_answers_says_what_would(command: Start) -> None:
+    server = command("--default-model", "none")
+    assert "SmolLM2" not in server.banner
+    body = {"model": "nobody", "messages": [{"role": "user", "content": "Hi"}]}
+    with server.connect() as client:
+        client.request("POST", "/v1/chat/completions", body)
+        answer = client.read_answer()
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    for word in ("'nobody'", "GET /v1/models", "default_model", "local"):
+        assert word in answer.error["message"]
+
+
+def test_the_banner_says_what_the_local_model_still_needs(command: Start, tmp_path: Path) -> None:
+    server = command(XDG_CACHE_HOME=str(tmp_path / "empty"))
+    assert "It is not installed yet: choreo-wsgi fetch-model" in server.banner
+    assert '"model": "echo"' in server.banner  # the line to paste works
+
+
+def test_a_provider_without_models_is_shown(run: Run) -> None:
+    ini = "[provider fast]\ntype = openai\nbase_url = http://localhost:1/v1\napi_key = k\n"
+    assert run("models", ini=ini).stdout.splitlines() == ["echo\techo", "fast/*\tfast"]
+    lines = run("models", GROQ_API_KEY="k").stdout.splitlines()
+    assert lines == ["echo\techo", "groq/*\tgroq"]
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("type = openai\nbase_url = localhost:8000/v1", ["base_url", "http://HOST"]),
+        ("type = ollama\nbase_url = 127.0.0.1", ["base_url", "http://HOST"]),
+        ("type = anthropic\nbase_url = ftp://h/", ["base_url", "http://HOST"]),
+        ("type = vllm\nbase_url = http://h/v1/chat/completions", ["leave out /chat/completions"]),
+        ("type = azure\napi_key = k", ["azure needs base_url"]),
+        ("type = azure\nbase_url = https://x.openai.azure.com", ["azure needs api_key"]),
+        (
+            "type = azure\nbase_url = https://x.openai.azure.com\napi_key = k\napi_version = 2",
+            ["api_version", "2024-10-21"],
+        ),
+        ("type = bedrock\napi_key = k\nregion = Virginia", ["region", "us-east-1"]),
+        ("type = bedrock\nprofile = nobody", ["profile", "'nobody'"]),
+        ("type = local\nmodel = /nowhere/x.gguf", ["/nowhere/x.gguf"]),
+    ],
+)
+def test_options_are_checked_before_the_first_request(
+    run: Run, section: str, words: list[str]
+) -> None:
+    done = run("models", ini=f"[provider x]\n{section}\n")
+    assert done.returncode == 2
+    for word in ["x", *words]:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("version", ["", "2024-10-21", "2025-03-01-preview", "preview", "latest"])
+def test_azure_as_its_pages_have_it(run: Run, version: str) -> None:
+    ini = "[provider x]\ntype = azure\nbase_url = https://x.openai.azure.com\napi_key = k\n"
+    done = run("models", ini=f"{ini}api_version = {version}\n")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_address_in_the_environment_is_checked_too(run: Run) -> None:
+    done = run("models", OPENAI_BASE_URL="localhost:8000/v1")
+    assert done.returncode == 2
+    assert "provider openai: base_url" in done.stderr
+
+
+def test_a_local_model_that_is_none(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "model.gguf"
+    page.write_text("<!DOCTYPE html>")
+    for path in (page, tmp_path / "nowhere.gguf"):
+        done = run("models", "--local-model", str(path))
+        assert done.returncode == 2
+        assert str(path) in done.stderr
+
+
+# -- what is not there --------------------------------------------------------------------
+
+
+RUN = "from choreo_wsgi.cli import main; sys.exit(main())"
+
+
+@pytest.fixture
+def bare_python() -> Iterator[list[str]]:
+    """A Python that has this package and its two dependencies, and that anybody may run."""
+    everybody = [path for path in (sys.executable, "/usr/bin/python3") if may_be_run(Path(path))]
+    if not everybody:
+        pytest.skip(f"others may not run {sys.executable}")
+    with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder)
+        site.chmod(0o755)
+        for name in ("waitress", "requests", "urllib3", "certifi", "idna", "charset-normalizer"):
+            for file in distribution(name).files or ():
+                top = file.parts[0]
+                if top not in ("..", "__pycache__") and not (site / top).exists():
+                    (site / top).symlink_to(Path(str(distribution(name).locate_file(top))))
+        for ours in ("choreo_wsgi", "choreoai"):
+            (site / ours).symlink_to(Path(__file__).parents[2] / ours)
+        yield [everybody[0], "-I", "-S", "-c", f"import sys; sys.path.insert(0, {folder!r}); {RUN}"]
+
+
+def may_be_run(executable: Path) -> bool:
+    path = executable.resolve()
+    return path.exists() and all(one.stat().st_mode & 0o001 for one in [path, *path.parents])
+
+
+def test_preload_without_the_runtime(
+    bare_python: list[str], bare_environment: dict[str, str], tmp_path: Path
+) -> None:
+    model = tmp_path / "x.gguf"
+    model.write_bytes(b"GGUF")
+    done = subprocess.run(
+        [
+            *bare_python,
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--preload",
+            "--local-model",
+            str(model),
+        ],
+        env=bare_environment,
+        capture_output=True,
+        text=True,
+        timeout=3 * harness.DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("pip install 'choreo-wsgi[local]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_preload_without_a_local_model(run: Run) -> None:
+    done = run("serve", "--listen", "127.0.0.1:0", "--preload", "--default-model", "none")
+    assert done.returncode == 2
+    assert "preload" in done.stderr and "default_model" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
+@pytest.mark.parametrize("home", [None, "", "/nonexistent", "/"])
+def test_a_user_without_a_home(bare_python: list[str], home: str | None) -> None:
+    """As in containers whose user is a number (OpenShift, docker --user)."""
+    stranger = 123456
+    environment = {"PATH": os.environ["PATH"], **({} if home is None else {"HOME": home})}
+    process = subprocess.Popen(
+        [*bare_python, "serve", "--listen", "127.0.0.1:0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        user=stranger,
+        group=stranger,
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+)", first)
+        assert found, process.communicate()[1]
+        with harness.Client(("127.0.0.1", int(found[1]))) as client:
+            body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
+            client.request("POST", "/v1/chat/completions", body)
+            assert client.read_answer().status == 200
+            client.request("POST", "/v1/chat/completions", {**body, "model": "any"})
+            answer = client.read_answer()
+        assert (answer.status, answer.error["code"]) == (502, "provider_not_configured")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_request_of_thirty_mebibytes(command: Start) -> None:
+    """Agents send their screenshots again with every turn."""
+    server = command("--default-model", "echo")
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + "A" * (30 << 20)},
+    }
+    content = [picture, {"type": "text", "text": "What is it?"}]
+    body = {"model": "echo", "messages": [{"role": "user", "content": content}]}
+    with server.connect() as client:
+        client.request("POST", "/v1/chat/completions", body)
+        answer = client.read_answer()
+    assert answer.status == 200, answer.body[:200]
+    assert json.loads(answer.body)["choices"][0]["message"]["content"] == "What is it?"
