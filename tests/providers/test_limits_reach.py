@@ -1,0 +1,164 @@
+"""Every limit and time-out that can be set reaches every provider, seen from a caller's socket."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import harness
+import pytest
+from dialects import DIALECTS, READ, Dialect
+from live_upstream import Call, LiveUpstream
+
+TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
+CHAT = "/v1/chat/completions"
+
+every_provider = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+translated = pytest.mark.parametrize(
+    "dialect", [DIALECTS[type] for type in TRANSLATED], ids=TRANSLATED
+)
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "hello"}]
+    return {"model": "p/m", "messages": messages, "stream": True, **more}
+
+
+@contextmanager
+def serving(dialect: Dialect, url: str, **settings: str) -> Iterator[harness.Client]:
+    """A connection to a server whose only provider speaks *dialect* at *url*."""
+    section = {"type": dialect.type, **dialect.options(url)}
+    app = harness.make_app(settings, sections={"provider p": section})
+    try:
+        with harness.Server(app) as server, server.connect() as client:
+            yield client
+    finally:
+        app.close()
+
+
+def last_error(client: harness.Client) -> dict[str, Any]:
+    """Read the stream to its end; return the error that its last frame tells of."""
+    frames = [frame for frame in iter(client.read_frame, b"") if not frame.startswith(b":")]
+    assert b"[DONE]" not in frames[-1]
+    return dict(json.loads(frames[-1].removeprefix(b"data: "))["error"])
+
+
+def begun(client: harness.Client, upstream: LiveUpstream, dialect: Dialect) -> Call:
+    """Ask, and let the upstream say one word, which arrives."""
+    client.request("POST", CHAT, asked())
+    call = upstream.call()
+    call.head(dialect.kind)
+    call.send(dialect.start + dialect.text("one"))
+    assert client.read_head().status == 200
+    while b'"one"' not in client.read_frame():
+        pass
+    return call
+
+
+@every_provider
+def test_an_event_may_not_be_longer_than_max_event_bytes(dialect: Dialect) -> None:
+    with (
+        LiveUpstream() as upstream,
+        serving(dialect, upstream.url, max_event_bytes="4096") as client,
+    ):
+        call = begun(client, upstream, dialect)
+        call.send(dialect.text("x" * 1000))
+        assert b"x" * 1000 in client.read_frame()
+        call.send(dialect.text("y" * 200_000)[:-100])  # it goes on, and is not waited for
+        assert last_error(client)["code"] == "upstream_invalid"
+        assert call.is_left()
+
+
+@every_provider
+def test_a_silent_provider_is_left_after_first_byte_timeout(dialect: Dialect) -> None:
+    with (
+        LiveUpstream() as upstream,
+        serving(dialect, upstream.url, first_byte_timeout="0.3") as client,
+    ):
+        client.request("POST", CHAT, asked())
+        call = upstream.call()
+        answer = client.read_answer()
+        assert (answer.status, answer.error["code"]) == (504, "provider_timeout")
+        assert call.is_left()
+
+
+@every_provider
+def test_a_provider_that_falls_silent_is_left_after_idle_timeout(dialect: Dialect) -> None:
+    with (
+        LiveUpstream() as upstream,
+        serving(dialect, upstream.url, idle_timeout="0.3") as client,
+    ):
+        call = begun(client, upstream, dialect)
+        assert last_error(client)["code"] == "provider_timeout"
+        assert call.is_left()
+
+
+@every_provider
+def test_a_connection_that_is_not_made_is_given_up_after_connect_timeout(dialect: Dialect) -> None:
+    """TCP accepts, TLS never answers: the handshake belongs to connecting."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with serving(dialect, url, connect_timeout="0.3", first_byte_timeout="60") as client:
+            client.request("POST", CHAT, asked())
+            answer = client.read_answer()
+        assert (answer.status, answer.error["code"]) == (504, "provider_timeout")
+
+
+@every_provider
+def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
+    with LiveUpstream() as upstream, serving(dialect, upstream.url) as client:
+        client.request("POST", CHAT, asked())
+        call = upstream.call()
+        call.head("text/plain", "500 Internal Server Error")
+        answered = threading.Event()
+
+        def send_on() -> None:
+            try:
+                while not answered.is_set():
+                    call.send(b"error " * 10_000)
+            except OSError:
+                pass  # the product has left, as it should
+
+        sender = threading.Thread(target=send_on)
+        sender.start()
+        try:
+            answer = client.read_answer()
+        finally:
+            answered.set()
+            sender.join(harness.DEADLINE)
+        assert (answer.status, answer.error["type"]) == (502, "provider_error")
+        assert len(answer.body) < 8192
+
+
+@translated
+def test_an_answer_that_was_complete_is_complete_though_its_connection_broke(
+    dialect: Dialect,
+) -> None:
+    with LiveUpstream() as upstream, serving(dialect, upstream.url) as client:
+        call = begun(client, upstream, dialect)
+        call.send(dialect.plain_ending)
+        call.cut()
+        frames = list(iter(client.read_frame, b""))
+        assert frames[-1] == b"data: [DONE]\n\n"
+        assert b'"finish_reason":"stop"' in frames[-2]
+
+
+@pytest.mark.parametrize("dialect", [DIALECTS["anthropic"]], ids=["anthropic"])
+def test_what_was_used_is_logged_when_the_answer_is_broken_off(
+    dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anthropic says at the start what was read."""
+    caplog.set_level(logging.INFO, "choreo_wsgi")
+    with LiveUpstream() as upstream, serving(dialect, upstream.url) as client:
+        call = begun(client, upstream, dialect)
+        client.reset()
+        assert call.is_left()
+        harness.wait_until(
+            lambda: any(f"tokens_in={READ}" in record.getMessage() for record in caplog.records),
+            "the line that says what was used",
+        )
