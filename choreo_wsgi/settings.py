@@ -91,8 +91,12 @@ class Settings:
     replay_stream_bytes: int = setting(4 * 1024 * 1024, "retained of one stream", minimum=1024)
     replay_total_bytes: int = setting(128 * 1024 * 1024, "retained of all streams", minimum=1024)
     orphan_seconds: float = setting(300.0, "how long a generation goes on unread", minimum=0)
-    max_orphans: int = setting(64, "unread generations at once", minimum=0)
-    max_orphans_per_key: int = setting(16, "unread generations at once of one key", minimum=0)
+    max_orphans: int = setting(
+        0,
+        "streams without a client from which on no resumable one begins; 0: max_streams",
+        minimum=0,
+    )
+    max_orphans_per_key: int = setting(0, "the same for the streams of one key", minimum=0)
     log_level: str = setting(
         "info", "what is logged", choices=("debug", "info", "warning", "error")
     )

@@ -44,6 +44,8 @@ class Account:
     first: float | None = None
     last: float = 0.0
     finished: float | None = None
+    #: More headers for the answer, whatever it is.
+    headers: list[tuple[str, str]] = field(default_factory=list)
 
     # -- what an event stream tells ---------------------------------------------------------
 

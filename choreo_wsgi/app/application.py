@@ -20,6 +20,7 @@ from .access import Gate, Policy
 from .account import Account
 from .completions import Completions
 from .keys import Keys
+from .limits import Limits, MemoryCounters, demand_model
 from .request import Call, Environ, read_body, request_id
 from .response import Response, error_response, json_response
 from .resumable import Resumption, is_resumable
@@ -47,12 +48,14 @@ class Application:
         self._cors = Policy(self.settings, keys=bool(keys))
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
+        self._limits = Limits(MemoryCounters())
         self._control = Control()
-        self._completions = Completions(self._router, self._slots, self._control, self.settings)
+        self._completions = Completions(
+            self._router, self._slots, self._limits, self._control, self.settings
+        )
         self._resumption = Resumption(
             open_store(self.settings.replay, self.settings),
             self._completions,
-            self._slots,
             self._control,
             self.settings,
         )
@@ -69,11 +72,12 @@ class Application:
     @property
     def active(self) -> int:
         """How many completions are running, with a client or without."""
-        return self._slots.active + self._resumption.drainer.active
+        return self._slots.active + self._resumption.readers.active
 
     def drain(self) -> None:
         """Refuse new completions with 503 and answer ``/readyz`` with 503."""
         self._slots.drain()
+        self._resumption.readers.drain()
 
     def stop(self) -> None:
         """End every running completion, a stream with the frame ``server_shutting_down``."""
@@ -107,7 +111,12 @@ class Application:
         account.status = response.status
         # A provider may answer with a number of its own, such as 529.
         reason = responses.get(response.status, "Error")
-        headers = [*response.headers, ("x-request-id", account.id), *self._cors.headers(environ)]
+        headers = [
+            *response.headers,
+            *account.headers,
+            ("x-request-id", account.id),
+            *self._cors.headers(environ),
+        ]
         try:
             start_response(f"{response.status} {reason}", headers)
         except BaseException:
@@ -176,12 +185,17 @@ class Application:
     def _models(self, call: Call) -> Response:
         call.waiting()  # upstreams may be asked for their lists
         listed = self._router.models()
-        data = [self._model_object(name, owner) for name, owner in listed.items()]
+        data = [
+            self._model_object(name, owner)
+            for name, owner in listed.items()
+            if call.key.allows(name)
+        ]
         return json_response({"object": "list", "data": data})
 
     def _model(self, call: Call) -> Response:
         name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
         name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
+        demand_model(call.key, name)
         target = self._router.targets(name)[0]
         return json_response(self._model_object(name, target.label))
 

@@ -13,7 +13,9 @@ from ..chat.source import Reply
 from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
+from ..streams.recording import Recording
 from ..streams.stream import Control, Endable, EventStream, Generation, wait_for_first
+from .limits import Limits, demand_model
 from .request import Call, Headers
 from .response import Response, document, visible
 from .slots import Slot, Slots
@@ -31,53 +33,63 @@ class Started:
 class Completions:
     """Starts completions: a slot, the targets for the model, the first bytes, the response."""
 
-    def __init__(self, router: Router, slots: Slots, control: Control, settings: Settings) -> None:
+    def __init__(
+        self, router: Router, slots: Slots, limits: Limits, control: Control, settings: Settings
+    ) -> None:
         self._router = router
         self._slots = slots
+        self._limits = limits
         self._control = control
         self._settings = settings
         self._breakers = Breakers()
 
     def answer(self, call: Call, api: API, request: ChatRequest) -> Response:
         """Return the response to a completion of *api* that is not resumable."""
-        slot = self.take_slot(request)
+        slot = self.take_slot(call, request)
         try:
             if not request.stream:
                 return self._complete(call, api, request, slot)
-            started = self.start(api, request, call.gone, call.waiting)
+            started = self.start(call, api, request, call.gone)
             return self.stream_response(call, request, started.generation, slot, started)
         except BaseException:
             slot.release()
             raise
 
-    def take_slot(self, request: ChatRequest) -> Slot:
+    def take_slot(self, call: Call, request: ChatRequest) -> Slot:
         """Return the slot of *request*, with room for each upstream call that it may become.
 
-        Raises ModelNotFound, and as :meth:`Slots.take` does.
+        Raises ModelNotFound, PermissionDenied and RateLimited by the limits of the caller's
+        key, and as :meth:`Slots.take` does.
         """
+        demand_model(call.key, request.model)
         targets = self._router.targets(request.model)
-        return self._slots.take(max(target.provider.calls(request) for target in targets))
+        calls = max(target.provider.calls(request) for target in targets)
+        slot = self._slots.take(calls)
+        try:
+            slot.lease = self._limits.take(call.account, request, calls)
+        except BaseException:
+            slot.release()
+            raise
+        return slot
 
     def start(
-        self,
-        api: API,
-        request: ChatRequest,
-        gone: Callable[[], bool],
-        waiting: Callable[[], None],
+        self, call: Call, api: API, request: ChatRequest, gone: Callable[[], bool]
     ) -> Started:
         """Begin a stream and wait for its first frames, but not longer than a heartbeat.
 
-        *waiting* is called when nothing is left but to wait.  Raises ChoreoError when it fails
-        before the first frames, ClientGone when *gone* says that nobody waits any more.
+        Raises ChoreoError when it fails before the first frames, ClientGone when *gone* says
+        that nobody waits any more.
         """
         writer = api.writer(request)
         frames = self._failover(request, writer)
         patience = self._settings.heartbeat_seconds
         try:
-            first = wait_for_first(frames, gone, self._control, patience, waiting)
+            first = wait_for_first(frames, gone, self._control, patience, call.waiting)
         except BaseException:
             frames.close()
             raise
+        finally:
+            call.account.target = frames.label
         return Started(Generation(frames, self._control, writer, first), frames, frames.label)
 
     def stream_response(
@@ -89,21 +101,35 @@ class Completions:
         started: Started,
         headers: Headers | None = None,
     ) -> Response:
-        """Return the response that carries *generation*, what *started* began, to the client."""
+        """Return the response that carries *generation*, what *started* began, to the client.
+
+        The key is charged when the generation ends, so before the client can ask again.  The
+        slot is free when the client has all, or when a recording, which goes on without its
+        client, has ended.
+        """
+        account = call.account
+
+        def on_end() -> None:
+            account.usage = started.frames.usage
+            if isinstance(generation, Recording):
+                slot.settle(account.usage, generation.last)
+                slot.release()
+            else:
+                slot.settle(account.usage, account.frames)
 
         def on_close(outcome: str) -> None:
-            slot.release()
-            call.account.usage = started.frames.usage
-            call.account.target = started.label
-            call.account.finish(outcome)
+            if not isinstance(generation, Recording):
+                slot.release()
+            account.finish(outcome)
 
+        started.generation.on_end = on_end
         stream = EventStream(
             generation,
             gone=call.gone,
             heartbeat=self._settings.heartbeat_seconds,
             ping=started.generation.writer.ping,
             on_close=on_close,
-            meter=call.account,
+            meter=account,
         )
         head = [*sse.HEAD, ("Choreo-Provider", visible(started.label)), *(headers or [])]
         return Response(200, head, stream)
@@ -114,9 +140,10 @@ class Completions:
             body = wait_for_first(reply, call.gone, self._control, waiting=call.waiting)
         finally:
             reply.close()
+            call.account.target = reply.label
+        slot.settle(reply.usage)
         slot.release()
         call.account.usage = reply.usage
-        call.account.target = reply.label
         call.account.outcome = "completed"
         return document(body, headers=[("Choreo-Provider", visible(reply.label))])
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote
 from .. import sse
 from ..apis import API
 from ..chat.request import ChatRequest
-from ..errors import ChoreoError, InvalidRequest, ProducerLost
+from ..errors import ChoreoError, InvalidRequest, ProducerLost, RateLimited, Unavailable
 from ..replay import Store, Writer
 from ..settings import Settings
 from ..streams.carrier import Drainer
@@ -18,7 +18,7 @@ from ..streams.stream import Control, EventStream
 from .completions import Completions
 from .request import Call, Headers
 from .response import Response
-from .slots import Slot, Slots
+from .slots import RETRY_AFTER, Slots
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -42,18 +42,16 @@ class Resumption:
         self,
         store: Store,
         completions: Completions,
-        slots: Slots,
         control: Control,
         settings: Settings,
     ) -> None:
         self._store = store
         self._completions = completions
-        self._slots = slots
+        #: Readings of logs hold no completion's slot: those of orphans have theirs.
+        self.readers = Slots(settings.max_streams)
         self._control = control
         self._settings = settings
-        self.drainer = Drainer(
-            settings.max_orphans, settings.max_orphans_per_key, settings.orphan_seconds
-        )
+        self.drainer = Drainer(settings.orphan_seconds)
 
     def close(self) -> None:
         """Let go of the streams without a client, then of the store."""
@@ -71,32 +69,38 @@ class Resumption:
             raise InvalidRequest(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", param="Idempotency-Key"
             )
-        slot = self._completions.take_slot(request)
-        try:
-            digest = hashlib.sha256(body).hexdigest()
-            claim = self._store.create(call.key.id, key=key, digest=digest)
-            if claim.writer is None:
-                return self._play(call, claim.id, 0, slot)
-            return self._record(call, api, request, claim.writer, slot, keyed=key is not None)
-        except BaseException:
-            slot.release()
-            raise
+        digest = hashlib.sha256(body).hexdigest()
+        claim = self._store.create(call.key.id, key=key, digest=digest)
+        if claim.writer is None:
+            return self._play(call, claim.id, 0)
+        return self._record(call, api, request, claim.writer, keyed=key is not None)
+
+    def _refuse_more_orphans(self, owner: str) -> None:
+        """Refuse to begin another resumable stream while too many have lost their clients.
+
+        One that runs is never stopped for that: its client may be about to come back.
+        """
+        limit, per_key = self._settings.max_orphans, self._settings.max_orphans_per_key
+        if limit and self.drainer.active >= limit:
+            raise Unavailable("too many streams go on without a client", retry_after=RETRY_AFTER)
+        if per_key and self.drainer.active_of(owner) >= per_key:
+            raise RateLimited(
+                "too many streams of this key go on without a client", retry_after=RETRY_AFTER
+            )
 
     def _record(
-        self,
-        call: Call,
-        api: API,
-        request: ChatRequest,
-        writer: Writer,
-        slot: Slot,
-        *,
-        keyed: bool,
+        self, call: Call, api: API, request: ChatRequest, writer: Writer, *, keyed: bool
     ) -> Response:
         # A client that left can come back only with its key: it has no id yet.
         gone = (lambda: False) if keyed else call.gone
+        slot = None
         try:
-            started = self._completions.start(api, request, gone, call.waiting)
+            self._refuse_more_orphans(call.key.id)
+            slot = self._completions.take_slot(call, request)
+            started = self._completions.start(call, api, request, gone)
         except BaseException as error:
+            if slot is not None:
+                slot.release()
             if keyed:  # somebody may have joined
                 if not isinstance(error, ChoreoError):
                     error = ChoreoError("the server failed to answer this request")
@@ -116,17 +120,17 @@ class Resumption:
         """Return the response to ``GET /v1/streams/<id>``: what follows a number, then live."""
         after = _after(call)
         call.account.api = "streams"
-        slot = self._slots.take()
+        return self._play(call, id, after)
+
+    def _play(self, call: Call, id: str, after: int) -> Response:
+        owner = call.key.id
+        slot = self.readers.take()
         try:
-            return self._play(call, id, after, slot)
+            call.waiting()
+            reader = self._store.read(id, owner, after)
         except BaseException:
             slot.release()
             raise
-
-    def _play(self, call: Call, id: str, after: int, slot: Slot) -> Response:
-        owner = call.key.id
-        call.waiting()
-        reader = self._store.read(id, owner, after)
         playback = Playback(reader, self._control, lambda last: self._recover(id, owner, last))
 
         def on_close(outcome: str) -> None:

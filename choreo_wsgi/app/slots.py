@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from ..chat.items import Usage
 from ..errors import InvalidRequest, Unavailable
+from .limits import Lease
 
 #: When a refused caller may come back, in seconds: streams end all the time.
 RETRY_AFTER = 1.0
@@ -66,15 +68,22 @@ class Slots:
 
 
 class Slot:
-    """The room that one request takes."""
+    """The room that one request takes, and what it holds of its key's limits."""
 
-    __slots__ = ("_count", "_slots")
+    __slots__ = ("_count", "_slots", "lease")
 
     def __init__(self, slots: Slots, count: int) -> None:
         self._slots = slots
         self._count = count
+        self.lease: Lease | None = None
+
+    def settle(self, usage: Usage | None = None, frames: int = 0) -> None:
+        """Charge the key for an answer that is over; idempotent.  See :meth:`Lease.settle`."""
+        if self.lease is not None:
+            self.lease.settle(usage, frames)
 
     def release(self) -> None:
-        """Give the room back; idempotent."""
+        """Give the room back, and the key's reservation unless it is settled; idempotent."""
+        self.settle()
         count, self._count = self._count, 0
         self._slots.give_back(count)

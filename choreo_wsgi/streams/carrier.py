@@ -26,14 +26,12 @@ _PAUSE = 0.01
 
 
 class Drainer:
-    """Keeps *maximum* generations going without a client, *per_owner* of one key.
+    """Keeps generations going without a client; each keeps its slot, which bounds them.
 
     One that nobody has read for *unread_seconds* is stopped.
     """
 
-    def __init__(self, maximum: int, per_owner: int, unread_seconds: float) -> None:
-        self._maximum = maximum
-        self._per_owner = per_owner
+    def __init__(self, unread_seconds: float) -> None:
         self._unread_seconds = unread_seconds
         self._lock = threading.Lock()
         self._owners: Counter[str] = Counter()
@@ -47,11 +45,14 @@ class Drainer:
         """How many generations go on."""
         return self._owners.total()
 
+    def active_of(self, owner: str) -> int:
+        """Return how many generations of *owner* go on."""
+        return self._owners[owner]
+
     def adopt(self, recording: Recording, owner: str) -> bool:
-        """Go on with *recording*; False when there are too many already."""
+        """Go on with *recording*; False after :meth:`close`."""
         with self._lock:
-            full = self.active >= self._maximum or self._owners[owner] >= self._per_owner
-            if full or self._closing.is_set():
+            if self._closing.is_set():
                 return False
             self._owners[owner] += 1
             if recording.fileno() is None:
@@ -99,7 +100,7 @@ class Drainer:
                         break
         except Exception:
             logger.exception("a stream without a client cannot go on")
-            recording.ended = True
+            recording.give_up()
         return recording.ended
 
     def _release(self, owner: str) -> None:

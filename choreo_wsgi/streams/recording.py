@@ -23,7 +23,7 @@ class Recording:
     """A *generation* whose frames are numbered and put into the log before they are sent.
 
     *adopt* is called with the recording when its client leaves before the end; it returns
-    whether somebody goes on with it.
+    whether somebody goes on with it, which is refused only when the server goes down.
     """
 
     def __init__(
@@ -70,10 +70,19 @@ class Recording:
         if not self.ended:
             self._record(self._generation.fail(error), wait=False)
 
+    def give_up(self) -> None:
+        """Stop the generation without an ending in the log, which cannot be written."""
+        self._finish("internal_error")
+
     def _finish(self, outcome: str) -> None:
         self.ended = True
         self.outcome = outcome
         self._generation.close()
+
+    @property
+    def last(self) -> int:
+        """The number of the last frame in the log."""
+        return self._writer.last
 
     @property
     def seconds_unread(self) -> float:
@@ -90,8 +99,7 @@ class Recording:
             return
         self.outcome = "client_left"
         if not self._adopt(self):
-            limit = Unavailable("too many streams without a reader; this one was stopped")
-            self.abandon(limit)
+            self.abandon(Unavailable("the server is shutting down", code="server_shutting_down"))
 
 
 class Playback:

@@ -72,7 +72,8 @@ class Generation:
 
     *first* is what was received already.
     ``outcome`` says how it ended: ``completed``, the code of the error frame, or
-    ``client_closed``.
+    ``client_closed``.  ``on_end``, if set, is called once, when it has ended and before the
+    ending is returned.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Generation:
         self._first = first
         self.ended = False
         self.outcome = ""
+        self.on_end: Callable[[], None] | None = None
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that came within *timeout* seconds; the last bring the ending."""
@@ -133,6 +135,8 @@ class Generation:
             self._frames.close()
         except Exception:
             logger.exception("a provider failed to let go of a stream")
+        if self.on_end is not None:
+            self.on_end()
 
     def close(self) -> None:
         """Stop the generation, if it still runs."""

@@ -18,9 +18,8 @@ AT_ONCE = 25
 
 def test_streams_cut_at_random_are_whole(serve: Callable[..., Server], replay_url: str) -> None:
     """With n=2 and usage: the frames that came are those of the log, the text is whole."""
-    settings = {"replay": replay_url, "max_orphans": "600", "max_orphans_per_key": "600"}
     section = {"type": "echo", "delay_ms": "1", "models": "slow"}
-    app = make_app(settings, {"provider slow": section})
+    app = make_app({"replay": replay_url, "max_streams": "600"}, {"provider slow": section})
     server = serve(app, threads=3 * AT_ONCE)
 
     def one(seed: int) -> None:

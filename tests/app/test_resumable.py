@@ -351,23 +351,71 @@ def test_a_number_that_is_none_is_refused(start: Any, after: str) -> None:
     assert (answer.status, answer.error["param"]) == (400, "after")
 
 
-def test_too_many_streams_without_a_reader_are_stopped(
-    start: Any, scripted: Callable[[], Script]
+@pytest.mark.parametrize(("limit", "status"), [("max_orphans", 503), ("max_orphans_per_key", 429)])
+def test_too_many_streams_without_a_client_let_no_other_begin(
+    start: Any, scripted: Callable[[], Script], limit: str, status: int
 ) -> None:
-    """One more than ``max_orphans_per_key`` ends with an error frame; the others go on."""
-    app, server = start(max_orphans_per_key="1")
+    """None that runs is stopped, and what is not resumable begins."""
+    app, server = start(**{limit: "1"})
     scripts = [scripted(), scripted()]
     clients = [server.connect(), server.connect()]
     ids = [begin(client, ask()) for client in clients]
-    clients[0].reset()
-    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the first")
-    clients[1].reset()
-    assert scripts[1].closed.wait(harness.DEADLINE)
-    assert not scripts[0].closed.is_set()
-    frame = replay(server, ids[1])[-1]
-    assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "service_overloaded"
-    scripts[0].finish("one ", Finish())
-    assert text_of(replay(server, ids[0])) == "one "
+    for client in clients:
+        client.reset()
+    wait_until(lambda: app._resumption.drainer.active == 2, "the drainer has both")
+    with server.connect() as client:
+        refused = client.exchange("POST", "/v1/chat/completions", ask("echo"), RESUMABLE)
+        assert (refused.status, refused.headers["retry-after"]) == (status, "1")
+        plain = client.exchange("POST", "/v1/chat/completions", ask("echo", stream=False))
+        assert plain.status == 200
+    for script in scripts:
+        script.finish("one ", Finish())
+    assert [text_of(replay(server, id)) for id in ids] == ["one ", "one "]
+    with server.connect() as client:
+        begin(client, ask("echo"))
+
+
+def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) -> None:
+    """Its client comes back although all slots are taken."""
+    app, server = start(max_streams="1")
+    client = server.connect()
+    id = begin(client, ask())
+    client.reset()
+    wait_until(lambda: app._resumption.drainer.active == 1, "the drainer has the stream")
+    with server.connect() as client, server.connect() as back:
+        refused = client.exchange("POST", "/v1/chat/completions", ask("echo"))
+        assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
+        back.request("GET", f"/v1/streams/{id}")
+        assert back.read_head().status == 200
+        script.finish("one ", Finish())
+        assert text_of(read_to_end(back)) == "one "
+        wait_until(lambda: app.active == 0, "the slot is free")
+    with server.connect() as client:
+        begin(client, ask("echo"))
+
+
+def test_streams_that_lose_their_clients_together_are_all_there(
+    serve: Callable[..., Server], replay_url: str
+) -> None:
+    """A proxy was loaded anew: 24 streams of one key, and the settings' defaults."""
+    words = " ".join(f"w{number}" for number in range(60))
+    body = ask("slow", messages=[{"role": "user", "content": words}])
+    slow = {"type": "echo", "delay_ms": "10", "models": "slow"}
+    app = make_app({"replay": replay_url}, {"provider slow": slow})
+    server = serve(app, threads=64)
+    clients = [server.connect() for _ in range(24)]
+    try:
+        ids = [begin(client, body) for client in clients]
+        for client in clients:
+            client.reset()
+        wait_until(lambda: app._resumption.drainer.active == 24, "the drainer has all")
+        for id in ids:
+            frames = replay(server, id)
+            assert text_of(frames) == words
+            assert numbers(frames) == list(range(1, len(frames) + 1))
+        wait_until(lambda: app.active == 0, "nothing is left running")
+    finally:
+        app.close()
 
 
 def test_a_stream_that_nobody_reads_for_long_is_stopped(start: Any, script: Script) -> None:

@@ -1,0 +1,233 @@
+"""The limits of API keys: admitted, refused, and settled when a completion is over.
+
+Tokens are known at the end only.  So a completion reserves what it will probably use: its
+prompt (a token for four characters) and its ``max_tokens``, or else what the key's answers took
+in the mean.  At the end the reservation is replaced by what the provider reported, or by a
+token for each frame when the answer was cut before that.
+
+A minute, and a day, begins with its first request, so that a limit is exact within it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..chat.items import Usage
+from ..chat.request import ChatRequest, content_text
+from ..errors import ChoreoError, PermissionDenied, RateLimited
+from .account import Account
+from .keys import Key
+
+#: Seconds after which a caller whose streams are all in use may come back.
+STREAM_RETRY = 1.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One limit of a key: at most *limit* in *seconds*, or at once when *seconds* is 0.
+
+    *cost* is what the request adds to it.
+    """
+
+    name: str
+    limit: int
+    seconds: int
+    cost: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What is left under a rule, and the seconds until all of it is there again."""
+
+    left: int
+    reset: float
+
+
+class Counters(Protocol):
+    """Where the limits are counted, by the id of a key and the name of a rule."""
+
+    def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
+        """Add the cost of each rule, or nothing if one has no room.
+
+        Returns the first rule without room or None, and each rule's state.  *lease* names
+        the request until it gives back what it holds.
+        """
+
+    def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
+        """Add the costs of *rules*, which may be negative; give back what *lease* holds."""
+
+
+class MemoryCounters:
+    """Counts within this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._used: dict[tuple[str, str], int] = {}
+        self._ends: dict[tuple[str, str], float] = {}
+
+    def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
+        now = time.monotonic()
+        refused = None
+        states = []
+        with self._lock:
+            for rule in rules:
+                place = (key, rule.name)
+                ends = self._ends.get(place, now)
+                if rule.seconds and ends <= now:
+                    ends = now + rule.seconds
+                    self._used.pop(place, None)
+                left = rule.limit - self._used.get(place, 0)
+                if refused is None and rule.cost > left:
+                    refused = rule
+                states.append(State(left, ends - now if rule.seconds else STREAM_RETRY))
+            if refused is not None:
+                return refused, states
+            for rule, state in zip(rules, states, strict=True):
+                place = (key, rule.name)
+                self._used[place] = self._used.get(place, 0) + rule.cost
+                self._ends[place] = now + state.reset
+        return None, [
+            replace(state, left=state.left - rule.cost)
+            for rule, state in zip(rules, states, strict=True)
+        ]
+
+    def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
+        with self._lock:
+            for rule in rules:
+                place = (key, rule.name)
+                self._used[place] = max(0, self._used.get(place, 0) + rule.cost)
+
+
+class Limits:
+    """Admits completions within the limits of their keys."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
+
+    def take(self, account: Account, request: ChatRequest, calls: int) -> Lease | None:
+        """Return what *request* holds of its key's limits, None if it has none.
+
+        *calls* is how many streams it counts as.  The account gets the ``x-ratelimit-*``
+        headers.  Raises RateLimited.
+        """
+        key = account.key
+        options = key.options
+        prompt = answer = 0
+        if options.tokens_per_minute or options.tokens_per_day:
+            texts = (content_text(message.get("content")) for message in request.messages)
+            prompt = sum(len(text) // 4 + 4 for text in texts)
+            answer = round(self._answers.get(key.id, 0))
+            if request.max_tokens is not None:
+                answer = request.max_tokens * request.n
+        tokens = prompt + answer
+        rules = [
+            Rule("streams", options.max_streams, 0, calls),
+            Rule("requests", options.requests_per_minute, 60, 1),
+            Rule("tokens", options.tokens_per_minute, 60, min(tokens, options.tokens_per_minute)),
+            Rule("day", options.tokens_per_day, 86400, min(tokens, options.tokens_per_day)),
+        ]
+        rules = [rule for rule in rules if rule.limit]
+        if not rules:
+            return None
+        lease = secrets.token_hex(8)
+        refused, states = self._counters.take(key.id, rules, lease)
+        account.headers = _headers(rules, states)
+        if refused is not None:
+            raise _refusal(refused, states[rules.index(refused)])
+        return Lease(self, self._counters, key, rules, lease, prompt)
+
+    def learn(self, key: Key, tokens: int) -> None:
+        """Remember how long an answer was."""
+        mean = self._answers.get(key.id, float(tokens))
+        self._answers[key.id] = mean + (tokens - mean) / 8
+
+
+class Lease:
+    """What a running completion holds of its key's limits."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        counters: Counters,
+        key: Key,
+        rules: Sequence[Rule],
+        id: str,
+        prompt: int,
+    ) -> None:
+        self._limits = limits
+        self._counters = counters
+        self._key = key
+        self._rules: Sequence[Rule] = rules
+        self._id = id
+        self._prompt = prompt
+
+    def settle(self, usage: Usage | None, frames: int) -> None:
+        """Replace the reservation by *usage*, estimated from *frames* without it; idempotent.
+
+        Without either the provider gave nothing, and only the request counts.
+        """
+        rules, self._rules = self._rules, ()
+        if not rules:
+            return
+        if usage is not None:
+            tokens = usage.prompt_tokens + usage.completion_tokens
+            self._limits.learn(self._key, usage.completion_tokens)
+        else:
+            tokens = self._prompt + frames if frames else 0
+        changes = [
+            replace(rule, cost=tokens - rule.cost if rule.seconds else -rule.cost)
+            for rule in rules
+            if rule.name != "requests"
+        ]
+        self._counters.settle(self._key.id, changes, self._id)
+
+
+def demand_model(key: Key, model: str) -> None:
+    """Raise PermissionDenied unless *key* may use *model*."""
+    if not key.allows(model):
+        raise PermissionDenied(
+            f"this key may not use the model {model[:100]!r}",
+            param="model",
+            code="model_not_allowed",
+        )
+
+
+def _refusal(rule: Rule, state: State) -> ChoreoError:
+    if rule.name == "streams":
+        message = f"all {rule.limit} streams of this key are in use"
+    elif rule.name == "day":
+        message = f"this key's {rule.limit} tokens for 24 hours are used up"
+        return RateLimited(message, retry_after=state.reset, retry=False, code="quota_exceeded")
+    else:
+        message = f"this key's limit of {rule.limit} {rule.name} in a minute is reached"
+    return RateLimited(message, retry_after=state.reset)
+
+
+def _headers(rules: Sequence[Rule], states: Sequence[State]) -> list[tuple[str, str]]:
+    """Return OpenAI's headers (platform.openai.com/docs/guides/rate-limits)."""
+    headers: dict[str, str] = {}
+    for rule, state in zip(rules, states, strict=True):
+        name = {"requests": "requests", "tokens": "tokens", "day": "tokens"}.get(rule.name)
+        if name is None or f"x-ratelimit-limit-{name}" in headers:
+            continue  # the minute's tokens are told rather than the day's
+        headers[f"x-ratelimit-limit-{name}"] = str(rule.limit)
+        headers[f"x-ratelimit-remaining-{name}"] = str(max(0, state.left))
+        headers[f"x-ratelimit-reset-{name}"] = _duration(state.reset)
+    return list(headers.items())
+
+
+def _duration(seconds: float) -> str:
+    """Return *seconds* as OpenAI writes them: ``20ms``, ``6m0s``, ``23h59m1s``."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -1,0 +1,233 @@
+"""Keys with names: which models they may use, how much, how long, and what is told of it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from harness import Server, make_app, wait_until
+from scripted_provider import Script
+from wsgi_calls import Called, call, chat
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.app.keys import Keys
+from choreo_wsgi.chat.items import Finish, Usage
+from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.settings import Configuration, Settings
+
+CHAT = "/v1/chat/completions"
+KEY = "sk-ann"
+ANN = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
+SCRIPTED = {"provider s": {"type": "scripted", "models": "echo"}}
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+
+
+def app_with(limits: dict[str, str], **sections: dict[str, str]) -> Application:
+    return make_app(
+        {"default_model": "none", "heartbeat_seconds": "0.2"},
+        {"key ann": {"digest": DIGEST, **limits}, **sections},
+    )
+
+
+def ask(app: Application, text: str = "one two", **more: Any) -> Called:
+    return call(app, "POST", CHAT, chat(text, **more), **ANN)
+
+
+# -- which models -----------------------------------------------------------------------------
+
+
+def test_a_key_uses_its_models_and_sees_no_others() -> None:
+    app = app_with({"models": "ec*, other"})
+    assert ask(app).status == 200
+    for model in ("gpt-4o", "ECHO", "xecho", "e"):
+        refused = ask(app, model=model)
+        assert (refused.status, refused.error["code"]) == (403, "model_not_allowed")
+        assert refused.error["param"] == "model"
+        assert refused.headers["x-should-retry"] == "false"
+    sections = {"provider x": {"type": "echo", "models": "mine, echo-2"}}
+    app = app_with({"models": "mine"}, **sections)
+    listed = call(app, "GET", "/v1/models", **ANN).json()["data"]
+    assert [model["id"] for model in listed] == ["mine"]
+    assert call(app, "GET", "/v1/models/mine", **ANN).status == 200
+    assert call(app, "GET", "/v1/models/echo-2", **ANN).error["code"] == "model_not_allowed"
+
+
+# -- how much ---------------------------------------------------------------------------------
+
+
+def test_requests_in_a_minute() -> None:
+    app = app_with({"requests_per_minute": "3"})
+    left = []
+    for _ in range(3):
+        answer = ask(app)
+        assert answer.status == 200
+        assert answer.headers["x-ratelimit-limit-requests"] == "3"
+        left.append(answer.headers["x-ratelimit-remaining-requests"])
+    assert left == ["2", "1", "0"]
+    refused = ask(app)
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-reset-requests"] in ("1m0s", "59s", "58s")
+    assert call(app, "GET", "/v1/models", **ANN).status == 200  # not a completion
+
+
+def test_each_key_has_limits_of_its_own() -> None:
+    other = hashlib.sha256(b"sk-bob").hexdigest()
+    app = app_with({"requests_per_minute": "1"}, **{"key bob": {"digest": other}})
+    assert [ask(app).status for _ in range(2)] == [200, 429]
+    for _ in range(3):
+        answer = call(app, "POST", CHAT, chat("x"), HTTP_AUTHORIZATION="Bearer sk-bob")
+        assert answer.status == 200 and "x-ratelimit-limit-requests" not in answer.headers
+
+
+def test_tokens_are_those_that_the_provider_reports(scripted: Callable[[], Script]) -> None:
+    """What is reserved at the start is replaced by the usage at the end."""
+    app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
+    scripted().finish("x", Finish(), Usage(100, 300))
+    first = ask(app, max_tokens=500)
+    assert first.headers["x-ratelimit-remaining-tokens"] == str(1000 - 500 - 5)
+    scripted().finish("x", Finish(), Usage(100, 200))
+    second = ask(app, max_tokens=500, stream=True)
+    assert second.headers["x-ratelimit-remaining-tokens"] == str(1000 - 400 - 505)
+    refused = ask(app, max_tokens=500)
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "300"
+    assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
+
+
+def test_what_failed_costs_no_tokens(scripted: Callable[[], Script]) -> None:
+    app = app_with({"tokens_per_minute": "1000", "requests_per_minute": "9"}, **SCRIPTED)
+    scripted().say(RuntimeError("no"))
+    assert ask(app, max_tokens=990).status == 500
+    scripted().finish("x", Finish(), Usage(1, 1))
+    answer = ask(app, max_tokens=990)
+    assert answer.status == 200
+    assert answer.headers["x-ratelimit-remaining-requests"] == "7"
+
+
+def test_the_tokens_of_a_day_are_a_quota() -> None:
+    app = app_with({"tokens_per_day": "20"})
+    assert [ask(app, max_tokens=2).status for _ in range(4)] == [200] * 4  # 4 tokens each
+    refused = ask(app, max_tokens=2)
+    assert (refused.status, refused.error["code"]) == (429, "quota_exceeded")
+    assert refused.headers["x-should-retry"] == "false"
+    assert 86000 < int(refused.headers["retry-after"]) <= 86400
+    assert refused.headers["x-ratelimit-reset-tokens"] in ("24h0m0s", "23h59m59s", "23h59m58s")
+
+
+def test_streams_at_once(serve: Callable[..., Server], scripted: Callable[[], Script]) -> None:
+    """A place is free before the last bytes are sent: whoever has them may ask again."""
+    app = app_with({"max_streams": "1"}, **SCRIPTED)
+    server = serve(app)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    script = scripted()
+    with server.connect() as one, server.connect() as two:
+        one.request("POST", CHAT, chat("x", stream=True), headers)
+        one.read_head()
+        refused = two.exchange("POST", CHAT, chat("x"), headers)
+        assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+        assert refused.headers["retry-after"] == "1"
+        script.finish("x", Finish())
+        frames = list(iter(one.read_frame, b""))
+        assert frames[-1] == b"data: [DONE]\n\n"
+        for _ in range(20):
+            scripted().finish("x", Finish())
+            assert two.exchange("POST", CHAT, chat("x"), headers).status == 200
+
+
+def test_a_cut_stream_counts_its_frames(
+    serve: Callable[..., Server], scripted: Callable[[], Script]
+) -> None:
+    app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    script = scripted()
+    server = serve(app)
+    with server.connect() as one:
+        one.request("POST", CHAT, chat("x" * 40, stream=True, max_tokens=900), headers)
+        one.read_head()
+        script.say(*["word "] * 50)
+        for _ in range(51):
+            one.read_frame()
+        one.reset()
+        assert script.closed.wait(harness.DEADLINE)
+        wait_until(lambda: app.active == 0, "the stream is closed")
+    scripted().finish("x", Finish())
+    with server.connect() as one:
+        answer = one.exchange("POST", CHAT, chat("x", max_tokens=1), headers)
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - (14 + 51) - (4 + 1))
+
+
+def test_200_at_once_are_counted_exactly() -> None:
+    """Requests and tokens; the echo uses 2 + 2 tokens, and 5 + 2 are reserved before."""
+    for limit, most in (({"requests_per_minute": "100"}, 100), ({"tokens_per_minute": "707"}, 101)):
+        app = app_with(limit)
+        barrier = threading.Barrier(200)
+
+        def one(_: int, app: Application = app, barrier: threading.Barrier = barrier) -> int:
+            barrier.wait(harness.DEADLINE)
+            return ask(app, max_tokens=2).status
+
+        with ThreadPoolExecutor(200) as pool:
+            statuses = Counter(pool.map(one, range(200)))
+        assert statuses.keys() == {200, 429}
+        if "requests_per_minute" in limit:
+            assert statuses[200] == most
+        else:  # more when the first have ended before the last began
+            assert most <= statuses[200] <= 707 // 4
+
+
+# -- how long ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expires", "status"),
+    [("2020-01-01", 401), ("2999-12-31", 200), ("2020-01-01T00:00:00+00:00", 401), ("", 200)],
+)
+def test_a_key_expires(expires: str, status: int) -> None:
+    answer = ask(app_with({"expires": expires}))
+    assert answer.status == status
+    if status == 401:
+        assert answer.error["code"] == "invalid_api_key" and "expired" in answer.error["message"]
+
+
+# -- what is wrong in a section -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({}, "digest"),
+        ({"digest": KEY}, "digest"),
+        ({"digest": "a" * 63}, "digest"),
+        ({"digest": "a" * 64, "expires": "tomorrow"}, "expires.*'tomorrow'"),
+        ({"digest": "a" * 64, "max_streams": "-1"}, "max_streams"),
+        ({"digest": "a" * 64, "request_per_minute": "1"}, "did you mean 'requests_per_minute'"),
+    ],
+)
+def test_a_section_that_cannot_be_used(section: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"\[key ann\].*{message}") as caught:
+        Keys(Configuration(Settings(), {}, {"ann": section}))
+    assert KEY not in caught.value.message
+
+
+def test_two_keys_with_one_digest() -> None:
+    with pytest.raises(ConfigurationError, match="ann has the same digest"):
+        Keys(Configuration(Settings(), {}, {"ann": {"digest": DIGEST}, "bob": {"digest": DIGEST}}))
+
+
+def test_sections_in_the_file_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# who may call\n[key ann]\ndigest = {DIGEST}\nmodels = echo\n")
+    keys = Keys(Configuration(Settings(api_keys_file=str(path)), {}))
+    assert keys.find(KEY.encode()).name == "ann"
+    path.write_text(f"[provider ann]\ndigest = {DIGEST}\n")
+    with pytest.raises(ConfigurationError, match=r"\[provider ann\] is no \[key NAME\]"):
+        Keys(Configuration(Settings(api_keys_file=str(path)), {}))
