@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types docs bench interop tools build clean
+.PHONY: help run test check lint format sync types docs bench interop tools build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -65,6 +65,9 @@ docs: $(VENV)/.check  ## build the documentation, warnings are errors
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
 check: lint types docs test  ## lint, types, docs and tests
+
+sync: $(VENV)/.check  ## make the sync client from the async one
+	$(BIN)/python tests/helpers/unasync.py
 
 format: $(VENV)/.check  ## put the code into its format
 	$(BIN)/ruff check --fix .

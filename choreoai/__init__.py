@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .client import ChoreoAI
 from .errors import (
     APIConnectionError,
     APIError,
@@ -35,14 +34,17 @@ from .models import (
     ToolCall,
     Usage,
 )
+from .params import NOT_GIVEN, NotGiven, omit
 from .policy import Timeout
-from .stream import Stream
+from .sync.client import ChoreoAI
+from .sync.stream import Stream
 
 if TYPE_CHECKING:
-    from .aio_client import AsyncChoreoAI
-    from .aio_stream import AsyncStream
+    from .aio.client import AsyncChoreoAI
+    from .aio.stream import AsyncStream
 
 __all__ = [
+    "NOT_GIVEN",
     "APIConnectionError",
     "APIError",
     "APIStatusError",
@@ -66,6 +68,7 @@ __all__ = [
     "Model",
     "ModelList",
     "NotFoundError",
+    "NotGiven",
     "PermissionDeniedError",
     "RateLimitError",
     "Stream",
@@ -74,10 +77,11 @@ __all__ = [
     "ToolCall",
     "UnprocessableEntityError",
     "Usage",
+    "omit",
 ]
 
 # asyncio takes longer to import than all of this package: only who asks for it waits.
-_LAZY = {"AsyncChoreoAI": "aio_client", "AsyncStream": "aio_stream"}
+_LAZY = {"AsyncChoreoAI": "aio.client", "AsyncStream": "aio.stream"}
 
 
 def __getattr__(name: str) -> Any:

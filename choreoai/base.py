@@ -1,169 +1,221 @@
-"""What the sync and the async client share: settings, and calls made ready to be carried out."""
+"""What the sync and the async client share: settings, and requests made from them."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, NamedTuple, TypeVar, Union
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union
 from urllib.parse import quote
 
-from .call import Call
-from .errors import APIError, frame_error
-from .feed import Feed, Resume, open_feed
+import requests
+
+from .errors import APIError, ChoreoAIError, frame_error
 from .models import Object, build
+from .params import NOT_GIVEN, NotGiven, TimeoutLike, plain
 from .policy import DEFAULT_TIMEOUT, Timeout, timeout_of
-from .request import Options, Settings, stream_path
-from .wire import new_session
+from .transports.base import Network
 
-__all__ = [
-    "UNSET",
-    "BaseClient",
-    "Messages",
-    "Plan",
-    "TimeoutLike",
-    "Unset",
-    "body_of",
-    "object_of",
-]
+_VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 
-
-class Unset:
-    """The type of :data:`UNSET`."""
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-#: Stands where a caller gave nothing, and the client's own setting counts.
-UNSET = Unset()
-
-TimeoutLike = Union[Timeout, float, None, Unset]
+C = TypeVar("C", bound="BaseClient")
 T = TypeVar("T", bound=Object)
 
-Messages = Iterable[Union[Mapping[str, Any], Object]]
 
-_IDLE_CONNECTIONS = 100
+@dataclass(frozen=True)
+class Options:
+    """What a single call asks for beside the API's own parameters."""
 
-
-class Plan(NamedTuple):
-    """A stream to be opened: its call, and the calls that its id makes possible later."""
-
-    call: Call
-    resume: Callable[[str], Resume] | None
-    stop: Callable[[str], Call]
-    n: int = 1
-    after: int = 0
-
-    def open(self) -> Feed:
-        """Carry the call out; see :func:`choreoai.feed.open_feed`."""
-        return open_feed(self.call, self.resume, self.after)
+    timeout: Timeout
+    max_retries: int
+    resumable: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, object] = field(default_factory=dict)
 
 
 class BaseClient:
-    """Settings and the connection pool; see :class:`choreoai.ChoreoAI` for the arguments."""
+    """A client of choreo-wsgi, and of any server with OpenAI's chat completions.
+
+    *api_key* and *base_url* fall back on the environment's ``CHOREOAI_API_KEY`` and
+    ``CHOREOAI_BASE_URL``, then on ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``, the address at
+    last on ``http://localhost:8000``; ``/v1`` may be there or not.  *timeout* is a
+    :class:`choreoai.Timeout`, or seconds for each of its parts.  *max_retries* is how often
+    a call is repeated before any of its answer came.  With *resumable* a stream that is cut
+    reconnects and goes on by itself, if the server can do that.  *default_headers* and
+    *default_query* are sent with every call.  *proxies*, *verify* and *cert* are those of
+    ``requests.Session``; *http_client* is such a session, from which they are taken.
+
+    Use it as a context manager, or call ``close()``.  Raises ValueError for a key or an
+    address that cannot be sent.
+    """
 
     def __init__(
         self,
         api_key: str | None = None,
         base_url: str | None = None,
         *,
-        timeout: Timeout | float | None = DEFAULT_TIMEOUT,
+        timeout: TimeoutLike = DEFAULT_TIMEOUT,
         max_retries: int = 2,
         resumable: bool = False,
         default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        verify: Union[bool, str, None] = True,
+        cert: Union[str, tuple[str, str], None] = None,
+        http_client: requests.Session | None = None,
     ) -> None:
         if max_retries < 0:
             raise ValueError("max_retries must be 0 or more")
-        self._settings = Settings(api_key, base_url, default_headers)
-        self._timeout = timeout_of(timeout)
-        self._max_retries = max_retries
-        self._resumable = resumable
-        self._session = new_session(_IDLE_CONNECTIONS)
+        self.api_key = api_key or _setting("API_KEY")
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise ValueError("the API key holds characters that no header can carry")
+        #: The address that all paths are appended to, with its version.
+        self.base_url = _base(base_url or _setting("BASE_URL") or "http://localhost:8000")
+        #: How often a call is tried again before the first byte of an answer.
+        self.max_retries = max_retries
+        #: The limits of a call that names none itself.
+        self.timeout = DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout_of(timeout)
+        self.resumable = resumable
+        self._headers = dict(default_headers or {})
+        self._query = dict(default_query or {})
+        if http_client is not None:
+            proxies, verify, cert = http_client.proxies, http_client.verify, http_client.cert
+        self._network = Network(dict(proxies or {}), verify, cert)
+        self._closed = False
+        self._connect()
 
-    @property
-    def api_key(self) -> str | None:
-        """The key that is sent, None when there is none."""
-        return self._settings.api_key
-
-    @property
-    def base_url(self) -> str:
-        """The address that all paths are appended to, with its version."""
-        return self._settings.base_url
-
-    @property
-    def max_retries(self) -> int:
-        """How often a call is tried again before the first byte of an answer."""
-        return self._max_retries
-
-    @property
-    def timeout(self) -> Timeout:
-        """The limits of a call that names none itself."""
-        return self._timeout
+    def _connect(self) -> None:
+        """Make what the calls are sent with."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        options: Options | None = None,
+    @property
+    def default_headers(self) -> dict[str, str]:
+        """The headers of every call."""
+        # Identity: a proxy that compresses a stream collects it first.
+        headers = {"Accept-Encoding": "identity", "User-Agent": "choreoai-python"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return {**headers, **self._headers}
+
+    @property
+    def default_query(self) -> dict[str, object]:
+        """The query parameters of every call."""
+        return dict(self._query)
+
+    def is_closed(self) -> bool:
+        """Return whether ``close()`` was called."""
+        return self._closed
+
+    def copy(
+        self: C,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: TimeoutLike = NOT_GIVEN,
         max_retries: int | None = None,
-    ) -> Call:
-        request = self._settings.request(method, path, body, options)
-        timeout = self._timeout if options is None else options.timeout
-        retries = self._max_retries if max_retries is None else max_retries
-        return Call(self._session, request, timeout, retries)
+        resumable: bool | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        set_default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        set_default_query: Mapping[str, object] | None = None,
+        http_client: requests.Session | None = None,
+    ) -> C:
+        """Return a client with some settings changed; it shares the connections of this one.
+
+        *default_headers* and *default_query* are added to those there are, *set_...* replace
+        them.
+        """
+        made = type(self)(
+            api_key or self.api_key,
+            base_url or self.base_url,
+            timeout=self.timeout if isinstance(timeout, NotGiven) else timeout,
+            max_retries=self.max_retries if max_retries is None else max_retries,
+            resumable=self.resumable if resumable is None else resumable,
+            default_headers=_merged(self._headers, default_headers, set_default_headers),
+            default_query=_merged(self._query, default_query, set_default_query),
+            http_client=http_client,
+        )
+        if http_client is None:
+            made._share(self)
+        return made
+
+    with_options = copy
+
+    def _share(self: C, other: C) -> None:
+        """Take the connections of *other*."""
+        self._network = other._network
 
     def _options(
         self,
-        timeout: TimeoutLike,
-        headers: Mapping[str, str] | None,
-        query: Mapping[str, str] | None,
+        timeout: TimeoutLike = NOT_GIVEN,
+        max_retries: int | None = None,
+        resumable: bool | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_query: Mapping[str, object] | None = None,
     ) -> Options:
-        limits = self._timeout if isinstance(timeout, Unset) else timeout_of(timeout)
-        return Options(limits, dict(headers or {}), dict(query or {}))
+        """Return the options of a call, those that it does not name from the client."""
+        return Options(
+            self.timeout if isinstance(timeout, NotGiven) else timeout_of(timeout),
+            self.max_retries if max_retries is None else max_retries,
+            self.resumable if resumable is None else resumable,
+            dict(extra_headers or {}),
+            dict(extra_query or {}),
+        )
 
-    def _stream_plan(self, body: dict[str, Any], options: Options, resumable: bool) -> Plan:
-        """Return how to have *body* answered as a stream."""
-        headers = {"Accept": "text/event-stream", **options.headers}
-        if resumable:
-            headers.setdefault("Choreo-Resumable", "1")
-            # A retry then joins the stream that the lost answer belonged to.
-            headers.setdefault("Idempotency-Key", secrets.token_hex(16))
-        sent = Options(options.timeout, headers, options.query)
-        call = self._call("POST", "/chat/completions", {**body, "stream": True}, sent)
-        n = body.get("n")
-        choices = n if isinstance(n, int) and n > 0 else 1
-        resume = partial(self._resume, options) if resumable else None
-        return Plan(call, resume, self._stop_call, choices)
+    def _request(
+        self, method: str, path: str, body: Any, options: Options
+    ) -> requests.PreparedRequest:
+        """Return the request for *path*, with *body* as JSON if there is one.
 
-    def _resume_plan(self, stream_id: str, after: int, options: Options) -> Plan:
-        """Return how to get what follows event *after* of a stream that exists."""
-        call = self._resume_call(stream_id, options, self._max_retries, after)
-        return Plan(call, partial(self._resume, options), self._stop_call, after=after)
-
-    def _resume(self, options: Options, stream_id: str) -> Resume:
-        # No retries in the call: the feed counts its tries from one event to the next.
-        return partial(self._resume_call, stream_id, options, 0)
-
-    def _resume_call(self, stream_id: str, options: Options, max_retries: int, after: int) -> Call:
-        headers = {**options.headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        sent = Options(options.timeout, headers, options.query)
-        return self._call("GET", stream_path(stream_id), None, sent, max_retries)
-
-    def _stop_call(self, stream_id: str) -> Call:
-        return self._call("DELETE", stream_path(stream_id))
-
-    def _models_call(self, model: str | None = None) -> Call:
-        path = "/models" if model is None else "/models/" + quote(model, safe="")
-        return self._call("GET", path)
+        Raises ChoreoAIError for what JSON or a header cannot express.
+        """
+        headers = {"Accept": "application/json", **self.default_headers, **options.headers}
+        data = None
+        if body is not None:
+            headers.setdefault("Content-Type", "application/json")
+            try:
+                data = json.dumps(body, default=plain, allow_nan=False).encode()
+            except (TypeError, ValueError, RecursionError) as error:
+                message = f"the request cannot be written as JSON: {error}"
+                raise ChoreoAIError(message) from error
+        try:
+            for value in headers.values():
+                value.encode("latin-1")
+            query: Any = {**self._query, **options.query}
+            return requests.Request(
+                method, self.base_url + path, headers, data=data, params=query
+            ).prepare()
+        except (requests.exceptions.RequestException, UnicodeError) as error:
+            raise ChoreoAIError(str(error)) from error
 
 
-def object_of(kind: type[T], value: Any) -> T:
-    """Return *value*, a decoded answer, as a *kind*; raises APIError when it is none."""
+def stream_headers(options: Options) -> dict[str, str]:
+    """Return the headers that ask for a stream."""
+    headers = {"Accept": "text/event-stream", **options.headers}
+    if options.resumable:
+        headers.setdefault("Choreo-Resumable", "1")
+        # A retry then joins the stream that the lost answer belonged to.
+        headers.setdefault("Idempotency-Key", secrets.token_hex(16))
+    return headers
+
+
+def stream_path(id: str) -> str:
+    """Return the path of the resumable stream *id*."""
+    return "/streams/" + quote(id, safe="")
+
+
+def object_of(kind: type[T], body: bytes) -> T:
+    """Return *body*, an answer, as a *kind*; raises APIError when it is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        text = body.decode("utf-8", "replace")
+        raise APIError("the server's answer is not JSON", body=text) from error
     if isinstance(value, dict) and value.get("error"):
         raise frame_error(value)  # some servers say so with status 200
     if not isinstance(value, dict):
@@ -171,8 +223,20 @@ def object_of(kind: type[T], value: Any) -> T:
     return build(kind, value)
 
 
-def body_of(
-    model: str, messages: Messages, parameters: dict[str, Any], extra: Mapping[str, Any] | None
+def _setting(name: str) -> str | None:
+    return os.environ.get(f"CHOREOAI_{name}") or os.environ.get(f"OPENAI_{name}") or None
+
+
+def _base(url: str) -> str:
+    """Return *url* with the API's version at its end, where it names none itself."""
+    url = url.strip().rstrip("/")
+    if not re.match(r"https?://[^/]", url):
+        raise ValueError(f"the base URL must begin with http:// or https://, not {url!r}")
+    path = "/" + url.split("//", 1)[1].partition("/")[2]
+    return url if _VERSIONED.search(path) else url + "/v1"
+
+
+def _merged(
+    old: Mapping[str, Any], added: Mapping[str, Any] | None, replacing: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the JSON body of a completion request."""
-    return {"model": model, "messages": list(messages), **parameters, **(extra or {})}
+    return {**(old if replacing is None else replacing), **(added or {})}

@@ -30,23 +30,6 @@ from requests.exceptions import ChunkedEncodingError
 if TYPE_CHECKING:
     from .models import ChatCompletion
 
-__all__ = [
-    "APIConnectionError",
-    "APIError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "BadRequestError",
-    "ChoreoAIError",
-    "ConflictError",
-    "InternalServerError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "StreamInterruptedError",
-    "UnprocessableEntityError",
-]
-
 
 class ChoreoAIError(Exception):
     """The base of all errors that this package raises on its own account."""

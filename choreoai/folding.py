@@ -9,8 +9,6 @@ from typing import Any
 
 from .models import ChatCompletion, ChatCompletionChunk, ToolCall
 
-__all__ = ["Fold"]
-
 # The strings that come in pieces.  Any other string is whole, and the last one counts.
 _PIECES = frozenset(("content", "refusal", "reasoning_content", "reasoning", "arguments"))
 

@@ -10,21 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
-__all__ = [
-    "ChatCompletion",
-    "ChatCompletionChunk",
-    "Choice",
-    "ChunkChoice",
-    "Delta",
-    "Function",
-    "Message",
-    "Model",
-    "ModelList",
-    "Object",
-    "ToolCall",
-    "Usage",
-]
-
 T = TypeVar("T", bound="Object")
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Union
 
-__all__ = ["DEFAULT_TIMEOUT", "Timeout", "backoff", "retry_delay", "timeout_of"]
-
 
 class Timeout(NamedTuple):
     """Limits in seconds; None means no limit.

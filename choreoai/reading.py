@@ -15,8 +15,6 @@ from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, build_chunk
 
-__all__ = ["DONE", "Reading", "Record", "ends", "records"]
-
 #: The value of a record that ends a stream as it should.
 DONE: Final = None
 
@@ -77,6 +75,14 @@ def _record(event: Event) -> Record:
     if value.get("error") or event.event == "error":
         return number, frame_error(value)
     return number, value
+
+
+def first_text(chunk: ChatCompletionChunk) -> str:
+    """Return the text that *chunk* adds to the first choice, empty if none."""
+    for choice in chunk.choices:
+        if choice.index == 0:
+            return choice.delta.content or ""
+    return ""
 
 
 class Reading:

@@ -8,11 +8,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from .client import ChoreoAI
-from .errors import APIError, ChoreoAIError
-from .stream import Stream, first_text
-
-__all__ = ["add_arguments", "main", "run"]
+from . import APIError, ChoreoAI, ChoreoAIError, Stream
+from .reading import first_text
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count

@@ -61,7 +61,8 @@ def test_a_plain_completion_in_any_framing(server, complete, framing):
 
 def test_every_parameter_is_sent(server, clients, complete):
     server.then(lambda peer: peer.json(COMPLETION))
-    complete(temperature=0.5, tools=[{"type": "function"}], invented={"a": None}, stop=None)
+    own = {"invented": {"a": None}}
+    complete(temperature=0.5, tools=[{"type": "function"}], stop=None, extra_body=own)
     request = server.requests[0]
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
     assert request.json() == {
@@ -75,6 +76,12 @@ def test_every_parameter_is_sent(server, clients, complete):
     assert request.headers["authorization"] == "Bearer sk-test"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["accept-encoding"] == "identity"
+
+
+def test_a_parameter_that_is_not_documented_is_refused(server, complete):
+    with pytest.raises(TypeError, match=r"'temprature'.*extra_body"):
+        complete(temprature=3)
+    assert server.connections == 0
 
 
 def test_extra_headers_query_and_body(server, clients):
@@ -274,7 +281,7 @@ def quick(monkeypatch):
         waits.append(attempt)
         return 0.001
 
-    for module in ("call", "policy", "feed"):
+    for module in ("aio.call", "aio.feed", "sync.call", "sync.feed", "policy"):
         monkeypatch.setattr(f"choreoai.{module}.backoff", backoff)
     return waits
 

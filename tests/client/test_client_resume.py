@@ -55,7 +55,8 @@ def log():
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    monkeypatch.setattr("choreoai.feed.backoff", lambda attempt, first=0.0: 0.001)
+    for half in ("aio", "sync"):
+        monkeypatch.setattr(f"choreoai.{half}.feed.backoff", lambda attempt, first=0.0: 0.001)
 
 
 @pytest.fixture

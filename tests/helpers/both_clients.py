@@ -40,7 +40,7 @@ class _Face:
             return _Face(self._loop, value)
         if hasattr(value, "__anext__"):
             return AsyncFace(self._loop, value)
-        if not callable(value):
+        if not callable(value) or isinstance(value, type):
             return value
         return lambda *args, **options: self._result(value(*args, **options))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import threading
@@ -24,21 +25,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-__all__ = ["Cut", "Stalled", "Watcher", "Wire", "new_session", "shutdown", "watched_by"]
+from .base import BLOCK, Cut, Network, Stalled
 
-# Some tens of frames: their objects are used while they are still in the processor's cache.
-_BLOCK = 16 * 1024
 _LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
+_INTERIM = re.compile(rb"HTTP/1\.\d 1\d\d\b")
 _current = threading.local()
-
-
-# None of these is an OSError: urllib3 would take one for its own and wrap it.
-class Cut(Exception):
-    """The connection ended before the body did."""
-
-
-class Stalled(Exception):
-    """A time limit passed."""
 
 
 class Watcher(Protocol):
@@ -89,7 +80,7 @@ class Wire:
         while True:
             wait = wait_for_read
             try:
-                return self.sock.recv(_BLOCK)
+                return self.sock.recv(BLOCK)
             except (BlockingIOError, ssl.SSLWantReadError):
                 pass
             except ssl.SSLWantWriteError:
@@ -109,14 +100,33 @@ class Wire:
             self.sock.settimeout(self._timeout)
         self._hold.close()
 
+    def drop(self, shared: bool) -> None:
+        """Close the socket; a *shared* one is another process's too, and stays open there."""
+        if not shared:
+            shutdown(self.sock)
+        self._hold.close()
+        self.sock.close()
+
 
 class _HeadFile(io.BufferedIOBase):
     """The lines of a response head; what follows the head stays in the wire."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self._first = True
 
     def readline(self, size: int | None = -1) -> bytes:
+        line = self._line(size)
+        if self._first:
+            # The standard library passes over 100 Continue, not over 103 Early Hints.
+            while _INTERIM.match(line):
+                while self._line(size).strip():
+                    pass
+                line = self._line(size)
+            self._first = False
+        return line
+
+    def _line(self, size: int | None) -> bytes:
         data = self._wire.rest
         self._wire.rest = b""
         limit = 1 << 16 if size is None or size < 0 else size
@@ -195,9 +205,11 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def new_session(connections: int) -> requests.Session:
+def new_session(network: Network, connections: int) -> requests.Session:
     """Return a session that keeps up to *connections* idle connections to a host."""
     session = requests.Session()
+    session.proxies.update(network.proxies or {})
+    session.verify, session.cert = network.verify, network.cert
     for prefix in ("http://", "https://"):
         session.mount(prefix, _Adapter(pool_maxsize=connections, max_retries=0))
     return session

@@ -1,25 +1,24 @@
 """The records of a stream, read from the connection; and read on after a cut.
 
-Blocking; the pure part is :mod:`choreoai.reading`.
+The pure part is :mod:`choreoai.reading`.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from requests.structures import CaseInsensitiveDict
 
 from choreo_wsgi.sse import Decoder
 
-from .background import run
-from .call import Call
-from .errors import APIConnectionError, APIStatusError, APITimeoutError, StreamInterruptedError
-from .exchange import Cancelled, Reply
-from .policy import backoff
-from .reading import Record, ends, records
-from .wire import Cut, Stalled
-
-__all__ = ["Feed", "open_feed"]
+from ..errors import APIConnectionError, APIStatusError, APITimeoutError, StreamInterruptedError
+from ..policy import backoff
+from ..reading import Record, ends, records
+from ..transports.base import Cancelled, Cut, Stalled
+from ..transports.nonblocking import Answer, Cancel
+from .call import AsyncCall, lower
 
 # Reconnections in a row that bring nothing new: with the backoff about half a minute.
 _MOST_TRIES = 9
@@ -29,35 +28,37 @@ _PATIENCE = 0.1
 _NO_STREAM = ("application/json", "text/html")
 
 #: Given the number of the last event read, a call that asks for what follows it.
-Resume = Callable[[int], Call]
+Resume = Callable[[int], AsyncCall]
 
 
-class Feed:
+class AsyncFeed:
     """The records of one stream.
 
-    *reply* is what the server answered to *call*.  With *resume*, a connection that breaks
+    *answer* is what the server answered to *call*.  With *resume*, a connection that breaks
     is replaced by another, and the records go on where they were; *after* is the number of
-    the last event that the caller has already.
+    the last event that the caller has already.  *cancel* is what *answer* was sent with.
     """
 
-    def __init__(self, call: Call, reply: Reply, resume: Resume | None, after: int = 0) -> None:
-        self.headers: Mapping[str, str] = reply.headers
+    def __init__(
+        self, call: AsyncCall, answer: Answer, cancel: Cancel, resume: Resume | None, after: int
+    ) -> None:
+        self.status = answer.status
+        self.headers: Mapping[str, str] = CaseInsensitiveDict(lower(answer.headers))
         #: What the server names the stream, when it can be resumed.
-        self.id: str | None = reply.headers.get("choreo-stream-id")
+        self.id: str | None = self.headers.get("choreo-stream-id")
         #: Why there is no more; None as long as there may be.
         self.over: str | None = None
         self._call = call
-        self._reply = reply
+        self._answer = answer
+        self._cancel = cancel
         self._resume = resume
         self._last = after
-        self._decoder = Decoder()
+        self._decoder = Decoder(errors="strict")
         self._started = False  # a record came, so that from now on the idle limit counts
         self._ended = False
         self._failures = 0
-        self._lock = threading.Lock()
-        self._cancelled = threading.Event()
 
-    def read(self) -> list[Record]:
+    async def read(self) -> list[Record]:
         """Wait for the next records; none when the stream is over, and the connection let go.
 
         Raises APITimeoutError, StreamInterruptedError when reconnecting is given up,
@@ -66,29 +67,30 @@ class Feed:
         deadline = self._deadline()
         while self.over is None:
             try:
-                block = self._reply.receive(deadline)
+                block = await self._answer.receive(deadline)
             except Cut as error:
-                self._cut(f"the connection broke: {error}")
+                await self._cut(f"the connection broke: {error}")
             except Stalled:
                 raise self._timed_out() from None
             else:
                 if not block:
-                    self._cut("the connection was closed before the end of the answer")
+                    await self._cut("the connection was closed before the end of the answer")
                 elif made := self._new(records(self._decoder, block)):
                     return made
                 continue
             deadline = self._deadline()
         # Only now: what came with the end marker must not wait for the end of the body.
         if self._ended:
-            self._reply.drain(_PATIENCE)
-        self._reply.close()
+            with suppress(Cut, Stalled, Cancelled):
+                await self._answer.receive(time.monotonic() + _PATIENCE)
+        self._answer.close()
         return []
 
     def _deadline(self) -> float | None:
         limits = self._call.timeout
         if self._started:
             return None if limits.idle is None else time.monotonic() + limits.idle
-        return None if limits.first_byte is None else self._reply.started + limits.first_byte
+        return None if limits.first_byte is None else self._answer.started + limits.first_byte
 
     def _timed_out(self) -> APITimeoutError:
         limits = self._call.timeout
@@ -109,9 +111,9 @@ class Feed:
                 self.over = "the stream has ended"
         return made
 
-    def _cut(self, why: str) -> None:
+    async def _cut(self, why: str) -> None:
         """Deal with a connection that is over: be over too, or get another."""
-        self._reply.close()
+        self._answer.close()
         if self._resume is None:
             self.over = why
             return
@@ -120,19 +122,14 @@ class Feed:
                 raise StreamInterruptedError(f"{why}; reconnecting did not help")
             delay = backoff(self._failures, first=0.1) if self._failures else 0.0
             self._failures += 1
-            if self._cancelled.wait(delay):
-                raise Cancelled
-            if self._reconnect(self._resume(self._last), why):
+            await self._cancel.pause(delay)
+            if await self._reconnect(self._resume(self._last), why):
                 return
 
-    def _reconnect(self, call: Call, why: str) -> bool:
-        """Go on with the reply to *call*; return False if trying again may help."""
-        with self._lock:
-            self._call = call
-        if self._cancelled.is_set():
-            raise Cancelled
+    async def _reconnect(self, call: AsyncCall, why: str) -> bool:
+        """Go on with the answer to *call*; return False if trying again may help."""
         try:
-            self._reply = run(call.open, call.cancel)
+            self._answer = await call.open(self._cancel)
         except APIStatusError as error:
             if error.status_code >= 500 or error.status_code == 429:
                 return False
@@ -140,33 +137,39 @@ class Feed:
             raise StreamInterruptedError(message, code=error.code, type=error.type) from error
         except APIConnectionError:
             return False
-        self._decoder = Decoder()
+        self._call = call
+        self._decoder = Decoder(errors="strict")
         return True
 
     def cancel(self) -> None:
-        """End the reading from any thread; who waits in :meth:`read` gets Cancelled."""
-        if self._ended:
-            return  # there is nothing to stop, and the connection may be used again
-        self._cancelled.set()
-        with self._lock:
-            call = self._call
-        call.cancel()
+        """End the reading; who waits in :meth:`read` gets Cancelled."""
+        if not self._ended:  # else there is nothing to stop, and the connection may be used again
+            self._cancel.cancel()
 
     def close(self) -> None:
-        """Let go of the connection; for the thread that reads."""
+        """Let go of the connection; for who reads."""
         if self.over is None:
             self.over = "the stream was closed"
-        self._reply.close()
+        self._answer.close()
+
+    def drop(self) -> None:
+        """Close the connection, for a finaliser: nothing waits."""
+        self._answer.drop()
 
 
-def open_feed(call: Call, resume: Callable[[str], Resume] | None, after: int = 0) -> Feed:
+async def open_feed(
+    call: AsyncCall, resume: Callable[[str], Resume] | None, after: int = 0
+) -> AsyncFeed:
     """Carry *call* out and return the feed of the stream that answers it.
 
     *resume* makes, from a stream's id, what reconnects to it.  Raises what ``call.open``
     raises, and APIError when the answer is no stream.
     """
-    reply = call.open()
-    if reply.headers.get("content-type", "").split(";")[0].strip().lower() in _NO_STREAM:
-        raise call.refuse(reply)
-    id = reply.headers.get("choreo-stream-id")
-    return Feed(call, reply, resume(id) if resume is not None and id else None, after)
+    cancel = Cancel()
+    answer = await call.open(cancel)
+    kind = answer.headers.get("content-type") or ""
+    if kind.split(";")[0].strip().lower() in _NO_STREAM:
+        raise await call.refuse(answer)
+    id = answer.headers.get("choreo-stream-id")
+    resumed = resume(id) if resume is not None and id else None
+    return AsyncFeed(call, answer, cancel, resumed, after)

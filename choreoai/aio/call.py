@@ -1,0 +1,157 @@
+"""One request of the API: sent, tried again where that is right, and cancelled on demand."""
+
+from __future__ import annotations
+
+import json
+import time
+from email.message import Message
+from typing import Any
+
+import requests
+
+from choreo_wsgi.upstream.framing import FramingError
+
+from ..errors import APIConnectionError, APIError, APITimeoutError, status_error
+from ..policy import Timeout, backoff, retry_delay
+from ..transports.base import Cut, Stalled, Unreachable
+from ..transports.nonblocking import Answer, Cancel, Transport
+
+_MOST_OF_AN_ERROR = 1024 * 1024
+_MOST_OF_AN_ANSWER = 256 * 1024 * 1024
+
+
+class AsyncCall:
+    """A prepared *request*, to be carried out once in the end.
+
+    It is tried up to *max_retries* times more as long as nothing of the answer came:
+    after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
+    A request that was sent and not answered in time is not repeated: it may be at work.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        request: requests.PreparedRequest,
+        timeout: Timeout,
+        max_retries: int,
+    ) -> None:
+        self.timeout = timeout
+        self.retries = 0
+        self._transport = transport
+        self._request = request
+        self._max_retries = max_retries
+
+    async def open(self, cancel: Cancel) -> Answer:
+        """Return the answer, its body unread.
+
+        Raises APIStatusError, APIConnectionError, APITimeoutError and Cancelled.
+        """
+        while True:
+            failure: APIError
+            try:
+                answer = await self._send(cancel)
+            except (Unreachable, Cut) as error:
+                failure = _connection_error(error, self._request.url)
+                delay = backoff(self.retries)
+                if isinstance(error, Unreachable) and error.hopeless:
+                    raise failure from error
+            else:
+                if 200 <= answer.status < 300:
+                    return answer
+                failure = await self._status_error(answer)
+                headers = lower(answer.headers)
+                again = retry_delay(answer.status, headers, self.retries, time.time())
+                if again is None:
+                    raise failure
+                delay = again
+            if self.retries == self._max_retries:
+                raise failure
+            self.retries += 1
+            await cancel.pause(delay)
+
+    async def fetch(self) -> tuple[Answer, bytes]:
+        """Return the answer and its body.  Raises what :meth:`open` raises."""
+        answer = await self.open(Cancel())
+        try:
+            return answer, await self.read(answer, _MOST_OF_AN_ANSWER)
+        finally:
+            answer.close()
+
+    async def read(self, answer: Answer, limit: int = _MOST_OF_AN_ERROR) -> bytes:
+        """Return the whole body of *answer*.
+
+        The first bytes are due as the call's timeout says, each further piece its idle time
+        after the last.  Raises APITimeoutError, APIConnectionError (also for a body that is
+        longer than *limit*), and Cancelled.
+        """
+        first, idle = self.timeout.first_byte, self.timeout.idle
+        deadline = None if first is None else answer.started + first
+        body = bytearray()
+        try:
+            while block := await answer.receive(deadline):
+                body += block
+                if len(body) > limit:
+                    raise Cut(f"it is longer than {limit} bytes")
+                deadline = None if idle is None else time.monotonic() + idle
+        except Stalled:
+            raise APITimeoutError("the answer stopped coming") from None
+        except Cut as error:
+            raise APIConnectionError(f"the answer broke off: {error}") from error
+        return bytes(body)
+
+    async def refuse(self, answer: Answer) -> APIError:
+        """Return the error for an *answer* that succeeded but is no stream; closes it."""
+        try:
+            body = decode(await self.read(answer))
+        finally:
+            answer.close()
+        if isinstance(body, dict) and body.get("error"):
+            return status_error(answer.status, lower(answer.headers), body)
+        kind = answer.headers.get("content-type", "")
+        return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
+
+    async def _send(self, cancel: Cancel) -> Answer:
+        try:
+            return await self._transport.send(self._request, self.timeout, cancel)
+        except Stalled:
+            limit = self.timeout.first_byte
+            raise APITimeoutError(f"no answer within {limit} seconds") from None
+        except FramingError as error:
+            raise APIError(f"the server's answer cannot be read: {error}") from error
+
+    async def _status_error(self, answer: Answer) -> APIError:
+        try:
+            body = decode(await self.read(answer))
+        except APIConnectionError:
+            body = None  # the status alone says enough
+        finally:
+            answer.close()
+        return status_error(answer.status, lower(answer.headers), body)
+
+
+def _connection_error(error: Unreachable | Cut, url: str | None) -> APIConnectionError:
+    """Return our error for a transport's, with its cause in few words."""
+    where = "/".join((url or "").split("/", 3)[:3])
+    if isinstance(error, Unreachable) and error.timed_out:
+        failure: APIConnectionError = APITimeoutError(f"could not connect to {where}: {error}")
+    else:
+        failure = APIConnectionError(f"no connection to {where}: {error}")
+    failure.__cause__ = error.__cause__ or error
+    return failure
+
+
+def lower(headers: Message) -> dict[str, str]:
+    """Return *headers* with lower-case names; of several values, all, with commas."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else str(value)
+    return found
+
+
+def decode(body: bytes) -> Any:
+    """Return the JSON of *body*, or its text if it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode("utf-8", "replace")

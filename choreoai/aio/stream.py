@@ -1,0 +1,207 @@
+"""The stream that a caller iterates over."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+
+from ..errors import APIError, StreamInterruptedError
+from ..models import ChatCompletion, ChatCompletionChunk
+from ..reading import Reading, Record, first_text
+from ..transports.base import Cancelled
+from .feed import AsyncFeed
+
+
+class AsyncStream:
+    """The chunks of an answer, as they come.
+
+    Iterate over it once.  It closes itself at the end, on an error, on leaving a ``with``
+    block and when it is dropped; closing it early makes the server stop generating (a
+    resumable stream goes on there: :meth:`cancel` stops that one too).
+
+    Iterating raises StreamInterruptedError when the answer breaks off, APIError when the
+    server reports an error in it, and APITimeoutError.  It ends in silence only after an
+    answer's true end, or after :meth:`close`.  One task or thread reads at a time: a second
+    one gets a RuntimeError.
+    """
+
+    def __init__(
+        self, feed: AsyncFeed, n: int = 1, stop: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._feed = feed
+        self._stop = stop
+        self._reading = Reading(n)
+        self._ready: deque[Record] = deque()
+        self._closed = False
+        self._busy = threading.Lock()
+
+    def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
+        return self
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        try:
+            if not self._ready and not await self._fill():
+                raise StopAsyncIteration
+            chunk = self._reading.take(self._ready.popleft())
+            if chunk is None:
+                await self._feed.read()
+                await self.close()
+                raise StopAsyncIteration
+            return chunk
+        except (StopAsyncIteration, _Busy):
+            raise
+        except BaseException as error:
+            replaced = self._explain(error)
+            self._let_go()
+            if replaced is error:
+                raise
+            raise replaced from None
+
+    async def _fill(self) -> bool:
+        """Get the next records; return False when there are no more."""
+        if not self._busy.acquire(blocking=False):
+            raise _Busy("the stream is being read already, by another task or thread")
+        try:
+            if self._reading.failure is not None:
+                raise self._reading.failure
+            if self._reading.ended or self._closed:
+                self._feed.close()
+                return False
+            self._ready.extend(await self._feed.read())
+        except Cancelled:
+            if not self._closed:
+                raise
+            self._feed.close()
+            return False
+        finally:
+            self._busy.release()
+        if not self._ready:
+            self._reading.cut(self._feed.over or "")
+            await self.close()
+        return bool(self._ready)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers; names are found whatever their case."""
+        return self._feed.headers
+
+    @property
+    def request_id(self) -> str | None:
+        """The ``x-request-id`` of the response."""
+        return self._feed.headers.get("x-request-id")
+
+    @property
+    def id(self) -> str | None:
+        """What the server calls a resumable stream; None for any other."""
+        return self._feed.id
+
+    @property
+    def last_event_id(self) -> int | None:
+        """The number of the event handed out last, None without such numbers."""
+        return self._reading.last_event_id
+
+    @property
+    def partial_text(self) -> str:
+        """The text of the first choice so far."""
+        return self._reading.partial_text
+
+    @property
+    def partial(self) -> ChatCompletion:
+        """The answer so far, all choices; the unfinished ones have no finish_reason."""
+        return self._reading.partial
+
+    def __repr__(self) -> str:
+        state = "ended" if self._reading.ended else "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {state} id={self.id!r}>"
+
+    def _explain(self, error: BaseException) -> BaseException:
+        """Return what to raise for *error*, met while reading."""
+        reading = self._reading
+        if reading.ended:
+            return error
+        if isinstance(error, Cancelled):
+            error = StreamInterruptedError("the stream was closed while it was being read")
+        if error is reading.failure:
+            return error
+        if isinstance(error, APIError):
+            return reading.fail(error)
+        # Not ours: a signal handler's, or a task's cancellation.
+        failure = StreamInterruptedError(f"reading was interrupted by {type(error).__name__}")
+        reading.fail(failure)
+        return error
+
+    @property
+    def text(self) -> AsyncIterator[str]:
+        """The pieces of the first choice's text; chunks without choices are passed over."""
+        return _AsyncText(self)
+
+    async def get_final_completion(self) -> ChatCompletion:
+        """Read to the end and return the whole answer as one completion.
+
+        Raises what iterating raises, and StreamInterruptedError after an early close.
+        """
+        async for _ in self:
+            pass
+        if not self._reading.ended:
+            error = StreamInterruptedError("the stream was closed before its end")
+            raise self._reading.fail(error)
+        return self._reading.partial
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self._ready.clear()
+        if self._feed.over is None:
+            self._feed.cancel()
+        # Who is reading now was woken by that, and closes the feed itself.
+        if self._busy.acquire(blocking=False):
+            try:
+                self._feed.close()
+            finally:
+                self._busy.release()
+
+    async def close(self) -> None:
+        """Close the connection, as often as wanted, also while another reads."""
+        self._let_go()
+
+    async def cancel(self) -> None:
+        """Close the stream and have the server stop generating, resumable or not."""
+        self._let_go()
+        if self._stop is not None:
+            await self._stop()
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._let_go()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_busy"):
+            self._feed.drop()
+
+
+class _Busy(RuntimeError):
+    """Two read at once: no fault of the stream, which goes on."""
+
+
+class _AsyncText:
+    # Not a generator: an async one that is dropped is finished by the loop some time later,
+    # and would keep the stream open until then.
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _AsyncText:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            text = first_text(await self._stream.__anext__())
+            if text:
+                return text

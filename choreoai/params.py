@@ -1,0 +1,166 @@
+"""The documented parameters of a chat completion, typed once for all that take them.
+
+A type checker then knows every parameter of ``create``, ``parse`` and ``stream``, and a
+misspelled one is an error, for it and when the program runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union
+
+from .models import Object
+from .policy import Timeout
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+
+
+class NotGiven:
+    """The type of :data:`NOT_GIVEN`."""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+
+#: Stands where a caller gave nothing: the client's own setting, or the server's, counts.
+NOT_GIVEN = NotGiven()
+omit = NOT_GIVEN
+
+TimeoutLike = Union[Timeout, float, None, NotGiven]
+
+#: Messages as dictionaries, as objects of this package (an earlier answer's message), or as
+#: anything with ``model_dump`` or ``to_dict``, such as pydantic's and openai's objects.
+Messages = Iterable[Any]
+
+_Dict = Mapping[str, Any]
+
+
+class CallOptions(TypedDict, total=False):
+    """What a single call can ask for beside the API's own parameters.
+
+    *timeout*, *max_retries* and *resumable* stand in for the client's own.  *extra_headers*
+    and *extra_query* are added to the client's defaults; *extra_body* is merged into the JSON
+    body, and holds what a provider understands beyond the documented parameters.
+    """
+
+    timeout: TimeoutLike
+    max_retries: int
+    resumable: bool | None
+    extra_headers: Mapping[str, str] | None
+    extra_query: Mapping[str, object] | None
+    extra_body: _Dict | None
+
+
+class CompletionParams(CallOptions, total=False):
+    """The parameters of the API, named as in OpenAI's reference, beside model and messages."""
+
+    audio: _Dict | None
+    frequency_penalty: float | None
+    function_call: str | _Dict
+    functions: Iterable[_Dict]
+    logit_bias: Mapping[str, int] | None
+    logprobs: bool | None
+    max_completion_tokens: int | None
+    max_tokens: int | None
+    metadata: Mapping[str, str] | None
+    modalities: Sequence[Literal["text", "audio"]] | None
+    moderation: _Dict | None
+    n: int | None
+    parallel_tool_calls: bool
+    prediction: _Dict | None
+    presence_penalty: float | None
+    prompt_cache_key: str
+    prompt_cache_options: _Dict
+    prompt_cache_retention: Literal["in_memory", "24h"] | None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
+    safety_identifier: str
+    seed: int | None
+    service_tier: str | None
+    stop: str | Sequence[str] | None
+    store: bool | None
+    stream_options: _Dict | None
+    temperature: float | None
+    tool_choice: Literal["none", "auto", "required"] | _Dict
+    tools: Iterable[Any]
+    top_logprobs: int | None
+    top_p: float | None
+    user: str
+    verbosity: Literal["low", "medium", "high"] | None
+    web_search_options: _Dict
+
+
+class FormattedParams(CompletionParams, total=False):
+    """The parameters of ``create``, where the response format is JSON and no type."""
+
+    response_format: _Dict
+
+
+_OPTIONS = frozenset(CallOptions.__annotations__)
+_PARAMS = _OPTIONS | frozenset(FormattedParams.__annotations__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def declared(function: F) -> F:
+    """Give *function* a signature that names the parameters of its ``**params``.
+
+    Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
+    """
+    signature = inspect.signature(function)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken = {parameter.name for parameter in named}
+    members = {**CallOptions.__annotations__, **FormattedParams.__annotations__}
+    named += [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=NOT_GIVEN,
+            annotation=getattr(annotation, "__forward_arg__", annotation),
+        )
+        for name, annotation in members.items()
+        if name not in taken
+    ]
+    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return function
+
+
+def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the members of the body in *params*, and the options of the call.
+
+    Raises TypeError for a name that is neither.
+    """
+    for name in params:
+        if name not in _PARAMS:
+            raise TypeError(
+                f"unexpected keyword argument {name!r}; a parameter that is not documented "
+                "goes into extra_body"
+            )
+    given = {name: value for name, value in params.items() if value is not NOT_GIVEN}
+    body = {name: value for name, value in given.items() if name not in _OPTIONS}
+    return body, {name: value for name, value in given.items() if name in _OPTIONS}
+
+
+def plain(value: Any) -> Any:
+    """Return *value*, no JSON type by itself, as one: ``default`` of ``json.dumps``.
+
+    Raises TypeError for what has no JSON form.
+    """
+    if isinstance(value, Object):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return dict(value)
+    # pydantic's models, openai's among them, iterate over pairs: asked before iterables are.
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return dump(mode="json", exclude_unset=True, by_alias=True)
+    convert = getattr(value, "to_dict", None)
+    if callable(convert) and not isinstance(value, type):
+        return convert()
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON type")
