@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import threading
 from contextlib import suppress
@@ -13,6 +14,13 @@ from .reading import first_text
 
 _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+_HELP = """\
+/model NAME   ask another model; without NAME, list those of the server
+/clear        forget the conversation so far
+/help         show this
+/quit         leave, as Ctrl-D does
+Ctrl-C stops an answer.  A line that begins with // is a question that begins with /."""
 
 _REASONS = {"length": "the answer reached its token limit", "content_filter": "filtered"}
 
@@ -38,6 +46,10 @@ def run(namespace: argparse.Namespace) -> int:
     The prompt is the arguments; without them standard input, if that is no terminal;
     otherwise a conversation is held until the end of input.
     """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that is not UTF-8 shows ? for what it lacks, and is no error.
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
     try:
         client = ChoreoAI(namespace.api_key, namespace.base_url)
     except ValueError as error:
@@ -46,9 +58,9 @@ def run(namespace: argparse.Namespace) -> int:
     with client:
         conversation = Conversation(client, namespace.model, namespace.system)
         if namespace.prompt:
-            return conversation.ask(" ".join(namespace.prompt))
+            return conversation.ask(_decoded(" ".join(namespace.prompt)))
         if not sys.stdin.isatty():
-            prompt = sys.stdin.read().strip()
+            prompt = _decoded(sys.stdin.read()).strip()
             if not prompt:
                 print("choreo-wsgi chat: the prompt is empty", file=sys.stderr)
                 return 2
@@ -70,18 +82,42 @@ def _converse(conversation: Conversation) -> int:
     """Ask and answer in turn until the input ends."""
     with suppress(ImportError):
         import readline  # noqa: F401  - line editing and history for input()
-    print("Ctrl-C stops an answer, Ctrl-D ends the conversation.", file=sys.stderr)
+    print(f"{conversation.describe()}; /help lists the commands.", file=sys.stderr)
     while True:
         try:
-            prompt = input("> ").strip()
+            prompt = _decoded(input("> ")).strip()
         except EOFError:
             print()
             return 0
         except KeyboardInterrupt:
             print()
             continue
-        if prompt:
-            conversation.ask(prompt)
+        if prompt.startswith("/") and not prompt.startswith("//"):
+            word, _, rest = prompt.partition(" ")
+            if word in ("/quit", "/exit"):
+                return 0
+            print(_command(conversation, word, rest.strip()), file=sys.stderr)
+        elif prompt:
+            conversation.ask(prompt.removeprefix("/"), show_model=True)
+
+
+def _command(conversation: Conversation, word: str, rest: str) -> str:
+    """Carry out a command of a conversation; return what there is to say about it."""
+    if word == "/model":
+        conversation.model = rest or conversation.model
+        names = "" if rest else f"\n{conversation.models()}"
+        return conversation.describe() + names
+    if word == "/clear":
+        conversation.clear()
+        return "The conversation begins anew."
+    if word == "/help":
+        return _HELP
+    return f"There is no command {word}; /help lists them."
+
+
+def _decoded(text: str) -> str:
+    """Return *text* as it was meant: bytes that the terminal's encoding lacks are UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Conversation:
@@ -89,15 +125,34 @@ class Conversation:
 
     def __init__(self, client: ChoreoAI, model: str, system: str | None) -> None:
         self._client = client
-        self._model = model
-        self._messages: list[dict[str, Any]] = []
-        if system:
-            self._messages.append({"role": "system", "content": system})
+        self._system = system
+        self._answers = ""  # who answered last
+        self.model = model
+        self.clear()
 
-    def ask(self, prompt: str) -> int:
+    def describe(self) -> str:
+        """Return which model is asked, and where."""
+        return f"Asking the model {self.model!r} at {self._client.base_url}"
+
+    def models(self) -> str:
+        """Return the names of the server's models, one in a line, or why there are none."""
+        try:
+            listed = self._client.models.list().data
+            return "\n".join(_printable(model.id or "") for model in listed)
+        except ChoreoAIError as error:
+            return f"error: {error}"
+
+    def clear(self) -> None:
+        """Forget all but the instructions that come first."""
+        self._messages: list[dict[str, Any]] = []
+        if self._system:
+            self._messages.append({"role": "system", "content": self._system})
+
+    def ask(self, prompt: str, show_model: bool = False) -> int:
         """Print the answer to *prompt* as it comes; return the exit status.
 
         The question and what was answered stay in the conversation, a stopped answer too.
+        With *show_model* the name of who answers is printed when it is another than before.
         """
         messages = [*self._messages, {"role": "user", "content": prompt}]
         printer = _Printer()
@@ -106,8 +161,12 @@ class Conversation:
         try:
             with printer.waiting:
                 stream = self._client.chat.completions.create(
-                    model=self._model, messages=messages, stream=True
+                    model=self.model, messages=messages, stream=True
                 )
+                answers = stream.headers.get("choreo-provider", "")
+                if show_model and answers not in ("", self._answers):
+                    self._answers = answers
+                    printer.note(answers)
                 printer.show(stream)
         except KeyboardInterrupt:
             printer.note("stopped")

@@ -146,13 +146,16 @@ class Terminal:
         self._unread = ""
 
     def type(self, text):
-        os.write(self._fd, text.encode())
+        self.type_bytes(text.encode())
+
+    def type_bytes(self, data):
+        os.write(self._fd, data)
 
     def expect(self, text):
         """Read until *text* comes; return what came up to its end."""
         while text not in self._unread:
             assert select.select([self._fd], [], [], DEADLINE)[0], self._unread
-            self._unread += os.read(self._fd, 1024).decode()
+            self._unread += os.read(self._fd, 1024).decode(errors="replace")
         seen, _, self._unread = self._unread.partition(text)
         return seen + text
 
@@ -221,3 +224,76 @@ def test_a_conversation(scripts, scripted, screen, monkeypatch):
         ("assistant", "Half"),
         ("user", "Three?"),
     ]
+
+
+def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
+    requests = []
+    script = Scripted.script
+    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+    answers = [scripts() for _ in range(3)]
+    terminal = screen("--system", "Be brief.")
+    terminal.expect("Asking the model 'default' at http://127.0.0.1")
+    terminal.expect("> ")
+    terminal.type("One?\n")
+    answers[0].finish("First.", Finish())
+    terminal.expect("[scripted/default]")
+    terminal.expect("First.")
+    terminal.expect("> ")
+    terminal.type("/model\n")
+    shown = terminal.expect("> ")
+    assert "default\r\n" in shown and "other\r\n" in shown
+    terminal.type("/model other\n")
+    terminal.expect("Asking the model 'other'")
+    terminal.type("/modle x\n")
+    terminal.expect("There is no command /modle")
+    terminal.type("/help\n")
+    for word in ("/model NAME", "/clear", "/help", "/quit"):
+        terminal.expect(word)
+    terminal.type("Two?\n")
+    answers[1].finish("Second.", Finish())
+    terminal.expect("[scripted/other]")
+    terminal.expect("Second.")
+    terminal.type("/clear\n")
+    terminal.expect("begins anew")
+    terminal.type("//three\n")
+    answers[2].finish("Third.", Finish())
+    terminal.expect("Third.")
+    terminal.expect("> ")
+    terminal.type("/quit\n")
+    assert terminal.process.wait(DEADLINE) == 0
+    assert [request.model for request in requests] == ["default", "other", "other"]
+    said = [[(m["role"], m["content"]) for m in request.messages] for request in requests]
+    first = [("system", "Be brief."), ("user", "One?")]
+    assert said[1] == [*first, ("assistant", "First."), ("user", "Two?")]
+    assert said[2] == [("system", "Be brief."), ("user", "/three")]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "typed", "meant"),
+    [("ascii", "café".encode(), "café"), ("latin-1", b"coffee", "coffee")],
+)
+def test_a_terminal_that_is_not_utf_8(
+    scripts, scripted, screen, monkeypatch, encoding, typed, meant
+):
+    requests = []
+    script = Scripted.script
+    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    answer = scripts()
+    terminal = screen()
+    terminal.expect("> ")
+    terminal.type_bytes(typed + b"\n")
+    answer.finish("\N{SNOWMAN} fine", Finish())
+    terminal.expect("? fine")
+    terminal.expect("> ")
+    assert requests[0].messages[0]["content"] == meant
+
+
+def test_arguments_that_are_not_utf_8(scripts, scripted, chat, monkeypatch):
+    requests = []
+    script = Scripted.script
+    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+    scripts().finish("Yes.", Finish())
+    assert end(chat(b"caf\xe9", "au lait"))[0] == "Yes.\n"
+    assert requests[0].messages[0]["content"] == "caf\N{REPLACEMENT CHARACTER} au lait"
