@@ -67,13 +67,16 @@ class Event(NamedTuple):
     id: str = ""
 
 
-def frame(data: bytes, id: int | None = None) -> bytes:
-    """Return *data*, one line of UTF-8, as one event; with ``id: <id>`` before it if given.
+def frame(data: bytes, id: int | None = None, event: str = "") -> bytes:
+    """Return *data*, one line of UTF-8, as one event; with *event* and *id* before it if given.
 
     Raises ValueError when *data* holds a line end: it would change the event's meaning.
     """
     if b"\n" in data or b"\r" in data:
         raise ValueError("the data of a frame must be one line")
+    if event:
+        data = b"%b\ndata: %b" % (event.encode(), data)
+        return b"event: %b\n\n" % data if id is None else b"id: %d\nevent: %b\n\n" % (id, data)
     if id is None:
         return b"data: " + data + b"\n\n"
     return b"id: %d\ndata: %b\n\n" % (id, data)
@@ -82,7 +85,7 @@ def frame(data: bytes, id: int | None = None) -> bytes:
 def number(block: bytes, first: int) -> tuple[bytes, int]:
     """Return the frames of *block* with the ids *first*, *first* + 1 ..., and their count.
 
-    The frames are ours, without ids: ``data:`` and one line each.
+    The frames are ours, without ids: ``event:`` where the API has it, and one ``data:``.
     """
     frames = block.split(b"\n\n")
     frames.pop()  # what follows the last blank line: nothing

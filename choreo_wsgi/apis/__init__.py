@@ -27,11 +27,11 @@ class API(Protocol):
     def writer(self, request: ChatRequest) -> AnswerWriter:
         """Return what writes a new answer to *request*."""
 
-    def error(self, error: ChoreoError) -> bytes:
-        """Return the JSON document that tells of *error*."""
+    def error(self, error: ChoreoError) -> tuple[int, bytes]:
+        """Return the status and the JSON document that tell of *error*."""
 
 
-_CLASSES = {"chat": "ChatCompletions"}
+_CLASSES = {"chat": "ChatCompletions", "responses": "Responses", "messages": "Messages"}
 
 
 @cache

@@ -34,9 +34,9 @@ class ChatCompletions:
             return ChunkWriter(id, created, request.model, request.include_usage)
         return CompletionWriter(id, created, request.model, request.n)
 
-    def error(self, error: ChoreoError) -> bytes:
-        """Return the JSON document that tells of *error*."""
-        return error.body()
+    def error(self, error: ChoreoError) -> tuple[int, bytes]:
+        """Return the status and the JSON document that tell of *error*."""
+        return error.status, error.body()
 
 
 class _Writer:

@@ -61,7 +61,9 @@ class Application:
         )
         self._started = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response]]] = {
-            "/v1/chat/completions": {"POST": self._chat},
+            "/v1/chat/completions": {"POST": lambda call: self._complete(call, "chat")},
+            "/v1/responses": {"POST": lambda call: self._complete(call, "responses")},
+            "/v1/messages": {"POST": lambda call: self._complete(call, "messages")},
             "/v1/models": {"GET": self._models},
             "/healthz": {"GET": self._health},
             "/readyz": {"GET": self._ready},
@@ -138,14 +140,22 @@ class Application:
             account.outcome = error.code or error.type
             if error.status >= 500:
                 logger.warning("%s: %d %s: %s", account.id, error.status, error.code, error.message)
-            return error_response(error)
+            return error_response(error, self._error_api(environ))
         except ClientGone:
             account.outcome = "client_closed"
             return json_response({}, 408)  # nobody reads it
         except Exception:
             account.outcome = "internal_error"
             logger.exception("%s: a request failed", account.id)
-            return error_response(ChoreoError("the server failed to answer this request"))
+            failure = ChoreoError("the server failed to answer this request")
+            return error_response(failure, self._error_api(environ))
+
+    @staticmethod
+    def _error_api(environ: Environ) -> apis.API:
+        """Return the API in whose shape the caller expects errors."""
+        anthropic = environ.get("PATH_INFO", "").startswith("/v1/messages")
+        anthropic = anthropic or "HTTP_ANTHROPIC_VERSION" in environ
+        return apis.load("messages" if anthropic else "chat")
 
     def _dispatch(self, environ: Environ, account: Account) -> Response:
         method, path = account.method, account.path
@@ -208,11 +218,12 @@ class Application:
     def _cancel(self, call: Call) -> Response:
         return self._resumption.cancel(call, _stream_id(call))
 
-    def _chat(self, call: Call) -> Response:
-        api = apis.load("chat")
+    def _complete(self, call: Call, name: str) -> Response:
+        """Answer a request of the API *name*."""
+        api = apis.load(name)
         body = read_body(call.environ, self.settings)
         request = api.read(body)
-        call.account.api = "chat"
+        call.account.api = name
         call.account.model = request.model
         if is_resumable(call):
             return self._resumption.begin(call, api, request, body)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..apis import API
 from ..chat.items import dump
 from ..errors import ChoreoError
 from ..streams.stream import EventStream
@@ -37,11 +38,11 @@ def json_response(value: Any, status: int = 200) -> Response:
     return document(dump(value), status)
 
 
-def error_response(error: ChoreoError) -> Response:
-    """Return the response that reports *error*."""
-    body = error.body()
+def error_response(error: ChoreoError, api: API) -> Response:
+    """Return the response that reports *error* in the words of *api*."""
+    status, body = api.error(error)
     headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
-    return Response(error.status, headers, [body])
+    return Response(status, headers, [body])
 
 
 def visible(text: str) -> str:

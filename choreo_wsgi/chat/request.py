@@ -17,7 +17,9 @@ from .items import Json
 class ChatRequest:
     """A checked request; *body* is the JSON object as it came, unknown fields included.
 
-    *stop* has no empty strings: they would match everywhere.
+    *stop* has no empty strings: they would match everywhere.  *original* is the body of a
+    request of another API, and *native_only* what only a provider that speaks that API can do:
+    the error for all others.
     """
 
     model: str
@@ -28,6 +30,8 @@ class ChatRequest:
     n: int = 1
     max_tokens: int | None = None  # max_completion_tokens, or else max_tokens
     stop: tuple[str, ...] = ()
+    original: dict[str, Json] | None = None
+    native_only: InvalidRequest | None = None
 
     @property
     def last_user_text(self) -> str:

@@ -78,6 +78,8 @@ class Provider(ABC):
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
+        if request.native_only is not None:
+            raise request.native_only
         return Answer(self._open(request), writer, request.n, self.label(request.model))
 
     def check(self) -> None:

@@ -1,0 +1,370 @@
+"""Writes an answer as the events of the Responses API, or as its one document.
+
+https://platform.openai.com/docs/api-reference/responses-streaming says what is in each event.
+An answer is a list of output items (reasoning, message, function_call ...).  Each is added,
+filled by deltas and done; the events count from 0 in ``sequence_number``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ... import sse
+from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ...errors import ChoreoError
+from .request import SEALED
+
+#: What a response repeats of its request, and what stands there when it was not said.
+_REPEATED: dict[str, Json] = {
+    "instructions": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "temperature": None,
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": None,
+    "background": False,
+    "max_output_tokens": None,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": None,
+    "store": False,
+    "text": {"format": {"type": "text"}},
+    "top_logprobs": 0,
+    "truncation": "disabled",
+    "user": None,
+}
+#: The codes that OpenAI's schema knows for a failed response; ours stands in ``type``.
+_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
+
+
+@dataclass
+class _Open:
+    """An output item that is being written: where it stands and what came of it so far."""
+
+    index: int
+    item: dict[str, Json]
+    kind: str  # the kind of text that it is filled with
+    pieces: list[str] = field(default_factory=list)
+    before: str = ""  # a text delta's event up to its text, and behind it
+    after: str = ""
+
+
+class ResponseWriter:
+    """Writes the response *id* to the request *asked*, of events with *stream*."""
+
+    api = "responses"
+    ping = sse.ping()
+    done = b""
+
+    def __init__(self, asked: Mapping[str, Json], id: str = "", stream: bool = True) -> None:
+        self.model: str = asked["model"]
+        self.id = id or "resp_" + secrets.token_hex(24)
+        #: How many events were written.
+        self.count = 0
+        self._stream = stream
+        self._created = int(time.time())
+        repeated = {name: asked.get(name) for name in _REPEATED}
+        self._repeated = {
+            name: _REPEATED[name] if value is None else value for name, value in repeated.items()
+        }
+        tools = asked.get("tools") or ()
+        self._custom = {tool["name"] for tool in tools if tool["type"] == "custom"}
+        self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
+        self._output: list[dict[str, Json]] = []
+        self._text: _Open | None = None  # the reasoning or message that is being written
+        self._calls: dict[int, _Open] = {}
+        self._finish = Finish()
+        self._usage: Usage | None = None
+
+    # -- items --------------------------------------------------------------------------
+
+    def write(self, item: Item) -> bytes:
+        """Return the frames for *item*."""
+        begun = b"" if self.count or not self._stream else self.begin()
+        if isinstance(item, Usage):
+            self._usage = item
+        elif isinstance(item, Finish):
+            self._finish = item
+        else:
+            return begun + self._delta(item)
+        return begun
+
+    def begin(self) -> bytes:
+        """Return the frames that a response begins with."""
+        response = self.response("in_progress")
+        return self._lifecycle("created", response) + self._lifecycle("in_progress", response)
+
+    def _delta(self, delta: Delta) -> bytes:
+        frames = b""
+        if delta.reasoning:
+            kind = "reasoning_summary_text" if self._summarised else "reasoning_text"
+            frames += self._say(kind, delta.reasoning)
+        if delta.text:
+            frames += self._say("output_text", delta.text)
+        if delta.refusal:
+            frames += self._say("refusal", delta.refusal)
+        for call in delta.tool_calls:
+            frames += self._call(call)
+        if delta.extra:
+            frames += self._extra(delta.extra)
+        return frames
+
+    def _say(self, kind: str, text: str) -> bytes:
+        """Add *text* to the item that takes its *kind*, a new one if another kind was said."""
+        frames = b""
+        opened = self._text
+        if opened is None or opened.kind != kind:
+            frames = self._end_text()
+            opened = self._text = self._new_text(kind)
+            frames += self._added(opened)
+        opened.pieces.append(text)
+        if not self._stream:
+            return frames
+        written = f"{opened.before}{quote(text)}{opened.after}{self.count}}}"
+        self.count += 1
+        name = f"response.{kind}.delta"
+        return frames + sse.frame(written.encode("utf-8", "replace"), event=name)
+
+    def _new_text(self, kind: str) -> _Open:
+        if kind in ("output_text", "refusal"):
+            message = {"type": "message", "status": "in_progress", "role": "assistant"}
+            opened = self._open("msg", {**message, "content": []}, kind)
+        else:
+            opened = self._open("rs", {"type": "reasoning", "summary": []}, kind)
+        place = "summary_index" if kind == "reasoning_summary_text" else "content_index"
+        logprobs = '"logprobs":[],' if kind == "output_text" else ""
+        opened.before = f'{{"type":"response.{kind}.delta","{place}":0,"delta":'
+        opened.after = (
+            f',"item_id":"{opened.item["id"]}",{logprobs}"output_index":{opened.index},'
+            '"sequence_number":'
+        )
+        return opened
+
+    def _open(self, prefix: str, item: dict[str, Json], kind: str) -> _Open:
+        item = {"id": f"{prefix}_{secrets.token_hex(16)}", **item}
+        opened = _Open(len(self._output), item, kind)
+        self._output.append(item)
+        return opened
+
+    def _added(self, opened: _Open) -> bytes:
+        frames = self._event(
+            "response.output_item.added", output_index=opened.index, item=opened.item
+        )
+        name = self._part_name(opened.kind)
+        return frames + self._at(opened, f"{name}.added", part=_part(opened.kind, ""))
+
+    @staticmethod
+    def _part_name(kind: str) -> str:
+        summary = kind == "reasoning_summary_text"
+        return "response.reasoning_summary_part" if summary else "response.content_part"
+
+    def _at(self, opened: _Open, type: str, **members: Json) -> bytes:
+        """Return the event *type* about the one part of *opened*."""
+        place = "summary_index" if opened.kind == "reasoning_summary_text" else "content_index"
+        item_id = opened.item["id"]
+        where: dict[str, Json] = {"item_id": item_id, "output_index": opened.index, place: 0}
+        return self._event(type, **where, **members)
+
+    def _end_text(self, status: str = "completed") -> bytes:
+        opened, self._text = self._text, None
+        if opened is None:
+            return b""
+        kind, text = opened.kind, "".join(opened.pieces)
+        part = _part(kind, text)
+        told: dict[str, Json] = {"refusal" if kind == "refusal" else "text": text}
+        if kind == "output_text":
+            told["logprobs"] = []
+        frames = self._at(opened, f"response.{kind}.done", **told)
+        frames += self._at(opened, f"{self._part_name(kind)}.done", part=part)
+        opened.item["summary" if kind == "reasoning_summary_text" else "content"] = [part]
+        return frames + self._item_done(opened, status)
+
+    def _item_done(self, opened: _Open, status: str) -> bytes:
+        if opened.item["type"] != "custom_tool_call":
+            opened.item["status"] = status
+        return self._event("response.output_item.done", output_index=opened.index, item=opened.item)
+
+    def _call(self, call: ToolCall) -> bytes:
+        frames = b""
+        opened = self._calls.get(call.index)
+        if opened is None:
+            frames = self._end_text()
+            opened = self._calls[call.index] = self._new_call(call)
+            frames += self._event(
+                "response.output_item.added", output_index=opened.index, item=opened.item
+            )
+        if call.extra:
+            opened.item.update(call.extra)
+        if call.arguments:
+            opened.pieces.append(call.arguments)
+            if opened.kind == "function_call_arguments":
+                frames += self._of_call(opened, "delta", delta=call.arguments)
+        return frames
+
+    def _new_call(self, call: ToolCall) -> _Open:
+        item: dict[str, Json] = {"call_id": call.id, "name": call.name}
+        if call.name in self._custom:
+            item |= {"type": "custom_tool_call", "input": ""}
+            return self._open("ctc", item, "custom_tool_call_input")
+        item |= {"type": "function_call", "status": "in_progress", "arguments": ""}
+        return self._open("fc", item, "function_call_arguments")
+
+    def _of_call(self, opened: _Open, what: str, **members: Json) -> bytes:
+        item_id, index = opened.item["id"], opened.index
+        type = f"response.{opened.kind}.{what}"
+        return self._event(type, item_id=item_id, output_index=index, **members)
+
+    def _end_calls(self, status: str) -> bytes:
+        frames = b""
+        for opened in self._calls.values():
+            given = "".join(opened.pieces)
+            member = "arguments"
+            if opened.kind == "custom_tool_call_input":
+                member, given = "input", _custom_input(given)
+                if given:
+                    frames += self._of_call(opened, "delta", delta=given)
+            opened.item[member] = given
+            frames += self._of_call(opened, "done", **{member: given})
+            frames += self._item_done(opened, status)
+        self._calls = {}
+        return frames
+
+    def _extra(self, extra: Mapping[str, Json]) -> bytes:
+        """Write what stands beside the text: signed thinking, pictures."""
+        frames = b""
+        blocks = extra.get("thinking_blocks")
+        if blocks:
+            if self._text is None or not self._text.kind.startswith("reasoning"):
+                frames = self._end_text()
+                self._text = self._open("rs", {"type": "reasoning", "summary": []}, "")
+                frames += self._event(
+                    "response.output_item.added",
+                    output_index=self._text.index,
+                    item=self._text.item,
+                )
+            frames += self._seal(self._text, blocks)
+        for image in extra.get("images") or ():
+            url: str = image["image_url"]["url"]
+            item = {"type": "image_generation_call", "result": url.partition(",")[2]}
+            frames += self._end_text()
+            opened = self._open("ig", {**item, "status": "completed"}, "")
+            frames += self._event(
+                "response.output_item.added", output_index=opened.index, item=opened.item
+            )
+            frames += self._item_done(opened, "completed")
+        return frames
+
+    def _seal(self, opened: _Open, blocks: Json) -> bytes:
+        """Keep signed thinking in ``encrypted_content``, whence the caller gives it back."""
+        plain = [{k: v for k, v in block.items() if k != "index"} for block in blocks]
+        text = json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+        opened.item["encrypted_content"] = SEALED + base64.b64encode(text).decode()
+        if opened.kind:
+            return self._end_text()
+        self._text = None
+        return self._item_done(opened, "completed")
+
+    # -- the ending -----------------------------------------------------------------------
+
+    def finish(self) -> bytes:
+        """Return the last frames, or the whole document."""
+        reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(
+            self._finish.reason
+        )
+        status = "incomplete" if reason else "completed"
+        frames = self._end_text(status) + self._end_calls(status)
+        response = self.response(status)
+        if reason:
+            response["incomplete_details"] = {"reason": reason}
+        return frames + self._lifecycle(status, response) if self._stream else dump(response)
+
+    def fail(self, error: ChoreoError) -> bytes:
+        """Return the frames that end a stream with *error*."""
+        frames = b"" if self.count else self.begin()
+        cancelled = error.code == "stream_cancelled"
+        response = self.response("cancelled" if cancelled else "failed")
+        if not cancelled:
+            code = _CODES.get(error.status, "server_error")
+            response["error"] = {
+                "code": code,
+                "message": error.message,
+                "type": error.code or error.type,
+                "param": error.param,
+            }
+        for item in response["output"]:
+            if item.get("status") == "in_progress":
+                item["status"] = "incomplete"
+        return frames + self._lifecycle("failed", response)
+
+    def response(self, status: str) -> dict[str, Json]:
+        """Return the response object as it is now."""
+        if self._text is not None and status in ("failed", "cancelled"):
+            kind = self._text.kind
+            if kind:
+                part = _part(kind, "".join(self._text.pieces))
+                place = "summary" if kind == "reasoning_summary_text" else "content"
+                self._text.item[place] = [part]
+        done = {"completed_at": int(time.time())} if status == "completed" else {}
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            **done,
+            "error": None,
+            "incomplete_details": None,
+            "model": self.model,
+            "output": self._output if status != "in_progress" else [],
+            **self._repeated,
+            "usage": usage_object(self._usage),
+        }
+
+    def _lifecycle(self, status: str, response: dict[str, Json]) -> bytes:
+        return self._event(f"response.{status}", response=response)
+
+    def _event(self, type: str, **members: Json) -> bytes:
+        if not self._stream:
+            return b""
+        event = {"type": type, "sequence_number": self.count, **members}
+        self.count += 1
+        return sse.frame(dump(event), event=type)
+
+
+def _part(kind: str, text: str) -> dict[str, Json]:
+    if kind == "output_text":
+        return {"type": kind, "text": text, "annotations": [], "logprobs": []}
+    if kind == "refusal":
+        return {"type": kind, "refusal": text}
+    return {"type": "summary_text" if kind == "reasoning_summary_text" else kind, "text": text}
+
+
+def _custom_input(arguments: str) -> str:
+    """Return the text in the arguments of a function that stands for a custom tool."""
+    try:
+        return str(json.loads(arguments)["input"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return arguments
+
+
+def usage_object(usage: Usage | None) -> dict[str, Json] | None:
+    """Return the ``usage`` of a response; None when the provider did not report any."""
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens or 0,
+            "cache_write_tokens": usage.cache_write_tokens or 0,
+        },
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
