@@ -28,6 +28,7 @@ _MASK = "***"
 
 ELSEWHERE = {
     "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
+    "key": ("make an API key and print its section", "choreo_wsgi.app.newkey"),
     "chat": ("ask a running server, in the terminal", "choreoai.terminal"),
 }
 
@@ -156,6 +157,7 @@ def _serve(options: argparse.Namespace) -> int:
         server = Server(app, inherited_sockets(os.environ, os.getpid()))
         if configuration.settings.preload:
             app.preload()
+        server.handle_signals()
     except BaseException:
         app.close()
         raise

@@ -111,6 +111,8 @@ class Configuration:
     #: As text, which includes the providers' keys.
     providers: Mapping[str, Mapping[str, str]] = field(repr=False)
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    #: Reads the configuration again from where it came from, if that is known.
+    again: Callable[[], Configuration] | None = field(default=None, repr=False, compare=False)
 
     @property
     def has_keys(self) -> bool:
@@ -134,7 +136,8 @@ def configure(
     does not fit, wherever it stands.
     """
     path = path or environment.get("CHOREO_CONFIG", "")
-    return load(arguments, environment, read_sections(path) if path else {})
+    configuration = load(arguments, environment, read_sections(path) if path else {})
+    return dataclasses.replace(configuration, again=lambda: configure(arguments, environment, path))
 
 
 def read_sections(path: str) -> dict[str, dict[str, str]]:

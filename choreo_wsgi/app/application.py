@@ -10,8 +10,9 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from .. import apis
-from ..errors import ChoreoError, MethodNotAllowed, NotFound
+from ..errors import ChoreoError, ConfigurationError, MethodNotAllowed, NotFound
 from ..providers.building import build
+from ..providers.routing import Router
 from ..replay import open_store
 from ..settings import Configuration, configure
 from ..streams.stream import ClientGone, Control, EventStream
@@ -43,9 +44,10 @@ class Application:
     def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
         self.settings = configuration.settings
         self.has_keys = configuration.has_keys
-        keys = Keys(configuration)
-        self._gate = Gate(keys, allow_anonymous=self.settings.allow_anonymous)
-        self._cors = Policy(self.settings, keys=bool(keys))
+        self._environment = environment
+        self._again = configuration.again
+        self._replaced: list[Router] = []
+        self._admit(Keys(configuration))
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
         self._limits = Limits(MemoryCounters())
@@ -69,6 +71,10 @@ class Application:
             "/readyz": {"GET": self._ready},
         }
 
+    def _admit(self, keys: Keys) -> None:
+        self._gate = Gate(keys, allow_anonymous=self.settings.allow_anonymous)
+        self._cors = Policy(self.settings, keys=bool(keys))
+
     # -- for whoever runs it ------------------------------------------------------------
 
     @property
@@ -88,7 +94,30 @@ class Application:
     def close(self) -> None:
         """Let the providers and the replay store go."""
         self._resumption.close()
-        self._router.close()
+        for router in (*self._replaced, self._router):
+            router.close()
+
+    def reload(self) -> bool:
+        """Read keys and providers anew; streams that run go on as they began.
+
+        Returns whether that worked: if anything is wrong, all stays as it was, and the log
+        says why.  Other settings count from the next start on.
+        """
+        try:
+            if self._again is None:
+                raise ConfigurationError("it did not come from a file")
+            configuration = self._again()
+            keys = Keys(configuration)
+            router = build(configuration, self._environment, self._router.providers)
+        except ConfigurationError as error:
+            logger.error("the configuration stays as it was: %s", error.message)
+            return False
+        # What only the old one has may still answer; it is closed at the end.
+        self._replaced.append(self._router)
+        self._router = self._completions.router = router
+        self._admit(keys)
+        logger.info("the keys and providers were read anew")
+        return True
 
     def preload(self) -> None:
         """Start what would otherwise start at the first request."""

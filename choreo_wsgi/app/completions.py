@@ -36,7 +36,7 @@ class Completions:
     def __init__(
         self, router: Router, slots: Slots, limits: Limits, control: Control, settings: Settings
     ) -> None:
-        self._router = router
+        self.router = router
         self._slots = slots
         self._limits = limits
         self._control = control
@@ -62,7 +62,7 @@ class Completions:
         key, and as :meth:`Slots.take` does.
         """
         demand_model(call.key, request.model)
-        targets = self._router.targets(request.model)
+        targets = self.router.targets(request.model)
         calls = max(target.provider.calls(request) for target in targets)
         slot = self._slots.take(calls)
         try:
@@ -155,5 +155,5 @@ class Completions:
             breaker = self._breakers.of(target.label)
             return Candidate(breaker, begin, target.priority, target.weight)
 
-        targets = self._router.targets(request.model)
+        targets = self.router.targets(request.model)
         return Failover(in_order([candidate(target) for target in targets]))

@@ -37,6 +37,9 @@ class Provider(ABC):
     #: The environment variables of its key and of its base URL.
     facts: ClassVar[Facts] = Facts()
 
+    #: The class and options it was made from: with the same ones it outlives a reload.
+    made_from: tuple[Any, Mapping[str, str]] | None = None
+
     @dataclass(frozen=True)
     class Options:
         """A provider without settings of its own."""

@@ -51,13 +51,19 @@ class Broken(Provider):
         raise ProviderNotConfigured(f"provider {self.name!r} cannot be used: {self.reason}")
 
 
-def build(configuration: Configuration, environment: Mapping[str, str]) -> Router:
+def build(
+    configuration: Configuration,
+    environment: Mapping[str, str],
+    kept: Mapping[str, Provider] | None = None,
+) -> Router:
     """Return the router that *configuration* and the keys in *environment* describe.
+
+    A provider of *kept*, by name, is used again if it would be made from the same options.
 
     A provider whose code cannot be run is logged, and answers with an error; the others work.
     Raises ConfigurationError for settings that are wrong.
     """
-    return _Building(configuration, environment).router()
+    return _Building(configuration, environment, kept or {}).router()
 
 
 def _check_base_url(name: str, url: str) -> None:
@@ -73,7 +79,13 @@ def _check_base_url(name: str, url: str) -> None:
 
 
 class _Building:
-    def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        environment: Mapping[str, str],
+        kept: Mapping[str, Provider],
+    ) -> None:
+        self._kept = kept
         self._configuration = configuration
         self._settings = configuration.settings
         self._environment = environment
@@ -106,7 +118,12 @@ class _Building:
                 options = self._section_options(name, cls)
             if type in BUILT_IN:
                 _check_base_url(name, options.get("base_url", ""))
-            return cls(name, options, self._settings)
+            made_from = (cls, options)
+            if name in self._kept and self._kept[name].made_from == made_from:
+                return self._kept[name]
+            provider = cls(name, options, self._settings)
+            provider.made_from = made_from
+            return provider
         except Unusable as error:
             reason = error.message
         except ConfigurationError:

@@ -68,6 +68,9 @@ class Application(Protocol):
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
 
+    def reload(self) -> object:
+        """Read keys and providers anew."""
+
     def drain(self) -> None:
         """Refuse new completions; say 503 to ``/readyz``."""
 
@@ -167,11 +170,18 @@ class Server:
         """The URLs that are served, or ``unix:PATH``."""
         return [_url(item.effective_host, item.effective_port) for item in self._listeners]
 
+    def handle_signals(self) -> None:
+        """Drain on SIGTERM and SIGINT; read keys and providers anew on SIGHUP.
+
+        To be called in the main thread, before anybody is told that the server is there.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._on_hangup)
+
     def run(self) -> None:
-        """Serve until a drain is over.  In the main thread, SIGTERM and SIGINT begin one."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._on_signal)
+        """Serve until a drain is over."""
         sys.setswitchinterval(SWITCH)
         try:
             self._loop.run()
@@ -184,6 +194,9 @@ class Server:
         if self._carrier is not None:
             self._carrier.close()
         self._loop.close()
+
+    def _on_hangup(self, number: int, frame: Any) -> None:
+        threading.Thread(target=self._application.reload, name="reload", daemon=True).start()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals += 1

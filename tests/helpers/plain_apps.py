@@ -21,6 +21,7 @@ class PlainApp:
         self._handler = handler
         self.settings = settings
         self.active = 0
+        self.has_keys = False
         self.told: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

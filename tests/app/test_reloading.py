@@ -1,0 +1,40 @@
+"""Reading the configuration anew: which providers are made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.providers import Provider
+from choreo_wsgi.settings import configure
+
+
+def providers(app: Application) -> dict[str, Provider]:
+    return dict(app._router.providers)
+
+
+def test_a_provider_whose_section_is_the_same_goes_on(tmp_path: Path) -> None:
+    """So a local model is not started again, and its streams are not cut."""
+    path = tmp_path / "choreo.ini"
+    sections = "[provider a]\ntype = echo\nmodels = {}\n[provider b]\ntype = echo\ndelay_ms = {}\n"
+    path.write_text(sections.format("x", 1))
+    app = Application(configure({}, {}, str(path)), {})
+    before = providers(app)
+    path.write_text(
+        "[provider a]\ntype = echo\nmodels = x\n[provider b]\ntype = echo\ndelay_ms = 2\n"
+    )
+    assert app.reload()
+    after = providers(app)
+    assert after["a"] is before["a"] and after["echo"] is before["echo"]
+    assert after["b"] is not before["b"]
+    app.close()
+
+
+def test_a_configuration_that_was_made_by_a_program(caplog: pytest.LogCaptureFixture) -> None:
+    configuration = configure({}, {})
+    app = Application(type(configuration)(configuration.settings, {}), {})
+    assert not app.reload()
+    assert "it did not come from a file" in caplog.text
+    app.close()
