@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
@@ -42,7 +43,8 @@ class Call:
 
     def cut(self) -> None:
         """Close the connection, wherever the answer is."""
-        self._connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the other side was quicker
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._answered.set()
 
     def is_left(self) -> bool:

@@ -131,6 +131,7 @@ def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
         finally:
             answered.set()
             sender.join(harness.DEADLINE)
+            call.cut()
         assert (answer.status, answer.error["type"]) == (502, "provider_error")
         assert len(answer.body) < 8192
 
