@@ -13,8 +13,7 @@ from urllib.parse import quote
 
 import requests
 
-from .errors import APIError, ChoreoAIError, frame_error
-from .models import Object, build
+from .errors import ChoreoAIError
 from .params import NOT_GIVEN, NotGiven, TimeoutLike, plain
 from .policy import DEFAULT_TIMEOUT, Timeout, timeout_of
 from .transports.base import Network
@@ -22,7 +21,6 @@ from .transports.base import Network
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 
 C = TypeVar("C", bound="BaseClient")
-T = TypeVar("T", bound=Object)
 
 
 @dataclass(frozen=True)
@@ -207,20 +205,6 @@ def stream_headers(options: Options) -> dict[str, str]:
 def stream_path(id: str) -> str:
     """Return the path of the resumable stream *id*."""
     return "/streams/" + quote(id, safe="")
-
-
-def object_of(kind: type[T], body: bytes) -> T:
-    """Return *body*, an answer, as a *kind*; raises APIError when it is none."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        text = body.decode("utf-8", "replace")
-        raise APIError("the server's answer is not JSON", body=text) from error
-    if isinstance(value, dict) and value.get("error"):
-        raise frame_error(value)  # some servers say so with status 200
-    if not isinstance(value, dict):
-        raise APIError(f"the server's answer is no {kind.__name__}", body=value)
-    return build(kind, value)
 
 
 def _setting(name: str) -> str | None:

@@ -166,12 +166,27 @@ def frame_error(body: Any) -> APIError:
 
 def _unpack(body: Any) -> tuple[str, dict[str, str | None]]:
     """Return message and details of an error object, as several servers write it."""
-    error = body.get("error", body) if isinstance(body, dict) else body
+    error = (body.get("error") or body) if isinstance(body, dict) else body
+    found = error if isinstance(error, dict) else {}
+    details = {name: _text(found.get(name)) for name in ("code", "type", "param")}
+    return _message(error), details
+
+
+def _message(error: Any) -> str:
+    """Return the words in *error*: of OpenAI's kind, FastAPI's ``detail``, or plain text."""
+    if isinstance(error, str):
+        return error.strip()[:500]
+    if isinstance(error, list):  # pydantic's: [{"loc": ["body", "n"], "msg": "..."}]
+        return "; ".join(filter(None, map(_message, error)))[:500]
     if not isinstance(error, dict):
-        text = error if isinstance(error, str) else ""
-        return text.strip()[:500], {"code": None, "type": None, "param": None}
-    details = {name: _text(error.get(name)) for name in ("code", "type", "param")}
-    return _text(error.get("message")) or "", details
+        return ""
+    for name in ("message", "detail", "details", "msg", "title"):
+        text = _message(error.get(name))
+        if text:
+            place = error.get("loc")
+            where = ".".join(map(str, place)) if isinstance(place, list) else ""
+            return f"{where}: {text}" if where else text
+    return ""
 
 
 def _text(value: Any) -> str | None:

@@ -14,7 +14,16 @@ _PIECES = frozenset(("content", "refusal", "reasoning_content", "reasoning", "ar
 
 
 class _Text(list[str]):
-    """The pieces of a string, joined once, when somebody asks: not at every piece."""
+    """The pieces of a string, joined when somebody asks, and only those that are new."""
+
+    def joined(self) -> str:
+        if len(self) > 1:
+            # As a local variable that alone holds the string, it grows in place.
+            whole = self[0]
+            self[0] = ""
+            whole += "".join(self[1:])
+            self[:] = (whole,)
+        return self[0] if self else ""
 
 
 class _Part:
@@ -54,7 +63,7 @@ class _Part:
     def choice(self, index: int) -> dict[str, Any]:
         message = _finish(self.message)
         if self.text:
-            message["content"] = "".join(self.text)
+            message["content"] = self.text.joined()
         if self.calls:
             message["tool_calls"] = [_finish(self.calls[key]) for key in sorted(self.calls)]
         return {"index": index, "message": message, **_finish(self.members)}
@@ -68,6 +77,8 @@ class Fold:
     """
 
     def __init__(self) -> None:
+        #: The finish reason that came last.
+        self.reason: Any = None
         self._parts: dict[int, _Part] = {}
         self._members: dict[str, Any] = {"id": None, "object": "chat.completion"}
 
@@ -92,6 +103,7 @@ class Fold:
             if not text or len(delta) > 1:
                 part.add(delta)
             if choice.finish_reason is not None or len(choice.__dict__) > 3:
+                self.reason = choice.finish_reason
                 for name, value in choice.__dict__.items():
                     if name not in ("index", "delta") and value is not None:
                         _merge(part.members, name, value)
@@ -107,7 +119,7 @@ class Fold:
     def text(self, index: int = 0) -> str:
         """Return the text of choice *index* so far."""
         part = self._parts.get(index)
-        return "".join(part.text) if part else ""
+        return part.text.joined() if part else ""
 
     def finished(self, n: int = 1) -> bool:
         """Return whether *n* choices came and every choice that came has its finish_reason."""
@@ -150,7 +162,7 @@ def _merge(into: dict[str, Any], name: str, value: Any) -> None:
 def _finish(value: Any) -> Any:
     """Return a copy of *value* in which pieces are joined."""
     if isinstance(value, _Text):
-        return "".join(value)
+        return value.joined()
     if isinstance(value, dict):
         return {name: _finish(item) for name, item in value.items()}
     return [_finish(item) for item in value] if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Union
@@ -58,26 +59,33 @@ def retry_delay(status: int, headers: Mapping[str, str], attempt: int, now: floa
     """Return the seconds to wait before the request is tried again, or None for not at all.
 
     ``x-should-retry`` decides when it is there; otherwise 408, 409, 429 and 5xx are tried
-    again.  ``Retry-After`` (seconds or a date, seen from *now*, the Unix time) gives the wait;
-    over a minute it is not worth waiting for, and the caller is told at once.
+    again.  ``retry-after-ms``, or ``Retry-After`` (seconds, with decimals or without, or a date,
+    seen from *now*, the Unix time), gives the wait; over a minute it is not worth waiting for,
+    and the caller is told at once.
     """
     should = headers.get("x-should-retry", "").strip().lower()
     if should == "false":
         return None
     if should != "true" and status not in _RETRIED and status < 500:
         return None
-    asked = _retry_after(headers.get("retry-after"), now)
+    asked = _number(headers.get("retry-after-ms"))
+    asked = asked / 1000 if asked is not None else _retry_after(headers.get("retry-after"), now)
     if asked is None:
         return backoff(attempt)
     return asked if asked <= _LONGEST_WAIT else None
 
 
+def _number(value: str | None) -> float | None:
+    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*", value or "")
+    return float(found[1]) if found else None
+
+
 def _retry_after(value: str | None, now: float) -> float | None:
     if value is None:
         return None
-    value = value.strip()
-    if value.isascii() and value.isdigit() and len(value) < 10:
-        return float(value)
+    seconds = _number(value)
+    if seconds is not None:
+        return seconds
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (TypeError, ValueError):

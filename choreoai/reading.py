@@ -7,13 +7,15 @@ knows at any point what has been said so far.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Union
+from typing import Any, Final, TypeVar, Union
 
+from choreo_wsgi.chat.endings import finish_reason
+from choreo_wsgi.errors import ProviderError
 from choreo_wsgi.sse import DecodeError, Decoder, Event
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
-from .models import ChatCompletion, ChatCompletionChunk, build_chunk
+from .models import ChatCompletion, ChatCompletionChunk, Object, build, build_chunk
 
 #: The value of a record that ends a stream as it should.
 DONE: Final = None
@@ -21,6 +23,8 @@ DONE: Final = None
 #: The id of an event (None where it has none) and what it says: a chunk's JSON object,
 #: DONE, or the error that stands for it.
 Record = tuple[Union[int, None], Union[dict[str, Any], APIError, None]]
+
+T = TypeVar("T", bound=Object)
 
 _parse = json.JSONDecoder().raw_decode
 
@@ -45,6 +49,8 @@ def records(decoder: Decoder, block: bytes) -> list[Record]:
             if end == len(data) and "error" not in value:
                 made.append((None, value))
                 continue
+        if not data.strip():
+            continue  # what several servers keep a silent connection alive with
         record = _record(event)
         made.append(record)
         if ends(record):
@@ -85,6 +91,45 @@ def first_text(chunk: ChatCompletionChunk) -> str:
     return ""
 
 
+def failed(reason: Any) -> APIError | None:
+    """Return the error that the finish reason *reason* stands for, None for an answer's end.
+
+    Some servers say there that the answer broke off: ``error``, ``network_error``, ``abort``.
+    """
+    message = ""
+    if isinstance(reason, dict):  # SGLang: {"type": "abort", "message": ...}
+        reason, message = reason.get("type"), str(reason.get("message") or "")
+    try:
+        finish_reason(str(reason), message=message)
+    except ProviderError as error:
+        return APIError(str(error), code=error.code, type=error.type)
+    return None
+
+
+def object_of(kind: type[T], body: bytes) -> T:
+    """Return *body*, an answer, as a *kind*; raises APIError when it is none."""
+    try:
+        value = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        text = body.decode("utf-8", "replace")
+        raise APIError("the server's answer is not JSON", body=text) from error
+    if isinstance(value, dict) and value.get("error"):
+        raise frame_error(value)  # some servers say so with status 200
+    if not isinstance(value, dict):
+        raise APIError(f"the server's answer is no {kind.__name__}", body=value)
+    return build(kind, value)
+
+
+def completion_of(body: bytes) -> ChatCompletion:
+    """Return *body* as a completion; raises APIError, also for one that failed in the end."""
+    made = object_of(ChatCompletion, body)
+    for choice in made.choices:
+        if (reason := getattr(choice, "finish_reason", None)) and (failure := failed(reason)):
+            failure.body = made.to_dict()
+            raise failure
+    return made
+
+
 class Reading:
     """A stream of *n* choices as far as it was read.
 
@@ -112,6 +157,8 @@ class Reading:
                 self._fold.add(chunk)
             except (AttributeError, TypeError) as error:
                 raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
+            if self._fold.reason is not None and (failure := failed(self._fold.reason)):
+                raise self.fail(failure)
             return chunk
         if isinstance(value, APIError):
             raise self.fail(value)

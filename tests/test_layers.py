@@ -60,7 +60,10 @@ ONLY = {
 }
 
 #: What the client takes from the server's package, and all of it that importing the client loads.
-SHARED = {"choreo_wsgi.sse", "choreo_wsgi.upstream.framing", "choreo_wsgi.version"}
+SHARED = {
+    *("choreo_wsgi.sse", "choreo_wsgi.version", "choreo_wsgi.errors"),
+    *("choreo_wsgi.upstream.framing", "choreo_wsgi.chat.endings"),
+}
 
 #: The packages whose ``__getattr__`` imports what is asked for, so that importing them is cheap.
 LAZY = {"choreo_wsgi", "choreo_wsgi.upstream", "choreoai"}
@@ -225,6 +228,7 @@ def test_importing_the_client_brings_no_server() -> None:
     new = imported_by("import choreoai")
     assert {name for name in new if name.startswith("choreo_wsgi")} == {
         "choreo_wsgi",
+        "choreo_wsgi.chat",
         "choreo_wsgi.upstream",
         *SHARED,
     }

@@ -23,7 +23,9 @@ class AsyncStream:
 
     Iterating raises StreamInterruptedError when the answer breaks off, APIError when the
     server reports an error in it, and APITimeoutError.  It ends in silence only after an
-    answer's true end, or after :meth:`close`.  One task or thread reads at a time: a second
+    answer's true end, or after :meth:`close`.  What a signal handler raises comes out as it is,
+    but for StopIteration: it would end the loop as if the answer had, and becomes a
+    StreamInterruptedError.  One task or thread reads at a time: a second
     one gets a RuntimeError.
     """
 
@@ -41,16 +43,14 @@ class AsyncStream:
         return self
 
     async def __anext__(self) -> ChatCompletionChunk:
+        chunk = None
         try:
-            if not self._ready and not await self._fill():
-                raise StopAsyncIteration
-            chunk = self._reading.take(self._ready.popleft())
-            if chunk is None:
-                await self._feed.read()
-                await self.close()
-                raise StopAsyncIteration
-            return chunk
-        except (StopAsyncIteration, _Busy):
+            if self._ready or await self._fill():
+                chunk = self._reading.take(self._ready.popleft())
+                if chunk is None:
+                    await self._feed.read()
+                    await self.close()
+        except _Busy:
             raise
         except BaseException as error:
             replaced = self._explain(error)
@@ -58,6 +58,9 @@ class AsyncStream:
             if replaced is error:
                 raise
             raise replaced from None
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
     async def _fill(self) -> bool:
         """Get the next records; return False when there are no more."""
@@ -130,7 +133,8 @@ class AsyncStream:
         # Not ours: a signal handler's, or a task's cancellation.
         failure = StreamInterruptedError(f"reading was interrupted by {type(error).__name__}")
         reading.fail(failure)
-        return error
+        # Out of here a StopIteration would look like the answer's end.
+        return failure if isinstance(error, StopIteration) else error
 
     @property
     def text(self) -> AsyncIterator[str]:

@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from ..base import BaseClient, Options, object_of
+from ..base import BaseClient, Options
 from ..models import Model, ModelList
+from ..reading import object_of
 from ..transports.blocking import Transport
 from .call import Call
 from .completions import Completions

@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from ..base import Options, object_of, stream_headers, stream_path
+from ..base import Options, stream_headers, stream_path
 from ..errors import NotFoundError
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, FormattedParams, Messages, TimeoutLike, declared, split
+from ..reading import completion_of
 from .call import Call
 from .feed import Feed, Resume, open_feed
 from .stream import Stream
@@ -82,7 +83,7 @@ class Completions:
         if stream:
             return self._stream(body, options)
         call = self._client._call("POST", _PATH, body, options)
-        return object_of(ChatCompletion, (call.fetch())[1])
+        return completion_of((call.fetch())[1])
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
         """Return the resumable stream *id* from the event that follows number *after*.

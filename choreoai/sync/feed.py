@@ -52,6 +52,8 @@ class Feed:
         self._answer = answer
         self._cancel = cancel
         self._resume = resume
+        # Frames may come twice.  Without that an id says nothing: it stands for all that follow.
+        self._resumed = resume is not None or after > 0
         self._last = after
         self._decoder = Decoder(errors="strict")
         self._started = False  # a record came, so that from now on the idle limit counts
@@ -100,7 +102,7 @@ class Feed:
 
     def _new(self, made: list[Record]) -> list[Record]:
         """Return what of *made* was not read before."""
-        if self._last or self._resume is not None:
+        if self._resumed:
             made = [record for record in made if record[0] is None or record[0] > self._last]
         if made:
             self._started = True

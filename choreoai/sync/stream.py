@@ -23,7 +23,9 @@ class Stream:
 
     Iterating raises StreamInterruptedError when the answer breaks off, APIError when the
     server reports an error in it, and APITimeoutError.  It ends in silence only after an
-    answer's true end, or after :meth:`close`.  One task or thread reads at a time: a second
+    answer's true end, or after :meth:`close`.  What a signal handler raises comes out as it is,
+    but for StopIteration: it would end the loop as if the answer had, and becomes a
+    StreamInterruptedError.  One task or thread reads at a time: a second
     one gets a RuntimeError.
     """
 
@@ -39,16 +41,14 @@ class Stream:
         return self
 
     def __next__(self) -> ChatCompletionChunk:
+        chunk = None
         try:
-            if not self._ready and not self._fill():
-                raise StopIteration
-            chunk = self._reading.take(self._ready.popleft())
-            if chunk is None:
-                self._feed.read()
-                self.close()
-                raise StopIteration
-            return chunk
-        except (StopIteration, _Busy):
+            if self._ready or self._fill():
+                chunk = self._reading.take(self._ready.popleft())
+                if chunk is None:
+                    self._feed.read()
+                    self.close()
+        except _Busy:
             raise
         except BaseException as error:
             replaced = self._explain(error)
@@ -56,6 +56,9 @@ class Stream:
             if replaced is error:
                 raise
             raise replaced from None
+        if chunk is None:
+            raise StopIteration
+        return chunk
 
     def _fill(self) -> bool:
         """Get the next records; return False when there are no more."""
@@ -128,7 +131,8 @@ class Stream:
         # Not ours: a signal handler's, or a task's cancellation.
         failure = StreamInterruptedError(f"reading was interrupted by {type(error).__name__}")
         reading.fail(failure)
-        return error
+        # Out of here a StopIteration would look like the answer's end.
+        return failure if isinstance(error, StopIteration) else error
 
     @property
     def text(self) -> Iterator[str]:

@@ -1,0 +1,368 @@
+"""What servers, proxies and programs do that they should not, for both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import threading
+import zlib
+
+import pytest
+from scripted_server import DEADLINE, answer, chunk, frame
+
+import choreoai
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+COMPLETION = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
+    ],
+}
+
+
+# --- fork -------------------------------------------------------------------------------
+
+FORK = """
+import asyncio, gc, os, sys
+from choreoai import AsyncChoreoAI, ChoreoAI, StreamInterruptedError
+
+kind, url = sys.argv[1:]
+client = (ChoreoAI if kind == "sync" else AsyncChoreoAI)("k", url, max_retries=0, timeout=20)
+run = (lambda value: value) if kind == "sync" else asyncio.new_event_loop().run_until_complete
+
+def ask(text, **options):
+    messages = [{"role": "user", "content": text}]
+    return run(client.chat.completions.create(model="m", messages=messages, **options))
+
+def all_of(stream):
+    return run(stream.get_final_completion()).choices[0].message.content
+
+def check(who):
+    for number in range(5):
+        text = f"{who} {number}"
+        assert ask(text).choices[0].message.content == text
+        assert all_of(ask(text, stream=True)) == text
+
+check("before")
+held = ask("held", stream=True)
+run((held.__next__ if kind == "sync" else held.__anext__)())
+child = os.fork()
+if child == 0:
+    try:
+        if kind == "async":
+            asyncio._set_running_loop(None)
+            run = asyncio.new_event_loop().run_until_complete
+        check("child")
+        try:
+            all_of(held)
+            print("the child read its parent's stream")
+        except StreamInterruptedError as error:
+            assert "forked" in str(error), error
+        held = None
+        gc.collect()
+        ask("child done")
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
+check("parent")
+os.waitpid(child, 0)
+print(all_of(held))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_after_a_fork_each_process_has_its_own_connections(server, kind):
+    done = threading.Event()
+
+    def script(peer):
+        said = peer.request.json()["messages"][0]["content"]
+        if said == "child done":
+            done.set()
+        if not peer.request.json().get("stream"):
+            message = {"role": "assistant", "content": said}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            peer.json({**COMPLETION, "choices": [choice]})
+            return
+        peer.head()
+        if said == "held":
+            peer.frame(chunk("he"))
+            peer.wait_for(done)
+        for value in [*answer("ld" if said == "held" else said)[1:], "[DONE]"]:
+            peer.frame(value)
+        peer.end()
+
+    server.then(script)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, kind, server.url]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert ran.stdout == "held\n", ran.stderr
+
+
+# --- one stream, two readers; finalisers ------------------------------------------------
+
+
+def test_two_tasks_on_one_stream(server):
+    go_on = threading.Event()
+
+    def script(peer):
+        peer.head()
+        peer.wait_for(go_on)
+        for value in [*answer("a"), "[DONE]"]:
+            peer.frame(value)
+        peer.end()
+
+    server.then(script)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            first = asyncio.create_task(stream.get_final_completion())
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="being read already"):
+                await stream.__anext__()
+            go_on.set()
+            # The stream itself is none the worse for it.
+            assert (await first).choices[0].message.content == "a"
+
+    asyncio.run(main())
+
+
+def test_closing_while_another_task_reads(server):
+    left = threading.Event()
+
+    def script(peer):
+        peer.head()
+        peer.frame(chunk("a"))
+        peer.wait_until_left()
+        left.set()
+
+    server.then(script)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+
+            async def read():
+                return [part.choices[0].delta.content async for part in stream]
+
+            reading = asyncio.create_task(read())
+            while not stream.partial_text:
+                await asyncio.sleep(0)
+            await stream.close()
+            assert await reading == ["a"]
+
+    asyncio.run(main())
+    assert left.wait(DEADLINE)
+
+
+EXIT = """
+import asyncio, sys
+from choreoai import AsyncChoreoAI
+
+async def main():
+    client = AsyncChoreoAI("k", sys.argv[1])
+    stream = await client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
+    )
+    await stream.__anext__()
+    if sys.argv[2] == "cycle":
+        stream.own = stream
+        sys.modules["kept"] = stream
+    elif sys.argv[2] == "task":
+        asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "cycle", "task"])
+def test_a_program_ends_with_its_streams_open(server, how):
+    def script(peer):
+        peer.head()
+        peer.frame(chunk("a"))
+        peer.wait_until_left()
+
+    server.then(script)
+    command = [sys.executable, "-W", "error", "-c", EXIT, server.url, how]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_stop_iteration_of_a_signal_handler_is_no_end(server):
+    """Python takes one that comes out of ``__next__`` for the loop's end; the stream knows."""
+
+    def script(peer):
+        peer.head()
+        peer.frame(chunk("a"))
+        peer.wait_until_left()
+
+    def handler(signum, frame):
+        raise StopIteration
+
+    server.then(script)
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        with choreoai.ChoreoAI(base_url=server.url) as client:
+            stream = client.chat.completions.create(**HI, stream=True)
+            next(stream)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(choreoai.StreamInterruptedError, match="StopIteration"):
+                list(stream)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+# --- events -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"data:\n\n", b"data: \n\n", b"data\n\n", b": ping\n\n", b"id: 7\ndata:\n\n", b"retry: 9\n\n"],
+)
+def test_what_says_nothing_is_passed_over(server, ask, noise):
+    def script(peer):
+        peer.head()
+        for value in [*map(frame, answer("a", "b")), frame("[DONE]")]:
+            peer.body(noise + value)
+        peer.end()
+
+    server.then(script)
+    assert "".join(ask().text) == "ab"
+
+
+def test_bytes_that_are_not_utf_8_raise(server, ask):
+    def script(peer):
+        peer.head()
+        peer.body(frame(chunk("a")) + frame(chunk("bX")).replace(b"bX", b"b\xe9"))
+        peer.end()
+
+    server.then(script)
+    stream = ask()
+    with pytest.raises(choreoai.APIError, match="UTF-8") as caught:
+        list(stream)
+    assert caught.value.partial_text == "a"
+
+
+WORDS = ["error", "network_error", "abort", "insufficient_system_resource", "MALFORMED_RESPONSE"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_finish_reason_that_is_a_failure_raises(server, ask, client, word):
+    failed = chunk(None, finish=word)
+    server.then(lambda peer: peer.stream([chunk("half"), failed]))
+    with pytest.raises(choreoai.APIError, match=word) as caught:
+        list(ask())
+    assert caught.value.partial_text == "half"
+    choice = {**COMPLETION["choices"][0], "finish_reason": word}
+    server.scripts[:] = [lambda peer: peer.json({**COMPLETION, "choices": [choice]})]
+    with pytest.raises(choreoai.APIError, match=word):
+        client.chat.completions.create(**HI)
+
+
+@pytest.mark.parametrize("word", ["stop", "length", "end_turn", "COMPLETE"])
+def test_a_finish_reason_that_is_none_comes_as_it_is(server, ask, word):
+    server.then(lambda peer: peer.stream([chunk("a"), chunk(None, finish=word)]))
+    assert [c.choices[0].finish_reason for c in ask()] == [None, word]
+
+
+def test_the_partial_text_at_every_chunk(server, ask):
+    server.then(lambda peer: peer.stream(answer(*"abc")))
+    stream = ask()
+    seen = []
+    for _ in stream:
+        seen.append(stream.partial_text)
+    assert seen == ["", "a", "ab", "abc", "abc"]
+
+
+# --- heads and bodies -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_interim_heads_are_passed_over(server, client, ask, status):
+    def script(peer):
+        for _ in range(2):
+            peer.raw(f"HTTP/1.1 {status}\r\nLink: </x>; rel=preload\r\n\r\n".encode())
+        if peer.request.json().get("stream"):
+            peer.stream(answer("a"))
+        else:
+            peer.json(COMPLETION)
+
+    server.then(script)
+    assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
+    assert "".join(ask().text) == "a"
+    assert server.connections == 1
+
+
+def squeezed(data: bytes, coding: str) -> bytes:
+    return gzip.compress(data) if coding == "gzip" else zlib.compress(data)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_compressed_answer_that_nobody_asked_for(server, client, ask, coding):
+    def script(peer):
+        if peer.request.json().get("stream"):
+            peer.head(Content_Encoding=coding)
+            data = b"".join(map(frame, [*answer("a", "b"), "[DONE]"]))
+            data = squeezed(data, coding)
+            for at in range(len(data)):
+                peer.body(data[at : at + 1])
+            peer.end()
+        else:
+            data = squeezed(json.dumps(COMPLETION).encode(), coding)
+            kind = "application/json"
+            peer.head(framing=len(data), kind=kind, Content_Encoding=coding)
+            peer.raw(data)
+            peer.keep = True
+
+    server.then(script)
+    assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
+    assert "".join(ask().text) == "ab"
+
+
+def test_a_coding_that_cannot_be_read_is_named(server, client):
+    def script(peer):
+        peer.head(framing=2, Content_Encoding="br")
+        peer.raw(b"xx")
+
+    server.then(script)
+    with pytest.raises(choreoai.APIError, match="'br'"):
+        client.chat.completions.create(**HI)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"detail": "no such model"}, "no such model"),
+        ({"detail": [{"loc": ["body", "n"], "msg": "too many"}]}, "body.n: too many"),
+        ({"error": "plain"}, "plain"),
+        ({"error": {"message": None, "details": "deep"}}, "deep"),
+        ({"message": "flat"}, "flat"),
+    ],
+)
+def test_the_words_of_an_error_of_another_shape(server, client, body, message):
+    server.then(lambda peer: peer.json(body, "400 X"))
+    with pytest.raises(choreoai.BadRequestError) as caught:
+        client.chat.completions.create(**HI)
+    assert str(caught.value) == f"HTTP 400: {message}"
+
+
+@pytest.mark.parametrize(
+    ("status", "connections"), [("403 Forbidden", 1), ("407 X", 1), ("502 Bad", 3)]
+)
+def test_a_tunnel_that_is_refused(server, clients, monkeypatch, status, connections):
+    for module in ("aio.call", "sync.call"):
+        monkeypatch.setattr(f"choreoai.{module}.backoff", lambda attempt: 0.001)
+    monkeypatch.setenv("https_proxy", server.url)
+    server.then(lambda peer: peer.raw(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))
+    client = clients("https://far.invalid", max_retries=2)
+    with pytest.raises(choreoai.APIConnectionError, match=status[:3]):
+        client.models.list()
+    assert server.connections == connections
