@@ -6,12 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from choreo_wsgi.providers import Provider
+from choreo_wsgi.providers.capabilities import TABLE as MODELS
+from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.registry import provider_class
-from choreo_wsgi.providers.support import PROVIDERS, TABLE, Cell
+from choreo_wsgi.providers.support import (
+    KINDS,
+    MESSAGES,
+    PLACES,
+    PROVIDERS,
+    TABLE,
+    Cell,
+    Row,
+    takes,
+)
 from choreo_wsgi.settings import table
 
 PAGE = Path(__file__).with_name("providers.rst")
@@ -63,17 +75,48 @@ def providers() -> str:
     return _list_table(rows)
 
 
-def support() -> str:
-    """Return the table of what becomes of each parameter and content part."""
-    rows = [("parameter", *PROVIDERS)]
-    for row in TABLE:
-        shown = f"``{row.name}``" if row.name.replace("_", "").isalpha() else row.name
-        rows.append((shown, *(_shown(row.cells[name]) for name in PROVIDERS)))
-    return _list_table(rows)
+def support(name: str, rows: Iterable[Row]) -> str:
+    """Return the table of what becomes of each of *rows*."""
+    table = [(name, *PROVIDERS)]
+    for row in rows:
+        table.append((f"``{row.name}``", *(_shown(row.cells[type]) for type in PROVIDERS)))
+    return _list_table(table)
+
+
+def contents() -> str:
+    """Return the table of which content each provider takes in which messages."""
+    table = [("content", *PROVIDERS)]
+    for kind in KINDS:
+        cells = []
+        for type in PROVIDERS:
+            places = [place for place in PLACES if takes(type, place, kind)]
+            cells.append(f"sent in {', '.join(places)}" if places else "refused")
+        table.append((kind, *cells))
+    return _list_table(table)
 
 
 def _shown(cell: Cell) -> str:
     return f"{cell.how} ({cell.note})" if cell.note else cell.how
+
+
+def models() -> str:
+    """Return the table of what models take."""
+    table = [("models (a regular expression)", "what is known", "from")]
+    for row in MODELS:
+        facts = [
+            f"{field.name} {_fact(getattr(row.facts, field.name))}"
+            for field in fields(Capabilities)
+            if getattr(row.facts, field.name) != field.default
+        ]
+        page = f"{row.seen}, {row.page}"
+        table.append((f"``{row.pattern}``", "; ".join(facts), page))
+    return _list_table(table)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "|".join(value)
+    return {True: "true", False: "false", "": "no"}.get(value, str(value))
 
 
 def _options(cls: type[Provider]) -> Iterator[str]:
@@ -115,11 +158,15 @@ def settings() -> str:
 def page() -> str:
     """Return ``docs/providers.rst`` with its tables as they are now."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, content in (
-        ("providers", providers()),
-        ("support", support()),
-        ("settings", settings()),
-    ):
+    tables = {
+        "providers": providers(),
+        "support": support("parameter", TABLE),
+        "messages": support("member", MESSAGES),
+        "contents": contents(),
+        "models": models(),
+        "settings": settings(),
+    }
+    for name, content in tables.items():
         begin, end = f".. {name} begin\n\n", f".. {name} end\n"
         before, found, rest = text.partition(begin)
         assert found, f"{PAGE} has no {name}"

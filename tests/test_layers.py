@@ -38,7 +38,8 @@ PURE = """
 sse errors version upstream.framing local.request
 chat.items chat.source chat.answer chat.request chat.schema
 chat.checks chat.endings
-providers.reading providers.conversation providers.support
+providers.reading providers.conversation providers.parts providers.tools
+providers.support providers.capabilities
 providers.openai.pattern providers.openai.relay providers.openai.repair providers.openai.events
 providers.openai.chunks
 providers.anthropic.request providers.anthropic.answer

@@ -91,6 +91,10 @@ class Provider(ABC):
         Called at start; asks nobody over the network.
         """
 
+    def stops(self, request: ChatRequest) -> tuple[str, ...]:
+        """Return the stop strings that are looked for here, not by the provider."""
+        return () if "stop" in self.native else request.stop
+
     def preload(self) -> None:
         """Do now what would hold up the first request."""
 
@@ -111,11 +115,11 @@ class Provider(ABC):
         return Interleaved(sources)
 
     def _limited(self, request: ChatRequest, choices: int) -> Source:
-        if request.max_tokens == 0 and "max_tokens" not in self.native:
+        if request.max_tokens == 0:  # most providers take no 0; OpenAI answers `length`
             nothing = [Finish("length", index) for index in range(choices)]
             return from_deltas([*nothing, Usage()])
         source = self.open(request)
-        stops = () if "stop" in self.native else request.stop
+        stops = self.stops(request)
         limit = None if "max_tokens" in self.native else request.max_tokens
         if stops or limit is not None:
             source = Shortened(source, stops, limit, choices)

@@ -1,306 +1,259 @@
 """A conversation in OpenAI's form, taken apart for the providers that have another.
 
-:func:`conversation` returns system texts and turns made of :class:`Text`, :class:`Media`,
-:class:`Call` and :class:`Result`; an adapter only writes each of these in its own words.
+:func:`conversation` returns turns made of the parts of :mod:`~choreo_wsgi.providers.parts`; an
+adapter only writes each of these in its own words.  A history that a provider would refuse
+although nothing is wrong with it is mended, so that no session is stuck for good: arguments
+that are not JSON, blank texts, ids that do not fit or come twice, results out of order.
 """
 
 from __future__ import annotations
 
-import binascii
+import hashlib
 import json
 import re
-from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Union
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from .parts import Call, Media, Part, Result, Text, cache_control, content
 
-# RFC 2397; only base64 occurs, and only that is taken.
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
+#: Stands where a provider wants to read something and nothing was said.
+EMPTY = "(empty)"
 
-
-@dataclass(frozen=True)
-class Text:
-    """A piece of text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Media:
-    """A picture, a recording or a document: base64 *data* of *media_type*, or a *url*.
-
-    *kind* is ``image``, ``audio`` or ``file``; *param* where it stood in the request.
-    """
-
-    kind: str
-    param: str
-    media_type: str = ""
-    data: str = ""
-    url: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A tool call that the model made."""
-
-    id: str
-    name: str
-    arguments: dict[str, Json]
-    extra: Mapping[str, Json] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the call *id* of the tool *name* came to."""
-
-    id: str
-    name: str
-    text: str
-
-
-Part = Union[Text, Media, Call, Result]
+#: How deep a call's arguments may nest; deeper ones are passed on as text.
+_MAX_DEPTH = 64
 
 
 @dataclass
 class Turn:
-    """What ``user``, ``assistant`` or ``tool`` said; *message* has what has no part of its own."""
+    """What ``system``, ``user``, ``assistant`` or ``tool`` said.
+
+    *thoughts* are the thinking blocks of an assistant; *message* has what has no part of its own.
+    """
 
     role: str
     parts: list[Part]
     message: dict[str, Json]
+    thoughts: list[dict[str, Json]] = field(default_factory=list)
 
 
-def conversation(request: ChatRequest) -> tuple[list[str], list[Turn]]:
-    """Return the texts of the system and developer messages, and the turns in order.
+@dataclass
+class Conversation:
+    """The *system* messages that go before everything else, and the *turns* in order."""
 
-    Raises InvalidRequest, naming the field, for what is not a conversation or what only
+    system: list[Turn]
+    turns: list[Turn]
+
+    @property
+    def instructions(self) -> list[Text]:
+        """The texts of the system messages."""
+        return [part for turn in self.system for part in turn.parts if isinstance(part, Text)]
+
+    @property
+    def media(self) -> Iterator[Media]:
+        """Everything in it that is neither text nor a call."""
+        for turn in (*self.system, *self.turns):
+            for part in turn.parts:
+                if isinstance(part, Media):
+                    yield part
+                elif isinstance(part, Result):
+                    yield from part.media
+
+    @property
+    def called(self) -> list[str]:
+        """The names of the tools that were called, each once."""
+        calls = (part for turn in self.turns for part in turn.parts if isinstance(part, Call))
+        return list(dict.fromkeys(call.name for call in calls))
+
+
+def conversation(
+    request: ChatRequest,
+    ids: re.Pattern[str] | None = None,
+    blanks: bool = False,
+    system_anywhere: bool = False,
+) -> Conversation:
+    """Return the conversation in *request*.
+
+    *ids* is what the provider takes as the id of a call, *blanks* whether it takes texts without
+    a visible character, *system_anywhere* whether system messages that come later stay in their
+    place.  Raises InvalidRequest, naming the field, for what is not a conversation or what only
     OpenAI's own models can be told.
     """
-    system: list[str] = []
-    turns: list[Turn] = []
-    names: dict[str, str] = {}  # of the tools, by the call's id: results do not say it
+    found = Conversation([], [])
+    calls = _Calls(ids)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"
-        role = message["role"]
-        if role in ("system", "developer"):
-            system += [part.text for part in _parts(message, where) if isinstance(part, Text)]
-        elif role == "assistant":
-            parts: list[Part] = [*_parts(message, where), *_calls(message, where)]
-            names.update((part.id, part.name) for part in parts if isinstance(part, Call))
-            turns.append(Turn(role, parts, message))
-        elif role == "tool":
-            turns.append(Turn(role, [_result(message, names, where)], message))
-        elif role == "user":
-            turns.append(Turn(role, list(_parts(message, where)), message))
-        else:
-            raise InvalidRequest(
-                f"role {role!r} is not supported here",
-                param=f"{where}.role",
-                code="invalid_messages_format",
-            )
-    return system, turns
-
-
-def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
-    """Yield the turns as ``user`` and ``assistant`` alternate: results are the user's.
-
-    An assistant that said nothing is passed over: no provider takes an empty turn.
-    """
-    run: list[Turn] = []
-    for turn in turns:
-        if turn.role == "assistant" and not turn.parts and not turn.message.get("thinking_blocks"):
-            continue
-        if run and (run[0].role == "assistant") != (turn.role == "assistant"):
-            yield _speaker(run), run
-            run = []
-        run.append(turn)
-    if run:
-        yield _speaker(run), run
-
-
-def _speaker(run: list[Turn]) -> str:
-    return "assistant" if run[0].role == "assistant" else "user"
-
-
-def _parts(message: dict[str, Json], where: str) -> Iterator[Text | Media]:
-    content = message.get("content")
-    if isinstance(content, str):
-        if content:
-            yield Text(content)
-    elif content is not None:
-        for index, part in enumerate(content):
-            yield from _part(part, f"{where}.content[{index}]")
-    if message.get("refusal"):
-        yield Text(message["refusal"])
-
-
-def _part(part: dict[str, Json], where: str) -> Iterator[Text | Media]:
-    kind = part["type"]
-    if kind in ("text", "refusal"):
-        if part[kind]:
-            yield Text(part[kind])
-    elif kind == "image_url":
-        yield _located("image", part["image_url"]["url"], f"{where}.image_url.url")
-    elif kind == "input_audio":
-        audio = part["input_audio"]
-        media_type = {"mp3": "audio/mp3"}.get(audio["format"], f"audio/{audio['format']}")
-        where = f"{where}.input_audio.data"
-        yield Media("audio", where, media_type, _base64(audio["data"], where))
-    elif kind == "file":
-        yield _file(part["file"], f"{where}.file")
-    else:
-        raise InvalidRequest(
-            f"content of type {kind!r} is not supported here", param=f"{where}.type"
-        )
-
-
-def _file(file: dict[str, Json], where: str) -> Media:
-    if not file.get("file_data"):
-        raise InvalidRequest("only files with file_data can be passed on", param=f"{where}.file_id")
-    name = file.get("filename") or ""
-    found = _located("file", file["file_data"], f"{where}.file_data")
-    return Media("file", found.param, found.media_type, found.data, found.url, name)
-
-
-def _located(kind: str, url: str, where: str) -> Media:
-    """Return what *url* holds, or names if it begins with https; nothing is fetched here."""
-    match = _DATA_URL.match(url)
-    if match:
-        return Media(kind, where, match[1].lower(), _base64(url[match.end() :], where))
-    if url.startswith("https://"):
-        return Media(kind, where, url=url)
-    raise InvalidRequest("only data: URLs in base64 and https: URLs are supported", param=where)
-
-
-def _base64(data: str, where: str) -> str:
-    try:
-        b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("the data is not base64", param=where) from None
-    return data
-
-
-def _calls(message: dict[str, Json], where: str) -> Iterator[Call]:
-    if message.get("function_call"):
-        raise InvalidRequest("use tool_calls", param=f"{where}.function_call")
-    for index, call in enumerate(message.get("tool_calls") or ()):
-        place = f"{where}.tool_calls[{index}]"
-        if call.get("type", "function") != "function":
-            raise InvalidRequest("only function tools are supported here", param=f"{place}.type")
-        function = call["function"]
-        arguments = _object(function.get("arguments"), f"{place}.function.arguments")
-        extra = call.get("extra_content")
-        extra = extra if isinstance(extra, dict) else {}
-        yield Call(call["id"], function["name"], arguments, extra)
-
-
-def _object(arguments: str | None, where: str) -> dict[str, Json]:
-    try:
-        value = json.loads(arguments) if arguments else {}
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequest("the arguments are not a JSON object", param=where)
-    return value
-
-
-def _result(message: dict[str, Json], names: Mapping[str, str], where: str) -> Result:
-    id = message["tool_call_id"]
-    if id not in names:
-        raise InvalidRequest(
-            f"no tool call before has the id {id!r}",
-            param=f"{where}.tool_call_id",
-            code="invalid_messages_format",
-        )
-    parts = list(_parts(message, where))
-    text = "".join(part.text for part in parts if isinstance(part, Text))
-    return Result(id, names[id], text)
-
-
-#: The parameters of a function that has none.
-_NOTHING = {"type": "object", "properties": {}}
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function that the model may call; *parameters* is a JSON schema."""
-
-    name: str
-    description: str
-    parameters: dict[str, Json]
-    strict: bool = False
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How to choose among the functions: ``auto``, ``required``, ``none`` or ``named``."""
-
-    mode: str = "auto"
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Schema:
-    """The JSON schema that the answer must follow; None for any JSON object."""
-
-    schema: dict[str, Json] | None
-    name: str = ""
-    description: str = ""
-
-
-def functions(request: ChatRequest) -> list[Function]:
-    """Return the functions of *request* that its ``tool_choice`` allows."""
-    found = []
-    for index, tool in enumerate(request.body.get("tools") or ()):
-        if tool["type"] != "function":
-            raise InvalidRequest(
-                f"tools of type {tool['type']!r} are not supported here",
-                param=f"tools[{index}].type",
-            )
-        function = tool["function"]
-        found.append(
-            Function(
-                function["name"],
-                function.get("description") or "",
-                function.get("parameters") or _NOTHING,
-                function.get("strict") is True,
-            )
-        )
-    wanted = request.body.get("tool_choice")
-    if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
-        allowed = {tool["function"]["name"] for tool in wanted["allowed_tools"]["tools"]}
-        found = [function for function in found if function.name in allowed]
+        turn = _turn(message, where, calls, blanks)
+        if not turn.parts and turn.role == "tool":
+            continue  # it goes on with a result before
+        cache = cache_control(message, where)
+        if cache is not None and turn.parts:
+            turn.parts[-1] = replace(turn.parts[-1], cache=cache)
+        first = turn.role == "system" and not (system_anywhere and found.turns)
+        (found.system if first else found.turns).append(turn)
+    last = found.turns[-1] if found.turns else None
+    if last and last.role == "assistant" and last.parts and isinstance(last.parts[-1], Text):
+        # What the model is to go on with; Claude refuses a blank at its end.
+        last.parts[-1] = Text(last.parts[-1].text.rstrip(), last.parts[-1].cache)
     return found
 
 
-def choice(request: ChatRequest) -> Choice | None:
-    """Return how to choose among the functions; None when *request* does not say."""
-    wanted = request.body.get("tool_choice")
-    if wanted is None:
-        return None
-    if isinstance(wanted, str):
-        return Choice(wanted)
-    if wanted["type"] == "allowed_tools":
-        return Choice(wanted["allowed_tools"]["mode"])
-    if wanted["type"] == "function":
-        return Choice("named", wanted["function"]["name"])
-    raise InvalidRequest(
-        f"tools of type {wanted['type']!r} are not supported here", param="tool_choice.type"
-    )
+def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> Turn:
+    role = message["role"]
+    if role == "tool":
+        return Turn(role, calls.result(message, where, blanks), message)
+    if role not in ("system", "developer", "user", "assistant"):
+        raise InvalidRequest(
+            f"messages of the role {role[:200]!r} are not supported here",
+            param=f"{where}.role",
+            code="invalid_messages_format",
+        )
+    parts: list[Part] = list(content(message, where, blanks))
+    if role == "assistant":
+        parts += calls.made(message, where)
+        return Turn(role, parts, message, _thoughts(message, where))
+    return Turn("system" if role == "developer" else role, parts, message)
 
 
-def schema(request: ChatRequest) -> Schema | None:
-    """Return the schema that ``response_format`` asks for; None for plain text."""
-    wanted = request.body.get("response_format")
-    if wanted is None or wanted["type"] == "text":
-        return None
-    if wanted["type"] == "json_object":
-        return Schema(None)
-    about = wanted["json_schema"]
-    given = about.get("schema") or {"type": "object"}
-    return Schema(given, about.get("name") or "", about.get("description") or "")
+def merged(turns: list[Turn]) -> list[tuple[str, list[Turn]]]:
+    """Return the turns as ``user`` and ``assistant`` alternate, beginning with ``user``.
+
+    Results are the user's; they come first, in the order of the calls.  System messages come last
+    in the user's turn.  A turn of the user may be empty; an assistant that said nothing is passed
+    over.
+    """
+    runs: list[tuple[str, list[Turn]]] = []
+    for turn in turns:
+        speaker = "assistant" if turn.role == "assistant" else "user"
+        if speaker == "assistant" and not turn.parts and not turn.thoughts:
+            continue
+        if not runs:
+            runs.append(("user", []))
+        if runs[-1][0] != speaker:
+            runs.append((speaker, []))
+        runs[-1][1].append(turn)
+    for speaker, run in runs:
+        if speaker == "user":
+            run.sort(key=_rank)
+    return runs or [("user", [])]
+
+
+def _rank(turn: Turn) -> tuple[int, int]:
+    result = turn.parts[0] if turn.role == "tool" else None
+    if isinstance(result, Result):
+        return 0, result.order
+    return (2 if turn.role == "system" else 1), 0
+
+
+class _Calls:
+    """The calls so far, by the id that the caller knows them by."""
+
+    def __init__(self, ids: re.Pattern[str] | None) -> None:
+        self._ids = ids
+        self._known: dict[str, tuple[str, str, int]] = {}  # id for the provider, name, order
+        self._taken: set[str] = set()
+        self._results: dict[str, Result] = {}
+
+    def made(self, message: dict[str, Json], where: str) -> Iterator[Call]:
+        """Yield the calls in an assistant's *message*."""
+        for name in ("function_call", "audio"):
+            if message.get(name):
+                raise InvalidRequest(f"{name} is not supported here", param=f"{where}.{name}")
+        for index, call in enumerate(message.get("tool_calls") or ()):
+            if call.get("type", "function") != "function":
+                raise InvalidRequest(
+                    "only function tools are supported here",
+                    param=f"{where}.tool_calls[{index}].type",
+                )
+            function = call["function"]
+            id = self._fit(call["id"])
+            self._known[call["id"]] = id, function["name"], len(self._taken)
+            extra = call.get("extra_content")
+            extra = extra if isinstance(extra, dict) else {}
+            given = _arguments(function.get("arguments"))
+            cache = cache_control(call, f"{where}.tool_calls[{index}]")
+            yield Call(id, function["name"], given, extra, cache)
+
+    def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
+        """Return the result in a tool's *message*; nothing if it goes on with one before."""
+        given = message["tool_call_id"]
+        if given not in self._known:
+            raise InvalidRequest(
+                f"no tool call before has the id {given[:200]!r}",
+                param=f"{where}.tool_call_id",
+                code="invalid_messages_format",
+            )
+        id, name, order = self._known[given]
+        parts = list(content(message, where, blanks))
+        if id in self._results:
+            self._results[id].parts += parts
+            return []
+        failed = message.get("is_error") is True
+        cache = next((part.cache for part in reversed(parts) if part.cache), None)
+        result = self._results[id] = Result(id, name, parts, order, failed, cache)
+        return [result]
+
+    def _fit(self, id: str) -> str:
+        """Return *id*, or one that the provider takes; the same one in every turn, so that
+        what it keeps of the conversation still matches."""
+        number, made = 0, id
+        while made in self._taken or (self._ids and not self._ids.fullmatch(made)):
+            made = (
+                "call_"
+                + hashlib.sha256(f"{number} {id}".encode("utf-8", "replace")).hexdigest()[:24]
+            )
+            number += 1
+        self._taken.add(made)
+        return made
+
+
+def _arguments(given: str | None) -> dict[str, Json]:
+    """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
+    cut, or that the model got wrong, may stay in the history for good."""
+    try:
+        value = _decode(given) if given and given.strip() else {}
+        if isinstance(value, str):  # encoded twice
+            value = _decode(value)
+    except (ValueError, RecursionError):
+        value = given
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) and _shallow(value) else {"_raw": given}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
+
+
+def _shallow(value: Json) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner = [list(each.values()) if isinstance(each, dict) else each for each in level]
+        level = [each for list_ in inner for each in list_ if isinstance(each, (dict, list))]
+        if not level:
+            return True
+    return False
+
+
+def _thoughts(message: dict[str, Json], where: str) -> list[dict[str, Json]]:
+    """Return the thinking blocks that can be given back: those that are signed, or hidden."""
+    blocks = message.get("thinking_blocks")
+    found = []
+    for index, block in enumerate(blocks if isinstance(blocks, list) else ()):
+        members = {
+            "thinking": ("thinking", "signature"),
+            "redacted_thinking": ("data",),
+        }.get(block.get("type", "") if isinstance(block, dict) else "")
+        if not members or not all(isinstance(block.get(name, ""), str) for name in members):
+            raise InvalidRequest(
+                "this is not a thinking block", param=f"{where}.thinking_blocks[{index}]"
+            )
+        if block.get(members[-1]):
+            kept = {name: block.get(name, "") for name in members}
+            found.append({"type": block["type"], **kept})
+    return found

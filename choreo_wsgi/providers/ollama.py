@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from ..chat.items import Delta, Finish, Item, Json, Usage, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, UpstreamInvalid, UpstreamTruncated
-from ..settings import Secret, setting
+from ..settings import Secret, Settings, setting
 from ..upstream import HTTPRequest
-from .conversation import Call, Media, Result, Text, Turn, choice, conversation, functions, schema
+from .capabilities import Capabilities, capabilities, check_effort, overrides
+from .conversation import Turn, conversation
 from .facts import BUILT_IN
 from .http import HTTPProvider, Translator
+from .parts import Call, Media, Result, Text
 from .reading import arguments, count, new_call_id, parse_object, provider_failure, text, whole_call
-from .support import check, check_media
+from .support import check, check_media, number
+from .tools import choice, functions, schema
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
-_THINK = {"none": False, "minimal": "low", "xhigh": "high"}
+_THINK = {"minimal": "low", "xhigh": "high", "max": "high"}
 _FINISHES = {"stop": "stop", "length": "length"}
 
 
@@ -37,6 +41,13 @@ class Ollama(HTTPProvider):
         api_key: Secret = setting("", "key, sent as a bearer token if there is one")
         base_url: str = setting("http://127.0.0.1:11434", "address, without /api")
         keep_alive: str = setting("", "how long the model stays loaded, as 10m; theirs if empty")
+        capabilities: tuple[str, ...] = setting(
+            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+        )
+
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(name, options, settings)
+        self.overrides = overrides(self.options.capabilities)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
@@ -50,7 +61,7 @@ class Ollama(HTTPProvider):
         headers = {"content-type": "application/json", "accept": "application/x-ndjson"}
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
-        made = body(request)
+        made = body(request, capabilities(request.model, self.overrides))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
         return HTTPRequest("POST", f"{options.base_url.rstrip('/')}/api/chat", headers, dump(made))
@@ -68,32 +79,48 @@ class Ollama(HTTPProvider):
         return status, None
 
 
-def body(request: ChatRequest) -> dict[str, Json]:
-    """Return the JSON object to send for *request*.
+def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model that is *able* to do so much.
 
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
     check(request, "ollama")
-    system, turns = conversation(request)
-    messages = [{"role": "system", "content": text} for text in system]
-    messages += [message for turn in turns for message in _messages(turn)]
-    made: dict[str, Json] = {"model": request.model, "messages": messages, "stream": True}
+    talk = conversation(request, blanks=True, system_anywhere=True)
+    check_media(talk.media, "ollama")
+    turns = [*talk.system, *_in_order(talk.turns)]
+    made: dict[str, Json] = {
+        "model": request.model,
+        "messages": [_message(turn) for turn in turns],
+        "stream": True,
+    }
     asked = request.body
     options = {name: asked[name] for name in _SAMPLING if asked.get(name) is not None}
+    if (top_k := number(request, "top_k")) is not None:
+        options["top_k"] = top_k
     if request.stop:
         options["stop"] = list(request.stop)
     if request.max_tokens is not None:
         options["num_predict"] = request.max_tokens
     if options:
         made["options"] = options
+    for name in ("logprobs", "top_logprobs"):
+        if asked.get(name):
+            made[name] = asked[name]
     _add_tools(made, request)
     wanted = schema(request)
     if wanted is not None:
         made["format"] = "json" if wanted.schema is None else wanted.schema
     effort = asked.get("reasoning_effort")
     if effort is not None:
-        made["think"] = _THINK.get(effort, effort)
+        check_effort(effort)
+        made["think"] = _think(effort, able)
     return made
+
+
+def _think(effort: str, able: Capabilities) -> str | bool:
+    if effort == "none" and able.off:
+        return False
+    return able.effort(effort) if able.efforts else _THINK.get(effort, effort)
 
 
 def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
@@ -109,38 +136,50 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
             "function": {
                 "name": function.name,
                 "description": function.description,
-                "parameters": function.parameters,
+                "parameters": function.schema,
             },
         }
         for function in tools
     ]
 
 
-def _messages(turn: Turn) -> list[dict[str, Json]]:
-    made: dict[str, Json] = {"role": turn.role}
+def _in_order(turns: list[Turn]) -> list[Turn]:
+    """Return *turns* with results in the order of the calls: they have no ids there."""
+    places = [at for at, turn in enumerate(turns) if turn.role == "tool"]
+    ordered = list(turns)
+    for _, run in groupby(enumerate(places), lambda pair: pair[1] - pair[0]):
+        where = [place for _, place in run]
+        results = sorted((turns[place] for place in where), key=_order)
+        for place, turn in zip(where, results, strict=True):
+            ordered[place] = turn
+    return ordered
+
+
+def _order(turn: Turn) -> int:
+    return next(part.order for part in turn.parts if isinstance(part, Result))
+
+
+def _message(turn: Turn) -> dict[str, Json]:
     said = [part.text for part in turn.parts if isinstance(part, (Text, Result))]
-    calls = [part for part in turn.parts if isinstance(part, Call)]
-    if said or not calls:
-        made["content"] = "".join(said)
-    images = [_image(part) for part in turn.parts if isinstance(part, Media)]
+    made: dict[str, Json] = {"role": turn.role, "content": "".join(said)}
+    images: list[str] = []
+    for part in turn.parts:
+        if isinstance(part, Media):
+            images.append(part.data)
+        elif isinstance(part, Result):
+            images += [media.data for media in part.media]
+            made["tool_name"] = part.name
     if images:
         made["images"] = images
     reasoning = turn.message.get("reasoning_content")
     if turn.role == "assistant" and isinstance(reasoning, str) and reasoning:
         made["thinking"] = reasoning
+    calls = [part for part in turn.parts if isinstance(part, Call)]
     if calls:
         made["tool_calls"] = [
             {"function": {"name": call.name, "arguments": call.arguments}} for call in calls
         ]
-    for part in turn.parts:
-        if isinstance(part, Result):
-            made["tool_name"] = part.name
-    return [made]
-
-
-def _image(media: Media) -> str:
-    check_media(media, "ollama")
-    return media.data
+    return made
 
 
 class OllamaTranslator(Translator):

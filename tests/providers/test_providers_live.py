@@ -301,6 +301,6 @@ def test_a_missing_key_is_named(model: str, variable: str) -> None:
 @translated
 def test_what_a_provider_cannot_do_is_refused_before_anything_is_sent(dialect: Dialect) -> None:
     with serving(dialect) as (server, _), server.connect() as client:
-        answer = client.exchange("POST", "/v1/chat/completions", asked(logprobs=True))
+        answer = client.exchange("POST", "/v1/chat/completions", asked(logit_bias={"5": 1}))
         assert answer.status == 400
-        assert answer.error["param"] == "logprobs"
+        assert answer.error["param"] == "logit_bias"

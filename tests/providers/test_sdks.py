@@ -47,6 +47,8 @@ def comparable(asked: Asked) -> dict[str, Any]:
     body = json.loads(asked.body)
     if body.get("tools") == []:  # which Ollama's SDK sends for none
         del body["tools"]
+    for message in body.get("messages", ()):  # Ollama's SDK leaves an empty one out
+        message.setdefault("content", "")
     if "contents" in body:
         body = camel_case(body)
         if body.get("generationConfig") == {}:  # as Google's SDK does

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
-from ...settings import Secret, setting
+from ...settings import Secret, Settings, setting
 from ...upstream import HTTPRequest
+from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
 from ..http import HTTPProvider, Translator
 from . import request as anthropic_request
@@ -35,6 +36,17 @@ class Anthropic(HTTPProvider):
         beta: str = setting("", "the header anthropic-beta, if any")
         # The smallest ceiling of the models of 2025 and later is four times as high.
         max_tokens: int = setting(16384, "max_tokens of requests that set none", minimum=1)
+        capabilities: tuple[str, ...] = setting(
+            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+        )
+
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(name, options, settings)
+        self.overrides = overrides(self.options.capabilities)
+
+    def stops(self, request: ChatRequest) -> tuple[str, ...]:
+        """Return the stop strings that Claude refuses: those without a visible character."""
+        return tuple(text for text in request.stop if not text.strip())
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
@@ -47,7 +59,8 @@ class Anthropic(HTTPProvider):
         }
         if options.beta:
             headers["anthropic-beta"] = options.beta
-        body = dump(anthropic_request.body(request, options.max_tokens))
+        able = capabilities(request.model, self.overrides)
+        body = dump(anthropic_request.body(request, options.max_tokens, able))
         return HTTPRequest("POST", f"{options.base_url.rstrip('/')}/v1/messages", headers, body)
 
     def translator(self, request: ChatRequest) -> Translator:

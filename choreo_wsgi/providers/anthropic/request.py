@@ -6,87 +6,146 @@ Every field is that of https://docs.anthropic.com/en/api/messages.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
-from ..conversation import (
-    Call,
-    Choice,
-    Function,
-    Media,
-    Part,
-    Result,
-    Text,
-    Turn,
-    choice,
-    conversation,
-    functions,
-    merged,
-    schema,
-)
-from ..support import check, check_media
+from ..capabilities import Capabilities, check_effort
+from ..conversation import EMPTY, Conversation, Turn, conversation, merged
+from ..parts import Call, Media, Part, Result, Text, cache_control
+from ..support import check, check_media, number
+from ..tools import Choice, Function, choice, functions, schema
 
-#: Models that think by a budget of tokens; all later ones by an effort.
-_BY_BUDGET = re.compile(r"claude-3|claude-(opus|sonnet|haiku)-4(-[015])?(-\d{8}|@\d{8}|-v\d|$)")
-_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768}
-_LOWEST_BUDGET = 1024
-_EFFORTS = {"minimal": "low"}
+IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
+_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
 
 
-def body(request: ChatRequest, default_max_tokens: int) -> dict[str, Json]:
-    """Return the JSON object to send for *request*.
+def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model that is *able* to do so much.
 
     *default_max_tokens* stands in where the request sets no limit, which Anthropic demands.
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
     check(request, "anthropic")
-    system, turns = conversation(request)
+    talk = conversation(request, IDS, system_anywhere=able.system_anywhere)
+    check_media(talk.media, "anthropic")
     asked = request.body
     limit = request.max_tokens
+    if limit is None:
+        limit = min(default_max_tokens, able.max_tokens or default_max_tokens)
     made: dict[str, Json] = {
         "model": request.model,
-        "max_tokens": default_max_tokens if limit is None else limit,
-        "messages": [{"role": role, "content": _content(run)} for role, run in merged(turns)],
+        "max_tokens": limit,
+        "messages": _messages(talk),
         "stream": True,
     }
-    if system:
-        made["system"] = "\n\n".join(system)
-    for name in ("temperature", "top_p"):
-        # 1 is the default, and refused by models and versions that have no sampling.
-        if asked.get(name) not in (None, 1):
-            made[name] = asked[name]
-    if request.stop:
-        made["stop_sequences"] = list(request.stop)
+    if system := _system(talk.instructions):
+        made["system"] = system
+    if (cache := cache_control(asked, "")) is not None:
+        made["cache_control"] = cache
+    made.update(sampling(request, able))
+    if (top_k := number(request, "top_k")) is not None:
+        made["top_k"] = top_k
+    if stops := [text for text in request.stop if text.strip()]:
+        made["stop_sequences"] = stops
     user = asked.get("safety_identifier") or asked.get("user")
     if user:
         made["metadata"] = {"user_id": user}
-    _add_tools(made, request)
+    _add_tools(made, request, talk, able)
     _add_format(made, request)
-    _add_thinking(made, request, turns, limit is not None)
+    _add_thinking(made, request, talk, able)
     return made
 
 
-def thinking(model: str, effort: str, max_tokens: int) -> tuple[dict[str, Json], str, int]:
-    """Return the ``thinking`` object, the ``effort`` and the budget for *effort*.
+def sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
+    """Return temperature and top_p as the model takes them."""
+    # 1 is the default, and refused by models and versions that have no sampling.
+    names = ("temperature", "top_p") if able.sampling != "none" else ()
+    made = {name: request.body[name] for name in names if request.body.get(name) not in (None, 1)}
+    if able.sampling == "one" and len(made) == 2:
+        del made["top_p"]
+    return made
 
-    The effort is ``""`` and the budget 0 where *model* does not know them; the budget stays
-    below *max_tokens*, of which it is a part, and without room for it there is no thinking.
+
+def thinking(
+    request: ChatRequest, able: Capabilities, default: int
+) -> tuple[dict[str, Json] | None, str, int]:
+    """Return the ``thinking`` object, the ``effort`` and the limit of tokens for the effort asked
+    for; None, ``""`` and 0 where there is nothing to say.
+
+    *default* is the limit of a request that sets none.  A budget of thinking is a part of the limit
+    and stays below it; without room for it there is no thinking.  The limit that is made up for
+    it stays below the model's, and more effort is never a smaller budget.
     """
-    if effort == "none":
-        return {"type": "disabled"}, "", 0
-    if not _BY_BUDGET.search(model):
+    effort = request.body.get("reasoning_effort")
+    if effort is None:
+        return None, "", 0
+    check_effort(effort)
+    if able.thinking == "none":
+        if effort == "none":
+            return None, "", 0
+        raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
+    if effort == "none" and able.off:
+        return {"type": able.off}, "", 0
+    if able.thinking != "budget":
         # Summaries are what reasoning_content shows; some models leave them out unasked.
-        return {"type": "adaptive", "display": "summarized"}, _EFFORTS.get(effort, effort), 0
-    budget = min(_BUDGETS.get(effort, _BUDGETS["high"]), max_tokens - 1)
-    if budget < _LOWEST_BUDGET:
+        level = able.effort("low" if effort == "none" else effort)
+        level = "low" if level == "minimal" else level
+        return {"type": "adaptive", "display": "summarized"}, level, 0
+    budget = _BUDGETS.get(effort, able.least)
+    limit = request.max_tokens
+    if limit is None:
+        most = able.max_tokens or default + budget
+        budget = min(budget, max(most - default, most // 2))
+        limit = min(default + budget, most)
+    budget = min(budget, limit - 1)
+    if budget < able.least:
         return {"type": "disabled"}, "", 0
-    return {"type": "enabled", "budget_tokens": budget}, "", budget
+    return {"type": "enabled", "budget_tokens": budget}, "", limit
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
+def can_think(talk: Conversation) -> bool:
+    """Return whether a budget of thinking may be given: not within a round of tool calls that came
+    back without its thinking, which is refused."""
+    for turn in reversed(talk.turns):
+        if turn.role == "assistant":
+            return bool(turn.thoughts) or not any(isinstance(part, Call) for part in turn.parts)
+        if turn.role == "user":
+            return True
+    return True
+
+
+def _add_thinking(
+    made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
+) -> None:
+    given = request.body.get("thinking")
+    if given is not None:
+        if not isinstance(given, dict):
+            raise InvalidRequest("thinking must be an object", param="thinking")
+        made["thinking"] = given
+    object, level, limit = thinking(request, able, made["max_tokens"])
+    if level:
+        made.setdefault("output_config", {})["effort"] = level
+    if object is None or given is not None or (limit and not can_think(talk)):
+        return
+    made["thinking"] = object
+    if limit:
+        made["max_tokens"] = limit
+        made.pop("temperature", None)  # refused beside thinking
+
+
+def _add_tools(
+    made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
+) -> None:
     tools = functions(request)
+    if not tools and talk.called:
+        # Calls in the history are refused without the tools that they are of.
+        made["tools"] = [_tool(Function(name)) for name in talk.called]
+        made["tool_choice"] = {"type": "none"}
+        return
     if not tools:
         return
     made["tools"] = [_tool(function) for function in tools]
@@ -95,6 +154,10 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
     if wanted is None and not single:
         return
     wanted = wanted or Choice()
+    if wanted.mode in ("required", "named") and not able.forced_tools:
+        raise InvalidRequest(
+            f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
+        )
     object: dict[str, Json] = {"type": _MODES[wanted.mode]}
     if wanted.name:
         object["name"] = wanted.name
@@ -104,12 +167,12 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
 
 
 def _tool(function: Function) -> dict[str, Json]:
-    tool: dict[str, Json] = {"name": function.name, "input_schema": function.parameters}
+    tool: dict[str, Json] = {"name": function.name, "input_schema": function.schema}
     if function.description:
         tool["description"] = function.description
     if function.strict:
         tool["strict"] = True
-    return tool
+    return _cached(tool, function.cache)
 
 
 def _add_format(made: dict[str, Json], request: ChatRequest) -> None:
@@ -124,68 +187,78 @@ def _add_format(made: dict[str, Json], request: ChatRequest) -> None:
     made["output_config"] = {"format": form}
 
 
-def _add_thinking(
-    made: dict[str, Json], request: ChatRequest, turns: list[Turn], limited: bool
-) -> None:
-    effort = request.body.get("reasoning_effort")
-    if effort is None:
-        return
-    room = made["max_tokens"] if limited else made["max_tokens"] + max(_BUDGETS.values())
-    object, level, budget = thinking(request.model, effort, room)
-    if budget and not _can_think(turns):
-        return
-    made["thinking"] = object
-    if level:
-        made.setdefault("output_config", {})["effort"] = level
-    if not limited:
-        made["max_tokens"] += budget
+def _system(texts: list[Text]) -> str | list[dict[str, Json]]:
+    if any(text.cache for text in texts):
+        return [_block(text) for text in texts]
+    return "\n\n".join(text.text for text in texts)
 
 
-def _can_think(turns: list[Turn]) -> bool:
-    """Whether a budget of thinking may be given: not within a round of tool calls that came
-    back without its thinking, which is refused."""
-    for turn in reversed(turns):
-        if turn.role == "assistant":
-            called = any(isinstance(part, Call) for part in turn.parts)
-            return not called or bool(turn.message.get("thinking_blocks"))
-        if turn.role == "user":
-            return True
-    return True
+def _messages(talk: Conversation) -> list[dict[str, Json]]:
+    messages: list[dict[str, Json]] = []
+    for role, run in merged(talk.turns):
+        said = [turn for turn in run if turn.role != "system"]
+        messages.append({"role": role, "content": _content(said)})
+        # A system message follows a turn of the user, and no other system message.
+        texts = [part for turn in run if turn.role == "system" for part in turn.parts]
+        if texts:
+            messages.append({"role": "system", "content": [_block(part) for part in texts]})
+    return messages
 
 
 def _content(run: list[Turn]) -> str | list[dict[str, Json]]:
     blocks: list[dict[str, Json]] = []
-    # Results come before whatever the user says with them.
-    for turn in sorted(run, key=lambda turn: turn.role == "user"):
-        blocks += [_thinking_block(block) for block in turn.message.get("thinking_blocks") or ()]
+    for turn in run:
+        blocks += turn.thoughts
         blocks += [_block(part) for part in turn.parts]
-    if len(blocks) == 1 and blocks[0]["type"] == "text":
+    return _plain(blocks) or EMPTY
+
+
+def _plain(blocks: list[dict[str, Json]]) -> str | list[dict[str, Json]]:
+    """Return *blocks*, or the text if that is all they are."""
+    if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
         text: str = blocks[0]["text"]
         return text
-    return blocks or ""
+    return blocks
 
 
-def _thinking_block(block: dict[str, Json]) -> dict[str, Json]:
-    return {name: value for name, value in block.items() if name != "index"}
+def _cached(block: dict[str, Json], cache: Json) -> dict[str, Json]:
+    return block if cache is None else {**block, "cache_control": cache}
 
 
 def _block(part: Part) -> dict[str, Json]:
+    block: dict[str, Json]
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    if isinstance(part, Media):
-        return _media(part)
-    if isinstance(part, Call):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments}
-    assert isinstance(part, Result)
-    return {"type": "tool_result", "tool_use_id": part.id, "content": part.text}
+        block = {"type": "text", "text": part.text}
+    elif isinstance(part, Media):
+        block = _media(part)
+    elif isinstance(part, Call):
+        block = {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments}
+    else:
+        block = _result(part)
+    return _cached(block, part.cache)
+
+
+def _result(result: Result) -> dict[str, Json]:
+    block: dict[str, Json] = {"type": "tool_result", "tool_use_id": result.id}
+    if result.media:
+        block["content"] = [_block(replace(part, cache=None)) for part in result.parts]
+    elif result.parts:
+        block["content"] = result.text
+    if result.failed:
+        block["is_error"] = True
+    return block
 
 
 def _media(media: Media) -> dict[str, Json]:
-    check_media(media, "anthropic")
-    if media.kind == "file" and media.media_type != "application/pdf":
-        raise InvalidRequest("anthropic takes PDF files only", param=media.param)
+    titled = {"title": media.name} if media.name else {}
     if media.url:
         source = {"type": "url", "url": media.url}
+    elif media.kind == "file" and media.media_type.startswith("text/"):
+        source = {"type": "text", "media_type": "text/plain", "data": media.text}
     else:
         source = {"type": "base64", "media_type": media.media_type, "data": media.data}
-    return {"type": "document" if media.kind == "file" else "image", "source": source}
+    if media.kind == "file":
+        return {"type": "document", "source": source, **titled}
+    if media.data and media.media_type not in _IMAGES:
+        raise InvalidRequest(f"anthropic takes no {media.media_type[:200]}", param=media.param)
+    return {"type": "image", "source": source}

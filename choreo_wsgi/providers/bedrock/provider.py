@@ -14,8 +14,9 @@ from botocore.session import Session
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...errors import ConfigurationError, ProviderNotConfigured
-from ...settings import Secret, did_you_mean, setting
+from ...settings import Secret, Settings, did_you_mean, setting
 from ...upstream import HTTPRequest
+from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
 from ..http import HTTPProvider, Translator
 from . import request as bedrock_request
@@ -41,8 +42,14 @@ class Bedrock(HTTPProvider):
         region: str = setting("us-east-1", "AWS region")
         base_url: str = setting("", "address, instead of the region's")
         profile: str = setting("", "profile of the AWS configuration files to sign with")
+        capabilities: tuple[str, ...] = setting(
+            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+        )
 
-    _signer: Signer | None = None
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(name, options, settings)
+        self.overrides = overrides(self.options.capabilities)
+        self._signer: Signer | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
@@ -65,6 +72,10 @@ class Bedrock(HTTPProvider):
             text = f"provider {self.name}: profile: AWS's files have no {profile!r}{near}"
             raise ConfigurationError(text)
 
+    def stops(self, request: ChatRequest) -> tuple[str, ...]:
+        """Return the stop strings that are refused: those without a visible character."""
+        return tuple(text for text in request.stop if not text.strip())
+
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""
         options = self.options
@@ -74,7 +85,8 @@ class Bedrock(HTTPProvider):
             "content-type": "application/json",
             "accept": "application/vnd.amazon.eventstream",
         }
-        made = HTTPRequest("POST", url, headers, dump(bedrock_request.body(request)))
+        able = capabilities(request.model, self.overrides)
+        made = HTTPRequest("POST", url, headers, dump(bedrock_request.body(request, able)))
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
             return made

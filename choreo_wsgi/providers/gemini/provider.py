@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
-from ...settings import Secret, setting
+from ...settings import Secret, Settings, setting
 from ...upstream import HTTPRequest
+from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
 from ..http import HTTPProvider, Translator
 from . import request as gemini_request
@@ -35,6 +36,13 @@ class Gemini(HTTPProvider):
             "https://generativelanguage.googleapis.com", "address, without the version"
         )
         version: str = setting("v1beta", "the API's version, a part of the path")
+        capabilities: tuple[str, ...] = setting(
+            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+        )
+
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(name, options, settings)
+        self.overrides = overrides(self.options.capabilities)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST .../models/{model}:streamGenerateContent`` for *request*."""
@@ -47,7 +55,8 @@ class Gemini(HTTPProvider):
             "accept": "text/event-stream",
             "x-goog-api-key": self.key(),
         }
-        return HTTPRequest("POST", url, headers, dump(gemini_request.body(request)))
+        able = capabilities(request.model, self.overrides)
+        return HTTPRequest("POST", url, headers, dump(gemini_request.body(request, able)))
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's events."""

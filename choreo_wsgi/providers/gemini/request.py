@@ -11,25 +11,17 @@ import re
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
-from ..conversation import (
-    Call,
-    Media,
-    Part,
-    Result,
-    Text,
-    Turn,
-    choice,
-    conversation,
-    functions,
-    merged,
-    schema,
-)
-from ..support import check, check_media
+from ...errors import InvalidRequest
+from ..capabilities import Capabilities, check_effort
+from ..conversation import EMPTY, Turn, conversation, merged
+from ..parts import Call, Media, Part, Text
+from ..support import check, check_media, number
+from ..tools import choice, functions, schema
 
-_BY_BUDGET = re.compile(r"gemini-(1|2)")
+# Gemini 3 and later demand the signatures of calls.
+_UNSIGNED = re.compile(r"gemini-(1|2)")
 # The numbers are those of Google's own OpenAI-compatible endpoint.
-_BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}
-_LEVELS = {"none": "MINIMAL"}
+_BUDGETS = {"low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 32768}
 _MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE", "named": "ANY"}
 _GENERATION = {
     "temperature": "temperature",
@@ -38,37 +30,50 @@ _GENERATION = {
     "presence_penalty": "presencePenalty",
     "frequency_penalty": "frequencyPenalty",
 }
+_MODALITIES = {"text": "TEXT", "image": "IMAGE"}
 
 #: What stands for the signature of a call that another model made; Google's page on
 #: thought signatures gives it for conversations that were moved.
 _FOREIGN_SIGNATURE = "skip_thought_signature_validator"
 
 
-def body(request: ChatRequest) -> dict[str, Json]:
-    """Return the JSON object to send for *request*; the model's name is in the URL.
+def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model that is *able* to do so much.
 
-    Raises InvalidRequest, naming the parameter, for what cannot be sent.
+    The model's name is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
+    be sent.
     """
     check(request, "gemini")
-    system, turns = conversation(request)
-    signed = not _BY_BUDGET.match(request.model)
+    talk = conversation(request)
+    check_media(talk.media, "gemini")
+    signed = not _UNSIGNED.match(request.model)
     made: dict[str, Json] = {
-        "contents": [_content(role, run, signed) for role, run in merged(turns)]
+        "contents": [_content(role, run, signed) for role, run in merged(talk.turns)]
     }
-    if system:
-        made["systemInstruction"] = {"parts": [{"text": "\n\n".join(system)}], "role": "user"}
+    if talk.instructions:
+        said = "\n\n".join(text.text for text in talk.instructions)
+        made["systemInstruction"] = {"parts": [{"text": said}], "role": "user"}
     _add_tools(made, request)
-    generation = _generation(request)
+    generation = _generation(request, able)
     if generation:
         made["generationConfig"] = generation
     return made
 
 
-def _generation(request: ChatRequest) -> dict[str, Json]:
+def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     asked = request.body
     made = {
         theirs: asked[ours] for ours, theirs in _GENERATION.items() if asked.get(ours) is not None
     }
+    if (top_k := number(request, "top_k")) is not None:
+        made["topK"] = top_k
+    if modalities := asked.get("modalities"):
+        for index, modality in enumerate(modalities):
+            if modality not in _MODALITIES:
+                raise InvalidRequest(
+                    "gemini answers in text and image only", param=f"modalities[{index}]"
+                )
+        made["responseModalities"] = [_MODALITIES[modality] for modality in modalities]
     if request.max_tokens is not None:
         made["maxOutputTokens"] = request.max_tokens
     if request.stop:
@@ -82,15 +87,22 @@ def _generation(request: ChatRequest) -> dict[str, Json]:
             made["responseJsonSchema"] = wanted.schema
     effort = asked.get("reasoning_effort")
     if effort is not None:
-        made["thinkingConfig"] = _thinking(request.model, effort)
+        check_effort(effort)
+        if able.thinking != "none":
+            made["thinkingConfig"] = _thinking(effort, able)
+        elif effort != "none":
+            raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
     return made
 
 
-def _thinking(model: str, effort: str) -> dict[str, Json]:
+def _thinking(effort: str, able: Capabilities) -> dict[str, Json]:
     shown = {"includeThoughts": effort != "none"}
-    if _BY_BUDGET.match(model):
-        return {**shown, "thinkingBudget": _BUDGETS.get(effort, _BUDGETS["high"])}
-    return {**shown, "thinkingLevel": _LEVELS.get(effort, effort.upper())}
+    if able.thinking != "budget":
+        return {**shown, "thinkingLevel": able.effort(effort).upper()}
+    if effort == "none" and able.off:
+        return {**shown, "thinkingBudget": 0}
+    budget = _BUDGETS.get(effort, able.least)
+    return {**shown, "thinkingBudget": max(able.least, min(budget, able.most))}
 
 
 def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
@@ -102,7 +114,7 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
         declaration: dict[str, Json] = {"name": function.name}
         if function.description:
             declaration["description"] = function.description
-        declaration["parametersJsonSchema"] = function.parameters
+        declaration["parametersJsonSchema"] = function.schema
         declared.append(declaration)
     made["tools"] = [{"functionDeclarations": declared}]
     wanted = choice(request)
@@ -116,11 +128,11 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
 def _content(role: str, run: list[Turn], signed: bool) -> dict[str, Json]:
     parts: list[dict[str, Json]] = []
     for turn in run:
-        said = [_part(part) for part in turn.parts]
+        said = [made for part in turn.parts for made in _parts(part)]
         if role == "assistant":
             _sign(said, turn, signed)
         parts += said
-    return {"role": "user" if role == "user" else "model", "parts": parts or [{"text": ""}]}
+    return {"role": "user" if role == "user" else "model", "parts": parts or [{"text": EMPTY}]}
 
 
 def _sign(parts: list[dict[str, Json]], turn: Turn, signed: bool) -> None:
@@ -145,17 +157,18 @@ def _signature(extra: Json) -> str:
     return signature if isinstance(signature, str) else ""
 
 
-def _part(part: Part) -> dict[str, Json]:
+def _parts(part: Part) -> list[dict[str, Json]]:
     if isinstance(part, Text):
-        return {"text": part.text}
+        return [{"text": part.text}]
     if isinstance(part, Media):
-        return _media(part)
+        return [_media(part)]
     if isinstance(part, Call):
         called = {"name": part.name, "args": part.arguments}
-        return {"functionCall": {**_id(part.id), **called}}
-    assert isinstance(part, Result)
-    result = {"name": part.name, "response": _response(part.text)}
-    return {"functionResponse": {**_id(part.id), **result}}
+        return [{"functionCall": {**_id(part.id), **called}}]
+    response = {"error": part.text} if part.failed else _response(part.text)
+    result = {"name": part.name, "response": response}
+    # What a tool showed stands beside its answer, which can only be an object.
+    return [{"functionResponse": {**_id(part.id), **result}}, *map(_media, part.media)]
 
 
 def _id(id: str) -> dict[str, Json]:
@@ -173,9 +186,10 @@ def _response(text: str) -> dict[str, Json]:
 
 
 def _media(media: Media) -> dict[str, Json]:
-    check_media(media, "gemini")
+    signature = _signature(media.extra)
+    signed = {"thoughtSignature": signature} if signature else {}
     if media.data:
-        return {"inlineData": {"mimeType": media.media_type, "data": media.data}}
+        return {"inlineData": {"mimeType": media.media_type, "data": media.data}, **signed}
     data = {"fileUri": media.url}
     guessed = mimetypes.guess_type(media.url.partition("?")[0])[0]
-    return {"fileData": {**data, "mimeType": guessed} if guessed else data}
+    return {"fileData": {**data, "mimeType": guessed} if guessed else data, **signed}

@@ -1,0 +1,210 @@
+"""What messages are made of: text, media, tool calls and their results.
+
+:func:`content` takes the content of a message in OpenAI's form apart.  What is wrong in a
+harmless way is mended: blanks in base64, ``image/jpg``, a file without its data: prefix.
+"""
+
+from __future__ import annotations
+
+import binascii
+import mimetypes
+import re
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Union
+
+from ..chat.items import Json
+from ..errors import InvalidRequest
+
+# RFC 2397; only base64 occurs, and only that is taken.
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.I)
+#: Types that many programs write, and what they should be.
+_MENDED = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "application/x-pdf": "application/pdf",
+    "text/x-markdown": "text/markdown",
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text; *cache* is its ``cache_control``."""
+
+    text: str
+    cache: Json = None
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture, a recording or a document: base64 *data* of *media_type*, or a *url*.
+
+    *kind* is ``image``, ``audio`` or ``file``; *param* where it stood in the request, *place* the
+    role of its message.
+    """
+
+    kind: str
+    param: str
+    place: str
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+    name: str = ""
+    cache: Json = None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The text of a document of text; raises InvalidRequest if it is not UTF-8."""
+        try:
+            return b64decode(self.data).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise InvalidRequest("the text is not UTF-8", param=self.param) from None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call that the model made."""
+
+    id: str
+    name: str
+    arguments: dict[str, Json]
+    extra: Mapping[str, Json] = field(default_factory=dict)
+    cache: Json = None
+
+
+@dataclass
+class Result:
+    """What the call *id* of the tool *name* came to; *order* is the place of the call."""
+
+    id: str
+    name: str
+    parts: list[Text | Media]
+    order: int
+    failed: bool = False
+    cache: Json = None
+
+    @property
+    def text(self) -> str:
+        """Its texts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def media(self) -> list[Media]:
+        """What it has beside text."""
+        return [part for part in self.parts if isinstance(part, Media)]
+
+
+Part = Union[Text, Media, Call, Result]
+
+
+def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text | Media]:
+    """Yield the content of *message*, which stands at *where* in the request.
+
+    Texts without a visible character are left out unless *blanks*.  Raises InvalidRequest,
+    naming the part, for what cannot be passed on to any provider.
+    """
+    place = "system" if message["role"] == "developer" else str(message["role"])
+    said = message.get("content")
+    parts = [{"type": "text", "text": said}] if isinstance(said, str) else list(said or ())
+    found = [
+        made
+        for index, part in enumerate(parts)
+        for made in _part(part, place, f"{where}.content[{index}]")
+    ]
+    if message.get("refusal"):
+        found.append(Text(message["refusal"]))
+    found += _drawn(message, place, where)
+    for each in found:
+        if not isinstance(each, Text) or (each.text if blanks else each.text.strip()):
+            yield each
+
+
+def cache_control(holder: Mapping[str, Json], where: str) -> dict[str, Json] | None:
+    """Return the ``cache_control`` of a message, part or tool."""
+    given = holder.get("cache_control")
+    if given is None or isinstance(given, dict):
+        return given
+    raise InvalidRequest(
+        "cache_control must be an object",
+        param=f"{where}.cache_control".lstrip("."),
+        code="invalid_parameter_type",
+    )
+
+
+def _drawn(message: dict[str, Json], place: str, where: str) -> Iterator[Media]:
+    """Yield the pictures that the model drew in an earlier turn, as ``images`` has them."""
+    images = message.get("images")
+    for index, image in enumerate(images if isinstance(images, list) else ()):
+        at = f"{where}.images[{index}]"
+        url = image.get("image_url") if isinstance(image, dict) else None
+        url = url.get("url") if isinstance(url, dict) else None
+        if not isinstance(url, str):
+            raise InvalidRequest("the image has no image_url.url", param=at)
+        extra = image.get("extra_content")
+        extra = extra if isinstance(extra, dict) else {}
+        yield _located("image", url, f"{at}.image_url.url", place, extra=extra)
+
+
+def _part(part: dict[str, Json], place: str, where: str) -> Iterator[Text | Media]:
+    kind = part["type"]
+    cache = cache_control(part, where)
+    if kind in ("text", "refusal"):
+        yield Text(part[kind], cache)
+    elif kind == "image_url":
+        yield _located("image", part["image_url"]["url"], f"{where}.image_url.url", place, cache)
+    elif kind == "input_audio":
+        audio = part["input_audio"]
+        where = f"{where}.input_audio.data"
+        data = _base64(audio["data"], where)
+        yield Media("audio", where, place, f"audio/{audio['format']}", data, cache=cache)
+    elif kind == "file":
+        yield _file(part.get("file") or {}, f"{where}.file", place, cache)
+    else:
+        raise InvalidRequest(
+            f"content of type {kind[:200]!r} is not supported here", param=f"{where}.type"
+        )
+
+
+def _file(file: dict[str, Json], where: str, place: str, cache: Json) -> Media:
+    given, name = file.get("file_data"), file.get("filename") or ""
+    if not given:
+        raise InvalidRequest("only files with file_data can be passed on", param=f"{where}.file_id")
+    if not given[:8].lower().startswith(("data:", "https://", "http://")):  # base64 alone
+        guessed = mimetypes.guess_type(name)[0] or "application/pdf"
+        given = f"data:{guessed};base64,{given}"
+    return _located("file", given, f"{where}.file_data", place, cache, name)
+
+
+def _located(
+    kind: str,
+    url: str,
+    where: str,
+    place: str,
+    cache: Json = None,
+    name: str = "",
+    extra: Mapping[str, Json] | None = None,
+) -> Media:
+    """Return what *url* holds, or names if it begins with https; nothing is fetched here."""
+    match = _DATA_URL.match(url)
+    if match:
+        media_type = match[1].lower()
+        media_type = _MENDED.get(media_type, media_type)
+        data = _base64(url[match.end() :], where)
+        return Media(kind, where, place, media_type, data, "", name, cache, extra or {})
+    if url[:8].lower() == "https://":
+        return Media(kind, where, place, "", "", url, name, cache, extra or {})
+    raise InvalidRequest("only data: URLs in base64 and https: URLs are supported", param=where)
+
+
+def _base64(data: str, where: str) -> str:
+    data = "".join(data.split())
+    data += "=" * (-len(data) % 4)
+    try:
+        if b64decode(data, validate=True):
+            return data
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("the data is not base64", param=where) from None
+    raise InvalidRequest("the data is empty", param=where)

@@ -1,0 +1,121 @@
+"""The tools of a request, and the schema of its answer, for providers with APIs of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..chat.items import Json
+from ..chat.request import ChatRequest
+from ..errors import InvalidRequest
+
+#: The parameters of a function that has none.
+NOTHING: dict[str, Json] = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that the model may call; *parameters* is a JSON schema.
+
+    *cache* is its ``cache_control``, if it has one.
+    """
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Json] | None = None
+    strict: bool = False
+    cache: Json = None
+
+    @property
+    def schema(self) -> dict[str, Json]:
+        """The parameters as a schema that says that it is one of an object."""
+        given = self.parameters or NOTHING
+        return given if "type" in given else {"type": "object", **given}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to choose among the functions: ``auto``, ``required``, ``none`` or ``named``."""
+
+    mode: str = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The JSON schema that the answer must follow; None for any JSON object."""
+
+    schema: dict[str, Json] | None
+    name: str = ""
+    description: str = ""
+
+
+def functions(request: ChatRequest) -> list[Function]:
+    """Return the functions of *request* that its ``tool_choice`` allows."""
+    found = []
+    for index, tool in enumerate(request.body.get("tools") or ()):
+        if tool["type"] != "function":
+            raise InvalidRequest(
+                f"tools of type {tool['type'][:200]!r} are not supported here",
+                param=f"tools[{index}].type",
+            )
+        function = tool["function"]
+        found.append(
+            Function(
+                function["name"],
+                function.get("description") or "",
+                function.get("parameters"),
+                function.get("strict") is True,
+                tool.get("cache_control") or function.get("cache_control"),
+            )
+        )
+    wanted = request.body.get("tool_choice")
+    if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
+        allowed = set()
+        for index, tool in enumerate(wanted["allowed_tools"]["tools"]):
+            function = tool.get("function")
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise InvalidRequest(
+                    "only functions with a name can be allowed here",
+                    param=f"tool_choice.allowed_tools.tools[{index}]",
+                )
+            allowed.add(function["name"])
+        found = [function for function in found if function.name in allowed]
+    return found
+
+
+def choice(request: ChatRequest) -> Choice | None:
+    """Return how to choose among the functions; None when *request* does not say."""
+    wanted = request.body.get("tool_choice")
+    if wanted is None:
+        return None
+    if isinstance(wanted, str):
+        return Choice(wanted)
+    if wanted["type"] == "allowed_tools":
+        mode = wanted["allowed_tools"]["mode"]
+        if mode not in ("auto", "required"):
+            raise InvalidRequest(
+                "the mode must be auto or required", param="tool_choice.allowed_tools.mode"
+            )
+        return Choice(mode)
+    if wanted["type"] == "function":
+        return Choice("named", wanted["function"]["name"])
+    raise InvalidRequest(
+        f"tools of type {wanted['type'][:200]!r} are not supported here", param="tool_choice.type"
+    )
+
+
+def schema(request: ChatRequest) -> Schema | None:
+    """Return the schema that ``response_format`` asks for; None for plain text."""
+    wanted = request.body.get("response_format")
+    if wanted is None or wanted["type"] == "text":
+        return None
+    if wanted["type"] == "json_object":
+        return Schema(None)
+    if wanted["type"] != "json_schema":
+        raise InvalidRequest(
+            f"answers of type {wanted['type'][:200]!r} are not supported here",
+            param="response_format.type",
+        )
+    about = wanted["json_schema"]
+    given = about.get("schema") or {"type": "object"}
+    return Schema(given, about.get("name") or "", about.get("description") or "")

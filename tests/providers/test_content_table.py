@@ -1,0 +1,176 @@
+"""The tables of messages and of content are true: every cell is tried."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from adapter_requests import MODELS, sent
+
+from choreo_wsgi.errors import InvalidRequest
+from choreo_wsgi.providers.support import KINDS, MESSAGES, PLACES, PROVIDERS, Row, takes
+
+DATA = "iVBORw0KGgo="
+LINK = "https://example.com/a.png"
+
+#: Each kind of content as a part, and what shows that it was sent.
+PARTS: dict[str, tuple[dict[str, Any], str]] = {
+    "image, data: URL": ({"image_url": {"url": f"data:image/png;base64,{DATA}"}}, DATA),
+    "image, https: URL": ({"image_url": {"url": LINK}}, LINK),
+    "audio": ({"input_audio": {"data": DATA, "format": "wav"}}, DATA),
+    "PDF file, data: URL": (
+        {"file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{DATA}"}},
+        DATA,
+    ),
+    "text file, data: URL": (
+        {"file": {"filename": "a.csv", "file_data": "data:text/csv;base64,YSxiCg=="}},
+        "csv",
+    ),
+    "other file, data: URL": (
+        {"file": {"filename": "a.doc", "file_data": f"data:application/msword;base64,{DATA}"}},
+        DATA,
+    ),
+    "file, https: URL": ({"file": {"file_data": LINK}}, LINK),
+}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def talk(place: str, content: Any, **members: Any) -> list[dict[str, Any]]:
+    """Return messages of which one of the role *place* has *content*."""
+    message = {"role": place, "content": content, **members}
+    user = {"role": "user", "content": "hi"}
+    if place == "tool":
+        call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        return [user, call, {**message, "tool_call_id": "c1"}]
+    if place == "assistant":
+        return [user, message, user]
+    return [message] if place == "user" else [message, user]
+
+
+def where(place: str) -> str:
+    return f"messages[{ {'tool': 2, 'assistant': 1}.get(place, 0) }]"
+
+
+def test_every_kind_has_a_sample() -> None:
+    assert list(KINDS) == list(PARTS)
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
+    part, shown = PARTS[kind]
+    content = [{"type": "text", "text": "look"}, {"type": next(iter(part)), **part}]
+    messages = talk(place, content)
+    if takes(type, place, kind):
+        body = json.dumps(sent(type, messages=messages))
+        assert (shown in body or "a,b" in body) and "look" in body
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        sent(type, messages=messages)
+    assert caught.value.status == 400
+    assert str(caught.value.param).startswith(f"{where(place)}.content[1].")
+    assert type in caught.value.message and kind in caught.value.message
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["text", "refusal", "video_url", "thinking"])
+def test_other_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
+    messages = talk(place, [{"type": "text", "text": "look"}, {"type": kind, kind: "x-1-x"}])
+    if kind in ("text", "refusal"):
+        assert "x-1-x" in json.dumps(sent(type, messages=messages))
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        sent(type, messages=messages)
+    assert caught.value.param == f"{where(place)}.content[1].type"
+
+
+#: What says each member, in a message of which role.
+SAMPLES: dict[str, tuple[str, Any]] = {
+    "name": ("user", "Ann"),
+    "refusal": ("assistant", "no"),
+    "reasoning_content": ("assistant", "hm"),
+    "thinking_blocks": ("assistant", [{"type": "thinking", "thinking": "hm", "signature": "s"}]),
+    "extra_content": ("assistant", {"google": {"thought_signature": "s"}}),
+    "cache_control": ("user", {"type": "ephemeral"}),
+    "is_error": ("tool", True),
+    "function_call": ("assistant", {"name": "f", "arguments": "{}"}),
+    "audio": ("assistant", {"id": "audio-1"}),
+}
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("row", MESSAGES, ids=lambda row: row.name)
+def test_members_of_messages(row: Row, type: str) -> None:
+    place, value = SAMPLES[row.name]
+    messages = talk(place, "look", **{row.name: value})
+    if row.cells[type].how == "refused":
+        with pytest.raises(InvalidRequest) as caught:
+            sent(type, messages=messages)
+        assert caught.value.param == f"{where(place)}.{row.name}"
+        return
+    changed = sent(type, messages=messages) != sent(type, messages=talk(place, "look"))
+    assert changed == (row.cells[type].how == "sent")
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_pictures_that_the_model_drew(type: str) -> None:
+    """They go back to where a model can have drawn them."""
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}}
+    messages = talk("assistant", "", images=[image])
+    if takes(type, "assistant", "image, data: URL"):
+        assert DATA in json.dumps(sent(type, messages=messages))
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        sent(type, messages=messages)
+    assert caught.value.param == "messages[1].images[0].image_url.url"
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+@pytest.mark.parametrize("place", ["user", "tool", "assistant", "system", "tools", "root", "call"])
+def test_cache_control_is_sent_from_everywhere(type: str, place: str) -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    tool = {"type": "function", "function": {"name": "f"}}
+    asked: dict[str, Any] = {"messages": talk("user", "hi")}
+    if place == "tools":
+        asked["tools"] = [{**tool, **mark}]
+    elif place == "root":
+        asked.update(mark)
+    elif place == "call":
+        asked["messages"] = talk("tool", "ok")
+        asked["messages"][1]["tool_calls"] = [{**CALL, **mark}]
+    else:
+        asked["messages"] = talk(place, [{"type": "text", "text": "long", **mark}])
+    body = json.dumps(sent(type, **asked))
+    assert ("cache_control" if type == "anthropic" else "cachePoint") in body
+    assert '"1h"' in body
+
+
+MENDED = [
+    ("data:image/jpg;base64,/9j/4AAQ", "image/jpeg"),
+    ("DATA:IMAGE/PNG;BASE64,iVBORw0KGgo=", "image/png"),
+    ("data:image/png;base64,iVBOR\\nw0KGgo", "image/png"),
+]
+
+
+@pytest.mark.parametrize(("url", "media_type"), MENDED)
+@pytest.mark.parametrize("type", ["anthropic", "gemini"])
+def test_pictures_that_others_take_are_mended(url: str, media_type: str, type: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url.replace("\\n", "\n")}}
+    body = sent(type, messages=talk("user", [part]))
+    assert media_type in json.dumps(body)
+
+
+def test_a_file_may_be_base64_alone() -> None:
+    part = {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}
+    body = sent("anthropic", messages=talk("user", [part]))
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+    assert body["messages"][0]["content"] == [
+        {"type": "document", "source": source, "title": "a.pdf"}
+    ]
+
+
+def test_every_model_of_the_samples_is_there() -> None:
+    assert set(MODELS) == set(PROVIDERS)

@@ -1,0 +1,206 @@
+"""Histories that a provider would refuse, although nothing is wrong with them, go through."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from adapter_requests import sent
+
+from choreo_wsgi.providers.support import PROVIDERS
+
+USER = {"role": "user", "content": "hi"}
+
+
+def call(id: str = "c1", arguments: str = "{}", name: str = "f") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calling(*calls: dict[str, Any], content: Any = None) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": list(calls)}
+
+
+def result(content: Any = "ok", id: str = "c1") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def members(value: Any, name: str) -> Iterator[Any]:
+    """Yield every member called *name* in the JSON *value*, in order."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == name:
+                yield inner
+            yield from members(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from members(inner, name)
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "{": {"_raw": "{"},
+    "[]": {"_raw": "[]"},
+    "1": {"_raw": "1"},
+    "[" * 5000: {"_raw": "[" * 5000},
+    '{"a":' * 500 + "1" + "}" * 500: {"_raw": '{"a":' * 500 + "1" + "}" * 500},
+    '{"a": NaN}': {"_raw": '{"a": NaN}'},
+    "null": {},
+    "": {},
+    " ": {},
+    '"{\\"a\\": 1}"': {"a": 1},
+    '{"a": 1}': {"a": 1},
+}
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+@pytest.mark.parametrize("given", ARGUMENTS, ids=lambda text: text[:12])
+def test_arguments_that_are_no_object(type: str, given: str) -> None:
+    body = sent(type, messages=[USER, calling(call(arguments=given)), result()])
+    name = {"anthropic": "input", "bedrock": "input", "gemini": "args"}.get(type, "arguments")
+    assert list(members(body["messages" if type != "gemini" else "contents"], name)) == [
+        ARGUMENTS[given]
+    ]
+
+
+BLANK = {
+    "user": [{"role": "user", "content": ""}],
+    "user part": [{"role": "user", "content": [{"type": "text", "text": ""}]}],
+    "user blanks": [{"role": "user", "content": " \n"}],
+    "assistant": [USER, {"role": "assistant", "content": "\n\n"}, USER],
+    "beside a call": [USER, calling(call(), content="\n"), result()],
+    "system": [{"role": "system", "content": " "}, USER],
+    "system alone": [{"role": "system", "content": "be brief"}],
+    "result": [USER, calling(call()), result("")],
+    "result parts": [USER, calling(call()), result([{"type": "text", "text": ""}])],
+    "begins with the assistant": [{"role": "assistant", "content": "hello"}, USER],
+    "ends with blanks": [USER, {"role": "assistant", "content": "so: "}],
+}
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini"])
+@pytest.mark.parametrize("messages", BLANK.values(), ids=BLANK)
+def test_nothing_blank_is_sent(type: str, messages: list[dict[str, Any]]) -> None:
+    body = sent(type, messages=messages)
+    turns = body["contents" if type == "gemini" else "messages"]
+    texts = [text for text in members(body, "text") if isinstance(text, str)]
+    texts += [text for text in members(turns, "content") if isinstance(text, str)]
+    assert all(text.strip() for text in texts)
+    assert all(turn["parts" if type == "gemini" else "content"] for turn in turns)
+    assert turns[0]["role"] == "user"
+    assert not texts or not texts[-1].endswith(" ")
+
+
+IDS = [
+    "call_0fyp",
+    "toolu_01A",
+    "functions.now/0",
+    "functions.now:0",
+    "é" * 80,
+    "a" * 200,
+    "",
+    "a b",
+]
+
+
+@pytest.mark.parametrize(
+    ("type", "pattern", "named"),
+    [
+        ("anthropic", r"[a-zA-Z0-9_-]{1,64}", ("id", "tool_use_id")),
+        ("bedrock", r"[a-zA-Z0-9_.:-]{1,64}", ("toolUseId", "toolUseId")),
+    ],
+)
+def test_ids_are_made_to_fit(type: str, pattern: str, named: tuple[str, str]) -> None:
+    messages = [USER, calling(*map(call, IDS)), *(result(id, id) for id in reversed(IDS)), USER]
+    body = sent(type, messages=messages)
+    calls = list(members(body["messages"][1], named[0]))
+    results = list(members(body["messages"][2], named[1]))
+    assert calls == results and len(set(calls)) == len(IDS)
+    assert all(re.fullmatch(pattern, id, re.ASCII) for id in calls)
+    assert calls[:2] == IDS[:2]  # what fits is kept
+    again = sent(type, messages=[*messages, calling(call("new")), result("x", "new")])
+    assert again["messages"][:3] == body["messages"][:3]  # and what is cached still matches
+
+
+def test_an_id_may_come_twice() -> None:
+    """Some servers count the calls of each turn anew."""
+    round_ = [calling(call("call_0")), result("one", "call_0")]
+    body = sent("anthropic", messages=[USER, *round_, *round_, USER])
+    ids = list(members(body["messages"], "id"))
+    assert len(set(ids)) == 2 and ids == list(members(body["messages"], "tool_use_id"))
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_results_are_in_the_order_of_the_calls(type: str) -> None:
+    calls = calling(call("c1"), call("c2"), call("c3"))
+    results = [result("three", "c3"), result("one", "c1"), USER, result("two", "c2")]
+    if type == "ollama":
+        results.pop(2)
+    body = json.dumps(sent(type, messages=[USER, calls, *results]))
+    assert body.index("one") < body.index("two") < body.index("three")
+
+
+def test_a_result_in_two_messages() -> None:
+    body = sent("anthropic", messages=[USER, calling(call()), result("a"), result("b")])
+    assert list(members(body["messages"][2], "content"))[1] == "ab"
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+def test_tools_that_were_called_are_named(type: str) -> None:
+    calls = calling(call("c1"), call("c2", name="g"), call("c3"))
+    body = sent(type, messages=[USER, calls, *(result("x", f"c{n}") for n in (1, 2, 3))])
+    tools = body["tools"] if type == "anthropic" else body["toolConfig"]["tools"]
+    assert list(members(tools, "name")) == ["f", "g"]
+    if type == "anthropic":
+        assert body["tool_choice"] == {"type": "none"}
+
+
+def test_documents_have_different_names() -> None:
+    data = "data:application/pdf;base64,JVBERi0="
+    names = ["a.pdf", "a.pdf", "a?.pdf", "", "é.pdf", "x" * 300 + ".pdf", "a  b.c.pdf"]
+    parts = [{"type": "file", "file": {"filename": name, "file_data": data}} for name in names]
+    body = sent("bedrock", messages=[{"role": "user", "content": parts}, USER])
+    found = list(members(body, "name"))
+    assert found[:5] == ["a", "a 2", "a 3", "document", "document 2"]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"(?!.*  )[A-Za-z0-9 ()\[\]-]{1,200}", name) for name in found)
+
+
+SYSTEM = [
+    {"role": "system", "content": "one"},
+    USER,
+    {"role": "assistant", "content": "yo"},
+    {"role": "system", "content": "two"},
+    {"role": "developer", "content": "three"},
+    {"role": "user", "content": "go"},
+]
+
+
+def test_a_system_message_stays_in_its_place() -> None:
+    body = sent("ollama", messages=SYSTEM)
+    seen = [(message["role"], message["content"]) for message in body["messages"]]
+    expected = [(m["role"].replace("developer", "system"), m["content"]) for m in SYSTEM]
+    assert seen == expected
+    newer = sent("anthropic", model="claude-opus-4-8", messages=SYSTEM)
+    assert newer["system"] == "one"
+    assert [message["role"] for message in newer["messages"]] == [
+        *("user", "assistant", "user", "system")
+    ]
+    assert list(members(newer["messages"][3], "text")) == ["two", "three"]
+    older = sent("anthropic", model="claude-opus-4-5", messages=SYSTEM)
+    assert older["system"] == "one\n\ntwo\n\nthree"
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+def test_blank_stop_strings_are_not_sent(type: str) -> None:
+    body = sent(type, stop=["\n", " ", "###"])
+    names = ("stop_sequences", "stopSequences")
+    assert [value for name in names for value in members(body, name)] == [["###"]]
+    assert not [value for name in names for value in members(sent(type, stop="\n"), name)]
+
+
+def test_a_schema_says_that_it_is_of_an_object() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {}}}}
+    for type in PROVIDERS:
+        assert '"type": "object"' in json.dumps(sent(type, tools=[tool]))
