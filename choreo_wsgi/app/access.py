@@ -57,17 +57,21 @@ class Gate:
                 demand_local(environ)
             return ANYBODY
         header = (environ.get("HTTP_AUTHORIZATION") or "").strip(" \t")
-        if not header.strip():
+        # Anthropic's clients send x-api-key, Azure's api-key.
+        key = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY") or ""
+        if header.strip():
+            match = _BEARER.fullmatch(header)
+            if match is None:
+                raise AuthenticationError(
+                    "the Authorization header must be: Bearer KEY", code="malformed_authorization"
+                )
+            key = match[1]
+        if not key.strip():
             raise AuthenticationError(
                 "an API key is needed: Authorization: Bearer KEY", code="missing_authorization"
             )
-        match = _BEARER.fullmatch(header)
-        if match is None:
-            raise AuthenticationError(
-                "the Authorization header must be: Bearer KEY", code="malformed_authorization"
-            )
         # WSGI hands the header's bytes over as Latin-1 (PEP 3333).
-        return self._keys.find(match[1].encode("latin-1", "replace"))
+        return self._keys.find(key.encode("latin-1", "replace"))
 
 
 def demand_local(environ: Environ) -> None:
@@ -128,8 +132,10 @@ _EXPOSED = (
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _REQUEST_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key")
-# Choreo-* is ours; the others are sent by the OpenAI client when it runs in a browser.
-_ASKED = re.compile(r"(?:choreo|openai|x-stainless)-[a-z0-9-]{1,64}|x-request-id")
+# Choreo-* is ours; the others are sent by OpenAI's and Anthropic's clients in a browser.
+_ASKED = re.compile(
+    r"(?:choreo|openai|anthropic|x-stainless)-[a-z0-9-]{1,64}|x-request-id|(?:x-)?api-key"
+)
 _LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?")
 _MAX_AGE = "600"  # seconds; browsers cut it to 2 hours at most
 

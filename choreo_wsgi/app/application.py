@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..providers.routing import Router
 from ..replay import open_store
 from ..settings import Configuration, configure
 from ..streams.stream import ClientGone, Control, EventStream
+from ..version import __version__
 from . import log
 from .access import Gate, Policy
 from .account import Account
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: Answered without a key and to every page: they tell nothing about anybody.
+_OPEN = ("/", "/health", "/healthz", "/readyz")
+#: The routes whose paths hold a name, as they are told.
+_WITH_ID = {"/v1/models/{id}": ["GET"], "/v1/streams/{id}": ["GET", "DELETE"]}
 
 
 class Application:
@@ -67,6 +74,8 @@ class Application:
             "/v1/responses": {"POST": lambda call: self._complete(call, "responses")},
             "/v1/messages": {"POST": lambda call: self._complete(call, "messages")},
             "/v1/models": {"GET": self._models},
+            "/": {"GET": self._root},
+            "/health": {"GET": self._health},
             "/healthz": {"GET": self._health},
             "/readyz": {"GET": self._ready},
         }
@@ -191,11 +200,11 @@ class Application:
         if method == "OPTIONS":
             return Response(204, self._cors.preflight(environ))
         handlers = self._handlers(path)
-        if path not in ("/healthz", "/readyz"):
+        if path not in _OPEN:
             account.key = self._gate.admit(environ)
             self._cors.check(environ)
         if handlers is None:
-            raise NotFound(f"there is no {path!a} here")
+            raise NotFound(f"there is no {path!a} here; there is {', '.join(self._route_names())}")
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]
@@ -211,7 +220,17 @@ class Application:
             return {"GET": self._resume, "DELETE": self._cancel}
         return self._routes.get(path)
 
+    def _route_names(self) -> list[str]:
+        """Return each route as a person reads it, such as ``POST /v1/chat/completions``."""
+        routes = {**self._routes, **_WITH_ID}
+        return [f"{' '.join(routes[path])} {path}" for path in sorted(routes)]
+
     # -- handlers -----------------------------------------------------------------------
+
+    def _root(self, call: Call) -> Response:
+        return json_response(
+            {"name": "choreo-wsgi", "version": __version__, "routes": self._route_names()}
+        )
 
     def _health(self, call: Call) -> Response:
         return json_response({"status": "ok"})
@@ -225,20 +244,28 @@ class Application:
         call.waiting()  # upstreams may be asked for their lists
         listed = self._router.models()
         data = [
-            self._model_object(name, owner)
+            self._model_object(call, name, owner)
             for name, owner in listed.items()
             if call.key.allows(name)
         ]
-        return json_response({"object": "list", "data": data})
+        if "HTTP_ANTHROPIC_VERSION" not in call.environ:
+            return json_response({"object": "list", "data": data})
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+        return json_response({"data": data, "has_more": False, **ends})
 
     def _model(self, call: Call) -> Response:
         name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
         name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
         demand_model(call.key, name)
         target = self._router.targets(name)[0]
-        return json_response(self._model_object(name, target.label))
+        return json_response(self._model_object(call, name, target.label))
 
-    def _model_object(self, name: str, owner: str) -> dict[str, Any]:
+    def _model_object(self, call: Call, name: str, owner: str) -> dict[str, Any]:
+        """Return the object for a model in the shape that the caller's API has."""
+        if "HTTP_ANTHROPIC_VERSION" in call.environ:
+            since = datetime.fromtimestamp(self._started, timezone.utc)
+            created = since.isoformat().replace("+00:00", "Z")
+            return {"type": "model", "id": name, "display_name": name, "created_at": created}
         return {"id": name, "object": "model", "created": self._started, "owned_by": owner}
 
     def _resume(self, call: Call) -> Response:

@@ -196,12 +196,12 @@ def test_the_app_may_be_mounted_anywhere(application: Make) -> None:
         answer = call(app, "POST", CHAT, chat("a", stream=True), SCRIPT_NAME=mount)
         assert answer.status == 200 and answer.body.endswith(sse.DONE)
         assert call(app, "GET", "/healthz", SCRIPT_NAME=mount).status == 200
-        assert call(app, "GET", "", SCRIPT_NAME=mount or "/x").status == 404
+        assert call(app, "GET", "", SCRIPT_NAME=mount or "/x").status == 200
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/", "/v1/chat/completions/", "/v1/chat", "/V1/models", "//v1/models",
+    ["/v1", "/v1/", "/v1/chat/completions/", "/v1/chat", "/V1/models", "//v1/models",
      "/v1/models/", "/healthz/x", "/v1/chat/completions\r\nX: y", "/\xff", "/v1/m\xc3\xb6dels"],
 )  # fmt: skip
 def test_other_paths_are_not_found(application: Make, path: str) -> None:
@@ -210,6 +210,34 @@ def test_other_paths_are_not_found(application: Make, path: str) -> None:
     assert answer.error["code"] == "endpoint_not_found"
     assert answer.error["type"] == "not_found_error"
     assert answer.headers["x-should-retry"] == "false"
+    assert "POST /v1/chat/completions" in answer.error["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz"])
+def test_probes_are_answered_without_a_key(application: Make, path: str, method: str) -> None:
+    app = application(api_keys="k")
+    assert call(app, method, path, HTTP_ORIGIN="https://x.test").status == 200
+
+
+def test_errors_have_the_shape_of_the_callers_api(application: Make) -> None:
+    app = application(api_keys="k")
+    for path, more in (("/v1/messages", {}), ("/v1/models", {"HTTP_ANTHROPIC_VERSION": "x"})):
+        answer = call(app, "GET", path, **more)
+        assert answer.status == 401
+        error = answer.json()
+        assert (error["type"], error["error"]["type"]) == ("error", "authentication_error")
+    assert call(app, "GET", "/v1/models").error["code"] == "missing_authorization"
+
+
+def test_models_have_the_shape_of_the_callers_api(application: Make) -> None:
+    app = application()
+    listed = call(app, "GET", "/v1/models", HTTP_ANTHROPIC_VERSION="2023-06-01").json()
+    assert [model["id"] for model in listed["data"]] == ["echo"]
+    assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "echo", "echo")
+    assert listed["data"][0]["type"] == "model"
+    one = call(app, "GET", "/v1/models/echo", HTTP_ANTHROPIC_VERSION="2023-06-01").json()
+    assert one == listed["data"][0]
 
 
 @pytest.mark.parametrize(

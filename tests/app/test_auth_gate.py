@@ -51,6 +51,16 @@ def test_ways_to_write_the_scheme(scheme: str) -> None:
     assert keyed("one").admit({"HTTP_AUTHORIZATION": " Bearer one "})
 
 
+@pytest.mark.parametrize("header", ["HTTP_X_API_KEY", "HTTP_API_KEY"])
+def test_the_headers_of_other_clients(header: str) -> None:
+    gate = keyed("one", "two")
+    assert gate.admit({header: "one"}).id == digest("one")[:16]
+    assert gate.admit({header: "bad", **bearer("two")}).id == digest("two")[:16]
+    with pytest.raises(AuthenticationError) as caught:
+        gate.admit({header: "three"})
+    assert caught.value.code == "invalid_api_key"
+
+
 @pytest.mark.parametrize("key", ["One", "on", "onee", "two", "\xff", "é", "*" * 100_000])
 def test_other_keys(key: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
