@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format sync types docs bench interop tools build clean
+.PHONY: help run test nightly mutants check lint format sync types docs bench interop tools build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -86,6 +86,13 @@ interop: $(VENV)/.interop  ## run the tests against real third-party servers (la
 $(VENV)/.interop: setup.cfg setup.py | $(VENV)/bin/python
 	$(PIP) -e '.[local,test]'
 	touch $@
+
+# The long runs: property tests with many times the examples, the tests shuffled, the interop.
+nightly: $(VENV)/.check tools build/openai-0.28/.installed build/web/.installed  ## the long tests, with a summary of one screen
+	CHOREO_NIGHTLY=1 $(BIN)/python -m tests.nightly
+
+mutants: $(VENV)/.check tools  ## plant faults in a copy of the code; print those that no test notices
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 build: $(VENV)/.check  ## build the sdist and the wheel
 	$(PIP) build

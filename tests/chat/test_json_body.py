@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from nightly import examples
 from request_samples import NOT_JSON
 
 from choreo_wsgi.chat import request as jsonbody
@@ -66,7 +67,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=5), st.booleans())
 def test_all_json_objects_are_accepted(value: dict[str, Any], ascii: bool) -> None:
     assert jsonbody.loads(json.dumps(value, ensure_ascii=ascii).encode()) == value

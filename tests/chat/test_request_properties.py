@@ -10,6 +10,7 @@ from typing import Any
 import harness
 import pytest
 from hypothesis import HealthCheck, given, settings
+from nightly import examples
 from request_strategies import bodies, changed
 
 from choreo_wsgi.chat import request as chat
@@ -26,7 +27,7 @@ CODES = {
 }
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(500), suppress_health_check=[HealthCheck.too_slow])
 @given(bodies)
 def test_parse_takes_a_body_or_refuses_it(body: bytes) -> None:
     try:
@@ -55,7 +56,7 @@ def client(keyless: Any) -> Iterator[harness.Client]:
         yield client
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(body=bodies | changed.map(lambda value: json.dumps(value).encode()))
 def test_one_connection_survives_every_body(client: harness.Client, body: bytes) -> None:
     answer = client.exchange("POST", "/v1/chat/completions", body)

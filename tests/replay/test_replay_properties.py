@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nightly import examples
 from replay_helpers import Opener, frame, frames, look, read_all
 
 from choreo_wsgi.errors import StreamGone
@@ -13,7 +14,9 @@ from choreo_wsgi.replay.blocks import cut, cut_size, last_frame
 
 # Each example makes a stream of its own in the same store.
 SAME_STORE = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(30),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 #: Frames in a block, the length of their text, whether append waits.

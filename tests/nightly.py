@@ -1,0 +1,50 @@
+"""``make nightly``: the long runs, one after the other, and a summary that fits a screen.
+
+With ``CHOREO_NIGHTLY=1`` in the environment property tests try many times the examples.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-ra", "--timeout", "7200"]
+PARALLEL = ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+RUNS = {
+    "everything, long": [*PYTEST, *PARALLEL],
+    "everything, shuffled": [*PYTEST, *PARALLEL, "-p", "randomly"],
+    "interop": [*PYTEST, "-m", "interop"],
+    "soak": ["make", "soak"],
+}
+
+
+def main(names: list[str]) -> int:
+    """Run those of RUNS that are named, by default all; return 1 if one failed."""
+    chosen = {name: RUNS[name] for name in names or RUNS}
+    lines = []
+    failed = False
+    for name, words in chosen.items():
+        began = time.monotonic()
+        log = ROOT / "build" / f"nightly-{name.replace(', ', '-').replace(' ', '-')}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("w") as output:
+            done = subprocess.run(
+                words, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+            )
+        failed = failed or done.returncode != 0
+        last = (log.read_text("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
+        verdict = "ok" if done.returncode == 0 else "FAILED"
+        lines.append(
+            f"{verdict:7}{name:22}{time.monotonic() - began:7.0f} s  {last.strip('= ')[:60]}"
+        )
+        print(lines[-1], f"({log.relative_to(ROOT)})", flush=True)
+    print("\n" + "\n".join(lines))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

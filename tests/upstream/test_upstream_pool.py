@@ -1,0 +1,186 @@
+"""How long idle connections are kept, how many, and what comes before one is there."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from misbehave import Peer, Upstream, chunk, head, sized
+
+from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
+from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
+from choreo_wsgi.upstream import pool as pool_module
+from choreo_wsgi.upstream.address import parse_url
+from choreo_wsgi.upstream.connect import connect
+from choreo_wsgi.upstream.connection import Connection
+
+Start = Callable[..., Upstream]
+Make = Callable[..., Client]
+
+
+def post(url: str) -> HTTPRequest:
+    return HTTPRequest("POST", url, {"Content-Type": "application/json"}, b"{}")
+
+
+def read(exchange: Exchange) -> bytes:
+    body = b""
+    deadline = time.monotonic() + 10
+    while not exchange.ended:
+        assert time.monotonic() < deadline
+        body += exchange.receive(0.25)
+    return body
+
+
+def read_at_once(server: Upstream, pool: Client, count: int, hold: threading.Event) -> None:
+    """Have *count* exchanges open at once, then read them all to their ends."""
+    hold.clear()
+    exchanges = [pool.send(post(server.url)) for _ in range(count)]
+    for exchange in exchanges:
+        exchange.receive(0.05)
+    known = server.accepted
+    assert server.wait(lambda: len(server.requests) >= count) and known == server.accepted
+    hold.set()
+    for exchange in exchanges:
+        assert read(exchange) == b"x"
+
+
+@pytest.fixture
+def hold() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def server(upstream: Start, hold: threading.Event) -> Upstream:
+    """Answers ``x`` when *hold* is set."""
+
+    def answer(peer: Peer) -> None:
+        assert hold.wait(10)
+        peer.send(sized(b"x"))
+
+    return upstream(answer)
+
+
+def test_no_more_idle_connections_are_kept_than_the_bound(
+    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "MAX_IDLE", 3)
+    pool = client()
+    read_at_once(server, pool, 8, hold)
+    assert server.accepted == 8
+    assert server.wait(lambda: server.open == 3), f"{server.open} connections are open"
+    assert pool.idle == 3
+
+
+def test_a_connection_kept_too_long_is_closed_and_not_used(
+    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold.set()
+    pool = client()
+    assert read(pool.send(post(server.url))) == b"x"
+    assert pool.idle == 1
+    monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
+    assert read(pool.send(post(server.url))) == b"x"
+    assert server.accepted == 2, "the old one must not be used"
+    assert server.wait(lambda: server.open <= 1), "the old one must be closed"
+
+
+def test_connections_kept_too_long_go_when_another_is_given_back(
+    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = client()
+    read_at_once(server, pool, 4, hold)
+    assert server.wait(lambda: server.open == 4)
+    hold.clear()
+    exchange = pool.send(post(server.url))
+    exchange.receive(0.05)
+    monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
+    hold.set()
+    assert read(exchange) == b"x"
+    assert server.wait(lambda: server.open <= 1), f"{server.open} connections are open"
+
+
+def test_nothing_is_kept_after_the_client_was_closed(
+    server: Upstream, client: Make, hold: threading.Event
+) -> None:
+    pool = client()
+    exchange = pool.send(post(server.url))
+    exchange.receive(0.05)
+    pool.close()
+    hold.set()
+    assert read(exchange) == b"x"
+    assert server.wait(lambda: server.open == 0), "the connection was kept"
+    assert pool.idle == 0
+
+
+def test_small_writes_leave_at_once(
+    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without TCP_NODELAY a request that follows another waits for an acknowledgement."""
+    made: list[socket.socket] = []
+    real = socket.socket
+
+    class Watched(real):  # type: ignore[misc, valid-type]
+        def connect(self, place: Any) -> None:
+            made.append(self)
+            super().connect(place)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    hold.set()
+    assert read(client().send(post(server.url))) == b"x"
+    (sock,) = made
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_an_address_that_hangs_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two addresses the first is waited for half the time, then the second is tried."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # a full accept queue: SYNs are dropped, as by a dead host
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        place = socket.getaddrinfo(*full.getsockname(), type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: place * 2)
+        address, _ = parse_url("http://two.test/", {})
+        connection = Connection(address)
+        now = time.monotonic()
+        steps = connect(connection, "", ssl.create_default_context, now + 100)
+        assert 49 < next(steps)[1] - now < 51
+        first = connection.sock
+        assert 99 < next(steps)[1] - now < 101
+        assert connection.sock is not first
+        steps.close()
+
+
+def test_a_proxy_that_closes_instead_of_answering(upstream: Start, client: Make) -> None:
+    proxy = upstream(lambda peer: peer.close())
+    environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
+    exchange = client(environ=environ).send(post("https://example.com/"))
+    with pytest.raises(ProviderUnavailable, match="proxy"):
+        read(exchange)
+
+
+def test_a_chunk_that_ends_in_other_bytes_is_refused(upstream: Start, client: Make) -> None:
+    """Whole in one read: size, data, and ``XX`` where CRLF must be (RFC 9112, 7.1)."""
+    good = chunk(b"good")
+    bad = b"3\r\nbadXX" + b"0\r\n\r\n"
+    server = upstream(
+        lambda peer: peer.send(head("200 OK", "x/y", "Transfer-Encoding: chunked") + good + bad)
+    )
+    exchange = client().send(post(server.url))
+    body, failure = b"", None
+    while failure is None and not exchange.ended:
+        try:
+            body += exchange.receive(0.25)
+        except ChoreoError as error:
+            failure = error
+    assert isinstance(failure, UpstreamInvalid)
+    assert body in (b"good", b"goodbad")
