@@ -24,6 +24,7 @@ from .account import Account
 from .completions import Completions
 from .keys import Keys
 from .limits import Limits, MemoryCounters, demand_model
+from .page import page
 from .request import Call, Environ, read_body, request_id
 from .response import Response, error_response, json_response
 from .resumable import Resumption, is_resumable
@@ -228,6 +229,8 @@ class Application:
     # -- handlers -----------------------------------------------------------------------
 
     def _root(self, call: Call) -> Response:
+        if self.settings.page and "text/html" in call.environ.get("HTTP_ACCEPT", ""):
+            return page()
         return json_response(
             {"name": "choreo-wsgi", "version": __version__, "routes": self._route_names()}
         )

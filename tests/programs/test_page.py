@@ -1,0 +1,110 @@
+"""The server's own page in headless Chromium, used as a person would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from chromium_page import MODULES, PATIENCE, WEB
+from harness import make_app
+from real_server import KEY, environment, running
+from wsgi_calls import call
+
+WORDS = " ".join(f"w{number}" for number in range(40))
+INI = f"""
+[choreo]
+api_keys = {KEY}
+default_model = none
+
+[provider slow]
+type = echo
+delay_ms = 50
+models = slow
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What page.cjs saw."""
+    made(MODULES / "axe-core" / "axe.min.js")
+    node = harness.require_tool("node", "nodejs")
+    chromium = harness.require_tool("chromium", "chromium")
+    folder = tmp_path_factory.mktemp("page")
+    with running(folder, INI) as server:
+        words = [node, str(WEB / "page.cjs"), chromium, f"{server.url}/", KEY]
+        env = environment(folder, NODE_PATH=str(MODULES))
+        run = subprocess.run(
+            words, env=env, capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        found: dict[str, Any] = json.loads(run.stdout)
+        found["url"] = server.url
+    return found
+
+
+def test_the_answer_is_shown_as_it_comes(seen: dict[str, Any]) -> None:
+    (part,) = seen["whileStreaming"]
+    assert part and part != WORDS and WORDS.startswith(part)
+    assert seen["stopEnabled"]
+    assert seen["whole"] == [WORDS]
+
+
+def test_the_frames_are_pictured(seen: dict[str, Any]) -> None:
+    first, speed, frames, gap, manner = seen["figures"]
+    assert first.endswith(" s") and gap.endswith(" s") and float(speed) > 0
+    # The role, the words, the finish reason, the usage and [DONE].
+    assert frames.startswith("44 in ")
+    assert manner == "one by one"
+    assert 20 < seen["ticks"] <= 44
+
+
+def test_stop_ends_the_answer_where_it_is(seen: dict[str, Any]) -> None:
+    assert WORDS.startswith(seen["stopped"]) and seen["stopped"] != WORDS
+
+
+def test_a_reload_reads_on(seen: dict[str, Any]) -> None:
+    assert seen["resumed"] == WORDS
+    assert seen["resumedWith"] == 3
+    assert seen["keyKept"]
+
+
+def test_the_key_is_kept_in_the_session_only(seen: dict[str, Any]) -> None:
+    stored, cookie, address = seen["stored"]
+    assert (stored, cookie) == (0, "") and KEY not in address
+
+
+def test_what_went_wrong_is_told(seen: dict[str, Any]) -> None:
+    assert "API key" in seen["refused"]
+    assert "no such model" in seen["failed"]
+    assert seen["models"] == ["slow", "echo"]
+
+
+def test_nothing_is_loaded_from_elsewhere(seen: dict[str, Any]) -> None:
+    hosts = {url for url in seen["requests"] if not url.startswith((seen["url"], "data:"))}
+    assert not hosts
+    assert seen["unexpected"] == []  # the policy's violations among them
+    policy = seen["policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "connect-src 'self'" in policy and "frame-ancestors 'none'" in policy
+
+
+def test_it_is_accessible_dark_and_light_and_fits_a_phone(seen: dict[str, Any]) -> None:
+    assert seen["violations"] == []
+    assert not seen["tooWide"]
+    assert seen["darkBackground"] == "rgb(20, 23, 27)"
+
+
+def test_it_can_be_switched_off() -> None:
+    off = call(make_app({"page": "off"}), "GET", "/", HTTP_ACCEPT="text/html")
+    assert off.headers["content-type"] == "application/json"
+    program = call(make_app(), "GET", "/", HTTP_ACCEPT="*/*")
+    assert program.headers["content-type"] == "application/json"
+    on = call(make_app(), "GET", "/", HTTP_ACCEPT="text/html,*/*;q=0.8")
+    assert on.headers["content-type"] == "text/html; charset=utf-8"
+    assert on.headers["x-content-type-options"] == "nosniff"
+    assert len(on.body.splitlines()) <= 350

@@ -1,0 +1,130 @@
+// node page.cjs CHROMIUM URL KEY
+//
+// Uses the server's own page as a person would; prints one JSON object of what was seen.
+
+const fs = require('node:fs');
+const {chromium} = require('playwright-core');
+
+const [executablePath, url, key] = process.argv.slice(2);
+const axe = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
+const words = Array.from({length: 40}, (_, n) => `w${n}`).join(' ');
+const seen = {requests: [], errors: [], violations: []};
+
+async function open(browser, options = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  page.on('request', request => seen.requests.push(request.url()));
+  page.on('console', message => message.type() === 'error' && seen.errors.push(message.text()));
+  page.on('pageerror', error => seen.errors.push(String(error)));
+  const response = await page.goto(url);
+  return {context, page, response};
+}
+
+const state = page => page.textContent('#state');
+const answers = page => page.$$eval('#talk .assistant p', found => found.map(one => one.textContent));
+const until = (page, text) => page.waitForFunction(
+  wanted => document.getElementById('state').textContent.startsWith(wanted), text);
+const saying = (page, word) => page.waitForFunction(wanted => {
+  const last = [...document.querySelectorAll('#talk .assistant p')].pop();
+  return last && last.textContent.split(' ').includes(wanted);
+}, word);
+
+async function ask(page, text) {
+  await page.fill('#text', text);
+  await page.press('#text', 'Enter');
+}
+
+// axe-core is run through the debugger, which the page's policy does not bind.
+async function check(page, name) {
+  await page.evaluate(axe);
+  const {violations} = await page.evaluate(() => axe.run());
+  for (const one of violations) {
+    seen.violations.push(`${name}: ${one.id}: ${one.nodes.map(node => node.html).join(' ')}`);
+  }
+}
+
+async function refused(browser) {
+  const {context, page} = await open(browser);
+  await until(page, 'Error');
+  seen.refused = await state(page);
+  seen.refusedErrors = seen.errors.splice(0).length;  // the browser's own line about a 401
+  await context.close();
+}
+
+async function talk(browser) {
+  const {context, page, response} = await open(browser);
+  seen.policy = response.headers()['content-security-policy'];
+  await page.fill('#key', key);
+  await page.press('#key', 'Tab');
+  await page.waitForFunction(() => document.querySelector('#models option'));
+  seen.errors.length = 0;
+  seen.models = await page.$$eval('#models option', found => found.map(one => one.value));
+  await page.fill('#model', 'slow');
+
+  await ask(page, words);
+  await saying(page, 'w3');
+  seen.whileStreaming = await answers(page);
+  seen.stopEnabled = await page.isEnabled('#stop');
+  await until(page, 'Done');
+  seen.whole = await answers(page);
+  seen.figures = await page.$$eval('dd', found => found.map(one => one.textContent));
+  seen.ticks = (await page.getAttribute('#ticks', 'd')).split('M').length - 1;
+  await check(page, 'light');
+
+  // By keyboard alone: the button after Send is Stop.
+  await ask(page, words);
+  await saying(page, 'w3');
+  await page.focus('#text');
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('Enter');
+  await until(page, 'Stopped');
+  seen.stopped = (await answers(page)).pop();
+
+  await ask(page, words);
+  await saying(page, 'w3');
+  await page.reload();
+  await saying(page, 'w5');
+  seen.resumedWith = (await answers(page)).length;
+  await until(page, 'Done');
+  seen.resumed = (await answers(page)).pop();
+  seen.keyKept = await page.inputValue('#key') === key;
+  seen.stored = await page.evaluate(() => [localStorage.length, document.cookie, location.href]);
+
+  const lost = 'no such model';
+  await page.fill('#model', lost);
+  await ask(page, 'x');
+  await until(page, 'Error');
+  seen.failed = await state(page);
+  await context.close();
+}
+
+async function phone(browser) {
+  const options = {viewport: {width: 320, height: 640}, colorScheme: 'dark'};
+  const {context, page} = await open(browser, options);
+  await page.fill('#key', key);
+  await page.press('#key', 'Tab');
+  await page.waitForFunction(() => document.querySelector('#models option'));
+  await page.fill('#model', 'echo');
+  await ask(page, 'long'.repeat(200));
+  await until(page, 'Done');
+  seen.tooWide = await page.evaluate(
+    () => document.documentElement.scrollWidth > document.documentElement.clientWidth);
+  seen.darkBackground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  await check(page, 'dark phone');
+  if (process.env.PAGE_PICTURE) await page.screenshot({path: process.env.PAGE_PICTURE});
+  await context.close();
+}
+
+(async () => {
+  const browser = await chromium.launch({executablePath, args: ['--no-sandbox', '--disable-gpu']});
+  try {
+    await refused(browser);
+    await talk(browser);
+    seen.errors = seen.errors.filter(text => !text.includes('404'));
+    seen.unexpected = seen.errors.splice(0);
+    await phone(browser);
+  } finally {
+    await browser.close();
+  }
+  process.stdout.write(JSON.stringify(seen));
+})();
