@@ -29,8 +29,12 @@ PermissionDenied        403     permission_error           model_not_allowed,
                                                            host_not_allowed
 NotFound                404     not_found_error            endpoint_not_found,
                                                            stream_not_found
-RateLimited             429     rate_limit_error           rate_limit_exceeded, quota_exceeded
-ProviderError           502     provider_error             provider_api_error
+RateLimited             429     rate_limit_error           rate_limit_exceeded, quota_exceeded,
+                                                           insufficient_quota
+ProviderError           502     provider_error             provider_api_error,
+                                                           provider_authentication_failed,
+                                                           provider_payment_required,
+                                                           provider_permission_denied
 ProviderNotConfigured   502     provider_error             provider_not_configured
 UpstreamTruncated       502     provider_error             upstream_truncated
 UpstreamInvalid         502     provider_error             upstream_invalid
@@ -279,6 +283,12 @@ _KEPT: dict[int, type[ChoreoError]] = {
     504: ProviderTimeout,
     529: ProviderUnavailable,  # Anthropic: overloaded
 }
+#: What only the operator can mend: the caller gets a 502 that is not worth repeating.
+_OURS_TO_MEND = {
+    401: "provider_authentication_failed",
+    402: "provider_payment_required",
+    403: "provider_permission_denied",
+}
 
 
 def from_provider(
@@ -291,13 +301,16 @@ def from_provider(
 ) -> ChoreoError:
     """Return the error that a provider's HTTP *status* and *message* mean for our caller.
 
-    400, 404, 413, 422 and 429 keep their meaning.  401 and 403 become 502: the caller's
+    400, 404, 413, 422 and 429 keep their meaning.  401, 402 and 403 become 502: the caller's
     key was fine, ours was not.  *code* and *param* are the provider's own, when it gave any.
     """
     if code == "context_length_exceeded":
         return InvalidRequest(message, code=code, param=param)
     if status in (400, 422):
         return InvalidRequest(message, status=status, code=code, param=param)
+    if status in _OURS_TO_MEND:
+        return ProviderError(message, code=_OURS_TO_MEND[status], param=param, retry=False)
     kind = _KEPT.get(status, ProviderError)
     keep = code if kind in (ModelNotFound, RateLimited) else None
-    return kind(message, code=keep, param=param, retry_after=retry_after)
+    retry = False if keep == "insufficient_quota" else None
+    return kind(message, code=keep, param=param, retry_after=retry_after, retry=retry)

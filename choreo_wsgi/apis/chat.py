@@ -75,7 +75,7 @@ class ChunkWriter(_Writer):
             f'"created":{self.created},"model":{quote(self.model)},"choices":['
         )
         self._tail = '],"usage":null}' if self.include_usage else "]}"
-        self._head_bytes = self._head.encode("utf-8", "replace")
+        self._head_bytes = self._head.encode("utf-8", "backslashreplace")
         self._tail_bytes = self._tail.encode()
 
     def write(self, item: Item) -> bytes:
@@ -92,7 +92,9 @@ class ChunkWriter(_Writer):
         if not item.text:
             return role
         before, after = self._text[index]
-        return role + sse.frame((before + quote(item.text) + after).encode("utf-8", "replace"))
+        return role + sse.frame(
+            (before + quote(item.text) + after).encode("utf-8", "backslashreplace")
+        )
 
     def finish(self) -> bytes:
         """Return the frame without choices that reports the usage, where it was asked for."""

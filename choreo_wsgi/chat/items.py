@@ -122,5 +122,8 @@ _encode = _make_encoder()
 
 
 def dump(value: Json) -> bytes:
-    """Return *value* as compact UTF-8 JSON: no spaces, nothing escaped that need not be."""
-    return _encode(value).encode("utf-8", "replace")
+    """Return *value* as compact UTF-8 JSON: no spaces, nothing escaped that need not be.
+
+    Half of a surrogate pair stays the escape that it came as: its other half may come next.
+    """
+    return _encode(value).encode("utf-8", "backslashreplace")

@@ -23,10 +23,11 @@ from ..errors import (
     ProviderUnavailable,
     from_provider,
 )
+from ..providers.answer import Asking
 from ..providers.base import Provider
-from ..providers.http import HTTPSource, Translator
-from ..providers.openai.chunks import OpenAIChunks
-from ..providers.reading import error_message
+from ..providers.failures import read_body
+from ..providers.http import HTTPSource
+from ..providers.openai.chunks import OpenAITranslator
 from ..settings import Settings, setting
 from ..upstream import Client, HTTPRequest, Timeouts
 from . import weights
@@ -209,9 +210,10 @@ class _Answer(Source):
         url = f"{endpoint.url}/v1/chat/completions"
         # Without an environment: no proxy stands between us and our own process.
         client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
-        exchange = client.send(HTTPRequest("POST", url, headers, body))
+        request = HTTPRequest("POST", url, headers, body)
+        asking = Asking(lambda: client.send(request), refused=_refusal, secret=endpoint.key)
         chunks = _Chunks(self._run, settings.max_event_bytes)
-        return HTTPSource(exchange, chunks, _refusal, endpoint.key)
+        return HTTPSource(asking, chunks)
 
     def _check_life(self) -> None:
         limit = self._provider.settings.idle_timeout
@@ -230,42 +232,33 @@ class _Answer(Source):
             self.usage = self._source.usage
 
 
-class _Chunks(Translator):
+class _Chunks(OpenAITranslator):
     """Reads llama.cpp's chunks, whose shape is OpenAI's, and notes that *run* is alive."""
 
     def __init__(self, run: Run, max_event_bytes: int) -> None:
+        super().__init__(1, max_event_bytes)
         self._run = run
         self._prompt_tokens = 0
-        self._chunks = OpenAIChunks(1, max_event_bytes)
-        self._reported: Usage | None = None
         self._pieces = 0
 
     @property
     def usage(self) -> Usage | None:
         """The reported usage; for a cut answer, the prompt's tokens and one for each piece."""
-        if self._reported is None and self._prompt_tokens:
+        if super().usage is None and self._prompt_tokens:
             return Usage(self._prompt_tokens, self._pieces)
-        return self._reported
+        return super().usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         self._run.heard_at = time.monotonic()
         if not self._prompt_tokens and (found := _PROMPT.search(data)):
             self._prompt_tokens = int(found[1])
-        for item in self._chunks.receive_data(data):
-            if isinstance(item, Usage):
-                self._reported = item
-            elif isinstance(item, Delta):
-                self._pieces += 1
-            items.append(item)
-
-    def finish(self) -> list[Item]:
-        self._chunks.close()
-        return []
+        super().translate(data, items)
+        self._pieces += sum(isinstance(item, Delta) for item in items)
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
     """Return the error for our caller that corresponds to llama.cpp's."""
-    message, error = error_message(body)
+    message, error = read_body(body)
     if error.get("type") == "exceed_context_size_error":
         return InvalidRequest(
             f"the conversation has {error.get('n_prompt_tokens')} tokens, "

@@ -1,111 +1,162 @@
-"""A request to an OpenAI-compatible server: sent, perhaps once more, and judged."""
+"""The answer to a request over HTTP, judged once: what was asked for, or an error.
+
+Judged by its status and by its first bytes, not by what its head announces: load balancers
+label events as JSON, servers send a document where a stream was asked for, proxies compress.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.message import Message
 
 from ..errors import ChoreoError, UpstreamInvalid
 from ..upstream import Exchange
-from .reading import parse_object, provider_error, retry_after
+from .failures import refusal
 
 #: An error's body is read up to here; the rest says nothing more.
 _ERROR_BYTES = 64 * 1024
+#: Longest document that is read where a stream was asked for.
+_MAX_DOCUMENT = 64 * 1024 * 1024
+#: What one block (128 KiB) may unpack to; text is seldom packed to less than a tenth.
+_MAX_UNPACKED = 16 * 1024 * 1024
+#: A shorter key could be any word: it is not looked for in messages.
+_SHORTEST_SECRET = 8
+
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
+
+def _refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
+    return refusal(status, headers, body, time.time())
 
 
 @dataclass(frozen=True)
-class Answers:
-    """How a call is begun and judged.
+class Asking:
+    """How a request is sent, and how its answer is judged.
 
-    *begin* sends the request, with ``stream_options`` or without; *refused* is told a
-    refusal's status and body and says whether to ask once more without; *accepted* is told
-    which way worked.  *secret* never shows in an error.
+    *begin* sends it.  A body that begins with one of the bytes in *foreign* is not the stream
+    that was asked for; *events* is whether the stream is one of Server-Sent Events.  *unfold*
+    makes the stream's bytes of such a body if it can, else returns None.  *refused* makes an
+    error of a status, the headers (names in lower case) and the beginning of the body.  *again*
+    may know another way to ask after a refusal.  *accepted* is called for a good answer.
+    *secret* never shows in an error.
     """
 
-    begin: Callable[[bool], Exchange]
-    refused: Callable[[int, bytes], bool]
-    accepted: Callable[[bool], None]
+    begin: Callable[[], Exchange]
+    foreign: bytes = b"{[<"
+    events: bool = True
+    refused: Callable[[int, Mapping[str, str], bytes], ChoreoError] = _refused
+    unfold: Callable[[bytes], bytes | None] = lambda body: None
+    again: Callable[[int, bytes], Asking | None] = lambda status, body: None
+    accepted: Callable[[], None] = lambda: None
     secret: str = ""
 
 
-class Call:
-    """An exchange whose answer is what was asked for, or an error.
+class UpstreamAnswer:
+    """What comes back for *asking*; :meth:`read` returns the body of a good answer."""
 
-    *options* is whether the first try has ``stream_options``; *stream* whether events are
-    expected.
-    """
-
-    def __init__(self, answers: Answers, options: bool, stream: bool) -> None:
-        self._answers = answers
-        self._options = options
-        self._stream = stream
-        self._exchange = answers.begin(options)
-        self._good = False
-        self._body: bytearray | None = None  # of an answer that is not what was asked for
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self._exchange = asking.begin()
         self._failure: ChoreoError | None = None
+        self._body = bytearray()  # until it is judged
+        self._packing: _Unpacker | None = None
+        #: Whether it is what was asked for, so far as it has come.
+        self.good = False
+        #: Whether what the exchange gives needs to be looked at no more.
+        self._open = False
 
     @property
-    def ended(self) -> bool:
-        """Whether the answer was returned to its end."""
-        return self._good and self._exchange.ended
+    def body_ended(self) -> bool:
+        """Whether the body of a good answer was returned to its end."""
+        return self.good and self._exchange.ended
 
-    def receive(self, timeout: float) -> bytes:
-        """Return what came of the answer within *timeout* seconds.
+    def read(self, timeout: float) -> bytes:
+        """Return what came of the body within *timeout* seconds.
 
-        Raises the provider's error, and UpstreamInvalid for a page where events were
-        expected.
+        Raises what the answer is instead, and goes on raising it.
         """
         if self._failure is not None:
             raise self._failure
         try:
-            return self._receive(timeout)
+            return self._read(timeout)
         except ChoreoError as error:
-            self._failure = self.hide(error)
-            self._exchange.close()
-            raise
+            raise self.fail(error) from None
 
-    def hide(self, error: ChoreoError) -> ChoreoError:
-        """Return *error* with ``***`` wherever its message had the secret."""
-        secret = self._answers.secret
-        if secret and secret in error.message:
+    def fail(self, error: ChoreoError) -> ChoreoError:
+        """Let go of the answer because of *error*; return it with ``***`` for the secret."""
+        secret = self._asking.secret
+        if len(secret) >= _SHORTEST_SECRET and secret in error.message:
             error.message = error.message.replace(secret, "***")
             error.args = (error.message,)
+        self._failure = error
+        self._exchange.close()
         return error
 
-    def _receive(self, timeout: float) -> bytes:
+    def _read(self, timeout: float) -> bytes:
         exchange = self._exchange
         try:
             data = exchange.receive(timeout)
         except ChoreoError:
-            if self._body is not None:  # an error page that was cut says enough
+            if self._body and not self.good:  # an error page that was cut says enough
                 return self._refuse()
             raise
-        if self._good:
-            return data
         if exchange.status is None:
             return b""
-        if self._body is None:
-            if exchange.status == 200 and not (self._stream and _is_page(exchange.headers)):
-                self._good = True
-                self._answers.accepted(self._options)
-                return data
-            self._body = bytearray()
+        if not (self.good or self._body):
+            coding = exchange.headers.get("Content-Encoding", "identity").strip().lower()
+            self._packing = _Unpacker() if coding != "identity" else None
+        if self._packing is not None:
+            data = self._packing.unpack(data)
+        if self.good:
+            return data
         self._body += data
-        if exchange.ended or len(self._body) >= _ERROR_BYTES:
-            return self._refuse()
-        return b""
+        if exchange.status == 200:
+            good = self._is_good()
+            if good or (exchange.ended and good is None):
+                self.good = True
+                self._open = self._packing is None
+                self._asking.accepted()
+                data, self._body = bytes(self._body), bytearray()
+                return data
+            if good is None:
+                return b""
+        limit = _MAX_DOCUMENT if exchange.status == 200 else _ERROR_BYTES
+        return self._refuse() if exchange.ended or len(self._body) >= limit else b""
+
+    def _is_good(self) -> bool | None:
+        """Whether the body begins as what was asked for; None: more of it must be seen."""
+        asking = self._asking
+        if not asking.foreign:
+            return True
+        start = bytes(self._body[:64]).lstrip(_BLANK) or bytes(self._body).lstrip(_BLANK)
+        if not start:
+            return None
+        kind = self._exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if not asking.events or kind not in ("text/html", "application/json"):
+            return start[:1] not in asking.foreign
+        if not start.startswith(_FIELDS) and any(field.startswith(start) for field in _FIELDS):
+            return None
+        return start.startswith(_FIELDS)
 
     def _refuse(self) -> bytes:
-        """Raise what the answer means, or ask once more without ``stream_options``."""
-        exchange, body = self._exchange, bytes(self._body or b"")
-        assert exchange.status is not None
-        if self._options and self._answers.refused(exchange.status, body):
+        """Raise what the answer means, unless it is of use all the same."""
+        exchange, body = self._exchange, bytes(self._body)
+        status = exchange.status or 0
+        self._body.clear()
+        if status == 200 and (unfolded := self._asking.unfold(body)) is not None:
+            self.good = True
+            return unfolded
+        other = self._asking.again(status, body)
+        if other is not None:
             exchange.close()
-            self._options, self._body = False, None
-            self._exchange = self._answers.begin(False)
+            self._asking = other
+            self._exchange = other.begin()
             return b""
-        raise _error(exchange.status, exchange.headers, body)
+        headers = {name.lower(): value for name, value in exchange.headers.items()}
+        raise self._asking.refused(status, headers, body)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
@@ -120,24 +171,29 @@ class Call:
         self._exchange.close()
 
 
-def _is_page(headers: Message) -> bool:
-    kind = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-    return kind in ("text/html", "application/json")
+class _Unpacker:
+    """Undoes gzip or deflate that nobody asked for, and does not let it grow without bound."""
 
+    def __init__(self) -> None:
+        self._packed = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its head
+        self._begun = False
 
-def _error(status: int, headers: Message, body: bytes) -> ChoreoError:
-    try:
-        value = parse_object(body)
-    except UpstreamInvalid:
-        value = None
-    if status == 200:
-        if value is not None and value.get("error"):
-            return provider_error(value)
-        return UpstreamInvalid("the provider answered with a page where a stream was asked for")
-    if 300 <= status < 400 or status < 200:
-        return UpstreamInvalid(f"the provider answered {status}, which is not followed")
-    if value is None:
-        text = body[:500].decode("utf-8", "replace").strip()
-        shown = text if text and "<" not in text else f"the provider answered {status}"
-        value = {"message": shown}
-    return provider_error(value, status, retry_after(headers.get("Retry-After")))
+    def unpack(self, data: bytes) -> bytes:
+        """Return what *data* unpacks to; raises UpstreamInvalid."""
+        unpacked = b""
+        while data:
+            try:
+                unpacked += self._packed.decompress(data, _MAX_UNPACKED)
+            except zlib.error as error:
+                if self._begun:
+                    raise UpstreamInvalid("the provider's answer cannot be unpacked") from error
+                self._begun = True  # "deflate" without the head that it should have
+                self._packed = zlib.decompressobj(-zlib.MAX_WBITS)
+                continue
+            self._begun = True
+            if self._packed.unconsumed_tail or len(unpacked) > _MAX_UNPACKED:
+                raise UpstreamInvalid("the provider's answer unpacks to too much")
+            data = self._packed.unused_data
+            if self._packed.eof and data:
+                self._packed = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        return unpacked

@@ -7,6 +7,7 @@ tests are recorded bytes, split anywhere.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -17,12 +18,11 @@ from ..chat.request import ChatRequest
 from ..chat.source import Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
 from ..settings import Settings
-from ..upstream import Client, Exchange, HTTPRequest, Timeouts
+from ..upstream import Client, HTTPRequest, Timeouts
+from .answer import Asking, UpstreamAnswer
 from .base import Provider
-from .reading import SHAPE_ERRORS, error_message, new_call_id, retry_after
-
-#: An error's body is read up to here; the rest says nothing more.
-_ERROR_BYTES = 64 * 1024
+from .failures import read_body, refusal, retry_after
+from .reading import SHAPE_ERRORS, new_call_id
 
 
 class Translator:
@@ -35,6 +35,8 @@ class Translator:
 
     ended = False
     failure: ChoreoError | None = None
+    #: With these bytes no body begins that this reads.
+    foreign = b"{[<"
 
     def receive_data(self, data: bytes) -> list[Item]:
         """Take the next bytes; return the items that they complete, in order.
@@ -103,27 +105,12 @@ class EventTranslator(Translator):
 
 
 class HTTPSource(Source):
-    """The answer in *exchange*, read by *translator*.
+    """The answer to *asking*, read by *translator*."""
 
-    *failed* turns an answer that is no stream into an error: it is given the status, the
-    headers (their names in lower case) and the beginning of the body.  *hide* is a secret
-    that no error may show.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        translator: Translator,
-        failed: Callable[[int, Mapping[str, str], bytes], ChoreoError],
-        hide: str = "",
-    ) -> None:
-        self._exchange = exchange
+    def __init__(self, asking: Asking, translator: Translator) -> None:
+        self._answer = UpstreamAnswer(asking)
         self._translator = translator
-        self._failed = failed
-        self._hide = hide
         self._failure: ChoreoError | None = None
-        self._refusal: bytearray | None = None  # the body of an answer that is no stream
-        self._streaming = False
 
     def receive(self, timeout: float) -> list[Item]:
         """Return what came within *timeout* seconds, in order; what came before a failure first."""
@@ -136,52 +123,28 @@ class HTTPSource(Source):
             self._receive(timeout, items)
             self.usage = self._translator.usage
         except ChoreoError as error:
-            self._failure = hidden(error, self._hide)
-            self.close()
+            self._failure = self._answer.fail(error)
+            self.usage = self._translator.usage
             if not items:
                 raise
         return items
 
     def _receive(self, timeout: float, items: list[Item]) -> None:
+        translator = self._translator
         try:
-            data = self._exchange.receive(timeout)
+            data = self._answer.read(timeout)
         except ChoreoError:
-            if self._refusal is not None:  # an error page that was cut says enough
-                raise self._error() from None
             # All that matters may have come before the connection broke.
-            if not self._streaming or not self._complete(items):
+            if not self._answer.good or not self._complete(items):
                 raise
             return
-        if not self._streaming and not self._begin(data):
-            return
         if data:
-            items += self._translator.receive_data(data)
-            if self._translator.failure is not None:
-                raise self._translator.failure
-        if self._exchange.ended or self._translator.ended:
-            items += self._translator.end()
+            items += translator.receive_data(data)
+            if translator.failure is not None:
+                raise translator.failure
+        if self._answer.body_ended or translator.ended:
+            items += translator.end()
             self._leave()
-
-    def _begin(self, data: bytes) -> bool:
-        """Look at the head, once it is there; whether the body is the stream asked for."""
-        status = self._exchange.status
-        if status is None:
-            return False
-        if self._refusal is None:
-            kind = self._exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if status == 200 and kind not in ("text/html", "application/json"):
-                self._streaming = True
-                return True
-            self._refusal = bytearray()
-        self._refusal += data[: _ERROR_BYTES - len(self._refusal)]
-        if self._exchange.ended or len(self._refusal) >= _ERROR_BYTES:
-            raise self._error()
-        return False
-
-    def _error(self) -> ChoreoError:
-        exchange = self._exchange
-        headers = {name.lower(): value for name, value in exchange.headers.items()}
-        return self._failed(exchange.status or 0, headers, bytes(self._refusal or b""))
 
     def _complete(self, items: list[Item]) -> bool:
         try:
@@ -194,24 +157,16 @@ class HTTPSource(Source):
     def _leave(self) -> None:
         """The answer is complete: leave the connection to others, if it can be."""
         self.ended = True
-        self._exchange.finish()
+        self._answer.finish()
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None while only asking tells."""
-        return None if self.ended or self._failure is not None else self._exchange.fileno()
+        return None if self.ended or self._failure is not None else self._answer.fileno()
 
     def close(self) -> None:
         """Stop the generation."""
         self.usage = self._translator.usage
-        self._exchange.close()
-
-
-def hidden(error: ChoreoError, secret: str) -> ChoreoError:
-    """Return *error* with ``***`` wherever its message had *secret*."""
-    if secret and secret in error.message:
-        error.message = error.message.replace(secret, "***")
-        error.args = (error.message,)
-    return error
+        self._answer.close()
 
 
 class HTTPProvider(Provider):
@@ -237,9 +192,16 @@ class HTTPProvider(Provider):
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*."""
-        exchange = self.client.send(self.encode(request))
-        key = str(getattr(self.options, "api_key", ""))
-        return HTTPSource(exchange, self.translator(request), self.error, key)
+        sent = self.encode(request)
+        translator = self.translator(request)
+        asking = Asking(
+            lambda: self.client.send(sent),
+            translator.foreign,
+            isinstance(translator, EventTranslator),
+            self.error,
+            secret=str(getattr(self.options, "api_key", "")),
+        )
+        return HTTPSource(asking, translator)
 
     def key(self) -> str:
         """Return the provider's key; raises ProviderNotConfigured when there is none."""
@@ -251,14 +213,13 @@ class HTTPProvider(Provider):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return what an answer that is no stream means for our caller."""
-        message, error = error_message(body)
-        if status == 200:
-            return UpstreamInvalid(message or "the provider answered with a page, not a stream")
+        if status < 400:
+            return refusal(status, headers, body, time.time())
+        message, error = read_body(body)
         message = message or f"the provider answered {status}"
         status, code = self.meaning(status, headers, message, error)
-        return from_provider(
-            status, message, code=code, retry_after=retry_after(headers.get("retry-after"))
-        )
+        wait = retry_after(headers, time.time())
+        return from_provider(status, message, code=code, retry_after=wait)
 
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]

@@ -185,6 +185,8 @@ def _message(turn: Turn) -> dict[str, Json]:
 class OllamaTranslator(Translator):
     """Reads the lines of a streamed chat; *limit* bounds the bytes of one."""
 
+    foreign = b"<["
+
     def __init__(
         self, limit: int = 8 * 1024 * 1024, new_call_id: Callable[[], str] = new_call_id
     ) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
+from decimal import Decimal
+from math import isfinite
 
+from ..chat.calls import new_call_id as new_call_id
 from ..chat.items import Delta, Item, Json, ToolCall, Usage
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
-
-_SHOWN = 200
 
 
 def text(value: Json) -> str:
@@ -59,36 +59,6 @@ def picture(number: int, media_type: str, data: str, index: int = 0) -> Delta:
     return Delta(index=index, extra={"images": [image]})
 
 
-def new_call_id() -> str:
-    """Return an id for a tool call that its provider gave none."""
-    return "call_" + secrets.token_hex(12)
-
-
-def error_message(body: bytes) -> tuple[str, dict[str, Json]]:
-    """Return the message in an error's *body* and the object it stood in.
-
-    Understands ``{"error": {"message"}}``, ``{"error": "..."}``, ``{"message"}``,
-    ``{"detail"}`` and any of these in a list; of a body that is no JSON its beginning, and
-    nothing of HTML.
-    """
-    shown = body.decode("utf-8", "replace").strip()
-    try:
-        value = json.loads(shown)
-    except (ValueError, RecursionError):
-        return ("" if shown.startswith("<") else shown[:_SHOWN]), {}
-    if isinstance(value, list) and value:
-        value = value[0]
-    if not isinstance(value, dict):
-        return shown[:_SHOWN], {}
-    inner = value.get("error")
-    if isinstance(inner, dict):
-        value = inner
-    for found in (inner, value.get("message"), value.get("Message"), value.get("detail")):
-        if isinstance(found, str) and found:
-            return found, value
-    return shown[:_SHOWN], value
-
-
 def provider_failure(status: int, message: str, error: Mapping[str, Json]) -> ChoreoError:
     """Return what an error that came inside a stream means; *status* is the HTTP status it
     would have had."""
@@ -101,31 +71,29 @@ def provider_failure(status: int, message: str, error: Mapping[str, Json]) -> Ch
     )
 
 
-# What a code in an error event means when it is a word; elsewhere it is the HTTP status.
-_STATUS_OF = {
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "insufficient_quota": 429,
-    "invalid_request_error": 400,
-    "context_length_exceeded": 400,
-    "exceed_context_size_error": 400,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "timeout_error": 504,
-    "overloaded_error": 503,
-    "unavailable_error": 503,
-    "service_unavailable": 503,
-}
-_MAX_MESSAGE = 4000
+#: Longer numbers are not read: Python does not write whole numbers of more digits (CVE-2020-10735).
+_MOST_DIGITS = 4000
 
 
 def _refuse(constant: str) -> Json:
     raise ValueError(f"{constant} is not JSON")
 
 
+def _float(text: str) -> Json:
+    """Return the number in *text*; one that no float can hold as a whole number.
+
+    Python would make infinity of it, which it then writes as no JSON knows it.
+    """
+    value = float(text)
+    if isfinite(value):
+        return value
+    if Decimal(text).adjusted() > _MOST_DIGITS:
+        raise ValueError("a number is too large")
+    return int(Decimal(text))
+
+
 # Python's own parser lets NaN and Infinity pass, which no client could read.
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
+_decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_float).decode
 
 
 def parse_object(text: str | bytes) -> dict[str, Json]:
@@ -139,55 +107,6 @@ def parse_object(text: str | bytes) -> dict[str, Json]:
     return value
 
 
-def provider_error(
-    body: Json, status: int | None = None, retry_after: float | None = None
-) -> ChoreoError:
-    """Return the error in *body*, an object of whatever shape, as our caller is told of it.
-
-    *status* is the answer's HTTP status; None inside a stream, where the error itself may
-    name one.
-    """
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        error = {"message": error}
-    message = error.get("message") or error.get("detail") or "the provider reported an error"
-    if not isinstance(message, str):
-        message = json.dumps(message, ensure_ascii=False)
-    told = [error.get(key) for key in ("code", "type", "status")]
-    words = [word for word in told if isinstance(word, str) and not word.isdigit()]
-    code = words[0] if words else None
-    if "exceed_context_size_error" in words:  # llama.cpp's name
-        code = "context_length_exceeded"
-    if status is None:
-        status = _status_in(error, words)
-    param = error.get("param")
-    return from_provider(
-        status,
-        message[:_MAX_MESSAGE],
-        code=code,
-        param=param if isinstance(param, str) else None,
-        retry_after=retry_after,
-    )
-
-
-def _status_in(error: Mapping[str, Json], words: list[str]) -> int:
-    for key in ("code", "status", "status_code"):
-        value = error.get(key)
-        if type(value) is int and 400 <= value < 600:
-            return value
-        if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
-            return int(value)
-    return next((_STATUS_OF[word] for word in words if word in _STATUS_OF), 502)
-
-
-def retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; None for none, for a date, for nonsense."""
-    text = (value or "").strip()
-    if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 8:
-        return float(text)
-    return None
-
-
 def read_usage(usage: Mapping[str, Json]) -> Usage:
     """Return what *usage*, the API's object, says; counts that are none are left out."""
     prompt = usage.get("prompt_tokens_details")
@@ -195,13 +114,9 @@ def read_usage(usage: Mapping[str, Json]) -> Usage:
     prompt = prompt if isinstance(prompt, dict) else {}
     completion = completion if isinstance(completion, dict) else {}
     return Usage(
-        _count(usage.get("prompt_tokens")) or 0,
-        _count(usage.get("completion_tokens")) or 0,
-        _count(prompt.get("cached_tokens")),
-        _count(prompt.get("cache_write_tokens")),
-        _count(completion.get("reasoning_tokens")),
+        count(usage.get("prompt_tokens")) or 0,
+        count(usage.get("completion_tokens")) or 0,
+        count(prompt.get("cached_tokens")),
+        count(prompt.get("cache_write_tokens")),
+        count(completion.get("reasoning_tokens")),
     )
-
-
-def _count(value: Json) -> int | None:
-    return value if type(value) is int and value >= 0 else None

@@ -16,6 +16,9 @@ from .framing import Framing, FramingError, UntilClose, framing_of
 #: Longest head of an answer, status line included; haproxy and nginx allow less.
 MAX_HEAD = 64 * 1024
 
+#: Content codings that a caller can undo (providers.answer), though identity is asked for.
+_CODINGS = frozenset(("identity", "gzip", "x-gzip", "deflate"))
+
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r\n]*))?\r?\n")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -94,6 +97,6 @@ def parse_head(data: bytes, method: str) -> Head:
     if "Transfer-Encoding" in headers and "Content-Length" in headers:
         keep = False  # RFC 9112 6.1: what follows may not be what it seems
     coding = (headers.get("Content-Encoding") or "identity").strip().lower()
-    if coding != "identity" and not framing.done:
-        raise UpstreamInvalid("the provider compressed its answer, which was not asked for")
+    if coding not in _CODINGS and not framing.done:
+        raise UpstreamInvalid(f"the provider compressed its answer with {coding[:40]!r}")
     return Head(status, (match[3] or b"").decode("latin-1"), headers, framing, keep)

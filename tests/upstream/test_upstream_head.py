@@ -71,7 +71,7 @@ def test_the_answer_to_head_has_no_body() -> None:
         "HTTP/1.1 200 OK\nContent-Length: 5, 5\n\n",
         "HTTP/1.1 200 OK\nTransfer-Encoding: gzip, chunked\n\n",
         "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked\n\n",
-        "HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 5\n\n",
+        "HTTP/1.1 200 OK\nContent-Encoding: br\nContent-Length: 5\n\n",
         "HTTP/1.1 200 OK\n" + "A: b\n" * 200 + "\n",
     ],
 )

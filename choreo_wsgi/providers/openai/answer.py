@@ -1,27 +1,27 @@
-"""The answer of an OpenAI-compatible server as frames, as items, or as one document."""
+"""The answer of an OpenAI-compatible server, passed on as frames or as one document."""
 
 from __future__ import annotations
 
 import time
 
-from ...chat.items import Item, Json, Usage, dump
-from ...chat.source import Source
+from ...chat.answer import AnswerWriter
+from ...chat.completion import normalise_completion
+from ...chat.items import Json, Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
-from ..answer import Call
-from ..reading import parse_object, provider_error, read_usage
-from .chunks import OpenAIChunks
+from ..answer import Asking, UpstreamAnswer
+from ..failures import find_error, provider_error
+from ..reading import parse_object, read_usage
+from .chunks import OpenAITranslator
 from .relay import EventRelay
-from .repair import repair_completion
 
 #: Seconds for usage and the end marker to come once every choice has finished.
 _GRACE = 2.0
-
 
 # A block of dozens of events is a burst.  While one goes on each read is put off, for longer
 # and longer, so that fewer and larger blocks are read, as network cards do it: half the CPU
 # time, and at most 40 ms, which nobody sees in a stream of a thousand events a second.  Streams
 # at the pace of a model are never held up; where blocks are full (a read takes 128 KiB) the
-# waits get shorter again.
+# waits get shorter again.  "make bench" shows it as "burst".
 _BURST, _ENOUGH, _FULL = 4 * 1024, 48 * 1024, 112 * 1024
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.04
 
@@ -35,15 +35,18 @@ def _pause_after(size: int, last: float) -> float:
     return last if size < _FULL else last / 2
 
 
-class RelayFrames:
-    """The frames of a stream, passed on from *call* by *relay*: see ``chat.source.Reply``."""
+class RelayedStream(UpstreamAnswer):
+    """The frames of the answer to *asking*, passed on by *relay*: see ``chat.source.Reply``.
 
-    def __init__(self, call: Call, relay: EventRelay, label: str) -> None:
-        self._call = call
+    It is the judged answer itself, not one more thing around it: each block of each stream
+    passes here.
+    """
+
+    def __init__(self, asking: Asking, relay: EventRelay, label: str) -> None:
+        super().__init__(asking)
         self._relay = relay
         self.label = label
         self.ended = False
-        self._failure: ChoreoError | None = None
         self._grace = 0.0
         self._pause = 0.0
         self._finished = False  # every choice has its finish reason
@@ -70,16 +73,16 @@ class RelayFrames:
         try:
             if self._pause and timeout > 0:
                 time.sleep(self._pause)
-            data = self._call.receive(timeout)
+            data = self._exchange.receive(timeout) if self._open else self.read(timeout)
             self._pause = _pause_after(len(data), self._pause)
             if data:
                 frames = relay.receive_data(data)
-                self._finished = relay.progress.all_finished
+                self._finished = relay.normaliser.all_finished
         except ChoreoError as error:
             if not finished:
-                raise self._fail(error) from None
+                raise self.fail(error) from None
             return self._end(frames)  # all that matters had come
-        if relay.done or self._call.ended or (finished and self._patience(1) <= 0):
+        if relay.done or self.body_ended or (finished and self._patience(1) <= 0):
             return self._end(frames)
         return frames
 
@@ -91,90 +94,51 @@ class RelayFrames:
         return min(timeout, self._grace - now)
 
     def _end(self, frames: bytes) -> bytes:
+        self._failure = None
         try:
             frames += self._relay.end()
         except ChoreoError as error:
-            self._fail(error)
+            self.fail(error)
             if not frames:
                 raise
             return frames
         self.ended = True
-        self._call.finish()
+        self.finish()
         return frames
-
-    def _fail(self, error: ChoreoError) -> ChoreoError:
-        self._failure = self._call.hide(error)
-        self._call.close()
-        return error
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None: a burst is waited for."""
-        return None if self._pause else self._call.fileno()
-
-    def close(self) -> None:
-        """Stop the generation."""
-        self._call.close()
+        return None if self._pause else self._exchange.fileno()
 
 
-class ChunkSource(Source):
-    """The items of a stream, read from *call* by *chunks*."""
+class RelayedDocument(UpstreamAnswer):
+    """The document of a plain completion, passed on: see ``chat.source.Reply``.
 
-    def __init__(self, call: Call, chunks: OpenAIChunks) -> None:
-        self._call = call
-        self._chunks = chunks
-        self._failure: ChoreoError | None = None
-
-    def receive(self, timeout: float) -> list[Item]:
-        """Return what came within *timeout* seconds, in order."""
-        if self._failure is not None:
-            raise self._failure
-        items: list[Item] = []
-        if self.ended:
-            return items
-        try:
-            data = self._call.receive(timeout)
-            if data:
-                items = self._chunks.receive_data(data)
-            if self._chunks.progress.done or self._call.ended:
-                self._chunks.close()
-                self._leave()
-        except ChoreoError as error:
-            if self._chunks.progress.all_finished:
-                self._leave()
-            else:
-                self._failure = self._call.hide(error)
-                self._call.close()
-                if not items:
-                    raise
-        self.usage = next((one for one in items if isinstance(one, Usage)), self.usage)
-        return items
-
-    def _leave(self) -> None:
-        self.ended = True
-        self._call.finish()
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._call.fileno()
-
-    def close(self) -> None:
-        """Stop the generation."""
-        self._call.close()
-
-
-class RelayReply:
-    """The document of a plain completion, passed on from *call*: see ``chat.source.Reply``.
-
-    *model* is the name to write for the upstream's, or empty; *limit* bounds its bytes.
+    *identity* has the ``id``, ``created`` and ``model`` for an answer without, *model* the name to
+    write for the upstream's, or is empty; *repair* is whether to mend the document, *limit* bounds
+    its bytes.  A stream that comes instead is folded by *writer*.
     """
 
-    def __init__(self, call: Call, label: str, model: str, repair: bool, limit: int) -> None:
-        self._call = call
+    def __init__(
+        self,
+        asking: Asking,
+        label: str,
+        writer: AnswerWriter,
+        translator: OpenAITranslator,
+        identity: dict[str, Json],
+        model: str,
+        repair: bool,
+        limit: int,
+    ) -> None:
+        super().__init__(asking)
         self.label = label
+        self._writer = writer
+        self._translator = translator
+        self._identity = identity
         self._model = model
         self._repair = repair
         self._limit = limit
-        self._body = bytearray()
+        self._document = bytearray()
         self.ended = False
         self.usage: Usage | None = None
 
@@ -185,41 +149,51 @@ class RelayReply:
         """
         if self.ended:
             return b""
-        self._body += self._call.receive(timeout)
-        if len(self._body) > self._limit:
-            raise UpstreamInvalid(f"the provider's answer is longer than {self._limit} bytes")
-        if not self._call.ended:
+        self._document += self.read(timeout)
+        if len(self._document) > self._limit:
+            text = f"the provider's answer is longer than {self._limit} bytes"
+            raise self.fail(UpstreamInvalid(text))
+        if not self.body_ended:
             return b""
         try:
-            body = self._document(bytes(self._body))
+            document = self._read_document(bytes(self._document))
         except ChoreoError as error:
-            raise self._call.hide(error) from None
+            raise self.fail(error) from None
         self.ended = True
-        return body
+        return document
 
-    def _document(self, body: bytes) -> bytes:
+    def _read_document(self, body: bytes) -> bytes:
+        if body.lstrip().startswith((b"data:", b"event:", b"id:", b":")):
+            return self._fold(body)
         reply = parse_object(body)
-        if reply.get("error"):
-            raise provider_error(reply)
-        choices = reply.get("choices")
-        if not (isinstance(choices, list) and choices and all(map(_has_message, choices))):
-            raise UpstreamInvalid("the provider's answer is not a chat completion")
-        if isinstance(reply.get("usage"), dict):
-            self.usage = read_usage(reply["usage"])
-        changed = self._repair and repair_completion(reply)
-        if self._model and reply.get("model") != self._model:
-            reply["model"] = self._model
-            changed = True
-        return dump(reply) if changed else body
+        failure = find_error(reply)
+        if failure is not None:
+            raise provider_error(failure)
+        mended, usage = normalise_completion(reply, self._identity)
+        self.usage = read_usage(usage) if usage is not None else None
+        made = mended if self._repair else reply
+        if self._model and made.get("model") != self._model:
+            made = {**made, "model": self._model}
+        return body if made is reply else dump(made)
 
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._call.fileno()
-
-    def close(self) -> None:
-        """Stop the generation."""
-        self._call.close()
+    def _fold(self, body: bytes) -> bytes:
+        translator, writer = self._translator, self._writer
+        for item in [*translator.receive_data(body), *translator.end()]:
+            writer.write(item)
+        if translator.failure is not None:
+            raise translator.failure
+        self.usage = translator.usage
+        return writer.finish()
 
 
-def _has_message(choice: Json) -> bool:
-    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+def unfold(body: bytes) -> bytes | None:
+    """Return *body*, a plain completion, as the one event of a stream; None if it is none."""
+    try:
+        reply = parse_object(body)
+    except UpstreamInvalid:
+        return None
+    if find_error(reply) is not None or not reply.get("choices"):
+        return None
+    # Line ends stand outside of JSON's strings only.
+    line = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"data: " + line + b"\n\ndata: [DONE]\n\n"

@@ -1,20 +1,11 @@
-"""What an OpenAI-compatible provider sends, read: objects, errors, usage, and the ending.
-
-Used by the relay, which passes events on, and by the reader that makes items of them.
-"""
+"""The bytes of an OpenAI-compatible stream, as whole events."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from ... import sse
-from ...errors import (
-    ChoreoError,
-    ProviderError,
-    UpstreamInvalid,
-    UpstreamTruncated,
-)
-from ..reading import parse_object, provider_error
+from ...errors import ChoreoError, UpstreamInvalid
+from ..failures import provider_error
+from ..reading import parse_object
 
 
 class EventReader(sse.Decoder):
@@ -43,43 +34,48 @@ class EventReader(sse.Decoder):
             return [], error
 
 
-@dataclass
-class Progress:
-    """How far a stream of *n* choices has come, and so whether it may end.
+class WholeEvents:
+    """Collects bytes until events are whole; *limit* bounds the bytes of one."""
 
-    It is complete when every choice has its finish reason, or when ``[DONE]`` followed on a
-    choice; a stream that ends otherwise was cut.
-    """
-
-    n: int = 1
-    seen: set[int] = field(default_factory=set)
-    finished: set[int] = field(default_factory=set)
-    done: bool = False
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = bytearray()  # the start of an event
+        self._after_cr = False  # the last byte was CR, which may be half of CRLF
 
     @property
-    def all_finished(self) -> bool:
-        """Whether every choice that was asked for has its finish reason."""
-        return len(self.finished) >= self.n
+    def too_large(self) -> bool:
+        """Whether the event that has begun is longer than the limit."""
+        return len(self._rest) > self._limit
 
-    @property
-    def unfinished(self) -> list[int]:
-        """The choices that came and have no finish reason, in order."""
-        return sorted(self.seen - self.finished)
+    def feed(self, data: bytes) -> bytes:
+        """Return all whole events there are, lines ended by LF; keep the rest."""
+        if self._after_cr or b"\r" in data:
+            data = self._line_feeds(data)
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
+            rest = self._rest
+            if not (rest and data.startswith(b"\n") and rest.endswith(b"\n")):
+                rest += data
+                return b""
+            end = 1
+        block = data if end == len(data) else data[:end]
+        if self._rest:
+            self._rest += block
+            block = bytes(self._rest)
+            self._rest = bytearray()
+        self._rest += data[end:] if end < len(data) else b""
+        return block
 
-    def take_done(self) -> None:
-        """Take note of ``[DONE]``; raises UpstreamTruncated when no choice came before it."""
-        if not self.seen:
-            raise UpstreamTruncated("the provider's answer ended before it began")
-        self.done = True
+    def end(self) -> bytes:
+        """Say that the bytes have ended; return the event that lacks its blank line, if any."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        return rest + b"\n\n" if rest.strip() else b""
 
-    def check_end(self) -> None:
-        """Raise UpstreamTruncated unless the stream may end here."""
-        if not (self.done or self.all_finished):
-            raise UpstreamTruncated("the provider's answer ended before it was complete")
-
-
-def finish_error(reason: str) -> ChoreoError | None:
-    """Return the error behind a finish reason that is none."""
-    if reason == "error":
-        return ProviderError("the provider broke its answer off with an error")
-    return None
+    def _line_feeds(self, data: bytes) -> bytes:
+        """Return *data* with CR and CRLF as LF.  JSON holds none of them unescaped."""
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        if data:
+            self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from dataclasses import dataclass
+
+from ...chat.items import Json
+from ...settings import setting
 from ..facts import BUILT_IN
 from .provider import OpenAI
+
+_NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
 class XAI(OpenAI):
@@ -28,10 +36,52 @@ class Groq(OpenAI):
 
 
 class Mistral(OpenAI):
-    """Mistral's models."""
+    """Mistral's models.
+
+    Usage comes unasked, and ``stream_options`` is refused.  Ids of tool calls are nine letters
+    and digits: those of other providers, in a history that began there, are made to fit.
+    """
 
     type = "mistral"
     facts = BUILT_IN["mistral"]
+
+    @dataclass(frozen=True)
+    class Options(OpenAI.Options):
+        """The settings of a section whose type is ``mistral``."""
+
+        usage: bool = setting(False, "ask for usage in streams; it comes unasked")
+
+    def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
+        """Return *body* with ids of tool calls that Mistral takes."""
+        messages = body.get("messages")
+        if not isinstance(messages, list):
+            return body
+        return {**body, "messages": [_with_short_ids(message) for message in messages]}
+
+
+def _with_short_ids(message: Json) -> Json:
+    """Return *message* with the ids of its calls, or of the call it answers, made to fit."""
+    if not isinstance(message, dict):
+        return message
+    changed: dict[str, Json] = {}
+    if isinstance(message.get("tool_call_id"), str):
+        changed["tool_call_id"] = _short_id(message["tool_call_id"])
+    if isinstance(message.get("tool_calls"), list):
+        changed["tool_calls"] = [
+            {**call, "id": _short_id(call["id"])} if isinstance(call.get("id"), str) else call
+            for call in message["tool_calls"]
+        ]
+    return {**message, **changed} if changed else message
+
+
+def _short_id(id: str) -> str:
+    """Return *id* if it is nine letters and digits, else nine that depend on it alone.
+
+    So a call and its result get the same, in every turn.
+    """
+    if _NINE.fullmatch(id):
+        return id
+    return hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 class DeepSeek(OpenAI):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import dump
+from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderNotConfigured
 from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
-from ..answer import Answers, Call
+from ..answer import Asking
 from ..base import Provider
 from ..facts import BUILT_IN
+from ..http import HTTPSource
 from ..reading import parse_object
-from .answer import ChunkSource, RelayFrames, RelayReply
-from .chunks import OpenAIChunks
+from .answer import RelayedDocument, RelayedStream, unfold
+from .chunks import OpenAITranslator
 from .relay import EventRelay, Rewriting
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
@@ -51,6 +53,7 @@ class OpenAI(Provider):
         unix_socket: str = setting("", "path of a unix socket to connect to instead")
         headers: tuple[str, ...] = setting((), "more headers, NAME: VALUE, comma separated")
         repair: bool = setting(True, "mend what the upstream gets wrong")
+        usage: bool = setting(True, "ask for usage in streams; off for one that this silences")
         connect_timeout: float = setting(0.0, "0: the server's", minimum=0)
         first_byte_timeout: float = setting(0.0, "0: the server's", minimum=0)
         idle_timeout: float = setting(0.0, "0: the server's", minimum=0)
@@ -97,43 +100,68 @@ class OpenAI(Provider):
             return super().answer(request, writer)
         # The name that was asked for, where the upstream knows the model by another.
         renamed = writer.model if writer.model != request.model else ""
-        label = self.label(request.model)
-        if not request.stream:
-            call = self._plain_call(request)
-            return RelayReply(call, label, renamed, self.options.repair, _MAX_REPLY)
-        rewriting = Rewriting(request.include_usage, renamed, self.options.repair)
-        relay = EventRelay(request.n, rewriting, self.settings.max_event_bytes)
-        return RelayFrames(self._stream_call(request), relay, label)
+        label, repair = self.label(request.model), self.options.repair
+        identity = {
+            "id": "chatcmpl-" + secrets.token_urlsafe(18),
+            "created": int(time.time()),
+            "model": writer.model,
+        }
+        limit = self.settings.max_event_bytes
+        if request.stream:
+            rewriting = Rewriting(request.include_usage, renamed, repair, identity)
+            return RelayedStream(
+                self._stream(request), EventRelay(request.n, rewriting, limit), label
+            )
+        translator = OpenAITranslator(request.n, limit)
+        asking = self._document(request)
+        return RelayedDocument(
+            asking, label, writer, translator, identity, renamed, repair, _MAX_REPLY
+        )
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
-        chunks = OpenAIChunks(request.n, self.settings.max_event_bytes)
-        return ChunkSource(self._stream_call(request), chunks)
+        translator = OpenAITranslator(request.n, self.settings.max_event_bytes)
+        return HTTPSource(self._stream(request), translator)
 
-    def _plain_call(self, request: ChatRequest) -> Call:
+    def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
+        """Return *body*, what is sent for a request, as this upstream needs it."""
+        return body
+
+    def _document(self, request: ChatRequest) -> Asking:
         body = {key: value for key, value in request.body.items() if key != "stream_options"}
-        body |= {"model": request.model, "stream": False}
-        answers = Answers(
-            lambda _: self._post(request.model, dump(body)),
-            lambda status, text: False,
-            lambda options: None,
-            self.options.api_key,
+        sent = dump(self.prepare({**body, "model": request.model, "stream": False}))
+        return Asking(
+            lambda: self._post(request.model, sent), foreign=b"", secret=self.options.api_key
         )
-        return Call(answers, options=False, stream=False)
 
-    def _stream_call(self, request: ChatRequest) -> Call:
+    def _stream(self, request: ChatRequest) -> Asking:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
         if "n" not in request.body and request.n == 1:
             del body["n"]
-        asked = body.pop("stream_options", None)
-        options = {**(asked or {}), "include_usage": True}
+        options = {**(body.pop("stream_options", None) or {}), "include_usage": True}
+        if self._base_url == OpenAI.facts.home:
+            # Padding that differs in every event hides that they are alike.
+            options.setdefault("include_obfuscation", False)
+        body = self.prepare(body)
+        without = self._asking(request.model, body)
+        if not self.options.usage or self._takes_stream_options is False:
+            return without
+        asking = self._asking(request.model, {**body, "stream_options": options})
+        return replace(
+            asking, again=lambda status, text: without if self._refused(status, text) else None
+        )
 
-        def begin(with_options: bool) -> Exchange:
-            sent = {**body, "stream_options": options} if with_options else body
-            return self._post(request.model, dump(sent))
+    def _asking(self, model: str, body: dict[str, Json]) -> Asking:
+        def accepted() -> None:
+            if self.options.usage:
+                self._takes_stream_options = "stream_options" in body
 
-        answers = Answers(begin, self._refused, self._accepted, self.options.api_key)
-        return Call(answers, options=self._takes_stream_options is not False, stream=True)
+        return Asking(
+            lambda: self._post(model, dump(body)),
+            unfold=unfold,
+            accepted=accepted,
+            secret=self.options.api_key,
+        )
 
     def _post(self, model: str, body: bytes) -> Exchange:
         if self.facts.needs_key and not self.options.api_key and self._base_url == self.facts.home:
@@ -149,9 +177,6 @@ class OpenAI(Provider):
             return False
         named = b"stream_options" in body or b"include_usage" in body
         return named or self._takes_stream_options is None
-
-    def _accepted(self, options: bool) -> None:
-        self._takes_stream_options = options
 
     # -- models ----------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ def event(content: str, finish: str = "null") -> bytes:
     ).encode()
 
 
-WORDS = [event(f"word {number}") for number in range(5)]
+ROLE = event("").replace(b'"delta":{}', b'"delta":{"role":"assistant","content":""}')
+WORDS = [ROLE, *[event(f"word {number}") for number in range(5)]]
 STOP = event("", '"stop"')
 STREAM = [*WORDS, STOP, sse.DONE]
 SHOWN = b"".join(STREAM).replace(b',"usage":null', b"")
@@ -111,7 +112,7 @@ def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -
 
 
 def test_a_burst_arrives_whole(upstream: Start, served: Serve) -> None:
-    burst = [event(f"word {number}") for number in range(20_000)]
+    burst = [ROLE, *[event(f"word {number}") for number in range(20_000)]]
     server = served(upstream(lambda peer: peer.send(chunked([*burst, STOP, sse.DONE]))))
     expected = b"".join([*burst, STOP, sse.DONE]).replace(b',"usage":null', b"")
     clients = [server.ask() for _ in range(3)]

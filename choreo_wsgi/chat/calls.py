@@ -1,0 +1,200 @@
+"""The tool calls of one choice, put together from pieces that upstreams number as they like.
+
+OpenAI's rule: the first piece of a call has its ``index`` (from 0, without gaps), ``id``,
+``type`` and name; later pieces have the index and more of the arguments, and nothing else.
+Upstreams number all calls 0, count from 1, leave indexes or ids out, repeat starts, or send
+null and ``""`` for what is left out.  A call is recognised by its index and id together.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+
+from ..errors import UpstreamInvalid
+from .items import Json
+from .shapes import arguments_of
+
+Piece = dict[str, Json]
+_KNOWN = ("index", "id", "type", "function", "custom", "name", "arguments")
+
+
+def new_call_id() -> str:
+    """Return an id for a tool call that its provider gave none."""
+    return "call_" + secrets.token_hex(12)
+
+
+class Call:
+    """One tool call: its *number*, counted from 0, and what came of it.
+
+    *pieces* of the arguments are text, or bytes: the inside of a JSON string, as it came.
+    """
+
+    __slots__ = ("begun", "custom", "id", "index", "name", "number", "pieces")
+
+    def __init__(self, number: int, index: int | None, id: str) -> None:
+        self.number = number
+        self.index = index  # the upstream's
+        self.id = id  # the upstream's
+        self.name = ""
+        self.custom = False
+        self.begun = False  # its first piece was passed on
+        self.pieces: list[str | bytes] = []
+
+    @property
+    def arguments(self) -> str:
+        """What has come of the arguments; raises UpstreamInvalid where they are no text."""
+        texts: list[str] = []
+        raw: list[bytes] = []
+        for piece in [*self.pieces, ""]:
+            if isinstance(piece, bytes):
+                raw.append(piece)
+                continue
+            if raw:
+                texts.append(_text(b"".join(raw)))
+                raw.clear()
+            texts.append(piece)
+        self.pieces = ["".join(texts)]
+        return "".join(texts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the arguments are JSON."""
+        return self._parses()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the arguments are a whole object; quick to say no, and asked for each piece."""
+        last = self.pieces[-1] if self.pieces else ""
+        return last[-1:] in ("}", b"}") and self._parses()
+
+    def _parses(self) -> bool:
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
+def _text(inside: bytes) -> str:
+    try:
+        return str(json.loads(b'"' + inside + b'"'))
+    except ValueError as error:
+        raise UpstreamInvalid("the provider's tool call cannot be read") from error
+
+
+class ToolCalls:
+    """The calls of one choice; *new_id* makes the id of one that came without."""
+
+    def __init__(self, new_id: Callable[[], str] = new_call_id) -> None:
+        self.calls: list[Call] = []
+        self._new_id = new_id
+        self._by_index: dict[int, Call] = {}
+        self._by_key: dict[tuple[int | None, str], Call] = {}
+
+    def take(self, pieces: Json) -> list[Piece]:
+        """Return the pieces to pass on for *pieces*, the ``tool_calls`` of a delta or message.
+
+        Raises UpstreamInvalid for what is no list of objects.
+        """
+        if isinstance(pieces, dict):
+            pieces = [pieces]
+        if not (isinstance(pieces, list) and all(isinstance(one, dict) for one in pieces)):
+            raise UpstreamInvalid("the provider's tool calls are not a list of objects")
+        made = map(self._take, pieces)
+        return [piece for piece in made if piece is not None]
+
+    def close(self) -> list[Piece]:
+        """Say that the calls are complete; return the pieces still due: ``{}`` for no arguments.
+
+        Raises UpstreamInvalid for a call without a name, or whose arguments are not JSON.
+        """
+        due: list[Piece] = []
+        for call in self.calls:
+            if not call.begun:
+                raise UpstreamInvalid("the provider's tool call has no name")
+            if call.custom or call.complete:
+                continue
+            if call.arguments.strip():
+                name = call.name[:64]
+                raise UpstreamInvalid(f"the provider's call of {name!r} has broken arguments")
+            call.pieces.append("{}")
+            due.append({"index": call.number, "function": {"arguments": "{}"}})
+        return due
+
+    def _take(self, piece: Piece) -> Piece | None:
+        kind, member = "function", "arguments"
+        if isinstance(piece.get("custom"), dict):
+            kind, member = "custom", "input"
+        inner = piece.get(kind)
+        if not isinstance(inner, dict):
+            inner = {name: piece[name] for name in ("name", "arguments") if name in piece}
+        index = piece.get("index")
+        index = index if type(index) is int else None
+        id, name = piece.get("id"), inner.get("name")
+        id = id if isinstance(id, str) else "" if id is None else str(id)
+        name = name if isinstance(name, str) else ""
+        given = inner.get(member)
+        # An empty object at the start is where the arguments will be.
+        text = "" if given == {} else arguments_of(given)
+        call = self._find(index, id, name, text) or self._open(index, id)
+        if call.begun and (id or name) and text[-1:] == "}" and call.closed:
+            text = "" if call.arguments == text else text  # the whole call once more
+        if text:
+            call.pieces.append(text)
+        extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
+        if call.begun:
+            body = {member: text}
+            return {"index": call.number, kind: body, **extra} if text or extra else None
+        call.name = name or call.name
+        if not call.name:
+            return None  # it begins when its name has come
+        call.begun, call.custom = True, kind == "custom"
+        if not call.id:
+            id = self._new_id()
+        body = {"name": call.name, member: call.arguments}
+        return {"index": call.number, "id": call.id or id, "type": kind, kind: body, **extra}
+
+    def _open(self, index: int | None, id: str) -> Call:
+        call = Call(len(self.calls), index, id)
+        self.calls.append(call)
+        self._know(call, index, id)
+        return call
+
+    def _know(self, call: Call, index: int | None, id: str) -> None:
+        if index is not None:
+            self._by_index[index] = call
+        if id:
+            self._by_key[index, id] = self._by_key[None, id] = call
+
+    def _find(self, index: int | None, id: str, name: str, text: str) -> Call | None:
+        """Return the call that a piece belongs to, or None: it begins one."""
+        last = self.calls[-1] if self.calls else None
+        current = last if index is None else self._by_index.get(index)
+        if id:
+            known = self._by_key.get((index, id))
+            if known is None and (other := self._by_key.get((None, id))) is not None:
+                known = other if other.index is None else None
+            if known is None and current is not None and self._goes_on(current, name):
+                known = current
+                known.id = known.id or (id if not known.begun else "")
+            if known is not None:
+                self._know(known, index, id)
+            return known
+        if current is None:
+            return None if name else last  # pieces under an index that no call began with
+        if not (name and current.name):
+            return current
+        if name != current.name:
+            return None
+        # The same start once more, or a second call of the same function.
+        return None if text[:1] == "{" and current.closed else current
+
+    @staticmethod
+    def _goes_on(call: Call, name: str) -> bool:
+        """Whether a piece with an id that is new, and *name*, still belongs to *call*."""
+        if not call.begun:
+            return not call.id
+        # Ids that are made anew for every piece: only a name can begin a call.
+        return not name and not call.closed

@@ -1,0 +1,69 @@
+"""A plain completion of a server that speaks OpenAI's API nearly, made to follow its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..errors import UpstreamInvalid
+from .calls import new_call_id
+from .items import Json
+from .normalise import Chunk, Normaliser
+
+
+def normalise_completion(
+    reply: Chunk, identity: Mapping[str, Json], new_id: Callable[[], str] = new_call_id
+) -> tuple[Chunk, Chunk | None]:
+    """Return what *reply*, a plain completion, should have been, and its ``usage``.
+
+    It is *reply* itself when nothing is wrong with it.  The whole document goes through the
+    :class:`Normaliser` as one chunk does, so that both follow the same rules.  *identity* is as
+    there.
+
+    Raises UpstreamInvalid for what is no completion, and ProviderError for a finish that says
+    that the answer failed.
+    """
+    choices = reply.get("choices")
+    if not (isinstance(choices, list) and choices and all(map(_has_message, choices))):
+        raise UpstreamInvalid("the provider's answer is not a chat completion")
+    chunk = {**reply, "choices": [{**one, "message": dict(_message(one))} for one in choices]}
+    normaliser = Normaliser(len(choices), identity, new_id=new_id)
+    chunks, _ = normaliser.take(chunk)
+    chunks += normaliser.end()
+    made: dict[int, Chunk] = {}
+    for chunk in chunks:
+        for one in chunk["choices"]:
+            _add(made.setdefault(one["index"], {}), one)
+    mended = {**reply, **chunks[0], "object": "chat.completion", "choices": list(made.values())}
+    mended.pop("usage", None)
+    if normaliser.usage is not None:
+        mended["usage"] = normaliser.usage
+    return (mended if mended != reply else reply), normaliser.usage
+
+
+def _message(one: Chunk) -> Json:
+    return one.get("message", one.get("delta"))
+
+
+def _has_message(one: Json) -> bool:
+    return isinstance(one, dict) and isinstance(_message(one), dict)
+
+
+def _add(choice: Chunk, piece: Chunk) -> None:
+    """Add *piece*, a choice of a chunk, to *choice* of the document."""
+    delta = piece.pop("delta")
+    reason = piece.pop("finish_reason")
+    if not choice:
+        calls = [_without_index(call) for call in delta.get("tool_calls", ())]
+        choice.update(piece)
+        choice["message"] = {**delta, "tool_calls": calls} if calls else delta
+        choice["message"].setdefault("content", None)
+    elif "tool_calls" in delta:
+        for call in delta["tool_calls"]:
+            function = choice["message"]["tool_calls"][call["index"]]["function"]
+            function["arguments"] += call["function"]["arguments"]
+    choice["finish_reason"] = reason
+    choice.update({key: value for key, value in piece.items() if key != "index"})
+
+
+def _without_index(call: Chunk) -> Chunk:
+    return {key: value for key, value in call.items() if key != "index"}

@@ -1,0 +1,119 @@
+"""The members of a delta or a message in the shapes that OpenAI's schema has.
+
+Servers that speak "OpenAI's API" send text as lists of parts, reasoning under other names, and
+null where the schema has no null.  Each function here looks at nothing but what it is given.
+"""
+
+from __future__ import annotations
+
+import json
+
+from .items import Json
+
+#: Where reasoning is found, the name that most clients know first.
+_REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+#: Members that the schema has, but never as null.
+_NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *_REASONING)
+_PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
+_TEXTS = frozenset(("text", "output_text", "input_text", None))
+_THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
+_INSIDE = ("text", "thinking", "reasoning", "summary", "content", "value")
+
+
+def compact(value: Json) -> str:
+    """Return *value* as JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def text_of(value: Json) -> str:
+    """Return the text in *value*: a string, null, a part, or parts in parts."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(text_of, value))
+    if isinstance(value, dict):
+        return next((text for name in _INSIDE if (text := text_of(value.get(name)))), "")
+    return compact(value)
+
+
+def arguments_of(value: Json) -> str:
+    """Return a call's arguments as JSON text; an object that came whole is written as JSON."""
+    return value if isinstance(value, str) else "" if value is None else compact(value)
+
+
+def split_content(content: Json) -> tuple[str, str, str, list[Json]]:
+    """Return the text, the reasoning, the refusal and the other parts in *content*.
+
+    *content* is a string, null, a part, or a list of parts.  An object that is no part is an
+    answer in JSON that was not written out.
+    """
+    if isinstance(content, dict) and "type" not in content and "text" not in content:
+        return compact(content), "", "", []
+    texts, thoughts, refusals, others = [], [], [], []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _THOUGHTS:
+            thoughts.append(text_of(part))
+        elif kind == "refusal":
+            refusals.append(text_of(part.get("refusal")))
+        elif kind in _TEXTS:
+            texts.append(text_of(part))
+        else:
+            others.append(part)
+    return "".join(texts), "".join(thoughts), "".join(refusals), others
+
+
+def reshape(said: dict[str, Json]) -> bool:
+    """Mend the members of *said*, a delta or a message, in place; return whether any was wrong.
+
+    Parts of the content that are neither text nor reasoning go to ``images`` or
+    ``content_parts``, each with an ``index``, as clients that join deltas need it.
+    """
+    content = said.get("content")
+    if (content is None or type(content) is str) and said.keys() <= _PLAIN:
+        odd = [name for name, value in said.items() if value is not None and type(value) is not str]
+        if (
+            not odd
+            and said.get("role", "") is not None
+            and said.get("reasoning_content", "") is not None
+        ):
+            return False
+    changed = False
+    if content is not None and type(content) is not str:
+        _take_parts(said, content)
+        changed = True
+    for name in _NEVER_NULL:
+        if name in said and said[name] is None:
+            del said[name]
+            changed = True
+    for name in _REASONING:
+        if name not in said or (name == "reasoning_content" and type(said[name]) is str):
+            continue
+        text = text_of(said.pop(name))
+        changed = True
+        if text and not said.get("reasoning_content"):
+            said["reasoning_content"] = text
+    if "refusal" in said and type(said["refusal"]) not in (str, type(None)):
+        said["refusal"] = text_of(said["refusal"])
+        changed = True
+    return changed
+
+
+def _take_parts(said: dict[str, Json], content: Json) -> None:
+    said["content"], thoughts, refusal, others = split_content(content)
+    if thoughts:
+        said["reasoning_content"] = text_of(said.get("reasoning_content")) + thoughts
+    if refusal:
+        said["refusal"] = text_of(said.get("refusal")) + refusal
+    for part in others:
+        kind = part.get("type") if isinstance(part, dict) else ""
+        place = said.setdefault("images" if kind == "image_url" else "content_parts", [])
+        if isinstance(place, list):
+            place.append({"index": len(place), **part} if isinstance(part, dict) else part)
+
+
+def says(said: dict[str, Json]) -> bool:
+    """Return whether *said*, a delta or a message, says anything: its role alone does not."""
+    return any(value for name, value in said.items() if name != "role")

@@ -1,0 +1,207 @@
+"""What a provider reports as an error, of whatever shape, as our caller is told of it.
+
+The one reader of errors: for the body of a refusal, for an object inside a stream, and for a
+document that came with status 200.  Shapes that were met::
+
+    {"error": {"message", "type", "code", "param"}}      OpenAI, and nearly everybody
+    {"error": "..."}   {"errors": [{"message"}]}         Ollama, Cloudflare
+    [{"error": {"message", "status"}}]                   Gemini
+    {"object": "error", "message", "code": 400}          vLLM before 0.11
+    {"detail": "..."}  {"detail": [{"loc", "msg"}]}      FastAPI
+    {"code": "InvalidParameter", "message"}              DashScope
+    {"error_type", "error_message", "choices": null}     DeepInfra
+    {"base_resp": {"status_code": 1008, "status_msg"}}   MiniMax
+    {"code": 400, "details": "..."}                      guardrails in front of vLLM
+    plain text, HTML
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+
+from ..chat.items import Json
+from ..errors import ChoreoError, UpstreamInvalid, from_provider
+
+#: Longest message, and longest piece of an unknown body, that is passed on.
+_MAX_MESSAGE = 4000
+_SHOWN = 500
+
+_MESSAGES = (
+    *("message", "error_message", "errorMessage", "error_msg", "Message", "msg", "status_msg"),
+    *("detail", "details", "error_description", "description", "error", "errors", "title"),
+)
+_WORDS = ("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type")
+_NUMBERS = ("code", "status", "status_code", "statusCode", "http_status", "error_code")
+
+#: The HTTP status that a word in an error stands for; the first that is found in it.
+_STATUSES = (
+    (re.compile("context_length|context_size|context_window"), 400),
+    (re.compile("insufficient_quota|rate_limit|too_many_requests|throttl|exhausted|quota"), 429),
+    (re.compile("billing|payment|insufficient_(credit|balance|fund)|arrearage"), 402),
+    (re.compile("authenticat|unauthori[sz]ed|api_key"), 401),
+    (re.compile("permission|forbidden|access_denied"), 403),
+    (re.compile("not_found|does_not_exist"), 404),
+    (re.compile("too_large"), 413),
+    (re.compile("timeout|timed_out|deadline"), 504),
+    (re.compile("overload|unavailable|busy|capacity"), 503),
+    (re.compile("invalid|bad_request|validation|malformed|unsupported"), 400),
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
+_NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_balance")
+
+
+def find_error(value: Json) -> Json:
+    """Return the part of *value*, a parsed answer or event, that reports an error, or None.
+
+    An error beside good choices counts too, as OpenRouter sends it.
+    """
+    if isinstance(value, list):
+        return next((found for one in value if (found := find_error(one)) is not None), None)
+    if not isinstance(value, dict):
+        return None
+    for name in ("error", "errors"):
+        if value.get(name):
+            return value if value[name] is True else value[name]
+    state = value.get("base_resp")
+    if isinstance(state, dict) and state.get("status_code"):
+        return state
+    if value.get("choices"):
+        return None
+    if value.get("object") == "error" or value.get("type") == "error":
+        return value
+    if any(value.get(name) for name in ("error_message", "error_msg", "errorMessage", "detail")):
+        return value
+    if any(value.get(name) for name in ("message", "msg", "details", "Message")):
+        return None if value.get("code") in (0, 200, "0", "200") else value
+    return None
+
+
+def provider_error(
+    error: Json, status: int | None = None, retry_after: float | None = None
+) -> ChoreoError:
+    """Return *error*, an object of whatever shape, as our caller is told of it.
+
+    *status* is the answer's HTTP status; None, or 200, where the error itself has to name one.
+    *retry_after* is in seconds.
+    """
+    found = find_error(error)
+    error = error if found is None else found
+    while isinstance(error, list) and error:
+        error = error[0]
+    if isinstance(error, dict) and isinstance(error.get("error"), dict):
+        error = error["error"]
+    members = error if isinstance(error, dict) else {}
+    message = _message(error) or "the provider reported an error"
+    words = [_plain(value) for name in _WORDS if isinstance(value := members.get(name), str)]
+    words = [word for word in words if word and not word.isdigit()]
+    own = next((members[name] for name in _WORDS if _is_word(members.get(name))), None)
+    if any(word.startswith(("context_length", "exceed_context_size")) for word in words):
+        own = "context_length_exceeded"
+    if status is None or status == 200:
+        status = next(_statuses(members, words), 502)
+    if any(map(_NO_MONEY.search, words)):
+        own = "insufficient_quota"
+    param = members.get("param")
+    return from_provider(
+        status,
+        message[:_MAX_MESSAGE],
+        code=own,
+        param=param if isinstance(param, str) else None,
+        retry_after=retry_after,
+    )
+
+
+def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
+    """Return the message in the *body* of an error, and the object that it stood in.
+
+    The message is ``""`` for an empty body and for HTML; a body of another kind is its own
+    message, cut short.
+    """
+    shown = body.decode("utf-8", "replace").strip()
+    try:
+        value = json.loads(shown)
+    except (ValueError, RecursionError):
+        return ("" if shown.startswith("<") else shown[:_SHOWN]), {}
+    error = find_error(value)
+    while isinstance(error, list) and error:
+        error = error[0]
+    message = _message(error if error is not None else value) or (shown[:_SHOWN] if value else "")
+    return message, error if isinstance(error, dict) else value if isinstance(value, dict) else {}
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) -> ChoreoError:
+    """Return what an answer means that is not what was asked for.
+
+    The names in *headers* are in lower case; *now* is the time in seconds since 1970.
+    """
+    message, error = read_body(body)
+    if status == 200:
+        if find_error(error) is not None or (error and "choices" not in error):
+            return provider_error(error)
+        return UpstreamInvalid("the provider answered with a page where a stream was asked for")
+    if status < 200 or 300 <= status < 400:
+        return UpstreamInvalid(f"the provider answered {status}, which is not followed")
+    error = {**error, "error": None, "message": message or f"the provider answered {status}"}
+    return provider_error(error, status, retry_after(headers, now))
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that ``Retry-After`` or ``retry-after-ms`` asks to wait, or None.
+
+    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3), which is read
+    against the answer's own ``Date`` or else *now*.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 12:
+            return float(text) / unit
+    moment = _time(headers.get("retry-after", ""))
+    if moment is None:
+        return None
+    return max(0.0, moment - (_time(headers.get("date", "")) or now))
+
+
+def _time(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _message(error: Json) -> str:
+    """Return the words for a person in *error*, or ``""``."""
+    if isinstance(error, str):
+        return error
+    if isinstance(error, list):
+        return "; ".join(filter(None, map(_message, error[:5])))
+    if not isinstance(error, dict):
+        return ""
+    found = next((text for name in _MESSAGES if (text := _message(error.get(name)))), "")
+    if not found and error:
+        return json.dumps(error, ensure_ascii=False)[:_SHOWN]
+    more = error.get("metadata")  # OpenRouter's, where its own message says nothing
+    raw = more.get("raw") if isinstance(more, dict) else None
+    return f"{found}: {raw[:_SHOWN]}" if isinstance(raw, str) and raw else found
+
+
+def _plain(word: str) -> str:
+    return _CAMEL.sub("_", word.strip()).lower()
+
+
+def _is_word(value: Json) -> bool:
+    return isinstance(value, str) and bool(value) and not value.isdigit()
+
+
+def _statuses(members: Mapping[str, Json], words: list[str]) -> Iterator[int]:
+    """Yield the HTTP statuses that an error names, the surest first."""
+    for name in _NUMBERS:
+        value = members.get(name)
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
+            value = int(value)
+        if type(value) is int and 400 <= value < 600:
+            yield value
+    for word in words:
+        yield from (status for part, status in _STATUSES if part.search(word))
