@@ -89,7 +89,7 @@ $(VENV)/.interop: setup.cfg setup.py | $(VENV)/bin/python
 
 # The long runs: property tests with many times the examples, the tests shuffled, the interop.
 nightly: $(VENV)/.check tools build/openai-0.28/.installed build/web/.installed  ## the long tests, with a summary of one screen
-	CHOREO_NIGHTLY=1 $(BIN)/python -m tests.nightly
+	CHOREO_NIGHTLY=1 $(BIN)/python -m tests.long_runs
 
 mutants: $(VENV)/.check tools  ## plant faults in a copy of the code; print those that no test notices
 	$(BIN)/python -m tests.mutants $(ARGS)
