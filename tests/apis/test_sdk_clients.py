@@ -1,0 +1,355 @@
+"""The stock SDKs of both APIs: plain, streamed, parsed, with tools and thinking."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import harness
+import openai
+import pytest
+from pydantic import BaseModel
+from scripted_provider import Script, Scripted
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source, from_deltas
+from choreo_wsgi.errors import ProviderTimeout, RateLimited
+
+SIGNED = {"index": 0, "type": "thinking", "thinking": "I must look.", "signature": "c2ln"}
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+#: The first answer of the agent: it thinks, says so, and calls two tools at once.
+CALLS: list[Item] = [
+    Delta(reasoning="I must "),
+    Delta(reasoning="look."),
+    Delta(extra={"thinking_blocks": [SIGNED]}),
+    Delta("Let me "),
+    Delta("see."),
+    Delta(tool_calls=[ToolCall(0, "call_a", "weather", '{"city":')]),
+    Delta(tool_calls=[ToolCall(0, arguments='"Oslo"}')]),
+    Delta(tool_calls=[ToolCall(1, "call_b", "weather", '{"city":"Rome"}')]),
+    Finish("tool_calls"),
+    Usage(50, 20, 30, 5, 7),
+]
+ANSWER: list[Item] = [Delta("Oslo 3, "), Delta("Rome 21."), Finish(), Usage(90, 8)]
+#: What a model without reasoning says to a request for JSON.
+STRUCTURED: list[Item] = [Delta('{"city":"Oslo",'), Delta('"degrees":3}'), Finish(), Usage(9, 9)]
+
+
+@pytest.fixture
+def asked() -> list[ChatRequest]:
+    """The requests that came to the provider, in order."""
+    return []
+
+
+@pytest.fixture
+def url(
+    application: Callable[..., Application],
+    serve: Callable[..., harness.Server],
+    scripted: Callable[[], Script],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[ChatRequest],
+) -> str:
+    def answer(request: ChatRequest) -> Source:
+        asked.append(request)
+        told = request.last_user_text
+        if told == "fail":
+            raise RateLimited("not now", retry_after=7)
+        if told == "cut":
+            return failing()
+        if "response_format" in request.body:
+            return from_deltas(STRUCTURED)
+        given = any(message["role"] == "tool" for message in request.messages)
+        if request.body.get("tools") and not given:
+            return from_deltas(CALLS)
+        if told == "long":
+            return from_deltas([Delta("as far as"), Finish("length"), Usage(1, 3)])
+        return from_deltas(ANSWER)
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    return serve(application({"scripted": {"models": "m"}})).url
+
+
+def failing() -> Source:
+    script = Script()
+    script.say("Half an ", ProviderTimeout("silent for too long"))
+    return script
+
+
+@pytest.fixture
+def responses(url: str) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        yield client.responses
+
+
+@pytest.fixture
+def messages(url: str) -> Iterator[Any]:
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
+        yield client.messages
+
+
+FUNCTION = {"type": "function", "name": "weather", "parameters": WEATHER, "strict": True}
+TOOL = {"name": "weather", "description": "how warm it is", "input_schema": WEATHER}
+
+
+# -- Responses ------------------------------------------------------------------------------
+
+
+def test_a_response(responses: Any, asked: list[ChatRequest]) -> None:
+    response = responses.create(
+        model="m",
+        instructions="Be brief.",
+        input=[
+            {"role": "developer", "content": "In degrees."},
+            {"role": "user", "content": [
+                {"type": "input_text", "text": "How warm"},
+                {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"},
+            ]},
+        ],
+        reasoning={"effort": "low"},
+        text={"verbosity": "low"},
+        max_output_tokens=99,
+        temperature=0.5,
+        metadata={"a": "b"},
+    )  # fmt: skip
+    assert response.output_text == "Oslo 3, Rome 21."
+    assert (response.status, response.error) == ("completed", None)
+    assert response.usage.input_tokens == 90
+    assert (response.temperature, response.metadata) == (0.5, {"a": "b"})
+    request = asked[0]
+    assert [message["role"] for message in request.messages] == ["system", "system", "user"]
+    assert request.messages[2]["content"][1]["image_url"]["detail"] == "low"
+    assert request.max_tokens == 99
+    assert request.body["reasoning_effort"] == request.body["verbosity"] == "low"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_tool_loop_over_responses(
+    responses: Any, asked: list[ChatRequest], streamed: bool
+) -> None:
+    """Reasoning, text and two calls come; all are given back with the calls' results."""
+
+    def ask(input: Any) -> Any:
+        members = {"model": "m", "input": input, "tools": [FUNCTION]}
+        if not streamed:
+            return responses.create(**members)
+        with responses.stream(**members) as stream:
+            for _ in stream:
+                pass
+            return stream.get_final_response()
+
+    first = ask("How warm is it?")
+    kinds = [item.type for item in first.output]
+    assert kinds == ["reasoning", "message", "function_call", "function_call"]
+    usage = first.usage
+    assert usage.output_tokens_details.reasoning_tokens == 7
+    assert usage.input_tokens_details.cached_tokens == 30
+    history = [{"role": "user", "content": "How warm is it?"}, *first.output]
+    for call in first.output[2:]:
+        city = json.loads(call.arguments)["city"]
+        output = [{"type": "input_text", "text": f"{city} is warm"}]
+        history.append({"type": "function_call_output", "call_id": call.call_id, "output": output})
+    assert ask(history).output_text == "Oslo 3, Rome 21."
+    _, said, *results = asked[1].messages
+    assert [call["id"] for call in said["tool_calls"]] == ["call_a", "call_b"]
+    assert said["content"] == "Let me see."
+    assert said["reasoning_content"] == "I must look."
+    assert said["thinking_blocks"] == [{k: v for k, v in SIGNED.items() if k != "index"}]
+    assert [result["content"] for result in results] == ["Oslo is warm", "Rome is warm"]
+
+
+def test_reasoning_as_a_summary_where_it_is_asked_for(responses: Any) -> None:
+    stream = responses.create(
+        model="m", input="hi", tools=[FUNCTION], reasoning={"summary": "auto"}, stream=True
+    )
+    events = list(stream)
+    told = [e.delta for e in events if e.type == "response.reasoning_summary_text.delta"]
+    assert "".join(told) == "I must look."
+    assert events[-1].response.output[0].summary[0].text == "I must look."
+
+
+class Weather(BaseModel):
+    """What is to come back as JSON."""
+
+    city: str
+    degrees: int
+
+
+def test_structured_output(responses: Any, asked: list[ChatRequest]) -> None:
+    parsed = responses.parse(model="m", input="hi", text_format=Weather).output_parsed
+    assert parsed == Weather(city="Oslo", degrees=3)
+    assert asked[0].body["response_format"]["json_schema"]["name"] == "Weather"
+
+
+def test_a_custom_tool(
+    responses: Any, asked: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that takes text is a function with one text for the model."""
+    call = ToolCall(0, "call_a", "patch", '{"input":"*** Begin\\n"}')
+    items: list[Item] = [Delta(tool_calls=[call]), Finish("tool_calls")]
+
+    def answer(request: ChatRequest) -> Source:
+        asked.append(request)
+        return from_deltas(items if len(request.messages) == 1 else ANSWER)
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
+    tools = [{"type": "custom", "name": "patch", "description": "Edits.", "format": grammar}]
+    with responses.stream(model="m", input="go", tools=tools) as stream:
+        kinds = [event.type for event in stream]
+        item = stream.get_final_response().output[0]
+    assert "response.custom_tool_call_input.done" in kinds
+    assert (item.type, item.input, item.call_id) == ("custom_tool_call", "*** Begin\n", "call_a")
+    assert "start: /.+/" in asked[0].body["tools"][0]["function"]["description"]
+    output = {"type": "custom_tool_call_output", "call_id": "call_a", "output": "done"}
+    history = [{"role": "user", "content": "go"}, item, output]
+    responses.create(model="m", input=history, tools=tools)
+    given = asked[1].messages[1]["tool_calls"][0]["function"]
+    assert json.loads(given["arguments"]) == {"input": "*** Begin\n"}
+
+
+def test_an_incomplete_response(responses: Any) -> None:
+    response = responses.create(model="m", input="long")
+    assert (response.status, response.incomplete_details.reason) == (
+        "incomplete",
+        "max_output_tokens",
+    )
+    assert response.output[0].status == "incomplete"
+
+
+def test_failures_of_a_response(responses: Any) -> None:
+    with pytest.raises(openai.RateLimitError) as raised:
+        responses.create(model="m", input="fail", stream=True)
+    assert raised.value.response.headers["retry-after"] == "7"
+    with responses.stream(model="m", input="cut") as stream:
+        last = list(stream)[-1]
+    assert last.type == "response.failed"
+    assert last.response.error.message == "silent for too long"
+    assert last.response.output[0].content[0].text == "Half an "
+    with pytest.raises(openai.APIError):
+        responses.create(model="m", input="cut")
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "local_shell_call"}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+         "input[0].content[0].file_id"),
+        ({"input": [{"role": "nobody", "content": "x"}]}, "input[0].role"),
+        ({"input": 5}, "input"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"max_output_tokens": -1}, "max_output_tokens"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_names_the_field(responses: Any, members: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        responses.create(**{"model": "m", "input": "hi", **members})
+    assert raised.value.param == param
+
+
+def test_the_async_sdk(url: str) -> None:
+    async def run() -> str:
+        async with (
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k") as client,
+            client.responses.stream(model="m", input="hi") as stream,
+        ):
+            async for _ in stream:
+                pass
+            return str((await stream.get_final_response()).output_text)
+
+    assert asyncio.run(run()) == "Oslo 3, Rome 21."
+
+
+# -- Messages -------------------------------------------------------------------------------
+
+
+def test_a_message(messages: Any, asked: list[ChatRequest]) -> None:
+    message = messages.create(
+        model="m",
+        max_tokens=99,
+        system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        messages=[
+            {"role": "user", "content": [
+                {"type": "text", "text": "How warm"},
+                {"type": "image", "source":
+                    {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+                {"type": "document", "title": "a.txt", "source":
+                    {"type": "text", "media_type": "text/plain", "data": "hello"}},
+            ]},
+        ],
+        stop_sequences=["END", "FIN", "STOP", "HALT", "OUT"],
+        extra_body={"top_k": 5},
+        metadata={"user_id": "u"},
+    )  # fmt: skip
+    assert message.content[0].text == "Oslo 3, Rome 21."
+    assert (message.stop_reason, message.usage.input_tokens) == ("end_turn", 90)
+    system, user = asked[0].messages
+    assert system["content"][0]["cache_control"] == {"type": "ephemeral"}
+    assert [part["type"] for part in user["content"]] == ["text", "image_url", "file"]
+    assert asked[0].stop == ("END", "FIN", "STOP", "HALT", "OUT")
+    assert (asked[0].body["user"], asked[0].body["top_k"], asked[0].max_tokens) == ("u", 5, 99)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_tool_loop_over_messages(messages: Any, asked: list[ChatRequest], streamed: bool) -> None:
+    def ask(history: Any) -> Any:
+        members = {"model": "m", "max_tokens": 500, "messages": history, "tools": [TOOL]}
+        members["thinking"] = {"type": "enabled", "budget_tokens": 1024}
+        if not streamed:
+            return messages.create(**members)
+        with messages.stream(**members) as stream:
+            return stream.get_final_message()
+
+    history: list[Any] = [{"role": "user", "content": "How warm is it?"}]
+    first = ask(history)
+    kinds = [block.type for block in first.content]
+    assert kinds == ["thinking", "text", "tool_use", "tool_use"]
+    assert (first.content[0].thinking, first.content[0].signature) == ("I must look.", "c2ln")
+    assert first.stop_reason == "tool_use"
+    usage = first.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens) == (15, 30)
+    assert usage.cache_creation_input_tokens == 5
+    results: list[Any] = [
+        {"type": "tool_result", "tool_use_id": block.id, "content": f"{block.input['city']} warm"}
+        for block in first.content[2:]
+    ]
+    results[1]["is_error"] = True
+    said = {"type": "text", "text": "And now?"}
+    history += [
+        {"role": "assistant", "content": first.content},
+        {"role": "user", "content": [*results, said]},
+    ]
+    assert ask(history).content[0].text == "Oslo 3, Rome 21."
+    _, spoken, one, two, again = asked[1].messages
+    assert [call["id"] for call in spoken["tool_calls"]] == ["call_a", "call_b"]
+    assert spoken["thinking_blocks"] == [{k: v for k, v in SIGNED.items() if k != "index"}]
+    assert (one["content"], one.get("is_error"), two["is_error"]) == ("Oslo warm", None, True)
+    assert again["content"] == [said]
+    assert asked[1].body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+
+
+def test_failures_of_a_message(messages: Any) -> None:
+    members: Any = {"model": "m", "max_tokens": 9}
+    with pytest.raises(anthropic.RateLimitError) as raised:
+        messages.create(messages=[{"role": "user", "content": "fail"}], **members)
+    assert raised.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index,call-overload]
+    cut = messages.stream(messages=[{"role": "user", "content": "cut"}], **members)
+    with pytest.raises(anthropic.APIError, match="silent for too long"), cut as stream:
+        stream.get_final_message()
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
+        messages.create(model="m", messages=[{"role": "user", "content": "x"}], max_tokens=-1)
+    with pytest.raises(anthropic.BadRequestError, match="web_search_20250305"):
+        tools = [{"type": "web_search_20250305", "name": "web_search"}]
+        messages.create(messages=[{"role": "user", "content": "x"}], tools=tools, **members)
+    message = messages.create(messages=[{"role": "user", "content": "long"}], **members)
+    assert message.stop_reason == "max_tokens"
