@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -11,6 +12,8 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from .. import apis
+from ..apis import API
+from ..chat.request import ChatRequest
 from ..errors import ChoreoError, ConfigurationError, MethodNotAllowed, NotFound
 from ..providers.building import build
 from ..providers.routing import Router
@@ -25,7 +28,7 @@ from .completions import Completions
 from .keys import Keys
 from .limits import Limits, MemoryCounters, demand_model
 from .page import page
-from .request import Call, Environ, read_body, request_id
+from .request import Call, Environ, collector_off, read_body, request_id
 from .response import Response, error_response, json_response
 from .resumable import Resumption, is_resumable
 from .slots import Slots
@@ -280,13 +283,19 @@ class Application:
     def _complete(self, call: Call, name: str) -> Response:
         """Answer a request of the API *name*."""
         api = apis.load(name)
-        body = read_body(call.environ, self.settings)
-        request = api.read(body)
+        request, digest = self._read(call, api)
         call.account.api = name
         call.account.model = request.model
-        if is_resumable(call):
-            return self._resumption.begin(call, api, request, body)
+        if digest:
+            return self._resumption.begin(call, api, request, digest)
         return self._completions.answer(call, api, request)
+
+    def _read(self, call: Call, api: API) -> tuple[ChatRequest, str]:
+        """Return the request in the body, and the body's digest if it asks to be resumable."""
+        body = read_body(call.environ, self.settings)
+        with collector_off(len(body)):
+            request = api.read(body)
+        return request, hashlib.sha256(body).hexdigest() if is_resumable(call) else ""
 
 
 def _stream_id(call: Call) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -71,6 +73,23 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
             f"the body ended after {len(body)} of the {length} bytes of its Content-Length"
         )
     return body
+
+
+@contextlib.contextmanager
+def collector_off(size: int) -> Iterator[None]:
+    """Keep the cyclic collector off while a body of *size* bytes is parsed, if it is large.
+
+    A parser makes containers and no cycles, yet each time that it has made some hundred of
+    them the collector would look at others, and now and then at all that there are.
+    """
+    if size < 64 * 1024 or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def request_id(environ: Environ) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from urllib.parse import parse_qs, quote
 
@@ -60,8 +59,11 @@ class Resumption:
 
     # -- begin ----------------------------------------------------------------------------
 
-    def begin(self, call: Call, api: API, request: ChatRequest, body: bytes) -> Response:
-        """Return the response to a resumable POST: a new stream, or the one of its key."""
+    def begin(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response:
+        """Return the response to a resumable POST: a new stream, or the one of its key.
+
+        *digest* is that of the request's body.
+        """
         if not request.stream:
             raise InvalidRequest("only a stream can be resumable", param="stream")
         key = call.environ.get("HTTP_IDEMPOTENCY_KEY")
@@ -69,7 +71,6 @@ class Resumption:
             raise InvalidRequest(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", param="Idempotency-Key"
             )
-        digest = hashlib.sha256(body).hexdigest()
         claim = self._store.create(call.key.id, key=key, digest=digest)
         if claim.writer is None:
             return self._play(call, claim.id, 0)

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 
 from ..errors import UpstreamInvalid
+from . import jsontext
 from .items import Json
 from .shapes import arguments_of
 
@@ -71,8 +72,8 @@ class Call:
 
     def _parses(self) -> bool:
         try:
-            json.loads(self.arguments)
-        except (ValueError, RecursionError):
+            jsontext.parse(self.arguments)
+        except ValueError:
             return False
         return True
 

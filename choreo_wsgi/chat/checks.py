@@ -3,7 +3,8 @@
 :data:`REQUEST` names each field once, with the type and range that the schema gives it; the
 tables before it are its parts.  What the schema leaves open stays open: unknown fields,
 unknown values of most enumerations, unknown kinds of content parts and tools grow faster
-than this table, and providers know their own.
+than this table, and providers know their own.  So do fields that nothing here reads, such as
+``audio`` or ``prediction``: they pass as they came.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from .schema import (
     one_of,
 )
 
+#: Longer than any model's name with its provider, its region and its tags.
+MAX_MODEL_NAME = 256
 #: OpenAI refuses longer names of functions, and so do others.
 MAX_FUNCTION_NAME = 64
 
@@ -39,6 +42,13 @@ def check(body: Mapping[str, Json]) -> None:
         _tool_choice_names_a_tool(body)
     except Fault as fault:
         raise fault.error() from None
+
+
+def model_name(value: Json) -> None:
+    """Check the name of a model: it is logged, sent back in a header, and remembered."""
+    STRING(value)
+    if len(value) > MAX_MODEL_NAME:
+        raise Fault(f"must have at most {MAX_MODEL_NAME} characters")
 
 
 def _function_name(value: Json) -> None:
@@ -99,7 +109,6 @@ _ASSISTANT = object_of(
     {
         **_SPOKEN,
         "refusal": STRING,
-        "audio": object_of({"id": STRING}, "id"),
         "tool_calls": array(_TOOL_CALL),
         "function_call": object_of({"name": _function_name, "arguments": STRING}, "name"),
     }
@@ -149,13 +158,7 @@ _FUNCTION = object_of(
     {"name": _function_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN},
     "name",
 )
-_GRAMMAR = object_of(
-    {"grammar": object_of({"definition": STRING, "syntax": STRING}, "definition", "syntax")},
-    "grammar",
-)
-_CUSTOM = object_of(
-    {"name": STRING, "description": STRING, "format": by_type({"grammar": _GRAMMAR})}, "name"
-)
+_CUSTOM = object_of({"name": STRING, "description": STRING}, "name")
 _TOOL = by_type(
     {
         "function": object_of({"function": _FUNCTION}, "function"),
@@ -189,11 +192,10 @@ def _tool_choice_names_a_tool(body: Mapping[str, Json]) -> None:
 _JSON_SCHEMA = object_of(
     {"name": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN}, "name"
 )
-_LOCATION = object_of({"city": STRING, "country": STRING, "region": STRING, "timezone": STRING})
 
 REQUEST = object_of(
     {
-        "model": STRING,
+        "model": model_name,
         "messages": _messages,
         "stream": BOOLEAN,
         "stream_options": object_of({"include_usage": BOOLEAN, "include_obfuscation": BOOLEAN}),
@@ -218,24 +220,6 @@ REQUEST = object_of(
             {"json_schema": object_of({"json_schema": _JSON_SCHEMA}, "json_schema")}
         ),
         "modalities": array(STRING),
-        "audio": object_of(
-            {
-                "voice": either(str, anything, dict, object_of({"id": STRING}, "id")),
-                "format": STRING,
-            },
-            "voice",
-            "format",
-        ),
-        "prediction": object_of({"type": STRING, "content": _CONTENT}, "type", "content"),
-        "web_search_options": object_of(
-            {
-                "search_context_size": STRING,
-                "user_location": object_of(
-                    {"type": STRING, "approximate": _LOCATION}, "approximate"
-                ),
-            }
-        ),
-        "moderation": object_of({"model": STRING, "policy": OBJECT}, "model"),
         "metadata": mapping_of(STRING),
         "store": BOOLEAN,
         "user": STRING,
@@ -245,7 +229,6 @@ REQUEST = object_of(
         "verbosity": STRING,
         "prompt_cache_key": STRING,
         "prompt_cache_retention": STRING,
-        "prompt_cache_options": object_of({"mode": STRING, "ttl": STRING}),
     },
     "model",
     "messages",

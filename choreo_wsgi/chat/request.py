@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..errors import InvalidRequest
-from . import checks
+from . import checks, jsontext
 from .items import Json
 
 
@@ -76,65 +76,56 @@ def parse(body: bytes) -> ChatRequest:
     )
 
 
-#: How deep arrays and objects may nest.  Requests need about 10; recursive code needs a bound.
-MAX_DEPTH = 64
-
 # Digits of an integer: more than a float can hold (309), far below Python's limit for int().
 _MAX_DIGITS = 400
+# Bytes of a body that are searched at once.
+_WINDOW = 256 * 1024
 
-_QUOTED = re.compile(rb'"[^"]*"')
 # A high surrogate that no low one follows, or a low one that no high one precedes.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
 )
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
-_TOO_DEEP = b"[" * (MAX_DEPTH + 1)
-_TO_ARRAYS = bytes.maketrans(b"{}", b"[]")
 
 
-def loads(body: bytes) -> dict[str, Json]:
-    """Return the JSON object in *body*.
+def loads(body: bytes, values: int = jsontext.MAX_VALUES) -> dict[str, Json]:
+    """Return the JSON object in *body*, which holds at most that many *values*.
 
     Raises InvalidRequest for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers
-    too big for a double, duplicate names in an object, nesting over :data:`MAX_DEPTH`, lone
-    surrogates, and anything but an object at the top.
+    too big for a double, duplicate names in an object, nesting over
+    :data:`~choreo_wsgi.chat.jsontext.MAX_DEPTH`, lone surrogates, and anything but an object
+    at the top.
     """
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
-        raise InvalidRequest(f"the body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
     try:
-        value = _decode(body.decode())
+        value = jsontext.parse(body, _decode, values)
+    except jsontext.TooMuch as error:
+        raise _invalid(f"the body {error}") from None
     except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json"
-        ) from None
+        raise _invalid(f"the body is not UTF-8: byte {error.start} is wrong") from None
     except json.JSONDecodeError as error:
-        raise InvalidRequest(_described(error), code="invalid_json") from None
+        raise _invalid(_described(error)) from None
     if type(value) is not dict:
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    # An escaped backslash begins no escape; the filler keeps its neighbours apart.
-    if b"\\u" in body and _LONE_SURROGATE.search(body.replace(rb"\\", b"__")):
-        raise InvalidRequest(
-            "the body has half of a surrogate pair, which is no text", code="invalid_json"
-        )
+        raise _invalid("the body must be a JSON object")
+    if _has_lone_surrogate(body):
+        raise _invalid("the body has half of a surrogate pair, which is no text")
     return value
 
 
-def _depth(body: bytes) -> int:
-    """Return how deep *body* nests, at the speed of memory and without recursion.
+def _invalid(message: str) -> InvalidRequest:
+    return InvalidRequest(message, code="invalid_json")
 
-    What is not JSON may be counted wrongly, but never lower than a JSON reader would get
-    before it gives up.
-    """
-    if b"\\" in body:  # without escapes quotes pair up
-        body = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    brackets = _QUOTED.sub(b"", body.translate(_TO_ARRAYS, _NOT_STRUCTURE))
-    brackets = brackets.partition(b'"')[0]  # a string that never ends hides the rest
-    depth = 0
-    while b"[]" in brackets and depth <= MAX_DEPTH and _TOO_DEEP not in brackets:
-        brackets = brackets.replace(b"[]", b"")  # takes the innermost level away
-        depth += 1
-    return depth + brackets.count(b"[")
+
+def _has_lone_surrogate(body: bytes) -> bool:
+    """Return whether an escape in *body* is half of a surrogate pair."""
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return False
+    # An escaped backslash begins no escape; the filler keeps its neighbours apart.
+    text = body.replace(rb"\\", b"__")
+    for at in range(0, len(text), _WINDOW):  # other threads have their turn in between
+        found = _LONE_SURROGATE.search(text, at, at + _WINDOW + 12)
+        if found and found.start() < at + _WINDOW:
+            return True
+    return False
 
 
 def _described(error: json.JSONDecodeError) -> str:
@@ -146,9 +137,7 @@ def _described(error: json.JSONDecodeError) -> str:
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise InvalidRequest(
-            f"the body has an object with two members named {_twice(pairs)!r}", code="invalid_json"
-        )
+        raise _invalid(f"the body has an object with two members named {_twice(pairs)!r}")
     return members
 
 
@@ -158,21 +147,19 @@ def _twice(pairs: list[tuple[str, Json]]) -> str:
 
 
 def _constant(text: str) -> None:
-    raise InvalidRequest(f"the body is not JSON: {text} is no number there", code="invalid_json")
+    raise _invalid(f"the body is not JSON: {text} is no number there")
 
 
 def _int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise InvalidRequest(
-            f"the body has an integer of more than {_MAX_DIGITS} digits", code="invalid_json"
-        )
+        raise _invalid(f"the body has an integer of more than {_MAX_DIGITS} digits")
     return int(text)
 
 
 def _float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise InvalidRequest("the body has a number too big for a double", code="invalid_json")
+        raise _invalid("the body has a number too big for a double")
     return value
 
 

@@ -7,8 +7,7 @@ has to be remembered in between.
 
 from __future__ import annotations
 
-import json
-
+from ..chat import jsontext
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage
 from ..errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 
@@ -115,6 +114,6 @@ class Blocks:
 
 def _is_object(pieces: list[str]) -> bool:
     try:
-        return isinstance(json.loads("".join(pieces)), dict)
-    except (ValueError, RecursionError):
+        return isinstance(jsontext.parse("".join(pieces)), dict)
+    except ValueError:
         return False

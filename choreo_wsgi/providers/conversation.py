@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from ..chat import jsontext
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
@@ -21,9 +22,6 @@ from .parts import Call, Media, Part, Result, Text, cache_control, content
 
 #: Stands where a provider wants to read something and nothing was said.
 EMPTY = "(empty)"
-
-#: How deep a call's arguments may nest; deeper ones are passed on as text.
-_MAX_DEPTH = 64
 
 
 @dataclass
@@ -213,14 +211,14 @@ def _arguments(given: str | None) -> dict[str, Json]:
     """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
     cut, or that the model got wrong, may stay in the history for good."""
     try:
-        value = _decode(given) if given and given.strip() else {}
+        value = jsontext.parse(given, _decode) if given and given.strip() else {}
         if isinstance(value, str):  # encoded twice
-            value = _decode(value)
-    except (ValueError, RecursionError):
+            value = jsontext.parse(value, _decode)
+    except ValueError:
         value = given
     if value is None:
         return {}
-    return value if isinstance(value, dict) and _shallow(value) else {"_raw": given}
+    return value if isinstance(value, dict) else {"_raw": given}
 
 
 def _refuse(constant: str) -> None:
@@ -228,16 +226,6 @@ def _refuse(constant: str) -> None:
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse).decode
-
-
-def _shallow(value: Json) -> bool:
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner = [list(each.values()) if isinstance(each, dict) else each for each in level]
-        level = [each for list_ in inner for each in list_ if isinstance(each, (dict, list))]
-        if not level:
-            return True
-    return False
 
 
 def _thoughts(message: dict[str, Json], where: str) -> list[dict[str, Json]]:

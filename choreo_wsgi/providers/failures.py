@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 
+from ..chat import jsontext
 from ..chat.items import Json
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
 
@@ -122,8 +123,8 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     """
     shown = body.decode("utf-8", "replace").strip()
     try:
-        value = json.loads(shown)
-    except (ValueError, RecursionError):
+        value = jsontext.parse(shown)
+    except ValueError:
         return ("" if shown.startswith("<") else shown[:_SHOWN]), {}
     error = find_error(value)
     while isinstance(error, list) and error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from math import isfinite
 
+from ..chat import jsontext
 from ..chat.calls import new_call_id as new_call_id
 from ..chat.items import Delta, Item, Json, ToolCall, Usage
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
@@ -99,8 +100,10 @@ _decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_float).decode
 def parse_object(text: str | bytes) -> dict[str, Json]:
     """Return the JSON object in *text*; raises UpstreamInvalid for anything else."""
     try:
-        value = _decode(text if isinstance(text, str) else text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = jsontext.parse(text, _decode)
+    except jsontext.TooMuch as error:
+        raise UpstreamInvalid(f"the provider sent data that {error}") from error
+    except ValueError as error:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent data that is not a JSON object")

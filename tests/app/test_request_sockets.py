@@ -259,7 +259,7 @@ def test_a_page_that_may_call(keyed: Any) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
-    "model", ["a\r\nSet-Cookie: x=y", "a\nb", "模型", "caf\xe9", "\0", "\x85\u2028", "m" * 5000, ""]
+    "model", ["a\r\nSet-Cookie: x=y", "a\nb", "模型", "caf\xe9", "\0", "\x85\u2028", "m" * 256, ""]
 )
 def test_no_model_name_makes_a_header(keyless: Any, model: str, stream: bool) -> None:
     with keyless.connect() as client:

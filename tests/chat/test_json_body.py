@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nightly import examples
 from request_samples import NOT_JSON
 
+from choreo_wsgi.chat import jsontext
 from choreo_wsgi.chat import request as jsonbody
 from choreo_wsgi.errors import InvalidRequest
 
@@ -115,7 +116,7 @@ def test_nesting_is_counted_exactly(
     try:
         jsonbody.loads(text.encode())
     except InvalidRequest as error:
-        assert ("nests" in error.message) == (deep > jsonbody.MAX_DEPTH)
-        assert deep > jsonbody.MAX_DEPTH or "surrogate" in error.message
+        assert ("nests" in error.message) == (deep > jsontext.MAX_DEPTH)
+        assert deep > jsontext.MAX_DEPTH or "surrogate" in error.message
     else:
-        assert deep <= jsonbody.MAX_DEPTH
+        assert deep <= jsontext.MAX_DEPTH

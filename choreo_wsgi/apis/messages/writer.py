@@ -6,12 +6,12 @@ a list of content blocks; each is started, filled by deltas and stopped.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ... import sse
+from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
 
@@ -220,8 +220,8 @@ class MessageWriter:
 def _input(arguments: str) -> Json:
     """Return the object in a call's *arguments*; whatever else a model wrote stays readable."""
     try:
-        value = json.loads(arguments) if arguments.strip() else {}
-    except (ValueError, RecursionError):
+        value = jsontext.parse(arguments) if arguments.strip() else {}
+    except ValueError:
         value = None
     return value if isinstance(value, dict) else {"raw": arguments}
 

@@ -6,10 +6,10 @@ https://platform.openai.com/docs/api-reference/responses/create says what may be
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from ...chat import jsontext
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -254,8 +254,8 @@ def _add_reasoning(spoken: dict[str, Json], item: dict[str, Json]) -> None:
     sealed = item.get("encrypted_content") or ""
     if sealed.startswith(SEALED):
         try:
-            blocks = json.loads(base64.b64decode(sealed.removeprefix(SEALED), validate=True))
-        except (binascii.Error, ValueError):
+            blocks = jsontext.parse(base64.b64decode(sealed.removeprefix(SEALED), validate=True))
+        except ValueError:
             return
         if isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks):
             spoken["thinking_blocks"] = [*spoken.get("thinking_blocks", ()), *blocks]

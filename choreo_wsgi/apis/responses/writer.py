@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ... import sse
+from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
 from .request import SEALED
@@ -349,8 +350,8 @@ def _part(kind: str, text: str) -> dict[str, Json]:
 def _custom_input(arguments: str) -> str:
     """Return the text in the arguments of a function that stands for a custom tool."""
     try:
-        return str(json.loads(arguments)["input"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return str(jsontext.parse(arguments)["input"])
+    except (ValueError, KeyError, TypeError):
         return arguments
 
 

@@ -7,10 +7,10 @@ end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from ... import sse
+from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, Usage
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..http import EventTranslator
@@ -205,8 +205,8 @@ class GeminiTranslator(EventTranslator):
     def _bare_error(self, lines: bytes) -> None:
         """Raise the error in *lines*, if it is one and complete."""
         try:
-            body = json.loads(lines)
-        except (ValueError, RecursionError):
+            body = jsontext.parse(lines)
+        except ValueError:
             return
         if isinstance(body, list) and body:
             body = body[0]

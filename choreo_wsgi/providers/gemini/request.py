@@ -5,10 +5,10 @@ Every field is that of https://ai.google.dev/api/generate-content.
 
 from __future__ import annotations
 
-import json
 import mimetypes
 import re
 
+from ...chat import jsontext
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
@@ -179,8 +179,8 @@ def _id(id: str) -> dict[str, Json]:
 def _response(text: str) -> dict[str, Json]:
     """Return a tool's *text* as the object that must be sent."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = jsontext.parse(text)
+    except ValueError:
         value = None
     return value if isinstance(value, dict) else {"result": text}
 
