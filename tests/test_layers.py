@@ -27,7 +27,7 @@ streams local
 apis
 app
 serve
-wsgi
+wsgi doctor
 cli
 __main__
 """

@@ -39,6 +39,11 @@ _FORWARDING = (
 )
 
 
+def is_forwarded(environ: Environ) -> bool:
+    """Return whether the request has a header that proxies add."""
+    return any(name.startswith(_FORWARDING) for name in environ)
+
+
 class Gate:
     """Decides who may call: the holders of *keys*, or without keys this machine alone."""
 
@@ -80,7 +85,7 @@ def demand_local(environ: Environ) -> None:
         problem = "answers its own machine only"
     elif not is_loopback(environ.get("HTTP_HOST") or ""):
         problem = "answers to localhost, 127.0.0.1 and [::1] only"
-    elif any(name.startswith(_FORWARDING) for name in environ):
+    elif is_forwarded(environ):
         problem = "answers no forwarded requests"
     else:
         return

@@ -22,7 +22,7 @@ from ..settings import Configuration, configure
 from ..streams.stream import ClientGone, Control, EventStream
 from ..version import __version__
 from . import log
-from .access import Gate, Policy
+from .access import Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
 from .keys import Keys
@@ -153,6 +153,11 @@ class Application:
         )
         response = self._answer(environ, account)
         account.status = response.status
+        if "HTTP_CHOREO_CHECK" in environ:  # choreo-wsgi check asks how its request arrived
+            way = "forwarded" if is_forwarded(environ) else "direct"
+            saw = f"{environ.get('SERVER_PROTOCOL', '')}; {way}"
+            saw += f"; heartbeat={self.settings.heartbeat_seconds:g}"
+            account.headers.append(("Choreo-Saw", saw))
         # A provider may answer with a number of its own, such as 529.
         reason = responses.get(response.status, "Error")
         headers = [

@@ -1,18 +1,30 @@
-"""The echo: answers with the last user message, word by word."""
+"""The echo: answers with the last user message, word by word.
+
+``choreo-wsgi check`` asks it with a member ``choreo_check`` in the body: ``{"delay_ms": N}`` is
+the pause before each word, ``{"id": ID}`` makes the answer known, and ``{"about": ID}`` asks
+whether that one is still ``running``, or ``gone``, or ``unknown`` to this process.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..chat.items import Delta, Finish, Item, Usage
+from ..chat.items import Delta, Finish, Item, Json, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Source
-from ..settings import setting
+from ..errors import InvalidRequest
+from ..settings import Settings, setting
 from .base import Provider
+
+#: Milliseconds that a check may ask for before each word.
+_LONGEST_DELAY = 600_000
+#: Checks that are remembered after others came.
+_CHECKS = 256
 
 # A word with the white space behind it; leading white space belongs to the first word.
 _PIECE = re.compile(r"\s*\S+\s*|\s+")
@@ -41,16 +53,33 @@ class Echo(Provider):
 
         delay_ms: float = setting(0.0, "pause before each piece when streaming", minimum=0)
 
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(name, options, settings)
+        self._checks: OrderedDict[str, str] = OrderedDict()
+
     def open(self, request: ChatRequest) -> Source:
         """Return the source of the pieces."""
         delay = self.options.delay_ms / 1000 if request.stream else 0.0
         text = request.last_user_text
+        id = ""
+        if "choreo_check" in request.body:
+            delay, id, about = _check(request.body["choreo_check"])
+            text = self._checks.get(about, "unknown") if about else text
         count = sum(1 for _ in pieces(text))
         limit = count if request.max_tokens is None else request.max_tokens
         # max_tokens 0 asks for nothing and gets it: `length`, as OpenAI answers.
         reason = "length" if request.max_tokens == 0 or limit < count else "stop"
         words = itertools.islice(pieces(text), limit)
-        return _EchoSource(words, reason, delay, _prompt_words(request))
+        if id:
+            self._checks[id] = "running"
+            if len(self._checks) > _CHECKS:
+                self._checks.popitem(last=False)
+
+        def on_close() -> None:
+            if id in self._checks:
+                self._checks[id] = "gone"
+
+        return _EchoSource(words, reason, delay, _prompt_words(request), on_close)
 
     def calls(self, request: ChatRequest) -> int:
         """Return 1: a choice of an echo holds no connection."""
@@ -65,6 +94,19 @@ class Echo(Provider):
         return ["echo"]
 
 
+def _check(value: Json) -> tuple[float, str, str]:
+    """Return the delay in seconds, the id and the id that is asked about of a ``choreo_check``."""
+    if isinstance(value, dict) and value.keys() <= {"delay_ms", "id", "about"}:
+        delay, id, about = value.get("delay_ms", 0), value.get("id", ""), value.get("about", "")
+        number = isinstance(delay, int | float) and not isinstance(delay, bool)
+        names = isinstance(id, str) and isinstance(about, str) and len(id) <= 64
+        if names and number and 0 <= delay <= _LONGEST_DELAY:
+            return delay / 1000, id, about
+    raise InvalidRequest(
+        f"choreo_check takes delay_ms (0 to {_LONGEST_DELAY}), id and about", param="choreo_check"
+    )
+
+
 def _prompt_words(request: ChatRequest) -> int:
     count = 0
     for message in request.messages:
@@ -76,7 +118,15 @@ def _prompt_words(request: ChatRequest) -> int:
 
 
 class _EchoSource(Source):
-    def __init__(self, words: Iterator[str], reason: str, delay: float, prompt_words: int) -> None:
+    def __init__(
+        self,
+        words: Iterator[str],
+        reason: str,
+        delay: float,
+        prompt_words: int,
+        on_close: Callable[[], None],
+    ) -> None:
+        self._on_close = on_close
         self._words = words
         self._reason = reason
         self._delay = delay
@@ -109,3 +159,4 @@ class _EchoSource(Source):
 
     def close(self) -> None:
         self.ended = True
+        self._on_close()

@@ -1,0 +1,262 @@
+"""``choreo-wsgi check`` through real proxies, each configured wrongly in one way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import harness
+import pytest
+from fleet import free_port
+from real_server import KEY, Launched, running
+
+NGINX = """
+worker_processes 1; pid FOLDER/pid; error_log FOLDER/error.log; daemon off;
+events { worker_connections 100; }
+http {
+    access_log off;
+    client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy;
+    fastcgi_temp_path FOLDER/f; uwsgi_temp_path FOLDER/u; scgi_temp_path FOLDER/s;
+    server {
+        listen 127.0.0.1:FRONT;
+        location / {
+            proxy_pass http://127.0.0.1:BACK;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            WRONG
+        }
+    }
+}
+"""
+HTTP_1_1 = 'proxy_http_version 1.1; proxy_set_header Connection "";'
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 60s
+    timeout server 60s
+    option forwardfor
+frontend front
+    bind 127.0.0.1:FRONT
+    default_backend back
+backend back
+    server one 127.0.0.1:BACK
+    WRONG
+"""
+CADDY = """
+{
+    admin off
+    auto_https off
+}
+http://127.0.0.1:FRONT {
+    WRONG
+}
+"""
+
+
+class Case(NamedTuple):
+    """A proxy, what is wrong with it, the exit status and the words of the finding."""
+
+    program: str
+    wrong: str
+    status: int
+    words: tuple[str, ...] = ()
+    heartbeat: str = "0.5"
+    seconds: str = "2"
+
+
+CASES = {
+    "nginx-right": Case(
+        "nginx",
+        HTTP_1_1 + "proxy_buffering off; proxy_read_timeout 330s;",
+        0,
+        ("answers through nginx", "one by one", "HTTP/1.1 all the way", "heartbeats pass"),
+    ),
+    "nginx-buffers": Case(
+        "nginx",
+        # Under HTTP/1.1 it passes each chunk on at once, whatever it is told.
+        "proxy_ignore_headers X-Accel-Buffering;",
+        3,
+        ("buffering: frames come in bursts", "nginx: proxy_buffering off;"),
+    ),
+    "nginx-packs": Case(
+        "nginx",
+        HTTP_1_1 + "gzip on; gzip_proxied any; gzip_min_length 0; gzip_types text/event-stream;",
+        4,
+        ("compression: ", "gzip", "nginx: gzip_types"),
+    ),
+    "nginx-old": Case("nginx", "", 5, ("HTTP/1.0", "nginx: proxy_http_version 1.1;")),
+    "nginx-impatient": Case(
+        "nginx",
+        HTTP_1_1 + "proxy_read_timeout 1s;",
+        6,
+        ("time-out: a plain answer is given up after 1.", "HTTP 504", "proxy_read_timeout 330s;"),
+    ),
+    "nginx-impatient-with-streams": Case(
+        "nginx",
+        HTTP_1_1 + "proxy_read_timeout 1s;",
+        6,
+        ("time-out: a silent stream is given up", "proxy_read_timeout 330s;"),
+        heartbeat="9",
+    ),
+    "nginx-strips": Case(
+        "nginx",
+        HTTP_1_1 + "sub_filter_types text/event-stream; sub_filter_once off;"
+        " sub_filter ': ping\\n' '';",
+        7,
+        ("no heartbeat passed",),
+    ),
+    "nginx-ignores-leaving": Case(
+        "nginx",
+        HTTP_1_1 + "proxy_ignore_headers X-Accel-Buffering; proxy_store FOLDER/kept;",
+        8,
+        ("a client that leaves is not noticed", "nginx: proxy_ignore_client_abort off;"),
+    ),
+    "haproxy-right": Case("haproxy", "", 0, ("through a proxy", "one by one")),
+    "haproxy-buffers": Case(
+        "haproxy", "http-response wait-for-body time 20s", 3, ("haproxy: no http-response",)
+    ),
+    # It heeds no-transform, and so leaves streams alone.
+    "haproxy-packs-but-not-streams": Case(
+        "haproxy",
+        "compression algo gzip\n    compression type text/event-stream",
+        0,
+        ("one by one",),
+    ),
+    "haproxy-impatient": Case(
+        "haproxy", "timeout server 1s", 6, ("a plain answer", "haproxy: timeout server 330s")
+    ),
+    "caddy-right": Case("caddy", "reverse_proxy 127.0.0.1:BACK", 0, ("through Caddy",)),
+    "caddy-packs-but-not-streams": Case(
+        "caddy", "encode gzip\nreverse_proxy 127.0.0.1:BACK", 0, ("one by one",)
+    ),
+    "caddy-buffers": Case(
+        "caddy",
+        "reverse_proxy 127.0.0.1:BACK {\nbuffer_responses\n}",
+        3,
+        ("Caddy: reverse_proxy without",),
+    ),
+    "caddy-packs": Case(
+        "caddy",
+        "encode gzip {\nmatch header Content-Type text/event-stream*\nminimum_length 1\n}\n"
+        "reverse_proxy 127.0.0.1:BACK {\nheader_down -Cache-Control\n}",
+        4,
+        ("Caddy: encode without text/event-stream",),
+    ),
+    "caddy-impatient": Case(
+        "caddy",
+        "reverse_proxy 127.0.0.1:BACK {\ntransport http {\nresponse_header_timeout 1s\n}\n}",
+        6,
+        ("a plain answer", "Caddy: transport http"),
+    ),
+}
+
+COMMANDS = {
+    "nginx": (NGINX, ["nginx", "-e", "FOLDER/error.log", "-c", "FILE"]),
+    "haproxy": (HAPROXY, ["haproxy", "-f", "FILE"]),
+    "caddy": (CADDY, ["caddy", "run", "--config", "FILE", "--adapter", "caddyfile"]),
+}
+
+Done = subprocess.CompletedProcess[str]
+
+
+def check(url: str, *words: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "choreo_wsgi", "check", url, *words],
+        capture_output=True,
+        text=True,
+        timeout=6 * harness.DEADLINE,
+        check=False,
+    )
+
+
+def examine(case: Case, back: int, folder: Path) -> Done:
+    """Run the check through the proxy of *case* in front of the server at the port *back*."""
+    template, command = COMMANDS[case.program]
+    front = free_port()
+    if case.program == "nginx" and os.geteuid() == 0:  # its workers write into our folder
+        template = "user root;\n" + template
+    text = template.replace("WRONG", case.wrong).replace("FOLDER", str(folder))
+    file = folder / "config"
+    file.write_text(text.replace("FRONT", str(front)).replace("BACK", str(back)))
+    words = [word.replace("FOLDER", str(folder)).replace("FILE", str(file)) for word in command]
+    proxy = Launched(words, front, {**os.environ, "HOME": str(folder)}, folder / "log")
+    try:
+        return check(proxy.url, "--key", KEY, "--seconds", case.seconds)
+    finally:
+        proxy.abandon()
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
+    """``checked(name)``: the check of a case.  They run side by side: most of it is waiting."""
+    back = {}
+    with ThreadPoolExecutor(6) as pool:
+        servers = []
+        for heartbeat in sorted({case.heartbeat for case in CASES.values()}):
+            ini = f"[choreo]\napi_keys = {KEY}\nheartbeat_seconds = {heartbeat}\n"
+            server = running(tmp_path_factory.mktemp("serve"), ini)
+            back[heartbeat] = server.__enter__().port
+            servers.append(server)
+        found: dict[str, Future[Done]] = {
+            name: pool.submit(examine, case, back[case.heartbeat], tmp_path_factory.mktemp(name))
+            for name, case in CASES.items()
+        }
+        yield lambda name: found[name].result()
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_proxy_is_found_out(
+    name: str, checked: Callable[[str], Done], require_tool: Callable[[str, str], str]
+) -> None:
+    case = CASES[name]
+    require_tool(case.program, case.program)
+    done = checked(name)
+    assert done.stderr == ""
+    assert done.returncode == case.status, done.stdout
+    for word in case.words:
+        assert word in done.stdout
+    assert ("FOUND" in done.stdout) == bool(case.status)
+
+
+def test_without_a_proxy(keyed_server: Launched) -> None:
+    done = check(keyed_server.url, "--key", KEY, "--seconds", "1")
+    assert done.returncode == 0, done.stdout
+    for word in ("answers directly", "one by one", "a client that leaves is noticed", "heartbeats"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--key", "wrong"], 1, "HTTP 401"),
+        (["--key", KEY, "--model", "nobody"], 1, "HTTP 404"),
+        ([], 1, "HTTP 401"),
+    ],
+)
+def test_no_answer_to_examine(
+    keyed_server: Launched, words: list[str], status: int, said: str
+) -> None:
+    done = check(keyed_server.url, *words)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "said"),
+    [
+        ("http://127.0.0.1:FREE", 1, "refused"),
+        ("127.0.0.1:8000", 2, "http://HOST"),
+        ("ftp://127.0.0.1", 2, "http://HOST"),
+    ],
+)
+def test_no_server(url: str, status: int, said: str) -> None:
+    done = check(url.replace("FREE", str(free_port())))
+    assert done.returncode == status
+    assert said in done.stderr and "Traceback" not in done.stderr
