@@ -101,6 +101,10 @@ class Settings:
     log_level: str = setting(
         "info", "what is logged", choices=("debug", "info", "warning", "error")
     )
+    metrics: bool = setting(False, "answer /metrics for Prometheus (needs the extra metrics)")
+    metrics_key: Secret = setting(
+        Secret(""), "key for /metrics; without one it answers this machine alone"
+    )
     log_format: str = setting("text", "lines of text or JSON objects", choices=("text", "json"))
 
 

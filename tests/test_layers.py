@@ -57,6 +57,7 @@ ONLY = {
     "waitress": {f"choreo_wsgi.serve.{name}" for name in ("channel", "loop", "server", "tasks")},
     "redis": {"choreo_wsgi.replay.redis"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
+    "prometheus_client": {"choreo_wsgi.app.metrics"},
     "xllamacpp": {"choreo_wsgi.local.child"},
 }
 
@@ -239,7 +240,18 @@ def test_importing_the_client_brings_no_server() -> None:
 def test_importing_the_application_brings_no_server_and_no_optional_package() -> None:
     new = imported_by("from choreo_wsgi import create_app")
     assert "choreo_wsgi.app.application" in new
-    assert not {"waitress", "redis", "sqlite3", "xllamacpp", "botocore", "asyncio"} & new
+    assert (
+        not {
+            "waitress",
+            "redis",
+            "sqlite3",
+            "prometheus_client",
+            "xllamacpp",
+            "botocore",
+            "asyncio",
+        }
+        & new
+    )
 
 
 # -- names ----------------------------------------------------------------------------------

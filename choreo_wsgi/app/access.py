@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 
@@ -79,8 +80,25 @@ class Gate:
         return self._keys.find(key.encode("latin-1", "replace"))
 
 
-def demand_local(environ: Environ) -> None:
-    """Raise PermissionDenied unless this machine itself calls, by its own name, without a proxy."""
+def demand_metrics_key(environ: Environ, key: str) -> None:
+    """Raise AuthenticationError without *key*; PermissionDenied, if it is empty, as demand_local.
+
+    It is a key of its own: who watches the server need not be able to use it.
+    """
+    if not key:
+        demand_local(environ, "without a metrics_key /metrics")
+        return
+    match = _BEARER.fullmatch((environ.get("HTTP_AUTHORIZATION") or "").strip(" \t"))
+    given = match[1].encode("latin-1", "replace") if match else b""
+    if not hmac.compare_digest(given, key.encode()):
+        raise AuthenticationError("/metrics needs the metrics_key: Authorization: Bearer KEY")
+
+
+def demand_local(environ: Environ, who: str = "without API keys this server") -> None:
+    """Raise PermissionDenied unless this machine itself calls, by its own name, without a proxy.
+
+    *who* does not answer others, for the message.
+    """
     if not is_local(environ.get("REMOTE_ADDR") or ""):
         problem = "answers its own machine only"
     elif not is_loopback(environ.get("HTTP_HOST") or ""):
@@ -89,7 +107,7 @@ def demand_local(environ: Environ) -> None:
         problem = "answers no forwarded requests"
     else:
         return
-    raise PermissionDenied(f"without API keys this server {problem}", code="host_not_allowed")
+    raise PermissionDenied(f"{who} {problem}", code="host_not_allowed")
 
 
 def is_local(peer: str) -> bool:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..chat.items import Usage
 from .keys import ANYBODY, Key
@@ -15,6 +16,19 @@ from .keys import ANYBODY, Key
 _PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
 
 logger = logging.getLogger("choreo_wsgi.access")
+
+
+class Observer(Protocol):
+    """What counts over all requests."""
+
+    #: Observes the seconds between two blocks of frames of a stream.
+    gap: Callable[[float], None]
+
+    def finished(self, account: Account) -> None:
+        """Count a request that is over."""
+
+    def charged(self, account: Account) -> None:
+        """Count the tokens of a generation that is over."""
 
 
 @dataclass
@@ -29,8 +43,8 @@ class Account:
     method: str
     path: str
     client: str
-    #: Called once with the account when the request is over.
-    on_finish: Callable[[Account], None] | None = None
+    #: Told of each request, if anybody counts them.
+    observer: Observer | None = None
     began: float = field(default_factory=time.monotonic)
     key: Key = ANYBODY
     api: str = ""
@@ -39,6 +53,7 @@ class Account:
     status: int = 0
     outcome: str = ""
     usage: Usage | None = None
+    failovers: int = 0
     frames: int = 0
     pings: int = 0
     first: float | None = None
@@ -53,12 +68,20 @@ class Account:
         """Count the frames of *block*, which goes to the client *now*."""
         if self.first is None:
             self.first = now
+        elif self.observer is not None:
+            self.observer.gap(now - self.last)
         self.last = now
         self.frames += block.count(b"\n\n")
 
     def pinged(self) -> None:
         """Count a ping."""
         self.pings += 1
+
+    def charge(self, usage: Usage | None) -> None:
+        """Note what the generation took, when it is over."""
+        self.usage = usage
+        if self.observer is not None:
+            self.observer.charged(self)
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -71,8 +94,8 @@ class Account:
         members = self.to_dict()
         pairs = [f"{name}={_quoted(value)}" for name, value in members.items() if value is not None]
         logger.info("%s", " ".join(pairs), extra={"account": members})
-        if self.on_finish is not None:
-            self.on_finish(self)
+        if self.observer is not None:
+            self.observer.finished(self)
 
     def to_dict(self) -> dict[str, str | int | float | None]:
         """Return what the log tells, in its order; None where a member does not apply."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,8 @@ from .access import Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
 from .keys import Keys
-from .limits import Limits, MemoryCounters, demand_model
+from .limits import Limits, MemoryCounters
+from .models import ModelList
 from .page import page
 from .request import Call, Environ, collector_off, read_body, request_id
 from .response import Response, error_response, json_response
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Answered without a key and to every page: they tell nothing about anybody.
-_OPEN = ("/", "/health", "/healthz", "/readyz")
+#: Answered without an API key and to every page: they tell nothing about anybody, or look at
+#: who asks themselves.
+_OPEN = ("/", "/health", "/healthz", "/readyz", "/metrics")
 #: The routes whose paths hold a name, as they are told.
 _WITH_ID = {"/v1/models/{id}": ["GET"], "/v1/streams/{id}": ["GET", "DELETE"]}
 
@@ -72,21 +73,42 @@ class Application:
             self._control,
             self.settings,
         )
-        self._started = int(time.time())
+        #: What ``/metrics`` looks at; a server adds what it knows itself.
+        self.gauges: dict[str, Callable[[], float]] = {
+            "active_streams": lambda: self._slots.active,
+            "orphans": lambda: self._resumption.drainer.active,
+            "readers": lambda: self._resumption.readers.active,
+        }
+        self._metrics = self._make_metrics() if self.settings.metrics else None
+        self._models = ModelList()
         self._routes: dict[str, dict[str, Callable[[Call], Response]]] = {
             "/v1/chat/completions": {"POST": lambda call: self._complete(call, "chat")},
             "/v1/responses": {"POST": lambda call: self._complete(call, "responses")},
             "/v1/messages": {"POST": lambda call: self._complete(call, "messages")},
-            "/v1/models": {"GET": self._models},
+            "/v1/models": {"GET": lambda call: self._models.all(call, self._router)},
             "/": {"GET": self._root},
             "/health": {"GET": self._health},
             "/healthz": {"GET": self._health},
             "/readyz": {"GET": self._ready},
         }
+        if self._metrics is not None:
+            self._routes["/metrics"] = {"GET": self._metrics.response}
 
     def _admit(self, keys: Keys) -> None:
         self._gate = Gate(keys, allow_anonymous=self.settings.allow_anonymous)
         self._cors = Policy(self.settings, keys=bool(keys))
+
+    def _make_metrics(self) -> Any:
+        try:
+            # Only when it is wanted: its package is an extra.
+            module = importlib.import_module(".metrics", __package__)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"metrics: needs the package {error.name} (pip install choreo-wsgi[metrics])"
+            ) from error
+        return module.Metrics(
+            self.gauges, self._completions.breakers.state, self.settings.metrics_key
+        )
 
     # -- for whoever runs it ------------------------------------------------------------
 
@@ -150,6 +172,7 @@ class Application:
             method=environ["REQUEST_METHOD"],
             path=environ.get("PATH_INFO", "") or "/",
             client=environ.get("REMOTE_ADDR") or "",
+            observer=self._metrics,
         )
         response = self._answer(environ, account)
         account.status = response.status
@@ -224,7 +247,7 @@ class Application:
 
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response]] | None:
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
-            return {"GET": self._model}
+            return {"GET": lambda call: self._models.one(call, self._router)}
         if path.startswith("/v1/streams/"):
             return {"GET": self._resume, "DELETE": self._cancel}
         return self._routes.get(path)
@@ -250,34 +273,6 @@ class Application:
         if self._slots.draining:
             return json_response({"status": "draining"}, 503)
         return json_response({"status": "ok"})
-
-    def _models(self, call: Call) -> Response:
-        call.waiting()  # upstreams may be asked for their lists
-        listed = self._router.models()
-        data = [
-            self._model_object(call, name, owner)
-            for name, owner in listed.items()
-            if call.key.allows(name)
-        ]
-        if "HTTP_ANTHROPIC_VERSION" not in call.environ:
-            return json_response({"object": "list", "data": data})
-        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-        return json_response({"data": data, "has_more": False, **ends})
-
-    def _model(self, call: Call) -> Response:
-        name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
-        name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
-        demand_model(call.key, name)
-        target = self._router.targets(name)[0]
-        return json_response(self._model_object(call, name, target.label))
-
-    def _model_object(self, call: Call, name: str, owner: str) -> dict[str, Any]:
-        """Return the object for a model in the shape that the caller's API has."""
-        if "HTTP_ANTHROPIC_VERSION" in call.environ:
-            since = datetime.fromtimestamp(self._started, timezone.utc)
-            created = since.isoformat().replace("+00:00", "Z")
-            return {"type": "model", "id": name, "display_name": name, "created_at": created}
-        return {"id": name, "object": "model", "created": self._started, "owned_by": owner}
 
     def _resume(self, call: Call) -> Response:
         return self._resumption.resume(call, _stream_id(call))

@@ -41,7 +41,7 @@ class Completions:
         self._limits = limits
         self._control = control
         self._settings = settings
-        self._breakers = Breakers()
+        self.breakers = Breakers()
 
     def answer(self, call: Call, api: API, request: ChatRequest) -> Response:
         """Return the response to a completion of *api* that is not resumable."""
@@ -90,6 +90,7 @@ class Completions:
             raise
         finally:
             call.account.target = frames.label
+            call.account.failovers = frames.failovers
         return Started(Generation(frames, self._control, writer, first), frames, frames.label)
 
     def stream_response(
@@ -110,7 +111,7 @@ class Completions:
         account = call.account
 
         def on_end() -> None:
-            account.usage = started.frames.usage
+            account.charge(started.frames.usage)
             if isinstance(generation, Recording):
                 slot.settle(account.usage, generation.last)
                 slot.release()
@@ -141,9 +142,10 @@ class Completions:
         finally:
             reply.close()
             call.account.target = reply.label
+            call.account.failovers = reply.failovers
         slot.settle(reply.usage)
         slot.release()
-        call.account.usage = reply.usage
+        call.account.charge(reply.usage)
         call.account.outcome = "completed"
         return document(body, headers=[("Choreo-Provider", visible(reply.label))])
 
@@ -152,7 +154,7 @@ class Completions:
             def begin() -> Reply:
                 return target.provider.answer(request.with_model(target.model), writer)
 
-            breaker = self._breakers.of(target.label)
+            breaker = self.breakers.of(target.label)
             return Candidate(breaker, begin, target.priority, target.weight)
 
         targets = self.router.targets(request.model)

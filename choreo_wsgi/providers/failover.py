@@ -47,6 +47,11 @@ class Breaker:
             self._open_until = now + self._seconds
             return True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the target is left out now."""
+        return self._failed >= self._limit and self._clock() < self._open_until
+
     def succeeded(self) -> None:
         """The target answered."""
         self._failed = 0
@@ -69,6 +74,11 @@ class Breakers:
         self._most = most
         self._lock = threading.Lock()
         self._kept: dict[str, Breaker] = {}  # in the order of use
+
+    def state(self) -> dict[str, bool]:
+        """Return for each target that was asked whether it is left out now."""
+        with self._lock:
+            return {label: breaker.is_open for label, breaker in self._kept.items()}
 
     def of(self, label: str) -> Breaker:
         """Return the breaker of the target that is called *label*."""
@@ -120,6 +130,8 @@ class Failover:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._left = list(candidates)
         self._answered = False
+        #: How many candidates were passed over so far.
+        self.failovers = 0
         self.ended = False
         self._reading = self._begin()
 
@@ -152,6 +164,7 @@ class Failover:
         if _targets_fault(error):
             self._current.breaker.failed()
             if self._left and not self._answered:
+                self.failovers += 1
                 return
         raise error
 

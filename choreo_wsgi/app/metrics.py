@@ -1,0 +1,178 @@
+"""What ``/metrics`` tells Prometheus: sums over the accounts, and a look at the server.
+
+With ``PROMETHEUS_MULTIPROC_DIR`` set, as prometheus_client has it, several processes answer
+as one: each leaves its figures in that folder, and what changes without a request (the streams
+that run) is looked at once a second.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from .access import demand_metrics_key
+from .account import Account
+from .request import Call
+from .response import Response
+
+#: Model names beyond so many are told as ``other``: where a provider takes any name, they are
+#: the callers' words.
+MODELS = 200
+
+#: How streams end whose client has gone.
+_LEFT = ("client_closed", "client_left")
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+_GAUGES = {
+    "active_streams": "Completions that run, with a client or without",
+    "orphans": "Resumable streams that go on without a client",
+    "readers": "Readings of resumable streams",
+    "parked_streams": "Streams that wait without a worker",
+    "loop_lag_seconds": "How late the server's loop was at its last turn",
+    "replay_reachable": "Whether the replay store can be reached",
+}
+
+
+class Metrics:
+    """Counts finished requests; *gauges* and *breakers* are asked when the rest is told.
+
+    *breakers* returns for each target whether its circuit is open.  *key* is the setting
+    ``metrics_key``.
+    """
+
+    def __init__(
+        self,
+        gauges: Mapping[str, Callable[[], float]],
+        breakers: Callable[[], Mapping[str, bool]],
+        key: str,
+    ) -> None:
+        self._key = key
+        self._gauges = gauges
+        self._breakers = breakers
+        self._models: set[str] = set()
+        self._failing: set[str] = set()  # the targets whose circuits were open once
+        self._registry = CollectorRegistry()
+        self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._watching = 0  # the process whose thread looks; a fork has none
+        self._lock = threading.Lock()
+        counter, histogram = self._counter, self._histogram
+        requests = ("api", "model", "outcome")
+        self._requests = counter("requests", "Requests by how they ended", *requests)
+        self._tokens = counter(
+            "tokens", "Tokens that providers reported", "key", "model", "direction"
+        )
+        self._frames = counter("frames", "Frames sent to clients")
+        self._pings = counter("heartbeats", "Pings sent to clients")
+        self._left = counter("client_disconnects", "Clients that left before the end")
+        self._failovers = counter("failovers", "Targets passed over for the next", "model")
+        self._replay_errors = counter("replay_errors", "Requests that the replay store failed")
+        self._seconds = histogram("request_seconds", "From a request to its last byte", _SECONDS)
+        self._first = histogram(
+            "first_token_seconds", "From a request to the first frame", _SECONDS
+        )
+        #: Observes the seconds between two blocks of frames of a stream.
+        self.gap = histogram("frame_gap_seconds", "Between frames of a stream", _GAPS).observe
+        self._looks = {
+            name: self._gauge(name, text, mode="livemax" if "lag" in name else "livesum")
+            for name, text in _GAUGES.items()
+            if name != "replay_reachable" or "replay_reachable" in gauges
+        }
+        self._open = self._gauge(
+            "breaker_open", "Whether a target is left out for failing", "target", mode="livemax"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"choreo_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"choreo_{name}", text, buckets=buckets, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str, mode: Any) -> Gauge:
+        return Gauge(
+            f"choreo_{name}", text, labels, registry=self._registry, multiprocess_mode=mode
+        )
+
+    def finished(self, account: Account) -> None:
+        """Count a request that is over."""
+        model = self._model(account)
+        self._requests.labels(account.api, model, account.outcome).inc()
+        if account.finished is not None:
+            self._seconds.observe(account.finished - account.began)
+        if account.first is not None:
+            self._first.observe(account.first - account.began)
+        self._frames.inc(account.frames)
+        self._pings.inc(account.pings)
+        if account.outcome in _LEFT:
+            self._left.inc()
+        if account.outcome == "replay_unavailable":
+            self._replay_errors.inc()
+        if account.failovers:
+            self._failovers.labels(model).inc(account.failovers)
+        if self._shared:
+            self._watch()
+
+    def charged(self, account: Account) -> None:
+        """Count the tokens of a generation that is over, its client there or not."""
+        if account.usage is not None:
+            tokens = self._tokens.labels
+            who = (account.key.name, self._model(account))
+            tokens(*who, "in").inc(account.usage.prompt_tokens)
+            tokens(*who, "out").inc(account.usage.completion_tokens)
+
+    def _model(self, account: Account) -> str:
+        """Return the label for the account's model, empty if nobody was asked for it."""
+        model = account.model if account.target else ""
+        if len(self._models) < MODELS:
+            self._models.add(model)
+        return model if model in self._models else "other"
+
+    # -- what is now --------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Look once a second, in a thread of this very process."""
+        with self._lock:
+            if self._watching == os.getpid():
+                return
+            self._watching = os.getpid()
+
+        def run() -> None:
+            while True:
+                self._look()
+                time.sleep(1)
+
+        threading.Thread(target=run, name="metrics", daemon=True).start()
+
+    def _look(self) -> None:
+        for name, look in list(self._gauges.items()):
+            self._looks[name].set(look())
+        for target, is_open in self._breakers().items():
+            if is_open or target in self._failing:
+                self._failing.add(target)
+                self._open.labels(target).set(is_open)
+
+    def response(self, call: Call) -> Response:
+        """Return the answer to ``GET /metrics``; raises as :func:`demand_metrics_key` does."""
+        demand_metrics_key(call.environ, self._key)
+        self._look()
+        registry = self._registry
+        if self._shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        body = generate_latest(registry)
+        headers = [("Content-Type", CONTENT_TYPE_LATEST), ("Content-Length", str(len(body)))]
+        return Response(200, headers, [body])

@@ -1,0 +1,222 @@
+"""What /metrics tells agrees with what was sent, in one process and in two."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from fleet import free_port
+from harness import Client, Server, make_app, wait_until
+from prometheus_client.parser import text_string_to_metric_families
+from real_server import Launched, environment
+from scripted_provider import Script
+from wsgi_calls import call, chat
+
+from choreo_wsgi.errors import ProviderUnavailable
+
+CHAT = "/v1/chat/completions"
+KEY = "sk-ann"
+ANN = {"key ann": {"digest": hashlib.sha256(KEY.encode()).hexdigest()}}
+AUTHORIZED = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
+
+
+def parse(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Return each sample's value by its name and its labels' values in order of their names."""
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def samples(app: Any) -> dict[tuple[str, tuple[str, ...]], float]:
+    answer = call(app, "GET", "/metrics")
+    assert answer.status == 200 and answer.headers["content-type"].startswith("text/plain")
+    return parse(answer.body.decode())
+
+
+def requests_of(found: dict[Any, float]) -> dict[tuple[str, ...], float]:
+    return {
+        labels: value for (name, labels), value in found.items() if name == "choreo_requests_total"
+    }
+
+
+def test_counts_and_sums() -> None:
+    app = make_app({"metrics": "on", "default_model": "none"}, ANN)
+    for _ in range(3):
+        call(app, "POST", CHAT, chat("one two three", stream=True), **AUTHORIZED)
+    call(app, "POST", CHAT, chat("one"), **AUTHORIZED)
+    call(app, "POST", CHAT, chat("one", model="nobody"), **AUTHORIZED)
+    call(app, "POST", CHAT, chat("one"))
+    found = samples(app)
+    assert requests_of(found) == {
+        ("chat", "echo", "completed"): 4,
+        ("chat", "", "model_not_found"): 1,
+        ("", "", "missing_authorization"): 1,
+    }
+    assert found["choreo_tokens_total", ("in", "ann", "echo")] == 3 * 3 + 1
+    assert found["choreo_tokens_total", ("out", "ann", "echo")] == 3 * 3 + 1
+    assert found["choreo_frames_total", ()] == 3 * 6
+    assert found["choreo_request_seconds_count", ()] == 6
+    assert found["choreo_first_token_seconds_count", ()] == 3
+    assert found["choreo_active_streams", ()] == 0
+    assert samples(app)["choreo_requests_total", ("", "", "ok")] == 1  # the look before
+
+
+def test_gaps_and_seconds_are_those_of_the_log(
+    serve: Callable[..., Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "choreo_wsgi")
+    slow = {"type": "echo", "delay_ms": "20", "models": "slow"}
+    app = make_app({"metrics": "on"}, {"provider slow": slow})
+    with serve(app).connect() as client:
+        client.request("POST", CHAT, chat("w " * 10, model="slow", stream=True))
+        client.read_head()
+        blocks = len(list(iter(client.read_chunk, b"")))
+    wait_until(lambda: caplog.records, "the line is logged")
+    line = caplog.records[0].account  # type: ignore[attr-defined]
+    found = samples(app)
+    assert found["choreo_frame_gap_seconds_count", ()] == blocks - 1
+    seconds = found["choreo_request_seconds_sum", ()]
+    assert abs(seconds - line["seconds"]) < 0.001
+    gaps, first = found["choreo_frame_gap_seconds_sum", ()], line["first"]
+    assert 0 < gaps <= seconds - first + 0.001
+
+
+def test_what_runs_and_who_left(
+    serve: Callable[..., Server], scripted: Callable[[], Script]
+) -> None:
+    app = make_app(
+        {"metrics": "on", "heartbeat_seconds": "0.1"},
+        {"provider s": {"type": "scripted", "models": "s"}},
+    )
+    server = serve(app)
+    script = scripted()
+    client = server.connect()
+    client.request("POST", CHAT, chat("x", model="s", stream=True), {"Choreo-Resumable": "1"})
+    client.read_head()
+    assert client.read_frame() == client.read_frame() == b": ping\n"
+    assert samples(app)["choreo_active_streams", ()] == 1
+    client.reset()
+    wait_until(lambda: samples(app)["choreo_orphans", ()] == 1, "the stream is an orphan")
+    wait_until(lambda: samples(app)["choreo_client_disconnects_total", ()] == 1, "it is counted")
+    found = samples(app)
+    assert found["choreo_active_streams", ()] == 1  # it keeps its slot
+    assert found["choreo_heartbeats_total", ()] >= 2
+    script.finish()
+    wait_until(lambda: samples(app)["choreo_active_streams", ()] == 0, "the stream has ended")
+    app.close()
+
+
+def test_failovers_and_breakers(scripted: Callable[[], Script]) -> None:
+    app = make_app(
+        {"metrics": "on"},
+        {
+            "provider a": {"type": "scripted", "models": "m", "priority": "1"},
+            "provider b": {"type": "echo", "models": "m", "priority": "2"},
+        },
+    )
+    for _ in range(6):
+        scripted().say(ProviderUnavailable("down"))
+        assert call(app, "POST", CHAT, chat("x", model="m")).status == 200
+    found = samples(app)
+    assert found["choreo_failovers_total", ("m",)] == 5  # then the circuit is open
+    (target,) = [labels[0] for name, labels in found if name == "choreo_breaker_open"]
+    assert target.startswith("a") and found["choreo_breaker_open", (target,)] == 1
+
+
+def test_names_that_callers_make_up_are_bounded() -> None:
+    app = make_app({"metrics": "on"}, {"provider e": {"type": "echo", "models": "*"}})
+    for number in range(230):
+        assert call(app, "POST", CHAT, chat("x", model=f"m{number}")).status == 200
+    models = {labels[1]: value for labels, value in requests_of(samples(app)).items()}
+    assert len(models) <= 202 and models["other"] >= 29
+
+
+def test_who_may_look() -> None:
+    off = call(make_app({}), "GET", "/metrics")
+    assert (off.status, off.error["code"]) == (404, "endpoint_not_found")
+    local = make_app({"metrics": "on"}, ANN)
+    assert call(local, "GET", "/metrics").status == 200
+    for more in ({"REMOTE_ADDR": "10.0.0.1"}, {"HTTP_X_FORWARDED_FOR": "1.2.3.4"}):
+        refused = call(local, "GET", "/metrics", **more, **AUTHORIZED)
+        assert (refused.status, refused.error["code"]) == (403, "host_not_allowed")
+        assert "metrics_key" in refused.error["message"]
+    keyed = make_app({"metrics": "on", "metrics_key": "sk-watch"}, ANN)
+    far = {"REMOTE_ADDR": "10.0.0.1"}
+    assert call(keyed, "GET", "/metrics", **far).status == 401
+    assert call(keyed, "GET", "/metrics", **far, **AUTHORIZED).status == 401
+    watch = {"HTTP_AUTHORIZATION": "Bearer sk-watch"}
+    assert call(keyed, "GET", "/metrics", **far, **watch).status == 200
+    assert call(keyed, "GET", "/v1/models", **watch).status == 401
+
+
+# -- two processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gunicorn(tmp_path: Path) -> Iterator[Launched]:
+    """Two processes of gunicorn."""
+    config = tmp_path / "choreo.ini"
+    config.write_text(
+        "[choreo]\nmetrics = on\n[provider slow]\ntype = echo\ndelay_ms = 20\nmodels = slow\n"
+    )
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    env = environment(tmp_path, CHOREO_CONFIG=str(config), PROMETHEUS_MULTIPROC_DIR=str(folder))
+    port = free_port()
+    words = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-k",
+        "gthread",
+        "-w",
+        "2",
+        "--threads",
+        "8",
+        "-b",
+        f"127.0.0.1:{port}",
+    ]
+    one = Launched([*words, "choreo_wsgi:app"], port, env, tmp_path / "log", tmp_path)
+    yield one
+    one.process.send_signal(signal.SIGTERM)
+    one.process.wait(harness.DEADLINE)
+
+
+def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
+    address = ("127.0.0.1", gunicorn.port)
+
+    def look() -> dict[tuple[str, tuple[str, ...]], float]:
+        with Client(address) as client:
+            answer = client.exchange("GET", "/metrics", headers={"Connection": "close"})
+        assert answer.status == 200
+        return parse(answer.body.decode())
+
+    clients = [Client(address) for _ in range(8)]
+    for client in clients:
+        client.request("POST", CHAT, chat("w " * 60, model="slow", stream=True))
+    for client in clients:
+        assert client.read_head().status == 200
+    wait_until(lambda: look()["choreo_active_streams", ()] == 8, "both tell what runs")
+    for client in clients:
+        assert client.read_body().endswith(b"data: [DONE]\n\n")
+        client.close()
+    wait_until(lambda: look()["choreo_active_streams", ()] == 0, "both tell what runs")
+    found = look()
+    assert requests_of(found)["chat", "slow", "completed"] == 8
+    assert found["choreo_tokens_total", ("out", "", "slow")] == 8 * 60
+    assert found["choreo_first_token_seconds_count", ()] == 8
+    log = gunicorn.log.read_text()
+    workers = set(re.findall(r"Booting worker with pid: (\d+)", log))
+    assert len(workers) == 2
+    assert log.count(" path=/v1/chat/completions status=200 outcome=completed ") == 8
+    files = {re.sub(r"\D", "", path.name) for path in (gunicorn.log.parent / "metrics").iterdir()}
+    assert files == workers, "both processes have answered"
