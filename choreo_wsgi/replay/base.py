@@ -171,6 +171,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def delete(self, id: str, owner: str) -> None:
+        """Forget a stream; its readers get NotFound, and its producer, should it run, Fenced.
+
+        One that runs in another process must have been cancelled, and has a few seconds to
+        end.  Raises NotFound and ReplayUnavailable.
+        """
+
+    @abstractmethod
     def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
         """Become the writer of a stream whose producer is lost.
 

@@ -126,11 +126,11 @@ class Keeper:
                 self._drop()
             self._dirt.notify()
 
-    def forget(self, writer: BufferedWriter) -> None:
-        """Delete the stream of *writer*."""
+    def forget(self, writer: BufferedWriter, fence: bool = False) -> None:
+        """Delete the stream of *writer*, which with *fence* still believes that it has one."""
         with self._dirt:
             self._release(writer)
-            self.buffered -= writer.clear()
+            self.buffered -= writer.fence() if fence else writer.clear()
         try:
             self.ask(lambda: self._backend.delete(writer.id, writer.epoch))
         except ReplayUnavailable:

@@ -12,6 +12,7 @@ from ..settings import Settings
 from .base import (
     READ_BYTES,
     Claim,
+    Fenced,
     Reader,
     Store,
     Writer,
@@ -68,7 +69,10 @@ class MemoryStore(Store):
             self._logs[log.id] = log
             if key is not None:
                 self._keys[owner, key] = log
-            self._start()
+            if self._sweeper is None and not self._closed.is_set():
+                # At the first use, not before: a server may fork after it made its store.
+                self._sweeper = threading.Thread(target=self._run, name="replay", daemon=True)
+                self._sweeper.start()
         self.account(log)
         return Claim(log.id, log)
 
@@ -83,6 +87,9 @@ class MemoryStore(Store):
         log = self._get(id, owner)
         with log.changed:
             log.cancelled = log.cancelled or not log.ended
+
+    def delete(self, id: str, owner: str) -> None:
+        self.drop(self._get(id, owner))
 
     def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
         # A log does not outlive its producer's process.
@@ -166,12 +173,6 @@ class MemoryStore(Store):
         self.size -= log.counted
         log.clear()
 
-    def _start(self) -> None:
-        # At the first use, not before: a server may fork after it made its store.
-        if self._sweeper is None and not self._closed.is_set():
-            self._sweeper = threading.Thread(target=self._run, name="choreo-replay", daemon=True)
-            self._sweeper.start()
-
     def _run(self) -> None:
         while not self._closed.wait(min(1.0, self.ttl)):
             with self._lock:
@@ -209,8 +210,9 @@ class Log(Writer):
             raise ValueError("the log has ended")
         check_block(frames, count, self.last)
         with self.changed:
-            if not self.removed:
-                self._add(frames, count)
+            if self.removed:
+                raise Fenced("the stream was deleted")
+            self._add(frames, count)
             self.ended = end
             if self.waiting:
                 self.changed.notify_all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -31,6 +32,8 @@ LEASE = 5.0
 BEAT = 0.5
 # How far a client can be ahead of the log of a lost producer; not a number of any length.
 _BEYOND = 1_000_000
+# Seconds for a cancelled stream of another process to end.
+_ENDING = 3.0
 
 
 class SharedStore(Store):
@@ -121,6 +124,21 @@ class SharedStore(Store):
         writer.cancelled = writer.cancelled or not writer.ended
         with contextlib.suppress(ReplayUnavailable):  # the writer is ours and knows
             self._keeper.ask(lambda: self._backend.cancel(id))
+
+    def delete(self, id: str, owner: str) -> None:
+        writer = self._keeper.writers.get(id)
+        if writer is not None and writer.identity.owner == owner:
+            self._keeper.forget(writer, fence=True)
+            return
+        deadline = time.monotonic() + _ENDING
+        while not (status := self._status(id, owner)).ended:
+            if self._keeper.is_lost(id, status):
+                break
+            if time.monotonic() >= deadline:
+                raise ReplayUnavailable("The stream has not ended yet.", retry_after=1)
+            self._keeper.closing.wait(self._keeper.beat / 4)
+        self._keeper.ask(lambda: self._backend.delete(id, status.epoch))
+        self._wake([id])
 
     def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
         seen = self._status(id, owner)

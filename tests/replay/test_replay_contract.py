@@ -13,7 +13,7 @@ from replay_helpers import Opener, eventually, frame, frames, look, read_all, re
 
 from choreo_wsgi import sse
 from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
-from choreo_wsgi.replay import Store, Writer, open_store
+from choreo_wsgi.replay import Fenced, Store, Writer, open_store
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -339,6 +339,27 @@ def test_who_joined_a_stream_that_failed_reads_its_error(store: Store) -> None:
     assert again.writer is not None and again.id != made.id
     again.writer.finish()
     assert store.create("alice", key="k", digest="other").id == again.id
+
+
+def test_a_deleted_stream_is_gone_for_all(store: Store) -> None:
+    ended, running = create(store), create(store)
+    write(ended, 3, end=True)
+    write(running, 2)
+    readers = [store.read(writer.id, "alice") for writer in (ended, running)]
+    assert receive(readers[1], 1) == frames(1, 2)
+    for writer in (ended, running):
+        with pytest.raises(NotFound):
+            store.delete(writer.id, "bob")
+        store.delete(writer.id, "alice")
+        with pytest.raises(NotFound):
+            store.read(writer.id, "alice")
+        with pytest.raises(NotFound):
+            store.delete(writer.id, "alice")
+    for reader in readers:
+        with pytest.raises(NotFound):
+            receive(reader, 1)
+    with pytest.raises(Fenced):
+        write(running, 1)
 
 
 def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:

@@ -284,3 +284,17 @@ def is_there(store: Store, id: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+def test_a_stream_of_another_process_is_deleted_when_it_has_ended(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    write(writer, 2)
+    theirs.cancel(writer.id, "alice")
+    with ThreadPoolExecutor() as pool:
+        deleting = pool.submit(theirs.delete, writer.id, "alice")
+        eventually(lambda: writer.cancelled)
+        writer.append(frame(3), 1, end=True)
+        deleting.result(10)
+    with pytest.raises(NotFound):
+        ours.read(writer.id, "alice")
