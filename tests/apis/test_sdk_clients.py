@@ -212,6 +212,28 @@ def test_a_custom_tool(
     assert json.loads(given["arguments"]) == {"input": "*** Begin\n"}
 
 
+def test_tools_in_a_namespace(
+    responses: Any, asked: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chat has no namespaces: theirs stands before a function's name, and goes back apart."""
+    call = ToolCall(0, "call_a", "agents__stop", "{}")
+    items: list[Item] = [Delta(tool_calls=[call]), Finish("tool_calls")]
+
+    def answer(request: ChatRequest) -> Source:
+        asked.append(request)
+        return from_deltas(items)
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    stop = {"type": "function", "name": "stop", "parameters": {}, "strict": False}
+    space = {"type": "namespace", "name": "agents", "description": "x", "tools": [stop]}
+    item = responses.create(model="m", input="go", tools=[space]).output[0]
+    assert (item.name, item.namespace) == ("stop", "agents")
+    output = {"type": "function_call_output", "call_id": "call_a", "output": "done"}
+    history = [{"role": "user", "content": "go"}, item, output]
+    responses.create(model="m", input=history, tools=[space])
+    assert asked[1].messages[1]["tool_calls"][0]["function"]["name"] == "agents__stop"
+
+
 def test_an_incomplete_response(responses: Any) -> None:
     response = responses.create(model="m", input="long")
     assert (response.status, response.incomplete_details.reason) == (

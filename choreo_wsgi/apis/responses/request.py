@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...chat import jsontext
 from ...chat.items import Json
@@ -81,13 +81,21 @@ def _item(value: Json) -> None:
 
 
 _NAMED = object_of({"name": STRING}, "name")
+_TOLD = {"name": STRING, "description": STRING}
 _TOOL = by_type(
     {
-        "function": object_of(
-            {"name": STRING, "description": STRING, "parameters": OBJECT}, "name"
-        ),
-        "custom": object_of({"name": STRING, "description": STRING, "format": OBJECT}, "name"),
+        "function": object_of({**_TOLD, "parameters": OBJECT}, "name"),
+        "custom": object_of({**_TOLD, "format": OBJECT}, "name"),
     }
+)
+_TOOLS = array(
+    by_type(
+        {
+            "function": _TOOL,
+            "custom": _TOOL,
+            "namespace": object_of({**_TOLD, "tools": array(_TOOL)}, "name", "tools"),
+        }
+    )
 )
 _FORMAT = by_type(
     {"json_schema": object_of({"name": STRING, "schema": OBJECT}, "name", "schema")},
@@ -105,7 +113,7 @@ _REQUEST = object_of(
         "top_p": number(0, 1),
         "max_output_tokens": integer(0),
         "top_logprobs": integer(0, 20),
-        "tools": array(_TOOL),
+        "tools": _TOOLS,
         "tool_choice": either(
             str,
             one_of("none", "auto", "required"),
@@ -239,7 +247,7 @@ def _call(item: dict[str, Json]) -> dict[str, Json]:
     call: dict[str, Json] = {
         "id": item["call_id"],
         "type": "function",
-        "function": {"name": item["name"], "arguments": arguments},
+        "function": {"name": chat_name(item), "arguments": arguments},
     }
     if isinstance(item.get("extra_content"), dict):
         call["extra_content"] = item["extra_content"]
@@ -298,15 +306,37 @@ _INPUT = {
 }
 
 
-def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
-    tools = []
-    for index, tool in enumerate(fields.get("tools") or ()):
-        if tool["type"] not in ("function", "custom"):
+def chat_name(item: Mapping[str, Json]) -> str:
+    """Return the name of a tool as a function of chat: that of its namespace stands before it."""
+    space = item.get("namespace")
+    return f"{space}__{item['name']}" if space else str(item["name"])
+
+
+def own_tools(
+    tools: Iterable[dict[str, Json]], where: str = "tools", strict: bool = True
+) -> Iterator[dict[str, Json]]:
+    """Yield the function and custom tools, each with its ``namespace`` if it is in one.
+
+    Unless *strict* is false, a tool that only a server itself can have raises InvalidRequest
+    with its name.
+    """
+    for index, tool in enumerate(tools):
+        if tool["type"] == "namespace":
+            for inner in own_tools(tool["tools"], f"{where}[{index}].tools", strict):
+                yield {**inner, "namespace": tool["name"]}
+        elif tool["type"] in ("function", "custom"):
+            yield tool
+        elif strict:
             raise InvalidRequest(
                 f"this model has no tool {tool['type']!r}, only function and custom tools",
-                param=f"tools[{index}].type",
+                param=f"{where}[{index}].type",
             )
-        function = {"name": tool["name"]}
+
+
+def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
+    tools = []
+    for tool in own_tools(fields.get("tools") or ()):
+        function: dict[str, Json] = {"name": chat_name(tool)}
         description = tool.get("description") or ""
         grammar = (tool.get("format") or {}).get("definition")
         if grammar:
@@ -333,7 +363,8 @@ def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     kind = choice["type"]
     if kind == "allowed_tools":
         tools = [
-            {"type": "function", "function": {"name": tool.get("name")}} for tool in choice["tools"]
+            {"type": "function", "function": {"name": chat_name({"name": "", **tool})}}
+            for tool in choice["tools"]
         ]
         return {"type": kind, "allowed_tools": {"mode": choice["mode"], "tools": tools}}
     if kind not in ("function", "custom"):

@@ -18,7 +18,7 @@ from ... import sse
 from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
-from .request import SEALED
+from .request import SEALED, chat_name, own_tools
 
 #: What a response repeats of its request, and what stands there when it was not said.
 _REPEATED: dict[str, Json] = {
@@ -76,8 +76,10 @@ class ResponseWriter:
         self._repeated = {
             name: _REPEATED[name] if value is None else value for name, value in repeated.items()
         }
-        tools = asked.get("tools") or ()
-        self._custom = {tool["name"] for tool in tools if tool["type"] == "custom"}
+        #: The caller's tools by their names in chat, where only the names of calls come back.
+        self._tools = {
+            chat_name(tool): tool for tool in own_tools(asked.get("tools") or (), strict=False)
+        }
         self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
         self._output: list[dict[str, Json]] = []
         self._text: _Open | None = None  # the reasoning or message that is being written
@@ -211,8 +213,11 @@ class ResponseWriter:
         return frames
 
     def _new_call(self, call: ToolCall) -> _Open:
-        item: dict[str, Json] = {"call_id": call.id, "name": call.name}
-        if call.name in self._custom:
+        tool = self._tools.get(call.name) or {"type": "function", "name": call.name}
+        item: dict[str, Json] = {"call_id": call.id, "name": tool["name"]}
+        if tool.get("namespace"):
+            item["namespace"] = tool["namespace"]
+        if tool["type"] == "custom":
             item |= {"type": "custom_tool_call", "input": ""}
             return self._open("ctc", item, "custom_tool_call_input")
         item |= {"type": "function_call", "status": "in_progress", "arguments": ""}
