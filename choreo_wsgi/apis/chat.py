@@ -87,8 +87,9 @@ class ChunkWriter(_Writer):
         role = b"" if index in self._text else self._role(index)
         if isinstance(item, Finish):
             return role + self._choice(index, {}, item.reason, item.extra)
-        if item.reasoning or item.tool_calls or item.refusal or item.extra:
-            return role + self._choice(index, delta_object(item))
+        if item.reasoning or item.tool_calls or item.refusal or item.extra or item.logprobs:
+            more = {"logprobs": item.logprobs} if item.logprobs else None
+            return role + self._choice(index, delta_object(item), None, more)
         if not item.text:
             return role
         before, after = self._text[index]
@@ -178,6 +179,7 @@ class CompletionWriter(_Writer):
                     "index": index,
                     "message": choice.message(),
                     "finish_reason": choice.finish.reason if choice.finish else None,
+                    **({"logprobs": choice.logprobs} if choice.logprobs else {}),
                     **((choice.finish and choice.finish.extra) or {}),
                 }
                 for index, choice in enumerate(self._choices)
@@ -195,6 +197,7 @@ class _Choice:
     refusal: list[str] = field(default_factory=list)
     calls: dict[int, list[ToolCall]] = field(default_factory=dict)
     extra: dict[str, Json] = field(default_factory=dict)
+    logprobs: dict[str, Json] = field(default_factory=dict)
     finish: Finish | None = None
 
     def add(self, delta: Delta) -> None:
@@ -208,6 +211,8 @@ class _Choice:
             self.calls.setdefault(call.index, []).append(call)
         if delta.extra:
             merge(self.extra, delta.extra)
+        if delta.logprobs:
+            merge(self.logprobs, delta.logprobs)
 
     def message(self) -> dict[str, Json]:
         text = "".join(self.text)

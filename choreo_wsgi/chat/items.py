@@ -33,7 +33,11 @@ class ToolCall:
 
 @dataclass(slots=True)
 class Delta:
-    """A piece of an answer; *index* is the choice (0 to n-1) that it belongs to."""
+    """A piece of an answer; *index* is the choice (0 to n-1) that it belongs to.
+
+    *extra* holds further members of the delta, *logprobs* those of the tokens in the piece, as
+    the API's object of lists.
+    """
 
     text: str = ""
     index: int = 0
@@ -41,6 +45,7 @@ class Delta:
     refusal: str = ""
     tool_calls: Sequence[ToolCall] = ()
     extra: Mapping[str, Json] | None = None
+    logprobs: Mapping[str, Json] | None = None
 
 
 @dataclass(slots=True)
@@ -60,7 +65,8 @@ class Usage:
     """How many tokens were read and written; None where the provider did not say.
 
     *prompt_tokens* is all that was read, cached or not; *completion_tokens* all that was
-    written, reasoning included.
+    written, reasoning included.  *total_tokens* is the provider's own sum, if it gives one: it may
+    have tokens that stand nowhere else.
     """
 
     prompt_tokens: int = 0
@@ -68,14 +74,24 @@ class Usage:
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    total_tokens: int | None = None
+
+    @property
+    def total(self) -> int:
+        """All tokens, as the provider counts them."""
+        if self.total_tokens is not None:
+            return self.total_tokens
+        return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
+        told = self.total_tokens is not None or other.total_tokens is not None
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             _sum(self.cached_tokens, other.cached_tokens),
             _sum(self.cache_write_tokens, other.cache_write_tokens),
             _sum(self.reasoning_tokens, other.reasoning_tokens),
+            self.total + other.total if told else None,
         )
 
     def to_dict(self) -> dict[str, Json]:
@@ -83,7 +99,7 @@ class Usage:
         usage: dict[str, Json] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "total_tokens": self.total,
         }
         prompt = {
             "cached_tokens": self.cached_tokens,

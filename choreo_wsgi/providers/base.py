@@ -115,15 +115,19 @@ class Provider(ABC):
         return Interleaved(sources)
 
     def _limited(self, request: ChatRequest, choices: int) -> Source:
-        if request.max_tokens == 0:  # most providers take no 0; OpenAI answers `length`
-            nothing = [Finish("length", index) for index in range(choices)]
-            return from_deltas([*nothing, Usage()])
+        if request.max_tokens == 0 and "max_tokens" not in self.native:
+            return nothing(choices)
         source = self.open(request)
         stops = self.stops(request)
         limit = None if "max_tokens" in self.native else request.max_tokens
         if stops or limit is not None:
             source = Shortened(source, stops, limit, choices)
         return source
+
+
+def nothing(choices: int) -> Source:
+    """Return the answer to a request for no tokens, which few providers take: ``length``."""
+    return from_deltas([*(Finish("length", index) for index in range(choices)), Usage()])
 
 
 def _single(request: ChatRequest, number: int) -> ChatRequest:

@@ -8,24 +8,9 @@ has to be remembered in between.
 from __future__ import annotations
 
 from ..chat import jsontext
+from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage
-from ..errors import ProviderError, UpstreamInvalid, UpstreamTruncated
-
-#: Stop reasons that say no more than the finish reason they become.
-_PLAIN = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "tool_use": "tool_calls",
-}
-#: Those that say more, and stand beside it as ``native_finish_reason``.
-_LOSSY = {
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-    "guardrail_intervened": "content_filter",
-    "content_filtered": "content_filter",
-}
-_FAILED = frozenset(("malformed_model_output", "malformed_tool_use"))
+from ..errors import UpstreamInvalid, UpstreamTruncated
 
 
 class Blocks:
@@ -85,15 +70,15 @@ class Blocks:
         self._open.pop(index, None)
         return items
 
-    def stop(self, reason: str) -> None:
-        """Take the message's stop *reason*; raises ProviderError for one that is a failure."""
-        if reason in _FAILED:
-            raise ProviderError(f"{reason}: the model's answer was unusable")
-        if reason in _PLAIN:
-            self.stopped = Finish(_PLAIN[reason])
-        else:
-            known = _LOSSY.get(reason, "stop")
-            self.stopped = Finish(known, extra={"native_finish_reason": reason})
+    def stop(self, word: str, sequence: str = "") -> None:
+        """Take the message's stop reason; *sequence* is the stop string that ended it, if any.
+
+        Raises ProviderError for a reason that is a failure.
+        """
+        reason, extra = finish_reason(word, bool(self._arguments))
+        if sequence:
+            extra = {**(extra or {}), "stop_sequence": sequence}
+        self.stopped = Finish(reason, extra=extra)
 
     def end(self, usage: Usage | None) -> list[Item]:
         """Return the end of the message; raises UpstreamTruncated if no stop reason came."""

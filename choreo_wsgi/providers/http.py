@@ -20,7 +20,7 @@ from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_p
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .answer import Asking, UpstreamAnswer
-from .base import Provider
+from .base import Provider, nothing
 from .failures import read_body, refusal, retry_after
 from .reading import SHAPE_ERRORS, new_call_id
 
@@ -192,6 +192,8 @@ class HTTPProvider(Provider):
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*."""
+        if request.max_tokens == 0:
+            return nothing(request.n)
         sent = self.encode(request)
         translator = self.translator(request)
         asking = Asking(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
+from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Usage, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, UpstreamInvalid, UpstreamTruncated
@@ -25,7 +26,6 @@ from .tools import choice, functions, schema
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _THINK = {"minimal": "low", "xhigh": "high", "max": "high"}
-_FINISHES = {"stop": "stop", "length": "length"}
 
 
 class Ollama(HTTPProvider):
@@ -236,15 +236,20 @@ class OllamaTranslator(Translator):
             told = body["error"]
             message = told.get("message") if isinstance(told, dict) else told
             raise provider_failure(count(body.get("status")) or 500, text(message), {})
-        self._message(body.get("message") or {}, items)
+        self._message(body.get("message") or {}, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:
             self._done(body, items)
 
-    def _message(self, message: dict[str, Json], items: list[Item]) -> None:
+    def _message(
+        self,
+        message: dict[str, Json],
+        items: list[Item],
+        logprobs: dict[str, Json] | None,
+    ) -> None:
         if message.get("thinking"):
             items.append(Delta(reasoning=text(message["thinking"])))
-        if message.get("content"):
-            items.append(Delta(text(message["content"])))
+        if message.get("content") or logprobs:
+            items.append(Delta(text(message.get("content")), logprobs=logprobs))
         for call in message.get("tool_calls") or ():
             function = call["function"]
             id = text(call.get("id")) or self._new_call_id()
@@ -253,15 +258,27 @@ class OllamaTranslator(Translator):
             self._calls += 1
 
     def _done(self, body: dict[str, Json], items: list[Item]) -> None:
-        reason = text(body.get("done_reason")) or "stop"
-        finish = Finish(_FINISHES.get(reason, "stop"))
-        if reason not in _FINISHES:
-            finish.extra = {"native_finish_reason": reason}
-        if finish.reason == "stop" and self._calls:
-            finish.reason = "tool_calls"
-        items.append(finish)
+        word = text(body.get("done_reason")) or "stop"
+        reason, extra = finish_reason(word, bool(self._calls))
+        items.append(Finish(reason, extra=extra))
         read, written = count(body.get("prompt_eval_count")), count(body.get("eval_count"))
         if read is not None or written is not None:
             self._usage = Usage(read or 0, written or 0)
             items.append(self._usage)
         self.ended = True
+
+
+def _logprobs(tokens: Json) -> dict[str, Json] | None:
+    """Return the ``logprobs`` of a choice; theirs has the same members for each token."""
+    if not tokens:
+        return None
+    return {"content": [_token(token) for token in tokens], "refusal": None}
+
+
+def _token(token: dict[str, Json]) -> dict[str, Json]:
+    others = [_token(other) for other in token.get("top_logprobs") or ()]
+    said = text(token["token"])
+    bytes_ = token.get("bytes")
+    made = {"token": said, "logprob": token["logprob"]}
+    made["bytes"] = list(said.encode()) if bytes_ is None else bytes_
+    return {**made, "top_logprobs": others} if "top_logprobs" in token or others else made

@@ -50,13 +50,19 @@ def whole_call(
     return [Delta(index=index, tool_calls=[start]), Delta(index=index, tool_calls=[rest])]
 
 
-def picture(number: int, media_type: str, data: str, index: int = 0) -> Delta:
+def picture(
+    number: int,
+    media_type: str,
+    data: str,
+    index: int = 0,
+    extra: Mapping[str, Json] | None = None,
+) -> Delta:
     """Return a picture that the model drew, in OpenRouter's form; *data* is base64.
 
     *number* counts the pictures of a choice, so that a client that folds deltas keeps them apart.
     """
     url = f"data:{media_type};base64,{data}"
-    image = {"index": number, "type": "image_url", "image_url": {"url": url}}
+    image = {"index": number, "type": "image_url", "image_url": {"url": url}, **(extra or {})}
     return Delta(index=index, extra={"images": [image]})
 
 

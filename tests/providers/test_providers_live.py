@@ -102,6 +102,9 @@ def collect(client: openai.OpenAI, body: dict[str, Any], stream: bool) -> Any:
 
 
 def without_names(value: dict[str, Any]) -> dict[str, Any]:
+    """Return *value* without what is each provider's own."""
+    for choice in value["choices"]:
+        choice.pop("native_finish_reason", None)
     return {key: value[key] for key in value if key not in ("id", "created", "model")}
 
 
@@ -123,6 +126,20 @@ def test_the_same_answer_is_the_same_completion_from_every_translation() -> None
     assert folded[0]["usage"]["total_tokens"] == READ + WRITTEN
     for document in folded:
         assert document == folded[0]
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+def test_a_blank_stop_string_is_looked_for_here(type: str) -> None:
+    dialect = DIALECTS[type]
+    with serving(dialect) as (server, upstream), server.connect() as client:
+        client.request("POST", "/v1/chat/completions", asked(stream=False, stop=["\n", "###"]))
+        call = upstream.call()
+        assert b"###" in call.asked.body and b"\\n" not in call.asked.body
+        call.head(dialect.kind)
+        call.send(dialect.start + dialect.text("one\ntwo") + dialect.plain_ending)
+        call.finish()
+        document = json.loads(client.read_answer().body)
+        assert document["choices"][0]["message"]["content"] == "one"
 
 
 @every_provider

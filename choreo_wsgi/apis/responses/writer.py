@@ -372,5 +372,5 @@ def usage_object(usage: Usage | None) -> dict[str, Json] | None:
         },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "total_tokens": usage.total,
     }

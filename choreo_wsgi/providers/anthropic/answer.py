@@ -126,7 +126,7 @@ class AnthropicTranslator(EventTranslator):
         details = delta.get("stop_details") or {}
         if details.get("explanation") and self._blocks.stopped is None:
             items.append(Delta(refusal=text(details["explanation"])))
-        self._blocks.stop(reason)
+        self._blocks.stop(reason, text(delta.get("stop_sequence")))
 
     def _count(self, usage: dict[str, Json] | None) -> None:
         """Keep the counts in *usage*: they are running totals, and what is absent stands."""

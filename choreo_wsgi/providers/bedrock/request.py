@@ -56,9 +56,10 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     made: dict[str, Json] = {
         "messages": [{"role": role, "content": blocks.of(run)} for role, run in merged(talk.turns)]
     }
+    last = made["messages"][-1]["content"]
     cache = cache_control(request.body, "")
-    if cache is not None:
-        made["messages"][-1]["content"].append(_point(cache))
+    if cache is not None and "cachePoint" not in last[-1]:
+        last.append(_point(cache))
     if talk.instructions:
         made["system"] = [
             block

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ... import sse
 from ...chat import jsontext
+from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..http import EventTranslator
@@ -19,6 +20,7 @@ from ..reading import (
     count,
     new_call_id,
     parse_object,
+    picture,
     provider_failure,
     text,
     whole_call,
@@ -37,36 +39,13 @@ STATUSES = {
     "DEADLINE_EXCEEDED": 504,
 }
 
-_PLAIN = {"STOP": "stop", "MAX_TOKENS": "length"}
-_FILTERED = frozenset(
-    (
-        "SAFETY",
-        "RECITATION",
-        "BLOCKLIST",
-        "PROHIBITED_CONTENT",
-        "SPII",
-        "IMAGE_SAFETY",
-        "IMAGE_PROHIBITED_CONTENT",
-        "IMAGE_RECITATION",
-        "MODEL_ARMOR",
-    )
-)
-#: The model said something that is no answer; a finish reason would make it look like one.
-_FAILED = frozenset(
-    (
-        "MALFORMED_FUNCTION_CALL",
-        "MALFORMED_RESPONSE",
-        "MISSING_THOUGHT_SIGNATURE",
-        "TOO_MANY_TOOL_CALLS",
-        "UNEXPECTED_TOOL_CALL",
-    )
-)
 _COUNTS = (
     "promptTokenCount",
     "toolUsePromptTokenCount",
     "candidatesTokenCount",
     "thoughtsTokenCount",
     "cachedContentTokenCount",
+    "totalTokenCount",
 )
 _STRAY_BYTES = 64 * 1024
 
@@ -97,6 +76,7 @@ class GeminiTranslator(EventTranslator):
         self._n = n
         self._new_call_id = new_call_id
         self._counts: dict[str, int] = {}
+        self._drawn: dict[int, int] = {}  # how many pictures there were, by candidate
         self._calls: dict[int, int] = {}  # how many there were, by candidate
         self._signatures: dict[int, str] = {}  # of text, by candidate
         self._stops: dict[int, str] = {}  # finish reasons, by candidate
@@ -115,16 +95,17 @@ class GeminiTranslator(EventTranslator):
             counts.get("cachedContentTokenCount"),
             None,
             thoughts,
+            counts.get("totalTokenCount"),
         )
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
         for event in self.events(data):
             body = parse_object(event.data)
-            for candidate in body.get("candidates") or ():
-                self._candidate(candidate, items)
             if "usageMetadata" in body:
                 self._count(body["usageMetadata"])
+            for candidate in body.get("candidates") or ():
+                self._candidate(candidate, items)
             if "error" in body:
                 raise in_band(body["error"])
             if "promptFeedback" in body:
@@ -134,15 +115,26 @@ class GeminiTranslator(EventTranslator):
 
     def finish(self) -> list[Item]:
         """Return the finish of each candidate, and the usage."""
+        items: list[Item] = []
+        if len(self._stops) < self._n:
+            self._last_event(items)
         if len(self._stops) < self._n:
             raise UpstreamTruncated("the provider's stream ended without a finish reason")
         self.ended = True
-        items: list[Item] = []
         for index, signature in self._signatures.items():
             items.append(Delta(index=index, extra=_signed(signature)))
         items += [self._finish(index, reason) for index, reason in sorted(self._stops.items())]
         usage = self.usage
         return [*items, usage] if usage else items
+
+    def _last_event(self, items: list[Item]) -> None:
+        """Read an event that the bytes ended in: it counts if it is whole."""
+        whole: list[Item] = []
+        try:
+            self.translate(b"\n\n", whole)
+        except UpstreamInvalid:  # it was cut
+            return
+        items += whole
 
     def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
         index = candidate.get("index") or 0
@@ -152,12 +144,13 @@ class GeminiTranslator(EventTranslator):
         if content:
             for part in content.get("parts") or ():
                 self._part(part, index, items)
-        reason = candidate.get("finishReason")
+        reason = text(candidate.get("finishReason"))
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
-            if reason in _FAILED:
-                message = text(candidate.get("finishMessage")) or "the model's answer was unusable"
+            self._stops[index] = reason
+            message = text(candidate.get("finishMessage")) or "the model's answer was unusable"
+            meaning, _ = finish_reason(reason, message=f"{reason}: {message}")
+            if meaning == "stop" and reason != "STOP":  # only that one is a natural end
                 raise ProviderError(f"{reason}: {message}")
-            self._stops[index] = text(reason)
 
     def _part(self, part: dict[str, Json], index: int, items: list[Item]) -> None:
         words = part.get("text")
@@ -166,6 +159,9 @@ class GeminiTranslator(EventTranslator):
             items.append(
                 Delta("", index, reasoning=words) if part.get("thought") else Delta(words, index)
             )
+        if "inlineData" in part:
+            self._draw(part, index, items)
+            return
         call = part.get("functionCall")
         if call is not None:
             items += self._call(call, index, text(part.get("thoughtSignature")))
@@ -180,13 +176,26 @@ class GeminiTranslator(EventTranslator):
         given = arguments(call.get("args"))
         return whole_call(number, id, text(call["name"]), given, index, extra)
 
-    def _finish(self, index: int, reason: str) -> Finish:
-        if reason in _PLAIN and not self._refused:
-            # STOP is also what ends an answer that calls tools, even in a later chunk.
-            called = reason == "STOP" and index in self._calls
-            return Finish("tool_calls" if called else _PLAIN[reason], index)
-        known = "content_filter" if self._refused or reason in _FILTERED else "stop"
-        return Finish(known, index, {"native_finish_reason": reason})
+    def _draw(self, part: dict[str, Json], index: int, items: list[Item]) -> None:
+        """Pass a picture on; one that is only a thought is left out, as Google's SDK does."""
+        data = part["inlineData"]
+        media_type = text(data.get("mimeType"))
+        if part.get("thought"):
+            return
+        if not media_type.startswith("image/"):
+            raise UpstreamInvalid(f"the model answered with {media_type}, which has no place here")
+        number = self._drawn.get(index, 0)
+        self._drawn[index] = number + 1
+        signature = text(part.get("thoughtSignature"))
+        extra = _signed(signature) if signature else {}
+        items.append(picture(number, media_type, text(data["data"]), index, extra))
+
+    def _finish(self, index: int, word: str) -> Finish:
+        if self._refused:
+            return Finish("content_filter", index, {"native_finish_reason": word})
+        # STOP is also what ends an answer that calls tools, even in a later chunk.
+        reason, extra = finish_reason(word, index in self._calls)
+        return Finish(reason, index, extra)
 
     def _blocked(self, feedback: dict[str, Json]) -> None:
         """A prompt that was refused has no candidates at all."""
@@ -197,10 +206,11 @@ class GeminiTranslator(EventTranslator):
             self._refused = reason
 
     def _count(self, usage: dict[str, Json] | None) -> None:
-        for name in _COUNTS:
-            number = count((usage or {}).get(name))
-            if number is not None:
-                self._counts[name] = number
+        """Keep the counts in *usage*: they are running totals that replace the earlier ones."""
+        counts = {name: count((usage or {}).get(name)) for name in _COUNTS}
+        told = {name: number for name, number in counts.items() if number is not None}
+        if told:
+            self._counts = told
 
     def _bare_error(self, lines: bytes) -> None:
         """Raise the error in *lines*, if it is one and complete."""
