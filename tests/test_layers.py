@@ -55,7 +55,7 @@ IMPURE = {
 #: The only modules that may import what not every program has use for.
 ONLY = {
     "waitress": {f"choreo_wsgi.serve.{name}" for name in ("channel", "loop", "server", "tasks")},
-    "redis": {"choreo_wsgi.replay.redis"},
+    "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
     "prometheus_client": {"choreo_wsgi.app.metrics"},
     "xllamacpp": {"choreo_wsgi.local.child"},
@@ -261,7 +261,7 @@ def test_importing_the_application_brings_no_server_and_no_optional_package() ->
     "name", sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"})
 )
 def test_every_exported_name_is_there(name: str) -> None:
-    if name == "choreo_wsgi.replay.redis":
+    if name in ("choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"):
         pytest.importorskip("redis")
     module = importlib.import_module(name)
     exported = getattr(module, "__all__", [])

@@ -25,7 +25,7 @@ from .access import Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
 from .keys import Keys
-from .limits import Limits, MemoryCounters
+from .limits import Limits, open_counters
 from .models import ModelList
 from .page import page
 from .request import Call, Environ, collector_off, read_body, request_id
@@ -62,13 +62,14 @@ class Application:
         self._admit(Keys(configuration))
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
-        self._limits = Limits(MemoryCounters())
+        store = open_store(self.settings.replay, self.settings)
+        self._limits = Limits(open_counters(self.settings.replay))
         self._control = Control()
         self._completions = Completions(
             self._router, self._slots, self._limits, self._control, self.settings
         )
         self._resumption = Resumption(
-            open_store(self.settings.replay, self.settings),
+            store,
             self._completions,
             self._control,
             self.settings,

@@ -10,6 +10,7 @@ A minute, and a day, begins with its first request, so that a limit is exact wit
 
 from __future__ import annotations
 
+import importlib
 import secrets
 import threading
 import time
@@ -101,6 +102,17 @@ class MemoryCounters:
             for rule in rules:
                 place = (key, rule.name)
                 self._used[place] = max(0, self._used.get(place, 0) + rule.cost)
+
+
+def open_counters(replay: str) -> Counters:
+    """Return the counters: in Redis if the setting *replay* names one, which replicas share."""
+    if replay.startswith(("memory:", "sqlite:")):
+        return MemoryCounters()
+    # Only then: its package is an extra.
+    counters: Counters = importlib.import_module(".shared_limits", __package__).RedisCounters(
+        replay
+    )
+    return counters
 
 
 class Limits:

@@ -47,25 +47,33 @@ def open_store(
     return SharedStore.over(backend, settings, lease=lease, beat=beat)
 
 
+def connect(url: str) -> Any:
+    """Return a client for the Redis at *url*, which connects when it is used.
+
+    Raises ConfigurationError for an address that cannot be read.
+    """
+    scheme, colon, rest = url.partition(":")
+    scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
+    try:
+        pool = redis.BlockingConnectionPool.from_url(
+            scheme + colon + rest,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),  # whoever asks knows when to try again
+        )
+    except (ValueError, TypeError):
+        # Without the cause: the address may hold a password.
+        raise ConfigurationError("replay: the redis address cannot be read") from None
+    return redis.Redis(connection_pool=pool)
+
+
 class RedisBackend(Backend):
     """The database at *url*; *ttl* is in seconds, sizes in bytes."""
 
     def __init__(self, url: str, *, ttl: float, stream_bytes: int) -> None:
-        scheme, colon, rest = url.partition(":")
-        scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
-        try:
-            pool = redis.BlockingConnectionPool.from_url(
-                scheme + colon + rest,
-                max_connections=_CONNECTIONS,
-                timeout=_TIMEOUT,
-                socket_timeout=_TIMEOUT,
-                socket_connect_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),  # the keeper does that
-            )
-        except (ValueError, TypeError):
-            # Without the cause: the address may hold a password.
-            raise ConfigurationError("replay: the redis address cannot be read") from None
-        self._client: Any = redis.Redis(connection_pool=pool)
+        self._client = connect(url)
         self._ttl = str(int(ttl * 1000))
         self._hold = str(int((ttl + _HOLD) * 1000))
         self._stream_bytes = str(stream_bytes)

@@ -1,0 +1,170 @@
+"""Limits that replicas share through Redis: exact, and kept while Redis is away."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import harness
+import pytest
+from harness import Server, make_app, wait_until
+from replay_helpers import RedisServer
+from scripted_provider import Script
+from wsgi_calls import call, chat
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.app.limits import Rule
+from choreo_wsgi.app.shared_limits import RedisCounters
+from choreo_wsgi.chat.items import Finish, Usage
+
+CHAT = "/v1/chat/completions"
+KEY = "sk-ann"
+ANN = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
+AT_ONCE = 200
+Start = Callable[..., list[Application]]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    harness.require_tool("redis-server", "redis-server")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def replicas(redis: RedisServer) -> Iterator[Start]:
+    """``replicas(**limits)``: three applications with one Redis and one key."""
+    apps: list[Application] = []
+
+    def start(provider: str = "echo", **limits: str) -> list[Application]:
+        section = {"digest": hashlib.sha256(KEY.encode()).hexdigest(), **limits}
+        sections = {"key ann": section, "provider p": {"type": provider, "models": "m"}}
+        settings = {"replay": redis.url, "heartbeat_seconds": "0.2"}
+        apps.extend(make_app(settings, sections) for _ in range(3))
+        return apps[-3:]
+
+    yield start
+    for app in apps:
+        app.close()
+
+
+def ask(app: Application, text: str = "one two", **more: int) -> tuple[int, dict[str, str]]:
+    answer = call(app, "POST", CHAT, chat(text, model="m", **more), **ANN)
+    return answer.status, answer.headers
+
+
+def at_once(apps: list[Application], **more: int) -> Counter[int]:
+    barrier = threading.Barrier(AT_ONCE)
+
+    def one(number: int) -> int:
+        barrier.wait(harness.DEADLINE)
+        return ask(apps[number % 3], **more)[0]
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return Counter(pool.map(one, range(AT_ONCE)))
+
+
+def test_requests_over_three_replicas(replicas: Start) -> None:
+    apps = replicas(requests_per_minute="100")
+    assert at_once(apps) == {200: 100, 429: 100}
+    status, headers = ask(apps[0])
+    assert status == 429 and headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(headers["retry-after"]) <= 60
+
+
+def test_tokens_over_three_replicas(replicas: Start) -> None:
+    """The last are admitted or refused by what the first have given back by then."""
+    apps = replicas(tokens_per_minute="700")
+    assert 100 <= at_once(apps, max_tokens=2)[200] <= 175
+
+    def used() -> str:
+        return ask(apps[1], max_tokens=700)[1]["x-ratelimit-remaining-tokens"]
+
+    admitted = at_once(apps, max_tokens=2)[200]
+    assert admitted <= 75
+    wait_until(lambda: int(used()) % 4 == 0, "all is settled")
+
+
+def test_tokens_are_settled_for_all(replicas: Start, scripted: Callable[[], Script]) -> None:
+    apps = replicas("scripted", tokens_per_day="1000")
+    scripted().finish("x", Finish(), Usage(100, 300))
+    assert ask(apps[0], max_tokens=900)[0] == 200
+
+    def left() -> int:
+        scripted().finish("x", Finish(), Usage(0, 0))
+        return int(ask(apps[1], max_tokens=1)[1]["x-ratelimit-remaining-tokens"])
+
+    wait_until(lambda: left() == 600 - 6, "the reservation was replaced by the usage")
+
+
+def test_streams_over_three_replicas(
+    replicas: Start, serve: Callable[..., Server], scripted: Callable[[], Script]
+) -> None:
+    apps = replicas("scripted", max_streams="2")
+    servers = [serve(app) for app in apps]
+    scripts = [scripted(), scripted()]
+    clients = [server.connect() for server in servers]
+    headers = {"Authorization": f"Bearer {KEY}"}
+    for client in clients[:2]:
+        client.request("POST", CHAT, chat("x", model="m", stream=True), headers)
+        assert client.read_head().status == 200
+    body = chat("x", model="m")
+    assert clients[2].exchange("POST", CHAT, body, headers).status == 429
+    scripts[0].finish("x", Finish())
+    clients[0].read_body()
+
+    def admitted() -> bool:
+        scripted().finish("x", Finish())
+        return clients[2].exchange("POST", CHAT, body, headers).status == 200
+
+    wait_until(admitted, "the place is free for all")
+    scripts[1].finish("x", Finish())
+    clients[1].read_body()
+    for client in clients:
+        client.close()
+
+
+def test_a_place_is_a_lease_that_is_renewed(redis: RedisServer) -> None:
+    """A replica that dies does not keep it."""
+    counters, other = RedisCounters(redis.url), RedisCounters(redis.url)
+    rule = Rule("streams", 2, 0, 2)
+    assert counters.take("k", [rule], "lease")[0] is None
+    place = "{choreo}:limit:k:streams"
+    client = other._take.registered_client
+    before = dict(client.zrange(place, 0, -1, withscores=True))
+    assert sorted(before) == [b"lease:1", b"lease:2"]
+    assert 50_000 < client.pttl(place) <= 60_000
+    wait_until(lambda: client.time()[1] % 1000, "time goes on")
+    counters._renew()
+    after = dict(client.zrange(place, 0, -1, withscores=True))
+    assert after.keys() == before.keys() and min(after.values()) >= min(before.values())
+    for member in after:  # its minute is over
+        client.zadd(place, {member: 1})
+    assert other.take("k", [rule], "another")[0] is None
+    counters._renew()  # too late: it is another's
+    assert sorted(client.zrange(place, 0, -1)) == [b"another:1", b"another:2"]
+
+
+def test_redis_goes_away(
+    replicas: Start, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests go on, each process by its own counts, and one warning says so."""
+    caplog.set_level(logging.INFO, "choreo_wsgi.app.shared_limits")
+    apps = replicas(requests_per_minute="5")
+    assert ask(apps[0])[0] == 200
+    redis.stop()
+    assert [ask(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
+    assert [ask(apps[1])[0] for _ in range(6)] == [200] * 5 + [429]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2 and "each process keeps its own" in warnings[0]  # one each
+    redis.start()
+    apps[0]._limits._counters._retry = 0.0  # type: ignore[attr-defined]
+    wait_until(lambda: ask(apps[0])[0] == 200, "the limit is Redis's again")
+    assert "shared again" in caplog.text
