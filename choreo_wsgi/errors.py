@@ -42,6 +42,7 @@ ProducerLost            502     provider_error             producer_lost
 ProviderTimeout         504     provider_error             provider_timeout
 Unavailable             503     service_unavailable_error  service_overloaded,
                                                            server_shutting_down
+Exhausted               503     service_unavailable_error  service_overloaded
 ProviderUnavailable     503     service_unavailable_error  provider_service_unavailable
 ReplayUnavailable       503     service_unavailable_error  replay_unavailable
 ======================  ======  =========================  ==================================
@@ -261,6 +262,10 @@ class Unavailable(ChoreoError):
     status = 503
     type = "service_unavailable_error"
     code = "service_overloaded"
+
+
+class Exhausted(Unavailable):
+    """This process has run out of something, such as file descriptors."""
 
 
 class ProviderUnavailable(Unavailable):

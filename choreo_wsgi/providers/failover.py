@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ..chat.items import Usage
 from ..chat.source import Reply
-from ..errors import ChoreoError
+from ..errors import ChoreoError, Exhausted
 
 #: So many failures in a row open a circuit, for so many seconds.
 FAILURES = 5
@@ -148,9 +148,10 @@ class Failover:
     def _begin(self) -> Reply:
         """Ask the next candidate; one that refuses at once is passed over too."""
         while True:
-            self._current = self._next()
+            candidate = self._next()
+            self._breaker = candidate.breaker
             try:
-                return self._current.begin()
+                return candidate.begin()
             except ChoreoError as error:
                 self._pass_over(error)
 
@@ -162,7 +163,7 @@ class Failover:
     def _pass_over(self, error: ChoreoError) -> None:
         """Raise *error* unless the next candidate is to be asked."""
         if _targets_fault(error):
-            self._current.breaker.failed()
+            self._breaker.failed()
             if self._left and not self._answered:
                 self.failovers += 1
                 return
@@ -180,7 +181,8 @@ class Failover:
         if block or self._reading.ended:
             if not self._answered:
                 self._answered = True
-                self._current.breaker.succeeded()
+                self._left.clear()  # they hold the request, which may be megabytes
+                self._breaker.succeeded()
             self.ended = self._reading.ended
         return block
 
@@ -194,5 +196,5 @@ class Failover:
 
 
 def _targets_fault(error: ChoreoError) -> bool:
-    """Whether another target could do better: not where the request itself is at fault."""
-    return error.status == 429 or error.status >= 500
+    """Whether another target could do better: not where the request or this process is at fault."""
+    return not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500)

@@ -6,13 +6,14 @@ goes on when the socket is ready for the events or the clock has reached *until*
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 import time
 from collections.abc import Callable, Generator
 
-from ..errors import ProviderTimeout, ProviderUnavailable
+from ..errors import Exhausted, ProviderTimeout, ProviderUnavailable
 from .address import Address
 from .connection import POLLIN, POLLOUT, TLS, Connection
 from .head import head_end, parse_head
@@ -30,7 +31,8 @@ def connect(
 ) -> Steps:
     """Connect *connection* to its address, or to *unix_socket*, by *until* (monotonic).
 
-    Raises ProviderUnavailable, and ProviderTimeout when it took too long.
+    Raises ProviderUnavailable, ProviderTimeout when it took too long, and Exhausted when it
+    was not for the provider that there is none.
     """
     address = connection.address
     try:
@@ -50,9 +52,20 @@ def connect(
         why = f"the provider's certificate is not good: {error.verify_message}"
         raise ProviderUnavailable(why) from error
     except OSError as error:
+        if _out_of_descriptors():
+            raise Exhausted("the server has no file descriptor left", retry_after=1) from error
         why = f"no connection to the provider: {_reason(error)}"
         raise ProviderUnavailable(why) from error
     connection.established()
+
+
+def _out_of_descriptors() -> bool:
+    """Return whether this process can open nothing: whatever failed, failed for that."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _reason(error: OSError) -> str:
@@ -81,6 +94,7 @@ def _dial(connection: Connection, places: list[_Place], until: float) -> Steps:
         connection.sock = sock
         try:
             yield from _connect_to(sock, place, share)
+            connection.round_trip = min(time.monotonic() - now, 1.0)
             return
         except OSError as error:
             failure = error

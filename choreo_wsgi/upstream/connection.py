@@ -95,6 +95,8 @@ class Connection:
         self.idle_since = 0.0
         #: The rest of the last answer, when it was left before its end mark came.
         self.framing: Framing | None = None
+        #: Seconds that it took to connect, when there was nothing to be looked up any more.
+        self.round_trip = 0.0
         self._outgoing = memoryview(b"")
         self._kernel_time = -1.0
 
@@ -112,7 +114,7 @@ class Connection:
         if self.tls is not None:
             self.tls.encrypt(data)
             data = self.tls.outgoing()
-        self._outgoing = memoryview(bytes(self._outgoing) + data)
+        self.queue_raw(data)
 
     def flush(self) -> bool:
         """Send what the socket takes without waiting; return whether that was all.
@@ -126,6 +128,7 @@ class Connection:
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:
             return False
+        self._outgoing = memoryview(b"")  # an empty slice would hold all that was sent
         return True
 
     def handshake(self) -> bool:
@@ -138,7 +141,8 @@ class Connection:
     def queue_raw(self, data: bytes) -> None:
         """Take *data*, encrypted already, to be sent by :meth:`flush`."""
         if data:
-            self._outgoing = memoryview(bytes(self._outgoing) + data)
+            left = self._outgoing
+            self._outgoing = memoryview(bytes(left) + data if left else data)  # no copy of a body
 
     def receive(self, timeout: float) -> bytes | None:
         """Return what came within *timeout* seconds, None when nothing, ``b""`` at the end.

@@ -15,6 +15,9 @@ from .connection import POLLIN, POLLOUT, Connection, wait
 from .framing import Framing, FramingError
 from .head import Head, head_end, parse_head
 
+# Seconds that the news of a closed connection takes, besides its round trip.
+_AT_ONCE = 0.1
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -80,6 +83,7 @@ class Exchange:
         self._deadline = 0.0
         self._patience = lender.timeouts.first_byte
         self._sent = False
+        self._sent_at = 0.0
         self._closed = False
         self._answered = False  # a byte of the answer has come
         self._busy = threading.Lock()
@@ -197,23 +201,40 @@ class Exchange:
         try:
             yield from self._talk(connection, until)
         except OSError as error:
-            if self._answered or not connection.reused:
+            if not self._can_be_sent_again(connection):
                 raise UpstreamTruncated("the provider broke the connection off") from error
-            # It died while it was idle, which shows only now.  Not a byte of the answer has
-            # come, so the request is sent once more, on a connection that is new for sure.
+            # It died while it was idle, which shows only now: once more, on a connection that
+            # is new for sure.
             connection.close()
             yield from self._begin(fresh=True)
 
+    def _can_be_sent_again(self, connection: Connection) -> bool:
+        """Return whether nobody can have begun to work on the request, which may cost money.
+
+        So it is when *connection* had been kept and broke before all of the request was sent,
+        or so soon after that the provider must have closed it before the request came.  What
+        changes nothing may be asked again in any case (RFC 9110, 9.2.2).
+        """
+        if self._answered or not connection.reused:
+            return False
+        if self._method in ("GET", "HEAD") or not self._sent:
+            return True
+        return time.monotonic() - self._sent_at <= _AT_ONCE + 2 * connection.round_trip
+
+    def _send(self, connection: Connection) -> None:
+        self._sent = connection.flush()
+        self._sent_at = time.monotonic()
+
     def _talk(self, connection: Connection, until: float) -> Steps:
         connection.queue(self._request)
-        self._sent = connection.flush()
+        self._send(connection)
         while self._head is None:
             # A server that does not want the rest of a long body answers before its end.
             yield (POLLIN if self._sent else POLLIN | POLLOUT), until
             if time.monotonic() >= until:
                 raise ProviderTimeout("the provider did not answer in time")
             if not self._sent:
-                self._sent = connection.flush()
+                self._send(connection)
             data = connection.receive(0)
             if data == b"":
                 raise ConnectionResetError

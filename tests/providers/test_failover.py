@@ -12,6 +12,7 @@ import pytest
 from choreo_wsgi.chat.items import Usage
 from choreo_wsgi.errors import (
     ChoreoError,
+    Exhausted,
     InvalidRequest,
     ModelNotFound,
     ProviderError,
@@ -159,6 +160,14 @@ def test_a_bug_is_no_reason_to_ask_another() -> None:
     with pytest.raises(ZeroDivisionError):
         read(Target("a", ZeroDivisionError()), second)
     assert second.readings == []
+
+
+def test_our_own_lack_of_something_is_no_targets_failure() -> None:
+    first, second = Target("a", refuses=Exhausted("no descriptor")), Target("b", b"x")
+    for _ in range(20):
+        with pytest.raises(Exhausted):
+            read(first, second)
+    assert not second.readings and first.breaker.allows()
 
 
 def test_a_client_that_leaves_is_no_failure() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import select
 import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from misbehave import Peer, Upstream, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi.errors import (
     ChoreoError,
+    Exhausted,
     ProviderTimeout,
     ProviderUnavailable,
     UpstreamInvalid,
@@ -184,6 +188,106 @@ def test_one_that_dies_with_the_request_is_retried_once(upstream: Start, client:
     assert read(pool.send(post(server.url, b"second"))) == b"hello"
     assert [request.body for request in server.requests] == [b"{}", b"second", b"second"]
     assert server.accepted == 2
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_what_may_have_been_begun_is_not_asked_for_twice(
+    upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """The clock tells that the provider had the request for a while when the connection broke."""
+    late = 0.0
+    real = time.monotonic
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange.time.monotonic", lambda: real() + late)
+    go = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        if len(server.requests) == 1:
+            peer.send(sized(b"hello"))
+        else:
+            go.wait(10)
+            peer.close()
+
+    server = upstream(answer)
+    pool = client()
+    read(pool.send(post(server.url)))
+    exchange = pool.send(post(server.url))
+    assert exchange.receive(0) == b""
+    assert server.wait(lambda: len(server.requests) == 2)
+    late = seconds
+    go.set()
+    _, error = failure(exchange)
+    assert isinstance(error, UpstreamTruncated) and len(server.requests) == 2
+
+
+def test_what_changes_nothing_may_be_asked_for_again(
+    upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange._AT_ONCE", -10.0)
+
+    def answer(peer: Peer) -> None:
+        if len(server.requests) == 2:
+            peer.close()
+        else:
+            peer.send(sized(b"hello"))
+
+    server = upstream(answer)
+    pool = client()
+    for _ in range(2):
+        assert read(pool.send(HTTPRequest("GET", server.url))) == b"hello"
+    assert len(server.requests) == 3
+
+
+def test_a_body_of_which_a_part_was_sent_may_be_sent_again(
+    upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody begins on half of a request."""
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange._AT_ONCE", -10.0)
+    server = upstream(lambda peer: peer.send(sized(b"hello")))
+    pool = client(first_byte=30)
+    assert read(pool.send(post(server.url))) == b"hello"
+    (kept,) = next(iter(pool._idle.values()))
+    assert kept.sock is not None
+    kept.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    exchange = pool.send(post(server.url, b"x" * 8_000_000))
+    assert exchange.receive(0) == b""
+    kept.abort()
+    assert read(exchange) == b"hello"
+    assert len(server.requests[-1].body) == 8_000_000
+
+
+def test_an_idle_connection_holds_nothing(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"hello")))
+    pool = client()
+    read(pool.send(post(server.url)))
+    tracemalloc.start()
+    try:
+        body = b"x" * 4_000_000
+        assert read(pool.send(post(server.url, body))) == b"hello"
+        del body
+        ours = tracemalloc.Filter(True, "*/choreo_wsgi/*")
+        traces = tracemalloc.take_snapshot().filter_traces([ours]).traces
+        held = sum(trace.size for trace in traces)
+    finally:
+        tracemalloc.stop()
+    assert pool.idle == 1
+    assert held < 1_000_000
+
+
+def test_our_own_lack_of_descriptors_is_not_the_providers_fault(
+    upstream: Start, client: Make
+) -> None:
+    server = upstream(lambda peer: peer.send(sized(b"hello")))
+    pool = client()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), limits[1]))
+        try:
+            _, error = failure(pool.send(post(server.url)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert isinstance(error, Exhausted)
+    assert (error.status, error.code) == (503, "service_overloaded")
+    assert read(pool.send(post(server.url))) == b"hello"
 
 
 def test_nothing_is_retried_on_a_new_connection(upstream: Start, client: Make) -> None:
@@ -399,7 +503,7 @@ def test_closing_while_a_long_body_is_sent(upstream: Start, client: Make) -> Non
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        exchange = client().send(post(url, b"x" * 50_000_000))
+        exchange = client().send(post(url, b"x" * 8_000_000))
         peer = None
         while exchange.fileno() is not None or exchange.receive(0.05) or peer is None:
             peer = peer or listener.accept()[0]
@@ -623,7 +727,7 @@ def test_an_answer_before_the_whole_request_was_taken(client: Make) -> None:
         listener.listen()
         pool = client()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        exchange = pool.send(post(url, b"x" * 50_000_000))
+        exchange = pool.send(post(url, b"x" * 8_000_000))
         assert exchange.receive(0.05) == b""
         peer, _ = listener.accept()
         peer.recv(1000)
