@@ -37,7 +37,7 @@ CHAT = "/v1/chat/completions"
 BLOCKS = {
     "make run ": "test_two_commands",
     '"content": "Say hello"': "test_the_first_answer",
-    "pip install choreo-wsgi": "test_install",
+    "pip install .": "test_install",
     "export OPENAI_API_KEY": "test_keys_in_the_environment",
     "[provider fast]": "test_the_ini_file",
     "from choreoai import": "test_the_own_client",
@@ -47,6 +47,7 @@ BLOCKS = {
     "def site(": "test_in_another_application",
     "waitress-serve": "test_the_other_servers_are_tested",
     "proxy_pass": "test_behind_nginx",
+    "choreo-wsgi check": "test_the_check",
     "Choreo-Resumable": "test_resumable_streams",
 }
 
@@ -142,7 +143,7 @@ def test_the_first_answer(local_server: Launched, tmp_path: Path) -> None:
 
 def test_install(tmp_path: Path) -> None:
     """The package and its extras have these names; ``test_install_size`` installs it."""
-    lines = commands(block("pip install choreo-wsgi"))
+    lines = commands(block("pip install ."))
     extras = re.search(r"^Extras: (.*?)\n\n", (ROOT / "README.rst").read_text(), re.M | re.S)
     assert extras is not None
     named = re.findall(r"``(\w+)``", extras[1]) + re.findall(r"\[(\w+)\]", "".join(lines))
@@ -313,25 +314,29 @@ def test_the_other_servers_are_tested() -> None:
     assert [line.split()[0] for line in lines] == ["waitress-serve", "gunicorn", "uwsgi"]
 
 
+def nginx_with(location: str, nginx: str, server: int, folder: Path) -> Launched:
+    """Start nginx with the README's *location* in front of the port *server*."""
+    port = free_port()
+    assert "127.0.0.1:8000" in location
+    location = location.replace("127.0.0.1:8000", f"127.0.0.1:{server}")
+    folders = " ".join(
+        f"{kind}_temp_path {folder};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"{'user root; ' if os.geteuid() == 0 else ''}"  # who else may not enter the folder
+        f"pid {folder}/pid; daemon off; error_log {folder}/errors; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {folder}/bodies; {folders}\n"
+        f"server {{ listen 127.0.0.1:{port};\n{location}\n}} }}\n"
+    )
+    words = [nginx, "-e", str(folder / "errors"), "-c", str(folder / "nginx.conf")]
+    return Launched(words, port, environment(folder), folder / "log")
+
+
 def test_behind_nginx(keyed_server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
     """By arrival, with pings, and with bodies up to the server's own limit."""
     nginx = harness.require_tool("nginx", "nginx-light")
-    port = free_port()
-    location = block("proxy_pass").text
-    assert "127.0.0.1:8000" in location
-    location = location.replace("127.0.0.1:8000", f"127.0.0.1:{keyed_server.port}")
-    folders = " ".join(
-        f"{kind}_temp_path {tmp_path};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (tmp_path / "nginx.conf").write_text(
-        f"{'user root; ' if os.geteuid() == 0 else ''}"  # who else may not enter tmp_path
-        f"pid {tmp_path}/pid; daemon off; error_log {tmp_path}/errors; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {tmp_path}/bodies; {folders}\n"
-        f"server {{ listen 127.0.0.1:{port};\n{location}\n}} }}\n"
-    )
-    words = [nginx, "-e", str(tmp_path / "errors"), "-c", str(tmp_path / "nginx.conf")]
+    one = nginx_with(block("proxy_pass").text, nginx, keyed_server.port, tmp_path)
     key = {"Authorization": f"Bearer {KEY}"}
-    one = Launched(words, port, environment(tmp_path), tmp_path / "log")
     try:
         with one.connect() as client:
             client.request("POST", CHAT, ask(), key)
@@ -344,14 +349,35 @@ def test_behind_nginx(keyed_server: Launched, answer: Callable[[], Answer], tmp_
             assert client.read_frame() == b": ping\n"
         assert said.call.is_left()
         with one.connect() as client:
-            body = ask("x" * 8_000_000, model="echo", stream=False, max_tokens=1)
+            body = ask("x" * 33_000_000, model="echo", stream=False, max_tokens=1)
             assert client.exchange("POST", CHAT, body, key).status == 200
-            body = ask("x" * 8_400_000, model="echo")
+            body = ask("x" * 33_600_000, model="echo")
             assert client.exchange("POST", CHAT, body, key).error["code"] == "body_too_large"
         with one.connect() as client:
             assert client.exchange("POST", CHAT, ask()).status == 401
     finally:
         one.abandon()
+
+
+def test_nginx_does_not_hide_that_strangers_call(server: Launched, tmp_path: Path) -> None:
+    """A server without keys, and a caller who says that he is at home."""
+    nginx = harness.require_tool("nginx", "nginx-light")
+    one = nginx_with(block("proxy_pass").text, nginx, server.port, tmp_path)
+    try:
+        for host in ("localhost", "127.0.0.1:8000", "[::1]"):
+            with one.connect() as client:
+                answer = client.exchange("GET", "/v1/models", headers={"Host": host})
+                assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
+    finally:
+        one.abandon()
+
+
+def test_the_check(keyed_server: Launched, tmp_path: Path) -> None:
+    """``test_doctor`` says what it finds."""
+    (line,) = commands(block("choreo-wsgi check"))
+    line = line.replace("https://llm.example.com", keyed_server.url).replace("first-key", KEY)
+    printed = shell(f"{line} --seconds 1", environment(tmp_path), tmp_path)
+    assert "frames arrive one by one" in printed
 
 
 def test_resumable_streams(server: Launched, tmp_path: Path) -> None:

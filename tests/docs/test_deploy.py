@@ -1,0 +1,238 @@
+"""The files of ``deploy/`` do what they say: validated, and run where the program is here."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import kubernetes_validate
+import pytest
+import yaml
+from fleet import Nginx, accepts, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+
+def objects() -> Iterator[dict[str, Any]]:
+    for path in sorted(KUBERNETES.glob("*.yaml")):
+        yield from yaml.safe_load_all(path.read_text())
+
+
+def one(kind: str, name: str) -> Any:
+    (found,) = [o for o in objects() if (o["kind"], o["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def container(deployment: str) -> Any:
+    (only,) = one("Deployment", deployment)["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+# -- Kubernetes -----------------------------------------------------------------------------
+
+
+def test_the_manifests_fit_their_schemas() -> None:
+    """The Gateway API is no part of Kubernetes, and has its schemas elsewhere."""
+    checked = [item for item in objects() if not item["apiVersion"].startswith("gateway.")]
+    assert {item["kind"] for item in checked} >= {"Deployment", "ConfigMap", "NetworkPolicy"}
+    for item in checked:
+        kubernetes_validate.validate(item, "1.30", strict=True)
+
+
+def test_no_pod_has_more_than_it_needs() -> None:
+    for item in objects():
+        if item["kind"] != "Deployment":
+            continue
+        pod = item["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for each in pod["containers"]:
+            assert each["imagePullPolicy"] == "IfNotPresent"
+            assert not each["image"].endswith(":latest") and ":" in each["image"]
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True
+            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
+    ini = tmp_path / "choreo.ini"
+    ini.write_text(one("ConfigMap", "choreo-wsgi")["data"]["choreo.ini"])
+    given = {"OPENAI_API_KEY": "k", "CHOREO_API_KEYS": "k", "CHOREO_REPLAY": "redis://:p@h:6379/0"}
+    assert {each["name"] for each in container("choreo-wsgi")["env"]} >= set(given)
+    done = subprocess.run(
+        [sys.executable, "-m", "choreo_wsgi", "models", "--config", str(ini)],
+        env={**given, "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "openai" in done.stdout
+    command = container("choreo-wsgi")
+    (volume,) = [each for each in command["volumeMounts"] if each["name"] == "config"]
+    assert command["args"] == ["serve", "--config", f"{volume['mountPath']}/choreo.ini"]
+
+
+def test_redis_wants_its_password(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+    server = require_tool("redis-server", "redis-server")
+    words = [
+        word.replace("$(REDIS_PASSWORD)", "secret") for word in container("choreo-redis")["args"]
+    ]
+    port = free_port()
+    process = subprocess.Popen(
+        [server, *words, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        harness.wait_until(lambda: accepts(port), "Redis listens")
+        with socket.create_connection(("127.0.0.1", port), harness.DEADLINE) as client:
+            client.sendall(b"PING\r\n")
+            assert client.recv(100).startswith(b"-NOAUTH")
+            client.sendall(b"AUTH secret\r\n")
+            assert client.recv(100) == b"+OK\r\n"
+    finally:
+        process.kill()
+        process.wait()
+    policy = one("NetworkPolicy", "choreo-redis")["spec"]
+    labels = one("Deployment", "choreo-redis")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    (rule,) = policy["ingress"]
+    (caller,) = rule["from"]
+    assert caller["podSelector"]["matchLabels"] == {"app": "choreo-wsgi"}
+
+
+def test_the_way_in_is_patient_and_repeats_no_post() -> None:
+    notes = one("Ingress", "choreo-wsgi")["metadata"]["annotations"]
+    notes = {name.rpartition("/")[2]: value for name, value in notes.items()}
+    assert notes["proxy-read-timeout"] == "330" and notes["proxy-buffering"] == "off"
+    assert "non_idempotent" not in notes["proxy-next-upstream"]
+    (rule,) = one("HTTPRoute", "choreo-wsgi")["spec"]["rules"]
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"} and "retry" not in rule
+
+
+# -- nginx ----------------------------------------------------------------------------------
+
+
+class Taker:
+    """A replica that takes a request and leaves without an answer; *taken* counts them."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.taken = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                if connection.recv(65536):
+                    self.taken += 1
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def test_nginx_sends_no_post_again_that_was_taken(
+    tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
+    require_tool("nginx", "nginx-light")
+    takers = [Taker() for _ in range(3)]
+    nginx = Nginx(tmp_path, [taker.port for taker in takers])
+    try:
+        with harness.Client(("127.0.0.1", nginx.port)) as client:
+            client.request("POST", "/v1/chat/completions", {"model": "echo", "messages": []})
+            assert client.read_answer().status == 502
+        assert sum(taker.taken for taker in takers) == 1
+    finally:
+        nginx.end()
+        for taker in takers:
+            taker.close()
+
+
+def test_nginx_asks_the_next_replica_where_one_cannot_be_reached(
+    tmp_path: Path, require_tool: Callable[[str, str], str], serve: Callable[..., Any]
+) -> None:
+    require_tool("nginx", "nginx-light")
+    server = serve(harness.make_app({"api_keys": "k"}))
+    nginx = Nginx(tmp_path, [free_port(), free_port(), server.port])
+    body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
+    key = {"Authorization": "Bearer k"}
+    try:
+        for _ in range(4):
+            with harness.Client(("127.0.0.1", nginx.port)) as client:
+                client.request("POST", "/v1/chat/completions", body, key)
+                assert client.read_answer().status == 200
+    finally:
+        nginx.end()
+
+
+# -- Docker ---------------------------------------------------------------------------------
+
+
+def test_the_image_is_built_from_what_the_builder_gets() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    kept = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = [
+        name
+        for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE)
+        for name in line.split()[:-1]
+    ]
+    assert sorted(copied) == sorted(kept)
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_images_extras_can_be_chosen(tmp_path: Path) -> None:
+    """The shell's way of writing them, for none, one and several."""
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    (words,) = re.findall(r'pip install --no-cache-dir (".+")$', text, re.MULTILINE)
+    for extras, expected in (("", "."), ("redis", ".[redis]"), ("redis,local", ".[redis,local]")):
+        printed = subprocess.run(
+            ["sh", "-c", f"printf %s {words}"],
+            env={"EXTRAS": extras},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert printed.stdout == expected
+
+
+def test_the_images_health_check(serve: Callable[..., Any]) -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    (program,) = re.findall(r'CMD \["python", "-c", \\\n +"(.+)"\]$', text, re.MULTILINE)
+    server = serve(harness.make_app({"api_keys": "k"}))
+
+    def run(port: int) -> int:
+        words = [sys.executable, "-c", program.replace("127.0.0.1:8000", f"127.0.0.1:{port}")]
+        return subprocess.run(words, capture_output=True, timeout=60, check=False).returncode
+
+    assert run(server.port) == 0
+    assert run(free_port()) != 0
+
+
+# -- mod_wsgi -------------------------------------------------------------------------------
+
+
+def test_apache_passes_the_key_on() -> None:
+    lines = (ROOT / "deploy" / "apache.conf").read_text().splitlines()
+    assert "WSGIPassAuthorization On" in lines
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy").rglob("*")), ids=lambda p: p.name)
+def test_every_file_is_told_of(path: Path) -> None:
+    if path.is_file():
+        pages = [*(ROOT / "docs").glob("*.rst"), ROOT / "README.rst"]
+        assert any(path.name in page.read_text() for page in pages), "no page says what it is for"
