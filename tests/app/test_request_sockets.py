@@ -317,7 +317,7 @@ def test_a_header_with_control_characters(keyless: Any, line: bytes) -> None:
         ("GET", PATH, 405, "method_not_allowed"),
         ("PUT", "/v1/models", 405, "method_not_allowed"),
         ("POST", "/v1/nothing", 404, "endpoint_not_found"),
-        ("GET", "/", 404, "endpoint_not_found"),
+        ("DELETE", "/", 405, "method_not_allowed"),
     ],
 )
 def test_routes(keyless: Any, method: str, path: str, status: int, code: str) -> None:
