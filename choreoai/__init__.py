@@ -13,7 +13,9 @@ from .errors import (
     BadRequestError,
     ChoreoAIError,
     ConflictError,
+    ContentFilterFinishReasonError,
     InternalServerError,
+    LengthFinishReasonError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
@@ -22,26 +24,37 @@ from .errors import (
 )
 from .folding import Fold
 from .models import (
+    Annotation,
+    Audio,
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
     ChunkChoice,
+    ChunkToolCall,
     Delta,
     Function,
+    Logprobs,
     Message,
     Model,
     ModelList,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
 from .params import NOT_GIVEN, NotGiven, omit
+from .parsing import ParsedChatCompletion, pydantic_function_tool
 from .policy import Timeout
 from .sync.client import ChoreoAI
 from .sync.stream import Stream
 
 if TYPE_CHECKING:
     from .aio.client import AsyncChoreoAI
+    from .aio.client import AsyncChoreoAI as AsyncOpenAI
     from .aio.stream import AsyncStream
+
+# For programs written for the openai package: `import choreoai as openai`.
+OpenAI = ChoreoAI
+OpenAIError = ChoreoAIError
 
 __all__ = [
     "NOT_GIVEN",
@@ -49,8 +62,11 @@ __all__ = [
     "APIError",
     "APIStatusError",
     "APITimeoutError",
+    "Annotation",
     "AsyncChoreoAI",
+    "AsyncOpenAI",
     "AsyncStream",
+    "Audio",
     "AuthenticationError",
     "BadRequestError",
     "ChatCompletion",
@@ -59,29 +75,42 @@ __all__ = [
     "ChoreoAI",
     "ChoreoAIError",
     "ChunkChoice",
+    "ChunkToolCall",
     "ConflictError",
+    "ContentFilterFinishReasonError",
     "Delta",
     "Fold",
     "Function",
     "InternalServerError",
+    "LengthFinishReasonError",
+    "Logprobs",
     "Message",
     "Model",
     "ModelList",
     "NotFoundError",
     "NotGiven",
+    "OpenAI",
+    "OpenAIError",
+    "ParsedChatCompletion",
     "PermissionDeniedError",
     "RateLimitError",
     "Stream",
     "StreamInterruptedError",
     "Timeout",
+    "TokenLogprob",
     "ToolCall",
     "UnprocessableEntityError",
     "Usage",
     "omit",
+    "pydantic_function_tool",
 ]
 
 # asyncio takes longer to import than all of this package: only who asks for it waits.
-_LAZY = {"AsyncChoreoAI": "aio.client", "AsyncStream": "aio.stream"}
+_LAZY = {
+    "AsyncChoreoAI": "aio.client.AsyncChoreoAI",
+    "AsyncOpenAI": "aio.client.AsyncChoreoAI",
+    "AsyncStream": "aio.stream.AsyncStream",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -89,6 +118,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    module, _, attribute = _LAZY[name].rpartition(".")
+    value = getattr(import_module(f".{module}", __name__), attribute)
     globals()[name] = value
     return value

@@ -16,6 +16,8 @@
         APIConnectionError            also a built-in ConnectionError
           APITimeoutError             also a built-in TimeoutError
           StreamInterruptedError      also a requests.exceptions.ChunkedEncodingError
+      LengthFinishReasonError         an answer to be parsed is incomplete
+      ContentFilterFinishReasonError  the same, for another reason
 
 The names are those of the openai package, so that code written for it catches the same.
 """
@@ -133,6 +135,22 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 class StreamInterruptedError(APIConnectionError, ChunkedEncodingError):
     """A stream stopped before the answer was complete."""
+
+
+class LengthFinishReasonError(ChoreoAIError):
+    """An answer that was to be parsed reached its token limit; *completion* is that answer."""
+
+    def __init__(self, *, completion: ChatCompletion) -> None:
+        super().__init__("the answer cannot be parsed: it reached its token limit")
+        self.completion = completion
+
+
+class ContentFilterFinishReasonError(ChoreoAIError):
+    """An answer that was to be parsed was filtered; *completion* is that answer."""
+
+    def __init__(self, *, completion: ChatCompletion) -> None:
+        super().__init__("the answer cannot be parsed: the content filter ended it")
+        self.completion = completion
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {

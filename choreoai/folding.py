@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .models import ChatCompletion, ChatCompletionChunk, ToolCall
+from .objects import Object
 
 # The strings that come in pieces.  Any other string is whole, and the last one counts.
 _PIECES = frozenset(("content", "refusal", "reasoning_content", "reasoning", "arguments"))
@@ -116,10 +117,21 @@ class Fold:
             elif name not in ("object", "choices") and value is not None:
                 self._members[name] = value
 
-    def text(self, index: int = 0) -> str:
-        """Return the text of choice *index* so far."""
+    def text(self, index: int = 0, name: str = "content") -> str:
+        """Return the text of choice *index* so far; its refusal, if that is the *name*."""
         part = self._parts.get(index)
-        return part.text.joined() if part else ""
+        if part is None:
+            return ""
+        pieces = part.text if name == "content" else part.message.get(name)
+        return pieces.joined() if isinstance(pieces, _Text) else ""
+
+    def function(self, index: int, number: int) -> tuple[str, str]:
+        """Return the name and the arguments so far of call *number* of choice *index*."""
+        call = self._parts[index].calls.get(number, {})
+        function = call.get("function", {})
+        pieces = function.get("arguments")
+        arguments = pieces.joined() if isinstance(pieces, _Text) else ""
+        return str(function.get("name") or ""), arguments
 
     def finished(self, n: int = 1) -> bool:
         """Return whether *n* choices came and every choice that came has its finish_reason."""
@@ -141,6 +153,8 @@ def _number(index: Any) -> int:
 
 def _merge(into: dict[str, Any], name: str, value: Any) -> None:
     """Add *value* to the member *name*: pieces are joined, lists extended, objects merged."""
+    if isinstance(value, Object):
+        value = value.to_dict()
     old = into.get(name)
     if isinstance(value, str) and name in _PIECES:
         if isinstance(old, _Text):

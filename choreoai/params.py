@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union
 
-from .models import Object
+from .objects import Object
 from .policy import Timeout
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from choreo_wsgi.sse import DecodeError, Decoder, Event
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
-from .models import ChatCompletion, ChatCompletionChunk, Object, build, build_chunk
+from .models import ChatCompletion, ChatCompletionChunk, build_chunk
+from .objects import Object, build
 
 #: The value of a record that ends a stream as it should.
 DONE: Final = None
@@ -133,7 +134,8 @@ def completion_of(body: bytes) -> ChatCompletion:
 class Reading:
     """A stream of *n* choices as far as it was read.
 
-    ``last_event_id`` is the number of the last event taken, None before the first.
+    ``fold`` holds what came.  ``last_event_id`` is the number of the last event taken, None
+    before the first.
     """
 
     def __init__(self, n: int = 1) -> None:
@@ -141,7 +143,7 @@ class Reading:
         self.ended = False
         self.failure: Exception | None = None
         self._n = n
-        self._fold = Fold()
+        self.fold = Fold()
 
     def take(self, record: Record) -> ChatCompletionChunk | None:
         """Return the chunk in *record*, or None if it ends the stream.
@@ -154,10 +156,10 @@ class Reading:
         if type(value) is dict:
             try:
                 chunk = build_chunk(value)
-                self._fold.add(chunk)
+                self.fold.add(chunk)
             except (AttributeError, TypeError) as error:
                 raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
-            if self._fold.reason is not None and (failure := failed(self._fold.reason)):
+            if self.fold.reason is not None and (failure := failed(self.fold.reason)):
                 raise self.fail(failure)
             return chunk
         if isinstance(value, APIError):
@@ -171,23 +173,23 @@ class Reading:
         That is an end all the same when every choice has its finish_reason; several
         providers close so.  Raises StreamInterruptedError when it is none.
         """
-        if not self._fold.finished(self._n):
+        if not self.fold.finished(self._n):
             raise self.fail(StreamInterruptedError(why))
         self.ended = True
 
     def fail(self, error: APIError) -> APIError:
         """Return *error* with the answer so far, and keep it: the stream has failed."""
-        error.partial_text = self._fold.text()
-        error.partial = self._fold.completion()
+        error.partial_text = self.fold.text()
+        error.partial = self.fold.completion()
         self.failure = error
         return error
 
     @property
     def partial_text(self) -> str:
         """The text of the first choice so far."""
-        return self._fold.text()
+        return self.fold.text()
 
     @property
     def partial(self) -> ChatCompletion:
         """All that came so far."""
-        return self._fold.completion()
+        return self.fold.completion()

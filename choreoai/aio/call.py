@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
 from email.message import Message
 from typing import Any
 
@@ -80,24 +81,32 @@ class AsyncCall:
     async def read(self, answer: Answer, limit: int = _MOST_OF_AN_ERROR) -> bytes:
         """Return the whole body of *answer*.
 
+        Raises what :meth:`blocks` raises, and APIConnectionError for a body that is longer than
+        *limit*.
+        """
+        body = bytearray()
+        async for block in self.blocks(answer):
+            body += block
+            if len(body) > limit:
+                raise APIConnectionError(f"the answer is longer than {limit} bytes")
+        return bytes(body)
+
+    async def blocks(self, answer: Answer) -> AsyncIterator[bytes]:
+        """Yield the body of *answer* as it comes.
+
         The first bytes are due as the call's timeout says, each further piece its idle time
-        after the last.  Raises APITimeoutError, APIConnectionError (also for a body that is
-        longer than *limit*), and Cancelled.
+        after the last.  Raises APITimeoutError, APIConnectionError and Cancelled.
         """
         first, idle = self.timeout.first_byte, self.timeout.idle
         deadline = None if first is None else answer.started + first
-        body = bytearray()
         try:
             while block := await answer.receive(deadline):
-                body += block
-                if len(body) > limit:
-                    raise Cut(f"it is longer than {limit} bytes")
+                yield block
                 deadline = None if idle is None else time.monotonic() + idle
         except Stalled:
             raise APITimeoutError("the answer stopped coming") from None
         except Cut as error:
             raise APIConnectionError(f"the answer broke off: {error}") from error
-        return bytes(body)
 
     async def refuse(self, answer: Answer) -> APIError:
         """Return the error for an *answer* that succeeded but is no stream; closes it."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from ..base import BaseClient, Options
 from ..models import Model, ModelList
+from ..objects import Object
 from ..reading import object_of
 from ..transports.nonblocking import Transport
 from .call import AsyncCall
 from .completions import AsyncCompletions
+from .raw import AsyncRawCompletions, AsyncRawResponse, AsyncStreamedCompletions
+
+R = TypeVar("R")
+T = TypeVar("T", bound=Object)
 
 
 class AsyncChoreoAI(BaseClient):
@@ -34,6 +39,18 @@ class AsyncChoreoAI(BaseClient):
     def models(self) -> AsyncModels:
         """The server's models."""
         return AsyncModels(self)
+
+    @cached_property
+    def with_raw_response(self) -> AsyncClientWith[AsyncRawCompletions]:
+        """``with_raw_response`` of all resources."""
+        raw = self.chat.completions.with_raw_response
+        return AsyncClientWith(raw, self.models.with_raw_response)
+
+    @cached_property
+    def with_streaming_response(self) -> AsyncClientWith[AsyncStreamedCompletions]:
+        """``with_streaming_response`` of the completions; models are read at once."""
+        streamed = self.chat.completions.with_streaming_response
+        return AsyncClientWith(streamed, self.models.with_raw_response)
 
     def _call(self, method: str, path: str, body: Any, options: Options) -> AsyncCall:
         """Return the call of *method* and *path*, to be carried out."""
@@ -75,13 +92,49 @@ class AsyncModels:
     def __init__(self, client: AsyncChoreoAI) -> None:
         self._client = client
 
+    @cached_property
+    def with_raw_response(self) -> AsyncRawModels:
+        """The same methods; they return the answer's head and body beside its meaning."""
+        return AsyncRawModels(self)
+
     async def list(self) -> ModelList:
         """Return the models that can be asked for."""
-        call = self._client._call("GET", "/models", None, self._client._options())
-        return object_of(ModelList, (await call.fetch())[1])
+        return (await self.with_raw_response.list()).parse()
 
     async def retrieve(self, model: str) -> Model:
         """Return the model named *model*; raises NotFoundError."""
-        path = "/models/" + quote(model, safe="")
+        return (await self.with_raw_response.retrieve(model)).parse()
+
+
+class AsyncRawModels:
+    """``client.models.with_raw_response``."""
+
+    def __init__(self, models: AsyncModels) -> None:
+        self._client = models._client
+
+    async def list(self) -> AsyncRawResponse[ModelList]:
+        """Return the answer's head beside the models."""
+        return await self._get("/models", ModelList)
+
+    async def retrieve(self, model: str) -> AsyncRawResponse[Model]:
+        """Return the answer's head beside the model named *model*."""
+        return await self._get("/models/" + quote(model, safe=""), Model)
+
+    async def _get(self, path: str, kind: type[T]) -> AsyncRawResponse[T]:
         call = self._client._call("GET", path, None, self._client._options())
-        return object_of(Model, (await call.fetch())[1])
+        return await AsyncRawResponse.fetch(call, partial(object_of, kind))
+
+
+class AsyncClientWith(Generic[R]):
+    """``client.with_raw_response`` and ``client.with_streaming_response``."""
+
+    def __init__(self, completions: R, models: AsyncRawModels) -> None:
+        self.chat = AsyncChatWith(completions)
+        self.models = models
+
+
+class AsyncChatWith(Generic[R]):
+    """``client.with_raw_response.chat``."""
+
+    def __init__(self, completions: R) -> None:
+        self.completions = completions

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from ..base import BaseClient, Options
 from ..models import Model, ModelList
+from ..objects import Object
 from ..reading import object_of
 from ..transports.blocking import Transport
 from .call import Call
 from .completions import Completions
+from .raw import RawCompletions, RawResponse, StreamedCompletions
+
+R = TypeVar("R")
+T = TypeVar("T", bound=Object)
 
 
 class ChoreoAI(BaseClient):
@@ -34,6 +39,18 @@ class ChoreoAI(BaseClient):
     def models(self) -> Models:
         """The server's models."""
         return Models(self)
+
+    @cached_property
+    def with_raw_response(self) -> ClientWith[RawCompletions]:
+        """``with_raw_response`` of all resources."""
+        raw = self.chat.completions.with_raw_response
+        return ClientWith(raw, self.models.with_raw_response)
+
+    @cached_property
+    def with_streaming_response(self) -> ClientWith[StreamedCompletions]:
+        """``with_streaming_response`` of the completions; models are read at once."""
+        streamed = self.chat.completions.with_streaming_response
+        return ClientWith(streamed, self.models.with_raw_response)
 
     def _call(self, method: str, path: str, body: Any, options: Options) -> Call:
         """Return the call of *method* and *path*, to be carried out."""
@@ -75,13 +92,49 @@ class Models:
     def __init__(self, client: ChoreoAI) -> None:
         self._client = client
 
+    @cached_property
+    def with_raw_response(self) -> RawModels:
+        """The same methods; they return the answer's head and body beside its meaning."""
+        return RawModels(self)
+
     def list(self) -> ModelList:
         """Return the models that can be asked for."""
-        call = self._client._call("GET", "/models", None, self._client._options())
-        return object_of(ModelList, (call.fetch())[1])
+        return (self.with_raw_response.list()).parse()
 
     def retrieve(self, model: str) -> Model:
         """Return the model named *model*; raises NotFoundError."""
-        path = "/models/" + quote(model, safe="")
+        return (self.with_raw_response.retrieve(model)).parse()
+
+
+class RawModels:
+    """``client.models.with_raw_response``."""
+
+    def __init__(self, models: Models) -> None:
+        self._client = models._client
+
+    def list(self) -> RawResponse[ModelList]:
+        """Return the answer's head beside the models."""
+        return self._get("/models", ModelList)
+
+    def retrieve(self, model: str) -> RawResponse[Model]:
+        """Return the answer's head beside the model named *model*."""
+        return self._get("/models/" + quote(model, safe=""), Model)
+
+    def _get(self, path: str, kind: type[T]) -> RawResponse[T]:
         call = self._client._call("GET", path, None, self._client._options())
-        return object_of(Model, (call.fetch())[1])
+        return RawResponse.fetch(call, partial(object_of, kind))
+
+
+class ClientWith(Generic[R]):
+    """``client.with_raw_response`` and ``client.with_streaming_response``."""
+
+    def __init__(self, completions: R, models: RawModels) -> None:
+        self.chat = ChatWith(completions)
+        self.models = models
+
+
+class ChatWith(Generic[R]):
+    """``client.with_raw_response.chat``."""
+
+    def __init__(self, completions: R) -> None:
+        self.completions = completions

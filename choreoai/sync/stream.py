@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 from ..errors import APIError, StreamInterruptedError
+from ..folding import Fold
 from ..models import ChatCompletion, ChatCompletionChunk
 from ..reading import Reading, Record, first_text
 from ..transports.base import Cancelled
@@ -87,6 +88,11 @@ class Stream:
     def headers(self) -> Mapping[str, str]:
         """The response's headers; names are found whatever their case."""
         return self._feed.headers
+
+    @property
+    def fold(self) -> Fold:
+        """What the chunks so far add up to."""
+        return self._reading.fold
 
     @property
     def request_id(self) -> str | None:

@@ -15,7 +15,8 @@ from scripted_server import chunk, frame
 import choreoai
 from choreo_wsgi.sse import Decoder
 from choreoai import errors, policy
-from choreoai.models import build, build_chunk
+from choreoai.models import build_chunk
+from choreoai.objects import build
 from choreoai.reading import Reading, records
 
 # --- models -----------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
     choice = fold.completion().choices[0]
     assert choice.message.content is None
     assert choice.message.refusal == "I won't"
-    assert choice.logprobs == {"refusal": [{"token": "I "}, {"token": "won't"}]}
+    assert choice.logprobs.to_dict() == {"refusal": [{"token": "I "}, {"token": "won't"}]}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""``client.chat.completions.stream()``: a stream as typed events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from ..errors import ContentFilterFinishReasonError, LengthFinishReasonError
+from ..events import ChatCompletionStreamEvent, Events
+from ..models import ChatCompletion, ChatCompletionChunk
+from ..parsing import ParsedChatCompletion, Parser
+from .stream import Stream
+
+T = TypeVar("T")
+
+
+class ChatCompletionStream(Generic[T]):
+    """The events of an answer, as they come; raises what :class:`choreoai.Stream` does.
+
+    Also LengthFinishReasonError and ContentFilterFinishReasonError, where an answer that is to
+    be parsed ends so.
+    """
+
+    def __init__(self, stream: Stream, parser: Parser[T]) -> None:
+        self._stream = stream
+        self._parser = parser
+        self._events = Events(stream.fold, parser)
+        self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
+
+    def __iter__(self) -> Iterator[ChatCompletionStreamEvent[T]]:
+        return self
+
+    def __next__(self) -> ChatCompletionStreamEvent[T]:
+        while not self._ready:
+            chunk = self._stream.__next__()
+            if self._parser.active:
+                self._check(chunk)
+            self._ready.extend(self._events.of(chunk))
+        return self._ready.popleft()
+
+    def _check(self, chunk: ChatCompletionChunk) -> None:
+        for choice in chunk.choices:
+            if choice.finish_reason == "length":
+                raise LengthFinishReasonError(completion=self._stream.partial)
+            if choice.finish_reason == "content_filter":
+                raise ContentFilterFinishReasonError(completion=self._stream.partial)
+
+    @property
+    def current_completion_snapshot(self) -> ChatCompletion:
+        """The answer so far."""
+        return self._stream.partial
+
+    def until_done(self) -> ChatCompletionStream[T]:
+        """Read to the end."""
+        for _ in self:
+            pass
+        return self
+
+    def get_final_completion(self) -> ParsedChatCompletion[T]:
+        """Read to the end and return the whole answer, parsed."""
+        self.until_done()
+        return self._parser.completion(self._stream.get_final_completion())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+
+class ChatCompletionStreamManager(Generic[T]):
+    """What ``stream()`` returns: entering it sends the request, leaving it closes the stream."""
+
+    def __init__(self, begin: Callable[[], Stream], parser: Parser[T]) -> None:
+        self._begin = begin
+        self._parser = parser
+        self._stream: Stream | None = None
+
+    def __enter__(self) -> ChatCompletionStream[T]:
+        self._stream = self._begin()
+        return ChatCompletionStream(self._stream, self._parser)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()

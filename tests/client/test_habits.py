@@ -1,0 +1,37 @@
+"""Programs written for the openai package: the same with this client in the import."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pytest
+from habits import SNIPPETS, START, HabitServer
+
+
+def run(package: str, program: str, server) -> tuple[str, list]:
+    """Return what *program* prints with *package*, and what it sends."""
+    habits = HabitServer()
+    server.scripts[:] = [habits]
+    code = compile((START + program).replace("PKG", package), f"<{package}>", "exec", 0, True)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {"__name__": "snippet"})
+    return out.getvalue(), habits.sent
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of openai's
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_the_same_program(name, server, monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-habit")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    theirs = run("openai", SNIPPETS[name], server)
+    ours = run("choreoai", SNIPPETS[name], server)
+    assert ours[0] == theirs[0]
+    assert ours[1] == theirs[1]
+    assert ours[0]
+
+
+def test_there_are_enough_of_them():
+    assert len(SNIPPETS) >= 40

@@ -1,0 +1,606 @@
+"""Programs as they are written for the openai package; the name of the package is PKG.
+
+Each prints what it sees.  The server answers by the last message (``habit_server``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from scripted_server import Peer, chunk
+
+START = """
+import asyncio, json
+import PKG
+from PKG import AsyncOpenAI, OpenAI
+client = OpenAI()
+HI = [{"role": "user", "content": "hi"}]
+def ask(text="hi", **options):
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(model="m", messages=messages, **options)
+"""
+
+MODEL = """
+from pydantic import BaseModel, Field
+class Step(BaseModel):
+    explanation: str
+    output: str
+class Answer(BaseModel):
+    "An answer in steps."
+    steps: list[Step]
+    final: str = Field(description="the last word")
+    remark: str | None = None
+"""
+
+WEATHER = """
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
+    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+    "additionalProperties": False}, "strict": True}}]
+"""
+
+#: By name: the program that follows START.
+SNIPPETS = {
+    "a completion": "print(ask().choices[0].message.content)",
+    "its other members": """
+c = ask()
+print(c.id, c.object, c.model, c.created, c.choices[0].index, c.choices[0].finish_reason)
+print(c.choices[0].message.role, c.choices[0].message.refusal, c.choices[0].message.tool_calls)
+print(c.system_fingerprint, c.service_tier, c.choices[0].logprobs)
+""",
+    "usage": """
+u = ask().usage
+print(u.prompt_tokens, u.completion_tokens, u.total_tokens)
+print(u.prompt_tokens_details.cached_tokens, u.completion_tokens_details.reasoning_tokens)
+print(u.completion_tokens_details.audio_tokens)
+""",
+    "a stream": """
+for chunk in ask(stream=True):
+    print(repr(chunk.choices[0].delta.content), chunk.choices[0].finish_reason)
+""",
+    "a stream in a with block": """
+with ask(stream=True) as stream:
+    print("".join(c.choices[0].delta.content or "" for c in stream))
+""",
+    "a stream closed early": """
+stream = ask(stream=True)
+print(next(stream).choices[0].delta.role)
+stream.close()
+""",
+    "the usage of a stream": """
+chunks = list(ask(stream=True, stream_options={"include_usage": True}))
+print(chunks[-1].choices, chunks[-1].usage.total_tokens, chunks[0].usage)
+""",
+    "async": """
+async def main():
+    async with AsyncOpenAI() as client:
+        c = await client.chat.completions.create(model="m", messages=HI)
+        print(c.choices[0].message.content)
+asyncio.run(main())
+""",
+    "an async stream": """
+async def main():
+    client = AsyncOpenAI()
+    stream = await client.chat.completions.create(model="m", messages=HI, stream=True)
+    async for chunk in stream:
+        print(repr(chunk.choices[0].delta.content))
+    await client.close()
+    print(client.is_closed())
+asyncio.run(main())
+""",
+    "many at once": """
+async def main():
+    async with AsyncOpenAI() as client:
+        async def one(text):
+            messages = [{"role": "user", "content": text}]
+            c = await client.chat.completions.create(model="m", messages=messages)
+            return c.choices[0].message.content
+        print(await asyncio.gather(*(one(f"say {n}") for n in range(5))))
+asyncio.run(main())
+""",
+    "n choices": """
+print([(c.index, c.message.content) for c in ask(n=3).choices])
+texts = ["", ""]
+for chunk in ask(n=2, stream=True):
+    for choice in chunk.choices:
+        texts[choice.index] += choice.delta.content or ""
+print(texts)
+""",
+    "system and developer messages": """
+c = client.chat.completions.create(model="m", messages=[
+    {"role": "developer", "content": "Talk like a pirate."},
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+])
+print(c.choices[0].message.content)
+""",
+    "every usual parameter": """
+ask(temperature=0.2, top_p=0.9, max_tokens=10, max_completion_tokens=20, stop=["a", "b"], seed=7,
+    presence_penalty=0.1, frequency_penalty=-0.1, logit_bias={"50256": -100}, user="u", n=1,
+    reasoning_effort="low", verbosity="low", metadata={"a": "b"}, store=False,
+    service_tier="auto", parallel_tool_calls=False, prompt_cache_key="k", logprobs=True,
+    top_logprobs=2, modalities=["text"], safety_identifier="s")
+print("sent")
+""",
+    "null, left out and not given": """
+ask(temperature=None, stop=PKG.omit, seed=PKG.NOT_GIVEN)
+print("sent")
+""",
+    "an unknown parameter": """
+try:
+    ask(temprature=3)
+except TypeError as error:
+    print("temprature" in str(error))
+""",
+    "extra headers, query and body": """
+c = ask(extra_headers={"X-Extra": "1"}, extra_query={"q": "2"}, extra_body={"own": {"a": [1]}})
+print(c.choices[0].message.content)
+""",
+    "default headers and query": """
+client = OpenAI(default_headers={"X-Default": "d"}, default_query={"api-version": "1"})
+print(ask().choices[0].message.content, client.default_headers["X-Default"])
+""",
+    "a tool call": WEATHER
+    + """
+c = ask("weather", tools=TOOLS, tool_choice="auto")
+call = c.choices[0].message.tool_calls[0]
+print(c.choices[0].finish_reason, call.id, call.type, call.function.name)
+print(json.loads(call.function.arguments), c.choices[0].message.content)
+""",
+    "a tool's answer": WEATHER
+    + """
+messages = [{"role": "user", "content": "weather"}]
+c = client.chat.completions.create(model="m", messages=messages, tools=TOOLS)
+message = c.choices[0].message
+messages.append(message)
+for call in message.tool_calls:
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": "22 C"})
+c = client.chat.completions.create(model="m", messages=messages, tools=TOOLS)
+print(c.choices[0].message.content)
+""",
+    "a streamed tool call": WEATHER
+    + """
+calls = {}
+for chunk in ask("weather", tools=TOOLS, stream=True):
+    for call in chunk.choices[0].delta.tool_calls or []:
+        if call.index not in calls:
+            calls[call.index] = call
+        else:
+            calls[call.index].function.arguments += call.function.arguments
+for index, call in calls.items():
+    print(index, call.id, call.function.name, call.function.arguments)
+""",
+    "a forced tool": WEATHER
+    + """
+ask("weather", tools=TOOLS, tool_choice={"type": "function", "function": {"name": "weather"}})
+print("sent")
+""",
+    "JSON mode": """
+c = ask("json", response_format={"type": "json_object"})
+print(json.loads(c.choices[0].message.content))
+""",
+    "a JSON schema": """
+schema = {"name": "s", "strict": True, "schema": {"type": "object", "properties": {}}}
+c = ask("json", response_format={"type": "json_schema", "json_schema": schema})
+print(c.choices[0].message.content)
+""",
+    "parse": MODEL
+    + """
+c = client.chat.completions.parse(
+    model="m", messages=[{"role": "user", "content": "steps"}], response_format=Answer)
+message = c.choices[0].message
+print(message.parsed.final, [s.output for s in message.parsed.steps], type(message.parsed).__name__)
+""",
+    "parse a dataclass": """
+from pydantic.dataclasses import dataclass
+@dataclass
+class Pair:
+    final: str
+    steps: list
+c = client.chat.completions.parse(
+    model="m", messages=[{"role": "user", "content": "steps"}], response_format=Pair)
+print(c.choices[0].message.parsed.final)
+""",
+    "parse a refusal": MODEL
+    + """
+c = client.chat.completions.parse(
+    model="m", messages=[{"role": "user", "content": "refuse"}], response_format=Answer)
+print(c.choices[0].message.parsed, c.choices[0].message.refusal)
+""",
+    "parse what is cut": MODEL
+    + """
+for text in ("length", "filter"):
+    try:
+        client.chat.completions.parse(
+            model="m", messages=[{"role": "user", "content": text}], response_format=Answer)
+    except (PKG.LengthFinishReasonError, PKG.ContentFilterFinishReasonError) as error:
+        print(type(error).__name__, error.completion.choices[0].finish_reason)
+""",
+    "parse tool arguments": """
+from pydantic import BaseModel
+class weather(BaseModel):
+    "Tell the weather."
+    city: str
+tool = PKG.pydantic_function_tool(weather)
+c = client.chat.completions.parse(
+    model="m", messages=[{"role": "user", "content": "weather"}], tools=[tool])
+print(c.choices[0].message.tool_calls[0].function.parsed_arguments.city)
+print(json.dumps(tool))
+""",
+    "parse the arguments of a strict tool": WEATHER
+    + """
+c = client.chat.completions.parse(
+    model="m", messages=[{"role": "user", "content": "weather"}], tools=TOOLS)
+print(c.choices[0].message.tool_calls[0].function.parsed_arguments)
+""",
+    "async parse": MODEL
+    + """
+async def main():
+    async with AsyncOpenAI() as client:
+        c = await client.chat.completions.parse(
+            model="m", messages=[{"role": "user", "content": "steps"}], response_format=Answer)
+        print(c.choices[0].message.parsed)
+asyncio.run(main())
+""",
+    "events": """
+with client.chat.completions.stream(model="m", messages=HI) as stream:
+    for event in stream:
+        if event.type == "content.delta":
+            print(event.type, repr(event.delta), repr(event.snapshot), event.parsed)
+        elif event.type == "content.done":
+            print(event.type, event.content, event.parsed)
+        else:
+            print(event.type)
+print(stream.get_final_completion().choices[0].message.content)
+""",
+    "events of tool calls": WEATHER
+    + """
+messages = [{"role": "user", "content": "two calls"}]
+with client.chat.completions.stream(model="m", messages=messages, tools=TOOLS) as stream:
+    for event in stream:
+        if event.type == "tool_calls.function.arguments.delta":
+            print(event.type, event.index, event.name, event.arguments_delta, event.arguments)
+        elif event.type == "tool_calls.function.arguments.done":
+            print(event.type, event.index, event.name, event.arguments, event.parsed_arguments)
+        else:
+            print(event.type)
+""",
+    "events of a parsed answer": MODEL
+    + """
+messages = [{"role": "user", "content": "steps"}]
+with client.chat.completions.stream(
+        model="m", messages=messages, response_format=Answer) as stream:
+    for event in stream:
+        if event.type == "content.delta":
+            print(event.parsed)
+        if event.type == "content.done":
+            print(event.parsed)
+print(stream.get_final_completion().choices[0].message.parsed.final)
+""",
+    "events of logprobs and a refusal": """
+for text in ("logprobs", "refuse"):
+    messages = [{"role": "user", "content": text}]
+    with client.chat.completions.stream(model="m", messages=messages, logprobs=True) as stream:
+        for event in stream:
+            if event.type == "logprobs.content.delta":
+                print(event.type, [t.token for t in event.snapshot])
+            elif event.type == "refusal.delta":
+                print(event.type, event.delta, event.snapshot)
+            elif event.type == "refusal.done":
+                print(event.type, event.refusal)
+            else:
+                print(event.type)
+""",
+    "the snapshot": """
+with client.chat.completions.stream(model="m", messages=HI) as stream:
+    for event in stream:
+        if event.type == "chunk":
+            print(event.snapshot.choices[0].message.content, event.chunk.id)
+    print(stream.current_completion_snapshot.choices[0].finish_reason)
+""",
+    "async events": """
+async def main():
+    async with AsyncOpenAI() as client:
+        async with client.chat.completions.stream(model="m", messages=HI) as stream:
+            async for event in stream:
+                print(event.type)
+            completion = await stream.get_final_completion()
+            print(completion.choices[0].message.content)
+asyncio.run(main())
+""",
+    "until done": """
+with client.chat.completions.stream(model="m", messages=HI) as stream:
+    stream.until_done()
+    print(stream.get_final_completion().choices[0].finish_reason)
+""",
+    "a raw response": """
+raw = client.chat.completions.with_raw_response.create(model="m", messages=HI)
+print(raw.headers["x-habit"], raw.headers.get("X-Habit"), raw.status_code, raw.request_id)
+print(raw.parse().choices[0].message.content, json.loads(raw.text)["id"], raw.retries_taken)
+""",
+    "a raw stream": """
+raw = client.chat.completions.with_raw_response.create(model="m", messages=HI, stream=True)
+print(raw.headers["x-habit"])
+print("".join(c.choices[0].delta.content or "" for c in raw.parse()))
+""",
+    "an async raw response": """
+async def main():
+    async with AsyncOpenAI() as client:
+        raw = await client.chat.completions.with_raw_response.create(model="m", messages=HI)
+        print(raw.headers["x-habit"], raw.parse().choices[0].message.content)
+asyncio.run(main())
+""",
+    "a streaming response": """
+create = client.chat.completions.with_streaming_response.create
+with create(model="m", messages=HI) as response:
+    print(response.headers.get("x-habit"), response.status_code)
+    print(response.parse().choices[0].message.content)
+with create(model="m", messages=HI, stream=True) as response:
+    print([line for line in response.iter_lines() if line][-1])
+with create(model="m", messages=HI, stream=True) as response:
+    print(len(list(response.parse())))
+with create(model="m", messages=HI) as response:
+    print(response.json()["id"])
+""",
+    "an async streaming response": """
+async def main():
+    async with AsyncOpenAI() as client:
+        create = client.chat.completions.with_streaming_response.create
+        async with create(model="m", messages=HI) as response:
+            print((await response.json())["id"])
+        async with create(model="m", messages=HI) as response:
+            print((await response.parse()).choices[0].message.content)
+        async with create(model="m", messages=HI, stream=True) as response:
+            print(len([line async for line in response.iter_lines()]))
+asyncio.run(main())
+""",
+    "with_raw_response of the client": """
+print(client.with_raw_response.chat.completions.create(model="m", messages=HI).status_code)
+print([m.id for m in client.with_raw_response.models.list().parse().data])
+""",
+    "dumps": """
+c = ask()
+print(json.dumps(c.model_dump(), sort_keys=True))
+print(json.dumps(c.to_dict(), sort_keys=True))
+print(json.dumps(json.loads(c.model_dump_json()), sort_keys=True))
+print(json.dumps(json.loads(c.to_json()), sort_keys=True))
+print(json.dumps(c.choices[0].message.model_dump(exclude_none=True), sort_keys=True))
+print(json.dumps(c.usage.model_dump(exclude_unset=True), sort_keys=True))
+""",
+    "dumps of chunks": """
+for chunk in ask("weather", stream=True):
+    print(json.dumps(chunk.model_dump(), sort_keys=True))
+    print(json.dumps(chunk.model_dump(exclude_none=True), sort_keys=True))
+""",
+    "logprobs": """
+c = ask("logprobs", logprobs=True, top_logprobs=1)
+for token in c.choices[0].logprobs.content:
+    print(token.token, token.logprob, token.bytes, [t.token for t in token.top_logprobs])
+print(c.choices[0].logprobs.refusal)
+""",
+    "annotations and audio": """
+m = ask("rich").choices[0].message
+print(m.annotations[0].type, m.annotations[0].url_citation.url, m.audio.id, m.audio.transcript)
+""",
+    "members beyond the schema": """
+c = ask("rich")
+print(c.citations, c.choices[0].message.own["a"], hasattr(c, "nothing"))
+""",
+    "errors by status": """
+client = client.with_options(max_retries=0)
+for status in (400, 401, 403, 404, 409, 422, 429, 500, 503):
+    try:
+        ask(f"status {status}")
+    except PKG.APIStatusError as error:
+        print(type(error).__name__, error.status_code, error.code, error.type, error.param)
+        print(error.request_id, isinstance(error, PKG.APIError), "words" in str(error))
+""",
+    "the order of except clauses": """
+try:
+    ask("status 429", timeout=5)
+except PKG.APIConnectionError:
+    print("no server")
+except PKG.RateLimitError as error:
+    print("slow down")
+except PKG.APIStatusError:
+    print("another")
+""",
+    "no server": """
+client = OpenAI(base_url="http://127.0.0.1:1/v1", max_retries=0)
+try:
+    ask()
+except PKG.APIConnectionError as error:
+    print(type(error).__name__, error.__cause__ is not None)
+""",
+    "a time-out": """
+try:
+    client.with_options(timeout=0.05, max_retries=0).chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "silence"}])
+except PKG.APITimeoutError as error:
+    print(isinstance(error, PKG.APIConnectionError))
+""",
+    "an error inside a stream": """
+try:
+    for chunk in ask("broken", stream=True):
+        print(chunk.choices[0].delta.content)
+except PKG.APIError as error:
+    print(error.code, error.type)
+""",
+    "retries": """
+print(ask("flaky").choices[0].message.content)
+raw = client.chat.completions.with_raw_response.create(
+    model="m", messages=[{"role": "user", "content": "flaky"}])
+print(raw.retries_taken)
+""",
+    "options of a copy": """
+other = client.copy(timeout=9, max_retries=5, default_headers={"X-Copy": "c"})
+print(other.timeout if isinstance(other.timeout, (int, float)) else other.timeout.first_byte)
+print(other.max_retries, client.max_retries)
+other.chat.completions.create(model="m", messages=HI)
+other.with_options(set_default_headers={"X-Set": "s"}).chat.completions.create(
+    model="m", messages=HI)
+""",
+    "keys, addresses and closing": """
+print(client.api_key, str(client.base_url).rstrip("/")[-3:])
+other = OpenAI(api_key="sk-other", base_url=str(client.base_url))
+with other:
+    print(other.api_key, other.is_closed())
+    other.chat.completions.create(model="m", messages=HI)
+print(other.is_closed())
+""",
+    "models": """
+print([m.id for m in client.models.list()])
+print(client.models.list().data[0].object, client.models.retrieve("m1").owned_by)
+try:
+    client.models.retrieve("none")
+except PKG.NotFoundError as error:
+    print(error.code)
+""",
+    "the id of a request": "print(ask()._request_id)",
+    "messages that are pydantic models": """
+from pydantic import BaseModel
+class Message(BaseModel):
+    role: str
+    content: str
+message = Message(role="user", content="hi").model_dump()
+print(client.chat.completions.create(model="m", messages=[message]).choices[0].message.content)
+""",
+    "a conversation": """
+messages = []
+for text in ("say one", "say two"):
+    messages.append({"role": "user", "content": text})
+    answer = client.chat.completions.create(model="m", messages=messages).choices[0].message
+    messages.append(answer)
+print([getattr(m, "content", None) or m["content"] for m in messages])
+""",
+}
+
+_USAGE = {
+    "prompt_tokens": 3,
+    "completion_tokens": 2,
+    "total_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 1},
+    "completion_tokens_details": {"reasoning_tokens": 1, "audio_tokens": None},
+}
+_STEPS = '{"steps": [{"explanation": "e", "output": "o"}], "final": "done", "remark": null}'
+_TOKEN = {"token": "he", "logprob": -0.5, "bytes": [104, 101], "top_logprobs": []}
+_LOGPROBS = {"content": [{**_TOKEN, "top_logprobs": [dict(_TOKEN)]}], "refusal": None}
+_CITATION = {"start_index": 0, "end_index": 2, "title": "t", "url": "http://u"}
+
+
+def _call(index: int, city: str) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": json.dumps({"city": city})}
+    return {"id": f"call_{index}", "type": "function", "function": function}
+
+
+def _message(said: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Return the message that answers *said*, its finish reason, and more of its choice."""
+    made: dict[str, Any] = {"role": "assistant", "content": "hello", "refusal": None}
+    if said in ("weather", "two calls"):
+        calls = [_call(0, "Paris"), _call(1, "Oslo")][: 1 if said == "weather" else 2]
+        return {**made, "content": None, "tool_calls": calls}, "tool_calls", {}
+    if said in ("steps", "json"):
+        return {**made, "content": _STEPS}, "stop", {}
+    if said == "refuse":
+        return {**made, "content": None, "refusal": "I won't"}, "stop", {}
+    if said in ("length", "filter"):
+        return made, {"length": "length", "filter": "content_filter"}[said], {}
+    if said == "logprobs":
+        return made, "stop", {"logprobs": _LOGPROBS}
+    if said == "rich":
+        annotations = [{"type": "url_citation", "url_citation": _CITATION}]
+        audio = {"id": "a1", "data": "AA==", "expires_at": 9, "transcript": "hello"}
+        return {**made, "annotations": annotations, "audio": audio, "own": {"a": 1}}, "stop", {}
+    if said.startswith("say "):
+        return {**made, "content": said[4:]}, "stop", {}
+    return made, "stop", {}
+
+
+def _pieces(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the members of chunks that say *message*."""
+    pieces: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    for name in ("content", "refusal"):
+        text = message.get(name) or ""
+        pieces += [{name: part} for part in re.findall(r".{1,9}", text)]
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        arguments = call["function"]["arguments"]
+        start = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
+        pieces.append({"tool_calls": [start]})
+        for part in (arguments[:6], arguments[6:]):
+            pieces.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+    return pieces
+
+
+class HabitServer:
+    """Answers the snippets; a script for a ScriptedServer.  ``sent`` is what came."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any, dict[str, str | None]]] = []
+        self._flaky = 0
+
+    def __call__(self, peer: Peer) -> None:
+        body = json.loads(peer.request.body) if peer.request.body else None
+        headers = {name.lower(): value for name, value in peer.request.headers.items()}
+        kept = ("authorization", "content-type", "x-extra", "x-default", "x-copy", "x-set")
+        self.sent.append((peer.request.path, body, {name: headers.get(name) for name in kept}))
+        if body is None:
+            self._models(peer)
+            return
+        said = body["messages"][-1]["content"]
+        said = said if isinstance(said, str) else "parts"
+        if said == "silence":
+            peer.wait_until_left()
+        elif said == "flaky" and (flaky := self._flaky) % 3 != 2:
+            self._flaky += 1
+            peer.json({"error": {"message": "again"}}, "500 X", Retry_After_Ms="1")
+            assert flaky >= 0
+        elif said.startswith("status "):
+            error = {"message": "words", "type": "t", "param": "p", "code": f"c{said[7:]}"}
+            peer.json({"error": error}, f"{said[7:]} X", X_Request_Id="req-1")
+        elif body.get("stream"):
+            self._stream(peer, said, body)
+        else:
+            self._flaky += said == "flaky"
+            self._complete(peer, said, body)
+
+    def _models(self, peer: Peer) -> None:
+        models = [{"id": f"m{n}", "object": "model", "created": 1, "owned_by": "o"} for n in (1, 2)]
+        name = peer.request.path.rpartition("/")[2]
+        if name == "none":
+            peer.json({"error": {"message": "no", "code": "model_not_found"}}, "404 X")
+        elif name == "m1":
+            peer.json(models[0])
+        else:
+            peer.json({"object": "list", "data": models})
+
+    def _complete(self, peer: Peer, said: str, body: dict[str, Any]) -> None:
+        message, reason, more = _message(said)
+        choices = [
+            {"index": index, "message": message, "finish_reason": reason, "logprobs": None, **more}
+            for index in range(body.get("n") or 1)
+        ]
+        made = {"id": "c1", "object": "chat.completion", "created": 7, "model": "m"}
+        own = {"citations": ["x"]} if said == "rich" else {}
+        whole = {**made, "choices": choices, "usage": _USAGE, **own}
+        peer.json(whole, X_Habit="yes", X_Request_Id="req-1")
+
+    def _stream(self, peer: Peer, said: str, body: dict[str, Any]) -> None:
+        message, reason, more = _message(said)
+        peer.head(X_Habit="yes", X_Request_Id="req-1")
+        choices = range(body.get("n") or 1)
+        for piece in _pieces(message):
+            for index in choices:
+                made = chunk(None, index=index, **piece)
+                made["choices"][0].update({"finish_reason": None, **more})
+                more = {}
+                peer.frame(made)
+            if said == "broken":
+                peer.frame({"error": {"message": "m", "type": "t", "code": "c"}})
+                return
+        for index in choices:
+            peer.frame(chunk(None, index=index, finish=reason))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            peer.frame({**chunk(None), "choices": [], "usage": _USAGE})
+        peer.frame("[DONE]")
+        peer.end()
