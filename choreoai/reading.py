@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any, Final, TypeVar, Union
 
+from choreo_wsgi.chat.calls import ToolCalls
 from choreo_wsgi.chat.endings import finish_reason
-from choreo_wsgi.errors import ProviderError
+from choreo_wsgi.chat.shapes import reshape
+from choreo_wsgi.errors import ProviderError, UpstreamInvalid
 from choreo_wsgi.sse import DecodeError, Decoder, Event
 
 from .errors import APIError, StreamInterruptedError, frame_error
@@ -125,6 +127,9 @@ def completion_of(body: bytes) -> ChatCompletion:
     """Return *body* as a completion; raises APIError, also for one that failed in the end."""
     made = object_of(ChatCompletion, body)
     for choice in made.choices:
+        message: dict[str, Any] = getattr(choice, "message", made).__dict__
+        if type(message.get("content")) is list:
+            reshape(message)
         if (reason := getattr(choice, "finish_reason", None)) and (failure := failed(reason)):
             failure.body = made.to_dict()
             raise failure
@@ -143,6 +148,7 @@ class Reading:
         self.ended = False
         self.failure: Exception | None = None
         self._n = n
+        self._calls: dict[int, ToolCalls] = {}
         self.fold = Fold()
 
     def take(self, record: Record) -> ChatCompletionChunk | None:
@@ -155,9 +161,15 @@ class Reading:
             self.last_event_id = number
         if type(value) is dict:
             try:
+                for choice in value.get("choices") or ():
+                    delta = choice.get("delta")
+                    if type(delta) is dict and (
+                        "tool_calls" in delta or type(delta.get("content")) is list
+                    ):
+                        self._mend(choice.get("index"), delta)
                 chunk = build_chunk(value)
                 self.fold.add(chunk)
-            except (AttributeError, TypeError) as error:
+            except (AttributeError, TypeError, UpstreamInvalid) as error:
                 raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
             if self.fold.reason is not None and (failure := failed(self.fold.reason)):
                 raise self.fail(failure)
@@ -166,6 +178,20 @@ class Reading:
             raise self.fail(value)
         self.ended = True
         return None
+
+    def _mend(self, index: Any, delta: dict[str, Any]) -> None:
+        """Bring *delta* into OpenAI's shape, as the server does with what providers send.
+
+        Content in parts becomes text (and reasoning); calls get the numbers 0, 1, ..., whatever
+        numbers and ids their pieces have.
+        """
+        if type(delta.get("content")) is list:
+            reshape(delta)
+        if delta.get("tool_calls"):
+            calls = self._calls.setdefault(index or 0, ToolCalls())
+            delta["tool_calls"] = calls.take(delta["tool_calls"])
+            if not delta["tool_calls"]:
+                del delta["tool_calls"]
 
     def cut(self, why: str) -> None:
         """The connection is over without an end marker.

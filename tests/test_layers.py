@@ -61,10 +61,11 @@ ONLY = {
     "xllamacpp": {"choreo_wsgi.local.child"},
 }
 
-#: What the client takes from the server's package, and all of it that importing the client loads.
+#: What the client takes from the server's package: how bytes and answers are read.
 SHARED = {
     *("choreo_wsgi.sse", "choreo_wsgi.version", "choreo_wsgi.errors"),
-    *("choreo_wsgi.upstream.framing", "choreo_wsgi.chat.endings"),
+    *("choreo_wsgi.upstream.framing", "choreo_wsgi.chat.calls"),
+    *("choreo_wsgi.chat.endings", "choreo_wsgi.chat.shapes"),
 }
 
 #: The packages whose ``__getattr__`` imports what is asked for, so that importing them is cheap.
@@ -231,6 +232,8 @@ def test_importing_the_client_brings_no_server() -> None:
     assert {name for name in new if name.startswith("choreo_wsgi")} == {
         "choreo_wsgi",
         "choreo_wsgi.chat",
+        "choreo_wsgi.chat.items",  # what those import themselves
+        "choreo_wsgi.chat.jsontext",
         "choreo_wsgi.upstream",
         *SHARED,
     }

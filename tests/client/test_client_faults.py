@@ -282,6 +282,43 @@ def test_the_partial_text_at_every_chunk(server, ask):
     assert seen == ["", "a", "ab", "abc", "abc"]
 
 
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
+
+
+def test_content_in_parts(server, ask, client):
+    pieces = [chunk(None, content=PARTS), chunk(None, content=[{"type": "text", "text": "four"}])]
+    server.then(lambda peer: peer.stream([*pieces, chunk(None, finish="stop")]))
+    message = ask().get_final_completion().choices[0].message
+    assert (message.content, message.reasoning_content) == ("four", "hm")
+    whole = {"role": "assistant", "content": [*PARTS, {"type": "text", "text": "four"}]}
+    choice = {"index": 0, "message": whole, "finish_reason": "stop"}
+    server.scripts[:] = [lambda peer: peer.json({**COMPLETION, "choices": [choice]})]
+    message = client.chat.completions.create(**HI).choices[0].message
+    assert (message.content, message.reasoning_content) == ("four", "hm")
+
+
+@pytest.mark.parametrize("indexes", [(0, 0), (1, 2), (None, None), (7, 7)])
+def test_parallel_calls_are_told_apart_whatever_their_indexes(server, ask, indexes):
+    def piece(index, arguments, **start):
+        function = {"arguments": arguments, **({"name": start.pop("name")} if start else {})}
+        call = {"index": index, **start, "function": function}
+        return chunk(None, tool_calls=[{k: v for k, v in call.items() if v is not None}])
+
+    pieces = []
+    for index, name in zip(indexes, "fg", strict=True):
+        pieces.append(piece(index, "", id=f"call_{name}", type="function", name=name))
+        pieces += [piece(index, '{"x":'), piece(index, f'"{name}"}}')]
+    server.then(lambda peer: peer.stream([*pieces, chunk(None, finish="tool_calls")]))
+    stream = ask()
+    seen = [call.index for part in stream for call in part.choices[0].delta.tool_calls or ()]
+    assert seen == [0, 0, 0, 1, 1, 1]
+    calls = stream.partial.choices[0].message.tool_calls
+    assert [(c.id, c.function.name, json.loads(c.function.arguments)) for c in calls] == [
+        ("call_f", "f", {"x": "f"}),
+        ("call_g", "g", {"x": "g"}),
+    ]
+
+
 # --- heads and bodies -------------------------------------------------------------------
 
 

@@ -211,7 +211,6 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
         {"choices": [{"index": 0, "delta": "text"}]},
         {"choices": [{"delta": {"tool_calls": 5}}]},
         {"choices": [{"delta": {"tool_calls": [5]}}]},
-        {"choices": [{"delta": {"tool_calls": [{"index": "x"}]}}]},
         {"choices": [], "usage": 5},
     ],
     ids=repr,

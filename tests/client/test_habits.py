@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 
 import pytest
 from habits import SNIPPETS, START, HabitServer
@@ -17,7 +18,8 @@ def run(package: str, program: str, server) -> tuple[str, list]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(code, {"__name__": "snippet"})
-    return out.getvalue(), habits.sent
+    # Those that were sent at once come in any order.
+    return out.getvalue(), sorted(habits.sent, key=lambda one: json.dumps(one, sort_keys=True))
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of openai's
