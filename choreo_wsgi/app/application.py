@@ -18,7 +18,8 @@ from ..providers.building import build
 from ..providers.routing import Router
 from ..replay import open_store
 from ..settings import Configuration, configure
-from ..streams.stream import ClientGone, Control, EventStream
+from ..streams.carrier import Carrier
+from ..streams.stream import Control, EventStream
 from ..version import __version__
 from . import log
 from .access import Gate, Policy, is_forwarded
@@ -28,14 +29,18 @@ from .keys import Keys
 from .limits import Limits, open_counters
 from .models import ModelList
 from .page import page
+from .pending import ClientGone, Pending
 from .request import Call, Environ, collector_off, read_body, request_id
-from .response import Response, error_response, json_response
+from .response import Document, Response, error_response, json_response
 from .resumable import Resumption, is_resumable
 from .slots import Slots
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
+
+#: From this many bytes on, a body is parsed on a thread of its own, beside running streams.
+LARGE = 64 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +82,12 @@ class Application:
         #: What ``/metrics`` looks at; a server adds what it knows itself.
         self.gauges: dict[str, Callable[[], float]] = {
             "active_streams": lambda: self._slots.active,
-            "orphans": lambda: self._resumption.drainer.active,
+            "orphans": lambda: self._resumption.orphans.active,
             "readers": lambda: self._resumption.readers.active,
         }
         self._metrics = self._make_metrics() if self.settings.metrics else None
         self._models = ModelList()
-        self._routes: dict[str, dict[str, Callable[[Call], Response]]] = {
+        self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             "/v1/chat/completions": {"POST": lambda call: self._complete(call, "chat")},
             "/v1/responses": {"POST": lambda call: self._complete(call, "responses")},
             "/v1/messages": {"POST": lambda call: self._complete(call, "messages")},
@@ -117,6 +122,19 @@ class Application:
     def active(self) -> int:
         """How many completions are running, with a client or without."""
         return self._slots.active + self._resumption.readers.active
+
+    def carry_with(self, carrier: Carrier) -> None:
+        """Have *carrier*, the server's, go on with the streams without a client."""
+        self._resumption.orphans.carrier = carrier
+
+    def blocks(self, environ: Environ) -> bool:
+        """Return whether the callable may block for this request, or work long."""
+        path = environ.get("PATH_INFO", "")
+        if path.startswith("/v1/models"):
+            return True  # upstreams are asked for their lists
+        if path.startswith("/v1/streams/") or "HTTP_CHOREO_RESUMABLE" in environ:
+            return self._resumption.blocking
+        return int(environ.get("CONTENT_LENGTH") or 0) > LARGE
 
     def drain(self) -> None:
         """Refuse new completions with 503 and answer ``/readyz`` with 503."""
@@ -175,38 +193,48 @@ class Application:
             client=environ.get("REMOTE_ADDR") or "",
             observer=self._metrics,
         )
-        response = self._answer(environ, account)
-        account.status = response.status
-        if "HTTP_CHOREO_CHECK" in environ:  # choreo-wsgi check asks how its request arrived
-            way = "forwarded" if is_forwarded(environ) else "direct"
-            saw = f"{environ.get('SERVER_PROTOCOL', '')}; {way}"
-            saw += f"; heartbeat={self.settings.heartbeat_seconds:g}"
-            account.headers.append(("Choreo-Saw", saw))
-        # A provider may answer with a number of its own, such as 529.
-        reason = responses.get(response.status, "Error")
-        headers = [
-            *response.headers,
-            *account.headers,
-            ("x-request-id", account.id),
-            *self._cors.headers(environ),
-        ]
-        try:
-            start_response(f"{response.status} {reason}", headers)
-        except BaseException:
-            response.close()  # the server will not do it
-            account.finish("start_response_failed")
-            raise
-        if account.method == "HEAD":
-            # waitress would send a body, and the client read it as the next answer.
-            response.close()
-            response.body = []
-        if not isinstance(response.body, EventStream):
-            account.finish()
-        return response.body
 
-    def _answer(self, environ: Environ, account: Account) -> Response:
+        def respond(make: Callable[[], Response | Pending]) -> Iterable[bytes]:
+            response = self._response(make, environ, account)
+            if isinstance(response, Pending):
+                response.respond = respond
+                return response
+            account.status = response.status
+            if "HTTP_CHOREO_CHECK" in environ:  # choreo-wsgi check asks how its request arrived
+                way = "forwarded" if is_forwarded(environ) else "direct"
+                saw = f"{environ.get('SERVER_PROTOCOL', '')}; {way}"
+                saw += f"; heartbeat={self.settings.heartbeat_seconds:g}"
+                account.headers.append(("Choreo-Saw", saw))
+            # A provider may answer with a number of its own, such as 529.
+            reason = responses.get(response.status, "Error")
+            headers = [
+                *response.headers,
+                *account.headers,
+                ("x-request-id", account.id),
+                *self._cors.headers(environ),
+            ]
+            try:
+                start_response(f"{response.status} {reason}", headers)
+            except BaseException:
+                response.close()  # the server will not do it
+                account.finish("start_response_failed")
+                raise
+            if account.method == "HEAD":
+                # waitress would send a body, and the client read it as the next answer.
+                response.close()
+                response.body = []
+            if not isinstance(response.body, EventStream | Document):
+                account.finish()
+            return response.body
+
+        return respond(lambda: self._dispatch(environ, account))
+
+    def _response(
+        self, make: Callable[[], Response | Pending], environ: Environ, account: Account
+    ) -> Response | Pending:
+        """Return what *make* does, or the response that tells of the error that it raises."""
         try:
-            return self._dispatch(environ, account)
+            return make()
         except ChoreoError as error:
             account.outcome = error.code or error.type
             if error.status >= 500:
@@ -228,7 +256,7 @@ class Application:
         anthropic = anthropic or "HTTP_ANTHROPIC_VERSION" in environ
         return apis.load("messages" if anthropic else "chat")
 
-    def _dispatch(self, environ: Environ, account: Account) -> Response:
+    def _dispatch(self, environ: Environ, account: Account) -> Response | Pending:
         method, path = account.method, account.path
         if method == "OPTIONS":
             return Response(204, self._cors.preflight(environ))
@@ -246,7 +274,7 @@ class Application:
             )
         return handler(Call(environ, account))
 
-    def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response]] | None:
+    def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response | Pending]] | None:
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
             return {"GET": lambda call: self._models.one(call, self._router)}
         if path.startswith("/v1/streams/"):
@@ -281,7 +309,7 @@ class Application:
     def _cancel(self, call: Call) -> Response:
         return self._resumption.cancel(call, _stream_id(call))
 
-    def _complete(self, call: Call, name: str) -> Response:
+    def _complete(self, call: Call, name: str) -> Response | Pending:
         """Answer a request of the API *name*."""
         api = apis.load(name)
         request, digest = self._read(call, api)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from .. import sse
 from ..apis import API
@@ -14,20 +13,12 @@ from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
 from ..streams.recording import Recording
-from ..streams.stream import Control, Endable, EventStream, Generation, wait_for_first
+from ..streams.stream import Control, Endable, EventStream, Generation
 from .limits import Limits, demand_model
+from .pending import Pending
 from .request import Call, Headers
 from .response import Response, document, visible
 from .slots import Slot, Slots
-
-
-@dataclass(frozen=True)
-class Started:
-    """A stream whose first frames, or a long silence, have come: what carries it on."""
-
-    generation: Generation
-    frames: Reply
-    label: str
 
 
 class Completions:
@@ -43,14 +34,13 @@ class Completions:
         self._settings = settings
         self.breakers = Breakers()
 
-    def answer(self, call: Call, api: API, request: ChatRequest) -> Response:
-        """Return the response to a completion of *api* that is not resumable."""
+    def answer(self, call: Call, api: API, request: ChatRequest) -> Pending:
+        """Return the answer to a completion of *api* that is not resumable."""
         slot = self.take_slot(call, request)
         try:
-            if not request.stream:
-                return self._complete(call, api, request, slot)
-            started = self.start(call, api, request, call.gone)
-            return self.stream_response(call, request, started.generation, slot, started)
+            if request.stream:
+                return self.stream(call, api, request, slot)
+            return self._complete(call, api, request, slot)
         except BaseException:
             slot.release()
             raise
@@ -72,82 +62,106 @@ class Completions:
             raise
         return slot
 
-    def start(
-        self, call: Call, api: API, request: ChatRequest, gone: Callable[[], bool]
-    ) -> Started:
-        """Begin a stream and wait for its first frames, but not longer than a heartbeat.
-
-        Raises ChoreoError when it fails before the first frames, ClientGone when *gone* says
-        that nobody waits any more.
-        """
-        writer = api.writer(request)
-        frames = self._failover(request, writer)
-        patience = self._settings.heartbeat_seconds
-        try:
-            first = wait_for_first(frames, gone, self._control, patience, call.waiting)
-        except BaseException:
-            frames.close()
-            raise
-        finally:
-            call.account.target = frames.label
-            call.account.failovers = frames.failovers
-        return Started(Generation(frames, self._control, writer, first), frames, frames.label)
-
-    def stream_response(
+    def stream(
         self,
         call: Call,
+        api: API,
         request: ChatRequest,
-        generation: Endable,
         slot: Slot,
-        started: Started,
+        *,
+        record: Callable[[Generation], Recording] | None = None,
+        abandon: Callable[[Exception | None], None] = lambda error: None,
+        gone: Callable[[], bool] | None = None,
         headers: Headers | None = None,
-    ) -> Response:
-        """Return the response that carries *generation*, what *started* began, to the client.
+    ) -> Pending:
+        """Return the answer to a stream; it waits for the first frames up to a heartbeat.
+
+        *record* makes the recording of a resumable one, *abandon* is called as
+        :class:`Pending` says, and *gone* stands in for the call's until the head is sent.
 
         The key is charged when the generation ends, so before the client can ask again.  The
         slot is free when the client has all, or when a recording, which goes on without its
         client, has ended.
         """
         account = call.account
+        writer = api.writer(request)
+        frames = self._failover(request, writer)
 
-        def on_end() -> None:
-            account.charge(started.frames.usage)
-            if isinstance(generation, Recording):
-                slot.settle(account.usage, generation.last)
-                slot.release()
-            else:
-                slot.settle(account.usage, account.frames)
+        def decide(first: bytes) -> Response:
+            account.target = frames.label
+            account.failovers = frames.failovers
+            generation = Generation(frames, self._control, writer, first)
+            carried: Endable = generation if record is None else record(generation)
 
-        def on_close(outcome: str) -> None:
-            if not isinstance(generation, Recording):
-                slot.release()
-            account.finish(outcome)
+            def on_end() -> None:
+                account.charge(frames.usage)
+                if isinstance(carried, Recording):
+                    slot.settle(account.usage, carried.last)
+                    slot.release()
+                else:
+                    slot.settle(account.usage, account.frames)
 
-        started.generation.on_end = on_end
-        stream = EventStream(
-            generation,
-            gone=call.gone,
-            heartbeat=self._settings.heartbeat_seconds,
-            ping=started.generation.writer.ping,
-            on_close=on_close,
-            meter=account,
+            def on_close(outcome: str) -> None:
+                if record is None:
+                    slot.release()
+                account.finish(outcome)
+
+            generation.on_end = on_end
+            stream = EventStream(
+                carried,
+                gone=call.gone,
+                heartbeat=self._settings.heartbeat_seconds,
+                ping=writer.ping,
+                on_close=on_close,
+                meter=account,
+            )
+            head = [*sse.HEAD, ("Choreo-Provider", visible(frames.label)), *(headers or [])]
+            return Response(200, head, stream)
+
+        def give_up(error: Exception | None) -> None:
+            account.target = frames.label
+            account.failovers = frames.failovers
+            slot.release()
+            abandon(error)
+            if error is None:
+                account.finish("client_closed")
+
+        return Pending(
+            frames,
+            decide,
+            give_up,
+            gone=gone or call.gone,
+            control=self._control,
+            patience=self._settings.heartbeat_seconds,
         )
-        head = [*sse.HEAD, ("Choreo-Provider", visible(started.label)), *(headers or [])]
-        return Response(200, head, stream)
 
-    def _complete(self, call: Call, api: API, request: ChatRequest, slot: Slot) -> Response:
+    def _complete(self, call: Call, api: API, request: ChatRequest, slot: Slot) -> Pending:
+        account = call.account
         reply = self._failover(request, api.writer(request))
-        try:
-            body = wait_for_first(reply, call.gone, self._control, waiting=call.waiting)
-        finally:
+
+        def on_close() -> None:
+            slot.release()
+            account.finish()
+
+        def decide(body: bytes) -> Response:
             reply.close()
-            call.account.target = reply.label
-            call.account.failovers = reply.failovers
-        slot.settle(reply.usage)
-        slot.release()
-        call.account.charge(reply.usage)
-        call.account.outcome = "completed"
-        return document(body, headers=[("Choreo-Provider", visible(reply.label))])
+            slot.settle(reply.usage)
+            account.target = reply.label
+            account.failovers = reply.failovers
+            account.charge(reply.usage)
+            account.outcome = "completed"
+            provider = [("Choreo-Provider", visible(reply.label))]
+            # The slot is free when the client has the last byte.
+            return document(body, headers=provider, on_close=on_close)
+
+        def give_up(error: Exception | None) -> None:
+            account.target = reply.label
+            account.failovers = reply.failovers
+            slot.release()
+            if error is None:
+                account.finish("client_closed")
+
+        return Pending(reply, decide, give_up, gone=call.gone, control=self._control)
 
     def _failover(self, request: ChatRequest, writer: AnswerWriter) -> Failover:
         def candidate(target: Target) -> Candidate:
@@ -155,7 +169,14 @@ class Completions:
                 return target.provider.answer(request.with_model(target.model), writer)
 
             breaker = self.breakers.of(target.label)
-            return Candidate(breaker, begin, target.priority, target.weight)
+            return Candidate(
+                breaker,
+                begin,
+                target.priority,
+                target.weight,
+                label=target.label,
+                blocking=target.provider.blocking,
+            )
 
         targets = self.router.targets(request.model)
         return Failover(in_order([candidate(target) for target in targets]))

@@ -20,7 +20,6 @@ class ModelList:
 
     def all(self, call: Call, router: Router) -> Response:
         """Return the response to ``GET /v1/models``: the models that the key may use."""
-        call.waiting()  # upstreams may be asked for their lists
         data = [
             self._model(call, name, owner)
             for name, owner in router.models().items()

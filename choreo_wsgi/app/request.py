@@ -34,12 +34,6 @@ class Call:
         """The caller's key."""
         return self.account.key
 
-    def waiting(self) -> None:
-        """Tell the server, where it wants to know, that nothing is left to do but wait."""
-        tell = self.environ.get("choreo.waiting")
-        if tell is not None:
-            tell()
-
     def gone(self) -> bool:
         """Return whether the client has closed its connection, where the server can tell."""
         tell = self.environ.get("waitress.client_disconnected")

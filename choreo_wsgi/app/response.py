@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +23,34 @@ class Response:
 
     def close(self) -> None:
         """Close a body that will not be sent."""
-        if isinstance(self.body, EventStream):
+        if isinstance(self.body, EventStream | Document):
             self.body.close()
 
 
-def document(body: bytes, status: int = 200, headers: Headers | None = None) -> Response:
-    """Return the response that carries the JSON document *body*."""
+class Document(list[bytes]):
+    """A body of one block; *on_close* is called once, when the server is done with it."""
+
+    def __init__(self, body: bytes, on_close: Callable[[], None]) -> None:
+        super().__init__((body,))
+        self._on_close: Callable[[], None] | None = on_close
+
+    def close(self) -> None:
+        """Say that the last byte was sent, or never will be; idempotent."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def document(
+    body: bytes,
+    status: int = 200,
+    headers: Headers | None = None,
+    on_close: Callable[[], None] | None = None,
+) -> Response:
+    """Return the response that carries the JSON document *body*; see :class:`Document`."""
     head = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    return Response(status, head + (headers or []), [body])
+    blocks = [body] if on_close is None else Document(body, on_close)
+    return Response(status, head + (headers or []), blocks)
 
 
 def json_response(value: Any, status: int = 200) -> Response:

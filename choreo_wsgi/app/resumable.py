@@ -11,10 +11,11 @@ from ..chat.request import ChatRequest
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, RateLimited, Unavailable
 from ..replay import Store, Writer
 from ..settings import Settings
-from ..streams.carrier import Drainer
+from ..streams.orphans import Orphans
 from ..streams.recording import Playback, Recording
-from ..streams.stream import Control, EventStream
+from ..streams.stream import Control, EventStream, Generation
 from .completions import Completions
+from .pending import Pending
 from .request import Call, Headers
 from .response import Response
 from .slots import RETRY_AFTER, Slots
@@ -50,16 +51,21 @@ class Resumption:
         self.readers = Slots(settings.max_streams)
         self._control = control
         self._settings = settings
-        self.drainer = Drainer(settings.orphan_seconds)
+        self.orphans = Orphans(settings.orphan_seconds)
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the store may keep its caller waiting."""
+        return self._store.blocking
 
     def close(self) -> None:
         """Let go of the streams without a client, then of the store."""
-        self.drainer.close()
+        self.orphans.close()
         self._store.close()
 
     # -- begin ----------------------------------------------------------------------------
 
-    def begin(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response:
+    def begin(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response | Pending:
         """Return the response to a resumable POST: a new stream, or the one of its key.
 
         *digest* is that of the request's body.
@@ -82,38 +88,44 @@ class Resumption:
         One that runs is never stopped for that: its client may be about to come back.
         """
         limit, per_key = self._settings.max_orphans, self._settings.max_orphans_per_key
-        if limit and self.drainer.active >= limit:
+        if limit and self.orphans.active >= limit:
             raise Unavailable("too many streams go on without a client", retry_after=RETRY_AFTER)
-        if per_key and self.drainer.active_of(owner) >= per_key:
+        if per_key and self.orphans.active_of(owner) >= per_key:
             raise RateLimited(
                 "too many streams of this key go on without a client", retry_after=RETRY_AFTER
             )
 
     def _record(
         self, call: Call, api: API, request: ChatRequest, writer: Writer, *, keyed: bool
-    ) -> Response:
-        # A client that left can come back only with its key: it has no id yet.
-        gone = (lambda: False) if keyed else call.gone
-        slot = None
-        try:
-            self._refuse_more_orphans(call.key.id)
-            slot = self._completions.take_slot(call, request)
-            started = self._completions.start(call, api, request, gone)
-        except BaseException as error:
-            if slot is not None:
-                slot.release()
+    ) -> Pending:
+        def record(generation: Generation) -> Recording:
+            return Recording(generation, writer, lambda one: self.orphans.adopt(one, call.key.id))
+
+        def abandon(error: BaseException | None) -> None:
             if keyed:  # somebody may have joined
                 if not isinstance(error, ChoreoError):
                     error = ChoreoError("the server failed to answer this request")
                 writer.fail(*sse.number(api.writer(request).fail(error), 1))
             else:
                 writer.discard()
+
+        try:
+            self._refuse_more_orphans(call.key.id)
+            slot = self._completions.take_slot(call, request)
+        except BaseException as error:
+            abandon(error)
             raise
-        recording = Recording(
-            started.generation, writer, lambda one: self.drainer.adopt(one, call.key.id)
+        return self._completions.stream(
+            call,
+            api,
+            request,
+            slot,
+            record=record,
+            abandon=abandon,
+            # A client that left can come back only with its key: it has no id yet.
+            gone=(lambda: False) if keyed else None,
+            headers=_head(call, writer.id),
         )
-        head = _head(call, writer.id)
-        return self._completions.stream_response(call, request, recording, slot, started, head)
 
     # -- read on --------------------------------------------------------------------------
 
@@ -127,7 +139,6 @@ class Resumption:
         owner = call.key.id
         slot = self.readers.take()
         try:
-            call.waiting()
             reader = self._store.read(id, owner, after)
         except BaseException:
             slot.release()

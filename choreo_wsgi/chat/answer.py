@@ -82,6 +82,11 @@ class Answer:
         """Return the file descriptor to poll, or None."""
         return self._source.fileno()
 
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
+        return self._source.due
+
     def close(self) -> None:
         """Stop the generation."""
         self._source.close()

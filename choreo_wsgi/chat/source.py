@@ -1,12 +1,16 @@
 """What is read piece by piece: items from a provider, bytes on their way to a caller.
 
-All of it is :class:`Readable`, so that a waiting thread can look after the caller too:
+All of it is :class:`Readable`, so that a waiting thread can look after the caller too, and one
+thread can wait for many:
 
 * ``receive(timeout)`` waits at most *timeout* seconds; ``receive(0)`` never blocks.  It
   returns what came, which is falsy when nothing did, and raises ChoreoError when the
   provider failed.  What came before a failure is returned first.
 * ``ended`` turns true when all has been returned.
-* ``fileno()`` is what to poll for more, or None when only asking tells.
+* ``fileno()`` is what to poll for more, or None.
+* ``due`` is when to ask again although nothing came (a time-out, the end of a pause), as
+  ``time.monotonic()`` and ``math.inf`` for never.  When it and ``fileno()`` are both None only
+  waiting tells, and ``receive(0)`` may block: a thread that serves many leaves it to another.
 * ``close()`` lets go of everything at once, at any time, as often as wanted.
 """
 
@@ -32,6 +36,10 @@ class Readable(Protocol[T_co]):
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
 
     def close(self) -> None:
         """Stop what is being read and free what it holds."""
@@ -64,6 +72,11 @@ class Source:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
+        return None
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
         return None
 
     def close(self) -> None:

@@ -225,6 +225,13 @@ class _Answer(Source):
     def fileno(self) -> int | None:
         return None if self._source is None else self._source.fileno()
 
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came: also when the process counts as stuck."""
+        due = None if self._source is None else self._source.due
+        heard = max(self._asked_at, self._run.heard_at)
+        return None if due is None else min(due, heard + self._provider.settings.idle_timeout)
+
     def close(self) -> None:
         self.ended = True
         if self._source is not None:

@@ -162,6 +162,11 @@ class UpstreamAnswer:
         """Return the file descriptor to poll, or None."""
         return self._exchange.fileno()
 
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
+        return self._exchange.due
+
     def finish(self) -> None:
         """Leave the connection to others if nothing but the answer's end is still to come."""
         self._exchange.finish()

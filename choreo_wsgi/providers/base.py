@@ -34,6 +34,9 @@ class Provider(ABC):
     #: done here: that many sources at once, the text cut, the pieces of text counted.
     native: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether :meth:`open` may block: it looks something up, starts a process, is not known.
+    blocking: bool = True
+
     #: The environment variables of its key and of its base URL.
     facts: ClassVar[Facts] = Facts()
 

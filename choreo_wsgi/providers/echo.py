@@ -46,6 +46,7 @@ class Echo(Provider):
 
     type = "echo"
     native = frozenset({"max_tokens"})
+    blocking = False
 
     @dataclass(frozen=True)
     class Options:
@@ -146,6 +147,11 @@ class _EchoSource(Source):
         self._next = next(self._words, None)
         self._usage.completion_tokens += 1
         return [Delta(word)]
+
+    @property
+    def due(self) -> float | None:
+        """When the next piece comes."""
+        return self._due if self._delay and self._next is not None else 0.0
 
     def _wait(self, timeout: float) -> bool:
         """Wait for the next piece's time; whether it came within *timeout*."""

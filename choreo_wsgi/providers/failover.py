@@ -92,15 +92,24 @@ class Breakers:
 
 
 class Candidate:
-    """A target that can be asked: its *breaker*, and how to *begin*."""
+    """A target that can be asked: its *breaker*, how to *begin*, and whether that may block."""
 
     def __init__(
-        self, breaker: Breaker, begin: Callable[[], Reply], priority: int = 0, weight: float = 1.0
+        self,
+        breaker: Breaker,
+        begin: Callable[[], Reply],
+        priority: int = 0,
+        weight: float = 1.0,
+        *,
+        label: str = "",
+        blocking: bool = False,
     ) -> None:
         self.breaker = breaker
         self.begin = begin
         self.priority = priority
         self.weight = weight
+        self.label = label
+        self.blocking = blocking
 
 
 def in_order(
@@ -133,32 +142,28 @@ class Failover:
         #: How many candidates were passed over so far.
         self.failovers = 0
         self.ended = False
-        self._reading = self._begin()
+        self._reading: Reply | None = None  # nobody is asked before the first receive()
+        self._choose()
 
     @property
     def label(self) -> str:
         """Who answers, or is being asked."""
-        return self._reading.label
+        return self._label if self._reading is None else self._reading.label
 
     @property
     def usage(self) -> Usage | None:
         """What the provider reported so far."""
-        return self._reading.usage
+        return None if self._reading is None else self._reading.usage
 
-    def _begin(self) -> Reply:
-        """Ask the next candidate; one that refuses at once is passed over too."""
-        while True:
-            candidate = self._next()
-            self._breaker = candidate.breaker
-            try:
-                return candidate.begin()
-            except ChoreoError as error:
-                self._pass_over(error)
-
-    def _next(self) -> Candidate:
+    def _choose(self) -> None:
+        """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
         allowed = (place for place, item in enumerate(self._left) if item.breaker.allows())
-        return self._left.pop(next(allowed, 0))
+        candidate = self._left.pop(next(allowed, 0))
+        self._begin: Callable[[], Reply] | None = candidate.begin
+        self._breaker = candidate.breaker
+        self._blocking = candidate.blocking
+        self._label = candidate.label
 
     def _pass_over(self, error: ChoreoError) -> None:
         """Raise *error* unless the next candidate is to be asked."""
@@ -166,33 +171,50 @@ class Failover:
             self._breaker.failed()
             if self._left and not self._answered:
                 self.failovers += 1
+                self._reading = None
+                self._choose()
                 return
         raise error
 
     def receive(self, timeout: float) -> bytes:
         """Return what came within *timeout* seconds from whoever answers."""
+        reading = self._reading
         try:
-            block = self._reading.receive(timeout)
+            if reading is None:
+                if self._blocking and timeout <= 0:
+                    return b""
+                begin, self._begin = self._begin, None  # it holds the request
+                assert begin is not None
+                reading = self._reading = begin()
+            block = reading.receive(timeout)
         except ChoreoError as error:
-            self._reading.close()
+            if reading is not None:
+                reading.close()
             self._pass_over(error)
-            self._reading = self._begin()
             return b""
-        if block or self._reading.ended:
+        if block or reading.ended:
             if not self._answered:
                 self._answered = True
                 self._left.clear()  # they hold the request, which may be megabytes
                 self._breaker.succeeded()
-            self.ended = self._reading.ended
+            self.ended = reading.ended
         return block
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
-        return self._reading.fileno()
+        return None if self._reading is None else self._reading.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came; None before a target that may block."""
+        if self._reading is None:
+            return None if self._blocking else 0.0
+        return self._reading.due
 
     def close(self) -> None:
         """Stop whoever answers; a client that leaves is no failure of a target."""
-        self._reading.close()
+        if self._reading is not None:
+            self._reading.close()
 
 
 def _targets_fault(error: ChoreoError) -> bool:

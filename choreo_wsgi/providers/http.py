@@ -163,6 +163,11 @@ class HTTPSource(Source):
         """Return the file descriptor to poll for more, or None while only asking tells."""
         return None if self.ended or self._failure is not None else self._answer.fileno()
 
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
+        return 0.0 if self.ended or self._failure is not None else self._answer.due
+
     def close(self) -> None:
         """Stop the generation."""
         self.usage = self._translator.usage
@@ -173,6 +178,7 @@ class HTTPProvider(Provider):
     """A provider behind HTTP; see the module's text."""
 
     native: ClassVar[frozenset[str]] = frozenset(("max_tokens", "stop"))
+    blocking = False
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)

@@ -67,8 +67,10 @@ class Writer(ABC):
     second after ``Store.cancel``, wherever that was called: stop, append the error frame,
     end.  *last_read* is when (``time.monotonic``) the stream was last known to have a
     reader, or else was created; it may lag by a few seconds.  *ended* is whether the log
-    was ended or discarded by this writer.
+    was ended or discarded by this writer.  *blocking* is whether ``append`` may wait.
     """
+
+    blocking: bool = True
 
     id: str
     last: int
@@ -142,7 +144,9 @@ class Reader(ABC):
 
 
 class Store(ABC):
-    """The replay logs of all streams."""
+    """The replay logs of all streams; *blocking* is whether its methods may wait."""
+
+    blocking: bool = True
 
     @abstractmethod
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:

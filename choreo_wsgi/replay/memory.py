@@ -182,6 +182,8 @@ class MemoryStore(Store):
 class Log(Writer):
     """One stream: its frames, and who waits for more."""
 
+    blocking = False
+
     def __init__(self, store: MemoryStore, owner: str, key: str | None, digest: str) -> None:
         self.id = new_id()
         self.owner = owner

@@ -1,11 +1,11 @@
 """One connection under waitress: what is read is checked, what is written leaves at once.
 
-waitress hands what an application yields to a buffer, a lock and often to its main loop.
-Here the worker thread itself sends, straight from the application's bytes, and waits itself
-while the client is slow: nothing is copied or kept, so a slow reader holds back its own
-stream and nobody else, and the main loop is asked for nothing until the answer is over.
+waitress copies what an application yields into buffers.  Here each block is handed to the
+system as it is, by whoever made it.  What the system does not take at once stays here, and
+nothing more is asked of that answer until the client has taken it: a slow reader holds back
+its own stream, and neither a thread nor the loop.
 
-Who may touch the socket: the main loop reads and closes it, the worker writes.  Both closing
+Who may touch the socket: the loop reads, flushes and closes it, a worker may send.  Closing
 and sending happen under ``outbuf_lock``, so no byte goes to a descriptor used anew; the lock
 is never held while waiting.
 """
@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import socket
 import struct
 import threading
 import time
 from typing import Any
 
-from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 
-from .parking import Parked
-from .tasks import ErrorTask, Task
+from .tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +38,6 @@ IDLE_SECONDS = 75.0
 
 #: Seconds in which a client that was refused can finish sending, to be ready to read why.
 LINGER_SECONDS = 3.0
-
-#: A worker that waits for its client looks this often (seconds) whether it was closed meanwhile.
-GLANCE = 1.0
 
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
 
@@ -90,7 +84,6 @@ class Parser(HTTPRequestParser):
 class Channel(HTTPChannel):
     """One connection; *server* is one of :mod:`choreo_wsgi.loop`'s."""
 
-    error_task_class = ErrorTask
     parser_class = Parser
 
     #: Whether the main loop has stopped reading until a request is over.
@@ -102,10 +95,15 @@ class Channel(HTTPChannel):
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
         self.connected: bool
+        self.requests: list[Any]
         self.will_close: bool
         self.heard = self.began = time.monotonic()
         self._fresh = True
-        self._parked: Any = None  # the task whose stream waits elsewhere
+        #: The request that is being answered.
+        self.task: Task | None = None
+        #: What the system has not taken yet, and when its client is cut off for that.
+        self.unsent: list[memoryview] = []
+        self.deadline = 0.0
         super().__init__(server, sock, addr, adj, map=map)
         # The condition's own __enter__ is Python; the lock under it costs a third.
         self._sending = threading.RLock()
@@ -138,6 +136,8 @@ class Channel(HTTPChannel):
             return now - self.began > LINGER_SECONDS
         if self.request is None and not self._fresh:
             return now - self.heard > IDLE_SECONDS
+        if now - self.heard > REQUEST_SECONDS:
+            return True
         body = self.request.body_bytes_received if self.request is not None else 0
         return now - self.began > REQUEST_SECONDS + body / SLOWEST_BODY
 
@@ -158,66 +158,81 @@ class Channel(HTTPChannel):
         if self.requests and self.socket is not None:
             self._shut_down()
         super().handle_close()
+        self.unsent = []
+        if self.task is not None:
+            self.server.step(self.task)  # its client has gone
 
-    # In a worker's thread
+    def handle_write(self) -> None:
+        """Send what is unsent; when the client has taken it all, its answer goes on."""
+        if self.unsent:
+            self.flush()
+            if self.unsent:
+                return
+            if self.task is not None:
+                self.server.step(self.task)
+        super().handle_write()
 
-    def service(self) -> None:
-        """Answer one request, or go on with its answer; tell the main loop what it has to do."""
-        resumed = self._parked
-        try:
-            super().service()
-        except Parked as parked:
-            self._parked = parked.task
-            self.server.park(self, parked.task)
-            return
-        if resumed is not None:  # waitress runs no task when the client has gone
-            resumed.turn.stream.close()
+    def writable(self) -> bool:
+        """Return whether there is something to send, or the connection is to be closed."""
+        return bool(self.unsent or super().writable())
+
+    def answered(self, task: Task) -> None:
+        """Take note that *task*'s answer is over: begin with the next request, or close."""
+        self.task = None
         self.heard = time.monotonic()
-        if self.paused or self.writable():
-            self.server.changed(self)
+        if task.close_on_finish or not self.connected:
+            self.close_when_flushed = True
+            for request in self.requests:
+                request.close()
+            self.requests = []
+        else:
+            self.requests.pop(0).close()
+            waiting = self.request
+            if self.requests:
+                self.server.add_task(self)
+            elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
+                self.send_continue()
+        self.server.changed(self)
 
-    def task_class(self, channel: Channel, request: Parser) -> Task:
-        """Return the task for *request*: the one that parked, if there is one."""
-        # Forgotten at once: the next request may begin before this one's service() ends.
-        task, self._parked = self._parked, None
-        return Task(channel, request) if task is None else task
-
-    def write_soon(self, data: Any) -> int:
-        """Send *data*, bytes or a file wrapper; raises ClientDisconnected."""
-        if not isinstance(data, ReadOnlyFileBasedBuffer):
-            self.transmit(data)
-            return len(data)
-        size = len(data)
-        try:
-            while block := data.get(65536, skip=True):
-                self.transmit(block)
-        finally:
-            data.close()
-        return size
+    # In any thread
 
     def transmit(self, *parts: bytes) -> None:
-        """Send *parts*, waiting as long as the client takes some.
+        """Send *parts*; what the system does not take now is kept as ``unsent``.
 
-        Raises ClientDisconnected when the client has gone, or took nothing for the server's
-        ``send_timeout`` seconds; it is cut off then.
+        Raises ClientDisconnected when the client has gone.
         """
-        sent = self.send_some(parts)
-        if sent == sum(map(len, parts)):
-            return
-        rest = _after([memoryview(part) for part in parts], sent)
-        patience = self.server.send_timeout
-        deadline = time.monotonic() + patience
-        while rest:
-            if self._wait(deadline):
-                self.abort()
-                logger.info("a client took no byte for %g s and was cut off", patience)
-                raise ClientDisconnected
-            sent = self.send_some(rest)
-            if sent:
-                rest = _after(rest, sent)
-                deadline = time.monotonic() + patience
+        with self._sending:
+            sent = 0 if self.unsent else self._send_some(parts)
+            if sent == sum(map(len, parts)):
+                return
+            self.unsent += _after([memoryview(part) for part in parts], sent)
+            self.deadline = time.monotonic() + self.server.send_timeout
+        self.server.changed(self)
 
-    def send_some(self, parts: Any) -> int:
+    def flush(self) -> None:
+        """Send of what is unsent what the system takes now."""
+        with self._sending:
+            try:
+                sent = self._send_some(self.unsent[:64])
+            except ClientDisconnected:
+                self.unsent = []
+                return
+            if sent:
+                self.unsent = _after(self.unsent, sent)
+                self.deadline = time.monotonic() + self.server.send_timeout
+
+    def check_deadline(self) -> None:
+        """Cut the client off if it took no byte for the server's ``send_timeout`` seconds.
+
+        Raises ClientDisconnected then.
+        """
+        if time.monotonic() >= self.deadline:
+            patience = self.server.send_timeout
+            logger.info("a client took no byte for %g s and was cut off", patience)
+            self.abort()
+            raise ClientDisconnected
+
+    def _send_some(self, parts: Any) -> int:
         """Return how many bytes of *parts* the system takes now; raises ClientDisconnected."""
         with self._sending:
             if not self.connected:
@@ -234,22 +249,10 @@ class Channel(HTTPChannel):
             except OSError:
                 raise ClientDisconnected from None
 
-    def _wait(self, deadline: float) -> bool:
-        """Wait until the client takes more; return whether it is too late for that."""
-        left = deadline - time.monotonic()
-        descriptor = self._fileno
-        if left <= 0 or descriptor is None:
-            return True
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        poll.poll(min(left, GLANCE) * 1000)
-        return False
-
-    # In any thread
-
     def abort(self) -> None:
         """Cut the client off: what it did not take is dropped."""
         with self._sending:
+            self.unsent = []
             if self.connected and self.socket is not None:
                 self.connected = False
                 self.will_close = True

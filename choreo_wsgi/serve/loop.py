@@ -1,54 +1,59 @@
-"""waitress's sockets on a loop that costs nothing per open connection.
+"""The loop: waitress's sockets and the streams' descriptors on one selector, in one thread.
 
-waitress asks every connection what it waits for each time it wakes: felt when hundreds of
-streams begin at once.  Here a connection is asked when something happened to it.
+It is the streams' carrier, which also runs waitress's connections.  waitress asks every
+connection what it waits for each time it wakes: felt when hundreds of streams begin at once.
+Here a connection is asked when something happened to it.
+
+Requests begin here too, unless the application says that it may block.  Frames of running
+streams go first; connections and beginnings share a few milliseconds of each round, so that
+a storm of requests is spread over many.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
-from waitress import trigger, wasyncore
+from waitress import wasyncore
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
+from ..streams.carrier import Carrier
+from ..streams.workers import Workers
 from .channel import Channel
-from .parking import Carrier
+from .tasks import Task
 
 logger = logging.getLogger(__name__)
 
-
-#: Seconds that the loop sleeps at the most.
-TICK = 0.25
-
-#: Seconds between two looks for connections that let us wait for too long.
+#: Seconds between two looks for connections that exceeded a timeout.
 CLEANUP = 5.0
 
+#: Connections that are accepted in one round.
+ACCEPTED = 16
 
-class Loop(dict[int, Any]):
-    """The map from descriptors to dispatchers that waitress wants, which can also run them.
+#: Seconds for which nothing is accepted when the process has no descriptor left.
+EXHAUSTED = 0.5
 
-    *tick* is called in every round, four times a second at least.
-    """
 
-    def __init__(self, tick: Callable[[], None]) -> None:
-        super().__init__()
-        self._tick = tick
-        self._selector = selectors.DefaultSelector()
+class Loop(dict[int, Any], Carrier):
+    """The map from descriptors to dispatchers that waitress wants, which also runs them."""
+
+    def __init__(self, workers: Workers) -> None:
+        dict.__init__(self)
+        Carrier.__init__(self, workers)
         self._events: dict[int, int] = {}
-        self._changed: deque[Any] = deque()
-        self._woken = False
-        self._stopped = False
-        self._trigger = trigger.trigger(self)
+        self._beginning: deque[Task] = deque()
+        self._cleanup = time.monotonic() + CLEANUP
         self.listeners: list[Any] = []
 
     def __setitem__(self, descriptor: int, dispatcher: Any) -> None:
         super().__setitem__(descriptor, dispatcher)
-        self._changed.append(dispatcher)  # asked later: it is not fully made yet
+        # Asked later: it is not fully made yet.
+        self._calls.append(functools.partial(self._ask, dispatcher))
 
     def __delitem__(self, descriptor: int) -> None:
         super().__delitem__(descriptor)
@@ -57,58 +62,57 @@ class Loop(dict[int, Any]):
 
     def changed(self, dispatcher: Any) -> None:
         """Ask *dispatcher* anew what it waits for; from any thread."""
-        self._changed.append(dispatcher)
-        if not self._woken:
-            self._woken = True
-            self._trigger.pull_trigger()
+        self.call(functools.partial(self._ask, dispatcher))
 
-    def stop(self) -> None:
-        """Make :meth:`run` return; from any thread."""
-        self._stopped = True
-        self._trigger.pull_trigger()
-
-    def run(self) -> None:
-        """Serve until :meth:`stop`."""
-        cleanup = time.monotonic() + CLEANUP
-        while not self._stopped:
-            self._woken = False  # before looking: what changes from here on wakes us again
-            self._settle()
-            for key, events in self._selector.select(TICK):
-                self._dispatch(key, events)
-            self._tick()
-            now = time.monotonic()
-            if now >= cleanup:
-                cleanup = now + CLEANUP
-                self._clean_up(now)
+    def begin(self, task: Task) -> None:
+        """Begin with *task* when its turn comes, or on a worker when it may block."""
+        if task.due is None:
+            self._take(task)
+        else:
+            self._beginning.append(task)
 
     def close(self) -> None:
         """Close every socket."""
         wasyncore.close_all(self, ignore_all=True)
-        self._selector.close()
+        super().close()
 
     def channels(self) -> list[Channel]:
         """Return the open connections."""
         return [item for item in list(self.values()) if isinstance(item, Channel)]
 
-    def _dispatch(self, key: selectors.SelectorKey, events: int) -> None:
-        dispatcher = key.data
+    def _start(self) -> None:
+        """Do nothing: the server runs the loop in its own thread."""
+
+    def _patience(self) -> float:
+        return 0.0 if self._beginning else super()._patience()
+
+    def _idle(self, limit: float) -> None:
+        while self._beginning:
+            task = self._beginning.popleft()
+            self._loads[task] = None
+            self.step(task)
+            if time.monotonic() > limit:
+                break
+        for listener in self.listeners:  # whether there is room changes with every connection
+            self._ask(listener)
+        now = time.monotonic()
+        if now >= self._cleanup:
+            self._cleanup = now + CLEANUP
+            for channel in self.channels():
+                if channel.overdue(now):
+                    channel.handle_close()
+
+    def _dispatch(self, dispatcher: Any, events: int) -> None:
         if not self._holds(dispatcher):
             return  # closed by an earlier event of this round
         if events & selectors.EVENT_READ:
             wasyncore.read(dispatcher)
         if events & selectors.EVENT_WRITE and self._holds(dispatcher):
             wasyncore.write(dispatcher)
-        if not dispatcher.accepting:  # listeners are asked every time
-            self._changed.append(dispatcher)
-
-    def _settle(self) -> None:
-        while self._changed:
-            self._ask(self._changed.popleft())
-        for listener in self.listeners:  # whether there is room changes with every connection
-            self._ask(listener)
+        self._ask(dispatcher)
 
     def _ask(self, dispatcher: Any) -> None:
-        """Wait for what *dispatcher* wants now; what it can write, it writes at once."""
+        """Register the events that *dispatcher* needs; flush what can be written now."""
         if not self._holds(dispatcher):
             return
         if not dispatcher.accepting and dispatcher.writable():
@@ -118,28 +122,22 @@ class Loop(dict[int, Any]):
         events = selectors.EVENT_READ if dispatcher.readable() else 0
         if not dispatcher.accepting and dispatcher.writable():
             events |= selectors.EVENT_WRITE
-        self._watch(dispatcher._fileno, dispatcher, events)
-
-    def _holds(self, dispatcher: Any) -> bool:
-        """Return whether *dispatcher* is still open."""
-        return self.get(dispatcher._fileno) is dispatcher
-
-    def _watch(self, descriptor: int, dispatcher: Any, events: int) -> None:
+        descriptor = dispatcher._fileno
         known = self._events.get(descriptor, 0)
         if events == known:
             return
+        handle = functools.partial(self._dispatch, dispatcher)
         if not known:
-            self._selector.register(descriptor, events, dispatcher)
+            self._selector.register(descriptor, events, handle)
         elif events:
-            self._selector.modify(descriptor, events, dispatcher)
+            self._selector.modify(descriptor, events, handle)
         else:
             self._selector.unregister(descriptor)
         self._events[descriptor] = events
 
-    def _clean_up(self, now: float) -> None:
-        for channel in self.channels():
-            if channel.overdue(now):
-                channel.handle_close()
+    def _holds(self, dispatcher: Any) -> bool:
+        """Return whether *dispatcher* is still open."""
+        return self.get(dispatcher._fileno) is dispatcher
 
 
 class _Listener:
@@ -149,19 +147,50 @@ class _Listener:
     next_channel_cleanup = float("inf")  # Loop does it, by a clock that does not jump
     send_timeout = 60.0
     draining = False
-    carrier: Carrier
     _map: Loop
+    _exhausted = 0.0  # until when there is no descriptor for a connection
+    socket: Any
+    adj: Any
 
     def changed(self, channel: Channel) -> None:
-        """Have the main loop look at *channel*."""
+        """Have the loop look at *channel*; from any thread."""
         self._map.changed(channel)
 
-    def park(self, channel: Channel, task: Any) -> None:
-        """Go on with *task*'s stream without a worker."""
-        self.carrier.park(channel, task)
+    def add_task(self, channel: Channel) -> None:
+        """Begin with the next request of *channel*."""
+        channel.task = Task(channel, channel.requests[0])
+        self._map.begin(channel.task)
+
+    def step(self, task: Task) -> None:
+        """Go on with *task*: its client has taken what was sent, or has gone."""
+        self._map.step(task)
+
+    def readable(self) -> bool:
+        """Return whether a connection can be accepted."""
+        return time.monotonic() >= self._exhausted and bool(super().readable())  # type: ignore[misc]
+
+    def handle_accept(self) -> None:
+        """Accept some of the connections that wait; rest while there is no descriptor."""
+        for _ in range(ACCEPTED):
+            try:
+                connection, address = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # for one, the client has been quicker
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    logger.warning("no connection can be accepted: %s", error.strerror)
+                    self._exhausted = time.monotonic() + EXHAUSTED
+                return
+            try:
+                self.set_socket_options(connection)  # type: ignore[attr-defined]
+            except OSError:
+                connection.close()
+                continue
+            place = self.fix_addr(address)  # type: ignore[attr-defined]
+            self.channel_class(self, connection, place, self.adj, map=self._map)
 
     def pull_trigger(self) -> None:
-        """Do nothing: a channel says itself what the main loop has to look at."""
+        """Do nothing: a channel says itself what the loop has to look at."""
 
 
 class TcpServer(_Listener, TcpWSGIServer):

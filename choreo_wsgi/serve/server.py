@@ -6,6 +6,7 @@ serve four streams.
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import os
@@ -15,16 +16,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from waitress.adjustments import Adjustments
 
 from ..errors import ConfigurationError
 from ..settings import Settings
+from ..streams.carrier import Carrier
+from ..streams.workers import Workers
 from .loop import Loop, TcpServer, UnixServer
-from .parking import Carrier, takes_turns
 from .sockets import listen_addresses
-from .workers import Workers
 
 try:
     import resource
@@ -42,17 +44,16 @@ RESERVE = 16
 UNSENT = 512 * 1024
 
 #: Seconds between the error frames of a drain's end and the closing of what still runs: a
-#: stream looks for its end every 0.25 s.
+#: stream on a worker's thread looks for its end every 0.25 s.
 LAST_FRAMES = 1.5
 
 #: Seconds after all that until the process ends by force.
 FORCE = 3.0
 
 
-#: Seconds after which a thread that waits for the interpreter makes another hand it over.
-#: All of ours give it up by themselves within microseconds; with Python's 5 ms, hundreds of
-#: threads that wake at once spend more time waking up to ask than working.
-SWITCH = 0.02
+#: Seconds after which a thread that waits for the interpreter makes another hand it over: the
+#: loop would wait for that long, behind a worker that computes, before each of its steps.
+SWITCH = 0.002
 
 
 class Application(Protocol):
@@ -70,6 +71,9 @@ class Application(Protocol):
 
     def reload(self) -> object:
         """Read keys and providers anew."""
+
+    def carry_with(self, carrier: Carrier) -> None:
+        """Let *carrier* go on with the streams that have no client."""
 
     def drain(self) -> None:
         """Refuse new completions; say 503 to ``/readyz``."""
@@ -117,6 +121,7 @@ class Server:
     def __init__(self, application: Application, inherited: Sequence[socket.socket] = ()) -> None:
         settings = self.settings = application.settings
         self._application = application
+        self._inherited = bool(inherited)
         try:
             adj = Adjustments(**adjustments(settings))
         except ValueError:
@@ -127,24 +132,21 @@ class Server:
             _check_exposure(_names(adj, inherited))
         _raise_open_files(2 * adj.connection_limit + 256)
         adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
-        self._workers = Workers(adj.threads)
-        self._loop = Loop(self._workers.begin)
-        self._carrier = Carrier(self._workers.resume) if Carrier.works else None
+        self._loop = Loop(Workers(adj.threads))
+        application.carry_with(self._loop)
         self._listeners = self._loop.listeners
         try:
             self._listen(adj, inherited)
         except OSError as error:
-            self._close()
+            self._loop.close()
             raise ConfigurationError(f"listen: {error}") from None
         self._signals = 0
         self._hurry = threading.Event()
         self._ended = threading.Event()
 
     def _listen(self, adj: Adjustments, inherited: Sequence[socket.socket]) -> None:
-        application: Any = self._application
-        if self._carrier is not None:
-            application = takes_turns(application)
-        common: dict[str, Any] = {"map": self._loop, "dispatcher": self._workers, "adj": adj}
+        application = self._application
+        common: dict[str, Any] = {"map": self._loop, "dispatcher": self._loop.workers, "adj": adj}
         for ours in inherited:
             kind = UnixServer if ours.family == socket.AF_UNIX else TcpServer
             info = (ours.family, ours.type, ours.proto, ours.getsockname())
@@ -162,7 +164,6 @@ class Server:
 
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout
-        listener.carrier = self._carrier
         self._listeners.append(listener)
 
     @property
@@ -183,17 +184,16 @@ class Server:
     def run(self) -> None:
         """Serve until a drain is over."""
         sys.setswitchinterval(SWITCH)
+        gc.collect()
+        gc.freeze()  # what is there now stays: nobody need look through it again
         try:
             self._loop.run()
         finally:
             self._application.close()
-            self._close()
+            self._loop.close()
+            if self.settings.unix_socket and not self._inherited:
+                Path(self.settings.unix_socket).unlink(missing_ok=True)
             self._ended.set()
-
-    def _close(self) -> None:
-        if self._carrier is not None:
-            self._carrier.close()
-        self._loop.close()
 
     def _on_hangup(self, number: int, frame: Any) -> None:
         threading.Thread(target=self._application.reload, name="reload", daemon=True).start()
@@ -219,6 +219,7 @@ class Server:
             listener.draining = True
         self._wait(patience, lambda: self._hurry.is_set() or self._application.active == 0)
         self._application.stop()
+        self._loop.step_all()
         if not self._wait(LAST_FRAMES, lambda: not self._busy()):
             for channel in self._busy():
                 channel.abort()

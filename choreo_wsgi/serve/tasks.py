@@ -7,37 +7,189 @@ to HEAD has no body, whatever the application yields.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
 from http.client import responses
 from typing import Any
 
-import waitress.task
+from waitress.channel import ClientDisconnected
 from waitress.task import WSGITask
 from waitress.utilities import build_http_date
 
 from ..app.request import request_id
 from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
-from .parking import Parked, Turn
+from ..streams.carrier import Load
+
+logger = logging.getLogger(__name__)
 
 #: From this many bytes on, a block is handed to the system as it is, with its chunk's frame
 #: beside it; copying a smaller one into its frame is cheaper.
 GATHER = 16 * 1024
 
 
-class _Writer:
-    """What both kinds of task share; mixed in before waitress's class."""
+class Task(Load, WSGITask):
+    """One request and its answer.
+
+    The application is called, what it returns is sent block by block, and the next block is
+    asked for when the client has taken the last.  A body that tells what it waits for (it has
+    ``ready``, ``fileno``, ``due`` and ``ended``) is carried by the loop; one that can only be
+    iterated is a worker's, and so is an application that may block (``blocks(environ)``).
+    """
 
     channel: Any
     request: Any
-    version: str
     status: str
+    response_headers: list[tuple[str, str]]
+    content_length: int | None
     complete: bool
     wrote_header: bool
     chunked_response: bool
     close_on_finish: bool
-    content_length: int | None
-    content_bytes_written: int
-    response_headers: list[tuple[str, str]]
-    start_time: float
+
+    def __init__(self, channel: Any, request: Any) -> None:
+        super().__init__(channel, request)
+        self._body: Any = None
+        self._blocks: Iterator[bytes] | None = None  # of a body that can only be iterated
+        self._begun = False
+        #: The last block, once a worker has it.  The loop sends the end and then closes the
+        #: body, so what that gives back is there before the client's next request.
+        self._end: bytes | None = None
+        self._done = False  # all that is to be sent was given to the channel
+        blocks = getattr(channel.server.application, "blocks", lambda environ: True)
+        self._blocking = not request.error and blocks(self.get_environment())
+
+    # What the carrier asks
+
+    def fileno(self) -> int | None:
+        """Return the descriptor that the body reads from, or None."""
+        if self._body is None or self._blocks is not None or self.channel.unsent:
+            return None
+        number: int | None = self._body.fileno()
+        return number
+
+    @property
+    def due(self) -> float | None:
+        """When to go on although nothing came; None: that may block."""
+        if self.channel.unsent:
+            return float(self.channel.deadline)
+        if self._done or self._end is not None:
+            return 0.0
+        if not self._begun:
+            return None if self._blocking else 0.0
+        if self._blocks is not None:
+            return 0.0 if isinstance(self._body, list | tuple) else None
+        due: float | None = self._body.due
+        return due
+
+    def step(self, patience: float) -> None:
+        """Go on with the answer, waiting at most *patience* seconds for it."""
+        try:
+            if self.channel.unsent:
+                self.channel.check_deadline()
+                return
+            if not self._begun:
+                self._begin()
+            while not self._done and self._go_on(patience):
+                pass
+        except Exception as error:
+            self._fail(error)
+        if self._done and not self.channel.unsent:
+            self._close_body()
+            self.ended = True
+
+    def leave(self) -> None:
+        """Tell the channel that its request is answered."""
+        self.channel.answered(self)
+
+    def _begin(self) -> None:
+        self._begun = True
+        self.start()
+        if self.request.error:
+            self.channel.lingers = True
+            self._refuse(_translate(self.request.error))
+        else:
+            environ = self.get_environment()
+            self._take(self.channel.server.application(environ, self.start_response))
+
+    def _take(self, body: Any) -> None:
+        self._body = body
+        if not hasattr(body, "due"):
+            self._blocks = iter(body)
+
+    def _go_on(self, patience: float) -> bool:
+        """Send the next block; return whether there may be another at once."""
+        body = self._body
+        if self._end is not None:
+            self._send(self._end, last=True)
+            return False
+        if self._blocks is None:
+            block = body.ready(patience)
+            decided = getattr(body, "decided", None)
+            if decided is not None:
+                self._take(decided)
+                return True
+            last = body.ended
+        else:
+            if not (patience or isinstance(body, list | tuple)):
+                return False  # a worker's
+            if self.content_length is None and isinstance(body, list) and len(body) == 1:
+                self.content_length = len(body[0])  # PEP 3333
+            block = next(self._blocks, None)
+            last = block is None
+        if last and patience:
+            self._end = block or b""
+            return False
+        if block or last:
+            self._send(block or b"", last)
+        return self._blocks is not None and not self.channel.unsent
+
+    def _fail(self, error: Exception) -> None:
+        """Answer 500, or leave the answer without its end."""
+        self._done = True
+        try:
+            if isinstance(error, ClientDisconnected):
+                logger.debug("the client of %s has gone", self.request.path)
+            else:
+                logger.error("an answer to %s failed", self.request.path, exc_info=error)
+                if not self.wrote_header:
+                    self._refuse(ChoreoError("the server failed"))
+            self._close_body()
+        except ClientDisconnected:
+            pass
+        except Exception:
+            logger.exception("an answer to %s failed", self.request.path)
+        self.close_on_finish = True
+
+    def _close_body(self) -> None:
+        body, self._body = self._body, None
+        if hasattr(body, "close"):
+            body.close()
+
+    # HTTP
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """Take the status and the headers (PEP 3333)."""
+        if exc_info is None:
+            if self.complete:
+                raise RuntimeError("start_response was called twice")
+        elif self.wrote_header:
+            raise exc_info[1]
+        for text in (status, *(part for field in headers for part in field)):
+            if "\r" in text or "\n" in text:
+                raise ValueError("a line break in the response's head")
+        self.complete = True
+        self.status = status
+        self.response_headers = list(headers)
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self.content_length = int(value)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send *data*: PEP 3333's old way to do so."""
+        self._send(data, last=False)
 
     @property
     def has_body(self) -> bool:
@@ -56,8 +208,7 @@ class _Writer:
         elif not framed and self.version == "1.1":
             lines.append("Transfer-Encoding: chunked")
             self.chunked_response = framed = True
-        asked = self.request.headers.get("CONNECTION", "").lower()
-        if not framed or self._must_close(asked):
+        if not framed or self._must_close():
             self.close_on_finish = True
         if self.close_on_finish:
             if "connection" not in names:
@@ -69,119 +220,46 @@ class _Writer:
         head = "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""])
         return head.encode("latin-1")
 
-    def _must_close(self, asked: str) -> bool:
+    def _must_close(self) -> bool:
+        asked = self.request.headers.get("CONNECTION", "").lower()
         options = {option.strip() for option in asked.split(",")}
         if self.channel.server.draining or "close" in options:
             return True
         return self.version == "1.0" and "keep-alive" not in options
 
-    def write(self, data: bytes) -> None:
-        """Send *data*, a piece of the body, and the head before the first piece."""
-        if self.wrote_header:
-            head = b""
-        else:
+    def _send(self, data: bytes, last: bool) -> None:
+        """Send a piece of the body: with the head before the first, and the end after the last."""
+        head = b""
+        if not self.wrote_header and (data or last):
             if not self.complete:
-                raise RuntimeError("the application wrote before it called start_response")
+                raise RuntimeError("the application sent a body without start_response")
             head = self.build_response_header()
             self.wrote_header = True
             if self.chunked_response:
                 # A stream may last for minutes, and a conversation be megabytes long.
                 self.request.close()
         if self.chunked_response:
-            self._write_chunk(head, data)
-            return
-        if not self.has_body:
+            end = b"0\r\n\r\n" if last else b""
+            if len(data) >= GATHER:
+                self.channel.transmit(b"%b%X\r\n" % (head, len(data)), data, b"\r\n" + end)
+            elif data:
+                self.channel.transmit(b"%b%X\r\n%b\r\n%b" % (head, len(data), data, end))
+            elif head or end:
+                self.channel.transmit(head + end)
+        else:
+            if self.content_length is not None:
+                data = data[: self.content_length - self.content_bytes_written]
             self.content_bytes_written += len(data)
-            data = b""
-        elif self.content_length is not None:
-            data = data[: self.content_length - self.content_bytes_written]
-            self.content_bytes_written += len(data)
-        if head or data:
-            self.channel.transmit(head + data)
+            if head or (data and self.has_body):
+                self.channel.transmit(head + data if self.has_body else head)
+            if last and self.has_body and self.content_length is not None:
+                short = self.content_bytes_written < self.content_length
+                self.close_on_finish = self.close_on_finish or short
+        self._done = last
 
-    def _write_chunk(self, head: bytes, data: bytes) -> None:
-        if len(data) >= GATHER:
-            self.channel.transmit(b"%b%X\r\n" % (head, len(data)), data, b"\r\n")
-        elif data:
-            self.channel.transmit(head + _chunk(data))
-        elif head:  # an empty chunk would be the last one
-            self.channel.transmit(head)
-
-    def finish(self) -> None:
-        """End the answer."""
-        if not self.wrote_header:
-            self.write(b"")
-        if self.chunked_response:
-            self.channel.transmit(b"0\r\n\r\n")
-
-
-class Task(_Writer, WSGITask):
-    """Runs the application for one request.
-
-    A stream may leave it, when :class:`~choreo_wsgi.carrier.Parked` is raised; the same task
-    then serves once more, and goes on with ``turn``, the stream: with the bytes ``unsent`` and
-    the ``block`` first, or with the ``failure`` that ended it.
-    """
-
-    turn: Turn | None = None
-    block = unsent = b""
-    failure: Exception | None = None
-
-    def execute(self) -> None:
-        """Send the application's answer; raises Parked while there is nothing to send."""
-        try:
-            if self.turn is None:
-                super().execute()
-            else:
-                self._go_on(self.turn)
-        except Parked as parked:
-            self.turn = parked.turn
-            parked.task = self
-            raise
-
-    def get_environment(self) -> dict[str, Any]:
-        """Return the WSGI environ; ``choreo.waiting`` is to be called before a long wait."""
-        environ: dict[str, Any] = super().get_environment()
-        environ["choreo.waiting"] = self.channel.server.task_dispatcher.waiting
-        return environ
-
-    def _go_on(self, turn: Turn) -> None:
-        turn.parked = False
-        try:
-            if self.failure is not None:
-                raise self.failure
-            unsent, self.unsent = self.unsent, b""
-            if unsent:
-                self.channel.transmit(unsent)
-            block, self.block = self.block, b""
-            if block:
-                self.write(block)
-            for block in turn:
-                self.write(block)
-        finally:
-            turn.close()
-
-    def send_now(self, block: bytes) -> bool:
-        """Send *block* without waiting; return whether the client took it all.
-
-        The rest is ``unsent``.  Raises ClientDisconnected.
-        """
-        data = _chunk(block) if self.chunked_response else block
-        sent = self.channel.send_some((data,))
-        if sent < len(data):
-            self.unsent = data[sent:]
-        return bool(sent == len(data))
-
-
-class ErrorTask(_Writer, waitress.task.ErrorTask):
-    """Answers what waitress itself refuses, and what it calls an internal error."""
-
-    def execute(self) -> None:
-        """Send the refusal and close the connection: where the next request begins is unknown."""
-        error = _translate(self.request.error)
-        asked = self.channel.requests[0]  # self.request is a stand-in after a failure
-        self.request.command = asked.command
-        caller = {"HTTP_X_REQUEST_ID": asked.headers.get("X_REQUEST_ID", "")}
+    def _refuse(self, error: ChoreoError) -> None:
+        """Answer with *error* and close: where the next request begins is not known."""
+        caller = {"HTTP_X_REQUEST_ID": self.request.headers.get("X_REQUEST_ID", "")}
         body = error.body()
         self.status = f"{error.status} {responses.get(error.status, 'Unknown')}"
         self.response_headers = [
@@ -189,14 +267,9 @@ class ErrorTask(_Writer, waitress.task.ErrorTask):
             ("x-request-id", request_id(caller)),
             ("Connection", "close"),
         ]
-        self.close_on_finish = True
-        self.channel.lingers = True
+        self.close_on_finish = self.complete = True
         self.content_length = len(body)
-        self.write(body)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%X\r\n%b\r\n" % (len(data), data)
+        self._send(body, last=True)
 
 
 def _translate(error: Any) -> ChoreoError:

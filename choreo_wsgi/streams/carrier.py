@@ -1,165 +1,284 @@
-"""Goes on with resumable streams whose client has left.
+"""One thread that carries all streams that wait, to a client or only into the log.
 
-One thread with a selector serves all whose source tells what to poll.  A source that does
-not may hold its thread up, so each of those gets one of its own.
+A stream mostly waits: a thread of its own would cost a change of threads for each frame.  So
+what waits is a *load*, and one thread, the carrier's, asks each load when it is worthwhile:
+
+* Its descriptor turned readable.  The selector tells.
+* Its time has come: a heartbeat, a time-out, the end of a pause.  A heap of times tells, with
+  one entry for each load.  Frames put the time off without touching the heap: an entry that
+  turns up too early is put back with the load's new time.
+* Somebody asks for it: :meth:`Carrier.call`, from any thread.
+
+What may block never runs here.  A load without a descriptor and without a time has to be
+waited for, so a worker does that and hands the load back once it can be polled.  A load is
+either the carrier's or a worker's, never both, so it needs no lock.
+
+Streams with something to say come first in each round, then all else (new connections, new
+requests) for a bounded time, so that a storm of requests does not hold up running streams.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import heapq
+import itertools
 import logging
+import math
 import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
-from ..errors import InvalidRequest
-from .recording import Recording
-from .stream import TICK
+from .workers import Workers
+
+#: Seconds after which a load's time is looked at anew: it may have come nearer meanwhile.
+LOOK = 1.0
+
+#: Seconds that a worker waits for a load before it looks whether the carrier can have it back.
+PATIENCE = 0.25
+
+#: Seconds of a round for what is no frame of a running stream.
+SHARE = 0.004
 
 logger = logging.getLogger(__name__)
 
-#: How many blocks of one stream are taken before it is the next one's turn.
-_STEPS = 16
-#: Seconds between two questions to a source that cannot tell when it has something.
-_PAUSE = 0.01
 
+class Load:
+    """Something that waits; *descriptor*, *timer* and *away* are the carrier's notes."""
 
-class Drainer:
-    """Keeps generations going without a client; each keeps its slot, which bounds them.
+    #: Whether there is nothing more to carry.
+    ended = False
 
-    One that nobody has read for *unread_seconds* is stopped.
-    """
+    #: The descriptor that the carrier polls for it.
+    descriptor: int | None = None
+    #: When the carrier will look at it, ``time.monotonic()``.
+    timer = math.inf
+    #: Whether a worker has it.
+    away = False
 
-    def __init__(self, unread_seconds: float) -> None:
-        self._unread_seconds = unread_seconds
-        self._lock = threading.Lock()
-        self._owners: Counter[str] = Counter()
-        self._adopted: list[tuple[Recording, str]] = []  # not yet taken by the thread
-        self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
-        self._wake: socket.socket | None = None
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        raise NotImplementedError
 
     @property
-    def active(self) -> int:
-        """How many generations go on."""
-        return self._owners.total()
+    def due(self) -> float | None:
+        """When to step although nothing came, ``time.monotonic()``; None: that may block.
 
-    def active_of(self, owner: str) -> int:
-        """Return how many generations of *owner* go on."""
-        return self._owners[owner]
+        With a descriptor None means that there is no such time.
+        """
+        raise NotImplementedError
 
-    def adopt(self, recording: Recording, owner: str) -> bool:
-        """Go on with *recording*; False after :meth:`close`."""
-        with self._lock:
-            if self._closing.is_set():
-                return False
-            self._owners[owner] += 1
-            if recording.fileno() is None:
-                self._spawn(self._run_alone, recording, owner)
-                return True
-            self._adopted.append((recording, owner))
-            if self._thread is None:
-                self._thread = self._spawn(self._run)
-            elif self._wake is not None:
-                self._wake.send(b"\0")
-        return True
+    def step(self, patience: float) -> None:
+        """Move what there is, waiting at most *patience* seconds for it; never raises."""
+        raise NotImplementedError
 
-    def _spawn(self, target: object, *arguments: object) -> threading.Thread:
-        thread = threading.Thread(target=target, args=arguments, daemon=True, name="drainer")  # type: ignore[arg-type]
-        thread.start()
-        return thread
+    def leave(self) -> None:
+        """It has ended; called once, on the carrier's thread."""
+
+
+class Carrier:
+    """The thread; *workers* run what may block.
+
+    :meth:`call` and :meth:`carry` start it when it does not run; a server calls :meth:`run` in
+    a thread of its own choice instead.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        #: How long the last round took, in seconds: so late can a frame be.
+        self.lag = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._loads: dict[Load, None] = {}
+        self._timers: list[tuple[float, int, Load]] = []
+        self._count = itertools.count()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._inside, self._outside = socket.socketpair()
+        self._inside.setblocking(False)
+        self._outside.setblocking(False)
+        self._selector.register(self._inside, selectors.EVENT_READ, self._drain_wakes)
+        self._woken = False
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    # From any thread
+
+    @property
+    def carried(self) -> int:
+        """How many loads there are."""
+        return len(self._loads)
+
+    def carry(self, load: Load) -> None:
+        """Take *load* over, until it has ended."""
+        self.call(functools.partial(self._take, load))
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run *function*, which must not block, on the carrier's thread."""
+        self._calls.append(function)
+        if self._thread is None:
+            self._start()
+        self._wake()
+
+    def step_all(self) -> None:
+        """Ask every load now: something concerns them all."""
+        if self._thread is not None:
+            self.call(self._step_all)
+
+    def stop(self) -> None:
+        """Make :meth:`run` return; what is carried stays as it is."""
+        self._stopped = True
+        self._wake()
 
     def close(self) -> None:
-        """Stop going on; what runs is left as it is."""
-        self._closing.set()
+        """Stop, wait for the thread's end, and free what the carrier holds."""
+        self.stop()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(4 * PATIENCE)
+        self._selector.close()
+        self._inside.close()
+        self._outside.close()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(OSError):  # full: it wakes up anyway; closed: it is over
+                self._outside.send(b"\0")
+
+    def _start(self) -> None:
         with self._lock:
-            if self._wake is not None:
-                self._wake.send(b"\0")
-        if self._thread is not None:
-            self._thread.join(4 * TICK)
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self.run, name="carrier", daemon=True)
+                self._thread.start()
 
-    # -- a thread of its own --------------------------------------------------------------
+    # On the carrier's thread
 
-    def _run_alone(self, recording: Recording, owner: str) -> None:
-        while not (self._closing.is_set() or self._step(recording)):
-            self._closing.wait(_PAUSE)
-        self._release(owner)
+    def run(self) -> None:
+        """Carry until :meth:`stop`."""
+        self._thread = threading.current_thread()
+        while not self._stopped:
+            self._round()
 
-    def _step(self, recording: Recording) -> bool:
-        """Log what there is of *recording*; whether it has ended."""
-        try:
-            if recording.seconds_unread > self._unread_seconds:
-                recording.abandon(
-                    InvalidRequest("nobody read the stream for too long", code="stream_cancelled")
-                )
+    def _round(self) -> None:
+        self._woken = False  # before looking: a call from here on wakes us again
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
+        ready = self._selector.select(self._patience())
+        began = time.monotonic()
+        others = []
+        for key, events in ready:
+            if isinstance(key.data, Load):
+                self.step(key.data)
             else:
-                # Several times: what TLS has decrypted already no selector tells of.
-                for _ in range(_STEPS):
-                    if not recording.go_on() or recording.ended:
-                        break
-        except Exception:
-            logger.exception("a stream without a client cannot go on")
-            recording.give_up()
-        return recording.ended
+                others.append((key.data, events))
+        self._ring()
+        limit = time.monotonic() + SHARE
+        for handle, events in others:
+            handle(events)
+            if time.monotonic() > limit:
+                break  # the selector tells of the rest again
+        self._idle(limit)
+        self.lag = time.monotonic() - began
 
-    def _release(self, owner: str) -> None:
-        with self._lock:
-            self._owners[owner] -= 1
-            if not self._owners[owner]:
-                del self._owners[owner]
+    def _patience(self) -> float:
+        """Return how many seconds may be waited for something to happen."""
+        if self._calls:
+            return 0.0
+        when = self._timers[0][0] if self._timers else math.inf
+        return max(0.0, min(LOOK, when - time.monotonic()))
 
-    # -- the shared thread ------------------------------------------------------------------
+    def _idle(self, limit: float) -> None:
+        """Do what can wait, until *limit* (monotonic) at the most."""
 
-    def _run(self) -> None:
-        ours, wake = socket.socketpair()
-        with selectors.DefaultSelector() as selector, ours, wake:
-            ours.setblocking(False)
-            selector.register(ours, selectors.EVENT_READ)
-            with self._lock:
-                self._wake = wake
-            try:
-                self._serve(selector, ours)
-            finally:
-                with self._lock:
-                    self._wake = None
+    def _step_all(self) -> None:
+        for load in list(self._loads):
+            self.step(load)
 
-    def _serve(self, selector: selectors.BaseSelector, ours: socket.socket) -> None:
-        running: dict[Recording, tuple[str, int | None]] = {}
-        asked_all = time.monotonic()
-        while not self._closing.is_set():
-            with self._lock:
-                fresh, self._adopted = self._adopted, []
-            for recording, owner in fresh:
-                running[recording] = (owner, None)
-                self._advance(selector, running, recording)
-            keys = [key for key, _ in selector.select(TICK)]
-            ready = [key.data for key in keys if key.data is not None]
-            if len(ready) < len(keys):
-                ours.recv(4096)
-            if time.monotonic() - asked_all >= TICK:
-                # One may have been cancelled, be unread for too long, or wait for time.
-                asked_all = time.monotonic()
-                ready = list(running)
-            for recording in ready:
-                self._advance(selector, running, recording)
+    def _take(self, load: Load) -> None:
+        self._loads[load] = None
+        self.settle(load)
 
-    def _advance(
-        self,
-        selector: selectors.BaseSelector,
-        running: dict[Recording, tuple[str, int | None]],
-        recording: Recording,
-    ) -> None:
-        owner, registered = running[recording]
-        ended = self._step(recording)
-        # A source changes its descriptor when it connects anew, and has none at its end.
-        current = None if ended else recording.fileno()
-        if registered is not None and registered != current:
-            selector.unregister(registered)
-        if current is not None and current != registered:
-            selector.register(current, selectors.EVENT_READ, recording)
-        if ended:
-            del running[recording]
-            self._release(owner)
-        else:
-            running[recording] = (owner, current)
+    def step(self, load: Load) -> None:
+        """Have *load* move what it has; nothing happens while a worker does that."""
+        if not (load.away or load.ended):
+            load.step(0.0)
+            self.settle(load)
+
+    def settle(self, load: Load) -> None:
+        """Wait for what *load* waits for now."""
+        if load.ended:
+            self._watch(load, None)
+            if load in self._loads:
+                del self._loads[load]
+                load.leave()
+            return
+        descriptor = load.fileno()
+        if descriptor is not None and descriptor == load.descriptor:
+            return  # the usual case; a time that has come nearer is seen within LOOK
+        due = load.due
+        self._watch(load, descriptor)
+        if due is not None:
+            self._set_timer(load, due)
+        elif descriptor is None:
+            load.away = True
+            self.workers.submit(functools.partial(self._work, load))
+        elif load.timer == math.inf:
+            self._set_timer(load, time.monotonic() + LOOK)
+
+    def _work(self, load: Load) -> None:
+        """On a worker's thread: wait for *load* until it can be polled again."""
+        load.step(PATIENCE)
+        while not load.ended and load.fileno() is None and load.due is None:
+            load.step(PATIENCE)
+        self.call(functools.partial(self._back, load))
+
+    def _back(self, load: Load) -> None:
+        load.away = False
+        self.settle(load)
+
+    def _watch(self, load: Load, descriptor: int | None) -> None:
+        """Poll *descriptor*, and no other, for *load*."""
+        if load.descriptor is not None:
+            key = self._selector.get_map().get(load.descriptor)
+            # What a stream has closed can be another stream's descriptor by now.
+            if key is not None and key.data is load:
+                self._selector.unregister(load.descriptor)
+        load.descriptor = descriptor
+        if descriptor is None:
+            return
+        other = self._selector.get_map().get(descriptor)
+        if other is not None:  # closed without a word, and used anew
+            self._selector.unregister(descriptor)
+        self._selector.register(descriptor, selectors.EVENT_READ, load)
+
+    def _set_timer(self, load: Load, due: float) -> None:
+        due = min(due, time.monotonic() + LOOK)
+        if due < load.timer:
+            load.timer = due
+            heapq.heappush(self._timers, (due, next(self._count), load))
+
+    def _ring(self) -> None:
+        """Step the loads whose time has come."""
+        now = time.monotonic()
+        rung = []
+        while self._timers and self._timers[0][0] <= now:
+            when, _, load = heapq.heappop(self._timers)
+            if when == load.timer:  # else an earlier one took its place
+                load.timer = math.inf
+                if not (load.away or load.ended):
+                    rung.append(load)
+        for load in rung:
+            due = load.due
+            if due is not None and due <= now:
+                self.step(load)
+            if load.timer == math.inf and not (load.away or load.ended):
+                due = load.due
+                self._set_timer(load, math.inf if due is None else due)
+
+    def _drain_wakes(self, events: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._inside.recv(4096)

@@ -1,8 +1,8 @@
 """Resumable streams: generations that are logged as they are sent, and readings of the log.
 
-The stream's own thread numbers and logs what it sends.  When its client goes, a drainer
-takes the recording over and goes on filling the log; a client that comes back reads the
-log, from wherever it was, and goes on live.
+What is sent is numbered and logged first.  When the client leaves, the recording becomes an
+orphan, which goes on filling the log; a client that comes back reads the log, from wherever
+it was, and goes on live.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay.base import Fenced, Reader, Writer
 from .stream import Control, Generation
+
+#: Seconds between two looks at a silent stream: whether it was cancelled, or nobody reads it.
+LOOK = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +35,27 @@ class Recording:
         self._generation = generation
         self._writer = writer
         self._adopt = adopt
+        #: Whether :meth:`receive` waits until the log has what it returns.
+        self.waits = writer.blocking
         self.ended = False
         self.outcome = ""
+        self._asked = time.monotonic()
 
     def receive(self, timeout: float) -> bytes:
         """Return the numbered frames that came within *timeout* seconds, once they are logged."""
-        return self._record(self._next(timeout), wait=True)
-
-    def go_on(self) -> bool:
-        """Log what there is, without waiting and without a client; whether there was any."""
-        return bool(self._record(self._next(0), wait=False))
-
-    def _next(self, timeout: float) -> bytes:
+        self._asked = time.monotonic()
         if self._writer.cancelled:
-            return self._generation.fail(
-                InvalidRequest("the stream was cancelled", code="stream_cancelled")
-            )
-        return self._generation.receive(timeout)
+            error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
+            return self._record(self._generation.fail(error))
+        return self._record(self._generation.receive(timeout))
 
-    def _record(self, block: bytes, wait: bool) -> bytes:
+    def _record(self, block: bytes) -> bytes:
         generation = self._generation
         if not block and not generation.ended:
             return b""
         numbered, count = sse.number(block, self._writer.last + 1)
         try:
-            self._writer.append(numbered, count, end=generation.ended, wait=wait)
+            self._writer.append(numbered, count, end=generation.ended, wait=self.waits)
         except Fenced as error:
             # Another replica has the stream: what it writes counts, our client may read it.
             self._finish("producer_lost")
@@ -68,7 +67,8 @@ class Recording:
     def abandon(self, error: ChoreoError) -> None:
         """End the log with *error*: nobody goes on with the generation."""
         if not self.ended:
-            self._record(self._generation.fail(error), wait=False)
+            self.waits = False
+            self._record(self._generation.fail(error))
 
     def give_up(self) -> None:
         """Stop the generation without an ending in the log, which cannot be written."""
@@ -91,7 +91,16 @@ class Recording:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
-        return self._generation.fileno()
+        return None if self.waits else self._generation.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
+        due = self._generation.due
+        if self.waits or (due is None and self._generation.fileno() is None):
+            return None
+        look = self._asked + LOOK
+        return look if due is None else min(look, due)
 
     def close(self) -> None:
         """The client has gone: let somebody else go on, or end the log."""
@@ -148,6 +157,8 @@ class Playback:
     def fileno(self) -> int | None:
         """Return None: only asking tells whether the log goes on."""
         return self._reader.fileno()
+
+    due = None
 
     def close(self) -> None:
         """Stop reading; the stream itself goes on."""

@@ -27,44 +27,12 @@ TICK = 0.25
 logger = logging.getLogger(__name__)
 
 
-class ClientGone(Exception):
-    """The client closed its connection while its answer was being waited for."""
-
-
 class Control:
     """What the server tells all of its streams."""
 
     def __init__(self) -> None:
         #: Every stream ends now, with an error frame.
         self.stopping = False
-
-
-def wait_for_first(
-    readable: Readable[bytes],
-    gone: Callable[[], bool],
-    control: Control,
-    patience: float = float("inf"),
-    waiting: Callable[[], None] = lambda: None,
-) -> bytes:
-    """Return the first bytes of *readable*, or ``b""`` when *patience* seconds went by.
-
-    *waiting* is called if they must be waited for, when all has been done that need not.
-    Raises ChoreoError as *readable* does, Unavailable, and ClientGone.
-    """
-    deadline = time.monotonic() + patience
-    block = readable.receive(0)
-    if not block:
-        waiting()
-    while not (block or readable.ended):
-        if control.stopping:
-            raise Unavailable("the server is shutting down", code="server_shutting_down")
-        if gone():
-            raise ClientGone
-        left = deadline - time.monotonic()
-        if left <= 0:
-            break
-        block = readable.receive(min(TICK, left))
-    return block
 
 
 class Generation:
@@ -126,7 +94,12 @@ class Generation:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
-        return self._frames.fileno()
+        return None if self._first else self._frames.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
+        return 0.0 if self._first or self.ended else self._frames.due
 
     def _end(self, outcome: str) -> None:
         self.ended = True
@@ -207,18 +180,23 @@ class EventStream:
         return self._on_close is None or (begun and self._generation.ended)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll before :meth:`ready`, or None: it must be waited for.
+        """Return the file descriptor to poll before :meth:`ready`, or None."""
+        return self._generation.fileno()
 
-        A thread that serves many streams must not wait for one, and so not for a log either.
-        """
-        generation = self._generation
-        return generation.fileno() if isinstance(generation, Generation) else None
+    @property
+    def due(self) -> float | None:
+        """When to call :meth:`ready` although nothing came, or None."""
+        due = self._generation.due
+        if due is None and self._generation.fileno() is None:
+            return None
+        ping = 0.0 if self._last_sent is None else self._last_sent + self._heartbeat
+        return ping if due is None else min(due, ping)
 
     def ready(self, timeout: float = 0.0) -> bytes:
         """Return what is to be sent, ``b""`` when nothing came within *timeout* seconds.
 
-        With 0, for as long as there is a :meth:`fileno`, it never blocks.  To be called four
-        times a second at least, so that pings leave and a client's leaving is noticed.
+        To be called when :meth:`fileno` turns readable and when it is :attr:`due`; with 0 it
+        does not block while there is one of them.
         """
         if self.ended:
             return b""

@@ -1,7 +1,8 @@
 """The way to a connection: name, address, proxy, TLS; told step by step, never waiting.
 
 Each function here is a generator that yields what it waits for, as ``(events, until)``, and
-goes on when the socket is ready for the events or the clock has reached *until*.
+goes on when the socket is ready for the events or the clock has reached *until*.  Without an
+event (0) the next step blocks: it looks a name up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def connect(
     """
     address = connection.address
     try:
-        yield from _dial(connection, _places(address, unix_socket), until)
+        places = yield from _places(address, unix_socket, until)
+        yield from _dial(connection, places, until)
         if address.proxy is not None and address.scheme == "https":
             yield from _tunnel(connection, until)
         if address.scheme == "https":
@@ -74,11 +76,19 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _places(address: Address, unix_socket: str) -> list[_Place]:
+def _places(
+    address: Address, unix_socket: str, until: float
+) -> Generator[tuple[int, float], None, list[_Place]]:
     if unix_socket:
         return [(socket.AF_UNIX, unix_socket)]
     at = address.proxy or address
-    found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(
+            at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+    except socket.gaierror:  # a name
+        yield 0, until
+        found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)
     return [(family, place) for family, _, _, _, place in found]
 
 

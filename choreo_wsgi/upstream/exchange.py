@@ -18,6 +18,9 @@ from .head import Head, head_end, parse_head
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
 
+#: Seconds between two questions whether the socket is writable, the first and the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.02
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -80,6 +83,8 @@ class Exchange:
         self._early = b""  # bytes of the head, until it is whole
         self._steps: Steps | None = self._begin(fresh=False)
         self._waiting: tuple[int, float] | None = None
+        self._again = 0.0  # when to ask whether the socket is writable,
+        self._pause = 0.0  # and how long after the time before
         self._deadline = 0.0
         self._patience = lender.timeouts.first_byte
         self._sent = False
@@ -122,6 +127,18 @@ class Exchange:
         if self._steps is None:
             return POLLIN
         return self._waiting[0] if self._waiting is not None else POLLOUT
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came; None while a name must be looked up."""
+        if self._steps is None:
+            return self._deadline
+        if self._waiting is None:
+            return 0.0
+        events, deadline = self._waiting
+        if not events:
+            return None
+        return deadline if events == POLLIN else min(deadline, self._again)
 
     def close(self) -> None:
         """Let go of the connection, in whatever phase, from any thread, as often as wanted."""
@@ -170,10 +187,17 @@ class Exchange:
         while True:
             if self._waiting is not None:
                 events, deadline = self._waiting
-                ready = self._ready(events, min(until, deadline))
+                if not events:
+                    if time.monotonic() >= until:
+                        return False  # what comes next may block, and nobody may wait
+                elif not self._ready(events, min(until, deadline)):
+                    self._check_open()
+                    if (now := time.monotonic()) < deadline:
+                        # Who polls for many polls for reading only: writing is asked for.
+                        self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
+                        self._again = now + self._pause
+                        return False
                 self._check_open()
-                if not ready and time.monotonic() < deadline:
-                    return False
             try:
                 self._waiting = next(steps)
             except StopIteration:

@@ -10,6 +10,7 @@ import harness
 
 from choreo_wsgi.serve.server import Server
 from choreo_wsgi.settings import Settings
+from choreo_wsgi.streams.carrier import Carrier
 
 Handler = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -26,6 +27,9 @@ class PlainApp:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         return self._handler(environ, start_response)
+
+    def carry_with(self, carrier: Carrier) -> None:
+        pass
 
     def drain(self) -> None:
         self.told.append("drain")

@@ -7,20 +7,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import harness
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_provider import Script
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.apis.chat import ChunkWriter
 from choreo_wsgi.app.slots import Slots
 from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.items import Delta, Finish, Usage
-from choreo_wsgi.errors import ChoreoError, ProviderError, ProviderTimeout, Unavailable
+from choreo_wsgi.errors import ChoreoError, ProviderError, ProviderTimeout
 from choreo_wsgi.streams import stream
-from choreo_wsgi.streams.stream import ClientGone, Control, EventStream, Generation, wait_for_first
+from choreo_wsgi.streams.stream import Control, EventStream, Generation
 
 
 def never_gone() -> bool:
@@ -335,72 +334,3 @@ def test_a_client_is_looked_after_at_every_tick_of_silence(
     assert list(carried) == [sse.ping()]
     assert looks == [0.25, 0.5, 0.75, 1.0, 1.25]
     assert len(closed) == 1
-
-
-# -- before the head --------------------------------------------------------------------------
-
-
-def reply_of(script: Script) -> Answer:
-    return Answer(script, CompletionWriter("chatcmpl-1", 1700000000, "m"), 1, "label")
-
-
-def test_the_first_bytes_are_waited_for_and_become_the_first_block() -> None:
-    script = Script()
-    speak = threading.Timer(0.02, script.say, ["a"])
-    speak.start()
-    frames = Answer(script, writer(), 1, "label")
-    first = wait_for_first(frames, never_gone, Control())
-    speak.join()
-    assert first.count(b"data: ") == 2
-    run = Run(script, first=first)
-    assert next(run.stream) == first
-    script.finish(Finish())
-    assert ending(events([first, *run.stream])) == "completed"
-
-
-def test_an_answer_that_is_there_at_once_is_one_block() -> None:
-    script = Script()
-    script.finish(Finish("length"))
-    frames = Answer(script, writer(), 1, "label")
-    control = Control()
-    first = wait_for_first(frames, never_gone, control)
-    closed: list[str] = []
-    carried = EventStream(
-        Generation(frames, control, writer(), first),
-        gone=never_gone,
-        heartbeat=10.0,
-        on_close=closed.append,
-    )
-    assert ending(events(list(carried))) == "completed"
-    assert closed == ["completed"]
-
-
-def test_patience_runs_out_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(stream, "time", clock)
-    generation = Timed(clock, [100.0])
-    assert wait_for_first(generation, never_gone, Control(), 10.0) == b""
-    assert clock.now == 1010.0
-    assert wait_for_first(generation, never_gone, Control()) == sse.frame(b"{}")
-
-
-def test_a_client_that_leaves_before_the_first_byte() -> None:
-    script = Script()
-    looks = iter([False, False, True])
-    with pytest.raises(ClientGone):
-        wait_for_first(reply_of(script), lambda: next(looks), Control(), harness.DEADLINE)
-
-
-def test_a_server_that_stops_before_the_first_byte() -> None:
-    control = Control()
-    control.stopping = True
-    with pytest.raises(Unavailable):
-        wait_for_first(reply_of(Script()), never_gone, control, harness.DEADLINE)
-
-
-def test_a_failure_before_the_first_byte_is_raised_as_it_is() -> None:
-    for failure in (ProviderError("no"), RuntimeError("a bug")):
-        script = Script()
-        script.say(failure)
-        with pytest.raises(type(failure)):
-            wait_for_first(reply_of(script), never_gone, Control())

@@ -50,6 +50,8 @@ class Bedrock(HTTPProvider):
         super().__init__(name, options, settings)
         self.overrides = overrides(self.options.capabilities)
         self._signer: Signer | None = None
+        # botocore asks files, processes and addresses for credentials.
+        self.blocking = not self.options.api_key
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:

@@ -48,7 +48,8 @@ class RelayedStream(UpstreamAnswer):
         self.label = label
         self.ended = False
         self._grace = 0.0
-        self._pause = 0.0
+        self._pause = 0.0  # how long the next read is put off,
+        self._paused = 0.0  # and since when
         self._finished = False  # every choice has its finish reason
 
     @property
@@ -75,6 +76,7 @@ class RelayedStream(UpstreamAnswer):
                 time.sleep(self._pause)
             data = self._exchange.receive(timeout) if self._open else self.read(timeout)
             self._pause = _pause_after(len(data), self._pause)
+            self._paused = time.monotonic() if self._pause else 0.0
             if data:
                 frames = relay.receive_data(data)
                 self._finished = relay.normaliser.all_finished
@@ -109,6 +111,14 @@ class RelayedStream(UpstreamAnswer):
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None: a burst is waited for."""
         return None if self._pause else self._exchange.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came: at the end of a pause or of the grace."""
+        if self._pause:
+            return self._paused + self._pause
+        due = self._exchange.due
+        return min(due, self._grace) if self._grace and due is not None else due
 
 
 class RelayedDocument(UpstreamAnswer):

@@ -43,6 +43,7 @@ class OpenAI(Provider):
     type = "openai"
     facts = BUILT_IN["openai"]
     native = frozenset({"n", "stop", "max_tokens"})
+    blocking = False
 
     @dataclass(frozen=True)
     class Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import select
 import signal
 import socket
@@ -15,9 +16,8 @@ import harness
 import pytest
 from plain_apps import Running, body_app
 
-from choreo_wsgi.serve.parking import MANY, Carrier
-
-pytestmark = pytest.mark.skipif(not Carrier.works, reason="this system has no epoll")
+#: Bytes of a frame; several of them are more than a socket takes at once.
+MANY = 4 * 1024
 
 RunApp = Callable[..., Running]
 
@@ -48,6 +48,10 @@ class Tap:
     def fileno(self) -> int | None:
         number = self._inside.fileno()
         return number if number >= 0 else None
+
+    @property
+    def due(self) -> float | None:
+        return math.inf if self._begun else 0.0
 
     def ready(self, timeout: float = 0.0) -> bytes:
         if not self._begun:
@@ -101,13 +105,11 @@ def server(run_app: RunApp, tap: Tap) -> Running:
 
 
 def await_parked(running: Running, count: int = 1) -> None:
-    """Wait until *count* streams are the carrier's and every worker is idle."""
-    server = running.server
-    carrier, workers = server._carrier, server._workers
-    assert carrier is not None
+    """Wait until *count* streams are the loop's and no thread is busy with one."""
+    loop = running.server._loop
 
     def parked() -> bool:
-        return len(carrier._loads) == count and len(workers._idle) == workers.count
+        return loop.carried == count and not loop.workers.busy
 
     harness.wait_until(parked, "the stream parks")
 
@@ -130,7 +132,7 @@ def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap
         tap.put(b"last")
         tap.put(b"")
         assert client.read_body() == b"last"
-        assert tap.closed.is_set()
+        assert tap.closed.wait(harness.DEADLINE)
         # The connection serves on.
         assert client.exchange("GET", "/plain").body == b"plain"
 
@@ -211,40 +213,6 @@ def test_http_1_0(server: Running, tap: Tap) -> None:
         while piece := client.socket.recv(4096):
             raw += piece
     assert raw.partition(b"\r\n\r\n")[2] == b"beginmore"
-
-
-class Given:
-    """A parked task of a stream that reads from *descriptor*."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.ended = False
-        self.turn = self.stream = self
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def ready(self, timeout: float = 0.0) -> bytes:
-        return b""
-
-
-def test_a_descriptor_that_is_another_streams_already() -> None:
-    """The stream before is not forgotten with it, and given back once."""
-    resumed: list[str] = []
-    carrier = Carrier(resumed.append)
-    inside, outside = socket.socketpair()
-    try:
-        first, second = Given(inside.fileno()), Given(inside.fileno())
-        carrier.park("first", first)
-        carrier.park("second", second)
-        harness.wait_until(lambda: resumed, "the first is given back")
-        second.ended = True
-        harness.wait_until(lambda: len(resumed) > 1, "the second is given back")
-    finally:
-        carrier.close()
-        inside.close()
-        outside.close()
-    assert resumed == ["first", "second"]
 
 
 class Upstream:

@@ -1,0 +1,86 @@
+"""Threads for what may block."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of address space for a thread's stack; what it does not touch costs no memory.  With
+#: the system's 8 MiB a thousand threads reserve 8 GiB, which some containers refuse.
+STACK = 1024 * 1024
+
+
+class _Worker:
+    """One thread and the job that it is woken for."""
+
+    __slots__ = ("job", "wake")
+
+    def __init__(self, job: Callable[[], None]) -> None:
+        self.job: Callable[[], None] | None = job
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Workers:
+    """At most *most* threads that run jobs; each is made when all others are busy.
+
+    The thread that became idle last runs the next job: a quiet server keeps using the same
+    few, whose stacks are still in the cache.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.made = 0
+        self._lock = threading.Lock()
+        self._queue: deque[Callable[[], None]] = deque()
+        self._idle: list[_Worker] = []
+
+    @property
+    def busy(self) -> int:
+        """How many threads run a job."""
+        return self.made - len(self._idle)
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run *job* in a thread, as soon as one is free; never waits for one."""
+        with self._lock:
+            if self._idle:
+                worker = self._idle.pop()
+                worker.job = job
+                worker.wake.release()
+                return
+            if self.made >= self.most:
+                self._queue.append(job)
+                return
+            self.made += 1
+            worker = _Worker(job)
+            name = f"worker-{self.made}"
+            before = threading.stack_size(STACK)
+            try:
+                thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+                thread.start()
+            finally:
+                threading.stack_size(before)
+
+    def _work(self, worker: _Worker) -> None:
+        while True:
+            job = worker.job
+            while job is not None:
+                try:
+                    job()
+                except Exception:
+                    logger.exception("a job failed")
+                job = self._next(worker)
+            worker.wake.acquire()
+
+    def _next(self, worker: _Worker) -> Callable[[], None] | None:
+        """Return a job that waits, or None, and then *worker* is idle."""
+        with self._lock:
+            if self._queue:
+                return self._queue.popleft()
+            worker.job = None
+            self._idle.append(worker)
+            return None

@@ -1,0 +1,130 @@
+"""An answer that is not decided yet: what waits, what decides, and what is given back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+import harness
+import pytest
+from scripted_provider import Script
+
+from choreo_wsgi.apis.chat import CompletionWriter
+from choreo_wsgi.app.pending import ClientGone, Pending
+from choreo_wsgi.app.response import Response, document
+from choreo_wsgi.chat.answer import Answer
+from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.errors import ChoreoError, ProviderError, Unavailable
+from choreo_wsgi.streams.stream import Control
+
+
+class Run:
+    """A pending answer to *script*, and what became of it."""
+
+    def __init__(
+        self,
+        script: Script,
+        gone: Callable[[], bool] = lambda: False,
+        patience: float = harness.DEADLINE,
+        decide: Callable[[bytes], Response] = document,
+    ) -> None:
+        self.control = Control()
+        self.abandoned: list[Exception | None] = []
+        self.responses: list[Response | Exception] = []
+        self.pending = Pending(
+            Answer(script, CompletionWriter("chatcmpl-1", 1, "m"), 1, "label"),
+            decide,
+            self._abandon,
+            gone=gone,
+            control=self.control,
+            patience=patience,
+        )
+        self.pending.respond = self._respond
+
+    def _abandon(self, error: Exception | None) -> None:
+        self.abandoned.append(error)
+
+    def _respond(self, make: Callable[[], Response]) -> Iterable[bytes]:
+        try:
+            self.responses.append(make())
+        except Exception as error:
+            self.responses.append(error)
+            return [b"an error"]
+        else:
+            return self.responses[0].body
+
+
+def test_the_first_bytes_decide_and_any_server_can_iterate() -> None:
+    script = Script()
+    speak = threading.Timer(0.02, script.finish, [Delta("a"), Finish()])
+    run = Run(script)
+    speak.start()
+    blocks = list(run.pending)
+    speak.join()
+    assert b'"content":"a"' in b"".join(blocks)
+    assert [type(response) for response in run.responses] == [Response]
+    run.pending.close()
+    assert run.abandoned == []
+
+
+def test_it_says_nothing_before_it_is_decided() -> None:
+    script = Script()
+    run = Run(script)
+    assert (run.pending.ready(), run.pending.decided, run.responses) == (b"", None, [])
+    script.finish(Finish())
+    while run.pending.decided is None:
+        assert run.pending.ready() == b""
+
+
+def test_patience_decides_too() -> None:
+    given: list[bytes] = []
+
+    def decide(first: bytes) -> Response:
+        given.append(first)
+        return document(b"a ping")
+
+    assert list(Run(Script(), patience=0.0, decide=decide).pending) == [b"a ping"]
+    assert given == [b""]
+
+
+@pytest.mark.parametrize("failure", [ProviderError("no"), RuntimeError("a bug")])
+def test_a_failure_before_the_first_byte_is_answered(failure: Exception) -> None:
+    script = Script()
+    script.say(failure)
+    run = Run(script)
+    assert list(run.pending) == [b"an error"]
+    assert (run.responses, run.abandoned) == ([failure], [failure])
+
+
+def test_a_failure_to_decide_gives_everything_back() -> None:
+    def decide(first: bytes) -> Response:
+        raise ChoreoError("no room")
+
+    script = Script()
+    script.finish(Finish())
+    run = Run(script, decide=decide)
+    assert list(run.pending) == [b"an error"]
+    assert (run.abandoned, script.closed.is_set()) == (run.responses, True)
+
+
+def test_a_client_that_leaves_before_the_first_byte() -> None:
+    looks = iter([False, False, True])
+    run = Run(Script(), gone=lambda: next(looks))
+    assert list(run.pending) == [b"an error"]
+    assert isinstance(run.responses[0], ClientGone)
+    assert run.abandoned == run.responses
+
+
+def test_a_server_that_stops_before_the_first_byte() -> None:
+    run = Run(Script())
+    run.control.stopping = True
+    assert list(run.pending) == [b"an error"]
+    assert isinstance(run.responses[0], Unavailable)
+
+
+def test_one_that_is_closed_is_abandoned_once() -> None:
+    script = Script()
+    run = Run(script)
+    run.pending.close()
+    run.pending.close()
+    assert (run.abandoned, script.closed.is_set(), run.responses) == ([None], True, [])
