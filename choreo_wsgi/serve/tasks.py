@@ -8,6 +8,7 @@ to HEAD has no body, whatever the application yields.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from http.client import responses
 from typing import Any
@@ -21,6 +22,9 @@ from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
 from ..streams.carrier import Load
 
 logger = logging.getLogger(__name__)
+
+#: Blocks that are sent before it is the next one's turn.
+BLOCKS = 16
 
 #: From this many bytes on, a block is handed to the system as it is, with its chunk's frame
 #: beside it; copying a smaller one into its frame is cheaper.
@@ -89,8 +93,9 @@ class Task(Load, WSGITask):
                 return
             if not self._begun:
                 self._begin()
-            while not self._done and self._go_on(patience):
-                pass
+            for _ in range(BLOCKS):
+                if self._done or not self._go_on(patience):
+                    break
         except Exception as error:
             self._fail(error)
         if self._done and not self.channel.unsent:
@@ -141,7 +146,9 @@ class Task(Load, WSGITask):
             return False
         if block or last:
             self._send(block or b"", last)
-        return self._blocks is not None and not self.channel.unsent
+        if self.channel.unsent:
+            return False
+        return self._blocks is not None or (bool(block) and _has_more(body))
 
     def _fail(self, error: Exception) -> None:
         """Answer 500, or leave the answer without its end."""
@@ -270,6 +277,14 @@ class Task(Load, WSGITask):
         self.close_on_finish = self.complete = True
         self.content_length = len(body)
         self._send(body, last=True)
+
+
+def _has_more(body: Any) -> bool:
+    """Return whether *body* need not wait for what comes next."""
+    if body.fileno() is not None:
+        return False
+    due = body.due
+    return due is not None and due <= time.monotonic()
 
 
 def _translate(error: Any) -> ChoreoError:

@@ -250,10 +250,13 @@ class Carrier:
         load.descriptor = descriptor
         if descriptor is None:
             return
-        other = self._selector.get_map().get(descriptor)
-        if other is not None:  # closed without a word, and used anew
-            self._selector.unregister(descriptor)
+        self._forget(descriptor)
         self._selector.register(descriptor, selectors.EVENT_READ, load)
+
+    def _forget(self, descriptor: int) -> None:
+        """Unregister whoever closed *descriptor* without a word, now that it is used anew."""
+        if descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
         due = min(due, time.monotonic() + LOOK)

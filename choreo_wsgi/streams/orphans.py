@@ -15,6 +15,9 @@ from .workers import Workers
 #: Threads for orphans that must be waited for, where no server has threads of its own.
 THREADS = 256
 
+#: Blocks of a stream that need not be waited for before it is the next one's turn.
+BLOCKS = 16
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +53,9 @@ class Orphan(Load):
                     InvalidRequest("nobody read the stream for too long", code="stream_cancelled")
                 )
             else:
-                recording.receive(patience)
+                for _ in range(BLOCKS):
+                    if not recording.receive(patience) or recording.fileno() is not None:
+                        break
             self.ended = recording.ended
         except Exception:
             logger.exception("a stream without a client cannot go on")

@@ -76,7 +76,7 @@ class Target:
         return self.readings[-1]
 
     def candidate(self, priority: int = 0, weight: float = 1.0) -> Candidate[Answering]:
-        return Candidate(self.breaker, self.begin, priority, weight)
+        return Candidate(self.breaker, self.begin, priority, weight, label=self.label)
 
 
 def read(*targets: Target) -> tuple[bytes, str]:
@@ -177,7 +177,7 @@ def test_a_client_that_leaves_is_no_failure() -> None:
         for _ in range(reads):
             failover.receive(0)
         failover.close()
-        assert target.readings[-1].closed
+        assert all(reading.closed for reading in target.readings)
     assert target.breaker.allows()
 
 
