@@ -139,6 +139,7 @@ class Carrier:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(4 * PATIENCE)
+        self.workers.close()
         self._selector.close()
         self._inside.close()
         self._outside.close()

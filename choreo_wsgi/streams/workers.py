@@ -38,6 +38,7 @@ class Workers:
         self._lock = threading.Lock()
         self._queue: deque[Callable[[], None]] = deque()
         self._idle: list[_Worker] = []
+        self._closed = False
 
     @property
     def busy(self) -> int:
@@ -65,8 +66,16 @@ class Workers:
             finally:
                 threading.stack_size(before)
 
+    def close(self) -> None:
+        """End the threads that are idle; the others end with their jobs."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.wake.release()
+
     def _work(self, worker: _Worker) -> None:
-        while True:
+        while not self._closed or worker.job is not None:
             job = worker.job
             while job is not None:
                 try:
@@ -82,5 +91,8 @@ class Workers:
             if self._queue:
                 return self._queue.popleft()
             worker.job = None
-            self._idle.append(worker)
+            if self._closed:
+                worker.wake.release()
+            else:
+                self._idle.append(worker)
             return None

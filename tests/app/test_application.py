@@ -434,8 +434,6 @@ def test_the_next_provider_answers_for_one_that_fails(
 def test_one_completion_too_many_is_refused_at_once(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
-    first = scripted()
-    first.say("a")
     app = scripted_app(application, max_streams="1")
     running = app(environ_of("POST", CHAT, chat("a", stream=True)), lambda *head: lambda data: None)
     assert app.active == 1

@@ -187,6 +187,7 @@ def test_usage_and_label_are_of_whoever_answers() -> None:
     assert failover.label == "a"
     assert failover.receive(0) == b"" and not failover.ended
     assert failover.label == "b" and failover.usage is None
+    assert failover.receive(0) == b"x"
     target.readings[0].usage = Usage(1, 2)
     assert failover.usage == Usage(1, 2)
     failover.close()
