@@ -9,6 +9,10 @@ version = release = __version__
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"description": "A streaming LLM server in one plain WSGI callable"}
+html_theme_options = {
+    "description": "A streaming LLM server in one plain WSGI callable",
+    "page_width": "1100px",
+}
+html_static_path = ["_static"]  # custom.css, which alabaster loads by itself
 autodoc_typehints = "description"
 nitpicky = False

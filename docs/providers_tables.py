@@ -65,13 +65,11 @@ def _list_table(rows: Iterable[Sequence[str]]) -> str:
 
 def providers() -> str:
     """Return the table of the providers: keys, addresses, model names."""
-    rows = [("type", "key", "base URL", "by default", "models without an ini file")]
+    rows = [("type", "variables of its key and its address", "address", "models by name")]
     for type in TYPES:
         cls = provider_class(type)
-        address = _code((cls.facts.base_url,))
-        rows.append(
-            (f"``{type}``", _code(cls.facts.keys), address, _home(cls), _code(cls.facts.patterns))
-        )
+        variables = _code((*cls.facts.keys, cls.facts.base_url))
+        rows.append((f"``{type}``", variables, _home(cls), _code(cls.facts.patterns)))
     return _list_table(rows)
 
 
