@@ -15,6 +15,7 @@ from choreo_wsgi.providers.capabilities import TABLE as MODELS
 from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.providers.support import (
+    COLUMNS,
     KINDS,
     MESSAGES,
     PLACES,
@@ -73,11 +74,11 @@ def providers() -> str:
     return _list_table(rows)
 
 
-def support(name: str, rows: Iterable[Row]) -> str:
-    """Return the table of what becomes of each of *rows*."""
-    table = [(name, *PROVIDERS)]
+def support(name: str, rows: Iterable[Row], types: Sequence[str]) -> str:
+    """Return the table of what becomes of each of *rows* at providers of these *types*."""
+    table = [(name, *types)]
     for row in rows:
-        table.append((f"``{row.name}``", *(_shown(row.cells[type]) for type in PROVIDERS)))
+        table.append((f"``{row.name}``", *(_shown(row.cells[type]) for type in types)))
     return _list_table(table)
 
 
@@ -158,8 +159,8 @@ def page() -> str:
     text = PAGE.read_text(encoding="utf-8")
     tables = {
         "providers": providers(),
-        "support": support("parameter", TABLE),
-        "messages": support("member", MESSAGES),
+        "support": support("parameter", TABLE, COLUMNS),
+        "messages": support("member", MESSAGES, PROVIDERS),
         "contents": contents(),
         "models": models(),
         "settings": settings(),

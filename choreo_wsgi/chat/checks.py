@@ -34,6 +34,9 @@ MAX_MODEL_NAME = 256
 #: OpenAI refuses longer names of functions, and so do others.
 MAX_FUNCTION_NAME = 64
 
+#: No model writes as much; beyond 32 bits providers and libraries fail in ways of their own.
+MAX_TOKENS = 2**31 - 1
+
 
 def check(body: Mapping[str, Json]) -> None:
     """Raise the InvalidRequest that tells what is wrong with *body*, if anything is."""
@@ -85,6 +88,14 @@ _PARTS = array(
     )
 )
 _CONTENT = either(str, anything, list, _PARTS)
+
+
+def _content(value: Json) -> None:
+    _CONTENT(value)
+    if value == []:
+        raise Fault("must not be empty", code="invalid_messages_format")
+
+
 _TOOL_CALL = by_type(
     {
         "function": object_of(
@@ -104,10 +115,11 @@ _TOOL_CALL = by_type(
         ),
     }
 )
-_SPOKEN = {"content": _CONTENT, "name": STRING}
+_SPOKEN = {"content": _content, "name": STRING}
 _ASSISTANT = object_of(
     {
         **_SPOKEN,
+        "content": _CONTENT,  # may be empty beside calls
         "refusal": STRING,
         "tool_calls": array(_TOOL_CALL),
         "function_call": object_of({"name": _function_name, "arguments": STRING}, "name"),
@@ -119,7 +131,7 @@ _SAID_BY_ASSISTANT = ("content", "tool_calls", "function_call", "refusal", "audi
 def _assistant(value: Json) -> None:
     _ASSISTANT(value)
     content = value.get("content")
-    if content is None and not any(value.get(name) for name in _SAID_BY_ASSISTANT):
+    if content in (None, []) and not any(value.get(name) for name in _SAID_BY_ASSISTANT):
         raise Fault(
             "is required where there are no tool_calls", ".content", code="invalid_messages_format"
         )
@@ -130,7 +142,7 @@ _ROLES: dict[str, Check] = {
     "system": object_of(_SPOKEN, "content"),
     "developer": object_of(_SPOKEN, "content"),
     "assistant": _assistant,
-    "tool": object_of({"content": _CONTENT, "tool_call_id": STRING}, "content", "tool_call_id"),
+    "tool": object_of({"content": _content, "tool_call_id": STRING}, "content", "tool_call_id"),
     "function": object_of(_SPOKEN, "name"),
 }
 _ROLE = object_of({"role": STRING}, "role")
@@ -153,12 +165,24 @@ def _messages(value: Json) -> None:
         raise Fault("must not be empty", code="invalid_messages_format")
 
 
-_NAMED = object_of({"name": _function_name}, "name")
+def _filled(value: Json) -> None:
+    STRING(value)
+    if not value.strip():
+        raise Fault("must not be empty")
+
+
+def _new_name(value: Json) -> None:
+    """Check the name of a function that is offered; in a history a model may have left it out."""
+    _function_name(value)
+    _filled(value)
+
+
+_NAMED = object_of({"name": _new_name}, "name")
 _FUNCTION = object_of(
-    {"name": _function_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN},
+    {"name": _new_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN},
     "name",
 )
-_CUSTOM = object_of({"name": STRING, "description": STRING}, "name")
+_CUSTOM = object_of({"name": _filled, "description": STRING}, "name")
 _TOOL = by_type(
     {
         "function": object_of({"function": _FUNCTION}, "function"),
@@ -202,8 +226,8 @@ REQUEST = object_of(
         "temperature": number(0, 2),
         "top_p": number(0, 1),
         "n": integer(1, 128),
-        "max_tokens": integer(0),
-        "max_completion_tokens": integer(0),
+        "max_tokens": integer(0, MAX_TOKENS),
+        "max_completion_tokens": integer(0, MAX_TOKENS),
         "stop": either(str, anything, list, array(STRING, most=4)),
         "presence_penalty": number(-2, 2),
         "frequency_penalty": number(-2, 2),

@@ -12,6 +12,7 @@ import json
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from ..providers.support import check, number
 
 #: Members that mean the same to llama.cpp as to the OpenAI API.
 _PASSED = (
@@ -43,6 +44,7 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     none, and *limit* the highest; all in tokens.  Raises InvalidRequest for what is not text
     and InvalidRequest for a conversation that cannot fit.
     """
+    check(request, "local")
     asked = default if request.max_tokens is None else request.max_tokens
     given = request.body
     body: dict[str, Json] = {name: given[name] for name in _PASSED if given.get(name) is not None}
@@ -52,6 +54,8 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     body["stream_options"] = {"include_usage": True}
     # A sign of life for each piece of the prompt: see the provider's patience.
     body["return_progress"] = True
+    if (top_k := number(request, "top_k")) is not None:
+        body["top_k"] = top_k
     if request.stop:
         body["stop"] = list(request.stop)
     if given.get("seed") is not None:

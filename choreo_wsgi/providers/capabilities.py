@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..chat.request import ChatRequest
 from ..errors import ConfigurationError, InvalidRequest
 
 #: The words of ``reasoning_effort``, from the least to the most.
@@ -231,9 +232,23 @@ def _value(name: str, word: str) -> str | int | bool | tuple[str, ...]:
     return "" if word == "no" else word
 
 
-def check_effort(effort: str) -> None:
-    """Raise InvalidRequest unless *effort* is a word of ``reasoning_effort``."""
-    if effort not in EFFORTS:
-        raise InvalidRequest(
-            f"reasoning_effort must be one of {', '.join(EFFORTS)}", param="reasoning_effort"
-        )
+def asked_effort(request: ChatRequest) -> str | None:
+    """Return the word of ``reasoning_effort`` that *request* has, or that the ``thinking`` of
+    Anthropic's API in it comes to; raises InvalidRequest for other words."""
+    effort, thinking = (request.body.get(name) for name in ("reasoning_effort", "thinking"))
+    if effort is not None:
+        if effort not in EFFORTS:
+            raise InvalidRequest(
+                f"reasoning_effort must be one of {', '.join(EFFORTS)}", param="reasoning_effort"
+            )
+        return str(effort)
+    if thinking is None:
+        return None
+    if not isinstance(thinking, dict):
+        raise InvalidRequest("thinking must be an object", param="thinking")
+    if thinking.get("type") == "disabled":
+        return "none"
+    budget = thinking.get("budget_tokens")
+    if type(budget) is not int:
+        return None
+    return "low" if budget <= 2048 else "medium" if budget <= 8192 else "high"

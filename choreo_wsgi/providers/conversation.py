@@ -230,13 +230,17 @@ _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 def _thoughts(message: dict[str, Json], where: str) -> list[dict[str, Json]]:
     """Return the thinking blocks that can be given back: those that are signed, or hidden."""
-    blocks = message.get("thinking_blocks")
+    blocks = message.get("thinking_blocks") or []
+    if not isinstance(blocks, list):
+        raise InvalidRequest("must be an array", param=f"{where}.thinking_blocks")
     found = []
-    for index, block in enumerate(blocks if isinstance(blocks, list) else ()):
-        members = {
-            "thinking": ("thinking", "signature"),
-            "redacted_thinking": ("data",),
-        }.get(block.get("type", "") if isinstance(block, dict) else "")
+    for index, block in enumerate(blocks):
+        kind = block.get("type") if isinstance(block, dict) else None
+        members: tuple[str, ...] = ()
+        if kind == "thinking":
+            members = ("thinking", "signature")
+        elif kind == "redacted_thinking":
+            members = ("data",)
         if not members or not all(isinstance(block.get(name, ""), str) for name in members):
             raise InvalidRequest(
                 "this is not a thinking block", param=f"{where}.thinking_blocks[{index}]"

@@ -15,7 +15,7 @@ from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, UpstreamInvalid, UpstreamTruncated
 from ..settings import Secret, Settings, setting
 from ..upstream import HTTPRequest
-from .capabilities import Capabilities, capabilities, check_effort, overrides
+from .capabilities import Capabilities, asked_effort, capabilities, overrides
 from .conversation import Turn, conversation
 from .facts import BUILT_IN
 from .http import HTTPProvider, Translator
@@ -110,9 +110,8 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     wanted = schema(request)
     if wanted is not None:
         made["format"] = "json" if wanted.schema is None else wanted.schema
-    effort = asked.get("reasoning_effort")
+    effort = asked_effort(request)
     if effort is not None:
-        check_effort(effort)
         made["think"] = _think(effort, able)
     return made
 

@@ -136,8 +136,10 @@ def cache_control(holder: Mapping[str, Json], where: str) -> dict[str, Json] | N
 
 def _drawn(message: dict[str, Json], place: str, where: str) -> Iterator[Media]:
     """Yield the pictures that the model drew in an earlier turn, as ``images`` has them."""
-    images = message.get("images")
-    for index, image in enumerate(images if isinstance(images, list) else ()):
+    images = message.get("images") or []
+    if not isinstance(images, list):
+        raise InvalidRequest("images must be an array", param=f"{where}.images")
+    for index, image in enumerate(images):
         at = f"{where}.images[{index}]"
         url = image.get("image_url") if isinstance(image, dict) else None
         url = url.get("url") if isinstance(url, dict) else None

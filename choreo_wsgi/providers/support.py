@@ -17,6 +17,8 @@ from .parts import Media
 
 #: The columns.  OpenAI and everything compatible with it is sent a request as it came.
 PROVIDERS = ("anthropic", "bedrock", "gemini", "ollama")
+#: Those of the table of parameters.
+COLUMNS = (*PROVIDERS, "local")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ SENT, DONE = Cell("sent"), Cell("done", "by the server")
 DROPPED, REFUSED = Cell("dropped"), Cell("refused")
 
 
-def _row(name: str, *cells: Cell, neutral: tuple[Json, ...] = ()) -> Row:
+def _row(name: str, *cells: Cell, local: Cell | None = None, neutral: tuple[Json, ...] = ()) -> Row:
+    """Return a row of one cell for all, or one for each of the providers; *local* if it differs
+    from the last."""
     cells = cells * len(PROVIDERS) if len(cells) == 1 else cells
-    return Row(name, dict(zip(PROVIDERS, cells, strict=True)), neutral)
+    return Row(name, dict(zip(COLUMNS, (*cells, local or cells[-1]), strict=True)), neutral)
 
 
 def _note(text: str) -> Cell:
@@ -72,6 +76,7 @@ TABLE: tuple[Row, ...] = (
         _note("0 is done here"),
         _note("0 is done here"),
         _note("0 is done here"),
+        local=_note("up to ``local_max_tokens_limit``"),
     ),
     _row(
         "stop",
@@ -89,8 +94,9 @@ TABLE: tuple[Row, ...] = (
         _note("``none`` leaves the tools out; refused after tool calls"),
         SENT,
         Cell("done", "``auto``; ``none`` leaves the tools out; others refused"),
+        local=SENT,
     ),
-    _row("parallel_tool_calls", SENT, REFUSED, REFUSED, REFUSED, neutral=(True,)),
+    _row("parallel_tool_calls", SENT, REFUSED, REFUSED, REFUSED, local=SENT, neutral=(True,)),
     _row(
         "response_format",
         _note("``json_schema``; ``json_object`` refused"),
@@ -104,8 +110,16 @@ TABLE: tuple[Row, ...] = (
         _note("Claude and gpt-oss; refused for others"),
         _note("as ``thinkingLevel``, or as a budget for Gemini 2.5"),
         _note("as ``think``"),
+        local=_HINT,
     ),
-    _row("thinking", _note("as it came"), _note("Claude, as it came"), REFUSED, REFUSED),
+    _row(
+        "thinking",
+        _note("as it came"),
+        _note("Claude, as it came; to gpt-oss as an effort; dropped for others"),
+        _note("as ``reasoning_effort``, where the model thinks"),
+        _note("as ``reasoning_effort``"),
+        local=_HINT,
+    ),
     _row(
         "cache_control",
         SENT,
@@ -115,9 +129,9 @@ TABLE: tuple[Row, ...] = (
     ),
     _row("frequency_penalty", REFUSED, REFUSED, SENT, SENT, neutral=(0,)),
     _row("presence_penalty", REFUSED, REFUSED, SENT, SENT, neutral=(0,)),
-    _row("logit_bias", REFUSED, neutral=({},)),
-    _row("logprobs", REFUSED, REFUSED, REFUSED, SENT, neutral=(False,)),
-    _row("top_logprobs", REFUSED, REFUSED, REFUSED, SENT, neutral=(0,)),
+    _row("logit_bias", REFUSED, local=SENT, neutral=({},)),
+    _row("logprobs", REFUSED, REFUSED, REFUSED, SENT, local=REFUSED, neutral=(False,)),
+    _row("top_logprobs", REFUSED, REFUSED, REFUSED, SENT, local=REFUSED, neutral=(0,)),
     _row(
         "modalities",
         REFUSED,

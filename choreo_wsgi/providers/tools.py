@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from .parts import cache_control
 
 #: The parameters of a function that has none.
 NOTHING: dict[str, Json] = {"type": "object", "properties": {}}
@@ -65,7 +66,8 @@ def functions(request: ChatRequest) -> list[Function]:
                 function.get("description") or "",
                 function.get("parameters"),
                 function.get("strict") is True,
-                tool.get("cache_control") or function.get("cache_control"),
+                cache_control(tool, f"tools[{index}]")
+                or cache_control(function, f"tools[{index}].function"),
             )
         )
     wanted = request.body.get("tool_choice")

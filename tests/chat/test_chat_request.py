@@ -78,7 +78,7 @@ PARTS = [
         ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "b"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "a"),
         ([{"role": "user", "content": PARTS}], "a b"),
-        ([{"role": "user", "content": []}], ""),
+        ([{"role": "user", "content": ""}], ""),
         ([{"role": "system", "content": "a"}], ""),
     ],
 )

@@ -46,7 +46,7 @@ SCHEMA = {"name": "s", "description": "d", "schema": {"type": "object"}, "strict
         WHOLE,
         with_fields(temperature=0, top_p=0, n=128, presence_penalty=2, frequency_penalty=2.0),
         with_fields(temperature=2, top_p=1, n=1, presence_penalty=-2.0, frequency_penalty=-2),
-        with_fields(max_tokens=10**50, max_completion_tokens=0, top_logprobs=20),
+        with_fields(max_tokens=2**31 - 1, max_completion_tokens=0, top_logprobs=20),
         with_fields(max_tokens=10.0, n=2.0),
         with_fields(seed=9223372036854775807),
         with_fields(seed=-9223372036854775808),
@@ -75,7 +75,7 @@ SCHEMA = {"name": "s", "description": "d", "schema": {"type": "object"}, "strict
         with_fields(
             tools=[{"type": "custom", "custom": {"name": "n", "format": {"type": "text"}}}]
         ),
-        with_fields(functions=[{"name": ""}], function_call={"name": "f"}),
+        with_fields(functions=[{"name": "f"}], function_call={"name": "f"}),
         with_fields(response_format={"type": "json_object"}),
         with_fields(response_format={"type": "json_schema", "json_schema": SCHEMA}),
         with_fields(response_format={"type": "structural_tag", "structures": []}),
@@ -86,7 +86,7 @@ SCHEMA = {"name": "s", "description": "d", "schema": {"type": "object"}, "strict
         with_fields(stream_options={}, metadata={}),
         with_message(role="assistant", audio={"of": "any shape"}),
         with_message(role="assistant", content=None, refusal="no"),
-        with_message(role="assistant", content=[]),
+        with_message(role="assistant", content=[], refusal="no"),
         with_message(role="assistant", content="x", reasoning_content="y", tool_calls=None),
         with_part(type="video_url", video_url={"url": "file:x"}),
         with_part(type="text", text="x", cache_control={"type": "ephemeral"}),

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from choreo_wsgi.chat.request import ChatRequest, parse
+from choreo_wsgi.local.request import chat_body, tool_members
 from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
@@ -26,6 +27,9 @@ def request(model: str, **more: Any) -> ChatRequest:
 
 def sent(type: str, **more: Any) -> Any:
     """Return the body that the provider's adapter sends."""
+    if type == "local":
+        asked = request("m", **more)
+        return {**chat_body(asked, 8192, 512, 2048), **tool_members(asked)}
     provider = provider_class(type)(type, {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider)
     try:

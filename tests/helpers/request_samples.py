@@ -281,6 +281,15 @@ REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
         (with_fields(frequency_penalty=-3), "frequency_penalty"),
         (with_fields(max_tokens=-1), "max_tokens"),
         (with_fields(max_completion_tokens=-1), "max_completion_tokens"),
+        (with_fields(max_tokens=10**30), "max_tokens"),
+        (with_fields(max_tokens=1e30), "max_tokens"),
+        (with_fields(max_completion_tokens=2**31), "max_completion_tokens"),
+        (with_fields(functions=[{"name": ""}]), "functions[0].name"),
+        (with_fields(tools=[{"type": "custom", "custom": {"name": " "}}]), "tools[0].custom.name"),
+        (
+            with_fields(tools=[{"type": "function", "function": {"name": ""}}]),
+            "tools[0].function.name",
+        ),
         (with_fields(top_logprobs=-1), "top_logprobs"),
         (with_fields(top_logprobs=21), "top_logprobs"),
         (with_fields(seed=10**30), "seed"),
@@ -330,6 +339,10 @@ REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
         (with_message(role="assistant"), "messages[1].content"),
         (with_message(role="assistant", content=None), "messages[1].content"),
         (with_message(role="assistant", content=None, tool_calls=[]), "messages[1].content"),
+        (with_message(role="assistant", content=[]), "messages[1].content"),
+        (with_message(role="user", content=[]), "messages[1].content"),
+        (with_message(role="system", content=[]), "messages[1].content"),
+        (with_message(role="tool", content=[], tool_call_id="c"), "messages[1].content"),
     ],
 }
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
-from ..capabilities import Capabilities, check_effort
+from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Result, Text, cache_control
 from ..support import check, check_media, number
@@ -80,10 +80,9 @@ def thinking(
     and stays below it; without room for it there is no thinking.  The limit that is made up for
     it stays below the model's, and more effort is never a smaller budget.
     """
-    effort = request.body.get("reasoning_effort")
-    if effort is None:
-        return None, "", 0
-    check_effort(effort)
+    effort = asked_effort(request)
+    if effort is None or request.body.get("reasoning_effort") is None:
+        return None, "", 0  # ``thinking`` is sent as it came
     if able.thinking == "none":
         if effort == "none":
             return None, "", 0
@@ -122,13 +121,11 @@ def _add_thinking(
     made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
 ) -> None:
     given = request.body.get("thinking")
-    if given is not None:
-        if not isinstance(given, dict):
-            raise InvalidRequest("thinking must be an object", param="thinking")
-        made["thinking"] = given
     object, level, limit = thinking(request, able, made["max_tokens"])
     if level:
         made.setdefault("output_config", {})["effort"] = level
+    if given is not None:
+        made["thinking"] = given
     if object is None or given is not None or (limit and not can_think(talk)):
         return
     made["thinking"] = object

@@ -13,7 +13,7 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..anthropic.request import can_think, sampling, thinking
-from ..capabilities import Capabilities
+from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Result, Text, cache_control
 from ..support import check, check_media, number
@@ -142,16 +142,18 @@ def _add_own_fields(
     """Add what Converse has no words for: they are the model's own."""
     own: dict[str, Json] = {}
     claude = "claude" in request.model
-    for name in ("top_k", "thinking", "reasoning_effort"):
-        known = claude or (name == "reasoning_effort" and "gpt-oss" in request.model)
+    oss = "gpt-oss" in request.model
+    for name in ("top_k", "reasoning_effort"):
+        known = claude or (oss and name == "reasoning_effort")
         if request.body.get(name) is not None and not known:
             raise InvalidRequest(f"bedrock has no {name} for {request.model[:200]}", param=name)
     if (top_k := number(request, "top_k")) is not None:
         own["top_k"] = top_k
     object, level, limit = thinking(request, able, _DEFAULT_LIMIT)
-    if "gpt-oss" in request.model and level:
-        own["reasoning_effort"] = level
-    elif request.body.get("thinking") is not None:
+    if oss:
+        if (effort := asked_effort(request)) is not None:
+            own["reasoning_effort"] = able.effort(effort)
+    elif claude and request.body.get("thinking") is not None:
         own["thinking"] = request.body["thinking"]
     elif object is not None and not (limit and not can_think(talk)):
         own["thinking"] = object

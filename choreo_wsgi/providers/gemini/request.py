@@ -12,7 +12,7 @@ from ...chat import jsontext
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
-from ..capabilities import Capabilities, check_effort
+from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Turn, conversation, merged
 from ..parts import Call, Media, Part, Text
 from ..support import check, check_media, number
@@ -85,12 +85,11 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
         made["responseMimeType"] = "application/json"
         if wanted.schema is not None:
             made["responseJsonSchema"] = wanted.schema
-    effort = asked.get("reasoning_effort")
+    effort = asked_effort(request)
     if effort is not None:
-        check_effort(effort)
         if able.thinking != "none":
             made["thinkingConfig"] = _thinking(effort, able)
-        elif effort != "none":
+        elif asked.get("reasoning_effort") not in (None, "none"):
             raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
     return made
 
