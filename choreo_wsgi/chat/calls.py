@@ -26,6 +26,13 @@ def new_call_id() -> str:
     return "call_" + secrets.token_hex(12)
 
 
+def _refuse(constant: str) -> Json:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode  # Python's own lets NaN pass
+
+
 class Call:
     """One tool call: its *number*, counted from 0, and what came of it.
 
@@ -72,7 +79,7 @@ class Call:
 
     def _parses(self) -> bool:
         try:
-            jsontext.parse(self.arguments)
+            jsontext.parse(self.arguments, _decode)
         except ValueError:
             return False
         return True

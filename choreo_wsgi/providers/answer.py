@@ -58,7 +58,8 @@ class UpstreamAnswer:
     """What comes back for *asking*; :meth:`read` returns the body of a good answer."""
 
     def __init__(self, asking: Asking) -> None:
-        self._asking = asking
+        self._asking: Asking | None = asking  # let go of once the answer is good
+        self._secret = asking.secret
         self._exchange = asking.begin()
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
@@ -87,7 +88,7 @@ class UpstreamAnswer:
 
     def fail(self, error: ChoreoError) -> ChoreoError:
         """Let go of the answer because of *error*; return it with ``***`` for the secret."""
-        secret = self._asking.secret
+        secret = self._secret
         if len(secret) >= _SHORTEST_SECRET and secret in error.message:
             error.message = error.message.replace(secret, "***")
             error.args = (error.message,)
@@ -100,8 +101,8 @@ class UpstreamAnswer:
         try:
             data = exchange.receive(timeout)
         except ChoreoError:
-            if self._body and not self.good:  # an error page that was cut says enough
-                return self._refuse()
+            if self._body and self._asking is not None:  # an error page that was cut says enough
+                return self._refuse(self._asking)
             raise
         if exchange.status is None:
             return b""
@@ -113,22 +114,24 @@ class UpstreamAnswer:
         if self.good:
             return data
         self._body += data
+        asking = self._asking
+        assert asking is not None
         if exchange.status == 200:
-            good = self._is_good()
+            good = self._is_good(asking)
             if good or (exchange.ended and good is None):
                 self.good = True
                 self._open = self._packing is None
-                self._asking.accepted()
+                asking.accepted()
+                self._asking = None
                 data, self._body = bytes(self._body), bytearray()
                 return data
             if good is None:
                 return b""
         limit = _MAX_DOCUMENT if exchange.status == 200 else _ERROR_BYTES
-        return self._refuse() if exchange.ended or len(self._body) >= limit else b""
+        return self._refuse(asking) if exchange.ended or len(self._body) >= limit else b""
 
-    def _is_good(self) -> bool | None:
+    def _is_good(self, asking: Asking) -> bool | None:
         """Whether the body begins as what was asked for; None: more of it must be seen."""
-        asking = self._asking
         if not asking.foreign:
             return True
         start = bytes(self._body[:64]).lstrip(_BLANK) or bytes(self._body).lstrip(_BLANK)
@@ -141,22 +144,22 @@ class UpstreamAnswer:
             return None
         return start.startswith(_FIELDS)
 
-    def _refuse(self) -> bytes:
+    def _refuse(self, asking: Asking) -> bytes:
         """Raise what the answer means, unless it is of use all the same."""
         exchange, body = self._exchange, bytes(self._body)
         status = exchange.status or 0
         self._body.clear()
-        if status == 200 and (unfolded := self._asking.unfold(body)) is not None:
+        if status == 200 and (unfolded := asking.unfold(body)) is not None:
             self.good = True
             return unfolded
-        other = self._asking.again(status, body)
+        other = asking.again(status, body)
         if other is not None:
             exchange.close()
             self._asking = other
             self._exchange = other.begin()
             return b""
         headers = {name.lower(): value for name, value in exchange.headers.items()}
-        raise self._asking.refused(status, headers, body)
+        raise asking.refused(status, headers, body)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""

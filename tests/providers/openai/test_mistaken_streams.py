@@ -1,0 +1,99 @@
+"""Whatever mistakes an upstream mixes: OpenAI's schema comes out, and says what was meant."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from mistaken_streams import FAILURES, Choice, StrictReader, mean, tell
+from nightly import examples
+
+from choreo_wsgi.errors import ChoreoError, ProviderError
+from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+
+IDENTITY = {"id": "chatcmpl-ours", "created": 1, "model": "asked"}
+
+
+def in_pieces(random: Random, raw: bytes) -> list[bytes]:
+    """Return *raw* cut anywhere, into few pieces or many."""
+    size = random.choice((1, 7, 60, 500, 10**6))
+    cuts = [0]
+    while cuts[-1] < len(raw):
+        cuts.append(cuts[-1] + random.randint(1, size))
+    return [raw[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def relay(random: Random, raw: bytes, n: int, usage: bool) -> tuple[bytes, ChoreoError | None]:
+    """Return the frames that *raw* becomes, and the error that it ends in."""
+    relay = EventRelay(n, Rewriting(usage, random.choice(("", "renamed")), True, IDENTITY))
+    frames = b""
+    try:
+        for piece in in_pieces(random, raw):
+            frames += relay.receive_data(piece)
+        frames += relay.end()
+    except ChoreoError as error:
+        return frames, error
+    return frames, None
+
+
+def read(frames: bytes, n: int, usage: bool) -> StrictReader:
+    reader = StrictReader(n, usage)
+    for frame in frames.split(b"\n\n")[:-1]:
+        assert frame.startswith(b"data: {") and b"\n" not in frame
+        reader.read(json.loads(frame[6:]))
+    return reader
+
+
+def with_arguments(choices: list[Choice]) -> list[Any]:
+    """Return what *choices* say, their arguments as values."""
+    return [
+        (*said[:2], [(name, json.loads(given)) for name, given in said[2]], said[3])
+        for said in (choice.said for choice in choices)
+    ]
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_a_stream_full_of_mistakes_says_what_was_meant(part: int) -> None:
+    each = examples(500, 20_000) // 20
+    for seed in range(part * each, (part + 1) * each):
+        random = Random(seed)
+        choices = [mean(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+        teller, events = tell(random, choices)
+        usage = random.random() < 0.5
+        frames, error = relay(random, b"".join(events), len(choices), usage)
+        assert error is None, (seed, error)
+        try:
+            reader = read(frames, len(choices), usage)
+            assert with_arguments(reader.choices) == with_arguments(choices)
+            if usage:
+                assert reader.usage == teller.usage
+        except AssertionError as problem:
+            raise AssertionError(f"seed {seed}") from problem
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_failure_anywhere_is_one_error_after_what_came_before(part: int) -> None:
+    each = examples(200, 5_000) // 4
+    for seed in range(part * each, (part + 1) * each):
+        random = Random(seed)
+        teller, _ = tell(random, [mean(random)])
+        place = random.randrange(len(teller.chunks))
+        broken = [
+            {"error": {"message": "it broke", "code": 500}},
+            {"detail": "it broke"},
+            {"object": "error", "message": "it broke", "code": 503},
+            teller.chunk(teller.choice(0, {}, {"type": "abort", "message": "it broke"})),
+            teller.chunk(teller.choice(0, {}, random.choice(FAILURES))),
+        ]
+        told = teller.chunks[:place]
+        if any(one.get("finish_reason") for chunk in told for one in chunk["choices"]):
+            broken = broken[:3]  # nobody listens to a finish reason after another
+        lines = [*told, random.choice(broken), *teller.chunks[place:]]
+        raw = b"".join(b"data: " + json.dumps(line).encode() + b"\n\n" for line in lines)
+        frames, error = relay(random, raw + b"data: [DONE]\n\n", 1, False)
+        assert isinstance(error, ChoreoError) and error.status >= 500, seed
+        assert "it broke" in error.message or isinstance(error, ProviderError), seed
+        read(frames, 1, False)
