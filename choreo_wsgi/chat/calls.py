@@ -34,21 +34,25 @@ _decode = json.JSONDecoder(parse_constant=_refuse).decode  # Python's own lets N
 
 
 class Call:
-    """One tool call: its *number*, counted from 0, and what came of it.
+    """One tool call, and what came of it.  Its *number* is counted when it begins, from 0.
 
     *pieces* of the arguments are text, or bytes: the inside of a JSON string, as it came.
     """
 
-    __slots__ = ("begun", "custom", "id", "index", "name", "number", "pieces")
+    __slots__ = ("custom", "id", "index", "name", "number", "pieces")
 
-    def __init__(self, number: int, index: int | None, id: str) -> None:
-        self.number = number
+    def __init__(self, index: int | None, id: str) -> None:
+        self.number = -1
         self.index = index  # the upstream's
         self.id = id  # the upstream's
         self.name = ""
         self.custom = False
-        self.begun = False  # its first piece was passed on
         self.pieces: list[str | bytes] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether its first piece was passed on."""
+        return self.number >= 0
 
     @property
     def arguments(self) -> str:
@@ -97,6 +101,7 @@ class ToolCalls:
 
     def __init__(self, new_id: Callable[[], str] = new_call_id) -> None:
         self.calls: list[Call] = []
+        self.begun: list[Call] = []  # by their numbers
         self._new_id = new_id
         self._by_index: dict[int, Call] = {}
         self._by_key: dict[tuple[int | None, str], Call] = {}
@@ -153,19 +158,20 @@ class ToolCalls:
             call.pieces.append(text)
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
-            body = {member: text}
-            return {"index": call.number, kind: body, **extra} if text or extra else None
+            made = {"index": call.number, kind: {member: text}, **extra}
+            return made if text or extra or made == piece else None
         call.name = name or call.name
         if not call.name:
             return None  # it begins when its name has come
-        call.begun, call.custom = True, kind == "custom"
+        call.number, call.custom = len(self.begun), kind == "custom"
+        self.begun.append(call)
         if not call.id:
             id = self._new_id()
         body = {"name": call.name, member: call.arguments}
         return {"index": call.number, "id": call.id or id, "type": kind, kind: body, **extra}
 
     def _open(self, index: int | None, id: str) -> Call:
-        call = Call(len(self.calls), index, id)
+        call = Call(index, id)
         self.calls.append(call)
         self._know(call, index, id)
         return call

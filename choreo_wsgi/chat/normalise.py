@@ -44,7 +44,7 @@ class Choice:
     def listener(self, chunk: Chunk) -> Callable[[bytes], None] | None:
         """Return what is to be told the arguments of chunks like *chunk* that pass unread."""
         pieces = chunk["choices"][0]["delta"].get("tool_calls")
-        return self.calls.calls[pieces[0]["index"]].pieces.append if pieces else None
+        return self.calls.begun[pieces[0]["index"]].pieces.append if pieces else None
 
 
 class Normaliser:
@@ -277,9 +277,9 @@ class Normaliser:
 
     def _number_calls(self, choice: Choice, delta: Chunk) -> bool:
         """Give the calls in *delta* their numbers; return whether that changes anything."""
-        given, known = delta["tool_calls"], len(choice.calls.calls)
+        given, known = delta["tool_calls"], len(choice.calls.begun)
         pieces = choice.calls.take(given)
-        self.state += len(choice.calls.calls) - known
+        self.state += len(choice.calls.begun) - known
         if pieces == given:
             return False
         delta["tool_calls"] = pieces

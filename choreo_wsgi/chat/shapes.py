@@ -93,7 +93,7 @@ def reshape(said: dict[str, Json]) -> bool:
             continue
         text = text_of(said.pop(name))
         changed = True
-        if text and not said.get("reasoning_content"):
+        if not said.get("reasoning_content"):
             said["reasoning_content"] = text
     if "refusal" in said and type(said["refusal"]) not in (str, type(None)):
         said["refusal"] = text_of(said["refusal"])

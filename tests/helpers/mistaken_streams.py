@@ -51,7 +51,8 @@ class Choice:
 
 def mean(random: Random) -> Choice:
     """Return a choice that says something."""
-    choice = Choice([random.choice(TEXTS) for _ in range(random.randrange(6))])
+    size = random.choice((random.randrange(6), random.randrange(6), 30))
+    choice = Choice([random.choice(TEXTS) for _ in range(size)])
     if random.random() < 0.3:
         choice.reasoning = [random.choice(TEXTS) for _ in range(random.randrange(1, 4))]
     choice.finish = random.choice(("stop", "length", "content_filter"))
@@ -76,6 +77,7 @@ class Teller:
         self.named = random.choice(("well", "no id", "empty id", "late clock", "no model"))
         self.reported = random.choice(("alone", "with finish", "in choice", "groq", "running"))
         self.words = random.random() < 0.5
+        self.shaped = random.random() < 0.5  # the content is not always a string
         self.chunks: list[Json] = []
 
     def pick(self, *what: Json) -> Json:
@@ -107,7 +109,7 @@ class Teller:
 
     def choice(self, index: int, delta: Json, reason: Json = None) -> Json:
         first = not any(
-            one["delta"] for chunk in self.chunks for one in chunk["choices"]
+            one.get("delta") for chunk in self.chunks for one in chunk.get("choices", ())
             if one.get("index", index) == index
         )  # fmt: skip
         if self.role == "always" or (self.role == "first" and first):
@@ -128,6 +130,8 @@ class Teller:
 
     def text(self, text: str) -> Json:
         part = {"type": "text", "text": text}
+        if not self.shaped:
+            return {"content": text}
         return {"content": self.pick(text, text, text, [part], part, [text], [{"text": text}])}
 
     def thought(self, text: str) -> Json:
@@ -154,8 +158,13 @@ class Teller:
             yield {**start, "function": {"name": name, "arguments": given}}
             return
         start["function"] = {"name": name, "arguments": self.pick("", None)}
+        if self.maybe(0.1):
+            del start["type"]
+        if self.numbers == "dense" and self.maybe(0.2):
+            yield {**start, "function": {}}  # who is called comes later than that
+            del start["id"]
         yield start
-        if self.numbers != "no ids" and self.maybe(0.2):
+        if "id" in start and self.maybe(0.2):
             yield json.loads(json.dumps(start))  # once more
         size = self.random.randrange(1, 9)
         for at in range(0, len(arguments), size):
@@ -164,8 +173,9 @@ class Teller:
             if self.numbers in ("zero", "dense", "from one") and self.maybe():
                 piece |= {"id": self.pick(None, ""), "type": self.pick(None, "", "function")}
                 function["name"] = self.pick(None, "")
-            elif self.numbers != "no ids" and self.maybe(0.2):
+            elif "id" in start and self.maybe(0.2):
                 piece["id"] = start["id"]
+                function |= {"name": name} if self.maybe() else {}
             yield piece
 
     # -- the stream ----------------------------------------------------------------------
@@ -183,7 +193,7 @@ class Teller:
             list(self.call_pieces(number, name, arguments))
             for number, (name, arguments) in enumerate(choice.calls)
         ]
-        if self.numbers in ("dense", "from one") and self.maybe():
+        if self.numbers == "from one" and self.maybe():
             longest = max(map(len, calls), default=0)
             steps = [[one[at] for one in calls if at < len(one)] for at in range(longest)]
         else:

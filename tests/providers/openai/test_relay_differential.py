@@ -1,0 +1,169 @@
+"""The relay's ways in bulk against the plain one: parse each event, mend it, write it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+from nightly import examples
+
+from choreo_wsgi.chat.normalise import Normaliser
+from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+
+Json = Any
+EVENTS = 40  # in a stream
+#: What a JSON string may hold as it is, and what it may not.
+INSIDE = (
+    *("a", "word ", "é", "\U0001f600", r"\n", r"\"", r"\\", r"\u00e9", r"\ud83d", r"\ude00", "}"),
+    *(r"\/", r"\u0075", '":', ",", "usage", "content", "[DONE]", "\x7f", r"\\\"", "null", "{"),
+)
+BROKEN = ("\t", "\x00", r"\q", r"\u12", '"', "\\")
+
+
+class Writer:
+    """Writes the chunks of one stream as text, each a little differently, or all alike."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.alike = random.random() < 0.5
+        self.space = random.choice(("", "", " ", "  "))
+        self.shuffled = random.random() < 0.2
+        self.extra = random.choice(("", "", "usage", "nested", "content", "padding", "twice"))
+
+    def member(self, name: str, value: str) -> str:
+        return f'"{name}":{self.space}{value}'
+
+    def object(self, *members: str) -> str:
+        found = [one for one in members if one]
+        if self.shuffled and not self.alike:
+            self.random.shuffle(found)
+        return "{" + f",{self.space}".join(found) + "}"
+
+    def text(self) -> str:
+        pieces = [self.random.choice(INSIDE) for _ in range(self.random.randrange(5))]
+        if self.random.random() < 0.004:
+            pieces.append(self.random.choice(BROKEN))
+        return '"' + "".join(pieces) + '"'
+
+    def delta(self) -> str:
+        random, member, object = self.random, self.member, self.object
+        kind = random.choices(("content", "reasoning", "call", "both", "spaced"), (60, 9, 20, 5, 6))
+        if kind == ["content"]:
+            return object(member("content", self.text()))
+        if kind == ["spaced"]:
+            return object(f'"content" :{self.text()}')
+        if kind == ["reasoning"]:
+            return object(member(random.choice(("reasoning", "reasoning_content")), self.text()))
+        if kind == ["both"]:
+            return object(member("content", self.text()), member("reasoning", self.text()))
+        index = random.choice(("", member("index", "0"), member("index", "1")))
+        if random.random() < 0.2:
+            name = object(member("name", '"f"'), member("arguments", '""'))
+            id = member("id", f'"c{random.randrange(3)}"')
+            piece = object(index, id, member("type", '"function"'), member("function", name))
+        else:
+            arguments = object(member("arguments", self.text()))
+            piece = object(index, member("function", arguments))
+        return object(member("tool_calls", f"[{piece}]"))
+
+    def extras(self) -> list[str]:
+        random, member = self.random, self.member
+        if self.extra == "usage":
+            spaced = f'"usage"{random.choice(("", " "))}:{random.choice(("", " "))}null'
+            return [spaced if not self.alike else '"usage":null']
+        if self.extra == "nested":
+            usage = random.choice((['"usage":null'], []))
+            return [*usage, member("x", self.object(member("usage", "null"), member("y", "1.50")))]
+        if self.extra == "content":
+            return [member("x", self.object(member("content", self.text())))]
+        if self.extra == "padding":
+            return [member("obfuscation", json.dumps("x" * random.randrange(9)))]
+        if self.extra == "twice":
+            return [member("usage", "null"), member("n", random.choice(("1e400", "-0.0", "1E2")))]
+        return []
+
+    def event(self) -> str:
+        member, object = self.member, self.object
+        finish = '""' if self.random.random() < 0.02 else "null"
+        index = str(int(self.random.random() < 0.1))
+        choice = object(
+            member("index", index), member("delta", self.delta()), member("finish_reason", finish)
+        )
+        names = (
+            ("id", '"c"'),
+            ("object", '"chat.completion.chunk"'),
+            ("created", "1"),
+            ("model", '"m"'),
+        )
+        return object(
+            *itertools.starmap(member, names), member("choices", f"[{choice}]"), *self.extras()
+        )
+
+
+def exactly(text: str | bytes) -> Json:
+    return json.loads(text, parse_float=Decimal)
+
+
+def whole(value: Json) -> Json:
+    """Return *value* with halves of surrogate pairs, side by side in a text, as one character."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    if isinstance(value, list):
+        return [whole(one) for one in value]
+    return {key: whole(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def plainly(events: list[str], rewriting: Rewriting) -> tuple[list[Json], bool]:
+    """Return the chunks that *events* become, and whether that ends in an error."""
+    normaliser = Normaliser(2, rewriting.identity, rewriting.model)
+    chunks: list[Json] = []
+    for event in events:
+        try:
+            made = normaliser.take(exactly(event))[0]
+        except (ValueError, ChoreoError):
+            return chunks, True
+        for chunk in made:
+            if rewriting.include_usage:
+                chunk.setdefault("usage", None)
+            else:
+                chunk.pop("usage", None)
+            chunks.append(whole(chunk))
+    return chunks, False
+
+
+def relayed(pieces: list[bytes], rewriting: Rewriting) -> tuple[list[Json], bool]:
+    relay = EventRelay(2, rewriting)
+    frames, failed = b"", False
+    try:
+        for piece in [*pieces, b""]:
+            frames += relay.receive_data(piece)
+    except ChoreoError:
+        failed = True
+    lines = frames.split(b"\n\n")
+    assert lines.pop() == b""
+    assert all(line.startswith(b"data: {") and b"\n" not in line for line in lines)
+    return [exactly(line[6:]) for line in lines], failed
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
+    each = examples(20_000, 500_000) // EVENTS // 10
+    for seed in range(part * each, (part + 1) * each):
+        random = Random(seed)
+        writer = Writer(random)
+        events = [writer.event() for _ in range(EVENTS)]
+        end = random.choice(("\n", "\n", "\n", "\r\n", "\r"))
+        raw = "".join(f"data: {event}{end}{end}" for event in events).encode()
+        size = random.choice((1, 40, 400, 2000, 10**6))
+        cuts = [0]
+        while cuts[-1] < len(raw):
+            cuts.append(cuts[-1] + random.randint(1, size))
+        pieces = [raw[a:b] for a, b in itertools.pairwise(cuts)]
+        identity = {"id": "o", "created": 2, "model": "o"}
+        rewriting = Rewriting(random.random() < 0.5, random.choice(("", "r")), True, identity)
+        assert relayed(pieces, rewriting) == plainly(events, rewriting), seed
