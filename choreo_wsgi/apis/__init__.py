@@ -31,11 +31,29 @@ class API(Protocol):
         """Return the status and the JSON document that tell of *error*."""
 
 
-_CLASSES = {"chat": "ChatCompletions", "responses": "Responses", "messages": "Messages"}
+#: The path of each API.
+ROUTES = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count_tokens",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+#: The module of each API here, and its class.
+_WHERE = {
+    "chat": ("chat", "ChatCompletions"),
+    "responses": ("responses", "Responses"),
+    "messages": ("messages", "Messages"),
+    "count_tokens": ("messages", "CountTokens"),
+    "completions": ("passing", "LegacyCompletions"),
+    "embeddings": ("passing", "Embeddings"),
+}
 
 
 @cache
 def load(name: str) -> API:
     """Return the API *name*, as ``chat``."""
-    api: API = getattr(import_module(f".{name}", __package__), _CLASSES[name])()
+    module, kind = _WHERE[name]
+    api: API = getattr(import_module(f".{module}", __package__), kind)()
     return api

@@ -43,8 +43,12 @@ class _Writer:
     """What a stream and a document have in common."""
 
     api = "chat"
+    fixed_id = ""
     ping = sse.ping()
     done = sse.DONE
+
+    def passed(self, frames: bytes) -> None:
+        """Take note of nothing: the relay knows what it passes on."""
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

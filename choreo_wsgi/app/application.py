@@ -7,6 +7,8 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from .access import Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
 from .keys import Keys
-from .limits import Limits, open_counters
+from .limits import Limits, demand_model, open_counters
 from .models import ModelList
 from .page import page
 from .pending import ClientGone, Pending
@@ -88,9 +90,10 @@ class Application:
         self._metrics = self._make_metrics() if self.settings.metrics else None
         self._models = ModelList()
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
-            "/v1/chat/completions": {"POST": lambda call: self._complete(call, "chat")},
-            "/v1/responses": {"POST": lambda call: self._complete(call, "responses")},
-            "/v1/messages": {"POST": lambda call: self._complete(call, "messages")},
+            **{
+                path: {"POST": partial(self._complete, name=name)}
+                for path, name in apis.ROUTES.items()
+            },
             "/v1/models": {"GET": lambda call: self._models.all(call, self._router)},
             "/": {"GET": self._root},
             "/health": {"GET": self._health},
@@ -315,6 +318,13 @@ class Application:
         request, digest = self._read(call, api)
         call.account.api = name
         call.account.model = request.model
+        if betas := call.environ.get("HTTP_ANTHROPIC_BETA"):
+            request = replace(request, betas=betas)
+        if name == "count_tokens":
+            demand_model(call.key, request.model)
+            if name not in self._router.targets(request.model)[0].provider.apis:
+                counting: Any = api
+                return json_response({"input_tokens": counting.estimate(request)})
         if digest:
             return self._resumption.begin(call, api, request, digest)
         return self._completions.answer(call, api, request)

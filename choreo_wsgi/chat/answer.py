@@ -20,6 +20,8 @@ class AnswerWriter(Protocol):
     api: str
     #: The model's name, as the caller asked for it.
     model: str
+    #: The id of an answer that is kept here, also over a provider that speaks this API.
+    fixed_id: str
     #: What keeps a silent stream alive.
     ping: bytes
     #: What follows the last frame of a stream that ended well.
@@ -30,6 +32,9 @@ class AnswerWriter(Protocol):
 
     def finish(self) -> bytes:
         """Return what follows the last item: the last frames, or the whole document."""
+
+    def passed(self, frames: bytes) -> None:
+        """Take note of *frames* that a provider which speaks this API passed on."""
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

@@ -18,8 +18,9 @@ class ChatRequest:
     """A checked request; *body* is the JSON object as it came, unknown fields included.
 
     *stop* has no empty strings: they would match everywhere.  *original* is the body of a
-    request of another API, and *native_only* what only a provider that speaks that API can do:
-    the error for all others.
+    request of another API, *native* what a provider that speaks that API is sent if that is
+    something else, *betas* the header that goes with it, and *native_only* the error for all
+    other providers.
     """
 
     model: str
@@ -31,6 +32,8 @@ class ChatRequest:
     max_tokens: int | None = None  # max_completion_tokens, or else max_tokens
     stop: tuple[str, ...] = ()
     original: dict[str, Json] | None = None
+    native: dict[str, Json] | None = None
+    betas: str = ""
     native_only: InvalidRequest | None = None
 
     @property

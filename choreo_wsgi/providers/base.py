@@ -37,6 +37,9 @@ class Provider(ABC):
     #: Whether :meth:`open` may block: it looks something up, starts a process, is not known.
     blocking: bool = True
 
+    #: The APIs beside chat that the upstream itself speaks: answered with its own bytes.
+    apis: frozenset[str] = frozenset()
+
     #: The environment variables of its key and of its base URL.
     facts: ClassVar[Facts] = Facts()
 

@@ -68,6 +68,7 @@ class MessageWriter:
     """Writes one message of *model*, as events with *stream*."""
 
     api = "messages"
+    fixed_id = ""
     ping = sse.frame(b'{"type":"ping"}', event="ping")
     done = b""
 
@@ -206,6 +207,9 @@ class MessageWriter:
             return dump({**self._message, **delta, "usage": usage})
         frames += self._event("message_delta", delta=delta, usage=usage)
         return frames + self._event("message_stop")
+
+    def passed(self, frames: bytes) -> None:
+        """Take note of nothing: an error needs no more than itself."""
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

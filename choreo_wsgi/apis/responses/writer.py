@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -46,6 +47,10 @@ _REPEATED: dict[str, Json] = {
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 
 
+_ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
+_NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
+
+
 @dataclass
 class _Open:
     """An output item that is being written: where it stands and what came of it so far."""
@@ -67,6 +72,7 @@ class ResponseWriter:
 
     def __init__(self, asked: Mapping[str, Json], id: str = "", stream: bool = True) -> None:
         self.model: str = asked["model"]
+        self.fixed_id = id
         self.id = id or "resp_" + secrets.token_hex(24)
         #: How many events were written.
         self.count = 0
@@ -291,6 +297,14 @@ class ResponseWriter:
         if reason:
             response["incomplete_details"] = {"reason": reason}
         return frames + self._lifecycle(status, response) if self._stream else dump(response)
+
+    def passed(self, frames: bytes) -> None:
+        """Go on counting, and with the same id, behind *frames* of the provider's own."""
+        if not (self.count or self.fixed_id) and (found := _ID.search(frames)):
+            self.id = found[1].decode("ascii", "replace")
+        at = frames.rfind(b'"sequence_number":')
+        if at >= 0 and (number := _NUMBER.match(frames, at)):
+            self.count = int(number[1]) + 1
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""

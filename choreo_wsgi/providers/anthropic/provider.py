@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
+from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
+from ...chat.source import Reply
 from ...settings import Secret, Settings, setting
 from ...upstream import HTTPRequest
+from ..answer import Asking
 from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
 from ..http import HTTPProvider, Translator
@@ -24,6 +28,7 @@ class Anthropic(HTTPProvider):
 
     type = "anthropic"
     facts = BUILT_IN["anthropic"]
+    apis = frozenset(("messages", "count_tokens"))
 
     @dataclass(frozen=True)
     class Options:
@@ -48,8 +53,30 @@ class Anthropic(HTTPProvider):
         """Return the stop strings that Claude refuses: those without a visible character."""
         return tuple(text for text in request.stop if not text.strip())
 
+    def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
+        """Begin to answer *request*: Messages with the upstream's own events, else with items."""
+        if writer.api not in self.apis:
+            return super().answer(request, writer)
+        native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
+        body = {**(request.original or {}), "model": request.model}
+        sent = self._post(native.DIALECTS[writer.api].path, body, request.betas)
+        asking = Asking(
+            lambda: self.client.send(sent),
+            foreign=b"{[<" if request.stream else b"",
+            refused=self.error,
+            secret=self.options.api_key,
+        )
+        label, limit = self.label(request.model), self.settings.max_event_bytes
+        reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)
+        return reply
+
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
+        able = capabilities(request.model, self.overrides)
+        body = anthropic_request.body(request, self.options.max_tokens, able)
+        return self._post("/messages", body)
+
+    def _post(self, path: str, body: dict[str, Json], betas: str = "") -> HTTPRequest:
         options = self.options
         headers = {
             "content-type": "application/json",
@@ -57,11 +84,10 @@ class Anthropic(HTTPProvider):
             "anthropic-version": options.version,
             "x-api-key": self.key(),
         }
-        if options.beta:
-            headers["anthropic-beta"] = options.beta
-        able = capabilities(request.model, self.overrides)
-        body = dump(anthropic_request.body(request, options.max_tokens, able))
-        return HTTPRequest("POST", f"{options.base_url.rstrip('/')}/v1/messages", headers, body)
+        if beta := ",".join(filter(None, (options.beta, betas))):
+            headers["anthropic-beta"] = beta
+        url = f"{options.base_url.rstrip('/')}/v1{path}"
+        return HTTPRequest("POST", url, headers, dump(body))
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's events."""

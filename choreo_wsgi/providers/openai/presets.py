@@ -95,6 +95,7 @@ class VLLM(OpenAI):
     """A vLLM server of one's own."""
 
     type = "vllm"
+    known_apis = ("chat", "responses")
     facts = BUILT_IN["vllm"]
 
 
@@ -102,4 +103,5 @@ class SGLang(OpenAI):
     """An SGLang server of one's own."""
 
     type = "sglang"
+    known_apis = ("chat", "responses")
     facts = BUILT_IN["sglang"]

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import ClassVar
 
 from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump
@@ -23,6 +25,8 @@ from ..reading import parse_object
 from .answer import RelayedDocument, RelayedStream, unfold
 from .chunks import OpenAITranslator
 from .relay import EventRelay, Rewriting
+
+_APIS = frozenset(("chat", "responses", "messages", "completions", "embeddings"))
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
 _LIST_SECONDS = 300.0
@@ -44,6 +48,8 @@ class OpenAI(Provider):
     facts = BUILT_IN["openai"]
     native = frozenset({"n", "stop", "max_tokens"})
     blocking = False
+    #: The APIs that a server of this type is known to speak, without the option ``apis``.
+    known_apis: ClassVar[tuple[str, ...]] = ("chat",)
 
     @dataclass(frozen=True)
     class Options:
@@ -53,6 +59,9 @@ class OpenAI(Provider):
         api_key: Secret = setting(Secret(""), "its key, or env:NAME")
         unix_socket: str = setting("", "path of a unix socket to connect to instead")
         headers: tuple[str, ...] = setting((), "more headers, NAME: VALUE, comma separated")
+        apis: tuple[str, ...] = setting(
+            (), "APIs that the upstream itself speaks: chat, responses, messages"
+        )
         repair: bool = setting(True, "mend what the upstream gets wrong")
         usage: bool = setting(True, "ask for usage in streams; off for one that this silences")
         connect_timeout: float = setting(0.0, "0: the server's", minimum=0)
@@ -69,6 +78,12 @@ class OpenAI(Provider):
         )
         self.client = Client(timeouts, unix_socket=given.unix_socket)
         self._base_url = (given.base_url or self.facts.home).rstrip("/")
+        known = self.known_apis
+        if self.type == "openai" and self._base_url == OpenAI.facts.home:
+            known = ("chat", "responses")
+        self.apis = frozenset((*(given.apis or known), "completions", "embeddings"))
+        if unknown := self.apis - _APIS:
+            raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
         self._headers = self.request_headers()
         # None: not known yet.
         self._takes_stream_options: bool | None = None
@@ -97,6 +112,8 @@ class OpenAI(Provider):
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request*: chat with the upstream's own bytes, else with items."""
+        if writer.api in self.apis and writer.api != "chat":
+            return self._pass_on(request, writer)
         if writer.api != "chat":
             return super().answer(request, writer)
         # The name that was asked for, where the upstream knows the model by another.
@@ -118,6 +135,20 @@ class OpenAI(Provider):
         return RelayedDocument(
             asking, label, writer, translator, identity, renamed, repair, _MAX_REPLY
         )
+
+    def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
+        """Answer a request of an API that the upstream itself speaks with its own events."""
+        body = dump({**(request.native or request.original or {}), "model": request.model})
+        native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
+        path = native.DIALECTS[writer.api].path
+        asking = Asking(
+            lambda: self._post(request.model, body, path),
+            foreign=b"{[<" if request.stream else b"",
+            secret=self.options.api_key,
+        )
+        label, limit = self.label(request.model), self.settings.max_event_bytes
+        reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)
+        return reply
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
@@ -164,12 +195,12 @@ class OpenAI(Provider):
             secret=self.options.api_key,
         )
 
-    def _post(self, model: str, body: bytes) -> Exchange:
+    def _post(self, model: str, body: bytes, path: str = "/chat/completions") -> Exchange:
         if self.facts.needs_key and not self.options.api_key and self._base_url == self.facts.home:
             raise ProviderNotConfigured(
                 f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
             )
-        url = self.url("/chat/completions", model)
+        url = self.url(path, model)
         return self.client.send(HTTPRequest("POST", url, self._headers, body))
 
     def _refused(self, status: int, body: bytes) -> bool:

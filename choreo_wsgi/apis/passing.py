@@ -1,0 +1,113 @@
+"""The APIs that are passed on to providers that have them: legacy completions, embeddings.
+
+https://platform.openai.com/docs/api-reference/completions and /embeddings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import sse
+from ..chat.answer import AnswerWriter
+from ..chat.items import Item, Json
+from ..chat.request import ChatRequest, loads
+from ..chat.schema import BOOLEAN, STRING, Fault, anything, either, integer, object_of
+from ..errors import ChoreoError, InvalidRequest
+
+_PROMPT = either(str, anything, list, anything)
+
+
+class _Passing:
+    """An API whose requests no provider translates."""
+
+    name: str
+    check: Any
+
+    def read(self, body: bytes) -> ChatRequest:
+        """Return the request in *body*; raises InvalidRequest."""
+        fields = loads(body)
+        try:
+            self.check(fields)
+        except Fault as fault:
+            raise fault.error() from None
+        return _request(fields, InvalidRequest(f"this model has no {self.name}", param="model"))
+
+    def writer(self, request: ChatRequest) -> AnswerWriter:
+        """Return what ends an answer to *request*."""
+        return PassingWriter(self.name, request.model)
+
+    def error(self, error: ChoreoError) -> tuple[int, bytes]:
+        """Return the status and the JSON document that tell of *error*."""
+        return error.status, error.body()
+
+
+def _request(fields: dict[str, Json], native_only: InvalidRequest) -> ChatRequest:
+    return ChatRequest(
+        model=fields["model"],
+        messages=[],
+        body={},
+        stream=bool(fields.get("stream")),
+        original=fields,
+        native_only=native_only,
+    )
+
+
+class LegacyCompletions(_Passing):
+    """The API behind ``/v1/completions``."""
+
+    name = "completions"
+    check = staticmethod(
+        object_of(
+            {
+                "model": STRING,
+                "prompt": _PROMPT,
+                "stream": BOOLEAN,
+                "n": integer(1, 128),
+                "max_tokens": integer(0),
+                "logprobs": integer(0, 5),
+                "echo": BOOLEAN,
+            },
+            "model",
+            "prompt",
+        )
+    )
+
+
+class Embeddings(_Passing):
+    """The API behind ``/v1/embeddings``."""
+
+    name = "embeddings"
+    check = staticmethod(
+        object_of(
+            {"model": STRING, "input": _PROMPT, "dimensions": integer(1), "user": STRING},
+            "model",
+            "input",
+        )
+    )
+
+
+class PassingWriter:
+    """Ends the streams of answers that pass as they are."""
+
+    fixed_id = ""
+    ping = sse.ping()
+    done = sse.DONE
+
+    def __init__(self, api: str, model: str) -> None:
+        self.api = api
+        self.model = model
+
+    def write(self, item: Item) -> bytes:
+        """Return nothing: no provider answers these APIs with items."""
+        return b""
+
+    def finish(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def passed(self, frames: bytes) -> None:
+        """Take note of nothing."""
+
+    def fail(self, error: ChoreoError) -> bytes:
+        """Return the frame that ends a stream with *error*."""
+        return sse.frame(error.body())

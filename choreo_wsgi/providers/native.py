@@ -1,0 +1,249 @@
+"""An API over an upstream that speaks that very API: its events pass as they are.
+
+Blocks of events in which nothing can need a change pass untouched, at the speed of memory.  The
+events that begin and end an answer are taken apart: for the model's name, the id, the usage, a
+failure.  How a stream ends is ours: an upstream that stops before its last event has failed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .. import sse
+from ..chat.answer import AnswerWriter
+from ..chat.items import Json, Usage, dump
+from ..chat.source import Reply
+from ..errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
+from .answer import Asking, UpstreamAnswer
+from .failures import find_error, provider_error
+from .reading import SHAPE_ERRORS, count, parse_object, read_usage
+
+#: Longest document that is passed on, in bytes.
+_MAX_DOCUMENT = 64 * 1024 * 1024
+
+
+def _read_input_usage(usage: dict[str, Json]) -> Usage:
+    """Return what a ``usage`` of Responses says."""
+    read, written = (usage.get(f"{way}_tokens_details") or {} for way in ("input", "output"))
+    return Usage(
+        count(usage.get("input_tokens")) or 0,
+        count(usage.get("output_tokens")) or 0,
+        count(read.get("cached_tokens")),
+        count(read.get("cache_write_tokens")),
+        count(written.get("reasoning_tokens")),
+    )
+
+
+def _read_message_usage(usage: dict[str, Json]) -> Usage:
+    """Return what a ``usage`` of Messages says: there input is what was not cached."""
+    read = count(usage.get("cache_read_input_tokens"))
+    written = count(usage.get("cache_creation_input_tokens"))
+    total = (count(usage.get("input_tokens")) or 0) + (read or 0) + (written or 0)
+    return Usage(total, count(usage.get("output_tokens")) or 0, read, written)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """An API as a stream of its events.
+
+    *watched* matches the names of the events that are taken apart, *last* are those that end
+    an answer, and *dropped* those that are not passed on.  *member* is where an event has the
+    object with ``id``, ``model`` and ``usage``; a document is that object itself.
+    """
+
+    path: str
+    watched: re.Pattern[bytes] = field(default_factory=lambda: re.compile(b""))
+    last: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
+    member: str = ""
+    read_usage: Callable[[dict[str, Json]], Usage] = read_usage
+
+
+_RESPONSE_ENDS = ("completed", "incomplete", "failed")
+
+DIALECTS = {
+    "responses": Dialect(
+        "/responses",
+        re.compile(
+            rb"event: (?:response\.(?:created|queued|in_progress|completed|incomplete|failed)"
+            rb"|error)\n"
+        ),
+        frozenset(f"response.{end}" for end in _RESPONSE_ENDS),
+        member="response",
+        read_usage=_read_input_usage,
+    ),
+    "messages": Dialect(
+        "/messages",
+        re.compile(rb"event: (?:message_(?:start|delta|stop)|error|ping)\n"),
+        frozenset(["message_stop"]),
+        frozenset(["ping"]),
+        member="message",
+        read_usage=_read_message_usage,
+    ),
+    "count_tokens": Dialect("/messages/count_tokens"),
+    "completions": Dialect("/completions"),
+    "embeddings": Dialect("/embeddings"),
+}
+
+
+class _Native(UpstreamAnswer):
+    def __init__(
+        self, asking: Asking, writer: AnswerWriter, renamed: str, label: str, limit: int
+    ) -> None:
+        super().__init__(asking)
+        self._writer = writer
+        self._dialect = DIALECTS[writer.api]
+        self._renamed = renamed
+        self.label = label
+        self.ended = False
+        self.usage: Usage | None = None
+        self._document = bytearray()
+        self._decoder = sse.Decoder(limit, errors="strict")
+        self._rest = b""  # behind the last whole event of a block that passed untouched
+        self._looked = b""  # the frames of events that were taken apart, before a failure
+
+    def _change(self, value: dict[str, Json]) -> bool:
+        """Write the names that the caller knows into *value*; whether any differed."""
+        changed = False
+        for name, wanted in (("model", self._renamed), ("id", self._writer.fixed_id)):
+            if wanted and name in value and value[name] != wanted:
+                value[name] = wanted
+                changed = True
+        return changed
+
+    def _note_usage(self, value: dict[str, Json]) -> None:
+        usage = value.get("usage")
+        if not isinstance(usage, dict):
+            return
+        told = self._dialect.read_usage(usage)
+        if self.usage is not None and not told.prompt_tokens:  # Messages tells input at the start
+            before = self.usage
+            told.prompt_tokens, told.cached_tokens = before.prompt_tokens, before.cached_tokens
+            told.cache_write_tokens = before.cache_write_tokens
+        self.usage = told
+
+
+class NativeDocument(_Native):
+    """The upstream's document: see ``chat.source.Reply``."""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the whole document once it is there, ``b""`` before."""
+        if self.ended:
+            return b""
+        self._document += self.read(timeout)
+        if len(self._document) > _MAX_DOCUMENT:
+            raise self.fail(UpstreamInvalid("the provider's answer is too long"))
+        if not self.body_ended:
+            return b""
+        body = bytes(self._document)
+        try:
+            value = parse_object(body)
+            failure = find_error(value)
+            if failure is not None and self._dialect.member != "response":
+                raise provider_error(failure)
+            self._note_usage(value)
+        except SHAPE_ERRORS as error:
+            raise self.fail(UpstreamInvalid("the provider's answer is not as expected")) from error
+        except ChoreoError as error:
+            raise self.fail(error) from None
+        self.ended = True
+        return dump(value) if self._change(value) else body
+
+
+class NativeStream(_Native):
+    """The upstream's events: see ``chat.source.Reply``."""
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the frames that came within *timeout* seconds, joined."""
+        if self.ended:
+            return b""
+        data = self.read(timeout)
+        frames = b""
+        if data:
+            try:
+                frames = self._pass(data)
+            except SHAPE_ERRORS as error:
+                raise self.fail(UpstreamInvalid("an event is not as expected")) from error
+            except ChoreoError as error:
+                failure = self.fail(error)
+                if not self._looked:
+                    raise failure from None
+                self._writer.passed(self._looked)
+                return self._looked
+        if self.body_ended and not self.ended and not frames:
+            text = "the provider's answer ended before it was complete"
+            raise self.fail(UpstreamTruncated(text))
+        return frames
+
+    def _pass(self, data: bytes) -> bytes:
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        if not self._decoder.pending:
+            end = data.rfind(b"\n\n") + 2
+            if end > 1 and self._is_plain(data[:end]):
+                data, self._rest = data[:end], data[end:]
+                self._writer.passed(data)
+                return data
+        self._looked = b""
+        try:
+            events = self._decoder.receive_data(data)
+        except sse.DecodeError as error:
+            raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
+        for event in events:
+            self._looked += self._look(event)
+            if self.ended:
+                self.finish()
+                break
+        frames, self._looked = self._looked, b""
+        if frames:
+            self._writer.passed(frames)
+        return frames
+
+    def _is_plain(self, block: bytes) -> bool:
+        """Whether *block* is whole events of two lines, none of which is to be taken apart."""
+        if not block.startswith(b"event: ") or self._dialect.watched.search(block):
+            return False
+        events = block.count(b"\n\nevent: ") + 1
+        return (
+            block.count(b"\n") == 3 * events
+            and block.count(b"\ndata: {") == events
+            and b"\r" not in block
+        )
+
+    def _look(self, event: sse.Event) -> bytes:
+        dialect = self._dialect
+        if event.data == "[DONE]" and not dialect.last:
+            self.ended = True
+            return b""
+        if event.data.startswith("[DONE]"):
+            return b""
+        value = parse_object(event.data)
+        kind = str(value.get("type") or "")
+        if kind == "error" or (not dialect.last and value.get("error")):
+            raise provider_error(value)
+        if kind in dialect.dropped:
+            return b""
+        inner = value.get(dialect.member) if dialect.member else value
+        changed = isinstance(inner, dict) and self._change(inner)
+        for told in (inner, value):
+            if isinstance(told, dict):
+                self._note_usage(told)
+        self.ended = kind in dialect.last
+        data = event.data.encode("utf-8", "replace")
+        if changed or b"\n" in data:
+            data = dump(value)
+        return sse.frame(data, event=kind if dialect.last else "")
+
+
+def pass_on(
+    asking: Asking, writer: AnswerWriter, model: str, label: str, stream: bool, limit: int
+) -> Reply:
+    """Return the answer to *asking*, whose upstream speaks the API of *writer*.
+
+    *model* is the name that the upstream has for the model; the caller's stands in the answer.
+    *limit* bounds the bytes of an event.
+    """
+    reply = NativeStream if stream else NativeDocument
+    return reply(asking, writer, writer.model if writer.model != model else "", label, limit)

@@ -1,0 +1,252 @@
+"""APIs over upstreams that speak them: requests and events pass, the ending is ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import harness
+import openai
+import pytest
+from playback_server import Asked, PlaybackServer
+
+from choreo_wsgi import sse
+from choreo_wsgi.app.application import Application
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+DOCUMENT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+
+
+def frames(*events: dict[str, Any]) -> bytes:
+    encoded = [(json.dumps(event, separators=(",", ":")).encode(), event) for event in events]
+    return b"".join(sse.frame(data, event=event["type"]) for data, event in encoded)
+
+
+def numbered(*events: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
+
+
+RESPONSE = {"id": "resp_upstream", "object": "response", "model": "real", "output": []}
+USAGE = {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 2,
+         "output_tokens_details": {"reasoning_tokens": 1}, "total_tokens": 11}  # fmt: skip
+#: What only OpenAI itself says: a search, encrypted reasoning.
+SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+TEXT = {"type": "response.output_text.delta", "item_id": "m", "output_index": 1, "logprobs": []}
+EVENTS = numbered(
+    {"type": "response.created", "response": {**RESPONSE, "status": "in_progress"}},
+    {"type": "response.output_item.added", "output_index": 0, "item": SEARCH},
+    {"type": "response.output_item.done", "output_index": 0, "item": SEARCH},
+    *({**TEXT, "content_index": 0, "delta": f"w{number} "} for number in range(40)),
+    {"type": "response.completed", "response": {**RESPONSE, "status": "completed", "usage": USAGE}},
+)
+MESSAGE = {"id": "msg_up", "type": "message", "role": "assistant", "model": "real", "content": []}
+MESSAGES: list[dict[str, Any]] = [
+    {"type": "message_start", "message": {**MESSAGE, "usage": {"input_tokens": 5}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "ping"},
+    *(
+        {"type": "content_block_delta", "index": 0,
+         "delta": {"type": "text_delta", "text": f"w{number} "}}
+        for number in range(40)
+    ),
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+    {"type": "message_stop"},
+]  # fmt: skip
+SAID = "".join(f"w{number} " for number in range(40))
+
+
+class Native:
+    """Our server before an upstream that plays *answer* and speaks the API itself."""
+
+    def __init__(self, upstream: PlaybackServer, url: str) -> None:
+        self.upstream = upstream
+        self.url = url
+
+    @property
+    def sent(self) -> tuple[str, dict[str, Any], Any]:
+        """The last request that the upstream got: target, body, headers."""
+        asked = self.upstream.asked[-1]
+        return asked.target, json.loads(asked.body), asked.headers
+
+
+Make = Callable[[str, Any], Native]
+
+
+@pytest.fixture
+def native(
+    application: Callable[..., Application], serve: Callable[..., harness.Server]
+) -> Iterator[Make]:
+    upstreams: list[PlaybackServer] = []
+
+    def make(kind: str, answer: bytes | Callable[[Asked], bytes]) -> Native:
+        upstream = PlaybackServer(answer)
+        upstream.__enter__()
+        upstreams.append(upstream)
+        section = {"type": kind, "base_url": upstream.url, "api_key": "sk-upstream"}
+        section["models"] = "alias = real, real"
+        if kind == "openai":
+            section |= {"base_url": upstream.url + "/v1", "apis": "chat, responses"}
+        return Native(upstream, serve(application({"up": section})).url)
+
+    yield make
+    for upstream in upstreams:
+        upstream.__exit__(None, None, None)
+
+
+def ask_responses(url: str, **members: Any) -> Any:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        answer = client.responses.create(**{"model": "real", "input": "hi", **members})
+        return list(answer) if members.get("stream") else answer
+
+
+def test_events_of_a_response_pass_with_what_no_chat_can_say(native: Make) -> None:
+    made = native("openai", HEAD + frames(*EVENTS))
+    tools = [{"type": "web_search"}]
+    include = ["reasoning.encrypted_content"]
+    events = ask_responses(made.url, stream=True, tools=tools, include=include)
+    assert [event.to_dict() for event in events] == EVENTS
+    target, body, headers = made.sent
+    assert target == "/v1/responses"
+    assert body == {"model": "real", "input": "hi", "stream": True, "tools": tools,
+                    "include": include}  # fmt: skip
+    assert headers["Authorization"] == "Bearer sk-upstream"
+
+
+def test_the_callers_name_of_the_model_stands_in_the_answer(native: Make) -> None:
+    made = native("openai", HEAD + frames(*EVENTS))
+    events = ask_responses(made.url, model="alias", stream=True)
+    assert [event.response.model for event in (events[0], events[-1])] == ["alias"] * 2
+    assert made.sent[1]["model"] == "real"
+    document = json.dumps({**RESPONSE, "status": "completed", "usage": USAGE}).encode()
+    plain = native("openai", DOCUMENT + document)
+    response = ask_responses(plain.url, model="alias")
+    assert (response.model, response.id, response.usage.total_tokens) == (
+        "alias",
+        "resp_upstream",
+        11,
+    )
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) -> None:
+    """At each event: those before it, then one failure that goes on counting."""
+    for cut in range(0, len(EVENTS), 7):
+        block = frames(*EVENTS[:cut])
+        if not named:
+            block = b"".join(line + b"\n" for line in block.splitlines() if line[:6] != b"event:")
+        made = native("openai", HEAD + (block + b"event: resp").replace(b"\n", newline))
+        if cut == 0:
+            with pytest.raises(openai.APIStatusError):
+                ask_responses(made.url, stream=True)
+            continue
+        events = ask_responses(made.url, stream=True)
+        assert [event.to_dict() for event in events[:cut]] == EVENTS[:cut]
+        (failed,) = events[cut:]
+        assert failed.type == "response.failed"
+        assert (failed.sequence_number, failed.response.id) == (cut, "resp_upstream")
+        assert failed.response.error.type == "upstream_truncated"
+
+
+def test_an_error_event_of_the_upstream_is_the_failure(native: Make) -> None:
+    error = {"type": "error", "code": "rate_limit_exceeded", "message": "slow", "param": None}
+    made = native("openai", HEAD + frames(*EVENTS[:5], {**error, "sequence_number": 5}))
+    events = ask_responses(made.url, stream=True)
+    assert [event.type for event in events[5:]] == ["response.failed"]
+    assert events[5].response.error.code == "rate_limit_exceeded"
+    refused = b'{"error":{"message":"no such tool","type":"invalid_request_error","param":"tools"}}'
+    head = b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    made = native("openai", head + refused)
+    with pytest.raises(openai.BadRequestError, match="no such tool"):
+        ask_responses(made.url, stream=True)
+
+
+def ask_messages(url: str, **members: Any) -> Any:
+    given: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    with (
+        anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client,
+        client.messages.stream(**{**given, **members}) as stream,
+    ):
+        return stream.get_final_message()
+
+
+def test_events_of_a_message_pass(native: Make) -> None:
+    made = native("anthropic", HEAD + frames(*MESSAGES))
+    system: Any = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}]
+    tools: Any = [{"type": "web_search_20250305", "name": "web_search"}]
+    more: Any = {"extra_headers": {"anthropic-beta": "context-1m"}, "tools": tools}
+    message = ask_messages(made.url, model="alias", system=system, **more)
+    assert (message.content[0].text, message.model) == (SAID, "alias")
+    target, body, headers = made.sent
+    assert target == "/v1/messages"
+    assert (body["system"], body["tools"], body["model"]) == (system, tools, "real")
+    assert (headers["anthropic-beta"], headers["x-api-key"]) == ("context-1m", "sk-upstream")
+
+
+def test_a_cut_message_is_an_error(native: Make) -> None:
+    for cut in range(1, len(MESSAGES), 6):
+        made = native("anthropic", HEAD + frames(*MESSAGES[:cut]))
+        with pytest.raises(anthropic.APIError):
+            ask_messages(made.url)
+
+
+def test_tokens_are_counted_by_who_can(
+    native: Make, application: Callable[..., Application], serve: Callable[..., harness.Server]
+) -> None:
+    made = native("anthropic", DOCUMENT + b'{"input_tokens":14}')
+    messages: Any = [{"role": "user", "content": "x" * 400}]
+    for url, model, expected in (
+        (made.url, "real", 14),
+        (serve(application()).url, "echo", 105),
+    ):
+        with anthropic.Anthropic(base_url=url, api_key="k") as client:
+            counted = client.messages.count_tokens(model=model, messages=messages)
+        assert counted.input_tokens == expected
+    assert made.sent[0] == "/v1/messages/count_tokens"
+
+
+COMPLETION = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "real"}
+
+
+def test_legacy_completions_pass(native: Make) -> None:
+    chunks = [
+        {**COMPLETION, "choices": [{"index": 0, "text": text, "finish_reason": reason}]}
+        for text, reason in (("a", None), ("b", "stop"))
+    ]
+    block = b"".join(sse.frame(json.dumps(chunk).encode()) for chunk in chunks)
+    made = native("openai", HEAD + block + sse.DONE)
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        members: Any = {"model": "alias", "prompt": "once", "echo": True, "n": 1}
+        read = list(client.completions.create(stream=True, **members))
+        assert [(chunk.choices[0].text, chunk.model) for chunk in read] == [
+            ("a", "alias"),
+            ("b", "alias"),
+        ]
+        assert made.sent[0] == "/v1/completions"
+    cut = native("openai", HEAD + block)
+    with (
+        openai.OpenAI(base_url=f"{cut.url}/v1", api_key="k", max_retries=0) as client,
+        pytest.raises(openai.APIError, match="before it was complete"),
+    ):
+        list(client.completions.create(stream=True, **members))
+
+
+def test_embeddings_pass_and_others_have_none(native: Make) -> None:
+    data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]
+    usage = {"prompt_tokens": 1, "total_tokens": 1}
+    document = {"object": "list", "data": data, "model": "real", "usage": usage}
+    made = native("openai", DOCUMENT + json.dumps(document).encode())
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        answer = client.embeddings.create(model="real", input="hi", encoding_format="float")
+        assert answer.data[0].embedding == [0.5, 0.25]
+        assert made.sent[0] == "/v1/embeddings"
+        with pytest.raises(openai.BadRequestError, match="has no embeddings"):
+            client.embeddings.create(model="echo", input="hi")
+        with pytest.raises(openai.BadRequestError, match="has no completions"):
+            client.completions.create(model="echo", prompt="hi")
+        with pytest.raises(openai.BadRequestError) as raised:
+            client.embeddings.create(model="real", input=7)  # type: ignore[arg-type]
+        assert raised.value.param == "input"
