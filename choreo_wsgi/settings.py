@@ -57,6 +57,7 @@ class Settings:
     api_keys: tuple[Secret, ...] = setting((), "keys that callers must present, comma separated")
     api_keys_file: str = setting("", "file of SHA-256 digests of keys, one in a line, in hex")
     allow_anonymous: bool = setting(False, "serve callers without a key on any address")
+    behind_proxy: bool = setting(False, "strangers may call through a proxy: demand API keys")
     cors_origins: tuple[str, ...] = setting(("*",), "web origins that may call when there are keys")
     page: bool = setting(True, "answer / with a page to chat and to see frames arrive")
     default_model: str = setting(

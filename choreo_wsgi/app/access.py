@@ -6,10 +6,7 @@ import hmac
 import ipaddress
 import re
 
-from ..errors import (
-    AuthenticationError,
-    PermissionDenied,
-)
+from ..errors import AuthenticationError, ConfigurationError, PermissionDenied
 from ..settings import Settings
 from .keys import ANYBODY, Key, Keys
 from .request import Environ, Headers
@@ -22,42 +19,57 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{0,5})?")
 _LOCAL_PEERS = frozenset(("127.0.0.1", "::1", "", "localhost"))
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
-# Headers that a proxy adds: with one of them the peer is not the caller.
+# Headers that proxies and tunnels add, or their beginnings: with one of them the peer is not
+# the caller.
 _FORWARDING = (
-    "HTTP_FORWARDED",
-    "HTTP_X_FORWARDED",
-    "HTTP_X_ORIGINAL_FOR",
-    "HTTP_X_REAL_IP",
-    "HTTP_X_CLIENT_IP",
-    "HTTP_X_CLUSTER_CLIENT_IP",
-    "HTTP_X_ENVOY_EXTERNAL_ADDRESS",
-    "HTTP_VIA",
-    "HTTP_CF_CONNECTING_IP",
-    "HTTP_CDN_LOOP",
-    "HTTP_TRUE_CLIENT_IP",
-    "HTTP_FASTLY_CLIENT_IP",
-    "HTTP_FLY_CLIENT_IP",
+    *("HTTP_FORWARDED", "HTTP_VIA", "HTTP_CDN_LOOP", "HTTP_FRONT_END_HTTPS"),
+    *("HTTP_X_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_ORIGINAL", "HTTP_X_CLIENT_IP"),
+    *("HTTP_X_CLUSTER_CLIENT_IP", "HTTP_X_REMOTE_ADDR", "HTTP_X_REMOTE_IP", "HTTP_X_PROXY"),
+    *("HTTP_X_SCHEME", "HTTP_X_VARNISH", "HTTP_X_ENVOY", "HTTP_X_AMZN_TRACE", "HTTP_X_AMZ_CF"),
+    *("HTTP_X_AZURE", "HTTP_X_FD_", "HTTP_X_ARR_", "HTTP_X_APPENGINE", "HTTP_X_CLOUD_TRACE"),
+    *("HTTP_CLIENT_IP", "HTTP_TRUE_CLIENT_IP", "HTTP_CF_", "HTTP_FLY_", "HTTP_FASTLY"),
+    *("HTTP_AKAMAI", "HTTP_TAILSCALE", "HTTP_INCAP", "HTTP_PROXY_"),
 )
 
 
 def is_forwarded(environ: Environ) -> bool:
-    """Return whether the request has a header that proxies add."""
-    return any(name.startswith(_FORWARDING) for name in environ)
+    """Return whether a proxy shows: by a header that it adds, or as nginx asks by default.
+
+    That is in HTTP/1.0, with ``Connection: close``.  A proxy that speaks HTTP/1.1, passes the
+    caller's Host on and adds nothing cannot be told from a program on this machine.
+    """
+    if any(name.startswith(_FORWARDING) for name in environ):
+        return True
+    closes = environ.get("HTTP_CONNECTION", "").strip().lower() == "close"
+    return closes and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+
+
+#: Answered without an API key and to every page: they tell nothing about anybody, or look at
+#: who asks themselves.
+OPEN = ("", "/", "/health", "/healthz", "/readyz", "/metrics")
 
 
 class Gate:
     """Decides who may call: the holders of *keys*, or without keys this machine alone."""
 
-    def __init__(self, keys: Keys, *, allow_anonymous: bool = False) -> None:
+    def __init__(self, keys: Keys, settings: Settings) -> None:
+        """Raise ConfigurationError if there must be keys and are none."""
+        if settings.behind_proxy and not keys:
+            raise ConfigurationError(
+                "behind_proxy: strangers look local behind a proxy; set api_keys, api_keys_file "
+                "or a section [key NAME]"
+            )
         self._keys = keys
-        self._open = allow_anonymous
+        self._open = settings.allow_anonymous
 
     def admit(self, environ: Environ) -> Key:
-        """Return the caller's key, ANYBODY without keys.
+        """Return the caller's key, ANYBODY without keys and for what anybody may ask.
 
-        Raises AuthenticationError (401), or PermissionDenied when there are no keys and the
-        request may come from another machine.
+        The request's head is enough.  Raises AuthenticationError (401), or PermissionDenied
+        when there are no keys and the request may come from another machine.
         """
+        if environ.get("PATH_INFO") in OPEN:
+            return ANYBODY
         if not self._keys:
             if not self._open:
                 demand_local(environ)

@@ -24,7 +24,7 @@ from ..streams.carrier import Carrier
 from ..streams.stream import Control, EventStream
 from ..version import __version__
 from . import log
-from .access import Gate, Policy, is_forwarded
+from .access import OPEN, Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
 from .keys import Keys
@@ -46,9 +46,6 @@ LARGE = 64 * 1024
 
 logger = logging.getLogger(__name__)
 
-#: Answered without an API key and to every page: they tell nothing about anybody, or look at
-#: who asks themselves.
-_OPEN = ("/", "/health", "/healthz", "/readyz", "/metrics")
 #: The routes whose paths hold a name, as they are told.
 _WITH_ID = {"/v1/models/{id}": ["GET"], "/v1/streams/{id}": ["GET", "DELETE"]}
 
@@ -104,7 +101,7 @@ class Application:
             self._routes["/metrics"] = {"GET": self._metrics.response}
 
     def _admit(self, keys: Keys) -> None:
-        self._gate = Gate(keys, allow_anonymous=self.settings.allow_anonymous)
+        self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
 
     def _make_metrics(self) -> Any:
@@ -259,13 +256,18 @@ class Application:
         anthropic = anthropic or "HTTP_ANTHROPIC_VERSION" in environ
         return apis.load("messages" if anthropic else "chat")
 
+    def admit(self, environ: Environ) -> None:
+        """Raise ChoreoError if *environ*, a head whose body has not come, will be refused."""
+        if environ["REQUEST_METHOD"] != "OPTIONS":
+            self._gate.admit(environ)
+
     def _dispatch(self, environ: Environ, account: Account) -> Response | Pending:
         method, path = account.method, account.path
         if method == "OPTIONS":
             return Response(204, self._cors.preflight(environ))
         handlers = self._handlers(path)
-        if path not in _OPEN:
-            account.key = self._gate.admit(environ)
+        account.key = self._gate.admit(environ)
+        if path not in OPEN:
             self._cors.check(environ)
         if handlers is None:
             raise NotFound(f"there is no {path!a} here; there is {', '.join(self._route_names())}")

@@ -13,16 +13,19 @@ is never held while waiting.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 
+from ..errors import ChoreoError
 from .tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -47,14 +50,33 @@ class Parser(HTTPRequestParser):
 
     waitress decodes such a request as chunked and goes on reading; a proxy in front may have
     gone by Content-Length, and what it took for a body would be served as a request.
+
+    A body is taken only if *admitted* says so, when the head is there.  Otherwise the request
+    is complete without it: whoever looks at its head next is to refuse it.
     """
+
+    #: Whether there is a body that was not taken: nothing that follows on the connection counts.
+    unread = False
+    completed: bool
+
+    def __init__(self, adj: Any, admitted: Callable[[Parser], bool]) -> None:
+        super().__init__(adj)
+        self._admitted = admitted
 
     # A request refused before these are known is still answered and logged.
     command = path = query = fragment = request_uri = ""
 
     def received(self, data: bytes) -> int:
         """Take bytes from the client; return how many belong to this request."""
+        looked = self.headers_finished
         consumed = int(super().received(data))
+        if self.headers_finished and not (looked or self.completed or self._admitted(self)):
+            self.close()
+            self.body_rcv = None
+            self.headers["CONNECTION"] = "close"
+            self.completed = self.unread = True
+            self.expect_continue = False
+            return len(data)
         if self.error is not None:
             self.expect_continue = False  # refused: nobody shall send the body now
         return consumed
@@ -84,8 +106,6 @@ class Parser(HTTPRequestParser):
 class Channel(HTTPChannel):
     """One connection; *server* is one of :mod:`choreo_wsgi.loop`'s."""
 
-    parser_class = Parser
-
     #: Whether the main loop has stopped reading until a request is over.
     paused = False
 
@@ -104,6 +124,7 @@ class Channel(HTTPChannel):
         #: What the system has not taken yet, and when its client is cut off for that.
         self.unsent: list[memoryview] = []
         self.deadline = 0.0
+        self.parser_class = functools.partial(Parser, admitted=self._admitted)
         super().__init__(server, sock, addr, adj, map=map)
         # The condition's own __enter__ is Python; the lock under it costs a third.
         self._sending = threading.RLock()
@@ -120,13 +141,26 @@ class Channel(HTTPChannel):
 
     def received(self, data: bytes) -> bool:
         """Take bytes from the client."""
-        if self._discarding:
+        if self._discarding or any(request.unread for request in self.requests):
             return False
         self.heard = time.monotonic()
         if self.request is None:
             self.began = self.heard
         self._fresh = False
         return bool(super().received(data))
+
+    def _admitted(self, request: Parser) -> bool:
+        environ = {f"HTTP_{name}": value for name, value in request.headers.items()}
+        environ["REQUEST_METHOD"] = request.command
+        environ["PATH_INFO"] = request.path
+        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
+        environ["REMOTE_ADDR"] = self.addr[0]
+        try:
+            self.server.admit(environ)
+        except ChoreoError:
+            self.lingers = True
+            return False
+        return True
 
     def overdue(self, now: float) -> bool:
         """Return whether the client lets a request, or the next one, wait for too long."""

@@ -69,6 +69,9 @@ class Application(Protocol):
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
 
+    def admit(self, environ: Any) -> None:
+        """Raise ChoreoError if the request whose head is *environ* will be refused anyway."""
+
     def reload(self) -> object:
         """Read keys and providers anew."""
 
@@ -164,6 +167,7 @@ class Server:
 
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout
+        listener.admit = self._application.admit
         self._listeners.append(listener)
 
     @property

@@ -27,7 +27,7 @@ def digest(key: str) -> str:
 
 def gate_for(**settings: Any) -> Gate:
     given = Settings(**settings)
-    return Gate(Keys(Configuration(given, {})), allow_anonymous=given.allow_anonymous)
+    return Gate(Keys(Configuration(given, {})), given)
 
 
 def keyed(*keys: str, **settings: Any) -> Gate:
@@ -293,6 +293,8 @@ def test_a_request_without_a_host() -> None:
         "VIA",
         "CF_CONNECTING_IP",
         "CDN_LOOP",
+        *("X_SCHEME", "X_ORIGINAL_FORWARDED_FOR", "X_AMZN_TRACE_ID", "X_ENVOY_ATTEMPT_COUNT"),
+        *("X_AZURE_CLIENTIP", "CF_RAY", "TAILSCALE_USER_LOGIN", "FLY_REGION", "CLIENT_IP"),
         "TRUE_CLIENT_IP",
         "FASTLY_CLIENT_IP",
         "FLY_CLIENT_IP",
@@ -302,6 +304,47 @@ def test_a_request_without_a_host() -> None:
 def test_forwarded_requests(name: str, value: str) -> None:
     with pytest.raises(PermissionDenied, match="forwarded"):
         admit({**LOCAL, "HTTP_" + name: value})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "connection", "passes"),
+    [
+        ("HTTP/1.0", "close", False),  # nginx, where nothing else is said
+        ("HTTP/1.0", "Close ", False),
+        ("HTTP/1.0", "keep-alive", True),
+        ("HTTP/1.1", "close", True),
+        ("HTTP/1.1", "", True),
+    ],
+)
+def test_how_a_proxy_asks(protocol: str, connection: str, passes: bool) -> None:
+    environ = {**LOCAL, "SERVER_PROTOCOL": protocol, "HTTP_CONNECTION": connection}
+    if passes:
+        assert admit(environ) == ""
+    else:
+        with pytest.raises(PermissionDenied, match="forwarded"):
+            admit(environ)
+
+
+@pytest.mark.parametrize(
+    "name", ["X_STAINLESS_LANG", "X_REQUEST_ID", "X_TITLE", "X_API_KEY", "USER_AGENT", "ORIGIN"]
+)
+def test_headers_that_clients_send_themselves(name: str) -> None:
+    assert admit({**LOCAL, "HTTP_" + name: "x"}) == ""
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_behind_a_proxy_there_must_be_keys(anonymous: bool) -> None:
+    with pytest.raises(ConfigurationError, match="behind_proxy"):
+        gate_for(behind_proxy=True, allow_anonymous=anonymous)
+    assert gate_for(behind_proxy=True, api_keys=("k",))
+
+
+@pytest.mark.parametrize("path", ["", "/", "/healthz", "/readyz", "/metrics"])
+def test_what_anybody_may_ask(path: str) -> None:
+    assert admit({"PATH_INFO": path, "REMOTE_ADDR": "10.0.0.1"}, api_keys=("k",)) == ""
+    for other in ("/v1/models", path + "x", "/v1/chat/completions/"):
+        with pytest.raises(AuthenticationError):
+            admit({**LOCAL, "PATH_INFO": other}, api_keys=("k",))
 
 
 def test_anonymous_callers_when_that_is_wanted() -> None:

@@ -31,6 +31,9 @@ class PlainApp:
     def carry_with(self, carrier: Carrier) -> None:
         pass
 
+    def admit(self, environ: dict[str, Any]) -> None:
+        """Take every request."""
+
     def drain(self) -> None:
         self.told.append("drain")
 

@@ -1,0 +1,136 @@
+"""Who may not call is told so when the head is there: the body is not taken."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Running
+
+from choreo_wsgi.app.application import Application
+
+LENGTH = 8_000_000
+_SECOND = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n"
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., Running]]:
+    """``served(**settings)``: the application under our own server."""
+    running: list[Running] = []
+
+    def start(**settings: str) -> Running:
+        app = harness.make_app({"listen": "127.0.0.1:0", "drain_seconds": "0", **settings})
+        running.append(Running(app))  # type: ignore[arg-type]
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
+
+
+def head(*fields: str, length: int = LENGTH) -> bytes:
+    lines = [
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        *fields,
+        *([f"Content-Length: {length}"] if length else []),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ((), "missing_authorization"),
+        (("Authorization: Bearer x",), "invalid_api_key"),
+        (("Authorization: Basic x",), "malformed_authorization"),
+        (("Expect: 100-continue",), "missing_authorization"),
+        (("X-Api-Key: x",), "invalid_api_key"),
+    ],
+)
+@pytest.mark.parametrize("begun", [b"", b'{"model":', b"x" * 100_000])
+def test_a_stranger_is_refused_before_his_body(
+    served: Callable[..., Running], fields: tuple[str, ...], code: str, begun: bytes
+) -> None:
+    server = served(api_keys="k")
+    with server.connect() as client:
+        client.send(head(*fields) + begun)
+        answer = client.read_answer()
+        assert (answer.status, answer.error["code"]) == (401, code)
+        assert answer.headers["connection"] == "close"
+        assert client.at_end()
+
+
+def test_nothing_that_follows_is_taken_for_a_request(served: Callable[..., Running]) -> None:
+    """What was to be the body holds one, and comes together with the head, or later."""
+    server = served(api_keys="k")
+    for together in (True, False):
+        with server.connect() as client:
+            client.send(head() + (_SECOND if together else b""))
+            if not together:
+                client.send(_SECOND)
+            assert client.read_answer().status == 401
+            assert client.at_end()
+
+
+def test_a_chunked_body_is_not_taken_either(served: Callable[..., Running]) -> None:
+    server = served(api_keys="k")
+    with server.connect() as client:
+        client.send(head("Transfer-Encoding: chunked", length=0) + b'5\r\n{"a":')
+        assert client.read_answer().status == 401
+        assert client.at_end()
+
+
+def test_a_page_can_read_why(served: Callable[..., Running]) -> None:
+    server = served(api_keys="k")
+    with server.connect() as client:
+        client.send(head("Origin: https://example.com"))
+        assert client.read_answer().headers["access-control-allow-origin"] == "*"
+
+
+def test_without_keys_a_foreign_name_is_refused_before_the_body(
+    served: Callable[..., Running],
+) -> None:
+    server = served()
+    with server.connect() as client:
+        client.send(head().replace(b"Host: localhost", b"Host: example.com"))
+        answer = client.read_answer()
+    assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
+
+
+def test_who_is_admitted_is_asked_for_the_body(served: Callable[..., Running]) -> None:
+    server = served(api_keys="k")
+    body = b'{"model":"echo","messages":[{"role":"user","content":"hi"}]}'
+    fields = ("Authorization: Bearer k", "Expect: 100-continue")
+    with server.connect() as client:
+        for _ in range(2):
+            client.send(head(*fields, length=len(body)))
+            assert client.read_head().status == 100
+            client.send(body)
+            assert client.read_answer().status == 200
+
+
+def test_the_key_is_looked_at_once_for_each_request(served: Callable[..., Running]) -> None:
+    """However many pieces its body comes in."""
+    server = served(api_keys="k")
+    application: Any = server.app
+    asked = []
+    real = Application.admit
+
+    def admit(environ: dict[str, Any]) -> None:
+        asked.append(threading.get_ident())
+        real(application, environ)
+
+    for listener in server.server._listeners:
+        listener.admit = admit
+    body = b'{"model":"echo","messages":[{"role":"user","content":"' + b"x" * 3_000_000 + b'"}]}'
+    with server.connect() as client:
+        client.send(head("Authorization: Bearer k", length=len(body)))
+        for at in range(0, len(body), 500_000):
+            client.send(body[at : at + 500_000])
+        assert client.read_answer().status == 200
+    assert len(asked) == 1
