@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, Union
+from typing import Any, Generic, Literal, Union
 
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice, TokenLogprob
-from .parsing import Parser
-
-T = TypeVar("T")
+from .parsing import Parser, T
 
 
 @dataclass

@@ -8,15 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from .errors import ContentFilterFinishReasonError, LengthFinishReasonError
 from .models import ChatCompletion, Choice, Function, Message, ToolCall
 
 if TYPE_CHECKING:
     import pydantic
+    from typing_extensions import TypeVar
 
-T = TypeVar("T")
+    #: What an answer is parsed as; None where nothing is to be parsed.
+    T = TypeVar("T", default=None)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")  # Python 3.13 has defaults
 
 
 class ParsedFunction(Function):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from ..base import Options, stream_headers, stream_path
 from ..errors import NotFoundError
@@ -20,7 +20,7 @@ from ..params import (
     declared,
     split,
 )
-from ..parsing import ParsedChatCompletion, Parser, response_format_of
+from ..parsing import ParsedChatCompletion, Parser, T, response_format_of
 from ..reading import completion_of
 from .call import Call
 from .event_stream import ChatCompletionStreamManager
@@ -31,8 +31,6 @@ from .stream import Stream
 if TYPE_CHECKING:
     from ..params import Unpack
     from .client import ChoreoAI
-
-T = TypeVar("T")
 
 
 class Asked(NamedTuple):

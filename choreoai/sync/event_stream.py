@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic
 
 from ..errors import ContentFilterFinishReasonError, LengthFinishReasonError
 from ..events import ChatCompletionStreamEvent, Events
 from ..models import ChatCompletion, ChatCompletionChunk
-from ..parsing import ParsedChatCompletion, Parser
+from ..parsing import ParsedChatCompletion, Parser, T
 from .stream import Stream
-
-T = TypeVar("T")
 
 
 class ChatCompletionStream(Generic[T]):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import resource
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -114,3 +118,71 @@ def test_trio_cancels(server):
 
     trio.run(main)
     assert silence.left.wait(DEADLINE)
+
+
+# --- a thousand streams -------------------------------------------------------------------
+
+MANY = """
+import asyncio, gc, os, resource, sys, threading
+from choreoai import AsyncChoreoAI
+
+def memory():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+async def main():
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
+    client = AsyncChoreoAI("k", sys.argv[1])
+
+    async def begin():
+        stream = await client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
+        )
+        assert (await stream.__anext__()).choices[0].delta.content == "a"
+        return stream
+
+    kept = [await begin()]  # what every first stream needs once
+    gc.collect()
+    before, threads = memory(), threading.active_count()
+    kept += await asyncio.gather(*(begin() for _ in range(1000)))
+    reading = [asyncio.create_task(stream.__anext__()) for stream in kept]
+    await asyncio.sleep(0)
+    gc.collect()
+    print((memory() - before) // 1000, threading.active_count() - threads)
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+
+asyncio.run(main())
+print(threading.active_count())
+"""
+
+
+def test_a_thousand_streams_need_no_thread_and_little_memory():
+    """Under 25 kB each, their tasks included (12 here), and at most 3 threads for all."""
+    first = b"data: " + json.dumps(answer("a")[1]).encode() + b"\n\n"
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + first)
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(serve, "localhost", 0, backlog=1024)
+        port = server.sockets[0].getsockname()[1]
+        command = [sys.executable, "-c", MANY, f"http://localhost:{port}"]
+        client = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        out = await asyncio.wait_for(client.stdout.read(), 60)
+        assert await client.wait() == 0
+        server.close()
+        return out.split()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    size, threads, left = map(int, asyncio.run(main()))
+    assert size < 25_000
+    assert threads <= 3
+    assert left == 1
