@@ -59,6 +59,7 @@ ONLY = {
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
     "prometheus_client": {"choreo_wsgi.app.metrics"},
     "xllamacpp": {"choreo_wsgi.local.child"},
+    "botocore": {f"choreo_wsgi.providers.bedrock.{name}" for name in ("answer", "provider")},
 }
 
 #: What the client takes from the server's package: how bytes and answers are read.

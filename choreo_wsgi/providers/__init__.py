@@ -8,7 +8,7 @@ names.  docs/providers.rst has one whole example.
 
 from __future__ import annotations
 
-from ..chat.items import Delta, Finish, Item, ToolCall, Usage
+from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump
 from ..chat.request import ChatRequest
 from ..chat.source import Source, from_deltas
 from ..errors import (
@@ -20,7 +20,7 @@ from ..errors import (
     UpstreamTruncated,
     from_provider,
 )
-from ..settings import Secret, setting
+from ..settings import Secret, Settings, setting
 from ..upstream import HTTPRequest
 from .base import Provider
 from .http import EventTranslator, HTTPProvider, Translator
@@ -36,15 +36,18 @@ __all__ = [
     "HTTPRequest",
     "InvalidRequest",
     "Item",
+    "Json",
     "Provider",
     "ProviderNotConfigured",
     "Secret",
+    "Settings",
     "Source",
     "ToolCall",
     "Translator",
     "UpstreamInvalid",
     "UpstreamTruncated",
     "Usage",
+    "dump",
     "from_deltas",
     "from_provider",
     "setting",

@@ -8,7 +8,7 @@ A model that is not in the table gets the defaults of :class:`Capabilities`; the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,11 +17,6 @@ from ..errors import ConfigurationError, InvalidRequest
 
 #: The words of ``reasoning_effort``, from the least to the most.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-
-_PAGES = "https://platform.claude.com/docs/en/"
-_MODELS = _PAGES + "about-claude/models/overview"
-_EFFORT = _PAGES + "build-with-claude/effort"
-_GEMINI = "https://ai.google.dev/gemini-api/docs/thinking"
 
 
 @dataclass(frozen=True)
@@ -65,112 +60,51 @@ class Row:
     facts: Capabilities
 
 
-_ALL = ("low", "medium", "high", "xhigh", "max")
-_EFFORTS = Capabilities("none", "effort", efforts=_ALL, max_tokens=128_000)
-_ALWAYS = replace(_EFFORTS, off="", system_anywhere=True)
-_LEVELS = Capabilities(thinking="effort", off="", efforts=("minimal", "low", "medium", "high"))
-_NEVER = Capabilities(thinking="none")
+#: Where the facts are from, by the name that a row has for it.
+PAGES = {
+    "claude": "https://platform.claude.com/docs/en/about-claude/models/overview",
+    "effort": "https://platform.claude.com/docs/en/build-with-claude/effort",
+    "middle": (
+        "https://platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages"
+    ),
+    "fable": "https://platform.claude.com/docs/en/models/fable-5/migration-guide",
+    "opus55": "https://platform.claude.com/docs/en/models/opus-5-5/overview",
+    "sonnet55": "https://platform.claude.com/docs/en/models/sonnet-5-5/overview",
+    "gemini": "https://ai.google.dev/gemini-api/docs/thinking",
+    "ollama": "https://docs.ollama.com/capabilities/thinking",
+}
 
-#: The first row whose pattern is found decides.
-TABLE: tuple[Row, ...] = (
-    Row("claude-3-5", "2026-11-25", _MODELS, Capabilities("both", "none", max_tokens=8192)),
-    Row("claude-3-7", "2026-11-25", _MODELS, Capabilities("both", "budget", max_tokens=64_000)),
-    Row("claude-3-", "2026-11-25", _MODELS, Capabilities("both", "none", max_tokens=4096)),
-    Row(
-        r"claude-opus-4-1\b",
-        "2026-11-25",
-        _MODELS,
-        Capabilities("one", "budget", max_tokens=32_000),
-    ),
-    Row(
-        r"claude-opus-4(-0)?(-\d{8}|@|-v\d|$)",
-        "2026-11-25",
-        _MODELS,
-        Capabilities("both", "budget", max_tokens=32_000),
-    ),
-    Row(
-        r"claude-sonnet-4(-0)?(-\d{8}|@|-v\d|$)",
-        "2026-11-25",
-        _MODELS,
-        Capabilities("both", "budget", max_tokens=64_000),
-    ),
-    Row(
-        "claude-(opus|sonnet|haiku)-4-5",
-        "2026-11-25",
-        _MODELS,
-        Capabilities("one", "budget", max_tokens=64_000),
-    ),
-    Row(
-        "claude-opus-4-6",
-        "2026-11-25",
-        _EFFORT,
-        Capabilities("one", "effort", efforts=("low", "medium", "high", "max"), max_tokens=128_000),
-    ),
-    Row(
-        "claude-sonnet-4-6",
-        "2026-11-25",
-        _EFFORT,
-        Capabilities("one", "effort", efforts=("low", "medium", "high", "max"), max_tokens=64_000),
-    ),
-    Row("claude-opus-4-7", "2026-11-25", _PAGES + "about-claude/models/migrating", _EFFORTS),
-    Row(
-        "claude-opus-4-8",
-        "2026-11-25",
-        _PAGES + "build-with-claude/mid-conversation-system-messages",
-        replace(_EFFORTS, system_anywhere=True),
-    ),
-    Row(
-        "claude-(opus-5-5|fable-5-[1-9]|mythos-5-[1-9])",
-        "2026-11-25",
-        _PAGES + "models/opus-5-5/overview",
-        replace(_ALWAYS, forced_tools=False),
-    ),
-    Row(
-        "claude-sonnet-5-5",
-        "2026-11-25",
-        _PAGES + "models/sonnet-5-5/overview",
-        replace(_ALWAYS, off="between_tools", forced_tools=False),
-    ),
-    Row(
-        "claude-(fable|mythos)-5", "2026-11-25", _PAGES + "models/fable-5/migration-guide", _ALWAYS
-    ),
-    Row(
-        "claude-(opus|sonnet|haiku)-5",
-        "2026-11-25",
-        _EFFORT,
-        replace(_EFFORTS, system_anywhere=True),
-    ),
-    Row(r"gemini-(1|2\.0)", "2026-11-25", _GEMINI, _NEVER),
-    Row(
-        r"gemini-2\.5-pro",
-        "2026-11-25",
-        _GEMINI,
-        Capabilities(thinking="budget", off="", least=128, most=32768),
-    ),
-    Row(
-        r"gemini-2\.5-flash-lite",
-        "2026-11-25",
-        _GEMINI,
-        Capabilities(thinking="budget", least=512, most=24576),
-    ),
-    Row(
-        r"gemini-2\.5", "2026-11-25", _GEMINI, Capabilities(thinking="budget", least=1, most=24576)
-    ),
-    Row("gemini-3-pro", "2026-11-25", _GEMINI, replace(_LEVELS, efforts=("low", "high"))),
-    Row(
-        r"gemini-3\.1-pro",
-        "2026-11-25",
-        _GEMINI,
-        replace(_LEVELS, efforts=("low", "medium", "high")),
-    ),
-    Row("gemini-", "2026-11-25", _GEMINI, _LEVELS),
-    Row(
-        "gpt-oss",
-        "2026-11-25",
-        "https://docs.ollama.com/capabilities/thinking",
-        Capabilities(thinking="effort", off="", efforts=("low", "medium", "high")),
-    ),
-)
+_NEW = "sampling=none thinking=effort efforts=low|medium|high|xhigh|max max_tokens=128000"
+_OLDER = "sampling=one thinking=effort efforts=low|medium|high|max"
+_ALWAYS = f"{_NEW} off=no system_anywhere=true"
+_OLD = r"(-0)?(-\d{8}|@|-v\d|$)"
+_LEVELS = "thinking=effort off=no efforts"
+_TABLE = rf"""
+claude-3-5                  2026-11-25 claude  thinking=none max_tokens=8192
+claude-3-7                  2026-11-25 claude  thinking=budget max_tokens=64000
+claude-3-                   2026-11-25 claude  thinking=none max_tokens=4096
+claude-opus-4-1\b           2026-11-25 claude  sampling=one thinking=budget max_tokens=32000
+claude-opus-4{_OLD}         2026-11-25 claude  thinking=budget max_tokens=32000
+claude-sonnet-4{_OLD}       2026-11-25 claude  thinking=budget max_tokens=64000
+claude-\w+-4-5              2026-11-25 claude  sampling=one thinking=budget max_tokens=64000
+claude-opus-4-6             2026-11-25 effort  {_OLDER} max_tokens=128000
+claude-sonnet-4-6           2026-11-25 effort  {_OLDER} max_tokens=64000
+claude-opus-4-7             2026-11-25 effort  {_NEW}
+claude-opus-4-8             2026-11-25 middle  {_NEW} system_anywhere=true
+claude-opus-5-5             2026-11-25 opus55  {_ALWAYS} forced_tools=false
+claude-(fable|mythos)-5-\d  2026-11-25 opus55  {_ALWAYS} forced_tools=false
+claude-sonnet-5-5           2026-11-25 sonnet55 {_ALWAYS} off=between_tools forced_tools=false
+claude-(fable|mythos)-5     2026-11-25 fable   {_ALWAYS}
+claude-\w+-5                2026-11-25 effort  {_NEW} system_anywhere=true
+gemini-(1|2\.0)             2026-11-25 gemini  thinking=none
+gemini-2\.5-pro             2026-11-25 gemini  thinking=budget off=no least=128 most=32768
+gemini-2\.5-flash-lite      2026-11-25 gemini  thinking=budget least=512 most=24576
+gemini-2\.5                 2026-11-25 gemini  thinking=budget least=1 most=24576
+gemini-3-pro                2026-11-25 gemini  {_LEVELS}=low|high
+gemini-3\.1-pro             2026-11-25 gemini  {_LEVELS}=low|medium|high
+gemini-                     2026-11-25 gemini  {_LEVELS}=minimal|low|medium|high
+gpt-oss                     2026-11-25 ollama  {_LEVELS}=low|medium|high
+"""
 
 Override = tuple[str, dict[str, str]]
 _WORDS = {
@@ -185,9 +119,13 @@ def capabilities(model: str, overrides: Iterable[Override] = ()) -> Capabilities
     found = next((row.facts for row in TABLE if re.search(row.pattern, model)), Capabilities())
     for pattern, changes in overrides:
         if re.search(pattern, model):
-            made: dict[str, Any] = {name: _value(name, word) for name, word in changes.items()}
-            found = replace(found, **made)
+            found = _changed(found, changes)
     return found
+
+
+def _changed(facts: Capabilities, changes: Mapping[str, str]) -> Capabilities:
+    made: dict[str, Any] = {name: _value(name, word) for name, word in changes.items()}
+    return replace(facts, **made)
 
 
 def overrides(lines: Iterable[str]) -> list[Override]:
@@ -199,15 +137,18 @@ def overrides(lines: Iterable[str]) -> list[Override]:
     made = []
     for line in lines:
         pattern, *pairs = line.split()
-        changes = dict(pair.partition("=")[::2] for pair in pairs)
+        changes = _pairs(pairs)
         try:
             re.compile(pattern)
-            for name, word in changes.items():
-                _value(name, word)
+            _changed(Capabilities(), changes)
         except (re.error, ValueError) as error:
             raise ConfigurationError(f"capabilities: {line!r}: {error}") from None
         made.append((pattern, changes))
     return made
+
+
+def _pairs(words: Iterable[str]) -> dict[str, str]:
+    return dict(word.partition("=")[::2] for word in words)
 
 
 def _value(name: str, word: str) -> str | int | bool | tuple[str, ...]:
@@ -252,3 +193,12 @@ def asked_effort(request: ChatRequest) -> str | None:
     if type(budget) is not int:
         return None
     return "low" if budget <= 2048 else "medium" if budget <= 8192 else "high"
+
+
+def _row(line: str) -> Row:
+    pattern, seen, page, *pairs = line.split()
+    return Row(pattern, seen, PAGES[page], _changed(Capabilities(), _pairs(pairs)))
+
+
+#: The first row whose pattern is found decides.
+TABLE = tuple(map(_row, _TABLE.strip().splitlines()))

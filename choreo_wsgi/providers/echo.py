@@ -14,12 +14,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..chat.items import Delta, Finish, Item, Json, Usage
-from ..chat.request import ChatRequest
-from ..chat.source import Source
-from ..errors import InvalidRequest
-from ..settings import Settings, setting
-from .base import Provider
+from . import (
+    ChatRequest,
+    Delta,
+    Finish,
+    InvalidRequest,
+    Item,
+    Json,
+    Provider,
+    Settings,
+    Source,
+    Usage,
+    setting,
+)
 
 #: Milliseconds that a check may ask for before each word.
 _LONGEST_DELAY = 600_000

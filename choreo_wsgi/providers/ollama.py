@@ -10,15 +10,27 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..chat.endings import finish_reason
-from ..chat.items import Delta, Finish, Item, Json, Usage, dump
-from ..chat.request import ChatRequest
-from ..errors import InvalidRequest, UpstreamInvalid, UpstreamTruncated
-from ..settings import Secret, Settings, setting
-from ..upstream import HTTPRequest
+from . import (
+    ChatRequest,
+    Delta,
+    Finish,
+    HTTPProvider,
+    HTTPRequest,
+    InvalidRequest,
+    Item,
+    Json,
+    Secret,
+    Settings,
+    Translator,
+    UpstreamInvalid,
+    UpstreamTruncated,
+    Usage,
+    dump,
+    setting,
+)
 from .capabilities import Capabilities, asked_effort, capabilities, overrides
 from .conversation import Turn, conversation
 from .facts import BUILT_IN
-from .http import HTTPProvider, Translator
 from .parts import Call, Media, Result, Text
 from .reading import arguments, count, new_call_id, parse_object, provider_failure, text, whole_call
 from .support import check, check_media, number

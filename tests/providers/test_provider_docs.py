@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import textwrap
 from pathlib import Path
 
 import harness
 import pytest
+from live_upstream import LiveUpstream
 
 from choreo_wsgi import sse
 from choreo_wsgi.providers import registry
@@ -24,27 +26,33 @@ def test_tables_are_current() -> None:
     assert tables.page() == (DOCS / "providers.rst").read_text("utf-8")
 
 
-def example() -> str:
-    """Return the text of the page's provider."""
+def example(number: int) -> str:
+    """Return the text of the page's provider of that *number*."""
     text = (DOCS / "providers.rst").read_text("utf-8")
-    found = re.search(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.M)
-    assert found is not None
-    return textwrap.dedent(found[1])
+    found = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.M)
+    return textwrap.dedent(found[number])
+
+
+def install(folder: Path, type: str, name: str, code: str) -> None:
+    """Install *code* as a package with an entry point, as the page shows it."""
+    (folder / f"{type}_example.py").write_text(code, "utf-8")
+    metadata = folder / f"{type}_example-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {type}-example\nVersion: 1\n", "utf-8"
+    )
+    (metadata / "entry_points.txt").write_text(
+        f"[choreo_wsgi.providers]\n{type} = {type}_example:{name}\n", "utf-8"
+    )
 
 
 def test_example_is_short() -> None:
-    assert len(example().split("\n")) <= 30
+    assert len(example(0).split("\n")) <= 30
 
 
 def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's text, installed as a package with the entry point that the page shows."""
-    (tmp_path / "shout_example.py").write_text(example(), "utf-8")
-    metadata = tmp_path / "shout_example-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shout-example\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(
-        "[choreo_wsgi.providers]\nshout = shout_example:Shout\n"
-    )
+    install(tmp_path, "shout", "Shout", example(0))
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
         app = harness.make_app(sections={"provider shout": {"mark": "?"}})
@@ -64,3 +72,36 @@ def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert events[-1].data == "[DONE]"
     assert "HELLO? " in answer.body.decode() and "BIG? " in answer.body.decode()
     assert "WORLD" not in answer.body.decode()  # the stop string is done for it
+
+
+def test_http_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "lines", "Lines", example(1))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with LiveUpstream() as upstream:
+        try:
+            app = harness.make_app(sections={"provider lines": {"base_url": upstream.url}})
+            with harness.Server(app) as server:
+                for text, status in (
+                    (b'{"text": "Hi"}\n{"read": 3, "written": 1}\n', 200),
+                    (b'{"text": "Hi"}\n', 502),
+                    (b'{"text": 1}\n', 502),
+                    (b"<html>no", 502),
+                ):
+                    with server.connect() as client:
+                        messages = [{"role": "user", "content": "hello"}]
+                        asked = {"model": "lines/m", "messages": messages}
+                        client.request("POST", "/v1/chat/completions", asked)
+                        call = upstream.call()
+                        assert json.loads(call.asked.body) == {"model": "m", "prompt": "hello"}
+                        call.head("application/x-ndjson")
+                        call.send(text)
+                        call.finish()
+                        answer = client.read_answer()
+                        assert answer.status == status
+                        if status == 200:
+                            document = json.loads(answer.body)
+                            assert document["choices"][0]["message"]["content"] == "Hi"
+                            assert document["usage"]["total_tokens"] == 4
+            app.close()
+        finally:
+            registry.provider_class.cache_clear()

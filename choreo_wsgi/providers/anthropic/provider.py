@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Json, dump
-from ...chat.request import ChatRequest
 from ...chat.source import Reply
-from ...settings import Secret, Settings, setting
-from ...upstream import HTTPRequest
+from .. import (
+    ChatRequest,
+    HTTPProvider,
+    HTTPRequest,
+    Json,
+    Secret,
+    Settings,
+    Translator,
+    dump,
+    setting,
+)
 from ..answer import Asking
 from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
-from ..http import HTTPProvider, Translator
 from . import request as anthropic_request
 from .answer import STATUSES, AnthropicTranslator
 

@@ -11,14 +11,22 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
-from ...chat.items import Json, dump
-from ...chat.request import ChatRequest
-from ...errors import ConfigurationError, ProviderNotConfigured
-from ...settings import Secret, Settings, did_you_mean, setting
-from ...upstream import HTTPRequest
+from ...settings import did_you_mean
+from .. import (
+    ChatRequest,
+    ConfigurationError,
+    HTTPProvider,
+    HTTPRequest,
+    Json,
+    ProviderNotConfigured,
+    Secret,
+    Settings,
+    Translator,
+    dump,
+    setting,
+)
 from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
-from ..http import HTTPProvider, Translator
 from . import request as bedrock_request
 from .answer import STATUSES, BedrockTranslator
 

@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from ...chat.items import Json, dump
-from ...chat.request import ChatRequest
-from ...settings import Secret, Settings, setting
-from ...upstream import HTTPRequest
+from .. import (
+    ChatRequest,
+    HTTPProvider,
+    HTTPRequest,
+    Json,
+    Secret,
+    Settings,
+    Translator,
+    dump,
+    setting,
+)
 from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
-from ..http import HTTPProvider, Translator
 from . import request as gemini_request
 from .answer import GeminiTranslator, error_status
 
