@@ -37,7 +37,7 @@ LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name i
 PURE = """
 sse errors version upstream.framing local.request
 chat.items chat.source chat.answer chat.request chat.schema
-chat.checks chat.endings chat.shapes chat.calls chat.normalise chat.completion
+chat.checks chat.endings chat.shapes chat.calls chat.choice chat.normalise chat.completion
 providers.failures providers.reading providers.conversation providers.parts providers.tools
 providers.support providers.capabilities
 providers.openai.pattern providers.openai.relay providers.openai.events

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from ..errors import UpstreamInvalid
 from .calls import new_call_id
 from .items import Json
-from .normalise import Chunk, Normaliser
+from .normalise import Normaliser
+from .shapes import Members as Chunk
 
 
 def normalise_completion(

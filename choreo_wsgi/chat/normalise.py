@@ -1,8 +1,8 @@
 """Chunks and completions of servers that speak OpenAI's API nearly, made to follow its schema.
 
 A :class:`Normaliser` belongs to one stream: it takes each chunk as a parsed object and returns
-the chunks that should have been sent.  It knows of each choice whether its role was sent, which
-tool calls have begun, and whether it is finished.
+the chunks that should have been sent.  It keeps the stream's identity and usage; what a
+:class:`~choreo_wsgi.chat.choice.Choice` has said so far is kept there.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
-from .calls import ToolCalls, new_call_id
+from .calls import new_call_id
+from .choice import CHANGED, KEPT, MENDED, Choice
 from .endings import finish_reason
 from .items import Json
-from .shapes import reshape, says, text_of
-
-Chunk = dict[str, Json]
-
-#: What became of a chunk.  A chunk that was mended by what stands in it alone, or to what is the
-#: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
-KEPT, MENDED, CHANGED = range(3)
+from .shapes import Members as Chunk
+from .shapes import says
 
 _OBJECT = "chat.completion.chunk"
 #: Members of a chunk that say nothing by themselves.
@@ -31,22 +27,6 @@ _FRAME = frozenset(
 )
 
 
-class Choice:
-    """What is known of one choice of a stream."""
-
-    __slots__ = ("begun", "calls", "finished")
-
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        self.begun = False  # its role was sent
-        self.finished = False
-        self.calls = ToolCalls(new_id)
-
-    def listener(self, chunk: Chunk) -> Callable[[bytes], None] | None:
-        """Return what is to be told the arguments of chunks like *chunk* that pass unread."""
-        pieces = chunk["choices"][0]["delta"].get("tool_calls")
-        return self.calls.begun[pieces[0]["index"]].pieces.append if pieces else None
-
-
 class Normaliser:
     """The chunks of one stream of *n* choices.
 
@@ -55,8 +35,8 @@ class Normaliser:
     write for the upstream's, or empty.  *active* False leaves everything as it comes but usage
     and the model's name.
 
-    ``usage`` is the API's object as it was last reported.  ``done`` is whether ``[DONE]`` came.
-    ``state`` counts the calls that began and the choices that finished.
+    ``done`` is whether ``[DONE]`` came.  ``state`` counts the calls that began and the choices
+    that finished.
     """
 
     def __init__(
@@ -69,19 +49,26 @@ class Normaliser:
     ) -> None:
         self.n = n
         self.choices: dict[int, Choice] = {}
-        self.usage: Chunk | None = None
         self.done = False
         self.state = 0
         self._finished = 0
+        self._ended = False
         self._fallback = identity
         self._model = model
         self._active = active
         self._new_id = new_id
         self._identity: Chunk = {}
-        self._frame: Chunk = {}  # of the chunk that brought the usage
+        self._numbered: dict[int, Choice] = {}  # by the upstream's numbers
+        self._usage: Chunk | None = None
+        self._reporter: Chunk = {}  # the chunk that brought the usage
         self._late: Chunk = {}  # members of chunks without choices, for the last chunk
 
     # -- how far it has come ---------------------------------------------------------
+
+    @property
+    def usage(self) -> Chunk | None:
+        """The API's ``usage`` object as it was last reported, complete; None for none."""
+        return complete_usage(self._usage) if self._usage is not None else None
 
     @property
     def all_finished(self) -> bool:
@@ -103,15 +90,20 @@ class Normaliser:
         if not (self.done or self.all_finished):
             raise UpstreamTruncated("the provider's answer ended before it was complete")
         chunks: list[Chunk] = []
-        if self._active:
-            for index, choice in sorted(self.choices.items()):
-                if not choice.finished:
-                    choices = self._finish(choice, index, "stop")
-                    chunks += [{**self._identity, "choices": [one]} for one in choices]
-        late, self._late = self._late, {}
-        usage = {"usage": self.usage} if include_usage and self.usage is not None else {}
+        if self._ended:
+            return chunks
+        self._ended = True
+        for _, choice in sorted(self.choices.items()):
+            if self._active and not choice.finished:
+                closing = choice.finish("stop")
+                if not choice.begun:
+                    closing[0]["delta"] = {"role": "assistant", **closing[0]["delta"]}
+                chunks += [{**self._identity, "choices": [one]} for one in closing]
+        late = self._late
+        usage = {"usage": self.usage} if include_usage and self._usage is not None else {}
         if late or usage:
-            chunks.append({**self._frame, **self._identity, "choices": [], **late, **usage})
+            frame = {key: value for key, value in self._reporter.items() if key in _FRAME}
+            chunks.append({**frame, **self._identity, "choices": [], **late, **usage})
         return chunks
 
     # -- chunks ----------------------------------------------------------------------
@@ -133,16 +125,19 @@ class Normaliser:
         if not choices:
             if reported or (self._finished and "choices" in chunk):
                 self._keep_late(chunk)
-            return (
-                [],
-                CHANGED,
-            )  # keep-alives, Azure's prompt filter results: clients read choices[0]
+            return [], CHANGED  # keep-alives, Azure's first event: clients read choices[0]
         empty = reported or not chunk.get("id")  # what is left of it may say nothing
         verdict = max(MENDED if reported else KEPT, self._identify(chunk))
         kept: list[Chunk] = []
         late: list[Chunk] = []
         for place, one in enumerate(choices):
-            sent, became = self._take_choice(one, place, empty)
+            choice = self._choice(one.get("index"), place)
+            if one.get("index") != choice.index:
+                one["index"], verdict = choice.index, max(verdict, MENDED)
+            state, finished = choice.state, choice.finished
+            sent, became = choice.take(one, empty)
+            self.state += choice.state - state
+            self._finished += choice.finished - finished
             verdict = max(verdict, became)
             kept += sent[:1]
             late += sent[1:]
@@ -169,8 +164,7 @@ class Normaliser:
         if found is None:
             return False
         if isinstance(found, dict) and found:
-            self.usage = complete_usage(found)
-            self._frame = {key: value for key, value in chunk.items() if key in _FRAME}
+            self._usage, self._reporter = found, chunk
         return True
 
     def _keep_late(self, chunk: Chunk) -> None:
@@ -195,14 +189,15 @@ class Normaliser:
 
     def _watch(self, chunk: Chunk, choices: list[Chunk], reported: bool) -> tuple[list[Chunk], int]:
         """Take *chunk* where nothing is to be mended."""
-        for one in choices:
-            index = one.get("index")
-            choice = self._choice(index if type(index) is int else 0)
+        for place, one in enumerate(choices):
+            choice = self._choice(one.get("index"), place)
             if not isinstance(one.get("delta", {}), dict | None):
                 raise UpstreamInvalid("the provider's delta is not an object")
             if one.get("finish_reason") and not choice.finished:
                 finish_reason(str(one["finish_reason"]))
-                self._count_finish(choice)
+                choice.finished = True
+                self._finished += 1
+                self.state += 1
         if not self._identity and choices:
             self._identity = _identity(chunk, None)
         if reported and not any(
@@ -214,94 +209,22 @@ class Normaliser:
             chunk["model"], verdict = self._model, MENDED
         return [chunk], verdict
 
-    def _count_finish(self, choice: Choice) -> None:
-        choice.finished = True
-        self._finished += 1
-        self.state += 1
+    def _choice(self, index: Json, place: int) -> Choice:
+        """Return the choice *index*, or the *place*-th of its chunk if that is no number.
 
-    # -- choices ---------------------------------------------------------------------
-
-    def _choice(self, index: int) -> Choice:
-        choice = self.choices.get(index)
-        if choice is None:
-            choice = self.choices[index] = Choice(self._new_id)
-        return choice
-
-    def _take_choice(self, one: Chunk, place: int, may_be_empty: bool) -> tuple[list[Chunk], int]:
-        """Mend the choice *one*, the *place*-th of its chunk, in place.
-
-        Returns the choices to send, each but the first in a chunk of its own, and what became
-        of this one.  There are none when nothing is left to say.
+        Where one choice was asked for, the one that comes is it, whatever its number.
         """
-        index, delta, reason = one.get("index"), one.get("delta"), one.get("finish_reason")
-        verdict = KEPT
-        if type(index) is not int:
-            index = one["index"] = place
-            verdict = MENDED
-        choice = self._choice(index)
-        if type(delta) is not dict or "message" in one:
-            delta = one["delta"] = _delta_of(one, delta, choice)
-            verdict = CHANGED
-        if reshape(delta):
-            verdict = max(verdict, MENDED)
-        if "tool_calls" in delta and self._number_calls(choice, delta):
-            verdict = CHANGED
-        if not reason and (reason is not None or "finish_reason" not in one):
-            one["finish_reason"] = None
-            verdict = max(verdict, MENDED)
-        said = says(delta)
-        closing: list[Chunk] = []
-        if reason and not choice.finished:
-            closing = self._finish(choice, index, reason)
-            if not said and len(closing) == 1:  # it is nothing but the finish, and stays that
-                if one["finish_reason"] != closing[0]["finish_reason"] or len(closing[0]) > 3:
-                    one.update({**closing[0], "delta": delta})
-                    verdict = CHANGED
-                closing = []
+        number = index if type(index) is int else place
+        choice = self._numbered.get(number)
+        if choice is None:
+            if self.n == 1 and not self.choices:
+                choice = Choice(0, self._new_id)
+            elif 0 <= number < self.n:
+                choice = Choice(number, self._new_id)
             else:
-                # Content in the last chunk (Mistral, Groq) is overlooked by clients that stop
-                # at the finish reason.
-                one["finish_reason"] = None
-        elif (choice.finished or may_be_empty) and not said and not _has_logprobs(one):
-            return [], CHANGED
-        elif reason:
-            one["finish_reason"] = None  # it was finished before
-            verdict = CHANGED
-        if "role" in delta if choice.begun else delta.get("role") != "assistant":
-            delta.pop("role", None)
-            one["delta"] = delta if choice.begun else {"role": "assistant", **delta}
-            verdict = MENDED if choice.begun and verdict == KEPT else verdict
-            verdict = verdict if choice.begun else CHANGED
-        choice.begun = True
-        return [one, *closing], CHANGED if closing else verdict
-
-    def _number_calls(self, choice: Choice, delta: Chunk) -> bool:
-        """Give the calls in *delta* their numbers; return whether that changes anything."""
-        given, known = delta["tool_calls"], len(choice.calls.begun)
-        pieces = choice.calls.take(given)
-        self.state += len(choice.calls.begun) - known
-        if pieces == given:
-            return False
-        delta["tool_calls"] = pieces
-        if not pieces:
-            del delta["tool_calls"]
-        return True
-
-    def _finish(self, choice: Choice, index: int, reason: Json) -> list[Chunk]:
-        """Return the choices that finish *choice*: arguments still due, and the finish."""
-        word, message = reason, ""
-        if isinstance(reason, dict):  # SGLang: {"type": "abort", "message": ...}
-            word, message = text_of(reason.get("type")) or "error", text_of(reason.get("message"))
-        if not isinstance(word, str):
-            raise UpstreamInvalid("the provider's finish reason is not a string")
-        calls = choice.calls
-        native, extra = finish_reason(word, bool(calls.calls), message)
-        due = calls.close() if native == "tool_calls" else []
-        self._count_finish(choice)
-        finish = {"index": index, "delta": {}, "finish_reason": native, **(extra or {})}
-        if not due:
-            return [finish]
-        return [{"index": index, "delta": {"tool_calls": due}, "finish_reason": None}, finish]
+                raise UpstreamInvalid("the provider sent a choice that was not asked for")
+            self._numbered[number] = self.choices[choice.index] = choice
+        return choice
 
 
 def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
@@ -314,23 +237,6 @@ def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
         if type(own[name]) is not kind or not own[name]:
             own[name] = fallback[name]
     return own
-
-
-def _delta_of(one: Chunk, delta: Json, choice: Choice) -> Chunk:
-    """Return the delta of a choice that has none: null, a whole message, or plain text."""
-    message = one.pop("message", None)
-    if isinstance(message, dict):
-        # A document at the end (MiniMax) repeats what its chunks said.
-        return {} if choice.begun else dict(message)
-    if delta is None:
-        text = one.pop("text", None)
-        return {"content": text} if isinstance(text, str) else {}
-    raise UpstreamInvalid("the provider's delta is not an object")
-
-
-def _has_logprobs(one: Chunk) -> bool:
-    found = one.get("logprobs")
-    return any(found.values()) if isinstance(found, dict) else bool(found)
 
 
 def complete_usage(usage: Chunk) -> Chunk:

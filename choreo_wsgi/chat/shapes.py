@@ -10,6 +10,9 @@ import json
 
 from .items import Json
 
+#: The members of a JSON object.
+Members = dict[str, Json]
+
 #: Where reasoning is found, the name that most clients know first.
 _REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 #: Members that the schema has, but never as null.
@@ -65,7 +68,7 @@ def split_content(content: Json) -> tuple[str, str, str, list[Json]]:
     return "".join(texts), "".join(thoughts), "".join(refusals), others
 
 
-def reshape(said: dict[str, Json]) -> bool:
+def reshape(said: Members) -> bool:
     """Mend the members of *said*, a delta or a message, in place; return whether any was wrong.
 
     Parts of the content that are neither text nor reasoning go to ``images`` or
@@ -101,7 +104,7 @@ def reshape(said: dict[str, Json]) -> bool:
     return changed
 
 
-def _take_parts(said: dict[str, Json], content: Json) -> None:
+def _take_parts(said: Members, content: Json) -> None:
     said["content"], thoughts, refusal, others = split_content(content)
     if thoughts:
         said["reasoning_content"] = text_of(said.get("reasoning_content")) + thoughts
@@ -114,6 +117,6 @@ def _take_parts(said: dict[str, Json], content: Json) -> None:
             place.append({"index": len(place), **part} if isinstance(part, dict) else part)
 
 
-def says(said: dict[str, Json]) -> bool:
+def says(said: Members) -> bool:
     """Return whether *said*, a delta or a message, says anything: its role alone does not."""
     return any(value for name, value in said.items() if name != "role")

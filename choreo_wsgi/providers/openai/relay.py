@@ -22,8 +22,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ... import sse
+from ...chat.choice import CHANGED, KEPT
 from ...chat.items import Json, Usage, dump
-from ...chat.normalise import CHANGED, KEPT, Normaliser
+from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ..failures import find_error, provider_error
 from ..reading import parse_object, read_usage
@@ -208,9 +209,10 @@ class EventRelay:
         if state != normaliser.state:
             self._patterns.forget()
         elif verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1:
-            choice = normaliser.choices[chunk["choices"][0]["index"]]
+            one = chunk["choices"][0]
+            choice = normaliser.choices[one["index"]]
             if not choice.finished:
-                self._patterns.see(raw, chunk, frames[-1][6:-2], choice.listener(chunk))
+                self._patterns.see(raw, chunk, frames[-1][6:-2], choice.listener(one))
 
     def _write(self, chunk: dict[str, Json], raw: bytes | None) -> bytes:
         """Return the frame of *chunk*, with its usage as the caller asked; *raw* is its JSON."""

@@ -1,0 +1,131 @@
+"""One choice of a stream: what it has said so far, and what its next piece should have been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import UpstreamInvalid
+from .calls import ToolCalls
+from .endings import finish_reason
+from .items import Json
+from .shapes import Members, reshape, says, text_of
+
+#: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
+#: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
+KEPT, MENDED, CHANGED = range(3)
+
+
+class Choice:
+    """The choice *index*; *new_id* makes ids of tool calls.
+
+    ``state`` counts what changes the meaning of later pieces: calls that begin, and the finish.
+    """
+
+    __slots__ = ("begun", "calls", "finished", "index", "state")
+
+    def __init__(self, index: int, new_id: Callable[[], str]) -> None:
+        self.index = index
+        self.begun = False  # its role was sent
+        self.finished = False
+        self.state = 0
+        self.calls = ToolCalls(new_id)
+
+    def take(self, one: Members, may_be_empty: bool) -> tuple[list[Members], int]:
+        """Mend *one*, this choice in a chunk, in place; return what to send and what it became.
+
+        What is to be sent are pieces of this choice, each but the first in a chunk of its own.
+        There are none when nothing is left to say, which matters after the finish, and where
+        the piece *may_be_empty*.
+        """
+        delta, verdict = self._delta(one)
+        reason = one.get("finish_reason")
+        closing: list[Members] = []
+        if not reason or self.finished:
+            if (self.finished or may_be_empty) and not says(delta) and not _has_logprobs(one):
+                return [], CHANGED
+            if reason is not None or "finish_reason" not in one:
+                one["finish_reason"] = None  # "" for null, or one more finish
+                verdict = max(verdict, CHANGED if reason else MENDED)
+        else:
+            closing = self.finish(reason)
+            if len(closing) > 1 or says(delta):
+                # Content in the last chunk (Mistral, Groq) is overlooked by clients that stop
+                # at the finish reason.
+                one["finish_reason"] = None
+                verdict = CHANGED
+            else:
+                finish = {**one, **closing.pop(), "delta": delta}
+                if finish != one:
+                    one.update(finish)
+                    verdict = CHANGED
+        if self.begun:
+            if "role" in delta:
+                del delta["role"]
+                verdict = max(verdict, MENDED)
+        elif delta.get("role") != "assistant":
+            delta.pop("role", None)
+            one["delta"] = {"role": "assistant", **delta}
+            verdict = CHANGED
+        self.begun = True
+        return [one, *closing], verdict
+
+    def finish(self, reason: Json) -> list[Members]:
+        """Return the pieces that finish this choice: arguments still due, and the finish.
+
+        Raises ProviderError for a *reason* that says failure, and UpstreamInvalid for calls
+        that are not whole.
+        """
+        word, message = reason, ""
+        if isinstance(reason, dict):  # SGLang: {"type": "abort", "message": ...}
+            word, message = text_of(reason.get("type")) or "error", text_of(reason.get("message"))
+        if not isinstance(word, str):
+            raise UpstreamInvalid("the provider's finish reason is not a string")
+        ours, native = finish_reason(word, bool(self.calls.calls), message)
+        due = self.calls.close() if ours == "tool_calls" else []
+        self.finished = True
+        self.state += 1
+        finish = {"index": self.index, "delta": {}, "finish_reason": ours, **(native or {})}
+        if not due:
+            return [finish]
+        return [{"index": self.index, "delta": {"tool_calls": due}, "finish_reason": None}, finish]
+
+    def listener(self, one: Members) -> Callable[[bytes], None] | None:
+        """Return what is to be told the arguments in pieces like *one* that pass unread."""
+        pieces = one["delta"].get("tool_calls")
+        return self.calls.begun[pieces[0]["index"]].pieces.append if pieces else None
+
+    def _delta(self, one: Members) -> tuple[Members, int]:
+        """Return the delta of *one* in the right shape, and what became of it."""
+        delta, verdict = one.get("delta"), KEPT
+        if type(delta) is not dict or "message" in one:
+            delta = one["delta"] = self._delta_instead(one, delta)
+            verdict = CHANGED
+        if reshape(delta):
+            verdict = max(verdict, MENDED)
+        given = delta.get("tool_calls")
+        if given is not None:
+            known = len(self.calls.begun)
+            pieces = self.calls.take(given)
+            self.state += len(self.calls.begun) - known
+            if pieces != given:
+                verdict = CHANGED
+                delta["tool_calls"] = pieces
+            if not pieces:
+                del delta["tool_calls"]
+        return delta, verdict
+
+    def _delta_instead(self, one: Members, delta: Json) -> Members:
+        """Return the delta of *one*, which has none: but null, a whole message, or plain text."""
+        message = one.pop("message", None)
+        if isinstance(message, dict):
+            # A document at the end (MiniMax) repeats what its chunks said.
+            return {} if self.begun else message
+        if delta is None:
+            text = one.pop("text", None)
+            return {"content": text} if isinstance(text, str) else {}
+        raise UpstreamInvalid("the provider's delta is not an object")
+
+
+def _has_logprobs(one: Members) -> bool:
+    found = one.get("logprobs")
+    return any(found.values()) if isinstance(found, dict) else bool(found)
