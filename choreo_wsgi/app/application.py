@@ -110,7 +110,7 @@ class Application:
             module = importlib.import_module(".metrics", __package__)
         except ImportError as error:
             raise ConfigurationError(
-                f"metrics: needs the package {error.name} (pip install choreo-wsgi[metrics])"
+                f"metrics: needs the extra metrics: pip install {error.name}"
             ) from error
         return module.Metrics(
             self.gauges, self._completions.breakers.state, self.settings.metrics_key

@@ -26,6 +26,7 @@ from typing import IO
 
 from ..chat.items import Json
 from ..errors import ChoreoError, ProviderNotConfigured, ProviderUnavailable
+from .weights import RUNTIME
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _GRACE = 2.0
 #: A socket's path has room for 103 (macOS) or 107 bytes.
 _LONGEST_FOLDER = 90
 
-NO_RUNTIME = "the local model needs xllamacpp: pip install 'choreo-wsgi[local]'"
+NO_RUNTIME = f"the local model needs its runtime (the extra local): pip install {RUNTIME}"
 
 #: What the child gets of the environment.  No keys: it has no use for them.
 _ENVIRONMENT = frozenset(

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+#: The extra ``local``, as pip names it.
+RUNTIME = "xllamacpp==2026.10.11549"
+
 #: 135 million parameters: answers in grammatical sentences, which are often wrong.
 NAME = "SmolLM2-135M-Instruct"
 LICENCE = "Apache-2.0"
@@ -47,6 +50,6 @@ def model_path() -> Path | None:
 def missing() -> str:
     """Return the command that installs what the default model lacks here, or nothing."""
     if importlib.util.find_spec("xllamacpp") is None:
-        return "pip install 'choreo-wsgi[local]'"
+        return f"pip install {RUNTIME}"
     path = model_path()
     return "" if path is not None and path.is_file() else "choreo-wsgi fetch-model"

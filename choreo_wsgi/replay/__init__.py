@@ -42,7 +42,7 @@ def open_store(url: str, settings: Settings) -> Store:
         module = importlib.import_module(f".{backend}", __name__)
     except ImportError as error:
         raise ConfigurationError(
-            f"replay: {scheme}: needs the package {error.name} (pip install choreo-wsgi[redis])"
+            f"replay: {scheme}: needs the extra redis: pip install {error.name}"
         ) from error
     store: Store = module.open_store(url, settings)
     return store

@@ -227,3 +227,8 @@ def test_the_default_is_the_model_that_it_says(model_file: Path) -> None:
     data = model_file.read_bytes()
     assert (len(data), hashlib.sha256(data).hexdigest()) == (weights.SIZE, weights.SHA256)
     assert data.startswith(b"GGUF")
+
+
+def test_the_runtime_is_the_one_of_the_extra() -> None:
+    setup = (Path(__file__).parents[2] / "setup.cfg").read_text(encoding="utf-8")
+    assert f"local =\n    {weights.RUNTIME}\n" in setup

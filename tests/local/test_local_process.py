@@ -153,7 +153,7 @@ def test_says_that_the_file_is_no_model(start: Callable[..., ModelProcess], tmp_
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        ("raise ModuleNotFoundError(\"No module named 'xllamacpp'\")", "choreo-wsgi[local]"),
+        ("raise ModuleNotFoundError(\"No module named 'xllamacpp'\")", "pip install xllamacpp=="),
         (
             "raise ImportError('libgomp.so.1: cannot open shared object file')",
             "apt-get install libgomp1",

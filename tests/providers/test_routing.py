@@ -368,7 +368,7 @@ def test_bedrock_without_botocore(
     assert ("bedrock" in routes.providers) is there
     request = ChatRequest("m", [], {})
     if there:
-        with pytest.raises(ProviderNotConfigured, match=r"choreo-wsgi\[bedrock\]"):
+        with pytest.raises(ProviderNotConfigured, match=r"pip install botocore$"):
             routes.targets("bedrock/m")[0].provider.open(request)
     provider_class.cache_clear()
 

@@ -253,7 +253,9 @@ def test_preload_without_the_runtime(
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("pip install 'choreo-wsgi[local]'")
+    assert done.stderr.splitlines()[-1].endswith(
+        "(the extra local): pip install xllamacpp==2026.10.11549"
+    )
     assert "Traceback" not in done.stderr
 
 
