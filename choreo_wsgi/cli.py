@@ -186,7 +186,7 @@ def _settings(options: argparse.Namespace) -> int:
     for item, hint in table():
         value = getattr(configuration.settings, item.name)
         secret = hint in (Secret, tuple[Secret, ...]) and value
-        shown = _MASK if secret else setting_text(value)
+        shown = _MASK if secret else _masked(setting_text(value))
         print(f"# {item.metadata['text']}\n{item.name} = {shown}")
     for kind, sections in (("provider", configuration.providers), ("key", configuration.keys)):
         for name, section in sections.items():
@@ -203,13 +203,22 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
 }
 
 
+# A user's name and password in a URL, or a password in its query, as Redis takes it.
+_IN_URL = re.compile(r"(?<=://)[^/?#\s]*@|(?<=password=)[^&#\s]+")
+
+
+def _masked(text: str) -> str:
+    """Return *text* with ``***`` for the passwords of URLs."""
+    return _IN_URL.sub(lambda found: _MASK + "@" * found[0].endswith("@"), text)
+
+
 def _without_secrets(section: Mapping[str, str]) -> dict[str, str]:
     """Return *section* with ``***`` for what may be a key and is not the name of a variable."""
     words = ("key", "secret", "token", "password", "headers")
     return {
         key: _MASK
         if any(word in key for word in words) and not text.startswith("env:")
-        else text.replace("\n", "\n    ")
+        else _masked(text).replace("\n", "\n    ")
         for key, text in section.items()
     }
 

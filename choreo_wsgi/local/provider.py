@@ -211,7 +211,7 @@ class _Answer(Source):
         # Without an environment: no proxy stands between us and our own process.
         client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
         request = HTTPRequest("POST", url, headers, body)
-        asking = Asking(lambda: client.send(request), refused=_refusal, secret=endpoint.key)
+        asking = Asking(lambda: client.send(request), refused=_refusal, secrets=(endpoint.key,))
         chunks = _Chunks(self._run, settings.max_event_bytes)
         return HTTPSource(asking, chunks)
 

@@ -6,6 +6,7 @@ label events as JSON, servers send a document where a stream was asked for, prox
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ _MAX_UNPACKED = 16 * 1024 * 1024
 #: A shorter key could be any word: it is not looked for in messages.
 _SHORTEST_SECRET = 8
 
+_STARRED = re.compile(r"[\w.-]*\*{3,}[\w-]*")
+
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 
@@ -41,7 +44,7 @@ class Asking:
     makes the stream's bytes of such a body if it can, else returns None.  *refused* makes an
     error of a status, the headers (names in lower case) and the beginning of the body.  *again*
     may know another way to ask after a refusal.  *accepted* is called for a good answer.
-    *secret* never shows in an error.
+    None of the *secrets* ever shows in an error.
     """
 
     begin: Callable[[], Exchange]
@@ -51,7 +54,7 @@ class Asking:
     unfold: Callable[[bytes], bytes | None] = lambda body: None
     again: Callable[[int, bytes], Asking | None] = lambda status, body: None
     accepted: Callable[[], None] = lambda: None
-    secret: str = ""
+    secrets: tuple[str, ...] = ()
 
 
 class UpstreamAnswer:
@@ -59,7 +62,7 @@ class UpstreamAnswer:
 
     def __init__(self, asking: Asking) -> None:
         self._asking: Asking | None = asking  # let go of once the answer is good
-        self._secret = asking.secret
+        self._secrets = asking.secrets
         self._exchange = asking.begin()
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
@@ -87,11 +90,14 @@ class UpstreamAnswer:
             raise self.fail(error) from None
 
     def fail(self, error: ChoreoError) -> ChoreoError:
-        """Let go of the answer because of *error*; return it with ``***`` for the secret."""
-        secret = self._secret
-        if len(secret) >= _SHORTEST_SECRET and secret in error.message:
-            error.message = error.message.replace(secret, "***")
-            error.args = (error.message,)
+        """Let go of the answer because of *error*; return it with ``***`` for secrets."""
+        message = error.message
+        for secret in self._secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                message = message.replace(secret, "***")
+        # As providers show keys: their beginning, stars, their end.
+        error.message = _STARRED.sub("***", message)
+        error.args = (error.message,)
         self._failure = error
         self._exchange.close()
         return error

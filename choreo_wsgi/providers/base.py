@@ -9,7 +9,7 @@ bytes already are what the caller gets (an OpenAI-compatible upstream) overrides
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from ..chat.choices import Interleaved, Shortened
 from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Reply, Source, from_deltas
-from ..settings import Settings, parse_options
+from ..settings import Secret, Settings, parse_options
 from .facts import Facts
 
 
@@ -54,6 +54,8 @@ class Provider(ABC):
         self.name = name
         self.settings = settings
         self.options: Any = parse_options(self.Options, options, f"provider {name}")
+        #: What no error may show: the options of the type Secret; of headers their values.
+        self.secrets = tuple(_secrets(self.options))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
@@ -134,6 +136,14 @@ class Provider(ABC):
 def nothing(choices: int) -> Source:
     """Return the answer to a request for no tokens, which few providers take: ``length``."""
     return from_deltas([*(Finish("length", index) for index in range(choices)), Usage()])
+
+
+def _secrets(options: object) -> Iterator[str]:
+    for value in vars(options).values():
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Secret):
+                words = str.__str__(each).partition(":")[2].split() or [str.__str__(each)]
+                yield from sorted({str.__str__(each), *words}, key=len, reverse=True)
 
 
 def _single(request: ChatRequest, number: int) -> ChatRequest:

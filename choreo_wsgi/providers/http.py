@@ -207,7 +207,7 @@ class HTTPProvider(Provider):
             translator.foreign,
             isinstance(translator, EventTranslator),
             self.error,
-            secret=str(getattr(self.options, "api_key", "")),
+            secrets=self.secrets,
         )
         return HTTPSource(asking, translator)
 

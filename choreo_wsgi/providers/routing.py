@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from ..chat.checks import MAX_MODEL_NAME
 from ..errors import ModelNotFound, ProviderNotConfigured
 from .base import Provider
 from .facts import BUILT_IN
@@ -83,6 +84,8 @@ class Router:
         Raises ModelNotFound, and ProviderNotConfigured when the name is of a provider whose
         key is not set.
         """
+        if len(model) > MAX_MODEL_NAME:
+            raise ModelNotFound("no model has so long a name", param="model")
         found = self.by_rules(model)
         if found:
             return sorted(found, key=lambda target: target.priority)

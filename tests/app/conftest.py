@@ -6,6 +6,7 @@ from pathlib import Path
 import harness
 import pytest
 from replay_helpers import RedisServer
+from upstream_fixtures import upstream  # noqa: F401
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

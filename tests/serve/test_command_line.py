@@ -57,6 +57,19 @@ def test_settings_are_an_ini_file_with_the_same_meaning(run: Run) -> None:
     assert "models = echo, Mine = Upstream" in again.stdout
 
 
+def test_settings_shows_no_password_of_an_address(run: Run) -> None:
+    ini = "[provider up]\ntype = openai\nbase_url = http://me:hidden-1@host/v1\nmodels = m\n"
+    for replay in (
+        "redis://:hidden-2@h:1/0",
+        "redis://u:hidden-2@h:1/0",
+        "rediss://h/?password=hidden-2",
+    ):
+        done = run("settings", "--replay", replay, ini=ini)
+        assert "hidden" not in done.stdout + done.stderr
+        assert shown(done, "replay").startswith("redis")
+        assert "***" in shown(done, "replay")
+
+
 def test_settings_shows_each_setting_with_its_text_and_no_key(run: Run) -> None:
     ini = "[provider openai]\napi_key = hidden-2\nbase_url = http://localhost:1\n"
     done = run("settings", ini=ini, CHOREO_API_KEYS="hidden-1")

@@ -70,7 +70,7 @@ class Anthropic(HTTPProvider):
             lambda: self.client.send(sent),
             foreign=b"{[<" if request.stream else b"",
             refused=self.error,
-            secret=self.options.api_key,
+            secrets=self.secrets,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
         reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)

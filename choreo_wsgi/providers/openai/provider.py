@@ -58,7 +58,7 @@ class OpenAI(Provider):
         base_url: str = setting("", "where the API is, up to and with /v1; empty: its own address")
         api_key: Secret = setting(Secret(""), "its key, or env:NAME")
         unix_socket: str = setting("", "path of a unix socket to connect to instead")
-        headers: tuple[str, ...] = setting((), "more headers, NAME: VALUE, comma separated")
+        headers: tuple[Secret, ...] = setting((), "more headers, NAME: VALUE, comma separated")
         apis: tuple[str, ...] = setting(
             (), "APIs that the upstream itself speaks: chat, responses, messages"
         )
@@ -144,7 +144,7 @@ class OpenAI(Provider):
         asking = Asking(
             lambda: self._post(request.model, body, path),
             foreign=b"{[<" if request.stream else b"",
-            secret=self.options.api_key,
+            secrets=self.secrets,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
         reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)
@@ -162,9 +162,7 @@ class OpenAI(Provider):
     def _document(self, request: ChatRequest) -> Asking:
         body = {key: value for key, value in request.body.items() if key != "stream_options"}
         sent = dump(self.prepare({**body, "model": request.model, "stream": False}))
-        return Asking(
-            lambda: self._post(request.model, sent), foreign=b"", secret=self.options.api_key
-        )
+        return Asking(lambda: self._post(request.model, sent), foreign=b"", secrets=self.secrets)
 
     def _stream(self, request: ChatRequest) -> Asking:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
@@ -192,7 +190,7 @@ class OpenAI(Provider):
             lambda: self._post(model, dump(body)),
             unfold=unfold,
             accepted=accepted,
-            secret=self.options.api_key,
+            secrets=self.secrets,
         )
 
     def _post(self, model: str, body: bytes, path: str = "/chat/completions") -> Exchange:

@@ -285,6 +285,30 @@ def test_the_providers_words_its_patience_and_not_its_key(upstream: Start, provi
     assert error.retry_after == 17 and error.code == "slow_down" and KEY not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("bad token header-secret-5678", "bad token ***"),
+        ("bad token Bearer header-secret-5678.", "bad token Bearer ***."),
+        (
+            "Incorrect API key provided: sk-very-***-cret. See",
+            "Incorrect API key provided: ***. See",
+        ),
+        ("Incorrect API key: sk-v*******cret", "Incorrect API key: ***"),
+        ("no secret * here ** at all", "no secret * here ** at all"),
+    ],
+)
+def test_what_else_is_secret_is_hidden_too(
+    upstream: Start, provider: Make, said: str, shown: str
+) -> None:
+    """The values of the option ``headers``, and what providers leave of a key."""
+    refusal = json.dumps({"message": said}).encode()
+    server = upstream(lambda peer: peer.send(sized(refusal, "403 Forbidden")))
+    headers = "X-Gateway-Token: Bearer header-secret-5678"
+    _, error = read(stream(provider(server, headers=headers)))
+    assert error is not None and error.message == shown
+
+
 def test_the_key_is_hidden_in_a_streams_error_too(upstream: Start, provider: Make) -> None:
     bad = f'data: {{"error":{{"message":"bad key {KEY}"}}}}\n\n'.encode()
     got, error = read(stream(provider(upstream(lambda peer: peer.send(chunked([ROLE, bad]))))))

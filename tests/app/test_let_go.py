@@ -1,0 +1,76 @@
+"""A running stream holds nothing of its request, however large that was."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import harness
+import pytest
+from misbehave import Peer, Upstream, chunk, head
+from plain_apps import Running
+
+SIZE = 6_000_000
+EVENT = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+    b'[{"index":0,"delta":{"role":"assistant","content":"%d"},"finish_reason":%b}]}\n\n'
+)
+
+
+@pytest.fixture
+def more() -> Iterator[threading.Event]:
+    """Set when the upstream may end its answer."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.parametrize("other", ["", "other"])
+def test_the_request_is_let_go_of_once_the_stream_runs(
+    upstream: Callable[..., Upstream], more: threading.Event, resumable: bool, other: str
+) -> None:
+    """With a second target in reserve, too."""
+
+    def answer(peer: Peer) -> None:
+        peer.request.body = b""
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        peer.send(chunk(EVENT % (1, b"null")))
+        more.wait(harness.DEADLINE)
+        peer.send(chunk(EVENT % (2, b'"stop"') + b"data: [DONE]\n\n") + chunk(b""))
+
+    server = upstream(answer)
+    up = {"type": "openai", "base_url": server.base_url, "api_key": "k", "models": "m"}
+    sections = {"provider up": up}
+    if other:
+        sections["provider other"] = {**up, "priority": "1"}
+    served = Running(
+        harness.make_app({"listen": "127.0.0.1:0", "drain_seconds": "0"}, sections)  # type: ignore[arg-type]
+    )
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * SIZE}]}
+    headers = {"Content-Type": "application/json"}
+    if resumable:
+        headers["Choreo-Resumable"] = "1"
+    sent = json.dumps(body).encode()
+    try:
+        with served.connect() as client:
+            tracemalloc.start()
+            client.request("POST", "/v1/chat/completions", sent, headers)
+            assert client.read_head().status == 200
+            assert b'"1"' in client.read_frame()
+            gc.collect()
+            ours = [
+                tracemalloc.Filter(False, "*/tests/*"),
+                tracemalloc.Filter(False, tracemalloc.__file__),
+            ]
+            found = tracemalloc.take_snapshot().filter_traces(ours).statistics("lineno")
+            tracemalloc.stop()
+            assert sum(one.size for one in found) < SIZE / 4, found[:5]
+            more.set()
+            assert b'"2"' in client.read_frame()
+    finally:
+        tracemalloc.stop()
+        served.close()
