@@ -16,3 +16,5 @@ html_theme_options = {
 html_static_path = ["_static"]  # custom.css, which alabaster loads by itself
 autodoc_typehints = "description"
 nitpicky = False
+# The API's objects have members named "object" and "type", as Python's types are.
+suppress_warnings = ["ref.python"]

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import harness
 import pytest
 from scripted_server import DEADLINE
 
-from choreo_wsgi.chat.items import Finish
+from choreo_wsgi.chat.items import Delta, Finish, ToolCall
 from choreo_wsgi.errors import ProviderError, UpstreamTruncated
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -82,7 +83,7 @@ def told(serve, scripted):
 def test_every_example_is_tested():
     tests = Path(__file__).read_text()
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert len(names) == 9
+    assert len(names) == 12
     assert [name for name in names if f'"{name}"' not in tests] == []
 
 
@@ -195,3 +196,55 @@ def test_reconnect(run, told, tmp_path):
     answer.finish("four", Finish())
     assert second.rest() == "four\n"
     assert not (tmp_path / "state.json").exists()
+
+
+def test_tools(run, told):
+    url, script = told
+    first, second = script(), script()
+    process = run(url, "tools.py", "What time is it?")
+    call = ToolCall(0, "call_1", "tell_time", '{"zone": "Mars/Olympus"}')
+    first.finish(Delta(tool_calls=(call,)), Finish("tool_calls"))
+    second.finish("I ", "cannot tell.", Finish())
+    printed = process.rest()
+    assert printed.startswith("[tell_time {")
+    assert "ZoneInfoNotFoundError" in printed
+    assert printed.endswith("]\nI cannot tell.\n")
+
+
+def test_structured_output(run, told):
+    pytest.importorskip("pydantic")
+    url, script = told
+    answer = script()
+    process = run(url, "structured_output.py", "A pie")
+    answer.say('{"title": "Pie", "ingredients": [{"name": "apple", "amount": "6"}, ')
+    answer.say('{"name": "sug')
+    # The first is on the screen while the second is being written.
+    assert process.read(8) == "- apple\n"
+    answer.finish('ar", "amount": "1 cup"}]}', Finish())
+    assert process.rest() == "Pie: 2 ingredients\n  6 apple\n  1 cup sugar\n"
+
+
+def test_web_resume(run, told):
+    url, script = told
+    answer = script()
+    process = run(url, "web_resume.py", PORT="0")
+    address = process.process.stdout.readline().decode().strip()
+
+    def read(count, **headers):
+        lines = []
+        request = urllib.request.Request(address + "?q=Count", headers=headers)
+        with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+            if response.status != 204:
+                while len(lines) < count and (line := response.readline().decode()):
+                    lines += [line.strip()] if line.strip() else []
+        return response.status, lines
+
+    answer.say("one ", "two ")
+    _, first = read(4)
+    assert first[1::2] == ['data: "one "', 'data: "two "']
+    answer.finish("three", Finish())
+    _, rest = read(9, **{"Last-Event-ID": first[2].removeprefix("id: ")})
+    assert rest[1:] == ['data: "three"', "event: done", "data: {}"]
+    assert read(0, **{"Last-Event-ID": "st-none:1"}) == (204, [])
+    process.process.send_signal(signal.SIGINT)
+    process.rest()
