@@ -13,6 +13,7 @@ InvalidRequest          400     invalid_request_error      invalid_parameter_val
                                                            invalid_parameter_type,
                                                            invalid_messages_format,
                                                            context_length_exceeded,
+                                                           previous_response_not_found,
                                                            stream_cancelled
 ModelNotFound           404     invalid_request_error      model_not_found
 MethodNotAllowed        405     invalid_request_error      method_not_allowed

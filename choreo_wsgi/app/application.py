@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -47,7 +48,20 @@ LARGE = 64 * 1024
 logger = logging.getLogger(__name__)
 
 #: The routes whose paths hold a name, as they are told.
-_WITH_ID = {"/v1/models/{id}": ["GET"], "/v1/streams/{id}": ["GET", "DELETE"]}
+_WITH_ID = {
+    "/v1/models/{id}": ["GET"],
+    "/v1/streams/{id}": ["GET", "DELETE"],
+    "/v1/responses/{id}": ["GET", "DELETE"],
+    "/v1/responses/{id}/cancel": ["POST"],
+    "/v1/responses/{id}/input_items": ["GET"],
+}
+_RESPONSE_ROUTES = [
+    (re.compile(path.replace("{id}", "[^/]+")), methods)
+    for path, methods in _WITH_ID.items()
+    if path.startswith("/v1/responses/")
+]
+#: What a request for a response to be kept, or to go on from one that was, has among its members.
+_KEEPING = ("background", "store", "previous_response_id")
 
 
 class Application:
@@ -66,14 +80,15 @@ class Application:
         self._admit(Keys(configuration))
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
-        store = open_store(self.settings.replay, self.settings)
+        self._store = open_store(self.settings.replay, self.settings)
+        self._kept: Any = None
         self._limits = Limits(open_counters(self.settings.replay))
         self._control = Control()
         self._completions = Completions(
             self._router, self._slots, self._limits, self._control, self.settings
         )
         self._resumption = Resumption(
-            store,
+            self._store,
             self._completions,
             self._control,
             self.settings,
@@ -132,7 +147,7 @@ class Application:
         path = environ.get("PATH_INFO", "")
         if path.startswith("/v1/models"):
             return True  # upstreams are asked for their lists
-        if path.startswith("/v1/streams/") or "HTTP_CHOREO_RESUMABLE" in environ:
+        if path.startswith(("/v1/streams/", "/v1/responses")) or "HTTP_CHOREO_RESUMABLE" in environ:
             return self._resumption.blocking
         return int(environ.get("CONTENT_LENGTH") or 0) > LARGE
 
@@ -284,6 +299,9 @@ class Application:
             return {"GET": lambda call: self._models.one(call, self._router)}
         if path.startswith("/v1/streams/"):
             return {"GET": self._resume, "DELETE": self._cancel}
+        for pattern, methods in _RESPONSE_ROUTES:
+            if pattern.fullmatch(path):
+                return dict.fromkeys(methods, lambda call: self._stored().route(call))
         return self._routes.get(path)
 
     def _route_names(self) -> list[str]:
@@ -317,7 +335,7 @@ class Application:
     def _complete(self, call: Call, name: str) -> Response | Pending:
         """Answer a request of the API *name*."""
         api = apis.load(name)
-        request, digest = self._read(call, api)
+        request, body = self._read(call, api)
         call.account.api = name
         call.account.model = request.model
         if betas := call.environ.get("HTTP_ANTHROPIC_BETA"):
@@ -327,16 +345,30 @@ class Application:
             if name not in self._router.targets(request.model)[0].provider.apis:
                 counting: Any = api
                 return json_response({"input_tokens": counting.estimate(request)})
-        if digest:
+        asked = request.original or {}
+        if name == "responses" and any(asked.get(member) for member in _KEEPING):
+            digest = hashlib.sha256(body).hexdigest()
+            kept: Response | Pending = self._stored().create(call, api, request, digest)
+            return kept
+        if is_resumable(call):
+            digest = hashlib.sha256(body).hexdigest()
             return self._resumption.begin(call, api, request, digest)
         return self._completions.answer(call, api, request)
 
-    def _read(self, call: Call, api: API) -> tuple[ChatRequest, str]:
-        """Return the request in the body, and the body's digest if it asks to be resumable."""
+    def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
+        """Return the request in the body, and the body."""
         body = read_body(call.environ, self.settings)
         with collector_off(len(body)):
-            request = api.read(body)
-        return request, hashlib.sha256(body).hexdigest() if is_resumable(call) else ""
+            return api.read(body), body
+
+    def _stored(self) -> Any:
+        """Return who keeps responses: loaded when the first is to be kept or asked for."""
+        if self._kept is None:
+            module = importlib.import_module(".stored", __package__)
+            self._kept = module.StoredResponses(
+                self._store, self._completions, self._resumption, self._control
+            )
+        return self._kept
 
 
 def _stream_id(call: Call) -> str:

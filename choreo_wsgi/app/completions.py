@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from .. import sse
 from ..apis import API
@@ -92,21 +93,13 @@ class Completions:
             account.failovers = frames.failovers
             generation = Generation(frames, self._control, writer, first)
             carried: Endable = generation if record is None else record(generation)
-
-            def on_end() -> None:
-                account.charge(frames.usage)
-                if isinstance(carried, Recording):
-                    slot.settle(account.usage, carried.last)
-                    slot.release()
-                else:
-                    slot.settle(account.usage, account.frames)
+            generation.on_end = partial(_charge, call, slot, frames, carried)
 
             def on_close(outcome: str) -> None:
                 if record is None:
                     slot.release()
                 account.finish(outcome)
 
-            generation.on_end = on_end
             stream = EventStream(
                 carried,
                 gone=call.gone,
@@ -134,6 +127,26 @@ class Completions:
             control=self._control,
             patience=self._settings.heartbeat_seconds,
         )
+
+    def record(
+        self,
+        call: Call,
+        api: API,
+        request: ChatRequest,
+        slot: Slot,
+        record: Callable[[Generation], Recording],
+    ) -> Recording:
+        """Begin a recording whose frames nobody is sent; it gives *slot* back at its end."""
+        try:
+            writer = api.writer(request)
+            frames = self._failover(request, writer)
+        except BaseException:
+            slot.release()
+            raise
+        generation = Generation(frames, self._control, writer)
+        recording = record(generation)
+        generation.on_end = partial(_charge, call, slot, frames, recording)
+        return recording
 
     def _complete(self, call: Call, api: API, request: ChatRequest, slot: Slot) -> Pending:
         account = call.account
@@ -180,3 +193,14 @@ class Completions:
 
         targets = self.router.targets(request.model)
         return Failover(in_order([candidate(target) for target in targets]))
+
+
+def _charge(call: Call, slot: Slot, frames: Failover, carried: Endable) -> None:
+    """Settle what a generation has cost, at its end; a recording gives its slot back."""
+    account = call.account
+    account.charge(frames.usage)
+    if isinstance(carried, Recording):
+        slot.settle(account.usage, carried.last)
+        slot.release()
+    else:
+        slot.settle(account.usage, account.frames)

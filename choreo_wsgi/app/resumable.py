@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from urllib.parse import parse_qs, quote
 
 from .. import sse
@@ -33,6 +34,14 @@ def is_resumable(call: Call) -> bool:
     if value not in ("0", "1"):
         raise InvalidRequest("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
     return bool(value == "1")
+
+
+#: Writes the frame, without a number, that ends a log whose producer is lost.
+Ending = Callable[[Writer, ChoreoError], bytes]
+
+
+def _error_frame(writer: Writer, error: ChoreoError) -> bytes:
+    return sse.frame(error.body())
 
 
 class Resumption:
@@ -72,17 +81,27 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("only a stream can be resumable", param="stream")
-        key = call.environ.get("HTTP_IDEMPOTENCY_KEY")
+        claim = self._store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
+        if claim.writer is None:
+            return self._joined(call, claim.id, 0)
+        return self.record(call, api, request, claim.writer, _head(call, claim.id))
+
+    def _joined(self, call: Call, id: str, after: int) -> Response:
+        response = self.play(call, id, after)
+        response.headers += _head(call, id)
+        return response
+
+    @staticmethod
+    def idempotency_key(call: Call) -> str | None:
+        """Return the request's Idempotency-Key; raises InvalidRequest."""
+        key: str | None = call.environ.get("HTTP_IDEMPOTENCY_KEY")
         if key is not None and not _KEY.fullmatch(key):
             raise InvalidRequest(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", param="Idempotency-Key"
             )
-        claim = self._store.create(call.key.id, key=key, digest=digest)
-        if claim.writer is None:
-            return self._play(call, claim.id, 0)
-        return self._record(call, api, request, claim.writer, keyed=key is not None)
+        return key
 
-    def _refuse_more_orphans(self, owner: str) -> None:
+    def refuse_more_orphans(self, owner: str) -> None:
         """Refuse to begin another resumable stream while too many have lost their clients.
 
         One that runs is never stopped for that: its client may be about to come back.
@@ -95,9 +114,17 @@ class Resumption:
                 "too many streams of this key go on without a client", retry_after=RETRY_AFTER
             )
 
-    def _record(
-        self, call: Call, api: API, request: ChatRequest, writer: Writer, *, keyed: bool
+    def record(
+        self,
+        call: Call,
+        api: API,
+        request: ChatRequest,
+        writer: Writer,
+        headers: Headers | None = None,
     ) -> Pending:
+        """Return the answer to a stream that *writer* logs."""
+        keyed = self.idempotency_key(call) is not None
+
         def record(generation: Generation) -> Recording:
             return Recording(generation, writer, lambda one: self.orphans.adopt(one, call.key.id))
 
@@ -105,12 +132,12 @@ class Resumption:
             if keyed:  # somebody may have joined
                 if not isinstance(error, ChoreoError):
                     error = ChoreoError("the server failed to answer this request")
-                writer.fail(*sse.number(api.writer(request).fail(error), 1))
+                writer.fail(*sse.number(api.writer(request).fail(error), writer.last + 1))
             else:
                 writer.discard()
 
         try:
-            self._refuse_more_orphans(call.key.id)
+            self.refuse_more_orphans(call.key.id)
             slot = self._completions.take_slot(call, request)
         except BaseException as error:
             abandon(error)
@@ -124,7 +151,7 @@ class Resumption:
             abandon=abandon,
             # A client that left can come back only with its key: it has no id yet.
             gone=(lambda: False) if keyed else None,
-            headers=_head(call, writer.id),
+            headers=headers,
         )
 
     # -- read on --------------------------------------------------------------------------
@@ -133,9 +160,13 @@ class Resumption:
         """Return the response to ``GET /v1/streams/<id>``: what follows a number, then live."""
         after = _after(call)
         call.account.api = "streams"
-        return self._play(call, id, after)
+        return self._joined(call, id, after)
 
-    def _play(self, call: Call, id: str, after: int) -> Response:
+    def play(self, call: Call, id: str, after: int, ending: Ending = _error_frame) -> Response:
+        """Return the response that reads the log of stream *id* behind frame *after*.
+
+        *ending* writes the last frame of a log that has lost its producer.
+        """
         owner = call.key.id
         slot = self.readers.take()
         try:
@@ -143,7 +174,9 @@ class Resumption:
         except BaseException:
             slot.release()
             raise
-        playback = Playback(reader, self._control, lambda last: self._recover(id, owner, last))
+        playback = Playback(
+            reader, self._control, lambda last: self._recover(id, owner, last, ending)
+        )
 
         def on_close(outcome: str) -> None:
             slot.release()
@@ -156,7 +189,7 @@ class Resumption:
             on_close=on_close,
             meter=call.account,
         )
-        return Response(200, [*sse.HEAD, *_head(call, id)], stream)
+        return Response(200, list(sse.HEAD), stream)
 
     # -- stop -----------------------------------------------------------------------------
 
@@ -166,25 +199,21 @@ class Resumption:
         # Nobody else tells the readers of a stream that has lost its producer.
         writer = self._store.take_over(id, call.key.id)
         if writer is not None:
-            _end(writer, InvalidRequest("the stream was cancelled", code="stream_cancelled"))
+            error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
+            writer.append(*sse.number(_error_frame(writer, error), writer.last + 1), end=True)
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
 
-    def _recover(self, id: str, owner: str, after: int) -> None:
+    def _recover(self, id: str, owner: str, after: int, ending: Ending) -> None:
         """End the log of a stream that has lost its producer."""
         writer = self._store.take_over(id, owner, after)
         if writer is None:
             return  # somebody was faster, or the producer is back
+        error: ChoreoError = ProducerLost("the server of this stream is gone")
         if writer.cancelled:
-            _end(writer, InvalidRequest("the stream was cancelled", code="stream_cancelled"))
-        else:
-            _end(writer, ProducerLost("the server of this stream is gone"))
-
-
-def _end(writer: Writer, error: ChoreoError) -> None:
-    """End a log with the frame of *error*."""
-    writer.append(sse.frame(error.body(), writer.last + 1), 1, end=True)
+            error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
+        writer.append(*sse.number(ending(writer, error), writer.last + 1), end=True)
 
 
 def _head(call: Call, id: str) -> Headers:
@@ -198,7 +227,11 @@ def _after(call: Call) -> int:
     Raises InvalidRequest for what is no number.
     """
     query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    given = call.environ.get("HTTP_LAST_EVENT_ID") or query.get("after", ["0"])[-1]
+    # OpenAI says starting_after, llama.cpp's server says from: the number of the last event seen.
+    names = ("after", "starting_after", "from")
+    given = call.environ.get("HTTP_LAST_EVENT_ID") or next(
+        (query[name][-1] for name in names if name in query), "0"
+    )
     if not _NUMBER.fullmatch(given):
         raise InvalidRequest("not the number of a frame", param="after")
     return int(given)

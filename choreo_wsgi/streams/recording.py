@@ -44,6 +44,8 @@ class Recording:
     def receive(self, timeout: float) -> bytes:
         """Return the numbered frames that came within *timeout* seconds, once they are logged."""
         self._asked = time.monotonic()
+        if self.ended:
+            return b""
         if self._writer.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
             return self._record(self._generation.fail(error))

@@ -21,7 +21,7 @@ class Responses:
     def writer(self, request: ChatRequest) -> AnswerWriter:
         """Return what writes a new answer to *request*."""
         assert request.original is not None
-        return ResponseWriter(request.original, stream=request.stream)
+        return ResponseWriter(request.original, request.answer_id, request.stream)
 
     def error(self, error: ChoreoError) -> tuple[int, bytes]:
         """Return the status and the JSON document that tell of *error*."""

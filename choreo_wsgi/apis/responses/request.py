@@ -154,8 +154,8 @@ _NATIVE_MEMBERS = ("conversation", "prompt")
 SEALED = "choreo."
 
 
-def read_request(fields: dict[str, Json], past: Sequence[Json] = ()) -> ChatRequest:
-    """Return the chat request for *fields*; *past* are the items of the earlier responses.
+def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) -> ChatRequest:
+    """Return the chat request for *fields*; *past* are the items of the previous response.
 
     What no chat API can do stays in the request as ``native_only``: a provider that speaks
     this API may take it.  Raises InvalidRequest.
@@ -171,7 +171,14 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] = ()) -> ChatRequ
     body: dict[str, Json] = {"model": fields["model"]}
     native_only: InvalidRequest | None = None
     try:
-        body["messages"] = list(_messages(fields.get("instructions"), [*past, *items], len(past)))
+        if fields.get("previous_response_id") and past is None:
+            raise InvalidRequest(
+                "there is no such response here",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        told = [*(past or ()), *items]
+        body["messages"] = list(_messages(fields.get("instructions"), told, len(past or ())))
         _add_tools(body, fields)
         for name in _NATIVE_MEMBERS:
             if fields.get(name) is not None:
@@ -191,8 +198,27 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] = ()) -> ChatRequ
         stream=bool(fields.get("stream")),
         max_tokens=limit,
         original=fields,
+        native=_native(fields, items, past),
         native_only=native_only,
     )
+
+
+def _native(
+    fields: dict[str, Json], items: Sequence[Json], past: Sequence[Json] | None
+) -> dict[str, Json] | None:
+    """Return the request for a provider that speaks this API, where it is not the caller's.
+
+    What is kept here is not kept there, and what came before is told again.
+    """
+    kept = bool(fields.get("background") or fields.get("store"))
+    if past is None and not kept:
+        return None
+    native = {name: value for name, value in fields.items() if name != "background"}
+    native |= {"store": False, "stream": True} if kept else {}
+    if past is not None:
+        native["input"] = [*past, *items]
+        del native["previous_response_id"]
+    return native
 
 
 def _messages(

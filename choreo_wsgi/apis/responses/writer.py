@@ -19,6 +19,7 @@ from ... import sse
 from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
+from .log import failed_event
 from .request import SEALED, chat_name, own_tools
 
 #: What a response repeats of its request, and what stands there when it was not said.
@@ -43,8 +44,6 @@ _REPEATED: dict[str, Json] = {
     "truncation": "disabled",
     "user": None,
 }
-#: The codes that OpenAI's schema knows for a failed response; ours stands in ``type``.
-_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
@@ -309,24 +308,13 @@ class ResponseWriter:
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
         frames = b"" if self.count else self.begin()
-        cancelled = error.code == "stream_cancelled"
-        response = self.response("cancelled" if cancelled else "failed")
-        if not cancelled:
-            code = _CODES.get(error.status, "server_error")
-            response["error"] = {
-                "code": code,
-                "message": error.message,
-                "type": error.code or error.type,
-                "param": error.param,
-            }
-        for item in response["output"]:
-            if item.get("status") == "in_progress":
-                item["status"] = "incomplete"
-        return frames + self._lifecycle("failed", response)
+        frames += failed_event(self.response("failed"), error, self.count)
+        self.count += 1
+        return frames
 
     def response(self, status: str) -> dict[str, Json]:
         """Return the response object as it is now."""
-        if self._text is not None and status in ("failed", "cancelled"):
+        if self._text is not None and status == "failed":
             kind = self._text.kind
             if kind:
                 part = _part(kind, "".join(self._text.pieces))
@@ -342,7 +330,7 @@ class ResponseWriter:
             "error": None,
             "incomplete_details": None,
             "model": self.model,
-            "output": self._output if status != "in_progress" else [],
+            "output": [] if status in ("queued", "in_progress") else self._output,
             **self._repeated,
             "usage": usage_object(self._usage),
         }

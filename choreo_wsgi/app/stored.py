@@ -1,0 +1,261 @@
+"""Responses that are kept: made in the background or not, read again, resumed, cancelled.
+
+https://platform.openai.com/docs/guides/background says how it is at OpenAI.  A kept response is a
+resumable stream under OpenAI's names: the log of ``resp_X`` is that of the stream ``strm_X``.
+Its first frame holds the request's items and is never sent, so event n is frame n + 2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs
+
+from .. import sse
+from ..apis import API
+from ..apis.responses.log import Told, failed_event
+from ..apis.responses.request import read_request
+from ..chat.items import Json, dump
+from ..chat.request import ChatRequest
+from ..errors import (
+    ChoreoError,
+    InvalidRequest,
+    NotFound,
+    ProducerLost,
+    ProviderError,
+    StreamGone,
+)
+from ..replay import Store, Writer
+from ..streams.recording import Recording
+from ..streams.stream import Control
+from .completions import Completions
+from .pending import Pending
+from .request import Call
+from .response import Response, document, json_response
+from .resumable import Resumption
+
+#: An id of ours; others belong to the provider.
+_ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
+_NUMBER = re.compile(r"[0-9]{1,17}")
+#: What the number of an event is less than that of its frame.
+_OFFSET = 2
+#: A frame's number beyond the end of every log.
+_BEYOND = 10**15
+
+
+class StoredResponses:
+    """Makes the responses that are kept, and answers the routes under their ids."""
+
+    def __init__(
+        self, store: Store, completions: Completions, resumption: Resumption, control: Control
+    ) -> None:
+        self._store = store
+        self._completions = completions
+        self._resumption = resumption
+        self._control = control
+
+    # -- make -----------------------------------------------------------------------------
+
+    def create(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response | Pending:
+        """Answer a request that asks for a response to be kept, or goes on from one."""
+        fields = request.original or {}
+        past: list[Json] | None = None
+        previous = fields.get("previous_response_id")
+        if previous and _ID.fullmatch(previous):
+            past = self._past(call, previous)
+            request = read_request(fields, past)
+        if not (fields.get("background") or fields.get("store")):
+            return self._completions.answer(call, api, request)
+        claim = self._store.create(
+            call.key.id, key=self._resumption.idempotency_key(call), digest=digest
+        )
+        id = "resp_" + claim.id.removeprefix("strm_")
+        if claim.writer is None:
+            return self._play(call, id, 1) if request.stream else self._document(call, id)
+        items = json.dumps({"items": _asked(fields, past)}, ensure_ascii=False)
+        frame = sse.frame(items.encode("utf-8", "replace"), 1, event="choreo.request")
+        try:
+            claim.writer.append(frame, 1)
+        except BaseException:
+            claim.writer.discard()
+            raise
+        kept = replace(request, stream=True, answer_id=id)
+        if request.stream:
+            return self._resumption.record(call, api, kept, claim.writer)
+        return self._begin(call, api, kept, claim.writer, bool(fields.get("background")))
+
+    def _begin(
+        self, call: Call, api: API, request: ChatRequest, writer: Writer, background: bool
+    ) -> Response | Pending:
+        """Answer with the document: at once in the background, else when it is complete."""
+        owner = call.key.id
+        orphans = self._resumption.orphans
+        try:
+            self._resumption.refuse_more_orphans(owner)
+            slot = self._completions.take_slot(call, request)
+            recording = self._completions.record(
+                call,
+                api,
+                request,
+                slot,
+                lambda generation: Recording(
+                    generation, writer, lambda one: orphans.adopt(one, owner)
+                ),
+            )
+        except BaseException:
+            writer.discard()
+            raise
+        if background:
+            begun: Any = api.writer(request)
+            recording.close()  # nobody waits for it: it goes on as without its client
+            return json_response(begun.response("queued"))
+        whole = _Whole(recording)
+        return Pending(whole, document, lambda error: None, gone=call.gone, control=self._control)
+
+    # -- under an id ----------------------------------------------------------------------
+
+    def route(self, call: Call) -> Response:
+        """Answer a request under ``/v1/responses/{id}``."""
+        method = call.environ["REQUEST_METHOD"]
+        id, _, what = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
+        call.account.api = "responses"
+        if method == "POST":
+            return self._cancel(call, id)
+        if method == "DELETE":
+            return self._delete(call, id)
+        if what:
+            items = self._items(call, id)
+            ends = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")}
+            return json_response({"object": "list", "data": items, "has_more": False, **ends})
+        query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        if query.get("stream", ["false"])[-1].lower() not in ("true", "1"):
+            return self._document(call, id)
+        after = query.get("starting_after", [""])[-1]
+        if after and not _NUMBER.fullmatch(after):
+            raise InvalidRequest("not the number of an event", param="starting_after")
+        return self._play(call, id, int(after) + _OFFSET if after else 1)
+
+    def _play(self, call: Call, id: str, after: int) -> Response:
+        def ending(writer: Writer, error: ChoreoError) -> bytes:
+            told = self._told(call, id)
+            return failed_event(told.response("failed"), error, writer.last + 1 - _OFFSET)
+
+        return self._resumption.play(call, _stream_of(id), after, ending)
+
+    def _document(self, call: Call, id: str) -> Response:
+        return json_response(self._told(call, id).response("in_progress"))
+
+    def _cancel(self, call: Call, id: str) -> Response:
+        stream, owner = _stream_of(id), call.key.id
+        told = self._told(call, id)
+        self._store.cancel(stream, owner)
+        writer = self._store.take_over(stream, owner)
+        response = told.response("cancelled")
+        if writer is not None:
+            error = InvalidRequest("the response was cancelled", code="stream_cancelled")
+            frame = failed_event(dict(response), error, writer.last + 1 - _OFFSET)
+            writer.append(*sse.number(frame, writer.last + 1), end=True)
+        return json_response(response)
+
+    def _delete(self, call: Call, id: str) -> Response:
+        stream, owner = _stream_of(id), call.key.id
+        self._store.cancel(stream, owner)
+        self._store.delete(stream, owner)
+        return json_response({"id": id, "object": "response", "deleted": True})
+
+    def _past(self, call: Call, id: str) -> list[Json]:
+        """Return the items of the conversation up to and with the response *id*."""
+        try:
+            told = self._told(call, id)
+            items = self._items(call, id)
+        except (NotFound, StreamGone, LookupError):
+            raise InvalidRequest(
+                f"there is no response {id!r} to go on from, or no more",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            ) from None
+        return [*items, *told.response("in_progress")["output"]]
+
+    # -- the log --------------------------------------------------------------------------
+
+    def _told(self, call: Call, id: str) -> Told:
+        """Return what the log has told of a response so far."""
+        told = Told()
+        # Behind its end a log that has ended gives its last event: that has the whole response.
+        events = self._events(call, id, _BEYOND) or self._events(call, id, 1)
+        for event in events:
+            told.add(event)
+        return told
+
+    def _items(self, call: Call, id: str) -> list[Json]:
+        """Return the items that a response was asked with."""
+        items: list[Json] = self._events(call, id, 0)[0]["items"]
+        return items
+
+    def _events(self, call: Call, id: str, after: int) -> list[Any]:
+        """Return the data of what is in the log behind frame *after*."""
+        stream, owner = _stream_of(id), call.key.id
+        reader = self._store.read(stream, owner, after)
+        decoder = sse.Decoder()
+        events: list[Any] = []
+        try:
+            while not reader.ended and (block := reader.receive(0)):
+                events += map(json.loads, (one.data for one in decoder.receive_data(block)))
+        except ProducerLost:
+            pass  # whoever reads the stream ends it
+        finally:
+            reader.close()
+        return events
+
+
+def _stream_of(id: str) -> str:
+    """Return the id of the stream that logs the response *id*; raises NotFound."""
+    match = _ID.fullmatch(id)
+    if match is None:
+        raise NotFound(f"there is no response {id[:100]!a}", code="stream_not_found")
+    return "strm_" + match[1]
+
+
+def _asked(fields: dict[str, Json], past: list[Json] | None) -> list[Json]:
+    given = fields.get("input") or []
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return [*(past or []), *items]
+
+
+class _Whole:
+    """A recording as its last event's response: a ``Readable`` of one document."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._last = b""
+        self.ended = False
+
+    def receive(self, timeout: float) -> bytes:
+        """Return the document once it is complete, ``b""`` before; raises what it failed with."""
+        block = self._recording.receive(timeout)
+        if block:
+            self._last = block
+        if not self._recording.ended:
+            return b""
+        self.ended = True
+        events = sse.Decoder().receive_data(self._last)
+        response = json.loads(events[-1].data)["response"]
+        error = response.get("error")
+        if error:
+            raise ProviderError(error["message"], code=error.get("type"))
+        return dump(response)
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        return self._recording.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
+        return self._recording.due
+
+    def close(self) -> None:
+        """The client has gone; the recording goes on without it."""
+        self._recording.close()

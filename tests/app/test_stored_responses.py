@@ -1,0 +1,181 @@
+"""Responses that are kept: the stock openai package makes, resumes, reads and cancels them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import harness
+import openai
+import pytest
+from openai.types.responses import Response
+from scripted_provider import Script
+from wsgi_calls import call
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Finish, Usage
+
+Make = Callable[..., Application]
+WORDS = " ".join(f"w{number}" for number in range(30))
+PROVIDERS = {"slow": {"type": "echo", "models": "slow", "delay_ms": "2"}}
+
+
+@pytest.fixture
+def served(
+    application: Make, serve: Callable[..., harness.Server], replay_url: str
+) -> Callable[..., str]:
+    """``served(sections)``: the address of a server with one of the three stores."""
+
+    def start(sections: Any = PROVIDERS, **settings: str) -> str:
+        return serve(application(sections, replay=replay_url, **settings), threads=40).url
+
+    return start
+
+
+def client_of(url: str, key: str = "k") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=30)
+
+
+@pytest.fixture
+def scripted_url(
+    served: Callable[..., str], scripted: Callable[[], Script]
+) -> Iterator[tuple[str, Script]]:
+    """A server whose model says what the script is told to, and that script."""
+    script = scripted()
+    yield served({"scripted": {"models": "m"}}), script
+    script.finish(Finish())
+
+
+def wait_for(responses: Any, id: str, status: str) -> Response:
+    found: list[Response] = []
+
+    def reached() -> bool:
+        found.append(responses.retrieve(id))
+        return found[-1].status == status
+
+    harness.wait_until(reached, f"the response is not {status}")
+    return found[-1]
+
+
+def test_two_hundred_are_cut_anywhere_and_resumed(served: Callable[..., str]) -> None:
+    """Every event once, numbered without a gap, with the whole text."""
+    chance = random.Random(13)
+    with client_of(served(max_streams="100")) as client:
+        responses = client.responses
+
+        def run(cuts: list[int]) -> None:
+            members: Any = {"model": "slow", "input": WORDS, "background": True, "stream": True}
+            events: list[Any] = []
+            with responses.create(**members) as stream:
+                for event in stream:
+                    events.append(event)
+                    if len(events) > cuts[0]:
+                        break
+            id = events[0].response.id
+            for cut in cuts[1:]:
+                after = events[-1].sequence_number
+                with responses.retrieve(id, stream=True, starting_after=after) as stream:
+                    for number, event in enumerate(stream):
+                        events.append(event)
+                        if number > cut:
+                            break
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+            assert events[-1].type == "response.completed"
+            deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+            assert "".join(deltas) == WORDS == events[-1].response.output_text
+
+        with ThreadPoolExecutor(12) as pool:
+            plans = [[chance.randrange(20), chance.randrange(12), 1000] for _ in range(200)]
+            list(pool.map(run, plans))
+
+
+def test_in_the_background_without_a_stream(served: Callable[..., str]) -> None:
+    with client_of(served()) as client:
+        begun = client.responses.create(model="slow", input=WORDS, background=True)
+        assert (begun.status, begun.output, begun.background) == ("queued", [], True)
+        done = wait_for(client.responses, begun.id, "completed")
+        assert done.output_text == WORDS
+        assert done.usage is not None and done.usage.output_tokens == 30
+
+
+def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
+    url, script = scripted_url
+    with client_of(url) as client:
+        begun = client.responses.create(model="m", input="hi", background=True)
+        script.say("one ", "two ")
+        harness.wait_until(
+            lambda: client.responses.retrieve(begun.id).output_text == "one two ", "its text"
+        )
+        script.finish(Finish("length"), Usage(1, 2))
+        done = wait_for(client.responses, begun.id, "incomplete")
+        assert done.incomplete_details is not None
+        assert done.output_text == "one two "
+
+
+def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
+    url, script = scripted_url
+    with client_of(url) as client:
+        members: Any = {"model": "m", "input": "hi", "background": True, "stream": True}
+        script.say("one ")
+        with client.responses.create(**members) as stream:
+            id = next(stream).response.id
+            assert client.responses.cancel(id).status == "cancelled"
+            last = list(stream)[-1]
+        assert (last.type, last.response.status) == ("response.failed", "cancelled")
+        assert script.closed.wait(harness.DEADLINE)
+        assert client.responses.retrieve(id).status == "cancelled"
+        assert client.responses.cancel(id).status == "cancelled"
+
+
+def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:
+    with client_of(served()) as client:
+        first = client.responses.create(model="slow", input="one", store=True, instructions="x")
+        assert (first.output_text, first.status, first.store) == ("one", "completed", True)
+        second = client.responses.create(
+            model="slow", input="two", store=True, previous_response_id=first.id
+        )
+        assert second.previous_response_id == first.id
+        items: list[Any] = client.responses.input_items.list(second.id).data
+        assert [item.role for item in items] == ["user", "assistant", "user"]
+        third = client.responses.create(
+            model="slow", input="three", previous_response_id=second.id, stream=True
+        )
+        assert list(third)[-1].response.usage.input_tokens == 5  # type: ignore[union-attr]
+
+
+def test_what_is_not_there(served: Callable[..., str]) -> None:
+    url = served(api_keys="k, other")
+    with client_of(url) as client, client_of(url, "other") as other:
+        kept = client.responses.create(model="slow", input="one", store=True)
+        passing = client.responses.create(model="slow", input="one")
+        gone = client.responses.create(model="slow", input="one", store=True)
+        client.responses.delete(gone.id)
+        for asking, id in ((client, passing.id), (other, kept.id), (client, gone.id),
+                           (client, "resp_"), (client, "resp_" + "x" * 32)):  # fmt: skip
+            for ask in (asking.responses.retrieve, asking.responses.cancel):
+                with pytest.raises(openai.NotFoundError):
+                    ask(id)
+            with pytest.raises(openai.BadRequestError) as raised:
+                asking.responses.create(model="slow", input="x", previous_response_id=id)
+            assert raised.value.code == "previous_response_not_found"
+            assert raised.value.param == "previous_response_id"
+
+
+def test_a_number_that_is_none(application: Make) -> None:
+    app = application()
+    kept = call(app, "POST", "/v1/responses", {"model": "echo", "input": "x", "store": True}).json()
+    path = f"/v1/responses/{kept['id']}"
+    answer = call(app, "GET", path, QUERY_STRING="stream=true&starting_after=-1")
+    assert (answer.status, answer.error["param"]) == (400, "starting_after")
+    assert call(app, "PUT", path).headers["allow"] == "GET, DELETE, HEAD, OPTIONS"
+    assert call(app, "GET", f"{path}/cancel").headers["allow"] == "POST, OPTIONS"
+
+
+def test_a_failure_of_a_kept_response(scripted_url: tuple[str, Script]) -> None:
+    url, script = scripted_url
+    with client_of(url) as client:
+        script.say("half", RuntimeError("a bug"))
+        with pytest.raises(openai.InternalServerError):
+            client.responses.create(model="m", input="hi", store=True)
