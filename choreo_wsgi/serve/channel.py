@@ -24,6 +24,8 @@ from typing import Any
 
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
+from waitress.receiver import ChunkedReceiver
+from waitress.utilities import BadRequest
 
 from ..errors import ChoreoError
 from .tasks import Task
@@ -41,6 +43,11 @@ IDLE_SECONDS = 75.0
 
 #: Seconds in which a client that was refused can finish sending, to be ready to read why.
 LINGER_SECONDS = 3.0
+
+#: Bytes of a chunk's size line with its extensions, and of a chunked body's trailer.  waitress
+#: searches all of an unfinished one again for each packet.
+MAX_CHUNK_LINE = 1024
+MAX_TRAILER = 8 * 1024
 
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
 
@@ -77,6 +84,12 @@ class Parser(HTTPRequestParser):
             self.completed = self.unread = True
             self.expect_continue = False
             return len(data)
+        body = self.body_rcv
+        if isinstance(body, ChunkedReceiver) and (
+            len(body.control_line) > MAX_CHUNK_LINE or len(body.trailer) > MAX_TRAILER
+        ):
+            self.error = BadRequest("a chunk's size line, or the trailer, is too long")
+            self.completed = True
         if self.error is not None:
             self.expect_continue = False  # refused: nobody shall send the body now
         return consumed

@@ -8,6 +8,7 @@ event (0) the next step blocks: it looks a name up.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import ssl
@@ -82,14 +83,19 @@ def _places(
     if unix_socket:
         return [(socket.AF_UNIX, unix_socket)]
     at = address.proxy or address
-    try:
-        found = socket.getaddrinfo(
-            at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
-    except socket.gaierror:  # a name
+    if not _is_literal(at.host):
         yield 0, until
-        found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)
     return [(family, place) for family, _, _, _, place in found]
+
+
+def _is_literal(host: str) -> bool:
+    """Return whether *host* is an address, for which nobody need be asked."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _dial(connection: Connection, places: list[_Place], until: float) -> Steps:

@@ -72,6 +72,15 @@ def test_an_ambiguous_length(server: Running, paths: list[str], fields: bytes) -
     assert paths == []
 
 
+@pytest.mark.parametrize("what", [b"1;a=", b"0\r\nX: "])
+def test_an_endless_line_of_a_chunked_body_is_refused(server: Running, what: bytes) -> None:
+    """The size of a chunk, and the trailer, would be searched anew for each packet."""
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + what)
+        client.send(b"a" * 16_000)
+        assert client.read_answer().status == 400
+
+
 @pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"identity", b"x\x0bchunked"])
 def test_a_transfer_coding_that_is_not_ours(
     server: Running, paths: list[str], coding: bytes

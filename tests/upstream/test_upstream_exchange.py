@@ -40,7 +40,9 @@ def read(exchange: Exchange, timeout: float = 0.25) -> bytes:
     deadline = time.monotonic() + 10
     while not exchange.ended:
         assert time.monotonic() < deadline
-        body += exchange.receive(timeout)
+        # A name is looked up only for who may wait.
+        must_wait = exchange.fileno() is None and exchange.due is None
+        body += exchange.receive(0.25 if must_wait else timeout)
     return body
 
 
