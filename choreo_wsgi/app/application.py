@@ -33,7 +33,7 @@ from .limits import Limits, demand_model, open_counters
 from .models import ModelList
 from .page import page
 from .pending import ClientGone, Pending
-from .request import Call, Environ, collector_off, read_body, request_id
+from .request import Call, Environ, collector_off, read_body, request_id, trace
 from .response import Document, Response, error_response, json_response
 from .resumable import Resumption, is_resumable
 from .slots import Slots
@@ -359,7 +359,8 @@ class Application:
         """Return the request in the body, and the body."""
         body = read_body(call.environ, self.settings)
         with collector_off(len(body)):
-            return api.read(body), body
+            request = api.read(body)
+        return replace(request, trace=trace(call)), body
 
     def _stored(self) -> Any:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""

@@ -39,6 +39,7 @@ def set_up(logger: logging.Logger, settings: Settings) -> None:
     handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
     logger.addHandler(handler)
     logger.setLevel(settings.log_level.upper())
+    logger.propagate = False  # waitress-serve's handler would write every line again
 
 
 class Lines(logging.Handler):

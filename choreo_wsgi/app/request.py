@@ -19,6 +19,9 @@ Environ = Mapping[str, Any]
 Headers = list[tuple[str, str]]
 
 _VISIBLE = re.compile(r"[!-~]{1,128}")
+# https://www.w3.org/TR/trace-context/#traceparent-header; a later version may be longer.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,64})?")
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
@@ -38,6 +41,21 @@ class Call:
         """Return whether the client has closed its connection, where the server can tell."""
         tell = self.environ.get("waitress.client_disconnected")
         return bool(tell and tell())
+
+
+def trace(call: Call) -> dict[str, str]:
+    """Return the headers that join a provider's log with the caller's and ours.
+
+    These are the id of the request and, when the caller sent one, its W3C Trace Context.
+    """
+    headers = {"x-request-id": call.account.id}
+    parent = call.environ.get("HTTP_TRACEPARENT", "")
+    if _TRACEPARENT.fullmatch(parent):
+        headers["traceparent"] = parent
+        state = call.environ.get("HTTP_TRACESTATE", "")
+        if _TRACESTATE.fullmatch(state):
+            headers["tracestate"] = state
+    return headers
 
 
 def read_body(environ: Environ, settings: Settings) -> bytes:

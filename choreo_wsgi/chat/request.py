@@ -6,7 +6,8 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidRequest
 from . import checks, jsontext
@@ -36,6 +37,8 @@ class ChatRequest:
     betas: str = ""
     answer_id: str = ""
     native_only: InvalidRequest | None = None
+    #: Headers for the provider, by which its log and ours are joined.
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def last_user_text(self) -> str:

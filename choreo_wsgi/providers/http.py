@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from .. import sse
@@ -201,6 +202,7 @@ class HTTPProvider(Provider):
         if request.max_tokens == 0:
             return nothing(request.n)
         sent = self.encode(request)
+        sent = replace(sent, headers={**sent.headers, **request.trace})
         translator = self.translator(request)
         asking = Asking(
             lambda: self.client.send(sent),

@@ -17,6 +17,7 @@ from waitress.channel import ClientDisconnected
 from waitress.task import WSGITask
 from waitress.utilities import build_http_date
 
+from ..app.account import Account
 from ..app.request import request_id
 from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
 from ..streams.carrier import Load
@@ -267,15 +268,24 @@ class Task(Load, WSGITask):
     def _refuse(self, error: ChoreoError) -> None:
         """Answer with *error* and close: where the next request begins is not known."""
         caller = {"HTTP_X_REQUEST_ID": self.request.headers.get("X_REQUEST_ID", "")}
+        account = Account(
+            id=request_id(caller),
+            method=self.request.command or "",
+            path=self.request.path or "",
+            client=str(self.channel.addr[0]),
+            status=error.status,
+            outcome=error.code or error.type,
+        )
         body = error.body()
         self.status = f"{error.status} {responses.get(error.status, 'Unknown')}"
         self.response_headers = [
             *error.response_headers(),
-            ("x-request-id", request_id(caller)),
+            ("x-request-id", account.id),
             ("Connection", "close"),
         ]
         self.close_on_finish = self.complete = True
         self.content_length = len(body)
+        account.finish()
         self._send(body, last=True)
 
 

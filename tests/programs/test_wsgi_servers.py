@@ -159,6 +159,28 @@ def test_plain_completions_and_errors(server: Launched) -> None:
         assert client.exchange("HEAD", "/v1/models").body == b""
 
 
+def test_each_request_has_its_line_in_the_log(server: Launched) -> None:
+    """As under ``choreo-wsgi serve``; refused ones too, and none twice."""
+    with server.connect() as client:
+        client.request("POST", PATH, ask("a b", model="echo"), {"x-request-id": "line-1"})
+        client.read_head()
+        client.read_body()
+    with server.connect() as client:
+        refused = client.exchange("POST", PATH, ask(model="nobody"), {"x-request-id": "line-2"})
+        assert refused.status == 404
+
+    def lines() -> list[str]:
+        log = server.log.read_text().splitlines()
+        return [line for line in log if "id=line-" in line]
+
+    harness.wait_until(lambda: len(lines()) == 2, "both lines are there")
+    done, failed = lines()
+    assert " INFO choreo_wsgi.access: id=line-1 method=POST path=/v1/chat/completions " in done
+    assert " status=200 outcome=completed api=chat model=echo provider=echo " in done
+    assert " tokens_in=2 tokens_out=2 frames=5 " in done
+    assert " status=404 outcome=model_not_found " in failed
+
+
 @pytest.mark.parametrize(
     "headers",
     [

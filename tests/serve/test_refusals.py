@@ -203,3 +203,15 @@ def test_an_idle_connection_is_kept_longer_than_a_request_may_take(run_app: RunA
         now = time.monotonic()
         assert not channel.overdue(now + 60)
         assert channel.overdue(now + 80)
+
+
+def test_a_refusal_has_its_line_in_the_log(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "choreo_wsgi.access")
+    request = b"POST /x HTTP/1.1\r\nHost: a\r\nX-Request-Id: odd-1\r\nContent-Length: -1\r\n\r\n"
+    answer, _ = _refused(server, request)
+    assert answer.headers["x-request-id"] == "odd-1"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("id=odd-1 ") and " status=400 outcome=" in line
+    assert line.endswith(" client=127.0.0.1")

@@ -141,8 +141,9 @@ class OpenAI(Provider):
         body = dump({**(request.native or request.original or {}), "model": request.model})
         native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
         path = native.DIALECTS[writer.api].path
+        url, headers = self.url(path, request.model), {**self._headers, **request.trace}
         asking = Asking(
-            lambda: self._post(request.model, body, path),
+            lambda: self._post(url, headers, body),
             foreign=b"{[<" if request.stream else b"",
             secrets=self.secrets,
         )
@@ -162,7 +163,12 @@ class OpenAI(Provider):
     def _document(self, request: ChatRequest) -> Asking:
         body = {key: value for key, value in request.body.items() if key != "stream_options"}
         sent = dump(self.prepare({**body, "model": request.model, "stream": False}))
-        return Asking(lambda: self._post(request.model, sent), foreign=b"", secrets=self.secrets)
+        url, headers = self._chat(request)
+        return Asking(lambda: self._post(url, headers, sent), foreign=b"", secrets=self.secrets)
+
+    def _chat(self, request: ChatRequest) -> tuple[str, dict[str, str]]:
+        """Return the URL and the headers for *request*, which need not be kept for them."""
+        return self.url("/chat/completions", request.model), {**self._headers, **request.trace}
 
     def _stream(self, request: ChatRequest) -> Asking:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
@@ -173,33 +179,33 @@ class OpenAI(Provider):
             # Padding that differs in every event hides that they are alike.
             options.setdefault("include_obfuscation", False)
         body = self.prepare(body)
-        without = self._asking(request.model, body)
+        without = self._asking(request, body)
         if not self.options.usage or self._takes_stream_options is False:
             return without
-        asking = self._asking(request.model, {**body, "stream_options": options})
+        asking = self._asking(request, {**body, "stream_options": options})
         return replace(
             asking, again=lambda status, text: without if self._refused(status, text) else None
         )
 
-    def _asking(self, model: str, body: dict[str, Json]) -> Asking:
+    def _asking(self, request: ChatRequest, body: dict[str, Json]) -> Asking:
         def accepted() -> None:
             if self.options.usage:
                 self._takes_stream_options = "stream_options" in body
 
+        url, headers = self._chat(request)
         return Asking(
-            lambda: self._post(model, dump(body)),
+            lambda: self._post(url, headers, dump(body)),
             unfold=unfold,
             accepted=accepted,
             secrets=self.secrets,
         )
 
-    def _post(self, model: str, body: bytes, path: str = "/chat/completions") -> Exchange:
+    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Exchange:
         if self.facts.needs_key and not self.options.api_key and self._base_url == self.facts.home:
             raise ProviderNotConfigured(
                 f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
             )
-        url = self.url(path, model)
-        return self.client.send(HTTPRequest("POST", url, self._headers, body))
+        return self.client.send(HTTPRequest("POST", url, headers, body))
 
     def _refused(self, status: int, body: bytes) -> bool:
         """Whether a refusal may be of ``stream_options``; sure once they have been taken."""
