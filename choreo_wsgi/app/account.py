@@ -24,6 +24,9 @@ class Observer(Protocol):
     #: Observes the seconds between two blocks of frames of a stream.
     gap: Callable[[float], None]
 
+    def begun(self) -> None:
+        """Note that a request has come."""
+
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
 
@@ -61,6 +64,10 @@ class Account:
     finished: float | None = None
     #: More headers for the answer, whatever it is.
     headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.observer is not None:
+            self.observer.begun()
 
     # -- what an event stream tells ---------------------------------------------------------
 

@@ -107,6 +107,22 @@ class Metrics:
             f"choreo_{name}", text, labels, registry=self._registry, multiprocess_mode=mode
         )
 
+    def begun(self) -> None:
+        """See to it that one of several processes looks once a second, in a thread of its own."""
+        if not self._shared or self._watching == os.getpid():
+            return
+        with self._lock:
+            if self._watching == os.getpid():
+                return
+            self._watching = os.getpid()
+
+        def run() -> None:
+            while True:
+                self._look()
+                time.sleep(1)
+
+        threading.Thread(target=run, name="metrics", daemon=True).start()
+
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
         model = self._model(account)
@@ -123,8 +139,6 @@ class Metrics:
             self._replay_errors.inc()
         if account.failovers:
             self._failovers.labels(model).inc(account.failovers)
-        if self._shared:
-            self._watch()
 
     def charged(self, account: Account) -> None:
         """Count the tokens of a generation that is over, its client there or not."""
@@ -142,20 +156,6 @@ class Metrics:
         return model if model in self._models else "other"
 
     # -- what is now --------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        """Look once a second, in a thread of this very process."""
-        with self._lock:
-            if self._watching == os.getpid():
-                return
-            self._watching = os.getpid()
-
-        def run() -> None:
-            while True:
-                self._look()
-                time.sleep(1)
-
-        threading.Thread(target=run, name="metrics", daemon=True).start()
 
     def _look(self) -> None:
         for name, look in list(self._gauges.items()):
