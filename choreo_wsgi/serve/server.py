@@ -36,6 +36,9 @@ except ImportError:  # not a Unix
 
 logger = logging.getLogger(__name__)
 
+#: Threads without which nothing works: they are made at once, to find out whether they can be.
+LEAST_THREADS = 4
+
 #: Threads beyond one for each completion, for what must be answered while all are taken:
 #: health checks, refusals, model lists.
 RESERVE = 16
@@ -135,7 +138,12 @@ class Server:
             _check_exposure(_names(adj, inherited))
         _raise_open_files(2 * adj.connection_limit + 256)
         adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
-        self._loop = Loop(Workers(adj.threads))
+        workers = Workers(adj.threads)
+        try:
+            workers.prove(LEAST_THREADS)
+        except RuntimeError as error:
+            raise ConfigurationError(f"threads: {error} (ulimit -u, pids limit)") from None
+        self._loop = Loop(workers)
         application.carry_with(self._loop)
         self._listeners = self._loop.listeners
         try:

@@ -63,8 +63,34 @@ class Workers:
             try:
                 thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
                 thread.start()
+            except RuntimeError:
+                self._do_with_fewer(job)
             finally:
                 threading.stack_size(before)
+
+    def _do_with_fewer(self, job: Callable[[], None]) -> None:
+        """Leave *job* to the threads that there are; raises RuntimeError if there are none."""
+        self.made -= 1
+        if not self.made:
+            raise RuntimeError("the system allows no thread")
+        logger.error("the system allows %d threads of %d (ulimit -u)", self.made, self.most)
+        self.most = self.made
+        self._queue.append(job)
+
+    def prove(self, least: int) -> None:
+        """Raise RuntimeError unless *least* threads can be made, and make them."""
+        go = threading.Event()
+
+        def wait() -> None:
+            go.wait()
+
+        try:
+            for _ in range(least):
+                self.submit(wait)
+        finally:
+            go.set()
+        if self.made < least:
+            raise RuntimeError(f"the system allows {self.made} threads, {least} are needed")
 
     def close(self) -> None:
         """End the threads that are idle; the others end with their jobs."""

@@ -217,19 +217,22 @@ class OpenAI(Provider):
     # -- models ----------------------------------------------------------------------
 
     def models(self) -> list[str]:
-        """Return the models that the upstream lists, at most some minutes old."""
+        """Return the models that the upstream lists, at most some minutes old.
+
+        One caller at a time asks for the list; the others get the last one, or none yet: an
+        upstream that does not answer must not hold up a thread for each.
+        """
         until, names = self._listed
-        if time.monotonic() < until:
+        if time.monotonic() < until or not self._listing.acquire(blocking=False):
             return names
-        with self._listing:
-            until, names = self._listed
-            if time.monotonic() >= until:
-                try:
-                    names, seconds = self._list(), _LIST_SECONDS
-                except ChoreoError:
-                    seconds = _NO_LIST_SECONDS
-                self._listed = (time.monotonic() + seconds, names)
-            return names
+        try:
+            names, seconds = self._list(), _LIST_SECONDS
+        except ChoreoError:
+            seconds = _NO_LIST_SECONDS
+        finally:
+            self._listing.release()
+        self._listed = (time.monotonic() + seconds, names)
+        return names
 
     def _list(self) -> list[str]:
         """Ask for the list; raises ChoreoError when there is none."""

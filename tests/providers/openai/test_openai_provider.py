@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -623,6 +624,24 @@ def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
     assert ours.models() == ["a", "b"] and ours.models() == ["a", "b"]
     assert [request.line for request in server.requests] == ["GET /v1/models HTTP/1.1"]
     assert server.requests[0].header("Authorization") == f"Bearer {KEY}"
+
+
+def test_nobody_waits_for_a_list_that_somebody_asks_for(upstream: Start, provider: Make) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(peer: Peer) -> None:
+        asked.set()
+        go.wait(10)
+        peer.send(sized(b'{"data":[{"id":"a"}]}'))
+
+    ours = provider(upstream(answer))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ours.models)
+        assert asked.wait(10)
+        assert ours.models() == []
+        go.set()
+        assert first.result(10) == ["a"]
+    assert ours.models() == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Threads for what may block: when the system allows fewer of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import harness
+import pytest
+
+from choreo_wsgi.streams.workers import Workers
+
+
+@pytest.fixture
+def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``allow(n)``: after *n* more threads the system says no, as at a pids limit."""
+
+    def limit(count: int) -> None:
+        left = [count]
+        start = threading.Thread.start
+
+        def starting(thread: threading.Thread) -> None:
+            if not left[0]:
+                raise RuntimeError("can't start new thread")
+            left[0] -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", starting)
+
+    return limit
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "choreo_wsgi.streams.workers")
+
+
+def test_jobs_wait_for_the_threads_that_there_are(allow: Callable[[int], None]) -> None:
+    workers = Workers(10)
+    allow(2)
+    go, done = threading.Event(), threading.Semaphore(0)
+
+    def job() -> None:
+        go.wait(harness.DEADLINE)
+        done.release()
+
+    for _ in range(6):
+        workers.submit(job)
+    assert workers.made == workers.most == 2
+    go.set()
+    for _ in range(6):
+        assert done.acquire(timeout=harness.DEADLINE)
+    workers.close()
+
+
+def test_without_any_thread_nothing_is_promised(allow: Callable[[int], None]) -> None:
+    workers = Workers(10)
+    allow(0)
+    with pytest.raises(RuntimeError, match="allows no thread"):
+        workers.submit(lambda: None)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_too_few_threads_are_found_out(allow: Callable[[int], None], allowed: int) -> None:
+    workers = Workers(10)
+    allow(allowed)
+    with pytest.raises(RuntimeError, match="the system allows"):
+        workers.prove(4)
+    workers.close()
+
+
+def test_enough_threads_are_kept(allow: Callable[[int], None]) -> None:
+    workers = Workers(10)
+    allow(4)
+    workers.prove(4)
+    assert workers.made == 4
+    harness.wait_until(lambda: not workers.busy, "the threads are idle")
+    workers.close()
