@@ -55,34 +55,40 @@ class Settings:
     port: int = setting(8000, "port to listen on where listen names none", minimum=0, maximum=65535)
     unix_socket: str = setting("", "path of a unix socket to listen on instead")
     api_keys: tuple[Secret, ...] = setting((), "keys that callers must present, comma separated")
-    api_keys_file: str = setting("", "file of SHA-256 digests of keys, one in a line, in hex")
+    api_keys_file: str = setting("", "file with the SHA-256 digest of a key (hex) on each line")
     allow_anonymous: bool = setting(False, "serve callers without a key on any address")
     behind_proxy: bool = setting(False, "strangers may call through a proxy: demand API keys")
     cors_origins: tuple[str, ...] = setting(("*",), "web origins that may call when there are keys")
     page: bool = setting(True, "answer / with a page to chat and to see frames arrive")
     default_model: str = setting(
-        "", "model or provider/model that answers names no rule takes, or none"
+        "", "model or provider/model for names that no rule takes; none: refuse them"
     )
-    max_streams: int = setting(256, "completions at once; one more is refused with 503", minimum=1)
+    max_streams: int = setting(
+        256, "completions at once; further ones are refused with 503", minimum=1
+    )
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body", minimum=1024)
     max_event_bytes: int = setting(8 * 1024 * 1024, "longest event from an upstream", minimum=1024)
     heartbeat_seconds: float = setting(10.0, "silence after which a ping is sent", minimum=0.05)
     send_timeout: float = setting(
-        60.0, "a client that takes no byte so long is closed", minimum=0.1
+        60.0, "a client that reads nothing for this long is disconnected", minimum=0.1
     )
     drain_seconds: float = setting(20.0, "how long streams may go on after SIGTERM", minimum=0)
     half_close: bool = setting(
-        False, "serve clients that shut down their sending side; others that leave show later"
+        False, "serve clients that close their sending side; departures are noticed later"
     )
     connect_timeout: float = setting(10.0, "longest wait for a connection upstream", minimum=0.01)
-    first_byte_timeout: float = setting(300.0, "longest wait for the first byte", minimum=0.01)
-    idle_timeout: float = setting(60.0, "longest silence inside an answer", minimum=0.01)
+    first_byte_timeout: float = setting(
+        300.0, "longest wait for the first byte of an answer", minimum=0.01
+    )
+    idle_timeout: float = setting(60.0, "longest silence within an answer", minimum=0.01)
     preload: bool = setting(False, "start the local model with the server")
     local_model: str = setting("", "GGUF file of the local model; empty: the fetched one")
     local_threads: int = setting(1, "CPU threads of the local model", minimum=1)
     local_slots: int = setting(4, "completions the local model works on at once", minimum=1)
     local_context: int = setting(8192, "tokens of context, divided among the slots", minimum=256)
-    local_max_tokens: int = setting(512, "max_tokens of the local model when not asked", minimum=1)
+    local_max_tokens: int = setting(
+        512, "max_tokens of the local model for requests without", minimum=1
+    )
     local_max_tokens_limit: int = setting(2048, "highest max_tokens of the local model", minimum=1)
     replay: str = setting(
         "memory:", "where resumable streams are kept: memory:, sqlite:PATH, redis://"
@@ -90,23 +96,25 @@ class Settings:
     replay_ttl_seconds: float = setting(
         300.0, "how long a finished stream can be read", minimum=0.1
     )
-    replay_stream_bytes: int = setting(4 * 1024 * 1024, "retained of one stream", minimum=1024)
-    replay_total_bytes: int = setting(128 * 1024 * 1024, "retained of all streams", minimum=1024)
-    orphan_seconds: float = setting(300.0, "how long a generation goes on unread", minimum=0)
+    replay_stream_bytes: int = setting(4 * 1024 * 1024, "frames kept of one stream", minimum=1024)
+    replay_total_bytes: int = setting(128 * 1024 * 1024, "frames kept of all streams", minimum=1024)
+    orphan_seconds: float = setting(
+        300.0, "how long a resumable stream goes on without a client", minimum=0
+    )
     max_orphans: int = setting(
         0,
-        "streams without a client from which on no resumable one begins; 0: max_streams",
+        "no new resumable stream while so many have no client; 0: max_streams",
         minimum=0,
     )
     max_orphans_per_key: int = setting(0, "the same for the streams of one key", minimum=0)
     log_level: str = setting(
-        "info", "what is logged", choices=("debug", "info", "warning", "error")
+        "info", "least severe level that is logged", choices=("debug", "info", "warning", "error")
     )
     metrics: bool = setting(False, "answer /metrics for Prometheus (needs the extra metrics)")
     metrics_key: Secret = setting(
-        Secret(""), "key for /metrics; without one it answers this machine alone"
+        Secret(""), "key for /metrics; without one only this machine may read it"
     )
-    log_format: str = setting("text", "lines of text or JSON objects", choices=("text", "json"))
+    log_format: str = setting("text", "form of the log's lines", choices=("text", "json"))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def another(item: dataclasses.Field[Any], hint: Any, nth: int) -> tuple[str, Any
         return str(item.default + nth), item.default + nth
     if hint is float:
         return f" {item.default + nth / 2} ", item.default + nth / 2
-    if hint is str:
+    if hint in (str, Secret):
         return f"value {nth}", f"value {nth}"
     return f"a{nth}, b", (f"a{nth}", "b")
 
