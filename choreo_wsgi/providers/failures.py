@@ -115,6 +115,13 @@ def provider_error(
     )
 
 
+def failure(status: int, told: Json) -> ChoreoError:
+    """Return the error that *told*, of whatever shape, is with the HTTP *status* that a provider's
+    own word for it stands for."""
+    message = _message(told)[:_MAX_MESSAGE] or "the provider reported an error"
+    return from_provider(status, message)
+
+
 def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     """Return the message in the *body* of an error, and the object that it stood in.
 

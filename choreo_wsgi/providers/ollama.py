@@ -31,8 +31,9 @@ from . import (
 from .capabilities import Capabilities, asked_effort, capabilities, overrides
 from .conversation import Turn, conversation
 from .facts import BUILT_IN
+from .failures import failure
 from .parts import Call, Media, Result, Text
-from .reading import arguments, count, new_call_id, parse_object, provider_failure, text, whole_call
+from .reading import arguments, count, new_call_id, parse_object, text, whole_call
 from .support import check, check_media, number
 from .tools import choice, functions, schema
 
@@ -244,9 +245,7 @@ class OllamaTranslator(Translator):
             return
         body = parse_object(line)
         if "error" in body:
-            told = body["error"]
-            message = told.get("message") if isinstance(told, dict) else told
-            raise provider_failure(count(body.get("status")) or 500, text(message), {})
+            raise failure(count(body.get("status")) or 500, body["error"])
         self._message(body.get("message") or {}, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:
             self._done(body, items)

@@ -10,7 +10,7 @@ from math import isfinite
 from ..chat import jsontext
 from ..chat.calls import new_call_id as new_call_id
 from ..chat.items import Delta, Item, Json, ToolCall, Usage
-from ..errors import ChoreoError, UpstreamInvalid, from_provider
+from ..errors import UpstreamInvalid
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
@@ -64,18 +64,6 @@ def picture(
     url = f"data:{media_type};base64,{data}"
     image = {"index": number, "type": "image_url", "image_url": {"url": url}, **(extra or {})}
     return Delta(index=index, extra={"images": [image]})
-
-
-def provider_failure(status: int, message: str, error: Mapping[str, Json]) -> ChoreoError:
-    """Return what an error that came inside a stream means; *status* is the HTTP status it
-    would have had."""
-    code, param = (error.get(name) for name in ("code", "param"))
-    return from_provider(
-        status,
-        message or "the provider reported an error",
-        code=code if isinstance(code, str) else None,
-        param=param if isinstance(param, str) else None,
-    )
 
 
 #: Longer numbers are not read: Python does not write whole numbers of more digits (CVE-2020-10735).

@@ -59,6 +59,6 @@ def provider_class(type: str) -> type[Provider]:
 
 def _reason(type: str, error: BaseException) -> str:
     extra = BUILT_IN[type].extra if type in BUILT_IN else ""
-    if extra and isinstance(error, ImportError):
+    if extra and isinstance(error, ModuleNotFoundError):
         return f"it needs the extra {extra}: pip install {str(error.name).partition('.')[0]}"
     return f"{error.__class__.__name__}: {error}"

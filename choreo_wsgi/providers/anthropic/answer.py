@@ -9,8 +9,9 @@ from __future__ import annotations
 from ...chat.items import Delta, Item, Json, Usage
 from ...errors import ChoreoError, UpstreamInvalid
 from ..blocks import Blocks
+from ..failures import failure
 from ..http import EventTranslator
-from ..reading import arguments, count, parse_object, provider_failure, text
+from ..reading import arguments, count, parse_object, text
 
 #: What each type of error would be as an HTTP status; the reverse of their table of errors.
 STATUSES = {
@@ -144,7 +145,6 @@ class AnthropicTranslator(EventTranslator):
 
 def in_band(body: dict[str, Json]) -> ChoreoError:
     """Return the error of an ``error`` event."""
-    error = body.get("error") or {}
-    kind = error.get("type")
-    status = STATUSES.get(kind, 500) if isinstance(kind, str) else 500
-    return provider_failure(status, text(error.get("message")), {})
+    error = body.get("error") or body
+    kind = error.get("type") if isinstance(error, dict) else None
+    return failure(STATUSES.get(kind, 500) if isinstance(kind, str) else 500, error)

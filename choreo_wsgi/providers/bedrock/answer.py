@@ -10,8 +10,9 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 from ...chat.items import Delta, Item, Json, Usage
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
+from ..failures import failure
 from ..http import Translator
-from ..reading import SHAPE_ERRORS, count, parse_object, picture, provider_failure, text
+from ..reading import SHAPE_ERRORS, count, parse_object, picture, text
 
 #: What each exception is as an HTTP status; as headers they begin with a capital.
 STATUSES = {
@@ -79,7 +80,7 @@ class BedrockTranslator(Translator):
         if kind == "error":
             code = text(headers.get(":error-code"))
             message = text(headers.get(":error-message")) or code
-            raise provider_failure(_status(code), message, {})
+            raise failure(_status(code), message)
         body = parse_object(payload)
         if kind == "exception":
             raise _exception(text(headers.get(":exception-type")), body)
@@ -147,5 +148,5 @@ def _status(name: str) -> int:
 
 
 def _exception(name: str, body: dict[str, Json]) -> ChoreoError:
-    message = text(body.get("message")) or text(body.get("originalMessage")) or name
-    return provider_failure(_status(name), message, {})
+    message = body.get("message") or body.get("originalMessage") or name
+    return failure(_status(name), message)

@@ -7,13 +7,14 @@ end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ... import sse
 from ...chat import jsontext
 from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
+from ..failures import failure
 from ..http import EventTranslator
 from ..reading import (
     arguments,
@@ -21,7 +22,6 @@ from ..reading import (
     new_call_id,
     parse_object,
     picture,
-    provider_failure,
     text,
     whole_call,
 )
@@ -229,16 +229,18 @@ def _signed(signature: str) -> dict[str, Json]:
     return {"extra_content": {"google": {"thought_signature": signature}}}
 
 
-def error_status(status: int, error: dict[str, Json]) -> int:
+def error_status(status: int, error: Mapping[str, Json]) -> int:
     """Return the HTTP status that Google's *error* object stands for."""
-    for detail in error.get("details") or ():
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
         # A wrong key of ours is a 400 there: not the caller's fault.
         if isinstance(detail, dict) and detail.get("reason") == "API_KEY_INVALID":
             return 401
-    return STATUSES.get(error.get("status", ""), status)
+    word = error.get("status")
+    return STATUSES.get(word, status) if isinstance(word, str) else status
 
 
-def in_band(error: dict[str, Json]) -> ChoreoError:
+def in_band(error: Json) -> ChoreoError:
     """Return what an ``error`` object inside the stream means."""
-    code = count(error.get("code"))
-    return provider_failure(error_status(code or 500, error), text(error.get("message")), {})
+    members = error if isinstance(error, dict) else {}
+    return failure(error_status(count(members.get("code")) or 500, members), error)

@@ -72,7 +72,7 @@ class Gemini(HTTPProvider):
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
         """Return the status that the error's details stand for, and our code for long prompts."""
-        status = error_status(status, dict(error))
+        status = error_status(status, error)
         if status == 400 and _TOO_LONG.search(message):
             return 400, "context_length_exceeded"
         return status, None

@@ -1,0 +1,151 @@
+"""The table of models: who is in it, what is made of it, what a setting changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from adapter_requests import request
+
+from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.providers.capabilities import EFFORTS, TABLE, Capabilities, capabilities, overrides
+from choreo_wsgi.providers.http import HTTPProvider
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
+
+NAMES = [
+    *("claude-3-haiku-20240307", "claude-3-5-haiku-latest", "claude-3-7-sonnet-20250219"),
+    *("claude-opus-4-20250514", "claude-opus-4-1-20250805", "claude-sonnet-4-0"),
+    *("claude-haiku-4-5", "claude-opus-4-6", "claude-sonnet-4-6", "claude-opus-4-7"),
+    *("claude-opus-4-8", "claude-opus-5", "claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5"),
+    *("gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-3-pro-preview"),
+    *("gemini-3.1-pro-preview", "gemini-3.8-flash", "gpt-oss:20b", "llama3", "claude-next"),
+]
+
+
+def sent(type: str, model: str, options: dict[str, str] | None = None, **more: Any) -> Any:
+    provider = provider_class(type)(type, {"api_key": "k", **(options or {})}, Settings())
+    assert isinstance(provider, HTTPProvider)
+    try:
+        return json.loads(provider.encode(request(model, **more)).body)
+    finally:
+        provider.close()
+
+
+def provider_of(model: str) -> str:
+    family = model.partition("-")[0]
+    return {"claude": "anthropic", "gemini": "gemini"}.get(family, "ollama")
+
+
+def test_every_row_says_where_it_is_from() -> None:
+    for row in TABLE:
+        assert row.page.startswith("https://") and row.seen.startswith("2026-")
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_more_effort_is_never_less_thinking(model: str) -> None:
+    amounts: list[tuple[int, ...]] = []
+    for effort in EFFORTS:
+        if capabilities(model).thinking == "none" and effort != "none":
+            continue
+        body = sent(provider_of(model), model, reasoning_effort=effort)
+        thinking = body.get("thinking") or body.get("generationConfig", {}).get("thinkingConfig")
+        budget = (thinking or {}).get("budget_tokens", (thinking or {}).get("thinkingBudget", 0))
+        word = (thinking or {}).get("thinkingLevel") or body.get("think") or "none"
+        word = body.get("output_config", {}).get("effort", word)
+        amounts.append((budget, EFFORTS.index(str(word).lower())))
+    assert amounts == sorted(amounts)
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_what_is_made_up_stays_within_the_model(model: str) -> None:
+    able = capabilities(model)
+    efforts = ("none",) if able.thinking == "none" else EFFORTS
+    for effort in (None, *efforts):
+        if provider_of(model) != "anthropic":
+            continue
+        body = sent("anthropic", model, reasoning_effort=effort)
+        assert body["max_tokens"] <= (able.max_tokens or body["max_tokens"])
+        thinking = body.get("thinking", {})
+        assert thinking.get("budget_tokens", 0) < body["max_tokens"]
+        level = body.get("output_config", {}).get("effort")
+        assert level is None or not able.efforts or level in able.efforts
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "sent"),
+    [
+        ("claude-opus-4-6", "xhigh", "high"),
+        ("claude-opus-4-6", "max", "max"),
+        ("claude-opus-5", "xhigh", "xhigh"),
+        ("claude-opus-5", "minimal", "low"),
+        ("gemini-3-pro", "medium", "low"),
+        ("gemini-3-pro", "max", "high"),
+        ("gemini-3-flash", "none", "minimal"),
+    ],
+)
+def test_a_word_that_a_model_does_not_have(model: str, asked: str, sent: str) -> None:
+    assert capabilities(model).effort(asked) == sent
+
+
+SAMPLING = [
+    ("claude-opus-4-1", {"temperature"}),
+    ("claude-sonnet-4-20250514", {"temperature", "top_p"}),
+    ("us.anthropic.claude-opus-4-7-v1:0", set()),
+    ("claude-opus-5", set()),
+    ("claude-of-tomorrow", {"temperature", "top_p"}),
+]
+
+
+@pytest.mark.parametrize(("model", "names"), SAMPLING)
+def test_sampling_parameters(model: str, names: set[str]) -> None:
+    asked = {"temperature": 0.3, "top_p": 0.9}
+    assert {*asked} & sent("anthropic", model, **asked).keys() == names
+    inference = sent("bedrock", model, **asked).get("inferenceConfig", {})
+    assert {"temperature", "topP"} & inference.keys() == {
+        name.replace("top_p", "topP") for name in names
+    }
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+def test_models_that_cannot_be_made_to_call_a_tool(type: str) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    for model, refused in (("claude-opus-5-5", True), ("claude-opus-5", False)):
+        try:
+            sent(type, model, tools=[tool], tool_choice="required")
+        except Exception as error:
+            assert refused and getattr(error, "param", None) == "tool_choice"
+        else:
+            assert not refused
+
+
+def test_a_setting_goes_before_the_table() -> None:
+    line = "claude-opus-4-1 sampling=both max_tokens=20000, claude-next sampling=none"
+    options = {"capabilities": line}
+    body = sent("anthropic", "claude-opus-4-1", options, top_p=0.9, temperature=0.3)
+    assert (body["top_p"], body["temperature"]) == (0.9, 0.3)
+    assert (
+        sent("anthropic", "claude-opus-4-1", options, reasoning_effort="max")["max_tokens"] == 20000
+    )
+    assert "temperature" not in sent("anthropic", "claude-next", options, temperature=0.3)
+
+
+def test_unknown_models_have_the_defaults() -> None:
+    assert capabilities("something-else") == Capabilities()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "( sampling=none",
+        "m sampling=some",
+        "m efforts=low|more",
+        "m max_tokens=-1",
+        "m x=1",
+        "m off=1",
+    ],
+)
+def test_a_wrong_override_is_refused_at_start(line: str) -> None:
+    with pytest.raises(ConfigurationError, match="capabilities"):
+        overrides([line])
