@@ -48,16 +48,18 @@ class Choice:
                 verdict = max(verdict, CHANGED if reason else MENDED)
         else:
             closing = self.finish(reason)
-            if len(closing) > 1 or says(delta):
+            if len(closing) > 1 and not says(delta):
+                delta = one["delta"] = closing.pop(0)["delta"]
+            if says(delta):
                 # Content in the last chunk (Mistral, Groq) is overlooked by clients that stop
                 # at the finish reason.
                 one["finish_reason"] = None
                 verdict = CHANGED
             else:
-                finish = {**one, **closing.pop(), "delta": delta}
+                finish = {**one, **closing.pop()}
                 if finish != one:
                     one.update(finish)
-                    verdict = CHANGED
+                    delta, verdict = one["delta"], CHANGED
         if self.begun:
             if "role" in delta:
                 del delta["role"]

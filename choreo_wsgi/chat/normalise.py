@@ -103,6 +103,8 @@ class Normaliser:
         usage = {"usage": self.usage} if include_usage and self._usage is not None else {}
         if late or usage:
             frame = {key: value for key, value in self._reporter.items() if key in _FRAME}
+            if "id" not in frame:  # the identity comes first
+                frame = {**self._identity, "choices": [], **frame}
             chunks.append({**frame, **self._identity, "choices": [], **late, **usage})
         return chunks
 

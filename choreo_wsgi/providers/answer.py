@@ -66,6 +66,7 @@ class UpstreamAnswer:
         self._exchange = asking.begin()
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
+        self._begun: Exchange | None = None  # the exchange whose head has been looked at
         self._packing: _Unpacker | None = None
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
@@ -112,7 +113,8 @@ class UpstreamAnswer:
             raise
         if exchange.status is None:
             return b""
-        if not (self.good or self._body):
+        if self._begun is not exchange:
+            self._begun = exchange
             coding = exchange.headers.get("Content-Encoding", "identity").strip().lower()
             self._packing = _Unpacker() if coding != "identity" else None
         if self._packing is not None:

@@ -10,7 +10,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email import message_from_string
 from email.message import Message
 from functools import cached_property
@@ -28,6 +28,7 @@ from choreo_wsgi.upstream import HTTPRequest
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 KEY = "test-key"
+IDENTITY = {"id": "chatcmpl-corpus", "created": 1700000000}
 OPTIONS = {
     "azure": {"base_url": "https://example.openai.azure.com"},
     "bedrock": {"region": "eu-west-1"},
@@ -103,22 +104,29 @@ class Case:
         provider.close()
         return provider
 
-    def playing(self, pieces: Sequence[bytes] | None = None) -> tuple[Any, Playback]:
+    def playing(
+        self, pieces: Sequence[bytes] | None = None, file: str = "upstream.http"
+    ) -> tuple[Any, Playback]:
         """Return the case's provider with the answer in *pieces* to come, and the playback.
 
-        Tool calls without ids get call_1, call_2 and so on.
+        The answer is the one in *file*.  Tool calls without ids get call_1, call_2 and so on.
         """
-        status, headers, body = self.answer
+        status, headers, body = self.recorded(file)
         provider = self._provider
         provider.client = Playback(status, headers, [body] if pieces is None else pieces)
         numbers = itertools.count(1)
         provider.new_call_id = lambda: f"call_{next(numbers)}"
+        provider.new_identity = lambda model: {**IDENTITY, "model": model}
         return provider, provider.client
 
     @cached_property
     def answer(self) -> tuple[int, Message, bytes]:
         """The status, the headers and the body that the provider sent."""
-        head, _, body = (self.folder / "upstream.http").read_bytes().partition(b"\r\n\r\n")
+        return self.recorded("upstream.http")
+
+    def recorded(self, file: str) -> tuple[int, Message, bytes]:
+        """Return the status, the headers and the body in *file*."""
+        head, _, body = (self.folder / file).read_bytes().partition(b"\r\n\r\n")
         line, _, fields = head.decode("ascii").partition("\r\n")
         return int(line.split()[1]), message_from_string(fields), body
 
@@ -176,12 +184,28 @@ def outcome(case: Case, pieces: Sequence[bytes] | None = None) -> bytes | dict[s
     return out + sse.DONE
 
 
+def plain(case: Case, pieces: Sequence[bytes] | None = None) -> dict[str, Any]:
+    """Return the answer to the same request without ``stream``, upstream_plain.http."""
+    provider, _ = case.playing(pieces, "upstream_plain.http")
+    request = replace(case.request, stream=False)
+    folding = CompletionWriter("chatcmpl-corpus", 1700000000, request.model, request.n)
+    try:
+        reply = provider.answer(request, folding)
+        while not reply.ended:
+            document = reply.receive(0)
+    except ChoreoError as error:
+        return refusal(error)
+    return {"status": 200, "body": json.loads(document)}
+
+
 def _write(case: Case) -> None:
     def dump(name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False)
         (case.folder / name).write_text(text + "\n", "utf-8")
 
     dump("upstream_request.json", request_sent(case))
+    if (case.folder / "upstream_plain.http").exists():
+        dump("plain.json", plain(case))
     for name in ("client.json", "client.sse", "completion.json"):
         (case.folder / name).unlink(missing_ok=True)
     result = outcome(case)

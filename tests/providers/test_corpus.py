@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from corpus_cases import Case, cases, fold, outcome, request_sent, writer
+from corpus_cases import Case, cases, fold, outcome, plain, request_sent, writer
 
 from choreo_wsgi import sse
 
@@ -61,6 +61,15 @@ def _complete(case: Case) -> bool:
     return (case.folder / "client.sse").read_bytes().endswith(sse.DONE)
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.json("plain.json")], ids=lambda case: case.id
+)
+def test_plain_answer_at_every_split(case: Case) -> None:
+    expected = case.json("plain.json")
+    for pieces in splits(case.recorded("upstream_plain.http")[2]):
+        assert plain(case, pieces) == expected
+
+
 @every_case
 def test_rules_of_the_stream(case: Case) -> None:
     """What holds for any stream, whoever the provider was."""
@@ -71,7 +80,7 @@ def test_rules_of_the_stream(case: Case) -> None:
     last = events.pop()
     chunks = [json.loads(data) for data in events]
     names = {(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}
-    if case.provider_type == "azure":  # passed on as it came
+    if case.provider_type in ("azure", "openai"):  # passed on as it came
         assert len(names) <= 1
     else:
         assert names <= {("chatcmpl-corpus", 1700000000, case.request.model)}

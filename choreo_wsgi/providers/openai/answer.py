@@ -6,13 +6,13 @@ import time
 
 from ...chat.answer import AnswerWriter
 from ...chat.completion import normalise_completion
-from ...chat.items import Json, Usage, dump
+from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ..answer import Asking, UpstreamAnswer
 from ..failures import find_error, provider_error
 from ..reading import parse_object, read_usage
 from .chunks import OpenAITranslator
-from .relay import EventRelay
+from .relay import EventRelay, Rewriting
 
 #: Seconds for usage and the end marker to come once every choice has finished.
 _GRACE = 2.0
@@ -124,9 +124,8 @@ class RelayedStream(UpstreamAnswer):
 class RelayedDocument(UpstreamAnswer):
     """The document of a plain completion, passed on: see ``chat.source.Reply``.
 
-    *identity* has the ``id``, ``created`` and ``model`` for an answer without, *model* the name to
-    write for the upstream's, or is empty; *repair* is whether to mend the document, *limit* bounds
-    its bytes.  A stream that comes instead is folded by *writer*.
+    *rewriting* is what to change, *limit* bounds the bytes.  A stream that comes instead is
+    read by *translator* and folded by *writer*.
     """
 
     def __init__(
@@ -135,18 +134,14 @@ class RelayedDocument(UpstreamAnswer):
         label: str,
         writer: AnswerWriter,
         translator: OpenAITranslator,
-        identity: dict[str, Json],
-        model: str,
-        repair: bool,
+        rewriting: Rewriting,
         limit: int,
     ) -> None:
         super().__init__(asking)
         self.label = label
         self._writer = writer
         self._translator = translator
-        self._identity = identity
-        self._model = model
-        self._repair = repair
+        self._rewriting = rewriting
         self._limit = limit
         self._document = bytearray()
         self.ended = False
@@ -179,11 +174,13 @@ class RelayedDocument(UpstreamAnswer):
         failure = find_error(reply)
         if failure is not None:
             raise provider_error(failure)
-        mended, usage = normalise_completion(reply, self._identity)
+        rewriting = self._rewriting
+        identity = rewriting.identity or {}
+        mended, usage = normalise_completion(reply, identity, rewriting.new_call_id)
         self.usage = read_usage(usage) if usage is not None else None
-        made = mended if self._repair else reply
-        if self._model and made.get("model") != self._model:
-            made = {**made, "model": self._model}
+        made = mended if rewriting.repair else reply
+        if rewriting.model and made.get("model") != rewriting.model:
+            made = {**made, "model": rewriting.model}
         return body if made is reply else dump(made)
 
     def _fold(self, body: bytes) -> bytes:

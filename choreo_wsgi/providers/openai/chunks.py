@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
+from ...chat.calls import new_call_id
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage
 from ...chat.normalise import Normaliser
 from ...errors import UpstreamInvalid
@@ -20,12 +22,17 @@ _OF_CHOICE = ("index", "delta", "finish_reason")
 class OpenAITranslator(Translator):
     """Reads the event stream of ``POST /chat/completions`` with *n* choices.
 
-    *limit* bounds the bytes of an event.
+    *limit* bounds the bytes of an event; *new_call_id* makes the id of a call that has none.
     """
 
-    def __init__(self, n: int = 1, limit: int = 8 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        n: int = 1,
+        limit: int = 8 * 1024 * 1024,
+        new_call_id: Callable[[], str] = new_call_id,
+    ) -> None:
         self._reader = EventReader(limit)
-        self._normaliser = Normaliser(n)
+        self._normaliser = Normaliser(n, new_id=new_call_id)
 
     @property
     def usage(self) -> Usage | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import ClassVar
 
 from ...chat.answer import AnswerWriter
+from ...chat.calls import new_call_id
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...chat.source import Reply, Source
@@ -85,6 +86,8 @@ class OpenAI(Provider):
         if unknown := self.apis - _APIS:
             raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
         self._headers = self.request_headers()
+        #: Makes the id of a tool call whose upstream has none.
+        self.new_call_id: Callable[[], str] = new_call_id
         # None: not known yet.
         self._takes_stream_options: bool | None = None
         self._listed: tuple[float, list[str]] = (0.0, [])
@@ -118,23 +121,26 @@ class OpenAI(Provider):
             return super().answer(request, writer)
         # The name that was asked for, where the upstream knows the model by another.
         renamed = writer.model if writer.model != request.model else ""
-        label, repair = self.label(request.model), self.options.repair
-        identity = {
-            "id": "chatcmpl-" + secrets.token_urlsafe(18),
-            "created": int(time.time()),
-            "model": writer.model,
-        }
-        limit = self.settings.max_event_bytes
-        if request.stream:
-            rewriting = Rewriting(request.include_usage, renamed, repair, identity)
-            return RelayedStream(
-                self._stream(request), EventRelay(request.n, rewriting, limit), label
-            )
-        translator = OpenAITranslator(request.n, limit)
-        asking = self._document(request)
-        return RelayedDocument(
-            asking, label, writer, translator, identity, renamed, repair, _MAX_REPLY
+        label, limit = self.label(request.model), self.settings.max_event_bytes
+        rewriting = Rewriting(
+            request.include_usage,
+            renamed,
+            self.options.repair,
+            self.new_identity(writer.model),
+            self.new_call_id,
         )
+        if request.stream:
+            relay = EventRelay(request.n, rewriting, limit)
+            return RelayedStream(self._stream(request), relay, label)
+        return RelayedDocument(
+            self._document(request), label, writer, self._translator(request), rewriting, _MAX_REPLY
+        )
+
+    @staticmethod
+    def new_identity(model: str) -> dict[str, Json]:
+        """Return the ``id``, ``created`` and ``model`` of an answer that comes without."""
+        id = "chatcmpl-" + secrets.token_urlsafe(18)  # 144 random bits
+        return {"id": id, "created": int(time.time()), "model": model}
 
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
@@ -153,8 +159,10 @@ class OpenAI(Provider):
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
-        translator = OpenAITranslator(request.n, self.settings.max_event_bytes)
-        return HTTPSource(self._stream(request), translator)
+        return HTTPSource(self._stream(request), self._translator(request))
+
+    def _translator(self, request: ChatRequest) -> OpenAITranslator:
+        return OpenAITranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it."""

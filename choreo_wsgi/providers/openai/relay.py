@@ -17,11 +17,12 @@ socket or a clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ... import sse
+from ...chat.calls import new_call_id
 from ...chat.choice import CHANGED, KEPT
 from ...chat.items import Json, Usage, dump
 from ...chat.normalise import Normaliser
@@ -44,13 +45,15 @@ class Rewriting:
 
     *model* is the name to write for the upstream's, or empty.  *include_usage* is whether
     the caller asked for usage; *repair* whether to mend what upstreams get wrong; *identity* has
-    the ``id``, ``created`` and ``model`` for a stream that has none.
+    the ``id``, ``created`` and ``model`` for a stream that has none; *new_call_id* makes the id
+    of a tool call that has none.
     """
 
     include_usage: bool = False
     model: str = ""
     repair: bool = True
     identity: Mapping[str, Json] | None = None
+    new_call_id: Callable[[], str] = new_call_id
 
 
 class EventRelay:
@@ -59,7 +62,9 @@ class EventRelay:
     def __init__(
         self, n: int, rewriting: Rewriting, max_event_bytes: int = 8 * 1024 * 1024
     ) -> None:
-        self.normaliser = Normaliser(n, rewriting.identity, rewriting.model, rewriting.repair)
+        self.normaliser = Normaliser(
+            n, rewriting.identity, rewriting.model, rewriting.repair, rewriting.new_call_id
+        )
         self._include_usage = rewriting.include_usage
         self._limit = max_event_bytes
         self._whole = WholeEvents(max_event_bytes)
