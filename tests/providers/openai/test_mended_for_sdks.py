@@ -1,0 +1,118 @@
+"""OpenAI's own SDK reads the mended answers, through the application and a real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import openai
+import pytest
+from corpus_cases import Case, cases
+from harness import Server, make_app
+from mistaken_streams import Choice, mean, tell
+from nightly import examples
+from playback_server import Asked, PlaybackServer
+
+CASES = [case for case in cases("openai") if (case.folder / "completion.json").exists()]
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+class Upstream:
+    """Answers with whatever was put into *answer* last."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+
+    def __call__(self, asked: Asked) -> bytes:
+        return self.answer
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Upstream, openai.OpenAI]]:
+    """An upstream, and the SDK's client of the application in front of it."""
+    upstream = Upstream()
+    with PlaybackServer(upstream) as playback:
+        section = {"type": "openai", "base_url": f"{playback.url}/v1", "models": "*"}
+        app = make_app(sections={"provider up": section})
+        with Server(app) as server:
+            options = {"base_url": f"{server.url}/v1", "api_key": "any", "max_retries": 0}
+            with openai.OpenAI(**options) as client:
+                yield upstream, client
+        app.close()
+
+
+def ask(case: Case) -> dict[str, Any]:
+    body: dict[str, Any] = case.json("request.json")
+    return {name: body[name] for name in ("model", "messages", "tools") if name in body}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_the_stream_helper_reads_a_mended_stream(
+    served: tuple[Upstream, openai.OpenAI], case: Case
+) -> None:
+    upstream, client = served
+    upstream.answer = (case.folder / "upstream.http").read_bytes()
+    expected = case.json("completion.json")["choices"][0]
+    with client.chat.completions.stream(**ask(case)) as stream:
+        if expected["finish_reason"] == "length":  # the helper raises for it
+            with pytest.raises(openai.LengthFinishReasonError):
+                stream.get_final_completion()
+            return
+        choice = stream.get_final_completion().choices[0]
+    assert choice.message.content == expected["message"]["content"] or not choice.message.content
+    assert choice.finish_reason == expected["finish_reason"]
+    calls = expected["message"].get("tool_calls") or []
+    for call, wanted in zip(choice.message.tool_calls or [], calls, strict=True):
+        assert call.id and call.function.name == wanted["function"]["name"]
+        assert json.loads(call.function.arguments) == json.loads(wanted["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.json("plain.json")], ids=lambda case: case.id
+)
+def test_create_reads_a_mended_document(served: tuple[Upstream, openai.OpenAI], case: Case) -> None:
+    upstream, client = served
+    upstream.answer = (case.folder / "upstream_plain.http").read_bytes()
+    expected = case.json("plain.json")
+    if expected["status"] != 200:
+        with pytest.raises(openai.APIStatusError) as raised:
+            client.chat.completions.create(**ask(case))
+        assert raised.value.status_code == expected["status"]
+        return
+    completion = client.chat.completions.create(**ask(case))
+    message, wanted = completion.choices[0].message, expected["body"]["choices"][0]["message"]
+    assert message.content == wanted["content"]
+    assert len(message.tool_calls or []) == len(wanted.get("tool_calls", []))
+
+
+def test_create_and_the_helper_read_random_mistakes(
+    served: tuple[Upstream, openai.OpenAI],
+) -> None:
+    upstream, client = served
+    for seed in range(examples(60, 1000)):
+        random = Random(seed)
+        choice = mean(random)
+        _, events = tell(random, [choice])
+        upstream.answer = HEAD + b"".join(events)
+        asked: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+        found = Choice(finish="")
+        calls: dict[int, list[str]] = {}
+        for chunk in client.chat.completions.create(**asked, stream=True):
+            for one in chunk.choices:
+                found.text.append(one.delta.content or "")
+                found.finish = one.finish_reason or found.finish
+                for call in one.delta.tool_calls or ():
+                    assert call.function is not None
+                    piece = calls.setdefault(call.index, [call.function.name or "", ""])
+                    piece[1] += call.function.arguments or ""
+        assert "".join(found.text) == "".join(choice.text), seed
+        assert found.finish == choice.finish, seed
+        told = [(name, json.loads(given)) for name, given in calls.values()]
+        assert told == [(name, json.loads(given)) for name, given in choice.calls], seed
+        if choice.finish not in ("length", "content_filter"):  # for which the helper raises
+            with client.chat.completions.stream(**asked) as stream:
+                message = stream.get_final_completion().choices[0].message
+            assert (message.content or "") == "".join(choice.text), seed
+            assert len(message.tool_calls or []) == len(choice.calls), seed
