@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from .. import apis
-from ..apis import API
-from ..chat.request import ChatRequest
 from ..errors import ChoreoError, ConfigurationError, MethodNotAllowed, NotFound
 from ..providers.building import build
 from ..providers.routing import Router
@@ -28,14 +22,15 @@ from . import log
 from .access import OPEN, Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
+from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
-from .limits import Limits, demand_model, open_counters
+from .limits import Limits, open_counters
 from .models import ModelList
 from .page import page
 from .pending import ClientGone, Pending
-from .request import Call, Environ, collector_off, read_body, request_id, trace
+from .request import Call, Environ, request_id
 from .response import Document, Response, error_response, json_response
-from .resumable import Resumption, is_resumable
+from .resumable import Resumption
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -46,22 +41,6 @@ if TYPE_CHECKING:
 LARGE = 64 * 1024
 
 logger = logging.getLogger(__name__)
-
-#: The routes whose paths hold a name, as they are told.
-_WITH_ID = {
-    "/v1/models/{id}": ["GET"],
-    "/v1/streams/{id}": ["GET", "DELETE"],
-    "/v1/responses/{id}": ["GET", "DELETE"],
-    "/v1/responses/{id}/cancel": ["POST"],
-    "/v1/responses/{id}/input_items": ["GET"],
-}
-_RESPONSE_ROUTES = [
-    (re.compile(path.replace("{id}", "[^/]+")), methods)
-    for path, methods in _WITH_ID.items()
-    if path.startswith("/v1/responses/")
-]
-#: What a request for a response to be kept, or to go on from one that was, has among its members.
-_KEEPING = ("background", "store", "previous_response_id")
 
 
 class Application:
@@ -81,7 +60,6 @@ class Application:
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
         self._store = open_store(self.settings.replay, self.settings)
-        self._kept: Any = None
         self._limits = Limits(open_counters(self.settings.replay))
         self._control = Control()
         self._completions = Completions(
@@ -93,6 +71,9 @@ class Application:
             self._control,
             self.settings,
         )
+        self._endpoints = Endpoints(
+            self._store, self._completions, self._resumption, self._control, self.settings
+        )
         #: What ``/metrics`` looks at; a server adds what it knows itself.
         self.gauges: dict[str, Callable[[], float]] = {
             "active_streams": lambda: self._slots.active,
@@ -102,10 +83,7 @@ class Application:
         self._metrics = self._make_metrics() if self.settings.metrics else None
         self._models = ModelList()
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
-            **{
-                path: {"POST": partial(self._complete, name=name)}
-                for path, name in apis.ROUTES.items()
-            },
+            **self._endpoints.routes,
             "/v1/models": {"GET": lambda call: self._models.all(call, self._router)},
             "/": {"GET": self._root},
             "/health": {"GET": self._health},
@@ -297,16 +275,11 @@ class Application:
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response | Pending]] | None:
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
             return {"GET": lambda call: self._models.one(call, self._router)}
-        if path.startswith("/v1/streams/"):
-            return {"GET": self._resume, "DELETE": self._cancel}
-        for pattern, methods in _RESPONSE_ROUTES:
-            if pattern.fullmatch(path):
-                return dict.fromkeys(methods, lambda call: self._stored().route(call))
-        return self._routes.get(path)
+        return self._endpoints.find(path) or self._routes.get(path)
 
     def _route_names(self) -> list[str]:
         """Return each route as a person reads it, such as ``POST /v1/chat/completions``."""
-        routes = {**self._routes, **_WITH_ID}
+        routes: dict[str, Iterable[str]] = {**self._routes, **TEMPLATES}
         return [f"{' '.join(routes[path])} {path}" for path in sorted(routes)]
 
     # -- handlers -----------------------------------------------------------------------
@@ -325,56 +298,6 @@ class Application:
         if self._slots.draining:
             return json_response({"status": "draining"}, 503)
         return json_response({"status": "ok"})
-
-    def _resume(self, call: Call) -> Response:
-        return self._resumption.resume(call, _stream_id(call))
-
-    def _cancel(self, call: Call) -> Response:
-        return self._resumption.cancel(call, _stream_id(call))
-
-    def _complete(self, call: Call, name: str) -> Response | Pending:
-        """Answer a request of the API *name*."""
-        api = apis.load(name)
-        request, body = self._read(call, api)
-        call.account.api = name
-        call.account.model = request.model
-        if betas := call.environ.get("HTTP_ANTHROPIC_BETA"):
-            request = replace(request, betas=betas)
-        if name == "count_tokens":
-            demand_model(call.key, request.model)
-            if name not in self._router.targets(request.model)[0].provider.apis:
-                counting: Any = api
-                return json_response({"input_tokens": counting.estimate(request)})
-        asked = request.original or {}
-        if name == "responses" and any(asked.get(member) for member in _KEEPING):
-            digest = hashlib.sha256(body).hexdigest()
-            kept: Response | Pending = self._stored().create(call, api, request, digest)
-            return kept
-        if is_resumable(call):
-            digest = hashlib.sha256(body).hexdigest()
-            return self._resumption.begin(call, api, request, digest)
-        return self._completions.answer(call, api, request)
-
-    def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
-        """Return the request in the body, and the body."""
-        body = read_body(call.environ, self.settings)
-        with collector_off(len(body)):
-            request = api.read(body)
-        return replace(request, trace=trace(call)), body
-
-    def _stored(self) -> Any:
-        """Return who keeps responses: loaded when the first is to be kept or asked for."""
-        if self._kept is None:
-            module = importlib.import_module(".stored", __package__)
-            self._kept = module.StoredResponses(
-                self._store, self._completions, self._resumption, self._control
-            )
-        return self._kept
-
-
-def _stream_id(call: Call) -> str:
-    path: str = call.environ["PATH_INFO"]
-    return path.removeprefix("/v1/streams/")
 
 
 def create_app(configuration: Configuration | None = None) -> Application:

@@ -65,7 +65,7 @@ class StoredResponses:
         previous = fields.get("previous_response_id")
         if previous and _ID.fullmatch(previous):
             past = self._past(call, previous)
-            request = read_request(fields, past)
+            request = replace(read_request(fields, past), trace=request.trace)
         if not (fields.get("background") or fields.get("store")):
             return self._completions.answer(call, api, request)
         claim = self._store.create(

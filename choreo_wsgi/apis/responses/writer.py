@@ -16,35 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ... import sse
-from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
+from .items import SEALED, chat_name
 from .log import failed_event
-from .request import SEALED, chat_name, own_tools
-
-#: What a response repeats of its request, and what stands there when it was not said.
-_REPEATED: dict[str, Json] = {
-    "instructions": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "temperature": None,
-    "tool_choice": "auto",
-    "tools": [],
-    "top_p": None,
-    "background": False,
-    "max_output_tokens": None,
-    "previous_response_id": None,
-    "prompt_cache_key": None,
-    "reasoning": {"effort": None, "summary": None},
-    "safety_identifier": None,
-    "service_tier": None,
-    "store": False,
-    "text": {"format": {"type": "text"}},
-    "top_logprobs": 0,
-    "truncation": "disabled",
-    "user": None,
-}
-
+from .objects import REPEATED, custom_input, part_object, usage_object
+from .request import own_tools
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
@@ -77,9 +54,9 @@ class ResponseWriter:
         self.count = 0
         self._stream = stream
         self._created = int(time.time())
-        repeated = {name: asked.get(name) for name in _REPEATED}
+        repeated = {name: asked.get(name) for name in REPEATED}
         self._repeated = {
-            name: _REPEATED[name] if value is None else value for name, value in repeated.items()
+            name: REPEATED[name] if value is None else value for name, value in repeated.items()
         }
         #: The caller's tools by their names in chat, where only the names of calls come back.
         self._tools = {
@@ -108,7 +85,8 @@ class ResponseWriter:
     def begin(self) -> bytes:
         """Return the frames that a response begins with."""
         response = self.response("in_progress")
-        return self._lifecycle("created", response) + self._lifecycle("in_progress", response)
+        created = self._event("response.created", response=response)
+        return created + self._event("response.in_progress", response=response)
 
     def _delta(self, delta: Delta) -> bytes:
         frames = b""
@@ -167,7 +145,7 @@ class ResponseWriter:
             "response.output_item.added", output_index=opened.index, item=opened.item
         )
         name = self._part_name(opened.kind)
-        return frames + self._at(opened, f"{name}.added", part=_part(opened.kind, ""))
+        return frames + self._at(opened, f"{name}.added", part=part_object(opened.kind, ""))
 
     @staticmethod
     def _part_name(kind: str) -> str:
@@ -186,7 +164,7 @@ class ResponseWriter:
         if opened is None:
             return b""
         kind, text = opened.kind, "".join(opened.pieces)
-        part = _part(kind, text)
+        part = part_object(kind, text)
         told: dict[str, Json] = {"refusal" if kind == "refusal" else "text": text}
         if kind == "output_text":
             told["logprobs"] = []
@@ -239,7 +217,7 @@ class ResponseWriter:
             given = "".join(opened.pieces)
             member = "arguments"
             if opened.kind == "custom_tool_call_input":
-                member, given = "input", _custom_input(given)
+                member, given = "input", custom_input(given)
                 if given:
                     frames += self._of_call(opened, "delta", delta=given)
             opened.item[member] = given
@@ -295,7 +273,9 @@ class ResponseWriter:
         response = self.response(status)
         if reason:
             response["incomplete_details"] = {"reason": reason}
-        return frames + self._lifecycle(status, response) if self._stream else dump(response)
+        if not self._stream:
+            return dump(response)
+        return frames + self._event(f"response.{status}", response=response)
 
     def passed(self, frames: bytes) -> None:
         """Go on counting, and with the same id, behind *frames* of the provider's own."""
@@ -317,7 +297,7 @@ class ResponseWriter:
         if self._text is not None and status == "failed":
             kind = self._text.kind
             if kind:
-                part = _part(kind, "".join(self._text.pieces))
+                part = part_object(kind, "".join(self._text.pieces))
                 place = "summary" if kind == "reasoning_summary_text" else "content"
                 self._text.item[place] = [part]
         done = {"completed_at": int(time.time())} if status == "completed" else {}
@@ -335,44 +315,9 @@ class ResponseWriter:
             "usage": usage_object(self._usage),
         }
 
-    def _lifecycle(self, status: str, response: dict[str, Json]) -> bytes:
-        return self._event(f"response.{status}", response=response)
-
     def _event(self, type: str, **members: Json) -> bytes:
         if not self._stream:
             return b""
         event = {"type": type, "sequence_number": self.count, **members}
         self.count += 1
         return sse.frame(dump(event), event=type)
-
-
-def _part(kind: str, text: str) -> dict[str, Json]:
-    if kind == "output_text":
-        return {"type": kind, "text": text, "annotations": [], "logprobs": []}
-    if kind == "refusal":
-        return {"type": kind, "refusal": text}
-    return {"type": "summary_text" if kind == "reasoning_summary_text" else kind, "text": text}
-
-
-def _custom_input(arguments: str) -> str:
-    """Return the text in the arguments of a function that stands for a custom tool."""
-    try:
-        return str(jsontext.parse(arguments)["input"])
-    except (ValueError, KeyError, TypeError):
-        return arguments
-
-
-def usage_object(usage: Usage | None) -> dict[str, Json] | None:
-    """Return the ``usage`` of a response; None when the provider did not report any."""
-    if usage is None:
-        return None
-    return {
-        "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {
-            "cached_tokens": usage.cached_tokens or 0,
-            "cache_write_tokens": usage.cache_write_tokens or 0,
-        },
-        "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-        "total_tokens": usage.total,
-    }

@@ -1,0 +1,122 @@
+"""The input of a response, a list of items, as the messages of a chat."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...chat import jsontext
+from ...chat.items import Json
+from ...errors import InvalidRequest
+
+#: Begins the ``encrypted_content`` that this server wrote: base64 of JSON follows.
+SEALED = "choreo."
+
+
+def chat_name(item: Mapping[str, Json]) -> str:
+    """Return the name of a tool as a function of chat: that of its namespace stands before it."""
+    space = item.get("namespace")
+    return f"{space}__{item['name']}" if space else str(item["name"])
+
+
+def messages_of(
+    instructions: str | None, items: Sequence[dict[str, Json]], skip: int
+) -> Iterator[dict[str, Json]]:
+    """Yield the messages of *items*, of which the first *skip* are not the caller's."""
+    if instructions:
+        yield {"role": "system", "content": instructions}
+    spoken: dict[str, Json] = {}  # what the assistant said: reasoning, text and calls are items
+    for index, item in enumerate(items, -skip):
+        where = f"input[{max(index, 0)}]"
+        kind = item.get("type") or "message"
+        if kind == "reasoning":
+            if spoken.get("content") or spoken.get("tool_calls"):
+                yield spoken
+                spoken = {}
+            _add_reasoning(spoken, item)
+        elif kind in ("function_call", "custom_tool_call"):
+            spoken.setdefault("tool_calls", []).append(_call(item))
+        elif kind == "message" and item["role"] == "assistant":
+            if spoken.get("content") or spoken.get("tool_calls"):
+                yield spoken
+                spoken = {}
+            spoken["content"] = _parts(item["content"], f"{where}.content")
+        else:
+            if spoken:
+                yield {"role": "assistant", "content": None, **spoken}
+                spoken = {}
+            yield _other(kind, item, where)
+        if spoken:
+            spoken = {"role": "assistant", "content": None, **spoken}
+    if spoken:
+        yield spoken
+
+
+def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
+    if kind == "message":
+        role = "user" if item["role"] == "user" else "system"
+        return {"role": role, "content": _parts(item["content"], f"{where}.content")}
+    if kind in ("function_call_output", "custom_tool_call_output"):
+        content = _parts(item["output"], f"{where}.output")
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
+    raise InvalidRequest(
+        f"{where}: this model takes no items of type {kind!r}", param=f"{where}.type"
+    )
+
+
+def _call(item: dict[str, Json]) -> dict[str, Json]:
+    arguments = item.get("arguments")
+    if arguments is None:
+        arguments = json.dumps({"input": item["input"]}, ensure_ascii=False)
+    call: dict[str, Json] = {
+        "id": item["call_id"],
+        "type": "function",
+        "function": {"name": chat_name(item), "arguments": arguments},
+    }
+    if isinstance(item.get("extra_content"), dict):
+        call["extra_content"] = item["extra_content"]
+    return call
+
+
+def _add_reasoning(spoken: dict[str, Json], item: dict[str, Json]) -> None:
+    texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
+    told = "".join(part["text"] for part in texts)
+    if told:
+        spoken["reasoning_content"] = spoken.get("reasoning_content", "") + told
+    sealed = item.get("encrypted_content") or ""
+    if sealed.startswith(SEALED):
+        try:
+            blocks = jsontext.parse(base64.b64decode(sealed.removeprefix(SEALED), validate=True))
+        except ValueError:
+            return
+        if isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks):
+            spoken["thinking_blocks"] = [*spoken.get("thinking_blocks", ()), *blocks]
+
+
+def _parts(content: str | list[dict[str, Json]], where: str) -> Json:
+    if isinstance(content, str):
+        return content
+    parts = [_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
+    kind = part["type"]
+    if kind in ("input_text", "output_text", "text", "summary_text"):
+        return {"type": "text", "text": part.get("text") or ""}
+    if kind == "refusal":
+        return {"type": "text", "text": part["refusal"]}
+    if kind == "input_image" and part.get("image_url"):
+        detail = {"detail": part["detail"]} if part.get("detail") else {}
+        return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+    if kind == "input_audio":
+        return {"type": "input_audio", "input_audio": part["input_audio"]}
+    if kind == "input_file" and (data := part.get("file_data") or part.get("file_url")):
+        file = {"file_data": data, "filename": part.get("filename") or "file"}
+        return {"type": "file", "file": file}
+    if "file_id" in part:
+        raise InvalidRequest("this model cannot read stored files", param=f"{where}.file_id")
+    raise InvalidRequest(f"this model takes no content of type {kind!r}", param=f"{where}.type")

@@ -1,0 +1,116 @@
+"""The routes of the public APIs: who answers a request to each."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Union
+
+from .. import apis
+from ..apis import API
+from ..chat.request import ChatRequest
+from ..replay import Store
+from ..settings import Settings
+from ..streams.stream import Control
+from .completions import Completions
+from .limits import demand_model
+from .pending import Pending
+from .request import Call, collector_off, read_body, trace
+from .response import Response, json_response
+from .resumable import Resumption, is_resumable
+
+Handler = Callable[[Call], Union[Response, Pending]]
+
+#: The routes whose paths hold a name, and their methods.
+TEMPLATES = {
+    "/v1/models/{id}": ["GET"],
+    "/v1/streams/{id}": ["GET", "DELETE"],
+    "/v1/responses/{id}": ["GET", "DELETE"],
+    "/v1/responses/{id}/cancel": ["POST"],
+    "/v1/responses/{id}/input_items": ["GET"],
+}
+_RESPONSES = [
+    (re.compile(path.replace("{id}", "[^/]+")), methods)
+    for path, methods in TEMPLATES.items()
+    if path.startswith("/v1/responses/")
+]
+#: A request that has one of these is about a response that is kept.
+_KEEPING = ("background", "store", "previous_response_id")
+
+
+class Endpoints:
+    """Reads the requests of every API and hands them to who answers them."""
+
+    def __init__(
+        self,
+        store: Store,
+        completions: Completions,
+        resumption: Resumption,
+        control: Control,
+        settings: Settings,
+    ) -> None:
+        self._store = store
+        self._completions = completions
+        self._resumption = resumption
+        self._control = control
+        self._settings = settings
+        self._kept: Any = None
+        self.routes: dict[str, dict[str, Handler]] = {
+            path: {"POST": partial(self._complete, name=name)} for path, name in apis.ROUTES.items()
+        }
+
+    def find(self, path: str) -> Mapping[str, Handler] | None:
+        """Return the handlers of a *path* that holds the id of a stream or a response."""
+        stream = path.removeprefix("/v1/streams/")
+        if stream != path:
+            return {
+                "GET": lambda call: self._resumption.resume(call, stream),
+                "DELETE": lambda call: self._resumption.cancel(call, stream),
+            }
+        for pattern, methods in _RESPONSES:
+            if pattern.fullmatch(path):
+                return dict.fromkeys(methods, lambda call: self._stored().route(call))
+        return None
+
+    def _complete(self, call: Call, name: str) -> Response | Pending:
+        """Answer a request of the API *name*."""
+        api = apis.load(name)
+        request, body = self._read(call, api)
+        call.account.api = name
+        call.account.model = request.model
+        if name == "count_tokens":
+            demand_model(call.key, request.model)
+            target = self._completions.router.targets(request.model)[0]
+            if name not in target.provider.apis:
+                counting: Any = api
+                return json_response({"input_tokens": counting.estimate(request)})
+        asked = request.original or {}
+        if name == "responses" and any(asked.get(member) for member in _KEEPING):
+            digest = hashlib.sha256(body).hexdigest()
+            kept: Response | Pending = self._stored().create(call, api, request, digest)
+            return kept
+        if is_resumable(call):
+            digest = hashlib.sha256(body).hexdigest()
+            return self._resumption.begin(call, api, request, digest)
+        return self._completions.answer(call, api, request)
+
+    def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
+        """Return the request in the body, and the body."""
+        body = read_body(call.environ, self._settings)
+        with collector_off(len(body)):
+            request = api.read(body)
+        betas = call.environ.get("HTTP_ANTHROPIC_BETA", "")
+        return replace(request, trace=trace(call), betas=betas), body
+
+    def _stored(self) -> Any:
+        """Return who keeps responses: loaded when the first is to be kept or asked for."""
+        if self._kept is None:
+            module = importlib.import_module(".stored", __package__)
+            self._kept = module.StoredResponses(
+                self._store, self._completions, self._resumption, self._control
+            )
+        return self._kept
