@@ -44,7 +44,8 @@ class BaseClient:
     a call is repeated before any of its answer came.  With *resumable* a stream that is cut
     reconnects and goes on by itself, if the server can do that.  *default_headers* and
     *default_query* are sent with every call.  *proxies*, *verify* and *cert* are those of
-    ``requests.Session``; *http_client* is such a session, from which they are taken.
+    ``requests.Session``; *http_client* is such a session, from which they (and ``trust_env``)
+    are taken.
 
     Use it as a context manager, or call ``close()``.  Raises ValueError for a key or an
     address that cannot be sent.
@@ -79,9 +80,11 @@ class BaseClient:
         self.resumable = resumable
         self._headers = dict(default_headers or {})
         self._query = dict(default_query or {})
+        trusts = True
         if http_client is not None:
             proxies, verify, cert = http_client.proxies, http_client.verify, http_client.cert
-        self._network = Network(dict(proxies or {}), verify, cert)
+            trusts = http_client.trust_env
+        self._network = Network(dict(proxies or {}), verify, cert, trusts)
         self._closed = False
         self._connect()
 

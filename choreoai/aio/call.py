@@ -15,7 +15,7 @@ from choreo_wsgi.upstream.framing import FramingError
 from ..errors import APIConnectionError, APIError, APITimeoutError, status_error
 from ..policy import Timeout, backoff, retry_delay
 from ..transports.base import Cut, Stalled, Unreachable
-from ..transports.nonblocking import Answer, Cancel, Transport
+from .transport import AsyncAnswer, AsyncCancel, AsyncTransport
 
 _MOST_OF_AN_ERROR = 1024 * 1024
 _MOST_OF_AN_ANSWER = 256 * 1024 * 1024
@@ -31,7 +31,7 @@ class AsyncCall:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: AsyncTransport,
         request: requests.PreparedRequest,
         timeout: Timeout,
         max_retries: int,
@@ -42,7 +42,7 @@ class AsyncCall:
         self._request = request
         self._max_retries = max_retries
 
-    async def open(self, cancel: Cancel) -> Answer:
+    async def open(self, cancel: AsyncCancel) -> AsyncAnswer:
         """Return the answer, its body unread.
 
         Raises APIStatusError, APIConnectionError, APITimeoutError and Cancelled.
@@ -70,15 +70,15 @@ class AsyncCall:
             self.retries += 1
             await cancel.pause(delay)
 
-    async def fetch(self) -> tuple[Answer, bytes]:
+    async def fetch(self) -> tuple[AsyncAnswer, bytes]:
         """Return the answer and its body.  Raises what :meth:`open` raises."""
-        answer = await self.open(Cancel())
+        answer = await self.open(AsyncCancel())
         try:
             return answer, await self.read(answer, _MOST_OF_AN_ANSWER)
         finally:
             answer.close()
 
-    async def read(self, answer: Answer, limit: int = _MOST_OF_AN_ERROR) -> bytes:
+    async def read(self, answer: AsyncAnswer, limit: int = _MOST_OF_AN_ERROR) -> bytes:
         """Return the whole body of *answer*.
 
         Raises what :meth:`blocks` raises, and APIConnectionError for a body that is longer than
@@ -91,7 +91,7 @@ class AsyncCall:
                 raise APIConnectionError(f"the answer is longer than {limit} bytes")
         return bytes(body)
 
-    async def blocks(self, answer: Answer) -> AsyncIterator[bytes]:
+    async def blocks(self, answer: AsyncAnswer) -> AsyncIterator[bytes]:
         """Yield the body of *answer* as it comes.
 
         The first bytes are due as the call's timeout says, each further piece its idle time
@@ -108,7 +108,7 @@ class AsyncCall:
         except Cut as error:
             raise APIConnectionError(f"the answer broke off: {error}") from error
 
-    async def refuse(self, answer: Answer) -> APIError:
+    async def refuse(self, answer: AsyncAnswer) -> APIError:
         """Return the error for an *answer* that succeeded but is no stream; closes it."""
         try:
             body = decode(await self.read(answer))
@@ -119,7 +119,7 @@ class AsyncCall:
         kind = answer.headers.get("content-type", "")
         return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
 
-    async def _send(self, cancel: Cancel) -> Answer:
+    async def _send(self, cancel: AsyncCancel) -> AsyncAnswer:
         try:
             return await self._transport.send(self._request, self.timeout, cancel)
         except Stalled:
@@ -128,7 +128,7 @@ class AsyncCall:
         except FramingError as error:
             raise APIError(f"the server's answer cannot be read: {error}") from error
 
-    async def _status_error(self, answer: Answer) -> APIError:
+    async def _status_error(self, answer: AsyncAnswer) -> APIError:
         try:
             body = decode(await self.read(answer))
         except APIConnectionError:

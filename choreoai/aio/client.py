@@ -11,10 +11,10 @@ from ..base import BaseClient, Options
 from ..models import Model, ModelList
 from ..objects import Object
 from ..reading import object_of
-from ..transports.nonblocking import Transport
 from .call import AsyncCall
 from .completions import AsyncCompletions
 from .raw import AsyncRawCompletions, AsyncRawResponse, AsyncStreamedCompletions
+from .transport import AsyncTransport
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)
@@ -24,7 +24,7 @@ class AsyncChoreoAI(BaseClient):
     __doc__ = BaseClient.__doc__
 
     def _connect(self) -> None:
-        self._transport = Transport(self._network)
+        self._transport = AsyncTransport(self._network)
 
     def _share(self, other: AsyncChoreoAI) -> None:
         super()._share(other)

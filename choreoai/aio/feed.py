@@ -17,8 +17,8 @@ from ..errors import APIConnectionError, APIStatusError, APITimeoutError, Stream
 from ..policy import backoff
 from ..reading import Record, ends, records
 from ..transports.base import Cancelled, Cut, Stalled
-from ..transports.nonblocking import Answer, Cancel
 from .call import AsyncCall, lower
+from .transport import AsyncAnswer, AsyncCancel
 
 # Reconnections in a row that bring nothing new: with the backoff about half a minute.
 _MOST_TRIES = 9
@@ -40,7 +40,12 @@ class AsyncFeed:
     """
 
     def __init__(
-        self, call: AsyncCall, answer: Answer, cancel: Cancel, resume: Resume | None, after: int
+        self,
+        call: AsyncCall,
+        answer: AsyncAnswer,
+        cancel: AsyncCancel,
+        resume: Resume | None,
+        after: int,
     ) -> None:
         self.status = answer.status
         self.headers: Mapping[str, str] = CaseInsensitiveDict(lower(answer.headers))
@@ -167,7 +172,7 @@ async def open_feed(
     *resume* makes, from a stream's id, what reconnects to it.  Raises what ``call.open``
     raises, and APIError when the answer is no stream.
     """
-    cancel = Cancel()
+    cancel = AsyncCancel()
     answer = await call.open(cancel)
     kind = answer.headers.get("content-type") or ""
     if kind.split(";")[0].strip().lower() in _NO_STREAM:

@@ -13,10 +13,10 @@ from ..models import ChatCompletion
 from ..objects import Object
 from ..params import FormattedParams, Messages, declared
 from ..reading import completion_of
-from ..transports.nonblocking import Answer, Cancel
 from .call import AsyncCall, lower
 from .feed import AsyncFeed
 from .stream import AsyncStream
+from .transport import AsyncAnswer, AsyncCancel
 
 if TYPE_CHECKING:
     from ..params import Unpack
@@ -87,8 +87,8 @@ class AsyncStreamedResponse(Generic[T]):
     def __init__(self, call: AsyncCall, n: int | None) -> None:
         self._call = call
         self._n = n  # the choices of a stream
-        self._cancel = Cancel()
-        self._answer: Answer | None = None
+        self._cancel = AsyncCancel()
+        self._answer: AsyncAnswer | None = None
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
         self._answer = await self._call.open(self._cancel)

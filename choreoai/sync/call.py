@@ -15,7 +15,7 @@ from choreo_wsgi.upstream.framing import FramingError
 from ..errors import APIConnectionError, APIError, APITimeoutError, status_error
 from ..policy import Timeout, backoff, retry_delay
 from ..transports.base import Cut, Stalled, Unreachable
-from ..transports.blocking import Answer, Cancel, Transport
+from .transport import Answer, Cancel, Transport
 
 _MOST_OF_AN_ERROR = 1024 * 1024
 _MOST_OF_AN_ANSWER = 256 * 1024 * 1024

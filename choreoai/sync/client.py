@@ -11,10 +11,10 @@ from ..base import BaseClient, Options
 from ..models import Model, ModelList
 from ..objects import Object
 from ..reading import object_of
-from ..transports.blocking import Transport
 from .call import Call
 from .completions import Completions
 from .raw import RawCompletions, RawResponse, StreamedCompletions
+from .transport import Transport
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)

@@ -17,8 +17,8 @@ from ..errors import APIConnectionError, APIStatusError, APITimeoutError, Stream
 from ..policy import backoff
 from ..reading import Record, ends, records
 from ..transports.base import Cancelled, Cut, Stalled
-from ..transports.blocking import Answer, Cancel
 from .call import Call, lower
+from .transport import Answer, Cancel
 
 # Reconnections in a row that bring nothing new: with the backoff about half a minute.
 _MOST_TRIES = 9
@@ -40,7 +40,12 @@ class Feed:
     """
 
     def __init__(
-        self, call: Call, answer: Answer, cancel: Cancel, resume: Resume | None, after: int
+        self,
+        call: Call,
+        answer: Answer,
+        cancel: Cancel,
+        resume: Resume | None,
+        after: int,
     ) -> None:
         self.status = answer.status
         self.headers: Mapping[str, str] = CaseInsensitiveDict(lower(answer.headers))

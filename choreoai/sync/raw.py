@@ -13,10 +13,10 @@ from ..models import ChatCompletion
 from ..objects import Object
 from ..params import FormattedParams, Messages, declared
 from ..reading import completion_of
-from ..transports.blocking import Answer, Cancel
 from .call import Call, lower
 from .feed import Feed
 from .stream import Stream
+from .transport import Answer, Cancel
 
 if TYPE_CHECKING:
     from ..params import Unpack

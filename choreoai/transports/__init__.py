@@ -1,6 +1,6 @@
-"""How requests reach a server and bytes come back.
+"""What is below the two clients: how a socket is connected, and how one waits for it.
 
-:mod:`.blocking` has requests connect, for the sync client; :mod:`.nonblocking` has sockets on
-the running event loop, for the async one.  Both have a ``Transport`` with ``send``, a
-``Cancel`` that gives a call up, and an ``Answer``; what is above is written once for both.
+:mod:`.blocking` has requests connect, and threads wait; :mod:`.nonblocking` connects and waits
+on the running event loop.  Both have ``dial`` and ``waiter``; HTTP over what these give is
+written once, in :mod:`choreoai.aio.transport`.
 """

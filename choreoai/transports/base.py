@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from email.message import Message
 from typing import NamedTuple, Union
+
+import requests
 
 from choreo_wsgi.upstream.framing import FramingError, framing_of
 
 #: Some tens of frames: their objects are used while they are still in the processor's cache.
 #: And a whole TLS record, so that none is left over in OpenSSL where no poll sees it.
 BLOCK = 16 * 1024
+_PIECE = 256 * 1024
 
 _CODINGS = frozenset(("gzip", "x-gzip", "deflate"))
 
@@ -44,6 +49,15 @@ class Network(NamedTuple):
     proxies: Mapping[str, str] | None = None
     verify: Union[bool, str, None] = True
     cert: Union[str, tuple[str, str], None] = None
+    trust_env: bool = True
+
+    def session(self) -> requests.Session:
+        """Return a session with these settings."""
+        session = requests.Session()
+        session.proxies.update(self.proxies or {})
+        session.verify, session.cert = self.verify, self.cert
+        session.trust_env = self.trust_env
+        return session
 
 
 class Body:
@@ -89,3 +103,22 @@ class Body:
             return self._inflate.decompress(body) if self._inflate and body else body
         except (FramingError, zlib.error) as error:
             raise Cut(str(error)) from error
+
+
+def receive_some(sock: socket.socket) -> bytes:
+    """Receive what is there: an attempt for a waiter."""
+    return sock.recv(BLOCK)
+
+
+def send_some(data: memoryview, sock: socket.socket) -> int:
+    """Send what goes out at once; return how many bytes that were."""
+    return sock.send(data[:_PIECE])
+
+
+def shutdown(sock: socket.socket) -> None:
+    """End both directions of *sock*; a thread that waits for it goes on at once."""
+    # The method of the plain socket: that of a TLS socket would take the TLS object away
+    # from under a thread that is reading.  TLS within TLS is no socket, but has one.
+    plain: socket.socket = getattr(sock, "socket", sock)
+    with suppress(OSError):
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)

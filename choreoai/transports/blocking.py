@@ -1,241 +1,172 @@
-"""Requests sent by requests, and answers that can be given up from another thread at any time.
-
-The socket is known from the start, also before the response head is there; shutting it down
-wakes whoever waits for it.  Closing the response would not: it waits for the reader.
-"""
+"""Below the sync client: sockets that requests connects, and threads that wait for them."""
 
 from __future__ import annotations
 
-import http.client
-import os
 import re
+import socket
+import ssl
 import threading
 import time
-from email.message import Message
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import requests
-from urllib3.connection import HTTPConnection
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+from urllib3.util.wait import wait_for_read, wait_for_write
 
-from choreo_wsgi.upstream.framing import FramingError
+from .base import Cancelled, Stalled, Unreachable, shutdown
+from .route import Route
 
-from ..policy import Timeout
-from .background import run
-from .base import Body, Cancelled, Cut, Network, Unreachable
-from .connections import Wire, new_session, shutdown, watched_by
-
-_IDLE_CONNECTIONS = 100
-
-# These say what is wrong with the configuration: another try finds it the same.
-_HOPELESS = (
-    requests.exceptions.SSLError,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidHeader,
-)
-# So does a proxy that refuses to make a tunnel; urllib3 tells its status in words alone.
+_LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
+# urllib3 tells in words alone that a proxy refuses to make a tunnel, and with which status.
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: 4\d\d\b")
+# These say what is wrong with the configuration: another try finds it the same.
+_HOPELESS = (ssl.SSLError, SSLError, requests.exceptions.RequestException)
+
+T = TypeVar("T")
 
 
-class Transport:
-    """Sends requests; threads may share it, and so may processes after a fork."""
+class Waiter:
+    """Waits for one socket (or for none, in ``pause``); any thread may end that."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._pid = os.getpid()
-        self._session = new_session(network, _IDLE_CONNECTIONS)
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        self._sock: Any = sock
+        self._interrupted = threading.Event()
 
-    def send(self, request: requests.PreparedRequest, timeout: Timeout, cancel: Cancel) -> Answer:
-        """Send *request*; return the answer when its head is there.
+    def perform(
+        self, attempt: Callable[[socket.socket], T], write: bool, deadline: float | None
+    ) -> T:
+        """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
 
-        Raises Unreachable, Stalled when the answer takes too long, Cut when the connection
-        breaks instead, FramingError for a head that contradicts itself, and Cancelled.
+        Between two attempts it waits until the socket is readable (or writable, with *write*).
+        Raises what it raises, Cancelled, and Stalled at *deadline* (of ``time.monotonic``).
         """
-        if self._pid != os.getpid():
-            # A child of fork(): its parent reads the connections that are idle here.
-            self._session = new_session(self._network, _IDLE_CONNECTIONS)
-            self._pid = os.getpid()
-        session = self._session
-        return run(lambda: _send(session, request, timeout, cancel), cancel.cancel)
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        if self._pid == os.getpid():
-            self._session.close()
-
-
-def _send(
-    session: requests.Session,
-    request: requests.PreparedRequest,
-    timeout: Timeout,
-    cancel: Cancel,
-) -> Answer:
-    url = request.url or ""
-    settings: Any = session.merge_environment_settings(url, {}, True, None, None)
-    limits: Any = (timeout.connect, timeout.first_byte)
-    started = time.monotonic()
-    cancel.check()
-    try:
-        with watched_by(cancel):
-            # The adapter, not the session: no redirects (they would carry the key
-            # along), no cookies, no .netrc.
-            response = session.get_adapter(url).send(request, timeout=limits, **settings)
-    except requests.exceptions.RequestException as error:
-        cancel.check()
-        raise _unreachable(error) from error
-    except Exception:
-        cancel.check()
-        raise
-    return cancel.answer(request.method or "GET", response, started)
-
-
-def _unreachable(error: requests.exceptions.RequestException) -> Unreachable:
-    """Return our error for one of requests', with its cause in few words."""
-    root: BaseException = error
-    while (deeper := root.__cause__ or root.__context__) is not None:
-        root = deeper
-    return Unreachable(
-        str(root),
-        timed_out=isinstance(error, requests.exceptions.Timeout),
-        hopeless=isinstance(error, _HOPELESS) or bool(_REFUSED_TUNNEL.search(str(root))),
-    )
-
-
-class Cancel:
-    """Gives up what is sent with it, from any thread, at any time."""
-
-    def __init__(self) -> None:
-        self._cancelled = threading.Event()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._connection: HTTPConnection | None = None
-        self._wire: Wire | None = None
-        self._head: http.client.HTTPResponse | None = None
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether :meth:`cancel` was called."""
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        """Give up: who waits gets Cancelled at once, except during name look-up and connect."""
-        self._cancelled.set()
-        if self._pid != os.getpid():
-            return  # the connection is the parent's
-        with self._lock:
-            if self._wire is not None:
-                shutdown(self._wire.sock)
-            elif self._connection is not None and self._connection.sock is not None:
-                shutdown(self._connection.sock)
-
-    def check(self) -> None:
-        """Raise Cancelled if that is what happened."""
-        if self._cancelled.is_set():
-            raise Cancelled from None
+        while not self._interrupted.is_set():
+            try:
+                return attempt(self._sock)
+            except BlockingIOError as error:
+                if error.errno is None:
+                    raise  # not the system's: a signal handler raised it in here
+            except ssl.SSLWantReadError:
+                write = False
+            except ssl.SSLWantWriteError:
+                write = True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise Stalled
+            wait = wait_for_write if write else wait_for_read
+            wait(self._sock, None if left is None else min(left, _LONGEST_WAIT))
+        raise Cancelled
 
     def pause(self, seconds: float) -> None:
         """Wait; raises Cancelled."""
-        if self._cancelled.wait(seconds):
+        if self._interrupted.wait(seconds):
             raise Cancelled
 
-    def attach(self, connection: HTTPConnection) -> None:
-        """Remember *connection*; raise Cancelled if it comes too late."""
-        with self._lock:
-            self._connection = connection
-            self.check()
+    def interrupt(self) -> None:
+        """Have the thread that waits get Cancelled."""
+        self._interrupted.set()
+        if self._sock is not None:
+            shutdown(self._sock)
 
-    def answering(self, wire: Wire, head: http.client.HTTPResponse) -> None:
-        """Remember where the response is read from."""
-        with self._lock:
-            self._wire = wire
-            self._head = head
-
-    def answer(self, method: str, response: requests.Response, started: float) -> Answer:
-        """Return *response* as an Answer."""
-        wire, head = self._wire, self._head
-        if wire is None or head is None:
-            response.close()
-            raise TypeError("the session's adapter is not that of this package")
-        try:
-            return Answer(self, method, response, wire, head, started)
-        except FramingError:
-            response.close()
-            raise
-
-    def detach(self) -> None:
-        """Forget the connection, which another request may get next."""
-        with self._lock:
-            self._wire = self._connection = self._head = None
+    def close(self, sock: socket.socket | None = None) -> None:
+        """Close *sock* if it is given."""
+        if sock is not None:
+            sock.close()
 
 
-class Answer:
-    """A response: its *status*, its *headers*, and its body as it comes.
+#: Returns who waits for a socket.
+waiter = Waiter
 
-    *started* is when its request was sent, on the clock ``time.monotonic``.
+
+def dial(route: Route, limit: float | None) -> socket.socket:
+    """Return a connected socket that never blocks; *limit* is in seconds.
+
+    It counts for each address of the host.  Raises Unreachable.  In the main thread another
+    thread connects: what a signal handler raises inside urllib3 could be taken there for a
+    socket's (a ``TimeoutError`` for a time limit, an ``OSError`` for a reason to try the next
+    address); raised in a main thread that only waits, it comes out at once and as it is.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return _connect(route, limit)
+    call = _Connecting(route, limit)
+    threading.Thread(target=call.run, daemon=True).start()
+    try:
+        call.done.wait()
+    except BaseException:
+        call.abandon()
+        raise
+    return call.result()
 
-    def __init__(
-        self,
-        cancel: Cancel,
-        method: str,
-        response: requests.Response,
-        wire: Wire,
-        head: http.client.HTTPResponse,
-        started: float,
-    ) -> None:
-        self.status: int = response.status_code
-        self.headers: Message = head.headers
-        self.started = started
-        self.body = Body(method, self.status, self.headers)
-        self._cancel = cancel
-        self._response = response
-        self._wire = wire
-        self._head = head
-        self._closed = False
-        self._pid = os.getpid()
 
-    def receive(self, deadline: float | None) -> bytes:
-        """Return the next bytes of the body, or ``b""`` when it is complete.
+class _Connecting:
+    """A connection that another thread makes."""
 
-        Raises Cut, Stalled at *deadline*, and Cancelled.
-        """
-        if self._pid != os.getpid():
-            raise Cut("the connection belongs to the process that this one was forked from")
-        while not self.body.done:
-            if self._closed:
-                raise Cancelled
-            try:
-                data = self._wire.receive(deadline)
-                if not data:
-                    self._cancel.check()
-                if body := self.body.feed(data):
-                    return body
-            except Cut:
-                self._cancel.check()
-                raise
-        return b""
+    def __init__(self, route: Route, limit: float | None) -> None:
+        self.done = threading.Event()
+        self._route = route
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._sock: socket.socket | None = None
+        self._error: BaseException | None = None
 
-    def close(self) -> None:
-        """Give the connection back if the body is complete, close it otherwise."""
-        if self._closed:
-            return
-        if self._pid != os.getpid():
-            self.drop()
-            return
-        self._closed = True
-        self._cancel.detach()
-        if self.body.reusable and not self._wire.rest:
-            self._head.close()
-            self._response.raw.release_conn()
+    def run(self) -> None:
+        try:
+            sock = _connect(self._route, self._limit)
+        except BaseException as error:
+            self._error = error
         else:
-            self._response.close()
+            with self._lock:
+                if self._abandoned:
+                    sock.close()
+                self._sock = sock
+        self.done.set()
 
-    def drop(self) -> None:
-        """Close the connection, for a finaliser: nothing is asked that could wait.
+    def abandon(self) -> None:
+        """Close the socket, whether it is there or still to come."""
+        with self._lock:
+            self._abandoned = True
+            if self._sock is not None:
+                self._sock.close()
 
-        It may run while its own thread is in the middle of the pool, whose lock it holds.
-        """
-        if not self._closed:
-            self._closed = True
-            self._wire.drop(shared=self._pid != os.getpid())
+    def result(self) -> socket.socket:
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # no cycle of error, traceback, frame and this
+        assert self._sock is not None
+        return self._sock
+
+
+def _connect(route: Route, limit: float | None) -> socket.socket:
+    """Have requests and urllib3 connect, go through the proxy and do TLS; take the socket."""
+    request = requests.Request("GET", route.url).prepare()
+    proxies = {} if route.proxy is None else {route.scheme: route.proxy}
+    try:
+        # A pool of its own: nothing is shared with other threads, or kept in it.
+        pool: Any = HTTPAdapter().get_connection_with_tls_context(
+            request, route.verify, proxies, route.cert
+        )
+        connection = pool._new_conn()
+        connection.timeout = limit
+        if route.proxy is not None and route.scheme == "https":
+            pool._prepare_proxy(connection)  # connects, too
+        else:
+            connection.connect()
+    except (OSError, HTTPError) as error:
+        root: BaseException = error
+        while (deeper := root.__cause__ or root.__context__) is not None:
+            root = deeper
+        raise Unreachable(
+            str(root),
+            # A refused connection is a ConnectTimeoutError too, for urllib3.
+            timed_out=isinstance(error, (ConnectTimeoutError, TimeoutError))
+            and not isinstance(error, NewConnectionError),
+            hopeless=isinstance(error, _HOPELESS) or bool(_REFUSED_TUNNEL.search(str(root))),
+        ) from error
+    sock: socket.socket = connection.sock
+    sock.settimeout(0)
+    return sock

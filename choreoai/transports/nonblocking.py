@@ -1,261 +1,134 @@
-"""Requests sent over sockets on the running event loop, and their answers.
-
-A connection is a plain socket between two requests and belongs to no loop then.
-"""
+"""Below the async client: sockets connected on the event loop, as requests would have them."""
 
 from __future__ import annotations
 
-import http.client
-import io
 import os
-import re
 import socket
 import ssl
 import time
-from contextlib import suppress
-from email.message import Message
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Union
 from urllib.parse import urlsplit
 
-import requests
-from urllib3.util.wait import wait_for_read
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from choreo_wsgi.upstream.framing import FramingError
+from .base import Cut, Stalled, Unreachable, receive_some, send_some
+from .route import Route, proxy_authorization
+from .waiting import Waiter as Waiter
+from .waiting import waiter as waiter
 
-from ..policy import Timeout
-from .base import Body, Cancelled, Cut, Network
-from .connections import shutdown
-from .dialling import Route, dial, find_route, proxy_authorization, receive_some, send
-from .waiting import Waiter, waiter
-
-_IDLE_CONNECTIONS = 100
 _LONGEST_HEAD = 64 * 1024
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 
 
-class Transport:
-    """Sends requests; tasks may share it, and loops one after the other."""
+async def dial(route: Route, limit: float | None) -> socket.socket:
+    """Return a connected socket, without a time limit of its own; *limit* is in seconds.
 
-    def __init__(self, network: Network) -> None:
-        # For its settings alone: proxies, roots and what the environment says of them.
-        self._session = requests.Session()
-        self._session.proxies.update(network.proxies or {})
-        self._session.verify, self._session.cert = network.verify, network.cert
-        self._pid = os.getpid()
-        self._idle: dict[Route, list[socket.socket]] = {}
-
-    async def send(
-        self, request: requests.PreparedRequest, timeout: Timeout, cancel: Cancel
-    ) -> Answer:
-        """Send *request*; return the answer when its head is there.
-
-        Raises Unreachable, Stalled when the answer takes too long, Cut when the connection
-        breaks instead, FramingError for a head that contradicts itself, and Cancelled.
-        """
-        url = request.url or ""
-        route = find_route(self._session, url)
-        started = time.monotonic()
-        cancel.check()
-        sock = self._take(route)
-        if sock is None:
-            sock = await dial(route, timeout.connect)
-        waits = waiter(sock)
-        answer = Answer(self, route, sock, waits, cancel, started)
-        try:
-            cancel.attach(waits)
-            limit = timeout.first_byte
-            deadline = None if limit is None else time.monotonic() + limit
-            await answer.begin(request, deadline)
-        except BaseException:
-            answer.drop()
-            raise
-        return answer
-
-    def _take(self, route: Route) -> socket.socket | None:
-        """Return an idle connection on which nothing came since."""
-        if self._pid != os.getpid():
-            # A child of fork(): its parent reads the connections that are idle here.
-            self._idle, self._pid = {}, os.getpid()
-        idle = self._idle.get(route, [])
-        while idle:
-            sock = idle.pop()
-            if not wait_for_read(sock, 0):
-                return sock
-            sock.close()
-        return None
-
-    def keep(self, route: Route, sock: socket.socket) -> None:
-        """Take *sock* for the next request on *route*."""
-        idle = self._idle.setdefault(route, [])
-        idle.append(sock)
-        if len(idle) > _IDLE_CONNECTIONS:
-            idle.pop(0).close()
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for sock in connections:
-                sock.close()
-
-
-class Cancel:
-    """Gives up what is sent with it: for another task of the same loop."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._waits: Waiter | None = None
-
-    def cancel(self) -> None:
-        """Give up: who waits gets Cancelled at once, except while a connection is made."""
-        self.cancelled = True
-        if self._waits is not None:
-            self._waits.interrupt()
-
-    def check(self) -> None:
-        """Raise Cancelled if that is what happened."""
-        if self.cancelled:
-            raise Cancelled
-
-    def attach(self, waits: Waiter) -> None:
-        """Remember who waits; raise Cancelled if it comes too late."""
-        self._waits = waits
-        self.check()
-
-    def detach(self) -> None:
-        """Forget who waits: nobody."""
-        self._waits = None
-
-    async def pause(self, seconds: float) -> None:
-        """Wait; raises Cancelled."""
-        pausing = waiter()
-        self.attach(pausing)
-        try:
-            await pausing.pause(seconds)
-        finally:
-            pausing.close()
-            self.detach()
-
-
-class Answer:
-    """A response: its *status*, its *headers*, and its body as it comes.
-
-    *started* is when its request was sent, on the clock ``time.monotonic``.
+    It counts for each address of the host.  Raises Unreachable.
     """
+    proxy = None if route.proxy is None else urlsplit(route.proxy)
+    if proxy is not None and proxy.scheme != "http":
+        raise Unreachable(f"a proxy at {proxy.scheme}:// is not supported here", hopeless=True)
+    host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (route.host, route.port)
+    failure: Exception = OSError("no address")
+    try:
+        deadline = None if limit is None else time.monotonic() + limit
+        addresses = await _lookup(host, port, deadline)
+        for family, kind, protocol, _, address in addresses:
+            deadline = None if limit is None else time.monotonic() + limit
+            sock = socket.socket(family, kind, protocol)
+            try:
+                return await _establish(sock, address, route, deadline)
+            except (OSError, Cut, Stalled) as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+    except (OSError, Stalled) as error:
+        failure = error
+    if isinstance(failure, Stalled):
+        raise Unreachable(f"not within {limit} seconds", timed_out=True) from failure
+    hopeless = isinstance(failure, ssl.SSLError)
+    raise Unreachable(str(failure), hopeless=hopeless) from failure
 
-    status: int
-    headers: Message
-    body: Body
 
-    def __init__(
-        self,
-        transport: Transport,
-        route: Route,
-        sock: socket.socket,
-        waits: Waiter,
-        cancel: Cancel,
-        started: float,
-    ) -> None:
-        self.started = started
-        self._transport = transport
-        self._route = route
-        self._sock = sock
-        self._waits = waits
-        self._cancel = cancel
-        self._rest = b""  # received but not yet asked for
-        self._keep_alive = False
-        self._closed = False
-        self._pid = os.getpid()
+async def _lookup(host: str, port: int, deadline: float | None) -> list[Any]:
+    try:  # an address: nothing to look up
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await waiter().lookup(host, port, deadline)
 
-    async def begin(self, request: requests.PreparedRequest, deadline: float | None) -> None:
-        """Send *request* and read the head.  Raises what ``Transport.send`` does."""
-        with suppress(OSError):  # a server that does not want the rest may have answered
-            await send(self._waits, _request_bytes(request, self._route), deadline)
-        head = await self._read_head(deadline)
-        while head[9:10] == b"1":  # 100 Continue, 103 Early Hints: the answer is still to come
-            head = await self._read_head(deadline)
-        match = _STATUS.match(head)
-        if match is None:
-            raise FramingError("it is not HTTP")
+
+async def _establish(
+    sock: socket.socket, address: tuple[object, ...], route: Route, deadline: float | None
+) -> socket.socket:
+    """Connect *sock*, go through the proxy if there is one, and put TLS on it."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    waits = waiter(sock)
+    try:
         try:
-            self.headers = http.client.parse_headers(io.BytesIO(head[match.end() :]))
-        except http.client.HTTPException as error:
-            raise FramingError(str(error)) from error
-        self.status = int(match[2])
-        self.body = Body(request.method or "GET", self.status, self.headers)
-        said = (self.headers.get("Connection") or "").lower()
-        self._keep_alive = "close" not in said if match[1] == b"1" else "keep-alive" in said
-
-    async def _read_head(self, deadline: float | None) -> bytes:
-        """Return the bytes up to an empty line; what follows is the start of the body."""
-        data = self._rest
-        while not (found := _HEAD_END.search(data)):
-            if len(data) > _LONGEST_HEAD:
-                raise FramingError("its head is too long")
-            more = await self._receive(deadline)
-            if not more:
-                raise Cut("the connection was closed before the end of the response's head")
-            data += more
-        self._rest = data[found.end() :]
-        return data[: found.end()]
-
-    async def _receive(self, deadline: float | None) -> bytes:
-        try:
-            return await self._waits.perform(receive_some, False, deadline)
-        except ssl.SSLEOFError:
-            return b""
-        except OSError as error:
-            raise Cut(str(error)) from error
-
-    async def receive(self, deadline: float | None) -> bytes:
-        """Return the next bytes of the body, or ``b""`` when it is complete.
-
-        Raises Cut, Stalled at *deadline*, and Cancelled.
-        """
-        if self._pid != os.getpid():
-            raise Cut("the connection belongs to the process that this one was forked from")
-        while not self.body.done:
-            if self._closed:
-                raise Cancelled
-            data, self._rest = self._rest, b""
-            if body := self.body.feed(data or await self._receive(deadline)):
-                return body
-        return b""
-
-    def close(self) -> None:
-        """Give the connection back if the body is complete, close it otherwise."""
-        if self._closed or not (self.body.reusable and self._keep_alive) or self._rest:
-            self.drop()
-            return
-        self._closed = True
-        self._cancel.detach()
-        self._waits.close()
-        self._transport.keep(self._route, self._sock)
-
-    def drop(self) -> None:
-        """Close the connection; nothing is asked that could wait."""
-        if self._closed:
-            return
-        self._closed = True
-        self._cancel.detach()
-        if self._pid == os.getpid():
-            shutdown(self._sock)
-            self._waits.close(self._sock)
-        else:
-            self._sock.close()  # the parent's loop goes on with its own
+            sock.connect(address)
+        except BlockingIOError:
+            await waits.perform(_connected, True, deadline)
+        if route.scheme == "http":
+            return sock
+        if route.proxy is not None:
+            await _tunnel(waits, route, deadline)
+    finally:
+        waits.close()
+    secure = _context(route.verify, route.cert).wrap_socket(
+        sock, server_hostname=route.host, do_handshake_on_connect=False
+    )
+    waits = waiter(secure)
+    try:
+        await waits.perform(lambda _: secure.do_handshake(), True, deadline)
+    except BaseException:
+        waits.close()
+        secure.close()
+        raise
+    waits.close()
+    return secure
 
 
-def _request_bytes(request: requests.PreparedRequest, route: Route) -> bytes:
-    url = urlsplit(request.url or "")
-    authority = url.netloc.rpartition("@")[2]
-    target = request.path_url
-    headers = {"Host": authority, **request.headers}
-    if route.proxy is not None and route.scheme == "http":
-        target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
-        if authorization := proxy_authorization(route.proxy):
-            headers["Proxy-Authorization"] = authorization
-    lines = [f"{request.method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    body = request.body or b""
-    assert isinstance(body, bytes)
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+def _connected(sock: socket.socket) -> None:
+    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
+
+
+async def _tunnel(waits: Waiter, route: Route, deadline: float | None) -> None:
+    """Have the proxy connect to the server: RFC 9110, section 9.3.6.  Raises Unreachable."""
+    host = f"[{route.host}]" if ":" in route.host else route.host
+    lines = [f"CONNECT {host}:{route.port} HTTP/1.1", f"Host: {host}:{route.port}"]
+    if authorization := proxy_authorization(route.proxy):
+        lines.append(f"Proxy-Authorization: {authorization}")
+    request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    await waits.perform(partial(send_some, memoryview(request)), True, deadline)
+    head = b""
+    while b"\r\n\r\n" not in head:
+        more = await waits.perform(receive_some, False, deadline)
+        head += more
+        if not more or len(head) > _LONGEST_HEAD:
+            raise Cut("the proxy closed the connection")
+    status = head.split(b"\r\n", 1)[0].decode("latin-1")
+    code = status.split(" ")[1:2]
+    if not code or not code[0].startswith("2"):
+        raise Unreachable(f"the proxy refused the tunnel: {status}", hopeless=code[:1] < ["5"])
+
+
+@lru_cache(maxsize=8)
+def _context(verify: Union[bool, str], cert: Union[str, tuple[str, str], None]) -> ssl.SSLContext:
+    """Return what requests' settings *verify* and *cert* mean; reading the roots takes long."""
+    roots = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
+    if not roots:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif Path(roots).is_dir():
+        context = ssl.create_default_context(capath=roots)
+    else:
+        context = ssl.create_default_context(cafile=roots)
+    if cert:
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context

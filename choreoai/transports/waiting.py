@@ -15,36 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar, Union
 
 from .base import Cancelled, Stalled
 
 T = TypeVar("T")
 Attempt = Callable[[socket.socket], T]
-Lookup = list[tuple[Any, ...]]
-
-
-class Waiter(Protocol):
-    """Who waits for one socket (or for none, in ``pause``), on behalf of one task at a time."""
-
-    async def perform(self, attempt: Attempt[T], write: bool, deadline: float | None) -> T:
-        """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
-
-        It is tried when the socket is readable (or writable, with *write*).  Raises what
-        it raises, and Stalled at *deadline* (of ``time.monotonic``).
-        """
-
-    async def pause(self, seconds: float) -> None:
-        """Wait."""
-
-    async def lookup(self, host: str, port: int, deadline: float | None) -> Lookup:
-        """Return what ``socket.getaddrinfo`` does.  Raises Stalled at *deadline*."""
-
-    def interrupt(self) -> None:
-        """Have the task that waits get Cancelled."""
-
-    def close(self, sock: socket.socket | None = None) -> None:
-        """Stop watching, and close *sock* if it is given; from any thread."""
 
 
 class AsyncioWaiter:
@@ -67,6 +43,11 @@ class AsyncioWaiter:
         self._deadline: float | None = None
 
     async def perform(self, attempt: Attempt[T], write: bool, deadline: float | None) -> T:
+        """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
+
+        It is tried when the socket is readable (or writable, with *write*).  Raises what
+        it raises, Cancelled, and Stalled at *deadline* (of ``time.monotonic``).
+        """
         self._attempt = attempt
         self._watch(write)
         try:
@@ -78,10 +59,12 @@ class AsyncioWaiter:
         return result
 
     async def pause(self, seconds: float) -> None:
+        """Wait; raises Cancelled."""
         with suppress(Stalled):
             await self._wait(time.monotonic() + seconds)
 
-    async def lookup(self, host: str, port: int, deadline: float | None) -> Lookup:
+    async def lookup(self, host: str, port: int, deadline: float | None) -> list[Any]:
+        """Return what ``socket.getaddrinfo`` does.  Raises Stalled at *deadline*."""
         # A thousand streams that begin at once ask once, not a thousand threads.
         key = (self._loop, host, port)
         task = _lookups.get(key)
@@ -157,10 +140,12 @@ class AsyncioWaiter:
         self._reading = self._writing = False
 
     def interrupt(self) -> None:
+        """Have the task that waits get Cancelled."""
         if self._future is not None and not self._future.done():
             self._future.set_exception(Cancelled())
 
     def close(self, sock: socket.socket | None = None) -> None:
+        """Stop watching, and close *sock* if it is given; from any thread."""
         if threading.get_ident() != self._thread:  # a finaliser's
             # The descriptor must not become another's before the loop has forgotten it.
             with suppress(RuntimeError):  # the loop is closed
@@ -188,7 +173,7 @@ def _forget(key: tuple[Any, str, int], done: asyncio.Future[Any]) -> None:
 
 
 class TrioWaiter:
-    """Waits on trio's loop."""
+    """Waits on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
 
     def __init__(self, sock: socket.socket | None = None) -> None:
         import trio
@@ -222,7 +207,7 @@ class TrioWaiter:
         if self._interrupted:
             raise Cancelled
 
-    async def lookup(self, host: str, port: int, deadline: float | None) -> Lookup:
+    async def lookup(self, host: str, port: int, deadline: float | None) -> list[Any]:
         with self._limit(deadline):
             limiter = _trio_limiter(self._trio)  # two threads, however many streams begin
             return await self._trio.to_thread.run_sync(
@@ -264,6 +249,10 @@ def _trio_limiter(trio: Any) -> Any:
 
 
 _limiters: Any = None
+
+
+#: Who waits for one socket (or for none, in ``pause``), on behalf of one task at a time.
+Waiter = Union[AsyncioWaiter, TrioWaiter]
 
 
 def waiter(sock: socket.socket | None = None) -> Waiter:

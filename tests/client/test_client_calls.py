@@ -9,6 +9,7 @@ import threading
 import weakref
 
 import pytest
+import requests
 from scripted_server import DEADLINE, answer, chunk
 
 import choreoai
@@ -260,6 +261,24 @@ def test_through_a_tunnel(server, tls_server, clients, monkeypatch):
         assert "".join(stream.text) == "a" + "x" * 40_000
     assert server.requests[0].method == "CONNECT"
     assert server.connections == tls_server.connections == 1
+
+
+def test_the_network_settings_of_requests(server, tls_server, clients, monkeypatch, certificate):
+    """verify, proxies and a session, also against what the environment says."""
+    server.then(lambda peer: peer.json(COMPLETION))
+    tls_server.then(lambda peer: peer.json(COMPLETION))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", __file__)
+    for verify in (False, str(certificate[1])):
+        client = clients(tls_server.url, verify=verify)
+        client.chat.completions.create(model="m", messages=HI)
+    client = clients("http://server.invalid", proxies={"http": server.url})
+    client.chat.completions.create(model="m", messages=HI)
+    assert server.requests[0].path == "http://server.invalid/v1/chat/completions"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    session = requests.Session()
+    session.trust_env = False
+    clients(server.url, http_client=session).chat.completions.create(model="m", messages=HI)
+    assert server.requests[1].path == "/v1/chat/completions"
 
 
 def test_a_socks_proxy_is_refused_and_not_passed_by(server, clients, monkeypatch):
