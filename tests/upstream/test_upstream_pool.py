@@ -37,14 +37,21 @@ def read(exchange: Exchange) -> bytes:
     return body
 
 
+def asked(server: Upstream, pool: Client) -> Exchange:
+    """Return an exchange whose request has reached *server*, which does not answer yet."""
+    known = len(server.requests)
+    exchange = pool.send(post(server.url))
+    deadline = time.monotonic() + 10
+    while len(server.requests) == known:
+        assert time.monotonic() < deadline
+        exchange.receive(0.01)
+    return exchange
+
+
 def read_at_once(server: Upstream, pool: Client, count: int, hold: threading.Event) -> None:
     """Have *count* exchanges open at once, then read them all to their ends."""
     hold.clear()
-    exchanges = [pool.send(post(server.url)) for _ in range(count)]
-    for exchange in exchanges:
-        exchange.receive(0.05)
-    known = server.accepted
-    assert server.wait(lambda: len(server.requests) >= count) and known == server.accepted
+    exchanges = [asked(server, pool) for _ in range(count)]
     hold.set()
     for exchange in exchanges:
         assert read(exchange) == b"x"
@@ -97,8 +104,7 @@ def test_connections_kept_too_long_go_when_another_is_given_back(
     read_at_once(server, pool, 4, hold)
     assert server.wait(lambda: server.open == 4)
     hold.clear()
-    exchange = pool.send(post(server.url))
-    exchange.receive(0.05)
+    exchange = asked(server, pool)
     monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
     hold.set()
     assert read(exchange) == b"x"
@@ -109,8 +115,7 @@ def test_nothing_is_kept_after_the_client_was_closed(
     server: Upstream, client: Make, hold: threading.Event
 ) -> None:
     pool = client()
-    exchange = pool.send(post(server.url))
-    exchange.receive(0.05)
+    exchange = asked(server, pool)
     pool.close()
     hold.set()
     assert read(exchange) == b"x"
