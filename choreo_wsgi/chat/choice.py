@@ -114,6 +114,7 @@ class Choice:
                 delta["tool_calls"] = pieces
             if not pieces:
                 del delta["tool_calls"]
+                verdict = max(verdict, MENDED)
         return delta, verdict
 
     def _delta_instead(self, one: Members, delta: Json) -> Members:

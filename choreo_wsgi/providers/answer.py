@@ -27,8 +27,9 @@ _SHORTEST_SECRET = 8
 
 _STARRED = re.compile(r"[\w.-]*\*{3,}[\w-]*")
 
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
-_BLANK = b"\xef\xbb\xbf \t\r\n"
+#: How a body of Server-Sent Events begins, behind BLANK bytes.
+FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
 def _refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
@@ -66,7 +67,7 @@ class UpstreamAnswer:
         self._exchange = asking.begin()
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
-        self._begun: Exchange | None = None  # the exchange whose head has been looked at
+        self._begun: Exchange | None = None  # the exchange whose body has been looked at
         self._packing: _Unpacker | None = None
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
@@ -113,10 +114,10 @@ class UpstreamAnswer:
             raise
         if exchange.status is None:
             return b""
-        if self._begun is not exchange:
+        if data and self._begun is not exchange:
             self._begun = exchange
-            coding = exchange.headers.get("Content-Encoding", "identity").strip().lower()
-            self._packing = _Unpacker() if coding != "identity" else None
+            coding = exchange.headers.get("Content-Encoding", "").strip().lower()
+            self._packing = _Unpacker() if _is_packed(coding, data) else None
         if self._packing is not None:
             data = self._packing.unpack(data)
         if self.good:
@@ -124,7 +125,8 @@ class UpstreamAnswer:
         self._body += data
         asking = self._asking
         assert asking is not None
-        if exchange.status == 200:
+        well = 200 <= exchange.status < 300
+        if well:
             good = self._is_good(asking)
             if good or (exchange.ended and good is None):
                 self.good = True
@@ -135,29 +137,29 @@ class UpstreamAnswer:
                 return data
             if good is None:
                 return b""
-        limit = _MAX_DOCUMENT if exchange.status == 200 else _ERROR_BYTES
+        limit = _MAX_DOCUMENT if well else _ERROR_BYTES
         return self._refuse(asking) if exchange.ended or len(self._body) >= limit else b""
 
     def _is_good(self, asking: Asking) -> bool | None:
         """Whether the body begins as what was asked for; None: more of it must be seen."""
         if not asking.foreign:
             return True
-        start = bytes(self._body[:64]).lstrip(_BLANK) or bytes(self._body).lstrip(_BLANK)
+        start = bytes(self._body[:64]).lstrip(BLANK) or bytes(self._body).lstrip(BLANK)
         if not start:
             return None
         kind = self._exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if not asking.events or kind not in ("text/html", "application/json"):
             return start[:1] not in asking.foreign
-        if not start.startswith(_FIELDS) and any(field.startswith(start) for field in _FIELDS):
+        if not start.startswith(FIELDS) and any(field.startswith(start) for field in FIELDS):
             return None
-        return start.startswith(_FIELDS)
+        return start.startswith(FIELDS)
 
     def _refuse(self, asking: Asking) -> bytes:
         """Raise what the answer means, unless it is of use all the same."""
         exchange, body = self._exchange, bytes(self._body)
         status = exchange.status or 0
         self._body.clear()
-        if status == 200 and (unfolded := asking.unfold(body)) is not None:
+        if 200 <= status < 300 and (unfolded := asking.unfold(body)) is not None:
             self.good = True
             return unfolded
         other = asking.again(status, body)
@@ -185,6 +187,17 @@ class UpstreamAnswer:
     def close(self) -> None:
         """Break the exchange off."""
         self._exchange.close()
+
+
+def _is_packed(coding: str, data: bytes) -> bool:
+    """Whether a body that begins with *data* is packed: by its bytes, where they tell.
+
+    Neither JSON nor events nor AWS's messages begin with gzip's first byte; a body labelled
+    as packed may have been unpacked on its way.
+    """
+    if data[:1] == b"\x1f":
+        return True
+    return coding == "deflate" and not data.lstrip(BLANK).startswith((*FIELDS, b"{", b"[", b"<"))
 
 
 class _Unpacker:

@@ -57,7 +57,7 @@ _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_bal
 def find_error(value: Json) -> Json:
     """Return the part of *value*, a parsed answer or event, that reports an error, or None.
 
-    An error beside good choices counts too, as OpenRouter sends it.
+    An error beside choices, or in one of them, counts too, as OpenRouter sends it.
     """
     if isinstance(value, list):
         return next((found for one in value if (found := find_error(one)) is not None), None)
@@ -69,8 +69,11 @@ def find_error(value: Json) -> Json:
     state = value.get("base_resp")
     if isinstance(state, dict) and state.get("status_code"):
         return state
-    if value.get("choices"):
-        return None
+    choices = value.get("choices")
+    if choices:
+        inside = choices if isinstance(choices, list) else []
+        errors = (one.get("error") for one in inside if isinstance(one, dict))
+        return next(filter(None, errors), None)
     if value.get("object") == "error" or value.get("type") == "error":
         return value
     if any(value.get(name) for name in ("error_message", "error_msg", "errorMessage", "detail")):
@@ -85,7 +88,7 @@ def provider_error(
 ) -> ChoreoError:
     """Return *error*, an object of whatever shape, as our caller is told of it.
 
-    *status* is the answer's HTTP status; None, or 200, where the error itself has to name one.
+    *status* is the answer's HTTP status; None where the error itself has to name one.
     *retry_after* is in seconds.
     """
     found = find_error(error)
@@ -101,7 +104,7 @@ def provider_error(
     own = next((members[name] for name in _WORDS if _is_word(members.get(name))), None)
     if any(word.startswith(("context_length", "exceed_context_size")) for word in words):
         own = "context_length_exceeded"
-    if status is None or status == 200:
+    if status is None:
         status = next(_statuses(members, words), 502)
     if any(map(_NO_MONEY.search, words)):
         own = "insufficient_quota"
@@ -146,11 +149,11 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
     The names in *headers* are in lower case; *now* is the time in seconds since 1970.
     """
     message, error = read_body(body)
-    if status == 200:
+    if 200 <= status < 300:
         if find_error(error) is not None or (error and "choices" not in error):
             return provider_error(error)
         return UpstreamInvalid("the provider answered with a page where a stream was asked for")
-    if status < 200 or 300 <= status < 400:
+    if status < 400:
         return UpstreamInvalid(f"the provider answered {status}, which is not followed")
     error = {**error, "error": None, "message": message or f"the provider answered {status}"}
     return provider_error(error, status, retry_after(headers, now))

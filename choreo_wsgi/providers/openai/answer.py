@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from ... import sse
 from ...chat.answer import AnswerWriter
 from ...chat.completion import normalise_completion
 from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
-from ..answer import Asking, UpstreamAnswer
+from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
 from ..failures import find_error, provider_error
 from ..reading import parse_object, read_usage
 from .chunks import OpenAITranslator
@@ -161,14 +162,14 @@ class RelayedDocument(UpstreamAnswer):
         if not self.body_ended:
             return b""
         try:
-            document = self._read_document(bytes(self._document))
+            document = self._read_document(bytes(self._document).lstrip(BLANK))
         except ChoreoError as error:
             raise self.fail(error) from None
         self.ended = True
         return document
 
     def _read_document(self, body: bytes) -> bytes:
-        if body.lstrip().startswith((b"data:", b"event:", b"id:", b":")):
+        if body.startswith(FIELDS):
             return self._fold(body)
         reply = parse_object(body)
         failure = find_error(reply)
@@ -194,13 +195,19 @@ class RelayedDocument(UpstreamAnswer):
 
 
 def unfold(body: bytes) -> bytes | None:
-    """Return *body*, a plain completion, as the one event of a stream; None if it is none."""
-    try:
-        reply = parse_object(body)
-    except UpstreamInvalid:
-        return None
-    if find_error(reply) is not None or not reply.get("choices"):
-        return None
+    """Return *body* as the bytes of a stream of events, or None if it holds no answer.
+
+    It is a plain completion, which the normaliser takes as one chunk, or a chunk on each line.
+    """
     # Line ends stand outside of JSON's strings only.
-    line = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
-    return b"data: " + line + b"\n\ndata: [DONE]\n\n"
+    body = body.lstrip(BLANK)
+    whole = body.replace(b"\r", b" ").replace(b"\n", b" ")
+    for lines, end in (([whole], sse.DONE), (body.split(b"\n"), b"")):
+        lines = [line.strip() for line in lines if line.strip()]
+        try:
+            values = list(map(parse_object, lines))
+        except UpstreamInvalid:
+            continue
+        if values and not find_error(values) and all(value.get("choices") for value in values):
+            return b"".join([*map(sse.frame, lines), end])
+    return None

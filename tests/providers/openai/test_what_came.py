@@ -1,0 +1,175 @@
+"""What comes is read, whatever its head announces: events, documents, packed or not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playback_server import PlaybackServer
+
+from choreo_wsgi import sse
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.errors import ChoreoError, RateLimited, UpstreamInvalid, UpstreamTruncated
+from choreo_wsgi.providers.openai.presets import Mistral
+from choreo_wsgi.providers.openai.provider import OpenAI
+from choreo_wsgi.settings import Settings
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+FRAME = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+DOCUMENT = {
+    **FRAME,
+    "object": "chat.completion",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    ],
+}
+
+
+def chunk(delta: Any, finish: str | None = None) -> Any:
+    return {**FRAME, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+CHUNKS = [chunk({"role": "assistant", "content": ""}), chunk({"content": "Hi"}), chunk({}, "stop")]
+EVENTS = b"".join(sse.frame(json.dumps(one).encode()) for one in CHUNKS) + sse.DONE
+BODY = json.dumps(DOCUMENT, indent=1).encode()
+
+
+def http(body: bytes, kind: str = "text/event-stream", *more: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", *more, "Connection: close"]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def ask(
+    answer: bytes, stream: bool = True, key: str = "sk-very-secret", **body: Any
+) -> tuple[str, PlaybackServer]:
+    """Return the text that comes of *answer*, and the server that gave it."""
+    with PlaybackServer(answer) as server:
+        options = {"base_url": server.url, "api_key": key}
+        provider = (body.pop("type", OpenAI))("up", options, Settings())
+        sent = {"model": "m", "messages": MESSAGES, **body}
+        request = ChatRequest("m", sent["messages"], sent, stream=stream)
+        writer: Any = ChunkWriter("x", 1, "m") if stream else CompletionWriter("x", 1, "m")
+        reply = provider.answer(request, writer)
+        out = b""
+        deadline = time.monotonic() + 15
+        try:
+            while not reply.ended:
+                assert time.monotonic() < deadline
+                out += reply.receive(0.25)
+        finally:
+            reply.close()
+            provider.close()
+    if not stream:
+        return str(json.loads(out)["choices"][0]["message"]["content"]), server
+    lines = out.split(b"\n\n")[:-1]
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines]
+    return "".join(delta.get("content") or "" for delta in deltas), server
+
+
+KINDS = ("text/event-stream", "application/json", "text/html; charset=utf-8", "text/plain", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("start", [b"", b"\n\r\n", b"\xef\xbb\xbf", b": hello\n\n"])
+@pytest.mark.parametrize("status", ["200 OK", "201 Created"])
+def test_events_under_any_label(kind: str, start: bytes, status: str) -> None:
+    assert ask(http(start + EVENTS, kind, status=status))[0] == "Hi"
+    assert ask(http(start + EVENTS, kind, status=status), stream=False)[0] == "Hi"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_under_any_label(kind: str) -> None:
+    assert ask(http(BODY, kind), stream=False)[0] == "Hi"
+    assert ask(http(b"\n\n" + BODY, kind))[0] == "Hi"
+
+
+def test_a_chunk_on_each_line() -> None:
+    lines = b"".join(json.dumps(one).encode() + b"\n" for one in CHUNKS)
+    assert ask(http(lines, "application/x-ndjson"))[0] == "Hi"
+    with pytest.raises(UpstreamTruncated):
+        ask(http(lines[: lines.rindex(b"{", 0, -60)], "application/x-ndjson"))
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("pack", "label"),
+    [
+        (gzip.compress, "gzip"),
+        (gzip.compress, "x-gzip"),
+        (gzip.compress, ""),
+        (lambda body: gzip.compress(body[:50]) + gzip.compress(body[50:]), "gzip"),
+        (zlib.compress, "deflate"),
+        (raw_deflate, "deflate"),
+        (bytes, "gzip"),
+        (bytes, "deflate"),
+    ],
+)
+def test_a_body_that_is_packed_or_only_said_to_be(
+    pack: Callable[[bytes], bytes], label: str
+) -> None:
+    head = [f"Content-Encoding: {label}"] if label else []
+    assert ask(http(pack(EVENTS), KINDS[0], *head))[0] == "Hi"
+    assert ask(http(pack(BODY), KINDS[1], *head), stream=False)[0] == "Hi"
+    error = http(pack(b'{"error":"slow"}'), KINDS[1], *head, status="429 Too Many")
+    with pytest.raises(RateLimited, match="slow"):
+        ask(error)
+
+
+def test_a_body_that_unpacks_to_too_much() -> None:
+    bomb = gzip.compress(b"data: " + b" " * 100_000_000)
+    for stream in (True, False):
+        with pytest.raises(UpstreamInvalid, match="too much"):
+            ask(http(bomb, KINDS[0], "Content-Encoding: gzip"), stream=stream)
+    with pytest.raises(UpstreamInvalid, match="br"):
+        ask(http(b"x", KINDS[0], "Content-Encoding: br"))
+    with pytest.raises(UpstreamInvalid):
+        ask(http(b"\x1f\x8b\x08broken", KINDS[0], "Content-Encoding: gzip"))
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b'{"choices":[]}', b"[1]", b"{"])
+def test_what_holds_no_answer(body: bytes) -> None:
+    for kind in KINDS:
+        with pytest.raises(UpstreamInvalid):
+            ask(http(body, kind))
+
+
+def test_a_key_is_hidden_unless_it_could_be_any_word() -> None:
+    error = http(b'{"error":"no sk-very-secret, ok"}', KINDS[1], status="400 Bad")
+    with pytest.raises(ChoreoError, match=r"^no \*\*\*, ok$"):
+        ask(error)
+    with pytest.raises(ChoreoError, match=r"^no sk-very-secret, ok$"):
+        ask(error, key="ok")
+
+
+CALL = {"id": "call_0123456789", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_mistral_gets_ids_that_it_takes_and_no_stream_options() -> None:
+    history = [
+        *MESSAGES,
+        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "abcDEF123"}]},
+        {"role": "tool", "tool_call_id": CALL["id"], "content": "r"},
+        {"role": "tool", "tool_call_id": "abcDEF123", "content": "r"},
+    ]
+    for stream in (True, False):
+        answer = http(EVENTS if stream else BODY)
+        body = json.loads(ask(answer, stream, type=Mistral, messages=history)[1].asked[0].body)
+        calls = [call["id"] for call in body["messages"][1]["tool_calls"]]
+        assert calls == [message["tool_call_id"] for message in body["messages"][2:]]
+        assert calls[1] == "abcDEF123" and len(calls[0]) == 9 and calls[0].isalnum()
+        assert "stream_options" not in body
+
+
+def test_padding_is_refused_at_openai_alone() -> None:
+    body = json.loads(ask(http(EVENTS))[1].asked[0].body)
+    assert body["stream_options"] == {"include_usage": True}

@@ -1,0 +1,137 @@
+"""One reader for the errors of all providers, whatever their shape."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.errors import UpstreamInvalid
+from choreo_wsgi.providers.failures import find_error, provider_error, refusal, retry_after
+
+CHUNK = {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+SHAPES: list[tuple[Any, int]] = [
+    ({"error": {"message": "the cause", "type": "x", "code": None}}, 502),
+    ({"error": {"message": "the cause", "code": 429}}, 429),
+    ({"error": {"message": "the cause", "code": "429"}}, 429),
+    ({"error": {"message": "the cause", "status": 404}}, 404),
+    ({"error": {"message": "the cause", "type": "overloaded_error"}}, 503),
+    ({"error": {"message": "the cause", "code": "invalid_api_key"}}, 502),
+    ({"error": {"error": {"message": "the cause"}}}, 502),
+    ({"error": "the cause"}, 502),
+    ({"error": True, "message": "the cause"}, 502),
+    ({"error": ["the cause"]}, 502),
+    ({"error": {"message": {"detail": "the cause"}}}, 502),
+    ({"error": {"message": "Provider returned error", "metadata": {"raw": "the cause"}}}, 502),
+    ([{"error": {"message": "the cause", "status": "RESOURCE_EXHAUSTED"}}], 429),
+    ({"errors": [{"message": "the cause"}]}, 502),
+    ({"errors": ["the cause"]}, 502),
+    ({"detail": "the cause"}, 502),
+    ({"detail": [{"loc": ["body", "x"], "msg": "the cause"}]}, 502),
+    ({"object": "error", "message": "the cause", "type": "BadRequestError", "code": 400}, 400),
+    ({"choices": None, "error_type": "BadRequestError", "error_message": "the cause"}, 400),
+    ({"code": "InvalidParameter", "message": "the cause", "request_id": "x"}, 400),
+    ({"code": 1301, "msg": "the cause"}, 502),
+    ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "the cause"}}, 502),
+    ({"error_code": 336003, "error_msg": "the cause"}, 502),
+    ({"type": "error", "error": {"type": "rate_limit_error", "message": "the cause"}}, 429),
+    ({"title": "Bad", "status": 400, "detail": "the cause"}, 400),
+    ({**CHUNK, "error": {"message": "the cause", "code": 502}}, 502),
+    ({"choices": [{"index": 0, "error": {"message": "the cause", "code": 504}}]}, 504),
+]
+
+
+@pytest.mark.parametrize(("shape", "status"), SHAPES, ids=lambda shape: json.dumps(shape)[:40])
+def test_an_error_of_any_shape_is_found_and_told(shape: Any, status: int) -> None:
+    assert find_error(shape) is not None
+    error = provider_error(shape)
+    assert "the cause" in error.message and error.status == status
+    # As the body of a refusal the HTTP status counts.
+    error = refusal(422, {}, json.dumps(shape).encode(), 0)
+    assert "the cause" in error.message and error.status == 422
+    # In a document that came with 200 the error has to name one itself.
+    assert refusal(200, {}, json.dumps(shape).encode(), 0).status == status
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        CHUNK,
+        {},
+        {"choices": []},
+        {"choices": None, "usage": {}},
+        {**CHUNK, "error": None, "errors": [], "base_resp": {"status_code": 0, "status_msg": ""}},
+        {"type": "ping"},
+        {"code": 0, "msg": "success"},
+        "text",
+        [CHUNK],
+        None,
+    ],
+)
+def test_what_reports_no_error(good: Any) -> None:
+    assert find_error(good) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"<!doctype html><title>502</title>", b"\xff\xfe", b"{}"])
+def test_a_body_that_says_nothing(body: bytes) -> None:
+    message = refusal(503, {}, body, 0).message
+    assert message == "the provider answered 503" or "<" not in message
+    assert isinstance(refusal(200, {}, body, 0), UpstreamInvalid)
+    assert isinstance(refusal(302, {}, body, 0), UpstreamInvalid)
+
+
+def test_plain_text_is_its_own_message_cut_short() -> None:
+    assert refusal(500, {}, b"upstream connect error", 0).message == "upstream connect error"
+    assert len(refusal(500, {}, b"x" * 9000, 0).message) == 500
+    assert len(provider_error({"error": {"message": "x" * 9000}}).message) == 4000
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        (401, {"message": "m"}, "provider_authentication_failed"),
+        (402, {"message": "m"}, "provider_payment_required"),
+        (403, {"message": "m"}, "provider_permission_denied"),
+        (429, {"message": "m", "code": "insufficient_quota"}, "insufficient_quota"),
+        (429, {"message": "m", "type": "insufficient_quota"}, "insufficient_quota"),
+    ],
+)
+def test_what_trying_again_cannot_mend(status: int, error: Any, code: str) -> None:
+    found = refusal(status, {"retry-after": "1"}, json.dumps({"error": error}).encode(), 0)
+    assert found.code == code and ("x-should-retry", "false") in found.response_headers()
+    inside = provider_error({"error": {**error, "status": status}})
+    assert inside.code == code and inside.retry is False
+
+
+@pytest.mark.parametrize("name", ["context_length_exceeded", "exceed_context_size_error"])
+def test_a_prompt_that_is_too_long_has_one_code(name: str) -> None:
+    error = provider_error({"error": {"message": "m", "type": name}})
+    assert (error.status, error.code) == (400, "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "17"}, 17),
+        ({"retry-after": " 1.5 "}, 1.5),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "9" * 30}, None),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after": "Thu, 01 Jan 1970 00:02:00 GMT"}, 20),
+        (
+            {
+                "retry-after": "Wed, 21 Oct 2026 07:28:30 GMT",
+                "date": "Wed, 21 Oct 2026 07:28:00 GMT",
+            },
+            30,
+        ),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"retry-after": "Wed, 99 Oct 2026 07:28:30 GMT"}, None),
+    ],
+)
+def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, now=100.0) == seconds
