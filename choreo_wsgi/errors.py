@@ -8,6 +8,7 @@ class                   status  type                       codes, the class's ow
 ======================  ======  =========================  ==================================
 ChoreoError             500     server_error               internal_error
 ConfigurationError      500     server_error               configuration_error
+InsufficientStorage     507     server_error               insufficient_storage
 InvalidRequest          400     invalid_request_error      invalid_parameter_value,
                                                            invalid_json, missing_parameter,
                                                            invalid_parameter_type,
@@ -121,6 +122,13 @@ class ConfigurationError(ChoreoError):
 
     code = "configuration_error"
     retry = False
+
+
+class InsufficientStorage(ChoreoError):
+    """There is no room on the server's disk for what it has to keep."""
+
+    status = 507
+    code = "insufficient_storage"
 
 
 class InvalidRequest(ChoreoError):

@@ -37,6 +37,7 @@ WIRE = """
 410 invalid_request_error stream_gone
 429 rate_limit_error rate_limit_exceeded quota_exceeded
 500 server_error internal_error configuration_error
+507 server_error insufficient_storage
 502 provider_error provider_api_error provider_not_configured upstream_truncated
 502 provider_error upstream_invalid producer_lost
 503 service_unavailable_error service_overloaded server_shutting_down

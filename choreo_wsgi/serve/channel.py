@@ -13,6 +13,7 @@ is never held while waiting.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import socket
@@ -25,7 +26,7 @@ from typing import Any
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.receiver import ChunkedReceiver
-from waitress.utilities import BadRequest
+from waitress.utilities import BadRequest, Error
 
 from ..errors import ChoreoError
 from .tasks import Task
@@ -52,6 +53,20 @@ MAX_TRAILER = 8 * 1024
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
 
 
+class BodyNotKept(Error):
+    """There is no room for a request's body."""
+
+    code = 507
+    reason = "Insufficient Storage"
+
+
+class NoDescriptor(Error):
+    """There is no file descriptor left for a request's body."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+
 class Parser(HTTPRequestParser):
     """Refuses a body whose length could be read in two ways (RFC 9112, 6.1 and 6.3).
 
@@ -76,7 +91,15 @@ class Parser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         """Take bytes from the client; return how many belong to this request."""
         looked = self.headers_finished
-        consumed = int(super().received(data))
+        try:
+            consumed = int(super().received(data))
+        except OSError as error:  # a large body goes to a temporary file
+            logger.error("a request's body cannot be kept: %s", error)
+            self.body_rcv = None
+            full = error.errno not in (errno.EMFILE, errno.ENFILE)
+            self.error = (BodyNotKept if full else NoDescriptor)(str(error))
+            self.completed = self.unread = True
+            return len(data)
         if self.headers_finished and not (looked or self.completed or self._admitted(self)):
             self.close()
             self.body_rcv = None

@@ -19,7 +19,7 @@ from waitress.utilities import build_http_date
 
 from ..app.account import Account
 from ..app.request import request_id
-from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
+from ..errors import BodyTooLarge, ChoreoError, Exhausted, InsufficientStorage, InvalidRequest
 from ..streams.carrier import Load
 
 logger = logging.getLogger(__name__)
@@ -301,6 +301,10 @@ def _translate(error: Any) -> ChoreoError:
     """Return waitress's *error* as one of ours."""
     if error.code == 413:
         return BodyTooLarge("the request's body is too long")
+    if error.code == 507:
+        return InsufficientStorage("the server has no room for the request's body")
+    if error.code == 503:
+        return Exhausted("the server has no file descriptor left", retry_after=1)
     if error.code >= 500 and error.code != 501:
         return ChoreoError("the server failed")
     return InvalidRequest(f"{error.reason}: {error.body}", status=error.code)

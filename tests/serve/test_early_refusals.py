@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -134,3 +135,22 @@ def test_the_key_is_looked_at_once_for_each_request(served: Callable[..., Runnin
             client.send(body[at : at + 500_000])
         assert client.read_answer().status == 200
     assert len(asked) == 1
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_a_full_folder_of_temporary_files_is_said_to_be_full(
+    command: Callable[..., Any],
+) -> None:
+    """And the process goes on: the next request, which is small, is answered."""
+    server = command("--default-model", "echo")
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    large = {"model": "echo", "messages": [{"role": "user", "content": "x" * 3_000_000}]}
+    with server.connect() as client:
+        client.request("POST", "/v1/chat/completions", large)
+        answer = client.read_answer()
+        assert (answer.status, answer.error["code"]) == (507, "insufficient_storage")
+        assert client.at_end()
+    small = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+    with server.connect() as client:
+        client.request("POST", "/v1/chat/completions", small)
+        assert client.read_answer().status == 200
