@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nightly mutants check lint format sync types docs bench interop tools build clean
+.PHONY: help run test nightly mutants check lint format sync types docs bench soak interop tools build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -75,6 +75,9 @@ format: $(VENV)/.check  ## put the code into its format
 
 bench: $(VENV)/.bench  ## measure, beside hand-written relays; ratios within one run
 	$(BIN)/python -m bench
+
+soak: $(VENV)/bin/python  ## ten minutes of mixed load; every answer, memory, threads checked
+	$(BIN)/python -m bench.soak
 
 $(VENV)/.bench: setup.cfg setup.py | $(VENV)/bin/python
 	$(PIP) -e '.[test,bench]'

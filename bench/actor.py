@@ -1,0 +1,215 @@
+"""A provider that does what the question says, and our server in front of it.
+
+The question is JSON: ``{"frames": 20, "pause": 0.05}`` streams that many words, one in so many
+seconds; ``{"event": "kind"}`` sends one large event; ``{"fail": "status"}``, ``"cut"`` and
+``"error"`` fail before, in the middle of, and inside the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from choreo_wsgi.version import __version__
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+FAILURE = b'{"error":{"message":"as you wish","type":"server_error","code":null}}'
+
+
+def chunked(data: bytes) -> bytes:
+    """Return *data* as one chunk of a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(delta: str, finish: str = "null", more: str = "") -> bytes:
+    """Return a chat chunk as an event; the arguments are JSON."""
+    return (
+        'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+        f'"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{more}}}\n\n'
+    ).encode()
+
+
+#: Events of 7 MiB, within what is taken for one.
+EVENTS = {
+    "one word": lambda: event('{"content":"%s"}' % ("x" * 7_000_000)),
+    "escapes": lambda: event('{"content":"%s"}' % ("\\n" * 3_500_000)),
+    "quotes": lambda: event('{"content":"%s"}' % ('\\"' * 3_500_000)),
+    "pairs": lambda: event('{"content":"%s"}' % ("\\ud83d\\ude00" * 580_000)),
+    "lists": lambda: event("{}", more=',"x":[' + "[]," * 2_300_000 + "[]]"),
+    "objects": lambda: event("{}", more=',"x":[' + "{}," * 2_300_000 + "{}]"),
+    "deep": lambda: event("{}", more=',"x":' + "[" * 3_500_000),
+    "numbers": lambda: event("{}", more=',"x":[' + "1.5," * 1_750_000 + "1]"),
+}
+
+
+def word(number: int) -> str:
+    """Return the word that comes at place *number* of every answer."""
+    return f"word{number} "
+
+
+class Actor:
+    """The provider, on a free port of the loopback interface."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
+            while lines.readline():
+                length = 0
+                while (line := lines.readline()) not in (b"\r\n", b""):
+                    name, _, value = line.partition(b":")
+                    if name.lower() == b"content-length":
+                        length = int(value)
+                body = json.loads(lines.read(length) or b"{}")
+                if not self._act(connection, body):
+                    return
+
+    def _act(self, connection: socket.socket, body: dict[str, Any]) -> bool:
+        """Answer; return whether the connection goes on."""
+        if "messages" not in body:
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return True
+        try:
+            asked = json.loads(body["messages"][-1]["content"])
+        except ValueError:
+            asked = {}
+        if asked.get("fail") == "status":
+            head = (
+                b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            )
+            connection.sendall(head % len(FAILURE) + FAILURE)
+            return True
+        frames = asked.get("frames", 3)
+        if not body.get("stream"):
+            text = "".join(map(word, range(frames)))
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            document = json.dumps(
+                {"id": "c", "object": "chat.completion", "created": 1, "choices": [choice]}
+            ).encode()
+            kind = HEAD % b"application/json"
+            connection.sendall(kind + chunked(document) + b"0\r\n\r\n")
+            return True
+        connection.sendall(HEAD % b"text/event-stream")
+        connection.sendall(chunked(event('{"role":"assistant","content":""}')))
+        if asked.get("event"):
+            connection.sendall(chunked(EVENTS[asked["event"]]()))
+        for number in range(frames):
+            time.sleep(asked.get("pause", 0))
+            connection.sendall(chunked(event(f'{{"content":"{word(number)}"}}')))
+            if asked.get("fail") == "cut" and number == frames // 2:
+                return False
+            if asked.get("fail") == "error" and number == frames // 2:
+                connection.sendall(chunked(b"data: " + FAILURE + b"\n\n") + b"0\r\n\r\n")
+                return True
+        connection.sendall(chunked(event("{}", '"stop"') + b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        return True
+
+
+class Server:
+    """Our server, as a process; *port* is where it listens."""
+
+    def __init__(self, upstream: str, *options: str) -> None:
+        environment = {**os.environ, "OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "sk-up"}
+        words = [sys.executable, "-m", "choreo_wsgi", "serve", "--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen(
+            [*words, "--log-level", "error", *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        found = re.search(r"127\.0\.0\.1:(\d+)", self.process.stdout.readline())
+        if found is None:
+            raise RuntimeError(f"choreo-wsgi {__version__} did not start")
+        self.port = int(found[1])
+
+    @property
+    def _proc(self) -> Path:
+        return Path(f"/proc/{self.process.pid}")
+
+    def memory(self, name: str = "VmRSS") -> int:
+        """Return the kilobytes that the line *name* of /proc tells; VmHWM is the most so far."""
+        found = re.search(rf"^{name}:\s+(\d+)", (self._proc / "status").read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    def forget_peak(self) -> None:
+        """Have VmHWM begin anew."""
+        (self._proc / "clear_refs").write_text("5")
+
+    def threads(self) -> int:
+        """Return how many threads it has."""
+        return self.memory("Threads")
+
+    def descriptors(self) -> int:
+        """Return how many descriptors it has open."""
+        return len(list((self._proc / "fd").iterdir()))
+
+    def connect(self) -> socket.socket:
+        """Return a connection to it."""
+        connection = socket.create_connection(("127.0.0.1", self.port), 60)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def close(self) -> int:
+        """End it in the orderly way; return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def served(*options: str) -> Iterator[Server]:
+    """Run the actor and the server in front of it."""
+    server = Server(Actor().url, *options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def post(body: bytes, *fields: str, path: str = "/v1/chat/completions") -> bytes:
+    """Return the bytes of a request."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        "Connection: close",
+        *fields,
+        f"Content-Length: {len(body)}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chat(question: dict[str, Any], stream: bool = True, **more: Any) -> bytes:
+    """Return the body of a chat completion request with *question*."""
+    messages = [{"role": "user", "content": json.dumps(question)}]
+    return json.dumps({"model": "m", "stream": stream, "messages": messages, **more}).encode()
+
+
+def read(connection: socket.socket) -> bytes:
+    """Return all that comes."""
+    parts = []
+    while part := connection.recv(1 << 18):
+        parts.append(part)
+    return b"".join(parts)
