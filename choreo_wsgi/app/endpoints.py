@@ -19,7 +19,7 @@ from ..streams.stream import Control
 from .completions import Completions
 from .limits import demand_model
 from .pending import Pending
-from .request import Call, collector_off, read_body, trace
+from .request import Call, read_body, trace, while_parsing
 from .response import Response, json_response
 from .resumable import Resumption, is_resumable
 
@@ -101,7 +101,7 @@ class Endpoints:
     def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
         """Return the request in the body, and the body."""
         body = read_body(call.environ, self._settings)
-        with collector_off(len(body)):
+        with while_parsing(len(body)):
             request = api.read(body)
         betas = call.environ.get("HTTP_ANTHROPIC_BETA", "")
         return replace(request, trace=trace(call), betas=betas), body

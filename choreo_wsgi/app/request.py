@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -87,21 +88,29 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
     return body
 
 
-@contextlib.contextmanager
-def collector_off(size: int) -> Iterator[None]:
-    """Keep the cyclic collector off while a body of *size* bytes is parsed, if it is large.
+_one_large_body = threading.Lock()
 
-    A parser makes containers and no cycles, yet each time that it has made some hundred of
+
+@contextlib.contextmanager
+def while_parsing(size: int) -> Iterator[None]:
+    """Prepare for the parsing of a body of *size* bytes, if that is large.
+
+    One large body at a time: the parser has several copies of it, four bytes for each character
+    where there is an emoji, and two at once would be no faster.  Without the cyclic collector:
+    a parser makes containers and no cycles, yet each time that it has made some hundred of
     them the collector would look at others, and now and then at all that there are.
     """
-    if size < 64 * 1024 or not gc.isenabled():
+    if size < 64 * 1024:
         yield
         return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    with _one_large_body:
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_on:
+                gc.enable()
 
 
 def request_id(environ: Environ) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import threading
 from typing import Any
 
 import pytest
 
-from choreo_wsgi.app.request import read_body, request_id
+from choreo_wsgi.app.request import read_body, request_id, while_parsing
 from choreo_wsgi.errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
 from choreo_wsgi.settings import Settings
 
@@ -201,3 +203,32 @@ def test_other_request_ids_are_replaced(given: str) -> None:
     assert made.startswith("req_") and made.isascii() and made.isprintable()
     assert made != request_id({"HTTP_X_REQUEST_ID": given})
     assert request_id({}) != request_id({})
+
+
+def test_one_large_body_is_parsed_at_a_time_without_the_collector() -> None:
+    assert gc.isenabled()
+    entered = threading.Event()
+
+    def second() -> None:
+        with while_parsing(1_000_000):
+            entered.set()
+
+    with while_parsing(1_000_000):
+        assert not gc.isenabled()
+        thread = threading.Thread(target=second)
+        thread.start()
+        with while_parsing(1000):  # small ones wait for nobody
+            assert not entered.is_set()
+    assert entered.wait(10)
+    thread.join()
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError), while_parsing(1_000_000):
+            raise ZeroDivisionError
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
