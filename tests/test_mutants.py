@@ -20,7 +20,8 @@ def test_it_fits(fault: Fault) -> None:
     text = (ROOT / fault.file).read_text("utf-8")
     planted = fault.planted_in(text)
     assert fault.why and planted != text
-    ast.parse(planted)
+    if fault.file.endswith(".py"):
+        ast.parse(planted)
     for path in fault.tests:
         if path.startswith("tests/"):
             assert (ROOT / path.partition("::")[0]).exists(), path

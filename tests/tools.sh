@@ -12,6 +12,7 @@ look() {
 nginx nginx-light
 haproxy haproxy
 caddy caddy
+apache2 apache2-bin libapache2-mod-wsgi-py3
 redis-server redis-server
 chromium chromium
 node nodejs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
 import subprocess
@@ -15,7 +17,9 @@ import harness
 import kubernetes_validate
 import pytest
 import yaml
+from bare_site import bare_site
 from fleet import Nginx, accepts, free_port
+from real_server import Launched, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -226,9 +230,46 @@ def test_the_images_health_check(serve: Callable[..., Any]) -> None:
 # -- mod_wsgi -------------------------------------------------------------------------------
 
 
-def test_apache_passes_the_key_on() -> None:
-    lines = (ROOT / "deploy" / "apache.conf").read_text().splitlines()
-    assert "WSGIPassAuthorization On" in lines
+def test_apache_passes_the_key_on(require_tool: Callable[[str, str], str]) -> None:
+    """``deploy/apache.conf`` in a real Apache; without its line the key would not arrive."""
+    apache = require_tool("apache2", "apache2-bin")
+    module = Path("/usr/lib/apache2/modules/mod_wsgi.so")
+    if not module.exists():
+        require_tool("mod_wsgi", "libapache2-mod-wsgi-py3")
+    with bare_site() as folder:
+        (folder / "choreo.wsgi").write_text("from choreo_wsgi.wsgi import app as application\n")
+        text = (ROOT / "deploy" / "apache.conf").read_text()
+        text = text.replace("python-home=/opt/choreo-wsgi", f"python-path={folder}")
+        text = text.replace("/opt/choreo-wsgi", str(folder)).replace("threads=272", "threads=5")
+        compiled = subprocess.run([apache, "-l"], capture_output=True, text=True, check=True)
+        loads = [
+            f"LoadModule {name}_module {module.parent}/mod_{name}.so"
+            for name in ("mpm_event", "authn_core", "authz_core", "setenvif", "alias", "wsgi")
+            if f"mod_{name}.c" not in compiled.stdout
+        ]
+        who = ["User nobody", "Group nogroup"] if os.geteuid() == 0 else []
+        port = free_port()
+        lines = [
+            *(f"ServerRoot {folder}", "ServerName localhost", f"PidFile {folder}/pid"),
+            *(f"Listen 127.0.0.1:{port}", f"ErrorLog {folder}/errors", f"Mutex file:{folder}"),
+            *(*who, *loads, f"WSGISocketPrefix {folder}/wsgi", text),
+        ]
+        (folder / "apache.conf").write_text("\n".join(lines))
+        words = [apache, "-f", str(folder / "apache.conf"), "-DFOREGROUND"]
+        keys = {"CHOREO_API_KEYS": "k", "CHOREO_DEFAULT_MODEL": "none"}
+        one = Launched(words, port, environment(folder, **keys), folder / "log")
+        body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        key = {"Authorization": "Bearer k"}
+        try:
+            with one.connect() as client:
+                answer = client.exchange("GET", "/v1/models")
+                assert answer.status == 401, (folder / "errors").read_text()
+            with one.connect() as client:
+                client.request("POST", "/v1/chat/completions", body, key)
+                assert client.read_head().status == 200
+                assert json.loads(client.read_frame()[6:])["model"] == "echo"
+        finally:
+            one.abandon()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy").rglob("*")), ids=lambda p: p.name)

@@ -8,14 +8,13 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import harness
 import pytest
+from bare_site import bare_site
 
 Start = Callable[..., Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -213,17 +212,9 @@ def bare_python() -> Iterator[list[str]]:
     everybody = [path for path in (sys.executable, "/usr/bin/python3") if may_be_run(Path(path))]
     if not everybody:
         pytest.skip(f"others may not run {sys.executable}")
-    with tempfile.TemporaryDirectory() as folder:
-        site = Path(folder)
-        site.chmod(0o755)
-        for name in ("waitress", "requests", "urllib3", "certifi", "idna", "charset-normalizer"):
-            for file in distribution(name).files or ():
-                top = file.parts[0]
-                if top not in ("..", "__pycache__") and not (site / top).exists():
-                    (site / top).symlink_to(Path(str(distribution(name).locate_file(top))))
-        for ours in ("choreo_wsgi", "choreoai"):
-            (site / ours).symlink_to(Path(__file__).parents[2] / ours)
-        yield [everybody[0], "-I", "-S", "-c", f"import sys; sys.path.insert(0, {folder!r}); {RUN}"]
+    with bare_site() as site:
+        path = f"import sys; sys.path.insert(0, {str(site)!r}); "
+        yield [everybody[0], "-I", "-S", "-c", path + RUN]
 
 
 def may_be_run(executable: Path) -> bool:
