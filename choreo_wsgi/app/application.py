@@ -79,6 +79,7 @@ class Application:
             "active_streams": lambda: self._slots.active,
             "orphans": lambda: self._resumption.orphans.active,
             "readers": lambda: self._resumption.readers.active,
+            "replay_reachable": lambda: self._store.reachable,
         }
         self._metrics = self._make_metrics() if self.settings.metrics else None
         self._models = ModelList()
@@ -94,6 +95,7 @@ class Application:
             self._routes["/metrics"] = {"GET": self._metrics.response}
 
     def _admit(self, keys: Keys) -> None:
+        self._limited = keys.limited
         self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
 
@@ -119,12 +121,16 @@ class Application:
     def carry_with(self, carrier: Carrier) -> None:
         """Have *carrier*, the server's, go on with the streams without a client."""
         self._resumption.orphans.carrier = carrier
+        self.gauges["carried_streams"] = lambda: carrier.carried
+        self.gauges["loop_lag_seconds"] = lambda: carrier.lag
 
     def blocks(self, environ: Environ) -> bool:
         """Return whether the callable may block for this request, or work long."""
         path = environ.get("PATH_INFO", "")
-        if path.startswith("/v1/models"):
-            return True  # upstreams are asked for their lists
+        if path.startswith("/v1/models") or path == "/metrics":
+            return True  # upstreams are asked for their lists; much is written
+        if self._limits.blocking and self._limited and environ["REQUEST_METHOD"] == "POST":
+            return True
         if path.startswith(("/v1/streams/", "/v1/responses")) or "HTTP_CHOREO_RESUMABLE" in environ:
             return self._resumption.blocking
         return int(environ.get("CONTENT_LENGTH") or 0) > LARGE

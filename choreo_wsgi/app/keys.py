@@ -30,6 +30,16 @@ class KeyOptions:
     tokens_per_day: int = setting(0, "tokens read and written in 24 hours", minimum=0)
     expires: str = setting("", "date, or date and time (ISO 8601, UTC), from which it is refused")
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit that is counted."""
+        return bool(
+            self.max_streams
+            or self.requests_per_minute
+            or self.tokens_per_minute
+            or self.tokens_per_day
+        )
+
 
 @dataclass(frozen=True)
 class Key:
@@ -73,6 +83,11 @@ class Keys:
 
     def __bool__(self) -> bool:
         return bool(self._known)
+
+    @property
+    def limited(self) -> bool:
+        """Whether any key has a limit that is counted."""
+        return any(key.options.limited for key in self._known.values())
 
     def find(self, key: bytes) -> Key:
         """Return the key that is written *key*; raises AuthenticationError."""

@@ -50,7 +50,12 @@ class State:
 
 
 class Counters(Protocol):
-    """Where the limits are counted, by the id of a key and the name of a rule."""
+    """Where the limits are counted, by the id of a key and the name of a rule.
+
+    *blocking* is whether :meth:`take` may wait.
+    """
+
+    blocking: bool
 
     def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
         """Add the cost of each rule, or nothing if one has no room.
@@ -65,6 +70,8 @@ class Counters(Protocol):
 
 class MemoryCounters:
     """Counts within this process."""
+
+    blocking = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -120,6 +127,7 @@ class Limits:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
+        self.blocking = counters.blocking
         self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
 
     def take(self, account: Account, request: ChatRequest, calls: int) -> Lease | None:

@@ -42,10 +42,14 @@ _GAUGES = {
     "active_streams": "Completions that run, with a client or without",
     "orphans": "Resumable streams that go on without a client",
     "readers": "Readings of resumable streams",
-    "parked_streams": "Streams that wait without a worker",
-    "loop_lag_seconds": "How late the server's loop was at its last turn",
+    "carried_streams": "Streams that wait on the server's one loop, without a worker",
+    "loop_lag_seconds": "How long the loop's last round took, so how late it was for the others",
     "replay_reachable": "Whether the replay store can be reached",
 }
+
+
+#: How the figures of several processes become one; the others are added up.
+_MODES = {"loop_lag_seconds": "livemax", "replay_reachable": "livemin"}
 
 
 class Metrics:
@@ -88,9 +92,8 @@ class Metrics:
         #: Observes the seconds between two blocks of frames of a stream.
         self.gap = histogram("frame_gap_seconds", "Between frames of a stream", _GAPS).observe
         self._looks = {
-            name: self._gauge(name, text, mode="livemax" if "lag" in name else "livesum")
+            name: self._gauge(name, text, mode=_MODES.get(name, "livesum"))
             for name, text in _GAUGES.items()
-            if name != "replay_reachable" or "replay_reachable" in gauges
         }
         self._open = self._gauge(
             "breaker_open", "Whether a target is left out for failing", "target", mode="livemax"

@@ -90,6 +90,8 @@ _Settlement = tuple[str, Sequence[Rule], str]
 class RedisCounters:
     """Counts in the Redis at *url*; nothing is connected before the first use."""
 
+    blocking = True
+
     def __init__(self, url: str) -> None:
         client = connect(url)
         self._take: Any = client.register_script(_TAKE)

@@ -148,6 +148,11 @@ class Store(ABC):
 
     blocking: bool = True
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the store can be used now."""
+        return True
+
     @abstractmethod
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
         """Make a stream of *owner*.
