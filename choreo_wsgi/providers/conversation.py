@@ -91,6 +91,8 @@ def conversation(
             turn.parts[-1] = replace(turn.parts[-1], cache=cache)
         first = turn.role == "system" and not (system_anywhere and found.turns)
         (found.system if first else found.turns).append(turn)
+    if not blanks:
+        found.turns = list(_answered(found.turns, calls))
     last = found.turns[-1] if found.turns else None
     if last and last.role == "assistant" and last.parts and isinstance(last.parts[-1], Text):
         # What the model is to go on with; Claude refuses a blank at its end.
@@ -113,6 +115,17 @@ def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> 
         parts += calls.made(message, where)
         return Turn(role, parts, message, _thoughts(message, where))
     return Turn("system" if role == "developer" else role, parts, message)
+
+
+def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
+    """Yield *turns* with an empty result for each call that has none: a history that was broken
+    off inside a round of calls is refused for good without."""
+    for turn in turns:
+        yield turn
+        for part in turn.parts:
+            if isinstance(part, Call) and not calls.has_result(part.id):
+                result = Result(part.id, part.name, [Text(EMPTY)], calls.order(part.id))
+                yield Turn("tool", [result], {})
 
 
 def merged(turns: list[Turn]) -> list[tuple[str, list[Turn]]]:
@@ -173,6 +186,14 @@ class _Calls:
             given = _arguments(function.get("arguments"))
             cache = cache_control(call, f"{where}.tool_calls[{index}]")
             yield Call(id, function["name"], given, extra, cache)
+
+    def has_result(self, id: str) -> bool:
+        """Return whether the call with *id*, the provider's, has a result."""
+        return id in self._results
+
+    def order(self, id: str) -> int:
+        """Return the place of the call with *id*, the provider's, among all calls."""
+        return next(order for made, _, order in self._known.values() if made == id)
 
     def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
         """Return the result in a tool's *message*; nothing if it goes on with one before."""

@@ -33,7 +33,7 @@ from .conversation import Turn, conversation
 from .facts import BUILT_IN
 from .failures import failure
 from .parts import Call, Media, Result, Text
-from .reading import arguments, count, new_call_id, parse_object, text, whole_call
+from .reading import arguments, count, new_call_id, parse_object, picture, text, whole_call
 from .support import check, check_media, number
 from .tools import choice, functions, schema
 
@@ -206,6 +206,7 @@ class OllamaTranslator(Translator):
         self._new_call_id = new_call_id
         self._rest = bytearray()
         self._calls = 0
+        self._drawn = 0
         self._usage: Usage | None = None
 
     @property
@@ -260,6 +261,10 @@ class OllamaTranslator(Translator):
             items.append(Delta(reasoning=text(message["thinking"])))
         if message.get("content") or logprobs:
             items.append(Delta(text(message.get("content")), logprobs=logprobs))
+        for data in message.get("images") or ():
+            media_type = "image/jpeg" if text(data).startswith("/9j/") else "image/png"
+            items.append(picture(self._drawn, media_type, data))
+            self._drawn += 1
         for call in message.get("tool_calls") or ():
             function = call["function"]
             id = text(call.get("id")) or self._new_call_id()

@@ -31,10 +31,22 @@ def count(value: Json) -> int | None:
 
 
 def arguments(value: Json) -> str:
-    """Return a call's arguments, an object that came whole, as compact JSON text."""
+    """Return a call's arguments, which came whole, as compact JSON text.
+
+    Raises UpstreamInvalid for what is not an object, or the JSON text of one.
+    """
+    given = value
     if isinstance(value, str):
-        return value
-    return json.dumps(value if value is not None else {}, ensure_ascii=False, separators=(",", ":"))
+        try:
+            value = jsontext.parse(value, _decode) if value.strip() else {}
+        except ValueError:
+            value = [value]
+    value = {} if value is None else value
+    if not isinstance(value, dict):
+        raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
+    if isinstance(given, str) and value:
+        return given
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def whole_call(

@@ -60,16 +60,16 @@ def functions(request: ChatRequest) -> list[Function]:
                 param=f"tools[{index}].type",
             )
         function = tool["function"]
-        found.append(
-            Function(
-                function["name"],
-                function.get("description") or "",
-                function.get("parameters"),
-                function.get("strict") is True,
-                cache_control(tool, f"tools[{index}]")
-                or cache_control(function, f"tools[{index}].function"),
-            )
+        made = Function(
+            function["name"],
+            function.get("description") or "",
+            function.get("parameters"),
+            function.get("strict") is True,
+            cache_control(tool, f"tools[{index}]")
+            or cache_control(function, f"tools[{index}].function"),
         )
+        if made not in found:  # the same one twice is refused
+            found.append(made)
     wanted = request.body.get("tool_choice")
     if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
         allowed = set()

@@ -204,3 +204,36 @@ def test_a_schema_says_that_it_is_of_an_object() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {}}}}
     for type in PROVIDERS:
         assert '"type": "object"' in json.dumps(sent(type, tools=[tool]))
+
+
+BROKEN_OFF = {
+    "by the user": [USER, calling(call("c1"), call("c2")), result("one", "c1"), USER],
+    "at the end": [USER, calling(call("c1"), call("c2")), result("one", "c1")],
+    "by the assistant": [
+        *(USER, calling(call("c1"), call("c2")), result("one", "c1")),
+        {"role": "assistant", "content": "hm"},
+        USER,
+    ],
+}
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini"])
+@pytest.mark.parametrize("messages", BROKEN_OFF.values(), ids=BROKEN_OFF)
+def test_every_call_has_a_result(type: str, messages: list[dict[str, Any]]) -> None:
+    body = sent(type, messages=messages)
+    following = body["contents" if type == "gemini" else "messages"][2]
+    name = {"anthropic": "tool_use_id", "bedrock": "toolUseId", "gemini": "id"}[type]
+    assert list(members(following, name)) == ["c1", "c2"]
+
+
+def test_a_document_is_not_alone() -> None:
+    part = {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}
+    body = sent("bedrock", messages=[{"role": "user", "content": [part]}])
+    assert list(members(body["messages"], "text")) == ["(empty)"]
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_the_same_tool_twice_is_sent_once(type: str) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    body = sent(type, tools=[tool, tool])
+    assert list(members(body, "name")) == ["f"]

@@ -190,7 +190,10 @@ class _Blocks:
             blocks += [_reasoning(block) for block in turn.thoughts]
             for part in turn.parts:
                 blocks += _marked(self._block(part), part.cache)
-        return blocks or [{"text": EMPTY}]
+        # A document alone is refused too.
+        if not blocks or (_has(blocks, "document") and not _has(blocks, "text")):
+            blocks.insert(0, {"text": EMPTY})
+        return blocks
 
     def _block(self, part: Part) -> dict[str, Json]:
         if isinstance(part, Text):
@@ -232,6 +235,10 @@ class _Blocks:
             made = f"{name} {number}"
         self._names.add(made)
         return made
+
+
+def _has(blocks: list[dict[str, Json]], kind: str) -> bool:
+    return any(kind in block for block in blocks)
 
 
 def _reasoning(block: dict[str, Json]) -> dict[str, Json]:
