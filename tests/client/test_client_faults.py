@@ -54,6 +54,7 @@ def check(who):
 check("before")
 held = ask("held", stream=True)
 run((held.__next__ if kind == "sync" else held.__anext__)())
+check("again")  # leaves a connection idle
 child = os.fork()
 if child == 0:
     try:

@@ -83,18 +83,29 @@ def test_a_client_from_one_loop_to_the_next(server, run):
     asyncio.run(client.close())
 
 
-def test_a_time_limit(server, run):
-    silence = Silence(answer("a")[0])
-    server.then(silence)
-    limits = choreoai.Timeout(first_byte=DEADLINE, idle=0.05)
+def test_a_time_limit_that_moves(server, run):
+    """A second frame comes inside the limit that began with the first."""
+    left = threading.Event()
+
+    def script(peer):
+        peer.head()
+        peer.frame(answer("a")[0])
+        threading.Event().wait(0.05)
+        peer.frame(answer("a")[1])
+        peer.wait_until_left()
+        left.set()
+
+    server.then(script)
+    limits = choreoai.Timeout(first_byte=DEADLINE, idle=0.2)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url, timeout=limits) as client:
-            with pytest.raises(choreoai.APITimeoutError, match="nothing new"):
+            with pytest.raises(choreoai.APITimeoutError, match="nothing new") as caught:
                 await read(client)
+            assert caught.value.partial_text == "a"
 
     run(main)
-    assert silence.left.wait(DEADLINE)
+    assert left.wait(DEADLINE)
 
 
 def test_trio_cancels(server):

@@ -286,6 +286,10 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
     ("status", "headers", "delay"),
     [
         (429, {"retry-after": "3"}, 3.0),
+        (429, {"retry-after": "1.5"}, 1.5),
+        (429, {"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        (429, {"retry-after-ms": "0.5"}, 0.0005),
+        (429, {"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         (503, {"retry-after": DATE.strftime("%a, %d %b %Y %H:%M:%S GMT")}, 7.0),
         (503, {"retry-after": "0"}, 0.0),
         (503, {"retry-after": "3600"}, None),
