@@ -100,7 +100,7 @@ def while_parsing(size: int) -> Iterator[None]:
     a parser makes containers and no cycles, yet each time that it has made some hundred of
     them the collector would look at others, and now and then at all that there are.
     """
-    if size < 64 * 1024:
+    if size <= 64 * 1024:
         yield
         return
     with _one_large_body:

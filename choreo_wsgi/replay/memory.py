@@ -9,25 +9,15 @@ from collections import OrderedDict, deque
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .base import (
-    READ_BYTES,
-    Claim,
-    Fenced,
-    Reader,
-    Store,
-    Writer,
-    conflict,
-    gone,
-    new_id,
-    not_found,
-)
+from . import base
+from .base import READ_BYTES, Claim, Fenced, Reader, Store, Writer
 from .blocks import check_block, cut, cut_size, last_frame
 
 # Blocks are joined up to this size: the objects of many small blocks would take more
 # memory than their bytes.
 _CHUNK = 16 * 1024
-#: What an empty log costs, about, with its lock.
-OVERHEAD = 2048
+# What an empty log costs, about, with its lock and its places in the store's tables.
+_OVERHEAD = 3072
 
 
 def open_store(url: str, settings: Settings) -> MemoryStore:
@@ -63,7 +53,7 @@ class MemoryStore(Store):
             known = self._keys.get((owner, key)) if key is not None else None
             if known is not None:
                 if known.digest != digest:
-                    raise conflict()
+                    raise base.conflict()
                 return Claim(known.id, None)
             log = Log(self, owner, key, digest)
             self._logs[log.id] = log
@@ -79,7 +69,7 @@ class MemoryStore(Store):
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
         log = self._get(id, owner)
         if after + 1 < log.first:
-            raise gone(after, log.first)
+            raise base.gone(after, log.first)
         log.last_read = time.monotonic()
         return LogReader(log, after)
 
@@ -108,7 +98,7 @@ class MemoryStore(Store):
     def _get(self, id: str, owner: str) -> Log:
         log = self._logs.get(id)
         if log is None or log.owner != owner or (log.ended and log.expires <= time.monotonic()):
-            raise not_found()
+            raise base.not_found()
         return log
 
     def account(self, log: Log) -> None:
@@ -116,7 +106,7 @@ class MemoryStore(Store):
         with self._lock:
             if log.removed:
                 return
-            size = log.size + OVERHEAD
+            size = log.cost
             self.size += size - log.counted
             log.counted = size
             if log.ended and log.id not in self._ended:
@@ -149,7 +139,7 @@ class MemoryStore(Store):
         for log in sorted(self._logs.values(), key=lambda log: log.counted, reverse=True):
             with log.changed:
                 log.trim(log.size // 2)
-                size = log.size + OVERHEAD
+                size = log.cost
             self.size += size - log.counted
             log.counted = size
             if self.size <= goal:
@@ -185,7 +175,7 @@ class Log(Writer):
     blocking = False
 
     def __init__(self, store: MemoryStore, owner: str, key: str | None, digest: str) -> None:
-        self.id = new_id()
+        self.id = base.new_id()
         self.owner = owner
         self.key = key
         self.digest = digest
@@ -206,6 +196,11 @@ class Log(Writer):
         self._chunk = min(_CHUNK, self._limit // 4)
         self._chunks: deque[tuple[int, bytes]] = deque()  # (last number, frames)
         self._tail = bytearray()
+
+    @property
+    def cost(self) -> int:
+        """The bytes of memory that it takes, about."""
+        return _OVERHEAD + len(self.key or "") + self.size
 
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
         if self.ended:
@@ -305,9 +300,9 @@ class LogReader(Reader):
         if self._closed or self.ended:
             return b""
         if log.removed:
-            raise not_found()
+            raise base.not_found()
         if self.last + 1 < log.first:
-            raise gone(self.last, log.first)
+            raise base.gone(self.last, log.first)
         if log.last > self.last:
             self.last, frames = log.slice(self.last)
             self.ended = log.ended and self.last == log.last

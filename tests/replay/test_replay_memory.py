@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,34 @@ def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
     assert peak < 1.3 * most / 1024 / 1024 + 20
 
 
+@pytest.mark.parametrize(("key", "frames"), [("", 0), ("", 1), ("k" * 240, 1), ("k" * 240, 60)])
+def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
+    """Many logs of hardly anything are bounded as well as few long ones."""
+    count = 500
+    store = MemoryStore(ttl=60, stream_bytes=1_000_000, total_bytes=1_000_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            named = f"{key}{number:05}" if key else None
+            writer = store.create("alice", key=named, digest=f"{number:064}").writer
+            assert writer is not None
+            for last in range(1, frames + 1):
+                writer.append(frame(last, "x" * 100), 1, end=last == frames)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * taken < store.size < 2 * taken
+    store.close()
+
+
 def test_the_account_is_even_in_the_end() -> None:
-    store = MemoryStore(ttl=60, stream_bytes=4096, total_bytes=100_000)
+    store = MemoryStore(ttl=60, stream_bytes=4096, total_bytes=400_000)
     writers = [store.create("alice", key=str(n), digest="d").writer for n in range(100)]
     for writer in writers:
         assert writer is not None
         for number in range(1, 31):
             writer.append(frame(number, "x" * 100), 1)
-            assert store.size <= 100_000 + 100 * 2048
+            assert store.size <= 400_000
         writer.finish()
     for writer in writers:
         assert writer is not None
