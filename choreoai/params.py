@@ -129,13 +129,15 @@ def declared(function: F) -> F:
     return function
 
 
-def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(
+    params: Mapping[str, Any], names: frozenset[str] = _PARAMS
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the members of the body in *params*, and the options of the call.
 
-    Raises TypeError for a name that is neither.
+    Raises TypeError for a name that is not in *names*.
     """
     for name in params:
-        if name not in _PARAMS:
+        if name not in names:
             raise TypeError(
                 f"unexpected keyword argument {name!r}; a parameter that is not documented "
                 "goes into extra_body"

@@ -84,11 +84,11 @@ class Resumption:
         claim = self._store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
         if claim.writer is None:
             return self._joined(call, claim.id, 0)
-        return self.record(call, api, request, claim.writer, _head(call, claim.id))
+        return self.record(call, api, request, claim.writer, stream_head(call, claim.id))
 
     def _joined(self, call: Call, id: str, after: int) -> Response:
         response = self.play(call, id, after)
-        response.headers += _head(call, id)
+        response.headers += stream_head(call, id)
         return response
 
     @staticmethod
@@ -216,7 +216,8 @@ class Resumption:
         writer.append(*sse.number(ending(writer, error), writer.last + 1), end=True)
 
 
-def _head(call: Call, id: str) -> Headers:
+def stream_head(call: Call, id: str) -> Headers:
+    """Return the headers that tell a caller how to come back to stream *id*."""
     location = quote(call.environ.get("SCRIPT_NAME", ""), encoding="latin-1") + "/v1/streams/" + id
     return [("Choreo-Stream-Id", id), ("Content-Location", location)]
 

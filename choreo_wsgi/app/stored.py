@@ -34,7 +34,7 @@ from .completions import Completions
 from .pending import Pending
 from .request import Call
 from .response import Response, document, json_response
-from .resumable import Resumption
+from .resumable import Resumption, stream_head
 
 #: An id of ours; others belong to the provider.
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
@@ -83,7 +83,8 @@ class StoredResponses:
             raise
         kept = replace(request, stream=True, answer_id=id)
         if request.stream:
-            return self._resumption.record(call, api, kept, claim.writer)
+            head = stream_head(call, claim.id)
+            return self._resumption.record(call, api, kept, claim.writer, head)
         return self._begin(call, api, kept, claim.writer, bool(fields.get("background")))
 
     def _begin(
@@ -142,7 +143,10 @@ class StoredResponses:
             told = self._told(call, id)
             return failed_event(told.response("failed"), error, writer.last + 1 - _OFFSET)
 
-        return self._resumption.play(call, _stream_of(id), after, ending)
+        stream = _stream_of(id)
+        response = self._resumption.play(call, stream, after, ending)
+        response.headers += stream_head(call, stream)
+        return response
 
     def _document(self, call: Call, id: str) -> Response:
         return json_response(self._told(call, id).response("in_progress"))

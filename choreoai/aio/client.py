@@ -14,6 +14,7 @@ from ..reading import object_of
 from .call import AsyncCall
 from .completions import AsyncCompletions
 from .raw import AsyncRawCompletions, AsyncRawResponse, AsyncStreamedCompletions
+from .responses import AsyncResponses
 from .transport import AsyncTransport
 
 R = TypeVar("R")
@@ -34,6 +35,11 @@ class AsyncChoreoAI(BaseClient):
     def chat(self) -> AsyncChat:
         """Chat: ``chat.completions``."""
         return AsyncChat(self)
+
+    @cached_property
+    def responses(self) -> AsyncResponses:
+        """The Responses API."""
+        return AsyncResponses(self)
 
     @cached_property
     def models(self) -> AsyncModels:

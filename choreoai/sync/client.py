@@ -14,6 +14,7 @@ from ..reading import object_of
 from .call import Call
 from .completions import Completions
 from .raw import RawCompletions, RawResponse, StreamedCompletions
+from .responses import Responses
 from .transport import Transport
 
 R = TypeVar("R")
@@ -34,6 +35,11 @@ class ChoreoAI(BaseClient):
     def chat(self) -> Chat:
         """Chat: ``chat.completions``."""
         return Chat(self)
+
+    @cached_property
+    def responses(self) -> Responses:
+        """The Responses API."""
+        return Responses(self)
 
     @cached_property
     def models(self) -> Models:

@@ -36,7 +36,7 @@ class _Face:
 
     def __getattr__(self, name):
         value = getattr(self._inner, name)
-        if name in ("chat", "completions", "models"):
+        if name in ("chat", "completions", "models", "responses"):
             return _Face(self._loop, value)
         if hasattr(value, "__anext__"):
             return AsyncFace(self._loop, value)

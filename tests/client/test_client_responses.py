@@ -1,0 +1,132 @@
+"""``client.responses`` against the server itself, through connections that break."""
+
+from __future__ import annotations
+
+import harness
+import pytest
+
+import choreoai
+
+WORDS = " ".join(f"w{number}" for number in range(60))
+
+
+@pytest.fixture
+def app(application):
+    return application({"slow": {"type": "echo", "models": "slow", "delay_ms": "5"}})
+
+
+@pytest.fixture
+def served(app, serve):
+    return serve(app)
+
+
+@pytest.fixture
+def responses(clients, served):
+    return clients(served.url).responses
+
+
+def test_a_response_and_its_stream(responses):
+    response = responses.create(model="slow", input="one two", instructions="be brief")
+    assert (response.output_text, response.status) == ("one two", "completed")
+    assert response.usage.output_tokens == 2
+    stream = responses.create(model="slow", input="one two", stream=True)
+    events = list(stream)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].type == "response.completed"
+    assert stream.response.output_text == stream.partial_text == "one two"
+    assert responses.create(model="slow", input="a", stream=True).get_final_response().id
+
+
+def test_one_in_the_background(responses):
+    begun = responses.create(model="slow", input=WORDS, background=True)
+    assert begun.status == "queued"
+    stream = responses.retrieve(begun.id, stream=True)
+    assert stream.get_final_response().output_text == WORDS
+    rest = list(responses.retrieve(begun.id, stream=True, starting_after=9))
+    assert rest[0].sequence_number == 10
+    assert responses.retrieve(begun.id).output_text == WORDS
+    responses.delete(begun.id)
+    with pytest.raises(choreoai.NotFoundError):
+        responses.retrieve(begun.id)
+
+
+def test_one_is_cancelled(responses):
+    stream = responses.create(model="slow", input=WORDS, stream=True, resumable=True)
+    id = next(stream).response.id
+    assert responses.cancel(id).status == "cancelled"
+    with pytest.raises(choreoai.APIError) as raised:
+        list(stream)
+    assert WORDS.startswith(raised.value.partial_text)
+
+
+def numbered(first, last):
+    """Return the events *first* to *last* of a response of eight."""
+    events = [{"type": "response.created", "response": {"id": "resp_1", "output": []}}]
+    events += [{"type": "response.output_text.delta", "delta": f"w{n} "} for n in range(6)]
+    events += [{"type": "response.completed", "response": {"id": "resp_1", "output": []}}]
+    return [{**events[n], "sequence_number": n} for n in range(first, last + 1)]
+
+
+def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
+    def begin(peer):
+        assert peer.request.json()["background"] is True
+        peer.head(Choreo_Stream_Id="strm_1")
+        for event in numbered(0, 3):
+            peer.frame(event, event["sequence_number"] + 2)
+        peer.reset()
+
+    def go_on(peer):
+        assert (peer.request.path, peer.request.headers["last-event-id"]) == (
+            "/v1/streams/strm_1",
+            "5",
+        )
+        peer.head(Choreo_Stream_Id="strm_1")
+        for event in numbered(3, 7):  # one comes twice
+            peer.frame(event, event["sequence_number"] + 2)
+        peer.end()
+
+    server.then(begin, go_on)
+    stream = clients(server.url).responses.create(model="m", input="x", stream=True, resumable=True)
+    assert [event.sequence_number for event in stream] == list(range(8))
+    assert stream.partial_text == "w0 w1 w2 w3 w4 w5 "
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([(0, {"type": "response.created"}), (2, {"type": "response.completed"})], "is missing"),
+        ([(0, {"type": "response.created"})], "before the end"),
+        ([(0, {"type": "response.failed", "response": {"status": "failed", "error":
+            {"code": "server_error", "message": "broken"}}})], "broken"),
+        ([(0, {})], "no event"),
+    ],
+)  # fmt: skip
+def test_what_does_not_end_well_raises(clients, server, events, message):
+    def script(peer):
+        peer.head()
+        for number, event in events:
+            peer.frame({**event, "sequence_number": number})
+        peer.end()
+
+    server.then(script)
+    stream = clients(server.url).responses.create(model="m", input="x", stream=True)
+    with pytest.raises(choreoai.APIError, match=message):
+        list(stream)
+
+
+def test_a_failed_answer_raises(clients, server):
+    failed = {"status": "failed", "error": {"code": "server_error", "message": "broken"}}
+    server.then(lambda peer: peer.json(failed))
+    with pytest.raises(choreoai.APIError, match="broken"):
+        clients(server.url).responses.create(model="m", input="x")
+
+
+def test_a_parameter_of_another_name(responses):
+    with pytest.raises(TypeError, match="max_tokens"):
+        responses.create(model="slow", input="x", max_tokens=5)
+
+
+def test_nothing_is_left_running(app, responses):
+    with responses.create(model="slow", input=WORDS, stream=True) as stream:
+        next(stream)
+    harness.wait_until(lambda: app.active == 0, "the stream goes on")
