@@ -22,6 +22,7 @@ openssl openssl
 curl curl
 uwsgi uwsgi-core uwsgi-plugin-python3
 cc gcc
+prometheus prometheus
 END
 }
 look
