@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.message import Message
 from typing import Protocol
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
 from .connect import Steps
 from .connection import POLLIN, POLLOUT, Connection, wait
 from .framing import Framing, FramingError
-from .head import Head, head_end, parse_head
+from .head import Head, Headers, head_end, parse_head
 
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
@@ -71,7 +70,7 @@ class Exchange:
     def __init__(self, lender: Lender, method: str, request: bytes) -> None:
         self.status: int | None = None
         self.reason: str | None = None
-        self.headers: Message = Message()  # its keys are found in any case
+        self.headers = Headers()
         #: Whether the body was returned to its end.
         self.ended = False
         self._lender = lender

@@ -11,8 +11,7 @@ Pure, and nothing of ours is imported: the client (``choreoai``) reads with it t
 from __future__ import annotations
 
 import re
-from email.message import Message
-from typing import Protocol
+from typing import Any, Protocol
 
 #: Longest line of a chunk's size with its extensions, and longest trailer section.
 _MAX_LINE = 4096
@@ -232,7 +231,14 @@ class Chunked:
             raise Truncated
 
 
-def framing_of(method: str, status: int, headers: Message) -> Framing:
+class Headers(Protocol):
+    """Headers whose names are found in any case, such as ``email.message.Message``."""
+
+    def get_all(self, name: str, /) -> list[Any] | None:
+        """Return the values of all headers called *name*, or None."""
+
+
+def framing_of(method: str, status: int, headers: Headers) -> Framing:
     """Return how the body of the answer to *method* ends: RFC 9112, section 6.3.
 
     Raises FramingError when the head contradicts itself or names a transfer coding other

@@ -53,6 +53,14 @@ def test_where_the_body_ends(head: str, framing: type, keep: bool) -> None:
     assert type(parsed.framing) is framing and parsed.keep_alive is keep
 
 
+def test_headers_are_found_in_any_case_folded_and_repeated() -> None:
+    text = "HTTP/1.1 200 OK\nX-A:  one \nx-a: two\n\tgoes on\nno header\nX-B:\n\n"
+    for ends in ("\r\n", "\n"):
+        headers = parse_head(text.replace("\n", ends).encode(), "POST").headers
+        assert headers.get_all("X-A") == ["one", "two goes on"]
+        assert (headers.get("X-B", "c"), headers.get("X-C", "c")) == ("", "c")
+
+
 def test_the_answer_to_head_has_no_body() -> None:
     assert parse("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "HEAD").framing.done
 
