@@ -54,7 +54,9 @@ IMPURE = {
 
 #: The only modules that may import what not every program has use for.
 ONLY = {
-    "waitress": {f"choreo_wsgi.serve.{name}" for name in ("channel", "loop", "server", "tasks")},
+    "waitress": {
+        f"choreo_wsgi.serve.{name}" for name in ("channel", "loop", "parser", "server", "tasks")
+    },
     "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
     "prometheus_client": {"choreo_wsgi.app.metrics"},
