@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, Union
 
-from .base import Cancelled, Stalled
+from .base import Cancelled, Stalled, receive_some
 
 T = TypeVar("T")
 Attempt = Callable[[socket.socket], T]
@@ -37,31 +37,27 @@ class AsyncioWaiter:
         self._sock = sock
         self._fd = -1 if sock is None else sock.fileno()
         self._future: asyncio.Future[Any] | None = None
-        self._attempt: Attempt[Any] | None = None
+        self._attempt: Attempt[Any] = receive_some
         self._reading = self._writing = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: float | None = None
 
-    async def perform(self, attempt: Attempt[T], write: bool, deadline: float | None) -> T:
-        """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
+    def perform(
+        self, attempt: Attempt[T], write: bool, deadline: float | None
+    ) -> asyncio.Future[T]:
+        """Await ``attempt(sock)``, made as soon as the socket lets it come to an end.
 
         It is tried when the socket is readable (or writable, with *write*).  Raises what
         it raises, Cancelled, and Stalled at *deadline* (of ``time.monotonic``).
         """
         self._attempt = attempt
         self._watch(write)
-        try:
-            result: T = await self._wait(deadline)
-        finally:
-            self._attempt = None
-            if self._writing:
-                self._unwatch()
-        return result
+        return self._begin(deadline)
 
     async def pause(self, seconds: float) -> None:
         """Wait; raises Cancelled."""
         with suppress(Stalled):
-            await self._wait(time.monotonic() + seconds)
+            await self._begin(time.monotonic() + seconds)
 
     async def lookup(self, host: str, port: int, deadline: float | None) -> list[Any]:
         """Return what ``socket.getaddrinfo`` does.  Raises Stalled at *deadline*."""
@@ -78,15 +74,20 @@ class AsyncioWaiter:
         except asyncio.TimeoutError:
             raise Stalled from None
 
-    async def _wait(self, deadline: float | None) -> Any:
+    def _begin(self, deadline: float | None) -> asyncio.Future[Any]:
+        """Return what the waiting task awaits: no coroutine, which would cost each read more."""
         future = self._future = self._loop.create_future()
         self._deadline = deadline
         if deadline is not None and (self._timer is None or deadline < self._due):
             self._set_timer(deadline)
-        try:
-            return await future
-        finally:
-            self._future = None
+        return future
+
+    def _end(self) -> asyncio.Future[Any] | None:
+        """Return what is still awaited, to be ended; nothing is awaited from now on."""
+        future, self._future = self._future, None
+        if self._writing:
+            self._unwatch()
+        return None if future is None or future.done() else future
 
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
@@ -96,17 +97,15 @@ class AsyncioWaiter:
 
     def _ring(self) -> None:
         self._timer = None
-        future, deadline = self._future, self._deadline
-        if future is None or future.done() or deadline is None:
+        if self._future is None or self._future.done() or self._deadline is None:
             return
-        if time.monotonic() < deadline:
-            self._set_timer(deadline)
-        else:
+        if time.monotonic() < self._deadline:
+            self._set_timer(self._deadline)
+        elif (future := self._end()) is not None:
             future.set_exception(Stalled())
 
     def _ready(self) -> None:
-        future = self._future
-        if future is None or future.done() or self._attempt is None or self._sock is None:
+        if self._future is None or self._future.done() or self._sock is None:
             self._unwatch()  # nobody takes what comes: it stays in the socket
             return
         try:
@@ -118,19 +117,22 @@ class AsyncioWaiter:
         except ssl.SSLWantWriteError:
             self._watch(write=True)
         except Exception as error:
-            future.set_exception(error)
+            if (future := self._end()) is not None:
+                future.set_exception(error)
         else:
-            future.set_result(result)
+            if (future := self._end()) is not None:
+                future.set_result(result)
 
     def _watch(self, write: bool) -> None:
-        if write and not self._writing:
-            self._unwatch()
-            self._loop.add_writer(self._fd, self._ready)
-            self._writing = True
-        elif not write and not self._reading:
-            self._unwatch()
-            self._loop.add_reader(self._fd, self._ready)
-            self._reading = True
+        if self._writing if write else self._reading:
+            return
+        self._unwatch()
+        try:
+            (self._loop.add_writer if write else self._loop.add_reader)(self._fd, self._ready)
+        except NotImplementedError:
+            message = "this event loop cannot watch sockets; asyncio.SelectorEventLoop can"
+            raise RuntimeError(message) from None
+        self._writing, self._reading = write, not write
 
     def _unwatch(self) -> None:
         if self._reading:
@@ -141,8 +143,8 @@ class AsyncioWaiter:
 
     def interrupt(self) -> None:
         """Have the task that waits get Cancelled."""
-        if self._future is not None and not self._future.done():
-            self._future.set_exception(Cancelled())
+        if (future := self._end()) is not None:
+            future.set_exception(Cancelled())
 
     def close(self, sock: socket.socket | None = None) -> None:
         """Stop watching, and close *sock* if it is given; from any thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +30,11 @@ def on_uvloop(main):
     pytest.importorskip("uvloop").run(main())
 
 
-@pytest.fixture(params=[on_asyncio, on_trio, on_uvloop])
+def on_anyio(main):
+    pytest.importorskip("anyio").run(main, backend="trio")
+
+
+@pytest.fixture(params=[on_asyncio, on_trio, on_uvloop, on_anyio])
 def run(request):
     """Runs an async function on one of the loops."""
     return request.param
@@ -106,6 +111,48 @@ def test_a_time_limit_that_moves(server, run):
 
     run(main)
     assert left.wait(DEADLINE)
+
+
+def test_tls(tls_server, run):
+    tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000, "b")))
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=tls_server.url) as client:
+            for _ in range(2):
+                assert await read(client) == "a" + "x" * 40_000 + "b"
+
+    run(main)
+    assert tls_server.connections == 1
+
+
+def test_a_handshake_that_never_comes(run):
+    """The limit for connecting holds for TLS too."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        limits = choreoai.Timeout(connect=0.1)
+
+        async def main():
+            client = choreoai.AsyncChoreoAI(base_url=url, timeout=limits, max_retries=0)
+            with pytest.raises(choreoai.APITimeoutError, match="could not connect"):
+                await client.models.list()
+
+        run(main)
+        with pytest.raises(choreoai.APITimeoutError, match="could not connect"):
+            choreoai.ChoreoAI(base_url=url, timeout=limits, max_retries=0).models.list()
+
+
+def test_a_body_that_fills_the_connection(server, run):
+    """It is sent in pieces, as the server takes them."""
+    text = "x" * 8_000_000
+    server.then(lambda peer: peer.json({"object": "list", "data": [{"id": "m"}]}))
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            messages = [{"role": "user", "content": text}]
+            await client.chat.completions.create(model="m", messages=messages)
+
+    run(main)
+    assert server.requests[0].json()["messages"][0]["content"] == text
 
 
 def test_trio_cancels(server):
