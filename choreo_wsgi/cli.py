@@ -76,19 +76,22 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     for name, (text, run) in _COMMANDS.items():
         usage = f"choreo-wsgi {name} [--config FILE] [--SETTING VALUE ...]"
         command = commands.add_parser(
-            name, usage=usage, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
+            name, usage=usage, help=text, description=_sentence(text), allow_abbrev=False
         )
         command.set_defaults(run=run, parser=command)
         command.add_argument("--config", metavar="FILE", default="", help="the ini file")
         _add_settings(command, shown=name == "serve")
     for name, (text, module) in ELSEWHERE.items():
         command = commands.add_parser(
-            name, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
+            name, help=text, description=_sentence(text), allow_abbrev=False
         )
         if name == called:
             found = importlib.import_module(module)
             found.add_arguments(command)
             command.set_defaults(run=found.run, parser=command)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = ["--config", *(_flag(item.name) for item, _ in table())]
@@ -115,6 +118,10 @@ def _add_settings(command: argparse.ArgumentParser, shown: bool) -> None:
         else:
             action = "append" if item.name == "listen" else "store"
             command.add_argument(flag, action=action, metavar=_metavar(item, hint), **common)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _flag(setting: str) -> str:

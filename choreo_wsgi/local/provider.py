@@ -129,9 +129,7 @@ class Local(Provider):
             raise ProviderNotConfigured(f"there is no model file {path.name} (setting local_model)")
         if not self._launch.model:
             raise ProviderNotConfigured("there is no home folder to look for the local model in")
-        raise ProviderNotConfigured(
-            "the local model is not on this machine yet: run choreo-wsgi fetch-model"
-        )
+        raise ProviderNotConfigured(f"the local model is not installed yet: {weights.missing()}")
 
 
 def _gguf_file(file: str) -> Path:

@@ -110,6 +110,14 @@ def test_the_help_of_what_only_shows_is_short(run: Run, command: str) -> None:
     assert "--config FILE" in shown and "choreo-wsgi serve --help" in shown
 
 
+def test_the_bare_command_says_what_there_is(run: Run) -> None:
+    done = run()
+    assert done.returncode == 2
+    for name in ("serve", "models", "settings", "fetch-model", "key", "check", "chat"):
+        assert f"\n    {name} " in done.stderr or f"\n    {name}\n" in done.stderr
+    assert "Serve completions over HTTP." in run("serve", "--help").stdout
+
+
 # -- models -------------------------------------------------------------------------------
 
 
