@@ -97,11 +97,15 @@ def _text(inside: bytes) -> str:
 
 
 class ToolCalls:
-    """The calls of one choice; *new_id* makes the id of one that came without."""
+    """The calls of one choice; *new_id* makes the id of one that came without.
+
+    ``state`` counts what changes the meaning of later pieces: which call an index stands for.
+    """
 
     def __init__(self, new_id: Callable[[], str] = new_call_id) -> None:
         self.calls: list[Call] = []
         self.begun: list[Call] = []  # by their numbers
+        self.state = 0
         self._new_id = new_id
         self._by_index: dict[int, Call] = {}
         self._by_key: dict[tuple[int | None, str], Call] = {}
@@ -165,6 +169,7 @@ class ToolCalls:
             return None  # it begins when its name has come
         call.number, call.custom = len(self.begun), kind == "custom"
         self.begun.append(call)
+        self.state += 1
         if not call.id:
             id = self._new_id()
         body = {"name": call.name, member: call.arguments}
@@ -173,12 +178,14 @@ class ToolCalls:
     def _open(self, index: int | None, id: str) -> Call:
         call = Call(index, id)
         self.calls.append(call)
+        self.state += 1
         self._know(call, index, id)
         return call
 
     def _know(self, call: Call, index: int | None, id: str) -> None:
-        if index is not None:
+        if index is not None and self._by_index.get(index) is not call:
             self._by_index[index] = call
+            self.state += 1
         if id:
             self._by_key[index, id] = self._by_key[None, id] = call
 

@@ -16,19 +16,20 @@ KEPT, MENDED, CHANGED = range(3)
 
 
 class Choice:
-    """The choice *index*; *new_id* makes ids of tool calls.
+    """The choice *index*; *new_id* makes ids of tool calls."""
 
-    ``state`` counts what changes the meaning of later pieces: calls that begin, and the finish.
-    """
-
-    __slots__ = ("begun", "calls", "finished", "index", "state")
+    __slots__ = ("begun", "calls", "finished", "index")
 
     def __init__(self, index: int, new_id: Callable[[], str]) -> None:
         self.index = index
         self.begun = False  # its role was sent
         self.finished = False
-        self.state = 0
         self.calls = ToolCalls(new_id)
+
+    @property
+    def state(self) -> int:
+        """A count of what changes the meaning of later pieces: calls, and the finish."""
+        return self.calls.state + self.finished
 
     def take(self, one: Members, may_be_empty: bool) -> tuple[list[Members], int]:
         """Mend *one*, this choice in a chunk, in place; return what to send and what it became.
@@ -85,7 +86,6 @@ class Choice:
         ours, native = finish_reason(word, bool(self.calls.calls), message)
         due = self.calls.close() if ours == "tool_calls" else []
         self.finished = True
-        self.state += 1
         finish = {"index": self.index, "delta": {}, "finish_reason": ours, **(native or {})}
         if not due:
             return [finish]
@@ -106,9 +106,7 @@ class Choice:
             verdict = max(verdict, MENDED)
         given = delta.get("tool_calls")
         if given is not None:
-            known = len(self.calls.begun)
             pieces = self.calls.take(given)
-            self.state += len(self.calls.begun) - known
             if pieces != given:
                 verdict = CHANGED
                 delta["tool_calls"] = pieces

@@ -122,10 +122,13 @@ def read_usage(usage: Mapping[str, Json]) -> Usage:
     completion = usage.get("completion_tokens_details")
     prompt = prompt if isinstance(prompt, dict) else {}
     completion = completion if isinstance(completion, dict) else {}
+    read, written = (count(usage.get(name)) or 0 for name in ("prompt_tokens", "completion_tokens"))
+    total = count(usage.get("total_tokens"))
     return Usage(
-        count(usage.get("prompt_tokens")) or 0,
-        count(usage.get("completion_tokens")) or 0,
+        read,
+        written,
         count(prompt.get("cached_tokens")),
         count(prompt.get("cache_write_tokens")),
         count(completion.get("reasoning_tokens")),
+        total if total != read + written else None,
     )

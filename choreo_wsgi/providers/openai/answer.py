@@ -208,6 +208,6 @@ def unfold(body: bytes) -> bytes | None:
             values = list(map(parse_object, lines))
         except UpstreamInvalid:
             continue
-        if values and not find_error(values) and all(value.get("choices") for value in values):
+        if values and not find_error(values) and any(value.get("choices") for value in values):
             return b"".join([*map(sse.frame, lines), end])
     return None

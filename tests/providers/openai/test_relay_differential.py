@@ -33,7 +33,12 @@ class Writer:
         self.alike = random.random() < 0.5
         self.space = random.choice(("", "", " ", "  "))
         self.shuffled = random.random() < 0.2
-        self.extra = random.choice(("", "", "usage", "nested", "content", "padding", "twice"))
+        self.extra = random.choice(
+            ("", "", "usage", "nested", "content", "reasoning", "padding", "twice")
+        )
+        #: What nine of ten deltas are: then patterns are learned, and met by something else.
+        self.usual = random.choice(("", "content", "reasoning", "call", "spaced"))
+        self.renamed = random.choice(("reasoning", "reasoning_content"))
 
     def member(self, name: str, value: str) -> str:
         return f'"{name}":{self.space}{value}'
@@ -46,23 +51,26 @@ class Writer:
 
     def text(self) -> str:
         pieces = [self.random.choice(INSIDE) for _ in range(self.random.randrange(5))]
-        if self.random.random() < 0.004:
+        if self.random.random() < 0.01:
             pieces.append(self.random.choice(BROKEN))
         return '"' + "".join(pieces) + '"'
 
     def delta(self) -> str:
         random, member, object = self.random, self.member, self.object
         kind = random.choices(("content", "reasoning", "call", "both", "spaced"), (60, 9, 20, 5, 6))
+        if self.usual and random.random() < 0.9:
+            kind = [self.usual]
         if kind == ["content"]:
             return object(member("content", self.text()))
         if kind == ["spaced"]:
-            return object(f'"content" :{self.text()}')
+            # Not where it is looked for, and always the same: another text may seem to be it.
+            return object(f'"{random.choice(("content", self.renamed))}" :"same"')
         if kind == ["reasoning"]:
-            return object(member(random.choice(("reasoning", "reasoning_content")), self.text()))
+            return object(member(self.renamed, self.text()))
         if kind == ["both"]:
             return object(member("content", self.text()), member("reasoning", self.text()))
-        index = random.choice(("", member("index", "0"), member("index", "1")))
-        if random.random() < 0.2:
+        index = random.choice(("", member("index", "1"), *[member("index", "0")] * 8))
+        if random.random() < 0.1:
             name = object(member("name", '"f"'), member("arguments", '""'))
             id = member("id", f'"c{random.randrange(3)}"')
             piece = object(index, id, member("type", '"function"'), member("function", name))
@@ -77,10 +85,11 @@ class Writer:
             spaced = f'"usage"{random.choice(("", " "))}:{random.choice(("", " "))}null'
             return [spaced if not self.alike else '"usage":null']
         if self.extra == "nested":
-            usage = random.choice((['"usage":null'], []))
-            return [*usage, member("x", self.object(member("usage", "null"), member("y", "1.50")))]
-        if self.extra == "content":
-            return [member("x", self.object(member("content", self.text())))]
+            usage = random.choice(('"usage":null', ""))
+            inner = member("x", self.object(member("usage", "null"), member("y", "1.50")))
+            return random.choice(([usage, inner], [inner, usage]))
+        if self.extra in ("content", "reasoning"):
+            return [member("x", self.object(member(self.extra, self.text())))]
         if self.extra == "padding":
             return [member("obfuscation", json.dumps("x" * random.randrange(9)))]
         if self.extra == "twice":

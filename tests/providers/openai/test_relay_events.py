@@ -477,7 +477,9 @@ def test_usage_on_every_chunk_is_taken_out() -> None:
     stream = [ROLE, *map(counted, range(1, 30)), STOP, sse.DONE]
     for blocks in ([b"".join(stream)], stream):
         frames, error, relay = relay_all(blocks)
-        assert error is None and relay.usage == Usage(4, 29) and b"usage" not in frames
+        assert (
+            error is None and relay.usage == Usage(4, 29, total_tokens=9) and b"usage" not in frames
+        )
         assert len(chunks(frames)) == 31
 
 
@@ -494,7 +496,7 @@ def test_usage_in_detail() -> None:
         b'"completion_tokens_details":{"reasoning_tokens":5},"cost":0.1',
     )
     frames, _, relay = relay_all([ROLE, STOP, detailed, sse.DONE], include_usage=True)
-    assert relay.usage == Usage(4, 7, cached_tokens=0, reasoning_tokens=5)
+    assert relay.usage == Usage(4, 7, cached_tokens=0, reasoning_tokens=5, total_tokens=12)
     assert frames.endswith(detailed)
 
 
