@@ -60,9 +60,10 @@ def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
     if kind in ("function_call_output", "custom_tool_call_output"):
         content = _parts(item["output"], f"{where}.output")
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
-    raise InvalidRequest(
-        f"{where}: this model takes no items of type {kind!r}", param=f"{where}.type"
-    )
+    told = "this model takes no items of type"
+    if kind == "item_reference":
+        told = "with store: false a client sends the items themselves; not kept here is an"
+    raise InvalidRequest(f"{where}: {told} {kind!r}", param=f"{where}.type")
 
 
 def _call(item: dict[str, Json]) -> dict[str, Json]:
