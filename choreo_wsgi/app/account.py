@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,7 +34,7 @@ class Observer(Protocol):
         """Count the tokens of a generation that is over."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Account:
     """One request, from its head to its last byte; each field is filled when it is known.
 
@@ -98,9 +98,9 @@ class Account:
             return
         self.finished = time.monotonic()
         self.outcome = outcome or self.outcome or "ok"
-        members = self.to_dict()
-        pairs = [f"{name}={_quoted(value)}" for name, value in members.items() if value is not None]
-        logger.info("%s", " ".join(pairs), extra={"account": members})
+        if logger.isEnabledFor(logging.INFO):
+            members = self.to_dict()
+            logger.info("%s", _line(members), extra={"account": members})
         if self.observer is not None:
             self.observer.finished(self)
 
@@ -125,6 +125,15 @@ class Account:
             "frames": self.frames or None,
             "client": self.client or None,
         }
+
+
+def _line(members: Mapping[str, str | int | float | None]) -> str:
+    """Return the text of the log line, with the tokens as ``usage=IN+OUT``."""
+    told = {**members, "tokens_in": None, "tokens_out": None}
+    if members["tokens_in"] is not None:
+        told["tokens_in"] = f"{members['tokens_in']}+{members['tokens_out']}"
+    pairs = ((name if name != "tokens_in" else "usage", told[name]) for name in told)
+    return " ".join(f"{name}={_quoted(value)}" for name, value in pairs if value is not None)
 
 
 def _quoted(value: object) -> str:

@@ -55,7 +55,8 @@ class Key:
 
     def allows(self, model: str) -> bool:
         """Return whether the key may use *model*, under the name that the caller sent."""
-        return any(fnmatchcase(model, pattern) for pattern in self.options.models)
+        patterns = self.options.models
+        return "*" in patterns or any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
 #: The caller of a server that has no keys.

@@ -138,6 +138,8 @@ class Limits:
         """
         key = account.key
         options = key.options
+        if not options.limited:
+            return None
         prompt = answer = 0
         if options.tokens_per_minute or options.tokens_per_day:
             texts = (content_text(message.get("content")) for message in request.messages)
@@ -153,8 +155,6 @@ class Limits:
             Rule("day", options.tokens_per_day, 86400, min(tokens, options.tokens_per_day)),
         ]
         rules = [rule for rule in rules if rule.limit]
-        if not rules:
-            return None
         lease = secrets.token_hex(8)
         refused, states = self._counters.take(key.id, rules, lease)
         account.headers = _headers(rules, states)
