@@ -170,7 +170,8 @@ def gunicorn(tmp_path: Path) -> Iterator[Launched]:
     """Two processes of gunicorn."""
     config = tmp_path / "choreo.ini"
     config.write_text(
-        "[choreo]\nmetrics = on\n[provider slow]\ntype = echo\ndelay_ms = 50\nmodels = slow\n"
+        "[choreo]\nmetrics = on\nheartbeat_seconds = 0.2\n"
+        "[provider slow]\ntype = echo\ndelay_ms = 60000\nmodels = slow\n"
     )
     folder = tmp_path / "metrics"
     folder.mkdir()
@@ -207,17 +208,23 @@ def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
 
     clients = [Client(address) for _ in range(8)]
     for client in clients:
-        client.request("POST", CHAT, chat("w " * 40, model="slow", stream=True))
+        client.request("POST", CHAT, chat("w w", model="slow", stream=True))
+    wait_until(lambda: look()["choreo_active_streams", ()] == 8, "both tell what runs", 30)
     for client in clients:
-        assert client.read_head().status == 200
-    wait_until(lambda: look()["choreo_active_streams", ()] == 8, "both tell what runs")
-    for client in clients:
-        assert client.read_body().endswith(b"data: [DONE]\n\n")
-        client.close()
-    wait_until(lambda: look()["choreo_active_streams", ()] == 0, "both tell what runs")
+        client.reset()
+    wait_until(lambda: look()["choreo_active_streams", ()] == 0, "both tell what runs", 30)
+    assert look()["choreo_client_disconnects_total", ()] == 8
+    for number in range(8):
+        with Client(address) as client:
+            body = chat("w " * 40, model="echo", stream=True)
+            client.request("POST", CHAT, body, {"Connection": "close"})
+            assert client.read_head().status == 200
+            assert client.read_body().endswith(b"data: [DONE]\n\n"), number
+    wait_until(lambda: ("chat", "echo", "completed") in requests_of(look()), "they are counted")
+    wait_until(lambda: requests_of(look())["chat", "echo", "completed"] == 8, "all are counted")
     found = look()
-    assert requests_of(found)["chat", "slow", "completed"] == 8
-    assert found["choreo_tokens_total", ("out", "", "slow")] == 8 * 40
+    assert requests_of(found)["chat", "slow", "client_closed"] == 8
+    assert found["choreo_tokens_total", ("out", "", "echo")] == 8 * 40
     assert found["choreo_first_token_seconds_count", ()] == 8
 
     def lines() -> int:
