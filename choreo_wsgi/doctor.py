@@ -140,6 +140,8 @@ class Answer:
         """What is wrong with it, in a few words."""
         if not self.status:
             return self.problem
+        if 300 <= self.status < 400:
+            return f"HTTP {self.status} to {self.headers.get('location', 'nowhere')}: ask there"
         if self.status != 200:
             found = re.search(r'"message": ?"([^"]+)', self.text)
             return f"HTTP {self.status}" + (f" ({found[1]})" if found else "")

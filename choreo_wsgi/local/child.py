@@ -1,9 +1,9 @@
 """The local model's process: ``python -m choreo_wsgi.local.child``.
 
-It reads its orders, one line of JSON, from standard input; loads the model; serves the
-OpenAI API on the socket that it was told; writes one line of JSON to standard output, which
-says how to reach it or why it cannot be; and leaves when standard input ends.  The other
-end of that pipe is the parent's, and the kernel closes it however the parent ends.
+It reads its orders, one line of JSON, from standard input; loads the model; serves the OpenAI
+API on the socket that the orders name; reports, in one line of JSON on standard output, how to
+reach it or why it failed; and leaves when standard input ends.  The parent holds the other end
+of that pipe, and the kernel closes it however the parent ends.
 
 This module is all that runs in the process: it imports nothing of the server.
 """
@@ -32,20 +32,27 @@ _SPARE_THREADS = 16
 
 
 def main() -> None:
-    """Load, tell, serve, leave."""
-    report = _claim_stdout()
+    """Load the model, report, serve until the parent closes the pipe, and leave."""
+    # The report goes to standard output; what native code prints goes to stderr.
+    report = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     orders = json.loads(sys.stdin.buffer.readline())
     # A Ctrl-C or a service manager's SIGTERM reaches the whole group at once; the parent
     # still finishes its streams then, and closes the pipe when it is done.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    _offer_to_the_oom_killer()
+    # When memory runs out this process should go, not the server, which can restart it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     try:
         with _leaving_with_the_parent():
             server = _serve(orders)
         answer = _describe(server.listening_address, orders["key"])
-        _silence()
+        # Nothing is printed from here on: llama.cpp shows the grammars of callers' schemas.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     with report:
@@ -53,37 +60,21 @@ def main() -> None:
         report.flush()
         if "error" not in answer:
             sys.stdin.buffer.read()
-    _clean_up(orders)
+    # In case the parent no longer can.
+    with contextlib.suppress(OSError):
+        Path(orders["host"]).unlink()
+    with contextlib.suppress(OSError):
+        Path(orders["folder"]).rmdir()
     # Not through the interpreter's end: native threads may be in the middle of a token.
     os._exit(1 if "error" in answer else 0)
 
 
-def _claim_stdout() -> Any:
-    """Return standard output as a private file; what native code prints goes to stderr."""
-    report = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return report
-
-
-def _silence() -> None:
-    """Print nothing from here on: llama.cpp shows the grammars of callers' schemas."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-
-
-def _offer_to_the_oom_killer() -> None:
-    """When memory runs out this process should go, not the server, which can restart it."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-
-
 @contextlib.contextmanager
 def _leaving_with_the_parent() -> Iterator[None]:
-    """End this process when standard input ends, though no Python code can run.
+    """End this process when standard input ends, although no Python code can run.
 
-    Loading holds the GIL, for minutes with a large model.  Linux can tell of a pipe by
-    signal, and SIGIO ends a process that does nothing about it.
+    Loading holds the GIL, for minutes with a large model.  Linux can report a pipe's end by
+    SIGIO, whose default action ends the process.
     """
     if sys.platform != "linux":
         yield
@@ -99,7 +90,7 @@ def _leaving_with_the_parent() -> Iterator[None]:
 
 def _serve(orders: Json) -> Any:
     """Load the model and serve it on threads of llama.cpp's own."""
-    # Here and not above: that it is missing, or a library of its, must be told the parent.
+    # Imported here, so that a missing package or library is reported to the parent.
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -118,14 +109,18 @@ def _serve(orders: Json) -> Any:
     params.verbosity = -1  # its log would hold callers' texts
     params.ui = False
     params.endpoint_slots = False
-    # The memory is what was asked for: measuring what is free costs a second load.
+    # The context is as large as asked for: measuring the free memory costs a second load.
     params.fit_params = False
     return xllamacpp.Server(params)
 
 
 def _describe(address: str, key: str) -> Json:
     """Return how to reach the server at *address* and what its model can do."""
-    connection = _connect(address)
+    scheme, _, rest = address.partition("://")
+    connection = http.client.HTTPConnection("localhost" if scheme == "unix" else rest)
+    if scheme == "unix":
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(rest)
     try:
         connection.request("GET", "/props", headers={"Authorization": f"Bearer {key}"})
         props = json.loads(connection.getresponse().read())
@@ -136,24 +131,6 @@ def _describe(address: str, key: str) -> Json:
         "tools": bool(props.get("chat_template_caps", {}).get("supports_tools")),
         "context": props["default_generation_settings"]["n_ctx"],
     }
-
-
-def _connect(address: str) -> http.client.HTTPConnection:
-    scheme, _, rest = address.partition("://")
-    if scheme != "unix":
-        return http.client.HTTPConnection(rest)
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(rest)
-    return connection
-
-
-def _clean_up(orders: Json) -> None:
-    """Remove the socket and its folder, in case that the parent no longer can."""
-    with contextlib.suppress(OSError):
-        Path(orders["host"]).unlink()
-    with contextlib.suppress(OSError):
-        Path(orders["folder"]).rmdir()
 
 
 if __name__ == "__main__":

@@ -226,7 +226,19 @@ class Run:
         """Read the child's report, then wait for its end.  Runs in a thread of its own."""
         line = self._stdout.readline()
         if line.endswith(b"\n"):
-            self._note(json.loads(line))
+            report = json.loads(line)
+            with self._changed:
+                if "error" in report:
+                    self._failure = _explain(report["error"], report["message"], self.launch)
+                    logger.error("the local model cannot be started: %s", report["message"])
+                else:
+                    url = "http://localhost" if self._unix_socket else report["address"]
+                    self._endpoint = Endpoint(
+                        url, self._unix_socket, self._key, report["tools"], report["context"]
+                    )
+                    seconds = time.monotonic() - self.started_at
+                    logger.info("the local model is ready after %.1f s (%d)", seconds, self.pid)
+                self._changed.notify_all()
         self._stdout.read()
         status = self._popen.wait()
         self._stdin.close()
@@ -240,21 +252,6 @@ class Run:
                 if not self._closing:
                     logger.error("%s; the next request starts it again", text)
             self._ended_at = time.monotonic()
-            self._changed.notify_all()
-
-    def _note(self, report: dict[str, Json]) -> None:
-        """Keep where the child answers, or the reason why it cannot start."""
-        with self._changed:
-            if "error" in report:
-                self._failure = _explain(report["error"], report["message"], self.launch)
-                logger.error("the local model cannot be started: %s", report["message"])
-            else:
-                url = "http://localhost" if self._unix_socket else report["address"]
-                self._endpoint = Endpoint(
-                    url, self._unix_socket, self._key, report["tools"], report["context"]
-                )
-                seconds = time.monotonic() - self.started_at
-                logger.info("the local model is ready after %.1f s, process %d", seconds, self.pid)
             self._changed.notify_all()
 
 

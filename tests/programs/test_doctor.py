@@ -260,3 +260,17 @@ def test_no_server(url: str, status: int, said: str) -> None:
     done = check(url.replace("FREE", str(free_port())))
     assert done.returncode == status
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_address_may_end_in_v1(keyed_server: Launched) -> None:
+    done = check(f"{keyed_server.url}/v1", "--key", KEY, "--seconds", "0.5")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+    """As a proxy answers that serves https alone."""
+    require_tool("caddy", "caddy")
+    case = Case("caddy", "redir https://llm.example.com{uri} 308", 1)
+    done = examine(case, 1, tmp_path)
+    assert done.returncode == 1
+    assert "HTTP 308 to https://llm.example.com/v1/chat/completions" in done.stderr
