@@ -1,8 +1,7 @@
 """Server-Sent Events: the bytes of a stream, written and read in one place.
 
 Writing: :data:`HEAD`, :func:`frame`, :func:`ping`, :data:`DONE`.
-Reading: :class:`Decoder` (bytes in, :class:`Event` out) and, for a relay that passes
-events on without taking them apart, :func:`plain_count`.
+Reading: :class:`Decoder`, bytes in, :class:`Event` out.
 
 The format is WHATWG HTML, section 9.2 "Server-sent events".  Nothing here touches a
 socket, a clock or a thread.
@@ -23,7 +22,6 @@ __all__ = [
     "frame",
     "number",
     "ping",
-    "plain_count",
 ]
 
 #: The response head of a stream.  No ``Connection`` header: hop-by-hop headers belong to
@@ -96,20 +94,6 @@ def number(block: bytes, first: int) -> tuple[bytes, int]:
 def ping() -> bytes:
     """Return the comment that keeps a silent connection alive; only sent between frames."""
     return _PING
-
-
-def plain_count(block: bytes) -> int:
-    """Return how many events *block* holds if each is exactly ``data: {...}`` and a blank line.
-
-    Returns 0 for anything else (other fields, comments, CR, several data lines, an event
-    cut short), which then needs a :class:`Decoder`.  The work is a few passes at the speed
-    of memory, whatever the number of events.
-    """
-    if not (block.startswith(b"data: {") and block.endswith(b"}\n\n")):
-        return 0
-    count = block.count(b"}\n\ndata: {") + 1
-    # Every newline is then accounted for: two an event, and no other line can hide.
-    return count if block.count(b"\n") == 2 * count and b"\r" not in block else 0
 
 
 class Decoder:
