@@ -72,7 +72,7 @@ class Channel(HTTPChannel):
 
     def received(self, data: bytes) -> bool:
         """Take bytes from the client."""
-        if self._discarding or any(request.unread for request in self.requests):
+        if self._discarding:
             return False
         self.heard = time.monotonic()
         if self.request is None:

@@ -43,8 +43,6 @@ class Parser(HTTPRequestParser):
     is complete without it: whoever looks at its head next is to refuse it.
     """
 
-    #: Whether there is a body that was not taken: nothing that follows on the connection counts.
-    unread = False
     completed: bool
 
     def __init__(self, adj: Any, admitted: Callable[[Parser], bool]) -> None:
@@ -64,13 +62,13 @@ class Parser(HTTPRequestParser):
             self.body_rcv = None
             full = error.errno not in (errno.EMFILE, errno.ENFILE)
             self.error = (BodyNotKept if full else NoDescriptor)(str(error))
-            self.completed = self.unread = True
+            self.completed = True
             return len(data)
         if self.headers_finished and not (looked or self.completed or self._admitted(self)):
             self.close()
             self.body_rcv = None
             self.headers["CONNECTION"] = "close"
-            self.completed = self.unread = True
+            self.completed = True
             self.expect_continue = False
             return len(data)
         body = self.body_rcv

@@ -285,19 +285,28 @@ def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_live_reader_outlives_a_redis_that_comes_back_empty(own_redis: RedisServer) -> None:
+def test_a_live_reader_outlives_a_redis_that_comes_back_empty(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is another replica's: it knows of the stream only what the database says."""
     ours, theirs = (open_store(own_redis.url, Settings()) for _ in range(2))
     writer = create(ours)
     write(writer, 3)
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, 1) == frames(1, 3)
-    with ThreadPoolExecutor() as pool:
-        rest = pool.submit(read_all, reader)
+    with monkeypatch.context() as patch:
+        keeper = ours._keeper  # type: ignore[attr-defined]
+        patch.setattr(keeper, "_renew", lambda: None)  # it is the last to notice
         assert own_redis.process is not None
         own_redis.process.kill()  # nothing is saved
         own_redis.process.wait()
+        eventually(lambda: not reader.receive(0.1) and not theirs.reachable)
         own_redis.start()
+        eventually(lambda: theirs.reachable)
+        reader.wake()  # type: ignore[attr-defined]
+        assert reader.receive(0) == b""
+    with ThreadPoolExecutor() as pool:
+        rest = pool.submit(read_all, reader)
         # The producer makes the stream anew though it has nothing to say.
         eventually(lambda: found(theirs, writer.id))
         sent = write(writer, 2, end=True)
