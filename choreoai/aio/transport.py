@@ -49,6 +49,7 @@ class AsyncTransport:
         self._session = network.session()
         self._pid = os.getpid()
         self._idle: dict[Route, list[socket.socket]] = {}
+        self._closed = False
 
     async def send(
         self, request: requests.PreparedRequest, timeout: Timeout, cancel: AsyncCancel
@@ -81,24 +82,31 @@ class AsyncTransport:
         """Return an idle connection on which nothing came since."""
         if self._pid != os.getpid():
             # A child of fork(): its parent reads the connections that are idle here.
-            self._idle, self._pid = {}, os.getpid()
+            self._close_idle()
+            self._pid = os.getpid()
         idle = self._idle.get(route, [])
-        while idle:
-            sock = idle.pop()
+        while True:
+            try:
+                sock = idle.pop()
+            except IndexError:  # not asked before: another thread may have been quicker
+                return None
             if not wait_for_read(sock, 0):
                 return sock
             sock.close()
-        return None
 
     def keep(self, route: Route, sock: socket.socket) -> None:
         """Take *sock* for the next request on *route*."""
         idle = self._idle.setdefault(route, [])
         idle.append(sock)
-        if len(idle) > _IDLE_CONNECTIONS:
+        if self._closed or len(idle) > _IDLE_CONNECTIONS:
             idle.pop(0).close()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those in use when their answers are read."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         idle, self._idle = self._idle, {}
         for connections in idle.values():
             for sock in connections:
@@ -106,7 +114,7 @@ class AsyncTransport:
 
     def __del__(self) -> None:
         if hasattr(self, "_idle"):
-            self.close()
+            self._close_idle()
 
 
 class AsyncCancel:
