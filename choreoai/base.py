@@ -82,6 +82,8 @@ class BaseClient:
         self._query = dict(default_query or {})
         trusts = True
         if http_client is not None:
+            if not isinstance(http_client, requests.Session):
+                raise TypeError("http_client is a requests.Session")
             proxies, verify, cert = http_client.proxies, http_client.verify, http_client.cert
             trusts = http_client.trust_env
         self._network = Network(dict(proxies or {}), verify, cert, trusts)

@@ -88,6 +88,11 @@ class APIStatusError(APIError):
         self.headers = dict(headers or {})
 
     @property
+    def response(self) -> APIStatusError:
+        """This error: it has the answer's ``status_code`` and ``headers``."""
+        return self
+
+    @property
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the answer, by which the server's log knows the call."""
         return self.headers.get("x-request-id")

@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T", bound="Object")
@@ -70,13 +71,22 @@ class Object:
         """Return :meth:`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
+    model_validate = from_dict
+
     def model_dump(
-        self, *, mode: str = "python", exclude_unset: bool = False, exclude_none: bool = False
+        self,
+        *,
+        mode: str = "python",
+        include: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+        exclude_unset: bool = False,
+        exclude_none: bool = False,
     ) -> dict[str, Any]:
         """Return the object as a dictionary, as pydantic's models do: all documented fields.
 
         Those that did not come are None; *exclude_unset* leaves them out, *exclude_none* all
-        that are None.  *mode* makes no difference: all values are JSON's.
+        that are None.  *include* and *exclude* name members of this object.  *mode* makes no
+        difference: all values are JSON's.
         """
         fields = dict.fromkeys(name for name in self._fields if name not in self._ours)
         if exclude_unset:
@@ -85,6 +95,8 @@ class Object:
             name: _dumped(value, exclude_unset, exclude_none)
             for name, value in {**fields, **self.__dict__}.items()
             if not (exclude_none and value is None)
+            and name not in exclude
+            and (include is None or name in include)
         }
 
     def model_dump_json(

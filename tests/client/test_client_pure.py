@@ -361,6 +361,11 @@ def test_a_base_url_that_is_none(url):
         choreoai.ChoreoAI(base_url=url)
 
 
+def test_another_packages_http_client_is_refused():
+    with pytest.raises(TypeError, match=r"requests\.Session"):
+        choreoai.ChoreoAI(http_client=object())
+
+
 def test_the_key_is_not_in_a_repr():
     assert "sk-secret" not in repr(choreoai.ChoreoAI(api_key="sk-secret"))
 

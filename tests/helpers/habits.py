@@ -367,6 +367,8 @@ print(json.dumps(json.loads(c.model_dump_json()), sort_keys=True))
 print(json.dumps(json.loads(c.to_json()), sort_keys=True))
 print(json.dumps(c.choices[0].message.model_dump(exclude_none=True), sort_keys=True))
 print(json.dumps(c.usage.model_dump(exclude_unset=True), sort_keys=True))
+print(c.model_dump(include={"id", "model"}), "usage" in c.model_dump(exclude={"usage"}))
+print(type(c).model_validate(c.model_dump()).choices[0].message.content)
 """,
     "dumps of chunks": """
 for chunk in ask("weather", stream=True):
@@ -395,6 +397,7 @@ for status in (400, 401, 403, 404, 409, 422, 429, 500, 503):
     except PKG.APIStatusError as error:
         print(type(error).__name__, error.status_code, error.code, error.type, error.param)
         print(error.request_id, isinstance(error, PKG.APIError), "words" in str(error))
+        print(error.response.status_code, error.response.headers["x-request-id"])
 """,
     "the order of except clauses": """
 try:
