@@ -57,7 +57,9 @@ def split_content(content: Json) -> tuple[str, str, str, list[Json]]:
     texts, thoughts, refusals, others = [], [], [], []
     for part in content if isinstance(content, list) else [content]:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind in _THOUGHTS:
+        if kind is not None and not isinstance(kind, str):
+            others.append(part)
+        elif kind in _THOUGHTS:
             thoughts.append(text_of(part))
         elif kind == "refusal":
             refusals.append(text_of(part.get("refusal")))
