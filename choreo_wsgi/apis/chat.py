@@ -183,7 +183,7 @@ class CompletionWriter(_Writer):
                     "index": index,
                     "message": choice.message(),
                     "finish_reason": choice.finish.reason if choice.finish else None,
-                    **({"logprobs": choice.logprobs} if choice.logprobs else {}),
+                    "logprobs": choice.logprobs or None,
                     **((choice.finish and choice.finish.extra) or {}),
                 }
                 for index, choice in enumerate(self._choices)
@@ -223,11 +223,10 @@ class _Choice:
         message: dict[str, Json] = {
             "role": "assistant",
             "content": text if text or not (self.calls or self.refusal) else None,
+            "refusal": "".join(self.refusal) or None,
         }
         if self.reasoning:
             message["reasoning_content"] = "".join(self.reasoning)
-        if self.refusal:
-            message["refusal"] = "".join(self.refusal)
         if self.calls:
             message["tool_calls"] = [_call(self.calls[index]) for index in sorted(self.calls)]
         message.update(self.extra)

@@ -107,7 +107,7 @@ def read_document(document: Any) -> dict[str, Any]:
             {
                 "text": message["content"] or "",
                 "reasoning": message.get("reasoning_content", ""),
-                "refusal": message.get("refusal", ""),
+                "refusal": (message.get("refusal") or ""),
                 "calls": calls,
                 "reason": choice["finish_reason"],
             }
@@ -189,8 +189,8 @@ def test_the_document_byte_for_byte() -> None:
     assert reply.receive(0) == b""
     assert reply.receive(0) == (
         b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m",'
-        b'"choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},'
-        b'"finish_reason":"stop"}],'
+        b'"choices":[{"index":0,"message":{"role":"assistant","content":"Hello",'
+        b'"refusal":null},"finish_reason":"stop","logprobs":null}],'
         b'"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
     )
     assert reply.usage == Usage(1, 2)

@@ -105,7 +105,11 @@ def test_what_is_echoed_is_what_was_said(application: Make, text: str) -> None:
     assert data.pop() == "[DONE]"
     assert texts_of(data) == [text] and reasons_of(data) == {0: "stop"}
     answer = call(app, "POST", CHAT, chat(text)).json()
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": text}
+    assert answer["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": text,
+        "refusal": None,
+    }
 
 
 def test_two_choices_interleave(application: Make) -> None:
@@ -178,7 +182,8 @@ def test_the_document_of_a_plain_completion(application: Make) -> None:
     document = answer.json()
     assert re.fullmatch(r"chatcmpl-[\w-]{22,}", document.pop("id"))
     assert document.pop("created") > 1_700_000_000
-    choice = {"message": {"role": "assistant", "content": "a b"}, "finish_reason": "stop"}
+    message = {"role": "assistant", "content": "a b", "refusal": None}
+    choice = {"message": message, "finish_reason": "stop", "logprobs": None}
     assert document == {
         "object": "chat.completion",
         "model": "echo",

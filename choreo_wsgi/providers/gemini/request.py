@@ -88,19 +88,19 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     effort = asked_effort(request)
     if effort is not None:
         if able.thinking != "none":
-            made["thinkingConfig"] = _thinking(effort, able)
+            made["thinkingConfig"] = _thinking(effort, asked.get("thinking"), able)
         elif asked.get("reasoning_effort") not in (None, "none"):
             raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
     return made
 
 
-def _thinking(effort: str, able: Capabilities) -> dict[str, Json]:
+def _thinking(effort: str, given: Json, able: Capabilities) -> dict[str, Json]:
     shown = {"includeThoughts": effort != "none"}
     if able.thinking != "budget":
         return {**shown, "thinkingLevel": able.effort(effort).upper()}
     if effort == "none" and able.off:
         return {**shown, "thinkingBudget": 0}
-    budget = _BUDGETS.get(effort, able.least)
+    budget = (given or {}).get("budget_tokens") or _BUDGETS.get(effort, able.least)
     return {**shown, "thinkingBudget": max(able.least, min(budget, able.most))}
 
 
