@@ -1,5 +1,7 @@
 # gunicorn -c deploy/gunicorn.conf.py choreo_wsgi:app
 
+import os
+
 bind = "127.0.0.1:8000"
 # A stream holds its thread; a process holds some hundreds on a core. With more than one worker
 # resumable streams need a shared store: CHOREO_REPLAY=sqlite:PATH or redis://...
@@ -14,3 +16,11 @@ timeout = 60
 # After SIGTERM running streams may go on for so long.
 graceful_timeout = 20
 keepalive = 20
+
+
+def child_exit(server, worker):
+    """Forget the gauges of a worker that is gone, where several answer /metrics as one."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)

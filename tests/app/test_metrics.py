@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import harness
 import pytest
 from fleet import free_port
 from harness import Client, Server, make_app, wait_until
@@ -186,15 +184,14 @@ def gunicorn(tmp_path: Path) -> Iterator[Launched]:
         "-w",
         "2",
         "--threads",
-        "8",
+        "16",
         "-b",
         f"127.0.0.1:{port}",
     ]
     one = Launched([*words, "choreo_wsgi:app"], port, env, tmp_path / "log", tmp_path)
     wait_until(lambda: len(list(folder.glob("counter_*"))) == 2, "both have loaded it", 60)
     yield one
-    one.process.send_signal(signal.SIGTERM)
-    one.process.wait(harness.DEADLINE)
+    one.abandon()
 
 
 def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
