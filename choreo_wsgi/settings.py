@@ -86,9 +86,7 @@ class Settings:
     local_threads: int = setting(1, "CPU threads of the local model", minimum=1)
     local_slots: int = setting(4, "completions the local model works on at once", minimum=1)
     local_context: int = setting(8192, "tokens of context, divided among the slots", minimum=256)
-    local_max_tokens: int = setting(
-        512, "max_tokens of the local model for requests without", minimum=1
-    )
+    local_max_tokens: int = setting(512, "default max_tokens of the local model", minimum=1)
     local_max_tokens_limit: int = setting(2048, "highest max_tokens of the local model", minimum=1)
     replay: str = setting(
         "memory:", "where resumable streams are kept: memory:, sqlite:PATH, redis://"

