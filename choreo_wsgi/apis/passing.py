@@ -9,11 +9,14 @@ from typing import Any
 
 from .. import sse
 from ..chat.answer import AnswerWriter
+from ..chat.checks import model_name
 from ..chat.items import Item, Json
 from ..chat.request import ChatRequest, loads
 from ..chat.schema import BOOLEAN, STRING, Fault, anything, either, integer, object_of
 from ..errors import ChoreoError, InvalidRequest
 
+#: As many values may be in a request: prompts and texts may be lists of tokens.
+_VALUES = 1_000_000
 _PROMPT = either(str, anything, list, anything)
 
 
@@ -25,7 +28,7 @@ class _Passing:
 
     def read(self, body: bytes) -> ChatRequest:
         """Return the request in *body*; raises InvalidRequest."""
-        fields = loads(body)
+        fields = loads(body, _VALUES)
         try:
             self.check(fields)
         except Fault as fault:
@@ -59,7 +62,7 @@ class LegacyCompletions(_Passing):
     check = staticmethod(
         object_of(
             {
-                "model": STRING,
+                "model": model_name,
                 "prompt": _PROMPT,
                 "stream": BOOLEAN,
                 "n": integer(1, 128),
@@ -79,7 +82,7 @@ class Embeddings(_Passing):
     name = "embeddings"
     check = staticmethod(
         object_of(
-            {"model": STRING, "input": _PROMPT, "dimensions": integer(1), "user": STRING},
+            {"model": model_name, "input": _PROMPT, "dimensions": integer(1), "user": STRING},
             "model",
             "input",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -161,6 +162,25 @@ def test_what_is_not_there(served: Callable[..., str]) -> None:
                 asking.responses.create(model="slow", input="x", previous_response_id=id)
             assert raised.value.code == "previous_response_not_found"
             assert raised.value.param == "previous_response_id"
+
+
+def test_it_outlives_its_server(
+    application: Make, serve: Callable[..., harness.Server], tmp_path: Path
+) -> None:
+    """Another process of the same store reads it again and resumes it."""
+    urls = [
+        serve(application(PROVIDERS, replay=f"sqlite:{tmp_path / 'replay.db'}")).url
+        for _ in range(2)
+    ]
+    with client_of(urls[0]) as first, client_of(urls[1]) as second:
+        kept = first.responses.create(model="slow", input="one two", store=True)
+        assert second.responses.retrieve(kept.id).output_text == "one two"
+        rest = list(second.responses.retrieve(kept.id, stream=True, starting_after=7))
+        assert [event.sequence_number for event in rest] == [8, 9]
+        again = second.responses.create(
+            model="slow", input="three", store=True, previous_response_id=kept.id
+        )
+        assert again.output_text == "three"
 
 
 def test_a_number_that_is_none(application: Make) -> None:

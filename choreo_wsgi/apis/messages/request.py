@@ -10,6 +10,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...chat.checks import model_name
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -56,7 +57,7 @@ _CONTENT = either(str, anything, list, array(by_type(_BLOCKS)))
 _ROLES = one_of("user", "assistant", "system")
 _TOOL = object_of({"type": STRING, "name": STRING, "description": STRING, "input_schema": OBJECT})
 _REQUEST = {
-    "model": STRING,
+    "model": model_name,
     "messages": array(object_of({"role": _ROLES, "content": _CONTENT}, "role", "content")),
     "system": _CONTENT,
     "max_tokens": integer(0),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ...chat.checks import model_name
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -100,7 +101,7 @@ _FORMAT = by_type(
 )
 _REQUEST = object_of(
     {
-        "model": STRING,
+        "model": model_name,
         "input": either(str, anything, list, array(_item)),
         "instructions": STRING,
         "stream": BOOLEAN,

@@ -1,0 +1,261 @@
+"""Tools that others wrote, unmodified, each through a whole tool loop over the new APIs.
+
+``make interop`` runs it.  Python's are installed into ``build/tools``, Node's into
+``build/tools-node``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from agent import ANSWER, agent
+from scripted_provider import Script
+
+from choreo_wsgi.app.application import Application
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]
+
+BUILD = Path(__file__).parents[2] / "build"
+PYTHON = ("openai-agents==0.24.0", "pydantic-ai-slim[openai,anthropic]==2.68.0",
+          "langchain-openai==1.7.4", "langchain-anthropic==1.7.10", "llm==0.36")  # fmt: skip
+NODE = ("@openai/codex@0.169.0", "@anthropic-ai/claude-code@2.1.197", "openai@6.49.0",
+        "@anthropic-ai/sdk@1.14.0", "ai@6.0.326", "@ai-sdk/openai@3.0.141",
+        "@ai-sdk/anthropic@3.0.140", "zod@4")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    """The Python that has the Python tools."""
+    home = BUILD / "tools"
+    stamp = home / "installed"
+    if not stamp.exists() or stamp.read_text() != repr(PYTHON):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        subprocess.run([home / "bin" / "pip", "install", "-q", *PYTHON], check=True)
+        stamp.write_text(repr(PYTHON))
+    return home / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """The folder that has the Node tools."""
+    harness.require_tool("npm", "npm")
+    home = BUILD / "tools-node"
+    stamp = home / "installed"
+    if not stamp.exists() or stamp.read_text() != repr(NODE):
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "package.json").write_text('{"private": true}')
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *NODE]
+        subprocess.run(command, cwd=home, check=True)
+        stamp.write_text(repr(NODE))
+    return home
+
+
+@pytest.fixture
+def served(
+    application: Callable[..., Application],
+    scripted: Callable[[], Script],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[tuple[str, list[Any], Path]]:
+    """The server's address, the requests that came, and the file that the shell tools write."""
+    ran = tmp_path / "ran"
+    shell = f"echo ran > {ran}"
+    calls = {
+        "get_weather": {"city": "Oslo"},
+        "exec_command": {"cmd": shell},
+        "Bash": {"command": shell, "description": "writes a file"},
+    }
+    with agent(application, monkeypatch, calls) as (url, asked):
+        yield url, asked, ran
+
+
+def run(command: list[Any], url: str, home: Path, **more: str) -> str:
+    """Return what *command* prints, with an environment of its own."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "OPENAI_BASE_URL": f"{url}/v1",
+        "OPENAI_API_KEY": "k",
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_API_KEY": "k",
+        **more,
+    }
+    done = subprocess.run(
+        command, cwd=home, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+AGENTS = """
+from agents import Agent, Runner, function_tool
+import asyncio
+@function_tool
+def get_weather(city: str) -> str:
+    return "3 C"
+agent = Agent(name="x", model="gpt-5", instructions="i", tools=[get_weather])
+async def main():
+    print((await Runner.run(agent, "weather?")).final_output)
+    result = Runner.run_streamed(agent, "weather?")
+    async for event in result.stream_events():
+        pass
+    print(result.final_output)
+asyncio.run(main())
+"""
+PYDANTIC = """
+from pydantic_ai import Agent
+for model in ("openai:gpt-5", "openai-responses:gpt-5", "anthropic:claude-x"):
+    agent = Agent(model)
+    @agent.tool_plain
+    def get_weather(city: str) -> str:
+        return "3 C"
+    print(agent.run_sync("weather?").output)
+"""
+LANGCHAIN = """
+from langchain_anthropic import ChatAnthropic
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+@tool
+def get_weather(city: str) -> str:
+    "The weather."
+    return "3 C"
+for model in (ChatOpenAI(model="gpt-5", use_responses_api=True), ChatAnthropic(model="claude-x")):
+    bound = model.bind_tools([get_weather])
+    said = [HumanMessage("weather?")]
+    said.append(bound.invoke(said))
+    said += [ToolMessage("3 C", tool_call_id=call["id"]) for call in said[1].tool_calls]
+    assert len(said) == 3
+    print(bound.invoke(said).text)
+    print("".join(str(piece.text) for piece in bound.stream(said)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "answers"), [(AGENTS, 2), (PYDANTIC, 3), (LANGCHAIN, 4)],
+    ids=["openai-agents", "pydantic-ai", "langchain"],
+)  # fmt: skip
+def test_a_library(served: Any, python: Path, tmp_path: Path, script: str, answers: int) -> None:
+    url, asked, _ = served
+    told = run([python, "-c", script], url, tmp_path, OPENAI_AGENTS_DISABLE_TRACING="1")
+    assert told.split("\n")[:-1] == [ANSWER] * answers
+    assert any(request.messages[-1]["role"] == "tool" for request in asked)
+
+
+def test_llm(served: Any, python: Path, tmp_path: Path) -> None:
+    program = python.with_name("llm")
+    told = run([program, "-m", "gpt-5", "hello"], served[0], tmp_path, LLM_USER_PATH=str(tmp_path))
+    assert told.strip() == ANSWER
+
+
+def test_codex(served: Any, node: Path, tmp_path: Path) -> None:
+    url, _, ran = served
+    home = tmp_path / "codex"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        'model = "m"\nmodel_provider = "choreo"\nweb_search = "disabled"\n'
+        f'[model_providers.choreo]\nname = "choreo"\nbase_url = "{url}/v1"\n'
+        'wire_api = "responses"\n'
+    )
+    program = node / "node_modules" / ".bin" / "codex"
+    options = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    told = run([program, "exec", *options, "run it"], url, tmp_path, CODEX_HOME=str(home))
+    assert ANSWER in told
+    assert ran.read_text() == "ran\n"
+
+
+def test_claude_code(served: Any, node: Path, tmp_path: Path) -> None:
+    url, _, ran = served
+    program = node / "node_modules" / ".bin" / "claude"
+    more = {"IS_SANDBOX": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+    options = ["--model", "claude-x", "--dangerously-skip-permissions"]
+    told = run([program, "-p", "run it", *options], url, tmp_path, **more)
+    assert told.strip() == ANSWER
+    assert ran.read_text() == "ran\n"
+
+
+NODE_SDKS = """
+import OpenAI from "openai";
+import Anthropic from "@anthropic-ai/sdk";
+const url = process.argv[2];
+const openai = new OpenAI({baseURL: url + "/v1", apiKey: "k", maxRetries: 0});
+const anthropic = new Anthropic({baseURL: url, apiKey: "k", maxRetries: 0});
+const schema = {type: "object", properties: {city: {type: "string"}}, required: ["city"],
+  additionalProperties: false};
+{
+  const tools = [{type: "function", name: "get_weather", parameters: schema, strict: true}];
+  const stream = openai.responses.stream({model: "m", input: "weather?", tools});
+  const first = await stream.finalResponse();
+  const outputs = first.output.filter(item => item.type === "function_call").map(item =>
+    ({type: "function_call_output", call_id: item.call_id, output: "3 C"}));
+  const input = [{role: "user", content: "weather?"}, ...first.output, ...outputs];
+  console.log((await openai.responses.create({model: "m", input, tools})).output_text);
+}
+{
+  const begun = await openai.responses.create(
+    {model: "m", input: "hi", background: true, stream: true});
+  let id, last;
+  for await (const event of begun) {
+    id ??= event.response.id;
+    last = event.sequence_number;
+    if (last === 3) break;
+  }
+  for await (const event of await openai.responses.retrieve(
+    id, {stream: true, starting_after: last})) {
+    if (event.sequence_number !== ++last) throw new Error("a gap");
+    if (event.type === "response.completed")
+      console.log(event.response.output[0].content[0].text);
+  }
+}
+{
+  const tools = [{name: "get_weather", input_schema: schema}];
+  const messages = [{role: "user", content: "weather?"}];
+  const asked = {model: "m", max_tokens: 99, tools};
+  const first = await anthropic.messages.stream({...asked, messages}).finalMessage();
+  const results = first.content.filter(block => block.type === "tool_use").map(block =>
+    ({type: "tool_result", tool_use_id: block.id, content: "3 C"}));
+  messages.push({role: "assistant", content: first.content}, {role: "user", content: results});
+  console.log((await anthropic.messages.create({...asked, messages})).content[0].text);
+}
+"""
+AI_SDK = """
+import {generateText, streamText, tool, stepCountIs} from "ai";
+import {createOpenAI} from "@ai-sdk/openai";
+import {createAnthropic} from "@ai-sdk/anthropic";
+import {z} from "zod";
+globalThis.AI_SDK_LOG_WARNINGS = false;
+const settings = {baseURL: process.argv[2] + "/v1", apiKey: "k"};
+const get_weather = tool({
+  description: "w", inputSchema: z.object({city: z.string()}), execute: async () => "3 C"});
+for (const model of [createOpenAI(settings)("gpt-5"), createAnthropic(settings)("claude-x")]) {
+  const asked = {model, prompt: "weather?", tools: {get_weather}, stopWhen: stepCountIs(3),
+    maxOutputTokens: 500, providerOptions: {openai: {store: false}}};
+  console.log((await generateText(asked)).text);
+  const result = streamText(asked);
+  await result.consumeStream();
+  console.log(await result.text);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "answers"), [(NODE_SDKS, 3), (AI_SDK, 4)], ids=["sdks", "vercel-ai"]
+)
+def test_node(served: Any, node: Path, tmp_path: Path, script: str, answers: int) -> None:
+    url, asked, _ = served
+    program = node / f"{tmp_path.name}.mjs"  # where its imports are found
+    program.write_text(script)
+    try:
+        told = run(["node", program, url], url, tmp_path)
+    finally:
+        program.unlink()
+    assert told.split("\n")[:-1] == [ANSWER] * answers
+    assert any(request.messages[-1]["role"] == "tool" for request in asked)
