@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
 from ..base import stream_headers
@@ -41,6 +41,9 @@ class AsyncResponseStream(AsyncStream):
         super().__init__(feed, 1, stop)
         self._events = self._reading = ResponseReading(first)
 
+    def __aiter__(self) -> AsyncIterator[ResponseEvent]:  # type: ignore[override]
+        return self
+
     async def __anext__(self) -> ResponseEvent:  # type: ignore[override]
         event: Any = await super().__anext__()
         return event  # type: ignore[no-any-return]
@@ -68,14 +71,24 @@ class AsyncResponses:
     def __init__(self, client: AsyncChoreoAI) -> None:
         self._client = client
 
+    @overload
     async def create(
         self,
         *,
         model: str,
         input: Any,
-        stream: bool | None = None,
+        stream: Literal[False] | None = None,
         **params: Unpack[ResponseParams],
-    ) -> Any:
+    ) -> Response: ...
+
+    @overload
+    async def create(
+        self, *, model: str, input: Any, stream: Literal[True], **params: Unpack[ResponseParams]
+    ) -> AsyncResponseStream: ...
+
+    async def create(
+        self, *, model: str, input: Any, stream: bool | None = None, **params: Any
+    ) -> Response | AsyncResponseStream:
         """Ask *model* to answer *input*, a text or a list of items.
 
         With *stream* an :class:`AsyncResponseStream`, else a :class:`choreoai.responses.Response`.
@@ -101,6 +114,25 @@ class AsyncResponses:
         feed = await open_feed(call, partial(chat._resume, options) if resumable else None)
         return AsyncResponseStream(feed, self._stop(feed), 0)
 
+    @overload
+    async def retrieve(
+        self,
+        response_id: str,
+        *,
+        stream: Literal[False] = False,
+        timeout: TimeoutLike = NOT_GIVEN,
+    ) -> Response: ...
+
+    @overload
+    async def retrieve(
+        self,
+        response_id: str,
+        *,
+        stream: Literal[True],
+        starting_after: int | None = None,
+        timeout: TimeoutLike = NOT_GIVEN,
+    ) -> AsyncResponseStream: ...
+
     async def retrieve(
         self,
         response_id: str,
@@ -108,7 +140,7 @@ class AsyncResponses:
         stream: bool = False,
         starting_after: int | None = None,
         timeout: TimeoutLike = NOT_GIVEN,
-    ) -> Any:
+    ) -> Response | AsyncResponseStream:
         """Return the response *response_id* as far as it came.
 
         With *stream* its events behind number *starting_after*, and those to come.

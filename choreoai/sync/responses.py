@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
 from ..base import stream_headers
@@ -39,6 +39,9 @@ class ResponseStream(Stream):
         super().__init__(feed, 1, stop)
         self._events = self._reading = ResponseReading(first)
 
+    def __iter__(self) -> Iterator[ResponseEvent]:  # type: ignore[override]
+        return self
+
     def __next__(self) -> ResponseEvent:  # type: ignore[override]
         event: Any = super().__next__()
         return event  # type: ignore[no-any-return]
@@ -66,14 +69,24 @@ class Responses:
     def __init__(self, client: ChoreoAI) -> None:
         self._client = client
 
+    @overload
     def create(
         self,
         *,
         model: str,
         input: Any,
-        stream: bool | None = None,
+        stream: Literal[False] | None = None,
         **params: Unpack[ResponseParams],
-    ) -> Any:
+    ) -> Response: ...
+
+    @overload
+    def create(
+        self, *, model: str, input: Any, stream: Literal[True], **params: Unpack[ResponseParams]
+    ) -> ResponseStream: ...
+
+    def create(
+        self, *, model: str, input: Any, stream: bool | None = None, **params: Any
+    ) -> Response | ResponseStream:
         """Ask *model* to answer *input*, a text or a list of items.
 
         With *stream* an :class:`ResponseStream`, else a :class:`choreoai.responses.Response`.
@@ -99,6 +112,25 @@ class Responses:
         feed = open_feed(call, partial(chat._resume, options) if resumable else None)
         return ResponseStream(feed, self._stop(feed), 0)
 
+    @overload
+    def retrieve(
+        self,
+        response_id: str,
+        *,
+        stream: Literal[False] = False,
+        timeout: TimeoutLike = NOT_GIVEN,
+    ) -> Response: ...
+
+    @overload
+    def retrieve(
+        self,
+        response_id: str,
+        *,
+        stream: Literal[True],
+        starting_after: int | None = None,
+        timeout: TimeoutLike = NOT_GIVEN,
+    ) -> ResponseStream: ...
+
     def retrieve(
         self,
         response_id: str,
@@ -106,7 +138,7 @@ class Responses:
         stream: bool = False,
         starting_after: int | None = None,
         timeout: TimeoutLike = NOT_GIVEN,
-    ) -> Any:
+    ) -> Response | ResponseStream:
         """Return the response *response_id* as far as it came.
 
         With *stream* its events behind number *starting_after*, and those to come.

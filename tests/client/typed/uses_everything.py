@@ -155,6 +155,15 @@ def raw(client: ChoreoAI) -> None:
     print(completion, stream, names, status, response.headers["a"], response.text, response.json())
 
 
+def responses(client: ChoreoAI) -> str:
+    whole = client.responses.create(model="m", input="hi", temperature=0.5)
+    stream = client.responses.create(model="m", input="hi", stream=True)
+    for event in stream:
+        print(event.type)
+    stream = client.responses.retrieve("resp_1", stream=True, starting_after=3)
+    return whole.output_text + stream.get_final_response().output_text
+
+
 def failing(client: ChoreoAI) -> None:
     try:
         whole(client)
