@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import requests
@@ -90,55 +91,29 @@ def dial(route: Route, limit: float | None) -> socket.socket:
     """
     if threading.current_thread() is not threading.main_thread():
         return _connect(route, limit)
-    call = _Connecting(route, limit)
-    threading.Thread(target=call.run, daemon=True).start()
+    made: Future[socket.socket] = Future()
+    threading.Thread(target=_connect_into, args=(made, route, limit), daemon=True).start()
     try:
-        call.done.wait()
+        return made.result()
     except BaseException:
-        call.abandon()
+        made.add_done_callback(_close)  # one that comes too late
         raise
-    return call.result()
+    finally:
+        del made  # no cycle of error, traceback, frame and future
 
 
-class _Connecting:
-    """A connection that another thread makes."""
+def _connect_into(made: Future[socket.socket], route: Route, limit: float | None) -> None:
+    try:
+        made.set_result(_connect(route, limit))
+    except BaseException as error:
+        made.set_exception(error)
+    finally:
+        del made
 
-    def __init__(self, route: Route, limit: float | None) -> None:
-        self.done = threading.Event()
-        self._route = route
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self._sock: socket.socket | None = None
-        self._error: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            sock = _connect(self._route, self._limit)
-        except BaseException as error:
-            self._error = error
-        else:
-            with self._lock:
-                if self._abandoned:
-                    sock.close()
-                self._sock = sock
-        self.done.set()
-
-    def abandon(self) -> None:
-        """Close the socket, whether it is there or still to come."""
-        with self._lock:
-            self._abandoned = True
-            if self._sock is not None:
-                self._sock.close()
-
-    def result(self) -> socket.socket:
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None  # no cycle of error, traceback, frame and this
-        assert self._sock is not None
-        return self._sock
+def _close(made: Future[socket.socket]) -> None:
+    if made.exception() is None:
+        made.result().close()
 
 
 def _connect(route: Route, limit: float | None) -> socket.socket:
