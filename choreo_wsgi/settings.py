@@ -112,6 +112,7 @@ class Settings:
     metrics_key: Secret = setting(
         Secret(""), "key for /metrics; without one only this machine may read it"
     )
+    otel: bool = setting(False, "trace requests with OpenTelemetry (needs the extra otel)")
     log_format: str = setting("text", "form of the log's lines", choices=("text", "json"))
 
 

@@ -60,6 +60,7 @@ ONLY = {
     "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
     "prometheus_client": {"choreo_wsgi.app.metrics"},
+    "opentelemetry": {"choreo_wsgi.app.otel"},
     "xllamacpp": {"choreo_wsgi.local.child"},
     "botocore": {f"choreo_wsgi.providers.bedrock.{name}" for name in ("answer", "provider")},
 }

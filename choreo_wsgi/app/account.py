@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..chat.items import Usage
 from .keys import ANYBODY, Key
@@ -26,6 +26,9 @@ class Observer(Protocol):
 
     def begun(self) -> None:
         """Note that a request has come."""
+
+    def asked(self, account: Account) -> None:
+        """Note what a request asks for, and of whom; ``trace`` may be changed."""
 
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
@@ -62,12 +65,22 @@ class Account:
     first: float | None = None
     last: float = 0.0
     finished: float | None = None
+    #: Headers for the provider, by which its log and ours are joined.
+    trace: dict[str, str] = field(default_factory=dict)
+    #: The observer's own.
+    span: Any = None
     #: More headers for the answer, whatever it is.
     headers: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.observer is not None:
             self.observer.begun()
+
+    def asked(self, api: str, model: str, trace: dict[str, str]) -> None:
+        """Note what is asked for, and what the provider is to be told of the request."""
+        self.api, self.model, self.trace = api, model, trace
+        if self.observer is not None:
+            self.observer.asked(self)
 
     # -- what an event stream tells ---------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ from ..settings import Configuration, configure
 from ..streams.carrier import Carrier
 from ..streams.stream import Control, EventStream
 from ..version import __version__
-from . import log
+from . import log, observers
 from .access import OPEN, Gate, Policy, is_forwarded
 from .account import Account
 from .completions import Completions
@@ -81,7 +80,9 @@ class Application:
             "readers": lambda: self._resumption.readers.active,
             "replay_reachable": lambda: self._store.reachable,
         }
-        self._metrics = self._make_metrics() if self.settings.metrics else None
+        self._observer, metrics = observers.load(
+            self.settings, self.gauges, self._completions.breakers.state
+        )
         self._models = ModelList()
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             **self._endpoints.routes,
@@ -91,25 +92,13 @@ class Application:
             "/healthz": {"GET": self._health},
             "/readyz": {"GET": self._ready},
         }
-        if self._metrics is not None:
-            self._routes["/metrics"] = {"GET": self._metrics.response}
+        if metrics is not None:
+            self._routes["/metrics"] = {"GET": metrics.response}
 
     def _admit(self, keys: Keys) -> None:
         self._limited = keys.limited
         self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
-
-    def _make_metrics(self) -> Any:
-        try:
-            # Only when it is wanted: its package is an extra.
-            module = importlib.import_module(".metrics", __package__)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"metrics: needs the extra metrics: pip install {error.name}"
-            ) from error
-        return module.Metrics(
-            self.gauges, self._completions.breakers.state, self.settings.metrics_key
-        )
 
     # -- for whoever runs it ------------------------------------------------------------
 
@@ -190,7 +179,7 @@ class Application:
             method=environ["REQUEST_METHOD"],
             path=environ.get("PATH_INFO", "") or "/",
             client=environ.get("REMOTE_ADDR") or "",
-            observer=self._metrics,
+            observer=self._observer,
         )
 
         def respond(make: Callable[[], Response | Pending]) -> Iterable[bytes]:

@@ -80,8 +80,8 @@ class Endpoints:
         """Answer a request of the API *name*."""
         api = apis.load(name)
         request, body = self._read(call, api)
-        call.account.api = name
-        call.account.model = request.model
+        call.account.asked(name, request.model, trace(call))
+        request = replace(request, trace=call.account.trace)
         if name == "count_tokens":
             demand_model(call.key, request.model)
             target = self._completions.router.targets(request.model)[0]
@@ -104,7 +104,7 @@ class Endpoints:
         with while_parsing(len(body)):
             request = api.read(body)
         betas = call.environ.get("HTTP_ANTHROPIC_BETA", "")
-        return replace(request, trace=trace(call), betas=betas), body
+        return replace(request, betas=betas) if betas else request, body
 
     def _stored(self) -> Any:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""

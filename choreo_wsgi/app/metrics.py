@@ -126,6 +126,9 @@ class Metrics:
 
         threading.Thread(target=run, name="metrics", daemon=True).start()
 
+    def asked(self, account: Account) -> None:
+        """Nothing is counted before the end."""
+
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
         model = self._model(account)

@@ -1,0 +1,97 @@
+"""Spans by the GenAI semantic conventions, in the caller's trace and above the provider's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import make_app
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from wsgi_calls import call, chat
+
+from choreo_wsgi.app.account import Account
+from choreo_wsgi.app.otel import Spans
+
+CHAT = "/v1/chat/completions"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    """Has what was traced in this process, whose tracer can be set once only."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    trace.set_tracer_provider(provider)
+    return kept
+
+
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> Iterator[InMemorySpanExporter]:
+    exporter.clear()
+    yield exporter
+
+
+def only(spans: InMemorySpanExporter) -> Any:
+    (span,) = spans.get_finished_spans()
+    return span
+
+
+@pytest.mark.parametrize("metrics", ["on", "off"])
+def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
+    app = make_app({"otel": "on", "metrics": metrics})
+    call(app, "POST", CHAT, chat("one two", stream=True), HTTP_TRACEPARENT=PARENT)
+    span = only(spans)
+    assert (span.name, span.kind.name) == ("chat echo", "SERVER")
+    assert f"{span.context.trace_id:032x}" == PARENT.split("-")[1]
+    assert f"{span.parent.span_id:016x}" == PARENT.split("-")[2]
+    told = span.attributes
+    assert told["gen_ai.operation.name"] == "chat"
+    assert told["gen_ai.provider.name"] == "echo"
+    assert told["gen_ai.request.model"] == told["gen_ai.response.model"] == "echo"
+    assert told["gen_ai.usage.input_tokens"] == told["gen_ai.usage.output_tokens"] == 2
+    first, seconds = told["gen_ai.response.time_to_first_chunk"], span.end_time - span.start_time
+    assert 0 <= first <= seconds / 1e9
+    assert "error.type" not in told and span.status.is_ok
+    if metrics == "on":
+        found = call(app, "GET", "/metrics").body.decode()
+        assert 'choreo_requests_total{api="chat",model="echo",outcome="completed"} 1.0' in found
+
+
+def test_the_provider_is_told_the_span(spans: InMemorySpanExporter) -> None:
+    """So that what it traces stands below ours, and ours below the caller's."""
+    account = Account("id", "POST", CHAT, "", observer=Spans(None))
+    account.asked("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
+    account.finish("completed")
+    span = only(spans)
+    version, trace_id, span_id, flags = account.trace["traceparent"].split("-")
+    assert (version, trace_id, flags) == ("00", PARENT.split("-")[1], "01")
+    assert span_id == f"{span.context.span_id:016x}" != PARENT.split("-")[2]
+    assert account.trace["x-request-id"] == "id"
+
+
+def test_a_failure(spans: InMemorySpanExporter) -> None:
+    app = make_app({"otel": "on", "default_model": "none"})
+    call(app, "POST", CHAT, chat("x", model="nobody"))
+    span = only(spans)
+    assert span.attributes["error.type"] == "model_not_found"
+    assert span.attributes["http.response.status_code"] == 404
+    assert not span.status.is_ok and span.parent is None
+
+
+def test_what_asks_no_model_has_no_span(spans: InMemorySpanExporter) -> None:
+    app = make_app({"otel": "on"})
+    call(app, "GET", "/v1/models")
+    call(app, "POST", CHAT, b"{")
+    assert not spans.get_finished_spans()
+
+
+def test_nothing_secret_is_told(spans: InMemorySpanExporter) -> None:
+    app = make_app({"otel": "on", "api_keys": "sk-secret"})
+    call(app, "POST", CHAT, chat("the prompt"), HTTP_AUTHORIZATION="Bearer sk-secret")
+    text = only(spans).to_json()
+    assert "sk-secret" not in text and "the prompt" not in text
