@@ -7,9 +7,8 @@ failure.  How a stream ends is ours: an upstream that stops before its last even
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .. import sse
 from ..chat.answer import AnswerWriter
@@ -48,13 +47,13 @@ def _read_message_usage(usage: dict[str, Json]) -> Usage:
 class Dialect:
     """An API as a stream of its events.
 
-    *watched* matches the names of the events that are taken apart, *last* are those that end
-    an answer, and *dropped* those that are not passed on.  *member* is where an event has the
-    object with ``id``, ``model`` and ``usage``; a document is that object itself.
+    *plain* is what the two lines of an event that is never taken apart have between them.  The
+    events *last* end an answer, and those *dropped* are not passed on.  *member* is where an event
+    has the object with ``id``, ``model`` and ``usage``; a document is that object itself.
     """
 
     path: str
-    watched: re.Pattern[bytes] = field(default_factory=lambda: re.compile(b""))
+    plain: bytes = b""
     last: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()
     member: str = ""
@@ -66,17 +65,14 @@ _RESPONSE_ENDS = ("completed", "incomplete", "failed")
 DIALECTS = {
     "responses": Dialect(
         "/responses",
-        re.compile(
-            rb"event: (?:response\.(?:created|queued|in_progress|completed|incomplete|failed)"
-            rb"|error)\n"
-        ),
+        b".delta\ndata: {",
         frozenset(f"response.{end}" for end in _RESPONSE_ENDS),
         member="response",
         read_usage=_read_input_usage,
     ),
     "messages": Dialect(
         "/messages",
-        re.compile(rb"event: (?:message_(?:start|delta|stop)|error|ping)\n"),
+        b"_block_delta\ndata: {",
         frozenset(["message_stop"]),
         frozenset(["ping"]),
         member="message",
@@ -202,13 +198,17 @@ class NativeStream(_Native):
         return frames
 
     def _is_plain(self, block: bytes) -> bool:
-        """Whether *block* is whole events of two lines, none of which is to be taken apart."""
-        if not block.startswith(b"event: ") or self._dialect.watched.search(block):
-            return False
-        events = block.count(b"\n\nevent: ") + 1
+        """Whether *block* is whole events of two lines, none of which is to be taken apart.
+
+        Then every line end is accounted for: three an event, one of them inside ``plain``.
+        """
+        plain = self._dialect.plain
+        events = block.count(plain) if plain else 0
         return (
-            block.count(b"\n") == 3 * events
-            and block.count(b"\ndata: {") == events
+            events > 0
+            and block.count(b"\n") == 3 * events
+            and block.count(b"}\n\nevent: ") == events - 1
+            and block.startswith(b"event: ")
             and b"\r" not in block
         )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -250,3 +253,23 @@ def test_embeddings_pass_and_others_have_none(native: Make) -> None:
         with pytest.raises(openai.BadRequestError) as raised:
             client.embeddings.create(model="real", input=7)  # type: ignore[arg-type]
         assert raised.value.param == "input"
+
+
+def test_what_nobody_calls_is_not_loaded() -> None:
+    """The modules of the APIs come with the first request to them."""
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from harness import make_app
+from wsgi_calls import call, chat
+app = make_app()
+assert call(app, "POST", "/v1/chat/completions", chat("x")).status == 200
+names = [name for name in sys.modules if name.startswith("choreo_wsgi.")]
+print([name for name in names if "responses" in name or "messages" in name
+       or name.endswith((".stored", ".native", ".passing"))])
+app.close()
+"""
+    helpers = Path(__file__).parents[1] / "helpers"
+    run = [sys.executable, "-c", script, str(helpers)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"

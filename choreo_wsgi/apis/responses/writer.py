@@ -67,6 +67,7 @@ class ResponseWriter:
         self._text: _Open | None = None  # the reasoning or message that is being written
         self._calls: dict[int, _Open] = {}
         self._finish = Finish()
+        self._passed = b""  # the last frames that a provider passed on
         self._usage: Usage | None = None
 
     # -- items --------------------------------------------------------------------------
@@ -141,9 +142,7 @@ class ResponseWriter:
         return opened
 
     def _added(self, opened: _Open) -> bytes:
-        frames = self._event(
-            "response.output_item.added", output_index=opened.index, item=opened.item
-        )
+        frames = self._item_added(opened)
         name = self._part_name(opened.kind)
         return frames + self._at(opened, f"{name}.added", part=part_object(opened.kind, ""))
 
@@ -173,6 +172,11 @@ class ResponseWriter:
         opened.item["summary" if kind == "reasoning_summary_text" else "content"] = [part]
         return frames + self._item_done(opened, status)
 
+    def _item_added(self, opened: _Open) -> bytes:
+        return self._event(
+            "response.output_item.added", output_index=opened.index, item=opened.item
+        )
+
     def _item_done(self, opened: _Open, status: str) -> bytes:
         if opened.item["type"] != "custom_tool_call":
             opened.item["status"] = status
@@ -184,9 +188,7 @@ class ResponseWriter:
         if opened is None:
             frames = self._end_text()
             opened = self._calls[call.index] = self._new_call(call)
-            frames += self._event(
-                "response.output_item.added", output_index=opened.index, item=opened.item
-            )
+            frames += self._item_added(opened)
         if call.extra:
             opened.item.update(call.extra)
         if call.arguments:
@@ -234,20 +236,14 @@ class ResponseWriter:
             if self._text is None or not self._text.kind.startswith("reasoning"):
                 frames = self._end_text()
                 self._text = self._open("rs", {"type": "reasoning", "summary": []}, "")
-                frames += self._event(
-                    "response.output_item.added",
-                    output_index=self._text.index,
-                    item=self._text.item,
-                )
+                frames += self._item_added(self._text)
             frames += self._seal(self._text, blocks)
         for image in extra.get("images") or ():
             url: str = image["image_url"]["url"]
             item = {"type": "image_generation_call", "result": url.partition(",")[2]}
             frames += self._end_text()
             opened = self._open("ig", {**item, "status": "completed"}, "")
-            frames += self._event(
-                "response.output_item.added", output_index=opened.index, item=opened.item
-            )
+            frames += self._item_added(opened)
             frames += self._item_done(opened, "completed")
         return frames
 
@@ -279,14 +275,15 @@ class ResponseWriter:
 
     def passed(self, frames: bytes) -> None:
         """Go on counting, and with the same id, behind *frames* of the provider's own."""
-        if not (self.count or self.fixed_id) and (found := _ID.search(frames)):
+        if not (self._passed or self.fixed_id) and (found := _ID.search(frames)):
             self.id = found[1].decode("ascii", "replace")
-        at = frames.rfind(b'"sequence_number":')
-        if at >= 0 and (number := _NUMBER.match(frames, at)):
-            self.count = int(number[1]) + 1
+        self._passed = frames
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
+        at = self._passed.rfind(b'"sequence_number":')
+        if at >= 0 and (number := _NUMBER.match(self._passed, at)):
+            self.count = int(number[1]) + 1
         frames = b"" if self.count else self.begin()
         frames += failed_event(self.response("failed"), error, self.count)
         self.count += 1
