@@ -211,7 +211,7 @@ def settled(server: Server) -> tuple[int, int, int]:
 
 def main() -> int:
     """Run; return 1 if something was wrong."""
-    with served("--max-streams", "200") as server:
+    with served("--max-streams", "200", "--replay-ttl-seconds", "20") as server:
         load = Load(server)
         looks = []
         for seconds in (SECONDS / 5, SECONDS * 4 / 5):

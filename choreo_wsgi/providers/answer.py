@@ -177,8 +177,8 @@ class UpstreamAnswer:
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
-        return self._exchange.due
+        """When to ask again although nothing came: at once for a failure that waits."""
+        return 0.0 if self._failure is not None else self._exchange.due
 
     def finish(self) -> None:
         """Leave the connection to others if nothing but the answer's end is still to come."""

@@ -131,13 +131,19 @@ class Exchange:
     def due(self) -> float | None:
         """When to ask again although nothing came; None while a name must be looked up."""
         if self._steps is None:
-            return self._deadline
+            return 0.0 if self._is_over() else self._deadline
         if self._waiting is None:
             return 0.0
         events, deadline = self._waiting
         if not events:
             return None
         return deadline if events == POLLIN else min(deadline, self._again)
+
+    def _is_over(self) -> bool:
+        """Return whether the end is known, which the descriptor does not tell again."""
+        connection, framing = self._connection, self._framing
+        ended = connection is not None and connection.tls is not None and connection.tls.ended
+        return ended or (framing is not None and framing.error is not None)
 
     def close(self) -> None:
         """Let go of the connection, in whatever phase, from any thread, as often as wanted."""

@@ -116,6 +116,8 @@ class RelayedStream(UpstreamAnswer):
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came: at the end of a pause or of the grace."""
+        if self._failure is not None:
+            return 0.0
         if self._pause:
             return self._paused + self._pause
         due = self._exchange.due
