@@ -12,8 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exchange import Exchange, HTTPRequest, Timeouts
+    from .exchange import Exchange
     from .pool import Client
+    from .request import HTTPRequest, Timeouts
 
 __all__ = ["Client", "Exchange", "HTTPRequest", "Timeouts"]
 
@@ -22,6 +23,7 @@ def __getattr__(name: str) -> Any:
     # On demand: who wants ``framing`` alone (the client does) gets no socket and no TLS.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(".pool" if name == "Client" else ".exchange", __name__), name)
+    module = {"Client": ".pool", "Exchange": ".exchange"}.get(name, ".request")
+    value = getattr(import_module(module, __name__), name)
     globals()[name] = value
     return value

@@ -4,60 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
 from .connect import Steps
 from .connection import POLLIN, POLLOUT, Connection, wait
 from .framing import Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
+from .request import Lender
 
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
 
 #: Seconds between two questions whether the socket is writable, the first and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.02
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """How long to wait, in seconds; the names of the settings without ``_timeout``.
-
-    *connect* covers looking up the name, connecting, a proxy and TLS; *first_byte* what
-    follows, up to the first byte of the answer's body (servers send the head at once and
-    are silent through the prefill); *idle* every silence after that.
-    """
-
-    connect: float = 10.0
-    first_byte: float = 300.0
-    idle: float = 60.0
-
-
-@dataclass(frozen=True)
-class HTTPRequest:
-    """A request to send; Host, Content-Length and Accept-Encoding are added to *headers*."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
-class Lender(Protocol):
-    """Where an exchange gets its connections and gives them back."""
-
-    timeouts: Timeouts
-
-    def take(self, fresh: bool) -> Connection:
-        """Return a connection: an idle one, or one that is still to be connected."""
-
-    def connect(self, connection: Connection, until: float) -> Steps:
-        """Return the steps that connect *connection*."""
-
-    def give_back(self, connection: Connection) -> None:
-        """Take *connection* for the next exchange."""
 
 
 class Exchange:
@@ -117,6 +76,8 @@ class Exchange:
         connection = self._connection
         if connection is None or connection.sock is None or self.events != POLLIN:
             return None
+        if self.ended or self._closed:
+            return None  # the connection may be another exchange's by now
         number = connection.sock.fileno()
         return number if number >= 0 else None
 
@@ -130,8 +91,10 @@ class Exchange:
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came; None while a name must be looked up."""
+        if self._is_over():
+            return 0.0
         if self._steps is None:
-            return 0.0 if self._is_over() else self._deadline
+            return self._deadline
         if self._waiting is None:
             return 0.0
         events, deadline = self._waiting
@@ -140,7 +103,9 @@ class Exchange:
         return deadline if events == POLLIN else min(deadline, self._again)
 
     def _is_over(self) -> bool:
-        """Return whether the end is known, which the descriptor does not tell again."""
+        """Return whether the end is known, which no descriptor tells again."""
+        if self.ended or self._closed:
+            return True
         connection, framing = self._connection, self._framing
         ended = connection is not None and connection.tls is not None and connection.tls.ended
         return ended or (framing is not None and framing.error is not None)

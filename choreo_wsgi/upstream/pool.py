@@ -13,8 +13,9 @@ from pathlib import Path
 from .address import Address, parse_url
 from .connect import Steps, connect
 from .connection import Connection
-from .exchange import Exchange, HTTPRequest, Timeouts
+from .exchange import Exchange
 from .head import request_head
+from .request import HTTPRequest, Timeouts
 
 #: An idle connection is not used after so many seconds: most servers close it by then.
 MAX_IDLE_SECONDS = 60.0

@@ -292,6 +292,39 @@ def test_our_own_lack_of_descriptors_is_not_the_providers_fault(client: Make) ->
     assert isinstance(error, ProviderUnavailable)
 
 
+def test_an_exchange_that_is_over_names_no_descriptor(upstream: Start, client: Make) -> None:
+    """Its connection may be another's, which is then waited for under the same number."""
+    server = upstream(lambda peer: peer.send(chunked([b"all"])))
+    pool = client()
+    first = pool.send(post(server.url))
+    assert read(first) == b"all"
+    assert (first.fileno(), first.due) == (None, 0.0)
+    second = pool.send(post(server.url))
+    assert second.receive(0) in (b"", b"all")
+    assert server.accepted == 1 and first.fileno() is None
+    second.close()
+    assert (second.fileno(), second.due) == (None, 0.0)
+
+
+def test_a_failure_that_waits_is_due_at_once(upstream: Start, client: Make) -> None:
+    """No more bytes come: the descriptor would not tell of it."""
+    bad = chunked([b"all"])[:-5] + b"no size\r\n"
+    exchange = client().send(post(upstream(lambda peer: peer.send(bad)).url))
+    deadline = time.monotonic() + 10
+    body = b""
+    while not body:
+        assert time.monotonic() < deadline
+        body = exchange.receive(0.25)
+    while exchange.due != 0.0:  # the rest may come in a piece of its own
+        assert time.monotonic() < deadline
+        try:
+            assert exchange.receive(0.05) == b""
+        except UpstreamInvalid:
+            return
+    with pytest.raises(UpstreamInvalid):
+        exchange.receive(0)
+
+
 def test_nothing_is_retried_on_a_new_connection(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.close())
     _, error = failure(client().send(post(server.url)))

@@ -626,6 +626,20 @@ def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
     assert server.requests[0].header("Authorization") == f"Bearer {KEY}"
 
 
+def test_an_error_behind_frames_is_due_at_once(upstream: Start, provider: Make) -> None:
+    """The frames are handed over first; no descriptor tells of what waits."""
+    bad = b'data: {"error":{"message":"no"}}\n\n'
+    server = upstream(lambda peer: peer.send(chunked([ROLE + WORDS[0] + bad])))
+    frames = stream(provider(server))
+    deadline = time.monotonic() + 15
+    while not frames.receive(0.25):
+        assert time.monotonic() < deadline
+    assert frames.due == 0.0
+    with pytest.raises(ChoreoError, match="no"):
+        frames.receive(0)
+    frames.close()
+
+
 def test_nobody_waits_for_a_list_that_somebody_asks_for(upstream: Start, provider: Make) -> None:
     asked, go = threading.Event(), threading.Event()
 
