@@ -23,7 +23,7 @@ from ..upstream import Client, HTTPRequest, Timeouts
 from .answer import Asking, UpstreamAnswer
 from .base import Provider, nothing
 from .failures import read_body, refusal, retry_after
-from .reading import SHAPE_ERRORS, new_call_id
+from .reading import SHAPE_ERRORS, new_call_id, unknown_shape
 
 
 class Translator:
@@ -55,7 +55,7 @@ class Translator:
         except ChoreoError as error:
             self.failure = error
         except SHAPE_ERRORS as error:
-            self.failure = _strange(error)
+            self.failure = unknown_shape(error)
         if self.failure is not None and not items:
             raise self.failure
         return items
@@ -70,7 +70,7 @@ class Translator:
         try:
             return self.finish()
         except SHAPE_ERRORS as error:
-            raise _strange(error) from error
+            raise unknown_shape(error) from error
 
     @property
     def usage(self) -> Usage | None:
@@ -84,10 +84,6 @@ class Translator:
     def finish(self) -> list[Item]:
         """Return what the end of the bytes completes, or raise UpstreamTruncated."""
         raise NotImplementedError
-
-
-def _strange(error: Exception) -> UpstreamInvalid:
-    return UpstreamInvalid(f"the provider's answer has an unknown shape: {error!r}")
 
 
 class EventTranslator(Translator):

@@ -16,6 +16,11 @@ from ..errors import UpstreamInvalid
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
 
 
+def unknown_shape(error: Exception) -> UpstreamInvalid:
+    """Return what one of SHAPE_ERRORS means for the caller."""
+    return UpstreamInvalid(f"the provider's answer has an unknown shape: {error!r}"[:500])
+
+
 def text(value: Json) -> str:
     """Return *value* if it is text, ``""`` for null; raises TypeError."""
     if value is None:

@@ -11,7 +11,7 @@ from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
 from ..failures import find_error, provider_error
-from ..reading import parse_object, read_usage
+from ..reading import SHAPE_ERRORS, parse_object, read_usage, unknown_shape
 from .chunks import OpenAITranslator
 from .relay import EventRelay, Rewriting
 
@@ -167,6 +167,8 @@ class RelayedDocument(UpstreamAnswer):
             document = self._read_document(bytes(self._document).lstrip(BLANK))
         except ChoreoError as error:
             raise self.fail(error) from None
+        except SHAPE_ERRORS as error:
+            raise self.fail(unknown_shape(error)) from None
         self.ended = True
         return document
 

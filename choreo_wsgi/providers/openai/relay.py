@@ -28,7 +28,7 @@ from ...chat.items import Json, Usage, dump
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ..failures import find_error, provider_error
-from ..reading import parse_object, read_usage
+from ..reading import SHAPE_ERRORS, parse_object, read_usage, unknown_shape
 from .events import EventReader, WholeEvents
 from .pattern import Patterns
 
@@ -102,10 +102,10 @@ class EventRelay:
                 raise UpstreamInvalid(
                     f"the provider sent an event of more than {self._limit} bytes"
                 )
-        except ChoreoError as error:
-            self._failure = error
+        except (ChoreoError, *SHAPE_ERRORS) as error:
+            self._failure = error if isinstance(error, ChoreoError) else unknown_shape(error)
             if not frames:
-                raise
+                raise self._failure from None
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def end(self) -> bytes:
