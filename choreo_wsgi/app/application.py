@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from http.client import responses
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,6 @@ from .. import apis
 from ..errors import ChoreoError, ConfigurationError, MethodNotAllowed, NotFound
 from ..providers.building import build
 from ..providers.routing import Router
-from ..replay import open_store
 from ..settings import Configuration, configure
 from ..streams.carrier import Carrier
 from ..streams.stream import Control, EventStream
@@ -29,7 +30,6 @@ from .page import page
 from .pending import ClientGone, Pending
 from .request import Call, Environ, request_id
 from .response import Document, Response, error_response, json_response
-from .resumable import Resumption
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -58,27 +58,27 @@ class Application:
         self._admit(Keys(configuration))
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
-        self._store = open_store(self.settings.replay, self.settings)
         self._limits = Limits(open_counters(self.settings.replay))
         self._control = Control()
         self._completions = Completions(
             self._router, self._slots, self._limits, self._control, self.settings
         )
-        self._resumption = Resumption(
-            self._store,
-            self._completions,
-            self._control,
-            self.settings,
-        )
+        #: Readings of logs hold no completion's slot: those of orphans have theirs.
+        self._readers = Slots(self.settings.max_streams)
+        self._carrier: Carrier | None = None
+        self._loading = threading.Lock()
+        self._loaded: Any = None
+        if not self.settings.replay.startswith("memory:"):
+            self._resumption()  # a wrong address is told at start
         self._endpoints = Endpoints(
-            self._store, self._completions, self._resumption, self._control, self.settings
+            self._completions, self._resumption, self._control, self.settings
         )
         #: What ``/metrics`` looks at; a server adds what it knows itself.
         self.gauges: dict[str, Callable[[], float]] = {
             "active_streams": lambda: self._slots.active,
-            "orphans": lambda: self._resumption.orphans.active,
-            "readers": lambda: self._resumption.readers.active,
-            "replay_reachable": lambda: self._store.reachable,
+            "orphans": lambda: self._loaded.orphans.active if self._loaded else 0,
+            "readers": lambda: self._readers.active,
+            "replay_reachable": lambda: self._loaded.store.reachable if self._loaded else 1,
         }
         self._observer, metrics = observers.load(
             self.settings, self.gauges, self._completions.breakers.state
@@ -95,6 +95,21 @@ class Application:
         if metrics is not None:
             self._routes["/metrics"] = {"GET": metrics.response}
 
+    def _resumption(self) -> Any:
+        """Return who serves resumable streams; loaded, with its log, when first asked for."""
+        with self._loading:
+            if self._loaded is None:
+                settings = self.settings
+                store = importlib.import_module("..replay", __package__).open_store(
+                    settings.replay, settings
+                )
+                module = importlib.import_module(".resumable", __package__)
+                self._loaded = module.Resumption(
+                    store, self._completions, self._readers, self._control, settings
+                )
+                self._loaded.orphans.carrier = self._carrier
+            return self._loaded
+
     def _admit(self, keys: Keys) -> None:
         self._limited = keys.limited
         self._gate = Gate(keys, self.settings)
@@ -105,11 +120,13 @@ class Application:
     @property
     def active(self) -> int:
         """How many completions are running, with a client or without."""
-        return self._slots.active + self._resumption.readers.active
+        return self._slots.active + self._readers.active
 
     def carry_with(self, carrier: Carrier) -> None:
         """Have *carrier*, the server's, go on with the streams without a client."""
-        self._resumption.orphans.carrier = carrier
+        self._carrier = carrier
+        if self._loaded is not None:
+            self._loaded.orphans.carrier = carrier
         self.gauges["carried_streams"] = lambda: carrier.carried
         self.gauges["loop_lag_seconds"] = lambda: carrier.lag
 
@@ -121,13 +138,13 @@ class Application:
         if self._limits.blocking and self._limited and environ["REQUEST_METHOD"] == "POST":
             return True
         if path.startswith(("/v1/streams/", "/v1/responses")) or "HTTP_CHOREO_RESUMABLE" in environ:
-            return self._resumption.blocking
+            return bool(self._resumption().blocking)
         return int(environ.get("CONTENT_LENGTH") or 0) > LARGE
 
     def drain(self) -> None:
         """Refuse new completions with 503 and answer ``/readyz`` with 503."""
         self._slots.drain()
-        self._resumption.readers.drain()
+        self._readers.drain()
 
     def stop(self) -> None:
         """End every running completion, a stream with the frame ``server_shutting_down``."""
@@ -135,7 +152,8 @@ class Application:
 
     def close(self) -> None:
         """Let the providers and the replay store go."""
-        self._resumption.close()
+        if self._loaded is not None:
+            self._loaded.close()
         for router in (*self._replaced, self._router):
             router.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .. import sse
 from ..apis import API
@@ -13,13 +14,15 @@ from ..chat.source import Reply
 from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
-from ..streams.recording import Recording
 from ..streams.stream import Control, Endable, EventStream, Generation
 from .limits import Limits, demand_model
 from .pending import Pending
 from .request import Call, Headers
 from .response import Response, document, visible
 from .slots import Slot, Slots
+
+if TYPE_CHECKING:
+    from ..streams.recording import Recording
 
 
 class Completions:
@@ -92,8 +95,9 @@ class Completions:
             account.target = frames.label
             account.failovers = frames.failovers
             generation = Generation(frames, self._control, writer, first)
-            carried: Endable = generation if record is None else record(generation)
-            generation.on_end = partial(_charge, call, slot, frames, carried)
+            recording = None if record is None else record(generation)
+            carried: Endable = recording or generation
+            generation.on_end = partial(_charge, call, slot, frames, recording)
 
             def on_close(outcome: str) -> None:
                 if record is None:
@@ -195,12 +199,12 @@ class Completions:
         return Failover(in_order([candidate(target) for target in targets]))
 
 
-def _charge(call: Call, slot: Slot, frames: Failover, carried: Endable) -> None:
+def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | None) -> None:
     """Settle what a generation has cost, at its end; a recording gives its slot back."""
     account = call.account
     account.charge(frames.usage)
-    if isinstance(carried, Recording):
-        slot.settle(account.usage, carried.last)
+    if recording is not None:
+        slot.settle(account.usage, recording.last)
         slot.release()
     else:
         slot.settle(account.usage, account.frames)

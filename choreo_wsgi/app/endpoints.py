@@ -13,7 +13,7 @@ from typing import Any, Union
 from .. import apis
 from ..apis import API
 from ..chat.request import ChatRequest
-from ..replay import Store
+from ..errors import InvalidRequest
 from ..settings import Settings
 from ..streams.stream import Control
 from .completions import Completions
@@ -21,7 +21,6 @@ from .limits import demand_model
 from .pending import Pending
 from .request import Call, read_body, trace, while_parsing
 from .response import Response, json_response
-from .resumable import Resumption, is_resumable
 
 Handler = Callable[[Call], Union[Response, Pending]]
 
@@ -42,18 +41,27 @@ _RESPONSES = [
 _KEEPING = ("background", "store", "previous_response_id")
 
 
+def is_resumable(call: Call) -> bool:
+    """Whether the request opts in to outliving its connection (``Choreo-Resumable: 1``).
+
+    Raises InvalidRequest for anything but 0 and 1.
+    """
+    value = call.environ.get("HTTP_CHOREO_RESUMABLE", "0")
+    if value not in ("0", "1"):
+        raise InvalidRequest("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
+    return bool(value == "1")
+
+
 class Endpoints:
     """Reads the requests of every API and hands them to who answers them."""
 
     def __init__(
         self,
-        store: Store,
         completions: Completions,
-        resumption: Resumption,
+        resumption: Callable[[], Any],
         control: Control,
         settings: Settings,
     ) -> None:
-        self._store = store
         self._completions = completions
         self._resumption = resumption
         self._control = control
@@ -68,8 +76,8 @@ class Endpoints:
         stream = path.removeprefix("/v1/streams/")
         if stream != path:
             return {
-                "GET": lambda call: self._resumption.resume(call, stream),
-                "DELETE": lambda call: self._resumption.cancel(call, stream),
+                "GET": lambda call: self._resumption().resume(call, stream),
+                "DELETE": lambda call: self._resumption().cancel(call, stream),
             }
         for pattern, methods in _RESPONSES:
             if pattern.fullmatch(path):
@@ -95,7 +103,8 @@ class Endpoints:
             return kept
         if is_resumable(call):
             digest = hashlib.sha256(body).hexdigest()
-            return self._resumption.begin(call, api, request, digest)
+            begun: Response | Pending = self._resumption().begin(call, api, request, digest)
+            return begun
         return self._completions.answer(call, api, request)
 
     def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
@@ -110,7 +119,8 @@ class Endpoints:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""
         if self._kept is None:
             module = importlib.import_module(".stored", __package__)
+            resumption = self._resumption()
             self._kept = module.StoredResponses(
-                self._store, self._completions, self._resumption, self._control
+                resumption.store, self._completions, resumption, self._control
             )
         return self._kept

@@ -25,17 +25,6 @@ _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-def is_resumable(call: Call) -> bool:
-    """Whether the request opts in to outliving its connection (``Choreo-Resumable: 1``).
-
-    Raises InvalidRequest for anything but 0 and 1.
-    """
-    value = call.environ.get("HTTP_CHOREO_RESUMABLE", "0")
-    if value not in ("0", "1"):
-        raise InvalidRequest("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
-    return bool(value == "1")
-
-
 #: Writes the frame, without a number, that ends a log whose producer is lost.
 Ending = Callable[[Writer, ChoreoError], bytes]
 
@@ -51,13 +40,13 @@ class Resumption:
         self,
         store: Store,
         completions: Completions,
+        readers: Slots,
         control: Control,
         settings: Settings,
     ) -> None:
-        self._store = store
+        self.store = store
         self._completions = completions
-        #: Readings of logs hold no completion's slot: those of orphans have theirs.
-        self.readers = Slots(settings.max_streams)
+        self.readers = readers
         self._control = control
         self._settings = settings
         self.orphans = Orphans(settings.orphan_seconds)
@@ -65,12 +54,12 @@ class Resumption:
     @property
     def blocking(self) -> bool:
         """Whether the store may keep its caller waiting."""
-        return self._store.blocking
+        return self.store.blocking
 
     def close(self) -> None:
         """Let go of the streams without a client, then of the store."""
         self.orphans.close()
-        self._store.close()
+        self.store.close()
 
     # -- begin ----------------------------------------------------------------------------
 
@@ -81,7 +70,7 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("only a stream can be resumable", param="stream")
-        claim = self._store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
+        claim = self.store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
         if claim.writer is None:
             return self._joined(call, claim.id, 0)
         return self.record(call, api, request, claim.writer, stream_head(call, claim.id))
@@ -170,7 +159,7 @@ class Resumption:
         owner = call.key.id
         slot = self.readers.take()
         try:
-            reader = self._store.read(id, owner, after)
+            reader = self.store.read(id, owner, after)
         except BaseException:
             slot.release()
             raise
@@ -195,9 +184,9 @@ class Resumption:
 
     def cancel(self, call: Call, id: str) -> Response:
         """Return the response to ``DELETE /v1/streams/<id>``, which stops the generation."""
-        self._store.cancel(id, call.key.id)
+        self.store.cancel(id, call.key.id)
         # Nobody else tells the readers of a stream that has lost its producer.
-        writer = self._store.take_over(id, call.key.id)
+        writer = self.store.take_over(id, call.key.id)
         if writer is not None:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
             writer.append(*sse.number(_error_frame(writer, error), writer.last + 1), end=True)
@@ -207,7 +196,7 @@ class Resumption:
 
     def _recover(self, id: str, owner: str, after: int, ending: Ending) -> None:
         """End the log of a stream that has lost its producer."""
-        writer = self._store.take_over(id, owner, after)
+        writer = self.store.take_over(id, owner, after)
         if writer is None:
             return  # somebody was faster, or the producer is back
         error: ChoreoError = ProducerLost("the server of this stream is gone")

@@ -126,7 +126,7 @@ def test_a_cut_stream_goes_on_and_is_read_on_live(start: Any, script: Script) ->
     script.say("one ")
     seen = [next_frame(client), next_frame(client)]
     client.reset()
-    wait_until(lambda: app._resumption.orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
     assert not script.closed.is_set()
     script.say("two ")
     with server.connect() as again:
@@ -180,7 +180,7 @@ def test_delete_stops_a_stream_without_a_client(start: Any, script: Script) -> N
     client = server.connect()
     id = begin(client, ask())
     client.reset()
-    wait_until(lambda: app._resumption.orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
     assert once(server, "DELETE", f"/v1/streams/{id}").status == 204
     assert script.closed.wait(harness.DEADLINE)
     wait_until(lambda: app.active == 0, "nothing is left running")
@@ -248,7 +248,7 @@ def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(
     client.request("POST", "/v1/chat/completions", ask(), {**RESUMABLE, "Idempotency-Key": "early"})
     assert script.asked.wait(harness.DEADLINE)
     client.reset()
-    wait_until(lambda: app._resumption.orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
     with server.connect() as again:
         begin(again, ask(), Idempotency_Key="early")
         script.finish("late", Finish())
@@ -362,7 +362,7 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
     ids = [begin(client, ask()) for client in clients]
     for client in clients:
         client.reset()
-    wait_until(lambda: app._resumption.orphans.active == 2, "an orphan is carried: both")
+    wait_until(lambda: app._resumption().orphans.active == 2, "an orphan is carried: both")
     with server.connect() as client:
         refused = client.exchange("POST", "/v1/chat/completions", ask("echo"), RESUMABLE)
         assert (refused.status, refused.headers["retry-after"]) == (status, "1")
@@ -381,7 +381,7 @@ def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) ->
     client = server.connect()
     id = begin(client, ask())
     client.reset()
-    wait_until(lambda: app._resumption.orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
     with server.connect() as client, server.connect() as back:
         refused = client.exchange("POST", "/v1/chat/completions", ask("echo"))
         assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
@@ -408,7 +408,7 @@ def test_streams_that_lose_their_clients_together_are_all_there(
         ids = [begin(client, body) for client in clients]
         for client in clients:
             client.reset()
-        wait_until(lambda: app._resumption.orphans.active == 24, "an orphan is carried: all")
+        wait_until(lambda: app._resumption().orphans.active == 24, "an orphan is carried: all")
         for id in ids:
             frames = replay(server, id)
             assert text_of(frames) == words
@@ -433,7 +433,7 @@ def test_a_drain_ends_streams_without_a_client_too(start: Any, script: Script) -
     client = server.connect()
     begin(client, ask())
     client.reset()
-    wait_until(lambda: app._resumption.orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
     app.drain()
     app.stop()
     wait_until(lambda: app.active == 0, "the stream has ended")
