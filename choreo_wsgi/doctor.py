@@ -265,16 +265,16 @@ def _examine_leaving(route: Route, proxy: str) -> Finding:
     id = secrets.token_hex(16)
     route.ask(int(60 / _GAP), {"delay_ms": _GAP * 1000, "id": id}, leave_after=2)
     left = time.monotonic()
-    said = ""
     while (waited := time.monotonic() - left) < _PATIENCE:
-        said = route.ask(1, {"about": id}, stream=False).text
-        if '"gone"' in said:
+        asked = route.ask(1, {"about": id}, stream=False)
+        if '"gone"' in asked.text:
             return Finding(0, f"a client that leaves is noticed within {waited:.1f} s")
         time.sleep(_GAP)
-    if '"running"' in said:
+    if '"running"' in asked.text:
         text = f"a client that leaves is not noticed in {_PATIENCE:.0f} s: its tokens are paid for"
         return _found(NOT_NOTICED, text, proxy)
-    return Finding(0, "whether a leaving client is noticed cannot be told: another process answers")
+    why = "another process answers" if asked.complete else asked.why
+    return Finding(0, f"whether a leaving client is noticed cannot be told: {why}")
 
 
 def _examine_silence(
@@ -296,6 +296,8 @@ def _examine_silence(
         answer = answers[stream]
         if answer.complete:
             yield Finding(0, f"{what} of {seconds:g} s passes")
+        elif 400 <= answer.status < 500:
+            raise ChoreoError(f"{what} cannot be asked for: {answer.why}")
         else:
             text = f"time-out: {what} is given up after {answer.took:.1f} s: {answer.why}"
             yield _found(TIMED_OUT, text, proxy)

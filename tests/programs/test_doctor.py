@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -274,3 +275,15 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
     done = examine(case, 1, tmp_path)
     assert done.returncode == 1
     assert "HTTP 308 to https://llm.example.com/v1/chat/completions" in done.stderr
+
+
+def test_a_key_with_few_requests_a_minute(tmp_path: Path) -> None:
+    """The check still ends, and says what kept it from telling."""
+    digest = hashlib.sha256(b"few").hexdigest()
+    ini = f"[key few]\ndigest = {digest}\nrequests_per_minute = 2\n"
+    with running(tmp_path, ini) as server:
+        done = check(server.url, "--key", "few", "--seconds", "0.5")
+    assert "one by one" in done.stdout
+    assert "cannot be told: HTTP 429" in done.stdout
+    assert done.returncode == 1
+    assert "a silent stream cannot be asked for: HTTP 429" in done.stderr
