@@ -7,16 +7,17 @@ failure.  How a stream ends is ours: an upstream that stops before its last even
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json, Usage, dump
 from ..chat.source import Reply
-from ..errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
+from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from .answer import Asking, UpstreamAnswer
-from .failures import find_error, provider_error
+from .failures import find_error, provider_error, refusal
 from .reading import SHAPE_ERRORS, count, parse_object, read_usage
 
 #: Longest document that is passed on, in bytes.
@@ -247,3 +248,63 @@ def pass_on(
     """
     reply = NativeStream if stream else NativeDocument
     return reply(asking, writer, writer.model if writer.model != model else "", label, limit)
+
+
+class _NotSpoken(ProviderError):
+    """The upstream has no such route."""
+
+
+def refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
+    """Return what a refusal means of an API that the upstream may not have after all."""
+    error = refusal(status, headers, body, time.time())
+    if status in (404, 405, 501) and b"model" not in body.lower():
+        return _NotSpoken(error.message)
+    return error
+
+
+class Trying:
+    """*reply*, or what *other* makes when the upstream turns out not to have the API.
+
+    An older release of a server that has it today is found out so, at the first request.
+    """
+
+    def __init__(self, reply: Reply, other: Callable[[], Reply]) -> None:
+        self._reply = reply
+        self._other = other
+
+    def receive(self, timeout: float) -> bytes:
+        """Return what came within *timeout* seconds from whichever answers."""
+        try:
+            return self._reply.receive(timeout)
+        except _NotSpoken:
+            self._reply.close()
+            self._reply = self._other()
+            return b""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all has been returned."""
+        return self._reply.ended
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported so far."""
+        return self._reply.usage
+
+    @property
+    def label(self) -> str:
+        """Who answers."""
+        return self._reply.label
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        return self._reply.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
+        return self._reply.due
+
+    def close(self) -> None:
+        """Stop the generation."""
+        self._reply.close()

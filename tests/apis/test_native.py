@@ -167,6 +167,32 @@ def test_an_error_event_of_the_upstream_is_the_failure(native: Make) -> None:
         ask_responses(made.url, stream=True)
 
 
+def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:
+    """vLLM of two years ago: the first request goes by chat too, and the next at once."""
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "real"}
+    choice = {"index": 0, "delta": {"role": "assistant", "content": "by chat"}}
+    said = sse.frame(
+        json.dumps({**chunk, "choices": [{**choice, "finish_reason": "stop"}]}).encode()
+    )
+    missing = (
+        b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    )
+
+    def answer(asked: Asked) -> bytes:
+        if asked.target.endswith("/responses"):
+            return missing + b'{"detail":"Not Found"}'
+        return HEAD + said + sse.DONE
+
+    made = native("vllm", answer)
+    for _ in range(2):
+        assert ask_responses(made.url).output_text == "by chat"
+    targets = [asked.target.rpartition("/")[2] for asked in made.upstream.asked]
+    assert targets == ["responses", "completions", "completions"]
+    gone = native("vllm", missing + b'{"error":{"message":"The model `real` does not exist."}}')
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        ask_responses(gone.url)
+
+
 def ask_messages(url: str, **members: Any) -> Any:
     given: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
     with (

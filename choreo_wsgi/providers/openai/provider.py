@@ -154,8 +154,17 @@ class OpenAI(Provider):
             secrets=self.secrets,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
-        reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)
-        return reply
+        given = asking if self.options.apis else replace(asking, refused=native.refused)
+        reply: Reply = native.pass_on(given, writer, request.model, label, request.stream, limit)
+        if self.options.apis:
+            return reply
+
+        def translate() -> Reply:
+            self.apis -= {writer.api}
+            return super(OpenAI, self).answer(request, writer)
+
+        trying: Reply = native.Trying(reply, translate)
+        return trying
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
