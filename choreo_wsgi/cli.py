@@ -7,10 +7,12 @@ imported only when it is the one that is called: a server does not load the clie
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -19,6 +21,7 @@ from .app import log
 from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
 from .serve.banner import banner
+from .serve.processes import MISCONFIGURED, Place, Supervisor, bind, process_count
 from .serve.server import Server
 from .serve.sockets import inherited_sockets
 from .settings import Configuration, Secret, configure, did_you_mean, table
@@ -160,19 +163,42 @@ def _serve(options: argparse.Namespace) -> int:
     log.set_up(logging.getLogger(), configuration.settings)
     # It reports every client that left; the application's own line says more.
     logging.getLogger("waitress").setLevel(logging.WARNING)
+    count = process_count(configuration.settings)
+    inherited = inherited_sockets(os.environ, os.getpid())
+    if count == 1:
+        return _serve_here(configuration, inherited)
+
+    def serve(place: Place) -> int:
+        try:
+            return _serve_here(place.share(_configuration(options)), place.sockets, place)
+        except ChoreoError as error:
+            print(f"choreo-wsgi: {error.message}", file=sys.stderr)
+            return MISCONFIGURED
+
+    return Supervisor(count, inherited or bind(configuration.settings), serve).run()
+
+
+def _serve_here(
+    configuration: Configuration, sockets: list[socket.socket], place: Place | None = None
+) -> int:
+    """Serve in this process, one of several if it has a *place* among them."""
+    crowd = None if place is None else functools.partial(place.crowd.tell, place.index)
     app = create_app(configuration)
     try:
-        server = Server(app, inherited_sockets(os.environ, os.getpid()))
+        server = Server(app, sockets, crowd)
         if configuration.settings.preload:
             app.preload()
         server.handle_signals()
     except BaseException:
         app.close()
         raise
+    if place is not None:
+        place.serving(server.drain, server.retire)
     key = ""
     if configuration.has_keys:  # the key itself is never printed; a shell can fill it in
         key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
-    print(banner(__version__, server.addresses, app.describe_models(), key), flush=True)
+    if place is None or place.last:
+        print(banner(__version__, server.addresses, app.describe_models(), key), flush=True)
     server.run()
     return 0
 

@@ -66,6 +66,7 @@ class Settings:
     max_streams: int = setting(
         256, "completions at once; further ones are refused with 503", minimum=1
     )
+    processes: str = setting("1", "processes that share the work, or auto: one for each core")
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body", minimum=1024)
     max_event_bytes: int = setting(8 * 1024 * 1024, "longest event from an upstream", minimum=1024)
     heartbeat_seconds: float = setting(10.0, "silence after which a ping is sent", minimum=0.05)

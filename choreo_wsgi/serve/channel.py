@@ -93,6 +93,11 @@ class Channel(HTTPChannel):
             return False
         return True
 
+    @property
+    def expected(self) -> bool:
+        """Whether a request is under way, or the first is still to come."""
+        return bool(self.requests or self.request is not None or self._fresh)
+
     def overdue(self, now: float) -> bool:
         """Return whether the client lets a request, or the next one, wait for too long."""
         if self.requests:

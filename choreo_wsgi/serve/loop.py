@@ -39,6 +39,10 @@ ACCEPTED = 16
 EXHAUSTED = 0.5
 
 
+#: Seconds for which other processes accept first while this one has more streams than they.
+REST = 0.02
+
+
 class Loop(dict[int, Any], Carrier):
     """The map from descriptors to dispatchers that waitress wants, which also runs them."""
 
@@ -84,7 +88,8 @@ class Loop(dict[int, Any], Carrier):
         """Do nothing: the server runs the loop in its own thread."""
 
     def _patience(self) -> float:
-        return 0.0 if self._beginning else super()._patience()
+        patience = 0.0 if self._beginning else super()._patience()
+        return min(patience, REST) if any(one.resting for one in self.listeners) else patience
 
     def _idle(self, limit: float) -> None:
         while self._beginning:
@@ -148,8 +153,9 @@ class _Listener:
     next_channel_cleanup = float("inf")  # Loop does it, by a clock that does not jump
     send_timeout = 60.0
     draining = False
+    retired = False  # another process accepts instead
     _map: Loop
-    _exhausted = 0.0  # until when there is no descriptor for a connection
+    _resting = 0.0  # until when nothing is accepted
     socket: Any
     adj: Any
 
@@ -166,9 +172,23 @@ class _Listener:
         """Go on with *task*: its client has taken what was sent, or has gone."""
         self._map.step(task)
 
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is accepted for a moment."""
+        return self._resting > time.monotonic()
+
     def readable(self) -> bool:
         """Return whether a connection can be accepted."""
-        return time.monotonic() >= self._exhausted and bool(super().readable())  # type: ignore[misc]
+        now = time.monotonic()
+        if self._resting <= now - REST and self.crowded():
+            self._resting = now + REST
+        accepts = now >= self._resting and not self.retired
+        return accepts and bool(super().readable())  # type: ignore[misc]
+
+    @staticmethod
+    def crowded() -> bool:
+        """Return whether another process shall accept first."""
+        return False
 
     def handle_accept(self) -> None:
         """Accept some of the connections that wait; rest while there is no descriptor."""
@@ -180,7 +200,7 @@ class _Listener:
             except OSError as error:  # for one, the client has been quicker
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.warning("no connection can be accepted: %s", error.strerror)
-                    self._exhausted = time.monotonic() + EXHAUSTED
+                    self._resting = time.monotonic() + EXHAUSTED
                 return
             try:
                 self.set_socket_options(connection)  # type: ignore[attr-defined]

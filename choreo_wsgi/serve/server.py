@@ -26,13 +26,7 @@ from ..settings import Settings
 from ..streams.carrier import Carrier
 from ..streams.workers import Workers
 from .loop import Loop, TcpServer, UnixServer
-from .sockets import listen_addresses
-
-try:
-    import resource
-except ImportError:  # not a Unix
-    resource = None  # type: ignore[assignment]
-
+from .sockets import listen_addresses, raise_open_files, socket_options
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +36,6 @@ LEAST_THREADS = 4
 #: Threads beyond one for each completion, for what must be answered while all are taken:
 #: health checks, refusals, model lists.
 RESERVE = 16
-
-#: Bytes that the system keeps for a client that does not read; left to itself it takes 4 MB.
-UNSENT = 512 * 1024
 
 #: Seconds between the error frames of a drain's end and the closing of what still runs: a
 #: stream on a worker's thread looks for its end every 0.25 s.
@@ -120,11 +111,17 @@ class Server:
     """Listens for *application*; binds on creation, so that the addresses are known.
 
     The sockets *inherited*, when there are any, stand in for the addresses of the settings.
+    *crowd* is told how many streams there are, and says whether others shall accept first.
     Raises ConfigurationError if an address cannot be bound, or must not be exposed without
     API keys.
     """
 
-    def __init__(self, application: Application, inherited: Sequence[socket.socket] = ()) -> None:
+    def __init__(
+        self,
+        application: Application,
+        inherited: Sequence[socket.socket] = (),
+        crowd: Callable[[int], bool] | None = None,
+    ) -> None:
         settings = self.settings = application.settings
         self._application = application
         self._inherited = bool(inherited)
@@ -136,8 +133,8 @@ class Server:
             raise ConfigurationError(f"listen: there is no such host: {where}") from None
         if not (application.has_keys or settings.allow_anonymous):
             _check_exposure(_names(adj, inherited))
-        _raise_open_files(2 * adj.connection_limit + 256)
-        adj.socket_options = _socket_options(adj.socket_options, settings.send_timeout)
+        raise_open_files(2 * adj.connection_limit + 256)
+        adj.socket_options = socket_options(adj.socket_options, settings.send_timeout)
         workers = Workers(adj.threads)
         try:
             workers.prove(LEAST_THREADS)
@@ -146,6 +143,7 @@ class Server:
         self._loop = Loop(workers)
         application.carry_with(self._loop)
         self._listeners = self._loop.listeners
+        self._crowd = crowd
         try:
             self._listen(adj, inherited)
         except OSError as error:
@@ -175,6 +173,9 @@ class Server:
 
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout
+        if self._crowd is not None:
+            crowd, application = self._crowd, self._application
+            listener.crowded = lambda: crowd(application.active)
         listener.admit = self._application.admit
         self._listeners.append(listener)
 
@@ -237,6 +238,14 @@ class Server:
                 channel.abort()
         self._loop.stop()
 
+    def retire(self) -> None:
+        """Drain while another process accepts: every request that is under way is answered."""
+        for listener in self._listeners:
+            listener.retired = listener.draining = True
+        patience = self.settings.drain_seconds
+        self._wait(patience, lambda: not any(one.expected for one in self._loop.channels()))
+        self.drain()
+
     def _force(self) -> None:
         self._hurry.wait(self.settings.drain_seconds)
         if not self._ended.wait(LAST_FRAMES + FORCE):
@@ -274,33 +283,6 @@ def _check_exposure(names: Iterable[Any]) -> None:
                 f"listen: {host} can be reached from elsewhere and there are no API keys; "
                 "set CHOREO_API_KEYS, or insist with --allow-anonymous"
             )
-
-
-def _raise_open_files(needed: int) -> None:
-    """Allow *needed* file descriptors, as far as the system lets us."""
-    if resource is None:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if wanted < needed:
-        logger.warning("only %d open files allowed, %d may be needed (ulimit -n)", wanted, needed)
-
-
-def _socket_options(options: Iterable[Any], send_timeout: float) -> list[Any]:
-    """Return the options of each connection, with limits on what the system keeps for it."""
-    wanted = list(options)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Drops a client that vanished without a word, also when its stream is too slow to ever
-        # fill a buffer.  Later than we do it, because the system does not send a reset.
-        milliseconds = int(send_timeout * 1000) + 10_000
-        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # Bounds what waits for a slow client, and not, as SO_SNDBUF would, what is under way.
-        wanted.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT))
-    return wanted
 
 
 def _url(host: str, port: Any) -> str:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..settings import Settings
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+#: Bytes that the system keeps for a client that does not read; left to itself it takes 4 MB.
+UNSENT = 512 * 1024
 
 _ADDRESS = re.compile(r"(\[[\w:.%]+\]|[^\s:\[\]]*)(?::([0-9]{1,9}))?", re.ASCII)
 
@@ -60,3 +72,30 @@ def inherited_sockets(environment: Mapping[str, str], process: int) -> list[sock
         if item.type != socket.SOCK_STREAM:
             raise ConfigurationError("LISTEN_FDS: not a stream socket")
     return sockets
+
+
+def raise_open_files(needed: int) -> None:
+    """Allow *needed* file descriptors, as far as the system lets us."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < needed:
+        logger.warning("only %d open files allowed, %d may be needed (ulimit -n)", wanted, needed)
+
+
+def socket_options(options: Iterable[Any], send_timeout: float) -> list[Any]:
+    """Return the options of each connection, with limits on what the system keeps for it."""
+    wanted = list(options)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Drops a client that vanished without a word, also when its stream is too slow to ever
+        # fill a buffer.  Later than we do it, because the system does not send a reset.
+        milliseconds = int(send_timeout * 1000) + 10_000
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Bounds what waits for a slow client, and not, as SO_SNDBUF would, what is under way.
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT))
+    return wanted

@@ -1,0 +1,303 @@
+"""Several processes on one socket: for more than one core.
+
+The parent binds, starts the processes, and looks after them; it holds no application.  All
+accept from the same socket: with one each (SO_REUSEPORT) a process that dies would take the
+connections in its queue with it.  A process that has more than its share of the streams rests
+for a moment between two accepts, so that the others are quicker.
+
+A process that dies is started again.  SIGTERM and SIGINT drain all.  SIGHUP replaces them one
+after the other: a new process reads the configuration, and only when it serves does the old one
+drain, so no connection is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from waitress.adjustments import Adjustments
+
+from ..errors import ConfigurationError
+from ..settings import Configuration, Settings
+from .server import adjustments
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before a process that died is started again, at first and at most; it is as at first
+#: again after a process has lived for STABLE seconds.
+FIRST_BACKOFF, LONGEST_BACKOFF, STABLE = 0.2, 10.0, 30.0
+
+#: The status of a process whose configuration cannot be used: all are ended.
+MISCONFIGURED = 2
+
+
+def process_count(settings: Settings) -> int:
+    """Return how many processes *settings* ask for; raises ConfigurationError."""
+    text = settings.processes
+    if text == "auto":
+        with contextlib.suppress(AttributeError):  # not on macOS
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 256):
+        raise ConfigurationError(f"processes: {text!r} is neither auto nor a number from 1 to 256")
+    if int(text) > 1 and not hasattr(os, "fork"):
+        raise ConfigurationError("processes: this system can run one only")
+    return int(text)
+
+
+class Crowd:
+    """How many streams each of *count* processes has, in memory that they share.
+
+    Each writes its own number only, so there is nothing to lock.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._numbers = mmap.mmap(-1, 4 * count)
+
+    def tell(self, index: int, streams: int) -> bool:
+        """Set the number of process *index*; return whether it is clearly above the mean."""
+        struct.pack_into("I", self._numbers, 4 * index, streams)
+        numbers = struct.unpack(f"{self.count}I", self._numbers)
+        mean = sum(numbers) / self.count
+        return bool(numbers[index] > mean * 1.02 + 1)
+
+
+@dataclass
+class Place:
+    """What a process is told: its *index* of *crowd.count*, and the *sockets* to listen on."""
+
+    index: int
+    crowd: Crowd
+    sockets: list[socket.socket]
+    #: Where the parent holds the other end: closed with it.
+    parent: int
+    #: To be written to when the process serves.
+    ready: int
+    #: A folder of all processes, for as long as they run.
+    folder: Path
+    #: Whether it is the one that says where all listen.
+    last: bool
+
+    def share(self, configuration: Configuration) -> Configuration:
+        """Return *configuration* for this process: its share of the streams, one log for all."""
+        settings = configuration.settings
+        streams = settings.max_streams // self.crowd.count
+        streams += self.index < settings.max_streams % self.crowd.count
+        changes: dict[str, Any] = {"max_streams": max(1, streams)}
+        if settings.replay == "memory:":  # which another process cannot read
+            changes["replay"] = f"sqlite:{self.folder / 'replay.sqlite'}"
+        return replace(configuration, settings=replace(settings, **changes))
+
+    def serving(self, drain: Callable[[], None], retire: Callable[[], None]) -> None:
+        """Tell the parent that this process serves.
+
+        *drain* is called when the parent has gone, *retire* when another process takes over.
+        """
+
+        def replaced(number: int, frame: object) -> None:
+            threading.Thread(target=retire, name="retire", daemon=True).start()
+
+        signal.signal(signal.SIGUSR1, replaced)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's
+        os.write(self.ready, b"\0")
+        os.close(self.ready)
+
+        def watch() -> None:
+            os.read(self.parent, 1)
+            drain()
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@dataclass
+class _Process:
+    pid: int
+    index: int
+    began: float
+    ready: int  # readable once it serves, or has ended before
+    serves: bool = False
+    replaced: bool = False
+
+
+def bind(settings: Settings) -> list[socket.socket]:
+    """Return listening sockets for the addresses of *settings*; raises ConfigurationError."""
+    adj = Adjustments(**adjustments(settings))
+    found = []
+    try:
+        if adj.unix_socket:
+            Path(adj.unix_socket).unlink(missing_ok=True)
+            found.append(socket.socket(socket.AF_UNIX))
+            found[0].bind(adj.unix_socket)
+            os.chmod(adj.unix_socket, adj.unix_socket_perms)  # noqa: PTH101 (never a link)
+        for family, kind, protocol, address in [] if adj.unix_socket else adj.listen:
+            one = socket.socket(family, kind, protocol)
+            found.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+        for one in found:
+            one.setblocking(False)
+            one.listen(adj.backlog)
+    except OSError as error:
+        for one in found:
+            one.close()
+        raise ConfigurationError(f"listen: {error.strerror or error}") from None
+    return found
+
+
+class Supervisor:
+    """Runs *serve* in *count* processes, each at a :class:`Place`, on *sockets*.
+
+    *serve* returns the status of the process; it is called after a fork.
+    """
+
+    def __init__(
+        self, count: int, sockets: list[socket.socket], serve: Callable[[Place], int]
+    ) -> None:
+        self._serve = serve
+        self._sockets = sockets
+        self._crowd = Crowd(count)
+        self._processes: dict[int, _Process] = {}
+        self._restarts: dict[int, float] = {}  # when to start which index again
+        self._backoff = [FIRST_BACKOFF] * count
+        self._replacing: list[int] = []  # indices, the one that is being replaced first
+        self._signals: list[int] = []
+        self._stopping = False
+        self._told = False
+        self._status = 0
+        self._folder = Path(tempfile.mkdtemp(prefix="choreo-"))
+        # Nobody writes to it: it is closed when the parent ends, however it ends.
+        self._alive, self._parent = os.pipe()
+        self._inside, self._outside = socket.socketpair()
+        self._inside.setblocking(False)
+        self._outside.setblocking(False)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the status of the whole."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        for number in numbers:
+            signal.signal(number, lambda number, frame: self._signals.append(number))
+        signal.set_wakeup_fd(self._outside.fileno(), warn_on_full_buffer=False)
+        try:
+            for index in range(self._crowd.count - 1):
+                self._start(index)
+            # The last one says where all listen, so it comes when the others serve.
+            while self._processes or (self._restarts and not self._stopping):
+                self._round()
+        finally:
+            signal.set_wakeup_fd(-1)
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return self._status
+
+    def _round(self) -> None:
+        waiting: list[Any] = [one.ready for one in self._processes.values() if one.ready >= 0]
+        due = min(self._restarts.values(), default=time.monotonic() + 60)
+        patience = max(0.0, due - time.monotonic())
+        ready, _, _ = select.select([self._inside, *waiting], [], [], patience)
+        with contextlib.suppress(BlockingIOError):
+            self._inside.recv(4096)
+        while self._signals:
+            self._on_signal(self._signals.pop(0))
+        for process in list(self._processes.values()):
+            if process.ready in ready:
+                self._on_ready(process)
+        self._reap()
+        now = time.monotonic()
+        for index in [index for index, when in self._restarts.items() if when <= now]:
+            del self._restarts[index]
+            if not self._stopping:
+                self._start(index)
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop()
+        elif number == signal.SIGHUP and not (self._stopping or self._replacing):
+            self._replacing = list(range(self._crowd.count))
+            self._start(0)
+
+    def _stop(self) -> None:
+        """Drain all; the second time in a hurry."""
+        self._stopping = True
+        for pid in self._processes:
+            os.kill(pid, signal.SIGTERM)
+
+    def _start(self, index: int) -> None:
+        ready, told = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(told)
+            self._told = self._told or index == self._crowd.count - 1
+            self._processes[pid] = _Process(pid, index, time.monotonic(), ready)
+            return
+        status = 1
+        try:
+            os.close(self._parent)
+            os.close(ready)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            last = index == self._crowd.count - 1 and not self._told
+            place = Place(index, self._crowd, self._sockets, self._alive, told, self._folder, last)
+            status = self._serve(place)
+        finally:
+            logging.shutdown()
+            os._exit(status)  # what the parent has begun is not this process's to end
+
+    def _on_ready(self, process: _Process) -> None:
+        process.serves = bool(os.read(process.ready, 1))
+        os.close(process.ready)
+        process.ready = -1
+        if not self._told and all(one.serves for one in self._processes.values()):
+            self._start(self._crowd.count - 1)
+        if not (process.serves and self._replacing[:1] == [process.index]):
+            return
+        for other in self._processes.values():
+            if other.index == process.index and other is not process:
+                other.replaced = True
+                os.kill(other.pid, signal.SIGUSR1)
+        self._replacing.pop(0)
+        if self._replacing:
+            self._start(self._replacing[0])
+
+    def _reap(self) -> None:
+        for process in list(self._processes.values()):
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+            if pid:
+                del self._processes[pid]
+                if process.ready >= 0:
+                    os.close(process.ready)
+                self._on_end(process, os.waitstatus_to_exitcode(status))
+
+    def _on_end(self, process: _Process, status: int) -> None:
+        if not process.replaced:
+            self._crowd.tell(process.index, 0)
+        if self._stopping or process.replaced:
+            return
+        if not process.serves and self._replacing[:1] == [process.index]:
+            logger.error("a new process does not start (status %d); the old ones stay", status)
+            self._replacing = []
+        elif not process.serves and status == MISCONFIGURED:
+            self._status = status
+            self._stop()
+        else:
+            lived = time.monotonic() - process.began
+            backoff = FIRST_BACKOFF if lived > STABLE else self._backoff[process.index]
+            self._backoff[process.index] = min(2 * backoff, LONGEST_BACKOFF)
+            logger.error("process %d ended with status %d", process.pid, status)
+            self._restarts[process.index] = time.monotonic() + backoff

@@ -1,0 +1,149 @@
+"""Several processes on one socket, with the real command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+
+from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.serve.processes import Crowd, process_count
+from choreo_wsgi.settings import Settings
+
+Start = Callable[..., Any]
+
+SLOW = "[provider echo]\ntype = echo\nmodels = echo\ndelay_ms = 50\n"
+
+
+def children(server: Any) -> list[int]:
+    """Return the processes that *server* has started and that live."""
+    pid = server.process.pid
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def begin(client: harness.Client, words: int, **headers: str) -> harness.Head:
+    text = " ".join(f"w{number}" for number in range(words))
+    body = {"model": "echo", "messages": [{"role": "user", "content": text}], "stream": True}
+    client.request("POST", "/v1/chat/completions", body, headers)
+    head = client.read_head()
+    assert head.status == 200
+    client.read_frame()
+    return head
+
+
+def rest(client: harness.Client) -> bytes:
+    frame = last = b""
+    while frame := client.read_frame():
+        last = frame
+    return last
+
+
+def test_one_that_is_killed_is_started_again_and_leaves_the_others_alone(command: Start) -> None:
+    server = command("--processes", "2", "--max-streams", "40", ini=SLOW)
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    clients = [server.connect() for _ in range(8)]
+    for client in clients:
+        begin(client, 20)
+    killed = children(server)[0]
+    os.kill(killed, signal.SIGKILL)
+    ends = []
+    for client in clients:
+        try:
+            ends.append(rest(client))
+        except (OSError, AssertionError, pytest.fail.Exception):
+            ends.append(b"cut")
+        client.close()
+    assert ends.count(b"data: [DONE]\n\n") in range(1, 8)
+    harness.wait_until(lambda: len(set(children(server)) - {killed}) == 2, "it is started again")
+    with server.connect() as client:
+        assert client.exchange("GET", "/healthz").status == 200
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_hangup_replaces_one_after_the_other_and_refuses_nobody(command: Start) -> None:
+    server = command("--processes", "2", ini=SLOW)
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    old = set(children(server))
+    with server.connect() as running:
+        begin(running, 20)
+        server.signal(signal.SIGHUP)
+
+        def replaced() -> bool:
+            with server.connect() as client:
+                assert client.exchange("GET", "/healthz").status == 200
+            return len(set(children(server)) - old) == 2
+
+        harness.wait_until(replaced, "both are new")
+        assert rest(running) == b"data: [DONE]\n\n"
+    harness.wait_until(lambda: not old & set(children(server)), "the old ones have ended")
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_a_stream_can_be_read_from_another_process(command: Start) -> None:
+    """Their replay logs are in one place, though ``replay`` is ``memory:``."""
+    server = command("--processes", "2", ini=SLOW)
+    with server.connect() as client:
+        head = begin(client, 3, **{"Choreo-Resumable": "1"})
+        rest(client)
+    for _ in range(8):  # some of them by the other process
+        with server.connect() as client:
+            answer = client.exchange("GET", f"/v1/streams/{head.headers['choreo-stream-id']}")
+            assert (answer.status, answer.body.count(b"[DONE]")) == (200, 1)
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_they_end_with_their_parent(command: Start) -> None:
+    server = command("--processes", "2")
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    alone = children(server)
+    server.signal(signal.SIGKILL)
+    assert server.finish() == -signal.SIGKILL
+    harness.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alone), "both end")
+
+
+def test_a_configuration_that_cannot_be_used_ends_all(
+    bare_environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "wrong.ini"
+    config.write_text("[provider x]\ntype = no-such-type\n")
+    words = [sys.executable, "-m", "choreo_wsgi", "serve", "--listen", "127.0.0.1:0"]
+    done = subprocess.run(
+        [*words, "--processes", "2", "--config", str(config)],
+        env=bare_environment,
+        capture_output=True,
+        text=True,
+        timeout=3 * harness.DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no-such-type" in done.stderr
+
+
+def test_who_has_more_than_the_others_rests() -> None:
+    crowd = Crowd(2)
+    assert not crowd.tell(0, 1)  # one more than none is no reason
+    assert crowd.tell(0, 10)
+    assert not crowd.tell(1, 9)
+    assert not crowd.tell(0, 10)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "1000"])
+def test_how_many_must_be_a_number_or_auto(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        process_count(Settings(processes=text))
+    assert caught.value.message.startswith("processes: ")
+
+
+def test_auto_is_one_for_each_core() -> None:
+    assert process_count(Settings(processes="auto")) == len(os.sched_getaffinity(0))
+    assert process_count(Settings()) == 1
