@@ -17,6 +17,7 @@ import logging
 import selectors
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -39,7 +40,7 @@ ACCEPTED = 16
 EXHAUSTED = 0.5
 
 
-#: Seconds for which other processes accept first while this one has more streams than they.
+#: Seconds for which other processes accept first while this one has more connections than they.
 REST = 0.02
 
 
@@ -154,6 +155,7 @@ class _Listener:
     send_timeout = 60.0
     draining = False
     retired = False  # another process accepts instead
+    crowd: Callable[[int], bool] | None = None
     _map: Loop
     _resting = 0.0  # until when nothing is accepted
     socket: Any
@@ -185,14 +187,16 @@ class _Listener:
         accepts = now >= self._resting and not self.retired
         return accepts and bool(super().readable())  # type: ignore[misc]
 
-    @staticmethod
-    def crowded() -> bool:
+    def crowded(self) -> bool:
         """Return whether another process shall accept first."""
-        return False
+        return self.crowd is not None and self.crowd(len(self._map))
 
     def handle_accept(self) -> None:
         """Accept some of the connections that wait; rest while there is no descriptor."""
-        for _ in range(ACCEPTED):
+        for number in range(ACCEPTED):
+            if number and self.crowded():  # one in any case: the others may be stuck
+                self._resting = time.monotonic() + REST
+                return
             try:
                 connection, address = self.socket.accept()
             except BlockingIOError:

@@ -2,7 +2,7 @@
 
 The parent binds, starts the processes, and looks after them; it holds no application.  All
 accept from the same socket: with one each (SO_REUSEPORT) a process that dies would take the
-connections in its queue with it.  A process that has more than its share of the streams rests
+connections in its queue with it.  A process that has more than its share of the connections rests
 for a moment between two accepts, so that the others are quicker.
 
 A process that dies is started again.  SIGTERM and SIGINT drain all.  SIGHUP replaces them one
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 #: again after a process has lived for STABLE seconds.
 FIRST_BACKOFF, LONGEST_BACKOFF, STABLE = 0.2, 10.0, 30.0
 
+_ABSENT = 0xFFFFFFFF
+
 #: The status of a process whose configuration cannot be used: all are ended.
 MISCONFIGURED = 2
 
@@ -60,7 +62,7 @@ def process_count(settings: Settings) -> int:
 
 
 class Crowd:
-    """How many streams each of *count* processes has, in memory that they share.
+    """How many connections each of *count* processes has, in memory that they share.
 
     Each writes its own number only, so there is nothing to lock.
     """
@@ -68,13 +70,19 @@ class Crowd:
     def __init__(self, count: int) -> None:
         self.count = count
         self._numbers = mmap.mmap(-1, 4 * count)
+        for index in range(count):
+            self.leave(index)
 
-    def tell(self, index: int, streams: int) -> bool:
+    def leave(self, index: int) -> None:
+        """Count process *index* no more: it does not run."""
+        struct.pack_into("I", self._numbers, 4 * index, _ABSENT)
+
+    def tell(self, index: int, connections: int) -> bool:
         """Set the number of process *index*; return whether it is clearly above the mean."""
-        struct.pack_into("I", self._numbers, 4 * index, streams)
+        struct.pack_into("I", self._numbers, 4 * index, connections)
         numbers = struct.unpack(f"{self.count}I", self._numbers)
-        mean = sum(numbers) / self.count
-        return bool(numbers[index] > mean * 1.02 + 1)
+        there = [number for number in numbers if number != _ABSENT]
+        return connections > 1.02 * sum(there) / len(there) + 1
 
 
 @dataclass
@@ -286,7 +294,7 @@ class Supervisor:
 
     def _on_end(self, process: _Process, status: int) -> None:
         if not process.replaced:
-            self._crowd.tell(process.index, 0)
+            self._crowd.leave(process.index)
         if self._stopping or process.replaced:
             return
         if not process.serves and self._replacing[:1] == [process.index]:

@@ -111,7 +111,7 @@ class Server:
     """Listens for *application*; binds on creation, so that the addresses are known.
 
     The sockets *inherited*, when there are any, stand in for the addresses of the settings.
-    *crowd* is told how many streams there are, and says whether others shall accept first.
+    *crowd* is told how many connections there are, and says whether others shall accept first.
     Raises ConfigurationError if an address cannot be bound, or must not be exposed without
     API keys.
     """
@@ -174,8 +174,7 @@ class Server:
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout
         if self._crowd is not None:
-            crowd, application = self._crowd, self._application
-            listener.crowded = lambda: crowd(application.active)
+            listener.crowd = self._crowd
         listener.admit = self._application.admit
         self._listeners.append(listener)
 

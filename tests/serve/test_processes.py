@@ -131,10 +131,15 @@ def test_a_configuration_that_cannot_be_used_ends_all(
 
 def test_who_has_more_than_the_others_rests() -> None:
     crowd = Crowd(2)
-    assert not crowd.tell(0, 1)  # one more than none is no reason
+    assert not crowd.tell(0, 100)  # the other does not run yet
+    assert not crowd.tell(1, 0)
+    assert not crowd.tell(0, 2)  # two more than none are no reason
     assert crowd.tell(0, 10)
     assert not crowd.tell(1, 9)
     assert not crowd.tell(0, 10)
+    assert crowd.tell(0, 20)
+    crowd.leave(1)
+    assert not crowd.tell(0, 20)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "1000"])
