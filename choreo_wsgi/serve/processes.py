@@ -82,7 +82,7 @@ class Crowd:
         struct.pack_into("I", self._numbers, 4 * index, connections)
         numbers = struct.unpack(f"{self.count}I", self._numbers)
         there = [number for number in numbers if number != _ABSENT]
-        return connections > 1.02 * sum(there) / len(there) + 1
+        return bool(connections > 1.02 * sum(there) / len(there) + 1)
 
 
 @dataclass
@@ -122,6 +122,7 @@ class Place:
 
         signal.signal(signal.SIGUSR1, replaced)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's
+        self.crowd.tell(self.index, 0)
         os.write(self.ready, b"\0")
         os.close(self.ready)
 
