@@ -55,7 +55,8 @@ IMPURE = {
 #: The only modules that may import what not every program has use for.
 ONLY = {
     "waitress": {
-        f"choreo_wsgi.serve.{name}" for name in ("channel", "loop", "parser", "server", "tasks")
+        f"choreo_wsgi.serve.{name}"
+        for name in ("channel", "loop", "parser", "processes", "server", "tasks")
     },
     "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
