@@ -16,7 +16,7 @@ from .events import EventReader
 
 #: Members of a delta, and of a choice, that have their place in an item.
 _KNOWN = ("role", "content", "reasoning_content", "refusal", "tool_calls")
-_OF_CHOICE = ("index", "delta", "finish_reason")
+_OF_CHOICE = ("index", "delta", "finish_reason", "logprobs")
 
 
 class OpenAITranslator(Translator):
@@ -88,6 +88,10 @@ class OpenAITranslator(Translator):
 def _items(choice: dict[str, Json]) -> list[Item]:
     index, delta = choice["index"], choice["delta"]
     extra = {key: value for key, value in delta.items() if key not in _KNOWN and value is not None}
+    found = choice.get("logprobs")
+    logprobs = (
+        {key: value for key, value in found.items() if value} if isinstance(found, dict) else {}
+    )
     item = Delta(
         text(delta.get("content")),
         index,
@@ -95,9 +99,10 @@ def _items(choice: dict[str, Json]) -> list[Item]:
         text(delta.get("refusal")),
         [_call(call) for call in delta.get("tool_calls", ())] or (),
         extra or None,
+        logprobs or None,
     )
     items: list[Item] = []
-    if item.text or item.reasoning or item.refusal or item.tool_calls or extra:
+    if item.text or item.reasoning or item.refusal or item.tool_calls or extra or logprobs:
         items.append(item)
     if choice["finish_reason"]:
         more = {key: value for key, value in choice.items() if key not in _OF_CHOICE and value}
