@@ -1,0 +1,84 @@
+"""OpenAI's package for Node reads what mistaken upstreams become, with create and its helper."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import harness
+import pytest
+from chromium_page import MODULES
+from corpus_cases import cases
+from mistaken_streams import Choice, mean, tell
+from nightly import examples
+from playback_server import Asked, PlaybackServer
+
+READER = Path(__file__).with_name("web") / "openai_reader.cjs"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+def read(answers: dict[str, bytes]) -> dict[str, Any]:
+    """Return what the package makes of each of *answers*, by its name."""
+    node = harness.require_tool("node", "nodejs")
+    if not (MODULES / "openai").exists():
+        pytest.skip("the openai package for Node is not installed: make build/web/.installed")
+
+    def answer(asked: Asked) -> bytes:
+        return answers[json.loads(asked.body)["model"]]
+
+    with PlaybackServer(answer) as upstream:
+        section = {"type": "openai", "base_url": f"{upstream.url}/v1", "models": "*"}
+        app = harness.make_app(sections={"provider up": section})
+        with harness.Server(app) as server:
+            done = subprocess.run(
+                [node, str(READER), server.url],
+                input="".join(f"{name}\n" for name in answers),
+                env={"NODE_PATH": str(MODULES)},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=True,
+            )
+        app.close()
+    return dict(zip(answers, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+def told(found: Any) -> tuple[str, list[tuple[str, Any]]]:
+    calls = [(call["name"], json.loads(call["arguments"])) for call in found["calls"]]
+    return found["content"], calls
+
+
+def test_recorded_answers() -> None:
+    chosen = {case.folder.name: case for case in cases("openai")}
+    answers = {name: (case.folder / "upstream.http").read_bytes() for name, case in chosen.items()}
+    for name, found in read(answers).items():
+        completion = chosen[name].json("completion.json")
+        if completion is None:  # the answer failed, and that is an error of the package's own
+            assert {one["error"] for one in found.values()} <= {
+                *("APIError", "BadRequestError", "InternalServerError", "RateLimitError"),
+            }, (name, found)
+            continue
+        choice = completion["choices"][0]
+        assert found["created"]["finish"] == choice["finish_reason"], (name, found)
+        assert found["created"]["content"] == (choice["message"]["content"] or ""), name
+        if choice["finish_reason"] != "length":  # for which the helper raises
+            assert told(found["helped"]) == told(found["created"]), name
+
+
+def test_random_mistakes() -> None:
+    meant: dict[str, Choice] = {}
+    answers: dict[str, bytes] = {}
+    for seed in range(examples(40, 400)):
+        random = Random(seed)
+        choice = meant[f"seed-{seed}"] = mean(random)
+        answers[f"seed-{seed}"] = HEAD + b"".join(tell(random, [choice])[1])
+    for name, found in read(answers).items():
+        choice = meant[name]
+        calls = [(called, json.loads(given)) for called, given in choice.calls]
+        assert told(found["created"]) == ("".join(choice.text), calls), name
+        assert found["created"]["finish"] == choice.finish, name
+        if choice.finish not in ("length", "content_filter"):
+            assert told(found["helped"]) == told(found["created"]), (name, found)
