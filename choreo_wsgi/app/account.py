@@ -6,7 +6,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,14 +16,14 @@ from .keys import ANYBODY, Key
 
 _PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
 
+#: Upper bounds, in seconds, by which gaps between blocks of frames are counted.
+GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
 logger = logging.getLogger("choreo_wsgi.access")
 
 
 class Observer(Protocol):
     """What counts over all requests."""
-
-    #: Observes the seconds between two blocks of frames of a stream.
-    gap: Callable[[float], None]
 
     def begun(self) -> None:
         """Note that a request has come."""
@@ -65,6 +66,8 @@ class Account:
     first: float | None = None
     last: float = 0.0
     finished: float | None = None
+    #: How many gaps between blocks were up to each of GAPS, and how many longer.
+    gaps: list[int] = field(default_factory=list)
     #: Headers for the provider, by which its log and ours are joined.
     trace: dict[str, str] = field(default_factory=dict)
     #: The observer's own.
@@ -89,7 +92,9 @@ class Account:
         if self.first is None:
             self.first = now
         elif self.observer is not None:
-            self.observer.gap(now - self.last)
+            if not self.gaps:
+                self.gaps = [0] * (len(GAPS) + 1)
+            self.gaps[bisect_left(GAPS, now - self.last)] += 1
         self.last = now
         self.frames += block.count(b"\n\n")
 

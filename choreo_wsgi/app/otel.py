@@ -27,7 +27,6 @@ class Spans:
     def __init__(self, other: Observer | None) -> None:
         self._other = other
         self._tracer = trace.get_tracer("choreo_wsgi")
-        self.gap = other.gap if other is not None else lambda seconds: None
 
     def begun(self) -> None:
         """Tell the other that a request has come."""
