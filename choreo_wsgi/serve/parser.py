@@ -11,6 +11,9 @@ from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.receiver import ChunkedReceiver
 from waitress.utilities import BadRequest, Error
 
+#: Bytes of a body that is taken before anybody is asked; the connection then serves on.
+SMALL = 64 * 1024
+
 logger = logging.getLogger(__name__)
 
 #: Bytes of a chunk's size line with its extensions, and of a chunked body's trailer.  waitress
@@ -39,8 +42,8 @@ class Parser(HTTPRequestParser):
     waitress decodes such a request as chunked and goes on reading; a proxy in front may have
     gone by Content-Length, and what it took for a body would be served as a request.
 
-    A body is taken only if *admitted* says so, when the head is there.  Otherwise the request
-    is complete without it: whoever looks at its head next is to refuse it.
+    A body that is not small is taken only if *admitted* says so, when the head is there.
+    Otherwise the request is complete without it: whoever looks at its head next is to refuse it.
     """
 
     completed: bool
@@ -64,7 +67,8 @@ class Parser(HTTPRequestParser):
             self.error = (BodyNotKept if full else NoDescriptor)(str(error))
             self.completed = True
             return len(data)
-        if self.headers_finished and not (looked or self.completed or self._admitted(self)):
+        announced = self.headers_finished and not (looked or self.completed)
+        if announced and self._is_worth_asking() and not self._admitted(self):
             self.close()
             self.body_rcv = None
             self.headers["CONNECTION"] = "close"
@@ -80,6 +84,10 @@ class Parser(HTTPRequestParser):
         if self.error is not None:
             self.expect_continue = False  # refused: nobody shall send the body now
         return consumed
+
+    def _is_worth_asking(self) -> bool:
+        """Return whether the body costs more than the connection that goes with its refusal."""
+        return self.chunked or self.expect_continue or self.content_length > SMALL
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the request line and the headers; raises ParsingError."""
