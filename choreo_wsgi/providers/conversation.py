@@ -163,7 +163,9 @@ class _Calls:
 
     def __init__(self, ids: re.Pattern[str] | None) -> None:
         self._ids = ids
-        self._known: dict[str, tuple[str, str, int]] = {}  # id for the provider, name, order
+        # Those of the latest message with the id, for the provider: id, name, order.
+        self._known: dict[str, list[tuple[str, str, int]]] = {}
+        self._orders: dict[str, int] = {}
         self._taken: set[str] = set()
         self._results: dict[str, Result] = {}
 
@@ -172,6 +174,7 @@ class _Calls:
         for name in ("function_call", "audio"):
             if message.get(name):
                 raise InvalidRequest(f"{name} is not supported here", param=f"{where}.{name}")
+        made: dict[str, list[tuple[str, str, int]]] = {}
         for index, call in enumerate(message.get("tool_calls") or ()):
             if call.get("type", "function") != "function":
                 raise InvalidRequest(
@@ -180,7 +183,10 @@ class _Calls:
                 )
             function = call["function"]
             id = self._fit(call["id"])
-            self._known[call["id"]] = id, function["name"], len(self._taken)
+            self._orders[id] = len(self._orders)
+            same = made.setdefault(call["id"], [])
+            same.append((id, function["name"], self._orders[id]))
+            self._known[call["id"]] = same
             extra = call.get("extra_content")
             extra = extra if isinstance(extra, dict) else {}
             given = _arguments(function.get("arguments"))
@@ -193,7 +199,7 @@ class _Calls:
 
     def order(self, id: str) -> int:
         """Return the place of the call with *id*, the provider's, among all calls."""
-        return next(order for made, _, order in self._known.values() if made == id)
+        return self._orders[id]
 
     def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
         """Return the result in a tool's *message*; nothing if it goes on with one before."""
@@ -204,7 +210,8 @@ class _Calls:
                 param=f"{where}.tool_call_id",
                 code="invalid_messages_format",
             )
-        id, name, order = self._known[given]
+        same = self._known[given]  # several where a server gives parallel calls one id
+        id, name, order = next((one for one in same if one[0] not in self._results), same[-1])
         parts = list(content(message, where, blanks))
         if id in self._results:
             self._results[id].parts += parts

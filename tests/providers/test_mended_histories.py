@@ -131,6 +131,18 @@ def test_an_id_may_come_twice() -> None:
     assert len(set(ids)) == 2 and ids == list(members(body["messages"], "tool_use_id"))
 
 
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+def test_parallel_calls_of_one_id(type: str) -> None:
+    """Some servers give them all the same one, or none."""
+    for results in (["first", "second"], ["first"], []):
+        said = [USER, calling(call(""), call("")), *(result(text, "") for text in results), USER]
+        body = sent(type, messages=said)
+        name = "tool_use_id" if type == "anthropic" else "toolUseId"
+        ids = list(members(body["messages"][2], name))
+        assert len(set(ids)) == 2
+        assert [text for text in ("first", "second") if text in json.dumps(body)] == results
+
+
 @pytest.mark.parametrize("type", PROVIDERS)
 def test_results_are_in_the_order_of_the_calls(type: str) -> None:
     calls = calling(call("c1"), call("c2"), call("c3"))
