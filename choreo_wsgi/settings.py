@@ -97,6 +97,7 @@ class Settings:
     )
     replay_stream_bytes: int = setting(4 * 1024 * 1024, "frames kept of one stream", minimum=1024)
     replay_total_bytes: int = setting(128 * 1024 * 1024, "frames kept of all streams", minimum=1024)
+    keep_responses: bool = setting(False, "keep responses that do not say store, as OpenAI does")
     orphan_seconds: float = setting(
         300.0, "how long a resumable stream goes on without a client", minimum=0
     )

@@ -97,6 +97,8 @@ class Endpoints:
                 counting: Any = api
                 return json_response({"input_tokens": counting.estimate(request)})
         asked = request.original or {}
+        if name == "responses" and self._settings.keep_responses:
+            asked.setdefault("store", True)
         if name == "responses" and any(asked.get(member) for member in _KEEPING):
             digest = hashlib.sha256(body).hexdigest()
             kept: Response | Pending = self._stored().create(call, api, request, digest)

@@ -38,6 +38,8 @@ from .resumable import Resumption, stream_head
 
 #: An id of ours; others belong to the provider.
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
+#: An item of a response that is kept: the response, and the item's place in its output.
+_ITEM_ID = re.compile(r"[a-z]{2,3}_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
 _NUMBER = re.compile(r"[0-9]{1,17}")
 #: What the number of an event is less than that of its frame.
 _OFFSET = 2
@@ -65,7 +67,10 @@ class StoredResponses:
         previous = fields.get("previous_response_id")
         if previous and _ID.fullmatch(previous):
             past = self._past(call, previous)
-            request = replace(read_request(fields, past), trace=request.trace)
+        if isinstance(fields.get("input"), list):
+            told: dict[str, list[Json]] = {}
+            fields["input"] = [self._found(call, item, told) for item in fields["input"]]
+        request = replace(read_request(fields, past), trace=request.trace)
         if not (fields.get("background") or fields.get("store")):
             return self._completions.answer(call, api, request)
         claim = self._store.create(
@@ -182,6 +187,19 @@ class StoredResponses:
             ) from None
         return [*items, *told.response("in_progress")["output"]]
 
+    def _found(self, call: Call, item: Json, told: dict[str, list[Json]]) -> Json:
+        """Return the item that *item* refers to, or *item*; *told* are outputs read before."""
+        match = _ITEM_ID.fullmatch(str(item.get("id")))
+        if item.get("type") != "item_reference" or match is None:
+            return item
+        try:
+            if match[1] not in told:
+                response = self._told(call, f"resp_{match[1]}").response("in_progress")
+                told[match[1]] = response["output"]
+            return told[match[1]][int(match[2])]
+        except (NotFound, LookupError):
+            return item
+
     # -- the log --------------------------------------------------------------------------
 
     def _told(self, call: Call, id: str) -> Told:
@@ -248,7 +266,11 @@ class _Whole:
         response = json.loads(events[-1].data)["response"]
         error = response.get("error")
         if error:
-            raise ProviderError(error["message"], code=error.get("type"))
+            code, param = error.get("type"), error.get("param")
+            if error["code"] == "invalid_prompt":
+                raise InvalidRequest(error["message"], code=code, param=param)
+            status = 429 if error["code"] == "rate_limit_exceeded" else None
+            raise ProviderError(error["message"], code=code, status=status)
         return dump(response)
 
     def fileno(self) -> int | None:

@@ -146,6 +146,23 @@ def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:
         assert list(third)[-1].response.usage.input_tokens == 5  # type: ignore[union-attr]
 
 
+def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
+    """As the Vercel AI SDK names them, which does not say ``store``."""
+    with client_of(served(keep_responses="on")) as client:
+        first = client.responses.create(model="slow", input="one")
+        (item,) = first.output
+        reference: Any = {"type": "item_reference", "id": item.id}
+        input: list[Any] = [{"role": "user", "content": "one"}, reference]
+        input.append({"role": "user", "content": "two"})
+        second = client.responses.create(model="slow", input=input)
+        assert second.usage is not None and second.usage.input_tokens == 3
+        assert client.responses.retrieve(second.id).output_text == "two"
+        passing = client.responses.create(model="slow", input="one", store=False)
+        for id in (passing.output[0].id, item.id[:-1] + "7", "msg_1"):
+            with pytest.raises(openai.BadRequestError, match="not kept here"):
+                client.responses.create(model="slow", input=[{**reference, "id": id}])
+
+
 def test_what_is_not_there(served: Callable[..., str]) -> None:
     url = served(api_keys="k, other")
     with client_of(url) as client, client_of(url, "other") as other:

@@ -72,7 +72,11 @@ def served(
         "exec_command": {"cmd": shell},
         "Bash": {"command": shell, "description": "writes a file"},
     }
-    with agent(application, monkeypatch, calls) as (url, asked):
+    # keep_responses: the Vercel AI SDK names items of earlier steps, as OpenAI keeps them.
+    with agent(lambda given: application(given, keep_responses="on"), monkeypatch, calls) as (
+        url,
+        asked,
+    ):
         yield url, asked, ran
 
 
@@ -235,9 +239,12 @@ globalThis.AI_SDK_LOG_WARNINGS = false;
 const settings = {baseURL: process.argv[2] + "/v1", apiKey: "k"};
 const get_weather = tool({
   description: "w", inputSchema: z.object({city: z.string()}), execute: async () => "3 C"});
-for (const model of [createOpenAI(settings)("gpt-5"), createAnthropic(settings)("claude-x")]) {
+const openai = createOpenAI(settings)("gpt-5");
+const models = [[openai, {}], [openai, {openai: {store: false}}],
+  [createAnthropic(settings)("claude-x"), {}]];
+for (const [model, providerOptions] of models) {
   const asked = {model, prompt: "weather?", tools: {get_weather}, stopWhen: stepCountIs(3),
-    maxOutputTokens: 500, providerOptions: {openai: {store: false}}};
+    maxOutputTokens: 500, providerOptions};
   console.log((await generateText(asked)).text);
   const result = streamText(asked);
   await result.consumeStream();
@@ -247,7 +254,7 @@ for (const model of [createOpenAI(settings)("gpt-5"), createAnthropic(settings)(
 
 
 @pytest.mark.parametrize(
-    ("script", "answers"), [(NODE_SDKS, 3), (AI_SDK, 4)], ids=["sdks", "vercel-ai"]
+    ("script", "answers"), [(NODE_SDKS, 3), (AI_SDK, 6)], ids=["sdks", "vercel-ai"]
 )
 def test_node(served: Any, node: Path, tmp_path: Path, script: str, answers: int) -> None:
     url, asked, _ = served

@@ -62,7 +62,7 @@ def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     told = "this model takes no items of type"
     if kind == "item_reference":
-        told = "with store: false a client sends the items themselves; not kept here is an"
+        told = "a client that says store: false sends items themselves; not kept here is this"
     raise InvalidRequest(f"{where}: {told} {kind!r}", param=f"{where}.type")
 
 

@@ -136,9 +136,11 @@ class ResponseWriter:
         return opened
 
     def _open(self, prefix: str, item: dict[str, Json], kind: str) -> _Open:
-        item = {"id": f"{prefix}_{secrets.token_hex(16)}", **item}
-        opened = _Open(len(self._output), item, kind)
-        self._output.append(item)
+        index = len(self._output)
+        kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
+        own = f"{kept}_{index}" if kept else secrets.token_hex(16)
+        opened = _Open(index, {"id": f"{prefix}_{own}", **item}, kind)
+        self._output.append(opened.item)
         return opened
 
     def _added(self, opened: _Open) -> bytes:
@@ -291,12 +293,10 @@ class ResponseWriter:
 
     def response(self, status: str) -> dict[str, Json]:
         """Return the response object as it is now."""
-        if self._text is not None and status == "failed":
+        if self._text is not None and self._text.kind and status == "failed":
             kind = self._text.kind
-            if kind:
-                part = part_object(kind, "".join(self._text.pieces))
-                place = "summary" if kind == "reasoning_summary_text" else "content"
-                self._text.item[place] = [part]
+            place = "summary" if kind == "reasoning_summary_text" else "content"
+            self._text.item[place] = [part_object(kind, "".join(self._text.pieces))]
         done = {"completed_at": int(time.time())} if status == "completed" else {}
         return {
             "id": self.id,
