@@ -81,6 +81,9 @@ class RelayedStream(UpstreamAnswer):
             if data:
                 frames = relay.receive_data(data)
                 self._finished = relay.normaliser.all_finished
+                if relay.failure is not None:  # nothing more needs to come for it
+                    self.fail(relay.failure)
+                    return frames
         except ChoreoError as error:
             if not finished:
                 raise self.fail(error) from None

@@ -57,7 +57,10 @@ class Rewriting:
 
 
 class EventRelay:
-    """Rewrites the events of one stream of *n* choices, as *rewriting* says."""
+    """Rewrites the events of one stream of *n* choices, as *rewriting* says.
+
+    ``failure`` is what the next call will raise, when frames had to be returned first.
+    """
 
     def __init__(
         self, n: int, rewriting: Rewriting, max_event_bytes: int = 8 * 1024 * 1024
@@ -70,7 +73,7 @@ class EventRelay:
         self._whole = WholeEvents(max_event_bytes)
         self._reader = EventReader(max_event_bytes)
         self._patterns = Patterns()
-        self._failure: ChoreoError | None = None
+        self.failure: ChoreoError | None = None
 
     @property
     def done(self) -> bool:
@@ -89,8 +92,8 @@ class EventRelay:
         Raises the provider's own error, UpstreamInvalid and UpstreamTruncated; what came
         before the failure is returned first, and the next call raises.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self.normaliser.done:
             return b""
         block = self._whole.feed(data)
@@ -103,9 +106,9 @@ class EventRelay:
                     f"the provider sent an event of more than {self._limit} bytes"
                 )
         except (ChoreoError, *SHAPE_ERRORS) as error:
-            self._failure = error if isinstance(error, ChoreoError) else unknown_shape(error)
+            self.failure = error if isinstance(error, ChoreoError) else unknown_shape(error)
             if not frames:
-                raise self._failure from None
+                raise self.failure from None
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def end(self) -> bytes:
@@ -114,8 +117,8 @@ class EventRelay:
         A last event whose blank line is missing counts if it brings the stream to its end.
         Raises UpstreamTruncated when it was too early.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         frames: list[bytes] = []
         if not self.normaliser.done:
             with suppress(UpstreamInvalid):  # unless it was cut
@@ -123,7 +126,7 @@ class EventRelay:
         try:
             chunks = self.normaliser.end(self._include_usage)
         except UpstreamTruncated as error:
-            self._failure = error
+            self.failure = error
             raise
         return b"".join([*frames, *(self._write(chunk, None) for chunk in chunks)])
 

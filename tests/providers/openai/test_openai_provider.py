@@ -221,6 +221,20 @@ def test_an_end_mark_is_not_waited_for_for_ever(upstream: Start, provider: Make)
     assert read(stream(provider(server))) == (CUT_OUT, None)
 
 
+def test_an_error_behind_content_does_not_wait_for_more(upstream: Start, provider: Make) -> None:
+    bad = b'data: {"error":{"message":"it broke"}}\n\n'
+    raw = chunked([ROLE + WORDS[0] + bad])[:-5]
+    server = upstream(lambda peer: peer.send(raw) or peer.wait_gone(30))
+    frames = stream(provider(server))
+    got = b""
+    while not got:
+        got = frames.receive(0.25)
+    assert frames.fileno() is None
+    with pytest.raises(ProviderError, match="it broke"):
+        frames.receive(0)
+    frames.close()
+
+
 def test_a_long_pause_is_a_timeout(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([ROLE, *WORDS])[:-5]) or peer.wait_gone())
     got, error = read(stream(provider(server, idle_timeout="0.2")))
