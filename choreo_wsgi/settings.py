@@ -111,9 +111,7 @@ class Settings:
         "info", "least severe level that is logged", choices=("debug", "info", "warning", "error")
     )
     metrics: bool = setting(False, "answer /metrics for Prometheus (needs the extra metrics)")
-    metrics_key: Secret = setting(
-        Secret(""), "key for /metrics; without one only this machine may read it"
-    )
+    metrics_key: Secret = setting(Secret(""), "key for /metrics, else only this machine may ask")
     otel: bool = setting(False, "trace requests with OpenTelemetry (needs the extra otel)")
     log_format: str = setting("text", "form of the log's lines", choices=("text", "json"))
 

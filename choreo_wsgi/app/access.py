@@ -122,6 +122,13 @@ def demand_local(environ: Environ, who: str = "without API keys this server") ->
     raise PermissionDenied(f"{who} {problem}", code="host_not_allowed")
 
 
+def how_it_came(environ: Environ, settings: Settings) -> str:
+    """Return what ``choreo-wsgi check`` asks for: the protocol, forwarded or not, and pings."""
+    way = "forwarded" if is_forwarded(environ) else "direct"
+    protocol = environ.get("SERVER_PROTOCOL", "")
+    return f"{protocol}; {way}; heartbeat={settings.heartbeat_seconds:g}"
+
+
 def is_local(peer: str) -> bool:
     """Return whether *peer*, a REMOTE_ADDR, is this machine: a loopback address or no address.
 

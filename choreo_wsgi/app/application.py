@@ -19,7 +19,7 @@ from ..streams.carrier import Carrier
 from ..streams.stream import Control, EventStream
 from ..version import __version__
 from . import log, observers
-from .access import OPEN, Gate, Policy, is_forwarded
+from .access import OPEN, Gate, Policy, how_it_came
 from .account import Account
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
@@ -206,19 +206,12 @@ class Application:
                 response.respond = respond
                 return response
             account.status = response.status
-            if "HTTP_CHOREO_CHECK" in environ:  # choreo-wsgi check asks how its request arrived
-                way = "forwarded" if is_forwarded(environ) else "direct"
-                saw = f"{environ.get('SERVER_PROTOCOL', '')}; {way}"
-                saw += f"; heartbeat={self.settings.heartbeat_seconds:g}"
-                account.headers.append(("Choreo-Saw", saw))
+            if "HTTP_CHOREO_CHECK" in environ:
+                account.headers.append(("Choreo-Saw", how_it_came(environ, self.settings)))
             # A provider may answer with a number of its own, such as 529.
             reason = responses.get(response.status, "Error")
-            headers = [
-                *response.headers,
-                *account.headers,
-                ("x-request-id", account.id),
-                *self._cors.headers(environ),
-            ]
+            headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
+            headers += self._cors.headers(environ)
             try:
                 start_response(f"{response.status} {reason}", headers)
             except BaseException:

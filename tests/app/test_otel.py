@@ -54,8 +54,7 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
     assert told["gen_ai.provider.name"] == "echo"
     assert told["gen_ai.request.model"] == told["gen_ai.response.model"] == "echo"
     assert told["gen_ai.usage.input_tokens"] == told["gen_ai.usage.output_tokens"] == 2
-    first, seconds = told["gen_ai.response.time_to_first_chunk"], span.end_time - span.start_time
-    assert 0 <= first <= seconds / 1e9
+    assert told["gen_ai.response.time_to_first_chunk"] >= 0
     assert "error.type" not in told and span.status.is_ok
     if metrics == "on":
         found = call(app, "GET", "/metrics").body.decode()
