@@ -9,13 +9,12 @@ class                   status  type                       codes, the class's ow
 ChoreoError             500     server_error               internal_error
 ConfigurationError      500     server_error               configuration_error
 InsufficientStorage     507     server_error               insufficient_storage
-InvalidRequest          400     invalid_request_error      invalid_parameter_value,
-                                                           invalid_json, missing_parameter,
+InvalidRequest          400     invalid_request_error      invalid_parameter_value, invalid_json,
+                                                           missing_parameter, stream_cancelled,
                                                            invalid_parameter_type,
                                                            invalid_messages_format,
                                                            context_length_exceeded,
-                                                           previous_response_not_found,
-                                                           stream_cancelled
+                                                           previous_response_not_found
 ModelNotFound           404     invalid_request_error      model_not_found
 MethodNotAllowed        405     invalid_request_error      method_not_allowed
 IdempotencyConflict     409     invalid_request_error      idempotency_conflict
@@ -23,14 +22,11 @@ StreamGone              410     invalid_request_error      stream_gone
 LengthRequired          411     invalid_request_error      length_required
 BodyTooLarge            413     invalid_request_error      body_too_large
 UnsupportedMediaType    415     invalid_request_error      unsupported_media_type
-AuthenticationError     401     authentication_error       invalid_api_key,
-                                                           missing_authorization,
+AuthenticationError     401     authentication_error       invalid_api_key, missing_authorization,
                                                            malformed_authorization
-PermissionDenied        403     permission_error           model_not_allowed,
-                                                           origin_not_allowed,
+PermissionDenied        403     permission_error           model_not_allowed, origin_not_allowed,
                                                            host_not_allowed
-NotFound                404     not_found_error            endpoint_not_found,
-                                                           stream_not_found
+NotFound                404     not_found_error            endpoint_not_found, stream_not_found
 RateLimited             429     rate_limit_error           rate_limit_exceeded, quota_exceeded,
                                                            insufficient_quota
 ProviderError           502     provider_error             provider_api_error,
@@ -42,8 +38,7 @@ UpstreamTruncated       502     provider_error             upstream_truncated
 UpstreamInvalid         502     provider_error             upstream_invalid
 ProducerLost            502     provider_error             producer_lost
 ProviderTimeout         504     provider_error             provider_timeout
-Unavailable             503     service_unavailable_error  service_overloaded,
-                                                           server_shutting_down
+Unavailable             503     service_unavailable_error  service_overloaded, server_shutting_down
 Exhausted               503     service_unavailable_error  service_overloaded
 ProviderUnavailable     503     service_unavailable_error  provider_service_unavailable
 ReplayUnavailable       503     service_unavailable_error  replay_unavailable
@@ -72,7 +67,6 @@ class ChoreoError(Exception):
     type: str = "server_error"
     code: str | None = "internal_error"
     retry: bool | None = None
-
     #: More response headers that belong to the error, as ``Allow`` to a 405.
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -93,16 +87,13 @@ class ChoreoError(Exception):
         self.param = param
         self.retry_after = retry_after
         own = {"status": status, "type": type, "code": code, "retry": retry}
-        for name, value in own.items():
+        for name, value in {**own, "headers": headers or None}.items():
             if value is not None:
                 setattr(self, name, value)
-        if headers:
-            self.headers = headers
 
     def body(self) -> bytes:
         """Return the error object as compact JSON, one line."""
-        names = ("message", "type", "code", "param")
-        error = {name: getattr(self, name) for name in names}
+        error = {name: getattr(self, name) for name in ("message", "type", "code", "param")}
         # A provider's message may hold a lone surrogate, which UTF-8 cannot carry.
         text = json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
