@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
@@ -375,3 +376,50 @@ def test_failures_of_a_message(messages: Any) -> None:
         messages.create(messages=[{"role": "user", "content": "x"}], tools=tools, **members)
     message = messages.create(messages=[{"role": "user", "content": "long"}], **members)
     assert message.stop_reason == "max_tokens"
+
+
+# -- silence ----------------------------------------------------------------------------------
+
+
+def test_pings_disturb_neither_sdk(
+    application: Callable[..., Application],
+    serve: Callable[..., harness.Server],
+    scripted: Callable[[], Script],
+) -> None:
+    """Before the first event and between two: each SDK reads through what keeps it alive."""
+    one, two = scripted(), scripted()
+    app = application({"scripted": {"models": "m"}}, heartbeat_seconds="0.05")
+    seen: list[bytes] = []
+
+    def pings() -> int:
+        return sum(block.count(b"ping") for block in seen)
+
+    def speak(script: Script) -> None:
+        for item in ("Oslo ", "is cold."):
+            assert script.asked.wait(harness.DEADLINE)
+            enough = pings() + 2
+            harness.wait_until(lambda enough=enough: pings() >= enough, "two pings")
+            script.say(item)
+        script.finish(Finish(), Usage(1, 2))
+
+    def tapped(environ: Any, start_response: Any) -> Iterator[bytes]:
+        for block in app(environ, start_response):
+            seen.append(block)
+            yield block
+
+    url = serve(tapped).url
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(speak, one)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+            events = list(client.responses.create(model="m", input="x", stream=True))
+        told.result(harness.DEADLINE)
+        assert events[-1].response.output_text == "Oslo is cold."  # type: ignore[union-attr]
+        told = pool.submit(speak, two)
+        with (
+            anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as other,
+            other.messages.stream(
+                model="m", max_tokens=9, messages=[{"role": "user", "content": "x"}]
+            ) as stream,
+        ):
+            assert stream.get_final_text() == "Oslo is cold."
+        told.result(harness.DEADLINE)

@@ -146,6 +146,15 @@ ALWAYS = {"authorization", "content-type", "last-event-id", "idempotency-key"}
         ("content-type", set()),
         ("authorization, choreo-resumable", {"choreo-resumable"}),
         ("CHOREO-X,x-stainless-os", {"choreo-x", "x-stainless-os"}),
+        (
+            "x-api-key, api-key, anthropic-version, anthropic-dangerous-direct-browser-access",
+            {
+                "x-api-key",
+                "api-key",
+                "anthropic-version",
+                "anthropic-dangerous-direct-browser-access",
+            },
+        ),
         ("x-evil, cookie", set()),
         ("choreo-x\r\nset-cookie: a", set()),
         ("choreo-\xe9", set()),
