@@ -116,6 +116,9 @@ class Task(Load, WSGITask):
         else:
             environ = self.get_environment()
             self._take(self.channel.server.application(environ, self.start_response))
+            if self._blocks is None:
+                # It waits, perhaps for minutes, and the conversation may be megabytes long.
+                self.request.close()
 
     def _take(self, body: Any) -> None:
         self._body = body
@@ -243,9 +246,6 @@ class Task(Load, WSGITask):
                 raise RuntimeError("the application sent a body without start_response")
             head = self.build_response_header()
             self.wrote_header = True
-            if self.chunked_response:
-                # A stream may last for minutes, and a conversation be megabytes long.
-                self.request.close()
         if self.chunked_response:
             end = b"0\r\n\r\n" if last else b""
             if len(data) >= GATHER:

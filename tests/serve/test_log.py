@@ -1,0 +1,19 @@
+"""The log of the real command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import harness
+
+
+def test_nobody_waits_for_a_log_that_nobody_reads(command: Callable[..., Any]) -> None:
+    """Standard error is a pipe that is full: requests are answered, and SIGTERM is heard."""
+    server = command()
+    with server.connect() as client:
+        for _ in range(1500):  # about 150 bytes of log each
+            assert client.exchange("GET", "/healthz").status == 200
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(2 * harness.DEADLINE) == 0

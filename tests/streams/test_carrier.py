@@ -1,0 +1,131 @@
+"""The carrier: whom it asks, when, and on which thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import harness
+import pytest
+
+from choreo_wsgi.streams.carrier import Carrier, Load
+from choreo_wsgi.streams.workers import Workers
+
+
+@pytest.fixture
+def carrier() -> Iterator[Carrier]:
+    one = Carrier(Workers(4))
+    yield one
+    one.close()
+
+
+class Waiting(Load):
+    """Waits for *sock*, or until *due*; notes the thread of each step."""
+
+    def __init__(self, sock: socket.socket | None = None, due: float | None = None) -> None:
+        self.sock = sock
+        self.time = due
+        self.steps: list[str] = []
+        self.left = threading.Event()
+
+    def fileno(self) -> int | None:
+        return None if self.sock is None else self.sock.fileno()
+
+    @property
+    def due(self) -> float | None:
+        return self.time
+
+    def step(self, patience: float) -> None:
+        self.steps.append(threading.current_thread().name)
+        if self.sock is not None:
+            self.ended = self.sock.recv(1) == b"e"
+
+    def leave(self) -> None:
+        self.left.set()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_descriptor_that_turns_readable(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    load = Waiting(pair[0])
+    carrier.carry(load)
+    pair[1].sendall(b"a")
+    harness.wait_until(lambda: load.steps, "it is asked")
+    pair[1].sendall(b"e")
+    assert load.left.wait(harness.DEADLINE)
+    assert load.steps == ["carrier", "carrier"]
+    assert carrier.carried == 0
+
+
+def test_a_time_that_comes(carrier: Carrier) -> None:
+    load = Waiting(due=time.monotonic() + 0.02)
+
+    def step(patience: float) -> None:
+        load.steps.append(threading.current_thread().name)
+        load.ended = True
+
+    load.step = step  # type: ignore[method-assign]
+    carrier.carry(load)
+    assert load.left.wait(harness.DEADLINE)
+    assert load.steps == ["carrier"]
+
+
+def test_what_may_block_is_a_workers_until_it_can_be_polled(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Meanwhile nobody else is held up."""
+    entered, go_on = threading.Event(), threading.Event()
+    slow = Waiting()
+
+    def step(patience: float) -> None:
+        assert patience > 0
+        slow.steps.append(threading.current_thread().name)
+        entered.set()
+        assert go_on.wait(harness.DEADLINE)
+        slow.sock = pair[0]
+        del slow.step  # type: ignore[method-assign]
+
+    slow.step = step  # type: ignore[method-assign]
+    carrier.carry(slow)
+    assert entered.wait(harness.DEADLINE)
+    called = threading.Event()
+    carrier.call(called.set)
+    assert called.wait(harness.DEADLINE)
+    carrier.step_all()  # it is the worker's now
+    go_on.set()
+    pair[1].sendall(b"e")
+    assert slow.left.wait(harness.DEADLINE)
+    assert slow.steps == ["worker-1", "carrier"]
+
+
+def test_all_are_asked_when_something_concerns_them_all(carrier: Carrier) -> None:
+    loads = [Waiting(due=float("inf")) for _ in range(3)]
+    for load in loads:
+        carrier.carry(load)
+    carrier.step_all()
+    harness.wait_until(lambda: all(load.steps for load in loads), "all are asked")
+
+
+def test_a_job_waits_for_a_thread_and_a_failing_one_does_not_end_it() -> None:
+    workers = Workers(1)
+    go_on, done = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        assert go_on.wait(harness.DEADLINE)
+        raise RuntimeError("a bug")
+
+    workers.submit(fail)
+    workers.submit(done.set)
+    assert workers.busy == 1 and not done.is_set()
+    go_on.set()
+    assert done.wait(harness.DEADLINE)
+    workers.close()
