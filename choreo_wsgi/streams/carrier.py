@@ -239,7 +239,10 @@ class Carrier:
 
     def _back(self, load: Load) -> None:
         load.away = False
-        self.settle(load)
+        if load.ended or (load.fileno() is None and load.due is None):
+            self.settle(load)
+        else:
+            self.step(load)  # what happened meanwhile was told to nobody: its client may have gone
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
