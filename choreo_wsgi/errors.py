@@ -67,8 +67,7 @@ class ChoreoError(Exception):
     type: str = "server_error"
     code: str | None = "internal_error"
     retry: bool | None = None
-    #: More response headers that belong to the error, as ``Allow`` to a 405.
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()  # more response headers, as Allow to a 405
 
     def __init__(
         self,
