@@ -232,6 +232,14 @@ def test_retry_takes_ascii_digits_only(value: bytes, retry: int | None) -> None:
     assert decoder.retry == retry
 
 
+def test_an_id_without_data_counts_as_a_place_to_resume_at() -> None:
+    """WHATWG HTML 9.2.6: the id is taken over before empty data are looked at."""
+    decoder = Decoder()
+    assert decoder.receive_data(b"id: 7\n\n") == []
+    assert decoder.last_event_id == "7"
+    assert decoder.receive_data(b"data: x\n\n") == [Event("x", id="7")]
+
+
 def test_unknown_lines_reach_a_subclass() -> None:
     class Curious(Decoder):
         def __init__(self) -> None:

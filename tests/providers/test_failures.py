@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from choreo_wsgi.errors import UpstreamInvalid
-from choreo_wsgi.providers.failures import find_error, provider_error, refusal, retry_after
+from choreo_wsgi.providers.failures import failure, find_error, provider_error, refusal, retry_after
 
 CHUNK = {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
 SHAPES: list[tuple[Any, int]] = [
@@ -79,6 +79,18 @@ def test_a_body_that_says_nothing(body: bytes) -> None:
     assert message == "the provider answered 503" or "<" not in message
     assert isinstance(refusal(200, {}, body, 0), UpstreamInvalid)
     assert isinstance(refusal(302, {}, body, 0), UpstreamInvalid)
+
+
+def test_a_providers_words_are_bounded() -> None:
+    told = {"error": {"message": "long " * 10_000, "code": 429}}
+    assert len(provider_error(told).message) == 4000
+    assert len(refusal(429, {}, json.dumps(told).encode(), 0).message) == 4000
+    assert len(failure(429, told["error"]).message) == 4000
+
+
+@pytest.mark.parametrize("number", [99, 200, 302, 399, 600, 1301, True, "42", "４２９"])
+def test_numbers_that_are_no_status(number: Any) -> None:
+    assert provider_error({"error": {"message": "the cause", "status": number}}).status == 502
 
 
 def test_plain_text_is_its_own_message_cut_short() -> None:

@@ -386,9 +386,9 @@ def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
 
 def test_the_writer_knows_when_it_was_read(store: Store) -> None:
     writer = create(store)
+    reader = store.read(writer.id, "alice")
     made = writer.last_read
     assert made <= time.monotonic()
-    reader = store.read(writer.id, "alice")
     reader.receive(0)
     eventually(lambda: writer.last_read > made)
     reader.close()

@@ -12,6 +12,7 @@ from replay_helpers import frame, frames, read_all
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.replay import open_store
+from choreo_wsgi.replay.base import READ_BYTES
 from choreo_wsgi.replay.memory import MemoryStore
 from choreo_wsgi.settings import Settings
 
@@ -85,6 +86,23 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
         got += reader.receive(0)
     writer.finish()
     assert got + read_all(reader) == frames(1, 199)
+    store.close()
+
+
+def test_a_replay_comes_in_pieces() -> None:
+    store = MemoryStore(ttl=60, stream_bytes=16 * READ_BYTES, total_bytes=64 * READ_BYTES)
+    writer = store.create("alice").writer
+    assert writer is not None
+    while writer.last * 1000 < 4 * READ_BYTES:
+        writer.append(frame(writer.last + 1, "x" * 1000), 1)
+    writer.finish()
+    reader = store.read(writer.id, "alice")
+    got = b""
+    while not reader.ended:
+        piece = reader.receive(0)
+        assert len(piece) < 2 * READ_BYTES
+        got += piece
+    assert got == frames(1, writer.last, "x" * 1000)
     store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -192,6 +193,80 @@ def test_a_request_that_dribbles_in_is_overdue(run_app: RunApp) -> None:
         assert not channel.overdue(now + 15)
         client.send(b"a")
         assert channel.overdue(now + 25)
+
+
+def only_channel(server: Running) -> Any:
+    loop = server.server._loop
+    harness.wait_until(loop.channels, "the connection")
+    return loop.channels()[0]
+
+
+def test_a_connection_that_says_nothing_is_overdue(run_app: RunApp) -> None:
+    """As soon as a request would be, and not with those that lie idle between two."""
+    server = run_app(body_app(b"ok"))
+    with server.connect():
+        channel = only_channel(server)
+        now = time.monotonic()
+        assert not channel.overdue(now + 15)
+        assert channel.overdue(now + 25)
+
+
+def test_a_sender_that_stops_is_overdue(run_app: RunApp) -> None:
+    """What it has sent would give a sender that goes on two minutes."""
+    server = run_app(body_app(b"ok"))
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n")
+        client.send(b"x" * 120_000)
+        channel = only_channel(server)
+
+        def came() -> bool:
+            return bool(channel.request) and channel.request.body_bytes_received == 120_000
+
+        harness.wait_until(came, "what was sent")
+        now = time.monotonic()
+        assert not channel.overdue(now + 15)
+        assert channel.overdue(now + 25)
+
+
+def test_a_refused_client_that_goes_on_sending_is_overdue(server: Running) -> None:
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+        client.send(b"x" * 1000)
+        assert client.read_answer().status == 413
+        channel = only_channel(server)
+        harness.wait_until(lambda: channel._discarding, "it is only listened to")
+        client.send(b"x" * 1000)
+        now = time.monotonic()
+        assert not channel.overdue(now + 1)
+        assert channel.overdue(now + 5)
+
+
+def test_a_body_is_asked_for_when_its_turn_has_come(run_app: RunApp) -> None:
+    """The request before it is still being answered when its head comes."""
+    begun, go = threading.Event(), threading.Event()
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/first":
+            begun.set()
+            go.wait(harness.DEADLINE)
+        return body_app(environ["wsgi.input"].read() or b"first")(environ, start_response)
+
+    server = run_app(handler)
+    with server.connect() as client:
+        client.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert begun.wait(harness.DEADLINE)
+        client.send(
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        channel = only_channel(server)
+        harness.wait_until(
+            lambda: channel.request and channel.request.headers_finished, "the second head"
+        )
+        go.set()
+        assert client.read_answer().body == b"first"
+        assert client.read_head().status == 100
+        client.send(b"ab")
+        assert client.read_answer().body == b"ab"
 
 
 def test_an_idle_connection_is_kept_longer_than_a_request_may_take(run_app: RunApp) -> None:

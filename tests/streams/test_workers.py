@@ -77,3 +77,35 @@ def test_enough_threads_are_kept(allow: Callable[[int], None]) -> None:
     assert workers.made == 4
     harness.wait_until(lambda: not workers.busy, "the threads are idle")
     workers.close()
+
+
+def test_a_job_that_fails_leaves_its_thread_to_the_next() -> None:
+    workers = Workers(1)
+    done = threading.Event()
+
+    def fail() -> None:
+        raise KeyError("a job of somebody's")
+
+    workers.submit(fail)
+    workers.submit(done.set)
+    assert done.wait(harness.DEADLINE)
+    assert workers.made == 1
+    workers.close()
+
+
+def test_the_thread_that_was_busy_last_is_busy_next() -> None:
+    workers = Workers(3)
+    workers.prove(3)
+    names = []
+    for _ in range(4):
+        harness.wait_until(lambda: not workers.busy, "the threads are idle")
+        done = threading.Event()
+
+        def job(done: threading.Event = done) -> None:
+            names.append(threading.current_thread().name)
+            done.set()
+
+        workers.submit(job)
+        assert done.wait(harness.DEADLINE)
+    assert len(set(names)) == 1
+    workers.close()

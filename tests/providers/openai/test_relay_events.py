@@ -483,6 +483,25 @@ def test_usage_on_every_chunk_is_taken_out() -> None:
         assert len(chunks(frames)) == 31
 
 
+def test_what_is_no_count_counts_nothing() -> None:
+    report = b'data: {"choices":[],"usage":{"prompt_tokens":true,"completion_tokens":-2}}\n\n'
+    frames, failure, relay = relay_all([ROLE, STOP, report, sse.DONE], include_usage=True)
+    assert failure is None and relay.usage == Usage(0, 0)
+    told = chunks(frames)[-1]["usage"]
+    assert told["prompt_tokens"] == 0 and told["prompt_tokens"] is not False
+
+
+def test_an_error_beside_choices_in_a_burst_is_an_error() -> None:
+    """OpenRouter's events are padded with spaces, and its errors stand beside choices."""
+    bad = STOP.replace(b'"choices"', b'"error":{"code":429,"message":"slow down"},"choices"')
+    for burst in ([b"".join([text("a")] * 40) + bad], [text("a"), text("b"), text("c") + bad]):
+        frames, failure, _ = relay_all([ROLE, *burst])
+        assert isinstance(failure, RateLimited) and "slow down" in failure.message
+        assert contents(frames).strip("abc") == ""
+    frames, failure, _ = relay_all([ROLE, b"error: no JSON\n\n"])
+    assert isinstance(failure, UpstreamInvalid) and chunks(frames)
+
+
 def test_groqs_usage_counts() -> None:
     last = event("{}", '"stop"', f',"x_groq":{{"id":"r","usage":{USAGE}}}')
     _, error, relay = relay_all([ROLE, text("a"), last, sse.DONE])

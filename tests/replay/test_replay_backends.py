@@ -1,0 +1,185 @@
+"""The databases of the shared stores: each call alone, and what is left of it there."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from replay_helpers import RedisServer, frame, frames, read_all, receive, write
+
+from choreo_wsgi.errors import ReplayUnavailable
+from choreo_wsgi.replay import Writer, database, open_store
+from choreo_wsgi.replay.backend import Backend, Block, Identity, Outcome, Status, Write
+from choreo_wsgi.replay.base import READ_BYTES
+from choreo_wsgi.replay.redis import RedisBackend
+from choreo_wsgi.replay.sqlite import SQLiteBackend
+from choreo_wsgi.settings import Settings
+
+#: Larger than all that is written here.
+ROOM = 64 * READ_BYTES
+
+
+@pytest.fixture
+def backend(shared_url: str) -> Iterator[Backend]:
+    made: Backend
+    if shared_url.startswith("sqlite:"):
+        path = Path(shared_url.partition(":")[2])
+        made = SQLiteBackend(path, ttl=60, stream_bytes=ROOM, total_bytes=ROOM)
+    else:
+        made = RedisBackend(shared_url, ttl=60, stream_bytes=ROOM)
+    yield made
+    made.close()
+
+
+def status_of(backend: Backend, id: str) -> Status:
+    found = backend.fetch(id, None)
+    assert found is not None
+    return found[0]
+
+
+def test_the_same_write_may_come_twice(backend: Backend) -> None:
+    """Its answer was lost on the way, so the keeper writes it again."""
+    backend.insert(Identity("s", "alice"), "p", 1)
+    first = Write("s", 1, [Block(0, 1, 3, frames(1, 3))], 3, False)
+    both = Write("s", 1, [*first.blocks, Block(3, 4, 4, frame(4))], 4, False)
+    assert backend.write([first]) == backend.write([first]) == [Outcome.DONE]
+    assert backend.write([both, both]) == [Outcome.DONE, Outcome.DONE]
+    found = backend.fetch("s", 0)
+    assert found is not None
+    assert b"".join(block.data for block in found[1]) == frames(1, 4)
+
+
+def test_only_what_did_not_change_since_is_taken_over(backend: Backend) -> None:
+    backend.beat("old", ["s"])
+    backend.insert(Identity("s", "alice"), "old", 1)
+    seen = status_of(backend, "s")
+    backend.beat("old", ["s"])  # its producer is there after all
+    assert not backend.claim("s", seen, "new", 0)
+    seen = status_of(backend, "s")
+    backend.write([Write("s", 1, [Block(0, 1, 1, frame(1))], 1, False)])
+    assert not backend.claim("s", seen, "new", 0)
+    assert backend.claim("s", status_of(backend, "s"), "new", 1)
+    assert not backend.claim("s", status_of(backend, "s")._replace(epoch=1), "third", 1)
+    assert status_of(backend, "s").producer == "new"
+
+
+def test_a_writer_that_lost_its_stream_cannot_delete_it(backend: Backend) -> None:
+    backend.insert(Identity("s", "alice", "key", "digest"), "old", 1)
+    assert backend.claim("s", status_of(backend, "s"), "new", 0)
+    backend.delete("s", 1)
+    backend.free_key("s", 1)
+    assert status_of(backend, "s").producer == "new"
+    assert backend.insert(Identity("t", "alice", "key", "digest"), "p", 1) == ("s", "digest")
+    backend.free_key("s", 2)
+    assert backend.insert(Identity("t", "alice", "key", "digest"), "p", 1) is None
+    backend.delete("s", 2)
+    assert backend.fetch("s", None) is None
+
+
+def test_a_log_is_fetched_in_pieces(backend: Backend) -> None:
+    backend.insert(Identity("s", "alice"), "p", 1)
+    sizes = [READ_BYTES // 2] * 8
+    for number, size in enumerate(sizes, 1):
+        block = Block(number - 1, number, number, b"x" * size)
+        backend.write([Write("s", 1, [block], number, False)])
+    after = 0
+    while after < len(sizes):
+        found = backend.fetch("s", after)
+        assert found is not None and 0 < sum(len(one.data) for one in found[1]) <= READ_BYTES
+        after = found[1][-1].last
+
+
+def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
+    """A server that died leaves nothing there for ever."""
+    import redis
+
+    backend = RedisBackend(shared_redis.url, ttl=60, stream_bytes=ROOM)
+    backend.insert(Identity("silent", "alice", "key", "digest"), "p", 1)
+    backend.beat("p", ["silent"])
+    backend.write([Write("silent", 1, [Block(0, 1, 1, frame(1))], 1, False)])
+    backend.cancel("silent")
+    backend.see("silent", "p")
+    with redis.Redis.from_url(shared_redis.url) as client:
+        left = {key: client.pttl(key) for key in client.keys("{choreo}:*")}
+        assert len(left) >= 6 and min(left.values()) > 0
+        assert 60_000 < left[b"{choreo}:s:silent"] <= 120_000
+        backend.write([Write("silent", 1, [], 1, True)])
+        assert client.pttl("{choreo}:s:silent") <= 60_000
+    backend.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_the_addresses_of_a_server(scheme: str, shared_redis: RedisServer) -> None:
+    url = scheme + shared_redis.url.removeprefix("redis")
+    store = open_store(url, Settings())
+    writer = store.create("alice").writer
+    assert writer is not None
+    sent = write(writer, 3, end=True)
+    assert read_all(store.read(writer.id, "alice")) == sent
+    store.close()
+
+
+def first_stream(path: Path) -> Writer:
+    """Write a stream of three frames to the file *path*, and close its store."""
+    store = open_store(f"sqlite:{path}", Settings())
+    writer = store.create("alice", key="k", digest="d").writer
+    assert writer is not None
+    sent = write(writer, 3)
+    assert receive(store.read(writer.id, "alice"), len(sent)) == sent
+    store.close()
+    return writer
+
+
+def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    writer = first_stream(path)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    store = open_store(f"sqlite:{path}", Settings())
+    with pytest.raises(ReplayUnavailable):
+        store.read(writer.id, "alice")
+    with pytest.raises(ReplayUnavailable):
+        store.create("alice", key="k", digest="d")
+    store.close()
+
+
+def test_a_file_of_an_older_version_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    with sqlite3.connect(path) as db:
+        db.executescript("CREATE TABLE stream (id TEXT); PRAGMA user_version = 1;")
+    db.close()
+    first_stream(path)
+
+
+def test_reading_and_writing_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    first_stream(path)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.close()
+
+
+def test_two_processes_make_the_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other holds the new file until we have found it locked."""
+    path = tmp_path / "replay.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+
+    clock = SimpleNamespace(monotonic=lambda: float(len(waited)) / 10, sleep=wait)
+    monkeypatch.setattr(database, "time", clock)
+    monkeypatch.setattr(database, "_BUSY", 0.5)
+    database.connect(path).close()
+    assert waited
+    other.close()

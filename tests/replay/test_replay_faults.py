@@ -1,0 +1,185 @@
+"""What a shared store does when something of its own, or of its database, goes wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replay_helpers import (
+    Opener,
+    RedisServer,
+    eventually,
+    frame,
+    frames,
+    look,
+    read_all,
+    receive,
+    write,
+)
+
+from choreo_wsgi.errors import NotFound, ReplayUnavailable, StreamGone
+from choreo_wsgi.replay import Fenced, Store, Writer, open_store
+from choreo_wsgi.replay.backend import Unreachable, Write
+from choreo_wsgi.settings import Settings
+
+
+def create(store: Store) -> Writer:
+    writer = store.create("alice").writer
+    assert writer is not None
+    return writer
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process's connection to the file ``replay.db``."""
+    other = sqlite3.connect(tmp_path / "replay.db", timeout=10, isolation_level=None)
+    yield other
+    other.close()
+
+
+def test_a_bug_does_not_end_the_keeper(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_shared()
+    backend = store._backend  # type: ignore[attr-defined]
+    real = backend.write
+    failures = [KeyError("a bug")]
+
+    def faulty(writes: Sequence[Write]) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(writes)
+
+    monkeypatch.setattr(backend, "write", faulty)
+    writer = create(store)
+    sent = frames(1, 5)
+    # Nothing follows that would have the keeper look again.
+    writer.append(sent, 5, end=True, wait=False)
+
+    def replayed() -> bool:
+        try:
+            return look(store, writer.id).ended
+        except ReplayUnavailable:
+            return False
+
+    eventually(replayed)
+    assert read_all(store.read(writer.id, "alice")) == sent
+    assert "KeyError" in caplog.text
+
+
+def test_a_stream_that_may_have_been_made_is_deleted(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key would join others to a stream that nobody writes."""
+    store = open_shared()
+    backend = store._backend  # type: ignore[attr-defined]
+    real = backend.insert
+
+    def lost(*all_: Any) -> Any:
+        real(*all_)
+        raise Unreachable("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "insert", lost)
+        with pytest.raises(ReplayUnavailable):
+            store.create("alice", key="k", digest="d")
+
+    def made() -> bool:
+        try:
+            return store.create("alice", key="k", digest="d").writer is not None
+        except ReplayUnavailable:
+            return False
+
+    eventually(made)
+
+
+def test_what_one_stream_buffers_is_bounded(tmp_path: Path, lock: sqlite3.Connection) -> None:
+    store = open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings(replay_stream_bytes=20_000))
+    writer = create(store)
+    write(writer, 1)
+    lock.execute("BEGIN EXCLUSIVE")
+    for _ in range(200):
+        writer.append(frame(writer.last + 1, "x" * 400), 1, wait=False)
+        assert store.buffered <= 20_000  # type: ignore[attr-defined]
+    lock.execute("ROLLBACK")
+    store.close()
+
+
+def test_frames_that_redis_let_go_of_are_gone(shared_redis: RedisServer) -> None:
+    """``maxmemory`` may take a stream's blocks and leave what is known of it."""
+    import redis
+
+    store, other = (open_store(shared_redis.url, Settings()) for _ in range(2))
+    writer = create(store)
+    write(writer, 3)
+    eventually(lambda: look(other, writer.id).last == 3)
+    with redis.Redis.from_url(shared_redis.url) as client:
+        assert client.delete("{choreo}:f:" + writer.id) == 1
+    with pytest.raises(StreamGone):
+        receive(other.read(writer.id, "alice"), 1)
+    store.close()
+    other.close()
+
+
+def test_a_reader_is_told_of_a_long_outage(
+    tmp_path: Path, lock: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.replay.reader._PATIENCE", 0.0)
+    ours, theirs = (open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings()) for _ in range(2))
+    writer = create(ours)
+    sent = write(writer, 1)
+    reader = theirs.read(writer.id, "alice")
+    assert receive(reader, 1) == sent
+    theirs._keeper._lose(Unreachable("it is away"))  # type: ignore[attr-defined]
+    lock.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ReplayUnavailable):
+        receive(reader, 1)
+    lock.execute("ROLLBACK")
+    theirs.close()
+    ours.close()
+
+
+def test_an_outage_is_nobodys_silence(open_shared: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is away no producer can renew its lease."""
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    sent = write(writer, 1)
+    reader = theirs.read(writer.id, "alice")
+    assert receive(reader, 1) == sent
+
+    def away(*_: Any) -> Any:
+        raise Unreachable("it is away")
+
+    monkeypatch.setattr(ours._backend, "beat", away)  # type: ignore[attr-defined]
+    eventually(lambda: not ours.reachable)  # type: ignore[attr-defined]
+    reader.wake()  # type: ignore[attr-defined]
+    assert reader.receive(0) == b""  # and the beat of its producer is known
+    keeper = theirs._keeper  # type: ignore[attr-defined]
+    monkeypatch.setattr(keeper._observer, "_clock", lambda: time.monotonic() + 100)
+    keeper._lose(Unreachable("it is away"))
+    eventually(lambda: keeper.reachable)
+    reader.wake()  # type: ignore[attr-defined]
+    assert reader.receive(0) == b""
+
+
+def test_a_stream_that_lost_its_producer_can_be_deleted(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    write(writer, 2)
+    ours.close()
+    theirs.delete(writer.id, "alice")
+    with pytest.raises(NotFound):
+        theirs.read(writer.id, "alice")
+
+
+def test_a_writer_that_waits_for_nothing_is_told_that_it_is_fenced(open_shared: Opener) -> None:
+    store = open_shared()
+    writer = create(store)
+    write(writer, 1)
+    store.delete(writer.id, "alice")
+    with pytest.raises(Fenced):
+        writer.append(frame(2), 1, wait=False)

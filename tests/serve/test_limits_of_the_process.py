@@ -1,0 +1,74 @@
+"""What a server asks of the system, and of Python, for its process."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Running, body_app
+
+from choreo_wsgi.serve.server import SWITCH
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def usual_switching() -> Iterator[None]:
+    """Python's own interval before and after the test."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("usual_switching")
+def test_threads_hand_over_sooner_than_python_has_them(run_app: Callable[..., Running]) -> None:
+    server = run_app(body_app(b"ok"))
+    with server.connect() as client:
+        assert client.exchange("GET", "/").body == b"ok"
+    assert sys.getswitchinterval() == pytest.approx(SWITCH)
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """A low limit for the processes that are started meanwhile; how far it can be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs /proc")
+def test_the_limit_of_open_files_is_raised(command: Start, few_files: int) -> None:
+    """Each stream needs two, its client's and its provider's; shells allow 1024."""
+    server = command("--max-streams", "100")
+    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    wanted = 2 * 1000 + 256
+    assert int(line.split()[3]) == (wanted if few_files < 0 else min(wanted, few_files))
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
+        "from choreo_wsgi.serve.server import _raise_open_files\n"
+        "_raise_open_files(2256)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=bare_environment,
+        capture_output=True,
+        text=True,
+        timeout=harness.DEADLINE,
+        check=True,
+    )
+    assert "only 300 open files allowed, 2256 may be needed" in done.stderr
