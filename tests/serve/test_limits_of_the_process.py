@@ -60,8 +60,8 @@ def test_the_limit_of_open_files_is_raised(command: Start, few_files: int) -> No
 def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
-        "from choreo_wsgi.serve.server import _raise_open_files\n"
-        "_raise_open_files(2256)"
+        "from choreo_wsgi.serve.sockets import raise_open_files\n"
+        "raise_open_files(2256)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
