@@ -93,6 +93,11 @@ def test_numbers_that_are_no_status(number: Any) -> None:
     assert provider_error({"error": {"message": "the cause", "status": number}}).status == 502
 
 
+def test_a_number_of_their_own_does_not_hide_the_word_beside_it() -> None:
+    error = provider_error({"error": {"message": "m", "code": 1301, "type": "rate_limit_error"}})
+    assert error.status == 429
+
+
 def test_plain_text_is_its_own_message_cut_short() -> None:
     assert refusal(500, {}, b"upstream connect error", 0).message == "upstream connect error"
     assert len(refusal(500, {}, b"x" * 9000, 0).message) == 500
@@ -107,6 +112,7 @@ def test_plain_text_is_its_own_message_cut_short() -> None:
         (403, {"message": "m"}, "provider_permission_denied"),
         (429, {"message": "m", "code": "insufficient_quota"}, "insufficient_quota"),
         (429, {"message": "m", "type": "insufficient_quota"}, "insufficient_quota"),
+        (429, {"message": "m", "code": "rate", "type": "insufficient_quota"}, "insufficient_quota"),
     ],
 )
 def test_what_trying_again_cannot_mend(status: int, error: Any, code: str) -> None:

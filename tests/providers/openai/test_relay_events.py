@@ -394,6 +394,13 @@ def test_reasoning_is_called_reasoning_content() -> None:
     assert b'"reasoning":' in relay_all(stream, repair=False)[0]
 
 
+def test_reasoning_under_two_names_comes_once() -> None:
+    both = event('{"reasoning_content":"why","reasoning":"same"}')
+    for blocks in ([both] * 4, [both * 4]):
+        frames, failure, _ = relay_all([ROLE, *blocks, STOP, sse.DONE])
+        assert failure is None and contents(frames, "reasoning_content") == "why" * 4
+
+
 def test_reasoning_beside_content_is_found_in_bulk() -> None:
     sly = event('{"content":"x","reasoning":"why"}')
     frames, error, _ = relay_all([ROLE, text("a") * 5, text("a") + sly + text("b"), STOP])
@@ -423,6 +430,40 @@ def test_tool_calls_get_their_index_and_their_finish_reason() -> None:
             for call in chunk["choices"][0]["delta"].get("tool_calls", ()):
                 made[call["index"]] = made.get(call["index"], "") + call["function"]["arguments"]
         assert made == {0: '{"a":1}', 1: "{}"}
+
+
+def call(**piece: Any) -> bytes:
+    """A piece of the first tool call."""
+    return event(json.dumps({"tool_calls": [{"index": 0, **piece}]}))
+
+
+def test_arguments_in_bursts_are_taken_note_of() -> None:
+    """Arguments that are whole are not completed, and those that are not are no call."""
+    start = call(id="c", type="function", function={"name": "f", "arguments": ""})
+    inner = '{"word": "' + 'grün \\" \\\\ ' * 40 + '"}'
+    last = event("{}", '"tool_calls"')
+    for whole, said in ((True, inner), (False, inner[:-1])):
+        burst = [
+            call(function={"arguments": piece})
+            for piece in (said[at : at + 3] for at in range(0, len(said), 3))
+        ]
+        for blocks in ([b"".join(burst)], [*burst[:9], b"".join(burst[9:])]):
+            frames, failure, _ = relay_all([ROLE, start, *blocks, last, sse.DONE])
+            assert (failure is None) is whole
+            given = [
+                call["function"]["arguments"]
+                for chunk in chunks(frames.removesuffix(sse.DONE))
+                for call in chunk["choices"][0]["delta"].get("tool_calls", ())
+            ]
+            assert "".join(given) == said
+
+
+def test_a_burst_that_is_no_text_is_a_failure() -> None:
+    good = [text(word) for word in ("a", "b", "c")]
+    bad = text("d") + text("e").replace(b'"e"', b'"\xff"') + text("f")
+    frames, failure, _ = relay_all([ROLE, *good, bad, STOP, sse.DONE])
+    assert isinstance(failure, UpstreamInvalid)
+    assert contents(frames) == "abcd"
 
 
 def test_good_tool_calls_pass_untouched() -> None:

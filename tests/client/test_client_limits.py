@@ -1,0 +1,166 @@
+"""What bounds a call, and which connections are used again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import MappingProxyType
+
+import pytest
+from scripted_server import answer, chunk, frame
+
+import choreoai
+
+HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+PLAIN = b'{"id": "x"}'
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+    PLAIN
+)
+
+
+def test_the_callers_own_idempotency_key_is_kept(server, clients):
+    server.then(lambda peer: peer.stream(answer("x")))
+    client = clients(server.url, resumable=True)
+    own = {"Idempotency-Key": "mine"}
+    for given in ({}, own):
+        list(client.chat.completions.create(**HI, stream=True, extra_headers=given))
+    first, second = (request.headers["idempotency-key"] for request in server.requests)
+    assert second == "mine" and len(first) >= 32
+
+
+def test_the_limits_of_the_client_are_those_of_its_calls(server, clients):
+    server.then(lambda peer: peer.wait_until_left())
+    client = clients(server.url, timeout=0.05, max_retries=0)
+    assert client.timeout == choreoai.Timeout(0.05, 0.05, 0.05)
+    with pytest.raises(choreoai.APITimeoutError):
+        client.chat.completions.create(**HI)
+
+
+def test_a_mapping_is_an_object(server, client):
+    server.then(lambda peer: peer.raw(HEAD + PLAIN))
+    client.chat.completions.create(**HI, metadata=MappingProxyType({"a": "b"}))
+    assert server.requests[0].json()["metadata"] == {"a": "b"}
+
+
+def test_a_plain_answer_that_stops_coming(server, clients):
+    def script(peer):
+        peer.raw(HEAD + PLAIN[:3])
+        peer.wait_until_left()
+
+    server.then(script)
+    client = clients(server.url, timeout=choreoai.Timeout(idle=0.05), max_retries=0)
+    with pytest.raises(choreoai.APITimeoutError, match="stopped"):
+        client.chat.completions.create(**HI)
+
+
+def test_a_plain_answer_without_end(server, client, monkeypatch):
+    for module in ("sync", "aio"):
+        monkeypatch.setattr(f"choreoai.{module}.call._MOST_OF_AN_ANSWER", 100_000)
+
+    def script(peer):
+        peer.head(kind="application/json")
+        try:
+            for _ in range(100):
+                peer.body(b" " * 10_000)
+            peer.end()
+        except ConnectionError:
+            pass  # it has left
+
+    server.then(script)
+    with pytest.raises(choreoai.APIConnectionError, match="longer than 100000 bytes"):
+        client.chat.completions.create(**HI)
+
+
+def test_a_head_without_end(server, clients):
+    def script(peer):
+        try:
+            peer.raw(b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 20_000)
+            peer.raw(b"\r\n")
+        except ConnectionError:
+            pass  # it has left
+
+    server.then(script)
+    with pytest.raises(choreoai.APIError, match="head is too long"):
+        clients(server.url, max_retries=0).chat.completions.create(**HI)
+
+
+def test_an_event_that_is_too_long(server, ask):
+    huge = frame(chunk("x" * (9 * 1024 * 1024)))
+
+    def script(peer):
+        peer.head()
+        peer.frame(chunk("short"))
+        try:
+            peer.body(huge)
+            peer.end()
+        except ConnectionError:
+            pass  # it has left
+
+    server.then(script)
+    got = []
+    with pytest.raises(choreoai.APIError, match="longer than"):
+        for text in ask().text:
+            got.append(text)
+    assert got == ["short"]
+
+
+def test_nothing_counts_behind_the_end_marker(server, ask):
+    """In the same piece or in the next."""
+    error = frame({"error": {"message": "too late"}})
+    ending = b"".join(map(frame, answer("x"))) + frame("[DONE]")
+
+    def script(peer):
+        peer.head()
+        peer.body(ending + error)
+        peer.end()
+
+    server.then(script)
+    assert "".join(ask().text) == "x"
+
+
+def read_twice(server, client, first):
+    """Have *first* answer the first request; return what the second's answer is called."""
+    server.then(first, lambda peer: peer.json({**json.loads(PLAIN), "id": "second"}))
+    assert client.chat.completions.create(**HI).id == "x"
+    return client.chat.completions.create(**HI).id
+
+
+def test_more_than_the_answer_is_no_answer_to_the_next(server, client):
+    poison = HEAD + b'{"id": "p"}'
+
+    def first(peer):
+        peer.raw(HEAD + PLAIN + poison)
+        peer.keep = True
+
+    assert read_twice(server, client, first) == "second"
+    assert server.connections == 2
+
+
+def test_what_comes_between_two_requests_is_no_answer(server, client):
+    """A server says that it closes an idle connection, as with 408."""
+    asked_again, sent = threading.Event(), threading.Event()
+
+    def first(peer):
+        peer.raw(HEAD + PLAIN)
+        peer.wait_for(asked_again)
+        peer.raw(HEAD + b'{"id": "p"}')
+        peer.keep = True
+        sent.set()
+
+    server.then(first, lambda peer: peer.json({"id": "second"}))
+    assert client.chat.completions.create(**HI).id == "x"
+    asked_again.set()
+    assert sent.wait(20)
+    assert client.chat.completions.create(**HI).id == "second"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+def test_a_connection_that_the_server_closes_is_not_used_again(server, client, version):
+    def first(peer):
+        said = b"Connection: close\r\n\r\n" if version == b"HTTP/1.1" else b"\r\n"
+        peer.raw(HEAD.replace(b"HTTP/1.1", version)[:-2] + said + PLAIN)
+        peer.keep = True
+
+    assert read_twice(server, client, first) == "second"
+    assert server.connections == 2
