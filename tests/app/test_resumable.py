@@ -15,6 +15,7 @@ from scripted_provider import Script
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ProviderError
+from choreo_wsgi.replay.memory import Log
 
 RESUMABLE = {"Choreo-Resumable": "1"}
 HELLO = {"role": "user", "content": "one two three"}
@@ -437,3 +438,40 @@ def test_a_drain_ends_streams_without_a_client_too(start: Any, script: Script) -
     app.stop()
     wait_until(lambda: app.active == 0, "the stream has ended")
     assert script.closed.is_set()
+
+
+def test_one_that_cannot_be_logged_leaves_the_others_going(
+    start: Any, scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All streams without a client share a thread."""
+    app, server = start()
+    scripts = [scripted(), scripted()]
+    clients = [server.connect(), server.connect()]
+    ids = [begin(client, ask()) for client in clients]
+    for client in clients:
+        client.reset()
+    wait_until(lambda: app._resumption().orphans.active == 2, "an orphan is carried: both")
+    append = Log.append
+
+    def failing(log: Log, *block: Any, **how: Any) -> None:
+        if log.id == ids[0]:
+            raise OSError("no room")
+        append(log, *block, **how)
+
+    monkeypatch.setattr(Log, "append", failing)
+    scripts[0].say("lost")
+    assert scripts[0].closed.wait(harness.DEADLINE)
+    scripts[1].finish("one ", Finish())
+    assert text_of(replay(server, ids[1])) == "one "
+    wait_until(lambda: app.active == 0, "both slots are free")
+
+
+def test_nobody_goes_on_with_a_stream_once_all_is_closing(start: Any, script: Script) -> None:
+    app, server = start()
+    client = server.connect()
+    id = begin(client, ask())
+    app._resumption().orphans.close()
+    client.reset()
+    assert script.closed.wait(harness.DEADLINE)
+    frame = replay(server, id)[-1]
+    assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "server_shutting_down"

@@ -105,17 +105,18 @@ def test_an_event_that_is_too_long(server, ask):
 
 
 def test_nothing_counts_behind_the_end_marker(server, ask):
-    """In the same piece or in the next."""
-    error = frame({"error": {"message": "too late"}})
     ending = b"".join(map(frame, answer("x"))) + frame("[DONE]")
+    late = frame({"error": {"message": "too late"}}) + frame(chunk("late"))
 
     def script(peer):
         peer.head()
-        peer.body(ending + error)
+        peer.body(ending + late)
         peer.end()
 
     server.then(script)
-    assert "".join(ask().text) == "x"
+    for _ in range(3):
+        assert "".join(ask().text) == "x"
+    assert server.connections == 1  # the answer was read to its end
 
 
 def read_twice(server, client, first):
@@ -133,6 +134,18 @@ def test_more_than_the_answer_is_no_answer_to_the_next(server, client):
         peer.keep = True
 
     assert read_twice(server, client, first) == "second"
+    assert server.connections == 2
+
+
+def test_more_than_an_answer_of_nothing_is_no_answer_to_the_next(server, client):
+    def first(peer):
+        peer.raw(HEAD.replace(b"%d" % len(PLAIN), b"0") + HEAD + b'{"id": "p"}')
+        peer.keep = True
+
+    server.then(first, lambda peer: peer.json({"id": "second"}))
+    with pytest.raises(choreoai.APIError, match="not JSON"):
+        client.chat.completions.create(**HI)
+    assert client.chat.completions.create(**HI).id == "second"
     assert server.connections == 2
 
 

@@ -525,6 +525,17 @@ def test_what_is_no_completion(
     assert got == b"" and type(error) is kind
 
 
+def test_a_document_without_end(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.providers.openai.provider._MAX_REPLY", 50_000)
+    body = json.dumps({**REPLY, "padding": " " * 100_000}).encode()
+    server = upstream(lambda peer: peer.send(sized(body)))
+    got, error = read(complete(provider(server)))
+    assert got == b"" and isinstance(error, UpstreamInvalid)
+    assert "longer than 50000 bytes" in error.message
+
+
 def test_a_document_that_is_cut(upstream: Start, provider: Make) -> None:
     raw = sized(json.dumps(REPLY).encode())
     server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 5))
@@ -588,6 +599,14 @@ def test_items_of_tool_calls_and_reasoning() -> None:
         Delta(tool_calls=[ToolCall(0, "", "", "{}")]),
         Finish("tool_calls"),
     ]
+
+
+def test_an_event_of_the_type_error_is_one_whatever_it_holds() -> None:
+    translator = OpenAITranslator()
+    with pytest.raises(ProviderUnavailable, match="the cause"):
+        translator.receive_data(
+            b'event: error\ndata: {"reason":"overloaded","note":"the cause","choices":[]}\n\n'
+        )
 
 
 def test_items_before_a_failure_come_first() -> None:

@@ -466,6 +466,48 @@ def test_a_burst_that_is_no_text_is_a_failure() -> None:
     assert contents(frames) == "abcd"
 
 
+def test_choices_without_an_index_are_told_apart_by_their_place() -> None:
+    both = (
+        b'data: {"id":"x","choices":[{"delta":{"content":"a"},"finish_reason":null},'
+        b'{"delta":{"content":"b"},"finish_reason":null}]}\n\n'
+    )
+    ending = both.replace(b'"content"', b'"x"').replace(b":null", b':"stop"')
+    for blocks in ([both] * 4, [both * 4]):
+        frames, failure, _ = relay_all([*blocks, ending], n=2)
+        assert failure is None
+        assert (contents(frames), contents(frames, index=1)) == ("aaaa", "bbbb")
+
+
+@pytest.mark.parametrize(("n", "index"), [(1, 1), (2, 2), (2, -1)])
+def test_a_choice_that_nobody_asked_for_is_a_failure(n: int, index: int) -> None:
+    frames, failure, _ = relay_all([ROLE, text("a"), text("b", index=index)], n)
+    assert isinstance(failure, UpstreamInvalid) and contents(frames) == "a"
+
+
+def test_calls_without_indexes_in_two_choices() -> None:
+    """Each piece names its function, and that is all that it says of where it belongs."""
+
+    def piece(arguments: str, index: int) -> bytes:
+        function = {"name": f"f{index}", "arguments": arguments}
+        return event(json.dumps({"tool_calls": [{"function": function}]}), index=index)
+
+    stream = [piece(part, index) for part in ('{"a"', ":1", "}") for index in (0, 1)]
+    ends = [event("{}", '"tool_calls"', index=index) for index in (0, 1)]
+    frames, failure, _ = relay_all([*stream, *ends, sse.DONE], n=2)
+    assert failure is None
+    for index in (0, 1):
+        made = [
+            one
+            for chunk in chunks(frames.removesuffix(sse.DONE))
+            for choice in chunk["choices"]
+            if choice["index"] == index
+            for one in choice["delta"].get("tool_calls", ())
+        ]
+        assert [one["function"]["name"] for one in made if "id" in one] == [f"f{index}"]
+        assert "".join(one["function"]["arguments"] for one in made) == '{"a":1}'
+        assert {one["index"] for one in made} == {0}
+
+
 def test_good_tool_calls_pass_untouched() -> None:
     stream = [
         ROLE,
