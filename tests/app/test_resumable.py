@@ -475,3 +475,14 @@ def test_nobody_goes_on_with_a_stream_once_all_is_closing(start: Any, script: Sc
     assert script.closed.wait(harness.DEADLINE)
     frame = replay(server, id)[-1]
     assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "server_shutting_down"
+
+
+def test_readings_that_fail_or_end_leave_room_for_others(start: Any) -> None:
+    app, server = start(max_streams="1")
+    with server.connect() as client:
+        id = begin(client, ask("echo"))
+        frames = read_to_end(client)
+    for _ in range(3):
+        assert once(server, "GET", "/v1/streams/strm_" + "A" * 32).status == 404
+        assert replay(server, id) == frames
+        wait_until(lambda: app._readers.active == 0, "the reading has ended")
