@@ -203,21 +203,23 @@ class Channel(HTTPChannel):
             raise ClientDisconnected
 
     def _send_some(self, parts: Any) -> int:
-        """Return how many bytes of *parts* the system takes now; raises ClientDisconnected."""
-        with self._sending:
-            if not self.connected:
-                raise ClientDisconnected
-            if self.total_outbufs_len:  # the rest of a "100 Continue" goes first
-                self._flush_exception(self._flush_some, do_close=False)
-                return 0
-            try:
-                if len(parts) == 1:
-                    return int(self.socket.send(parts[0]))
-                return int(self.socket.sendmsg(parts))
-            except BlockingIOError:
-                return 0
-            except OSError:
-                raise ClientDisconnected from None
+        """Return how many bytes of *parts* the system takes now; raises ClientDisconnected.
+
+        The caller holds the lock.
+        """
+        if not self.connected:
+            raise ClientDisconnected
+        if self.total_outbufs_len:  # the rest of a "100 Continue" goes first
+            self._flush_exception(self._flush_some, do_close=False)
+            return 0
+        try:
+            if len(parts) == 1:
+                return int(self.socket.send(parts[0]))
+            return int(self.socket.sendmsg(parts))
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise ClientDisconnected from None
 
     def abort(self) -> None:
         """Cut the client off: what it did not take is dropped."""

@@ -53,6 +53,7 @@ class Loop(dict[int, Any], Carrier):
         self._events: dict[int, int] = {}
         self._beginning: deque[Task] = deque()
         self._cleanup = time.monotonic() + CLEANUP
+        self._listening = 0.0  # when the listeners are asked even if all is quiet
         self.listeners: list[Any] = []
 
     def __setitem__(self, descriptor: int, dispatcher: Any) -> None:
@@ -92,16 +93,20 @@ class Loop(dict[int, Any], Carrier):
         patience = 0.0 if self._beginning else super()._patience()
         return min(patience, REST) if any(one.resting for one in self.listeners) else patience
 
-    def _idle(self, limit: float) -> None:
+    def _idle(self, limit: float, quiet: bool) -> None:
+        quiet = quiet and not self._beginning
         while self._beginning:
             task = self._beginning.popleft()
             self._loads[task] = None
             self.step(task)
             if time.monotonic() > limit:
                 break
+        now = time.monotonic()
+        if quiet and now < self._listening:
+            return  # most rounds, when streams run
+        self._listening = now + REST / 2
         for listener in self.listeners:  # whether there is room changes with every connection
             self._ask(listener)
-        now = time.monotonic()
         if now >= self._cleanup:
             self._cleanup = now + CLEANUP
             for channel in self.channels():

@@ -152,7 +152,10 @@ class Task(Load, WSGITask):
             self._send(block or b"", last)
         if self.channel.unsent:
             return False
-        return self._blocks is not None or (bool(block) and _has_more(body))
+        if self._blocks is not None:
+            return True
+        # A descriptor that is polled is asked for anew by the carrier; asking twice is dear.
+        return bool(block) and self.descriptor is None and _has_more(body)
 
     def _fail(self, error: Exception) -> None:
         """Answer 500, or leave the answer without its end."""

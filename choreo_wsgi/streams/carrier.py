@@ -165,10 +165,12 @@ class Carrier:
             self._round()
 
     def _round(self) -> None:
-        self._woken = False  # before looking: a call from here on wakes us again
-        for _ in range(len(self._calls)):
+        calls = len(self._calls)
+        for _ in range(calls):
             self._calls.popleft()()
+        self._woken = False  # a call from here on wakes us: before looking a last time
         ready = self._selector.select(self._patience())
+        self._woken = True  # we look again before we wait
         began = time.monotonic()
         others = []
         for key, events in ready:
@@ -182,18 +184,21 @@ class Carrier:
             handle(events)
             if time.monotonic() > limit:
                 break  # the selector tells of the rest again
-        self._idle(limit)
+        self._idle(limit, quiet=not (calls or others))
         self.lag = time.monotonic() - began
 
     def _patience(self) -> float:
         """Return how many seconds may be waited for something to happen."""
-        if self._calls:
+        if self._calls or self._stopped:
             return 0.0
         when = self._timers[0][0] if self._timers else math.inf
         return max(0.0, min(LOOK, when - time.monotonic()))
 
-    def _idle(self, limit: float) -> None:
-        """Do what can wait, until *limit* (monotonic) at the most."""
+    def _idle(self, limit: float, quiet: bool) -> None:
+        """Do what can wait, until *limit* (monotonic) at the most.
+
+        The round is *quiet* when only streams had something to say.
+        """
 
     def _step_all(self) -> None:
         for load in list(self._loads):

@@ -74,7 +74,9 @@ class Exchange:
     def fileno(self) -> int | None:
         """Return the file descriptor that turns readable, or None when only asking tells."""
         connection = self._connection
-        if connection is None or connection.sock is None or self.events != POLLIN:
+        if connection is None or connection.sock is None:
+            return None
+        if self._steps is not None and self.events != POLLIN:
             return None
         if self.ended or self._closed:
             return None  # the connection may be another exchange's by now
@@ -279,9 +281,11 @@ class Exchange:
                 self._finish_body(excess=True)
                 return b""
             body = self._body(data)
-            timeout = until - time.monotonic()
-            if body or self.ended or timeout <= 0:
+            if body or self.ended:
                 return body
+            timeout = until - time.monotonic()
+            if timeout <= 0:
+                return b""
 
     def _body(self, data: bytes) -> bytes:
         framing = self._framing
