@@ -87,6 +87,14 @@ class Translator:
 
 
 class EventTranslator(Translator):
+    @staticmethod
+    def unfold(body: bytes) -> bytes | None:
+        """Return the bytes of the stream that says what *body*, a whole document, says.
+
+        Servers and proxies that cannot stream send one all the same.  None if it is something else.
+        """
+        return None
+
     """A translator of Server-Sent Events; *limit* bounds the bytes of one."""
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
@@ -218,6 +226,7 @@ class HTTPProvider(Provider):
         return str(self.options.api_key)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
+            translator.unfold,
         """Return what an answer that is no stream means for our caller."""
         if status < 400:
             return refusal(status, headers, body, time.time())

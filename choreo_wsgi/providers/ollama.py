@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
+from ..chat import jsontext
 from ..chat.endings import finish_reason
 from . import (
     ChatRequest,
@@ -205,6 +206,7 @@ class OllamaTranslator(Translator):
         self._limit = limit
         self._new_call_id = new_call_id
         self._rest = bytearray()
+        self._indented = False  # one document over many lines
         self._calls = 0
         self._drawn = 0
         self._usage: Usage | None = None
@@ -218,7 +220,11 @@ class OllamaTranslator(Translator):
         """Append to *items* what *data* completes."""
         first, newline, others = data.partition(b"\n")
         self._rest += first
-        if newline:
+        if newline and not self._indented:
+            self._indented = self._rest.strip() == b"{"
+        if self._indented:
+            self._rest += newline + others
+        elif newline:
             lines = [bytes(self._rest), *others.split(b"\n")]
             self._rest = bytearray(lines.pop())
             for line in lines:
@@ -234,6 +240,17 @@ class OllamaTranslator(Translator):
         if not self.ended:
             raise UpstreamTruncated("the provider's stream ended before it was done")
         return items
+
+    @staticmethod
+    def unfold(body: bytes) -> bytes | None:
+        """Return the lines of the array of them in *body*."""
+        try:
+            lines = jsontext.parse(body)
+        except ValueError:
+            return None
+        if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+            return None
+        return b"".join(dump(line) + b"\n" for line in lines) or None
 
     def _last(self, line: bytes, items: list[Item]) -> None:
         try:

@@ -6,7 +6,8 @@ events, blocks and deltas that are not known are passed over, as that page asks.
 
 from __future__ import annotations
 
-from ...chat.items import Delta, Item, Json, Usage
+from ... import sse
+from ...chat.items import Delta, Item, Json, Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ..blocks import Blocks
 from ..failures import failure
@@ -32,6 +33,8 @@ _COUNTS = (
     "cache_creation_input_tokens",
     "cache_read_input_tokens",
 )
+#: What a message says of its end.
+_STOP = ("stop_reason", "stop_sequence", "stop_details")
 
 
 class AnthropicTranslator(EventTranslator):
@@ -78,6 +81,27 @@ class AnthropicTranslator(EventTranslator):
         self.ended = True
         return self._blocks.end(self.usage)
 
+    @staticmethod
+    def unfold(body: bytes) -> bytes | None:
+        """Return the events of the whole message in *body*; each block comes in its start."""
+        try:
+            message = parse_object(body)
+            blocks = list(enumerate(message["content"]))
+            stop = {name: message.get(name) for name in _STOP}
+        except (UpstreamInvalid, KeyError, TypeError):
+            return None
+        if message.get("type") != "message":
+            return None
+        events: list[dict[str, Json]] = [
+            {"type": "message_start", "message": {**message, "content": []}}
+        ]
+        for index, block in blocks:
+            events.append({"type": "content_block_start", "index": index, "content_block": block})
+            events.append({"type": "content_block_stop", "index": index})
+        events.append({"type": "message_delta", "delta": stop, "usage": message.get("usage")})
+        events.append({"type": "message_stop"})
+        return b"".join(sse.frame(dump(event), event=event["type"]) for event in events)
+
     def _event(self, body: dict[str, Json], items: list[Item]) -> None:
         kind = body.get("type")
         if kind == "content_block_start":
@@ -104,6 +128,7 @@ class AnthropicTranslator(EventTranslator):
             items.append(Delta(text(block["text"])))
         elif kind == "thinking":
             items += self._blocks.think(text(block.get("thinking")))
+            self._blocks.sign(text(block.get("signature")))
         elif kind == "redacted_thinking":
             items += self._blocks.redacted(text(block["data"]))
         elif kind == "tool_use":

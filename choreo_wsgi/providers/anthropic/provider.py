@@ -71,6 +71,7 @@ class Anthropic(HTTPProvider):
             foreign=b"{[<" if request.stream else b"",
             refused=self.error,
             secrets=self.secrets,
+            unfold=AnthropicTranslator.unfold,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
         reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from ... import sse
 from ...chat import jsontext
 from ...chat.endings import finish_reason
-from ...chat.items import Delta, Finish, Item, Json, Usage
+from ...chat.items import Delta, Finish, Item, Json, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure
 from ..http import EventTranslator
@@ -48,6 +48,8 @@ _COUNTS = (
     "totalTokenCount",
 )
 _STRAY_BYTES = 64 * 1024
+#: A response has one of these; an error has not.
+_ANSWERS = {"candidates", "promptFeedback"}
 
 
 class _Events(sse.Decoder):
@@ -112,6 +114,18 @@ class GeminiTranslator(EventTranslator):
                 self._blocked(body["promptFeedback"])
         if self._decoder.stray:
             self._bare_error(self._decoder.stray)
+
+    @staticmethod
+    def unfold(body: bytes) -> bytes | None:
+        """Return the events of *body*: a whole response, or the array of a call without SSE."""
+        try:
+            value = jsontext.parse(body)
+        except ValueError:
+            return None
+        responses = value if isinstance(value, list) else [value]
+        if not any(isinstance(each, dict) and _ANSWERS & each.keys() for each in responses):
+            return None
+        return b"".join(sse.frame(dump(each)) for each in responses)
 
     def finish(self) -> list[Item]:
         """Return the finish of each candidate, and the usage."""
