@@ -7,6 +7,7 @@ tests are recorded bytes, split anywhere.
 
 from __future__ import annotations
 
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from ..upstream import Client, HTTPRequest, Timeouts
 from .answer import Asking, UpstreamAnswer
 from .base import Provider, nothing
 from .failures import read_body, refusal, retry_after
+from .names import fit_names, restore_names
 from .reading import SHAPE_ERRORS, new_call_id, unknown_shape
 
 
@@ -85,8 +87,6 @@ class Translator:
         """Return what the end of the bytes completes, or raise UpstreamTruncated."""
         raise NotImplementedError
 
-
-class EventTranslator(Translator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return the bytes of the stream that says what *body*, a whole document, says.
@@ -95,6 +95,8 @@ class EventTranslator(Translator):
         """
         return None
 
+
+class EventTranslator(Translator):
     """A translator of Server-Sent Events; *limit* bounds the bytes of one."""
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
@@ -110,11 +112,17 @@ class EventTranslator(Translator):
 
 
 class HTTPSource(Source):
-    """The answer to *asking*, read by *translator*."""
+    """The answer to *asking*, read by *translator*.
 
-    def __init__(self, asking: Asking, translator: Translator) -> None:
+    *names* are the names of tools that were made for the provider, and what they stand for.
+    """
+
+    def __init__(
+        self, asking: Asking, translator: Translator, names: Mapping[str, str] | None = None
+    ) -> None:
         self._answer = UpstreamAnswer(asking)
         self._translator = translator
+        self._names = names or {}
         self._failure: ChoreoError | None = None
 
     def receive(self, timeout: float) -> list[Item]:
@@ -132,6 +140,8 @@ class HTTPSource(Source):
             self.usage = self._translator.usage
             if not items:
                 raise
+        if self._names:
+            restore_names(items, self._names)
         return items
 
     def _receive(self, timeout: float, items: list[Item]) -> None:
@@ -184,6 +194,8 @@ class HTTPProvider(Provider):
 
     native: ClassVar[frozenset[str]] = frozenset(("max_tokens", "stop"))
     blocking = False
+    #: What the provider takes as the name of a tool; None: whatever there is.
+    tool_names: ClassVar[re.Pattern[str] | None] = None
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
@@ -205,6 +217,7 @@ class HTTPProvider(Provider):
         """Begin to answer *request*."""
         if request.max_tokens == 0:
             return nothing(request.n)
+        request, names = fit_names(request, self.tool_names)
         sent = self.encode(request)
         sent = replace(sent, headers={**sent.headers, **request.trace})
         translator = self.translator(request)
@@ -213,9 +226,10 @@ class HTTPProvider(Provider):
             translator.foreign,
             isinstance(translator, EventTranslator),
             self.error,
+            translator.unfold,
             secrets=self.secrets,
         )
-        return HTTPSource(asking, translator)
+        return HTTPSource(asking, translator, names)
 
     def key(self) -> str:
         """Return the provider's key; raises ProviderNotConfigured when there is none."""
@@ -226,7 +240,6 @@ class HTTPProvider(Provider):
         return str(self.options.api_key)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-            translator.unfold,
         """Return what an answer that is no stream means for our caller."""
         if status < 400:
             return refusal(status, headers, body, time.time())

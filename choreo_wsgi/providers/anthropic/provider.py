@@ -35,6 +35,7 @@ class Anthropic(HTTPProvider):
     type = "anthropic"
     facts = BUILT_IN["anthropic"]
     apis = frozenset(("messages", "count_tokens"))
+    tool_names = anthropic_request.IDS  # 128 characters for names, which no request has
 
     @dataclass(frozen=True)
     class Options:
@@ -70,8 +71,8 @@ class Anthropic(HTTPProvider):
             lambda: self.client.send(sent),
             foreign=b"{[<" if request.stream else b"",
             refused=self.error,
-            secrets=self.secrets,
             unfold=AnthropicTranslator.unfold,
+            secrets=self.secrets,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
         reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)

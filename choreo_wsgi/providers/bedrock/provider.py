@@ -41,6 +41,8 @@ class Bedrock(HTTPProvider):
 
     type = "bedrock"
     facts = BUILT_IN["bedrock"]
+    # ToolSpecification.name; ids of calls may have more.
+    tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
 
     @dataclass(frozen=True)
     class Options:
