@@ -28,6 +28,8 @@ class Capabilities:
     or ``""`` for unknown.  *off* is how thinking is turned off: ``disabled``, ``between_tools``, or
     ``""`` where it cannot be.  *efforts* are the words that it takes; a word that is not among
     them becomes the nearest lower one.  *max_tokens* is the most that it writes, 0 for unknown.
+    *parallel* is ``choose`` where ``parallel_tool_calls`` is the caller's to set, and ``one`` where
+    the model calls one tool at a time anyway: the parameter is then not sent, as it is refused.
     *forced_tools* is whether it can be made to call a tool, *system_anywhere* whether system
     messages may stand in the middle of the conversation.
     """
@@ -39,6 +41,7 @@ class Capabilities:
     least: int = 1024
     most: int = 32768
     max_tokens: int = 0
+    parallel: str = "choose"
     forced_tools: bool = True
     system_anywhere: bool = False
 
@@ -48,6 +51,13 @@ class Capabilities:
         known = [word for word in EFFORTS if word in self.efforts] or [asked]
         lower = [word for word in known if EFFORTS.index(word) <= EFFORTS.index(asked)]
         return lower[-1] if lower else known[0]
+
+    def limit(self, asked: int | None) -> int | None:
+        """Return the limit of tokens to send for the one *asked* for.
+
+        The model writes no more than its own limit either way, and refuses a higher one.
+        """
+        return asked if asked is None else min(asked, self.max_tokens or asked)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ PAGES = {
     "opus55": "https://platform.claude.com/docs/en/models/opus-5-5/overview",
     "sonnet55": "https://platform.claude.com/docs/en/models/sonnet-5-5/overview",
     "gemini": "https://ai.google.dev/gemini-api/docs/thinking",
+    "gemini25": "https://ai.google.dev/gemini-api/docs/models/gemini-2.5-pro",
+    "o-series": "https://github.com/run-llama/llama_index/issues/20865",
     "ollama": "https://docs.ollama.com/capabilities/thinking",
 }
 
@@ -79,6 +91,7 @@ _OLDER = "sampling=one thinking=effort efforts=low|medium|high|max"
 _ALWAYS = f"{_NEW} off=no system_anywhere=true"
 _OLD = r"(-0)?(-\d{8}|@|-v\d|$)"
 _LEVELS = "thinking=effort off=no efforts"
+_PRO = "thinking=budget off=no least=128 most=32768 max_tokens=65536"
 _TABLE = rf"""
 claude-3-5                  2026-11-25 claude  thinking=none max_tokens=8192
 claude-3-7                  2026-11-25 claude  thinking=budget max_tokens=64000
@@ -97,19 +110,21 @@ claude-sonnet-5-5           2026-11-25 sonnet55 {_ALWAYS} off=between_tools forc
 claude-(fable|mythos)-5     2026-11-25 fable   {_ALWAYS}
 claude-\w+-5                2026-11-25 effort  {_NEW} system_anywhere=true
 gemini-(1|2\.0)             2026-11-25 gemini  thinking=none
-gemini-2\.5-pro             2026-11-25 gemini  thinking=budget off=no least=128 most=32768
+gemini-2\.5-pro             2026-11-25 gemini25 {_PRO}
 gemini-2\.5-flash-lite      2026-11-25 gemini  thinking=budget least=512 most=24576
 gemini-2\.5                 2026-11-25 gemini  thinking=budget least=1 most=24576
 gemini-3-pro                2026-11-25 gemini  {_LEVELS}=low|high
 gemini-3\.1-pro             2026-11-25 gemini  {_LEVELS}=low|medium|high
 gemini-                     2026-11-25 gemini  {_LEVELS}=minimal|low|medium|high
 gpt-oss                     2026-11-25 ollama  {_LEVELS}=low|medium|high
+^(openai/)?o(1|3|4-mini)\b  2026-11-25 o-series parallel=one
 """
 
 Override = tuple[str, dict[str, str]]
 _WORDS = {
     "sampling": ("both", "one", "none"),
     "thinking": ("budget", "effort", "none"),
+    "parallel": ("choose", "one"),
     "off": ("disabled", "between_tools", "no"),
 }
 

@@ -98,7 +98,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
 
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    check(request, "ollama")
+    check(request, "ollama", able)
     talk = conversation(request, blanks=True, system_anywhere=True)
     check_media(talk.media, "ollama")
     turns = [*talk.system, *_in_order(talk.turns)]
@@ -114,7 +114,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     if request.stop:
         options["stop"] = list(request.stop)
     if request.max_tokens is not None:
-        options["num_predict"] = request.max_tokens
+        options["num_predict"] = able.limit(request.max_tokens)
     if options:
         made["options"] = options
     for name in ("logprobs", "top_logprobs"):

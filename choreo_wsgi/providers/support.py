@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from .capabilities import Capabilities
 from .parts import Media
 
 #: The columns.  OpenAI and everything compatible with it is sent a request as it came.
@@ -56,6 +57,8 @@ def _note(text: str) -> Cell:
 
 _CLAUDE = "where the model has it; the default 1 is not sent"
 _ONE = "where the model has it, and beside temperature; the default 1 is not sent"
+_ONE_CALL = Cell("refused", "but for models that call one tool at a time")
+_MOST = "up to what the model writes at most; 0 is done here"
 _HINT = Cell("dropped", "a hint")
 _OURS = Cell("dropped", "bookkeeping at OpenAI")
 _EACH = Cell("done", "that many requests at once")
@@ -72,10 +75,10 @@ TABLE: tuple[Row, ...] = (
     _row("top_k", SENT, _note("Claude; refused for others"), SENT, SENT),
     _row(
         "max_tokens",
-        _note("required there: the option ``max_tokens`` stands in; 0 is done here"),
-        _note("0 is done here"),
-        _note("0 is done here"),
-        _note("0 is done here"),
+        _note(f"{_MOST}; required there: the option ``max_tokens`` stands in"),
+        _note(_MOST),
+        _note(_MOST),
+        _note(_MOST),
         local=_note("up to ``local_max_tokens_limit``"),
     ),
     _row(
@@ -96,7 +99,7 @@ TABLE: tuple[Row, ...] = (
         Cell("done", "``auto``; ``none`` leaves the tools out; others refused"),
         local=SENT,
     ),
-    _row("parallel_tool_calls", SENT, REFUSED, REFUSED, REFUSED, local=SENT, neutral=(True,)),
+    _row("parallel_tool_calls", SENT, _ONE_CALL, _ONE_CALL, _ONE_CALL, local=SENT, neutral=(True,)),
     _row(
         "response_format",
         _note("``json_schema``; ``json_object`` refused"),
@@ -201,11 +204,14 @@ def takes(provider: str, place: str, kind: str) -> bool:
     return kind in _TAKEN.get((provider, place), ())
 
 
-def check(request: ChatRequest, provider: str) -> None:
-    """Raise InvalidRequest, naming the parameter, for what *provider* cannot do."""
+def check(request: ChatRequest, provider: str, able: Capabilities | None = None) -> None:
+    """Raise InvalidRequest, naming the parameter, for what *provider* cannot do with a model that
+    is *able* to do so much (None: nothing is known of it)."""
     for name, value in request.body.items():
         row = _ROWS.get(name)
         if row is None or value is None or value in row.neutral:
+            continue
+        if name == "parallel_tool_calls" and able and able.parallel == "one":
             continue
         cell = row.cells[provider]
         if cell.how == "refused":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from email.message import Message
 from typing import Any
 
 import pytest
 from adapter_requests import request
+from corpus_cases import Playback
 
-from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.errors import ConfigurationError, InvalidRequest
 from choreo_wsgi.providers.capabilities import EFFORTS, TABLE, Capabilities, capabilities, overrides
 from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
@@ -129,6 +132,59 @@ def test_a_setting_goes_before_the_table() -> None:
         sent("anthropic", "claude-opus-4-1", options, reasoning_effort="max")["max_tokens"] == 20000
     )
     assert "temperature" not in sent("anthropic", "claude-next", options, temperature=0.3)
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini", "ollama"])
+def test_limits_above_the_models_become_the_models(type: str) -> None:
+    options = {"capabilities": "capped max_tokens=5000"}
+    for model, most in (("claude-capped", 5000), ("claude-unknown", 999_999)):
+        for asked, limit in ((10, 10), (5000, 5000), (999_999, most)):
+            body = sent(type, model, options, max_tokens=asked)
+            found = json.dumps(body)
+            assert f": {limit}" in found, found
+            assert limit == asked or str(asked) not in found
+
+
+def test_budget_of_thinking_stays_below_a_lowered_limit() -> None:
+    for type in ("anthropic", "bedrock"):
+        model = "claude-opus-4-1"
+        body = sent(type, model, max_tokens=999_999, reasoning_effort="max")
+        thinking = body.get("thinking") or body["additionalModelRequestFields"]["thinking"]
+        limit = body.get("max_tokens") or body["inferenceConfig"]["maxTokens"]
+        assert thinking["budget_tokens"] < limit == 32000
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini", "ollama"])
+def test_parallel_calls_of_models_that_make_one(type: str) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    options = {"capabilities": "single parallel=one"}
+    for value in (True, False):
+        body = sent(type, "claude-single", options, tools=[tool], parallel_tool_calls=value)
+        assert "parallel" not in json.dumps(body)
+    if type != "anthropic":
+        with pytest.raises(InvalidRequest, match="parallel_tool_calls"):
+            sent(type, "claude-x", options, tools=[tool], parallel_tool_calls=False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("model", "left_out"),
+    [
+        *(("o3-mini", True), ("o1", True), ("o4-mini-2025-04-16", True), ("openai/o3", True)),
+        *(("gpt-5", False), ("foo1", False), ("o", False), ("o10", False)),
+    ],
+)
+def test_openai_models_that_refuse_parallel_tool_calls(
+    model: str, left_out: bool, stream: bool
+) -> None:
+    provider: Any = provider_class("openai")("openai", {"api_key": "k"}, Settings())
+    provider.close()
+    playback = provider.client = Playback(200, Message(), [])
+    tool = {"type": "function", "function": {"name": "f"}}
+    asked = request(model, tools=[tool], parallel_tool_calls=False, stream=stream)
+    writer = ChunkWriter("c", 1, model, False) if stream else CompletionWriter("c", 1, model, 1)
+    provider.answer(asked, writer).close()
+    assert ("parallel_tool_calls" not in json.loads(playback.sent[0].body)) == left_out
 
 
 def test_unknown_models_have_the_defaults() -> None:

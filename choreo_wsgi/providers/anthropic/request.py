@@ -29,13 +29,12 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
     *default_max_tokens* stands in where the request sets no limit, which Anthropic demands.
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    check(request, "anthropic")
+    check(request, "anthropic", able)
     talk = conversation(request, IDS, system_anywhere=able.system_anywhere)
     check_media(talk.media, "anthropic")
     asked = request.body
-    limit = request.max_tokens
-    if limit is None:
-        limit = min(default_max_tokens, able.max_tokens or default_max_tokens)
+    given = request.max_tokens
+    limit = able.limit(default_max_tokens if given is None else given)
     made: dict[str, Json] = {
         "model": request.model,
         "max_tokens": limit,
@@ -95,7 +94,7 @@ def thinking(
         level = "low" if level == "minimal" else level
         return {"type": "adaptive", "display": "summarized"}, level, 0
     budget = _BUDGETS.get(effort, able.least)
-    limit = request.max_tokens
+    limit = able.limit(request.max_tokens)
     if limit is None:
         most = able.max_tokens or default + budget
         budget = min(budget, max(most - default, most // 2))
@@ -147,7 +146,7 @@ def _add_tools(
         return
     made["tools"] = [_tool(function) for function in tools]
     wanted = choice(request)
-    single = request.body.get("parallel_tool_calls") is False
+    single = request.body.get("parallel_tool_calls") is False and able.parallel != "one"
     if wanted is None and not single:
         return
     wanted = wanted or Choice()

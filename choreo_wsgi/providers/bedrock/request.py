@@ -49,7 +49,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     The model's id is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    check(request, "bedrock")
+    check(request, "bedrock", able)
     talk = conversation(request, IDS)
     check_media(talk.media, "bedrock")
     blocks = _Blocks()
@@ -67,7 +67,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
             for block in _marked({"text": text.text}, text.cache)
         ]
     inference = {
-        "maxTokens": request.max_tokens,
+        "maxTokens": able.limit(request.max_tokens),
         **_sampling(request, able),
         "stopSequences": [text for text in request.stop if text.strip()] or None,
     }

@@ -43,7 +43,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     The model's name is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    check(request, "gemini")
+    check(request, "gemini", able)
     talk = conversation(request)
     check_media(talk.media, "gemini")
     signed = not _UNSIGNED.match(request.model)
@@ -75,7 +75,7 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
                 )
         made["responseModalities"] = [_MODALITIES[modality] for modality in modalities]
     if request.max_tokens is not None:
-        made["maxOutputTokens"] = request.max_tokens
+        made["maxOutputTokens"] = able.limit(request.max_tokens)
     if request.stop:
         made["stopSequences"] = list(request.stop)
     if request.n > 1:

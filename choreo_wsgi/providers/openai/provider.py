@@ -20,6 +20,7 @@ from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
 from ..answer import Asking
 from ..base import Provider
+from ..capabilities import capabilities
 from ..facts import BUILT_IN
 from ..http import HTTPSource
 from ..reading import parse_object
@@ -175,6 +176,8 @@ class OpenAI(Provider):
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it."""
+        if "parallel_tool_calls" in body and capabilities(body["model"]).parallel == "one":
+            body = {name: value for name, value in body.items() if name != "parallel_tool_calls"}
         return body
 
     def _document(self, request: ChatRequest) -> Asking:
