@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -12,10 +13,13 @@ import pytest
 from harness import Client, Server, make_app, wait_until
 from scripted_provider import Script
 
+from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ProviderError
+from choreo_wsgi.replay import Store, Writer, open_store
 from choreo_wsgi.replay.memory import Log
+from choreo_wsgi.settings import Settings
 
 RESUMABLE = {"Choreo-Resumable": "1"}
 HELLO = {"role": "user", "content": "one two three"}
@@ -486,3 +490,41 @@ def test_readings_that_fail_or_end_leave_room_for_others(start: Any) -> None:
         assert once(server, "GET", "/v1/streams/strm_" + "A" * 32).status == 404
         assert replay(server, id) == frames
         wait_until(lambda: app._readers.active == 0, "the reading has ended")
+
+
+def elsewhere(url: str) -> tuple[Store, Writer]:
+    """Begin a stream without a key's owner, as another process that has the store *url*."""
+    store = open_store(url, Settings())
+    writer = store.create("").writer
+    assert writer is not None
+    writer.append(sse.frame(b"{}", 1), 1)
+    wait_until(lambda: store.read(writer.id, "").receive(0), "the frame is there for all")
+    return store, writer
+
+
+def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_path: Path) -> None:
+    """Whoever stops it must end its log, as nobody else will."""
+    url = f"sqlite:{tmp_path / 'replay.db'}"
+    _, server = start(replay=url)
+    other, writer = elsewhere(url)
+    other.close()
+    assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    first, last = replay(server, writer.id)
+    assert numbers([first, last]) == [1, 2] and b'"stream_cancelled"' in last
+
+
+def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(start: Any, tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'replay.db'}"
+    app, server = start(replay=url)
+    other, writer = elsewhere(url)
+    with server.connect() as client:
+        client.request("GET", f"/v1/streams/{writer.id}")
+        assert client.read_head().status == 200
+        assert numbers([next_frame(client)]) == [1]
+        app.drain()
+        app.stop()
+        last = next_frame(client)
+        # It is no frame of the stream, which goes on elsewhere.
+        assert last.startswith(b"data: ") and b'"server_shutting_down"' in last
+    writer.append(sse.frame(b"{}", 2), 1, end=True)
+    other.close()

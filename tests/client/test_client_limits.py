@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+from concurrent.futures import Future
 from types import MappingProxyType
 
+import harness
 import pytest
-from scripted_server import answer, chunk, frame
+from scripted_server import DEADLINE, answer, chunk, frame
 
 import choreoai
+from choreoai.transports import blocking
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 PLAIN = b'{"id": "x"}'
@@ -34,6 +38,46 @@ def test_the_limits_of_the_client_are_those_of_its_calls(server, clients):
     assert client.timeout == choreoai.Timeout(0.05, 0.05, 0.05)
     with pytest.raises(choreoai.APITimeoutError):
         client.chat.completions.create(**HI)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
+def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
+    """A signal handler raised while it was being made: nobody knows of it any more."""
+    waiting, go, made = threading.Event(), threading.Event(), []
+    connect = blocking._connect
+
+    class Waited(Future):
+        def result(self, timeout=None):
+            waiting.set()
+            return super().result(timeout)
+
+    def slowly(*where):
+        go.wait(DEADLINE)
+        made.append(connect(*where))
+        return made[0]
+
+    main = threading.get_ident()
+
+    def interrupt():
+        waiting.wait(DEADLINE)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(blocking, "_connect", slowly)
+    monkeypatch.setattr(blocking, "Future", Waited)
+    before = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            choreoai.ChoreoAI("k", server.url).chat.completions.create(**HI)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+        go.set()
+    harness.wait_until(lambda: made and made[0].fileno() == -1, "it is closed")
 
 
 def test_a_mapping_is_an_object(server, client):
