@@ -218,6 +218,8 @@ class _Answer(Source):
         if time.monotonic() - max(self._asked_at, self._run.heard_at) > limit:
             text = f"the local model sent nothing for {limit:g} s"
             self._run.kill(text)
+            if self._source is not None:
+                self._source.close()
             raise ProviderTimeout(text)
 
     def fileno(self) -> int | None:
