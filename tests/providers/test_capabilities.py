@@ -177,14 +177,33 @@ def test_parallel_calls_of_models_that_make_one(type: str) -> None:
 def test_openai_models_that_refuse_parallel_tool_calls(
     model: str, left_out: bool, stream: bool
 ) -> None:
-    provider: Any = provider_class("openai")("openai", {"api_key": "k"}, Settings())
+    tool = {"type": "function", "function": {"name": "f"}}
+    body = relayed("openai", {}, model, tools=[tool], parallel_tool_calls=False, stream=stream)
+    assert ("parallel_tool_calls" not in body) == left_out
+
+
+@pytest.mark.parametrize("type", ["openai", "azure", "mistral"])
+def test_a_setting_tells_what_openai_compatible_models_take(type: str) -> None:
+    options = {"capabilities": "^mine max_tokens=100 parallel=one", "base_url": "http://x/v1"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for model, limit in (("mine-1", 100), ("other", 9000)):
+        for name in ("max_tokens", "max_completion_tokens"):
+            asked = {"tools": tools, "parallel_tool_calls": True, name: 9000}
+            for stream in (True, False):
+                body = relayed(type, options, model, stream=stream, **asked)
+                assert body[name] == limit
+                assert ("parallel_tool_calls" in body) == (limit != 100)
+
+
+def relayed(type: str, options: dict[str, str], model: str, **more: Any) -> Any:
+    """Return the body that an OpenAI-compatible upstream is sent."""
+    provider: Any = provider_class(type)(type, {"api_key": "k", **options}, Settings())
     provider.close()
     playback = provider.client = Playback(200, Message(), [])
-    tool = {"type": "function", "function": {"name": "f"}}
-    asked = request(model, tools=[tool], parallel_tool_calls=False, stream=stream)
-    writer = ChunkWriter("c", 1, model, False) if stream else CompletionWriter("c", 1, model, 1)
-    provider.answer(asked, writer).close()
-    assert ("parallel_tool_calls" not in json.loads(playback.sent[0].body)) == left_out
+    asked = request(model, **more)
+    chunks = ChunkWriter("c", 1, model, False)
+    provider.answer(asked, chunks if asked.stream else CompletionWriter("c", 1, model, 1)).close()
+    return json.loads(playback.sent[0].body)
 
 
 def test_unknown_models_have_the_defaults() -> None:

@@ -53,6 +53,7 @@ class Mistral(OpenAI):
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body* with ids of tool calls that Mistral takes."""
+        body = super().prepare(body)
         messages = body.get("messages")
         if not isinstance(messages, list):
             return body

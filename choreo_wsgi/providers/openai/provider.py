@@ -20,7 +20,7 @@ from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
 from ..answer import Asking
 from ..base import Provider
-from ..capabilities import capabilities
+from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
 from ..http import HTTPSource
 from ..reading import parse_object
@@ -29,6 +29,7 @@ from .chunks import OpenAITranslator
 from .relay import EventRelay, Rewriting
 
 _APIS = frozenset(("chat", "responses", "messages", "completions", "embeddings"))
+_LIMITS = ("max_tokens", "max_completion_tokens")
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
 _LIST_SECONDS = 300.0
@@ -65,6 +66,9 @@ class OpenAI(Provider):
             (), "APIs that the upstream itself speaks: chat, responses, messages"
         )
         repair: bool = setting(True, "mend what the upstream gets wrong")
+        capabilities: tuple[str, ...] = setting(
+            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+        )
         usage: bool = setting(True, "ask for usage in streams; off for one that this silences")
         connect_timeout: float = setting(0.0, "0: the server's", minimum=0)
         first_byte_timeout: float = setting(0.0, "0: the server's", minimum=0)
@@ -87,6 +91,7 @@ class OpenAI(Provider):
         if unknown := self.apis - _APIS:
             raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
         self._headers = self.request_headers()
+        self._overrides = overrides(given.capabilities)
         #: Makes the id of a tool call whose upstream has none.
         self.new_call_id: Callable[[], str] = new_call_id
         # None: not known yet.
@@ -176,9 +181,10 @@ class OpenAI(Provider):
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it."""
-        if "parallel_tool_calls" in body and capabilities(body["model"]).parallel == "one":
-            body = {name: value for name, value in body.items() if name != "parallel_tool_calls"}
-        return body
+        able = capabilities(body["model"], self._overrides)
+        limits = {name: able.limit(body[name]) for name in _LIMITS if body.get(name)}
+        left_out = "parallel_tool_calls" if able.parallel == "one" else ""
+        return {name: value for name, value in {**body, **limits}.items() if name != left_out}
 
     def _document(self, request: ChatRequest) -> Asking:
         body = {key: value for key, value in request.body.items() if key != "stream_options"}
