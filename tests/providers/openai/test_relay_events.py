@@ -458,6 +458,28 @@ def test_arguments_in_bursts_are_taken_note_of() -> None:
             assert "".join(given) == said
 
 
+def test_a_string_that_does_not_end_with_its_event_is_a_failure() -> None:
+    """Joined with the text of the next event its backslash would be a line feed."""
+    good = [text(word) for word in ("a", "b", "c")]
+    bad = text("d").replace(b'"d"', b'"d\\"') + text("next")
+    frames, failure, _ = relay_all([ROLE, *good, bad, STOP, sse.DONE])
+    assert isinstance(failure, UpstreamInvalid)
+    assert contents(frames) == "abc"
+
+
+def test_an_event_that_never_ends_is_not_collected_for_ever() -> None:
+    relay = EventRelay(1, Rewriting(), 1000)
+    with pytest.raises(UpstreamInvalid):
+        for _ in range(10):
+            relay.receive_data(b"data: " + b"x" * 500)
+
+
+def test_an_event_of_the_type_error_is_one_whatever_it_holds() -> None:
+    bad = b'event: error\ndata: {"reason":"overloaded","note":"the cause"}\n\n'
+    _, failure, _ = relay_all([ROLE, text("a"), bad, STOP, sse.DONE])
+    assert failure is not None and failure.status == 503 and "the cause" in failure.message
+
+
 def test_a_burst_that_is_no_text_is_a_failure() -> None:
     good = [text(word) for word in ("a", "b", "c")]
     bad = text("d") + text("e").replace(b'"e"', b'"\xff"') + text("f")
