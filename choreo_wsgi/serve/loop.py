@@ -139,8 +139,7 @@ class Loop(dict[int, Any], Carrier):
             return
         handle = functools.partial(self._dispatch, dispatcher)
         if not known:
-            self._forget(descriptor)
-            self._selector.register(descriptor, events, handle)
+            self._register(descriptor, events, handle)
         elif events:
             self._selector.modify(descriptor, events, handle)
         else:

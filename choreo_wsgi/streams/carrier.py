@@ -259,13 +259,15 @@ class Carrier:
         load.descriptor = descriptor
         if descriptor is None:
             return
-        self._forget(descriptor)
-        self._selector.register(descriptor, selectors.EVENT_READ, load)
+        self._register(descriptor, selectors.EVENT_READ, load)
 
-    def _forget(self, descriptor: int) -> None:
-        """Unregister whoever closed *descriptor* without a word, now that it is used anew."""
-        if descriptor in self._selector.get_map():
+    def _register(self, descriptor: int, events: int, data: object) -> None:
+        """Poll *descriptor* in place of whoever had it before and closed it without a word."""
+        try:
+            self._selector.register(descriptor, events, data)
+        except KeyError:
             self._selector.unregister(descriptor)
+            self._selector.register(descriptor, events, data)
 
     def _set_timer(self, load: Load, due: float) -> None:
         due = min(due, time.monotonic() + LOOK)
