@@ -505,7 +505,7 @@ def elsewhere(url: str) -> tuple[Store, Writer]:
 def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_path: Path) -> None:
     """Whoever stops it must end its log, as nobody else will."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
-    _, server = start(replay=url)
+    _, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
@@ -515,7 +515,7 @@ def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_
 
 def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
-    app, server = start(replay=url)
+    app, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
     with server.connect() as client:
         client.request("GET", f"/v1/streams/{writer.id}")
