@@ -21,9 +21,9 @@ MEANINGS = {
         finished normal pause_turn stop_sequence stop_string stop_token stop_word success
     """,
     "length": """
-        context_length_exceeded error_limit max_context_length max_length max_output_tokens
-        max_token max_tokens max_new_tokens model_context_window_exceeded model_length
-        out_of_context token_limit
+        context_length_exceeded error_limit incomplete max_context_length max_length
+        max_output_tokens max_token max_tokens max_new_tokens model_context_window_exceeded
+        model_length out_of_context token_limit truncated
     """,
     "tool_calls": "call function_calls tool tool_call tool_use tools",
     "content_filter": """

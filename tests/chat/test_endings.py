@@ -18,6 +18,8 @@ from choreo_wsgi.errors import ProviderError
         ("MAX_TOKENS", "length"),
         ("max tokens", "length"),
         ("model_length", "length"),
+        ("incomplete", "length"),
+        ("TRUNCATED", "length"),
         ("max_completion_tokens", "length"),
         ("SAFETY", "content_filter"),
         ("Content-Filtered", "content_filter"),
