@@ -92,8 +92,8 @@ def dial(route: Route, limit: float | None) -> socket.socket:
     if threading.current_thread() is not threading.main_thread():
         return _connect(route, limit)
     made: Future[socket.socket] = Future()
-    threading.Thread(target=_connect_into, args=(made, route, limit), daemon=True).start()
-    try:
+    try:  # a handler may raise while the thread is started, too
+        threading.Thread(target=_connect_into, args=(made, route, limit), daemon=True).start()
         return made.result()
     except BaseException:
         made.add_done_callback(_close)  # one that comes too late
