@@ -9,15 +9,39 @@ from typing import Any
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.checks import model_name
+from ..chat.checks import MAX_TOKENS, model_name
 from ..chat.items import Item, Json
 from ..chat.request import ChatRequest, loads
-from ..chat.schema import BOOLEAN, STRING, Fault, anything, either, integer, object_of
+from ..chat.schema import (
+    BOOLEAN,
+    STRING,
+    Fault,
+    anything,
+    array,
+    either,
+    integer,
+    mapping_of,
+    number,
+    object_of,
+    one_of,
+)
 from ..errors import ChoreoError, InvalidRequest
 
 #: As many values may be in a request: prompts and texts may be lists of tokens.
 _VALUES = 1_000_000
-_PROMPT = either(str, anything, list, anything)
+_TOKEN = integer(0)
+_TOKENS = array(_TOKEN)
+
+
+def _several(value: Json) -> None:
+    """Check for texts, for the tokens of one, or for the tokens of several."""
+    if not value:
+        raise Fault("must not be empty")
+    each = STRING if type(value[0]) is str else _TOKENS if type(value[0]) is list else _TOKEN
+    array(each)(value)
+
+
+_PROMPT = either(str, anything, list, _several)
 
 
 class _Passing:
@@ -66,9 +90,19 @@ class LegacyCompletions(_Passing):
                 "prompt": _PROMPT,
                 "stream": BOOLEAN,
                 "n": integer(1, 128),
-                "max_tokens": integer(0),
+                "max_tokens": integer(0, MAX_TOKENS),
                 "logprobs": integer(0, 5),
                 "echo": BOOLEAN,
+                "suffix": STRING,
+                "best_of": integer(0, 20),
+                "temperature": number(0, 2),
+                "top_p": number(0, 1),
+                "presence_penalty": number(-2, 2),
+                "frequency_penalty": number(-2, 2),
+                "logit_bias": mapping_of(number(-100, 100)),
+                "stop": either(str, anything, list, array(STRING, most=4)),
+                "seed": integer(-9223372036854776000, 9223372036854776000),
+                "stream_options": object_of({"include_usage": BOOLEAN}),
             },
             "model",
             "prompt",
@@ -82,7 +116,13 @@ class Embeddings(_Passing):
     name = "embeddings"
     check = staticmethod(
         object_of(
-            {"model": model_name, "input": _PROMPT, "dimensions": integer(1), "user": STRING},
+            {
+                "model": model_name,
+                "input": _PROMPT,
+                "dimensions": integer(1),
+                "encoding_format": one_of("float", "base64"),
+                "user": STRING,
+            },
             "model",
             "input",
         )

@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -29,6 +30,9 @@ if sys.platform == "linux":
 #: How many HTTP threads llama.cpp has beyond one for each slot: requests that wait for a
 #: slot hold one, and one more is for those that are refused.
 _SPARE_THREADS = 16
+
+#: A model's own metadata are in the first so many bytes of its file, before the vocabulary.
+_METADATA = 256 * 1024
 
 
 def main() -> None:
@@ -105,6 +109,14 @@ def _serve(orders: Json) -> Any:
     # A prompt is read in pieces of this many tokens.  Between two of them a cancelled
     # request is dropped and the other slots get their turn: 64 take 0.05-0.35 s on one core.
     params.n_batch = params.n_ubatch = 64
+    # Chat and completions are not changed by this, nor slowed down.
+    params.embedding = True
+    if _pools(Path(orders["model"])):
+        # A pooled text is read in one piece.
+        params.n_batch = params.n_ubatch = max(64, orders["context"] // orders["slots"])
+    else:
+        # A model made for text has no pooling of its own: its last state has seen all.
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
     params.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts
     params.verbosity = -1  # its log would hold callers' texts
     params.ui = False
@@ -112,6 +124,17 @@ def _serve(orders: Json) -> Any:
     # The context is as large as asked for: measuring the free memory costs a second load.
     params.fit_params = False
     return xllamacpp.Server(params)
+
+
+def _pools(path: Path) -> bool:
+    """Whether the GGUF file at *path* says how its states make an embedding.
+
+    Its metadata come first: a key ``ARCHITECTURE.pooling_type``, the type 4 (uint32), the value,
+    of which 0 means none.  See the GGUF specification.
+    """
+    with path.open("rb") as file:
+        found = re.search(rb"\.pooling_type\x04\0\0\0(.)", file.read(_METADATA), re.DOTALL)
+    return found is not None and found[1] != b"\0"
 
 
 def _describe(address: str, key: str) -> Json:

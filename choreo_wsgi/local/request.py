@@ -27,7 +27,7 @@ _MESSAGE = ("role", "name", "tool_calls", "tool_call_id")
 
 #: No vocabulary has tokens longer than this (runs of blanks are the longest).  What cannot
 #: fit is refused before it is cut into tokens, which cannot be cancelled.
-_LONGEST_TOKEN = 256
+LONGEST_TOKEN = 256
 
 #: A schema becomes a grammar, and the time for that grows with the square of its length:
 #: 2,000 optional properties (54 KB) kept every slot waiting for 21 s, 300 (7 KB) for 0.2 s.
@@ -61,7 +61,7 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     if given.get("seed") is not None:
         body["seed"] = int(given["seed"]) % _SEEDS
     _check_schema(body.get("response_format"))
-    if len(json.dumps(body, ensure_ascii=False)) > context * _LONGEST_TOKEN:
+    if len(json.dumps(body, ensure_ascii=False)) > context * LONGEST_TOKEN:
         raise InvalidRequest(
             f"the conversation is far longer than the {context} tokens that the local model reads",
             param="messages",

@@ -220,6 +220,8 @@ class NativeStream(_Native):
             return b""
         if event.data.startswith("[DONE]"):
             return b""
+        if event.data == "null" and not dialect.last:  # how llama.cpp begins several completions
+            return b""
         value = parse_object(event.data)
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):

@@ -240,6 +240,7 @@ class Anything:
         self.__dict__[name] = Anything()
         return self.__dict__[name]
 CommonParams = Anything
+llama_pooling_type = Anything()
 def Server(params):
     with open(os.environ["TMPDIR"] + "/loading", "w"):
         pass
@@ -252,6 +253,7 @@ def test_leaves_with_a_killed_parent_while_loading(
     gone: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "xllamacpp.py").write_text(SLOW)
+    (tmp_path / "any.gguf").write_bytes(b"GGUF")
     os.mkfifo(tmp_path / "loading")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with parent(tmp_path / "any.gguf", path=str(tmp_path)) as process:

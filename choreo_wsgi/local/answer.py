@@ -1,0 +1,227 @@
+"""Answers of the local model's process: waited for, read, and found out when they are stuck."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from ..chat.items import Delta, Item, Json, Usage, dump
+from ..chat.source import Readable, Source
+from ..errors import (
+    ChoreoError,
+    InvalidRequest,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    from_provider,
+)
+from ..providers.answer import Asking
+from ..providers.failures import read_body
+from ..providers.http import HTTPSource
+from ..providers.openai.chunks import OpenAITranslator
+from ..settings import Settings
+from ..upstream import Client, HTTPRequest, Timeouts
+from .process import Endpoint, Run
+
+T = TypeVar("T", list[Item], bytes)
+T_co = TypeVar("T_co", covariant=True)
+
+#: The length of the prompt, in the chunks of the prefill.  A text cannot contain the pattern:
+#: its quotes would be escaped.
+_PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
+
+#: Seconds to wait, after a connection broke, for the system to report that the process ended.
+_NEWS = 0.25
+
+
+class Metered(Readable[T_co], Protocol[T_co]):
+    """An answer that can tell what it has used."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was used so far."""
+
+
+class Waiting(Generic[T]):
+    """Waits for the process of *run*, then reads what :meth:`send` opens there.
+
+    Both within the time-outs of *settings*.
+    """
+
+    nothing: T
+
+    def __init__(self, settings: Settings, run: Run) -> None:
+        self._settings = settings
+        self._run = run
+        self._reading: Metered[T] | None = None
+        self._asked_at = 0.0
+        self.ended = False
+        self.usage: Usage | None = None
+
+    def send(self, endpoint: Endpoint) -> Metered[T]:
+        """Ask the process at *endpoint*."""
+        raise NotImplementedError
+
+    def wait_on(self) -> None:
+        """Take note that nothing came; raises ProviderTimeout when that goes on too long."""
+        raise NotImplementedError
+
+    def receive(self, timeout: float) -> T:
+        """Return what came within *timeout* seconds."""
+        if self.ended:
+            return self.nothing
+        if self._reading is None:
+            began = time.monotonic()
+            endpoint = self._run.wait(timeout)
+            if endpoint is None:
+                limit = self._settings.first_byte_timeout
+                if time.monotonic() - self._run.started_at > limit:
+                    raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
+                return self.nothing
+            self._asked_at = time.monotonic()
+            self._reading = self.send(endpoint)
+            timeout = max(0.0, timeout - (time.monotonic() - began))
+        try:
+            came = self._reading.receive(timeout)
+        except (ProviderError, ProviderUnavailable) as error:
+            if not self._run.has_ended(_NEWS):
+                raise
+            text = "the local model's process has ended unexpectedly; it starts again"
+            raise type(error)(text) from error
+        if came:
+            self._run.heard_at = time.monotonic()
+        else:
+            self.wait_on()
+        self.ended = self._reading.ended
+        self.usage = self._reading.usage
+        return came
+
+    def asking(self, endpoint: Endpoint, path: str, body: Json, param: str) -> Asking:
+        """Return how *body* is posted to *path*; *param* is the member with the caller's text."""
+        # The first byte comes when a slot is free.  Silence after that is judged by
+        # wait_on, for all who wait together.
+        patience = self._settings.first_byte_timeout
+        timeouts = Timeouts(self._settings.connect_timeout, patience, patience)
+        headers = {
+            "Authorization": f"Bearer {endpoint.key}",
+            "Content-Type": "application/json",
+            # An idle connection would hold one of the process's few threads.
+            "Connection": "close",
+        }
+        # Without an environment: no proxy stands between us and our own process.
+        client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
+        request = HTTPRequest("POST", endpoint.url + path, headers, dump(body))
+        return Asking(
+            lambda: client.send(request), refused=partial(_refusal, param), secrets=(endpoint.key,)
+        )
+
+    @property
+    def heard_at(self) -> float:
+        """Since when the process may count as silent."""
+        return max(self._asked_at, self._run.heard_at)
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        return None if self._reading is None else self._reading.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came: also when the process counts as stuck."""
+        due = None if self._reading is None else self._reading.due
+        return None if due is None else min(due, self.heard_at + self._settings.idle_timeout)
+
+    def close(self) -> None:
+        """Stop the generation."""
+        self.ended = True
+        if self._reading is not None:
+            self._reading.close()
+            self.usage = self._reading.usage
+
+
+class ChatAnswer(Waiting[list[Item]], Source):
+    """One choice of a chat: the answer to *body*, with the members *tools* if there are any.
+
+    A process that sent nothing to anybody for ``idle_timeout`` while somebody waits is stuck
+    (a schema's pattern can do that).  It is ended, so that the next request gets a new one.
+    """
+
+    def __init__(
+        self, settings: Settings, run: Run, body: dict[str, Json], tools: dict[str, Json]
+    ) -> None:
+        super().__init__(settings, run)
+        self.nothing = []
+        self._body = body
+        self._tools = tools
+
+    def send(self, endpoint: Endpoint) -> Source:
+        """Ask the process at *endpoint*; raises InvalidRequest for tools it cannot call."""
+        if self._tools and not endpoint.tools:
+            name = Path(self._run.launch.model).stem
+            raise InvalidRequest(f"the local model {name} cannot call tools", param="tools")
+        body = {**self._body, **self._tools}
+        asking = self.asking(endpoint, "/v1/chat/completions", body, "messages")
+        return HTTPSource(asking, _Chunks(self._run, self._settings.max_event_bytes))
+
+    def wait_on(self) -> None:
+        """End a process that is stuck."""
+        limit = self._settings.idle_timeout
+        if time.monotonic() - self.heard_at > limit:
+            text = f"the local model sent nothing for {limit:g} s"
+            self._run.kill(text)
+            if self._reading is not None:
+                self._reading.close()
+            raise ProviderTimeout(text)
+
+
+class _Chunks(OpenAITranslator):
+    """Reads llama.cpp's chunks, whose shape is OpenAI's, and notes that *run* is alive."""
+
+    def __init__(self, run: Run, max_event_bytes: int) -> None:
+        super().__init__(1, max_event_bytes)
+        self._run = run
+        self._prompt_tokens = 0
+        self._pieces = 0
+
+    @property
+    def usage(self) -> Usage | None:
+        """The reported usage; for a cut answer, the prompt's tokens and one for each piece."""
+        if super().usage is None and self._prompt_tokens:
+            return Usage(self._prompt_tokens, self._pieces)
+        return super().usage
+
+    def translate(self, data: bytes, items: list[Item]) -> None:
+        self._run.heard_at = time.monotonic()
+        if not self._prompt_tokens and (found := _PROMPT.search(data)):
+            self._prompt_tokens = int(found[1])
+        super().translate(data, items)
+        self._pieces += sum(isinstance(item, Delta) for item in items)
+
+
+def _refusal(param: str, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
+    """Return the error for our caller that corresponds to llama.cpp's."""
+    message, error = read_body(body)
+    if error.get("type") == "exceed_context_size_error":
+        return InvalidRequest(
+            f"{'the conversation' if param == 'messages' else param} has "
+            f"{error.get('n_prompt_tokens')} tokens, "
+            f"the local model reads at most {error.get('n_ctx')}",
+            param=param,
+            code="context_length_exceeded",
+        )
+    template = message.rpartition("Jinja Exception: ")
+    if template[1]:
+        return InvalidRequest(
+            f"the local model refuses it: {template[2]}",
+            param="messages",
+            code="invalid_messages_format",
+        )
+    if status == 400 and any(word in message for word in ("schema", "grammar", "response_format")):
+        message = message.rpartition("failed: ")[2]  # the reason, without llama.cpp's internals
+        return InvalidRequest(
+            f"the local model cannot follow it: {message}", param="response_format"
+        )
+    return from_provider(status, message or f"the local model answered {status}")

@@ -1,0 +1,134 @@
+"""Legacy completions and embeddings by the local model: the answers of llama.cpp pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..chat.answer import AnswerWriter
+from ..chat.items import Json
+from ..chat.request import ChatRequest
+from ..chat.source import Reply
+from ..errors import InvalidRequest
+from ..providers.native import DIALECTS, pass_on
+from ..settings import Settings
+from .answer import Waiting
+from .process import Endpoint, Run
+from .request import LONGEST_TOKEN
+
+#: Members of a completion that mean the same to llama.cpp as to the OpenAI API.
+_PASSED = (
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "stop",
+    "seed",
+    "n",
+    "stream",
+    "stream_options",
+)
+#: Members that llama.cpp passes over, or answers in another shape, with what asks for nothing.
+_REFUSED: dict[str, tuple[Json, ...]] = {
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (),
+    "best_of": (1,),
+    "dimensions": (),
+}
+#: So many texts may be in a request for embeddings, as at OpenAI.
+_MOST_TEXTS = 2048
+#: So many answers may a request for completions ask for: prompts times n.
+_MOST_CHOICES = 128
+
+
+def _completion(request: ChatRequest, context: int, default: int, limit: int) -> dict[str, Json]:
+    """Return what the process is asked for a completion; raises InvalidRequest.
+
+    *context* is what one slot can hold, *default* the max_tokens of a request that names none,
+    and *limit* the highest; all in tokens.
+    """
+    given = request.original or {}
+    body = {name: given[name] for name in _PASSED if given.get(name) is not None}
+    asked = given.get("max_tokens")
+    if asked == 0:
+        raise InvalidRequest("the local model writes at least one token", param="max_tokens")
+    body["max_tokens"] = min(default if asked is None else int(asked), limit)
+    if "seed" in body:
+        body["seed"] = int(body["seed"]) % (2**32 - 1)
+    most = _MOST_CHOICES // int(given.get("n") or 1)
+    body["prompt"] = _texts(given, "prompt", context, most)
+    return body
+
+
+def _embedding(request: ChatRequest, context: int, default: int, limit: int) -> dict[str, Json]:
+    """Return what the process is asked for embeddings; raises InvalidRequest."""
+    given = request.original or {}
+    body = {"input": _texts(given, "input", context, _MOST_TEXTS)}
+    if given.get("encoding_format") is not None:
+        body["encoding_format"] = given["encoding_format"]
+    return body
+
+
+BODIES: dict[str, Callable[[ChatRequest, int, int, int], dict[str, Json]]] = {
+    "completions": _completion,
+    "embeddings": _embedding,
+}
+
+
+def _texts(given: dict[str, Json], param: str, context: int, most: int) -> Json:
+    """Return the member *param*: a text or its tokens, or at most *most* of them."""
+    for name, neutral in _REFUSED.items():
+        if given.get(name) is not None and given[name] not in neutral:
+            raise InvalidRequest(f"the local model has no {name}", param=name)
+    value = given[param]
+    texts = value if isinstance(value, list) and not isinstance(value[0], int) else [value]
+    if len(texts) > most:
+        raise InvalidRequest(f"the local model takes at most {most} at once", param=param)
+    # What cannot fit is refused before it is cut into tokens, which cannot be cancelled.
+    if any(len(text) > context * LONGEST_TOKEN for text in texts):
+        raise InvalidRequest(
+            f"{param} is far longer than the {context} tokens that the local model reads",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return value
+
+
+class Passed(Waiting[bytes]):
+    """The process's own answer to *body*, with the model's name as it was asked for."""
+
+    nothing = b""
+
+    def __init__(
+        self, settings: Settings, run: Run, body: dict[str, Json], writer: AnswerWriter, label: str
+    ) -> None:
+        super().__init__(settings, run)
+        self.label = label
+        self._body = body
+        self._writer = writer
+
+    def send(self, endpoint: Endpoint) -> Reply:
+        """Ask the process at *endpoint*."""
+        param = "input" if "input" in self._body else "prompt"
+        path = "/v1" + DIALECTS[self._writer.api].path
+        asking = self.asking(endpoint, path, self._body, param)
+        stream, limit = bool(self._body.get("stream")), self._settings.max_event_bytes
+        if not stream:
+            asking = replace(asking, foreign=b"")
+        return pass_on(asking, self._writer, "", self.label, stream, limit)
+
+    def wait_on(self) -> None:
+        """Speak for the process: it is silent while it works on a document.
+
+        ``first_byte_timeout`` bounds that, so others do not take the process for stuck meanwhile.
+        """
+        self._run.heard_at = time.monotonic()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came: before others take the process for stuck."""
+        due = None if self._reading is None else self._reading.due
+        return None if due is None else min(due, self.heard_at + self._settings.idle_timeout / 2)
