@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, quote
 
 from .. import sse
-from ..apis import API
+from ..apis import API, load
 from ..chat.request import ChatRequest
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, RateLimited, Unavailable
 from ..replay import Store, Writer
@@ -23,14 +23,12 @@ from .slots import RETRY_AFTER, Slots
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
+#: How an event of the Messages API is named, in a frame.
+_OF_MESSAGES = (b"event: message_", b"event: content_block_")
 
 
 #: Writes the frame, without a number, that ends a log whose producer is lost.
 Ending = Callable[[Writer, ChoreoError], bytes]
-
-
-def _error_frame(writer: Writer, error: ChoreoError) -> bytes:
-    return sse.frame(error.body())
 
 
 class Resumption:
@@ -151,10 +149,11 @@ class Resumption:
         call.account.api = "streams"
         return self._joined(call, id, after)
 
-    def play(self, call: Call, id: str, after: int, ending: Ending = _error_frame) -> Response:
+    def play(self, call: Call, id: str, after: int, ending: Ending | None = None) -> Response:
         """Return the response that reads the log of stream *id* behind frame *after*.
 
-        *ending* writes the last frame of a log that has lost its producer.
+        *ending* writes the last frame of a log that has lost its producer; without it that is
+        the error of the API whose events are in the log.
         """
         owner = call.key.id
         slot = self.readers.take()
@@ -189,12 +188,14 @@ class Resumption:
         writer = self.store.take_over(id, call.key.id)
         if writer is not None:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-            writer.append(*sse.number(_error_frame(writer, error), writer.last + 1), end=True)
+            writer.append(
+                *sse.number(self._error(writer, call.key.id, error), writer.last + 1), end=True
+            )
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
 
-    def _recover(self, id: str, owner: str, after: int, ending: Ending) -> None:
+    def _recover(self, id: str, owner: str, after: int, ending: Ending | None) -> None:
         """End the log of a stream that has lost its producer."""
         writer = self.store.take_over(id, owner, after)
         if writer is None:
@@ -202,7 +203,21 @@ class Resumption:
         error: ChoreoError = ProducerLost("the server of this stream is gone")
         if writer.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-        writer.append(*sse.number(ending(writer, error), writer.last + 1), end=True)
+        frame = ending(writer, error) if ending else self._error(writer, owner, error)
+        writer.append(*sse.number(frame, writer.last + 1), end=True)
+
+    def _error(self, writer: Writer, owner: str, error: ChoreoError) -> bytes:
+        """Return the frame that ends the log of *writer* with *error*, as its API says it."""
+        try:
+            # The last frame that is there tells as well as the first, which may be dropped.
+            reader = self.store.read(writer.id, owner, max(0, writer.last - 1))
+            last = reader.receive(0)
+            reader.close()
+        except ChoreoError:
+            last = b""
+        if any(event in last for event in _OF_MESSAGES):
+            return sse.frame(load("messages").error(error)[1], event="error")
+        return sse.frame(error.body())
 
 
 def stream_head(call: Call, id: str) -> Headers:

@@ -513,6 +513,20 @@ def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_
     assert numbers([first, last]) == [1, 2] and b'"stream_cancelled"' in last
 
 
+def test_a_message_that_has_lost_its_producer_ends_with_its_own_error(
+    start: Any, tmp_path: Path
+) -> None:
+    url = f"sqlite:{tmp_path / 'replay.db'}"
+    _, server = start(replay=url, heartbeat_seconds="60")
+    other, writer = elsewhere(url)
+    data = b'{"type":"content_block_delta"}'
+    writer.append(sse.frame(data, 2, event="content_block_delta"), 1)
+    other.close()
+    assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    *_, last = replay(server, writer.id)
+    assert b"event: error\n" in last and b'{"type":"error","error":{' in last
+
+
 def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
