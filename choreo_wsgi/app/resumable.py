@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from importlib import import_module
 from urllib.parse import parse_qs, quote
 
 from .. import sse
@@ -217,7 +219,27 @@ class Resumption:
             last = b""
         if any(event in last for event in _OF_MESSAGES):
             return sse.frame(load("messages").error(error)[1], event="error")
+        if b"event: response." in last:
+            return self._failed_response(writer, owner, error)
         return sse.frame(error.body())
+
+    def _failed_response(self, writer: Writer, owner: str, error: ChoreoError) -> bytes:
+        """Return ``response.failed`` for what the log tells of a response."""
+        log = import_module("choreo_wsgi.apis.responses.log")  # loaded when it is called
+        told, number, decoder = log.Told(), 0, sse.Decoder()
+        try:
+            reader = self.store.read(writer.id, owner)
+            while block := reader.receive(0):
+                for event in decoder.receive_data(block):
+                    if event.event.startswith("response."):
+                        value = json.loads(event.data)
+                        told.add(value)
+                        number = value["sequence_number"] + 1
+            reader.close()
+        except ChoreoError:  # its beginning was dropped
+            return sse.frame(error.body())
+        frame: bytes = log.failed_event(told.response("failed"), error, number)
+        return frame
 
 
 def stream_head(call: Call, id: str) -> Headers:

@@ -527,6 +527,22 @@ def test_a_message_that_has_lost_its_producer_ends_with_its_own_error(
     assert b"event: error\n" in last and b'{"type":"error","error":{' in last
 
 
+def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'replay.db'}"
+    _, server = start(replay=url, heartbeat_seconds="60")
+    other = open_store(url, Settings())
+    writer = other.create("").writer
+    assert writer is not None
+    kind = "response.created"
+    created = {"type": kind, "sequence_number": 0, "response": {"id": "resp_1", "output": []}}
+    writer.append(sse.frame(json.dumps(created).encode(), 1, event=kind), 1)
+    other.close()
+    assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    *_, last = replay(server, writer.id)
+    assert b"event: response.failed\n" in last and b'"sequence_number":1' in last
+    assert b'"resp_1"' in last
+
+
 def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
