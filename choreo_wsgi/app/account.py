@@ -118,7 +118,10 @@ class Account:
         self.outcome = outcome or self.outcome or "ok"
         if logger.isEnabledFor(logging.INFO):
             members = self.to_dict()
-            logger.info("%s", _line(members), extra={"account": members})
+            # Not by logger.info(), which looks through the stack for who calls.
+            record = logger.makeRecord(logger.name, logging.INFO, "", 0, _line(members), (), None)
+            record.account = members
+            logger.handle(record)
         if self.observer is not None:
             self.observer.finished(self)
 
@@ -147,13 +150,14 @@ class Account:
 
 def _line(members: Mapping[str, str | int | float | None]) -> str:
     """Return the text of the log line, with the tokens as ``usage=IN+OUT``."""
-    told = {**members, "tokens_in": None, "tokens_out": None}
-    if members["tokens_in"] is not None:
-        told["tokens_in"] = f"{members['tokens_in']}+{members['tokens_out']}"
-    pairs = ((name if name != "tokens_in" else "usage", told[name]) for name in told)
-    return " ".join(f"{name}={_quoted(value)}" for name, value in pairs if value is not None)
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    words = []
+    for name, value in members.items():
+        if value is None or name == "tokens_out":
+            continue
+        if name == "tokens_in":
+            words.append(f"usage={value}+{members['tokens_out']}")
+        elif type(value) is str and not _PLAIN.fullmatch(value):
+            words.append(f"{name}={json.dumps(value)}")
+        else:
+            words.append(f"{name}={value}")
+    return " ".join(words)

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Union
 
@@ -89,7 +88,7 @@ class Endpoints:
         api = apis.load(name)
         request, body = self._read(call, api)
         call.account.asked(name, request.model, trace(call))
-        request = replace(request, trace=call.account.trace)
+        request.trace = call.account.trace
         if name == "count_tokens":
             demand_model(call.key, request.model)
             target = self._completions.router.targets(request.model)[0]
@@ -115,7 +114,9 @@ class Endpoints:
         with while_parsing(len(body)):
             request = api.read(body)
         betas = call.environ.get("HTTP_ANTHROPIC_BETA", "")
-        return replace(request, betas=betas) if betas else request, body
+        if betas:
+            request.betas = betas
+        return request, body
 
     def _stored(self) -> Any:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""

@@ -110,7 +110,23 @@ def _write(text: str) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-class TextLines(logging.Formatter):
+class _Dated(logging.Formatter):
+    """Writes the date and time once for all the records of a second."""
+
+    _written = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the date and time of *record*, with milliseconds behind the mark *datefmt*."""
+        second = int(record.created)
+        if second != self._written[0]:
+            self._written = (
+                second,
+                time.strftime(self.default_time_format, self.converter(second)),
+            )
+        return f"{self._written[1]}{datefmt or ','}{int(record.msecs):03d}"
+
+
+class TextLines(_Dated):
     """``time LEVEL logger: message``, in which nothing that a caller sent makes a line."""
 
     def __init__(self) -> None:
@@ -119,18 +135,21 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Return the line without control characters, which could colour a terminal too."""
         text = super().formatMessage(record)
+        if text.isprintable():
+            return text
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-class JSONLines(logging.Formatter):
+class JSONLines(_Dated):
     """One JSON object a line: time (UTC), level, logger, and the message or a request's account."""
 
     converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of ASCII."""
         line: dict[str, Any] = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "time": self.formatTime(record, ".") + "Z",
             "level": record.levelname.lower(),
             "logger": record.name,
         }

@@ -14,9 +14,11 @@ from . import checks, jsontext
 from .items import Json
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ChatRequest:
     """A checked request; *body* is the JSON object as it came, unknown fields included.
+
+    It is not changed once a provider has it: who wants another makes one (``replace``).
 
     *stop* has no empty strings: they would match everywhere.  *original* is the body of a
     request of another API, *native* what a provider that speaks that API is sent if that is
@@ -50,6 +52,8 @@ class ChatRequest:
 
     def with_model(self, name: str) -> ChatRequest:
         """Return the same request for the model *name*, as another provider calls it."""
+        if name == self.model == self.body.get("model"):
+            return self
         return replace(self, model=name, body={**self.body, "model": name})
 
 

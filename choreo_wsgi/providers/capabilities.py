@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from ..chat.request import ChatRequest
@@ -131,11 +132,16 @@ _WORDS = {
 
 def capabilities(model: str, overrides: Iterable[Override] = ()) -> Capabilities:
     """Return what is known of *model*; *overrides* change members of it."""
-    found = next((row.facts for row in TABLE if re.search(row.pattern, model)), Capabilities())
+    found = _known(model)
     for pattern, changes in overrides:
         if re.search(pattern, model):
             found = _changed(found, changes)
     return found
+
+
+@lru_cache(1024)
+def _known(model: str) -> Capabilities:
+    return next((row.facts for row in TABLE if re.search(row.pattern, model)), Capabilities())
 
 
 def _changed(facts: Capabilities, changes: Mapping[str, str]) -> Capabilities:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from ..chat.checks import MAX_MODEL_NAME
 from ..errors import ModelNotFound, ProviderNotConfigured
@@ -77,8 +78,10 @@ class Router:
         self._rules = rules
         self._default = default
         self._sections = sections
+        #: Found once for each name that is asked for.
+        self.targets = lru_cache(1024)(self._targets)
 
-    def targets(self, model: str) -> list[Target]:
+    def _targets(self, model: str) -> Sequence[Target]:
         """Return who may answer for *model*, those of the lowest priority number first.
 
         Raises ModelNotFound, and ProviderNotConfigured when the name is of a provider whose

@@ -180,15 +180,19 @@ class OpenAI(Provider):
         return OpenAITranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
-        """Return *body*, what is sent for a request, as this upstream needs it."""
+        """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
         able = capabilities(body["model"], self._overrides)
-        limits = {name: able.limit(body[name]) for name in _LIMITS if body.get(name)}
-        left_out = "parallel_tool_calls" if able.parallel == "one" else ""
-        return {name: value for name, value in {**body, **limits}.items() if name != left_out}
+        for name in _LIMITS:
+            if body.get(name):
+                body[name] = able.limit(body[name])
+        if able.parallel == "one":
+            body.pop("parallel_tool_calls", None)
+        return body
 
     def _document(self, request: ChatRequest) -> Asking:
-        body = {key: value for key, value in request.body.items() if key != "stream_options"}
-        sent = dump(self.prepare({**body, "model": request.model, "stream": False}))
+        body = {**request.body, "model": request.model, "stream": False}
+        body.pop("stream_options", None)
+        sent = dump(self.prepare(body))
         url, headers = self._chat(request)
         return Asking(lambda: self._post(url, headers, sent), foreign=b"", secrets=self.secrets)
 
