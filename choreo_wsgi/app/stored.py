@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 
 from .. import sse
 from ..apis import API
+from ..apis.responses.items import kind_of
 from ..apis.responses.log import Told, failed_event
 from ..apis.responses.request import read_request
 from ..chat.items import Json, dump
@@ -190,7 +191,7 @@ class StoredResponses:
     def _found(self, call: Call, item: Json, told: dict[str, list[Json]]) -> Json:
         """Return the item that *item* refers to, or *item*; *told* are outputs read before."""
         match = _ITEM_ID.fullmatch(str(item.get("id")))
-        if item.get("type") != "item_reference" or match is None:
+        if kind_of(item) != "item_reference" or match is None:
             return item
         try:
             if match[1] not in told:

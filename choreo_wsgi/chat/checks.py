@@ -42,7 +42,7 @@ def check(body: Mapping[str, Json]) -> None:
     """Raise the InvalidRequest that tells what is wrong with *body*, if anything is."""
     try:
         REQUEST(body)
-        _tool_choice_names_a_tool(body)
+        check_tool_choice(body)
     except Fault as fault:
         raise fault.error() from None
 
@@ -165,7 +165,8 @@ def _messages(value: Json) -> None:
         raise Fault("must not be empty", code="invalid_messages_format")
 
 
-def _filled(value: Json) -> None:
+def filled(value: Json) -> None:
+    """Check for a string that is more than blanks."""
     STRING(value)
     if not value.strip():
         raise Fault("must not be empty")
@@ -174,7 +175,7 @@ def _filled(value: Json) -> None:
 def _new_name(value: Json) -> None:
     """Check the name of a function that is offered; in a history a model may have left it out."""
     _function_name(value)
-    _filled(value)
+    filled(value)
 
 
 _NAMED = object_of({"name": _new_name}, "name")
@@ -182,7 +183,7 @@ _FUNCTION = object_of(
     {"name": _new_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN},
     "name",
 )
-_CUSTOM = object_of({"name": _filled, "description": STRING}, "name")
+_CUSTOM = object_of({"name": filled, "description": STRING}, "name")
 _TOOL = by_type(
     {
         "function": object_of({"function": _FUNCTION}, "function"),
@@ -201,7 +202,8 @@ _TOOL_CHOICE = by_type(
 )
 
 
-def _tool_choice_names_a_tool(body: Mapping[str, Json]) -> None:
+def check_tool_choice(body: Mapping[str, Json]) -> None:
+    """Check that the ``tool_choice`` of *body* names one of its tools, if any."""
     choice = body.get("tool_choice")
     if type(choice) is not dict or choice["type"] == "allowed_tools":
         return

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import InvalidRequest
 from . import checks, jsontext
@@ -68,7 +69,12 @@ def parse(body: bytes) -> ChatRequest:
     """Return the request in *body*, raising InvalidRequest for whatever is wrong with it."""
     fields = loads(body)
     checks.check(fields)
-    get = fields.get
+    return request_of(fields)
+
+
+def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
+    """Return the request of *body*, which was checked; *more* are further fields of it."""
+    get = body.get
     stream = bool(get("stream"))
     options = get("stream_options") or {}
     stop = get("stop") or ()
@@ -76,14 +82,15 @@ def parse(body: bytes) -> ChatRequest:
     if limit is None:
         limit = get("max_tokens")
     return ChatRequest(
-        model=fields["model"],
-        messages=fields["messages"],
-        body=fields,
+        model=body["model"],
+        messages=body["messages"],
+        body=body,
         stream=stream,
         include_usage=stream and bool(options.get("include_usage")),
         n=int(get("n") or 1),
         max_tokens=None if limit is None else int(limit),
         stop=(stop,) if isinstance(stop, str) else tuple(filter(None, stop)),
+        **more,
     )
 
 

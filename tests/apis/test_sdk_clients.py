@@ -272,9 +272,22 @@ def test_failures_of_a_response(responses: Any) -> None:
         ({"conversation": "conv_1"}, "conversation"),
         ({"max_output_tokens": -1}, "max_output_tokens"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"truncation": "sometimes"}, "truncation"),
+        ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice"),
+        ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "never", "tools": []}},
+         "tool_choice.mode"),
+        ({"input": [{"type": "", "role": "user", "content": "x"}]}, None),
+        ({"input": [{"id": "msg_1"}]}, "input[0].id"),
     ],
 )  # fmt: skip
-def test_what_is_refused_names_the_field(responses: Any, members: Any, param: str) -> None:
+def test_what_is_refused_names_the_field(responses: Any, members: Any, param: str | None) -> None:
+    if param is None:
+        assert responses.create(**{"model": "m", "input": "hi", **members}).output_text
+        return
     with pytest.raises(openai.BadRequestError) as raised:
         responses.create(**{"model": "m", "input": "hi", **members})
     assert raised.value.param == param
@@ -326,7 +339,7 @@ def test_a_message(messages: Any, asked: list[ChatRequest]) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_tool_loop_over_messages(messages: Any, asked: list[ChatRequest], streamed: bool) -> None:
     def ask(history: Any) -> Any:
-        members = {"model": "m", "max_tokens": 500, "messages": history, "tools": [TOOL]}
+        members = {"model": "m", "max_tokens": 2000, "messages": history, "tools": [TOOL]}
         members["thinking"] = {"type": "enabled", "budget_tokens": 1024}
         if not streamed:
             return messages.create(**members)
@@ -376,6 +389,46 @@ def test_failures_of_a_message(messages: Any) -> None:
         messages.create(messages=[{"role": "user", "content": "x"}], tools=tools, **members)
     message = messages.create(messages=[{"role": "user", "content": "long"}], **members)
     assert message.stop_reason == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"tools": [{"name": "f"}]}, "tools[0].input_schema is required"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 99}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "much"}}, "thinking.type"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
+        ({"system": [{"type": "image", "source": {"type": "url", "url": "x"}}]}, "system[0]"),
+        ({"temperature": 1.5}, "temperature"),
+    ],
+)  # fmt: skip
+def test_what_a_message_may_not_have(messages: Any, members: Any, told: str) -> None:
+    hello = [{"role": "user", "content": "hi"}]
+    with pytest.raises(anthropic.BadRequestError) as raised:
+        messages.create(model="m", max_tokens=5000, messages=hello, extra_body=members)
+    assert raised.value.body["error"]["type"] == "invalid_request_error"  # type: ignore[index,call-overload]
+    assert told in str(raised.value)
+
+
+def test_search_results_and_documents_of_text(messages: Any, asked: list[ChatRequest]) -> None:
+    """What other providers do not know as blocks they are told as text and as files."""
+    text = {"type": "text", "text": "It rains."}
+    result = {"type": "search_result", "title": "Oslo", "source": "https://x", "content": [text]}
+    source = {"type": "content", "content": [text]}
+    content: Any = [result, {"type": "document", "source": source, "title": "a.txt"}]
+    messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": content}])
+    (message,) = asked[0].messages
+    assert message["content"][0] == {"type": "text", "text": "Oslo\nhttps://x\nIt rains."}
+    assert message["content"][1]["file"] == {
+        "file_data": "data:text/plain;base64,SXQgcmFpbnMu",
+        "filename": "a.txt",
+    }
 
 
 # -- silence ----------------------------------------------------------------------------------

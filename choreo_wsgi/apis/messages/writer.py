@@ -45,7 +45,9 @@ def error_object(error: ChoreoError) -> dict[str, Json]:
     kind = _TYPES.get(error.status) or (
         "invalid_request_error" if error.status < 500 else "api_error"
     )
-    message = f"{error.param}: {error.message}" if error.param else error.message
+    message = error.message
+    if error.param and not message.startswith(error.param):
+        message = f"{error.param}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 

@@ -20,6 +20,11 @@ def chat_name(item: Mapping[str, Json]) -> str:
     return f"{space}__{item['name']}" if space else str(item["name"])
 
 
+def kind_of(item: Mapping[str, Json]) -> str:
+    """Return the type of an item; messages and references may come without."""
+    return str(item.get("type") or ("message" if "role" in item else "item_reference"))
+
+
 def messages_of(
     instructions: str | None, items: Sequence[dict[str, Json]], skip: int
 ) -> Iterator[dict[str, Json]]:
@@ -29,7 +34,7 @@ def messages_of(
     spoken: dict[str, Json] = {}  # what the assistant said: reasoning, text and calls are items
     for index, item in enumerate(items, -skip):
         where = f"input[{max(index, 0)}]"
-        kind = item.get("type") or "message"
+        kind = kind_of(item)
         if kind == "reasoning":
             if spoken.get("content") or spoken.get("tool_calls"):
                 yield spoken
@@ -60,10 +65,14 @@ def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
     if kind in ("function_call_output", "custom_tool_call_output"):
         content = _parts(item["output"], f"{where}.output")
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
-    told = "this model takes no items of type"
     if kind == "item_reference":
-        told = "a client that says store: false sends items themselves; not kept here is this"
-    raise InvalidRequest(f"{where}: {told} {kind!r}", param=f"{where}.type")
+        raise InvalidRequest(
+            f"{where}: the item {item['id'][:100]!r} is not kept here; send it itself",
+            param=f"{where}.id",
+        )
+    raise InvalidRequest(
+        f"{where}: this model takes no items of type {kind!r}", param=f"{where}.type"
+    )
 
 
 def _call(item: dict[str, Json]) -> dict[str, Json]:
@@ -91,8 +100,12 @@ def _add_reasoning(spoken: dict[str, Json], item: dict[str, Json]) -> None:
             blocks = jsontext.parse(base64.b64decode(sealed.removeprefix(SEALED), validate=True))
         except ValueError:
             return
-        if isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks):
+        if isinstance(blocks, list) and all(map(_is_thinking, blocks)):
             spoken["thinking_blocks"] = [*spoken.get("thinking_blocks", ()), *blocks]
+
+
+def _is_thinking(block: Json) -> bool:
+    return isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking")
 
 
 def _parts(content: str | list[dict[str, Json]], where: str) -> Json:
@@ -106,8 +119,8 @@ def _parts(content: str | list[dict[str, Json]], where: str) -> Json:
 
 def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
     kind = part["type"]
-    if kind in ("input_text", "output_text", "text", "summary_text"):
-        return {"type": "text", "text": part.get("text") or ""}
+    if kind in ("input_text", "output_text", "text"):
+        return {"type": "text", "text": part["text"]}
     if kind == "refusal":
         return {"type": "text", "text": part["refusal"]}
     if kind == "input_image" and part.get("image_url"):

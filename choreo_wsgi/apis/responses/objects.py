@@ -16,6 +16,7 @@ REPEATED: dict[str, Json] = {
     "top_p": None,
     "background": False,
     "max_output_tokens": None,
+    "max_tool_calls": None,
     "previous_response_id": None,
     "prompt_cache_key": None,
     "reasoning": {"effort": None, "summary": None},

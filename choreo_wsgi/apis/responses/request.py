@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ...chat.checks import model_name
+from ...chat.checks import MAX_TOKENS, check_tool_choice, filled, model_name
 from ...chat.items import Json
-from ...chat.request import ChatRequest
+from ...chat.request import ChatRequest, request_of
 from ...chat.schema import (
     BOOLEAN,
     OBJECT,
@@ -26,13 +26,13 @@ from ...chat.schema import (
     one_of,
 )
 from ...errors import InvalidRequest
-from .items import chat_name, messages_of
+from .items import chat_name, kind_of, messages_of
 
+_TEXT = object_of({"text": STRING}, "text")
 _PARTS = array(
     by_type(
         {
-            "input_text": object_of({"text": STRING}, "text"),
-            "output_text": object_of({"text": STRING}, "text"),
+            **dict.fromkeys(("input_text", "output_text", "text"), _TEXT),
             "refusal": object_of({"refusal": STRING}, "refusal"),
             "input_image": object_of({"image_url": STRING, "detail": STRING, "file_id": STRING}),
             "input_file": object_of(
@@ -48,57 +48,56 @@ _PARTS = array(
 _CONTENT = either(str, anything, list, _PARTS)
 _ROLES = one_of("user", "assistant", "system", "developer")
 _MESSAGE = object_of({"role": _ROLES, "content": _CONTENT}, "role", "content")
-_TEXTS = array(object_of({"text": STRING}, "text"))
-_ITEMS = by_type(
-    {
-        "message": _MESSAGE,
-        "function_call": object_of(
-            {"call_id": STRING, "name": STRING, "arguments": STRING}, "call_id", "name", "arguments"
-        ),
-        "custom_tool_call": object_of(
-            {"call_id": STRING, "name": STRING, "input": STRING}, "call_id", "name", "input"
-        ),
-        "function_call_output": object_of(
-            {"call_id": STRING, "output": _CONTENT}, "call_id", "output"
-        ),
-        "custom_tool_call_output": object_of(
-            {"call_id": STRING, "output": _CONTENT}, "call_id", "output"
-        ),
-        "reasoning": object_of(
-            {"summary": _TEXTS, "content": _TEXTS, "encrypted_content": STRING},
-        ),
-    }
-)
+_TEXTS = array(_TEXT)
+_OUTPUT = object_of({"call_id": STRING, "output": _CONTENT}, "call_id", "output")
+_ITEMS = {
+    "message": _MESSAGE,
+    "item_reference": object_of({"id": STRING}, "id"),
+    "function_call": object_of(
+        {"call_id": STRING, "name": STRING, "arguments": STRING}, "call_id", "name", "arguments"
+    ),
+    "custom_tool_call": object_of(
+        {"call_id": STRING, "name": STRING, "input": STRING}, "call_id", "name", "input"
+    ),
+    "function_call_output": _OUTPUT,
+    "custom_tool_call_output": _OUTPUT,
+    "reasoning": object_of(
+        {"summary": _TEXTS, "content": _TEXTS, "encrypted_content": STRING},
+    ),
+}
 
 
 def _item(value: Json) -> None:
-    """Check an item of the input; one without a type is a message."""
-    if type(value) is dict and value.get("type") is None:
-        _MESSAGE(value)
-    else:
-        _ITEMS(value)
+    """Check an item of the input."""
+    _TYPED(value)
+    if test := _ITEMS.get(kind_of(value)):
+        test(value)
 
 
-_NAMED = object_of({"name": STRING}, "name")
-_TOLD = {"name": STRING, "description": STRING}
-_TOOL = by_type(
-    {
-        "function": object_of({**_TOLD, "parameters": OBJECT}, "name"),
-        "custom": object_of({**_TOLD, "format": OBJECT}, "name"),
-    }
+_TYPED = object_of({"type": STRING})
+_NAMED = object_of({"name": filled}, "name")
+_TOLD = {"name": filled, "description": STRING}
+_OWN_TOOLS = {
+    "function": object_of({**_TOLD, "parameters": OBJECT, "strict": BOOLEAN}, "name"),
+    "custom": object_of({**_TOLD, "format": object_of({"definition": STRING})}, "name"),
+}
+_NAMESPACE = object_of({**_TOLD, "tools": array(by_type(_OWN_TOOLS))}, "name", "tools")
+_CHOICES = {"function": _NAMED, "custom": _NAMED}
+_ALLOWED = object_of(
+    {"mode": one_of("auto", "required"), "tools": array(by_type(_CHOICES))}, "mode", "tools"
 )
-_TOOLS = array(
-    by_type(
-        {
-            "function": _TOOL,
-            "custom": _TOOL,
-            "namespace": object_of({**_TOLD, "tools": array(_TOOL)}, "name", "tools"),
-        }
-    )
+_SCHEMA = object_of(
+    {"name": STRING, "schema": OBJECT, "description": STRING, "strict": BOOLEAN}, "name", "schema"
 )
-_FORMAT = by_type(
-    {"json_schema": object_of({"name": STRING, "schema": OBJECT}, "name", "schema")},
-)
+_FORMAT = object_of({"type": one_of("text", "json_object", "json_schema")}, "type")
+
+
+def _format(value: Json) -> None:
+    _FORMAT(value)
+    if value["type"] == "json_schema":
+        _SCHEMA(value)
+
+
 _REQUEST = object_of(
     {
         "model": model_name,
@@ -110,26 +109,23 @@ _REQUEST = object_of(
         "previous_response_id": STRING,
         "temperature": number(0, 2),
         "top_p": number(0, 1),
-        "max_output_tokens": integer(0),
+        "max_output_tokens": integer(0, MAX_TOKENS),
+        "max_tool_calls": integer(0),
         "top_logprobs": integer(0, 20),
-        "tools": _TOOLS,
+        "tools": array(by_type({**_OWN_TOOLS, "namespace": _NAMESPACE})),
         "tool_choice": either(
             str,
             one_of("none", "auto", "required"),
             dict,
-            by_type(
-                {
-                    "function": _NAMED,
-                    "custom": _NAMED,
-                    "allowed_tools": object_of(
-                        {"mode": STRING, "tools": array(OBJECT)}, "mode", "tools"
-                    ),
-                }
-            ),
+            by_type({**_CHOICES, "allowed_tools": _ALLOWED}),
         ),
         "parallel_tool_calls": BOOLEAN,
-        "text": object_of({"format": _FORMAT, "verbosity": STRING}),
-        "reasoning": object_of({"effort": STRING, "summary": STRING}),
+        "text": object_of({"format": _format, "verbosity": one_of("low", "medium", "high")}),
+        "reasoning": object_of(
+            {"effort": STRING, "summary": one_of("auto", "concise", "detailed")}
+        ),
+        "truncation": one_of("auto", "disabled"),
+        "stream_options": object_of({"include_obfuscation": BOOLEAN}),
         "metadata": mapping_of(STRING),
         "user": STRING,
         "safety_identifier": STRING,
@@ -144,7 +140,7 @@ _REQUEST = object_of(
 #: Sent on as they are: chat has them by the same name.
 _SAME = (
     *("temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier"),
-    *("prompt_cache_key", "prompt_cache_retention", "service_tier"),
+    *("prompt_cache_key", "prompt_cache_retention", "service_tier", "stream"),
 )
 #: What only a server that speaks this API itself can do.
 _NATIVE_MEMBERS = ("conversation", "prompt")
@@ -164,7 +160,7 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) ->
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given or []
     if not (items or past or fields.get("prompt")):
         raise InvalidRequest("input is required", param="input", code="missing_parameter")
-    body: dict[str, Json] = {"model": fields["model"]}
+    body: dict[str, Json] = {"model": fields["model"], "messages": []}
     native_only: InvalidRequest | None = None
     try:
         if fields.get("previous_response_id") and past is None:
@@ -181,22 +177,15 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) ->
                 raise InvalidRequest(f"{name} is not supported by this model", param=name)
     except InvalidRequest as error:
         native_only = error
-        body.setdefault("messages", [])
+    except Fault as fault:
+        native_only = fault.error()
     body |= {name: fields[name] for name in _SAME if fields.get(name) is not None}
     _add_text(body, fields)
-    limit = fields.get("max_output_tokens")
-    if limit is not None:
-        limit = body["max_completion_tokens"] = int(limit)
-    return ChatRequest(
-        model=fields["model"],
-        messages=body["messages"],
-        body=body,
-        stream=bool(fields.get("stream")),
-        max_tokens=limit,
-        original=fields,
-        native=_native(fields, items, past),
-        native_only=native_only,
-    )
+    if fields.get("max_output_tokens") is not None:
+        limit = int(fields["max_output_tokens"])
+        fields["max_output_tokens"] = body["max_completion_tokens"] = limit
+    native = _native(fields, items, past)
+    return request_of(body, original=fields, native=native, native_only=native_only)
 
 
 def _native(
@@ -227,19 +216,19 @@ _INPUT = {
 
 
 def own_tools(
-    tools: Iterable[dict[str, Json]], where: str = "tools", strict: bool = True
+    tools: Iterable[dict[str, Json]], strict: bool = True, space: str = "", where: str = "tools"
 ) -> Iterator[dict[str, Json]]:
     """Yield the function and custom tools, each with its ``namespace`` if it is in one.
 
     Unless *strict* is false, a tool that only a server itself can have raises InvalidRequest
-    with its name.
+    with its name.  The tools are those of the namespace *space*, if it is not empty.
     """
     for index, tool in enumerate(tools):
-        if tool["type"] == "namespace":
-            for inner in own_tools(tool["tools"], f"{where}[{index}].tools", strict):
-                yield {**inner, "namespace": tool["name"]}
-        elif tool["type"] in ("function", "custom"):
+        if tool["type"] in ("function", "custom"):
             yield tool
+        elif tool["type"] == "namespace" and not space:
+            inner = own_tools(tool["tools"], strict, tool["name"], f"{where}[{index}].tools")
+            yield from ({**each, "namespace": tool["name"]} for each in inner)
         elif strict:
             raise InvalidRequest(
                 f"this model has no tool {tool['type']!r}, only function and custom tools",
@@ -268,22 +257,22 @@ def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
         body["tools"] = tools
     choice = fields.get("tool_choice")
     if isinstance(choice, dict):
-        choice = _tool_choice(choice)
-    if choice is not None and tools:
+        body["tool_choice"] = _tool_choice(choice)
+        check_tool_choice(body)
+    elif choice == "required" and not tools:
+        raise InvalidRequest("tool_choice asks for a tool, and there are none", param="tool_choice")
+    elif choice is not None and tools:
         body["tool_choice"] = choice
 
 
 def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     kind = choice["type"]
     if kind == "allowed_tools":
-        tools = [
-            {"type": "function", "function": {"name": chat_name({"name": "", **tool})}}
-            for tool in choice["tools"]
-        ]
-        return {"type": kind, "allowed_tools": {"mode": choice["mode"], "tools": tools}}
-    if kind not in ("function", "custom"):
+        allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
+        return {"type": kind, "allowed_tools": allowed}
+    if kind not in _CHOICES:
         raise InvalidRequest(f"this model has no tool {kind!r}", param="tool_choice.type")
-    return {"type": "function", "function": {"name": choice["name"]}}
+    return {"type": "function", "function": {"name": chat_name(choice)}}
 
 
 def _add_text(body: dict[str, Json], fields: Mapping[str, Json]) -> None:

@@ -1,0 +1,155 @@
+"""Requests of every API with one member that is odd, missing or of the wrong type."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from nightly import NIGHTLY
+from wsgi_calls import call
+
+from choreo_wsgi.app.application import Application
+
+PICTURE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+URL = "data:image/png;base64,AAAA"
+SCHEMA = {"type": "object", "properties": {}}
+RESPONSE: dict[str, Any] = {
+    "model": "echo",
+    "instructions": "x",
+    "input": [
+        {"role": "user", "content": [
+            {"type": "input_text", "text": "x"},
+            {"type": "input_image", "image_url": URL, "detail": "low"},
+            {"type": "input_file", "file_data": URL, "filename": "a"},
+            {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+            {"type": "text", "text": "y"},
+        ]},
+        {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "x"}],
+         "content": [{"type": "reasoning_text", "text": "y"}],
+         "encrypted_content": "choreo.W3t9XQ=="},
+        {"type": "message", "role": "assistant", "content": [
+            {"type": "output_text", "text": "b", "annotations": []},
+            {"type": "refusal", "refusal": "n"},
+        ]},
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}",
+         "namespace": "ns", "extra_content": {"google": {}}},
+        {"type": "custom_tool_call", "call_id": "2", "name": "p", "input": "x"},
+        {"type": "function_call_output", "call_id": "1", "output": [
+            {"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": URL},
+        ]},
+        {"type": "custom_tool_call_output", "call_id": "2", "output": "y"},
+        {"role": "developer", "content": "z"},
+    ],
+    "tools": [
+        {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA, "strict": True},
+        {"type": "custom", "name": "p", "format": {"type": "grammar", "definition": "x"}},
+        {"type": "namespace", "name": "ns", "description": "d",
+         "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}]},
+    ],
+    "tool_choice": {"type": "allowed_tools", "mode": "auto",
+                    "tools": [{"type": "function", "name": "f"}]},
+    "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}, "verbosity": "low"},
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "metadata": {"a": "b"}, "include": ["reasoning.encrypted_content"], "temperature": 1,
+    "max_output_tokens": 100, "stream_options": {"include_obfuscation": False},
+    "truncation": "auto", "service_tier": "auto", "parallel_tool_calls": True,
+    "conversation": None, "prompt": None,
+}  # fmt: skip
+MESSAGE: dict[str, Any] = {
+    "model": "echo",
+    "max_tokens": 2000,
+    "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {"role": "user", "content": [
+            {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
+            {"type": "image", "source": PICTURE},
+            {"type": "image", "source": {"type": "url", "url": "https://x"}},
+            {"type": "document", "source": PICTURE, "title": "t", "context": "c"},
+            {"type": "document", "source": {"type": "text", "data": "AAAA"}},
+            {"type": "document",
+             "source": {"type": "content", "content": [{"type": "text", "text": "x"}]}},
+            {"type": "search_result", "title": "t", "source": "https://x",
+             "content": [{"type": "text", "text": "x"}]},
+        ]},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "t", "signature": "s"},
+            {"type": "redacted_thinking", "data": "d"},
+            {"type": "text", "text": "x"},
+            {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "1", "is_error": True, "content": [
+                {"type": "text", "text": "x"}, {"type": "image", "source": PICTURE},
+            ]},
+            {"type": "text", "text": "go"},
+        ]},
+        {"role": "system", "content": "now"},
+        {"role": "user", "content": "y"},
+    ],
+    "tools": [
+        {"name": "f", "description": "d", "input_schema": SCHEMA, "strict": True},
+        {"type": "custom", "name": "g", "input_schema": SCHEMA},
+    ],
+    "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True},
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}},
+    "output_format": {"type": "json_schema", "schema": SCHEMA},
+    "metadata": {"user_id": "u"}, "stop_sequences": ["x"], "temperature": 1, "top_k": 3,
+    "container": "c", "context_management": {"edits": []}, "mcp_servers": [],
+}  # fmt: skip
+COMPLETION = {"model": "up", "prompt": ["a", "b"], "max_tokens": 5, "n": 2, "best_of": 2,
+              "echo": True, "logprobs": 2, "suffix": "x", "stop": ["a"], "logit_bias": {"5": 1},
+              "stream_options": {"include_usage": True}}  # fmt: skip
+EMBEDDING = {"model": "up", "input": ["a", "b"], "dimensions": 3, "encoding_format": "float"}
+ODD: list[Any] = [None, True, 0, -1, 1.5, "", "x", [], {}, [None], [5], ["x"], [[]], [{}],
+                  {"type": ""}, {"type": "x"}, {"type": 5}, [{"type": ""}], "\0"]  # fmt: skip
+MISSING = object()
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each member in *value*, however deep."""
+    if path:
+        yield path
+    steps: Any = list(value) if isinstance(value, dict) else []
+    steps = range(len(value)) if isinstance(value, list) else steps
+    for step in steps:
+        yield from paths(value[step], (*path, step))
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """Return *value* with *new* at *path*, or without what is there."""
+    value = inner = copy.deepcopy(value)
+    for step in path[:-1]:
+        inner = inner[step]
+    if new is MISSING:
+        inner.pop(path[-1])
+    else:
+        inner[path[-1]] = new
+    return value
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [("responses", RESPONSE), ("messages", MESSAGE), ("messages/count_tokens", MESSAGE),
+     ("completions", COMPLETION), ("embeddings", EMBEDDING)],
+)  # fmt: skip
+def test_an_odd_request_is_answered_or_refused(
+    application: Callable[..., Application], route: str, body: Any, caplog: Any
+) -> None:
+    """Whatever one member is: an answer, or a 400 in the API's own shape, and never a 500."""
+    nobody = {"type": "openai", "models": "up", "base_url": "http://127.0.0.1:1", "api_key": "k"}
+    app = application({"echo": {"models": "echo"}, "up": nobody})
+    caplog.set_level(logging.CRITICAL)  # nobody listens there
+    odd = [(path, new) for path in paths(body) for new in (*ODD, MISSING) if path != ("model",)]
+    for path, new in odd[:: 1 if NIGHTLY else 3]:
+        answer = call(app, "POST", f"/v1/{route}", changed(body, path, new))
+        assert answer.status in (200, 400, 503), (path, new, answer.body)
+        if answer.status == 400 and route.startswith("messages"):
+            told = answer.json()
+            assert told["type"] == "error"
+            assert told["error"]["type"] == "invalid_request_error"
+        elif answer.status == 400:
+            assert answer.error["param"], (path, new, answer.body)
