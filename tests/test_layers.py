@@ -58,8 +58,11 @@ ONLY = {
         f"choreo_wsgi.serve.{name}"
         for name in ("channel", "loop", "parser", "processes", "server", "tasks")
     },
-    "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"},
-    "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
+    "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"},
+    "sqlite3": {
+        *("choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"),
+        "choreo_wsgi.app.sqlite_limits",
+    },
     "prometheus_client": {"choreo_wsgi.app.metrics"},
     "opentelemetry": {"choreo_wsgi.app.otel"},
     "xllamacpp": {"choreo_wsgi.local.child"},
@@ -269,7 +272,7 @@ def test_importing_the_application_brings_no_server_and_no_optional_package() ->
     "name", sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"})
 )
 def test_every_exported_name_is_there(name: str) -> None:
-    if name in ("choreo_wsgi.replay.redis", "choreo_wsgi.app.shared_limits"):
+    if name in ("choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"):
         pytest.importorskip("redis")
     module = importlib.import_module(name)
     exported = getattr(module, "__all__", [])

@@ -80,7 +80,7 @@ class Application:
             "readers": lambda: self._readers.active,
             "replay_reachable": lambda: self._loaded.store.reachable if self._loaded else 1,
         }
-        self._observer, metrics = observers.load(
+        self.observer, metrics = observers.load(
             self.settings, self.gauges, self._completions.breakers.state
         )
         self._models = ModelList()
@@ -197,7 +197,7 @@ class Application:
             method=environ["REQUEST_METHOD"],
             path=environ.get("PATH_INFO", "") or "/",
             client=environ.get("REMOTE_ADDR") or "",
-            observer=self._observer,
+            observer=self.observer,
         )
 
         def respond(make: Callable[[], Response | Pending]) -> Iterable[bytes]:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from ..chat.items import Usage
@@ -60,8 +61,8 @@ class Counters(Protocol):
     def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
         """Add the cost of each rule, or nothing if one has no room.
 
-        Returns the first rule without room or None, and each rule's state.  *lease* names
-        the request until it gives back what it holds.
+        Returns the first rule without room or None, and the state of each rule before that.
+        *lease* names the request until it gives back what it holds.
         """
 
     def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
@@ -99,10 +100,7 @@ class MemoryCounters:
                 place = (key, rule.name)
                 self._used[place] = self._used.get(place, 0) + rule.cost
                 self._ends[place] = now + state.reset
-        return None, [
-            replace(state, left=state.left - rule.cost)
-            for rule, state in zip(rules, states, strict=True)
-        ]
+        return None, states
 
     def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
         with self._lock:
@@ -112,13 +110,17 @@ class MemoryCounters:
 
 
 def open_counters(replay: str) -> Counters:
-    """Return the counters: in Redis if the setting *replay* names one, which replicas share."""
-    if replay.startswith(("memory:", "sqlite:")):
+    """Return the counters, shared by those who share what the setting *replay* names."""
+    kind, _, path = replay.partition(":")
+    if kind == "memory":
         return MemoryCounters()
-    # Only then: its package is an extra.
-    counters: Counters = importlib.import_module(".shared_limits", __package__).RedisCounters(
-        replay
-    )
+    counters: Counters
+    if kind == "sqlite":
+        module = importlib.import_module(".sqlite_limits", __package__)
+        counters = module.SQLiteCounters(Path(f"{path}-limits"))
+    else:  # its package is an extra
+        module = importlib.import_module(".redis_limits", __package__)
+        counters = module.RedisCounters(replay)
     return counters
 
 
@@ -157,10 +159,13 @@ class Limits:
         rules = [rule for rule in rules if rule.limit]
         lease = secrets.token_hex(8)
         refused, states = self._counters.take(key.id, rules, lease)
+        if refused is None:
+            states = [replace(s, left=s.left - r.cost) for r, s in zip(rules, states, strict=True)]
         account.headers = _headers(rules, states)
         if refused is not None:
             raise _refusal(refused, states[rules.index(refused)])
-        return Lease(self, self._counters, key, rules, lease, prompt)
+        ends = [time.monotonic() + state.reset for state in states]
+        return Lease(self, self._counters, key, list(zip(rules, ends, strict=True)), lease, prompt)
 
     def learn(self, key: Key, tokens: int) -> None:
         """Remember how long an answer was."""
@@ -169,21 +174,24 @@ class Limits:
 
 
 class Lease:
-    """What a running completion holds of its key's limits."""
+    """What a running completion holds of its key's limits.
+
+    *rules* are those of its key, each with the time at which its minute or day ends.
+    """
 
     def __init__(
         self,
         limits: Limits,
         counters: Counters,
         key: Key,
-        rules: Sequence[Rule],
+        rules: list[tuple[Rule, float]],
         id: str,
         prompt: int,
     ) -> None:
         self._limits = limits
         self._counters = counters
         self._key = key
-        self._rules: Sequence[Rule] = rules
+        self._rules = rules
         self._id = id
         self._prompt = prompt
 
@@ -192,7 +200,7 @@ class Lease:
 
         Without either the provider gave nothing, and only the request counts.
         """
-        rules, self._rules = self._rules, ()
+        rules, self._rules = self._rules, []
         if not rules:
             return
         if usage is not None:
@@ -200,11 +208,14 @@ class Lease:
             self._limits.learn(self._key, usage.completion_tokens)
         else:
             tokens = self._prompt + frames if frames else 0
-        changes = [
-            replace(rule, cost=tokens - rule.cost if rule.seconds else -rule.cost)
-            for rule in rules
-            if rule.name != "requests"
-        ]
+        now = time.monotonic()
+        changes = []
+        for rule, ends in rules:
+            change = tokens - rule.cost if rule.seconds else -rule.cost
+            if rule.seconds and now >= ends:
+                change = max(0, change)  # the next minute knows nothing of the reservation
+            if rule.name != "requests":
+                changes.append(replace(rule, cost=change))
         self._counters.settle(self._key.id, changes, self._id)
 
 

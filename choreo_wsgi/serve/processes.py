@@ -191,6 +191,10 @@ class Supervisor:
         self._told = False
         self._status = 0
         self._folder = Path(tempfile.mkdtemp(prefix="choreo-"))
+        metrics = self._folder / "metrics"
+        metrics.mkdir()
+        # Where prometheus_client, if it is used, has each process leave its figures.
+        self._metrics = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(metrics)))
         # Nobody writes to it: it is closed when the parent ends, however it ends.
         self._alive, self._parent = os.pipe()
         self._inside, self._outside = socket.socketpair()
@@ -291,6 +295,8 @@ class Supervisor:
                 del self._processes[pid]
                 if process.ready >= 0:
                     os.close(process.ready)
+                for path in self._metrics.glob(f"gauge_live*_{pid}.db"):
+                    path.unlink(missing_ok=True)  # what ran in it runs no more
                 self._on_end(process, os.waitstatus_to_exitcode(status))
 
     def _on_end(self, process: _Process, status: int) -> None:

@@ -276,6 +276,7 @@ class Task(Load, WSGITask):
             method=self.request.command or "",
             path=self.request.path or "",
             client=str(self.channel.addr[0]),
+            observer=getattr(self.channel.server.application, "observer", None),
             status=error.status,
             outcome=error.code or error.type,
         )

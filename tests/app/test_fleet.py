@@ -23,13 +23,13 @@ STREAMS = 30
 class Fleet:
     """The replicas, nginx and Redis of a test."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, more: str = "", **settings: str) -> None:
         for program, package in (("nginx", "nginx-light"), ("redis-server", "redis-server")):
             harness.require_tool(program, package)
         self.redis = RedisServer(folder)
         self.redis.start()
         given = {"replay": self.redis.url, "heartbeat_seconds": "1", **settings}
-        self.replicas = [Replica(folder, f"replica-{n}", **given) for n in range(3)]
+        self.replicas = [Replica(folder, f"replica-{n}", more, **given) for n in range(3)]
         self.nginx = Nginx(folder, [replica.port for replica in self.replicas])
         self.url = f"http://127.0.0.1:{self.nginx.port}"
 
@@ -45,8 +45,8 @@ class Fleet:
 def make_fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     fleets: list[Fleet] = []
 
-    def make(**settings: str) -> Fleet:
-        fleets.append(Fleet(tmp_path, **settings))
+    def make(more: str = "", **settings: str) -> Fleet:
+        fleets.append(Fleet(tmp_path, more, **settings))
         return fleets[-1]
 
     yield make

@@ -1,14 +1,17 @@
-"""Limits that replicas share through Redis: exact, and kept while Redis is away."""
+"""Limits that processes share through Redis or SQLite: exact, and kept while that is away."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import harness
 import pytest
@@ -17,10 +20,14 @@ from replay_helpers import RedisServer
 from scripted_provider import Script
 from wsgi_calls import call, chat
 
+from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.app.limits import Rule
-from choreo_wsgi.app.shared_limits import RedisCounters
+from choreo_wsgi.app.keys import Key, KeyOptions
+from choreo_wsgi.app.limits import Lease, Limits, MemoryCounters, Rule
+from choreo_wsgi.app.redis_limits import RedisCounters
+from choreo_wsgi.app.sqlite_limits import SQLiteCounters
 from choreo_wsgi.chat.items import Finish, Usage
+from choreo_wsgi.chat.request import ChatRequest
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -38,15 +45,23 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture(params=["redis", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The setting ``replay`` of a store that is there."""
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path / 'replay.db'}"
+    return str(request.getfixturevalue("redis").url)
+
+
 @pytest.fixture
-def replicas(redis: RedisServer) -> Iterator[Start]:
-    """``replicas(**limits)``: three applications with one Redis and one key."""
+def replicas(url: str) -> Iterator[Start]:
+    """``replicas(**limits)``: three applications with one store and one key."""
     apps: list[Application] = []
 
     def start(provider: str = "echo", **limits: str) -> list[Application]:
         section = {"digest": hashlib.sha256(KEY.encode()).hexdigest(), **limits}
         sections = {"key ann": section, "provider p": {"type": provider, "models": "m"}}
-        settings = {"replay": redis.url, "heartbeat_seconds": "0.2"}
+        settings = {"replay": url, "heartbeat_seconds": "0.2"}
         apps.extend(make_app(settings, sections) for _ in range(3))
         return apps[-3:]
 
@@ -142,16 +157,31 @@ def test_a_place_is_a_lease_that_is_renewed(redis: RedisServer) -> None:
     assert sorted(before) == [b"lease:1", b"lease:2"]
     assert 50_000 < client.pttl(place) <= 60_000
     wait_until(lambda: client.time()[1] % 1000, "time goes on")
-    counters._renew()
+    counters._renew_all()
     after = dict(client.zrange(place, 0, -1, withscores=True))
     assert after.keys() == before.keys() and min(after.values()) >= min(before.values())
     for member in after:  # its minute is over
         client.zadd(place, {member: 1})
     assert other.take("k", [rule], "another")[0] is None
-    counters._renew()  # too late: it is another's
+    counters._renew_all()  # too late: it is another's
     assert sorted(client.zrange(place, 0, -1)) == [b"another:1", b"another:2"]
 
 
+def test_an_old_lease_in_sqlite_is_anybodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (SQLiteCounters(tmp_path / "limits") for _ in range(2))
+    rule = Rule("streams", 2, 0, 2)
+    assert first.take("k", [rule], "lease")[0] is None
+    assert second.take("k", [rule], "another")[0] is rule
+    monkeypatch.setattr(sys.modules[SQLiteCounters.__module__], "LEASE", -1.0)
+    first._renew_all()  # for less than no time
+    assert second.take("k", [rule], "another")[0] is None
+    first.settle("k", [Rule("streams", 2, 0, -2)], "lease")
+    assert first.take("k", [rule], "third")[0] is None
+
+
+@pytest.mark.parametrize("url", ["redis"], indirect=True)
 def test_redis_goes_away(
     replicas: Start, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,3 +198,42 @@ def test_redis_goes_away(
     apps[0]._limits._counters._retry = 0.0  # type: ignore[attr-defined]
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is Redis's again")
     assert "shared again" in caplog.text
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_file_cannot_be_used(
+    replicas: Start, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(url.partition(":")[2] + "-limits")
+    path.write_bytes(b"something else" * 100)
+    apps = replicas(requests_per_minute="5")
+    assert [ask(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
+    assert caplog.text.count("each process keeps its own") == 1
+    path.unlink()
+    apps[0]._limits._counters._retry = 0.0  # type: ignore[attr-defined]
+    wait_until(lambda: ask(apps[0])[0] == 200, "the limit is shared again")
+
+
+def test_what_a_minute_reserved_the_next_does_not_get_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream that ends a minute later gives back nothing that its minute had."""
+    limits, now = Limits(MemoryCounters()), time.monotonic()
+    key = Key("k", "ann", KeyOptions(tokens_per_minute=1000))
+
+    def take(most: int) -> tuple[Lease, str]:
+        account = Account(id="", method="", path="", client="", key=key)
+        lease = limits.take(account, ChatRequest("m", [], {}, max_tokens=most), 1)
+        assert lease is not None
+        return lease, dict(account.headers)["x-ratelimit-remaining-tokens"]
+
+    long, left = take(900)
+    assert left == "100"
+    clock = SimpleNamespace(monotonic=lambda: now + 61)
+    monkeypatch.setattr(sys.modules[Limits.__module__], "time", clock)
+    assert take(300)[1] == "700"
+    long.settle(Usage(10, 10), 0)
+    assert take(1)[1] == "699"
+    over, left = take(1)
+    over.settle(Usage(0, 101), 0)
+    assert take(0)[1] == "598"

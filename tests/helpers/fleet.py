@@ -32,12 +32,13 @@ def accepts(port: int) -> bool:
 class Replica:
     """A running ``choreo-wsgi serve`` with an echo that takes its time."""
 
-    def __init__(self, folder: Path, name: str, **settings: str) -> None:
+    def __init__(self, folder: Path, name: str, more: str = "", **settings: str) -> None:
+        """Start it with the sections *more* in its ini file."""
         self.log = folder / f"{name}.log"
         config = folder / f"{name}.ini"
         choreo = {"api_keys": KEY, "default_model": "none", **settings}
         lines = ["[choreo]", *(f"{key} = {value}" for key, value in choreo.items())]
-        lines += ["[provider slow]", "type = echo", "delay_ms = 40", "models = slow"]
+        lines += ["[provider slow]", "type = echo", "delay_ms = 40", "models = slow", more]
         config.write_text("\n".join(lines) + "\n")
         words = ["serve", "--config", str(config), "--listen", "127.0.0.1:0"]
         environment: Mapping[str, str] = {

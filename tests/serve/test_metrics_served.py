@@ -1,36 +1,140 @@
-"""What /metrics tells of the server around the application."""
+"""What /metrics tells of the server around the application, and of several processes."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import harness
+import pytest
 from harness import wait_until
+from prometheus_client.parser import text_string_to_metric_families
 
 CHAT = "/v1/chat/completions"
+ONE_AND_TWO = pytest.mark.parametrize("processes", ["1", "2"])
+SLOW = "[provider slow]\ntype = echo\ndelay_ms = 60000\nmodels = slow\n"
+LINE = re.compile(
+    r"\S+ \S+ INFO choreo_wsgi\.access: id=\S+ method=(?P<method>\S+) path=(?P<path>\S+) "
+    r"status=(?P<status>\d+) outcome=(?P<outcome>\S+) .*seconds=[\d.]+ .*client=127\.0\.0\.1"
+)
+#: What waitress, or our parser under it, does not let through to the application.
+REFUSED = [
+    (b"GET /\r\n /x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"G=T / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+    (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 5\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413),
+]
 
 
-def test_streams_on_the_loop_are_told(command: Callable[..., Any]) -> None:
-    ini = "[provider slow]\ntype = echo\ndelay_ms = 60000\nmodels = slow\n"
-    server = command("--metrics", "--drain-seconds", "0", ini=ini)
+def look(server: Any) -> dict[tuple[str, ...], float]:
+    """Return the value of each sample by its name and its labels in order of their names."""
+    with server.connect() as client:
+        answer = client.exchange("GET", "/metrics", headers={"Connection": "close"})
+    assert answer.status == 200
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.body.decode())
+        for sample in family.samples
+    }
+
+
+def requests_of(found: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
+    """Return the requests by api, model and outcome, without the looks at them."""
+    return {
+        labels: value
+        for (name, *rest), value in found.items()
+        if name == "choreo_requests_total" and (labels := tuple(rest)) != ("", "", "ok")
+    }
+
+
+@ONE_AND_TWO
+def test_streams_on_the_loop_are_told(command: Callable[..., Any], processes: str) -> None:
+    server = command("--metrics", "--drain-seconds", "0", "--processes", processes, ini=SLOW)
     body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
-
-    def look() -> dict[str, float]:
-        with server.connect() as client:
-            answer = client.exchange("GET", "/metrics")
-        assert answer.status == 200
-        lines = [line for line in answer.body.decode().splitlines() if not line.startswith("#")]
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-    clients = [server.connect() for _ in range(5)]
+    clients = [server.connect() for _ in range(8)]
     for client in clients:
         client.request("POST", CHAT, body)
-    wait_until(lambda: look()["choreo_active_streams"] == 5, "all have begun")
-    found = look()
-    assert found["choreo_carried_streams"] >= 5
-    assert found["choreo_loop_lag_seconds"] >= 0
-    assert found["choreo_replay_reachable"] == 1
+    wait_until(lambda: look(server)["choreo_active_streams",] == 8, "all have begun")
+    # A look each second: the other process tells a moment later.
+    wait_until(lambda: look(server)["choreo_carried_streams",] >= 8, "they are carried")
+    found = look(server)
+    assert found["choreo_loop_lag_seconds",] >= 0
+    assert found["choreo_replay_reachable",] == 1
     for client in clients:
         client.reset()
-    wait_until(lambda: look()["choreo_active_streams"] == 0, "all have gone")
-    assert look()["choreo_client_disconnects_total"] == 5
+    wait_until(lambda: look(server)["choreo_active_streams",] == 0, "all have gone")
+    wait_until(lambda: look(server)["choreo_client_disconnects_total",] == 8, "all are counted")
+
+
+@ONE_AND_TWO
+def test_counts_are_those_of_what_was_sent(command: Callable[..., Any], processes: str) -> None:
+    """200 streams, half of them refused, over connections of their own."""
+    quiet = ("--log-level", "warning", "--default-model", "none")
+    server = command("--metrics", *quiet, "--processes", processes)
+
+    def one(number: int) -> None:
+        model = "nobody" if number % 2 else "echo"
+        body = {"model": model, "messages": [{"role": "user", "content": "w " * 10}]}
+        with server.connect(60) as client:
+            client.request("POST", CHAT, {**body, "stream": True}, {"Connection": "close"})
+            assert client.read_head().status == (404 if number % 2 else 200)
+            client.read_body()
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(one, range(200)))
+    expected = {("chat", "echo", "completed"): 100, ("chat", "", "model_not_found"): 100}
+    wait_until(lambda: requests_of(look(server)) == expected, "all are counted")
+    found = look(server)
+    assert found["choreo_tokens_total", "in", "", "echo"] == 100 * 10
+    assert found["choreo_tokens_total", "out", "", "echo"] == 100 * 10
+    assert found["choreo_frames_total",] == 100 * 13
+    assert found["choreo_first_token_seconds_count",] == 100
+    assert found["choreo_request_seconds_count",] >= 200
+
+
+@ONE_AND_TWO
+def test_what_the_server_refuses_itself_is_counted_and_logged(
+    command: Callable[..., Any], processes: str
+) -> None:
+    server = command("--metrics", "--max-body-bytes", "4096", "--processes", processes)
+    for request, status in REFUSED:
+        with server.connect() as client:
+            client.send(request)
+            assert client.read_answer().status == status, request[:80]
+
+    def refused() -> float:
+        return sum(requests_of(look(server)).values())
+
+    wait_until(lambda: refused() == len(REFUSED), "all are counted")
+    server.signal(signal.SIGTERM)
+    _, log = server.process.communicate(timeout=3 * harness.DEADLINE)
+    lines = [line for line in log.splitlines() if "choreo_wsgi.access" in line]
+    found = [LINE.fullmatch(line) for line in lines if "path=/metrics" not in line]
+    assert all(found), lines
+    statuses = [int(one["status"]) for one in found if one]
+    assert sorted(statuses) == sorted(status for _, status in REFUSED)
+
+
+def test_a_process_that_dies_leaves_no_streams_behind(command: Callable[..., Any]) -> None:
+    server = command("--metrics", "--drain-seconds", "0", "--processes", "2", ini=SLOW)
+    body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
+    clients = [server.connect() for _ in range(8)]
+    for client in clients:
+        client.request("POST", CHAT, body)
+    wait_until(lambda: look(server)["choreo_active_streams",] == 8, "all have begun")
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    wait_until(lambda: look(server)["choreo_active_streams",] < 8, "they are gone with it")
+    for client in clients:
+        client.reset()
+    wait_until(lambda: look(server)["choreo_active_streams",] == 0, "the others left")
