@@ -15,17 +15,19 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .app import log
 from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
 from .serve.banner import banner
-from .serve.processes import MISCONFIGURED, Place, Supervisor, bind, process_count
 from .serve.server import Server
 from .serve.sockets import inherited_sockets
 from .settings import Configuration, Secret, configure, did_you_mean, table
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .serve.processes import Place
 
 _MASK = "***"
 
@@ -163,19 +165,21 @@ def _serve(options: argparse.Namespace) -> int:
     log.set_up(logging.getLogger(), configuration.settings)
     # It reports every client that left; the application's own line says more.
     logging.getLogger("waitress").setLevel(logging.WARNING)
-    count = process_count(configuration.settings)
     inherited = inherited_sockets(os.environ, os.getpid())
-    if count == 1:
+    if configuration.settings.processes == "1":
         return _serve_here(configuration, inherited)
+    processes = importlib.import_module(".serve.processes", __package__)
+    count = processes.process_count(configuration.settings)
 
     def serve(place: Place) -> int:
         try:
             return _serve_here(place.share(_configuration(options)), place.sockets, place)
         except ChoreoError as error:
             print(f"choreo-wsgi: {error.message}", file=sys.stderr)
-            return MISCONFIGURED
+            return int(processes.MISCONFIGURED)
 
-    return Supervisor(count, inherited or bind(configuration.settings), serve).run()
+    sockets = inherited or processes.bind(configuration.settings)
+    return int(processes.Supervisor(count, sockets, serve).run())
 
 
 def _serve_here(

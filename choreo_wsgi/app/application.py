@@ -24,7 +24,6 @@ from .account import Account
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
-from .limits import Limits, open_counters
 from .models import ModelList
 from .page import page
 from .pending import ClientGone, Pending
@@ -55,14 +54,12 @@ class Application:
         self._environment = environment
         self._again = configuration.again
         self._replaced: list[Router] = []
-        self._admit(Keys(configuration))
+        keys = Keys(configuration)
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
-        self._limits = Limits(open_counters(self.settings.replay))
         self._control = Control()
-        self._completions = Completions(
-            self._router, self._slots, self._limits, self._control, self.settings
-        )
+        self._completions = Completions(self._router, self._slots, self._control, self.settings)
+        self._admit(keys)
         #: Readings of logs hold no completion's slot: those of orphans have theirs.
         self._readers = Slots(self.settings.max_streams)
         self._carrier: Carrier | None = None
@@ -111,7 +108,9 @@ class Application:
             return self._loaded
 
     def _admit(self, keys: Keys) -> None:
-        self._limited = keys.limited
+        if keys.limited and self._completions.limits is None:
+            limits = importlib.import_module(".limits", __package__)
+            self._completions.limits = limits.Limits(limits.open_counters(self.settings.replay))
         self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
 
@@ -135,7 +134,8 @@ class Application:
         path = environ.get("PATH_INFO", "")
         if path.startswith("/v1/models") or path == "/metrics":
             return True  # upstreams are asked for their lists; much is written
-        if self._limits.blocking and self._limited and environ["REQUEST_METHOD"] == "POST":
+        limits = self._completions.limits
+        if limits is not None and limits.blocking and environ["REQUEST_METHOD"] == "POST":
             return True
         if path.startswith(("/v1/streams/", "/v1/responses")) or "HTTP_CHOREO_RESUMABLE" in environ:
             return bool(self._resumption().blocking)

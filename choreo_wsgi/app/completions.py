@@ -15,7 +15,6 @@ from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
 from ..streams.stream import Control, Endable, EventStream, Generation
-from .limits import Limits, demand_model
 from .pending import Pending
 from .request import Call, Headers
 from .response import Response, document, visible
@@ -23,17 +22,17 @@ from .slots import Slot, Slots
 
 if TYPE_CHECKING:
     from ..streams.recording import Recording
+    from .limits import Limits
 
 
 class Completions:
     """Starts completions: a slot, the targets for the model, the first bytes, the response."""
 
-    def __init__(
-        self, router: Router, slots: Slots, limits: Limits, control: Control, settings: Settings
-    ) -> None:
+    def __init__(self, router: Router, slots: Slots, control: Control, settings: Settings) -> None:
         self.router = router
         self._slots = slots
-        self._limits = limits
+        #: The limits of keys, once there is a key that has one.
+        self.limits: Limits | None = None
         self._control = control
         self._settings = settings
         self.breakers = Breakers()
@@ -55,12 +54,13 @@ class Completions:
         Raises ModelNotFound, PermissionDenied and RateLimited by the limits of the caller's
         key, and as :meth:`Slots.take` does.
         """
-        demand_model(call.key, request.model)
+        call.key.demand(request.model)
         targets = self.router.targets(request.model)
         calls = max(target.provider.calls(request) for target in targets)
         slot = self._slots.take(calls)
         try:
-            slot.lease = self._limits.take(call.account, request, calls)
+            if self.limits is not None:
+                slot.lease = self.limits.take(call.account, request, calls)
         except BaseException:
             slot.release()
             raise

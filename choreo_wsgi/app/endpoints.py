@@ -16,7 +16,6 @@ from ..errors import InvalidRequest
 from ..settings import Settings
 from ..streams.stream import Control
 from .completions import Completions
-from .limits import demand_model
 from .pending import Pending
 from .request import Call, read_body, trace, while_parsing
 from .response import Response, json_response
@@ -90,7 +89,7 @@ class Endpoints:
         call.account.asked(name, request.model, trace(call))
         request.trace = call.account.trace
         if name == "count_tokens":
-            demand_model(call.key, request.model)
+            call.key.demand(request.model)
             target = self._completions.router.targets(request.model)[0]
             if name not in target.provider.apis:
                 counting: Any = api

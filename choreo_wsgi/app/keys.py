@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..errors import AuthenticationError, ConfigurationError
+from ..errors import AuthenticationError, ConfigurationError, PermissionDenied
 from ..settings import Configuration, parse_options, read_sections, setting
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -57,6 +57,15 @@ class Key:
         """Return whether the key may use *model*, under the name that the caller sent."""
         patterns = self.options.models
         return "*" in patterns or any(fnmatchcase(model, pattern) for pattern in patterns)
+
+    def demand(self, model: str) -> None:
+        """Raise PermissionDenied unless the key may use *model*."""
+        if not self.allows(model):
+            raise PermissionDenied(
+                f"this key may not use the model {model[:100]!r}",
+                param="model",
+                code="model_not_allowed",
+            )
 
 
 #: The caller of a server that has no keys.

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from ..chat.items import Usage
 from ..chat.request import ChatRequest, content_text
-from ..errors import ChoreoError, PermissionDenied, RateLimited
+from ..errors import ChoreoError, RateLimited
 from .account import Account
 from .keys import Key
 
@@ -217,16 +217,6 @@ class Lease:
             if rule.name != "requests":
                 changes.append(replace(rule, cost=change))
         self._counters.settle(self._key.id, changes, self._id)
-
-
-def demand_model(key: Key, model: str) -> None:
-    """Raise PermissionDenied unless *key* may use *model*."""
-    if not key.allows(model):
-        raise PermissionDenied(
-            f"this key may not use the model {model[:100]!r}",
-            param="model",
-            code="model_not_allowed",
-        )
 
 
 def _refusal(rule: Rule, state: State) -> ChoreoError:

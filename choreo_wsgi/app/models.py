@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 
 from ..chat.items import Json
 from ..providers.routing import Router
-from .limits import demand_model
 from .request import Call
 from .response import Response, json_response
 
@@ -37,7 +36,7 @@ class ModelList:
         """
         name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
         name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
-        demand_model(call.key, name)
+        call.key.demand(name)
         return json_response(self._model(call, name, router.targets(name)[0].label))
 
     def _model(self, call: Call, name: str, owner: str) -> dict[str, Json]:

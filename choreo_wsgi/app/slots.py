@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from ..chat.items import Usage
 from ..errors import InvalidRequest, Unavailable
-from .limits import Lease
+
+if TYPE_CHECKING:
+    from .limits import Lease
 
 #: When a refused caller may come back, in seconds: streams end all the time.
 RETRY_AFTER = 1.0
