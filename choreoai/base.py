@@ -7,31 +7,18 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union
 from urllib.parse import quote
 
 import requests
 
 from .errors import ChoreoAIError
-from .params import NOT_GIVEN, NotGiven, TimeoutLike, plain
-from .policy import DEFAULT_TIMEOUT, Timeout, timeout_of
-from .transports.base import Network
+from .params import NOT_GIVEN, NotGiven, TimeoutLike, plain, split
+from .policy import DEFAULT_TIMEOUT, Options, timeout_of
 
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 
 C = TypeVar("C", bound="BaseClient")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a single call asks for beside the API's own parameters."""
-
-    timeout: Timeout
-    max_retries: int
-    resumable: bool
-    headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, object] = field(default_factory=dict)
 
 
 class BaseClient:
@@ -80,18 +67,17 @@ class BaseClient:
         self.resumable = resumable
         self._headers = dict(default_headers or {})
         self._query = dict(default_query or {})
-        trusts = True
-        if http_client is not None:
-            if not isinstance(http_client, requests.Session):
-                raise TypeError("http_client is a requests.Session")
-            proxies, verify, cert = http_client.proxies, http_client.verify, http_client.cert
-            trusts = http_client.trust_env
-        self._network = Network(dict(proxies or {}), verify, cert, trusts)
+        if not isinstance(http_client, requests.Session | None):
+            raise TypeError("http_client is a requests.Session")
+        self._session = http_client or requests.Session()
+        if http_client is None:
+            self._session.proxies.update(proxies or {})
+            self._session.verify, self._session.cert = verify, cert
         self._closed = False
-        self._connect()
+        self._transport = self._connect(self._session)
 
-    def _connect(self) -> None:
-        """Make what the calls are sent with."""
+    def _connect(self, session: requests.Session) -> Any:
+        """Return what the calls are sent with; overridden."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -144,14 +130,10 @@ class BaseClient:
             http_client=http_client,
         )
         if http_client is None:
-            made._share(self)
+            made._transport = self._transport
         return made
 
     with_options = copy
-
-    def _share(self: C, other: C) -> None:
-        """Take the connections of *other*."""
-        self._network = other._network
 
     def _options(
         self,
@@ -169,6 +151,14 @@ class BaseClient:
             dict(extra_headers or {}),
             dict(extra_query or {}),
         )
+
+    def _asked(
+        self, members: dict[str, Any], params: Mapping[str, Any], names: frozenset[str]
+    ) -> tuple[dict[str, Any], Options]:
+        """Return the body for *members* and *params*, named in *names*, and the options in them."""
+        body, given = split(params, names)
+        extra = given.pop("extra_body", None) or {}
+        return {**members, **body, **extra}, self._options(**given)
 
     def _request(
         self, method: str, path: str, body: Any, options: Options

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Union, overload
 
 from .objects import Object
 from .policy import Timeout
@@ -100,8 +100,46 @@ class FormattedParams(CompletionParams, total=False):
     response_format: _Dict
 
 
+W = TypeVar("W", covariant=True)
+S = TypeVar("S", covariant=True)
+
+
+class Create(Protocol[W, S]):
+    """The signature of ``create``, which returns *W*, or *S* for a stream."""
+
+    @overload
+    def __call__(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: Literal[False] | None = None,
+        **params: Unpack[FormattedParams],
+    ) -> W: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: Literal[True],
+        **params: Unpack[FormattedParams],
+    ) -> S: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        stream: bool | None,
+        **params: Unpack[FormattedParams],
+    ) -> W | S: ...
+
+
 _OPTIONS = frozenset(CallOptions.__annotations__)
-_PARAMS = _OPTIONS | frozenset(FormattedParams.__annotations__)
+PARAMS = _OPTIONS | frozenset(FormattedParams.__annotations__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,6 +149,7 @@ def declared(function: F) -> F:
 
     Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
     """
+    function.__name__ = function.__name__.strip("_")
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     taken = {parameter.name for parameter in named}
@@ -130,7 +169,7 @@ def declared(function: F) -> F:
 
 
 def split(
-    params: Mapping[str, Any], names: frozenset[str] = _PARAMS
+    params: Mapping[str, Any], names: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the members of the body in *params*, and the options of the call.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from .errors import ContentFilterFinishReasonError, LengthFinishReasonError
 from .models import ChatCompletion, Choice, Function, Message, ToolCall
+from .params import NOT_GIVEN
 
 if TYPE_CHECKING:
     import pydantic
@@ -185,3 +186,12 @@ class Parser(Generic[T]):
                     given = self.arguments(function.get("name"), function.get("arguments") or "")
                     function["parsed_arguments"] = given
         return ParsedChatCompletion[T].from_dict(members)
+
+
+def parsing(response_format: Any, params: Mapping[str, Any]) -> tuple[Parser[Any], dict[str, Any]]:
+    """Return what parses the answer, and the parameters with the format as the API takes it."""
+    members = dict(params)
+    if response_format is not None:
+        members["response_format"] = response_format_of(response_format)
+    members["tools"] = list(params.get("tools") or ()) or NOT_GIVEN
+    return Parser(response_format, members["tools"] or ()), members

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Union
 
@@ -27,6 +28,18 @@ class Timeout(NamedTuple):
 DEFAULT_TIMEOUT = Timeout()
 
 TimeoutTypes = Union[Timeout, float, None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a single call asks for beside the API's own parameters."""
+
+    timeout: Timeout
+    max_retries: int
+    resumable: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, object] = field(default_factory=dict)
+
 
 # 409 too: a server may answer it for a lock that is gone a moment later.
 _RETRIED = frozenset((408, 409, 429))

@@ -35,7 +35,7 @@ LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name i
 
 #: What decides bytes knows no socket, clock, thread, file or environment.
 PURE = """
-sse errors version upstream.framing local.request
+sse errors version upstream.framing upstream.coding upstream.head local.request
 chat.items chat.source chat.answer chat.request chat.schema
 chat.checks chat.endings chat.shapes chat.calls chat.choice chat.normalise chat.completion
 providers.failures providers.reading providers.conversation providers.parts providers.tools
@@ -72,7 +72,8 @@ ONLY = {
 #: What the client takes from the server's package: how bytes and answers are read.
 SHARED = {
     *("choreo_wsgi.sse", "choreo_wsgi.version", "choreo_wsgi.errors"),
-    *("choreo_wsgi.upstream.framing", "choreo_wsgi.chat.calls"),
+    *(f"choreo_wsgi.upstream.{name}" for name in ("coding", "framing", "head")),
+    "choreo_wsgi.chat.calls",
     *("choreo_wsgi.chat.endings", "choreo_wsgi.chat.shapes"),
 }
 

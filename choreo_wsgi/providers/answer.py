@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import re
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ChoreoError, UpstreamInvalid
 from ..upstream import Exchange
+from ..upstream.coding import Unpacker, is_packed
+from ..upstream.framing import FramingError
 from .failures import refusal
 
 #: An error's body is read up to here; the rest says nothing more.
 _ERROR_BYTES = 64 * 1024
 #: Longest document that is read where a stream was asked for.
 _MAX_DOCUMENT = 64 * 1024 * 1024
-#: What one block (128 KiB) may unpack to; text is seldom packed to less than a tenth.
-_MAX_UNPACKED = 16 * 1024 * 1024
 #: A shorter key could be any word: it is not looked for in messages.
 _SHORTEST_SECRET = 8
 
@@ -68,7 +67,7 @@ class UpstreamAnswer:
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
         self._begun: Exchange | None = None  # the exchange whose body has been looked at
-        self._packing: _Unpacker | None = None
+        self._packing: Unpacker | None = None
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
         #: Whether what the exchange gives needs to be looked at no more.
@@ -117,9 +116,12 @@ class UpstreamAnswer:
         if data and self._begun is not exchange:
             self._begun = exchange
             coding = exchange.headers.get("Content-Encoding", "").strip().lower()
-            self._packing = _Unpacker() if _is_packed(coding, data) else None
+            self._packing = Unpacker() if is_packed(coding, data) else None
         if self._packing is not None:
-            data = self._packing.unpack(data)
+            try:
+                data = self._packing.unpack(data)
+            except FramingError as error:
+                raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
         if self.good:
             return data
         self._body += data
@@ -187,42 +189,3 @@ class UpstreamAnswer:
     def close(self) -> None:
         """Break the exchange off."""
         self._exchange.close()
-
-
-def _is_packed(coding: str, data: bytes) -> bool:
-    """Whether a body that begins with *data* is packed: by its bytes, where they tell.
-
-    Neither JSON nor events nor AWS's messages begin with gzip's first byte; a body labelled
-    as packed may have been unpacked on its way.
-    """
-    if data[:1] == b"\x1f":
-        return True
-    return coding == "deflate" and not data.lstrip(BLANK).startswith((*FIELDS, b"{", b"[", b"<"))
-
-
-class _Unpacker:
-    """Undoes gzip or deflate that nobody asked for, and does not let it grow without bound."""
-
-    def __init__(self) -> None:
-        self._packed = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its head
-        self._begun = False
-
-    def unpack(self, data: bytes) -> bytes:
-        """Return what *data* unpacks to; raises UpstreamInvalid."""
-        unpacked = b""
-        while data:
-            try:
-                unpacked += self._packed.decompress(data, _MAX_UNPACKED)
-            except zlib.error as error:
-                if self._begun:
-                    raise UpstreamInvalid("the provider's answer cannot be unpacked") from error
-                self._begun = True  # "deflate" without the head that it should have
-                self._packed = zlib.decompressobj(-zlib.MAX_WBITS)
-                continue
-            self._begun = True
-            if self._packed.unconsumed_tail or len(unpacked) > _MAX_UNPACKED:
-                raise UpstreamInvalid("the provider's answer unpacks to too much")
-            data = self._packed.unused_data
-            if self._packed.eof and data:
-                self._packed = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        return unpacked

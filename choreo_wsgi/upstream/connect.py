@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 from ..errors import Exhausted, ProviderTimeout, ProviderUnavailable
 from .address import Address
 from .connection import POLLIN, POLLOUT, TLS, Connection
+from .framing import FramingError
 from .head import head_end, parse_head
 
 Steps = Generator[tuple[int, float], None, None]
@@ -54,6 +55,8 @@ def connect(
     except ssl.SSLCertVerificationError as error:
         why = f"the provider's certificate is not good: {error.verify_message}"
         raise ProviderUnavailable(why) from error
+    except FramingError as error:
+        raise ProviderUnavailable(f"the proxy's answer cannot be read: {error}") from error
     except OSError as error:
         if _out_of_descriptors():
             raise Exhausted("the server has no file descriptor left", retry_after=1) from error

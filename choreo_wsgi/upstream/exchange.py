@@ -236,7 +236,10 @@ class Exchange:
                 raise ConnectionResetError
             if data is not None:
                 self._answered = True
-                self._take_head(self._early + data)
+                try:
+                    self._take_head(self._early + data)
+                except FramingError as error:
+                    raise _invalid(error) from error
 
     def _take_head(self, data: bytes) -> None:
         """Find the final head in *data*; what follows it is the start of the body."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..errors import ConfigurationError, UpstreamInvalid
+from ..errors import ConfigurationError
 from ..version import __version__
 from .framing import Framing, FramingError, UntilClose, framing_of
 
@@ -92,30 +92,27 @@ def request_head(
 def head_end(data: bytes | bytearray) -> int:
     """Return where the head at the start of *data* ends, or -1 when it goes on.
 
-    Raises UpstreamInvalid for one that is too long.
+    Raises FramingError for one that is too long.
     """
     end = data.find(b"\r\n\r\n")
     end = end + 4 if end >= 0 else data.find(b"\n\n") + 2 if b"\n\n" in data else -1
     if end > MAX_HEAD or (end < 0 and len(data) > MAX_HEAD):
-        raise UpstreamInvalid("the provider's response head is too long")
+        raise FramingError("its head is too long")
     return end
 
 
 def parse_head(data: bytes, method: str) -> Head:
     """Return the head in *data*, which ends in an empty line, as the answer to *method*.
 
-    Raises UpstreamInvalid for what is not HTTP/1, and for a body whose end or coding is
+    Raises FramingError for what is not HTTP/1, and for a body whose end or coding is
     not clear.
     """
     match = _STATUS.match(data)
     if match is None:
-        raise UpstreamInvalid("the provider's answer is not HTTP")
+        raise FramingError("it is not HTTP")
     headers = _parse_headers(data[match.end() :].decode("latin-1"))
     status = int(match[2])
-    try:
-        framing = framing_of(method, status, headers)
-    except FramingError as error:
-        raise UpstreamInvalid(f"the provider's answer has {error}") from error
+    framing = framing_of(method, status, headers)
     options = headers.get("connection").lower()
     keep = "close" not in options if match[1] == b"1" else "keep-alive" in options
     keep = keep and not isinstance(framing, UntilClose)
@@ -123,7 +120,7 @@ def parse_head(data: bytes, method: str) -> Head:
         keep = False  # RFC 9112 6.1: what follows may not be what it seems
     coding = headers.get("content-encoding", "identity").lower()
     if coding not in _CODINGS and not framing.done:
-        raise UpstreamInvalid(f"the provider compressed its answer with {coding[:40]!r}")
+        raise FramingError(f"it is compressed with {coding[:40]!r}")
     return Head(status, (match[3] or b"").decode("latin-1"), headers, framing, keep)
 
 
@@ -131,7 +128,7 @@ def _parse_headers(text: str) -> Headers:
     """Return the headers in *text*; a line that begins with white space belongs to the last.
 
     Not by the standard library, whose parser is made for mail and takes ten times as long.
-    Raises UpstreamInvalid for more than 100.
+    Raises FramingError for more than 100.
     """
     headers = Headers()
     values: list[str] = []
@@ -145,5 +142,5 @@ def _parse_headers(text: str) -> Headers:
             count += 1
             values = headers.add(name.strip(), value.strip(" \t\r"))
     if count > _MAX_HEADERS:
-        raise UpstreamInvalid(f"the provider's answer has more than {_MAX_HEADERS} headers")
+        raise FramingError(f"it has more than {_MAX_HEADERS} headers")
     return headers

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property, partial
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from ..base import BaseClient, Options
+import requests
+
+from ..base import BaseClient
 from ..models import Model, ModelList
 from ..objects import Object
+from ..policy import Options
 from ..reading import object_of
 from .call import AsyncCall
-from .completions import AsyncCompletions
-from .raw import AsyncRawCompletions, AsyncRawResponse, AsyncStreamedCompletions
+from .completions import AsyncCompletions, AsyncRawCompletions, AsyncStreamedCompletions
+from .raw import AsyncRawResponse
 from .responses import AsyncResponses
 from .transport import AsyncTransport
 
@@ -24,17 +27,15 @@ T = TypeVar("T", bound=Object)
 class AsyncChoreoAI(BaseClient):
     __doc__ = BaseClient.__doc__
 
-    def _connect(self) -> None:
-        self._transport = AsyncTransport(self._network)
+    _transport: AsyncTransport
 
-    def _share(self, other: AsyncChoreoAI) -> None:
-        super()._share(other)
-        self._transport = other._transport
+    def _connect(self, session: requests.Session) -> AsyncTransport:
+        return AsyncTransport(session)
 
     @cached_property
-    def chat(self) -> AsyncChat:
+    def chat(self) -> AsyncChat[AsyncCompletions]:
         """Chat: ``chat.completions``."""
-        return AsyncChat(self)
+        return AsyncChat(AsyncCompletions(self))
 
     @cached_property
     def responses(self) -> AsyncResponses:
@@ -44,24 +45,26 @@ class AsyncChoreoAI(BaseClient):
     @cached_property
     def models(self) -> AsyncModels:
         """The server's models."""
-        return AsyncModels(self)
+        return AsyncModels(AsyncRawModels(self))
 
     @cached_property
     def with_raw_response(self) -> AsyncClientWith[AsyncRawCompletions]:
         """``with_raw_response`` of all resources."""
         raw = self.chat.completions.with_raw_response
-        return AsyncClientWith(raw, self.models.with_raw_response)
+        return AsyncClientWith(AsyncChat(raw), self.models.with_raw_response)
 
     @cached_property
     def with_streaming_response(self) -> AsyncClientWith[AsyncStreamedCompletions]:
         """``with_streaming_response`` of the completions; models are read at once."""
         streamed = self.chat.completions.with_streaming_response
-        return AsyncClientWith(streamed, self.models.with_raw_response)
+        return AsyncClientWith(AsyncChat(streamed), self.models.with_raw_response)
 
-    def _call(self, method: str, path: str, body: Any, options: Options) -> AsyncCall:
+    def _call(
+        self, method: str, path: str, body: Any, options: Options, **stream: Any
+    ) -> AsyncCall:
         """Return the call of *method* and *path*, to be carried out."""
         request = self._request(method, path, body, options)
-        return AsyncCall(self._transport, request, options.timeout, options.max_retries)
+        return AsyncCall(self._transport, request, options, **stream)
 
     async def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""
@@ -71,37 +74,23 @@ class AsyncChoreoAI(BaseClient):
     async def __aenter__(self) -> AsyncChoreoAI:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
 
-class AsyncChat:
+@dataclass(frozen=True)
+class AsyncChat(Generic[R]):
     """``client.chat``."""
 
-    def __init__(self, client: AsyncChoreoAI) -> None:
-        self._client = client
-
-    @cached_property
-    def completions(self) -> AsyncCompletions:
-        """``client.chat.completions``."""
-        return AsyncCompletions(self._client)
+    completions: R
 
 
+@dataclass(frozen=True)
 class AsyncModels:
     """``client.models``."""
 
-    def __init__(self, client: AsyncChoreoAI) -> None:
-        self._client = client
-
-    @cached_property
-    def with_raw_response(self) -> AsyncRawModels:
-        """The same methods; they return the answer's head and body beside its meaning."""
-        return AsyncRawModels(self)
+    #: The same methods; they return the answer's head and body beside its meaning.
+    with_raw_response: AsyncRawModels
 
     async def list(self) -> ModelList:
         """Return the models that can be asked for."""
@@ -115,8 +104,8 @@ class AsyncModels:
 class AsyncRawModels:
     """``client.models.with_raw_response``."""
 
-    def __init__(self, models: AsyncModels) -> None:
-        self._client = models._client
+    def __init__(self, client: AsyncChoreoAI) -> None:
+        self._client = client
 
     async def list(self) -> AsyncRawResponse[ModelList]:
         """Return the answer's head beside the models."""
@@ -131,16 +120,9 @@ class AsyncRawModels:
         return await AsyncRawResponse.fetch(call, partial(object_of, kind))
 
 
+@dataclass(frozen=True)
 class AsyncClientWith(Generic[R]):
     """``client.with_raw_response`` and ``client.with_streaming_response``."""
 
-    def __init__(self, completions: R, models: AsyncRawModels) -> None:
-        self.chat = AsyncChatWith(completions)
-        self.models = models
-
-
-class AsyncChatWith(Generic[R]):
-    """``client.with_raw_response.chat``."""
-
-    def __init__(self, completions: R) -> None:
-        self.completions = completions
+    chat: AsyncChat[R]
+    models: AsyncRawModels

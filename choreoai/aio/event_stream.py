@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
+from collections.abc import AsyncIterator
 from typing import Generic
 
-from ..errors import ContentFilterFinishReasonError, LengthFinishReasonError
 from ..events import ChatCompletionStreamEvent, Events
-from ..models import ChatCompletion, ChatCompletionChunk
+from ..models import ChatCompletion
 from ..parsing import ParsedChatCompletion, Parser, T
+from .call import AsyncCall
+from .feed import AsyncFeed
 from .stream import AsyncStream
 
 
@@ -32,18 +32,13 @@ class AsyncChatCompletionStream(Generic[T]):
 
     async def __anext__(self) -> ChatCompletionStreamEvent[T]:
         while not self._ready:
-            chunk = await self._stream.__anext__()
-            if self._parser.active:
-                self._check(chunk)
-            self._ready.extend(self._events.of(chunk))
+            self._ready.extend(self._events.of(await self._stream.__anext__()))
         return self._ready.popleft()
 
-    def _check(self, chunk: ChatCompletionChunk) -> None:
-        for choice in chunk.choices:
-            if choice.finish_reason == "length":
-                raise LengthFinishReasonError(completion=self._stream.partial)
-            if choice.finish_reason == "content_filter":
-                raise ContentFilterFinishReasonError(completion=self._stream.partial)
+    @property
+    def response(self) -> AsyncFeed:
+        """The response's head: its ``status_code`` and its ``headers``."""
+        return self._stream.response
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:
@@ -65,24 +60,25 @@ class AsyncChatCompletionStream(Generic[T]):
         """Close the connection."""
         await self._stream.close()
 
+    async def __aenter__(self) -> AsyncChatCompletionStream[T]:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stream.close()
+
 
 class AsyncChatCompletionStreamManager(Generic[T]):
     """What ``stream()`` returns: entering it sends the request, leaving it closes the stream."""
 
-    def __init__(self, begin: Callable[[], Awaitable[AsyncStream]], parser: Parser[T]) -> None:
-        self._begin = begin
+    def __init__(self, call: AsyncCall, parser: Parser[T]) -> None:
+        self._call = call
         self._parser = parser
         self._stream: AsyncStream | None = None
 
     async def __aenter__(self) -> AsyncChatCompletionStream[T]:
-        self._stream = await self._begin()
+        self._stream = AsyncStream(await AsyncFeed.open(self._call))
         return AsyncChatCompletionStream(self._stream, self._parser)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._stream is not None:
             await self._stream.close()

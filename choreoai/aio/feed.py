@@ -6,10 +6,7 @@ The pure part is :mod:`choreoai.reading`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-
-from requests.structures import CaseInsensitiveDict
 
 from choreo_wsgi.sse import Decoder
 
@@ -17,7 +14,7 @@ from ..errors import APIConnectionError, APIStatusError, APITimeoutError, Stream
 from ..policy import backoff
 from ..reading import Record, ends, records
 from ..transports.base import Cancelled, Cut, Stalled
-from .call import AsyncCall, lower
+from .call import AsyncCall
 from .transport import AsyncAnswer, AsyncCancel
 
 # Reconnections in a row that bring nothing new: with the backoff about half a minute.
@@ -27,43 +24,47 @@ _PATIENCE = 0.1
 
 _NO_STREAM = ("application/json", "text/html")
 
-#: Given the number of the last event read, a call that asks for what follows it.
-Resume = Callable[[int], AsyncCall]
-
 
 class AsyncFeed:
-    """The records of one stream.
+    """The records of the stream that is the *answer* to *call*, sent with *cancel*.
 
-    *answer* is what the server answered to *call*.  With *resume*, a connection that breaks
-    is replaced by another, and the records go on where they were; *after* is the number of
-    the last event that the caller has already.  *cancel* is what *answer* was sent with.
+    If the call can be resumed, a connection that breaks is replaced by another, and the records
+    go on where they were; *after* is the number of the last event that the caller has already.
     """
 
     def __init__(
-        self,
-        call: AsyncCall,
-        answer: AsyncAnswer,
-        cancel: AsyncCancel,
-        resume: Resume | None,
-        after: int,
+        self, call: AsyncCall, answer: AsyncAnswer, cancel: AsyncCancel, after: int = 0
     ) -> None:
-        self.status = answer.status
-        self.headers: Mapping[str, str] = CaseInsensitiveDict(lower(answer.headers))
+        self.call = call
+        self.status_code = answer.status
+        self.headers = answer.headers
         #: What the server names the stream, when it can be resumed.
-        self.id: str | None = self.headers.get("choreo-stream-id")
+        self.id = self.headers.get("choreo-stream-id")
         #: Why there is no more; None as long as there may be.
         self.over: str | None = None
-        self._call = call
         self._answer = answer
         self._cancel = cancel
-        self._resume = resume
+        self._resumable = call.resume is not None and self.id is not None
         # Frames may come twice.  Without that an id says nothing: it stands for all that follow.
-        self._resumed = resume is not None or after > 0
+        self._numbered = self._resumable or after > 0
         self._last = after
         self._decoder = Decoder(errors="strict")
         self._started = False  # a record came, so that from now on the idle limit counts
         self._ended = False
         self._failures = 0
+
+    @classmethod
+    async def open(cls, call: AsyncCall, after: int = 0) -> AsyncFeed:
+        """Carry *call* out and return the feed of the stream that answers it.
+
+        Raises what ``call.open`` raises, and APIError when the answer is no stream.
+        """
+        cancel = AsyncCancel()
+        answer = await call.open(cancel)
+        kind = answer.headers.get("content-type", "")
+        if kind.split(";")[0].strip().lower() in _NO_STREAM:
+            raise await call.refuse(answer)
+        return cls(call, answer, cancel, after)
 
     async def read(self) -> list[Record]:
         """Wait for the next records; none when the stream is over, and the connection let go.
@@ -78,7 +79,11 @@ class AsyncFeed:
             except Cut as error:
                 await self._cut(f"the connection broke: {error}")
             except Stalled:
-                raise self._timed_out() from None
+                limits = self.call.timeout
+                why = f"nothing new in the stream for {limits.idle} seconds"
+                if not self._started:
+                    why = f"no answer within {limits.first_byte} seconds"
+                raise APITimeoutError(why) from None
             else:
                 if not block:
                     await self._cut("the connection was closed before the end of the answer")
@@ -94,20 +99,14 @@ class AsyncFeed:
         return []
 
     def _deadline(self) -> float | None:
-        limits = self._call.timeout
+        limits = self.call.timeout
         if self._started:
             return None if limits.idle is None else time.monotonic() + limits.idle
         return None if limits.first_byte is None else self._answer.started + limits.first_byte
 
-    def _timed_out(self) -> APITimeoutError:
-        limits = self._call.timeout
-        if self._started:
-            return APITimeoutError(f"nothing new in the stream for {limits.idle} seconds")
-        return APITimeoutError(f"no answer within {limits.first_byte} seconds")
-
     def _new(self, made: list[Record]) -> list[Record]:
         """Return what of *made* was not read before."""
-        if self._resumed:
+        if self._numbered:
             made = [record for record in made if record[0] is None or record[0] > self._last]
         if made:
             self._started = True
@@ -121,7 +120,7 @@ class AsyncFeed:
     async def _cut(self, why: str) -> None:
         """Deal with a connection that is over: be over too, or get another."""
         self._answer.close()
-        if self._resume is None:
+        if not self._resumable:
             self.over = why
             return
         while True:
@@ -130,13 +129,14 @@ class AsyncFeed:
             delay = backoff(self._failures, first=0.1) if self._failures else 0.0
             self._failures += 1
             await self._cancel.pause(delay)
-            if await self._reconnect(self._resume(self._last), why):
+            if await self._reconnect(why):
                 return
 
-    async def _reconnect(self, call: AsyncCall, why: str) -> bool:
-        """Go on with the answer to *call*; return False if trying again may help."""
+    async def _reconnect(self, why: str) -> bool:
+        """Go on with another answer; return False if trying again may help."""
+        assert self.call.resume is not None and self.id is not None
         try:
-            self._answer = await call.open(self._cancel)
+            self._answer = await self.call.resume(self.id, self._last).open(self._cancel)
         except APIStatusError as error:
             if error.status_code >= 500 or error.status_code == 429:
                 return False
@@ -144,7 +144,6 @@ class AsyncFeed:
             raise StreamInterruptedError(message, code=error.code, type=error.type) from error
         except APIConnectionError:
             return False
-        self._call = call
         self._decoder = Decoder(errors="strict")
         return True
 
@@ -162,21 +161,3 @@ class AsyncFeed:
     def drop(self) -> None:
         """Close the connection, for a finaliser: nothing waits."""
         self._answer.drop()
-
-
-async def open_feed(
-    call: AsyncCall, resume: Callable[[str], Resume] | None, after: int = 0
-) -> AsyncFeed:
-    """Carry *call* out and return the feed of the stream that answers it.
-
-    *resume* makes, from a stream's id, what reconnects to it.  Raises what ``call.open``
-    raises, and APIError when the answer is no stream.
-    """
-    cancel = AsyncCancel()
-    answer = await call.open(cancel)
-    kind = answer.headers.get("content-type") or ""
-    if kind.split(";")[0].strip().lower() in _NO_STREAM:
-        raise await call.refuse(answer)
-    id = answer.headers.get("choreo-stream-id")
-    resumed = resume(id) if resume is not None and id else None
-    return AsyncFeed(call, answer, cancel, resumed, after)

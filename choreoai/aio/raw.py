@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
-from requests.structures import CaseInsensitiveDict
-
-from ..models import ChatCompletion
 from ..objects import Object
-from ..params import FormattedParams, Messages, declared
 from ..reading import completion_of
-from .call import AsyncCall, lower
+from .call import AsyncCall
 from .feed import AsyncFeed
 from .stream import AsyncStream
 from .transport import AsyncAnswer, AsyncCancel
-
-if TYPE_CHECKING:
-    from ..params import Unpack
-    from .completions import AsyncCompletions
 
 T = TypeVar("T")
 
@@ -41,7 +32,7 @@ class AsyncRawResponse(Generic[T]):
         parse: Callable[[bytes], T],
     ) -> None:
         self.status_code = status
-        self.headers: Mapping[str, str] = CaseInsensitiveDict(headers)
+        self.headers = headers
         self.retries_taken = retries
         self.content = content
         self._parse = parse
@@ -50,7 +41,7 @@ class AsyncRawResponse(Generic[T]):
     async def fetch(cls, call: AsyncCall, parse: Callable[[bytes], T]) -> AsyncRawResponse[T]:
         """Carry *call* out and return what answers it."""
         answer, content = await call.fetch()
-        return cls(answer.status, lower(answer.headers), call.retries, content, parse)
+        return cls(answer.status, answer.headers, call.retries, content, parse)
 
     @property
     def request_id(self) -> str | None:
@@ -83,36 +74,38 @@ class AsyncStreamedResponse(Generic[T]):
 
     status_code: int
     headers: Mapping[str, str]
+    _answer: AsyncAnswer
 
-    def __init__(self, call: AsyncCall, n: int | None) -> None:
+    def __init__(self, call: AsyncCall, streamed: bool) -> None:
         self._call = call
-        self._n = n  # the choices of a stream
+        self._streamed = streamed
         self._cancel = AsyncCancel()
-        self._answer: AsyncAnswer | None = None
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
         self._answer = await self._call.open(self._cancel)
         self.status_code = self._answer.status
-        self.headers = CaseInsensitiveDict(lower(self._answer.headers))
+        self.headers = self._answer.headers
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._answer is not None:
-            self._answer.close()
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._answer.close()
 
     @property
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the answer."""
         return self.headers.get("x-request-id")
 
+    @property
+    def retries_taken(self) -> int:
+        """How often the request was sent again."""
+        return self._call.retries
+
     async def read(self) -> bytes:
         """Return the whole body."""
-        assert self._answer is not None
         return await self._call.read(self._answer)
 
     async def text(self) -> str:
@@ -125,17 +118,15 @@ class AsyncStreamedResponse(Generic[T]):
 
     async def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
-        if self._n is None:
-            made: Any = completion_of(await self.read())
+        made: Any
+        if self._streamed:
+            made = AsyncStream(AsyncFeed(self._call, self._answer, self._cancel))
         else:
-            assert self._answer is not None
-            feed = AsyncFeed(self._call, self._answer, self._cancel, None, 0)
-            made = AsyncStream(feed, self._n)
+            made = completion_of(await self.read())
         return made  # type: ignore[no-any-return]
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """Return the body as it comes."""
-        assert self._answer is not None
         return self._call.blocks(self._answer)
 
     async def iter_lines(self) -> AsyncIterator[str]:
@@ -147,76 +138,3 @@ class AsyncStreamedResponse(Generic[T]):
                 yield line.rstrip(b"\r").decode("utf-8", "replace")
         if rest:
             yield rest.decode("utf-8", "replace")
-
-
-class AsyncRawCompletions:
-    """``client.chat.completions.with_raw_response``."""
-
-    def __init__(self, completions: AsyncCompletions) -> None:
-        self._completions = completions
-
-    @overload
-    async def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **params: Unpack[FormattedParams],
-    ) -> AsyncRawResponse[ChatCompletion]: ...
-
-    @overload
-    async def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **params: Unpack[FormattedParams],
-    ) -> AsyncRawResponse[AsyncStream]: ...
-
-    @declared
-    async def create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> AsyncRawResponse[Any]:
-        """Do as ``create``, and return the answer's head beside what it returns."""
-        asked = self._completions._ask(model, messages, stream, params)
-        if stream:
-            opened = await asked.stream(self._completions._delete)
-            return AsyncRawResponse(200, opened.headers, asked.call.retries, b"", lambda _: opened)
-        return await AsyncRawResponse.fetch(asked.call, completion_of)
-
-
-class AsyncStreamedCompletions:
-    """``client.chat.completions.with_streaming_response``."""
-
-    def __init__(self, completions: AsyncCompletions) -> None:
-        self._completions = completions
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **params: Unpack[FormattedParams],
-    ) -> AsyncStreamedResponse[ChatCompletion]: ...
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **params: Unpack[FormattedParams],
-    ) -> AsyncStreamedResponse[AsyncStream]: ...
-
-    @declared
-    def create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> AsyncStreamedResponse[Any]:
-        """Return the answer to what ``create`` would send, to be entered with ``async with``."""
-        asked = self._completions._ask(model, messages, stream, params)
-        return AsyncStreamedResponse(asked.call, asked.n if stream else None)

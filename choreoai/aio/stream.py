@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from types import TracebackType
+from collections.abc import AsyncIterator, Mapping
+from typing import TypeVar
 
 from ..errors import APIError, StreamInterruptedError
 from ..folding import Fold
@@ -13,6 +13,8 @@ from ..models import ChatCompletion, ChatCompletionChunk
 from ..reading import Reading, Record, first_text
 from ..transports.base import Cancelled
 from .feed import AsyncFeed
+
+S = TypeVar("S", bound="AsyncStream")
 
 
 class AsyncStream:
@@ -30,12 +32,9 @@ class AsyncStream:
     one gets a RuntimeError.
     """
 
-    def __init__(
-        self, feed: AsyncFeed, n: int = 1, stop: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    def __init__(self, feed: AsyncFeed) -> None:
         self._feed = feed
-        self._stop = stop
-        self._reading = Reading(n)
+        self._reading = Reading(feed.call.n)
         self._ready: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()
@@ -86,45 +85,6 @@ class AsyncStream:
             await self.close()
         return bool(self._ready)
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The response's headers; names are found whatever their case."""
-        return self._feed.headers
-
-    @property
-    def fold(self) -> Fold:
-        """What the chunks so far add up to."""
-        return self._reading.fold
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the response."""
-        return self._feed.headers.get("x-request-id")
-
-    @property
-    def id(self) -> str | None:
-        """What the server calls a resumable stream; None for any other."""
-        return self._feed.id
-
-    @property
-    def last_event_id(self) -> int | None:
-        """The number of the event handed out last, None without such numbers."""
-        return self._reading.last_event_id
-
-    @property
-    def partial_text(self) -> str:
-        """The text of the first choice so far."""
-        return self._reading.partial_text
-
-    @property
-    def partial(self) -> ChatCompletion:
-        """The answer so far, all choices; the unfinished ones have no finish_reason."""
-        return self._reading.partial
-
-    def __repr__(self) -> str:
-        state = "ended" if self._reading.ended else "closed" if self._closed else "open"
-        return f"<{type(self).__name__} {state} id={self.id!r}>"
-
     def _explain(self, error: BaseException) -> BaseException:
         """Return what to raise for *error*, met while reading."""
         reading = self._reading
@@ -143,6 +103,46 @@ class AsyncStream:
         return failure if isinstance(error, StopIteration) else error
 
     @property
+    def response(self) -> AsyncFeed:
+        """The response's head: its ``status_code`` and its ``headers``."""
+        return self._feed
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers; names are found whatever their case."""
+        return self._feed.headers
+
+    @property
+    def request_id(self) -> str | None:
+        """The ``x-request-id`` of the response."""
+        return self._feed.headers.get("x-request-id")
+
+    @property
+    def id(self) -> str | None:
+        """What the server calls a resumable stream; None for any other."""
+        return self._feed.id
+
+    @property
+    def last_event_id(self) -> int | None:
+        """The number of the event handed out last, None without such numbers."""
+        return self._reading.last_event_id
+
+    @property
+    def fold(self) -> Fold:
+        """What the chunks so far add up to."""
+        return self._reading.fold
+
+    @property
+    def partial_text(self) -> str:
+        """The text of the first choice so far."""
+        return self._reading.partial_text
+
+    @property
+    def partial(self) -> ChatCompletion:
+        """The answer so far, all choices; the unfinished ones have no finish_reason."""
+        return self._reading.fold.completion()
+
+    @property
     def text(self) -> AsyncIterator[str]:
         """The pieces of the first choice's text; chunks without choices are passed over."""
         return _AsyncText(self)
@@ -152,12 +152,14 @@ class AsyncStream:
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
+        await self._until_end()
+        return self.partial
+
+    async def _until_end(self) -> None:
         async for _ in self:
             pass
         if not self._reading.ended:
-            error = StreamInterruptedError("the stream was closed before its end")
-            raise self._reading.fail(error)
-        return self._reading.partial
+            raise self._reading.fail(StreamInterruptedError("the stream was closed before its end"))
 
     def _let_go(self) -> None:
         self._closed = True
@@ -178,23 +180,22 @@ class AsyncStream:
     async def cancel(self) -> None:
         """Close the stream and have the server stop generating, resumable or not."""
         self._let_go()
-        if self._stop is not None:
-            await self._stop()
+        if self._feed.call.stop is not None and self.id is not None:
+            await self._feed.call.stop(self.id)
 
-    async def __aenter__(self) -> AsyncStream:
+    async def __aenter__(self: S) -> S:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._let_go()
 
     def __del__(self) -> None:
         if hasattr(self, "_busy"):
             self._feed.drop()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._reading.ended else "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {state} id={self.id!r}>"
 
 
 class _Busy(RuntimeError):
@@ -212,6 +213,5 @@ class _AsyncText:
 
     async def __anext__(self) -> str:
         while True:
-            text = first_text(await self._stream.__anext__())
-            if text:
+            if text := first_text(await self._stream.__anext__()):
                 return text

@@ -5,48 +5,37 @@ Between two requests a connection is a plain socket, and belongs to no event loo
 
 from __future__ import annotations
 
-import http.client
-import io
 import os
-import re
 import socket
 import ssl
 import threading
 import time
-from email.message import Message
+from collections.abc import Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
 import requests
+from requests.structures import CaseInsensitiveDict
 from urllib3.util.wait import wait_for_read
 
+from choreo_wsgi.upstream.coding import Unpacker, is_packed
 from choreo_wsgi.upstream.framing import FramingError
+from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
 from ..policy import Timeout
-from ..transports.base import (
-    Body,
-    Cancelled,
-    Cut,
-    Network,
-    receive_some,
-    send_some,
-    shutdown,
-)
+from ..transports.base import Cancelled, Cut, receive_some, send_some, shutdown
 from ..transports.nonblocking import Waiter, dial, waiter
 from ..transports.route import Route, find_route, proxy_authorization
 
 _IDLE_CONNECTIONS = 100
-_LONGEST_HEAD = 64 * 1024
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 
 
 class AsyncTransport:
     """Sends requests; threads and tasks may share it, and processes after a fork."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, session: requests.Session) -> None:
         # For its settings alone: proxies, roots, and what the environment says of them.
-        self._session = network.session()
+        self._session = session
         self._pid = os.getpid()
         self._idle: dict[Route, list[socket.socket]] = {}
         self._closed = False
@@ -57,22 +46,16 @@ class AsyncTransport:
         """Send *request*; return the answer when its head is there.
 
         Raises Unreachable, Stalled when the answer takes too long, Cut when the connection
-        breaks instead, FramingError for a head that contradicts itself, and Cancelled.
+        breaks instead, FramingError for a head that cannot be read, and Cancelled.
         """
-        url = request.url or ""
-        route = find_route(self._session, url)
-        started = time.monotonic()
+        route = find_route(self._session, urlsplit(request.url or ""))
         cancel.check()
         sock = self._take(route)
         if sock is None:
             sock = await dial(route, timeout.connect)
-        waits = waiter(sock)
-        answer = AsyncAnswer(self, route, sock, waits, cancel, started)
+        answer = AsyncAnswer(self, route, sock, cancel)
         try:
-            cancel.attach(waits)
-            limit = timeout.first_byte
-            deadline = None if limit is None else time.monotonic() + limit
-            await answer.begin(request, deadline)
+            await answer.begin(request, timeout.first_byte)
         except BaseException:
             answer.drop()
             raise
@@ -150,8 +133,8 @@ class AsyncCancel:
     async def pause(self, seconds: float) -> None:
         """Wait; raises Cancelled."""
         pausing = waiter()
-        self.attach(pausing)
         try:
+            self.attach(pausing)
             await pausing.pause(seconds)
         finally:
             pausing.close()
@@ -165,31 +148,28 @@ class AsyncAnswer:
     """
 
     status: int
-    headers: Message
-    body: Body
+    headers: Mapping[str, str]
+    _head: Head
 
     def __init__(
-        self,
-        transport: AsyncTransport,
-        route: Route,
-        sock: socket.socket,
-        waits: Waiter,
-        cancel: AsyncCancel,
-        started: float,
+        self, transport: AsyncTransport, route: Route, sock: socket.socket, cancel: AsyncCancel
     ) -> None:
-        self.started = started
+        self.started = time.monotonic()
         self._transport = transport
         self._route = route
         self._sock = sock
-        self._waits = waits
+        self._waits = waiter(sock)
         self._cancel = cancel
         self._rest = b""  # received but not yet asked for
-        self._keep_alive = False
+        self._begun = False
+        self._unpacker: Unpacker | None = None
         self._closed = False
         self._pid = os.getpid()
 
-    async def begin(self, request: requests.PreparedRequest, deadline: float | None) -> None:
+    async def begin(self, request: requests.PreparedRequest, limit: float | None) -> None:
         """Send *request* and read the head.  Raises what ``Transport.send`` does."""
+        self._cancel.attach(self._waits)
+        deadline = None if limit is None else self.started + limit
         data = memoryview(_request_bytes(request, self._route))
         try:
             while data:
@@ -199,33 +179,26 @@ class AsyncAnswer:
             if error.errno is None:
                 raise  # not the system's: a signal handler raised it in here
             # A server that does not want the rest may have answered already.
-        head = await self._read_head(deadline)
-        while head[9:10] == b"1":  # 100 Continue, 103 Early Hints: the answer is still to come
-            head = await self._read_head(deadline)
-        match = _STATUS.match(head)
-        if match is None:
-            raise FramingError("it is not HTTP")
-        try:
-            self.headers = http.client.parse_headers(io.BytesIO(head[match.end() :]))
-        except http.client.HTTPException as error:
-            raise FramingError(str(error)) from error
-        self.status = int(match[2])
-        self.body = Body(request.method or "GET", self.status, self.headers)
-        said = (self.headers.get("Connection") or "").lower()
-        self._keep_alive = "close" not in said if match[1] == b"1" else "keep-alive" in said
+        method = request.method or "GET"
+        self._head = parse_head(await self._read_head(deadline), method)
+        while 100 <= self._head.status < 200:  # 103 Early Hints: the answer is still to come
+            self._head = parse_head(await self._read_head(deadline), method)
+        self.status = self._head.status
+        found = self._head.headers
+        names = [name for name, _ in found.items()]
+        values = {name: ", ".join(found.get_all(name) or ()) for name in names}
+        self.headers = CaseInsensitiveDict(values)
 
     async def _read_head(self, deadline: float | None) -> bytes:
         """Return the bytes up to an empty line; what follows is the start of the body."""
         data = self._rest
-        while not (found := _HEAD_END.search(data)):
-            if len(data) > _LONGEST_HEAD:
-                raise FramingError("its head is too long")
+        while (end := head_end(data)) < 0:
             more = await self._receive(deadline)
             if not more:
                 raise Cut("the connection was closed before the end of the response's head")
             data += more
-        self._rest = data[found.end() :]
-        return data[: found.end()]
+        self._rest = data[end:]
+        return data[:end]
 
     async def _receive(self, deadline: float | None) -> bytes:
         try:
@@ -245,20 +218,37 @@ class AsyncAnswer:
         """
         if self._pid != os.getpid():
             raise Cut("the connection belongs to the process that this one was forked from")
-        while not self.body.done:
+        framing = self._head.framing
+        while not framing.done:
             if self._closed:
                 raise Cancelled
             data, self._rest = self._rest, b""
             data = data or await self._receive(deadline)
             if not data:
                 self._cancel.check()
-            if body := self.body.feed(data):
+            try:
+                body = framing.feed(data)
+                if not body and framing.error is not None:
+                    raise framing.error
+                if not data:
+                    framing.end()
+                if body and not self._begun:
+                    self._begun = True
+                    coding = self.headers.get("content-encoding", "").lower()
+                    self._unpacker = Unpacker() if is_packed(coding, body) else None
+                if body and self._unpacker is not None:
+                    body = self._unpacker.unpack(body)
+            except FramingError as error:
+                raise Cut(str(error)) from error
+            if body:
                 return body
         return b""
 
     def close(self) -> None:
         """Give the connection back if the body is complete, close it otherwise."""
-        if self._closed or not (self.body.reusable and self._keep_alive) or self._rest:
+        framing = self._head.framing
+        reusable = framing.done and not framing.excess and self._head.keep_alive
+        if self._closed or not reusable or self._rest:
             self.drop()
             return
         self._closed = True
@@ -280,16 +270,13 @@ class AsyncAnswer:
 
 
 def _request_bytes(request: requests.PreparedRequest, route: Route) -> bytes:
-    url = urlsplit(request.url or "")
-    authority = url.netloc.rpartition("@")[2]
+    authority = urlsplit(request.url or "").netloc.rpartition("@")[2]
     target = request.path_url
     headers = {"Host": authority, **request.headers}
     if route.proxy is not None and route.scheme == "http":
         target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
-        if authorization := proxy_authorization(route.proxy):
-            headers["Proxy-Authorization"] = authorization
-    lines = [f"{request.method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+        headers.update(proxy_authorization(route.proxy))
+    lines = [f"{request.method} {target} HTTP/1.1", *map(": ".join, headers.items())]
     body = request.body or b""
     assert isinstance(body, bytes)
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body

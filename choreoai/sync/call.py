@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from email.message import Message
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
@@ -13,7 +12,7 @@ import requests
 from choreo_wsgi.upstream.framing import FramingError
 
 from ..errors import APIConnectionError, APIError, APITimeoutError, status_error
-from ..policy import Timeout, backoff, retry_delay
+from ..policy import Options, backoff, retry_delay
 from ..transports.base import Cut, Stalled, Unreachable
 from .transport import Answer, Cancel, Transport
 
@@ -24,23 +23,31 @@ _MOST_OF_AN_ANSWER = 256 * 1024 * 1024
 class Call:
     """A prepared *request*, to be carried out once in the end.
 
-    It is tried up to *max_retries* times more as long as nothing of the answer came:
+    It is tried up to ``options.max_retries`` times more as long as nothing of the answer came:
     after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
     A request that was sent and not answered in time is not repeated: it may be at work.
+
+    An answer that is a stream has *n* choices.  If the server can resume it, *resume* makes
+    from its id and the number of an event the call for what follows, and *stop* ends it there.
     """
 
     def __init__(
         self,
         transport: Transport,
         request: requests.PreparedRequest,
-        timeout: Timeout,
-        max_retries: int,
+        options: Options,
+        n: int = 1,
+        resume: Callable[[str, int], Call] | None = None,
+        stop: Callable[[str], None] | None = None,
     ) -> None:
-        self.timeout = timeout
+        self.timeout = options.timeout
+        self.n = n
+        self.resume = resume
+        self.stop = stop
         self.retries = 0
         self._transport = transport
         self._request = request
-        self._max_retries = max_retries
+        self._max_retries = options.max_retries
 
     def open(self, cancel: Cancel) -> Answer:
         """Return the answer, its body unread.
@@ -52,7 +59,7 @@ class Call:
             try:
                 answer = self._send(cancel)
             except (Unreachable, Cut) as error:
-                failure = _connection_error(error, self._request.url)
+                failure = _connection_error(error, self._request.url or "")
                 delay = backoff(self.retries)
                 if isinstance(error, Unreachable) and error.hopeless:
                     raise failure from error
@@ -60,8 +67,7 @@ class Call:
                 if 200 <= answer.status < 300:
                     return answer
                 failure = self._status_error(answer)
-                headers = lower(answer.headers)
-                again = retry_delay(answer.status, headers, self.retries, time.time())
+                again = retry_delay(answer.status, answer.headers, self.retries, time.time())
                 if again is None:
                     raise failure
                 delay = again
@@ -74,17 +80,18 @@ class Call:
         """Return the answer and its body.  Raises what :meth:`open` raises."""
         answer = self.open(Cancel())
         try:
-            return answer, self.read(answer, _MOST_OF_AN_ANSWER)
+            return answer, self.read(answer)
         finally:
             answer.close()
 
-    def read(self, answer: Answer, limit: int = _MOST_OF_AN_ERROR) -> bytes:
+    def read(self, answer: Answer, limit: int | None = None) -> bytes:
         """Return the whole body of *answer*.
 
         Raises what :meth:`blocks` raises, and APIConnectionError for a body that is longer than
-        *limit*.
+        *limit*, or than any answer.
         """
         body = bytearray()
+        limit = limit or _MOST_OF_AN_ANSWER
         for block in self.blocks(answer):
             body += block
             if len(body) > limit:
@@ -111,11 +118,11 @@ class Call:
     def refuse(self, answer: Answer) -> APIError:
         """Return the error for an *answer* that succeeded but is no stream; closes it."""
         try:
-            body = decode(self.read(answer))
+            body = decode(self.read(answer, _MOST_OF_AN_ERROR))
         finally:
             answer.close()
         if isinstance(body, dict) and body.get("error"):
-            return status_error(answer.status, lower(answer.headers), body)
+            return status_error(answer.status, answer.headers, body)
         kind = answer.headers.get("content-type", "")
         return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
 
@@ -130,32 +137,23 @@ class Call:
 
     def _status_error(self, answer: Answer) -> APIError:
         try:
-            body = decode(self.read(answer))
+            body = decode(self.read(answer, _MOST_OF_AN_ERROR))
         except APIConnectionError:
             body = None  # the status alone says enough
         finally:
             answer.close()
-        return status_error(answer.status, lower(answer.headers), body)
+        return status_error(answer.status, answer.headers, body)
 
 
-def _connection_error(error: Unreachable | Cut, url: str | None) -> APIConnectionError:
+def _connection_error(error: Unreachable | Cut, url: str) -> APIConnectionError:
     """Return our error for a transport's, with its cause in few words."""
-    where = "/".join((url or "").split("/", 3)[:3])
+    where = "/".join(url.split("/", 3)[:3])
     if isinstance(error, Unreachable) and error.timed_out:
         failure: APIConnectionError = APITimeoutError(f"could not connect to {where}: {error}")
     else:
         failure = APIConnectionError(f"no connection to {where}: {error}")
     failure.__cause__ = error.__cause__ or error
     return failure
-
-
-def lower(headers: Message) -> dict[str, str]:
-    """Return *headers* with lower-case names; of several values, all, with commas."""
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        name = name.lower()
-        found[name] = f"{found[name]}, {value}" if name in found else str(value)
-    return found
 
 
 def decode(body: bytes) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property, partial
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from ..base import BaseClient, Options
+import requests
+
+from ..base import BaseClient
 from ..models import Model, ModelList
 from ..objects import Object
+from ..policy import Options
 from ..reading import object_of
 from .call import Call
-from .completions import Completions
-from .raw import RawCompletions, RawResponse, StreamedCompletions
+from .completions import Completions, RawCompletions, StreamedCompletions
+from .raw import RawResponse
 from .responses import Responses
 from .transport import Transport
 
@@ -24,17 +27,15 @@ T = TypeVar("T", bound=Object)
 class ChoreoAI(BaseClient):
     __doc__ = BaseClient.__doc__
 
-    def _connect(self) -> None:
-        self._transport = Transport(self._network)
+    _transport: Transport
 
-    def _share(self, other: ChoreoAI) -> None:
-        super()._share(other)
-        self._transport = other._transport
+    def _connect(self, session: requests.Session) -> Transport:
+        return Transport(session)
 
     @cached_property
-    def chat(self) -> Chat:
+    def chat(self) -> Chat[Completions]:
         """Chat: ``chat.completions``."""
-        return Chat(self)
+        return Chat(Completions(self))
 
     @cached_property
     def responses(self) -> Responses:
@@ -44,24 +45,24 @@ class ChoreoAI(BaseClient):
     @cached_property
     def models(self) -> Models:
         """The server's models."""
-        return Models(self)
+        return Models(RawModels(self))
 
     @cached_property
     def with_raw_response(self) -> ClientWith[RawCompletions]:
         """``with_raw_response`` of all resources."""
         raw = self.chat.completions.with_raw_response
-        return ClientWith(raw, self.models.with_raw_response)
+        return ClientWith(Chat(raw), self.models.with_raw_response)
 
     @cached_property
     def with_streaming_response(self) -> ClientWith[StreamedCompletions]:
         """``with_streaming_response`` of the completions; models are read at once."""
         streamed = self.chat.completions.with_streaming_response
-        return ClientWith(streamed, self.models.with_raw_response)
+        return ClientWith(Chat(streamed), self.models.with_raw_response)
 
-    def _call(self, method: str, path: str, body: Any, options: Options) -> Call:
+    def _call(self, method: str, path: str, body: Any, options: Options, **stream: Any) -> Call:
         """Return the call of *method* and *path*, to be carried out."""
         request = self._request(method, path, body, options)
-        return Call(self._transport, request, options.timeout, options.max_retries)
+        return Call(self._transport, request, options, **stream)
 
     def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""
@@ -71,37 +72,23 @@ class ChoreoAI(BaseClient):
     def __enter__(self) -> ChoreoAI:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-class Chat:
+@dataclass(frozen=True)
+class Chat(Generic[R]):
     """``client.chat``."""
 
-    def __init__(self, client: ChoreoAI) -> None:
-        self._client = client
-
-    @cached_property
-    def completions(self) -> Completions:
-        """``client.chat.completions``."""
-        return Completions(self._client)
+    completions: R
 
 
+@dataclass(frozen=True)
 class Models:
     """``client.models``."""
 
-    def __init__(self, client: ChoreoAI) -> None:
-        self._client = client
-
-    @cached_property
-    def with_raw_response(self) -> RawModels:
-        """The same methods; they return the answer's head and body beside its meaning."""
-        return RawModels(self)
+    #: The same methods; they return the answer's head and body beside its meaning.
+    with_raw_response: RawModels
 
     def list(self) -> ModelList:
         """Return the models that can be asked for."""
@@ -115,8 +102,8 @@ class Models:
 class RawModels:
     """``client.models.with_raw_response``."""
 
-    def __init__(self, models: Models) -> None:
-        self._client = models._client
+    def __init__(self, client: ChoreoAI) -> None:
+        self._client = client
 
     def list(self) -> RawResponse[ModelList]:
         """Return the answer's head beside the models."""
@@ -131,16 +118,9 @@ class RawModels:
         return RawResponse.fetch(call, partial(object_of, kind))
 
 
+@dataclass(frozen=True)
 class ClientWith(Generic[R]):
     """``client.with_raw_response`` and ``client.with_streaming_response``."""
 
-    def __init__(self, completions: R, models: RawModels) -> None:
-        self.chat = ChatWith(completions)
-        self.models = models
-
-
-class ChatWith(Generic[R]):
-    """``client.with_raw_response.chat``."""
-
-    def __init__(self, completions: R) -> None:
-        self.completions = completions
+    chat: Chat[R]
+    models: RawModels

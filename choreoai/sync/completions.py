@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, cast
 
-from ..base import Options, stream_headers, stream_path
+from ..base import stream_headers, stream_path
 from ..errors import NotFoundError
 from ..models import ChatCompletion
-from ..params import (
-    NOT_GIVEN,
-    CompletionParams,
-    FormattedParams,
-    Messages,
-    TimeoutLike,
-    declared,
-    split,
-)
-from ..parsing import ParsedChatCompletion, Parser, T, response_format_of
+from ..params import NOT_GIVEN, PARAMS, CompletionParams, Create, Messages, TimeoutLike, declared
+from ..parsing import ParsedChatCompletion, T, parsing
+from ..policy import Options
 from ..reading import completion_of
 from .call import Call
 from .event_stream import ChatCompletionStreamManager
-from .feed import Feed, Resume, open_feed
-from .raw import RawCompletions, RawResponse, StreamedCompletions
+from .feed import Feed
+from .raw import RawResponse, StreamedResponse
 from .stream import Stream
 
 if TYPE_CHECKING:
     from ..params import Unpack
     from .client import ChoreoAI
-
-
-class Asked(NamedTuple):
-    """A completion that was asked for: its call, its choices, and how a stream is resumed."""
-
-    call: Call
-    n: int
-    resume: Callable[[str], Resume] | None
-
-    def stream(self, stop: Callable[[str], None]) -> Stream:
-        """Return the answer as a stream that *stop*, given its id, makes the server end."""
-        feed = open_feed(self.call, self.resume)
-        return stream_of(feed, self.n, stop)
-
-
-def stream_of(feed: Feed, n: int, stop: Callable[[str], None]) -> Stream:
-    """Return the stream of *n* choices that *feed* brings."""
-    return Stream(feed, n, None if feed.id is None else partial(stop, feed.id))
 
 
 class Completions:
@@ -67,44 +42,8 @@ class Completions:
         """The same methods; the body is read as it comes."""
         return StreamedCompletions(self)
 
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **params: Unpack[FormattedParams],
-    ) -> ChatCompletion: ...
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **params: Unpack[FormattedParams],
-    ) -> Stream: ...
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: bool | None,
-        **params: Unpack[FormattedParams],
-    ) -> ChatCompletion | Stream: ...
-
-    @declared
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: bool | None = None,
-        **params: Any,
+    def _create(
+        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
     ) -> ChatCompletion | Stream:
         """Ask *model* to answer *messages*.
 
@@ -116,10 +55,13 @@ class Completions:
         Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError when the
         arguments cannot be written as JSON, and TypeError for a parameter of another name.
         """
-        asked = self._ask(model, messages, stream, params)
-        if stream:
-            return asked.stream(self._delete)
-        return (RawResponse.fetch(asked.call, completion_of)).parse()
+        answer = self.with_raw_response._create(
+            model=model, messages=messages, stream=stream, **params
+        )
+        made: ChatCompletion | Stream = answer.parse()
+        return made
+
+    create: Create[ChatCompletion, Stream] = declared(cast(Any, _create))
 
     @declared
     def parse(
@@ -137,10 +79,10 @@ class Completions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        parser, members = _parsing(response_format, params)
-        asked = self._ask(model, messages, False, members)
-        answer = RawResponse.fetch(asked.call, completion_of)
-        return parser.completion(answer.parse())
+        answer = self.with_raw_response.parse(
+            model=model, messages=messages, response_format=response_format, **params
+        )
+        return answer.parse()
 
     @declared
     def stream(
@@ -155,9 +97,9 @@ class Completions:
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
-        parser, members = _parsing(response_format, params)
-        asked = self._ask(model, messages, True, members)
-        return ChatCompletionStreamManager(partial(asked.stream, self._delete), parser)
+        parser, members = parsing(response_format, params)
+        call = self._ask(model, messages, True, members)
+        return ChatCompletionStreamManager(call, parser)
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
         """Return the resumable stream *id* from the event that follows number *after*.
@@ -165,37 +107,39 @@ class Completions:
         *id* is :attr:`choreoai.Stream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        options = self._client._options(timeout)
-        call = self._resuming(id, options, after)
-        feed = open_feed(call, partial(self._resume, options), after)
-        return stream_of(feed, 1, self._delete)
+        call = self._resuming(self._client._options(timeout), id, after)
+        return Stream(Feed.open(call, after))
 
     def _ask(
         self, model: str, messages: Messages, stream: bool | None, params: Mapping[str, Any]
-    ) -> Asked:
-        """Return what is asked, to be sent."""
-        members, given = split(params)
-        extra = given.pop("extra_body", None) or {}
-        options = self._client._options(**given)
-        body = {"model": model, "messages": list(messages), **members, **extra}
-        sent, resume = options, None
+    ) -> Call:
+        """Return the call that asks for an answer, to be carried out."""
+        members = {"model": model, "messages": list(messages)}
+        body, options = self._client._asked(members, params, PARAMS)
+        sent, n, resume = options, body.get("n"), None
         if stream is not None:
             body["stream"] = stream
         if stream:
             sent = replace(options, headers=stream_headers(options))
-            resume = partial(self._resume, options) if options.resumable else None
-        call = self._client._call("POST", "/chat/completions", body, sent)
-        n = body.get("n")
-        return Asked(call, n if isinstance(n, int) and n > 0 else 1, resume)
+            resume = partial(self._resuming, options) if options.resumable else None
+        return self._client._call(
+            "POST",
+            "/chat/completions",
+            body,
+            sent,
+            n=n if isinstance(n, int) and n > 0 else 1,
+            resume=resume,
+            stop=self._delete,
+        )
 
-    def _resume(self, options: Options, stream_id: str) -> Resume:
-        # No retries in the call: the feed counts its tries from one event to the next.
-        return partial(self._resuming, stream_id, replace(options, max_retries=0))
-
-    def _resuming(self, stream_id: str, options: Options, after: int) -> Call:
+    def _resuming(self, options: Options, stream_id: str, after: int) -> Call:
+        """Return the call for what follows event *after* of a stream."""
         headers = {**options.headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
         sent = replace(options, headers=headers)
-        return self._client._call("GET", stream_path(stream_id), None, sent)
+        # No retries once it breaks: the feed counts its tries from one event to the next.
+        resume = partial(self._resuming, replace(options, max_retries=0))
+        path = stream_path(stream_id)
+        return self._client._call("GET", path, None, sent, resume=resume, stop=self._delete)
 
     def _delete(self, stream_id: str) -> None:
         with suppress(NotFoundError):  # it is over and forgotten
@@ -203,10 +147,55 @@ class Completions:
             self._client._call("DELETE", path, None, self._client._options()).fetch()
 
 
-def _parsing(response_format: Any, params: Mapping[str, Any]) -> tuple[Parser[Any], dict[str, Any]]:
-    """Return what parses the answer, and the parameters with the format as the API takes it."""
-    members = dict(params)
-    if response_format is not None:
-        members["response_format"] = response_format_of(response_format)
-    members["tools"] = list(params.get("tools") or ()) or NOT_GIVEN
-    return Parser(response_format, members["tools"] or ()), members
+class RawCompletions:
+    """``client.chat.completions.with_raw_response``."""
+
+    def __init__(self, completions: Completions) -> None:
+        self._completions = completions
+
+    def _create(
+        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
+    ) -> RawResponse[Any]:
+        """Do as ``create``, and return the answer's head beside what it returns."""
+        call = self._completions._ask(model, messages, stream, params)
+        if not stream:
+            return RawResponse.fetch(call, completion_of)
+        opened = Stream(Feed.open(call))
+        return RawResponse(200, opened.headers, call.retries, b"", lambda _: opened)
+
+    create: Create[
+        RawResponse[ChatCompletion],
+        RawResponse[Stream],
+    ] = declared(cast(Any, _create))
+
+    @declared
+    def parse(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        response_format: type[T] | Mapping[str, Any] | None = None,
+        **params: Unpack[CompletionParams],
+    ) -> RawResponse[ParsedChatCompletion[T]]:
+        """Do as ``parse``, and return the answer's head beside what it returns."""
+        parser, members = parsing(response_format, params)
+        call = self._completions._ask(model, messages, False, members)
+        return RawResponse.fetch(call, lambda body: parser.completion(completion_of(body)))
+
+
+class StreamedCompletions:
+    """``client.chat.completions.with_streaming_response``."""
+
+    def __init__(self, completions: Completions) -> None:
+        self._completions = completions
+
+    def _create(
+        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
+    ) -> StreamedResponse[Any]:
+        """Return the answer to what ``create`` would send, to be entered with ``with``."""
+        call = self._completions._ask(model, messages, stream, params)
+        return StreamedResponse(call, bool(stream))
+
+    create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]] = declared(
+        cast(Any, _create)
+    )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Generic
 
-from ..errors import ContentFilterFinishReasonError, LengthFinishReasonError
 from ..events import ChatCompletionStreamEvent, Events
-from ..models import ChatCompletion, ChatCompletionChunk
+from ..models import ChatCompletion
 from ..parsing import ParsedChatCompletion, Parser, T
+from .call import Call
+from .feed import Feed
 from .stream import Stream
 
 
@@ -32,18 +32,13 @@ class ChatCompletionStream(Generic[T]):
 
     def __next__(self) -> ChatCompletionStreamEvent[T]:
         while not self._ready:
-            chunk = self._stream.__next__()
-            if self._parser.active:
-                self._check(chunk)
-            self._ready.extend(self._events.of(chunk))
+            self._ready.extend(self._events.of(self._stream.__next__()))
         return self._ready.popleft()
 
-    def _check(self, chunk: ChatCompletionChunk) -> None:
-        for choice in chunk.choices:
-            if choice.finish_reason == "length":
-                raise LengthFinishReasonError(completion=self._stream.partial)
-            if choice.finish_reason == "content_filter":
-                raise ContentFilterFinishReasonError(completion=self._stream.partial)
+    @property
+    def response(self) -> Feed:
+        """The response's head: its ``status_code`` and its ``headers``."""
+        return self._stream.response
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:
@@ -65,24 +60,25 @@ class ChatCompletionStream(Generic[T]):
         """Close the connection."""
         self._stream.close()
 
+    def __enter__(self) -> ChatCompletionStream[T]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
 
 class ChatCompletionStreamManager(Generic[T]):
     """What ``stream()`` returns: entering it sends the request, leaving it closes the stream."""
 
-    def __init__(self, begin: Callable[[], Stream], parser: Parser[T]) -> None:
-        self._begin = begin
+    def __init__(self, call: Call, parser: Parser[T]) -> None:
+        self._call = call
         self._parser = parser
         self._stream: Stream | None = None
 
     def __enter__(self) -> ChatCompletionStream[T]:
-        self._stream = self._begin()
+        self._stream = Stream(Feed.open(self._call))
         return ChatCompletionStream(self._stream, self._parser)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._stream is not None:
             self._stream.close()

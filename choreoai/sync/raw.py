@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
-from requests.structures import CaseInsensitiveDict
-
-from ..models import ChatCompletion
 from ..objects import Object
-from ..params import FormattedParams, Messages, declared
 from ..reading import completion_of
-from .call import Call, lower
+from .call import Call
 from .feed import Feed
 from .stream import Stream
 from .transport import Answer, Cancel
-
-if TYPE_CHECKING:
-    from ..params import Unpack
-    from .completions import Completions
 
 T = TypeVar("T")
 
@@ -41,7 +32,7 @@ class RawResponse(Generic[T]):
         parse: Callable[[bytes], T],
     ) -> None:
         self.status_code = status
-        self.headers: Mapping[str, str] = CaseInsensitiveDict(headers)
+        self.headers = headers
         self.retries_taken = retries
         self.content = content
         self._parse = parse
@@ -50,7 +41,7 @@ class RawResponse(Generic[T]):
     def fetch(cls, call: Call, parse: Callable[[bytes], T]) -> RawResponse[T]:
         """Carry *call* out and return what answers it."""
         answer, content = call.fetch()
-        return cls(answer.status, lower(answer.headers), call.retries, content, parse)
+        return cls(answer.status, answer.headers, call.retries, content, parse)
 
     @property
     def request_id(self) -> str | None:
@@ -83,36 +74,38 @@ class StreamedResponse(Generic[T]):
 
     status_code: int
     headers: Mapping[str, str]
+    _answer: Answer
 
-    def __init__(self, call: Call, n: int | None) -> None:
+    def __init__(self, call: Call, streamed: bool) -> None:
         self._call = call
-        self._n = n  # the choices of a stream
+        self._streamed = streamed
         self._cancel = Cancel()
-        self._answer: Answer | None = None
 
     def __enter__(self) -> StreamedResponse[T]:
         self._answer = self._call.open(self._cancel)
         self.status_code = self._answer.status
-        self.headers = CaseInsensitiveDict(lower(self._answer.headers))
+        self.headers = self._answer.headers
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._answer is not None:
-            self._answer.close()
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._answer.close()
 
     @property
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the answer."""
         return self.headers.get("x-request-id")
 
+    @property
+    def retries_taken(self) -> int:
+        """How often the request was sent again."""
+        return self._call.retries
+
     def read(self) -> bytes:
         """Return the whole body."""
-        assert self._answer is not None
         return self._call.read(self._answer)
 
     def text(self) -> str:
@@ -125,17 +118,15 @@ class StreamedResponse(Generic[T]):
 
     def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
-        if self._n is None:
-            made: Any = completion_of(self.read())
+        made: Any
+        if self._streamed:
+            made = Stream(Feed(self._call, self._answer, self._cancel))
         else:
-            assert self._answer is not None
-            feed = Feed(self._call, self._answer, self._cancel, None, 0)
-            made = Stream(feed, self._n)
+            made = completion_of(self.read())
         return made  # type: ignore[no-any-return]
 
     def iter_bytes(self) -> Iterator[bytes]:
         """Return the body as it comes."""
-        assert self._answer is not None
         return self._call.blocks(self._answer)
 
     def iter_lines(self) -> Iterator[str]:
@@ -147,76 +138,3 @@ class StreamedResponse(Generic[T]):
                 yield line.rstrip(b"\r").decode("utf-8", "replace")
         if rest:
             yield rest.decode("utf-8", "replace")
-
-
-class RawCompletions:
-    """``client.chat.completions.with_raw_response``."""
-
-    def __init__(self, completions: Completions) -> None:
-        self._completions = completions
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **params: Unpack[FormattedParams],
-    ) -> RawResponse[ChatCompletion]: ...
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **params: Unpack[FormattedParams],
-    ) -> RawResponse[Stream]: ...
-
-    @declared
-    def create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> RawResponse[Any]:
-        """Do as ``create``, and return the answer's head beside what it returns."""
-        asked = self._completions._ask(model, messages, stream, params)
-        if stream:
-            opened = asked.stream(self._completions._delete)
-            return RawResponse(200, opened.headers, asked.call.retries, b"", lambda _: opened)
-        return RawResponse.fetch(asked.call, completion_of)
-
-
-class StreamedCompletions:
-    """``client.chat.completions.with_streaming_response``."""
-
-    def __init__(self, completions: Completions) -> None:
-        self._completions = completions
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **params: Unpack[FormattedParams],
-    ) -> StreamedResponse[ChatCompletion]: ...
-
-    @overload
-    def create(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **params: Unpack[FormattedParams],
-    ) -> StreamedResponse[Stream]: ...
-
-    @declared
-    def create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> StreamedResponse[Any]:
-        """Return the answer to what ``create`` would send, to be entered with ``with``."""
-        asked = self._completions._ask(model, messages, stream, params)
-        return StreamedResponse(asked.call, asked.n if stream else None)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
 from ..base import stream_headers
-from ..errors import StreamInterruptedError
-from ..params import NOT_GIVEN, TimeoutLike, split
+from ..params import NOT_GIVEN, TimeoutLike
+from ..policy import Options
 from ..reading import object_of
 from ..responses import (
     RESPONSE_PARAMS,
@@ -20,7 +20,7 @@ from ..responses import (
     ResponseReading,
     finished,
 )
-from .feed import Feed, open_feed
+from .feed import Feed
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class ResponseStream(Stream):
     ``response.completed`` or ``response.incomplete``; a response that failed raises.
     """
 
-    def __init__(self, feed: Feed, stop: Callable[[], None] | None, first: int | None) -> None:
-        super().__init__(feed, 1, stop)
+    def __init__(self, feed: Feed, first: int) -> None:
+        super().__init__(feed)
         self._events = self._reading = ResponseReading(first)
 
     def __iter__(self) -> Iterator[ResponseEvent]:  # type: ignore[override]
@@ -47,7 +47,7 @@ class ResponseStream(Stream):
         return event  # type: ignore[no-any-return]
 
     @property
-    def response(self) -> Response | None:
+    def response(self) -> Response | None:  # type: ignore[override]
         """The response as the last event that holds it had it; its id is there at once."""
         return self._events.response
 
@@ -56,11 +56,8 @@ class ResponseStream(Stream):
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
-        for _ in self:
-            pass
-        if not self._events.ended or self._events.response is None:
-            raise self._events.fail(StreamInterruptedError("the stream was closed before its end"))
-        return self._events.response
+        self._until_end()
+        return self._events.response or Response()
 
 
 class Responses:
@@ -95,22 +92,15 @@ class Responses:
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        members, given = split(params, RESPONSE_PARAMS)
-        extra = given.pop("extra_body", None) or {}
-        options = self._client._options(**given)
-        body = {"model": model, "input": input, **members, **extra}
+        members = {"model": model, "input": input}
+        body, options = self._client._asked(members, params, RESPONSE_PARAMS)
         if not stream:
-            call = self._client._call("POST", "/responses", body, options)
-            return finished(object_of(Response, (call.fetch())[1]))
-        resumable = bool(options.resumable or body.get("background"))
-        if resumable:
+            return finished(self._whole("POST", "", body, options))
+        if options.resumable or body.get("background"):
+            options = replace(options, resumable=True)
             body["background"] = True
-        headers = stream_headers(replace(options, resumable=resumable))
-        sent = replace(options, headers=headers)
-        call = self._client._call("POST", "/responses", {**body, "stream": True}, sent)
-        chat = self._client.chat.completions
-        feed = open_feed(call, partial(chat._resume, options) if resumable else None)
-        return ResponseStream(feed, self._stop(feed), 0)
+        sent = replace(options, headers=stream_headers(options))
+        return self._stream("POST", "", {**body, "stream": True}, options, sent, 0)
 
     @overload
     def retrieve(
@@ -145,34 +135,39 @@ class Responses:
         """
         options = self._client._options(timeout)
         if not stream:
-            call = self._client._call("GET", _path(response_id), None, options)
-            return object_of(Response, (call.fetch())[1])
+            return self._whole("GET", response_id, None, options)
         query: dict[str, object] = {"stream": "true"}
         if starting_after is not None:
             query["starting_after"] = starting_after
-        headers = {"Accept": "text/event-stream", **options.headers}
-        sent = replace(options, headers=headers, query={**options.query, **query})
-        call = self._client._call("GET", _path(response_id), None, sent)
-        chat = self._client.chat.completions
-        feed = open_feed(call, partial(chat._resume, options))
+        options = replace(options, resumable=True)
+        sent = replace(options, headers={"Accept": "text/event-stream"}, query=query)
         first = 0 if starting_after is None else starting_after + 1
-        return ResponseStream(feed, self._stop(feed), first)
+        return self._stream("GET", response_id, None, options, sent, first)
 
     def cancel(self, response_id: str) -> Response:
         """Have the server stop making a response; return it as far as it came."""
-        options = self._client._options()
-        path = _path(response_id) + "/cancel"
-        call = self._client._call("POST", path, None, options)
-        return object_of(Response, (call.fetch())[1])
+        return self._whole("POST", response_id, None, self._client._options(), "/cancel")
 
     def delete(self, response_id: str) -> None:
         """Have the server forget a response."""
-        options = self._client._options()
-        self._client._call("DELETE", _path(response_id), None, options).fetch()
+        self._whole("DELETE", response_id, None, self._client._options())
 
-    def _stop(self, feed: Feed) -> Callable[[], None] | None:
-        return partial(self._client.chat.completions._delete, feed.id) if feed.id else None
+    def _whole(
+        self, method: str, id: str, body: Any, options: Options, action: str = ""
+    ) -> Response:
+        call = self._client._call(method, _path(id) + action, body, options)
+        answer, content = call.fetch()
+        return Response() if answer.status == 204 else object_of(Response, content)
+
+    def _stream(
+        self, method: str, id: str, body: Any, options: Options, sent: Options, first: int
+    ) -> ResponseStream:
+        """Return the events from number *first* on; what breaks is resumed as chat's streams."""
+        chat = self._client.chat.completions
+        resume = partial(chat._resuming, options) if options.resumable else None
+        call = self._client._call(method, _path(id), body, sent, resume=resume, stop=chat._delete)
+        return ResponseStream(Feed.open(call), first)
 
 
 def _path(response_id: str) -> str:
-    return "/responses/" + quote(response_id, safe="")
+    return "/responses" + ("/" + quote(response_id, safe="") if response_id else "")

@@ -5,48 +5,37 @@ Between two requests a connection is a plain socket, and belongs to no event loo
 
 from __future__ import annotations
 
-import http.client
-import io
 import os
-import re
 import socket
 import ssl
 import threading
 import time
-from email.message import Message
+from collections.abc import Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
 import requests
+from requests.structures import CaseInsensitiveDict
 from urllib3.util.wait import wait_for_read
 
+from choreo_wsgi.upstream.coding import Unpacker, is_packed
 from choreo_wsgi.upstream.framing import FramingError
+from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
 from ..policy import Timeout
-from ..transports.base import (
-    Body,
-    Cancelled,
-    Cut,
-    Network,
-    receive_some,
-    send_some,
-    shutdown,
-)
+from ..transports.base import Cancelled, Cut, receive_some, send_some, shutdown
 from ..transports.blocking import Waiter, dial, waiter
 from ..transports.route import Route, find_route, proxy_authorization
 
 _IDLE_CONNECTIONS = 100
-_LONGEST_HEAD = 64 * 1024
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 
 
 class Transport:
     """Sends requests; threads and tasks may share it, and processes after a fork."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, session: requests.Session) -> None:
         # For its settings alone: proxies, roots, and what the environment says of them.
-        self._session = network.session()
+        self._session = session
         self._pid = os.getpid()
         self._idle: dict[Route, list[socket.socket]] = {}
         self._closed = False
@@ -55,22 +44,16 @@ class Transport:
         """Send *request*; return the answer when its head is there.
 
         Raises Unreachable, Stalled when the answer takes too long, Cut when the connection
-        breaks instead, FramingError for a head that contradicts itself, and Cancelled.
+        breaks instead, FramingError for a head that cannot be read, and Cancelled.
         """
-        url = request.url or ""
-        route = find_route(self._session, url)
-        started = time.monotonic()
+        route = find_route(self._session, urlsplit(request.url or ""))
         cancel.check()
         sock = self._take(route)
         if sock is None:
             sock = dial(route, timeout.connect)
-        waits = waiter(sock)
-        answer = Answer(self, route, sock, waits, cancel, started)
+        answer = Answer(self, route, sock, cancel)
         try:
-            cancel.attach(waits)
-            limit = timeout.first_byte
-            deadline = None if limit is None else time.monotonic() + limit
-            answer.begin(request, deadline)
+            answer.begin(request, timeout.first_byte)
         except BaseException:
             answer.drop()
             raise
@@ -148,8 +131,8 @@ class Cancel:
     def pause(self, seconds: float) -> None:
         """Wait; raises Cancelled."""
         pausing = waiter()
-        self.attach(pausing)
         try:
+            self.attach(pausing)
             pausing.pause(seconds)
         finally:
             pausing.close()
@@ -163,31 +146,28 @@ class Answer:
     """
 
     status: int
-    headers: Message
-    body: Body
+    headers: Mapping[str, str]
+    _head: Head
 
     def __init__(
-        self,
-        transport: Transport,
-        route: Route,
-        sock: socket.socket,
-        waits: Waiter,
-        cancel: Cancel,
-        started: float,
+        self, transport: Transport, route: Route, sock: socket.socket, cancel: Cancel
     ) -> None:
-        self.started = started
+        self.started = time.monotonic()
         self._transport = transport
         self._route = route
         self._sock = sock
-        self._waits = waits
+        self._waits = waiter(sock)
         self._cancel = cancel
         self._rest = b""  # received but not yet asked for
-        self._keep_alive = False
+        self._begun = False
+        self._unpacker: Unpacker | None = None
         self._closed = False
         self._pid = os.getpid()
 
-    def begin(self, request: requests.PreparedRequest, deadline: float | None) -> None:
+    def begin(self, request: requests.PreparedRequest, limit: float | None) -> None:
         """Send *request* and read the head.  Raises what ``Transport.send`` does."""
+        self._cancel.attach(self._waits)
+        deadline = None if limit is None else self.started + limit
         data = memoryview(_request_bytes(request, self._route))
         try:
             while data:
@@ -197,33 +177,26 @@ class Answer:
             if error.errno is None:
                 raise  # not the system's: a signal handler raised it in here
             # A server that does not want the rest may have answered already.
-        head = self._read_head(deadline)
-        while head[9:10] == b"1":  # 100 Continue, 103 Early Hints: the answer is still to come
-            head = self._read_head(deadline)
-        match = _STATUS.match(head)
-        if match is None:
-            raise FramingError("it is not HTTP")
-        try:
-            self.headers = http.client.parse_headers(io.BytesIO(head[match.end() :]))
-        except http.client.HTTPException as error:
-            raise FramingError(str(error)) from error
-        self.status = int(match[2])
-        self.body = Body(request.method or "GET", self.status, self.headers)
-        said = (self.headers.get("Connection") or "").lower()
-        self._keep_alive = "close" not in said if match[1] == b"1" else "keep-alive" in said
+        method = request.method or "GET"
+        self._head = parse_head(self._read_head(deadline), method)
+        while 100 <= self._head.status < 200:  # 103 Early Hints: the answer is still to come
+            self._head = parse_head(self._read_head(deadline), method)
+        self.status = self._head.status
+        found = self._head.headers
+        names = [name for name, _ in found.items()]
+        values = {name: ", ".join(found.get_all(name) or ()) for name in names}
+        self.headers = CaseInsensitiveDict(values)
 
     def _read_head(self, deadline: float | None) -> bytes:
         """Return the bytes up to an empty line; what follows is the start of the body."""
         data = self._rest
-        while not (found := _HEAD_END.search(data)):
-            if len(data) > _LONGEST_HEAD:
-                raise FramingError("its head is too long")
+        while (end := head_end(data)) < 0:
             more = self._receive(deadline)
             if not more:
                 raise Cut("the connection was closed before the end of the response's head")
             data += more
-        self._rest = data[found.end() :]
-        return data[: found.end()]
+        self._rest = data[end:]
+        return data[:end]
 
     def _receive(self, deadline: float | None) -> bytes:
         try:
@@ -243,20 +216,37 @@ class Answer:
         """
         if self._pid != os.getpid():
             raise Cut("the connection belongs to the process that this one was forked from")
-        while not self.body.done:
+        framing = self._head.framing
+        while not framing.done:
             if self._closed:
                 raise Cancelled
             data, self._rest = self._rest, b""
             data = data or self._receive(deadline)
             if not data:
                 self._cancel.check()
-            if body := self.body.feed(data):
+            try:
+                body = framing.feed(data)
+                if not body and framing.error is not None:
+                    raise framing.error
+                if not data:
+                    framing.end()
+                if body and not self._begun:
+                    self._begun = True
+                    coding = self.headers.get("content-encoding", "").lower()
+                    self._unpacker = Unpacker() if is_packed(coding, body) else None
+                if body and self._unpacker is not None:
+                    body = self._unpacker.unpack(body)
+            except FramingError as error:
+                raise Cut(str(error)) from error
+            if body:
                 return body
         return b""
 
     def close(self) -> None:
         """Give the connection back if the body is complete, close it otherwise."""
-        if self._closed or not (self.body.reusable and self._keep_alive) or self._rest:
+        framing = self._head.framing
+        reusable = framing.done and not framing.excess and self._head.keep_alive
+        if self._closed or not reusable or self._rest:
             self.drop()
             return
         self._closed = True
@@ -278,16 +268,13 @@ class Answer:
 
 
 def _request_bytes(request: requests.PreparedRequest, route: Route) -> bytes:
-    url = urlsplit(request.url or "")
-    authority = url.netloc.rpartition("@")[2]
+    authority = urlsplit(request.url or "").netloc.rpartition("@")[2]
     target = request.path_url
     headers = {"Host": authority, **request.headers}
     if route.proxy is not None and route.scheme == "http":
         target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
-        if authorization := proxy_authorization(route.proxy):
-            headers["Proxy-Authorization"] = authorization
-    lines = [f"{request.method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+        headers.update(proxy_authorization(route.proxy))
+    lines = [f"{request.method} {target} HTTP/1.1", *map(": ".join, headers.items())]
     body = request.body or b""
     assert isinstance(body, bytes)
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body

@@ -1,24 +1,19 @@
-"""What both transports share: their errors, their settings, and the body of an answer."""
+"""What both transports share: their errors, and what is done with a socket that never waits."""
 
 from __future__ import annotations
 
 import socket
-import zlib
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
-from email.message import Message
-from typing import NamedTuple, Union
+from typing import TypeVar
 
-import requests
-
-from choreo_wsgi.upstream.framing import FramingError, framing_of
+T = TypeVar("T")
 
 #: Some tens of frames: their objects are used while they are still in the processor's cache.
 #: And a whole TLS record, so that none is left over in OpenSSL where no poll sees it.
 BLOCK = 16 * 1024
 _PIECE = 256 * 1024
-
-_CODINGS = frozenset(("gzip", "x-gzip", "deflate"))
 
 
 # None of these is an OSError: urllib3 would take one for its own and wrap it.
@@ -43,68 +38,6 @@ class Unreachable(Exception):
         self.hopeless = hopeless
 
 
-class Network(NamedTuple):
-    """How connections are made: as the members of ``requests.Session`` of the same names."""
-
-    proxies: Mapping[str, str] | None = None
-    verify: Union[bool, str, None] = True
-    cert: Union[str, tuple[str, str], None] = None
-    trust_env: bool = True
-
-    def session(self) -> requests.Session:
-        """Return a session with these settings."""
-        session = requests.Session()
-        session.proxies.update(self.proxies or {})
-        session.verify, session.cert = self.verify, self.cert
-        session.trust_env = self.trust_env
-        return session
-
-
-class Body:
-    """Takes the bytes of a connection and hands out those of the answer's body.
-
-    A body in a coding that was not asked for (a proxy compressed it) is decoded.  Raises
-    FramingError when the *headers* contradict themselves or name an unknown coding.
-    """
-
-    def __init__(self, method: str, status: int, headers: Message) -> None:
-        self._framing = framing_of(method, status, headers)
-        self._inflate = None
-        self.closed = False  # the connection has ended
-        coding = (headers.get("Content-Encoding") or "identity").strip().lower()
-        if coding in _CODINGS:
-            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        elif coding != "identity" and not self._framing.done:
-            raise FramingError(f"the coding {coding[:50]!r}, which was not asked for")
-
-    @property
-    def done(self) -> bool:
-        """Whether the body is complete."""
-        return self._framing.done
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection can carry another answer."""
-        return self._framing.done and not (self.closed or self._framing.excess)
-
-    def feed(self, data: bytes) -> bytes:
-        """Return what *data* adds to the body; ``b""`` is the end of the connection.
-
-        Raises Cut when the body cannot be complete.
-        """
-        framing = self._framing
-        try:
-            body = framing.feed(data)
-            if not body and framing.error is not None:
-                raise framing.error
-            if not data:
-                self.closed = True
-                framing.end()
-            return self._inflate.decompress(body) if self._inflate and body else body
-        except (FramingError, zlib.error) as error:
-            raise Cut(str(error)) from error
-
-
 def receive_some(sock: socket.socket) -> bytes:
     """Receive what is there: an attempt for a waiter."""
     return sock.recv(BLOCK)
@@ -118,7 +51,64 @@ def send_some(data: memoryview, sock: socket.socket) -> int:
 def shutdown(sock: socket.socket) -> None:
     """End both directions of *sock*; a thread that waits for it goes on at once."""
     # The method of the plain socket: that of a TLS socket would take the TLS object away
-    # from under a thread that is reading.  TLS within TLS is no socket, but has one.
+    # from under a thread that is reading.
     plain: socket.socket = getattr(sock, "socket", sock)
     with suppress(OSError):
         socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+class Nested:
+    """TLS inside the TLS of a proxy: what is asked of a socket, without ever waiting.
+
+    *socket* leads to the proxy; *tls* reads from *incoming* and writes to *outgoing*.
+    """
+
+    def __init__(
+        self,
+        socket: socket.socket,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+    ) -> None:
+        self.socket = socket
+        self.fileno, self.close = socket.fileno, socket.close
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._unsent = b""
+
+    def do_handshake(self) -> None:
+        self._fed(self._tls.do_handshake)
+        self._flush()
+
+    def send(self, data: memoryview) -> int:
+        self._flush()
+        sent = self._tls.write(data)
+        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self._flush()  # what is left goes out before anything else is done
+        return sent
+
+    def recv(self, size: int) -> bytes:
+        """Return all that is there: what stayed in here no poll would see."""
+        self._flush()
+        data = self._fed(lambda: self._tls.read(size))
+        with suppress(ssl.SSLWantReadError):
+            while more := self._tls.read(size):
+                data += more
+        return data
+
+    def _fed(self, operation: Callable[[], T]) -> T:
+        while True:
+            try:
+                return operation()
+            except ssl.SSLWantReadError:
+                self._flush()
+            if data := self.socket.recv(BLOCK):
+                self._incoming.write(data)
+            else:
+                self._incoming.write_eof()
+
+    def _flush(self) -> None:
+        while data := self._unsent or self._outgoing.read(BLOCK):
+            self._unsent = data
+            self._unsent = data[self.socket.send(data) :]

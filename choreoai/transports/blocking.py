@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from .base import Cancelled, Stalled, Unreachable, shutdown
+from .base import Cancelled, Nested, Stalled, Unreachable, shutdown
 from .route import Route
 
 _LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
@@ -118,7 +119,7 @@ def _close(made: Future[socket.socket]) -> None:
 
 def _connect(route: Route, limit: float | None) -> socket.socket:
     """Have requests and urllib3 connect, go through the proxy and do TLS; take the socket."""
-    request = requests.Request("GET", route.url).prepare()
+    request = requests.Request("GET", f"{route.scheme}://{route.authority}/").prepare()
     proxies = {} if route.proxy is None else {route.scheme: route.proxy}
     try:
         # A pool of its own: nothing is shared with other threads, or kept in it.
@@ -142,6 +143,8 @@ def _connect(route: Route, limit: float | None) -> socket.socket:
             and not isinstance(error, NewConnectionError),
             hopeless=isinstance(error, _HOPELESS) or bool(_REFUSED_TUNNEL.search(str(root))),
         ) from error
-    sock: socket.socket = connection.sock
-    sock.settimeout(0)
-    return sock
+    sock: Any = connection.sock
+    if isinstance(sock, SSLTransport):  # it waits, and loses what it cannot send at once
+        sock = Nested(sock.socket, sock.sslobj, sock.incoming, sock.outgoing)
+    getattr(sock, "socket", sock).settimeout(0)
+    return sock  # type: ignore[no-any-return]

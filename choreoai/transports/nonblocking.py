@@ -8,43 +8,40 @@ import ssl
 import time
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 from urllib.parse import urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from .base import Cut, Stalled, Unreachable, receive_some, send_some
+from choreo_wsgi.upstream.framing import FramingError
+from choreo_wsgi.upstream.head import head_end, parse_head
+
+from .base import Cut, Nested, Stalled, Unreachable, receive_some, send_some
 from .route import Route, proxy_authorization
+from .waiting import Attempt
 from .waiting import Waiter as Waiter
 from .waiting import waiter as waiter
 
-_LONGEST_HEAD = 64 * 1024
+T = TypeVar("T")
 
 
 async def dial(route: Route, limit: float | None) -> socket.socket:
-    """Return a connected socket, without a time limit of its own; *limit* is in seconds.
+    """Return a connected socket that never blocks; *limit* is in seconds.
 
     It counts for each address of the host.  Raises Unreachable.
     """
-    proxy = None if route.proxy is None else urlsplit(route.proxy)
-    if proxy is not None and proxy.scheme != "http":
-        raise Unreachable(f"a proxy at {proxy.scheme}:// is not supported here", hopeless=True)
-    host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (route.host, route.port)
+    proxy = urlsplit(route.proxy or f"{route.scheme}://{route.authority}")
+    host, port = proxy.hostname or "", proxy.port or (443 if proxy.scheme == "https" else 80)
     failure: Exception = OSError("no address")
     try:
         deadline = None if limit is None else time.monotonic() + limit
-        addresses = await _lookup(host, port, deadline)
-        for family, kind, protocol, _, address in addresses:
+        for family, kind, protocol, _, address in await _lookup(host, port, deadline):
             deadline = None if limit is None else time.monotonic() + limit
-            sock = socket.socket(family, kind, protocol)
             try:
+                sock = socket.socket(family, kind, protocol)
                 return await _establish(sock, address, route, deadline)
-            except (OSError, Cut, Stalled) as error:
-                sock.close()
+            except (OSError, Cut, Stalled, FramingError) as error:
                 failure = error
-            except BaseException:
-                sock.close()
-                raise
     except (OSError, Stalled) as error:
         failure = error
     if isinstance(failure, Stalled):
@@ -64,32 +61,37 @@ async def _establish(
     sock: socket.socket, address: tuple[object, ...], route: Route, deadline: float | None
 ) -> socket.socket:
     """Connect *sock*, go through the proxy if there is one, and put TLS on it."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    waits = waiter(sock)
     try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             sock.connect(address)
         except BlockingIOError:
-            await waits.perform(_connected, True, deadline)
-        if route.scheme == "http":
-            return sock
+            await _perform(sock, _connected, True, deadline)
         if route.proxy is not None:
-            await _tunnel(waits, route, deadline)
+            proxy = urlsplit(route.proxy)
+            if proxy.scheme == "https":
+                sock = _secured(sock, _context(route.verify, None), proxy.hostname)
+                await _perform(sock, _shake_hands, True, deadline)
+            if route.scheme == "https":
+                await _tunnel(sock, route, deadline)
+        if route.scheme == "https":
+            sock = _secured(sock, _context(route.verify, route.cert), route.host)
+            await _perform(sock, _shake_hands, True, deadline)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _perform(
+    sock: socket.socket, attempt: Attempt[T], write: bool, deadline: float | None
+) -> T:
+    waits = waiter(sock)
+    try:
+        return await waits.perform(attempt, write, deadline)
     finally:
         waits.close()
-    secure = _context(route.verify, route.cert).wrap_socket(
-        sock, server_hostname=route.host, do_handshake_on_connect=False
-    )
-    waits = waiter(secure)
-    try:
-        await waits.perform(lambda _: secure.do_handshake(), True, deadline)
-    except BaseException:
-        waits.close()
-        secure.close()
-        raise
-    waits.close()
-    return secure
 
 
 def _connected(sock: socket.socket) -> None:
@@ -97,24 +99,34 @@ def _connected(sock: socket.socket) -> None:
         raise OSError(error, os.strerror(error))
 
 
-async def _tunnel(waits: Waiter, route: Route, deadline: float | None) -> None:
+def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> Any:
+    """Return *sock* with TLS on it, the handshake still to come."""
+    if not isinstance(sock, ssl.SSLSocket):
+        return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=host)
+    return Nested(sock, tls, incoming, outgoing)
+
+
+def _shake_hands(sock: Any) -> None:
+    sock.do_handshake()
+
+
+async def _tunnel(sock: socket.socket, route: Route, deadline: float | None) -> None:
     """Have the proxy connect to the server: RFC 9110, section 9.3.6.  Raises Unreachable."""
-    host = f"[{route.host}]" if ":" in route.host else route.host
-    lines = [f"CONNECT {host}:{route.port} HTTP/1.1", f"Host: {host}:{route.port}"]
-    if authorization := proxy_authorization(route.proxy):
-        lines.append(f"Proxy-Authorization: {authorization}")
-    request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-    await waits.perform(partial(send_some, memoryview(request)), True, deadline)
-    head = b""
-    while b"\r\n\r\n" not in head:
-        more = await waits.perform(receive_some, False, deadline)
-        head += more
-        if not more or len(head) > _LONGEST_HEAD:
+    headers = {"Host": route.authority, **proxy_authorization(route.proxy)}
+    lines = [f"CONNECT {route.authority} HTTP/1.1", *map(": ".join, headers.items())]
+    request = memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    await _perform(sock, partial(send_some, request), True, deadline)
+    answer = b""
+    while (end := head_end(answer)) < 0:
+        answer += (more := await _perform(sock, receive_some, False, deadline))
+        if not more:
             raise Cut("the proxy closed the connection")
-    status = head.split(b"\r\n", 1)[0].decode("latin-1")
-    code = status.split(" ")[1:2]
-    if not code or not code[0].startswith("2"):
-        raise Unreachable(f"the proxy refused the tunnel: {status}", hopeless=code[:1] < ["5"])
+    head = parse_head(answer[:end], "HEAD")
+    if not 200 <= head.status < 300:
+        why = f"the proxy refused the tunnel: {head.status} {head.reason}"
+        raise Unreachable(why, hopeless=head.status < 500)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from typing import Any, NamedTuple, Union
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import requests
 from requests.utils import select_proxy
@@ -25,40 +25,38 @@ class Route(NamedTuple):
     cert: Union[str, tuple[str, str], None]
 
     @property
-    def url(self) -> str:
-        """The server's address."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}/"
+    def authority(self) -> str:
+        """``host:port``, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def find_route(session: requests.Session, url: str) -> Route:
+def find_route(session: requests.Session, url: SplitResult) -> Route:
     """Return the route to *url* with the settings of *session* and of the environment.
 
     Raises Unreachable for a proxy that cannot be used.
     """
     verify: Any = session.verify  # else an environment's bundle would win over False
-    settings = session.merge_environment_settings(url, {}, False, verify, None)
-    split = urlsplit(url)
-    proxy = select_proxy(url, settings["proxies"])
+    settings = session.merge_environment_settings(url.geturl(), {}, False, verify, None)
+    proxy = select_proxy(url.geturl(), settings["proxies"])
     if proxy is not None:
         proxy = proxy if "://" in proxy else f"http://{proxy}"
-        if proxy.startswith("socks"):
-            raise Unreachable("SOCKS proxies are not supported", hopeless=True)
+        if (scheme := urlsplit(proxy).scheme) not in _PORTS:
+            raise Unreachable(f"{scheme.upper()} proxies are not supported", hopeless=True)
     cert = settings["cert"]
     return Route(
-        split.scheme,
-        split.hostname or "",
-        split.port or _PORTS[split.scheme],
+        url.scheme,
+        url.hostname or "",
+        url.port or _PORTS[url.scheme],
         proxy,
         settings["verify"] is not False and (settings["verify"] or True),
         tuple(cert) if isinstance(cert, list) else cert,
     )
 
 
-def proxy_authorization(proxy: str | None) -> str | None:
-    """Return the value of Proxy-Authorization, None for a *proxy* without a user."""
+def proxy_authorization(proxy: str | None) -> dict[str, str]:
+    """Return the headers that tell *proxy* who asks."""
     split = urlsplit(proxy or "")
     if split.username is None:
-        return None
+        return {}
     pair = f"{unquote(split.username)}:{unquote(split.password or '')}"
-    return "Basic " + base64.b64encode(pair.encode()).decode()
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}

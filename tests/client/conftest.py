@@ -64,11 +64,28 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
-def tls_server(certificate, monkeypatch):
+def tls_servers(certificate, monkeypatch):
+    """Makes servers that speak TLS."""
     key, cert = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    made = ScriptedServer(tls=context)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
-    yield made
-    made.close()
+    made = []
+
+    def make():
+        made.append(ScriptedServer(tls=context))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def tls_server(tls_servers):
+    return tls_servers()
+
+
+@pytest.fixture
+def tls_proxy(tls_servers):
+    return tls_servers()

@@ -237,30 +237,55 @@ def test_through_a_proxy(server, clients, monkeypatch):
     assert server.connections == 1
 
 
-def test_through_a_tunnel(server, tls_server, clients, monkeypatch):
-    """An https address behind a proxy: CONNECT, then TLS through it."""
+def tunnel(peer):
+    """Do what a proxy does with CONNECT, also when the client speaks TLS with it."""
+    host, port = peer.request.path.rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as far:
+        peer.raw(b"HTTP/1.1 200 Connected\r\nX-A: b\r\n\r\n")
+        ends = {far: peer.sock, peer.sock: far}
+        while True:
+            ready = [peer.sock] if getattr(peer.sock, "pending", int)() else ()
+            for end in ready or select.select(list(ends), [], [], DEADLINE)[0]:
+                data = end.recv(65536)
+                if not data:
+                    return
+                ends[end].sendall(data)
 
-    def tunnel(peer):
-        assert peer.request.path == f"127.0.0.1:{tls_server.port}"
-        with socket.create_connection(("127.0.0.1", tls_server.port)) as far:
-            peer.raw(b"HTTP/1.1 200 Connected\r\nX-A: b\r\n\r\n")
-            ends = {far: peer.sock, peer.sock: far}
-            while True:
-                for ready in select.select(list(ends), [], [], DEADLINE)[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    ends[ready].sendall(data)
 
-    monkeypatch.setenv("https_proxy", server.url)
-    server.then(tunnel)
-    tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000)))
+@pytest.mark.parametrize("kind", ["http", "https"])
+def test_through_a_tunnel(server, tls_server, tls_proxy, clients, monkeypatch, kind):
+    """An https address behind a proxy: CONNECT, then TLS through it, or through its own TLS."""
+    proxy = server if kind == "http" else tls_proxy
+    monkeypatch.setenv("https_proxy", proxy.url)
+    proxy.then(tunnel)
+    tls_server.then(lambda peer: peer.stream(answer("a", "x" * 400_000)))
     client = clients(tls_server.url)
+    sent = [{"role": "user", "content": "y" * 3_000_000}]
     for _ in range(2):
-        stream = client.chat.completions.create(model="m", messages=HI, stream=True)
-        assert "".join(stream.text) == "a" + "x" * 40_000
-    assert server.requests[0].method == "CONNECT"
-    assert server.connections == tls_server.connections == 1
+        stream = client.chat.completions.create(model="m", messages=sent, stream=True)
+        assert "".join(stream.text) == "a" + "x" * 400_000
+    assert tls_server.requests[1].json()["messages"] == sent
+    assert [request.method for request in proxy.requests] == ["CONNECT"]
+    assert proxy.connections == tls_server.connections == 1
+
+
+def test_through_a_proxy_that_speaks_tls(tls_proxy, clients, monkeypatch):
+    monkeypatch.setenv("http_proxy", tls_proxy.url.replace("//", "//user:word@"))
+    tls_proxy.then(lambda peer: peer.stream(answer("a")))
+    stream = clients("http://server.invalid").chat.completions.create(
+        model="m", messages=HI, stream=True
+    )
+    assert "".join(stream.text) == "a"
+    assert tls_proxy.requests[0].path == "http://server.invalid/v1/chat/completions"
+    assert tls_proxy.requests[0].headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk"
+
+
+def test_a_proxy_whose_certificate_is_not_good(tls_proxy, clients, monkeypatch):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setenv("https_proxy", tls_proxy.url)
+    with pytest.raises(choreoai.APIConnectionError, match="certificate"):
+        clients("https://server.invalid", max_retries=2).models.list()
+    assert tls_proxy.connections == 1
 
 
 def test_the_network_settings_of_requests(server, tls_server, clients, monkeypatch, certificate):

@@ -17,6 +17,8 @@ WORDS = (
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAwaitable\[(.*?)\]", r"\1"),
+    (r"\bCoroutine\[Any, Any, ((?:[^][]|\[[^][]*\])*)\]", r"\1"),
+    (r"^from collections.abc import Coroutine, ", "from collections.abc import "),
     (r", Awaitable\b|\bAwaitable, ", ""),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\b(_?)Async(?=[A-Z])", r"\1"),

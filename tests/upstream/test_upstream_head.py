@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from choreo_wsgi.errors import ConfigurationError, UpstreamInvalid
+from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.upstream.address import Proxy, parse_url
-from choreo_wsgi.upstream.framing import Chunked, Sized, UntilClose
+from choreo_wsgi.upstream.framing import Chunked, FramingError, Sized, UntilClose
 from choreo_wsgi.upstream.head import MAX_HEAD, head_end, parse_head, request_head
 
 
@@ -84,7 +84,7 @@ def test_the_answer_to_head_has_no_body() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused(head: str) -> None:
-    with pytest.raises(UpstreamInvalid):
+    with pytest.raises(FramingError):
         parse(head)
 
 
@@ -92,7 +92,7 @@ def test_a_head_is_found_wherever_it_ends_and_is_bounded() -> None:
     assert head_end(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody") == 25
     assert head_end(b"HTTP/1.1 200 OK\nA: b\n\nbody\r\n\r\n") in (22, 30)
     assert head_end(b"HTTP/1.1 200 OK\r\n") == -1
-    with pytest.raises(UpstreamInvalid):
+    with pytest.raises(FramingError):
         head_end(b"x" * (MAX_HEAD + 1))
 
 
