@@ -26,6 +26,7 @@ class Azure(OpenAI):
 
     type = "azure"
     facts = BUILT_IN["azure"]
+    strict = True
 
     @dataclass(frozen=True)
     class Options(OpenAI.Options):

@@ -33,6 +33,7 @@ class Groq(OpenAI):
 
     type = "groq"
     facts = BUILT_IN["groq"]
+    strict = True
 
 
 class Mistral(OpenAI):
@@ -44,6 +45,8 @@ class Mistral(OpenAI):
 
     type = "mistral"
     facts = BUILT_IN["mistral"]
+    old_limit = True
+    strict = True
 
     @dataclass(frozen=True)
     class Options(OpenAI.Options):
@@ -90,6 +93,7 @@ class DeepSeek(OpenAI):
 
     type = "deepseek"
     facts = BUILT_IN["deepseek"]
+    old_limit = True
 
 
 class VLLM(OpenAI):

@@ -53,6 +53,10 @@ class OpenAI(Provider):
     blocking = False
     #: The APIs that a server of this type is known to speak, without the option ``apis``.
     known_apis: ClassVar[tuple[str, ...]] = ("chat",)
+    #: Whether it refuses members that OpenAI's chat does not have, as OpenAI itself does.
+    strict: bool = False
+    #: Whether it does not know the newer name of ``max_tokens``, ``max_completion_tokens``.
+    old_limit: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Options:
@@ -86,7 +90,7 @@ class OpenAI(Provider):
         self._base_url = (given.base_url or self.facts.home).rstrip("/")
         known = self.known_apis
         if self.type == "openai" and self._base_url == OpenAI.facts.home:
-            known = ("chat", "responses")
+            known, self.strict = ("chat", "responses"), True
         self.apis = frozenset((*(given.apis or known), "completions", "embeddings"))
         if unknown := self.apis - _APIS:
             raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
@@ -174,6 +178,11 @@ class OpenAI(Provider):
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
+        if self.strict and request.original is not None:
+            strict = import_module(
+                "choreo_wsgi.providers.openai.strict"
+            )  # for other APIs than chat
+            request = strict.without_hints(request)
         return HTTPSource(self._stream(request), self._translator(request))
 
     def _translator(self, request: ChatRequest) -> OpenAITranslator:
@@ -182,6 +191,8 @@ class OpenAI(Provider):
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
         able = capabilities(body["model"], self._overrides)
+        if self.old_limit and "max_completion_tokens" in body:
+            body["max_tokens"] = body.pop("max_completion_tokens")
         for name in _LIMITS:
             if body.get(name):
                 body[name] = able.limit(body[name])

@@ -1,0 +1,51 @@
+"""What an OpenAI-compatible upstream is sent for a request of another API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playback_server import PlaybackServer
+from test_odd_requests import MESSAGE
+from wsgi_calls import call
+
+from choreo_wsgi.app.application import Application
+
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CHUNK
+#: What only Anthropic has; OpenAI answers 400 to members that it does not know.
+HINTS = ("cache_control", "thinking", "thinking_blocks", "reasoning_content", "is_error")
+
+
+def sent(application: Callable[..., Application], kind: str, model: str) -> Any:
+    """Return what an upstream of the type *kind* gets for a message to *model*."""
+    with PlaybackServer(ANSWER) as upstream:
+        section = {"type": kind, "models": "*", "base_url": upstream.url, "api_key": "k"}
+        message = {**MESSAGE, "model": model, "output_config": {}}
+        answer = call(application({"up": section}), "POST", "/v1/messages", message)
+        assert answer.status == 200, answer.body
+        return json.loads(upstream.asked[-1].body)
+
+
+@pytest.mark.parametrize("kind", ["azure", "groq", "mistral"])
+def test_strict_servers_get_no_hints(application: Callable[..., Application], kind: str) -> None:
+    body = sent(application, kind, "m")
+    assert [name for name in HINTS if f'"{name}"' in json.dumps(body)] == []
+    assert "reasoning_effort" not in body
+    roles = [message["role"] for message in body["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "user", "system", "user"]
+    limit = "max_tokens" if kind == "mistral" else "max_completion_tokens"
+    assert body[limit] == 2000
+
+
+def test_thinking_is_an_effort_where_models_have_one(
+    application: Callable[..., Application],
+) -> None:
+    assert sent(application, "azure", "gpt-5.1")["reasoning_effort"] == "low"
+
+
+def test_servers_of_ones_own_get_them(application: Callable[..., Application]) -> None:
+    """vLLM passes over what it does not know; gateways know these."""
+    assert all(f'"{name}"' in json.dumps(sent(application, "openai", "m")) for name in HINTS)
