@@ -1,9 +1,9 @@
-"""One connection under waitress: what is read is checked, what is written leaves at once.
+"""One connection: what is read is checked, what is written leaves at once.
 
-waitress copies what an application yields into buffers.  Here each block is handed to the
-system as it is, by whoever made it.  What the system does not take at once stays here, and
-nothing more is asked of that answer until the client has taken it: a slow reader holds back
-its own stream, and neither a thread nor the loop.
+It stands in for waitress's channel, which copies what an application yields into buffers.  Here
+each block is handed to the system as it is, by whoever made it.  What the system does not take
+at once stays here, and nothing more is asked of that answer until the client has taken it: a
+slow reader holds back its own stream, and neither a thread nor the loop.
 
 Who may touch the socket: the loop reads, flushes and closes it, a worker may send.  Closing
 and sending happen under ``outbuf_lock``, so no byte goes to a descriptor used anew; the lock
@@ -13,7 +13,6 @@ is never held while waiting.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import socket
 import struct
@@ -21,7 +20,7 @@ import threading
 import time
 from typing import Any
 
-from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.channel import ClientDisconnected
 
 from ..errors import ChoreoError
 from .parser import Parser
@@ -41,44 +40,105 @@ IDLE_SECONDS = 75.0
 #: Seconds in which a client that was refused can finish sending, to be ready to read why.
 LINGER_SECONDS = 3.0
 
+#: Bytes that are read at once.
+READ = 64 * 1024
+
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
 
 
-class Channel(HTTPChannel):
-    """One connection; *server* is one of :mod:`choreo_wsgi.serve.loop`'s."""
+class Channel:
+    """One connection to the client at *addr*; *server* is one of :mod:`choreo_wsgi.serve.loop`'s.
 
+    The loop has it among waitress's dispatchers, and asks it what it asks those.
+    """
+
+    accepting = False
+    connected = True
+    #: The connection is to be closed: now, or when all is sent.
+    will_close = False
+    close_when_flushed = False
     #: Whether the client may still be sending what was refused; see :meth:`handle_close`.
     lingers = False
     _discarding = False
+    _fresh = True
+    _continued = False  # the client was told to send the body of the request that comes in
+    #: The request that is coming in.
+    request: Parser | None = None
+    #: The request that is being answered.
+    task: Task | None = None
+    #: When the client is cut off for not taking what is unsent.
+    deadline = 0.0
 
-    def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
-        self.connected: bool
-        self.requests: list[Any]
-        self.will_close: bool
+    def __init__(self, server: Any, sock: socket.socket, addr: Any) -> None:
+        self.server = server
+        self.socket = sock
+        self.addr = addr
         self.heard = self.began = time.monotonic()
-        self._fresh = True
-        #: The request that is being answered.
-        self.task: Task | None = None
-        #: What the system has not taken yet, and when its client is cut off for that.
+        #: Those that came whole; the first is being answered.
+        self.requests: list[Parser] = []
+        #: What the system has not taken yet.
         self.unsent: list[memoryview] = []
-        self.deadline = 0.0
-        self.parser_class = functools.partial(Parser, admitted=self._admitted)
-        super().__init__(server, sock, addr, adj, map=map)
-        # The condition's own __enter__ is Python; the lock under it costs a third.
         self._sending = threading.RLock()
-        self.outbuf_lock = threading.Condition(self._sending)
+        sock.setblocking(False)
+        self._fileno = sock.fileno()
+        server.connections[self._fileno] = self
 
     # In the loop's thread
 
-    def received(self, data: bytes) -> bool:
+    def readable(self) -> bool:
+        """Return whether more is to be read: not while as many requests wait as are allowed."""
+        closing = self.will_close or self.close_when_flushed
+        return not closing and len(self.requests) <= self.server.adj.channel_request_lookahead
+
+    def handle_read_event(self) -> None:
+        """Read what the client sent, or that it has gone."""
+        try:
+            data = self.socket.recv(READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.received(data)
+        else:
+            self.handle_close()
+
+    def received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self._discarding:
-            return False
+        if self._discarding or self.will_close or self.close_when_flushed:
+            return
         self.heard = time.monotonic()
         if self.request is None:
             self.began = self.heard
         self._fresh = False
-        return bool(super().received(data))
+        at = 0
+        while at < len(data):
+            request = self.request
+            if request is None:
+                request = self.request = Parser(self.server.adj, self._admitted)
+            at += request.received(data[at:] if at else data)
+            if request.expect_continue and request.headers_finished and not self.requests:
+                self._send_continue(request)
+            if request.completed:
+                self.request = None
+                self._continued = False
+                if not request.empty:
+                    self.requests.append(request)
+                    if len(self.requests) == 1:
+                        self.server.add_task(self)
+
+    def _send_continue(self, request: Parser) -> None:
+        """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
+        request.expect_continue = False
+        if not self._continued:
+            self._continued = True
+            request.completed = False
+            with contextlib.suppress(ClientDisconnected):
+                self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def check_client_disconnected(self) -> bool:
+        """Return whether the client has gone; the application asks."""
+        return not self.connected
 
     def _admitted(self, request: Parser) -> bool:
         environ = {f"HTTP_{name}": value for name, value in request.headers.items()}
@@ -125,14 +185,18 @@ class Channel(HTTPChannel):
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
             return
-        if self.requests and self.socket is not None:
+        if self._fileno < 0:
+            return  # closed already
+        if self.requests:
             self._shut_down()
-        super().handle_close()
-        self.unsent = []
+        with self._sending:
+            self.connected = False
+            self.unsent = []
+            self.close()
         if self.task is not None:
             self.server.step(self.task)  # its client has gone
 
-    def handle_write(self) -> None:
+    def handle_write_event(self) -> None:
         """Send what is unsent; when the client has taken it all, its answer goes on."""
         if self.unsent:
             self.flush()
@@ -140,11 +204,26 @@ class Channel(HTTPChannel):
                 return
             if self.task is not None:
                 self.server.step(self.task)
-        super().handle_write()
+        if self.close_when_flushed and not self.unsent:
+            self.close_when_flushed, self.will_close = False, True
+        if self.will_close:
+            self.handle_close()
+
+    def handle_error(self) -> None:
+        """Close the connection for an error of ours, which is being handled."""
+        logger.exception("a connection failed")
+        self.handle_close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._fileno >= 0:
+            del self.server.connections[self._fileno]
+            self._fileno = -1
+            self.socket.close()
 
     def writable(self) -> bool:
         """Return whether there is something to send, or the connection is to be closed."""
-        return bool(self.unsent or super().writable())
+        return bool(self.unsent) or self.will_close or self.close_when_flushed
 
     def answered(self, task: Task) -> None:
         """Take note that *task*'s answer is over: begin with the next request, or close."""
@@ -161,7 +240,7 @@ class Channel(HTTPChannel):
             if self.requests:
                 self.server.add_task(self)
             elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
-                self.send_continue()
+                self._send_continue(waiting)
         self.server.changed(self)
 
     # In any thread
@@ -209,9 +288,6 @@ class Channel(HTTPChannel):
         """
         if not self.connected:
             raise ClientDisconnected
-        if self.total_outbufs_len:  # the rest of a "100 Continue" goes first
-            self._flush_exception(self._flush_some, do_close=False)
-            return 0
         try:
             if len(parts) == 1:
                 return int(self.socket.send(parts[0]))
@@ -225,7 +301,7 @@ class Channel(HTTPChannel):
         """Cut the client off: what it did not take is dropped."""
         with self._sending:
             self.unsent = []
-            if self.connected and self.socket is not None:
+            if self.connected:
                 self.connected = False
                 self.will_close = True
                 with contextlib.suppress(OSError):

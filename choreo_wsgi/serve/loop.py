@@ -154,7 +154,6 @@ class Loop(dict[int, Any], Carrier):
 class _Listener:
     """What both kinds of listening socket share; mixed in before waitress's class."""
 
-    channel_class = Channel
     next_channel_cleanup = float("inf")  # Loop does it, by a clock that does not jump
     send_timeout = 60.0
     draining = False
@@ -164,6 +163,28 @@ class _Listener:
     _resting = 0.0  # until when nothing is accepted
     socket: Any
     adj: Any
+    server_name: str
+    effective_port: int | str
+
+    @property
+    def connections(self) -> Loop:
+        """Where a connection adds itself, and takes itself out."""
+        return self._map
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        """What is the same in all requests' environs."""
+        return {
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": self.server_name,
+            "SERVER_PORT": str(self.effective_port),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+        }
 
     def changed(self, channel: Channel) -> None:
         """Have the loop look at *channel*; from any thread."""
@@ -215,8 +236,9 @@ class _Listener:
             except OSError:
                 connection.close()
                 continue
+            # Of four, in IPv6, and of none in a unix socket.
             place = self.fix_addr(address)  # type: ignore[attr-defined]
-            self.channel_class(self, connection, place, self.adj, map=self._map)
+            Channel(self, connection, place[:2])
 
     def pull_trigger(self) -> None:
         """Do nothing: a channel says itself what the loop has to look at."""

@@ -6,6 +6,7 @@ serve four streams.
 
 from __future__ import annotations
 
+import copy
 import gc
 import ipaddress
 import logging
@@ -173,6 +174,11 @@ class Server:
 
     def _add(self, listener: Any) -> None:
         listener.send_timeout = self.settings.send_timeout
+        if sys.platform == "linux" and listener.family != socket.AF_UNIX:
+            # What it accepts inherits them: three system calls less for each connection.
+            listener.set_socket_options(listener.socket)
+            listener.adj = copy.copy(listener.adj)
+            listener.adj.socket_options = []
         if self._crowd is not None:
             listener.crowd = self._crowd
         listener.admit = self._application.admit

@@ -1,26 +1,28 @@
-"""Requests under waitress: response heads, framing, and refusals in our JSON.
+"""Requests and their answers: environs, response heads, framing, and refusals in our JSON.
 
-Three things differ from waitress's own tasks.  The head and the first bytes of the body
-leave together; a chunked answer leaves the connection open for the next request; the answer
-to HEAD has no body, whatever the application yields.
+Three things differ from waitress's tasks.  The head and the first bytes of the body leave
+together; a chunked answer leaves the connection open for the next request; the answer to HEAD
+has no body, whatever the application yields.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from http.client import responses
 from typing import Any
 
 from waitress.channel import ClientDisconnected
-from waitress.task import WSGITask
 from waitress.utilities import build_http_date
 
 from ..app.account import Account
 from ..app.request import request_id
 from ..errors import BodyTooLarge, ChoreoError, Exhausted, InsufficientStorage, InvalidRequest
 from ..streams.carrier import Load
+from .parser import Parser
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,44 @@ BLOCKS = 16
 GATHER = 16 * 1024
 
 
-class Task(Load, WSGITask):
+class _Variables(dict[str, str]):
+    """The names of CGI for those of headers, as the parser has them."""
+
+    def __missing__(self, name: str) -> str:
+        made = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        if len(self) < 1024 and len(name) < 64:  # strangers may send any
+            self[name] = made
+        return made
+
+
+_variables = _Variables()
+
+
+def make_environ(channel: Any, request: Parser) -> dict[str, Any]:
+    """Return the WSGI environ of *request*, which came over *channel* (PEP 3333)."""
+    path = request.path
+    host, port = channel.addr
+    environ = {
+        **channel.server.variables,
+        "REMOTE_ADDR": host,
+        "REMOTE_HOST": host,
+        "REMOTE_PORT": str(port),
+        "REQUEST_METHOD": request.command.upper(),
+        "SERVER_PROTOCOL": f"HTTP/{request.version}",
+        "PATH_INFO": "/" + path.lstrip("/") if path.startswith("//") else path,
+        "REQUEST_URI": request.request_uri,
+        "QUERY_STRING": request.query,
+        "wsgi.errors": sys.stderr,
+        "wsgi.input": request.get_body_stream(),
+        # Noticed only while something may be read: see channel_request_lookahead.
+        "waitress.client_disconnected": channel.check_client_disconnected,
+    }
+    for name, value in request.headers.items():
+        environ[_variables[name]] = value
+    return environ
+
+
+class Task(Load):
     """One request and its answer.
 
     The application is called, what it returns is sent block by block, and the next block is
@@ -41,18 +80,20 @@ class Task(Load, WSGITask):
     iterated is a worker's, and so is an application that may block (``blocks(environ)``).
     """
 
-    channel: Any
-    request: Any
-    status: str
+    status = ""
     response_headers: list[tuple[str, str]]
-    content_length: int | None
-    complete: bool
-    wrote_header: bool
-    chunked_response: bool
-    close_on_finish: bool
+    content_length: int | None = None
+    content_bytes_written = 0
+    complete = False  # start_response was called
+    wrote_header = False
+    chunked_response = False
+    close_on_finish = False
 
-    def __init__(self, channel: Any, request: Any) -> None:
-        super().__init__(channel, request)
+    def __init__(self, channel: Any, request: Parser) -> None:
+        self.channel = channel
+        self.request = request
+        self.version = "1.1" if request.version == "1.1" else "1.0"
+        self.environ: dict[str, Any] = {}
         self._body: Any = None
         self._blocks: Iterator[bytes] | None = None  # of a body that can only be iterated
         self._begun = False
@@ -60,8 +101,11 @@ class Task(Load, WSGITask):
         #: body, so what that gives back is there before the client's next request.
         self._end: bytes | None = None
         self._done = False  # all that is to be sent was given to the channel
-        blocks = getattr(channel.server.application, "blocks", lambda environ: True)
-        self._blocking = not request.error and blocks(self.get_environment())
+        self._blocking = False
+        if request.error is None:
+            self.environ = make_environ(channel, request)
+            blocks = getattr(channel.server.application, "blocks", None)
+            self._blocking = blocks is None or blocks(self.environ)
 
     # What the carrier asks
 
@@ -109,13 +153,11 @@ class Task(Load, WSGITask):
 
     def _begin(self) -> None:
         self._begun = True
-        self.start()
-        if self.request.error:
+        if self.request.error is not None:
             self.channel.lingers = True
             self._refuse(_translate(self.request.error))
         else:
-            environ = self.get_environment()
-            self._take(self.channel.server.application(environ, self.start_response))
+            self._take(self.channel.server.application(self.environ, self.start_response))
             if self._blocks is None:
                 # It waits, perhaps for minutes, and the conversation may be megabytes long.
                 self.request.close()
@@ -230,7 +272,7 @@ class Task(Load, WSGITask):
         elif self.version == "1.0":
             lines.append("Connection: Keep-Alive")
         if "date" not in names:
-            lines.append(f"Date: {build_http_date(self.start_time)}")
+            lines.append(f"Date: {_http_date(int(time.time()))}")
         head = "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""])
         return head.encode("latin-1")
 
@@ -291,6 +333,9 @@ class Task(Load, WSGITask):
         self.content_length = len(body)
         account.finish()
         self._send(body, last=True)
+
+
+_http_date = lru_cache(1)(build_http_date)
 
 
 def _has_more(body: Any) -> bool:
