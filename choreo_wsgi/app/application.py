@@ -27,16 +27,13 @@ from .keys import Keys
 from .models import ModelList
 from .page import page
 from .pending import ClientGone, Pending
-from .request import Call, Environ, request_id
+from .request import LARGE, Call, Environ, request_id
 from .response import Document, Response, error_response, json_response
 from .slots import Slots
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
-
-#: From this many bytes on, a body is parsed on a thread of its own, beside running streams.
-LARGE = 64 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -279,9 +276,11 @@ class Application:
         return handler(Call(environ, account))
 
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response | Pending]] | None:
+        if path in self._routes:
+            return self._routes[path]
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
             return {"GET": lambda call: self._models.one(call, self._router)}
-        return self._endpoints.find(path) or self._routes.get(path)
+        return self._endpoints.find(path)
 
     def _route_names(self) -> list[str]:
         """Return each route as a person reads it, such as ``POST /v1/chat/completions``."""

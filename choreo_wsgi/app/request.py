@@ -26,7 +26,7 @@ _TRACESTATE = re.compile(r"[ -~]{1,512}")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """A request that was admitted: its environ and its account."""
 
@@ -88,21 +88,27 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
     return body
 
 
+#: From this many bytes on, a body is parsed on a thread of its own, beside running streams.
+LARGE = 64 * 1024
+
 _one_large_body = threading.Lock()
+_no_matter = contextlib.nullcontext()
+
+
+def while_parsing(size: int) -> contextlib.AbstractContextManager[None]:
+    """Return what prepares for the parsing of a body of *size* bytes, if that is large."""
+    return _alone() if size > LARGE else _no_matter
 
 
 @contextlib.contextmanager
-def while_parsing(size: int) -> Iterator[None]:
-    """Prepare for the parsing of a body of *size* bytes, if that is large.
+def _alone() -> Iterator[None]:
+    """Prepare for the parsing of a large body.
 
     One large body at a time: the parser has several copies of it, four bytes for each character
     where there is an emoji, and two at once would be no faster.  Without the cyclic collector:
     a parser makes containers and no cycles, yet each time that it has made some hundred of
     them the collector would look at others, and now and then at all that there are.
     """
-    if size <= 64 * 1024:
-        yield
-        return
     with _one_large_body:
         was_on = gc.isenabled()
         gc.disable()

@@ -67,4 +67,6 @@ def error_response(error: ChoreoError, api: API) -> Response:
 
 def visible(text: str) -> str:
     """Return *text* as a header's value can carry it: printable ASCII, the rest as ``?``."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(char if " " <= char <= "~" else "?" for char in text)

@@ -10,6 +10,19 @@ from .items import Json
 from .normalise import Normaliser
 from .shapes import Members as Chunk
 
+_IDENTITY = (("id", str), ("created", int), ("model", str))
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+#: Finish reasons that need no look at anything else.
+_ENDINGS = frozenset(("stop", "length", "content_filter"))
+#: Members of a message, and of a choice, that need a closer look.
+_CLOSER = frozenset(
+    (
+        *("tool_calls", "function_call", "audio", "reasoning", "reasoning_content"),
+        *("reasoning_text", "thinking"),
+    )
+)
+_ELSEWHERE = frozenset(("delta", "usage"))
+
 
 def normalise_completion(
     reply: Chunk, identity: Mapping[str, Json], new_id: Callable[[], str] = new_call_id
@@ -26,6 +39,8 @@ def normalise_completion(
     choices = reply.get("choices")
     if not (isinstance(choices, list) and choices and all(map(_has_message, choices))):
         raise UpstreamInvalid("the provider's answer is not a chat completion")
+    if _is_right(reply):
+        return reply, reply["usage"]
     chunk = {**reply, "choices": [{**one, "message": dict(_message(one))} for one in choices]}
     normaliser = Normaliser(len(choices), identity, new_id=new_id)
     chunks, _ = normaliser.take(chunk)
@@ -39,6 +54,36 @@ def normalise_completion(
     if normaliser.usage is not None:
         mended["usage"] = normaliser.usage
     return (mended if mended != reply else reply), normaliser.usage
+
+
+def _is_right(reply: Chunk) -> bool:
+    """Return whether *reply* is as most are: complete, with text alone, nothing to be mended."""
+    usage = reply.get("usage")
+    return (
+        reply.get("object") == "chat.completion"
+        and all(type(reply.get(name)) is kind and reply[name] for name, kind in _IDENTITY)
+        and "x_groq" not in reply
+        and type(usage) is dict
+        and all(type(usage.get(name)) is int for name in _COUNTS)
+        and all(_is_plain(one, place) for place, one in enumerate(reply["choices"]))
+    )
+
+
+def _is_plain(one: Chunk, place: int) -> bool:
+    message, index, reason = one.get("message"), one.get("index"), one.get("finish_reason")
+    return (
+        type(index) is int
+        and index == place
+        and type(reason) is str
+        and reason in _ENDINGS
+        and type(message) is dict
+        and message.get("role") == "assistant"
+        and type(message.get("content")) is str
+        and message["content"] != ""
+        and message.get("refusal") is None
+        and _CLOSER.isdisjoint(message)
+        and _ELSEWHERE.isdisjoint(one)
+    )
 
 
 def _message(one: Chunk) -> Json:

@@ -35,7 +35,7 @@ def _refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoErro
     return refusal(status, headers, body, time.time())
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Asking:
     """How a request is sent, and how its answer is judged.
 

@@ -232,9 +232,9 @@ class Task(Load):
                 raise RuntimeError("start_response was called twice")
         elif self.wrote_header:
             raise exc_info[1]
-        for text in (status, *(part for field in headers for part in field)):
-            if "\r" in text or "\n" in text:
-                raise ValueError("a line break in the response's head")
+        text = status + "".join(map("".join, headers))
+        if "\r" in text or "\n" in text:
+            raise ValueError("a line break in the response's head")
         self.complete = True
         self.status = status
         self.response_headers = list(headers)

@@ -52,7 +52,7 @@ class Headers:
         return name.lower() in self._values
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Head:
     """An answer's head; *keep_alive* is whether the connection may be used once more."""
 

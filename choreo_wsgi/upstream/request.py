@@ -24,7 +24,7 @@ class Timeouts:
     idle: float = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class HTTPRequest:
     """A request to send; Host, Content-Length and Accept-Encoding are added to *headers*."""
 

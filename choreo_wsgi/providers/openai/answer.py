@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ... import sse
 from ...chat.answer import AnswerWriter
@@ -131,7 +132,7 @@ class RelayedDocument(UpstreamAnswer):
     """The document of a plain completion, passed on: see ``chat.source.Reply``.
 
     *rewriting* is what to change, *limit* bounds the bytes.  A stream that comes instead is
-    read by *translator* and folded by *writer*.
+    read by what *translator* makes, and folded by *writer*.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class RelayedDocument(UpstreamAnswer):
         asking: Asking,
         label: str,
         writer: AnswerWriter,
-        translator: OpenAITranslator,
+        translator: Callable[[], OpenAITranslator],
         rewriting: Rewriting,
         limit: int,
     ) -> None:
@@ -192,7 +193,7 @@ class RelayedDocument(UpstreamAnswer):
         return body if made is reply else dump(made)
 
     def _fold(self, body: bytes) -> bytes:
-        translator, writer = self._translator, self._writer
+        translator, writer = self._translator(), self._writer
         for item in [*translator.receive_data(body), *translator.end()]:
             writer.write(item)
         if translator.failure is not None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import ClassVar
 
@@ -143,7 +144,12 @@ class OpenAI(Provider):
             relay = EventRelay(request.n, rewriting, limit)
             return RelayedStream(self._stream(request), relay, label)
         return RelayedDocument(
-            self._document(request), label, writer, self._translator(request), rewriting, _MAX_REPLY
+            self._document(request),
+            label,
+            writer,
+            partial(self._translator, request.n),
+            rewriting,
+            _MAX_REPLY,
         )
 
     @staticmethod
@@ -183,10 +189,10 @@ class OpenAI(Provider):
                 "choreo_wsgi.providers.openai.strict"
             )  # for other APIs than chat
             request = strict.without_hints(request)
-        return HTTPSource(self._stream(request), self._translator(request))
+        return HTTPSource(self._stream(request), self._translator(request.n))
 
-    def _translator(self, request: ChatRequest) -> OpenAITranslator:
-        return OpenAITranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
+    def _translator(self, n: int) -> OpenAITranslator:
+        return OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id)
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
