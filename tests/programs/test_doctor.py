@@ -14,6 +14,7 @@ from typing import NamedTuple
 import harness
 import pytest
 from fleet import free_port
+from misbehave import certificate
 from real_server import KEY, Launched, running
 
 NGINX = """
@@ -57,6 +58,19 @@ http://127.0.0.1:FRONT {
     WRONG
 }
 """
+
+APACHE = "\n".join(
+    [
+        *("ServerRoot FOLDER", "ServerName localhost", "PidFile FOLDER/pid", "ErrorLog FOLDER/log"),
+        *("Listen 127.0.0.1:FRONT", "Mutex file:FOLDER"),
+        *(
+            f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so"
+            for name in ("mpm_event", "authz_core", "filter", "deflate", "env", "proxy")
+        ),
+        "LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so",
+        "WRONG",
+    ]
+)
 
 
 class Case(NamedTuple):
@@ -131,6 +145,27 @@ CASES = {
     "haproxy-impatient": Case(
         "haproxy", "timeout server 1s", 6, ("a plain answer", "haproxy: timeout server 330s")
     ),
+    "apache-right": Case(
+        "apache2", "ProxyPass / http://127.0.0.1:BACK/ timeout=330", 0, ("through Apache",)
+    ),
+    "apache-packs": Case(
+        "apache2",
+        "ProxyPass / http://127.0.0.1:BACK/ timeout=330\nSetOutputFilter DEFLATE",
+        4,
+        ("Apache: SetEnvIf",),
+    ),
+    "apache-old": Case(
+        "apache2",
+        "SetEnv force-proxy-request-1.0\nProxyPass / http://127.0.0.1:BACK/ timeout=330",
+        5,
+        ("Apache: no SetEnv",),
+    ),
+    "apache-impatient": Case(
+        "apache2",
+        "ProxyPass / http://127.0.0.1:BACK/ timeout=1",
+        6,
+        ("a plain answer", "Apache: ProxyPass with timeout=330"),
+    ),
     "caddy-right": Case("caddy", "reverse_proxy 127.0.0.1:BACK", 0, ("through Caddy",)),
     "caddy-packs-but-not-streams": Case(
         "caddy", "encode gzip\nreverse_proxy 127.0.0.1:BACK", 0, ("one by one",)
@@ -148,6 +183,14 @@ CASES = {
         4,
         ("Caddy: encode without text/event-stream",),
     ),
+    # What is asked for first, gzip, it does not use: browsers would get it packed.
+    "caddy-packs-for-browsers": Case(
+        "caddy",
+        "encode zstd {\nmatch header Content-Type text/event-stream*\nminimum_length 1\n}\n"
+        "reverse_proxy 127.0.0.1:BACK {\nheader_down -Cache-Control\n}",
+        4,
+        ("one by one", "packed with zstd", "Caddy: encode without text/event-stream"),
+    ),
     "caddy-impatient": Case(
         "caddy",
         "reverse_proxy 127.0.0.1:BACK {\ntransport http {\nresponse_header_timeout 1s\n}\n}",
@@ -159,15 +202,17 @@ CASES = {
 COMMANDS = {
     "nginx": (NGINX, ["nginx", "-e", "FOLDER/error.log", "-c", "FILE"]),
     "haproxy": (HAPROXY, ["haproxy", "-f", "FILE"]),
+    "apache2": (APACHE, ["apache2", "-f", "FILE", "-DFOREGROUND"]),
     "caddy": (CADDY, ["caddy", "run", "--config", "FILE", "--adapter", "caddyfile"]),
 }
 
 Done = subprocess.CompletedProcess[str]
 
 
-def check(url: str, *words: str) -> Done:
+def check(url: str, *words: str, **environment: str) -> Done:
     return subprocess.run(
         [sys.executable, "-m", "choreo_wsgi", "check", url, *words],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=6 * harness.DEADLINE,
@@ -179,8 +224,10 @@ def examine(case: Case, back: int, folder: Path) -> Done:
     """Run the check through the proxy of *case* in front of the server at the port *back*."""
     template, command = COMMANDS[case.program]
     front = free_port()
-    if case.program == "nginx" and os.geteuid() == 0:  # its workers write into our folder
-        template = "user root;\n" + template
+    if os.geteuid() == 0:  # their workers write into our folder
+        template = {"nginx": "user root;\n", "apache2": "User nobody\n"}.get(
+            case.program, ""
+        ) + template
     text = template.replace("WRONG", case.wrong).replace("FOLDER", str(folder))
     file = folder / "config"
     file.write_text(text.replace("FRONT", str(front)).replace("BACK", str(back)))
@@ -255,6 +302,10 @@ def test_no_answer_to_examine(
         ("http://127.0.0.1:FREE", 1, "refused"),
         ("127.0.0.1:8000", 2, "http://HOST"),
         ("ftp://127.0.0.1", 2, "http://HOST"),
+        ("http://127.0.0.1:port", 2, "http://HOST"),
+        ("http://[::1", 2, "http://HOST"),
+        ("http://127.0.0.1/\u00fc", 2, "ASCII"),
+        ("http://no-such-host.invalid", 1, "known"),
     ],
 )
 def test_no_server(url: str, status: int, said: str) -> None:
@@ -275,6 +326,73 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
     done = examine(case, 1, tmp_path)
     assert done.returncode == 1
     assert "HTTP 308 to https://llm.example.com/v1/chat/completions" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("respond hello", "not choreo-wsgi's echo"),
+        ('header Content-Type text/event-stream\nrespond "data: [DONE]\n\n"', "not choreo-wsgi's"),
+        ("respond 502", "HTTP 502 from Caddy, not from the server"),
+        ('respond "{\\"message\\": \\"no\\"}" 401', "HTTP 401 from Caddy, not from the server"),
+        ("redir {uri}/ 301", "HTTP 301 to /v1/chat/completions/: ask there"),
+        ("reverse_proxy 127.0.0.1:1", "HTTP 502 from Caddy"),
+        (
+            "rewrite * /llm{uri}\nreverse_proxy 127.0.0.1:BACK",
+            "HTTP 404 (there is no '/llm/v1/chat/completions' here",
+        ),
+        (
+            "reverse_proxy 127.0.0.1:BACK {\nheader_up -Authorization\n}",
+            "HTTP 401 (an API key is needed",
+        ),
+        ("reverse_proxy 127.0.0.1:BACK {\nheader_down -Choreo-Saw\n}", "does not pass"),
+    ],
+)
+def test_what_answers_instead_is_told(
+    wrong: str,
+    said: str,
+    keyed_server: Launched,
+    tmp_path: Path,
+    require_tool: Callable[[str, str], str],
+) -> None:
+    require_tool("caddy", "caddy")
+    done = examine(Case("caddy", wrong, 1), keyed_server.port, tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--seconds", "nan"], ["--seconds", "-1"], ["--key", "\u2026"]])
+def test_options_that_cannot_be(words: list[str]) -> None:
+    done = check("http://127.0.0.1:1", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words[0] in done.stderr and "Traceback" not in done.stderr
+
+
+def test_tls_over_ipv6_with_a_certificate_of_its_own(
+    keyed_server: Launched, tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
+    """Refused with the reason, and examined once the file is trusted, as by any program."""
+    require_tool("caddy", "caddy")
+    _, trusted = certificate(tmp_path)
+    port = free_port()
+    site = f"https://localhost:{port} {{\nbind 127.0.0.1 ::1\ntls {trusted} {tmp_path}/key.pem\n"
+    text = CADDY.partition("http://")[0] + f"{site}reverse_proxy {keyed_server.url}\n}}\n"
+    (tmp_path / "config").write_text(text)
+    words = [word.replace("FILE", str(tmp_path / "config")) for word in COMMANDS["caddy"][1]]
+    env = {**os.environ, "HOME": str(tmp_path)}
+    proxy = Launched(words, port, env, tmp_path / "log")
+    try:
+        asked = ["--key", KEY, "--seconds", "0.5"]
+        refused = check(f"https://localhost:{port}", *asked)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "self-signed certificate" in refused.stderr and "SSL_CERT_FILE" in refused.stderr
+        done = check(f"https://localhost:{port}", *asked, SSL_CERT_FILE=trusted)
+        assert done.returncode == 0, done.stdout + done.stderr
+        plain = check(f"http://[::1]:{port}", *asked)
+        assert (plain.returncode, plain.stdout) == (1, "")
+        assert "HTTP 400" in plain.stderr
+    finally:
+        proxy.abandon()
 
 
 def test_a_key_with_few_requests_a_minute(tmp_path: Path) -> None:
