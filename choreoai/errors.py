@@ -176,6 +176,8 @@ def status_error(status: int, headers: Mapping[str, str], body: Any) -> APIStatu
     """Return the error for an answer with *status*; *body* is its JSON, or its text."""
     kind = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
     message, details = _unpack(body)
+    if 300 <= status < 400 and (place := headers.get("location")):
+        message = f"the server redirects to {place}, and redirects are not followed"
     text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
     return kind(text, status_code=status, headers=headers, body=body, **details)
 

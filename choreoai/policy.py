@@ -89,7 +89,7 @@ def retry_delay(status: int, headers: Mapping[str, str], attempt: int, now: floa
 
 
 def _number(value: str | None) -> float | None:
-    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*", value or "")
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*", value or "")
     return float(found[1]) if found else None
 
 

@@ -7,6 +7,7 @@ knows at any point what has been said so far.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final, TypeVar, Union
 
 from choreo_wsgi.chat.calls import ToolCalls
@@ -17,7 +18,7 @@ from choreo_wsgi.sse import DecodeError, Decoder, Event
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
-from .models import ChatCompletion, ChatCompletionChunk, build_chunk
+from .models import ChatCompletion, ChatCompletionChunk, Choice, build_chunk
 from .objects import Object, build
 
 #: The value of a record that ends a stream as it should.
@@ -30,6 +31,8 @@ Record = tuple[Union[int, None], Union[dict[str, Any], APIError, None]]
 T = TypeVar("T", bound=Object)
 
 _parse = json.JSONDecoder().raw_decode
+
+_EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
 
 
 def records(decoder: Decoder, block: bytes) -> list[Record]:
@@ -52,7 +55,7 @@ def records(decoder: Decoder, block: bytes) -> list[Record]:
             if end == len(data) and "error" not in value:
                 made.append((None, value))
                 continue
-        if not data.strip():
+        if not data.strip() and kind != "error":
             continue  # what several servers keep a silent connection alive with
         record = _record(event)
         made.append(record)
@@ -71,17 +74,18 @@ def ends(record: Record) -> bool:
 def _record(event: Event) -> Record:
     """Return the record for any event at all."""
     number = int(event.id) if event.id.isascii() and event.id.isdigit() else None
-    if event.data.startswith("[DONE]"):
+    if event.data.lstrip().startswith("[DONE]"):
         return number, DONE
     try:
         value = json.loads(event.data)
     except (ValueError, RecursionError):
         value = None
+    if event.event == "error":  # some servers name the event instead of the member
+        return number, frame_error(value if isinstance(value, dict) else event.data)
     if not isinstance(value, dict):
         text = event.data if len(event.data) < 100 else event.data[:100] + "..."
         return number, APIError(f"the stream holds what is no chunk: {text!r}", body=event.data)
-    # OpenAI's own servers put the error under "error"; some name the event instead.
-    if value.get("error") or event.event == "error":
+    if value.get("error"):
         return number, frame_error(value)
     return number, value
 
@@ -125,12 +129,22 @@ def object_of(kind: type[T], body: bytes) -> T:
 
 def completion_of(body: bytes) -> ChatCompletion:
     """Return *body* as a completion; raises APIError, also for one that failed in the end."""
+    if _EVENTS.match(body):  # from a server that always streams
+        reading = Reading()
+        for record in records(Decoder(errors="strict"), body + b"\n\n"):
+            reading.take(record)
+        if not reading.ended:
+            reading.cut("the server's answer is a stream that breaks off")
+        return reading.fold.completion()
     made = object_of(ChatCompletion, body)
+    choices: Any = made.choices
+    if type(choices) is not list or not all(isinstance(choice, Choice) for choice in choices):
+        raise APIError("the server's answer is no ChatCompletion", body=made.to_dict())
     for choice in made.choices:
-        message: dict[str, Any] = getattr(choice, "message", made).__dict__
+        message = choice.message.__dict__
         if type(message.get("content")) is list:
             reshape(message)
-        if (reason := getattr(choice, "finish_reason", None)) and (failure := failed(reason)):
+        if choice.finish_reason and (failure := failed(choice.finish_reason)):
             failure.body = made.to_dict()
             raise failure
     return made

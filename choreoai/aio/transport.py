@@ -181,7 +181,7 @@ class AsyncAnswer:
             # A server that does not want the rest may have answered already.
         method = request.method or "GET"
         self._head = parse_head(await self._read_head(deadline), method)
-        while 100 <= self._head.status < 200:  # 103 Early Hints: the answer is still to come
+        while 100 <= self._head.status < 200 and self._head.status != 101:  # 103 Early Hints
             self._head = parse_head(await self._read_head(deadline), method)
         self.status = self._head.status
         found = self._head.headers

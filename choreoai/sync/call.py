@@ -66,7 +66,7 @@ class Call:
             else:
                 if 200 <= answer.status < 300:
                     return answer
-                failure = self._status_error(answer)
+                failure = self.refusal(answer)
                 again = retry_delay(answer.status, answer.headers, self.retries, time.time())
                 if again is None:
                     raise failure
@@ -115,15 +115,21 @@ class Call:
         except Cut as error:
             raise APIConnectionError(f"the answer broke off: {error}") from error
 
-    def refuse(self, answer: Answer) -> APIError:
-        """Return the error for an *answer* that succeeded but is no stream; closes it."""
+    def refusal(self, answer: Answer, start: bytes = b"") -> APIError:
+        """Return the error for an *answer*, whose body began with *start*; closes it."""
+        body: Any = None
         try:
-            body = decode(self.read(answer, _MOST_OF_AN_ERROR))
+            body = start + self.read(answer, _MOST_OF_AN_ERROR)
+            body = json.loads(body)
+        except APIConnectionError:
+            pass  # the status alone says enough
+        except (ValueError, RecursionError):
+            body = body.decode("utf-8", "replace")
         finally:
             answer.close()
-        if isinstance(body, dict) and body.get("error"):
+        if not start or (isinstance(body, dict) and body.get("error")):
             return status_error(answer.status, answer.headers, body)
-        kind = answer.headers.get("content-type", "")
+        kind = answer.headers.get("content-type", "a document")
         return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
 
     def _send(self, cancel: Cancel) -> Answer:
@@ -135,15 +141,6 @@ class Call:
         except FramingError as error:
             raise APIError(f"the server's answer cannot be read: {error}") from error
 
-    def _status_error(self, answer: Answer) -> APIError:
-        try:
-            body = decode(self.read(answer, _MOST_OF_AN_ERROR))
-        except APIConnectionError:
-            body = None  # the status alone says enough
-        finally:
-            answer.close()
-        return status_error(answer.status, answer.headers, body)
-
 
 def _connection_error(error: Unreachable | Cut, url: str) -> APIConnectionError:
     """Return our error for a transport's, with its cause in few words."""
@@ -154,11 +151,3 @@ def _connection_error(error: Unreachable | Cut, url: str) -> APIConnectionError:
         failure = APIConnectionError(f"no connection to {where}: {error}")
     failure.__cause__ = error.__cause__ or error
     return failure
-
-
-def decode(body: bytes) -> Any:
-    """Return the JSON of *body*, or its text if it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace")

@@ -23,6 +23,7 @@ _MOST_TRIES = 9
 _PATIENCE = 0.1
 
 _NO_STREAM = ("application/json", "text/html")
+_DOCUMENTS = (b"{", b"[", b"<")  # how these begin, and no stream of events does
 
 
 class Feed:
@@ -49,6 +50,8 @@ class Feed:
         self._decoder = Decoder(errors="strict")
         self._started = False  # a record came, so that from now on the idle limit counts
         self._ended = False
+        self._judged = False  # the body began as one of events does
+        self._early: list[Record] = []
         self._failures = 0
 
     @classmethod
@@ -59,10 +62,15 @@ class Feed:
         """
         cancel = Cancel()
         answer = call.open(cancel)
+        feed = cls(call, answer, cancel, after)
         kind = answer.headers.get("content-type", "")
-        if kind.split(";")[0].strip().lower() in _NO_STREAM:
-            raise call.refuse(answer)
-        return cls(call, answer, cancel, after)
+        if kind.split(";")[0].strip().lower() in _NO_STREAM:  # or events with a wrong label
+            try:
+                feed._early = feed.read()
+            except BaseException:
+                answer.drop()
+                raise
+        return feed
 
     def read(self) -> list[Record]:
         """Wait for the next records; none when the stream is over, and the connection let go.
@@ -70,6 +78,9 @@ class Feed:
         Raises APITimeoutError, StreamInterruptedError when reconnecting is given up,
         and Cancelled.
         """
+        if early := self._early:
+            self._early = []
+            return early
         deadline = self._deadline()
         while self.over is None:
             try:
@@ -85,8 +96,12 @@ class Feed:
             else:
                 if not block:
                     self._cut("the connection was closed before the end of the answer")
-                elif made := self._new(records(self._decoder, block)):
-                    return made
+                elif not self._judged and block.lstrip()[:1] in _DOCUMENTS:
+                    raise self.call.refusal(self._answer, block)
+                else:
+                    self._judged = self._judged or bool(block.strip())
+                    if made := self._new(records(self._decoder, block)):
+                        return made
                 continue
             deadline = self._deadline()
         # Only now: what came with the end marker must not wait for the end of the body.
@@ -143,6 +158,7 @@ class Feed:
         except APIConnectionError:
             return False
         self._decoder = Decoder(errors="strict")
+        self._judged = False
         return True
 
     def cancel(self) -> None:

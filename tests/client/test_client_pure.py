@@ -293,6 +293,8 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
         (503, {"retry-after": DATE.strftime("%a, %d %b %Y %H:%M:%S GMT")}, 7.0),
         (503, {"retry-after": "0"}, 0.0),
         (503, {"retry-after": "3600"}, None),
+        (503, {"retry-after": "9" * 30}, None),
+        (503, {"retry-after": "9" * 500}, None),
         (500, {"x-should-retry": "false"}, None),
         (400, {"x-should-retry": "true", "retry-after": "1"}, 1.0),
         *((status, {}, None) for status in (301, 400, 401, 403, 404, 410, 413, 422)),
