@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test nightly mutants check lint format sync types docs bench soak interop tools build clean
+.PHONY: help run test coverage nightly mutants check lint format sync types docs bench soak interop tools build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -53,6 +53,15 @@ WORKERS ?= auto
 test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores
 	$(BIN)/choreo-wsgi fetch-model
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# Every Python process of the run is measured, whatever its environment and folder.
+MEASURE := $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null)/measure.pth
+coverage: $(VENV)/.check  ## run the tests, and say which lines and branches none of them runs
+	rm -rf build/coverage && mkdir -p build/coverage
+	echo 'import os; os.environ.update(COVERAGE_FILE="$(CURDIR)/build/coverage/data", COVERAGE_PROCESS_START="$(CURDIR)/setup.cfg"); import coverage; coverage.process_startup()' > $(MEASURE)
+	$(MAKE) test; status=$$?; rm $(MEASURE); exit $$status
+	cd build/coverage && ../../$(BIN)/coverage combine -q --rcfile=../../setup.cfg --data-file=data
+	$(BIN)/coverage report --data-file=build/coverage/data --show-missing --skip-covered --fail-under=97
 
 lint: $(VENV)/.check  ## look for mistakes and for formatting
 	$(BIN)/ruff check .

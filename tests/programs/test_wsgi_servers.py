@@ -243,7 +243,6 @@ def test_gunicorn_lets_streams_end(
         one.abandon()
 
 
-# The last one, as the places become free only little by little.
 def test_a_stream_too_many_is_refused(server: Launched) -> None:
     """At once: the server has threads for all streams and for more. What ends is free again."""
     with ExitStack() as stack:
@@ -265,6 +264,13 @@ def test_a_stream_too_many_is_refused(server: Launched) -> None:
             return len(again) == MAX_STREAMS
 
         harness.wait_until(all_are_free, "there is a place for each")
+
+    def next_is_served() -> bool:
+        with server.connect() as client:
+            return client.exchange("POST", PATH, ask(model="echo")).status == 200
+
+    # The places become free little by little; what is tested next wants one.
+    harness.wait_until(next_is_served, "a place is free")
 
 
 def _open(server: Launched, stack: ExitStack, count: int) -> list[harness.Client]:

@@ -78,7 +78,7 @@ class Command:
 @pytest.fixture
 def bare_environment(tmp_path: Path) -> dict[str, str]:
     """The environment without settings and keys of whoever runs the tests."""
-    kept = ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+    kept = ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     return {**environment, "HOME": str(tmp_path)}
 
