@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import harness
 import hypothesis
 import pytest
+from raw_server import certificate
 from scripted_provider import Script, Scripted
 
 from choreo_wsgi.app.application import Application
@@ -42,6 +44,12 @@ def pytest_configure() -> None:
 def require_tool() -> Callable[[str, str], str]:
     """``require_tool(name, package)``: the program's path; skips, under CI=true fails."""
     return harness.require_tool
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
+    """A server's TLS context, and the file of the certificate to trust."""
+    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

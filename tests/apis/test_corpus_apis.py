@@ -12,8 +12,8 @@ import pytest
 from anthropic.types import RawMessageStreamEvent
 from corpus_cases import Case, cases
 from openai.types.responses import Response, ResponseStreamEvent
-from playback_server import PlaybackServer
 from pydantic import TypeAdapter
+from raw_server import RawServer
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.messages.writer import MessageWriter
@@ -101,7 +101,7 @@ def test_as_a_response(case: Case) -> None:
     kinds = [event["type"] for event in events]
     terminal = {"response.completed", "response.incomplete", "response.failed"}
     assert [kind for kind in kinds if kind in terminal] == kinds[-1:]
-    with PlaybackServer(HEAD + frames) as server:
+    with RawServer.playing(HEAD + frames) as server:
         read = read_response(server.url)
     assert read.ending == ENDINGS[expected.ending]
     if not expected.ending:
@@ -159,7 +159,7 @@ def test_as_a_message(case: Case) -> None:
             MESSAGE_EVENT.validate_python(event, strict=False)
     kinds = [event["type"] for event in events]
     assert [kind for kind in kinds if kind in ("message_stop", "error")] == kinds[-1:]
-    with PlaybackServer(HEAD + frames) as server:
+    with RawServer.playing(HEAD + frames) as server:
         read = read_message(server.url)
     assert bool(read.ending) == bool(expected.ending)
     if not expected.ending:

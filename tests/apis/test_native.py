@@ -13,7 +13,7 @@ import anthropic
 import harness
 import openai
 import pytest
-from playback_server import Asked, PlaybackServer
+from raw_server import RawServer, Request
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
@@ -64,15 +64,15 @@ SAID = "".join(f"w{number} " for number in range(40))
 class Native:
     """Our server before an upstream that plays *answer* and speaks the API itself."""
 
-    def __init__(self, upstream: PlaybackServer, url: str) -> None:
+    def __init__(self, upstream: RawServer, url: str) -> None:
         self.upstream = upstream
         self.url = url
 
     @property
     def sent(self) -> tuple[str, dict[str, Any], Any]:
         """The last request that the upstream got: target, body, headers."""
-        asked = self.upstream.asked[-1]
-        return asked.target, json.loads(asked.body), asked.headers
+        asked = self.upstream.requests[-1]
+        return asked.path, json.loads(asked.body), asked.headers
 
 
 Make = Callable[[str, Any], Native]
@@ -82,10 +82,10 @@ Make = Callable[[str, Any], Native]
 def native(
     application: Callable[..., Application], serve: Callable[..., harness.Server]
 ) -> Iterator[Make]:
-    upstreams: list[PlaybackServer] = []
+    upstreams: list[RawServer] = []
 
-    def make(kind: str, answer: bytes | Callable[[Asked], bytes]) -> Native:
-        upstream = PlaybackServer(answer)
+    def make(kind: str, answer: bytes | Callable[[Request], bytes]) -> Native:
+        upstream = RawServer.playing(answer)
         upstream.__enter__()
         upstreams.append(upstream)
         section = {"type": kind, "base_url": upstream.url, "api_key": "sk-upstream"}
@@ -178,15 +178,15 @@ def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:
         b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     )
 
-    def answer(asked: Asked) -> bytes:
-        if asked.target.endswith("/responses"):
+    def answer(asked: Request) -> bytes:
+        if asked.path.endswith("/responses"):
             return missing + b'{"detail":"Not Found"}'
         return HEAD + said + sse.DONE
 
     made = native("vllm", answer)
     for _ in range(2):
         assert ask_responses(made.url).output_text == "by chat"
-    targets = [asked.target.rpartition("/")[2] for asked in made.upstream.asked]
+    targets = [asked.path.rpartition("/")[2] for asked in made.upstream.requests]
     assert targets == ["responses", "completions", "completions"]
     gone = native("vllm", missing + b'{"error":{"message":"The model `real` does not exist."}}')
     with pytest.raises(openai.NotFoundError, match="does not exist"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playback_server import PlaybackServer
+from raw_server import RawServer
 from test_odd_requests import MESSAGE
 from wsgi_calls import call
 
@@ -21,12 +21,12 @@ HINTS = ("cache_control", "thinking", "thinking_blocks", "reasoning_content", "i
 
 def sent(application: Callable[..., Application], kind: str, model: str) -> Any:
     """Return what an upstream of the type *kind* gets for a message to *model*."""
-    with PlaybackServer(ANSWER) as upstream:
+    with RawServer.playing(ANSWER) as upstream:
         section = {"type": kind, "models": "*", "base_url": upstream.url, "api_key": "k"}
         message = {**MESSAGE, "model": model, "output_config": {}}
         answer = call(application({"up": section}), "POST", "/v1/messages", message)
         assert answer.status == 200, answer.body
-        return json.loads(upstream.asked[-1].body)
+        return json.loads(upstream.requests[-1].body)
 
 
 @pytest.mark.parametrize("kind", ["azure", "groq", "mistral"])

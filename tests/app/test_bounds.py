@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import requests
-from fleet import KEY, Replica
 from harness import Client, wait_until
+from launched import Launched, launch
+from real_server import KEY, slow_echo
 
 STREAMS = 2000
 BUDGET = 32 * 1024 * 1024
 HEADERS = {"Authorization": f"Bearer {KEY}", "Choreo-Resumable": "1"}
 
 
-def resident(replica: Replica) -> int:
+def resident(replica: Launched) -> int:
     """Return the bytes of memory that the process has."""
     status = Path(f"/proc/{replica.process.pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
@@ -25,13 +26,12 @@ def resident(replica: Replica) -> int:
 
 def test_two_thousand_streams_that_nobody_reads_to_the_end(tmp_path: Path) -> None:
     """Within the budget at any time, under 150 MB above idle after their time."""
-    replica = Replica(
-        tmp_path,
-        "replica",
-        max_streams=str(STREAMS),  # each keeps its slot until its generation has ended
-        replay_ttl_seconds="1",
-        replay_total_bytes=str(BUDGET),
+    config = slow_echo(
+        max_streams=STREAMS,  # each keeps its slot until its generation has ended
+        replay_ttl_seconds=1,
+        replay_total_bytes=BUDGET,
     )
+    replica = launch(tmp_path, config)
     # About 100 kB of frames each: all of them together would be six times the budget.
     body = {
         "model": "echo",

@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import harness
 import requests
-from cutting import number, read_with_cuts, texts
-from harness import Server, make_app, wait_until
+from harness import Client, Server, make_app, wait_until
+from proxy import Proxy
 
 STREAMS = 500
 AT_ONCE = 25
+
+
+def frames_of(client: Client, limit: int) -> list[bytes]:
+    """Read up to *limit* frames, or to the end."""
+    frames: list[bytes] = []
+    while len(frames) < limit:
+        frame = client.read_frame()
+        if not frame:
+            break
+        if not frame.startswith(b":"):
+            frames.append(frame)
+    return frames
+
+
+def number(frame: bytes) -> int:
+    """Return a frame's number."""
+    found = re.match(rb"id: (\d+)\ndata: ", frame)
+    assert found, frame
+    return int(found[1])
+
+
+def read_with_cuts(
+    port: int, body: dict[str, Any], chance: random.Random
+) -> tuple[str, list[bytes]]:
+    """Stream *body*, cut off up to four times; return the stream's id and all its frames."""
+    id, frames, cuts = "", list[bytes](), chance.randint(1, 4)
+    while True:
+        proxy = Proxy(port) if chance.random() < 0.3 else None
+        client = Client(("127.0.0.1", proxy.port if proxy else port))
+        if id:
+            headers = {"Last-Event-ID": str(number(frames[-1]) if frames else 0)}
+            client.request("GET", f"/v1/streams/{id}", headers=headers)
+        else:
+            client.request("POST", "/v1/chat/completions", body, {"Choreo-Resumable": "1"})
+        head = client.read_head()
+        assert head.status == 200, client.read_body()
+        id = head.headers["choreo-stream-id"]
+        frames += frames_of(client, chance.randint(0, 14) if cuts else 1 << 30)
+        if proxy:
+            proxy.kill()
+            client.close()
+        elif chance.random() < 0.5:
+            client.reset()
+        else:
+            client.close()
+        cuts -= 1
+        if cuts < 0 or (frames and frames[-1].endswith(b"data: [DONE]\n\n")):
+            return id, frames
+
+
+def texts(frames: list[bytes]) -> tuple[list[str], dict[str, Any] | None]:
+    """Return the text of each choice and the usage."""
+    found: dict[int, str] = {}
+    usage = None
+    for frame in frames:
+        data = frame.partition(b"data: ")[2].strip()
+        if data == b"[DONE]":
+            continue
+        chunk = json.loads(data)
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            piece = choice["delta"].get("content", "")
+            found[choice["index"]] = found.get(choice["index"], "") + piece
+    return [found[index] for index in sorted(found)], usage
 
 
 def test_streams_cut_at_random_are_whole(serve: Callable[..., Server], replay_url: str) -> None:

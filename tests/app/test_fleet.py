@@ -10,8 +10,9 @@ from pathlib import Path
 import harness
 import pytest
 import requests
-from fleet import KEY, Nginx, Replica
 from harness import wait_until
+from launched import Nginx, launch
+from real_server import KEY, slow_echo
 from replay_helpers import RedisServer
 
 import choreoai
@@ -29,7 +30,8 @@ class Fleet:
         self.redis = RedisServer(folder)
         self.redis.start()
         given = {"replay": self.redis.url, "heartbeat_seconds": "1", **settings}
-        self.replicas = [Replica(folder, f"replica-{n}", more, **given) for n in range(3)]
+        config = slow_echo(more, **given)
+        self.replicas = [launch(folder, config, name=f"replica-{n}") for n in range(3)]
         self.nginx = Nginx(folder, [replica.port for replica in self.replicas])
         self.url = f"http://127.0.0.1:{self.nginx.port}"
 
@@ -163,7 +165,7 @@ def test_a_finished_stream_survives_a_restart(tmp_path: Path) -> None:
         "stream": True,
     }
     headers = {"Authorization": f"Bearer {KEY}"}
-    first = Replica(tmp_path, "first", replay=url)
+    first = launch(tmp_path, slow_echo(replay=url), name="first")
     with requests.post(
         f"http://127.0.0.1:{first.port}/v1/chat/completions",
         json=body,
@@ -173,7 +175,7 @@ def test_a_finished_stream_survives_a_restart(tmp_path: Path) -> None:
         id = answer.headers["Choreo-Stream-Id"]
         frames = answer.content.replace(b": ping\n", b"")
     assert first.end() == 0
-    second = Replica(tmp_path, "second", replay=url)
+    second = launch(tmp_path, slow_echo(replay=url), name="second")
     try:
         streams = f"http://127.0.0.1:{second.port}/v1/streams"
         again = requests.get(f"{streams}/{id}?after=2", headers=headers, timeout=30)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import harness
 import pytest
-from misbehave import Peer, Upstream, chunk, head
 from plain_apps import Running
+from raw_server import Peer, RawServer, chunk, head
 
 SIZE = 6_000_000
 EVENT = (
@@ -31,7 +31,7 @@ def more() -> Iterator[threading.Event]:
 @pytest.mark.parametrize("resumable", [False, True])
 @pytest.mark.parametrize("other", ["", "other"])
 def test_the_request_is_let_go_of_once_the_stream_runs(
-    upstream: Callable[..., Upstream], more: threading.Event, resumable: bool, other: str
+    upstream: Callable[..., RawServer], more: threading.Event, resumable: bool, other: str
 ) -> None:
     """With a second target in reserve, too."""
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import harness
 import pytest
-from fleet import Nginx, Replica
 from harness import Client, wait_until
+from launched import Launched, Nginx, launch
+from real_server import slow_echo
 from replay_helpers import RedisServer
 
 CHAT = "/v1/chat/completions"
@@ -36,7 +37,7 @@ SECTIONS = "\n[provider hold]\ntype = echo\ndelay_ms = 60000\nmodels = hold\n" +
 class Served:
     """Replicas behind one port, with their Redis if they have one."""
 
-    def __init__(self, port: int, replicas: list[Replica], redis: RedisServer | None) -> None:
+    def __init__(self, port: int, replicas: list[Launched], redis: RedisServer | None) -> None:
         self.port = port
         self.replicas = replicas
         self.redis = redis
@@ -48,7 +49,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     if request.param != "three replicas":
         if request.param == "two processes":
             settings["processes"] = "2"
-        one = Replica(tmp_path, "one", SECTIONS, **settings)
+        one = launch(tmp_path, slow_echo(SECTIONS, **settings))
         yield Served(one.port, [one], None)
         assert one.end() == 0
         return
@@ -57,7 +58,8 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     redis = RedisServer(tmp_path)
     redis.start()
     settings["replay"] = redis.url
-    replicas = [Replica(tmp_path, f"r{n}", SECTIONS, **settings) for n in range(3)]
+    config = slow_echo(SECTIONS, **settings)
+    replicas = [launch(tmp_path, config, name=f"r{n}") for n in range(3)]
     nginx = Nginx(tmp_path, [replica.port for replica in replicas])
     yield Served(nginx.port, replicas, redis)
     nginx.end()

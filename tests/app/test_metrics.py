@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import free_port
 from harness import Client, Server, make_app, wait_until
+from launched import Launched, environment, free_port
 from prometheus_client.parser import text_string_to_metric_families
-from real_server import Launched, environment
 from scripted_provider import Script
 from wsgi_calls import call, chat
 

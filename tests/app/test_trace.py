@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import make_app
-from live_upstream import LiveUpstream
+from raw_server import RawServer
 from wsgi_calls import call, chat
 
 from choreo_wsgi.app.application import Application
@@ -17,12 +17,12 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
-def upstream() -> Iterator[LiveUpstream]:
-    with LiveUpstream() as one:
+def upstream() -> Iterator[RawServer]:
+    with RawServer() as one:
         yield one
 
 
-def asked(upstream: LiveUpstream, type: str, **more: str) -> tuple[dict[str, str], str]:
+def asked(upstream: RawServer, type: str, **more: str) -> tuple[dict[str, str], str]:
     """Return the headers that the provider got, in lower case, and our answer's request id."""
     options = {"type": type, "models": "m", "api_key": "k", "base_url": upstream.url}
     app: Application = make_app({}, {"provider p": options})
@@ -32,12 +32,12 @@ def asked(upstream: LiveUpstream, type: str, **more: str) -> tuple[dict[str, str
     )
     thread.start()
     one = upstream.call()
-    one.head("application/json", "401 Unauthorized")
-    one.send(b'{"error": {"message": "wrong key"}}')
-    one.finish()
+    one.head("401 Unauthorized", "application/json")
+    one.body(b'{"error": {"message": "wrong key"}}')
+    one.end()
     thread.join()
     app.close()
-    headers = {name.lower(): value for name, value in one.asked.headers.items()}
+    headers = {name.lower(): value for name, value in one.request.headers.items()}
     return headers, answers[0].headers["x-request-id"]
 
 
@@ -45,7 +45,7 @@ BODY = chat("x", model="m", stream=True)
 
 
 @pytest.mark.parametrize("type", ["openai", "anthropic", "gemini", "ollama"])
-def test_the_id_and_the_context_go_upstream(upstream: LiveUpstream, type: str) -> None:
+def test_the_id_and_the_context_go_upstream(upstream: RawServer, type: str) -> None:
     more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=b,c=d", "HTTP_X_REQUEST_ID": "x-1"}
     headers, id = asked(upstream, type, **more)
     assert headers["x-request-id"] == id == "x-1"
@@ -53,7 +53,7 @@ def test_the_id_and_the_context_go_upstream(upstream: LiveUpstream, type: str) -
 
 
 @pytest.mark.parametrize("parent", ["", "x", PARENT.upper(), PARENT + "\r\nx: y", "0" * 55])
-def test_what_is_no_context_stays_here(upstream: LiveUpstream, parent: str) -> None:
+def test_what_is_no_context_stays_here(upstream: RawServer, parent: str) -> None:
     more = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=b"}
     headers, id = asked(upstream, "openai", **more)
     assert headers["x-request-id"] == id and id.startswith("req_")

@@ -1,17 +1,14 @@
-import ssl
-import subprocess
+from contextlib import ExitStack
 
-import harness
 import pytest
 from both_clients import Clients
-from scripted_server import ScriptedServer
+from raw_server import RawServer
 
 
 @pytest.fixture
 def server():
-    made = ScriptedServer()
-    yield made
-    made.close()
+    with RawServer() as made:
+        yield made
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -44,41 +41,13 @@ def _no_settings_from_outside(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = [
-        harness.require_tool("openssl", "openssl"),
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-    ]
-    command += ["-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run(command, check=True, capture_output=True)
-    return key, cert
-
-
 @pytest.fixture
-def tls_servers(certificate, monkeypatch):
+def tls_servers(tls, monkeypatch):
     """Makes servers that speak TLS."""
-    key, cert = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
-    made = []
-
-    def make():
-        made.append(ScriptedServer(tls=context))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.close()
+    context, certificate = tls
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
+    with ExitStack() as made:
+        yield lambda: made.enter_context(RawServer(context=context))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import requests
-from scripted_server import DEADLINE, answer, chunk
+from raw_server import DEADLINE, answer, chat_chunk
 
 import choreoai
 
@@ -82,7 +82,7 @@ def test_every_parameter_is_sent(server, clients, complete):
 def test_a_parameter_that_is_not_documented_is_refused(server, complete):
     with pytest.raises(TypeError, match=r"'temprature'.*extra_body"):
         complete(temprature=3)
-    assert server.connections == 0
+    assert server.accepted == 0
 
 
 def test_extra_headers_query_and_body(server, clients):
@@ -121,7 +121,7 @@ def test_a_message_of_an_answer_can_be_sent_back(server, complete):
 def test_what_json_cannot_say_is_refused(server, complete, value):
     with pytest.raises(choreoai.ChoreoAIError, match="JSON"):
         complete(extra_body={"x": value})
-    assert server.connections == 0
+    assert server.accepted == 0
 
 
 def test_models(server, client):
@@ -177,7 +177,7 @@ def test_a_redirect_is_not_followed(server, complete):
 def test_a_success_that_is_no_completion(server, complete, body):
     def script(peer):
         peer.head(kind="application/json", framing=len(body))
-        peer.raw(body)
+        peer.send(body)
 
     server.then(script)
     with pytest.raises(choreoai.APIError):
@@ -200,7 +200,7 @@ def test_a_success_that_is_no_completion(server, complete, body):
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_head_that_cannot_be_read(server, complete, head, stream):
-    server.then(lambda peer: peer.raw(head.encode()))
+    server.then(lambda peer: peer.send(head.encode()))
     with pytest.raises(choreoai.APIError):
         complete(stream=stream)
 
@@ -208,7 +208,7 @@ def test_a_head_that_cannot_be_read(server, complete, head, stream):
 def test_a_plain_answer_that_is_cut(server, complete):
     def script(peer):
         peer.head(kind="application/json", framing=100)
-        peer.raw(b'{"id":')
+        peer.send(b'{"id":')
 
     server.then(script)
     with pytest.raises(choreoai.APIConnectionError):
@@ -234,14 +234,14 @@ def test_through_a_proxy(server, clients, monkeypatch):
         stream = client.chat.completions.create(model="m", messages=HI, stream=True)
         assert "".join(stream.text) == "a"
     assert server.requests[0].path == "http://server.invalid/v1/chat/completions"
-    assert server.connections == 1
+    assert server.accepted == 1
 
 
 def tunnel(peer):
     """Do what a proxy does with CONNECT, also when the client speaks TLS with it."""
     host, port = peer.request.path.rsplit(":", 1)
     with socket.create_connection((host, int(port))) as far:
-        peer.raw(b"HTTP/1.1 200 Connected\r\nX-A: b\r\n\r\n")
+        peer.send(b"HTTP/1.1 200 Connected\r\nX-A: b\r\n\r\n")
         ends = {far: peer.sock, peer.sock: far}
         while True:
             ready = [peer.sock] if getattr(peer.sock, "pending", int)() else ()
@@ -266,7 +266,7 @@ def test_through_a_tunnel(server, tls_server, tls_proxy, clients, monkeypatch, k
         assert "".join(stream.text) == "a" + "x" * 400_000
     assert tls_server.requests[1].json()["messages"] == sent
     assert [request.method for request in proxy.requests] == ["CONNECT"]
-    assert proxy.connections == tls_server.connections == 1
+    assert proxy.accepted == tls_server.accepted == 1
 
 
 def test_through_a_proxy_that_speaks_tls(tls_proxy, clients, monkeypatch):
@@ -285,15 +285,15 @@ def test_a_proxy_whose_certificate_is_not_good(tls_proxy, clients, monkeypatch):
     monkeypatch.setenv("https_proxy", tls_proxy.url)
     with pytest.raises(choreoai.APIConnectionError, match="certificate"):
         clients("https://server.invalid", max_retries=2).models.list()
-    assert tls_proxy.connections == 1
+    assert tls_proxy.accepted == 1
 
 
-def test_the_network_settings_of_requests(server, tls_server, clients, monkeypatch, certificate):
+def test_the_network_settings_of_requests(server, tls_server, clients, monkeypatch, tls):
     """verify, proxies and a session, also against what the environment says."""
     server.then(lambda peer: peer.json(COMPLETION))
     tls_server.then(lambda peer: peer.json(COMPLETION))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", __file__)
-    for verify in (False, str(certificate[1])):
+    for verify in (False, tls[1]):
         client = clients(tls_server.url, verify=verify)
         client.chat.completions.create(model="m", messages=HI)
     client = clients("http://server.invalid", proxies={"http": server.url})
@@ -310,7 +310,7 @@ def test_a_socks_proxy_is_refused_and_not_passed_by(server, clients, monkeypatch
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
     with pytest.raises(choreoai.APIConnectionError, match="SOCKS"):
         clients(server.url, max_retries=5).models.list()
-    assert server.connections == 0
+    assert server.accepted == 0
 
 
 # --- retries ----------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_a_connection_that_breaks_before_the_head_is_tried_again(server, clients
 
 
 def test_nothing_is_tried_again_after_the_first_byte(server, clients, quick):
-    server.then(lambda peer: peer.stream([chunk("a")], done=False))
+    server.then(lambda peer: peer.stream([chat_chunk("a")], done=False))
     client = clients(server.url, max_retries=5)
     with pytest.raises(choreoai.StreamInterruptedError):
         list(client.chat.completions.create(model="m", messages=HI, stream=True))
@@ -392,8 +392,8 @@ def test_no_head_in_time(server, clients, stream, head):
     left = threading.Event()
 
     def script(peer):
-        peer.raw(head)
-        peer.wait_until_left()
+        peer.send(head)
+        peer.is_left()
         left.set()
 
     server.then(script)
@@ -417,7 +417,7 @@ def test_pings_are_no_progress(server, clients, frames):
         try:
             while True:
                 peer.body(b": ping\n")
-                if peer.left_within(0.01):
+                if peer.is_left(0.01):
                     break
         finally:
             left.set()

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from scripted_server import DEADLINE, answer, frame
+from raw_server import DEADLINE, answer, frame
 
 import choreoai
 
@@ -30,11 +30,11 @@ class Silence:
         if self.head:
             peer.head()
         if self.body:
-            peer.raw(self.body)
+            peer.send(self.body)
         for value in self.frames:
             peer.frame(value)
         self.silent.set()
-        peer.wait_until_left()
+        peer.is_left()
         self.left.set()
 
 
@@ -308,10 +308,10 @@ def test_200_streams_on_one_loop(server):
 
             texts = await asyncio.gather(*(read() for _ in range(number)))
             assert texts == ["ab"] * number
-            assert server.connections == number
+            assert server.accepted == number
             # The connections went back to the pool.
             assert await read_again(client) == "x"
-            assert server.connections == number
+            assert server.accepted == number
 
     async def read_again(client):
         server.scripts[:] = [lambda peer: peer.stream(answer("x"))]
@@ -331,7 +331,7 @@ def test_tls(tls_server, clients):
     for _ in range(2):
         stream = client.chat.completions.create(**HI, stream=True)
         assert "".join(stream.text) == "a" + "x" * 40_000 + "b"
-    assert tls_server.connections == 1
+    assert tls_server.accepted == 1
 
 
 @pytest.mark.parametrize("head", [True, False])

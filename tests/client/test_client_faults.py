@@ -12,7 +12,7 @@ import threading
 import zlib
 
 import pytest
-from scripted_server import DEADLINE, answer, chunk, frame
+from raw_server import DEADLINE, answer, chat_chunk, frame
 
 import choreoai
 
@@ -94,8 +94,8 @@ def test_after_a_fork_each_process_has_its_own_connections(server, kind):
             return
         peer.head()
         if said == "held":
-            peer.frame(chunk("he"))
-            peer.wait_for(done)
+            peer.frame(chat_chunk("he"))
+            assert done.wait(DEADLINE)
         for value in [*answer("ld" if said == "held" else said)[1:], "[DONE]"]:
             peer.frame(value)
         peer.end()
@@ -114,7 +114,7 @@ def test_two_tasks_on_one_stream(server):
 
     def script(peer):
         peer.head()
-        peer.wait_for(go_on)
+        assert go_on.wait(DEADLINE)
         for value in [*answer("a"), "[DONE]"]:
             peer.frame(value)
         peer.end()
@@ -140,8 +140,8 @@ def test_closing_while_another_task_reads(server):
 
     def script(peer):
         peer.head()
-        peer.frame(chunk("a"))
-        peer.wait_until_left()
+        peer.frame(chat_chunk("a"))
+        peer.is_left()
         left.set()
 
     server.then(script)
@@ -188,8 +188,8 @@ asyncio.run(main())
 def test_a_program_ends_with_its_streams_open(server, how):
     def script(peer):
         peer.head()
-        peer.frame(chunk("a"))
-        peer.wait_until_left()
+        peer.frame(chat_chunk("a"))
+        peer.is_left()
 
     server.then(script)
     command = [sys.executable, "-W", "error", "-c", EXIT, server.url, how]
@@ -202,8 +202,8 @@ def test_a_stop_iteration_of_a_signal_handler_is_no_end(server):
 
     def script(peer):
         peer.head()
-        peer.frame(chunk("a"))
-        peer.wait_until_left()
+        peer.frame(chat_chunk("a"))
+        peer.is_left()
 
     def handler(signum, frame):
         raise StopIteration
@@ -242,7 +242,7 @@ def test_what_says_nothing_is_passed_over(server, ask, noise):
 def test_bytes_that_are_not_utf_8_raise(server, ask):
     def script(peer):
         peer.head()
-        peer.body(frame(chunk("a")) + frame(chunk("bX")).replace(b"bX", b"b\xe9"))
+        peer.body(frame(chat_chunk("a")) + frame(chat_chunk("bX")).replace(b"bX", b"b\xe9"))
         peer.end()
 
     server.then(script)
@@ -257,8 +257,8 @@ WORDS = ["error", "network_error", "abort", "insufficient_system_resource", "MAL
 
 @pytest.mark.parametrize("word", WORDS)
 def test_a_finish_reason_that_is_a_failure_raises(server, ask, client, word):
-    failed = chunk(None, finish=word)
-    server.then(lambda peer: peer.stream([chunk("half"), failed]))
+    failed = chat_chunk(None, finish=word)
+    server.then(lambda peer: peer.stream([chat_chunk("half"), failed]))
     with pytest.raises(choreoai.APIError, match=word) as caught:
         list(ask())
     assert caught.value.partial_text == "half"
@@ -270,7 +270,7 @@ def test_a_finish_reason_that_is_a_failure_raises(server, ask, client, word):
 
 @pytest.mark.parametrize("word", ["stop", "length", "end_turn", "COMPLETE"])
 def test_a_finish_reason_that_is_none_comes_as_it_is(server, ask, word):
-    server.then(lambda peer: peer.stream([chunk("a"), chunk(None, finish=word)]))
+    server.then(lambda peer: peer.stream([chat_chunk("a"), chat_chunk(None, finish=word)]))
     assert [c.choices[0].finish_reason for c in ask()] == [None, word]
 
 
@@ -287,8 +287,11 @@ PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
 
 
 def test_content_in_parts(server, ask, client):
-    pieces = [chunk(None, content=PARTS), chunk(None, content=[{"type": "text", "text": "four"}])]
-    server.then(lambda peer: peer.stream([*pieces, chunk(None, finish="stop")]))
+    pieces = [
+        chat_chunk(None, content=PARTS),
+        chat_chunk(None, content=[{"type": "text", "text": "four"}]),
+    ]
+    server.then(lambda peer: peer.stream([*pieces, chat_chunk(None, finish="stop")]))
     message = ask().get_final_completion().choices[0].message
     assert (message.content, message.reasoning_content) == ("four", "hm")
     whole = {"role": "assistant", "content": [*PARTS, {"type": "text", "text": "four"}]}
@@ -303,13 +306,13 @@ def test_parallel_calls_are_told_apart_whatever_their_indexes(server, ask, index
     def piece(index, arguments, **start):
         function = {"arguments": arguments, **({"name": start.pop("name")} if start else {})}
         call = {"index": index, **start, "function": function}
-        return chunk(None, tool_calls=[{k: v for k, v in call.items() if v is not None}])
+        return chat_chunk(None, tool_calls=[{k: v for k, v in call.items() if v is not None}])
 
     pieces = []
     for index, name in zip(indexes, "fg", strict=True):
         pieces.append(piece(index, "", id=f"call_{name}", type="function", name=name))
         pieces += [piece(index, '{"x":'), piece(index, f'"{name}"}}')]
-    server.then(lambda peer: peer.stream([*pieces, chunk(None, finish="tool_calls")]))
+    server.then(lambda peer: peer.stream([*pieces, chat_chunk(None, finish="tool_calls")]))
     stream = ask()
     seen = [call.index for part in stream for call in part.choices[0].delta.tool_calls or ()]
     assert seen == [0, 0, 0, 1, 1, 1]
@@ -327,7 +330,7 @@ def test_parallel_calls_are_told_apart_whatever_their_indexes(server, ask, index
 def test_interim_heads_are_passed_over(server, client, ask, status):
     def script(peer):
         for _ in range(2):
-            peer.raw(f"HTTP/1.1 {status}\r\nLink: </x>; rel=preload\r\n\r\n".encode())
+            peer.send(f"HTTP/1.1 {status}\r\nLink: </x>; rel=preload\r\n\r\n".encode())
         if peer.request.json().get("stream"):
             peer.stream(answer("a"))
         else:
@@ -336,7 +339,7 @@ def test_interim_heads_are_passed_over(server, client, ask, status):
     server.then(script)
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
     assert "".join(ask().text) == "a"
-    assert server.connections == 1
+    assert server.accepted == 1
 
 
 def squeezed(data: bytes, coding: str) -> bytes:
@@ -357,7 +360,7 @@ def test_a_compressed_answer_that_nobody_asked_for(server, client, ask, coding):
             data = squeezed(json.dumps(COMPLETION).encode(), coding)
             kind = "application/json"
             peer.head(framing=len(data), kind=kind, Content_Encoding=coding)
-            peer.raw(data)
+            peer.send(data)
             peer.keep = True
 
     server.then(script)
@@ -368,7 +371,7 @@ def test_a_compressed_answer_that_nobody_asked_for(server, client, ask, coding):
 def test_a_coding_that_cannot_be_read_is_named(server, client):
     def script(peer):
         peer.head(framing=2, Content_Encoding="br")
-        peer.raw(b"xx")
+        peer.send(b"xx")
 
     server.then(script)
     with pytest.raises(choreoai.APIError, match="'br'"):
@@ -399,8 +402,8 @@ def test_a_tunnel_that_is_refused(server, clients, monkeypatch, status, connecti
     for module in ("aio.call", "sync.call"):
         monkeypatch.setattr(f"choreoai.{module}.backoff", lambda attempt: 0.001)
     monkeypatch.setenv("https_proxy", server.url)
-    server.then(lambda peer: peer.raw(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))
+    server.then(lambda peer: peer.send(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))
     client = clients("https://far.invalid", max_retries=2)
     with pytest.raises(choreoai.APIConnectionError, match=status[:3]):
         client.models.list()
-    assert server.connections == connections
+    assert server.accepted == connections

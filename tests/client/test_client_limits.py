@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import harness
 import pytest
-from scripted_server import DEADLINE, answer, chunk, frame
+from raw_server import DEADLINE, answer, chat_chunk, frame
 
 import choreoai
 from choreoai.transports import blocking
@@ -33,7 +33,7 @@ def test_the_callers_own_idempotency_key_is_kept(server, clients):
 
 
 def test_the_limits_of_the_client_are_those_of_its_calls(server, clients):
-    server.then(lambda peer: peer.wait_until_left())
+    server.then(lambda peer: peer.is_left())
     client = clients(server.url, timeout=0.05, max_retries=0)
     assert client.timeout == choreoai.Timeout(0.05, 0.05, 0.05)
     with pytest.raises(choreoai.APITimeoutError):
@@ -81,15 +81,15 @@ def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
 
 
 def test_a_mapping_is_an_object(server, client):
-    server.then(lambda peer: peer.raw(HEAD + PLAIN))
+    server.then(lambda peer: peer.send(HEAD + PLAIN))
     client.chat.completions.create(**HI, metadata=MappingProxyType({"a": "b"}))
     assert server.requests[0].json()["metadata"] == {"a": "b"}
 
 
 def test_a_plain_answer_that_stops_coming(server, clients):
     def script(peer):
-        peer.raw(HEAD + PLAIN[:3])
-        peer.wait_until_left()
+        peer.send(HEAD + PLAIN[:3])
+        peer.is_left()
 
     server.then(script)
     client = clients(server.url, timeout=choreoai.Timeout(idle=0.05), max_retries=0)
@@ -118,8 +118,8 @@ def test_a_plain_answer_without_end(server, client, monkeypatch):
 def test_a_head_without_end(server, clients):
     def script(peer):
         try:
-            peer.raw(b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 20_000)
-            peer.raw(b"\r\n")
+            peer.send(b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 20_000)
+            peer.send(b"\r\n")
         except ConnectionError:
             pass  # it has left
 
@@ -129,11 +129,11 @@ def test_a_head_without_end(server, clients):
 
 
 def test_an_event_that_is_too_long(server, ask):
-    huge = frame(chunk("x" * (9 * 1024 * 1024)))
+    huge = frame(chat_chunk("x" * (9 * 1024 * 1024)))
 
     def script(peer):
         peer.head()
-        peer.frame(chunk("short"))
+        peer.frame(chat_chunk("short"))
         try:
             peer.body(huge)
             peer.end()
@@ -150,7 +150,7 @@ def test_an_event_that_is_too_long(server, ask):
 
 def test_nothing_counts_behind_the_end_marker(server, ask):
     ending = b"".join(map(frame, answer("x"))) + frame("[DONE]")
-    late = frame({"error": {"message": "too late"}}) + frame(chunk("late"))
+    late = frame({"error": {"message": "too late"}}) + frame(chat_chunk("late"))
 
     def script(peer):
         peer.head()
@@ -160,7 +160,7 @@ def test_nothing_counts_behind_the_end_marker(server, ask):
     server.then(script)
     for _ in range(3):
         assert "".join(ask().text) == "x"
-    assert server.connections == 1  # the answer was read to its end
+    assert server.accepted == 1  # the answer was read to its end
 
 
 def read_twice(server, client, first):
@@ -174,23 +174,23 @@ def test_more_than_the_answer_is_no_answer_to_the_next(server, client):
     poison = HEAD + b'{"id": "p"}'
 
     def first(peer):
-        peer.raw(HEAD + PLAIN + poison)
+        peer.send(HEAD + PLAIN + poison)
         peer.keep = True
 
     assert read_twice(server, client, first) == "second"
-    assert server.connections == 2
+    assert server.accepted == 2
 
 
 def test_more_than_an_answer_of_nothing_is_no_answer_to_the_next(server, client):
     def first(peer):
-        peer.raw(HEAD.replace(b"%d" % len(PLAIN), b"0") + HEAD + b'{"id": "p"}')
+        peer.send(HEAD.replace(b"%d" % len(PLAIN), b"0") + HEAD + b'{"id": "p"}')
         peer.keep = True
 
     server.then(first, lambda peer: peer.json({"id": "second"}))
     with pytest.raises(choreoai.APIError, match="not JSON"):
         client.chat.completions.create(**HI)
     assert client.chat.completions.create(**HI).id == "second"
-    assert server.connections == 2
+    assert server.accepted == 2
 
 
 def test_what_comes_between_two_requests_is_no_answer(server, client):
@@ -198,9 +198,9 @@ def test_what_comes_between_two_requests_is_no_answer(server, client):
     asked_again, sent = threading.Event(), threading.Event()
 
     def first(peer):
-        peer.raw(HEAD + PLAIN)
-        peer.wait_for(asked_again)
-        peer.raw(HEAD + b'{"id": "p"}')
+        peer.send(HEAD + PLAIN)
+        assert asked_again.wait(DEADLINE)
+        peer.send(HEAD + b'{"id": "p"}')
         peer.keep = True
         sent.set()
 
@@ -209,15 +209,15 @@ def test_what_comes_between_two_requests_is_no_answer(server, client):
     asked_again.set()
     assert sent.wait(20)
     assert client.chat.completions.create(**HI).id == "second"
-    assert server.connections == 2
+    assert server.accepted == 2
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
 def test_a_connection_that_the_server_closes_is_not_used_again(server, client, version):
     def first(peer):
         said = b"Connection: close\r\n\r\n" if version == b"HTTP/1.1" else b"\r\n"
-        peer.raw(HEAD.replace(b"HTTP/1.1", version)[:-2] + said + PLAIN)
+        peer.send(HEAD.replace(b"HTTP/1.1", version)[:-2] + said + PLAIN)
         peer.keep = True
 
     assert read_twice(server, client, first) == "second"
-    assert server.connections == 2
+    assert server.accepted == 2

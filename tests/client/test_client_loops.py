@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from scripted_server import DEADLINE, answer
+from raw_server import DEADLINE, answer
 
 import choreoai
 
@@ -52,7 +52,7 @@ class Silence:
         for value in self.frames:
             peer.frame(value)
         self.silent.set()
-        peer.wait_until_left()
+        peer.is_left()
         self.left.set()
 
 
@@ -70,7 +70,7 @@ def test_a_stream_and_its_connection_used_again(server, run):
             assert await read(client) == "ab"
 
     run(main)
-    assert server.connections == 1
+    assert server.accepted == 1
 
 
 def test_a_client_from_one_loop_to_the_next(server, run):
@@ -84,7 +84,7 @@ def test_a_client_from_one_loop_to_the_next(server, run):
     run(main)
     run(main)
     assert texts == ["a", "a"]
-    assert server.connections == 1
+    assert server.accepted == 1
     asyncio.run(client.close())
 
 
@@ -97,7 +97,7 @@ def test_a_time_limit_that_moves(server, run):
         peer.frame(answer("a")[0])
         threading.Event().wait(0.05)
         peer.frame(answer("a")[1])
-        peer.wait_until_left()
+        peer.is_left()
         left.set()
 
     server.then(script)
@@ -122,7 +122,7 @@ def test_tls(tls_server, run):
                 assert await read(client) == "a" + "x" * 40_000 + "b"
 
     run(main)
-    assert tls_server.connections == 1
+    assert tls_server.accepted == 1
 
 
 def test_a_handshake_that_never_comes(run):

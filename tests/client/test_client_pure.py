@@ -10,7 +10,7 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_server import chunk, frame
+from raw_server import chat_chunk, frame
 
 import choreoai
 from choreo_wsgi.sse import Decoder
@@ -23,7 +23,7 @@ from choreoai.reading import Reading, records
 
 
 def test_members_are_attributes_and_absent_ones_are_none():
-    made = choreoai.ChatCompletionChunk.from_dict(chunk("Hi", citations=["x"]))
+    made = choreoai.ChatCompletionChunk.from_dict(chat_chunk("Hi", citations=["x"]))
     delta = made.choices[0].delta
     assert delta.content == "Hi"
     assert delta.role is None
@@ -38,12 +38,12 @@ def test_members_are_attributes_and_absent_ones_are_none():
 @pytest.mark.parametrize(
     "members",
     [
-        chunk("a"),
-        chunk("a", role="assistant", reasoning_content="hm"),
-        chunk(None, finish="stop"),
-        chunk(None, tool_calls=[{"index": 0, "function": {"arguments": "{}"}, "x": {"y": 1}}]),
+        chat_chunk("a"),
+        chat_chunk("a", role="assistant", reasoning_content="hm"),
+        chat_chunk(None, finish="stop"),
+        chat_chunk(None, tool_calls=[{"index": 0, "function": {"arguments": "{}"}, "x": {"y": 1}}]),
         {"id": "x", "choices": [], "usage": {"prompt_tokens": 1, "more": {"deep": [1]}}},
-        {**chunk("a"), "usage": None, "unknown": [{"a": 1}]},
+        {**chat_chunk("a"), "usage": None, "unknown": [{"a": 1}]},
         {"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": {"content": []}}]},
     ],
 )
@@ -89,21 +89,21 @@ def recorded():
     first = {"index": 0, "id": "call_a", "type": "function", "function": {"name": "f"}}
     second = {"index": 1, "id": "call_b", "type": "function", "function": {"name": "g"}}
     return [
-        chunk("", role="assistant"),
-        chunk("", index=1, role="assistant"),
-        chunk(None, reasoning_content="Let me "),
-        chunk("Grüße \u2028", reasoning_content="see"),
-        chunk("one", index=1),
-        chunk("\n\n🐍 data: x"),
-        chunk(None, tool_calls=[{**first, "function": {"name": "f", "arguments": ""}}]),
-        chunk(None, tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}]),
-        chunk(None, tool_calls=[{**second, "function": {"name": "g", "arguments": "{"}}]),
-        chunk(None, tool_calls=[{"index": 0, "function": {"arguments": '"\\n"}'}}]),
-        chunk(None, tool_calls=[{"index": 1, "function": {"arguments": "}"}}]),
-        chunk(" two", index=1),
-        chunk(None, finish="tool_calls"),
-        chunk(None, index=1, finish="stop"),
-        {**chunk("x"), "choices": [], "usage": USAGE},
+        chat_chunk("", role="assistant"),
+        chat_chunk("", index=1, role="assistant"),
+        chat_chunk(None, reasoning_content="Let me "),
+        chat_chunk("Grüße \u2028", reasoning_content="see"),
+        chat_chunk("one", index=1),
+        chat_chunk("\n\n🐍 data: x"),
+        chat_chunk(None, tool_calls=[{**first, "function": {"name": "f", "arguments": ""}}]),
+        chat_chunk(None, tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}]),
+        chat_chunk(None, tool_calls=[{**second, "function": {"name": "g", "arguments": "{"}}]),
+        chat_chunk(None, tool_calls=[{"index": 0, "function": {"arguments": '"\\n"}'}}]),
+        chat_chunk(None, tool_calls=[{"index": 1, "function": {"arguments": "}"}}]),
+        chat_chunk(" two", index=1),
+        chat_chunk(None, finish="tool_calls"),
+        chat_chunk(None, index=1, finish="stop"),
+        {**chat_chunk("x"), "choices": [], "usage": USAGE},
     ]
 
 
@@ -167,7 +167,7 @@ def test_tool_calls_without_an_index():
         {"id": "b", "function": {"name": "g", "arguments": "{"}},
         {"function": {"arguments": "}"}},
     ):
-        fold.add(build_chunk(chunk(None, tool_calls=[call])))
+        fold.add(build_chunk(chat_chunk(None, tool_calls=[call])))
     calls = fold.completion().choices[0].message.tool_calls
     assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
         ("a", "f", "{}"),
@@ -179,10 +179,10 @@ def test_an_unfinished_fold():
     fold = choreoai.Fold()
     assert not fold.finished()
     assert fold.completion().choices == []
-    fold.add(build_chunk(chunk("a")))
+    fold.add(build_chunk(chat_chunk("a")))
     assert not fold.finished()
     assert fold.completion().choices[0].finish_reason is None
-    fold.add(build_chunk(chunk(None, finish="length")))
+    fold.add(build_chunk(chat_chunk(None, finish="length")))
     assert fold.finished()
     assert not fold.finished(2)
 
@@ -190,7 +190,7 @@ def test_an_unfinished_fold():
 def test_a_refusal_has_no_content_and_logprobs_add_up():
     fold = choreoai.Fold()
     for text in ("I ", "won't"):
-        value = chunk(None, refusal=text)
+        value = chat_chunk(None, refusal=text)
         value["choices"][0]["logprobs"] = {"content": None, "refusal": [{"token": text}]}
         fold.add(build_chunk(value))
     choice = fold.completion().choices[0]
@@ -217,7 +217,7 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
 )
 def test_what_has_not_the_form_of_a_chunk(wrong):
     reading = Reading()
-    reading.take((None, chunk("kept")))
+    reading.take((None, chat_chunk("kept")))
     with pytest.raises(choreoai.APIError, match="no chunk") as caught:
         reading.take((None, wrong))
     assert caught.value.partial_text == "kept"
@@ -270,7 +270,7 @@ def test_texts_of_choices_never_mix(pieces):
     fold = choreoai.Fold()
     whole: dict[int, str] = {}
     for index, text in pieces:
-        fold.add(build_chunk(chunk(text, index=index)))
+        fold.add(build_chunk(chat_chunk(text, index=index)))
         whole[index] = whole.get(index, "") + text
     assert {c.index: c.message.content for c in fold.completion().choices} == whole
     assert fold.text() == whole.get(0, "")

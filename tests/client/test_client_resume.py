@@ -6,7 +6,7 @@ import random
 import threading
 
 import pytest
-from scripted_server import DEADLINE, answer, chunk
+from raw_server import DEADLINE, answer, chat_chunk
 
 import choreoai
 
@@ -38,9 +38,9 @@ class Log:
             if how == "end":
                 peer.end()
             elif how == "half":
-                peer.raw(b"30\r\nid: 99\ndata: {")
+                peer.send(b"30\r\nid: 99\ndata: {")
             elif how == "reset":
-                peer.wait_for(self.taken)
+                assert self.taken.wait(DEADLINE)
                 peer.reset()
 
         return script
@@ -193,7 +193,7 @@ def test_cancel_stops_the_generation(server, client, log, status):
     def run(peer):
         log.head(peer)
         peer.frame(log.frames[0], 1)
-        peer.wait_until_left()
+        peer.is_left()
         left.set()
 
     server.then(run, lambda peer: peer.json({}, status))
@@ -213,8 +213,8 @@ def test_cancel_of_a_stream_that_is_not_resumable_only_closes(server, clients):
 
     def run(peer):
         peer.head()
-        peer.frame(chunk("a"))
-        peer.wait_until_left()
+        peer.frame(chat_chunk("a"))
+        peer.is_left()
         left.set()
 
     server.then(run)
@@ -231,7 +231,7 @@ def test_closing_while_it_reconnects(server, client, log):
 
     def silent(peer):
         waiting.set()
-        peer.wait_until_left()
+        peer.is_left()
         left.set()
 
     server.then(log.send(3, "close"), silent)

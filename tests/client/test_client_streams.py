@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 import requests
-from scripted_server import DEADLINE, answer, chunk, frame
+from raw_server import DEADLINE, answer, chat_chunk, frame
 
 import choreoai
 
@@ -136,7 +136,7 @@ def test_a_chunk_of_the_transfer_coding_cut_in_half(server, ask):
     def half(peer):
         peer.head()
         peer.frame(answer("x")[0])
-        peer.raw(b"40\r\ndata: {")
+        peer.send(b"40\r\ndata: {")
 
     server.then(half)
     with pytest.raises(choreoai.StreamInterruptedError):
@@ -157,7 +157,7 @@ def test_every_finish_reason_is_an_end_without_the_marker(server, ask, framing):
 
 
 def test_one_of_two_choices_finished_is_no_end(server, ask):
-    chunks = [chunk("a"), chunk("b", index=1), chunk(finish="stop")]
+    chunks = [chat_chunk("a"), chat_chunk("b", index=1), chat_chunk(finish="stop")]
     server.then(lambda peer: peer.stream(chunks, done=False))
     with pytest.raises(choreoai.StreamInterruptedError):
         list(ask(n=2))
@@ -170,7 +170,7 @@ def test_a_choice_that_never_came_is_no_end(server, ask):
 
 
 def test_the_end_marker_is_an_end_without_finish_reasons(server, ask):
-    server.then(lambda peer: peer.stream([chunk("all")]))
+    server.then(lambda peer: peer.stream([chat_chunk("all")]))
     assert texts(ask()) == ["all"]
 
 
@@ -216,7 +216,7 @@ def test_an_error_event_with_a_flat_body_raises(server, ask):
 
 @pytest.mark.parametrize("data", ["{broken", "[1]", '"text"', "null", "{" * 5000])
 def test_data_that_is_no_chunk_raises(server, ask, data):
-    server.then(lambda peer: peer.stream([chunk("a"), data]))
+    server.then(lambda peer: peer.stream([chat_chunk("a"), data]))
     stream = ask()
     assert next(stream).choices[0].delta.content == "a"
     with pytest.raises(choreoai.APIError, match="no chunk"):
@@ -227,7 +227,7 @@ def test_data_that_is_no_chunk_raises(server, ask, data):
 def test_an_answer_that_is_no_stream_raises(server, ask, kind):
     def script(peer):
         peer.head(kind=kind, framing=2)
-        peer.raw(b"{}")
+        peer.send(b"{}")
 
     server.then(script)
     with pytest.raises(choreoai.APIError, match="where a stream was asked"):
@@ -258,7 +258,7 @@ def endless(server):
             peer.head()
             for value in answer("a", "b")[:2]:
                 peer.frame(value)
-            peer.wait_until_left()
+            peer.is_left()
         left.set()
 
     server.then(script)
@@ -318,7 +318,7 @@ def test_the_connection_is_used_again(server, client, ask):
         assert "".join(ask().text) == "x"
     server.scripts[:] = [lambda peer: peer.json({"object": "list", "data": [{"id": "m"}]})]
     assert [model.id for model in client.models.list()] == ["m"]
-    assert server.connections == 1
+    assert server.accepted == 1
 
 
 def test_a_connection_left_in_the_middle_is_not_used_again(server, ask, endless):
@@ -327,4 +327,4 @@ def test_a_connection_left_in_the_middle_is_not_used_again(server, ask, endless)
     assert endless.wait(DEADLINE)
     server.scripts[:] = [lambda peer: peer.stream(answer("y"))]
     assert "".join(ask().text) == "y"
-    assert server.connections == 2
+    assert server.accepted == 2

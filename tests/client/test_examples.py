@@ -11,7 +11,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from scripted_server import DEADLINE
+from raw_server import DEADLINE
 
 from choreo_wsgi.chat.items import Delta, Finish, ToolCall
 from choreo_wsgi.errors import ProviderError, UpstreamTruncated

@@ -12,8 +12,8 @@ import sys
 
 import harness
 import pytest
+from raw_server import DEADLINE
 from scripted_provider import Scripted
-from scripted_server import DEADLINE
 
 from choreo_wsgi.chat.items import Finish
 from choreo_wsgi.errors import UpstreamTruncated

@@ -7,7 +7,7 @@ import signal
 
 import harness
 import pytest
-from real_server import ROOT
+from launched import ROOT
 from scripted_provider import Scripted
 
 from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall

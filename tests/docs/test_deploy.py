@@ -18,8 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from bare_site import bare_site
-from fleet import Nginx, accepts, free_port
-from real_server import Launched, environment
+from launched import Launched, Nginx, accepts, environment, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

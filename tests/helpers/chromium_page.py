@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from real_server import ROOT, environment
+from launched import ROOT, environment
 
 WEB = Path(__file__).parents[1] / "programs" / "web"
 MODULES = ROOT / "build" / "web" / "node_modules"

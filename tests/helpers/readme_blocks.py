@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import NamedTuple
 
-from real_server import ROOT
+from launched import ROOT
 
 # ``.. code-block:: LANGUAGE`` or a paragraph that ends in ``::``, a blank line, and what is
 # indented by four.

@@ -1,30 +1,23 @@
-"""Fixtures for what talks to upstreams: see ``misbehave.py``."""
+"""Fixtures for what talks to upstreams: see ``raw_server.py``."""
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from misbehave import Answer, Upstream, certificate
+from raw_server import Answer, RawServer
 
 from choreo_wsgi.upstream import Client, Timeouts
 
 
-@pytest.fixture(scope="session")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
-    """A server's TLS context, and the file of the certificate to trust."""
-    return certificate(tmp_path_factory.mktemp("tls"))
-
-
 @pytest.fixture
-def upstream() -> Iterator[Callable[..., Upstream]]:
+def upstream() -> Iterator[Callable[..., RawServer]]:
     """``upstream(answer)``: a server that answers so, closed when the test is over."""
-    servers: list[Upstream] = []
+    servers: list[RawServer] = []
 
-    def start(answer: Answer, **options: Any) -> Upstream:
-        servers.append(Upstream(answer, **options))
+    def start(answer: Answer, **options: Any) -> RawServer:
+        servers.append(RawServer(answer, **options))
         return servers[-1]
 
     yield start

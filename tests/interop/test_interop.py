@@ -23,7 +23,7 @@ import harness
 import openai
 import pytest
 from dialects import DIALECTS
-from playback_server import Asked, PlaybackServer
+from raw_server import RawServer, Request
 
 from choreo_wsgi.local.fetch import fetch_model
 from choreo_wsgi.local.process import Endpoint, Launch, ModelProcess
@@ -56,7 +56,7 @@ def litellm() -> Path:
     return VENV / "bin" / "litellm"
 
 
-def fake_openai(asked: Asked) -> bytes:
+def fake_openai(asked: Request) -> bytes:
     """Return the answer of an OpenAI server: a tool call, or a text that is cut by its limit."""
     dialect = DIALECTS["openai"]
     called = asked.body and json.loads(asked.body)["model"] == "tool"
@@ -74,7 +74,7 @@ def proxy(litellm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     key = "sk-" + secrets.token_urlsafe(48)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with PlaybackServer(fake_openai) as fake:
+    with RawServer.playing(fake_openai) as fake:
         # hosted_vllm is OpenAI's chat completions; for openai/ it would ask /responses.
         models = [
             {

@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from live_upstream import LiveUpstream
-from real_server import KEY, Answer, Launched, running, told_ini
+from launched import Launched, running
+from raw_server import RawServer
+from real_server import KEY, Answer, told_ini
 
 from choreo_wsgi.local.fetch import fetch_model
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[LiveUpstream]:
-    with LiveUpstream() as one:
+def upstream() -> Iterator[RawServer]:
+    with RawServer() as one:
         yield one
 
 
 @pytest.fixture
-def answer(upstream: LiveUpstream) -> Callable[[], Answer]:
+def answer(upstream: RawServer) -> Callable[[], Answer]:
     """``answer()``: the next request that the upstream gets, to be answered."""
     return lambda: Answer(upstream.call())
 
 
 @pytest.fixture(scope="module")
-def server(upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+def server(upstream: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     """A server without API keys."""
     with running(tmp_path_factory.mktemp("serve"), told_ini(upstream)) as one:
         yield one
@@ -34,7 +35,7 @@ def server(upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def keyed_server(
-    upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory
+    upstream: RawServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launched]:
     """A server that wants the API key ``KEY``."""
     config = told_ini(upstream, api_keys=KEY)

@@ -9,7 +9,8 @@ from pathlib import Path
 import harness
 import pytest
 from chromium_page import MODULES, Browser, Pages, compile_pages
-from real_server import KEY, Answer, Launched
+from launched import Launched
+from real_server import KEY, Answer
 
 
 @pytest.fixture(scope="module")

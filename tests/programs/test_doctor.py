@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import harness
 import pytest
-from fleet import free_port
-from misbehave import certificate
-from real_server import KEY, Launched, running
+from launched import Launched, free_port, running
+from raw_server import certificate
+from real_server import KEY
 
 NGINX = """
 worker_processes 1; pid FOLDER/pid; error_log FOLDER/error.log; daemon off;

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import harness
 import pytest
-from real_server import Answer, Launched, ask, read_printed, read_rest
+from launched import Launched
+from real_server import Answer, ask, read_printed, read_rest
 
 LOOP = Path(__file__).with_name("web") / "fetch_loop.mjs"
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from real_server import ROOT
+from launched import ROOT
 
 MEGABYTE = 1_000_000
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from harness import DEADLINE
-from real_server import ROOT, Answer, Launched, environment, read_printed, read_rest
+from launched import ROOT, Launched, environment
+from real_server import Answer, read_printed, read_rest
 
 PACKAGES = ROOT / "build" / "openai-0.28"
 PROGRAM = Path(__file__).with_name("old_openai_program.py")

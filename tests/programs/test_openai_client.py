@@ -9,8 +9,9 @@ from typing import Any
 
 import openai
 import pytest
-from real_server import KEY, Answer, Launched, ask, read_event
-from witness import Witness
+from launched import Launched
+from proxy import Proxy
+from real_server import KEY, Answer, ask, read_event
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 RESUMABLE = {"Choreo-Resumable": "1"}
@@ -145,9 +146,9 @@ def test_an_error_before_the_stream_raises(
 
 
 def _refuse(answer: Answer) -> None:
-    answer.call.head("application/json", "429 Too Many Requests", "Retry-After: 7")
-    answer.call.send(b'{"error":{"message":"slow down","type":"x","param":null,"code":"x"}}')
-    answer.call.finish()
+    answer.call.head("429 Too Many Requests", "application/json", Retry_After="7")
+    answer.call.body(b'{"error":{"message":"slow down","type":"x","param":null,"code":"x"}}')
+    answer.call.end()
 
 
 def test_an_error_in_the_stream_raises(
@@ -174,23 +175,23 @@ def test_pings_are_read_through(
     server: Launched, answer: Callable[[], Answer], asking: Asking, headers: dict[str, str]
 ) -> None:
     """Three heartbeats of silence before the first word and three within the answer."""
-    with Witness(server.port) as witness:
+    with Proxy(server.port) as proxy:
 
         def speak() -> None:
             said = answer()
-            witness.wait_for_pings(3)
+            proxy.wait_for_pings(3)
             said.begin().say("late ")
-            witness.wait_for_pings(6)
+            proxy.wait_for_pings(6)
             said.say("but whole")
             said.finish()
 
         thread = threading.Thread(target=speak)
         thread.start()
-        chunks = list(asking(witness.url, extra_headers=headers))
+        chunks = list(asking(proxy.url, extra_headers=headers))
         thread.join()
     assert text(chunks) == "late but whole"
     assert chunks[-1].choices[0].finish_reason == "stop"
-    assert (b"\nid: 1\n" in witness.seen) is bool(headers)
+    assert (b"\nid: 1\n" in proxy.seen) is bool(headers)
 
 
 @pytest.mark.parametrize("headers", [{}, RESUMABLE], ids=["plain", "resumable"])

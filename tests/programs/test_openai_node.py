@@ -14,7 +14,7 @@ from chromium_page import MODULES
 from corpus_cases import cases
 from mistaken_streams import Choice, mean, tell
 from nightly import examples
-from playback_server import Asked, PlaybackServer
+from raw_server import RawServer, Request
 
 READER = Path(__file__).with_name("web") / "openai_reader.cjs"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -26,10 +26,10 @@ def read(answers: dict[str, bytes]) -> dict[str, Any]:
     if not (MODULES / "openai").exists():
         pytest.skip("the openai package for Node is not installed: make build/web/.installed")
 
-    def answer(asked: Asked) -> bytes:
+    def answer(asked: Request) -> bytes:
         return answers[json.loads(asked.body)["model"]]
 
-    with PlaybackServer(answer) as upstream:
+    with RawServer.playing(answer) as upstream:
         section = {"type": "openai", "base_url": f"{upstream.url}/v1", "models": "*"}
         app = harness.make_app(sections={"provider up": section})
         with harness.Server(app) as server:

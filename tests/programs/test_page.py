@@ -12,7 +12,8 @@ import harness
 import pytest
 from chromium_page import MODULES, PATIENCE, WEB
 from harness import make_app
-from real_server import KEY, environment, running
+from launched import environment, running
+from real_server import KEY
 from wsgi_calls import call
 
 WORDS = " ".join(f"w{number}" for number in range(40))

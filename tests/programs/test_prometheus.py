@@ -11,8 +11,7 @@ from typing import Any
 import harness
 import pytest
 import requests
-from fleet import free_port
-from real_server import ROOT, Launched, environment, running
+from launched import ROOT, Launched, environment, free_port, running
 
 DEPLOY = ROOT / "deploy"
 INI = """

@@ -14,22 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from fleet import free_port
-from live_upstream import LiveUpstream
+from launched import ROOT, Launched, environment, free_port, running
+from raw_server import RawServer
 from readme_blocks import Block, command, commands, read_blocks
-from real_server import (
-    KEY,
-    ROOT,
-    Answer,
-    Launched,
-    ask,
-    environment,
-    read_printed,
-    read_rest,
-    read_text,
-    running,
-    told_ini,
-)
+from real_server import KEY, Answer, ask, read_printed, read_rest, read_text, told_ini
 
 CHAT = "/v1/chat/completions"
 
@@ -174,7 +162,7 @@ def test_keys_in_the_environment(tmp_path: Path) -> None:
                 assert found["owned_by"] == f"{owners[who]}/{model}"
 
 
-def test_the_ini_file(upstream: LiveUpstream, tmp_path: Path) -> None:
+def test_the_ini_file(upstream: RawServer, tmp_path: Path) -> None:
     """``fast`` cannot be reached here, so ``backup`` answers."""
     text = block("[provider fast]").text
     nobody = free_port()
@@ -185,7 +173,7 @@ def test_the_ini_file(upstream: LiveUpstream, tmp_path: Path) -> None:
             client.request("POST", CHAT, ask(model="gpt-4"))
             said = Answer(upstream.call())
             assert said.asked["model"] == "gpt-4o-mini"
-            assert said.call.asked.headers["authorization"] == "Bearer secret"
+            assert said.call.request.headers["authorization"] == "Bearer secret"
             said.begin().say("from the backup").finish()
             head = client.read_head()
             assert head.headers["choreo-provider"] == "backup/gpt-4o-mini"
@@ -263,7 +251,7 @@ def asked(server: Launched, key: str | None) -> int:
 
 
 def test_in_another_application(
-    upstream: LiveUpstream, answer: Callable[[], Answer], tmp_path: Path
+    upstream: RawServer, answer: Callable[[], Answer], tmp_path: Path
 ) -> None:
     """Under ``/llm`` of another site: streams, resumes, and lets go, beside the rest of it."""
     (tmp_path / "mysite.py").write_text(block("def site(").text)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import harness
 import pytest
-from fleet import free_port
-from live_upstream import LiveUpstream
+from launched import ROOT, Launched, environment, free_port
+from raw_server import RawServer
 from readme_blocks import command
-from real_server import ROOT, Answer, Launched, ask, environment, read_event, read_text, told_ini
+from real_server import Answer, ask, read_event, read_text, told_ini
 
 PATH = "/v1/chat/completions"
 
@@ -70,9 +70,7 @@ def _with_python(words: list[str]) -> list[str]:
 SERVERS = [_waitress, _gunicorn, _gunicorn_deploy, _uwsgi, _uwsgi_deploy, _wsgiref]
 
 
-def _launch(
-    make: Callable[[Path, int], list[str]], folder: Path, upstream: LiveUpstream
-) -> Launched:
+def _launch(make: Callable[[Path, int], list[str]], folder: Path, upstream: RawServer) -> Launched:
     """Start a server, configured by ``CHOREO_CONFIG`` beside what is shipped."""
     config = folder / "choreo.ini"
     config.write_text(told_ini(upstream) + SILENT)
@@ -86,7 +84,7 @@ def _launch(
 
 @pytest.fixture(scope="module", params=SERVERS, ids=lambda make: make.__name__.strip("_"))
 def server(
-    request: pytest.FixtureRequest, upstream: LiveUpstream, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, upstream: RawServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launched]:
     """Each server in turn."""
     one = _launch(request.param, tmp_path_factory.mktemp("server"), upstream)
@@ -223,7 +221,7 @@ def test_a_resumable_stream(server: Launched, answer: Callable[[], Answer]) -> N
 
 
 def test_gunicorn_lets_streams_end(
-    upstream: LiveUpstream, answer: Callable[[], Answer], tmp_path: Path
+    upstream: RawServer, answer: Callable[[], Answer], tmp_path: Path
 ) -> None:
     """As its configuration in ``deploy/`` says of SIGTERM."""
     one = _launch(_gunicorn_deploy, tmp_path, upstream)

@@ -13,7 +13,7 @@ from typing import Any
 import harness
 import pytest
 from dialects import DIALECTS, READ, Dialect
-from live_upstream import Call, LiveUpstream
+from raw_server import Peer, RawServer
 
 TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
 CHAT = "/v1/chat/completions"
@@ -48,12 +48,12 @@ def last_error(client: harness.Client) -> dict[str, Any]:
     return dict(json.loads(frames[-1].removeprefix(b"data: "))["error"])
 
 
-def begun(client: harness.Client, upstream: LiveUpstream, dialect: Dialect) -> Call:
+def begun(client: harness.Client, upstream: RawServer, dialect: Dialect) -> Peer:
     """Ask, and let the upstream say one word, which arrives."""
     client.request("POST", CHAT, asked())
     call = upstream.call()
-    call.head(dialect.kind)
-    call.send(dialect.start + dialect.text("one"))
+    call.head(kind=dialect.kind)
+    call.body(dialect.start + dialect.text("one"))
     assert client.read_head().status == 200
     while b'"one"' not in client.read_frame():
         pass
@@ -63,13 +63,13 @@ def begun(client: harness.Client, upstream: LiveUpstream, dialect: Dialect) -> C
 @every_provider
 def test_an_event_may_not_be_longer_than_max_event_bytes(dialect: Dialect) -> None:
     with (
-        LiveUpstream() as upstream,
+        RawServer() as upstream,
         serving(dialect, upstream.url, max_event_bytes="4096") as client,
     ):
         call = begun(client, upstream, dialect)
-        call.send(dialect.text("x" * 1000))
+        call.body(dialect.text("x" * 1000))
         assert b"x" * 1000 in client.read_frame()
-        call.send(dialect.text("y" * 200_000)[:-100])  # it goes on, and is not waited for
+        call.body(dialect.text("y" * 200_000)[:-100])  # it goes on, and is not waited for
         assert last_error(client)["code"] == "upstream_invalid"
         assert call.is_left()
 
@@ -77,7 +77,7 @@ def test_an_event_may_not_be_longer_than_max_event_bytes(dialect: Dialect) -> No
 @every_provider
 def test_a_silent_provider_is_left_after_first_byte_timeout(dialect: Dialect) -> None:
     with (
-        LiveUpstream() as upstream,
+        RawServer() as upstream,
         serving(dialect, upstream.url, first_byte_timeout="0.3") as client,
     ):
         client.request("POST", CHAT, asked())
@@ -90,7 +90,7 @@ def test_a_silent_provider_is_left_after_first_byte_timeout(dialect: Dialect) ->
 @every_provider
 def test_a_provider_that_falls_silent_is_left_after_idle_timeout(dialect: Dialect) -> None:
     with (
-        LiveUpstream() as upstream,
+        RawServer() as upstream,
         serving(dialect, upstream.url, idle_timeout="0.3") as client,
     ):
         call = begun(client, upstream, dialect)
@@ -111,16 +111,16 @@ def test_a_connection_that_is_not_made_is_given_up_after_connect_timeout(dialect
 
 @every_provider
 def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
-    with LiveUpstream() as upstream, serving(dialect, upstream.url) as client:
+    with RawServer() as upstream, serving(dialect, upstream.url) as client:
         client.request("POST", CHAT, asked())
         call = upstream.call()
-        call.head("text/plain", "500 Internal Server Error")
+        call.head("500 Internal Server Error", "text/plain")
         answered = threading.Event()
 
         def send_on() -> None:
             try:
                 while not answered.is_set():
-                    call.send(b"error " * 10_000)
+                    call.body(b"error " * 10_000)
             except OSError:
                 pass  # the product has left, as it should
 
@@ -140,9 +140,9 @@ def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
 def test_an_answer_that_was_complete_is_complete_though_its_connection_broke(
     dialect: Dialect,
 ) -> None:
-    with LiveUpstream() as upstream, serving(dialect, upstream.url) as client:
+    with RawServer() as upstream, serving(dialect, upstream.url) as client:
         call = begun(client, upstream, dialect)
-        call.send(dialect.plain_ending)
+        call.body(dialect.plain_ending)
         call.cut()
         frames = list(iter(client.read_frame, b""))
         assert frames[-1] == b"data: [DONE]\n\n"
@@ -155,7 +155,7 @@ def test_what_was_used_is_logged_when_the_answer_is_broken_off(
 ) -> None:
     """Anthropic says at the start what was read."""
     caplog.set_level(logging.INFO, "choreo_wsgi")
-    with LiveUpstream() as upstream, serving(dialect, upstream.url) as client:
+    with RawServer() as upstream, serving(dialect, upstream.url) as client:
         call = begun(client, upstream, dialect)
         client.reset()
         assert call.is_left()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import harness
 import pytest
-from live_upstream import LiveUpstream
+from raw_server import RawServer
 
 from choreo_wsgi import sse
 from choreo_wsgi.providers import registry
@@ -77,7 +77,7 @@ def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_http_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "lines", "Lines", example(1))
     monkeypatch.syspath_prepend(str(tmp_path))
-    with LiveUpstream() as upstream:
+    with RawServer() as upstream:
         try:
             app = harness.make_app(sections={"provider lines": {"base_url": upstream.url}})
             with harness.Server(app) as server:
@@ -92,10 +92,10 @@ def test_http_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                         asked = {"model": "lines/m", "messages": messages}
                         client.request("POST", "/v1/chat/completions", asked)
                         call = upstream.call()
-                        assert json.loads(call.asked.body) == {"model": "m", "prompt": "hello"}
-                        call.head("application/x-ndjson")
-                        call.send(text)
-                        call.finish()
+                        assert json.loads(call.request.body) == {"model": "m", "prompt": "hello"}
+                        call.head(kind="application/x-ndjson")
+                        call.body(text)
+                        call.end()
                         answer = client.read_answer()
                         assert answer.status == status
                         if status == 200:

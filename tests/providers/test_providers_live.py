@@ -11,7 +11,7 @@ import harness
 import openai
 import pytest
 from dialects import DIALECTS, KEY, READ, WRITTEN, Dialect
-from live_upstream import Call, LiveUpstream
+from raw_server import Peer, RawServer
 
 TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
 
@@ -24,8 +24,8 @@ translated = pytest.mark.parametrize(
 @contextmanager
 def serving(
     dialect: Dialect, settings: dict[str, str] | None = None
-) -> Iterator[tuple[harness.Server, LiveUpstream]]:
-    with LiveUpstream() as upstream:
+) -> Iterator[tuple[harness.Server, RawServer]]:
+    with RawServer() as upstream:
         section = {"type": dialect.type, **dialect.options(upstream.url)}
         app = harness.make_app(settings, sections={"provider p": section})
         try:
@@ -40,7 +40,7 @@ def asked(**more: Any) -> dict[str, Any]:
     return {"model": "p/m", "messages": messages, "stream": True, **more}
 
 
-def begin(client: harness.Client, upstream: LiveUpstream, **more: Any) -> Call:
+def begin(client: harness.Client, upstream: RawServer, **more: Any) -> Peer:
     client.request("POST", "/v1/chat/completions", asked(**more))
     return upstream.call()
 
@@ -49,17 +49,17 @@ def begin(client: harness.Client, upstream: LiveUpstream, **more: Any) -> Call:
 def test_each_piece_arrives_before_the_next_is_sent(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
-        assert call.asked.target == dialect.target
-        assert KEY in call.asked.headers[dialect.key_header]
-        call.head(dialect.kind)
-        call.send(dialect.start + dialect.text("one"))
+        assert call.request.path == dialect.target
+        assert KEY in call.request.headers[dialect.key_header]
+        call.head(kind=dialect.kind)
+        call.body(dialect.start + dialect.text("one"))
         assert client.read_head().status == 200
         assert client.read_json()["choices"][0]["delta"] == {"role": "assistant", "content": ""}
         assert client.read_json()["choices"][0]["delta"] == {"content": "one"}
-        call.send(dialect.text("two"))
+        call.body(dialect.text("two"))
         assert client.read_json()["choices"][0]["delta"] == {"content": "two"}
-        call.send(dialect.plain_ending)
-        call.finish()
+        call.body(dialect.plain_ending)
+        call.end()
         assert client.read_json()["choices"][0]["finish_reason"] == "stop"
         assert client.read_frame() == b"data: [DONE]\n\n"
 
@@ -76,12 +76,12 @@ def events_seen(dialect: Dialect, stream: bool) -> Any:
             seen: list[Any] = []
             thread = harness_thread(lambda: seen.append(collect(client, body, stream)))
             call = upstream.call()
-            call.head(dialect.kind)
-            call.send(dialect.start + dialect.text("Hel"))
-            call.send(dialect.text("lo"))
-            call.send(dialect.call)
-            call.send(dialect.ending)
-            call.finish()
+            call.head(kind=dialect.kind)
+            call.body(dialect.start + dialect.text("Hel"))
+            call.body(dialect.text("lo"))
+            call.body(dialect.call)
+            call.body(dialect.ending)
+            call.end()
             thread.join(harness.DEADLINE)
     return seen[0]
 
@@ -134,10 +134,10 @@ def test_a_blank_stop_string_is_looked_for_here(type: str) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         client.request("POST", "/v1/chat/completions", asked(stream=False, stop=["\n", "###"]))
         call = upstream.call()
-        assert b"###" in call.asked.body and b"\\n" not in call.asked.body
-        call.head(dialect.kind)
-        call.send(dialect.start + dialect.text("one\ntwo") + dialect.plain_ending)
-        call.finish()
+        assert b"###" in call.request.body and b"\\n" not in call.request.body
+        call.head(kind=dialect.kind)
+        call.body(dialect.start + dialect.text("one\ntwo") + dialect.plain_ending)
+        call.end()
         document = json.loads(client.read_answer().body)
         assert document["choices"][0]["message"]["content"] == "one"
 
@@ -146,8 +146,8 @@ def test_a_blank_stop_string_is_looked_for_here(type: str) -> None:
 def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
-        call.head(dialect.kind)
-        call.send(dialect.start + dialect.text("one"))
+        call.head(kind=dialect.kind)
+        call.body(dialect.start + dialect.text("one"))
         client.read_head()
         client.read_json()
         assert client.read_json()["choices"][0]["delta"] == {"content": "one"}
@@ -160,10 +160,10 @@ def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
 def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
-        call.head(dialect.kind)
-        call.send(dialect.start + dialect.text("one"))
-        call.send(dialect.error)
-        call.finish()
+        call.head(kind=dialect.kind)
+        call.body(dialect.start + dialect.text("one"))
+        call.body(dialect.error)
+        call.end()
         client.read_head()
         client.read_json()
         client.read_json()
@@ -176,9 +176,9 @@ def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
 def test_a_refusal_keeps_its_meaning(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
-        call.head("application/json", "429 Too Many Requests", "Retry-After: 7")
-        call.send(b'{"error":{"message":"slow down","type":"rate_limit_error"}}')
-        call.finish()
+        call.head("429 Too Many Requests", "application/json", Retry_After="7")
+        call.body(b'{"error":{"message":"slow down","type":"rate_limit_error"}}')
+        call.end()
         answer = client.read_answer()
         assert answer.status == 429
         assert answer.headers["retry-after"] == "7"
@@ -191,8 +191,8 @@ def test_a_client_that_leaves_frees_the_provider(dialect: Dialect, when: str) ->
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
         if when == "inside the answer":
-            call.head(dialect.kind)
-            call.send(dialect.start + dialect.text("one"))
+            call.head(kind=dialect.kind)
+            call.body(dialect.start + dialect.text("one"))
             client.read_head()
         client.reset()
         assert call.is_left()
@@ -204,10 +204,10 @@ def test_the_connection_is_used_again(dialect: Dialect) -> None:
         for _ in range(2):
             with server.connect() as client:
                 call = begin(client, upstream)
-                assert call.number == 0
-                call.head(dialect.kind)
-                call.send(dialect.start + dialect.text("one") + dialect.plain_ending)
-                call.finish()
+                assert call.number == 1
+                call.head(kind=dialect.kind)
+                call.body(dialect.start + dialect.text("one") + dialect.plain_ending)
+                call.end()
                 assert client.read_answer().body.endswith(b"data: [DONE]\n\n")
 
 
@@ -220,8 +220,8 @@ def test_silence_is_filled_with_pings(dialect: Dialect) -> None:
         call = begin(client, upstream)
         client.read_head()
         assert client.read_frame() == b": ping\n"
-        call.head(dialect.kind)
-        call.send(dialect.start + dialect.text("one"))
+        call.head(kind=dialect.kind)
+        call.body(dialect.start + dialect.text("one"))
         while (frame := client.read_frame()) == b": ping\n":
             pass
         assert b'"role":"assistant"' in frame.replace(b": ", b":")
@@ -236,19 +236,19 @@ def test_n_without_an_n_of_its_own(type: str) -> None:
         first = begin(client, upstream, n=2, seed=7, stream_options={"include_usage": True})
         second = upstream.call()
         if type == "ollama":  # which takes a seed: another one for each
-            bodies = [json.loads(call.asked.body) for call in (first, second)]
+            bodies = [json.loads(call.request.body) for call in (first, second)]
             assert sorted(body["options"]["seed"] for body in bodies) == [7, 8]
-        second.head(dialect.kind)
-        second.send(dialect.start + dialect.text("b"))
+        second.head(kind=dialect.kind)
+        second.body(dialect.start + dialect.text("b"))
         client.read_head()
         index = client.read_json()["choices"][0]["index"]
         chunk = client.read_json()["choices"][0]
         assert (chunk["index"], chunk["delta"]) == (index, {"content": "b"})
-        first.head(dialect.kind)
+        first.head(kind=dialect.kind)
         for call in (first, second):
             start = dialect.start if call is first else b""
-            call.send(start + dialect.text("a") + dialect.plain_ending)
-            call.finish()
+            call.body(start + dialect.text("a") + dialect.plain_ending)
+            call.end()
         chunks = []
         while (frame := client.read_frame()) != b"data: [DONE]\n\n":
             chunks.append(json.loads(frame[6:]))
@@ -279,15 +279,15 @@ ENVIRONMENTS = [
 def test_models_go_by_their_names(type: str, key: str, address: str, model: str) -> None:
     """With a key in the environment and no ini file."""
     dialect = DIALECTS[type]
-    with LiveUpstream() as upstream:
+    with RawServer() as upstream:
         url = f"{upstream.url}/v1" if type == "xai" else upstream.url
         app = harness.make_app(environment={key: KEY, address: url})
         with harness.Server(app) as server, server.connect() as client:
             call = begin(client, upstream, model=model)
-            assert KEY in call.asked.headers[dialect.key_header]
-            call.head(dialect.kind)
-            call.send(dialect.start + dialect.text("one") + dialect.plain_ending)
-            call.finish()
+            assert KEY in call.request.headers[dialect.key_header]
+            call.head(kind=dialect.kind)
+            call.body(dialect.start + dialect.text("one") + dialect.plain_ending)
+            call.end()
             answer = client.read_answer()
             assert answer.body.endswith(b"data: [DONE]\n\n")
             name = model.removeprefix(f"{type}/")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from corpus_cases import KEY, Case, cases
-from playback_server import Asked, PlaybackServer
+from raw_server import RawServer, Request
 from sdk_readers import SDKS, Reading, ours
 
 CASES = [case for case in cases() if (case.folder / "sdk.json").exists()]
@@ -23,21 +23,21 @@ _INCIDENTAL = re.compile(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_sdk_and_adapter_agree(case: Case) -> None:
-    with PlaybackServer((case.folder / "upstream.http").read_bytes()) as server:
+    with RawServer.playing((case.folder / "upstream.http").read_bytes()) as server:
         read = SDKS[case.provider_type](case, server.url)
-        theirs = server.asked[-1]
+        theirs = server.requests[-1]
         provider = case.provider(base_url=server.url)
         try:
             mine = ours(provider.open(case.request))
         finally:
             provider.close()
-    sent = server.asked[server.asked.index(theirs) + 1]
+    sent = server.requests[server.requests.index(theirs) + 1]
     assert comparable(sent) == comparable(theirs)
     assert KEY in str(sent.headers.items())
     compare(case, mine, read)
 
 
-def comparable(asked: Asked) -> dict[str, Any]:
+def comparable(asked: Request) -> dict[str, Any]:
     """Return what two requests have in common if they mean the same."""
     headers = {
         name.lower(): value
@@ -53,7 +53,7 @@ def comparable(asked: Asked) -> dict[str, Any]:
         body = camel_case(body)
         if body.get("generationConfig") == {}:  # as Google's SDK does
             del body["generationConfig"]
-    return {"method": asked.method, "target": asked.target, "headers": headers, "body": body}
+    return {"method": asked.method, "target": asked.path, "headers": headers, "body": body}
 
 
 def camel_case(value: Any) -> Any:

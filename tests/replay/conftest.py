@@ -43,10 +43,10 @@ def url_of(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
         return f"sqlite:{tmp_path / 'replay.db'}"
     server = request.getfixturevalue("shared_redis")
     # A database of its own for each test; redis-server has 16.
-    number = next(_databases) % 16
-    with redis.Redis.from_url(server.url, db=number) as client:
+    url = server.url.removesuffix("0") + str(next(_databases) % 16)
+    with redis.Redis.from_url(url) as client:
         client.flushdb()
-    return server.url.removesuffix("0") + str(number)
+    return url
 
 
 def opener(url: str, opened: list[Store]) -> Opener:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from misbehave import Peer, Upstream, chunk, chunked, head, sized, until_close
+from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi.errors import (
     ChoreoError,
@@ -27,12 +27,14 @@ from choreo_wsgi.errors import (
 )
 from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
 
-Start = Callable[..., Upstream]
+Start = Callable[..., RawServer]
 Make = Callable[..., Client]
 
 
 def post(url: str, body: bytes = b"{}") -> HTTPRequest:
-    return HTTPRequest("POST", url, {"Content-Type": "application/json"}, body)
+    return HTTPRequest(
+        "POST", f"{url}/v1/chat/completions", {"Content-Type": "application/json"}, body
+    )
 
 
 def read(exchange: Exchange, timeout: float = 0.25) -> bytes:
@@ -82,8 +84,8 @@ def test_the_body_comes_as_it_is_sent(upstream: Start, client: Make) -> None:
     assert read(exchange) == b"second"
     request = server.requests[0]
     assert request.body == b'{"a":1}'
-    assert request.header("Accept-Encoding") == "identity"
-    assert request.header("Host") == f"127.0.0.1:{server.port}"
+    assert request.headers["Accept-Encoding"] == "identity"
+    assert request.headers["Host"] == f"127.0.0.1:{server.port}"
 
 
 def test_receive_of_zero_never_blocks(upstream: Start, client: Make) -> None:
@@ -372,7 +374,7 @@ def test_a_connection_left_inside_a_body_is_not_used(upstream: Start, client: Ma
     def answer(peer: Peer) -> None:
         peer.send(chunked([b"all"])[:-5])
         if len(server.requests) == 1:
-            peer.wait_gone()
+            peer.is_left()
         else:
             peer.send(b"0\r\n\r\n")
 
@@ -445,7 +447,7 @@ def test_connecting_has_a_deadline(client: Make) -> None:
 
 
 def test_the_head_has_a_deadline(upstream: Start, client: Make) -> None:
-    server = upstream(lambda peer: peer.send(b"HTTP/1.1 200 ") or peer.wait_gone())
+    server = upstream(lambda peer: peer.send(b"HTTP/1.1 200 ") or peer.is_left())
     _, error = failure(client(first_byte=0.2).send(post(server.url)))
     assert isinstance(error, ProviderTimeout)
     assert server.wait(lambda: server.open == 0)
@@ -469,7 +471,7 @@ def test_the_prefill_may_last_longer_than_a_silence(upstream: Start, client: Mak
 
 
 def test_a_silence_has_a_deadline(upstream: Start, client: Make) -> None:
-    server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.wait_gone())
+    server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.is_left())
     body, error = failure(client(idle=0.2).send(post(server.url)))
     assert body == b"x" and isinstance(error, ProviderTimeout)
 
@@ -485,17 +487,17 @@ def test_a_failure_stays(upstream: Start, client: Make) -> None:
 
 
 def never(peer: Peer) -> None:
-    gone.append(peer.wait_gone())
+    gone.append(peer.is_left())
 
 
 def in_prefill(peer: Peer) -> None:
     peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
-    gone.append(peer.wait_gone())
+    gone.append(peer.is_left())
 
 
 def in_body(peer: Peer) -> None:
     peer.send(chunked([b"x" * 10, b"y"])[:-9])
-    gone.append(peer.wait_gone())
+    gone.append(peer.is_left())
 
 
 gone: list[float | None] = []
@@ -527,7 +529,7 @@ def test_closing_shows_at_once(
     else:
         exchange.close()
     exchange.close()
-    assert server.wait(lambda: bool(gone)) and gone[0] is not None
+    assert server.wait(lambda: bool(gone)) and gone[0]
     assert server.wait(lambda: server.open == 0)
 
 
@@ -617,7 +619,7 @@ def test_a_unix_socket(upstream: Start, client: Make, tmp_path: Path) -> None:
     pool = client(unix_socket=path, environ={"http_proxy": "http://127.0.0.1:1"})
     for _ in range(2):
         assert read(pool.send(post(server.url))) == b"x"
-    assert server.accepted == 1 and server.requests[0].header("Host") == "localhost"
+    assert server.accepted == 1 and server.requests[0].headers["Host"] == "localhost"
 
 
 @pytest.mark.parametrize("timeout", [0, 0.25])
@@ -665,7 +667,7 @@ def test_the_name_in_the_certificate_counts(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
     server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
-    url = server.url.replace("localhost", "127.0.0.2")
+    url = server.url.replace("127.0.0.1", "127.0.0.2")
     exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(url))
     _, error = failure(exchange)
     assert isinstance(error, ProviderUnavailable)
@@ -711,7 +713,7 @@ def relay_bytes(source: socket.socket, to: socket.socket) -> None:
 
 def tunnel(port: int) -> Callable[[Peer], None]:
     def answer(peer: Peer) -> None:
-        if peer.request.header("Proxy-Authorization") != "Basic dTpw":
+        if peer.request.headers["Proxy-Authorization"] != "Basic dTpw":
             peer.send(head("407 Proxy Authentication Required", "text/plain", "Content-Length: 0"))
             return
         with socket.create_connection(("127.0.0.1", port)) as there:
@@ -734,9 +736,9 @@ def test_https_goes_through_a_tunnel(
     pool = client(environ=environ)
     for _ in range(2):
         assert read(pool.send(post(server.url))) == b"x"
-    assert proxy.requests[0].line == f"CONNECT localhost:{server.port} HTTP/1.1"
-    assert len(proxy.requests) == 1 and proxy.requests[0].header("Authorization") is None
-    assert server.requests[0].header("Proxy-Authorization") is None
+    assert proxy.requests[0].line == f"CONNECT 127.0.0.1:{server.port} HTTP/1.1"
+    assert len(proxy.requests) == 1 and proxy.requests[0].headers["Authorization"] is None
+    assert server.requests[0].headers["Proxy-Authorization"] is None
 
 
 def test_a_proxy_that_refuses(upstream: Start, client: Make) -> None:
@@ -749,11 +751,11 @@ def test_a_proxy_that_refuses(upstream: Start, client: Make) -> None:
 def test_http_goes_to_the_proxy_in_full(upstream: Start, client: Make) -> None:
     proxy = upstream(lambda peer: peer.send(sized(b"x")))
     environ = {"HTTP_PROXY": f"http://u:p@127.0.0.1:{proxy.port}"}
-    assert read(client(environ=environ).send(post("http://example.com/v1"))) == b"x"
+    assert read(client(environ=environ).send(post("http://example.com"))) == b"x"
     request = proxy.requests[0]
-    assert request.line == "POST http://example.com/v1 HTTP/1.1"
-    assert request.header("Host") == "example.com"
-    assert request.header("Proxy-Authorization") == "Basic dTpw"
+    assert request.line == "POST http://example.com/v1/chat/completions HTTP/1.1"
+    assert request.headers["Host"] == "example.com"
+    assert request.headers["Proxy-Authorization"] == "Basic dTpw"
 
 
 def test_an_answer_before_the_whole_request_was_taken(client: Make) -> None:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from misbehave import chunk
+from raw_server import chunk
 
 from choreo_wsgi.upstream.framing import (
     Chunked,

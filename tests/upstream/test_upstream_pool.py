@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from misbehave import Peer, Upstream, chunk, head, sized
+from raw_server import Peer, RawServer, chunk, head, sized
 
 from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
 from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
@@ -20,7 +20,7 @@ from choreo_wsgi.upstream.address import parse_url
 from choreo_wsgi.upstream.connect import connect
 from choreo_wsgi.upstream.connection import Connection
 
-Start = Callable[..., Upstream]
+Start = Callable[..., RawServer]
 Make = Callable[..., Client]
 
 
@@ -37,7 +37,7 @@ def read(exchange: Exchange) -> bytes:
     return body
 
 
-def asked(server: Upstream, pool: Client) -> Exchange:
+def asked(server: RawServer, pool: Client) -> Exchange:
     """Return an exchange whose request has reached *server*, which does not answer yet."""
     known = len(server.requests)
     exchange = pool.send(post(server.url))
@@ -48,7 +48,7 @@ def asked(server: Upstream, pool: Client) -> Exchange:
     return exchange
 
 
-def read_at_once(server: Upstream, pool: Client, count: int, hold: threading.Event) -> None:
+def read_at_once(server: RawServer, pool: Client, count: int, hold: threading.Event) -> None:
     """Have *count* exchanges open at once, then read them all to their ends."""
     hold.clear()
     exchanges = [asked(server, pool) for _ in range(count)]
@@ -63,7 +63,7 @@ def hold() -> threading.Event:
 
 
 @pytest.fixture
-def server(upstream: Start, hold: threading.Event) -> Upstream:
+def server(upstream: Start, hold: threading.Event) -> RawServer:
     """Answers ``x`` when *hold* is set."""
 
     def answer(peer: Peer) -> None:
@@ -74,7 +74,7 @@ def server(upstream: Start, hold: threading.Event) -> Upstream:
 
 
 def test_no_more_idle_connections_are_kept_than_the_bound(
-    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "MAX_IDLE", 3)
     pool = client()
@@ -85,7 +85,7 @@ def test_no_more_idle_connections_are_kept_than_the_bound(
 
 
 def test_a_connection_kept_too_long_is_closed_and_not_used(
-    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold.set()
     pool = client()
@@ -98,7 +98,7 @@ def test_a_connection_kept_too_long_is_closed_and_not_used(
 
 
 def test_connections_kept_too_long_go_when_another_is_given_back(
-    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = client()
     read_at_once(server, pool, 4, hold)
@@ -112,7 +112,7 @@ def test_connections_kept_too_long_go_when_another_is_given_back(
 
 
 def test_nothing_is_kept_after_the_client_was_closed(
-    server: Upstream, client: Make, hold: threading.Event
+    server: RawServer, client: Make, hold: threading.Event
 ) -> None:
     pool = client()
     exchange = asked(server, pool)
@@ -124,7 +124,7 @@ def test_nothing_is_kept_after_the_client_was_closed(
 
 
 def test_small_writes_leave_at_once(
-    server: Upstream, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without TCP_NODELAY a request that follows another waits for an acknowledgement."""
     made: list[socket.socket] = []

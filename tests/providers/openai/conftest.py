@@ -1,3 +1,3 @@
 """The upstream that answers as a test says, and clients for it: ``upstream_fixtures.py``."""
 
-from upstream_fixtures import client, tls, upstream  # noqa: F401
+from upstream_fixtures import client, upstream  # noqa: F401

@@ -13,7 +13,7 @@ from corpus_cases import Case, cases
 from harness import Server, make_app
 from mistaken_streams import Choice, mean, tell
 from nightly import examples
-from playback_server import Asked, PlaybackServer
+from raw_server import RawServer, Request
 
 CASES = [case for case in cases("openai") if (case.folder / "completion.json").exists()]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -25,7 +25,7 @@ class Upstream:
     def __init__(self) -> None:
         self.answer = b""
 
-    def __call__(self, asked: Asked) -> bytes:
+    def __call__(self, asked: Request) -> bytes:
         return self.answer
 
 
@@ -33,7 +33,7 @@ class Upstream:
 def served() -> Iterator[tuple[Upstream, openai.OpenAI]]:
     """An upstream, and the SDK's client of the application in front of it."""
     upstream = Upstream()
-    with PlaybackServer(upstream) as playback:
+    with RawServer.playing(upstream) as playback:
         section = {"type": "openai", "base_url": f"{playback.url}/v1", "models": "*"}
         app = make_app(sections={"provider up": section})
         with Server(app) as server:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from misbehave import Peer, Upstream, chunk, chunked, head, sized, until_close
+from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
@@ -35,7 +35,7 @@ from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.openai.provider import OpenAI
 from choreo_wsgi.settings import Settings
 
-Start = Callable[..., Upstream]
+Start = Callable[..., RawServer]
 Json = Any
 KEY = "sk-very-secret"
 
@@ -75,7 +75,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenAI]]
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     made: list[OpenAI] = []
 
-    def make(server: Upstream, settings: Settings | None = None, **options: str) -> OpenAI:
+    def make(server: RawServer, settings: Settings | None = None, **options: str) -> OpenAI:
         options = {"base_url": server.base_url, "api_key": KEY, **options}
         made.append(OpenAI("up", options, settings or Settings()))
         return made[-1]
@@ -135,7 +135,7 @@ def test_cut_at_every_byte(
     finish = raw.index(STOP) + len(STOP) - (2 if framing is until_close else 0)
     whole = b"".join(events[: events.index(STOP) + 1]).replace(b',"usage":null', b"")
     server = upstream(
-        lambda peer: peer.send(raw, cut=int(peer.request.header("X-Cut") or 0)),
+        lambda peer: peer.send(raw, cut=int(peer.request.headers["X-Cut"] or 0)),
         context=tls[0] if secure else None,
     )
     ours = provider(server)
@@ -217,14 +217,14 @@ def test_a_reset_before_the_finish_is_one(upstream: Start, provider: Make) -> No
 
 
 def test_an_end_mark_is_not_waited_for_for_ever(upstream: Start, provider: Make) -> None:
-    server = upstream(lambda peer: peer.send(chunked(STREAM[:-2])[:-5]) or peer.wait_gone(30))
+    server = upstream(lambda peer: peer.send(chunked(STREAM[:-2])[:-5]) or peer.is_left(30))
     assert read(stream(provider(server))) == (CUT_OUT, None)
 
 
 def test_an_error_behind_content_does_not_wait_for_more(upstream: Start, provider: Make) -> None:
     bad = b'data: {"error":{"message":"it broke"}}\n\n'
     raw = chunked([ROLE + WORDS[0] + bad])[:-5]
-    server = upstream(lambda peer: peer.send(raw) or peer.wait_gone(30))
+    server = upstream(lambda peer: peer.send(raw) or peer.is_left(30))
     frames = stream(provider(server))
     got = b""
     while not got:
@@ -236,13 +236,13 @@ def test_an_error_behind_content_does_not_wait_for_more(upstream: Start, provide
 
 
 def test_a_long_pause_is_a_timeout(upstream: Start, provider: Make) -> None:
-    server = upstream(lambda peer: peer.send(chunked([ROLE, *WORDS])[:-5]) or peer.wait_gone())
+    server = upstream(lambda peer: peer.send(chunked([ROLE, *WORDS])[:-5]) or peer.is_left())
     got, error = read(stream(provider(server, idle_timeout="0.2")))
     assert isinstance(error, ProviderTimeout) and CUT_OUT.startswith(got) and got
 
 
 def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
-    server = upstream(lambda peer: peer.wait_gone())
+    server = upstream(lambda peer: peer.is_left())
     got, error = read(stream(provider(server, first_byte_timeout="0.2")))
     assert got == b"" and isinstance(error, ProviderTimeout) and error.status == 504
 
@@ -384,8 +384,8 @@ def test_the_request_goes_up_with_our_key_and_asks_for_usage(
     read(stream(ours, request))
     sent = server.requests[0]
     assert sent.line == "POST /v1/chat/completions HTTP/1.1"
-    assert sent.header("Authorization") == f"Bearer {KEY}"
-    assert sent.header("X-Team") == "blue" and sent.header("X-Org") == "é"
+    assert sent.headers["Authorization"] == f"Bearer {KEY}"
+    assert sent.headers["X-Team"] == "blue" and sent.headers["X-Org"] == "é"
     body = json.loads(sent.body)
     assert body["model"] == "theirs" and body["stream"] is True and body["custom"] == {"é": 1}
     assert body["stream_options"] == {"include_usage": True} and body["temperature"] == 0.5
@@ -454,7 +454,7 @@ def test_no_key(upstream: Start) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
     ours = OpenAI("up", {"base_url": server.base_url + "/"}, Settings())
     assert read(stream(ours))[1] is None  # a server of one's own needs none
-    assert server.requests[0].header("Authorization") is None
+    assert server.requests[0].headers["Authorization"] is None
     assert server.requests[0].line == "POST /v1/chat/completions HTTP/1.1"
     ours.close()
 
@@ -554,7 +554,7 @@ def test_a_client_that_leaves_frees_the_upstream(
     def answer(peer: Peer) -> None:
         if phase == "body":
             peer.send(chunked([ROLE, *WORDS])[:-5])
-        gone.append(peer.wait_gone())
+        gone.append(peer.is_left())
 
     server = upstream(answer)
     ours = provider(server)
@@ -656,7 +656,7 @@ def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
     ours = provider(server)
     assert ours.models() == ["a", "b"] and ours.models() == ["a", "b"]
     assert [request.line for request in server.requests] == ["GET /v1/models HTTP/1.1"]
-    assert server.requests[0].header("Authorization") == f"Bearer {KEY}"
+    assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
 def test_an_error_behind_frames_is_due_at_once(upstream: Start, provider: Make) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import harness
 import pytest
-from misbehave import Peer, Upstream, chunk, chunked, head, sized
+from raw_server import Peer, RawServer, chunk, chunked, head, sized
 
 from choreo_wsgi import sse
 
-Start = Callable[..., Upstream]
+Start = Callable[..., RawServer]
 
 
 def event(content: str, finish: str = "null") -> bytes:
@@ -76,11 +76,11 @@ class Served:
 
 
 @pytest.fixture
-def served() -> Iterator[Callable[[Upstream], Served]]:
+def served() -> Iterator[Callable[[RawServer], Served]]:
     """``served(upstream)``: the real server in front of it."""
     running: list[Served] = []
 
-    def start(upstream: Upstream) -> Served:
+    def start(upstream: RawServer) -> Served:
         running.append(Served(upstream.base_url))
         return running[-1]
 
@@ -89,7 +89,7 @@ def served() -> Iterator[Callable[[Upstream], Served]]:
         one.close()
 
 
-Serve = Callable[[Upstream], Served]
+Serve = Callable[[RawServer], Served]
 
 
 def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -> None:
@@ -157,7 +157,7 @@ def test_whoever_leaves_leaves_nothing(upstream: Start, served: Serve, phase: st
             peer.send(chunked(WORDS)[:-5])
         elif peer.request.line.startswith("POST"):
             asked.release()
-        gone.append(peer.wait_gone())
+        gone.append(peer.is_left())
 
     gone: list[float | None] = []
     asked = threading.Semaphore(0)

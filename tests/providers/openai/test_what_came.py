@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playback_server import PlaybackServer
+from raw_server import RawServer
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
@@ -47,9 +47,9 @@ def http(body: bytes, kind: str = "text/event-stream", *more: str, status: str =
 
 def ask(
     answer: bytes, stream: bool = True, key: str = "sk-very-secret", **body: Any
-) -> tuple[str, PlaybackServer]:
+) -> tuple[str, RawServer]:
     """Return the text that comes of *answer*, and the server that gave it."""
-    with PlaybackServer(answer) as server:
+    with RawServer.playing(answer) as server:
         options = {"base_url": server.url, "api_key": key}
         provider = (body.pop("type", OpenAI))("up", options, Settings())
         sent = {"model": "m", "messages": MESSAGES, **body}
@@ -163,7 +163,7 @@ def test_mistral_gets_ids_that_it_takes_and_no_stream_options() -> None:
     ]
     for stream in (True, False):
         answer = http(EVENTS if stream else BODY)
-        body = json.loads(ask(answer, stream, type=Mistral, messages=history)[1].asked[0].body)
+        body = json.loads(ask(answer, stream, type=Mistral, messages=history)[1].requests[0].body)
         calls = [call["id"] for call in body["messages"][1]["tool_calls"]]
         assert calls == [message["tool_call_id"] for message in body["messages"][2:]]
         assert calls[1] == "abcDEF123" and len(calls[0]) == 9 and calls[0].isalnum()
@@ -171,5 +171,5 @@ def test_mistral_gets_ids_that_it_takes_and_no_stream_options() -> None:
 
 
 def test_padding_is_refused_at_openai_alone() -> None:
-    body = json.loads(ask(http(EVENTS))[1].asked[0].body)
+    body = json.loads(ask(http(EVENTS))[1].requests[0].body)
     assert body["stream_options"] == {"include_usage": True}

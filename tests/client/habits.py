@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from scripted_server import Peer, chunk
+from raw_server import Peer, chat_chunk
 
 START = """
 import asyncio, json
@@ -536,7 +536,7 @@ def _pieces(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class HabitServer:
-    """Answers the snippets; a script for a ScriptedServer.  ``sent`` is what came."""
+    """Answers the snippets; a script for a RawServer.  ``sent`` is what came."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Any, dict[str, str | None]]] = []
@@ -553,7 +553,7 @@ class HabitServer:
         said = body["messages"][-1]["content"]
         said = said if isinstance(said, str) else "parts"
         if said == "silence":
-            peer.wait_until_left()
+            peer.is_left()
         elif said == "flaky" and (flaky := self._flaky) % 3 != 2:
             self._flaky += 1
             peer.json({"error": {"message": "again"}}, "500 X", Retry_After_Ms="1")
@@ -594,7 +594,7 @@ class HabitServer:
         choices = range(body.get("n") or 1)
         for piece in _pieces(message):
             for index in choices:
-                made = chunk(None, index=index, **piece)
+                made = chat_chunk(None, index=index, **piece)
                 made["choices"][0].update({"finish_reason": None, **more})
                 more = {}
                 peer.frame(made)
@@ -602,8 +602,8 @@ class HabitServer:
                 peer.frame({"error": {"message": "m", "type": "t", "code": "c"}})
                 return
         for index in choices:
-            peer.frame(chunk(None, index=index, finish=reason))
+            peer.frame(chat_chunk(None, index=index, finish=reason))
         if (body.get("stream_options") or {}).get("include_usage"):
-            peer.frame({**chunk(None), "choices": [], "usage": _USAGE})
+            peer.frame({**chat_chunk(None), "choices": [], "usage": _USAGE})
         peer.frame("[DONE]")
         peer.end()

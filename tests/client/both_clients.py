@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from scripted_server import DEADLINE
+from raw_server import DEADLINE
 
 from choreoai import AsyncChoreoAI, ChoreoAI
 

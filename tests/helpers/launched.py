@@ -1,0 +1,139 @@
+"""Real servers as processes: ours with any ini file, and nginx as the project ships it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import DEADLINE, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment for a process: programs of this Python first, no settings or keys."""
+    kept = {name: os.environ[name] for name in ("LANG", "XDG_CACHE_HOME") if name in os.environ}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**kept, "PATH": path, "HOME": str(home), "PYTHONUNBUFFERED": "1", **more}
+
+
+class Launched:
+    """A server process; *port* 0 is the one that its log says it serves on."""
+
+    def __init__(
+        self,
+        words: list[str],
+        port: int,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+    ) -> None:
+        self.port = port
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(words, env=env, cwd=cwd, stdout=output, stderr=output)
+        wait_until(self._ready, f"{words[0]} listens", 60)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _ready(self) -> bool:
+        text = self.log.read_text()
+        assert self.process.poll() is None, text
+        if not self.port:
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", text)
+            self.port = int(found[1]) if found else 0
+        return bool(self.port) and accepts(self.port)
+
+    def connect(self) -> harness.Client:
+        return harness.Client(("127.0.0.1", self.port))
+
+    def end(self) -> int:
+        """End it in the orderly way; return its exit status."""
+        self.process.terminate()
+        try:
+            return self.process.wait(3 * DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
+    def abandon(self) -> None:
+        """End it, whatever it is doing."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def launch(
+    folder: Path, config: str, *arguments: str, home: Path | None = None, name: str = "serve"
+) -> Launched:
+    """Start ``choreo-wsgi serve`` with the ini file *config* on a free port."""
+    ini = folder / f"{name}.ini"
+    ini.write_text(config)
+    words = [sys.executable, "-m", "choreo_wsgi", "serve", "--config", str(ini)]
+    words += ["--listen", "127.0.0.1:0", *arguments]
+    return Launched(words, 0, environment(home or folder), folder / f"{name}.log")
+
+
+@contextmanager
+def running(folder: Path, config: str, *arguments: str, **options: Any) -> Iterator[Launched]:
+    """The server of :func:`launch`, for as long as the block runs."""
+    server = launch(folder, config, *arguments, **options)
+    try:
+        yield server
+    finally:
+        server.abandon()
+
+
+class Nginx:
+    """The shipped ``deploy/nginx.conf`` in front of *ports*, on a port of its own."""
+
+    def __init__(self, folder: Path, ports: list[int]) -> None:
+        self.port = free_port()
+        text = (ROOT / "deploy" / "nginx.conf").read_text()
+        for shipped, port in zip((8001, 8002, 8003), ports, strict=True):
+            text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{port}")
+        text = text.replace("listen 8080", f"listen 127.0.0.1:{self.port}")
+        text = text.replace("/run/nginx-choreo.pid", str(folder / "nginx.pid"))
+        folder.chmod(0o755)
+        config = folder / "nginx.conf"
+        config.write_text(text)
+        errors = folder / "nginx-error.log"
+        more = f"daemon off; error_log {errors};"
+        self.process = subprocess.Popen(
+            ["nginx", "-e", str(errors), "-c", str(config), "-g", more],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: accepts(self.port), "nginx listens")
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(DEADLINE)
