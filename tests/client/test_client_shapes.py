@@ -7,7 +7,7 @@ import json
 import zlib
 
 import pytest
-from scripted_server import answer, chunk, frame
+from raw_server import answer, chat_chunk, frame
 
 import choreoai
 
@@ -27,7 +27,7 @@ def whole(body: bytes, *headers: str, status: str = "200 OK"):
     head = "".join(f"{line}\r\n" for line in (*headers, f"Content-Length: {len(body)}"))
 
     def script(peer):
-        peer.raw(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
+        peer.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
         peer.keep = True
 
     return script
@@ -60,7 +60,7 @@ def test_a_stream_where_a_document_was_asked(server, client, start):
 
 
 def test_a_stream_that_breaks_off_where_a_document_was_asked(server, client):
-    server.then(whole(frame(chunk("half"))))
+    server.then(whole(frame(chat_chunk("half"))))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
         client.chat.completions.create(**HI)
     assert caught.value.partial_text == "half"
@@ -83,7 +83,9 @@ def test_a_document_that_is_no_completion(server, client, choices):
     ],
 )
 def test_an_error_in_a_stream(server, ask, event, message):
-    server.then(whole(frame(chunk("half")) + event + EVENTS, "Content-Type: text/event-stream"))
+    server.then(
+        whole(frame(chat_chunk("half")) + event + EVENTS, "Content-Type: text/event-stream")
+    )
     with pytest.raises(choreoai.APIError, match=message) as caught:
         list(ask())
     assert caught.value.partial_text == "half"
