@@ -13,12 +13,12 @@ from typing import Any
 import harness
 import hypothesis
 import pytest
+from plain_apps import Running
 from raw_server import certificate
 from scripted_provider import Script, Scripted
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.providers import registry
-from choreo_wsgi.serve.server import Server
 
 # How long an example takes says nothing on a machine that does other things as well.
 hypothesis.settings.register_profile(
@@ -113,31 +113,16 @@ def application() -> Iterator[Callable[..., Application]]:
         app.close()
 
 
-class Running:
+def _served(**settings: str) -> Running:
     """The application as ``choreo-wsgi serve`` runs it, on a free port."""
-
-    def __init__(self, **settings: str) -> None:
-        app = harness.make_app(
-            {"listen": "127.0.0.1:0", "drain_seconds": "0", "max_streams": "8", **settings}
-        )
-        self._server = Server(app)
-        self.port = int(self._server.addresses[0].rpartition(":")[2])
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-
-    def connect(self) -> harness.Client:
-        return harness.Client(("127.0.0.1", self.port))
-
-    def close(self) -> None:
-        self._server.drain()
-        self._thread.join(harness.DEADLINE)
-        assert not self._thread.is_alive(), "the server does not end"
+    common = {"listen": "127.0.0.1:0", "drain_seconds": "0", "max_streams": "8"}
+    return Running(harness.make_app({**common, **settings}))
 
 
 @pytest.fixture(scope="session")
 def keyless() -> Iterator[Running]:
     """A server without keys, whose default model is the echo."""
-    server = Running(default_model="echo", max_body_bytes="20000")
+    server = _served(default_model="echo", max_body_bytes="20000")
     yield server
     server.close()
 
@@ -145,7 +130,7 @@ def keyless() -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def keyed() -> Iterator[Running]:
     """A server with the key ``right-key`` and one page that may call."""
-    server = Running(api_keys="right-key, other-key", cors_origins="https://app.test")
+    server = _served(api_keys="right-key, other-key", cors_origins="https://app.test")
     yield server
     server.close()
 

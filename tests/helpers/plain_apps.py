@@ -47,7 +47,7 @@ class PlainApp:
 class Running:
     """A server in a thread, on a free port."""
 
-    def __init__(self, app: PlainApp) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
         self.server = Server(app)
         self.port = int(self.server.addresses[0].rpartition(":")[2])
