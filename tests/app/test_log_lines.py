@@ -1,0 +1,113 @@
+"""How lines of the log reach standard error, by programs of their own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from harness import DEADLINE
+
+from choreo_wsgi.app.log import set_up
+from choreo_wsgi.settings import Settings
+
+START = """
+import logging, os, sys
+from choreo_wsgi.app.log import set_up
+from choreo_wsgi.settings import Settings
+logger = logging.getLogger("choreo_wsgi")
+set_up(logger, Settings())
+"""
+
+
+def start(program: str, **options: Any) -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    words = [sys.executable, "-c", START + program]
+    return subprocess.Popen(words, text=True, **{**pipes, **options})
+
+
+def run(program: str, **options: Any) -> tuple[str, str]:
+    """Return what *program* writes to both outputs; it must end well."""
+    with start(program, **options) as process:
+        try:
+            out, err = process.communicate(timeout=2 * DEADLINE)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    return out, err
+
+
+def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
+    """Whoever logs does not wait, and what is read later tells how many are missing."""
+    program = """
+for number in range(40_000):
+    logger.info("line %d %s", number, "x" * 100)
+print("done", flush=True)
+sys.stdin.readline()
+logger.info("the end")
+"""
+    with start(program) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+            _, err = process.communicate("\n", timeout=2 * DEADLINE)
+        finally:
+            process.kill()
+    lines = err.splitlines()
+    kept = [line for line in lines if " line " in line]
+    assert 10_000 <= len(kept) < 30_000
+    dropped = [int(n) for n in re.findall(r"^(\d+) lines of the log were dropped$", err, re.M)]
+    assert len(kept) + sum(dropped) in (40_000, 40_001)  # the last one may have been too many
+
+
+def test_a_forked_process_writes_its_own() -> None:
+    program = """
+logger.info("before")
+logger.handlers[0].flush()
+if os.fork() == 0:
+    logger.info("in the child")
+    logger.handlers[0].flush()
+    os._exit(0)
+os.wait()
+logger.info("in the parent")
+"""
+    _, err = run(program)
+    assert [line.partition(": ")[2] for line in err.splitlines()] == [
+        "before",
+        "in the child",
+        "in the parent",
+    ]
+
+
+def test_a_record_that_cannot_be_written_is_told_of_and_the_next_is_written() -> None:
+    _, err = run('logger.info("%d of them", "many")\nlogger.info("and \\udc80 then")\n')
+    assert "TypeError" in err
+    assert err.count("INFO choreo_wsgi: and \\udc80 then\n") == 1
+
+
+def test_without_standard_error_nothing_fails() -> None:
+    program = 'logger.info("x")\nlogger.handlers[0].flush()\nprint("served")'
+    out, _ = run(program, preexec_fn=lambda: os.close(2), stderr=None)
+    assert out == "served\n"
+
+
+@pytest.fixture
+def logger() -> logging.Logger:
+    return logging.Logger("somebody's")
+
+
+def test_a_logger_that_is_set_up_already_stays(logger: logging.Logger) -> None:
+    own = logging.NullHandler()
+    logger.addHandler(own)
+    set_up(logger, Settings(log_level="debug"))
+    assert (logger.handlers, logger.level, logger.propagate) == ([own], logging.NOTSET, True)
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_the_level_is_the_settings(logger: logging.Logger, level: str) -> None:
+    set_up(logger, Settings(log_level=level))
+    assert (logger.level, logger.propagate) == (getattr(logging, level.upper()), False)
