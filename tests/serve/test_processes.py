@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +16,8 @@ import harness
 import pytest
 
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.serve.processes import Crowd, process_count
-from choreo_wsgi.settings import Settings
+from choreo_wsgi.serve.processes import Crowd, Place, process_count
+from choreo_wsgi.settings import Configuration, Settings
 
 Start = Callable[..., Any]
 
@@ -127,6 +129,74 @@ def test_a_configuration_that_cannot_be_used_ends_all(
     )
     assert done.returncode == 2
     assert "no-such-type" in done.stderr
+
+
+def test_one_that_ends_is_told_of_with_its_status(command: Start) -> None:
+    server = command("--processes", "2")
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    killed = children(server)[1]
+    os.kill(killed, signal.SIGKILL)
+    harness.wait_until(lambda: len(set(children(server)) - {killed}) == 2, "it is started again")
+    server.signal(signal.SIGTERM)
+    _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
+    assert f"process {killed} ended with status -9\n" in log
+
+
+def test_new_ones_that_do_not_start_leave_the_old_ones(command: Start, tmp_path: Path) -> None:
+    """And the next SIGHUP, with a configuration that can be used, replaces them."""
+    server = command("--processes", "2", ini=SLOW)
+    config = tmp_path / "choreo-0.ini"
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    old = set(children(server))
+    config.write_text("[provider x]\ntype = no-such-type\n")
+    server.signal(signal.SIGHUP)
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        if "a new process does not start (status 2); the old ones stay" in line:
+            break
+    assert set(children(server)) == old
+    config.write_text(SLOW)
+    server.signal(signal.SIGHUP)
+    harness.wait_until(
+        lambda: len(children(server)) == 2 and not old & set(children(server)), "both are new"
+    )
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_a_unix_socket_for_both(command: Start, tmp_path: Path) -> None:
+    """What an earlier server left at its path is replaced; its permissions are as set."""
+    path = tmp_path / "choreo.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    server = command("--processes", "2", "--unix-socket", str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for _ in range(4):
+        with harness.Client(str(path)) as client:
+            assert client.exchange("GET", "/healthz").status == 200
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_an_address_that_is_taken_ends_all(run: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("serve", "--processes", "2", "--listen", address)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "listen: Address already in use" in done.stderr
+
+
+def test_each_has_its_share() -> None:
+    crowd = Crowd(3)
+
+    def shared(index: int, **settings: Any) -> Settings:
+        place = Place(index, crowd, [], -1, -1, Path("/shared"), False)
+        return place.share(Configuration(Settings(**settings), {})).settings
+
+    assert [shared(index, max_streams=8).max_streams for index in range(3)] == [3, 3, 2]
+    assert [shared(index, max_streams=1).max_streams for index in range(3)] == [1, 1, 1]
+    assert shared(0, replay="memory:").replay == "sqlite:/shared/replay.sqlite"
+    assert shared(0, replay="redis://h/0").replay == "redis://h/0"
 
 
 def test_who_has_more_than_the_others_rests() -> None:
