@@ -17,7 +17,7 @@ from ..settings import Settings
 from ..streams.stream import Control
 from .completions import Completions
 from .pending import Pending
-from .request import Call, read_body, trace, while_parsing
+from .request import Call, Environ, read_body, trace, while_parsing
 from .response import Response, json_response
 
 Handler = Callable[[Call], Union[Response, Pending]]
@@ -48,6 +48,12 @@ def is_resumable(call: Call) -> bool:
     if value not in ("0", "1"):
         raise InvalidRequest("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
     return bool(value == "1")
+
+
+def _word(environ: Environ, name: str) -> str:
+    """Return the header *name* if it can be sent on, else ``""``."""
+    value = str(environ.get(name, ""))
+    return value if value.isascii() and value.isprintable() else ""
 
 
 class Endpoints:
@@ -112,9 +118,8 @@ class Endpoints:
         body = read_body(call.environ, self._settings)
         with while_parsing(len(body)):
             request = api.read(body)
-        betas = call.environ.get("HTTP_ANTHROPIC_BETA", "")
-        if betas:
-            request.betas = betas
+        request.version = _word(call.environ, "HTTP_ANTHROPIC_VERSION")
+        request.betas = _word(call.environ, "HTTP_ANTHROPIC_BETA")
         return request, body
 
     def _stored(self) -> Any:

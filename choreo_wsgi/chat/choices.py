@@ -28,7 +28,8 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.matched = False
+        #: The stop string that ended the text.
+        self.matched = ""
 
     def feed(self, text: str) -> str:
         """Return what of the text so far may be shown now; sets ``matched`` at a stop string.
@@ -36,10 +37,11 @@ class StopMatcher:
         To be called no more after that.
         """
         text = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.matched, self._held = True, ""
-            return text[: min(found)[1]]
+            _, at, self.matched = min(found)
+            self._held = ""
+            return text[:at]
         shown = min((_beginning(stop, text) for stop in self._stops), default=len(text))
         self._held = text[shown:]
         return text[:shown]
@@ -124,7 +126,7 @@ class Shortened(Source):
             return [shown] if shown != Delta(index=item.index) else []
         self._early = True
         self._finished.add(item.index)
-        finish = Finish("stop", item.index)
+        finish = Finish("stop", item.index, stop=matcher.matched)
         return [Delta(text, item.index), finish] if text else [finish]
 
     def fileno(self) -> int | None:

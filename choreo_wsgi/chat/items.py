@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 #: A value that ``json.loads`` returns.
@@ -52,12 +52,14 @@ class Delta:
 class Finish:
     """The end of a choice: ``stop``, ``length``, ``tool_calls`` or ``content_filter``.
 
-    *extra* holds further members of the choice, as the provider's own stop reason.
+    *extra* holds further members of the choice, as the provider's own stop reason.  *stop* is the
+    stop string that was found here.
     """
 
     reason: str = "stop"
     index: int = 0
     extra: Mapping[str, Json] | None = None
+    stop: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)

@@ -23,8 +23,8 @@ class ChatRequest:
 
     *stop* has no empty strings: they would match everywhere.  *original* is the body of a
     request of another API, *native* what a provider that speaks that API is sent if that is
-    something else, *betas* the header that goes with it, *native_only* the error for all other
-    providers, and *answer_id* the id of an answer that is kept here.
+    something else, *version* and *betas* the headers that go with it, *native_only* the error
+    for all other providers, and *answer_id* the id of an answer that is kept here.
     """
 
     model: str
@@ -37,6 +37,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     original: dict[str, Json] | None = None
     native: dict[str, Json] | None = None
+    version: str = ""
     betas: str = ""
     answer_id: str = ""
     native_only: InvalidRequest | None = None

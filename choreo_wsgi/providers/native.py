@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .. import sse
 from ..chat.answer import AnswerWriter
@@ -49,12 +50,14 @@ class Dialect:
     """An API as a stream of its events.
 
     *plain* is what the two lines of an event that is never taken apart have between them.  The
-    events *last* end an answer, and those *dropped* are not passed on.  *member* is where an event
-    has the object with ``id``, ``model`` and ``usage``; a document is that object itself.
+    event *first* begins an answer, those *last* end it, and those *dropped* are not passed on.
+    *member* is where an event has the object with ``id``, ``model`` and ``usage``; a document is
+    that object itself.
     """
 
     path: str
     plain: bytes = b""
+    first: str = ""
     last: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()
     member: str = ""
@@ -67,6 +70,7 @@ DIALECTS = {
     "responses": Dialect(
         "/responses",
         b".delta\ndata: {",
+        "response.created",
         frozenset(f"response.{end}" for end in _RESPONSE_ENDS),
         member="response",
         read_usage=_read_input_usage,
@@ -74,6 +78,7 @@ DIALECTS = {
     "messages": Dialect(
         "/messages",
         b"_block_delta\ndata: {",
+        "message_start",
         frozenset(["message_stop"]),
         frozenset(["ping"]),
         member="message",
@@ -150,7 +155,17 @@ class NativeDocument(_Native):
 
 
 class NativeStream(_Native):
-    """The upstream's events: see ``chat.source.Reply``."""
+    """The upstream's events: see ``chat.source.Reply``.
+
+    *unwrap*, if not None, makes events of what the upstream sends instead.
+    """
+
+    _started = False
+    _stopped = False  # the reason why a message stopped has come
+
+    def __init__(self, *args: Any, unwrap: Callable[[bytes], bytes] | None = None) -> None:
+        super().__init__(*args)
+        self._unwrap = unwrap
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that came within *timeout* seconds, joined."""
@@ -160,7 +175,7 @@ class NativeStream(_Native):
         frames = b""
         if data:
             try:
-                frames = self._pass(data)
+                frames = self._pass(self._unwrap(data) if self._unwrap else data)
             except SHAPE_ERRORS as error:
                 raise self.fail(UpstreamInvalid("an event is not as expected")) from error
             except ChoreoError as error:
@@ -170,6 +185,9 @@ class NativeStream(_Native):
                 self._writer.passed(self._looked)
                 return self._looked
         if self.body_ended and not self.ended and not frames:
+            if self._stopped:  # all of it came but its last event
+                self.ended = True
+                return sse.frame(b'{"type":"message_stop"}', event="message_stop")
             text = "the provider's answer ended before it was complete"
             raise self.fail(UpstreamTruncated(text))
         return frames
@@ -228,6 +246,12 @@ class NativeStream(_Native):
             raise provider_error(value)
         if kind in dialect.dropped:
             return b""
+        if kind and kind == dialect.first:
+            if self._started:
+                raise UpstreamInvalid("the provider began its answer a second time")
+            self._started = True
+        elif kind == "message_delta":
+            self._stopped = bool(value["delta"].get("stop_reason"))
         inner = value.get(dialect.member) if dialect.member else value
         changed = isinstance(inner, dict) and self._change(inner)
         for told in (inner, value):
@@ -241,15 +265,23 @@ class NativeStream(_Native):
 
 
 def pass_on(
-    asking: Asking, writer: AnswerWriter, model: str, label: str, stream: bool, limit: int
+    asking: Asking,
+    writer: AnswerWriter,
+    model: str,
+    label: str,
+    stream: bool,
+    limit: int,
+    unwrap: Callable[[bytes], bytes] | None = None,
 ) -> Reply:
     """Return the answer to *asking*, whose upstream speaks the API of *writer*.
 
     *model* is the name that the upstream has for the model; the caller's stands in the answer.
-    *limit* bounds the bytes of an event.
+    *limit* bounds the bytes of an event; *unwrap* is as in :class:`NativeStream`.
     """
-    reply = NativeStream if stream else NativeDocument
-    return reply(asking, writer, writer.model if writer.model != model else "", label, limit)
+    renamed = writer.model if writer.model != model else ""
+    if stream:
+        return NativeStream(asking, writer, renamed, label, limit, unwrap=unwrap)
+    return NativeDocument(asking, writer, renamed, label, limit)
 
 
 class _NotSpoken(ProviderError):
@@ -283,30 +315,6 @@ class Trying:
             self._reply = self._other()
             return b""
 
-    @property
-    def ended(self) -> bool:
-        """Whether all has been returned."""
-        return self._reply.ended
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the provider reported so far."""
-        return self._reply.usage
-
-    @property
-    def label(self) -> str:
-        """Who answers."""
-        return self._reply.label
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._reply.fileno()
-
-    @property
-    def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
-        return self._reply.due
-
-    def close(self) -> None:
-        """Stop the generation."""
-        self._reply.close()
+    def __getattr__(self, name: str) -> Any:
+        """Return the attribute *name* of whichever answers."""
+        return getattr(self._reply, name)

@@ -1,136 +1,139 @@
-"""The recorded answers through the other APIs: their own SDKs read the same as through chat."""
+"""The recorded answers through the whole server: each API's own SDK reads the same as chat's.
+
+The provider plays the recording over a socket, and so does the server answer.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import anthropic
+import harness
 import openai
 import pytest
-from anthropic.types import RawMessageStreamEvent
-from corpus_cases import Case, cases
-from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from corpus_cases import KEY, OPTIONS, Case, cases
+from nightly import NIGHTLY
+from official import judge_events
 from raw_server import RawServer
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.messages.writer import MessageWriter
-from choreo_wsgi.apis.responses.writer import ResponseWriter
-from choreo_wsgi.chat.answer import Answer, AnswerWriter
-from choreo_wsgi.chat.items import Finish, Usage
-from choreo_wsgi.errors import ChoreoError
 
-#: Both APIs have one choice.
+#: The new APIs have one choice.
 CASES = [case for case in cases() if case.request.n == 1]
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-RESPONSE_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-MESSAGE_EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+#: In the short run every third one.
+TRIED = CASES[:: 1 if NIGHTLY else 3]
+HELLO: Any = [{"role": "user", "content": "hi"}]
 
 
 @dataclass
 class Told:
-    """What an answer said; *ending* is a finish reason, or empty for a failure."""
+    """What an answer said; *ending* is a finish reason, or empty for a failure.
+
+    *status* is that of an answer that is no stream.
+    """
 
     text: str = ""
     reasoning: str = ""
-    calls: list[tuple[str, str, Any]] = field(default_factory=list)
-    usage: tuple[int, int, int] | None = None
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    usage: tuple[int, int, int] = (0, 0, 0)
     ending: str = ""
+    status: int = 200
 
 
-def items_of(case: Case) -> Told:
-    """Return what the items say."""
-    provider, _ = case.playing()
+class Through:
+    """The server before providers that play *answer*, and the stock SDKs before the server."""
+
+    def __init__(self, case: Case, stack: ExitStack) -> None:
+        self.answer = b""
+        upstream = stack.enter_context(RawServer.playing(lambda asked: self.answer))
+        section = {"type": case.provider_type, "models": "*", "api_key": KEY}
+        section |= OPTIONS.get(case.provider_type, {}) | (case.json("options.json") or {})
+        section["base_url"] = upstream.url
+        app = harness.make_app({"default_model": "none"}, {"provider up": section})
+        stack.callback(app.close)
+        self.server = stack.enter_context(harness.Server(app))
+        url = self.server.url
+        self.openai = stack.enter_context(
+            openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0)
+        )
+        self.anthropic = stack.enter_context(
+            anthropic.Anthropic(base_url=url, api_key="k", max_retries=0)
+        )
+
+    def post(self, path: str, body: dict[str, Any]) -> harness.Answer:
+        """Return the raw answer to *body*, which asks for a stream."""
+        with self.server.connect() as client:
+            return client.exchange("POST", path, {"stream": True, **body})
+
+
+@pytest.fixture(scope="module")
+def through() -> Iterator[Callable[[Case], Through]]:
+    """``through(case)``: the server whose provider plays the recording of *case*."""
+    made: dict[str, Through] = {}
+    with ExitStack() as stack:
+
+        def get(case: Case) -> Through:
+            key = f"{case.provider_type} {case.json('options.json')}"
+            if key not in made:
+                made[key] = Through(case, stack)
+            made[key].answer = (case.folder / "upstream.http").read_bytes()
+            return made[key]
+
+        yield get
+
+
+def model_of(case: Case) -> str:
+    """Return a model's name that is the case's own: failures of one model count together.
+
+    The recordings of Bedrock are of Converse, which Claude is not asked by for Messages.
+    """
+    return f"{case.request.model.replace('anthropic.', 'other.')}-{case.folder.name}"
+
+
+# -- what each SDK reads ------------------------------------------------------------------------
+
+
+def read_chat(client: openai.OpenAI, model: str) -> Told:
     told = Told()
     calls: dict[int, list[str]] = {}
+    options: Any = {"include_usage": True}
     try:
-        source = provider.open(case.request)
-        while not source.ended:
-            for item in source.receive(0):
-                if isinstance(item, Usage):
-                    told.usage = counts(item)
-                elif isinstance(item, Finish):
-                    told.ending = item.reason
-                else:
-                    told.text += item.text + item.refusal
-                    told.reasoning += item.reasoning
-                    for call in item.tool_calls:
-                        place = calls.setdefault(call.index, [call.id, call.name, ""])
-                        place[2] += call.arguments
-    except ChoreoError:
+        for chunk in client.chat.completions.create(
+            model=model, messages=HELLO, stream=True, stream_options=options
+        ):
+            for choice in chunk.choices:
+                delta = choice.delta
+                told.text += (delta.content or "") + (delta.refusal or "")
+                told.reasoning += (delta.model_extra or {}).get("reasoning_content") or ""
+                for call in delta.tool_calls or ():
+                    function = call.function
+                    assert function is not None
+                    place = calls.setdefault(call.index, [call.id or "", function.name or "", ""])
+                    place[2] += function.arguments or ""
+                told.ending = choice.finish_reason or told.ending
+            if usage := chunk.usage:
+                details = usage.prompt_tokens_details
+                cached = (details and details.cached_tokens) or 0
+                told.usage = (usage.prompt_tokens, usage.completion_tokens, cached)
+    except openai.APIStatusError as error:
+        told.status = error.status_code
+    except openai.APIError:
         told.ending = ""
     told.calls = [(id, name, arguments) for id, name, arguments in calls.values()]
     return told
 
 
-def counts(usage: Usage) -> tuple[int, int, int]:
-    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0
-
-
-def frames_of(case: Case, writer: AnswerWriter, pieces: list[bytes] | None = None) -> bytes:
-    """Return all that *writer* writes for the case, its ending included."""
-    provider, _ = case.playing(pieces)
-    out = b""
-    try:
-        answer = Answer(provider.open(case.request), writer, 1, "corpus")
-        while not answer.ended:
-            out += answer.receive(0)
-    except ChoreoError as error:
-        out += writer.fail(error)
-    return out
-
-
-def events_of(frames: bytes) -> list[dict[str, Any]]:
-    """Return the data of *frames*, each of which is named by its type."""
-    events = sse.Decoder().receive_data(frames)
-    data = [json.loads(event.data) for event in events]
-    assert [event.event for event in events] == [event["type"] for event in data]
-    return data
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_as_a_response(case: Case) -> None:
-    expected = items_of(case)
-    frames = frames_of(case, ResponseWriter({"model": "m"}))
-    events = events_of(frames)
-    for event in events:
-        RESPONSE_EVENT.validate_python(event, strict=False)
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    kinds = [event["type"] for event in events]
-    terminal = {"response.completed", "response.incomplete", "response.failed"}
-    assert [kind for kind in kinds if kind in terminal] == kinds[-1:]
-    with RawServer.playing(HEAD + frames) as server:
-        read = read_response(server.url)
-    assert read.ending == ENDINGS[expected.ending]
-    if not expected.ending:
-        assert expected.text.startswith(read.text)
-        return
-    assert (read.text, read.calls, read.reasoning) == (
-        expected.text,
-        expected.calls,
-        expected.reasoning,
-    )
-    assert read.usage == expected.usage
-
-
-ENDINGS = {
-    "": "",
-    "stop": "completed",
-    "tool_calls": "completed",
-    "length": "incomplete max_output_tokens",
-    "content_filter": "incomplete content_filter",
-}
-
-
-def read_response(url: str) -> Told:
-    with openai.OpenAI(base_url=url, api_key="k", max_retries=0) as client:
-        stream = client.responses.create(model="m", input="hi", stream=True)
-        last = list(stream)[-1]
+def read_response(client: openai.OpenAI, model: str) -> Told:
     told = Told()
-    response: Response = last.response  # type: ignore[union-attr]
-    assert response.status is not None
+    try:
+        last: Any = list(client.responses.create(model=model, input="hi", stream=True))[-1]
+    except openai.APIStatusError as error:
+        return Told(status=error.status_code)
+    response = last.response
     told.ending = "" if response.status == "failed" else response.status
     if response.incomplete_details is not None:
         told.ending += f" {response.incomplete_details.reason}"
@@ -149,55 +152,23 @@ def read_response(url: str) -> Told:
     return told
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_as_a_message(case: Case) -> None:
-    expected = items_of(case)
-    frames = frames_of(case, MessageWriter("m"))
-    events = events_of(frames)
-    for event in events:
-        if event["type"] != "error":
-            MESSAGE_EVENT.validate_python(event, strict=False)
-    kinds = [event["type"] for event in events]
-    assert [kind for kind in kinds if kind in ("message_stop", "error")] == kinds[-1:]
-    with RawServer.playing(HEAD + frames) as server:
-        read = read_message(server.url)
-    assert bool(read.ending) == bool(expected.ending)
-    if not expected.ending:
-        return
-    assert (read.text, read.reasoning) == (expected.text, expected.reasoning)
-    if "call-cut-by" in case.id:
-        return  # what the SDK makes of half a document is its own
-    assert read.calls == [
-        (id, name, json.loads(arguments or "{}")) for id, name, arguments in expected.calls
-    ]
-    assert read.usage == (expected.usage or (0, 0, 0))
-    assert read.ending in STOPS[expected.ending]
-
-
-STOPS = {
-    "stop": ("end_turn", "stop_sequence", "pause_turn"),
-    "tool_calls": ("tool_use",),
-    "length": ("max_tokens", "model_context_window_exceeded"),
-    "content_filter": ("refusal",),
-}
-
-
-def read_message(url: str) -> Told:
+def read_message(client: anthropic.Anthropic, model: str) -> Told:
     told = Told()
-    messages: Any = [{"role": "user", "content": "hi"}]
-    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
-        try:
-            with client.messages.stream(model="m", max_tokens=9, messages=messages) as stream:
-                message = stream.get_final_message()
-        except anthropic.APIError:
-            return told
+    try:
+        with client.messages.stream(model=model, max_tokens=99, messages=HELLO) as stream:
+            message = stream.get_final_message()
+    except anthropic.APIStatusError as error:
+        told.status = error.status_code
+        return told
+    except anthropic.APIError:
+        return told
     for block in message.content:
         if block.type == "text":
             told.text += block.text
         elif block.type == "thinking":
             told.reasoning += block.thinking
         elif block.type == "tool_use":
-            told.calls.append((block.id, block.name, block.input))
+            told.calls.append((block.id, block.name, json.dumps(block.input)))
     usage = message.usage
     cached = usage.cache_read_input_tokens or 0
     prompt = usage.input_tokens + (usage.cache_creation_input_tokens or 0) + cached
@@ -206,54 +177,129 @@ def read_message(url: str) -> Told:
     return told
 
 
-#: One recording of each kind, cut at every byte.
+# -- the same through every API -----------------------------------------------------------------
+
+RESPONSE_ENDINGS = {
+    "": "",
+    "stop": "completed",
+    "tool_calls": "completed",
+    "length": "incomplete max_output_tokens",
+    "content_filter": "incomplete content_filter",
+}
+MESSAGE_ENDINGS = {
+    "": ("",),
+    "stop": ("end_turn", "stop_sequence", "pause_turn", "compaction"),
+    "tool_calls": ("tool_use",),
+    "length": ("max_tokens", "model_context_window_exceeded"),
+    "content_filter": ("refusal",),
+}
+
+
+@pytest.mark.parametrize("case", TRIED, ids=lambda case: case.id)
+def test_the_same_through_every_api(case: Case, through: Callable[[Case], Through]) -> None:
+    site, model = through(case), model_of(case)
+    expected = read_chat(site.openai, model)
+    response = read_response(site.openai, model)
+    message = read_message(site.anthropic, model)
+    status = expected.status
+    if not expected.ending:  # what failed in a stream may have failed before it, and may not
+        assert response.ending == message.ending == ""
+        assert expected.text.startswith(response.text)
+        if status != 200:
+            assert (response.status, message.status) == (status, 529 if status == 503 else status)
+        return
+    assert (response.text, response.reasoning) == (expected.text, expected.reasoning)
+    if expected.ending != "content_filter":  # Anthropic's own events say why elsewhere
+        assert (message.text, message.reasoning) == (expected.text, expected.reasoning)
+    assert response.usage == message.usage == expected.usage
+    assert response.ending == RESPONSE_ENDINGS[expected.ending]
+    assert message.ending in MESSAGE_ENDINGS[expected.ending]
+    names = [name for _, name, _ in expected.calls]
+    assert (
+        [name for _, name, _ in response.calls] == [name for _, name, _ in message.calls] == names
+    )
+    assert [text for *_, text in response.calls] == [text for *_, text in expected.calls]
+    if "call-cut-by" not in case.id:  # what the SDK makes of half a document is its own
+        given = [json.loads(text or "{}") for *_, text in expected.calls]
+        assert [json.loads(text) for *_, text in message.calls] == given
+
+
+@pytest.mark.parametrize("case", TRIED, ids=lambda case: case.id)
+def test_every_event_is_as_the_official_types(
+    case: Case, through: Callable[[Case], Through]
+) -> None:
+    site, model = through(case), model_of(case)
+    for path, body in REQUESTS:
+        answer = site.post(path, {"model": model, **body})
+        native = case.provider_type == "anthropic" and path == "/v1/messages"
+        if answer.status != 200 or native:
+            continue  # the recordings of Anthropic's are shorter than its answers
+        events = events_of(answer.body)
+        judge_events(events)
+        kinds = [event["type"] for event in events]
+        assert [kind for kind in kinds if kind in ENDS] == kinds[-1:]
+        if path == "/v1/responses":
+            assert [event["sequence_number"] for event in events] == list(range(len(events)))
+
+
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/responses", {"input": "hi"}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 99}),
+]
+GOOD = {"response.completed", "response.incomplete", "message_stop"}
+ENDS = GOOD | {"response.failed", "error"}
+
+
+def events_of(frames: bytes) -> list[dict[str, Any]]:
+    """Return the data of *frames*, each of which is named by its type."""
+    events = sse.Decoder().receive_data(frames)
+    data = [json.loads(event.data) for event in events]
+    assert [event.event for event in events] == [event["type"] for event in data]
+    return data
+
+
+#: One recording of each kind, cut at every byte; in the short run at every hundredth or so.
 CUT = [case for case in CASES if case.answer[0] == 200 and len(case.answer[2]) < 6000][::5][:10]
+STEP = 1 if NIGHTLY else 101
+CLOSED = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
+CHUNKED = CLOSED.replace(b"Connection: close", b"Transfer-Encoding: chunked")
 
 
 @pytest.mark.parametrize("case", CUT, ids=lambda case: case.id)
-def test_a_cut_answer_is_never_complete(case: Case) -> None:
-    """Whatever byte the upstream ends at: the whole answer, or the API's own failure."""
-    body = case.answer[2]
-    writers = (lambda: ResponseWriter({"model": "m"}), lambda: MessageWriter("m"))
-    for make in writers:
-        whole = essence(frames_of(case, make()))
-        good = {"response.completed", "response.incomplete", "message_stop"}
-        for cut in range(len(body)):
-            events = events_of(frames_of(case, make(), [body[:cut]]))
+def test_a_cut_answer_is_never_complete(case: Case, through: Callable[[Case], Through]) -> None:
+    """Whatever byte the upstream ends at: the whole answer, or the API's own failure.
+
+    The body ends with its connection, which looks like an end, or in the middle of a chunk.
+    """
+    site = through(case)
+    _, headers, body = case.answer
+    kind = headers.get("Content-Type", "").encode()
+    for path, asked in REQUESTS:
+        whole = essence(site.post(path, {"model": model_of(case), **asked}).body)
+        for cut in range(0, len(body), STEP):
+            piece = body[:cut]
+            site.answer = (
+                CHUNKED % kind + b"%x\r\n%b" % (len(body), piece)
+                if cut % 2
+                else CLOSED % kind + piece
+            )
+            answer = site.post(path, {"model": f"m-{cut // 3}", **asked})
+            if answer.status != 200:
+                assert answer.status >= 500
+                continue
+            events = events_of(answer.body)
             kinds = [event["type"] for event in events]
-            assert sum(kind in good or kind in ("response.failed", "error") for kind in kinds) == 1
-            if kinds[-1] in good:
-                assert essence_of(events) == whole
+            assert [one for one in kinds if one in ENDS] == kinds[-1:]
+            if kinds[-1] in GOOD:
+                assert essence(answer.body) == whole
+        site.answer = (case.folder / "upstream.http").read_bytes()
 
 
 def essence(frames: bytes) -> list[Any]:
-    return essence_of(events_of(frames))
-
-
-def essence_of(events: list[dict[str, Any]]) -> list[Any]:
-    """Return the deltas of *events*: they have no ids and times, which differ by the writer."""
-    filling = [event for event in events if event["type"] != "message_delta"]
+    """Return the deltas in *frames*: they have no ids and times, which differ."""
+    filling = [event for event in events_of(frames) if event["type"] != "message_delta"]
     return [event["delta"] for event in filling if "delta" in event]
 
 
 def test_the_recordings_that_are_cut_are_ten() -> None:
     assert len(CUT) == 10
-
-
-@pytest.mark.parametrize("make", [lambda: ResponseWriter({"model": "m"}, stream=False), None])
-def test_a_document_says_what_the_stream_says(make: Any) -> None:
-    case = next(case for case in CASES if "tool" in case.folder.name and case.answer[0] == 200)
-    if make is None:
-        document = json.loads(frames_of(case, MessageWriter("m", stream=False)))
-        anthropic.types.Message.model_validate(document)
-        expected = items_of(case)
-        assert [block["name"] for block in document["content"] if block["type"] == "tool_use"] == [
-            name for _, name, _ in expected.calls
-        ]
-        return
-    document = json.loads(frames_of(case, make()))
-    Response.model_validate(document)
-    last = events_of(frames_of(case, ResponseWriter({"model": "m"})))[-1]["response"]
-    assert [item["type"] for item in document["output"]] == [
-        item["type"] for item in last["output"]
-    ]

@@ -213,6 +213,7 @@ def test_events_of_a_message_pass(native: Make) -> None:
     assert target == "/v1/messages"
     assert (body["system"], body["tools"], body["model"]) == (system, tools, "real")
     assert (headers["anthropic-beta"], headers["x-api-key"]) == ("context-1m", "sk-upstream")
+    assert headers["anthropic-version"] == anthropic._constants.ANTHROPIC_API_VERSION
 
 
 def test_a_cut_message_is_an_error(native: Make) -> None:

@@ -12,6 +12,7 @@ import anthropic
 import harness
 import openai
 import pytest
+from official import MESSAGE, RESPONSE, judge, judge_events
 from pydantic import BaseModel
 from scripted_provider import Script, Scripted
 
@@ -429,6 +430,65 @@ def test_search_results_and_documents_of_text(messages: Any, asked: list[ChatReq
         "file_data": "data:text/plain;base64,SXQgcmFpbnMu",
         "filename": "a.txt",
     }
+
+
+# -- what stands beside the text ------------------------------------------------------------
+
+
+TOKEN = {"token": "Oslo", "logprob": -0.5, "bytes": [79, 115, 108, 111]}
+LOGPROBS = {"content": [{**TOKEN, "top_logprobs": [TOKEN, {**TOKEN, "token": "Rome"}]}]}
+CITATION = {"start_index": 0, "end_index": 4, "title": "Oslo", "url": "https://oslo.example"}
+
+
+@pytest.fixture
+def noted(
+    scripted: Callable[[], Script],
+    asked: list[ChatRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+) -> str:
+    """The address of a server whose model cites a page and knows how sure it is."""
+    annotation = {"type": "url_citation", "url_citation": CITATION}
+    items = [Delta("Oslo", logprobs=LOGPROBS), Delta(extra={"annotations": [annotation]})]
+
+    def answer(request: ChatRequest) -> Source:
+        asked.append(request)
+        return from_deltas([*items, Finish("stop", stop="END"), Usage(1, 2)])
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    return url
+
+
+def test_logprobs_and_annotations_of_a_response(noted: str, asked: list[ChatRequest]) -> None:
+    members: Any = {"model": "m", "input": "hi", "top_logprobs": 2}
+    members["include"] = ["message.output_text.logprobs"]
+    with openai.OpenAI(base_url=f"{noted}/v1", api_key="k", max_retries=0) as client:
+        whole: Any = client.responses.create(**members)
+        events: list[Any] = list(client.responses.create(**members, stream=True))
+    judge(RESPONSE, whole.to_dict(mode="json"))
+    judge_events([event.to_dict(mode="json") for event in events])
+    assert (asked[0].body["logprobs"], asked[0].body["top_logprobs"]) == (True, 2)
+    kinds = [event.type.removeprefix("response.output_text.") for event in events]
+    delta, note = events[kinds.index("delta")], events[kinds.index("annotation.added")]
+    assert [one.token for one in delta.logprobs[0].top_logprobs] == ["Oslo", "Rome"]
+    for response in (whole, events[-1].response):
+        part = response.output[0].content[0]
+        assert part.logprobs[0].to_dict() == LOGPROBS["content"][0]
+        assert part.annotations[0].to_dict() == {"type": "url_citation", **CITATION}
+        assert note.annotation.to_dict() == {"type": "url_citation", **CITATION}
+
+
+def test_citations_and_the_stop_sequence_of_a_message(noted: str) -> None:
+    members: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    with anthropic.Anthropic(base_url=noted, api_key="k", max_retries=0) as client:
+        whole = client.messages.create(**members)
+        with client.messages.stream(**members) as stream:
+            streamed = stream.get_final_message()
+    judge(MESSAGE, whole.to_dict(mode="json"))
+    for message in (whole, streamed):
+        block: Any = message.content[0]
+        assert (block.text, block.citations[0].url) == ("Oslo", CITATION["url"])
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
 
 
 # -- silence ----------------------------------------------------------------------------------

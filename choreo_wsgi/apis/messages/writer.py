@@ -113,11 +113,14 @@ class MessageWriter:
         frames = b""
         if delta.reasoning:
             frames += self._say("thinking", delta.reasoning)
-        for block in (delta.extra or {}).get("thinking_blocks") or ():
+        extra = delta.extra or {}
+        for block in extra.get("thinking_blocks") or ():
             frames += self._thought(block)
         for text in (delta.text, delta.refusal):
             if text:
                 frames += self._say("text", text)
+        for annotation in extra.get("annotations") or ():
+            frames += self._cite(annotation)
         for call in delta.tool_calls:
             frames += self._call(call)
         return frames
@@ -158,6 +161,22 @@ class MessageWriter:
         told = {"type": "signature_delta", "signature": signature}
         frames += self._event("content_block_delta", index=self._text.index, delta=told)
         return frames + self._stop_text()
+
+    def _cite(self, annotation: Mapping[str, Json]) -> bytes:
+        """Write a citation of a page, which chat has as an annotation of the text."""
+        told, opened = annotation.get("url_citation"), self._text
+        if not told or opened is None or opened.member != "text":
+            return b""
+        citation = {
+            "type": "web_search_result_location",
+            "url": str(told.get("url") or ""),
+            "title": told.get("title"),
+            "cited_text": str(told.get("content") or ""),  # OpenRouter's
+            "encrypted_index": "",
+        }
+        opened.block.setdefault("citations", []).append(citation)
+        delta = {"type": "citations_delta", "citation": citation}
+        return self._event("content_block_delta", index=opened.index, delta=delta)
 
     def _start(self, block: dict[str, Json], member: str) -> _Block:
         self._content.append(block)
@@ -200,7 +219,8 @@ class MessageWriter:
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:
             reason = extra["native_finish_reason"]
-        sequence = extra.get("stop_sequence")
+        named = (self._finish.stop, extra.get("stop_sequence"), extra.get("stop_reason"))  # vLLM's
+        sequence = next((word for word in named if word and isinstance(word, str)), None)
         if sequence is not None:
             reason = "stop_sequence"
         delta = {"stop_reason": reason, "stop_sequence": sequence}

@@ -142,6 +142,8 @@ _SAME = (
     *("temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "service_tier", "stream"),
 )
+#: What a request includes to have the logarithms of its tokens' probabilities.
+_LOGPROBS = "message.output_text.logprobs"
 #: What only a server that speaks this API itself can do.
 _NATIVE_MEMBERS = ("conversation", "prompt")
 
@@ -180,6 +182,8 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) ->
     except Fault as fault:
         native_only = fault.error()
     body |= {name: fields[name] for name in _SAME if fields.get(name) is not None}
+    if _LOGPROBS in (fields.get("include") or ()):
+        body |= {"logprobs": True, "top_logprobs": int(fields.get("top_logprobs") or 0)}
     _add_text(body, fields)
     if fields.get("max_output_tokens") is not None:
         limit = int(fields["max_output_tokens"])

@@ -12,31 +12,26 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 from ... import sse
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
 from .items import SEALED, chat_name
 from .log import failed_event
-from .objects import REPEATED, custom_input, part_object, usage_object
+from .objects import (
+    REPEATED,
+    OpenItem,
+    annotation_object,
+    custom_input,
+    logprob_objects,
+    part_object,
+    usage_object,
+)
 from .request import own_tools
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
-
-
-@dataclass
-class _Open:
-    """An output item that is being written: where it stands and what came of it so far."""
-
-    index: int
-    item: dict[str, Json]
-    kind: str  # the kind of text that it is filled with
-    pieces: list[str] = field(default_factory=list)
-    before: str = ""  # a text delta's event up to its text, and behind it
-    after: str = ""
 
 
 class ResponseWriter:
@@ -64,8 +59,8 @@ class ResponseWriter:
         }
         self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
         self._output: list[dict[str, Json]] = []
-        self._text: _Open | None = None  # the reasoning or message that is being written
-        self._calls: dict[int, _Open] = {}
+        self._text: OpenItem | None = None  # the reasoning or message that is being written
+        self._calls: dict[int, OpenItem] = {}
         self._finish = Finish()
         self._passed = b""  # the last frames that a provider passed on
         self._usage: Usage | None = None
@@ -94,8 +89,9 @@ class ResponseWriter:
         if delta.reasoning:
             kind = "reasoning_summary_text" if self._summarised else "reasoning_text"
             frames += self._say(kind, delta.reasoning)
-        if delta.text:
-            frames += self._say("output_text", delta.text)
+        logprobs = (delta.logprobs or {}).get("content") or ()
+        if delta.text or logprobs:
+            frames += self._say("output_text", delta.text, logprobs)
         if delta.refusal:
             frames += self._say("refusal", delta.refusal)
         for call in delta.tool_calls:
@@ -104,7 +100,7 @@ class ResponseWriter:
             frames += self._extra(delta.extra)
         return frames
 
-    def _say(self, kind: str, text: str) -> bytes:
+    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         """Add *text* to the item that takes its *kind*, a new one if another kind was said."""
         frames = b""
         opened = self._text
@@ -113,20 +109,24 @@ class ResponseWriter:
             opened = self._text = self._new_text(kind)
             frames += self._added(opened)
         opened.pieces.append(text)
+        opened.logprobs += logprobs
         if not self._stream:
             return frames
+        if logprobs:
+            told = logprob_objects(logprobs, whole=False)
+            return frames + self._at(opened, f"{kind}.delta", delta=text, logprobs=told)
         written = f"{opened.before}{quote(text)}{opened.after}{self.count}}}"
         self.count += 1
         name = f"response.{kind}.delta"
         return frames + sse.frame(written.encode("utf-8", "replace"), event=name)
 
-    def _new_text(self, kind: str) -> _Open:
+    def _new_text(self, kind: str) -> OpenItem:
         if kind in ("output_text", "refusal"):
             message = {"type": "message", "status": "in_progress", "role": "assistant"}
             opened = self._open("msg", {**message, "content": []}, kind)
         else:
             opened = self._open("rs", {"type": "reasoning", "summary": []}, kind)
-        place = "summary_index" if kind == "reasoning_summary_text" else "content_index"
+        place = "summary_index" if opened.is_summary else "content_index"
         logprobs = '"logprobs":[],' if kind == "output_text" else ""
         opened.before = f'{{"type":"response.{kind}.delta","{place}":0,"delta":'
         opened.after = (
@@ -135,51 +135,44 @@ class ResponseWriter:
         )
         return opened
 
-    def _open(self, prefix: str, item: dict[str, Json], kind: str) -> _Open:
+    def _open(self, prefix: str, item: dict[str, Json], kind: str) -> OpenItem:
         index = len(self._output)
         kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
         own = f"{kept}_{index}" if kept else secrets.token_hex(16)
-        opened = _Open(index, {"id": f"{prefix}_{own}", **item}, kind)
+        opened = OpenItem(index, {"id": f"{prefix}_{own}", **item}, kind)
         self._output.append(opened.item)
         return opened
 
-    def _added(self, opened: _Open) -> bytes:
-        frames = self._item_added(opened)
-        name = self._part_name(opened.kind)
-        return frames + self._at(opened, f"{name}.added", part=part_object(opened.kind, ""))
+    def _added(self, opened: OpenItem) -> bytes:
+        part = part_object(opened.kind, "")
+        return self._item_added(opened) + self._at(opened, self._part(opened, "added"), part=part)
 
     @staticmethod
-    def _part_name(kind: str) -> str:
-        summary = kind == "reasoning_summary_text"
-        return "response.reasoning_summary_part" if summary else "response.content_part"
+    def _part(opened: OpenItem, what: str) -> str:
+        return f"{'reasoning_summary' if opened.is_summary else 'content'}_part.{what}"
 
-    def _at(self, opened: _Open, type: str, **members: Json) -> bytes:
-        """Return the event *type* about the one part of *opened*."""
-        place = "summary_index" if opened.kind == "reasoning_summary_text" else "content_index"
-        item_id = opened.item["id"]
-        where: dict[str, Json] = {"item_id": item_id, "output_index": opened.index, place: 0}
-        return self._event(type, **where, **members)
+    def _at(self, opened: OpenItem, what: str, **members: Json) -> bytes:
+        """Return the event that tells *what* happened to the one part of *opened*."""
+        return self._event(f"response.{what}", **opened.place(), **members)
 
     def _end_text(self, status: str = "completed") -> bytes:
         opened, self._text = self._text, None
         if opened is None:
             return b""
-        kind, text = opened.kind, "".join(opened.pieces)
-        part = part_object(kind, text)
-        told: dict[str, Json] = {"refusal" if kind == "refusal" else "text": text}
-        if kind == "output_text":
-            told["logprobs"] = []
-        frames = self._at(opened, f"response.{kind}.done", **told)
-        frames += self._at(opened, f"{self._part_name(kind)}.done", part=part)
-        opened.item["summary" if kind == "reasoning_summary_text" else "content"] = [part]
+        part = opened.fill()
+        told: dict[str, Json] = {name: part[name] for name in ("text", "refusal") if name in part}
+        if opened.kind == "output_text":
+            told["logprobs"] = logprob_objects(opened.logprobs, whole=False)
+        frames = self._at(opened, f"{opened.kind}.done", **told)
+        frames += self._at(opened, self._part(opened, "done"), part=part)
         return frames + self._item_done(opened, status)
 
-    def _item_added(self, opened: _Open) -> bytes:
+    def _item_added(self, opened: OpenItem) -> bytes:
         return self._event(
             "response.output_item.added", output_index=opened.index, item=opened.item
         )
 
-    def _item_done(self, opened: _Open, status: str) -> bytes:
+    def _item_done(self, opened: OpenItem, status: str) -> bytes:
         if opened.item["type"] != "custom_tool_call":
             opened.item["status"] = status
         return self._event("response.output_item.done", output_index=opened.index, item=opened.item)
@@ -199,7 +192,7 @@ class ResponseWriter:
                 frames += self._of_call(opened, "delta", delta=call.arguments)
         return frames
 
-    def _new_call(self, call: ToolCall) -> _Open:
+    def _new_call(self, call: ToolCall) -> OpenItem:
         tool = self._tools.get(call.name) or {"type": "function", "name": call.name}
         item: dict[str, Json] = {"call_id": call.id, "name": tool["name"]}
         if tool.get("namespace"):
@@ -210,7 +203,7 @@ class ResponseWriter:
         item |= {"type": "function_call", "status": "in_progress", "arguments": ""}
         return self._open("fc", item, "function_call_arguments")
 
-    def _of_call(self, opened: _Open, what: str, **members: Json) -> bytes:
+    def _of_call(self, opened: OpenItem, what: str, **members: Json) -> bytes:
         item_id, index = opened.item["id"], opened.index
         type = f"response.{opened.kind}.{what}"
         return self._event(type, item_id=item_id, output_index=index, **members)
@@ -231,7 +224,7 @@ class ResponseWriter:
         return frames
 
     def _extra(self, extra: Mapping[str, Json]) -> bytes:
-        """Write what stands beside the text: signed thinking, pictures."""
+        """Write what stands beside the text: signed thinking, citations, pictures."""
         frames = b""
         blocks = extra.get("thinking_blocks")
         if blocks:
@@ -240,6 +233,12 @@ class ResponseWriter:
                 self._text = self._open("rs", {"type": "reasoning", "summary": []}, "")
                 frames += self._item_added(self._text)
             frames += self._seal(self._text, blocks)
+        for annotation in filter(None, map(annotation_object, extra.get("annotations") or ())):
+            if self._text is not None and self._text.kind == "output_text":
+                noted = self._text.annotations
+                where = {"annotation_index": len(noted), "annotation": annotation}
+                frames += self._at(self._text, "output_text.annotation.added", **where)
+                noted.append(annotation)
         for image in extra.get("images") or ():
             url: str = image["image_url"]["url"]
             item = {"type": "image_generation_call", "result": url.partition(",")[2]}
@@ -249,7 +248,7 @@ class ResponseWriter:
             frames += self._item_done(opened, "completed")
         return frames
 
-    def _seal(self, opened: _Open, blocks: Json) -> bytes:
+    def _seal(self, opened: OpenItem, blocks: Json) -> bytes:
         """Keep signed thinking in ``encrypted_content``, whence the caller gives it back."""
         plain = [{k: v for k, v in block.items() if k != "index"} for block in blocks]
         text = json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
@@ -294,9 +293,7 @@ class ResponseWriter:
     def response(self, status: str) -> dict[str, Json]:
         """Return the response object as it is now."""
         if self._text is not None and self._text.kind and status == "failed":
-            kind = self._text.kind
-            place = "summary" if kind == "reasoning_summary_text" else "content"
-            self._text.item[place] = [part_object(kind, "".join(self._text.pieces))]
+            self._text.fill()
         done = {"completed_at": int(time.time())} if status == "completed" else {}
         return {
             "id": self.id,

@@ -66,7 +66,7 @@ class Anthropic(HTTPProvider):
             return super().answer(request, writer)
         native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
         body = {**(request.original or {}), "model": request.model}
-        sent = self._post(native.DIALECTS[writer.api].path, body, request.betas)
+        sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
         asking = Asking(
             lambda: self.client.send(sent),
             foreign=b"{[<" if request.stream else b"",
@@ -84,12 +84,14 @@ class Anthropic(HTTPProvider):
         body = anthropic_request.body(request, self.options.max_tokens, able)
         return self._post("/messages", body)
 
-    def _post(self, path: str, body: dict[str, Json], betas: str = "") -> HTTPRequest:
+    def _post(
+        self, path: str, body: dict[str, Json], version: str = "", betas: str = ""
+    ) -> HTTPRequest:
         options = self.options
         headers = {
             "content-type": "application/json",
             "accept": "text/event-stream",
-            "anthropic-version": options.version,
+            "anthropic-version": version or options.version,
             "x-api-key": self.key(),
         }
         if beta := ",".join(filter(None, (options.beta, betas))):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 
 from botocore.eventstream import EventStreamBuffer, ParserError
 
-from ...chat.items import Delta, Item, Json, Usage
+from ... import sse
+from ...chat.items import Delta, Item, Json, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
 from ..failures import failure
@@ -33,16 +35,78 @@ STATUSES = {
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 
 
-class BedrockTranslator(Translator):
-    """Reads ``POST /model/{id}/converse-stream``; *limit* bounds the bytes of one event.
+class EventReader:
+    """Reads the messages of a binary stream, whose framing is botocore's to read.
 
-    The binary framing is botocore's to read.
+    *limit* bounds the bytes of one.
     """
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         self._limit = limit
         self._buffer = EventStreamBuffer()
-        self._held = 0  # bytes of a message that is not whole yet
+        self.held = 0  # bytes of a message that is not whole yet
+
+    def read(self, data: bytes) -> Iterator[tuple[str, dict[str, Json]]]:
+        """Yield the type and the payload of each event that *data* completes.
+
+        Raises the error that an exception among them stands for, and UpstreamInvalid.
+        """
+        self.held += len(data)
+        self._buffer.add_data(data)
+        try:
+            for message in self._buffer:
+                self.held -= message.prelude.total_length
+                yield _event(message.headers, message.payload)
+        except ChoreoError:
+            raise
+        except _BROKEN as error:
+            raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
+        if self.held > self._limit:
+            raise UpstreamInvalid(f"an event of the answer is longer than {self._limit} bytes")
+
+
+def _event(headers: dict[str, Json], payload: bytes) -> tuple[str, dict[str, Json]]:
+    kind = headers.get(":message-type")
+    if kind == "error":
+        code = text(headers.get(":error-code"))
+        message = text(headers.get(":error-message")) or code
+        raise failure(_status(code), message)
+    body = parse_object(payload)
+    if kind == "exception":
+        name = text(headers.get(":exception-type"))
+        raise failure(_status(name), body.get("message") or body.get("originalMessage") or name)
+    return text(headers.get(":event-type")), body
+
+
+def _status(name: str) -> int:
+    return STATUSES.get(name[:1].lower() + name[1:], 500)
+
+
+def unwrap(reader: EventReader, data: bytes) -> bytes:
+    """Return the events of Anthropic's own API in the chunks of an invoked model's stream.
+
+    An exception becomes the ``error`` event, so that what came before it is not lost.
+    """
+    frames = b""
+    try:
+        for kind, body in reader.read(data):
+            if kind == "chunk":
+                event = b64decode(text(body["bytes"]))
+                name = text(parse_object(event).get("type"))
+                frames += sse.frame(event, event=name)
+    except SHAPE_ERRORS as error:
+        raise UpstreamInvalid("a chunk of the answer is not as expected") from error
+    except ChoreoError as error:
+        told = {"type": "error", "error": {"code": error.status, "message": error.message}}
+        frames += sse.frame(dump(told), event="error")
+    return frames
+
+
+class BedrockTranslator(Translator):
+    """Reads ``POST /model/{id}/converse-stream``; *limit* bounds the bytes of one event."""
+
+    def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
+        self._reader = EventReader(limit)
         self._blocks = Blocks()
         self._pictures: dict[int, tuple[str, list[bytes]]] = {}  # the open ones: format, pieces
         self._drawn = 0
@@ -55,36 +119,15 @@ class BedrockTranslator(Translator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
-        self._held += len(data)
-        self._buffer.add_data(data)
-        try:
-            for message in self._buffer:
-                self._held -= message.prelude.total_length
-                self._message(message.headers, message.payload, items)
-        except ChoreoError:
-            raise
-        except _BROKEN as error:
-            raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
-        if self._held > self._limit:
-            raise UpstreamInvalid(f"an event of the answer is longer than {self._limit} bytes")
+        for kind, body in self._reader.read(data):
+            self._event(kind, body, items)
 
     def finish(self) -> list[Item]:
         """Return the finish and the usage, which come after everything else."""
-        if self._held:
+        if self._reader.held:
             raise UpstreamTruncated("the provider's stream ended inside an event")
         self.ended = True
         return self._blocks.end(self._usage)
-
-    def _message(self, headers: dict[str, Json], payload: bytes, items: list[Item]) -> None:
-        kind = headers.get(":message-type")
-        if kind == "error":
-            code = text(headers.get(":error-code"))
-            message = text(headers.get(":error-message")) or code
-            raise failure(_status(code), message)
-        body = parse_object(payload)
-        if kind == "exception":
-            raise _exception(text(headers.get(":exception-type")), body)
-        self._event(text(headers.get(":event-type")), body, items)
 
     def _event(self, kind: str, body: dict[str, Json], items: list[Item]) -> None:
         if kind == "contentBlockDelta":
@@ -141,12 +184,3 @@ class BedrockTranslator(Translator):
         # Its inputTokens are only those that no cache had to do with.
         prompt = read + (cached or 0) + (written or 0)
         self._usage = Usage(prompt, count(usage.get("outputTokens")) or 0, cached, written)
-
-
-def _status(name: str) -> int:
-    return STATUSES.get(name[:1].lower() + name[1:], 500)
-
-
-def _exception(name: str, body: dict[str, Json]) -> ChoreoError:
-    message = body.get("message") or body.get("originalMessage") or name
-    return failure(_status(name), message)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from urllib.parse import quote
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
+from ...chat.answer import AnswerWriter
+from ...chat.source import Reply
 from ...settings import did_you_mean
 from .. import (
     ChatRequest,
@@ -25,10 +29,11 @@ from .. import (
     dump,
     setting,
 )
+from ..answer import Asking
 from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
 from . import request as bedrock_request
-from .answer import STATUSES, BedrockTranslator
+from .answer import STATUSES, BedrockTranslator, EventReader, unwrap
 
 
 class Bedrock(HTTPProvider):
@@ -88,17 +93,47 @@ class Bedrock(HTTPProvider):
         """Return the stop strings that are refused: those without a visible character."""
         return tuple(text for text in request.stop if not text.strip())
 
+    def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
+        """Begin to answer *request*: Messages to Claude with its own events, else with items."""
+        if writer.api != "messages" or "anthropic." not in request.model:
+            return super().answer(request, writer)
+        native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
+        sent = self._post(
+            request.model,
+            "invoke-with-response-stream" if request.stream else "invoke",
+            bedrock_request.invocation(request),
+        )
+        sent = replace(sent, headers={**sent.headers, **request.trace})
+        asking = Asking(
+            lambda: self.client.send(sent),
+            foreign=b"{[<" if request.stream else b"",
+            events=False,
+            refused=self.error,
+            secrets=self.secrets,
+        )
+        label, limit = self.label(request.model), self.settings.max_event_bytes
+        unwrapping = partial(unwrap, EventReader(limit)) if request.stream else None
+        reply: Reply = native.pass_on(
+            asking, writer, request.model, label, request.stream, limit, unwrapping
+        )
+        return reply
+
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""
+        able = capabilities(request.model, self.overrides)
+        return self._post(request.model, "converse-stream", bedrock_request.body(request, able))
+
+    def _post(self, model: str, operation: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options
         base = options.base_url or f"https://bedrock-runtime.{options.region}.amazonaws.com"
-        url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/converse-stream"
+        url = f"{base.rstrip('/')}/model/{quote(model, safe='')}/{operation}"
         headers = {
             "content-type": "application/json",
             "accept": "application/vnd.amazon.eventstream",
         }
-        able = capabilities(request.model, self.overrides)
-        made = HTTPRequest("POST", url, headers, dump(bedrock_request.body(request, able)))
+        if operation == "invoke":
+            headers["accept"] = "application/json"
+        made = HTTPRequest("POST", url, headers, dump(body))
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
             return made

@@ -246,3 +246,16 @@ def _reasoning(block: dict[str, Json]) -> dict[str, Json]:
         return {"reasoningContent": {"redactedContent": block["data"]}}
     said = {"text": block["thinking"], "signature": block["signature"]}
     return {"reasoningContent": {"reasoningText": said}}
+
+
+def invocation(request: ChatRequest) -> dict[str, Json]:
+    """Return the body that Claude is invoked with for *request*, one of the Messages API.
+
+    https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html
+    """
+    made = {"anthropic_version": "bedrock-2023-05-31", **(request.original or {})}
+    for name in ("model", "stream"):  # the URL says both
+        made.pop(name, None)
+    if betas := [beta for word in request.betas.split(",") if (beta := word.strip())]:
+        made["anthropic_beta"] = betas
+    return made
