@@ -3,7 +3,8 @@
 ``python bench/client.py [chunks]``.  A server in a child process sends the same burst of
 small chunks to each reader in turn, a frame in a transfer chunk, as waitress does.  Each
 reader is measured in its own process, several times, and the medians are compared: only
-ratios within one run mean anything.
+ratios within one run mean anything.  The two clients of this package are also compared at a
+pace: a chunk each millisecond, which is waited for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
 
 ROUNDS = 7
 HEAD = (
@@ -24,8 +26,12 @@ HEAD = (
 )
 
 
-def body(chunks: int) -> bytes:
-    """Return a stream of *chunks* content chunks in the chunked coding."""
+PAUSE = 0.001  # seconds between two chunks, at a pace
+PACED = 1_000  # chunks
+
+
+def body(chunks: int) -> list[bytes]:
+    """Return a stream of *chunks* content chunks in the chunked coding, a frame in each."""
     frames = []
     for number in range(chunks):
         chunk = {
@@ -39,21 +45,26 @@ def body(chunks: int) -> bytes:
     last = {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     frames.append(b"data: " + json.dumps(last, separators=(",", ":")).encode() + b"\n\n")
     frames.append(b"data: [DONE]\n\n")
-    return b"".join(b"%x\r\n%b\r\n" % (len(f), f) for f in frames) + b"0\r\n\r\n"
+    return [b"%x\r\n%b\r\n" % (len(f), f) for f in frames] + [b"0\r\n\r\n"]
 
 
-def serve(listener: socket.socket, data: bytes) -> None:
-    """Answer every request on *listener* with *data*."""
+def serve(listener: socket.socket, chunks: int) -> None:
+    """Answer every request on *listener* with *chunks*, or at a pace if its path says so."""
+    burst, paced = b"".join(body(chunks)), body(PACED)
 
     def answer(sock: socket.socket) -> None:
         with sock, sock.makefile("rb") as file:
-            while file.readline():
+            while line := file.readline():
+                slowly = b"/paced/" in line
                 length = 0
                 while (line := file.readline()) not in (b"\r\n", b""):
                     if line.lower().startswith(b"content-length:"):
                         length = int(line.split(b":")[1])
                 file.read(length)
-                sock.sendall(HEAD + data)
+                sock.sendall(HEAD + (b"" if slowly else burst))
+                for frame in paced if slowly else ():
+                    time.sleep(PAUSE)
+                    sock.sendall(frame)
 
     while True:
         threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
@@ -189,10 +200,17 @@ def main(chunks: int = 10_000) -> None:
     context = multiprocessing.get_context("spawn")
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = context.Process(target=serve, args=(listener, body(chunks)), daemon=True)
+    server = context.Process(target=serve, args=(listener, chunks), daemon=True)
     server.start()
+    compare(context, url, list(READERS), chunks)
+    compare(context, url + "/paced", ["choreoai", "choreoai, async"], PACED)
+    server.terminate()
+
+
+def compare(context: BaseContext, url: str, names: list[str], chunks: int) -> None:
+    """Have each of the readers read *chunks* chunks from *url* in turn; print what it costs."""
     queues = {}
-    for name in READERS:
+    for name in names:
         orders, results = context.Queue(), context.Queue()
         context.Process(target=reader, args=(name, url, orders, results), daemon=True).start()
         if results.get():
@@ -208,15 +226,14 @@ def main(chunks: int = 10_000) -> None:
             assert characters == expected, name
             seconds[name].append(cpu)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    base = medians["requests, iter_lines"]
-    print(f"{chunks} chunks, CPU, median of {ROUNDS} rounds:")
+    base = medians[next(iter(queues))]
+    print(f"{chunks} chunks from {url}, CPU, median of {ROUNDS} rounds:")
     for name, cpu in medians.items():
         print(
             f"  {name:24} {cpu * 1e3:7.1f} ms {cpu / chunks * 1e6:6.1f} us/chunk {cpu / base:6.2f}"
         )
     for orders, _ in queues.values():
         orders.put(False)
-    server.terminate()
 
 
 if __name__ == "__main__":
