@@ -78,12 +78,9 @@ class APIStatusError(APIError):
         *,
         status_code: int = 0,
         headers: Mapping[str, str] | None = None,
-        code: str | None = None,
-        type: str | None = None,
-        param: str | None = None,
-        body: Any = None,
+        **details: Any,
     ) -> None:
-        super().__init__(message, code=code, type=type, param=param, body=body)
+        super().__init__(message, **details)
         self.status_code = status_code
         self.headers = dict(headers or {})
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, Union
 
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice, TokenLogprob
-from .parsing import Parser, T
+from .parsing import UNPARSABLE, Parser, T
 
 
 @dataclass
@@ -132,6 +132,11 @@ ChatCompletionStreamEvent = Union[
     LogprobsRefusalDoneEvent,
 ]
 
+_LOGPROBS = {
+    "content": (LogprobsContentDeltaEvent, LogprobsContentDoneEvent),
+    "refusal": (LogprobsRefusalDeltaEvent, LogprobsRefusalDoneEvent),
+}
+
 
 class _Choice:
     """How far one choice has come: what was said to be done, and the call that is open."""
@@ -151,34 +156,38 @@ class Events(Generic[T]):
         self._choices: dict[int, _Choice] = {}
 
     def of(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent[T]]:
-        """Yield the events of *chunk*, which the fold has taken already."""
+        """Yield the events of *chunk*, which the fold has taken already.
+
+        Raises LengthFinishReasonError and ContentFilterFinishReasonError.
+        """
+        for choice in chunk.choices:
+            kind = UNPARSABLE.get(choice.finish_reason)
+            if kind is not None and self._parser.active:
+                raise kind(completion=self._fold.completion())
         yield ChunkEvent(chunk, self._fold)
         for choice in chunk.choices:
-            known = self._choices.setdefault(choice.index or 0, _Choice())
-            yield from self._deltas(choice, known)
+            index = choice.index or 0
+            known = self._choices.setdefault(index, _Choice())
+            yield from self._deltas(index, choice, known)
             if choice.finish_reason is not None:
-                yield from self._content_done(choice.index or 0, known)
-                yield from self._call_done(choice.index or 0, known)
+                yield from self._content_done(index, known)
+                yield from self._call_done(index, known)
 
     def _deltas(
-        self, choice: ChunkChoice, known: _Choice
+        self, index: int, choice: ChunkChoice, known: _Choice
     ) -> Iterator[ChatCompletionStreamEvent[T]]:
-        index, delta = choice.index or 0, choice.delta
+        delta = choice.delta
         if delta.content is not None:
             text = self._fold.text(index)
             parsed = self._parser.content({"content": text}, partial=True)
             yield ContentDeltaEvent(delta.content, text, parsed)
         if delta.refusal is not None:
             yield RefusalDeltaEvent(delta.refusal, self._fold.text(index, "refusal"))
-        logprobs = choice.logprobs
-        if logprobs is not None and logprobs.content:
-            seen = known.logprobs.setdefault("content", [])
-            seen += logprobs.content
-            yield LogprobsContentDeltaEvent(logprobs.content, list(seen))
-        if logprobs is not None and logprobs.refusal:
-            seen = known.logprobs.setdefault("refusal", [])
-            seen += logprobs.refusal
-            yield LogprobsRefusalDeltaEvent(logprobs.refusal, list(seen))
+        for name, (kind, _) in _LOGPROBS.items():
+            if tokens := getattr(choice.logprobs, name, None):
+                seen = known.logprobs.setdefault(name, [])
+                seen += tokens
+                yield kind(tokens, list(seen))
         for piece in delta.tool_calls or ():
             number = piece.index or 0
             name, arguments = self._fold.function(index, number)
@@ -198,10 +207,9 @@ class Events(Generic[T]):
         if refusal and "refusal" not in known.done:
             known.done.add("refusal")
             yield RefusalDoneEvent(refusal)
-        if found := known.logprobs.pop("content", None):
-            yield LogprobsContentDoneEvent(found)
-        if found := known.logprobs.pop("refusal", None):
-            yield LogprobsRefusalDoneEvent(found)
+        for name, (_, kind) in _LOGPROBS.items():
+            if found := known.logprobs.pop(name, None):
+                yield kind(found)
 
     def _call_done(self, index: int, known: _Choice) -> Iterator[ChatCompletionStreamEvent[T]]:
         if known.call is not None:

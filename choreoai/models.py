@@ -239,6 +239,3 @@ def build_chunk(members: dict[str, Any]) -> ChatCompletionChunk:
 
 
 _new = object.__new__
-
-
-_new = object.__new__

@@ -26,6 +26,13 @@ else:
     T = TypeVar("T")  # Python 3.13 has defaults
 
 
+#: What is raised for an answer that ended too early to be parsed, by its finish reason.
+UNPARSABLE: dict[str | None, type[LengthFinishReasonError | ContentFilterFinishReasonError]] = {
+    "length": LengthFinishReasonError,
+    "content_filter": ContentFilterFinishReasonError,
+}
+
+
 class ParsedFunction(Function):
     """A function with its arguments parsed, where the tool was strict or a model."""
 
@@ -174,10 +181,8 @@ class Parser(Generic[T]):
         """
         members = completion.to_dict()
         for choice in members["choices"]:
-            if choice.get("finish_reason") == "length":
-                raise LengthFinishReasonError(completion=completion)
-            if choice.get("finish_reason") == "content_filter":
-                raise ContentFilterFinishReasonError(completion=completion)
+            if kind := UNPARSABLE.get(choice.get("finish_reason")):
+                raise kind(completion=completion)
             message = choice["message"]
             message["parsed"] = self.content(message)
             for call in message.get("tool_calls") or ():

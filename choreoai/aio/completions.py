@@ -16,7 +16,7 @@ from ..parsing import ParsedChatCompletion, T, parsing
 from ..policy import Options
 from ..reading import completion_of
 from .call import AsyncCall
-from .event_stream import AsyncChatCompletionStreamManager
+from .event_stream import AsyncChatCompletionStream
 from .feed import AsyncFeed
 from .raw import AsyncRawResponse, AsyncStreamedResponse
 from .stream import AsyncStream
@@ -94,14 +94,14 @@ class AsyncCompletions:
         messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
-    ) -> AsyncChatCompletionStreamManager[T]:
+    ) -> AsyncChatCompletionStream[T]:
         """Ask for an answer as a stream of typed events, in an ``async with`` block.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser, members = parsing(response_format, params)
         call = self._ask(model, messages, True, members)
-        return AsyncChatCompletionStreamManager(call, parser)
+        return AsyncChatCompletionStream(call, parser)
 
     async def resume(
         self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN

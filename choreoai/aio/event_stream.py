@@ -15,17 +15,28 @@ from .stream import AsyncStream
 
 
 class AsyncChatCompletionStream(Generic[T]):
-    """The events of an answer, as they come; raises what :class:`choreoai.AsyncStream` does.
+    """The events of an answer, as they come, in an ``async with`` block.
 
-    Also LengthFinishReasonError and ContentFilterFinishReasonError, where an answer that is to
-    be parsed ends so.
+    Entering it sends the request, leaving it closes the stream.  Raises what
+    :class:`choreoai.AsyncStream` does, and LengthFinishReasonError and
+    ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
     """
 
-    def __init__(self, stream: AsyncStream, parser: Parser[T]) -> None:
-        self._stream = stream
+    _stream: AsyncStream
+    _events: Events[T]
+
+    def __init__(self, call: AsyncCall, parser: Parser[T]) -> None:
+        self._call = call
         self._parser = parser
-        self._events = Events(stream.fold, parser)
         self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
+
+    async def __aenter__(self) -> AsyncChatCompletionStream[T]:
+        self._stream = AsyncStream(await AsyncFeed.open(self._call))
+        self._events = Events(self._stream.fold, self._parser)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stream.close()
 
     def __aiter__(self) -> AsyncIterator[ChatCompletionStreamEvent[T]]:
         return self
@@ -59,26 +70,3 @@ class AsyncChatCompletionStream(Generic[T]):
     async def close(self) -> None:
         """Close the connection."""
         await self._stream.close()
-
-    async def __aenter__(self) -> AsyncChatCompletionStream[T]:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._stream.close()
-
-
-class AsyncChatCompletionStreamManager(Generic[T]):
-    """What ``stream()`` returns: entering it sends the request, leaving it closes the stream."""
-
-    def __init__(self, call: AsyncCall, parser: Parser[T]) -> None:
-        self._call = call
-        self._parser = parser
-        self._stream: AsyncStream | None = None
-
-    async def __aenter__(self) -> AsyncChatCompletionStream[T]:
-        self._stream = AsyncStream(await AsyncFeed.open(self._call))
-        return AsyncChatCompletionStream(self._stream, self._parser)
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._stream is not None:
-            await self._stream.close()

@@ -16,7 +16,7 @@ from ..parsing import ParsedChatCompletion, T, parsing
 from ..policy import Options
 from ..reading import completion_of
 from .call import Call
-from .event_stream import ChatCompletionStreamManager
+from .event_stream import ChatCompletionStream
 from .feed import Feed
 from .raw import RawResponse, StreamedResponse
 from .stream import Stream
@@ -92,14 +92,14 @@ class Completions:
         messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
-    ) -> ChatCompletionStreamManager[T]:
+    ) -> ChatCompletionStream[T]:
         """Ask for an answer as a stream of typed events, in an ``with`` block.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser, members = parsing(response_format, params)
         call = self._ask(model, messages, True, members)
-        return ChatCompletionStreamManager(call, parser)
+        return ChatCompletionStream(call, parser)
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
         """Return the resumable stream *id* from the event that follows number *after*.

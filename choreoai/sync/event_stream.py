@@ -15,17 +15,28 @@ from .stream import Stream
 
 
 class ChatCompletionStream(Generic[T]):
-    """The events of an answer, as they come; raises what :class:`choreoai.Stream` does.
+    """The events of an answer, as they come, in an ``with`` block.
 
-    Also LengthFinishReasonError and ContentFilterFinishReasonError, where an answer that is to
-    be parsed ends so.
+    Entering it sends the request, leaving it closes the stream.  Raises what
+    :class:`choreoai.Stream` does, and LengthFinishReasonError and
+    ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
     """
 
-    def __init__(self, stream: Stream, parser: Parser[T]) -> None:
-        self._stream = stream
+    _stream: Stream
+    _events: Events[T]
+
+    def __init__(self, call: Call, parser: Parser[T]) -> None:
+        self._call = call
         self._parser = parser
-        self._events = Events(stream.fold, parser)
         self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
+
+    def __enter__(self) -> ChatCompletionStream[T]:
+        self._stream = Stream(Feed.open(self._call))
+        self._events = Events(self._stream.fold, self._parser)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
 
     def __iter__(self) -> Iterator[ChatCompletionStreamEvent[T]]:
         return self
@@ -59,26 +70,3 @@ class ChatCompletionStream(Generic[T]):
     def close(self) -> None:
         """Close the connection."""
         self._stream.close()
-
-    def __enter__(self) -> ChatCompletionStream[T]:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
-
-
-class ChatCompletionStreamManager(Generic[T]):
-    """What ``stream()`` returns: entering it sends the request, leaving it closes the stream."""
-
-    def __init__(self, call: Call, parser: Parser[T]) -> None:
-        self._call = call
-        self._parser = parser
-        self._stream: Stream | None = None
-
-    def __enter__(self) -> ChatCompletionStream[T]:
-        self._stream = Stream(Feed.open(self._call))
-        return ChatCompletionStream(self._stream, self._parser)
-
-    def __exit__(self, *error: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
