@@ -20,7 +20,12 @@ FLOORS = (
     (("providers", "who answers: routing, failover, adapters"), ("replay", "logs of streams")),
     (("chat", "the conversation as values"), ("upstream", "HTTP/1.1 to a provider")),
     (("settings", "one table: command line, environment, ini file, docs"),),
-    (("sse", "the bytes of a stream"), ("errors", "what a caller is told"), ("version", "")),
+    (
+        ("sse", "the bytes of a stream"),
+        ("errors", "what a caller is told"),
+        ("late", ""),
+        ("version", ""),
+    ),
 )
 _WIDTH, _HEIGHT, _GAP = 760, 50, 6
 

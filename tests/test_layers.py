@@ -19,7 +19,7 @@ PACKAGES = ("choreo_wsgi", "choreoai")
 #: The rooms (folders) and the modules on the ground, from the bottom up.  A module imports only
 #: from lines above its own; the modules of one room may also import each other.
 LAYERS = """
-version sse errors
+version sse errors late
 __init__ settings
 chat upstream
 providers replay
@@ -83,12 +83,16 @@ LAZY = {"choreo_wsgi", "choreo_wsgi.upstream", "choreoai"}
 
 @dataclass
 class Module:
-    """A module's source, and what it imports when it is imported, or when it is called."""
+    """A module's source, and what it imports when it is imported, or when it is called.
+
+    *late* is what it loads when something in it is first needed (:mod:`choreo_wsgi.late`).
+    """
 
     name: str
     path: Path
     now: set[str] = field(default_factory=set)
     later: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
 
 
 def find_modules() -> dict[str, Module]:
@@ -113,6 +117,8 @@ def read_imports(module: Module, known: set[str]) -> None:
                 below = module.later
             elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
                 below = None  # for the type checker alone
+            elif isinstance(child, ast.Call) and ast.unparse(child.func) == "Late":
+                module.late.add(ast.literal_eval(child.args[0]))
             elif into is not None:
                 into.update(imported(child, module, known))
             visit(child, below)
@@ -161,13 +167,35 @@ def test_the_imports_are_read() -> None:
 def test_a_module_has_its_layer_and_imports_only_from_lower_ones(name: str) -> None:
     here = unit(name)
     assert here in LEVEL, f"which layer is {here} in?"
-    for target in own(MODULES[name].now):
+    for target in own(MODULES[name].now) | MODULES[name].late:
         if (name, target) == ("choreo_wsgi.cli", "choreoai.terminal"):
             continue  # ``choreo-wsgi chat`` is the client's
         assert target.startswith("choreo_wsgi"), f"{name} imports the client's {target}"
         there = unit(target)
         inside = there == here and "." in name.removeprefix("choreo_wsgi.") + "."
         assert LEVEL[there] < LEVEL[here] or inside, f"{name} imports {target}"
+
+
+def test_what_is_loaded_late_is_there_and_called_by_its_own_name() -> None:
+    """A wrong name would show at the first need only, and the type checker sees another."""
+    for module in MODULES.values():
+        assert module.late <= set(MODULES)
+        tree = ast.parse(module.path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+                continue
+            checked = {
+                alias.asname or alias.name: target
+                for child in node.body
+                if isinstance(child, ast.ImportFrom)
+                for alias, target in zip(
+                    child.names, imported(child, module, set(MODULES)), strict=True
+                )
+            }
+            for child in node.orelse:
+                if isinstance(child, ast.Assign) and "Late(" in ast.unparse(child):
+                    name, call = map(ast.unparse, (child.targets[0], child.value))
+                    assert call == f"Late({checked[name]!r})"
 
 
 def test_the_layers_name_nothing_that_is_not_there() -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from .. import apis
 from ..errors import ChoreoError, ConfigurationError, MethodNotAllowed, NotFound
+from ..late import Late
 from ..providers.building import build
 from ..providers.routing import Router
 from ..settings import Configuration, configure
-from ..streams.carrier import Carrier
 from ..streams.stream import Control, EventStream
 from ..version import __version__
 from . import log, observers
@@ -24,8 +24,6 @@ from .account import Account
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
-from .models import ModelList
-from .page import page
 from .pending import ClientGone, Pending
 from .request import LARGE, Call, Environ, request_id
 from .response import Document, Response, error_response, json_response
@@ -34,6 +32,15 @@ from .slots import Slots
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
+    from .. import replay
+    from ..streams.carrier import Carrier
+    from . import limits, models, page, resumable
+else:
+    replay = Late("choreo_wsgi.replay")
+    limits = Late("choreo_wsgi.app.limits")
+    models = Late("choreo_wsgi.app.models")
+    page = Late("choreo_wsgi.app.page")
+    resumable = Late("choreo_wsgi.app.resumable")
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +84,12 @@ class Application:
         self.observer, metrics = observers.load(
             self.settings, self.gauges, self._completions.breakers.state
         )
-        self._models = ModelList()
+        self._started = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             **self._endpoints.routes,
-            "/v1/models": {"GET": lambda call: self._models.all(call, self._router)},
+            "/v1/models": {
+                "GET": lambda call: models.all_models(call, self._router, self._started)
+            },
             "/": {"GET": self._root},
             "/health": {"GET": self._health},
             "/healthz": {"GET": self._health},
@@ -94,11 +103,8 @@ class Application:
         with self._loading:
             if self._loaded is None:
                 settings = self.settings
-                store = importlib.import_module("..replay", __package__).open_store(
-                    settings.replay, settings
-                )
-                module = importlib.import_module(".resumable", __package__)
-                self._loaded = module.Resumption(
+                store = replay.open_store(settings.replay, settings)
+                self._loaded = resumable.Resumption(
                     store, self._completions, self._readers, self._control, settings
                 )
                 self._loaded.orphans.carrier = self._carrier
@@ -106,7 +112,6 @@ class Application:
 
     def _admit(self, keys: Keys) -> None:
         if keys.limited and self._completions.limits is None:
-            limits = importlib.import_module(".limits", __package__)
             self._completions.limits = limits.Limits(limits.open_counters(self.settings.replay))
         self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
@@ -279,7 +284,7 @@ class Application:
         if path in self._routes:
             return self._routes[path]
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
-            return {"GET": lambda call: self._models.one(call, self._router)}
+            return {"GET": lambda call: models.one_model(call, self._router, self._started)}
         return self._endpoints.find(path)
 
     def _route_names(self) -> list[str]:
@@ -291,7 +296,7 @@ class Application:
 
     def _root(self, call: Call) -> Response:
         if self.settings.page and "text/html" in call.environ.get("HTTP_ACCEPT", ""):
-            return page()
+            return page.page()
         return json_response(
             {"name": "choreo-wsgi", "version": __version__, "routes": self._route_names()}
         )

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from .. import apis
 from ..apis import API
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from ..late import Late
 from ..settings import Settings
 from ..streams.stream import Control
 from .completions import Completions
 from .pending import Pending
 from .request import Call, Environ, read_body, trace, while_parsing
 from .response import Response, json_response
+
+if TYPE_CHECKING:
+    from . import stored
+else:
+    stored = Late("choreo_wsgi.app.stored")
 
 Handler = Callable[[Call], Union[Response, Pending]]
 
@@ -125,9 +130,8 @@ class Endpoints:
     def _stored(self) -> Any:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""
         if self._kept is None:
-            module = importlib.import_module(".stored", __package__)
             resumption = self._resumption()
-            self._kept = module.StoredResponses(
+            self._kept = stored.StoredResponses(
                 resumption.store, self._completions, resumption, self._control
             )
         return self._kept

@@ -1,8 +1,10 @@
-"""The routes of models: which names the caller may ask for."""
+"""The routes of models: which names the caller may ask for.
+
+Models are listed in OpenAI's shape, or in Anthropic's for its clients.
+"""
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
 
 from ..chat.items import Json
@@ -11,37 +13,36 @@ from .request import Call
 from .response import Response, json_response
 
 
-class ModelList:
-    """Lists models in OpenAI's shape, or in Anthropic's for its clients."""
+def all_models(call: Call, router: Router, since: int) -> Response:
+    """Return the response to ``GET /v1/models``: the models that the key may use.
 
-    def __init__(self) -> None:
-        self._started = int(time.time())
+    *since* is when they are said to be made, in seconds since 1970.
+    """
+    data = [
+        _model(call, name, owner, since)
+        for name, owner in router.models().items()
+        if call.key.allows(name)
+    ]
+    if "HTTP_ANTHROPIC_VERSION" not in call.environ:
+        return json_response({"object": "list", "data": data})
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return json_response({"data": data, "has_more": False, **ends})
 
-    def all(self, call: Call, router: Router) -> Response:
-        """Return the response to ``GET /v1/models``: the models that the key may use."""
-        data = [
-            self._model(call, name, owner)
-            for name, owner in router.models().items()
-            if call.key.allows(name)
-        ]
-        if "HTTP_ANTHROPIC_VERSION" not in call.environ:
-            return json_response({"object": "list", "data": data})
-        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-        return json_response({"data": data, "has_more": False, **ends})
 
-    def one(self, call: Call, router: Router) -> Response:
-        """Return the response to ``GET /v1/models/{id}``.
+def one_model(call: Call, router: Router, since: int) -> Response:
+    """Return the response to ``GET /v1/models/{id}``.
 
-        Raises ModelNotFound, and PermissionDenied for a model that the key may not use.
-        """
-        name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
-        name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
-        call.key.demand(name)
-        return json_response(self._model(call, name, router.targets(name)[0].label))
+    Raises ModelNotFound, and PermissionDenied for a model that the key may not use.
+    """
+    name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
+    name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
+    call.key.demand(name)
+    return json_response(_model(call, name, router.targets(name)[0].label, since))
 
-    def _model(self, call: Call, name: str, owner: str) -> dict[str, Json]:
-        if "HTTP_ANTHROPIC_VERSION" in call.environ:
-            since = datetime.fromtimestamp(self._started, timezone.utc)
-            created = since.isoformat().replace("+00:00", "Z")
-            return {"type": "model", "id": name, "display_name": name, "created_at": created}
-        return {"id": name, "object": "model", "created": self._started, "owned_by": owner}
+
+def _model(call: Call, name: str, owner: str, since: int) -> dict[str, Json]:
+    if "HTTP_ANTHROPIC_VERSION" in call.environ:
+        when = datetime.fromtimestamp(since, timezone.utc)
+        created = when.isoformat().replace("+00:00", "Z")
+        return {"type": "model", "id": name, "display_name": name, "created_at": created}
+    return {"id": name, "object": "model", "created": since, "owned_by": owner}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from importlib import import_module
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
 from .. import sse
 from ..apis import API, load
 from ..chat.request import ChatRequest
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, RateLimited, Unavailable
+from ..late import Late
 from ..replay import Store, Writer
 from ..settings import Settings
 from ..streams.orphans import Orphans
@@ -22,6 +23,11 @@ from .pending import Pending
 from .request import Call, Headers
 from .response import Response
 from .slots import RETRY_AFTER, Slots
+
+if TYPE_CHECKING:
+    from ..apis.responses import log
+else:
+    log = Late("choreo_wsgi.apis.responses.log")
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -225,7 +231,6 @@ class Resumption:
 
     def _failed_response(self, writer: Writer, owner: str, error: ChoreoError) -> bytes:
         """Return ``response.failed`` for what the log tells of a response."""
-        log = import_module("choreo_wsgi.apis.responses.log")  # loaded when it is called
         told, number, decoder = log.Told(), 0, sse.Decoder()
         try:
             reader = self.store.read(writer.id, owner)

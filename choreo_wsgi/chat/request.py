@@ -8,11 +8,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
-from . import checks, jsontext
+from ..late import Late
+from . import jsontext
 from .items import Json
+
+if TYPE_CHECKING:
+    from . import checks
+else:
+    checks = Late("choreo_wsgi.chat.checks")
 
 
 @dataclass(slots=True)

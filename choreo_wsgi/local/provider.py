@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..chat.answer import AnswerWriter
 from ..chat.choices import Interleaved
@@ -14,12 +14,18 @@ from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Reply, Source, from_deltas
 from ..errors import ConfigurationError, ProviderNotConfigured
+from ..late import Late
 from ..providers.base import Provider
 from ..settings import Settings, setting
 from . import weights
 from .answer import ChatAnswer
 from .process import NO_RUNTIME, Launch, ModelProcess
 from .request import chat_body, tool_members, with_seed
+
+if TYPE_CHECKING:
+    from . import passing
+else:
+    passing = Late("choreo_wsgi.local.passing")
 
 
 class Local(Provider):
@@ -102,7 +108,6 @@ class Local(Provider):
         """Begin to answer *request*; llama.cpp has legacy completions and embeddings itself."""
         if writer.api not in ("completions", "embeddings"):
             return super().answer(request, writer)
-        passing = import_module("choreo_wsgi.local.passing")  # loaded when it is called
         context = self._launch.context // self._launch.slots
         body = passing.BODIES[writer.api](request, context, self._default, self._limit)
         self._check_file()

@@ -8,6 +8,8 @@ names.  docs/providers.rst has one whole example.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump
 from ..chat.request import ChatRequest
 from ..chat.source import Source, from_deltas
@@ -20,10 +22,13 @@ from ..errors import (
     UpstreamTruncated,
     from_provider,
 )
+from ..late import Late
 from ..settings import Secret, Settings, setting
 from ..upstream import HTTPRequest
 from .base import Provider
-from .http import EventTranslator, HTTPProvider, Translator
+
+if TYPE_CHECKING:
+    from .http import EventTranslator, HTTPProvider, Translator
 
 __all__ = [
     "ChatRequest",
@@ -52,3 +57,12 @@ __all__ = [
     "from_provider",
     "setting",
 ]
+
+_http = Late("choreo_wsgi.providers.http")
+
+
+def __getattr__(name: str) -> Any:
+    # Not every provider over HTTP needs these: OpenAI's relays bytes.
+    if name not in ("EventTranslator", "HTTPProvider", "Translator"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_http, name)

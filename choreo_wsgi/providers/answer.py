@@ -10,12 +10,18 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import ChoreoError, UpstreamInvalid
+from ..late import Late
 from ..upstream import Exchange
 from ..upstream.coding import Unpacker, is_packed
 from ..upstream.framing import FramingError
-from .failures import refusal
+
+if TYPE_CHECKING:
+    from . import failures
+else:
+    failures = Late("choreo_wsgi.providers.failures")
 
 #: An error's body is read up to here; the rest says nothing more.
 _ERROR_BYTES = 64 * 1024
@@ -32,7 +38,7 @@ BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
 def _refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-    return refusal(status, headers, body, time.time())
+    return failures.refusal(status, headers, body, time.time())
 
 
 @dataclass(slots=True)

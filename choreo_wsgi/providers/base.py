@@ -11,15 +11,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.answer import Answer, AnswerWriter
-from ..chat.choices import Interleaved, Shortened
 from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Reply, Source, from_deltas
+from ..late import Late
 from ..settings import Secret, Settings, parse_options
 from .facts import Facts
+
+if TYPE_CHECKING:
+    from ..chat import choices
+else:
+    choices = Late("choreo_wsgi.chat.choices")
 
 
 class Provider(ABC):
@@ -118,24 +123,24 @@ class Provider(ABC):
             for number in range(request.n):
                 sources.append(self._limited(_single(request, number), 1))
         except BaseException:
-            Interleaved(sources).close()
+            choices.Interleaved(sources).close()
             raise
-        return Interleaved(sources)
+        return choices.Interleaved(sources)
 
-    def _limited(self, request: ChatRequest, choices: int) -> Source:
+    def _limited(self, request: ChatRequest, n: int) -> Source:
         if request.max_tokens == 0 and "max_tokens" not in self.native:
-            return nothing(choices)
+            return nothing(n)
         source = self.open(request)
         stops = self.stops(request)
         limit = None if "max_tokens" in self.native else request.max_tokens
         if stops or limit is not None:
-            source = Shortened(source, stops, limit, choices)
+            source = choices.Shortened(source, stops, limit, n)
         return source
 
 
-def nothing(choices: int) -> Source:
+def nothing(n: int) -> Source:
     """Return the answer to a request for no tokens, which few providers take: ``length``."""
-    return from_deltas([*(Finish("length", index) for index in range(choices)), Usage()])
+    return from_deltas([*(Finish("length", index) for index in range(n)), Usage()])
 
 
 def _secrets(options: object) -> Iterator[str]:

@@ -25,6 +25,7 @@ from email.utils import parsedate_to_datetime
 from ..chat import jsontext
 from ..chat.items import Json
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
+from .reading import find_error
 
 #: Longest message, and longest piece of an unknown body, that is passed on.
 _MAX_MESSAGE = 4000
@@ -52,35 +53,6 @@ _STATUSES = (
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
 _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_balance")
-
-
-def find_error(value: Json) -> Json:
-    """Return the part of *value*, a parsed answer or event, that reports an error, or None.
-
-    An error beside choices, or in one of them, counts too, as OpenRouter sends it.
-    """
-    if isinstance(value, list):
-        return next((found for one in value if (found := find_error(one)) is not None), None)
-    if not isinstance(value, dict):
-        return None
-    for name in ("error", "errors"):
-        if value.get(name):
-            return value if value[name] is True else value[name]
-    state = value.get("base_resp")
-    if isinstance(state, dict) and state.get("status_code"):
-        return state
-    choices = value.get("choices")
-    if choices:
-        inside = choices if isinstance(choices, list) else []
-        errors = (one.get("error") for one in inside if isinstance(one, dict))
-        return next(filter(None, errors), None)
-    if value.get("object") == "error" or value.get("type") == "error":
-        return value
-    if any(value.get(name) for name in ("error_message", "error_msg", "errorMessage", "detail")):
-        return value
-    if any(value.get(name) for name in ("message", "msg", "details", "Message")):
-        return None if value.get("code") in (0, 200, "0", "200") else value
-    return None
 
 
 def provider_error(

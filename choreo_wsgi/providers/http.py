@@ -12,20 +12,25 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .. import sse
 from ..chat.items import Item, Json, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
+from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .answer import Asking, UpstreamAnswer
 from .base import Provider, nothing
-from .failures import read_body, refusal, retry_after
 from .names import fit_names, restore_names
 from .reading import SHAPE_ERRORS, new_call_id, unknown_shape
+
+if TYPE_CHECKING:
+    from . import failures
+else:
+    failures = Late("choreo_wsgi.providers.failures")
 
 
 class Translator:
@@ -242,11 +247,11 @@ class HTTPProvider(Provider):
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return what an answer that is no stream means for our caller."""
         if status < 400:
-            return refusal(status, headers, body, time.time())
-        message, error = read_body(body)
+            return failures.refusal(status, headers, body, time.time())
+        message, error = failures.read_body(body)
         message = message or f"the provider answered {status}"
         status, code = self.meaning(status, headers, message, error)
-        wait = retry_after(headers, time.time())
+        wait = failures.retry_after(headers, time.time())
         return from_provider(status, message, code=code, retry_after=wait)
 
     def meaning(

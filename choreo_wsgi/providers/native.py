@@ -18,8 +18,8 @@ from ..chat.items import Json, Usage, dump
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from .answer import Asking, UpstreamAnswer
-from .failures import find_error, provider_error, refusal
-from .reading import SHAPE_ERRORS, count, parse_object, read_usage
+from .failures import provider_error, refusal
+from .reading import SHAPE_ERRORS, count, find_error, parse_object, read_usage
 
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024

@@ -18,11 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from ..chat.checks import MAX_MODEL_NAME
 from ..errors import ModelNotFound, ProviderNotConfigured
+from ..late import Late
 from .base import Provider
 from .facts import BUILT_IN
+
+if TYPE_CHECKING:
+    from ..chat import checks
+else:
+    checks = Late("choreo_wsgi.chat.checks")
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Router:
         Raises ModelNotFound, and ProviderNotConfigured when the name is of a provider whose
         key is not set.
         """
-        if len(model) > MAX_MODEL_NAME:
+        if len(model) > checks.MAX_MODEL_NAME:
             raise ModelNotFound("no model has so long a name", param="model")
         found = self.by_rules(model)
         if found:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..local import weights
+from ..late import Late
 
-_DEMO = f"local/{weights.NAME}"
+if TYPE_CHECKING:
+    from ..local import weights
+else:
+    weights = Late("choreo_wsgi.local.weights")
+
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
@@ -28,7 +33,7 @@ def banner(
     lines += [f"  {name:<{width}}  {answers}" for name, answers in models]
     if not models:
         lines.append("  no model is configured")
-    if any(answers == _DEMO for _, answers in models):
+    if any(_is_demo(answers) for _, answers in models):
         lines += [
             "  (the local model is a demo on the CPU: grammatical, mostly wrong;",
             "   local_model names a better one, default_model = none turns it off)",
@@ -42,12 +47,16 @@ def banner(
 def _example(models: Sequence[tuple[str, str]]) -> str:
     """Return a model name that is answered, preferably not by the echo."""
     for name, answers in models:
-        if name == "any other name" and not (answers == _DEMO and weights.missing()):
+        if name == "any other name" and not (_is_demo(answers) and weights.missing()):
             return answers
     for name, _ in models:
         if name not in ("echo", "any other name") and "*" not in name:
             return name
     return "echo"
+
+
+def _is_demo(answers: str) -> bool:
+    return answers.startswith("local/") and answers == f"local/{weights.NAME}"
 
 
 def _curl(address: str, model: str, key: str) -> str:

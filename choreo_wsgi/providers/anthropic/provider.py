@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
 from ...chat.source import Reply
+from ...late import Late
 from .. import (
     ChatRequest,
     HTTPProvider,
@@ -23,8 +24,14 @@ from .. import (
 from ..answer import Asking
 from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
-from . import request as anthropic_request
 from .answer import STATUSES, AnthropicTranslator
+
+if TYPE_CHECKING:
+    from .. import native
+    from . import request as anthropic_request
+else:
+    native = Late("choreo_wsgi.providers.native")
+    anthropic_request = Late("choreo_wsgi.providers.anthropic.request")
 
 _TOO_LONG = re.compile(r"prompt is too long|exceed context limit")
 
@@ -35,7 +42,7 @@ class Anthropic(HTTPProvider):
     type = "anthropic"
     facts = BUILT_IN["anthropic"]
     apis = frozenset(("messages", "count_tokens"))
-    tool_names = anthropic_request.IDS  # 128 characters for names, which no request has
+    tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)  # 128 here, which no request has
 
     @dataclass(frozen=True)
     class Options:
@@ -64,7 +71,6 @@ class Anthropic(HTTPProvider):
         """Begin to answer *request*: Messages with the upstream's own events, else with items."""
         if writer.api not in self.apis:
             return super().answer(request, writer)
-        native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
         body = {**(request.original or {}), "model": request.model}
         sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
         asking = Asking(

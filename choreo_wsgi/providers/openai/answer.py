@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.answer import AnswerWriter
-from ...chat.completion import normalise_completion
 from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
+from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
-from ..failures import find_error, provider_error
-from ..reading import SHAPE_ERRORS, parse_object, read_usage, unknown_shape
-from .chunks import OpenAITranslator
+from ..reading import SHAPE_ERRORS, find_error, parse_object, read_usage, unknown_shape
 from .relay import EventRelay, Rewriting
+
+if TYPE_CHECKING:
+    from ...chat import completion
+    from .. import failures
+    from .chunks import OpenAITranslator
+else:
+    failures = Late("choreo_wsgi.providers.failures")
+    completion = Late("choreo_wsgi.chat.completion")
 
 #: Seconds for usage and the end marker to come once every choice has finished.
 _GRACE = 2.0
@@ -182,10 +189,10 @@ class RelayedDocument(UpstreamAnswer):
         reply = parse_object(body)
         failure = find_error(reply)
         if failure is not None:
-            raise provider_error(failure)
+            raise failures.provider_error(failure)
         rewriting = self._rewriting
         identity = rewriting.identity or {}
-        mended, usage = normalise_completion(reply, identity, rewriting.new_call_id)
+        mended, usage = completion.normalise_completion(reply, identity, rewriting.new_call_id)
         self.usage = read_usage(usage) if usage is not None else None
         made = mended if rewriting.repair else reply
         if rewriting.model and made.get("model") != rewriting.model:

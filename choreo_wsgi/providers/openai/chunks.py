@@ -9,9 +9,9 @@ from ...chat.calls import new_call_id
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage
 from ...chat.normalise import Normaliser
 from ...errors import UpstreamInvalid
-from ..failures import find_error, provider_error
+from ..failures import provider_error
 from ..http import Translator
-from ..reading import parse_object, read_usage, text
+from ..reading import find_error, parse_object, read_usage, text
 from .events import EventReader
 
 #: Members of a delta, and of a choice, that have their place in an item.

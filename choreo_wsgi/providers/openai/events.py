@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ... import sse
 from ...errors import ChoreoError, UpstreamInvalid
-from ..failures import provider_error
+from ...late import Late
 from ..reading import parse_object
+
+if TYPE_CHECKING:
+    from .. import failures
+else:
+    failures = Late("choreo_wsgi.providers.failures")
 
 
 class EventReader(sse.Decoder):
@@ -21,7 +28,7 @@ class EventReader(sse.Decoder):
     def unknown(self, line: bytes) -> None:
         """Remember an ``error:`` line as the provider's error."""
         if line.startswith(b"error:") and self.error is None:
-            self.error = provider_error(parse_object(line[6:]))
+            self.error = failures.provider_error(parse_object(line[6:]))
 
     def read(self, data: bytes) -> tuple[list[sse.Event], ChoreoError | None]:
         """Return the events that *data* completes, and the failure behind them, if any."""

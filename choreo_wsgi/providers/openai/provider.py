@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ...chat.answer import AnswerWriter
 from ...chat.calls import new_call_id
@@ -17,20 +16,31 @@ from ...chat.items import Json, dump
 from ...chat.request import ChatRequest
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderNotConfigured
+from ...late import Late
 from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
 from ..answer import Asking
 from ..base import Provider
-from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
-from ..http import HTTPSource
 from ..reading import parse_object
-from .answer import RelayedDocument, RelayedStream, unfold
-from .chunks import OpenAITranslator
-from .relay import EventRelay, Rewriting
+
+if TYPE_CHECKING:
+    from .. import capabilities, http, native
+    from . import answer as relayed
+    from . import chunks, relay, strict
+else:
+    capabilities = Late("choreo_wsgi.providers.capabilities")
+    http = Late("choreo_wsgi.providers.http")
+    native = Late("choreo_wsgi.providers.native")
+    relayed = Late("choreo_wsgi.providers.openai.answer")
+    chunks = Late("choreo_wsgi.providers.openai.chunks")
+    relay = Late("choreo_wsgi.providers.openai.relay")
+    strict = Late("choreo_wsgi.providers.openai.strict")
 
 _APIS = frozenset(("chat", "responses", "messages", "completions", "embeddings"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
+#: What depends on what the model can do.
+_ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
 _LIST_SECONDS = 300.0
@@ -96,7 +106,7 @@ class OpenAI(Provider):
         if unknown := self.apis - _APIS:
             raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
         self._headers = self.request_headers()
-        self._overrides = overrides(given.capabilities)
+        self._overrides = capabilities.overrides(given.capabilities) if given.capabilities else []
         #: Makes the id of a tool call whose upstream has none.
         self.new_call_id: Callable[[], str] = new_call_id
         # None: not known yet.
@@ -133,7 +143,7 @@ class OpenAI(Provider):
         # The name that was asked for, where the upstream knows the model by another.
         renamed = writer.model if writer.model != request.model else ""
         label, limit = self.label(request.model), self.settings.max_event_bytes
-        rewriting = Rewriting(
+        rewriting = relay.Rewriting(
             request.include_usage,
             renamed,
             self.options.repair,
@@ -141,9 +151,9 @@ class OpenAI(Provider):
             self.new_call_id,
         )
         if request.stream:
-            relay = EventRelay(request.n, rewriting, limit)
-            return RelayedStream(self._stream(request), relay, label)
-        return RelayedDocument(
+            events = relay.EventRelay(request.n, rewriting, limit)
+            return relayed.RelayedStream(self._stream(request), events, label)
+        return relayed.RelayedDocument(
             self._document(request),
             label,
             writer,
@@ -161,7 +171,6 @@ class OpenAI(Provider):
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
         body = dump({**(request.native or request.original or {}), "model": request.model})
-        native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
         path = native.DIALECTS[writer.api].path
         url, headers = self.url(path, request.model), {**self._headers, **request.trace}
         asking = Asking(
@@ -185,18 +194,17 @@ class OpenAI(Provider):
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
         if self.strict and request.original is not None:
-            strict = import_module(
-                "choreo_wsgi.providers.openai.strict"
-            )  # for other APIs than chat
             request = strict.without_hints(request)
-        return HTTPSource(self._stream(request), self._translator(request.n))
+        return http.HTTPSource(self._stream(request), self._translator(request.n))
 
-    def _translator(self, n: int) -> OpenAITranslator:
-        return OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id)
+    def _translator(self, n: int) -> chunks.OpenAITranslator:
+        return chunks.OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id)
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
-        able = capabilities(body["model"], self._overrides)
+        if _ABLE.isdisjoint(body):
+            return body
+        able = capabilities.capabilities(body["model"], self._overrides)
         if self.old_limit and "max_completion_tokens" in body:
             body["max_tokens"] = body.pop("max_completion_tokens")
         for name in _LIMITS:
@@ -242,7 +250,7 @@ class OpenAI(Provider):
         url, headers = self._chat(request)
         return Asking(
             lambda: self._post(url, headers, dump(body)),
-            unfold=unfold,
+            unfold=relayed.unfold,
             accepted=accepted,
             secrets=self.secrets,
         )

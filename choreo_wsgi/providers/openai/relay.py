@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.calls import new_call_id
@@ -27,10 +28,15 @@ from ...chat.choice import CHANGED, KEPT
 from ...chat.items import Json, Usage, dump
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
-from ..failures import find_error, provider_error
-from ..reading import SHAPE_ERRORS, parse_object, read_usage, unknown_shape
+from ...late import Late
+from ..reading import SHAPE_ERRORS, find_error, parse_object, read_usage, unknown_shape
 from .events import EventReader, WholeEvents
 from .pattern import Patterns
+
+if TYPE_CHECKING:
+    from .. import failures
+else:
+    failures = Late("choreo_wsgi.providers.failures")
 
 _NULL_USAGE = re.compile(
     rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
@@ -190,7 +196,7 @@ class EventRelay:
             if self.normaliser.done:
                 return
             if event.event == "error" and event.data.strip():
-                raise provider_error(parse_object(event.data))
+                raise failures.provider_error(parse_object(event.data))
             self._take_data(event.data.strip().encode(), frames)
         if failure is not None:
             raise failure
@@ -207,7 +213,7 @@ class EventRelay:
         chunk = parse_object(raw)
         failure = find_error(chunk)
         if failure is not None:
-            raise provider_error(failure)
+            raise failures.provider_error(failure)
         normaliser = self.normaliser
         state = normaliser.state
         chunks, verdict = normaliser.take(chunk)
