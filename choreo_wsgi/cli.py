@@ -99,7 +99,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.exit(2)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        flags = ["--config", *(_flag(item.name) for item, _ in table())]
+        flags = [flag for action in options.parser._actions for flag in action.option_strings]
         near = did_you_mean(unknown[0].partition("=")[0], flags)
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
     return options

@@ -173,7 +173,7 @@ def read_sections(path: str) -> dict[str, dict[str, str]]:
         lines = ", ".join(str(number) for number, _ in error.errors)
         problem = f"neither a section nor name = value in line {lines}"
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        problem = str(error)
+        problem = getattr(error, "strerror", None) or str(error)
     else:
         return {name: dict(parser[name]) for name in parser.sections()}
     raise ConfigurationError(f"the configuration file {path}: {problem}")

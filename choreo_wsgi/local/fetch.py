@@ -98,8 +98,9 @@ def _download(target: Path) -> None:
     problems = []
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"
-        session.verify = os.environ.get("PIP_CERT") or True
-        for index in _indexes():
+        indexes, certificates = _index_settings()
+        session.verify = certificates or True
+        for index in indexes:
             host = urlsplit(index).hostname or index
             try:
                 with session.get(_find(session, index), stream=True, timeout=_TIMEOUT) as answer:
@@ -126,10 +127,10 @@ def _download(target: Path) -> None:
     )
 
 
-def _indexes() -> list[str]:
-    """Return the addresses of the package indexes that pip or uv would ask, the main one first.
+def _index_settings() -> tuple[list[str], str | None]:
+    """Return the package indexes that pip or uv would ask, and the file of trusted certificates.
 
-    See pip's "Configuration" page for the files and their order.
+    The main index comes first.  See pip's "Configuration" page for the files and their order.
     """
     home = os.environ.get("HOME", "")
     folders = ["/etc", "/etc/xdg/pip", f"{home}/.pip", f"{home}/.config/pip", sys.prefix]
@@ -147,7 +148,12 @@ def _indexes() -> list[str]:
     )
     more = os.environ.get("PIP_EXTRA_INDEX_URL")
     more = parser.get("global", "extra-index-url", fallback="") if more is None else more
-    return [main, *more.split()]
+    certificates = (
+        os.environ.get("PIP_CERT")
+        or os.environ.get("SSL_CERT_FILE")
+        or parser.get("global", "cert", fallback="")
+    )
+    return [main, *more.split()], certificates
 
 
 def _find(session: requests.Session, index: str) -> str:

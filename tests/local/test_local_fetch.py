@@ -17,6 +17,7 @@ from pathlib import Path
 import harness
 import pytest
 from bare_site import bare_site
+from raw_server import certificate
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.local import fetch, weights
@@ -173,6 +174,27 @@ def test_the_index_is_the_one_that_pip_or_uv_would_ask(
     else:
         monkeypatch.delenv("PIP_INDEX_URL")
         monkeypatch.setenv(way, index.url)
+    assert fetch_model(print).read_bytes() == MODEL
+
+
+@pytest.mark.parametrize("way", ["PIP_CERT", "SSL_CERT_FILE", "pip.conf"])
+def test_trusts_whom_pip_or_uv_would_trust(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """An index of a company, with a certificate of its own."""
+    context, trusted = certificate(tmp_path)
+    index._server.socket = context.wrap_socket(index._server.socket, server_side=True)
+    names = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("http:", "https:"))
+    with pytest.raises(ConfigurationError, match="certificate"):
+        fetch_model(print)
+    if way == "pip.conf":
+        (tmp_path / "pip.conf").write_text(f"[global]\ncert = {trusted}\n")
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    else:
+        monkeypatch.setenv(way, trusted)
     assert fetch_model(print).read_bytes() == MODEL
 
 

@@ -76,6 +76,8 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["fetch-models"], {}, "", "'fetch-model'"),
         (["serve", "--max-stream", "3"], {}, "", "'--max-streams'"),
         (["models", "--defalt-model=x"], {}, "", "'--default-model'"),
+        (["chat", "--bas-url", "x"], {}, "", "'--base-url'"),
+        (["check", "http://h", "--second", "3"], {}, "", "'--seconds'"),
         (["models", "--log-level", "warn"], {}, "", "'warning'"),
         (["models"], {"CHOREO_API_KEY": "k"}, "", "'CHOREO_API_KEYS'"),
         (["models"], {"CHOREO_DEFALT_MODEL": "k"}, "", "'CHOREO_DEFAULT_MODEL'"),
