@@ -106,10 +106,11 @@ def test_tokens_are_those_that_the_provider_reports(scripted: Callable[[], Scrip
 def test_what_failed_costs_no_tokens(scripted: Callable[[], Script]) -> None:
     app = app_with({"tokens_per_minute": "1000", "requests_per_minute": "9"}, **SCRIPTED)
     scripted().say(RuntimeError("no"))
-    assert ask(app, max_tokens=990).status == 500
+    assert ask(app, max_tokens=995).status == 500
     scripted().finish("x", Finish(), Usage(1, 1))
-    answer = ask(app, max_tokens=990)
+    answer = ask(app, max_tokens=995)  # the whole of it, with the 5 of the prompt
     assert answer.status == 200
+    assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
     assert answer.headers["x-ratelimit-remaining-requests"] == "7"
 
 

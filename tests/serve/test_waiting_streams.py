@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import harness
@@ -95,11 +96,26 @@ def tap() -> Iterator[Tap]:
 
 
 @pytest.fixture
-def server(run_app: RunApp, tap: Tap) -> Running:
+def go_on() -> Iterator[threading.Event]:
+    """Set when the answers to ``/blocked`` may go on."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def server(run_app: RunApp, tap: Tap, go_on: threading.Event) -> Running:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/plain":
             return body_app(b"plain")(environ, start_response)
+        if environ["PATH_INFO"] == "/blocked":
+            start_response("200 OK", [])
+            return blocked()
         return tap.answer(environ, start_response)
+
+    def blocked() -> Iterator[bytes]:
+        assert go_on.wait(harness.DEADLINE)
+        yield b"went on"
 
     return run_app(handler)
 
@@ -135,6 +151,22 @@ def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap
         assert tap.closed.wait(harness.DEADLINE)
         # The connection serves on.
         assert client.exchange("GET", "/plain").body == b"plain"
+
+
+def test_it_gets_its_frames_while_all_threads_are_busy(
+    server: Running, tap: Tap, go_on: threading.Event
+) -> None:
+    workers = server.server._loop.workers
+    with ExitStack() as stack, server.connect() as client:
+        begin(server, client)
+        others = [stack.enter_context(server.connect()) for _ in range(workers.most + 1)]
+        for other in others:
+            other.request("GET", "/blocked")
+        harness.wait_until(lambda: workers.busy == workers.most, "all are busy")
+        tap.put(b"data: 1\n\n")
+        assert client.read_chunk() == b"data: 1\n\n"
+        go_on.set()
+        assert [other.read_answer().body for other in others] == [b"went on"] * len(others)
 
 
 def test_a_request_sent_meanwhile_waits_for_its_turn(server: Running, tap: Tap) -> None:
