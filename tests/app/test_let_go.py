@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import harness
 import pytest
@@ -26,6 +28,15 @@ def more() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+def unnamed_files() -> int:
+    """Return how many files without a name are open: large bodies come into such."""
+    count = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
+            count += "(deleted)" in str(descriptor.readlink())
+    return count
 
 
 @pytest.mark.parametrize("resumable", [False, True])
@@ -55,6 +66,7 @@ def test_the_request_is_let_go_of_once_the_stream_runs(
     if resumable:
         headers["Choreo-Resumable"] = "1"
     sent = json.dumps(body).encode()
+    before = unnamed_files()
     try:
         with served.connect() as client:
             tracemalloc.start()
@@ -69,6 +81,7 @@ def test_the_request_is_let_go_of_once_the_stream_runs(
             found = tracemalloc.take_snapshot().filter_traces(ours).statistics("lineno")
             tracemalloc.stop()
             assert sum(one.size for one in found) < SIZE / 4, found[:5]
+            assert unnamed_files() == before
             more.set()
             assert b'"2"' in client.read_frame()
     finally:

@@ -84,9 +84,18 @@ logger.info("in the parent")
 
 
 def test_a_record_that_cannot_be_written_is_told_of_and_the_next_is_written() -> None:
-    _, err = run('logger.info("%d of them", "many")\nlogger.info("and \\udc80 then")\n')
+    program = """
+logger.info("%d of them", "many")
+logger.info("and \\udc80 then")
+try:
+    raise ValueError("half \\udc80 of it")
+except ValueError:
+    logger.exception("last")
+"""
+    _, err = run(program)
     assert "TypeError" in err
     assert err.count("INFO choreo_wsgi: and \\udc80 then\n") == 1
+    assert err.endswith("ValueError: half \\udc80 of it\n")
 
 
 def test_without_standard_error_nothing_fails() -> None:

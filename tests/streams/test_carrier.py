@@ -107,6 +107,35 @@ def test_what_may_block_is_a_workers_until_it_can_be_polled(
     assert slow.steps == ["worker-1", "carrier"]
 
 
+def test_its_time_comes_while_it_is_a_workers(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Only the worker moves it then."""
+    go_on = threading.Event()
+    soon = time.monotonic() + 0.1
+    both = Waiting(pair[0], soon)
+
+    def step(patience: float) -> None:
+        both.steps.append(threading.current_thread().name)
+        if both.sock is None:
+            assert go_on.wait(harness.DEADLINE)
+            both.ended = True
+        both.sock = both.time = None
+
+    both.step = step  # type: ignore[method-assign]
+    carrier.carry(both)
+    pair[1].sendall(b"x")
+    harness.wait_until(lambda: "worker-1" in both.steps, "it is a worker's")
+    later = Waiting(due=soon + 0.1)
+    carrier.carry(later)
+    harness.wait_until(lambda: later.steps, "the later time has come")
+    go_on.set()
+    assert both.left.wait(harness.DEADLINE)
+    assert both.steps == ["carrier", "worker-1"]
+    later.time = None
+    later.ended = True
+
+
 def test_all_are_asked_when_something_concerns_them_all(carrier: Carrier) -> None:
     loads = [Waiting(due=float("inf")) for _ in range(3)]
     for load in loads:
