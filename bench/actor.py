@@ -46,6 +46,7 @@ EVENTS = {
     "escapes": lambda: event('{"content":"%s"}' % ("\\n" * 3_500_000)),
     "quotes": lambda: event('{"content":"%s"}' % ('\\"' * 3_500_000)),
     "pairs": lambda: event('{"content":"%s"}' % ("\\ud83d\\ude00" * 580_000)),
+    "one emoji": lambda: event('{"content":"%s"}' % ("\U0001f600" + "x" * 7_000_000)),
     "lists": lambda: event("{}", more=',"x":[' + "[]," * 2_300_000 + "[]]"),
     "objects": lambda: event("{}", more=',"x":[' + "{}," * 2_300_000 + "{}]"),
     "deep": lambda: event("{}", more=',"x":' + "[" * 3_500_000),

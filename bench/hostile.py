@@ -22,11 +22,12 @@ MEMBERS: dict[str, Callable[[], bytes]] = {
     "escapes": lambda: b'"%b"' % (b"\\n" * (SIZE // 2)),
     "quotes": lambda: b'"%b"' % (b'\\"' * (SIZE // 2)),
     "pairs": lambda: b'"%b"' % (b"\\ud83d\\ude00" * (SIZE // 12)),
+    "one escaped emoji": lambda: b'"\\ud83d\\ude00%b"' % (b"x" * SIZE),
     "one emoji": lambda: b'"%b"' % ("\U0001f600".encode() + b"x" * SIZE),
     "lists": lambda: b"[" + b"[]," * (SIZE // 3) + b"[]]",
     "objects": lambda: b"[" + b"{}," * (SIZE // 3) + b"{}]",
     "numbers": lambda: b"[" + b"1.5," * (SIZE // 4) + b"1]",
-    "as much as may be": lambda: b"[" + b'{"a":1},' * 30_000 + b"1]",
+    "as many values as may be": lambda: b"[" + b'{"a":1},' * 6_000 + b"1]",
     "deep": lambda: b"[" * SIZE,
 }
 

@@ -76,7 +76,7 @@ def frame(data: bytes, id: int | None = None, event: str = "") -> bytes:
         data = b"%b\ndata: %b" % (event.encode(), data)
         return b"event: %b\n\n" % data if id is None else b"id: %d\nevent: %b\n\n" % (id, data)
     if id is None:
-        return b"data: " + data + b"\n\n"
+        return b"".join((b"data: ", data, b"\n\n"))
     return b"id: %d\ndata: %b\n\n" % (id, data)
 
 

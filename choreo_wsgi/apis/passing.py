@@ -11,7 +11,7 @@ from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.checks import MAX_TOKENS, model_name
 from ..chat.items import Item, Json
-from ..chat.request import ChatRequest, loads
+from ..chat.request import ChatRequest, loads_marked
 from ..chat.schema import (
     BOOLEAN,
     STRING,
@@ -27,8 +27,8 @@ from ..chat.schema import (
 )
 from ..errors import ChoreoError, InvalidRequest
 
-#: As many values may be in a request: prompts and texts may be lists of tokens.
-_VALUES = 1_000_000
+#: As many values may be in a request: texts may be lists of tokens, of which OpenAI takes 300,000.
+_VALUES = 320_000
 _TOKEN = integer(0)
 _TOKENS = array(_TOKEN)
 
@@ -52,12 +52,20 @@ class _Passing:
 
     def read(self, body: bytes) -> ChatRequest:
         """Return the request in *body*; raises InvalidRequest."""
-        fields = loads(body, _VALUES)
+        fields, marks = loads_marked(body, _VALUES)
         try:
             self.check(fields)
         except Fault as fault:
             raise fault.error() from None
-        return _request(fields, InvalidRequest(f"this model has no {self.name}", param="model"))
+        return ChatRequest(
+            model=fields["model"],
+            messages=[],
+            body={},
+            stream=bool(fields.get("stream")),
+            original=fields,
+            native_only=InvalidRequest(f"this model has no {self.name}", param="model"),
+            marks=marks,
+        )
 
     def writer(self, request: ChatRequest) -> AnswerWriter:
         """Return what ends an answer to *request*."""
@@ -66,17 +74,6 @@ class _Passing:
     def error(self, error: ChoreoError) -> tuple[int, bytes]:
         """Return the status and the JSON document that tell of *error*."""
         return error.status, error.body()
-
-
-def _request(fields: dict[str, Json], native_only: InvalidRequest) -> ChatRequest:
-    return ChatRequest(
-        model=fields["model"],
-        messages=[],
-        body={},
-        stream=bool(fields.get("stream")),
-        original=fields,
-        native_only=native_only,
-    )
 
 
 class LegacyCompletions(_Passing):

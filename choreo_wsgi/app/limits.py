@@ -146,6 +146,7 @@ class Limits:
         if options.tokens_per_minute or options.tokens_per_day:
             texts = (content_text(message.get("content")) for message in request.messages)
             prompt = sum(len(text) // 4 + 4 for text in texts)
+            prompt += sum(map(len, request.marks.values())) // 4
             answer = round(self._answers.get(key.id, 0))
             if request.max_tokens is not None:
                 answer = request.max_tokens * request.n

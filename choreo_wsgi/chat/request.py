@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidRequest
 from ..late import Late
 from . import jsontext
-from .items import Json
+from .items import Json, dump
+from .longtext import Marks, original_offset, restore, shorten
 
 if TYPE_CHECKING:
     from . import checks
@@ -47,6 +48,8 @@ class ChatRequest:
     betas: str = ""
     answer_id: str = ""
     native_only: InvalidRequest | None = None
+    #: What the marks stand for that are in the place of long strings; see :meth:`whole`.
+    marks: Marks = field(default_factory=dict, repr=False)
     #: Headers for the provider, by which its log and ours are joined.
     trace: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,6 +60,17 @@ class ChatRequest:
             if message["role"] == "user":
                 return content_text(message["content"])
         return ""
+
+    def whole(self) -> ChatRequest:
+        """Return the same request with its long strings, for whoever looks into them."""
+        if not self.marks:
+            return self
+        body, original = (
+            _decode(restore(dump(value), self.marks).decode())
+            for value in (self.body, self.original)
+        )
+        messages = body.get("messages", self.messages)
+        return replace(self, body=body, messages=messages, original=original, marks={})
 
     def with_model(self, name: str) -> ChatRequest:
         """Return the same request for the model *name*, as another provider calls it."""
@@ -74,9 +88,9 @@ def content_text(content: str | list[dict[str, Json]] | None) -> str:
 
 def parse(body: bytes) -> ChatRequest:
     """Return the request in *body*, raising InvalidRequest for whatever is wrong with it."""
-    fields = loads(body)
+    fields, marks = loads_marked(body)
     checks.check(fields)
-    return request_of(fields)
+    return request_of(fields, marks=marks)
 
 
 def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
@@ -103,8 +117,14 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
 
 # Digits of an integer: more than a float can hold (309), far below Python's limit for int().
 _MAX_DIGITS = 400
+# Values that any body may hold, and the bytes for each of the others.  Schemas of tools have
+# about 15 bytes a value, messages 30 and more.
+_FEW_VALUES, _BYTES_A_VALUE = 10_000, 16
 # Bytes of a body that are searched at once.
 _WINDOW = 256 * 1024
+
+# The bytes of a character behind its first.
+_CONTINUATIONS = bytes(range(0x80, 0xC0))
 
 # A high surrogate that no low one follows, or a low one that no high one precedes.
 _LONE_SURROGATE = re.compile(
@@ -113,22 +133,39 @@ _LONE_SURROGATE = re.compile(
 )
 
 
-def loads(body: bytes, values: int = jsontext.MAX_VALUES) -> dict[str, Json]:
-    """Return the JSON object in *body*, which holds at most that many *values*.
+def loads(body: bytes) -> dict[str, Json]:
+    """Return the JSON object in *body*.
 
     Raises InvalidRequest for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers
     too big for a double, duplicate names in an object, nesting over
-    :data:`~choreo_wsgi.chat.jsontext.MAX_DEPTH`, lone surrogates, and anything but an object
-    at the top.
+    :data:`~choreo_wsgi.chat.jsontext.MAX_DEPTH`, more values than a conversation of this length
+    has, lone surrogates, and anything but an object at the top.
     """
+    return _loads(body, body, {}, 0)
+
+
+def loads_marked(body: bytes, values: int = 0) -> tuple[dict[str, Json], Marks]:
+    """Return the JSON object in *body* with marks for its long strings; else like :func:`loads`.
+
+    So many *values* may be in it if they are more than a conversation has.
+    """
+    short, marks = shorten(body)
+    return _loads(body, short, marks, values), marks
+
+
+def _loads(body: bytes, short: bytes, marks: Marks, values: int) -> dict[str, Json]:
+    # A value takes some 100 bytes of memory, one of two bytes too.
+    few = min(jsontext.MAX_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
     try:
-        value = jsontext.parse(body, _decode, values)
+        value = jsontext.parse(short, _decode, max(few, values))
     except jsontext.TooMuch as error:
         raise _invalid(f"the body {error}") from None
     except UnicodeDecodeError as error:
-        raise _invalid(f"the body is not UTF-8: byte {error.start} is wrong") from None
+        start = original_offset(short, marks, error.start)
+        raise _invalid(f"the body is not UTF-8: byte {start} is wrong") from None
     except json.JSONDecodeError as error:
-        raise _invalid(_described(error)) from None
+        start = original_offset(short, marks, len(error.doc[: error.pos].encode()))
+        raise _invalid(_described(error.msg, body, start)) from None
     if type(value) is not dict:
         raise _invalid("the body must be a JSON object")
     if _has_lone_surrogate(body):
@@ -153,10 +190,13 @@ def _has_lone_surrogate(body: bytes) -> bool:
     return False
 
 
-def _described(error: json.JSONDecodeError) -> str:
-    if not error.doc.strip():
+def _described(problem: str, body: bytes, offset: int) -> str:
+    if not body.strip():
         return "the body is empty; it must be a JSON object"
-    return f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+    line = body.count(b"\n", 0, offset) + 1
+    before = body[body.rfind(b"\n", 0, offset) + 1 : offset]
+    column = len(before.translate(None, _CONTINUATIONS)) + 1
+    return f"the body is not JSON: {problem} (line {line}, column {column})"
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -109,7 +109,7 @@ class Local(Provider):
         if writer.api not in ("completions", "embeddings"):
             return super().answer(request, writer)
         context = self._launch.context // self._launch.slots
-        body = passing.BODIES[writer.api](request, context, self._default, self._limit)
+        body = passing.BODIES[writer.api](request.whole(), context, self._default, self._limit)
         self._check_file()
         label = self.label(request.model)
         reply: Reply = passing.Passed(self.settings, self._process.run(), body, writer, label)

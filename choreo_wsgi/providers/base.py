@@ -96,7 +96,7 @@ class Provider(ABC):
         """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
         if request.native_only is not None:
             raise request.native_only
-        return Answer(self._open(request), writer, request.n, self.label(request.model))
+        return Answer(self._open(request.whole()), writer, request.n, self.label(request.model))
 
     def check(self) -> None:
         """Raise ConfigurationError if the options of a section can never work.

@@ -108,10 +108,10 @@ def _float(text: str) -> Json:
 _decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_float).decode
 
 
-def parse_object(text: str | bytes) -> dict[str, Json]:
+def parse_object(text: str | bytes, values: int = jsontext.MAX_VALUES) -> dict[str, Json]:
     """Return the JSON object in *text*; raises UpstreamInvalid for anything else."""
     try:
-        value = jsontext.parse(text, _decode)
+        value = jsontext.parse(text, _decode, values)
     except jsontext.TooMuch as error:
         raise UpstreamInvalid(f"the provider sent data that {error}") from error
     except ValueError as error:

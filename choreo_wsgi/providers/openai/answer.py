@@ -23,6 +23,8 @@ else:
     failures = Late("choreo_wsgi.providers.failures")
     completion = Late("choreo_wsgi.chat.completion")
 
+#: Values in a document: an answer of 1,500 tokens with the 20 likeliest of each has as many.
+_MOST_VALUES = 300_000
 #: Seconds for usage and the end marker to come once every choice has finished.
 _GRACE = 2.0
 
@@ -186,7 +188,7 @@ class RelayedDocument(UpstreamAnswer):
     def _read_document(self, body: bytes) -> bytes:
         if body.startswith(FIELDS):
             return self._fold(body)
-        reply = parse_object(body)
+        reply = parse_object(body, _MOST_VALUES)
         failure = find_error(reply)
         if failure is not None:
             raise failures.provider_error(failure)

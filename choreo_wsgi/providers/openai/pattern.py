@@ -121,11 +121,11 @@ class Patterns:
         self._candidates.clear()
 
     def see(
-        self, raw: bytes, chunk: Json, sent: bytes, seen: Callable[[bytes], None] | None
+        self, raw: bytes, chunk: Json, frame: bytes, seen: Callable[[bytes], None] | None
     ) -> None:
-        """Look at the event *raw*, of which *chunk*, of one choice, was made and *sent*.
+        """Look at the event *raw*, JSON, of which *chunk*, of one choice, was made.
 
-        *raw* and *sent* are JSON.  *seen* is for the pattern.
+        It was sent as *frame*.  *seen* is for the pattern.
         """
         if len(raw) > _SMALL:
             return
@@ -139,7 +139,7 @@ class Patterns:
                 del self._candidates[next(iter(self._candidates))]
             self._candidates[ends] = None
             return
-        pattern = _learn(*ends, holder, key, chunk, sent, seen)
+        pattern = _learn(*ends, holder, key, chunk, frame[6:-2], seen)
         if pattern is not None and pattern not in self.known:
             self.known = [pattern, *self.known[: _MOST - 1]]
 

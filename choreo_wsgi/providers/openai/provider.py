@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...chat.answer import AnswerWriter
 from ...chat.calls import new_call_id
 from ...chat.items import Json, dump
+from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderNotConfigured
@@ -170,11 +171,12 @@ class OpenAI(Provider):
 
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
-        body = dump({**(request.native or request.original or {}), "model": request.model})
+        body = {**(request.native or request.original or {}), "model": request.model}
+        sent = restore(dump(body), request.marks)
         path = native.DIALECTS[writer.api].path
         url, headers = self.url(path, request.model), {**self._headers, **request.trace}
         asking = Asking(
-            lambda: self._post(url, headers, body),
+            lambda: self._post(url, headers, sent),
             foreign=b"{[<" if request.stream else b"",
             secrets=self.secrets,
         )
@@ -217,7 +219,7 @@ class OpenAI(Provider):
     def _document(self, request: ChatRequest) -> Asking:
         body = {**request.body, "model": request.model, "stream": False}
         body.pop("stream_options", None)
-        sent = dump(self.prepare(body))
+        sent = restore(dump(self.prepare(body)), request.marks)
         url, headers = self._chat(request)
         return Asking(lambda: self._post(url, headers, sent), foreign=b"", secrets=self.secrets)
 
@@ -247,9 +249,10 @@ class OpenAI(Provider):
             if self.options.usage:
                 self._takes_stream_options = "stream_options" in body
 
+        marks = request.marks
         url, headers = self._chat(request)
         return Asking(
-            lambda: self._post(url, headers, dump(body)),
+            lambda: self._post(url, headers, restore(dump(body), marks)),
             unfold=relayed.unfold,
             accepted=accepted,
             secrets=self.secrets,

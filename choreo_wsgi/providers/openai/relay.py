@@ -26,6 +26,7 @@ from ... import sse
 from ...chat.calls import new_call_id
 from ...chat.choice import CHANGED, KEPT
 from ...chat.items import Json, Usage, dump
+from ...chat.longtext import Marks, restore, shorten
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
@@ -134,7 +135,7 @@ class EventRelay:
         except UpstreamTruncated as error:
             self.failure = error
             raise
-        return b"".join([*frames, *(self._write(chunk, None) for chunk in chunks)])
+        return b"".join([*frames, *(self._write(chunk, None, {}) for chunk in chunks)])
 
     # -- many at once ------------------------------------------------------------------
 
@@ -210,7 +211,10 @@ class EventRelay:
             return  # an empty keep-alive
         if not (raw.startswith(b"{") and raw.endswith(b"}")):
             raise UpstreamInvalid("the provider sent an event that is not a JSON object")
-        chunk = parse_object(raw)
+        short, marks = shorten(raw)
+        chunk = parse_object(short)
+        if marks and not _are_said(marks, chunk):
+            chunk, marks = parse_object(raw), {}
         failure = find_error(chunk)
         if failure is not None:
             raise failures.provider_error(failure)
@@ -219,16 +223,16 @@ class EventRelay:
         chunks, verdict = normaliser.take(chunk)
         kept = verdict == KEPT and b"\n" not in raw
         for one in chunks:
-            frames.append(self._write(one, raw if kept else None))
+            frames.append(self._write(one, raw if kept else None, marks))
         if state != normaliser.state:
             self._patterns.forget()
         elif verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1:
             one = chunk["choices"][0]
             choice = normaliser.choices[one["index"]]
             if not choice.finished:
-                self._patterns.see(raw, chunk, frames[-1][6:-2], choice.listener(one))
+                self._patterns.see(raw, chunk, frames[-1], choice.listener(one))
 
-    def _write(self, chunk: dict[str, Json], raw: bytes | None) -> bytes:
+    def _write(self, chunk: dict[str, Json], raw: bytes | None, marks: Marks) -> bytes:
         """Return the frame of *chunk*, with its usage as the caller asked; *raw* is its JSON."""
         if self._include_usage:
             if "usage" not in chunk:
@@ -236,7 +240,20 @@ class EventRelay:
         elif "usage" in chunk:
             del chunk["usage"]
             raw = _without_usage(raw) if raw is not None else None
-        return sse.frame(dump(chunk) if raw is None else raw)
+        return sse.frame(raw) if raw is not None else restore(sse.frame(dump(chunk)), marks)
+
+
+def _are_said(marks: Marks, chunk: Json) -> bool:
+    """Whether *marks* stand in plain deltas of *chunk* only, of which nothing is looked into."""
+    texts: list[Json] = []
+    for one in chunk.get("choices") or ():
+        delta = one.get("delta")
+        if "error" in chunk or one.get("finish_reason") or type(delta) is not dict:
+            return False
+        texts += delta.values()
+    if not all(text is None or type(text) is str for text in texts):
+        return False
+    return all(any(mark.decode() in text for text in texts if text) for mark in marks)
 
 
 def _without_usage(raw: bytes) -> bytes | None:

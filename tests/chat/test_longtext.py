@@ -1,0 +1,185 @@
+"""Long strings that are set aside: nothing changes but the memory that it takes."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo_wsgi.chat import request as chat
+from choreo_wsgi.chat.items import dump
+from choreo_wsgi.chat.longtext import WINDOW, original_offset, restore, shorten
+from choreo_wsgi.errors import ChoreoError, InvalidRequest
+from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+
+SIZE = 8_000_000
+#: Inside of JSON strings of 8 MB, as they are sent.
+LONG = {
+    "plain": b"x" * SIZE,
+    "one emoji": "\U0001f600".encode() + b"x" * SIZE,
+    "one emoji at the end": b"x" * SIZE + "\U0001f600".encode(),
+    "one escaped emoji": rb"\ud83d\ude00" + b"x" * SIZE,
+    "one accent": "é".encode() + b"x" * SIZE,
+    "chinese": "字".encode() * (SIZE // 3),
+    "escapes": rb"\n" * (SIZE // 2),
+    "backslashes": rb"\\" * (SIZE // 2),
+    "quotes": rb"\"" * (SIZE // 2),
+    "pairs": rb"\ud83d\ude00" * (SIZE // 12),
+}
+EVENT = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+    b'[{"index":0,"delta":{"role":"assistant","content":"%b"},"finish_reason":null}]}\n\n'
+)
+
+texts = st.lists(
+    st.sampled_from(
+        ["a", "\\", '"', "\n", "é", "字", "😀", "\t", "u", "d83d", "\\u", "/", "b" * 30]
+    )
+).map("".join)
+documents = st.recursive(
+    texts, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4)
+)
+
+
+@given(documents, st.booleans(), st.integers(8, 40))
+def test_what_is_set_aside_comes_back(value: Any, ascii: bool, window: int) -> None:
+    """Wherever windows end; also when what was parsed in between is written anew."""
+    text = json.dumps(value, ensure_ascii=ascii).encode()
+    short, marks = shorten(text, window)
+    assert restore(short, marks) == text
+    assert json.loads(restore(dump(json.loads(short)), marks)) == value
+
+
+@given(st.binary(max_size=300), st.integers(8, 40))
+def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int) -> None:
+    for data in (text, b'"' + text, b'"' + text + b'"'):
+        short, marks = shorten(data, window)
+        assert restore(short, marks) == data
+        try:
+            json.loads(data.decode())
+            good = True
+        except ValueError:
+            good = False
+        try:
+            json.loads(short.decode())
+            shorter_is_good = True
+        except ValueError:
+            shorter_is_good = False
+        assert shorter_is_good == good
+
+
+def test_a_string_that_is_used_twice_comes_back_twice() -> None:
+    short, marks = shorten(json.dumps(["x" * 4 * WINDOW, "y" * 4 * WINDOW, 1]).encode())
+    assert len(short) < 5 * WINDOW and len(marks) == 2
+    first, second, _ = json.loads(short)
+    assert json.loads(restore(dump([second, first, second]), marks)) == [
+        letter * 4 * WINDOW for letter in "yxy"
+    ]
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_request_that_passes_takes_little(kind: str) -> None:
+    """The body itself, and what is sent upstream: no third copy, however wide its characters."""
+    body = b'{"model":"m","messages":[{"role":"user","content":"' + LONG[kind] + b'"}]}'
+    tracemalloc.start()
+    try:
+        request = chat.parse(body)
+        sent = restore(dump({**request.body, "model": "other"}), request.marks)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.2 * len(body)  # where there are backslashes they are searched for halves
+    assert json.loads(sent) == {**json.loads(body), "model": "other"}
+    whole = request.whole()
+    assert whole.messages == whole.body["messages"] == json.loads(body)["messages"]
+    assert whole.last_user_text == json.loads(body)["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("model", ["", "other"])
+@pytest.mark.parametrize("kind", LONG)
+def test_an_event_takes_little(kind: str, model: str) -> None:
+    """Itself, its JSON, and the frame."""
+    event = EVENT % LONG[kind]
+    relay = EventRelay(1, Rewriting(model=model))
+    frames = []
+    tracemalloc.start()
+    try:
+        for at in range(0, len(event), 128 * 1024):
+            frames.append(relay.receive_data(event[at : at + 128 * 1024]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.3 * len(event)
+    (frame,) = filter(None, frames)
+    wanted = json.loads(event[6:])
+    assert json.loads(frame[6:]) == {**wanted, "model": model or "m"}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"choices":[{"delta":{"content":{"answer":"%s"}}}]}',
+        '{"choices":[{"delta":{"content":[{"type":"text","text":"%s"}]}}]}',
+        '{"choices":[{"delta":{"thinking":"%s"}}]}',
+        '{"choices":[{"delta":{"content":"%s"},"finish_reason":"stop"}]}',
+        '{"choices":[{"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}]}',
+        '{"choices":[{"delta":{"tool_calls":[{"function":{"name":"f","arguments":"{\\"a\\":\\"%s\\"}"}}]}}]}',
+        '{"choices":[{"delta":{"tool_calls":[{"function":{"name":"f","arguments":{"a":"%s"}}}]}}]}',
+        '{"id":"%s","choices":[{"delta":{"content":"a"}}]}',
+        '{"x":"%s","choices":[{"delta":{"content":"a"}}]}',
+        '{"choices":[],"x":"%s"}',
+        '{"error":{"message":"%s"}}',
+    ],
+)
+def test_an_event_comes_out_as_without(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is done to it: what is looked into is not set aside."""
+    stream = b"data: " + event.replace("%s", "é\\n" * 100_000).encode() + b"\n\n"
+    stream += b'data: {"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
+
+    def relay() -> tuple[bytes, str]:
+        rewriting = Rewriting(
+            model="r", identity={"id": "i", "created": 1}, new_call_id=lambda: "c"
+        )
+        relay, frames = EventRelay(1, rewriting), b""
+        try:
+            return relay.receive_data(stream + b"data: [DONE]\n\n") + relay.end(), ""
+        except ChoreoError as error:
+            return frames, error.message
+
+    found = relay()
+    monkeypatch.setattr("choreo_wsgi.providers.openai.relay.shorten", lambda text: (text, {}))
+    assert found == relay()
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (b'",}', "line 2, column 400004"),
+        (b'\xff"}', "byte 400003 is wrong"),
+        (b'","x":1,"x":2}', "two members named 'x'"),
+    ],
+)
+def test_what_is_wrong_is_found_where_it_is(end: bytes, message: str) -> None:
+    body = b'{\n"a":"' + b"x" * 399_996 + end
+    for load in (chat.loads, chat.loads_marked):
+        with pytest.raises(InvalidRequest, match=message):
+            load(body)
+
+
+def test_positions_are_those_of_the_whole() -> None:
+    text = json.dumps(["x" * 300, "é" * 300, 1]).encode()
+    short, marks = shorten(text, 16)
+    assert len(marks) == 2
+    at = short.index(b", 1]")
+    assert text[original_offset(short, marks, at) :] == b", 1]"
+    assert original_offset(short, marks, 1) == 1
+
+
+def test_a_long_name_is_still_too_long() -> None:
+    body = json.dumps({"model": "m" * 300_000, "messages": [{"role": "user", "content": "x"}]})
+    with pytest.raises(InvalidRequest, match="at most 256 characters"):
+        chat.parse(body.encode())
