@@ -27,6 +27,8 @@ else:
 _ERROR_BYTES = 64 * 1024
 #: Longest document that is read where a stream was asked for.
 _MAX_DOCUMENT = 64 * 1024 * 1024
+#: What is unpacked at once of a body that came packed: as much as a block that is not.
+_STEP = 128 * 1024
 #: A shorter key could be any word: it is not looked for in messages.
 _SHORTEST_SECRET = 8
 
@@ -82,7 +84,12 @@ class UpstreamAnswer:
     @property
     def body_ended(self) -> bool:
         """Whether the body of a good answer was returned to its end."""
-        return self.good and self._exchange.ended
+        return self.good and self._exchange.ended and not self._waits
+
+    @property
+    def _waits(self) -> bool:
+        """Whether there is more to unpack of what has come."""
+        return self._packing is not None and self._packing.waiting
 
     def read(self, timeout: float) -> bytes:
         """Return what came of the body within *timeout* seconds.
@@ -112,7 +119,7 @@ class UpstreamAnswer:
     def _read(self, timeout: float) -> bytes:
         exchange = self._exchange
         try:
-            data = exchange.receive(timeout)
+            data = b"" if self._waits else exchange.receive(timeout)
         except ChoreoError:
             if self._body and self._asking is not None:  # an error page that was cut says enough
                 return self._refuse(self._asking)
@@ -125,18 +132,19 @@ class UpstreamAnswer:
             self._packing = Unpacker() if is_packed(coding, data) else None
         if self._packing is not None:
             try:
-                data = self._packing.unpack(data)
+                data = self._packing.step(data, _STEP)
             except FramingError as error:
                 raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
         if self.good:
             return data
         self._body += data
+        ended = exchange.ended and not self._waits
         asking = self._asking
         assert asking is not None
         well = 200 <= exchange.status < 300
         if well:
             good = self._is_good(asking)
-            if good or (exchange.ended and good is None):
+            if good or (ended and good is None):
                 self.good = True
                 self._open = self._packing is None
                 asking.accepted()
@@ -146,7 +154,7 @@ class UpstreamAnswer:
             if good is None:
                 return b""
         limit = _MAX_DOCUMENT if well else _ERROR_BYTES
-        return self._refuse(asking) if exchange.ended or len(self._body) >= limit else b""
+        return self._refuse(asking) if ended or len(self._body) >= limit else b""
 
     def _is_good(self, asking: Asking) -> bool | None:
         """Whether the body begins as what was asked for; None: more of it must be seen."""
@@ -154,6 +162,7 @@ class UpstreamAnswer:
             return True
         start = bytes(self._body[:64]).lstrip(BLANK) or bytes(self._body).lstrip(BLANK)
         if not start:
+            self._body.clear()  # some send blanks for minutes before they answer
             return None
         kind = self._exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if not asking.events or kind not in ("text/html", "application/json"):
@@ -173,6 +182,7 @@ class UpstreamAnswer:
         other = asking.again(status, body)
         if other is not None:
             exchange.close()
+            self._packing = None
             self._asking = other
             self._exchange = other.begin()
             return b""
@@ -181,12 +191,12 @@ class UpstreamAnswer:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
-        return self._exchange.fileno()
+        return None if self._waits else self._exchange.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at once for a failure that waits."""
-        return 0.0 if self._failure is not None else self._exchange.due
+        """When to ask again although nothing came: at once for what waits."""
+        return 0.0 if self._waits or self._failure is not None else self._exchange.due
 
     def finish(self) -> None:
         """Leave the connection to others if nothing but the answer's end is still to come."""

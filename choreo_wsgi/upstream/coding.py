@@ -10,6 +10,9 @@ from .framing import FramingError
 #: What one block (at most 128 KiB) may unpack to; text is seldom packed to less than a tenth.
 _MAX_UNPACKED = 16 * 1024 * 1024
 
+# Members of a body that are begun in one step: each costs a copy of what follows.
+_MEMBERS = 256
+
 # How JSON, HTML and Server-Sent Events begin.
 _TEXT = re.compile(rb"[\xef\xbb\xbf \t\r\n]*(?:data:|event:|id:|retry:|error:|[:{\[<])")
 
@@ -24,18 +27,35 @@ def is_packed(coding: str, data: bytes) -> bool:
 
 
 class Unpacker:
-    """Undoes gzip and deflate, and does not let a body grow without bound."""
+    """Undoes gzip and deflate.
+
+    *waiting* is whether more can be unpacked of what was given so far.
+    """
 
     def __init__(self) -> None:
         self._packed = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its head
         self._begun = False
+        self._rest = b""
+        self.waiting = False
 
     def unpack(self, data: bytes) -> bytes:
-        """Return what *data* unpacks to; raises FramingError."""
-        unpacked = b""
-        while data:
+        """Return what *data* unpacks to; raises FramingError, also for too much."""
+        unpacked = self.step(data, _MAX_UNPACKED)
+        if self.waiting:
+            raise FramingError("the answer unpacks to too much")
+        return unpacked
+
+    def step(self, data: bytes, most: int) -> bytes:
+        """Return the next *most* bytes that *data* and what waits unpack to, or a few less.
+
+        Raises FramingError.
+        """
+        data = self._rest + data
+        pieces: list[bytes] = []
+        members = 0
+        while members < _MEMBERS and (data or self.waiting):
             try:
-                unpacked += self._packed.decompress(data, _MAX_UNPACKED)
+                pieces.append(self._packed.decompress(data, most))
             except zlib.error as error:
                 if self._begun:
                     raise FramingError(f"the answer cannot be unpacked: {error}") from error
@@ -43,9 +63,14 @@ class Unpacker:
                 self._packed = zlib.decompressobj(-zlib.MAX_WBITS)
                 continue
             self._begun = True
-            if self._packed.unconsumed_tail or len(unpacked) > _MAX_UNPACKED:
-                raise FramingError("the answer unpacks to too much")
-            data = self._packed.unused_data
+            most -= len(pieces[-1])
+            data = self._packed.unconsumed_tail or self._packed.unused_data
+            self.waiting = not most  # it may keep some although it has taken all
+            if not most:
+                break
             if self._packed.eof and data:
                 self._packed = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        return unpacked
+                members += 1
+        self._rest = data
+        self.waiting = self.waiting or bool(data)
+        return b"".join(pieces)

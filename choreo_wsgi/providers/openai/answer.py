@@ -124,7 +124,9 @@ class RelayedStream(UpstreamAnswer):
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None: a burst is waited for."""
-        return None if self._pause else self._exchange.fileno()
+        if self._pause:
+            return None
+        return self._exchange.fileno() if self._open else super().fileno()
 
     @property
     def due(self) -> float | None:
@@ -133,7 +135,7 @@ class RelayedStream(UpstreamAnswer):
             return 0.0
         if self._pause:
             return self._paused + self._pause
-        due = self._exchange.due
+        due = self._exchange.due if self._open else super().due
         return min(due, self._grace) if self._grace and due is not None else due
 
 

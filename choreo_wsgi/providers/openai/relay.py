@@ -188,8 +188,10 @@ class EventRelay:
 
     def _take_block(self, block: bytes, frames: list[bytes]) -> None:
         """Take the one event in *block*, which ends in a blank line."""
-        one_line = block.startswith(b"data: {") and block.find(b"\n") == len(block) - 2
-        if one_line and len(block) <= self._limit:
+        one_line = block.find(b"\n") == len(block) - 2
+        if one_line and block[:1] in b":\n":
+            return  # a comment, or nothing, of which there may be thousands
+        if one_line and block.startswith(b"data: {") and len(block) <= self._limit:
             self._take_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)
