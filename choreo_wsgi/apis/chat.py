@@ -249,15 +249,22 @@ def _call(pieces: list[ToolCall]) -> dict[str, Json]:
 
 
 def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
-    """Add *members* to *into*: objects are merged, lists and texts joined, others replaced."""
+    """Add *members* to *into*: objects are merged, lists and texts joined, others replaced.
+
+    What is in *into* is changed in place, as there may be thousands of pieces, and so copied first.
+    """
     for name, value in members.items():
-        old = into.get(name)
-        if isinstance(old, dict) and isinstance(value, dict):
-            into[name] = old = dict(old)
-            merge(old, value)
-        elif isinstance(old, list) and isinstance(value, list):
-            into[name] = [*old, *value]
+        old = into.pop(name, None)  # a text that nobody else has grows without being copied
+        if isinstance(value, dict):
+            whole: Json = old if isinstance(old, dict) else {}
+            merge(whole, value)
+        elif isinstance(value, list):
+            whole = old if isinstance(old, list) else []
+            whole += value
         elif isinstance(old, str) and isinstance(value, str):
-            into[name] = old + value
+            whole = old
+            del old
+            whole += value
         else:
-            into[name] = value
+            whole = value
+        into[name] = whole

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from itertools import groupby
+from typing import Any
 
 from ..errors import UpstreamInvalid
 from . import jsontext
@@ -18,6 +20,9 @@ from .items import Json
 from .shapes import arguments_of
 
 Piece = dict[str, Json]
+#: Calls in one answer, and characters of the arguments of one.
+_MOST_CALLS = 4096
+_LONGEST = 16 * 1024 * 1024
 _KNOWN = ("index", "id", "type", "function", "custom", "name", "arguments")
 
 
@@ -36,10 +41,13 @@ _decode = json.JSONDecoder(parse_constant=_refuse).decode  # Python's own lets N
 class Call:
     """One tool call, and what came of it.  Its *number* is counted when it begins, from 0.
 
-    *pieces* of the arguments are text, or bytes: the inside of a JSON string, as it came.
+    Each piece of the arguments is looked at once, however often somebody asks for them.
     """
 
-    __slots__ = ("custom", "id", "index", "name", "number", "pieces")
+    __slots__ = (
+        "_broken", "_depth", "_escape", "_inside", "_pieces", "_size", "_texts",
+        "custom", "id", "index", "name", "number",
+    )  # fmt: skip
 
     def __init__(self, index: int | None, id: str) -> None:
         self.number = -1
@@ -47,46 +55,69 @@ class Call:
         self.id = id  # the upstream's
         self.name = ""
         self.custom = False
-        self.pieces: list[str | bytes] = []
+        self._size = 0
+        self._pieces: list[str | bytes] = []  # those that have come since
+        self._texts: list[str] = []  # these were read; behind them
+        self._depth = 0  # so many brackets are open,
+        self._inside = False  # a string is,
+        self._escape = ""  # and perhaps an escape
+        self._broken = False  # no JSON, whatever follows
 
     @property
     def begun(self) -> bool:
         """Whether its first piece was passed on."""
         return self.number >= 0
 
+    def add(self, piece: str | bytes) -> None:
+        """Take a *piece* of the arguments: text, or the inside of a JSON string as it came.
+
+        Raises UpstreamInvalid when they are too long.
+        """
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > _LONGEST:
+            raise UpstreamInvalid("the provider sent a tool call that does not end")
+
     @property
     def arguments(self) -> str:
         """What has come of the arguments; raises UpstreamInvalid where they are no text."""
-        texts: list[str] = []
-        raw: list[bytes] = []
-        for piece in [*self.pieces, ""]:
-            if isinstance(piece, bytes):
-                raw.append(piece)
-                continue
-            if raw:
-                texts.append(_text(b"".join(raw)))
-                raw.clear()
-            texts.append(piece)
-        self.pieces = ["".join(texts)]
-        return "".join(texts)
+        self._read()
+        return "".join(self._texts)
 
     @property
     def complete(self) -> bool:
         """Whether the arguments are JSON."""
-        return self._parses()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the arguments are a whole object; quick to say no, and asked for each piece."""
-        last = self.pieces[-1] if self.pieces else ""
-        return last[-1:] in ("}", b"}") and self._parses()
-
-    def _parses(self) -> bool:
         try:
             jsontext.parse(self.arguments, _decode)
         except ValueError:
             return False
         return True
+
+    @property
+    def closed(self) -> bool:
+        """Whether the arguments are a whole object; asked for each piece, so quick to say no."""
+        last = (self._pieces or self._texts or [""])[-1]
+        if self._broken or last[-1:] not in ("}", b"}"):
+            return False
+        self._read()
+        if self._inside or self._depth:
+            return False
+        self._broken = not self.complete  # what is no JSON although all is closed never will be
+        return not self._broken
+
+    def _read(self) -> None:
+        for raw, run in groupby(self._pieces, lambda piece: isinstance(piece, bytes)):
+            pieces: list[Any] = list(run)
+            text = _text(b"".join(pieces)) if raw else "".join(pieces)
+            self._texts.append(text)
+            text = self._escape + text
+            self._escape = "\\" * ((len(text) - len(text.rstrip("\\"))) % 2)
+            text = text.removesuffix(self._escape).replace("\\\\", "").replace('\\"', "")
+            parts = text.split('"')
+            outside = "".join(parts[self._inside :: 2])
+            self._inside ^= len(parts) % 2 == 0
+            self._depth += sum(map(outside.count, "[{")) - sum(map(outside.count, "]}"))
+        self._pieces.clear()
 
 
 def _text(inside: bytes) -> str:
@@ -136,7 +167,7 @@ class ToolCalls:
             if call.arguments.strip():
                 name = call.name[:64]
                 raise UpstreamInvalid(f"the provider's call of {name!r} has broken arguments")
-            call.pieces.append("{}")
+            call.add("{}")
             due.append({"index": call.number, "function": {"arguments": "{}"}})
         return due
 
@@ -159,7 +190,7 @@ class ToolCalls:
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
             text = "" if call.arguments == text else text  # the whole call once more
         if text:
-            call.pieces.append(text)
+            call.add(text)
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}
@@ -176,6 +207,8 @@ class ToolCalls:
         return {"index": call.number, "id": call.id or id, "type": kind, kind: body, **extra}
 
     def _open(self, index: int | None, id: str) -> Call:
+        if len(self.calls) >= _MOST_CALLS:
+            raise UpstreamInvalid(f"the provider sent more than {_MOST_CALLS:,} tool calls")
         call = Call(index, id)
         self.calls.append(call)
         self.state += 1

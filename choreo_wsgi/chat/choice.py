@@ -94,7 +94,7 @@ class Choice:
     def listener(self, one: Members) -> Callable[[bytes], None] | None:
         """Return what is to be told the arguments in pieces like *one* that pass unread."""
         pieces = one["delta"].get("tool_calls")
-        return self.calls.begun[pieces[0]["index"]].pieces.append if pieces else None
+        return self.calls.begun[pieces[0]["index"]].add if pieces else None
 
     def _delta(self, one: Members) -> tuple[Members, int]:
         """Return the delta of *one* in the right shape, and what became of it."""

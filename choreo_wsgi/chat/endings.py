@@ -48,6 +48,8 @@ _PARTS = (
     (re.compile("max_.*token|token_?limit|length|context_window"), "length"),
     (re.compile("tool|function"), "tool_calls"),
 )
+#: Characters of a provider's word that are looked at, and told.
+_LONGEST = 200
 _SEPARATORS = re.compile(r"[\s.-]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -72,12 +74,12 @@ def finish_reason(
         reason = "tool_calls"
     elif reason == "tool_calls" and not called:
         reason = "stop"
-    return reason, None if word in FINISH_REASONS else {"native_finish_reason": word}
+    return reason, None if word in FINISH_REASONS else {"native_finish_reason": word[:_LONGEST]}
 
 
 def _meaning(word: str) -> str:
     """Return the finish reason that *word* stands for, ``""`` for a failure."""
-    plain = _SEPARATORS.sub("_", _CAMEL.sub("_", word.strip())).lower()
+    plain = _SEPARATORS.sub("_", _CAMEL.sub("_", word[:_LONGEST].strip())).lower()
     if plain in FINISH_REASONS:
         return plain
     if plain in _MEANING:

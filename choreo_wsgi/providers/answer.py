@@ -32,7 +32,7 @@ _STEP = 128 * 1024
 #: A shorter key could be any word: it is not looked for in messages.
 _SHORTEST_SECRET = 8
 
-_STARRED = re.compile(r"[\w.-]*\*{3,}[\w-]*")
+_STARRED = re.compile(r"[\w.-]{0,64}\*{3,}[\w-]*")
 
 #: How a body of Server-Sent Events begins, behind BLANK bytes.
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")

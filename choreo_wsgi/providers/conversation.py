@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -164,9 +165,10 @@ class _Calls:
     def __init__(self, ids: re.Pattern[str] | None) -> None:
         self._ids = ids
         # Those of the latest message with the id, for the provider: id, name, order.
-        self._known: dict[str, list[tuple[str, str, int]]] = {}
+        self._known: dict[str, deque[tuple[str, str, int]]] = {}
         self._orders: dict[str, int] = {}
         self._taken: set[str] = set()
+        self._tried: dict[str, int] = {}  # how many ids were made for each
         self._results: dict[str, Result] = {}
 
     def made(self, message: dict[str, Json], where: str) -> Iterator[Call]:
@@ -174,7 +176,7 @@ class _Calls:
         for name in ("function_call", "audio"):
             if message.get(name):
                 raise InvalidRequest(f"{name} is not supported here", param=f"{where}.{name}")
-        made: dict[str, list[tuple[str, str, int]]] = {}
+        made: dict[str, deque[tuple[str, str, int]]] = {}
         for index, call in enumerate(message.get("tool_calls") or ()):
             if call.get("type", "function") != "function":
                 raise InvalidRequest(
@@ -184,7 +186,7 @@ class _Calls:
             function = call["function"]
             id = self._fit(call["id"])
             self._orders[id] = len(self._orders)
-            same = made.setdefault(call["id"], [])
+            same = made.setdefault(call["id"], deque())
             same.append((id, function["name"], self._orders[id]))
             self._known[call["id"]] = same
             extra = call.get("extra_content")
@@ -211,7 +213,9 @@ class _Calls:
                 code="invalid_messages_format",
             )
         same = self._known[given]  # several where a server gives parallel calls one id
-        id, name, order = next((one for one in same if one[0] not in self._results), same[-1])
+        while len(same) > 1 and same[0][0] in self._results:
+            same.popleft()
+        id, name, order = same[0]
         parts = list(content(message, where, blanks))
         if id in self._results:
             self._results[id].parts += parts
@@ -224,7 +228,7 @@ class _Calls:
     def _fit(self, id: str) -> str:
         """Return *id*, or one that the provider takes; the same one in every turn, so that
         what it keeps of the conversation still matches."""
-        number, made = 0, id
+        number, made = self._tried.get(id, 0), id
         while made in self._taken or (self._ids and not self._ids.fullmatch(made)):
             made = (
                 "call_"
@@ -232,6 +236,7 @@ class _Calls:
             )
             number += 1
         self._taken.add(made)
+        self._tried[id] = number
         return made
 
 

@@ -27,6 +27,8 @@ from ..chat.items import Json
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
 from .reading import find_error
 
+#: Longest code, and longest name of a parameter, that is passed on.
+_MAX_WORD = 200
 #: Longest message, and longest piece of an unknown body, that is passed on.
 _MAX_MESSAGE = 4000
 _SHOWN = 500
@@ -74,6 +76,7 @@ def provider_error(
     words = [_plain(value) for name in _WORDS if isinstance(value := members.get(name), str)]
     words = [word for word in words if word and not word.isdigit()]
     own = next((members[name] for name in _WORDS if _is_word(members.get(name))), None)
+    own = own and own[:_MAX_WORD]
     if any(word.startswith(("context_length", "exceed_context_size")) for word in words):
         own = "context_length_exceeded"
     if status is None:
@@ -85,7 +88,7 @@ def provider_error(
         status,
         message[:_MAX_MESSAGE],
         code=own,
-        param=param if isinstance(param, str) else None,
+        param=param[:_MAX_WORD] if isinstance(param, str) else None,
         retry_after=retry_after,
     )
 

@@ -18,7 +18,9 @@ from ..chat.items import Json
 from ..errors import InvalidRequest
 
 # RFC 2397; only base64 occurs, and only that is taken.
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.I)
+_DATA_URL = re.compile(
+    r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[^;,]*){0,9};base64,", re.ASCII | re.I
+)
 #: Types that many programs write, and what they should be.
 _MENDED = {
     "image/jpg": "image/jpeg",

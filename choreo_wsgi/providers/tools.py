@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..chat.items import Json
+from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from .parts import cache_control
@@ -52,7 +52,7 @@ class Schema:
 
 def functions(request: ChatRequest) -> list[Function]:
     """Return the functions of *request* that its ``tool_choice`` allows."""
-    found = []
+    found: dict[bytes, Function] = {}  # by all that they say: the same one twice is refused
     for index, tool in enumerate(request.body.get("tools") or ()):
         if tool["type"] != "function":
             raise InvalidRequest(
@@ -68,8 +68,7 @@ def functions(request: ChatRequest) -> list[Function]:
             cache_control(tool, f"tools[{index}]")
             or cache_control(function, f"tools[{index}].function"),
         )
-        if made not in found:  # the same one twice is refused
-            found.append(made)
+        found.setdefault(dump(vars(made)), made)
     wanted = request.body.get("tool_choice")
     if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
         allowed = set()
@@ -81,8 +80,8 @@ def functions(request: ChatRequest) -> list[Function]:
                     param=f"tool_choice.allowed_tools.tools[{index}]",
                 )
             allowed.add(function["name"])
-        found = [function for function in found if function.name in allowed]
-    return found
+        return [function for function in found.values() if function.name in allowed]
+    return list(found.values())
 
 
 def choice(request: ChatRequest) -> Choice | None:

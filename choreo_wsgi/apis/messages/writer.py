@@ -211,10 +211,10 @@ class MessageWriter:
 
     def finish(self) -> bytes:
         """Return the last frames, or the whole document."""
-        frames = self._stop_text()
+        ends = [self._stop_text()]
         for opened in self._calls.values():
             opened.block["input"] = _input("".join(opened.pieces))
-            frames += self._stop(opened)
+            ends.append(self._stop(opened))
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:
@@ -227,8 +227,8 @@ class MessageWriter:
         usage = usage_object(self._usage or Usage())
         if not self._stream:
             return dump({**self._message, **delta, "usage": usage})
-        frames += self._event("message_delta", delta=delta, usage=usage)
-        return frames + self._event("message_stop")
+        ends.append(self._event("message_delta", delta=delta, usage=usage))
+        return b"".join([*ends, self._event("message_stop")])
 
     def passed(self, frames: bytes) -> None:
         """Take note of nothing: an error needs no more than itself."""

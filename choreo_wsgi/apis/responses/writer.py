@@ -209,19 +209,19 @@ class ResponseWriter:
         return self._event(type, item_id=item_id, output_index=index, **members)
 
     def _end_calls(self, status: str) -> bytes:
-        frames = b""
+        frames = []
         for opened in self._calls.values():
             given = "".join(opened.pieces)
             member = "arguments"
             if opened.kind == "custom_tool_call_input":
                 member, given = "input", custom_input(given)
                 if given:
-                    frames += self._of_call(opened, "delta", delta=given)
+                    frames.append(self._of_call(opened, "delta", delta=given))
             opened.item[member] = given
-            frames += self._of_call(opened, "done", **{member: given})
-            frames += self._item_done(opened, status)
+            frames.append(self._of_call(opened, "done", **{member: given}))
+            frames.append(self._item_done(opened, status))
         self._calls = {}
-        return frames
+        return b"".join(frames)
 
     def _extra(self, extra: Mapping[str, Json]) -> bytes:
         """Write what stands beside the text: signed thinking, citations, pictures."""

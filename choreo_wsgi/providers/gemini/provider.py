@@ -23,7 +23,7 @@ from ..facts import BUILT_IN
 from . import request as gemini_request
 from .answer import GeminiTranslator, error_status
 
-_TOO_LONG = re.compile(r"input token count .*exceeds the maximum", re.S)
+_TOO_LONG = re.compile(r"input token count .{0,200}exceeds the maximum", re.S)
 
 
 class Gemini(HTTPProvider):

@@ -128,7 +128,7 @@ def test_a_body_that_is_packed_or_only_said_to_be(
 def test_a_body_that_unpacks_to_too_much() -> None:
     bomb = gzip.compress(b"data: " + b" " * 100_000_000)
     for stream in (True, False):
-        with pytest.raises(UpstreamInvalid, match="too much|more than|longer"):
+        with pytest.raises(UpstreamInvalid, match=r"too much|more than|longer"):
             ask(http(bomb, KINDS[0], "Content-Encoding: gzip"), stream=stream)
     with pytest.raises(UpstreamInvalid, match="br"):
         ask(http(b"x", KINDS[0], "Content-Encoding: br"))

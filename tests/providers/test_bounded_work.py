@@ -1,0 +1,199 @@
+"""Twice as much of anything is twice the work, and what somebody else chooses is bounded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from work import calls
+
+from choreo_wsgi.chat import jsontext
+from choreo_wsgi.chat.calls import Call, ToolCalls
+from choreo_wsgi.chat.endings import finish_reason
+from choreo_wsgi.chat.request import parse
+from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
+from choreo_wsgi.providers.conversation import conversation
+from choreo_wsgi.providers.failures import refusal
+from choreo_wsgi.providers.parts import content
+from choreo_wsgi.providers.tools import functions
+from choreo_wsgi.upstream.coding import Unpacker
+from choreo_wsgi.upstream.framing import FramingError
+from choreo_wsgi.upstream.head import parse_head
+
+USER = {"role": "user", "content": "Hello"}
+
+
+def with_messages(messages: list[dict[str, Any]], **more: Any) -> Any:
+    return parse(json.dumps({"model": "m", "messages": [USER, *messages], **more}).encode())
+
+
+def called(number: int) -> dict[str, Any]:
+    function = {"name": "f", "arguments": '{"a":"some words, as a model has them"}'}
+    return {"id": f"call_{number}", "type": "function", "function": function}
+
+
+def answered(number: int) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": f"call_{number}", "content": "some words, as it says"}
+
+
+def one_id(count: int) -> Callable[[], object]:
+    made = {"role": "assistant", "tool_calls": [called(1)] * count}
+    request = with_messages([made, *[answered(1)] * count])
+    return lambda: conversation(request)
+
+
+def many_ids(count: int) -> Callable[[], object]:
+    made = {"role": "assistant", "tool_calls": list(map(called, range(count)))}
+    request = with_messages([made, *map(answered, range(count))])
+    return lambda: conversation(request)
+
+
+def tools(names: str) -> Callable[[int], Callable[[], object]]:
+    def made(count: int) -> Callable[[], object]:
+        offered = [
+            {
+                "type": "function",
+                "function": {"name": names % number, "description": f"{number}, in many words" * 3},
+            }
+            for number in range(count)
+        ]
+        request = with_messages([], tools=offered)
+        return lambda: functions(request)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "make", [one_id, many_ids, tools("f%d"), tools("f%.0d")], ids=["one id", "ids", "tools", "f"]
+)
+def test_a_conversation_is_read_in_steps_of_its_length(
+    make: Callable[[int], Callable[[], object]],
+) -> None:
+    once, twice = calls(make(400)), calls(make(800))
+    assert twice < 2.2 * once
+
+
+def test_words_of_a_provider_are_cut() -> None:
+    for word in ("max_" * 2_000_000, "-" * 8_000_000, "aB" * 4_000_000):
+        reason, more = finish_reason(word)
+        assert reason == "stop"
+        assert more is not None and len(more["native_finish_reason"]) <= 200
+    for member in ("message", "code", "type", "param"):
+        for word in ("a" * 60_000, "sk-" * 20_000, "*" * 60_000, "input token count " * 3000):
+            body = json.dumps({"error": {"message": "x", member: word}}).encode()
+            error = refusal(400, {}, body, 0.0)
+            assert len(error.body()) < 5_000
+
+
+def test_an_address_of_a_picture_takes_no_more_than_itself() -> None:
+    url = "data:image/png" + ";a=b" * 2_000_000
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ChoreoError):
+            list(content(message, "messages[0]", True))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(url)
+
+
+def test_arguments_are_parsed_once_however_many_pieces_look_like_their_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each with an id of its own, so that it is asked whether the call before is over."""
+    parsed = 0
+    parse_one = jsontext.parse
+
+    def parse_and_count(text: str, *more: Any) -> Any:
+        nonlocal parsed
+        parsed += len(text)
+        return parse_one(text, *more)
+
+    monkeypatch.setattr(jsontext, "parse", parse_and_count)
+    for start in ('{"a":"', "{", '{"a":1} {', "[}", '"'):
+        made = ToolCalls()
+        made.take([{"index": 0, "id": "1", "function": {"name": "f", "arguments": start}}])
+        for number in range(2, 2000):
+            function = {"arguments": "}"}
+            made.take([{"index": 0, "id": str(number), "function": function}])
+    assert parsed < 20_000
+
+
+@pytest.mark.parametrize(
+    ("pieces", "closed"),
+    [
+        (['{"a":"\\', '"}'], False),
+        (['{"a":"\\', '"', '"}'], True),
+        (['{"a":"\\\\', '"}'], True),
+        (['{"a":"}', '}"', "}"], True),
+        (["{", "}"], True),
+        (["{}", "{}"], False),
+        (['{"a":[{', "}"], False),
+        (['{"a":[{', "}]}"], True),
+        (['{"a":[{', "]}}"], False),
+        ([b'{\\"a\\":\\"\\\\', b'\\"x\\"}'], True),
+    ],
+)
+def test_whether_a_call_is_over(pieces: list[Any], closed: bool) -> None:
+    for ask_at_each in (False, True):
+        call = Call(0, "id")
+        for piece in pieces:
+            call.add(piece)
+            if ask_at_each:
+                assert not call.closed or piece is pieces[-1] or call.arguments == "{}"
+                assert isinstance(call.arguments, str)
+        assert call.closed == closed
+
+
+def test_calls_and_arguments_without_end() -> None:
+    made = ToolCalls()
+    with pytest.raises(UpstreamInvalid, match="tool calls"):
+        for number in range(10_000):
+            made.take([{"index": number, "function": {"name": "f", "arguments": "{}"}}])
+    made = ToolCalls()
+    made.take([{"index": 0, "function": {"name": "f", "arguments": "{"}}])
+    with pytest.raises(UpstreamInvalid, match="does not end"):
+        for _ in range(20):
+            made.take([{"index": 0, "function": {"arguments": "x" * 1024 * 1024}}])
+
+
+def test_what_is_packed_comes_in_pieces() -> None:
+    text = b": a comment\n\n" * 1_000_000
+    for packed in (gzip.compress(text), b"".join(map(gzip.compress, (text[:7], text[7:])))):
+        unpacker, found = Unpacker(), [b""]
+        tracemalloc.start()
+        try:
+            found.append(unpacker.step(packed, 1000))
+            while unpacker.waiting:
+                assert len(found[-1]) <= 1000
+                found[:] = [b"".join(found)] if len(found) > 1000 else found
+                found.append(unpacker.step(b"", 1000))
+        finally:
+            tracemalloc.stop()
+        assert b"".join(found) == text
+        with pytest.raises(FramingError, match="too much"):
+            Unpacker().unpack(gzip.compress(bytes(20_000_000)))
+
+
+def test_members_without_anything_are_not_all_begun_at_once() -> None:
+    empty = gzip.compress(b"")
+    unpacker = Unpacker()
+    assert calls(lambda: unpacker.step(empty * 5000, 1000)) < 2000
+    assert unpacker.waiting
+    steps = 0
+    while unpacker.waiting:
+        assert unpacker.step(b"", 1000) == b""
+        steps += 1
+    assert 5 < steps < 50
+    assert unpacker.step(gzip.compress(b"x"), 1000) == b"x"
+
+
+def test_a_head_has_a_hundred_lines() -> None:
+    for line in (b"a: b\r\n", b" folded\r\n", b"no header\r\n"):
+        with pytest.raises(FramingError, match="headers"):
+            parse_head(b"HTTP/1.1 200 OK\r\nx: y\r\n" + line * 5000 + b"\r\n", "POST")
