@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from choreo_wsgi.version import __version__
+
 from .errors import (
     APIConnectionError,
     APIError,
@@ -41,7 +43,7 @@ from .models import (
     ToolCall,
     Usage,
 )
-from .params import NOT_GIVEN, NotGiven, omit
+from .params import NOT_GIVEN, NotGiven, not_given, omit
 from .parsing import ParsedChatCompletion, pydantic_function_tool
 from .policy import Timeout
 from .sync.client import ChoreoAI
@@ -101,6 +103,8 @@ __all__ = [
     "ToolCall",
     "UnprocessableEntityError",
     "Usage",
+    "__version__",
+    "not_given",
     "omit",
     "pydantic_function_tool",
 ]

@@ -142,6 +142,7 @@ class BaseClient:
         resumable: bool | None = None,
         extra_headers: Mapping[str, str] | None = None,
         extra_query: Mapping[str, object] | None = None,
+        extra_body: object = None,  # for what has a body, see _asked
     ) -> Options:
         """Return the options of a call, those that it does not name from the client."""
         return Options(
@@ -157,7 +158,7 @@ class BaseClient:
     ) -> tuple[dict[str, Any], Options]:
         """Return the body for *members* and *params*, named in *names*, and the options in them."""
         body, given = split(params, names)
-        extra = given.pop("extra_body", None) or {}
+        extra = given.get("extra_body") or {}
         return {**members, **body, **extra}, self._options(**given)
 
     def _request(

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from requests.exceptions import ChunkedEncodingError
+from requests.structures import CaseInsensitiveDict
 
 if TYPE_CHECKING:
     from .models import ChatCompletion
@@ -69,8 +70,11 @@ class APIError(ChoreoAIError):
 class APIStatusError(APIError):
     """The server answered with a status that is not a success.
 
-    *headers* are those of the answer, with lower-case names.
+    *headers* are those of the answer; their names are found in any case.  *body* is the error
+    object in it, or all of it, if there is none.
     """
+
+    _whole: Any = None
 
     def __init__(
         self,
@@ -82,12 +86,16 @@ class APIStatusError(APIError):
     ) -> None:
         super().__init__(message, **details)
         self.status_code = status_code
-        self.headers = dict(headers or {})
+        self.headers: Mapping[str, str] = CaseInsensitiveDict(headers or {})
 
     @property
     def response(self) -> APIStatusError:
-        """This error: it has the answer's ``status_code`` and ``headers``."""
+        """This error: it has the answer's ``status_code``, ``headers`` and ``json()``."""
         return self
+
+    def json(self) -> Any:
+        """Return the whole body, decoded; its text, if it is not JSON."""
+        return self._whole
 
     @property
     def request_id(self) -> str | None:
@@ -176,22 +184,29 @@ def status_error(status: int, headers: Mapping[str, str], body: Any) -> APIStatu
     if 300 <= status < 400 and (place := headers.get("location")):
         message = f"the server redirects to {place}, and redirects are not followed"
     text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
-    return kind(text, status_code=status, headers=headers, body=body, **details)
+    made = kind(text, status_code=status, headers=headers, body=_inner(body), **details)
+    made._whole = body
+    return made
 
 
 def frame_error(body: Any) -> APIError:
     """Return the error that an error frame with the JSON *body* stands for."""
     message, details = _unpack(body)
     kind = StreamInterruptedError if details["code"] in _CUTS else APIError
-    return kind(message or "the server reported an error", body=body, **details)
+    return kind(message or "the server reported an error", body=_inner(body), **details)
 
 
 def _unpack(body: Any) -> tuple[str, dict[str, str | None]]:
     """Return message and details of an error object, as several servers write it."""
-    error = (body.get("error") or body) if isinstance(body, dict) else body
+    error = _inner(body)
     found = error if isinstance(error, dict) else {}
     details = {name: _text(found.get(name)) for name in ("code", "type", "param")}
     return _message(error), details
+
+
+def _inner(body: Any) -> Any:
+    """Return the error object in *body*."""
+    return (body.get("error") or body) if isinstance(body, dict) else body
 
 
 def _message(error: Any) -> str:

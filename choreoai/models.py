@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any
 
 from .objects import Object, build
@@ -196,7 +196,7 @@ class Model(Object):
 
 
 class ModelList(Object):
-    """The models of a server; iterating goes through *data*."""
+    """The models of a server; iterating goes through *data*, ``async for`` too."""
 
     data: list[Model]
     object: str | None = None
@@ -204,8 +204,30 @@ class ModelList(Object):
     def __iter__(self) -> Iterator[Model]:
         return iter(self.data)
 
+    async def __aiter__(self) -> AsyncIterator[Model]:
+        for model in self.data:
+            yield model
+
     def __len__(self) -> int:
         return len(self.data)
+
+    def has_next_page(self) -> bool:
+        """Return False: a server's models come at once."""
+        return False
+
+
+class AsyncListing:
+    """The models of a server, to be awaited or iterated over."""
+
+    def __init__(self, asked: Coroutine[Any, Any, ModelList]) -> None:
+        self._asked = asked
+
+    def __await__(self) -> Generator[Any, Any, ModelList]:
+        return self._asked.__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Model]:
+        for model in await self:
+            yield model
 
 
 def build_chunk(members: dict[str, Any]) -> ChatCompletionChunk:

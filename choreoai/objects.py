@@ -7,11 +7,12 @@ sent beyond the documented fields included.  A documented field that is absent i
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T", bound="Object")
@@ -76,40 +77,49 @@ class Object:
     def model_dump(
         self,
         *,
-        mode: str = "python",
         include: Collection[str] | None = None,
         exclude: Collection[str] = (),
         exclude_unset: bool = False,
         exclude_none: bool = False,
+        exclude_defaults: bool = False,
+        **others: object,
     ) -> dict[str, Any]:
         """Return the object as a dictionary, as pydantic's models do: all documented fields.
 
-        Those that did not come are None; *exclude_unset* leaves them out, *exclude_none* all
-        that are None.  *include* and *exclude* name members of this object.  *mode* makes no
-        difference: all values are JSON's.
+        Those that did not come are None; *exclude_unset* leaves them out, *exclude_none* and
+        *exclude_defaults* all that are None.  *include* and *exclude* name members; *exclude*
+        may be a dictionary, of members in members (``__all__`` of a list).  The *others* of
+        pydantic's options make no difference: all values are JSON's.
         """
         fields = dict.fromkeys(name for name in self._fields if name not in self._ours)
         if exclude_unset:
             fields = {name: None for name in fields if name in self.__dict__}
+        deeper = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, True)
+        options = {"exclude_unset": exclude_unset, "exclude_none": exclude_none or exclude_defaults}
         return {
-            name: _dumped(value, exclude_unset, exclude_none)
+            name: _dumped(value, {**options, "exclude": deeper.get(name) or ()})
             for name, value in {**fields, **self.__dict__}.items()
-            if not (exclude_none and value is None)
-            and name not in exclude
+            if not (options["exclude_none"] and value is None)
+            and deeper.get(name) not in (True, ...)
             and (include is None or name in include)
         }
 
-    def model_dump_json(
-        self,
-        *,
-        indent: int | None = None,
-        exclude_unset: bool = False,
-        exclude_none: bool = False,
-    ) -> str:
+    def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
         """Return :meth:`model_dump` as JSON."""
-        members = self.model_dump(exclude_unset=exclude_unset, exclude_none=exclude_none)
         separators = (",", ":") if indent is None else None
+        members = self.model_dump(**options)
         return json.dumps(members, indent=indent, separators=separators, ensure_ascii=False)
+
+    def model_copy(self: T, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> T:
+        """Return a copy with the members in *update* replaced."""
+        made = copy.deepcopy(self) if deep else copy.copy(self)
+        made.__dict__.update(update or {})
+        return made
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names of the documented members that came."""
+        return self.__dict__.keys() & set(self._fields)
 
     def __repr__(self) -> str:
         members = (
@@ -149,11 +159,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _dumped(value: Any, exclude_unset: bool, exclude_none: bool) -> Any:
-    if isinstance(value, Object):
-        return value.model_dump(exclude_unset=exclude_unset, exclude_none=exclude_none)
+def _dumped(value: Any, options: dict[str, Any]) -> Any:
     if isinstance(value, list):
-        return [_dumped(item, exclude_unset, exclude_none) for item in value]
-    # Of pydantic's, in a parsed message.
+        excluded = options["exclude"]
+        if isinstance(excluded, Mapping):
+            options = {**options, "exclude": excluded.get("__all__", ())}
+        return [_dumped(item, options) for item in value]
+    # Also of pydantic's, in a parsed message.
     dump = getattr(value, "model_dump", None)
-    return value if dump is None else dump(exclude_unset=exclude_unset, exclude_none=exclude_none)
+    return value if dump is None else dump(**options)

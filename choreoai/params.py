@@ -29,7 +29,7 @@ class NotGiven:
 
 #: Stands where a caller gave nothing: the client's own setting, or the server's, counts.
 NOT_GIVEN = NotGiven()
-omit = NOT_GIVEN
+omit = not_given = NOT_GIVEN
 
 TimeoutLike = Union[Timeout, float, None, NotGiven]
 
@@ -150,6 +150,7 @@ def declared(function: F) -> F:
     Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
     """
     function.__name__ = function.__name__.strip("_")
+    function.__qualname__ = function.__qualname__.replace("._", ".")
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     taken = {parameter.name for parameter in named}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import requests
 
 from ..base import BaseClient
-from ..models import Model, ModelList
+from ..models import AsyncListing, Model, ModelList
 from ..objects import Object
 from ..policy import Options
 from ..reading import object_of
@@ -19,6 +19,9 @@ from .completions import AsyncCompletions, AsyncRawCompletions, AsyncStreamedCom
 from .raw import AsyncRawResponse
 from .responses import AsyncResponses
 from .transport import AsyncTransport
+
+if TYPE_CHECKING:
+    from ..params import CallOptions, Unpack
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)
@@ -36,6 +39,11 @@ class AsyncChoreoAI(BaseClient):
     def chat(self) -> AsyncChat[AsyncCompletions]:
         """Chat: ``chat.completions``."""
         return AsyncChat(AsyncCompletions(self))
+
+    @property
+    def beta(self) -> AsyncChoreoAI:
+        """This client: what began as ``beta.chat`` is ``chat`` by now."""
+        return self
 
     @cached_property
     def responses(self) -> AsyncResponses:
@@ -92,13 +100,16 @@ class AsyncModels:
     #: The same methods; they return the answer's head and body beside its meaning.
     with_raw_response: AsyncRawModels
 
-    async def list(self) -> ModelList:
+    def list(self, **options: Unpack[CallOptions]) -> AsyncListing:
         """Return the models that can be asked for."""
-        return (await self.with_raw_response.list()).parse()
+        return AsyncListing(self._list(options))
 
-    async def retrieve(self, model: str) -> Model:
+    async def _list(self, options: CallOptions) -> ModelList:
+        return (await self.with_raw_response.list(**options)).parse()
+
+    async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Return the model named *model*; raises NotFoundError."""
-        return (await self.with_raw_response.retrieve(model)).parse()
+        return (await self.with_raw_response.retrieve(model, **options)).parse()
 
 
 class AsyncRawModels:
@@ -107,16 +118,16 @@ class AsyncRawModels:
     def __init__(self, client: AsyncChoreoAI) -> None:
         self._client = client
 
-    async def list(self) -> AsyncRawResponse[ModelList]:
+    async def list(self, **options: Unpack[CallOptions]) -> AsyncRawResponse[ModelList]:
         """Return the answer's head beside the models."""
-        return await self._get("/models", ModelList)
+        return await self._get("/models", ModelList, options)
 
-    async def retrieve(self, model: str) -> AsyncRawResponse[Model]:
+    async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> AsyncRawResponse[Model]:
         """Return the answer's head beside the model named *model*."""
-        return await self._get("/models/" + quote(model, safe=""), Model)
+        return await self._get("/models/" + quote(model, safe=""), Model, options)
 
-    async def _get(self, path: str, kind: type[T]) -> AsyncRawResponse[T]:
-        call = self._client._call("GET", path, None, self._client._options())
+    async def _get(self, path: str, kind: type[T], options: CallOptions) -> AsyncRawResponse[T]:
+        call = self._client._call("GET", path, None, self._client._options(**options))
         return await AsyncRawResponse.fetch(call, partial(object_of, kind))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -128,6 +129,12 @@ class AsyncStreamedResponse(Generic[T]):
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """Return the body as it comes."""
         return self._call.blocks(self._answer)
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        """Yield the body as it comes, as text."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        async for block in self.iter_bytes():
+            yield decoder.decode(block)
 
     async def iter_lines(self) -> AsyncIterator[str]:
         """Yield the lines of the body as they come, without their ends."""

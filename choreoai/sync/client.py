@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import requests
@@ -19,6 +19,9 @@ from .completions import Completions, RawCompletions, StreamedCompletions
 from .raw import RawResponse
 from .responses import Responses
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from ..params import CallOptions, Unpack
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)
@@ -36,6 +39,11 @@ class ChoreoAI(BaseClient):
     def chat(self) -> Chat[Completions]:
         """Chat: ``chat.completions``."""
         return Chat(Completions(self))
+
+    @property
+    def beta(self) -> ChoreoAI:
+        """This client: what began as ``beta.chat`` is ``chat`` by now."""
+        return self
 
     @cached_property
     def responses(self) -> Responses:
@@ -90,13 +98,16 @@ class Models:
     #: The same methods; they return the answer's head and body beside its meaning.
     with_raw_response: RawModels
 
-    def list(self) -> ModelList:
+    def list(self, **options: Unpack[CallOptions]) -> ModelList:
         """Return the models that can be asked for."""
-        return (self.with_raw_response.list()).parse()
+        return self._list(options)
 
-    def retrieve(self, model: str) -> Model:
+    def _list(self, options: CallOptions) -> ModelList:
+        return (self.with_raw_response.list(**options)).parse()
+
+    def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Return the model named *model*; raises NotFoundError."""
-        return (self.with_raw_response.retrieve(model)).parse()
+        return (self.with_raw_response.retrieve(model, **options)).parse()
 
 
 class RawModels:
@@ -105,16 +116,16 @@ class RawModels:
     def __init__(self, client: ChoreoAI) -> None:
         self._client = client
 
-    def list(self) -> RawResponse[ModelList]:
+    def list(self, **options: Unpack[CallOptions]) -> RawResponse[ModelList]:
         """Return the answer's head beside the models."""
-        return self._get("/models", ModelList)
+        return self._get("/models", ModelList, options)
 
-    def retrieve(self, model: str) -> RawResponse[Model]:
+    def retrieve(self, model: str, **options: Unpack[CallOptions]) -> RawResponse[Model]:
         """Return the answer's head beside the model named *model*."""
-        return self._get("/models/" + quote(model, safe=""), Model)
+        return self._get("/models/" + quote(model, safe=""), Model, options)
 
-    def _get(self, path: str, kind: type[T]) -> RawResponse[T]:
-        call = self._client._call("GET", path, None, self._client._options())
+    def _get(self, path: str, kind: type[T], options: CallOptions) -> RawResponse[T]:
+        call = self._client._call("GET", path, None, self._client._options(**options))
         return RawResponse.fetch(call, partial(object_of, kind))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
@@ -128,6 +129,12 @@ class StreamedResponse(Generic[T]):
     def iter_bytes(self) -> Iterator[bytes]:
         """Return the body as it comes."""
         return self._call.blocks(self._answer)
+
+    def iter_text(self) -> Iterator[str]:
+        """Yield the body as it comes, as text."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for block in self.iter_bytes():
+            yield decoder.decode(block)
 
     def iter_lines(self) -> Iterator[str]:
         """Yield the lines of the body as they come, without their ends."""

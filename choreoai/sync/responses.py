@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
 from ..base import stream_headers
-from ..params import NOT_GIVEN, TimeoutLike
 from ..policy import Options
 from ..reading import object_of
 from ..responses import (
@@ -24,7 +23,7 @@ from .feed import Feed
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from ..params import Unpack
+    from ..params import CallOptions, Unpack
     from .client import ChoreoAI
 
 
@@ -108,7 +107,7 @@ class Responses:
         response_id: str,
         *,
         stream: Literal[False] = False,
-        timeout: TimeoutLike = NOT_GIVEN,
+        **options: Unpack[CallOptions],
     ) -> Response: ...
 
     @overload
@@ -118,7 +117,7 @@ class Responses:
         *,
         stream: Literal[True],
         starting_after: int | None = None,
-        timeout: TimeoutLike = NOT_GIVEN,
+        **options: Unpack[CallOptions],
     ) -> ResponseStream: ...
 
     def retrieve(
@@ -127,30 +126,31 @@ class Responses:
         *,
         stream: bool = False,
         starting_after: int | None = None,
-        timeout: TimeoutLike = NOT_GIVEN,
+        **options: Unpack[CallOptions],
     ) -> Response | ResponseStream:
         """Return the response *response_id* as far as it came.
 
         With *stream* its events behind number *starting_after*, and those to come.
         """
-        options = self._client._options(timeout)
+        given = self._client._options(**options)
         if not stream:
-            return self._whole("GET", response_id, None, options)
-        query: dict[str, object] = {"stream": "true"}
+            return self._whole("GET", response_id, None, given)
+        query: dict[str, object] = {**given.query, "stream": "true"}
         if starting_after is not None:
             query["starting_after"] = starting_after
-        options = replace(options, resumable=True)
-        sent = replace(options, headers={"Accept": "text/event-stream"}, query=query)
+        given = replace(given, resumable=True)
+        sent = replace(given, headers={"Accept": "text/event-stream", **given.headers}, query=query)
         first = 0 if starting_after is None else starting_after + 1
-        return self._stream("GET", response_id, None, options, sent, first)
+        return self._stream("GET", response_id, None, given, sent, first)
 
-    def cancel(self, response_id: str) -> Response:
+    def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
-        return self._whole("POST", response_id, None, self._client._options(), "/cancel")
+        given = self._client._options(**options)
+        return self._whole("POST", response_id, None, given, "/cancel")
 
-    def delete(self, response_id: str) -> None:
+    def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        self._whole("DELETE", response_id, None, self._client._options())
+        self._whole("DELETE", response_id, None, self._client._options(**options))
 
     def _whole(
         self, method: str, id: str, body: Any, options: Options, action: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 
 from raw_server import DEADLINE
@@ -27,6 +28,10 @@ class Loop:
         self.loop.close()
 
 
+async def _awaited(value):
+    return await value
+
+
 class _Face:
     """Passes attributes on; methods that are coroutines are run to their end."""
 
@@ -45,8 +50,8 @@ class _Face:
         return lambda *args, **options: self._result(value(*args, **options))
 
     def _result(self, value):
-        if asyncio.iscoroutine(value):
-            value = self._loop.run(value)
+        if inspect.isawaitable(value):
+            value = self._loop.run(_awaited(value))
         return AsyncFace(self._loop, value) if hasattr(value, "__anext__") else value
 
     def __enter__(self):

@@ -460,6 +460,79 @@ try:
 except PKG.NotFoundError as error:
     print(error.code)
 """,
+    "models, async": """
+async def main():
+    async with AsyncOpenAI() as client:
+        print([m.id async for m in client.models.list()])
+        listed = await client.models.list(timeout=5, extra_headers={"X-Extra": "1"})
+        print([m.id async for m in listed], listed.has_next_page(), listed.data[0].id)
+asyncio.run(main())
+""",
+    "a raw parse": MODEL
+    + """
+raw = client.chat.completions.with_raw_response.parse(
+    model="m", messages=[{"role": "user", "content": "json"}], response_format=Answer
+)
+print(raw.headers["X-HABIT"], raw.status_code, raw.parse().choices[0].message.parsed)
+""",
+    "parse as it began": MODEL
+    + """
+c = client.beta.chat.completions.parse(
+    model="m", messages=[{"role": "user", "content": "json"}], response_format=Answer
+)
+print(c.choices[0].message.parsed.final)
+""",
+    "the head of a stream": """
+with ask(stream=True) as stream:
+    print(stream.response.status_code, stream.response.headers["x-habit"])
+with client.chat.completions.stream(model="m", messages=HI) as stream:
+    print([e.delta for e in stream if e.type == "content.delta"])
+""",
+    "the body of an error": """
+try:
+    ask("status 404")
+except PKG.NotFoundError as error:
+    print(error.body["message"], error.response.json(), error.response.headers["X-Request-ID"])
+try:
+    list(ask("broken", stream=True))
+except PKG.APIError as error:
+    print(error.body["message"], error.message, error.code)
+""",
+    "copies": """
+import copy, pickle
+c = ask()
+print(copy.deepcopy(c) == c, pickle.loads(pickle.dumps(c)) == c, c == ask(), c != None)
+d = c.model_copy(update={"id": "z"})
+print(d.id, c.id, sorted(c.model_fields_set))
+c.choices[0].message.content = "new"
+print(c.model_dump()["choices"][0]["message"]["content"])
+""",
+    "dumps with options": """
+c = ask()
+print(sorted(c.model_dump(mode="json", by_alias=True, warnings=False, exclude_defaults=True)))
+print(c.model_dump_json(exclude={"choices", "usage"}, exclude_none=True))
+print(c.choices[0].message.model_dump(exclude_unset=True, include={"role"}))
+nested = {"choices": {"__all__": {"message": {"content"}, "logprobs": True}}, "usage": True}
+print(sorted(c.model_dump(exclude=nested, exclude_unset=True)))
+print(sorted(c.model_dump(exclude=nested, exclude_unset=True)["choices"][0]["message"]))
+print(sorted(c.model_dump(exclude=nested, exclude_unset=True)["choices"][0]))
+""",
+    "a streaming response as text": """
+with client.chat.completions.with_streaming_response.create(model="m", messages=HI) as response:
+    print(json.loads("".join(response.iter_text()))["id"], response.retries_taken)
+""",
+    "no attribute": """
+c = ask()
+print(getattr(c, "nothing", 5), bool(PKG.NOT_GIVEN), bool(PKG.omit), bool(PKG.not_given))
+print(isinstance(PKG.__version__, str))
+""",
+    "tasks": """
+async def main():
+    async with AsyncOpenAI() as client:
+        asking = (client.chat.completions.create(model="m", messages=HI) for _ in range(3))
+        print([c.id for c in await asyncio.gather(*map(asyncio.create_task, asking))])
+asyncio.run(main())
+""",
     "the id of a request": "print(ask()._request_id)",
     "messages that are pydantic models": """
 from pydantic import BaseModel

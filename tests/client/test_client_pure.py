@@ -385,7 +385,8 @@ def test_the_key_is_not_in_a_repr():
 )
 def test_error_objects_of_all_kinds(body, message, code):
     error = errors.status_error(400, {"x-request-id": "r"}, body)
-    assert (str(error), error.code, error.body) == (message, code, body)
+    assert (str(error), error.code, error.json()) == (message, code, body)
+    assert error.body == (body["error"] if isinstance(body, dict) and "error" in body else body)
     assert error.request_id == "r"
 
 

@@ -197,7 +197,7 @@ def test_an_error_frame_raises(server, ask, error, kind):
     assert (caught.value.message, caught.value.type) == ("m", "t")
     assert caught.value.code == str(error["code"])
     assert caught.value.param == error.get("param")
-    assert caught.value.body == {"error": error}
+    assert caught.value.body == error
     assert caught.value.partial_text == "some"
     assert len(seen) == 2
 
