@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..errors import ConfigurationError
 from ..version import __version__
@@ -80,13 +81,16 @@ def request_head(
     }
     if size or method not in ("GET", "HEAD"):
         fields["Content-Length"] = str(size)
-    lines = [f"{method} {target} HTTP/1.1"]
-    for name, value in fields.items():
-        if not (_TOKEN.fullmatch(name) and _VALUE.fullmatch(value)):
-            # The value may be a key: it is not shown.
-            raise ConfigurationError(f"the header {name!r} to a provider cannot be sent")
-        lines.append(f"{name}: {value}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    lines = "".join(map(_line, fields, fields.values()))
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+@lru_cache(256)  # most are the same in all requests
+def _line(name: str, value: str) -> str:
+    if not (_TOKEN.fullmatch(name) and _VALUE.fullmatch(value)):
+        # The value may be a key: it is not shown.
+        raise ConfigurationError(f"the header {name!r} to a provider cannot be sent")
+    return f"{name}: {value}\r\n"
 
 
 def head_end(data: bytes | bytearray) -> int:

@@ -51,12 +51,12 @@ class Client:
 
         Raises ConfigurationError for a URL or a header that cannot be used.
         """
-        address, target = self._address(request.url)
+        address, target, host = self._address(request.url)
         headers = request.headers
         if address.proxy is not None and address.proxy.authorization and address.scheme == "http":
             headers = {**headers, "Proxy-Authorization": address.proxy.authorization}
         size = len(request.body)
-        head = request_head(request.method, target, address.host_header, headers, size)
+        head = request_head(request.method, target, host, headers, size)
         return Exchange(_Lender(self, address), request.method, head + request.body)
 
     def close(self) -> None:
@@ -74,8 +74,9 @@ class Client:
         with self._lock:
             return sum(map(len, self._idle.values()))
 
-    def _parse(self, url: str) -> tuple[Address, str]:
-        return parse_url(url, {} if self.unix_socket else self.environ)
+    def _parse(self, url: str) -> tuple[Address, str, str]:
+        address, target = parse_url(url, {} if self.unix_socket else self.environ)
+        return address, target, address.host_header
 
     def take(self, address: Address, fresh: bool) -> Connection:
         """Return the idle connection to *address* that was used last, or a new one."""
