@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
@@ -202,33 +203,42 @@ class Application:
             observer=self.observer,
         )
 
-        def respond(make: Callable[[], Response | Pending]) -> Iterable[bytes]:
-            response = self._response(make, environ, account)
-            if isinstance(response, Pending):
-                response.respond = respond
-                return response
-            account.status = response.status
-            if "HTTP_CHOREO_CHECK" in environ:
-                account.headers.append(("Choreo-Saw", how_it_came(environ, self.settings)))
-            # A provider may answer with a number of its own, such as 529.
-            reason = responses.get(response.status, "Error")
-            headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
-            headers += self._cors.headers(environ)
-            try:
-                start_response(f"{response.status} {reason}", headers)
-            except BaseException:
-                response.close()  # the server will not do it
-                account.finish("start_response_failed")
-                raise
-            if account.method == "HEAD":
-                # waitress would send a body, and the client read it as the next answer.
-                response.close()
-                response.body = []
-            if not isinstance(response.body, EventStream | Document):
-                account.finish()
-            return response.body
+        return self._respond(
+            environ, account, start_response, partial(self._dispatch, environ, account)
+        )
 
-        return respond(lambda: self._dispatch(environ, account))
+    def _respond(
+        self,
+        environ: Environ,
+        account: Account,
+        start_response: StartResponse,
+        make: Callable[[], Response | Pending],
+    ) -> Iterable[bytes]:
+        """Begin to answer with what *make* returns or raises; return the body."""
+        response = self._response(make, environ, account)
+        if isinstance(response, Pending):
+            response.respond = partial(self._respond, environ, account, start_response)
+            return response
+        account.status = response.status
+        if "HTTP_CHOREO_CHECK" in environ:
+            account.headers.append(("Choreo-Saw", how_it_came(environ, self.settings)))
+        # A provider may answer with a number of its own, such as 529.
+        reason = responses.get(response.status, "Error")
+        headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
+        headers += self._cors.headers(environ)
+        try:
+            start_response(f"{response.status} {reason}", headers)
+        except BaseException:
+            response.close()  # the server will not do it
+            account.finish("start_response_failed")
+            raise
+        if account.method == "HEAD":
+            # waitress would send a body, and the client read it as the next answer.
+            response.close()
+            response.body = []
+        if not isinstance(response.body, EventStream | Document):
+            account.finish()
+        return response.body
 
     def _response(
         self, make: Callable[[], Response | Pending], environ: Environ, account: Account

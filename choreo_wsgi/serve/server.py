@@ -51,6 +51,11 @@ FORCE = 3.0
 SWITCH = 0.002
 
 
+#: Containers that are made before the collector looks for cycles among them.  A request leaves
+#: none, so that there is little to find; the default (700) is reached every few requests.
+YOUNG = 10_000
+
+
 class Application(Protocol):
     """What the server asks of the WSGI application."""
 
@@ -204,6 +209,7 @@ class Server:
         sys.setswitchinterval(SWITCH)
         gc.collect()
         gc.freeze()  # what is there now stays: nobody need look through it again
+        gc.set_threshold(YOUNG)
         try:
             self._loop.run()
         finally:
