@@ -23,6 +23,7 @@ curl curl
 uwsgi uwsgi-core uwsgi-plugin-python3
 cc gcc
 prometheus prometheus
+systemd-analyze systemd
 END
 }
 look

@@ -226,6 +226,22 @@ def test_the_images_health_check(serve: Callable[..., Any]) -> None:
     assert run(free_port()) != 0
 
 
+# -- systemd --------------------------------------------------------------------------------
+
+
+def test_systemd_accepts_the_units(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+    analyze = require_tool("systemd-analyze", "systemd")
+    units = []
+    for name in ("choreo-wsgi.service", "choreo-wsgi.socket"):
+        text = (ROOT / "deploy" / name).read_text()
+        units.append(tmp_path / name)
+        units[-1].write_text(text.replace("/opt/choreo-wsgi/bin/choreo-wsgi", sys.executable))
+    done = subprocess.run(
+        [analyze, "verify", *units], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 # -- mod_wsgi -------------------------------------------------------------------------------
 
 
