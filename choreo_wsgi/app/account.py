@@ -7,9 +7,9 @@ import logging
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ..chat.items import Usage
 from .keys import ANYBODY, Key
@@ -22,8 +22,8 @@ GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 logger = logging.getLogger("choreo_wsgi.access")
 
 
-class Observer(Protocol):
-    """What counts over all requests."""
+class Observer:
+    """Told of all requests; a subclass takes what it wants to know."""
 
     def begun(self) -> None:
         """Note that a request has come."""
@@ -50,8 +50,7 @@ class Account:
     method: str
     path: str
     client: str
-    #: Told of each request, if anybody counts them.
-    observer: Observer | None = None
+    observers: Sequence[Observer] = ()
     began: float = field(default_factory=time.monotonic)
     key: Key = ANYBODY
     api: str = ""
@@ -70,20 +69,20 @@ class Account:
     gaps: list[int] = field(default_factory=list)
     #: Headers for the provider, by which its log and ours are joined.
     trace: dict[str, str] = field(default_factory=dict)
-    #: The observer's own.
+    #: An observer's own.
     span: Any = None
     #: More headers for the answer, whatever it is.
     headers: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.observer is not None:
-            self.observer.begun()
+        for observer in self.observers:
+            observer.begun()
 
     def asked(self, api: str, model: str, trace: dict[str, str]) -> None:
         """Note what is asked for, and what the provider is to be told of the request."""
         self.api, self.model, self.trace = api, model, trace
-        if self.observer is not None:
-            self.observer.asked(self)
+        for observer in self.observers:
+            observer.asked(self)
 
     # -- what an event stream tells ---------------------------------------------------------
 
@@ -91,7 +90,7 @@ class Account:
         """Count the frames of *block*, which goes to the client *now*."""
         if self.first is None:
             self.first = now
-        elif self.observer is not None:
+        elif self.observers:
             if not self.gaps:
                 self.gaps = [0] * (len(GAPS) + 1)
             self.gaps[bisect_left(GAPS, now - self.last)] += 1
@@ -105,8 +104,8 @@ class Account:
     def charge(self, usage: Usage | None) -> None:
         """Note what the generation took, when it is over."""
         self.usage = usage
-        if self.observer is not None:
-            self.observer.charged(self)
+        for observer in self.observers:
+            observer.charged(self)
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -122,13 +121,17 @@ class Account:
             record = logger.makeRecord(logger.name, logging.INFO, "", 0, _line(members), (), None)
             record.account = members
             logger.handle(record)
-        if self.observer is not None:
-            self.observer.finished(self)
+        for observer in self.observers:
+            observer.finished(self)
+
+    @property
+    def seconds(self) -> float:
+        """From the head to the end, or to now."""
+        return (self.finished or time.monotonic()) - self.began
 
     def to_dict(self) -> dict[str, str | int | float | None]:
         """Return what the log tells, in its order; None where a member does not apply."""
         usage = self.usage
-        finished = self.finished or time.monotonic()
         return {
             "id": self.id,
             "method": self.method,
@@ -139,7 +142,7 @@ class Account:
             "api": self.api or None,
             "model": self.model or None,
             "provider": self.target or None,
-            "seconds": round(finished - self.began, 3),
+            "seconds": round(self.seconds, 3),
             "first": None if self.first is None else round(self.first - self.began, 3),
             "tokens_in": usage.prompt_tokens if usage else None,
             "tokens_out": usage.completion_tokens if usage else None,

@@ -82,7 +82,7 @@ class Application:
             "readers": lambda: self._readers.active,
             "replay_reachable": lambda: self._loaded.store.reachable if self._loaded else 1,
         }
-        self.observer, metrics = observers.load(
+        self.observers, metrics = observers.load(
             self.settings, self.gauges, self._completions.breakers.state
         )
         self._started = int(time.time())
@@ -200,7 +200,7 @@ class Application:
             method=environ["REQUEST_METHOD"],
             path=environ.get("PATH_INFO", "") or "/",
             client=environ.get("REMOTE_ADDR") or "",
-            observer=self.observer,
+            observers=self.observers,
         )
 
         return self._respond(

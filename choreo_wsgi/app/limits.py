@@ -11,6 +11,7 @@ A minute, and a day, begins with its first request, so that a limit is exact wit
 from __future__ import annotations
 
 import importlib
+import math
 import secrets
 import threading
 import time
@@ -245,10 +246,8 @@ def _headers(rules: Sequence[Rule], states: Sequence[State]) -> list[tuple[str, 
 
 
 def _duration(seconds: float) -> str:
-    """Return *seconds* as OpenAI writes them: ``20ms``, ``6m0s``, ``23h59m1s``."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    minutes, rest = divmod(round(seconds), 60)
+    """Return *seconds* as OpenAI writes them: ``6m0s``, ``23h59m1s``."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}h{minutes}m{rest}s"

@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from .access import demand_metrics_key
-from .account import GAPS, Account
+from .account import GAPS, Account, Observer
 from .request import Call
 from .response import Response
 
@@ -51,7 +51,7 @@ _GAUGES = {
 _MODES = {"loop_lag_seconds": "livemax", "replay_reachable": "livemin"}
 
 
-class Metrics:
+class Metrics(Observer):
     """Counts finished requests; *gauges* and *breakers* are asked when the rest is told.
 
     *breakers* returns for each target whether its circuit is open.  *key* is the setting
@@ -124,15 +124,11 @@ class Metrics:
 
         threading.Thread(target=run, name="metrics", daemon=True).start()
 
-    def asked(self, account: Account) -> None:
-        """Nothing is counted before the end."""
-
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
         model = self._model(account)
         self._requests.labels(account.api, model, account.outcome).inc()
-        if account.finished is not None:
-            self._seconds.observe(account.finished - account.began)
+        self._seconds.observe(account.seconds)
         if account.first is not None:
             self._first.observe(account.first - account.began)
             # Many at once, for which there is no public way: one by one they would cost a

@@ -1,4 +1,4 @@
-"""Who is told of every request: the metrics, the spans, or nobody."""
+"""Who is told of every request: the metrics, the spans, both or nobody."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ def load(
     settings: Settings,
     gauges: Mapping[str, Callable[[], float]],
     breakers: Callable[[], Mapping[str, bool]],
-) -> tuple[Observer | None, Any]:
-    """Return the observer that *settings* ask for, and the metrics; None for what they do not.
+) -> tuple[list[Observer], Any]:
+    """Return the observers that *settings* ask for, and the metrics or None.
 
     The packages of both are extras, so nothing of them is imported before.  Raises
     ConfigurationError when one is missing.
     """
-    observer: Any = None
+    found: list[Observer] = []
     metrics = None
     if settings.metrics:
-        metrics = observer = _module("metrics").Metrics(gauges, breakers, settings.metrics_key)
+        metrics = _module("metrics").Metrics(gauges, breakers, settings.metrics_key)
+        found.append(metrics)
     if settings.otel:
-        observer = _module("otel").Spans(observer)
-    return observer, metrics
+        found.append(_module("otel").Spans())
+    return found, metrics
 
 
 _PACKAGES = {"metrics": "prometheus_client", "otel": "opentelemetry-sdk"}

@@ -18,20 +18,11 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _SUCCESS = ("ok", "completed", "client_closed", "client_left")
 
 
-class Spans:
-    """Begins a span when it is known what is asked, and ends it with the request.
+class Spans(Observer):
+    """Begins a span when it is known what is asked, and ends it with the request."""
 
-    *other* is told of everything, too.
-    """
-
-    def __init__(self, other: Observer | None) -> None:
-        self._other = other
+    def __init__(self) -> None:
         self._tracer = trace.get_tracer("choreo_wsgi")
-
-    def begun(self) -> None:
-        """Tell the other that a request has come."""
-        if self._other is not None:
-            self._other.begun()
 
     def asked(self, account: Account) -> None:
         """Begin the span of *account*, below the caller's and above the provider's."""
@@ -52,13 +43,9 @@ class Spans:
         )
         account.span = span
         _PROPAGATOR.inject(account.trace, context=trace.set_span_in_context(span))
-        if self._other is not None:
-            self._other.asked(account)
 
     def finished(self, account: Account) -> None:
         """End the span with what is known now."""
-        if self._other is not None:
-            self._other.finished(account)
         span = account.span
         if span is None:
             return
@@ -79,8 +66,3 @@ class Spans:
             span.set_attribute("error.type", account.outcome)
             span.set_status(Status(StatusCode.ERROR))
         span.end()
-
-    def charged(self, account: Account) -> None:
-        """Tell the other what a generation took."""
-        if self._other is not None:
-            self._other.charged(account)

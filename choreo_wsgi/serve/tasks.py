@@ -318,7 +318,7 @@ class Task(Load):
             method=self.request.command or "",
             path=self.request.path or "",
             client=str(self.channel.addr[0]),
-            observer=getattr(self.channel.server.application, "observer", None),
+            observers=getattr(self.channel.server.application, "observers", ()),
             status=error.status,
             outcome=error.code or error.type,
         )

@@ -83,7 +83,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 requests.post(
                     f"{server.url}/v1/chat/completions", json={**body, "model": model}, timeout=10
                 ).close()
-            looked = "rate(choreo_frame_gap_seconds_count[1m]) > 0 and on() choreo_breaker_open == 1"
+            looked = "rate(choreo_frame_gap_seconds_count[1m]) > 0 and on() choreo_breaker_open"
             return bool(query(url, looked))
 
         try:
