@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
@@ -31,12 +30,13 @@ else:
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-#: How an event of the Messages API is named, in a frame.
-_OF_MESSAGES = (b"event: message_", b"event: content_block_")
-
-
-#: Writes the frame, without a number, that ends a log whose producer is lost.
-Ending = Callable[[Writer, ChoreoError], bytes]
+#: How the frames of an API begin, beside those of chat, which have no names.
+_NAMES = (
+    (b"event: message_", "messages"),
+    (b"event: content_block_", "messages"),
+    (b"event: response.", "responses"),
+    (b"event: choreo.request", "responses"),  # a response that is kept begins with it
+)
 
 
 class Resumption:
@@ -157,12 +157,8 @@ class Resumption:
         call.account.api = "streams"
         return self._joined(call, id, after)
 
-    def play(self, call: Call, id: str, after: int, ending: Ending | None = None) -> Response:
-        """Return the response that reads the log of stream *id* behind frame *after*.
-
-        *ending* writes the last frame of a log that has lost its producer; without it that is
-        the error of the API whose events are in the log.
-        """
+    def play(self, call: Call, id: str, after: int) -> Response:
+        """Return the response that reads the log of stream *id* behind frame *after*."""
         owner = call.key.id
         slot = self.readers.take()
         try:
@@ -170,8 +166,13 @@ class Resumption:
         except BaseException:
             slot.release()
             raise
+
+        def fail(error: ChoreoError, last: bytes) -> bytes:
+            api = call.account.api
+            return _error_frame(_api_of(last) if api == "streams" else api, error, last)
+
         playback = Playback(
-            reader, self._control, lambda last: self._recover(id, owner, last, ending)
+            reader, self._control, lambda last: self._recover(id, owner, last), fail
         )
 
         def on_close(outcome: str) -> None:
@@ -196,14 +197,12 @@ class Resumption:
         writer = self.store.take_over(id, call.key.id)
         if writer is not None:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-            writer.append(
-                *sse.number(self._error(writer, call.key.id, error), writer.last + 1), end=True
-            )
+            self._end(writer, call.key.id, error)
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
 
-    def _recover(self, id: str, owner: str, after: int, ending: Ending | None) -> None:
+    def _recover(self, id: str, owner: str, after: int) -> None:
         """End the log of a stream that has lost its producer."""
         writer = self.store.take_over(id, owner, after)
         if writer is None:
@@ -211,11 +210,10 @@ class Resumption:
         error: ChoreoError = ProducerLost("the server of this stream is gone")
         if writer.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-        frame = ending(writer, error) if ending else self._error(writer, owner, error)
-        writer.append(*sse.number(frame, writer.last + 1), end=True)
+        self._end(writer, owner, error)
 
-    def _error(self, writer: Writer, owner: str, error: ChoreoError) -> bytes:
-        """Return the frame that ends the log of *writer* with *error*, as its API says it."""
+    def _end(self, writer: Writer, owner: str, error: ChoreoError) -> None:
+        """End the log of *writer* with *error*, as its API says it."""
         try:
             # The last frame that is there tells as well as the first, which may be dropped.
             reader = self.store.read(writer.id, owner, max(0, writer.last - 1))
@@ -223,28 +221,39 @@ class Resumption:
             reader.close()
         except ChoreoError:
             last = b""
-        if any(event in last for event in _OF_MESSAGES):
-            return sse.frame(load("messages").error(error)[1], event="error")
-        if b"event: response." in last:
-            return self._failed_response(writer, owner, error)
-        return sse.frame(error.body())
+        api = _api_of(last)
+        if api == "responses":
+            frame = self._failed_response(writer, owner, error)
+        else:
+            frame = _error_frame(api, error)
+        writer.append(*sse.number(frame, writer.last + 1), end=True)
 
     def _failed_response(self, writer: Writer, owner: str, error: ChoreoError) -> bytes:
         """Return ``response.failed`` for what the log tells of a response."""
-        told, number, decoder = log.Told(), 0, sse.Decoder()
+        told, decoder = log.Told(), sse.Decoder()
         try:
             reader = self.store.read(writer.id, owner)
             while block := reader.receive(0):
                 for event in decoder.receive_data(block):
-                    if event.event.startswith("response."):
-                        value = json.loads(event.data)
-                        told.add(value)
-                        number = value["sequence_number"] + 1
+                    told.add(json.loads(event.data))
             reader.close()
         except ChoreoError:  # its beginning was dropped
             return sse.frame(error.body())
-        frame: bytes = log.failed_event(told.response("failed"), error, number)
-        return frame
+        return log.failed_event(told.response("failed"), error, told.number)
+
+
+def _api_of(frames: bytes) -> str:
+    """Return the API whose events are in *frames*."""
+    return next((api for name, api in _NAMES if name in frames), "chat")
+
+
+def _error_frame(api: str, error: ChoreoError, last: bytes = b"") -> bytes:
+    """Return the frame that tells of *error* in the words of *api*, behind the frames *last*."""
+    if api == "messages":
+        return sse.frame(load(api).error(error)[1], event="error")
+    if api == "responses":
+        return log.error_event(error, log.next_number(last))
+    return sse.frame(error.body())
 
 
 def stream_head(call: Call, id: str) -> Headers:

@@ -15,13 +15,12 @@ from urllib.parse import parse_qs
 
 from .. import sse
 from ..apis import API
-from ..apis.responses.items import kind_of
-from ..apis.responses.log import Told, failed_event
+from ..apis.responses.items import kind_of, listed_item, page
+from ..apis.responses.log import Told
 from ..apis.responses.request import read_request
 from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..errors import (
-    ChoreoError,
     InvalidRequest,
     NotFound,
     ProducerLost,
@@ -80,23 +79,27 @@ class StoredResponses:
         id = "resp_" + claim.id.removeprefix("strm_")
         if claim.writer is None:
             return self._play(call, id, 1) if request.stream else self._document(call, id)
-        items = json.dumps({"items": _asked(fields, past)}, ensure_ascii=False)
-        frame = sse.frame(items.encode("utf-8", "replace"), 1, event="choreo.request")
+        kept = replace(request, stream=True, answer_id=id)
+        queued: Json = api.writer(kept)
+        queued = queued.response("queued")
+        begun = json.dumps({"items": _asked(fields, past), "response": queued}, ensure_ascii=False)
+        frame = sse.frame(begun.encode("utf-8", "replace"), 1, event="choreo.request")
         try:
             claim.writer.append(frame, 1)
         except BaseException:
             claim.writer.discard()
             raise
-        kept = replace(request, stream=True, answer_id=id)
         if request.stream:
             head = stream_head(call, claim.id)
             return self._resumption.record(call, api, kept, claim.writer, head)
-        return self._begin(call, api, kept, claim.writer, bool(fields.get("background")))
+        return self._begin(
+            call, api, kept, claim.writer, queued if fields.get("background") else None
+        )
 
     def _begin(
-        self, call: Call, api: API, request: ChatRequest, writer: Writer, background: bool
+        self, call: Call, api: API, request: ChatRequest, writer: Writer, queued: Json
     ) -> Response | Pending:
-        """Answer with the document: at once in the background, else when it is complete."""
+        """Answer with the document *queued* at once, or if it is None when it is complete."""
         owner = call.key.id
         orphans = self._resumption.orphans
         try:
@@ -114,10 +117,9 @@ class StoredResponses:
         except BaseException:
             writer.discard()
             raise
-        if background:
-            begun: Any = api.writer(request)
+        if queued is not None:
             recording.close()  # nobody waits for it: it goes on as without its client
-            return json_response(begun.response("queued"))
+            return json_response(queued)
         whole = _Whole(recording)
         return Pending(whole, document, lambda error: None, gone=call.gone, control=self._control)
 
@@ -125,32 +127,36 @@ class StoredResponses:
 
     def route(self, call: Call) -> Response:
         """Answer a request under ``/v1/responses/{id}``."""
-        method = call.environ["REQUEST_METHOD"]
         id, _, what = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
         call.account.api = "responses"
+        try:
+            return self._route(call, id, what)
+        except NotFound:
+            text = f"there is no response {id[:100]!a}, or no more"
+            raise NotFound(text, code="response_not_found") from None
+
+    def _route(self, call: Call, id: str, what: str) -> Response:
+        method = call.environ["REQUEST_METHOD"]
         if method == "POST":
             return self._cancel(call, id)
         if method == "DELETE":
             return self._delete(call, id)
-        if what:
-            items = self._items(call, id)
-            ends = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")}
-            return json_response({"object": "list", "data": items, "has_more": False, **ends})
         query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-        if query.get("stream", ["false"])[-1].lower() not in ("true", "1"):
+        asked = {name: values[-1] for name, values in query.items()}
+        if what:
+            items = enumerate(self._items(call, id))
+            listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
+            return json_response(page(listed, asked))
+        if asked.get("stream", "false").lower() not in ("true", "1"):
             return self._document(call, id)
-        after = query.get("starting_after", [""])[-1]
+        after = asked.get("starting_after")
         if after and not _NUMBER.fullmatch(after):
             raise InvalidRequest("not the number of an event", param="starting_after")
         return self._play(call, id, int(after) + _OFFSET if after else 1)
 
     def _play(self, call: Call, id: str, after: int) -> Response:
-        def ending(writer: Writer, error: ChoreoError) -> bytes:
-            told = self._told(call, id)
-            return failed_event(told.response("failed"), error, writer.last + 1 - _OFFSET)
-
         stream = _stream_of(id)
-        response = self._resumption.play(call, stream, after, ending)
+        response = self._resumption.play(call, stream, after)
         response.headers += stream_head(call, stream)
         return response
 
@@ -158,16 +164,9 @@ class StoredResponses:
         return json_response(self._told(call, id).response("in_progress"))
 
     def _cancel(self, call: Call, id: str) -> Response:
-        stream, owner = _stream_of(id), call.key.id
         told = self._told(call, id)
-        self._store.cancel(stream, owner)
-        writer = self._store.take_over(stream, owner)
-        response = told.response("cancelled")
-        if writer is not None:
-            error = InvalidRequest("the response was cancelled", code="stream_cancelled")
-            frame = failed_event(dict(response), error, writer.last + 1 - _OFFSET)
-            writer.append(*sse.number(frame, writer.last + 1), end=True)
-        return json_response(response)
+        self._resumption.cancel(call, _stream_of(id))
+        return json_response(told.response("cancelled"))
 
     def _delete(self, call: Call, id: str) -> Response:
         stream, owner = _stream_of(id), call.key.id
@@ -207,7 +206,7 @@ class StoredResponses:
         """Return what the log has told of a response so far."""
         told = Told()
         # Behind its end a log that has ended gives its last event: that has the whole response.
-        events = self._events(call, id, _BEYOND) or self._events(call, id, 1)
+        events = self._events(call, id, _BEYOND) or self._events(call, id, 0)
         for event in events:
             told.add(event)
         return told
@@ -237,7 +236,7 @@ def _stream_of(id: str) -> str:
     """Return the id of the stream that logs the response *id*; raises NotFound."""
     match = _ID.fullmatch(id)
     if match is None:
-        raise NotFound(f"there is no response {id[:100]!a}", code="stream_not_found")
+        raise NotFound("it is not one of ours")
     return "strm_" + match[1]
 
 

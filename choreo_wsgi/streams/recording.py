@@ -117,13 +117,23 @@ class Playback:
     """A reading of the log, live at its end, until the stream's ending was handed over.
 
     *recover* is called when the stream's producer is lost, with the number of the last
-    frame handed over; it sees to it that the log ends.
+    frame handed over; it sees to it that the log ends.  *fail* writes the frame that tells of an
+    error of the reading, which has no number: the client may try again.  It is given the last
+    frames that were handed over.
     """
 
-    def __init__(self, reader: Reader, control: Control, recover: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        control: Control,
+        recover: Callable[[int], None],
+        fail: Callable[[ChoreoError, bytes], bytes],
+    ) -> None:
         self._reader = reader
         self._control = control
         self._recover = recover
+        self._fail = fail
+        self._last = b""
         self.ended = False
         self.outcome = ""
 
@@ -131,17 +141,14 @@ class Playback:
         """Return the frames that are logged, or come within *timeout* seconds."""
         try:
             block = self._receive(timeout)
+            if self._control.stopping and not (block or self._reader.ended):
+                raise Unavailable("the server is shutting down", code="server_shutting_down")
         except ChoreoError as error:
-            # Not a frame of the stream, so it has no number: the client may try again.
             self._finish(error.code or error.type)
-            return sse.frame(error.body())
+            return self._fail(error, self._last)
         if self._reader.ended:
             self._finish("replayed")
-        elif self._control.stopping and not block:
-            self._finish("server_shutting_down")
-            return sse.frame(
-                Unavailable("the server is shutting down", code="server_shutting_down").body()
-            )
+        self._last = block or self._last
         return block
 
     def _receive(self, timeout: float) -> bytes:

@@ -543,18 +543,31 @@ def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: 
     assert b'"resp_1"' in last
 
 
-def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("", b'data: {"error":{"message"'),
+        ("content_block_delta", b'event: error\ndata: {"type":"error","error":{"type"'),
+        ("response.created", b'event: error\ndata: {"type":"error","sequence_number":8,"code"'),
+    ],
+)
+def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(
+    start: Any, tmp_path: Path, kind: str, told: bytes
+) -> None:
+    """In the words of the API whose stream it is."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
+    data = b'{"type":"%b","sequence_number":7,"response":{}}' % kind.encode()
+    writer.append(sse.frame(data, 2, event=kind), 1)
     with server.connect() as client:
         client.request("GET", f"/v1/streams/{writer.id}")
         assert client.read_head().status == 200
-        assert numbers([next_frame(client)]) == [1]
+        assert [next_frame(client)[:5], next_frame(client)[:5]] == [b"id: 1", b"id: 2"]
         app.drain()
         app.stop()
         last = next_frame(client)
         # It is no frame of the stream, which goes on elsewhere.
-        assert last.startswith(b"data: ") and b'"server_shutting_down"' in last
-    writer.append(sse.frame(b"{}", 2), 1, end=True)
+        assert last.startswith(told) and b"the server is shutting down" in last
+    writer.append(sse.frame(b"{}", 3), 1, end=True)
     other.close()

@@ -11,7 +11,9 @@ from typing import Any
 import harness
 import openai
 import pytest
-from openai.types.responses import Response
+from official import RESPONSE, judge
+from openai.types.responses import Response, ResponseItem
+from pydantic import TypeAdapter
 from scripted_provider import Script
 from wsgi_calls import call
 
@@ -19,6 +21,7 @@ from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
 
 Make = Callable[..., Application]
+ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
 WORDS = " ".join(f"w{number}" for number in range(30))
 PROVIDERS = {"slow": {"type": "echo", "models": "slow", "delay_ms": "2"}}
 
@@ -113,6 +116,42 @@ def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
         done = wait_for(client.responses, begun.id, "incomplete")
         assert done.incomplete_details is not None
         assert done.output_text == "one two "
+
+
+def test_a_response_of_which_nothing_has_come(scripted_url: tuple[str, Script]) -> None:
+    """It is whole from the moment when it is queued: read, resumed and cancelled by its id."""
+    url, _ = scripted_url
+    with client_of(url) as client:
+        begun = client.responses.create(model="m", input="hi", background=True)
+        asked = client.responses.retrieve(begun.id)
+        judge(RESPONSE, asked.to_dict(mode="json"))
+        assert (asked.id, asked.status, asked.background) == (begun.id, "queued", True)
+        cancelled = client.responses.cancel(begun.id)
+        judge(RESPONSE, cancelled.to_dict(mode="json"))
+        assert (cancelled.id, cancelled.status) == (begun.id, "cancelled")
+        (*_, last) = client.responses.retrieve(begun.id, stream=True)
+        assert (last.type, last.response.status) == ("response.failed", "cancelled")
+
+
+def test_its_input_is_listed(served: Callable[..., str]) -> None:
+    """Every item with an id, the last one first, page by page."""
+    with client_of(served()) as client:
+        listing = client.responses.input_items
+        input: Any = [{"role": "user", "content": f"number {number}"} for number in range(5)]
+        input[1:1] = [{"role": "assistant", "content": "yes"}]
+        kept = client.responses.create(model="slow", input=input, store=True)
+        page = listing.list(kept.id, limit=2)
+        for item in page.data:
+            judge(ITEM, item.to_dict(mode="json"))
+        assert page.has_more
+        texts = [item.content[0].text for item in page]  # type: ignore[union-attr]
+        assert texts == ["number 4", "number 3", "number 2", "number 1", "yes", "number 0"]
+        rest = listing.list(kept.id, order="asc", after=page.data[1].id)
+        assert [item.content[0].text for item in rest.data] == ["number 4"]  # type: ignore[union-attr]
+        for members in ({"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "msg_x"}):
+            with pytest.raises(openai.BadRequestError) as raised:
+                listing.list(kept.id, **members)  # type: ignore[arg-type]
+            assert raised.value.param == next(iter(members))
 
 
 def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:

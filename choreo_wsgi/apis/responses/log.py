@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ... import sse
@@ -10,6 +11,7 @@ from ...errors import ChoreoError
 
 #: The codes that OpenAI's schema knows for a failed response; ours stands in ``type``.
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
+_NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
 
 
 def failed_event(response: dict[str, Json], error: ChoreoError, number: int) -> bytes:
@@ -31,6 +33,20 @@ def failed_event(response: dict[str, Json], error: ChoreoError, number: int) -> 
     return sse.frame(dump(event), event="response.failed")
 
 
+def error_event(error: ChoreoError, number: int) -> bytes:
+    """Return the frame of the event ``error``: the response goes on, its reading does not."""
+    told = {"code": error.code or error.type, "message": error.message, "param": error.param}
+    event = {"type": "error", "sequence_number": number, **told}
+    return sse.frame(dump(event), event="error")
+
+
+def next_number(frames: bytes) -> int:
+    """Return the number behind that of the last event in *frames*, 0 if there is none."""
+    at = frames.rfind(b'"sequence_number":')
+    found = _NUMBER.match(frames, at) if at >= 0 else None
+    return int(found[1]) + 1 if found else 0
+
+
 class Told:
     """A response put together from its events."""
 
@@ -38,13 +54,16 @@ class Told:
         self._response: dict[str, Json] = {}
         self._items: dict[int, Any] = {}
         self._ended = False
+        #: The number of the next event.
+        self.number = 0
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take the next event."""
-        kind: str = event["type"]
+        """Take the next event, or before the first how the response was queued."""
+        kind: str = event.get("type", "")
+        self.number = event.get("sequence_number", -1) + 1
         if "response" in event:
             self._response = event["response"]
-            self._ended = kind not in ("response.created", "response.in_progress")
+            self._ended = kind not in ("", "response.created", "response.in_progress")
         elif kind in ("response.output_item.added", "response.output_item.done"):
             self._items[event["output_index"]] = event["item"]
         elif kind.endswith("part.added"):
@@ -71,5 +90,7 @@ class Told:
         """Return the response as it is; *status* is that of one that has not ended."""
         if self._ended:
             return self._response
+        if status == "in_progress" and not self.number:
+            status = "queued"
         output = [self._items[index] for index in sorted(self._items)]
         return {**self._response, "status": status, "output": output}

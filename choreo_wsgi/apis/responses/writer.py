@@ -18,7 +18,7 @@ from ... import sse
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
 from .items import SEALED, chat_name
-from .log import failed_event
+from .log import failed_event, next_number
 from .objects import (
     REPEATED,
     OpenItem,
@@ -31,7 +31,6 @@ from .objects import (
 from .request import own_tools
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
-_NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
 
 
 class ResponseWriter:
@@ -282,9 +281,7 @@ class ResponseWriter:
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
-        at = self._passed.rfind(b'"sequence_number":')
-        if at >= 0 and (number := _NUMBER.match(self._passed, at)):
-            self.count = int(number[1]) + 1
+        self.count = next_number(self._passed) or self.count
         frames = b"" if self.count else self.begin()
         frames += failed_event(self.response("failed"), error, self.count)
         self.count += 1
