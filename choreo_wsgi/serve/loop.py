@@ -1,4 +1,4 @@
-"""The loop: waitress's sockets and the streams' descriptors on one selector, in one thread.
+"""The loop: waitress's sockets and the streams' descriptors on one poller, in one thread.
 
 It is the streams' carrier, which also runs waitress's connections.  waitress asks every
 connection what it waits for each time it wakes: felt when hundreds of streams begin at once.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from waitress import wasyncore
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 
 from ..streams.carrier import Carrier
+from ..streams.poller import IN, OUT
 from ..streams.workers import Workers
 from .channel import Channel
 from .tasks import Task
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 CLEANUP = 5.0
 
 #: Connections that are accepted in one round.
-ACCEPTED = 16
+ACCEPTED = 4
 
 #: Seconds for which nothing is accepted when the process has no descriptor left.
 EXHAUSTED = 0.5
@@ -54,6 +54,7 @@ class Loop(dict[int, Any], Carrier):
         self._beginning: deque[Task] = deque()
         self._cleanup = time.monotonic() + CLEANUP
         self._listening = 0.0  # when the listeners are asked even if all is quiet
+        self.resting = 0.0  # until when nothing is accepted
         self.listeners: list[Any] = []
 
     def __setitem__(self, descriptor: int, dispatcher: Any) -> None:
@@ -64,7 +65,7 @@ class Loop(dict[int, Any], Carrier):
     def __delitem__(self, descriptor: int) -> None:
         super().__delitem__(descriptor)
         if self._events.pop(descriptor, 0):
-            self._selector.unregister(descriptor)
+            self._unregister(descriptor, self._handlers[descriptor])
 
     def changed(self, dispatcher: Any) -> None:
         """Ask *dispatcher* anew what it waits for; from any thread."""
@@ -90,8 +91,10 @@ class Loop(dict[int, Any], Carrier):
         """Do nothing: the server runs the loop in its own thread."""
 
     def _patience(self) -> float:
-        patience = 0.0 if self._beginning else super()._patience()
-        return min(patience, REST) if any(one.resting for one in self.listeners) else patience
+        if self._beginning:
+            return 0.0
+        patience = super()._patience()
+        return min(patience, REST) if self.resting > time.monotonic() else patience
 
     def _idle(self, limit: float, quiet: bool) -> None:
         quiet = quiet and not self._beginning
@@ -116,9 +119,11 @@ class Loop(dict[int, Any], Carrier):
     def _dispatch(self, dispatcher: Any, events: int) -> None:
         if not self._holds(dispatcher):
             return  # closed by an earlier event of this round
-        if events & selectors.EVENT_READ:
+        known = self._events.get(dispatcher._fileno, 0)
+        # A connection that broke turns up as neither of the two, and is felt by either.
+        if known & IN and events & ~OUT:
             wasyncore.read(dispatcher)
-        if events & selectors.EVENT_WRITE and self._holds(dispatcher):
+        if known & OUT and events & ~IN and self._holds(dispatcher):
             wasyncore.write(dispatcher)
         self._ask(dispatcher)
 
@@ -130,20 +135,19 @@ class Loop(dict[int, Any], Carrier):
             wasyncore.write(dispatcher)
             if not self._holds(dispatcher):
                 return
-        events = selectors.EVENT_READ if dispatcher.readable() else 0
+        events = IN if dispatcher.readable() else 0
         if not dispatcher.accepting and dispatcher.writable():
-            events |= selectors.EVENT_WRITE
+            events |= OUT
         descriptor = dispatcher._fileno
         known = self._events.get(descriptor, 0)
         if events == known:
             return
-        handle = functools.partial(self._dispatch, dispatcher)
         if not known:
-            self._register(descriptor, events, handle)
+            self._register(descriptor, events, functools.partial(self._dispatch, dispatcher))
         elif events:
-            self._selector.modify(descriptor, events, handle)
+            self._poller.modify(descriptor, events)
         else:
-            self._selector.unregister(descriptor)
+            self._unregister(descriptor, self._handlers[descriptor])
         self._events[descriptor] = events
 
     def _holds(self, dispatcher: Any) -> bool:
@@ -160,7 +164,6 @@ class _Listener:
     retired = False  # another process accepts instead
     crowd: Callable[[int], bool] | None = None
     _map: Loop
-    _resting = 0.0  # until when nothing is accepted
     socket: Any
     adj: Any
     server_name: str
@@ -199,17 +202,12 @@ class _Listener:
         """Go on with *task*: its client has taken what was sent, or has gone."""
         self._map.step(task)
 
-    @property
-    def resting(self) -> bool:
-        """Whether nothing is accepted for a moment."""
-        return self._resting > time.monotonic()
-
     def readable(self) -> bool:
         """Return whether a connection can be accepted."""
         now = time.monotonic()
-        if self._resting <= now - REST and self.crowded():
-            self._resting = now + REST
-        accepts = now >= self._resting and not self.retired
+        if self._map.resting <= now - REST and self.crowded():
+            self._map.resting = now + REST
+        accepts = now >= self._map.resting and not self.retired
         return accepts and bool(super().readable())  # type: ignore[misc]
 
     def crowded(self) -> bool:
@@ -220,7 +218,7 @@ class _Listener:
         """Accept some of the connections that wait; rest while there is no descriptor."""
         for number in range(ACCEPTED):
             if number and self.crowded():  # one in any case: the others may be stuck
-                self._resting = time.monotonic() + REST
+                self._map.resting = time.monotonic() + REST
                 return
             try:
                 connection, address = self.socket.accept()
@@ -229,7 +227,7 @@ class _Listener:
             except OSError as error:  # for one, the client has been quicker
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.warning("no connection can be accepted: %s", error.strerror)
-                    self._resting = time.monotonic() + EXHAUSTED
+                    self._map.resting = time.monotonic() + EXHAUSTED
                 return
             try:
                 self.set_socket_options(connection)  # type: ignore[attr-defined]

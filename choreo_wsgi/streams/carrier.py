@@ -25,14 +25,13 @@ import heapq
 import itertools
 import logging
 import math
-import selectors
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
+from .poller import IN, new_poller
 from .workers import Workers
 
 #: Seconds after which a load's time is looked at anew: it may have come nearer meanwhile.
@@ -41,8 +40,8 @@ LOOK = 1.0
 #: Seconds that a worker waits for a load before it looks whether the carrier can have it back.
 PATIENCE = 0.25
 
-#: Seconds of a round for what is no frame of a running stream.
-SHARE = 0.004
+#: Seconds of a round for what is no frame of a running stream, if one request takes less.
+SHARE = 0.0005
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +71,13 @@ class Load:
         """
         raise NotImplementedError
 
+    def pass_on(self) -> bool:
+        """Move what came by a shorter way than :meth:`step`; return False if it cannot.
+
+        Nothing but that has changed then: neither what it waits for nor whether it has ended.
+        """
+        return False
+
     def step(self, patience: float) -> None:
         """Move what there is, waiting at most *patience* seconds for it; never raises."""
         raise NotImplementedError
@@ -91,7 +97,8 @@ class Carrier:
         self.workers = workers
         #: How long the last round took, in seconds: so late can a frame be.
         self.lag = 0.0
-        self._selector = selectors.DefaultSelector()
+        self._poller = new_poller()
+        self._handlers: dict[int, Load | Callable[[int], object]] = {}  # by what is polled
         self._loads: dict[Load, None] = {}
         self._timers: list[tuple[float, int, Load]] = []
         self._count = itertools.count()
@@ -99,7 +106,7 @@ class Carrier:
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
-        self._selector.register(self._inside, selectors.EVENT_READ, self._drain_wakes)
+        self._register(self._inside.fileno(), IN, self._drain_wakes)
         self._woken = False
         self._stopped = False
         self._lock = threading.Lock()
@@ -140,7 +147,7 @@ class Carrier:
         if thread is not None and thread is not threading.current_thread():
             thread.join(4 * PATIENCE)
         self.workers.close()
-        self._selector.close()
+        self._poller.close()
         self._inside.close()
         self._outside.close()
 
@@ -169,21 +176,25 @@ class Carrier:
         for _ in range(calls):
             self._calls.popleft()()
         self._woken = False  # a call from here on wakes us: before looking a last time
-        ready = self._selector.select(self._patience())
+        ready = self._poller.poll(self._patience())
         self._woken = True  # we look again before we wait
         began = time.monotonic()
-        others = []
-        for key, events in ready:
-            if isinstance(key.data, Load):
-                self.step(key.data)
-            else:
-                others.append((key.data, events))
-        self._ring()
+        handlers = self._handlers
+        others: list[tuple[Callable[[int], object], int]] = []
+        for descriptor, events in ready:
+            handler = handlers.get(descriptor)
+            if isinstance(handler, Load):
+                if not handler.pass_on():
+                    self.step(handler)
+            elif handler is not None:
+                others.append((handler, events))
+        if self._timers and self._timers[0][0] <= began:
+            self._ring()
         limit = time.monotonic() + SHARE
         for handle, events in others:
             handle(events)
             if time.monotonic() > limit:
-                break  # the selector tells of the rest again
+                break  # the poller tells of the rest again
         self._idle(limit, quiet=not (calls or others))
         self.lag = time.monotonic() - began
 
@@ -252,22 +263,27 @@ class Carrier:
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
         if load.descriptor is not None:
-            key = self._selector.get_map().get(load.descriptor)
-            # What a stream has closed can be another stream's descriptor by now.
-            if key is not None and key.data is load:
-                self._selector.unregister(load.descriptor)
+            self._unregister(load.descriptor, load)
         load.descriptor = descriptor
-        if descriptor is None:
-            return
-        self._register(descriptor, selectors.EVENT_READ, load)
+        if descriptor is not None:
+            self._register(descriptor, IN, load)
 
-    def _register(self, descriptor: int, events: int, data: object) -> None:
+    def _register(
+        self, descriptor: int, events: int, handler: Load | Callable[[int], object]
+    ) -> None:
         """Poll *descriptor* in place of whoever had it before and closed it without a word."""
+        self._handlers[descriptor] = handler
         try:
-            self._selector.register(descriptor, events, data)
-        except KeyError:
-            self._selector.unregister(descriptor)
-            self._selector.register(descriptor, events, data)
+            self._poller.register(descriptor, events)
+        except FileExistsError:
+            self._poller.modify(descriptor, events)
+
+    def _unregister(self, descriptor: int, handler: Load | Callable[[int], object]) -> None:
+        # What a stream has closed can be another stream's descriptor by now.
+        if self._handlers.get(descriptor) is handler:
+            del self._handlers[descriptor]
+            with contextlib.suppress(OSError):  # closed: then nothing is polled any more
+                self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
         due = min(due, time.monotonic() + LOOK)
@@ -293,6 +309,6 @@ class Carrier:
                 due = load.due
                 self._set_timer(load, math.inf if due is None else due)
 
-    def _drain_wakes(self, events: Any) -> None:
+    def _drain_wakes(self, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._inside.recv(4096)

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 import harness
 import pytest
 
+from choreo_wsgi.streams import carrier as carrying
 from choreo_wsgi.streams.carrier import Carrier, Load
+from choreo_wsgi.streams.poller import Selecting, new_poller
 from choreo_wsgi.streams.workers import Workers
 
 
-@pytest.fixture
-def carrier() -> Iterator[Carrier]:
+@pytest.fixture(params=[new_poller, Selecting])
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carrier]:
+    """A carrier, with the best poller of this system and with that of others."""
+    monkeypatch.setattr(carrying, "new_poller", request.param)
     one = Carrier(Workers(4))
     yield one
     one.close()

@@ -1,0 +1,51 @@
+"""Waiting for many descriptors: epoll, and its shape over :mod:`selectors` where it is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import selectors
+
+#: What is waited for, as epoll has it.
+IN, OUT = 1, 4
+
+
+class Selecting:
+    """What is used of ``select.epoll``, for macOS, BSD and Windows."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def register(self, fd: int, events: int) -> None:
+        """Wait for *events* at *fd*; raises FileExistsError if it is waited for already."""
+        reading = selectors.EVENT_READ if events & IN else 0
+        try:
+            self._selector.register(fd, reading | (selectors.EVENT_WRITE if events & OUT else 0))
+        except KeyError:
+            raise FileExistsError from None
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other *events* at *fd*, which may have been closed and opened meanwhile."""
+        self.unregister(fd)
+        self.register(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """Wait for nothing at *fd*."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(fd)
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        """Return which descriptors have what, waiting at most *timeout* seconds for the first."""
+        ready = self._selector.select(timeout)
+        return [(key.fd, events & IN | (events & 2) << 1) for key, events in ready]
+
+    def close(self) -> None:
+        """Free what it holds."""
+        self._selector.close()
+
+
+def new_poller() -> select.epoll | Selecting:
+    """Return the fastest poller that there is."""
+    # selectors.EpollSelector makes objects in Python of what epoll returns: felt at each frame
+    # of a stream at a model's pace.
+    return select.epoll() if hasattr(select, "epoll") else Selecting()
