@@ -12,11 +12,14 @@ thread can wait for many:
   ``time.monotonic()`` and ``math.inf`` for never.  When it and ``fileno()`` are both None only
   waiting tells, and ``receive(0)`` may block: a thread that serves many leaves it to another.
 * ``close()`` lets go of everything at once, at any time, as often as wanted.
+
+Some know a *lane*, a shorter way than ``receive(0)`` for what comes most of the time; see
+:func:`lane_of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from .items import Delta, Finish, Item, Usage
@@ -43,6 +46,20 @@ class Readable(Protocol[T_co]):
 
     def close(self) -> None:
         """Stop what is being read and free what it holds."""
+
+
+#: Returns what came, ``b""`` when nothing did, None when that has to be received the long way.
+Lane = Callable[[], bytes | None]
+
+
+def lane_of(readable: object) -> Lane | None:
+    """Return the lane for what *readable* returns next, or None where it has none.
+
+    It may be used until the long way is gone once.  Until then neither what *readable* waits for
+    changes, nor whether it has ended.
+    """
+    find = getattr(readable, "lane", None)
+    return None if find is None else find()
 
 
 class Reply(Readable[bytes], Protocol):

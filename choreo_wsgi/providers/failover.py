@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..chat.items import Usage
-from ..chat.source import Reply
+from ..chat.source import Lane, Reply, lane_of
 from ..errors import ChoreoError, Exhausted
 
 #: So many failures in a row open a circuit, for so many seconds.
@@ -199,6 +199,10 @@ class Failover:
                 self._breaker.succeeded()
             self.ended = reading.ended
         return block
+
+    def lane(self) -> Lane | None:
+        """Return the lane of whoever answers, if it has one."""
+        return lane_of(self._reading)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.source import Readable
+from ..chat.source import Lane, Readable, lane_of
 from ..errors import ChoreoError, Unavailable
 
 #: Seconds between two looks at the client while nothing comes.  A client that leaves frees
@@ -91,6 +91,10 @@ class Generation:
             return b""
         self._end(error.code or error.type)
         return self.writer.fail(error)
+
+    def lane(self) -> Lane | None:
+        """Return the lane of the frames, if they have one."""
+        return None if self._first or self.ended else lane_of(self._frames)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
@@ -191,6 +195,22 @@ class EventStream:
             return None
         ping = 0.0 if self._last_sent is None else self._last_sent + self._heartbeat
         return ping if due is None else min(due, ping)
+
+    def lane(self) -> Lane | None:
+        """Return a lane for :meth:`ready`, if there is one for the next frames."""
+        lane, meter = lane_of(self._generation), self._meter
+        if lane is None or self._last_sent is None:
+            return None
+
+        def take() -> bytes | None:
+            block = lane()
+            if block:
+                self._last_sent = now = time.monotonic()
+                if meter is not None:
+                    meter.sent(block, now)
+            return block
+
+        return take
 
     def ready(self, timeout: float = 0.0) -> bytes:
         """Return what is to be sent, ``b""`` when nothing came within *timeout* seconds.

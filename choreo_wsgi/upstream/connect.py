@@ -48,7 +48,7 @@ def connect(
             while not connection.handshake():
                 yield from _flush(connection, until)
                 yield from _until_readable(until)
-                data = connection.receive_raw(0)
+                data = connection.receive_raw()
                 if data is not None:
                     connection.tls.feed(data)
             yield from _flush(connection, until)
@@ -154,7 +154,7 @@ def _tunnel(connection: Connection, until: float) -> Steps:
     answer = b""
     while (end := head_end(answer)) < 0:
         yield from _until_readable(until)
-        data = connection.receive_raw(0)
+        data = connection.receive_raw()
         if data == b"":
             raise ProviderUnavailable("the proxy closed the connection")
         answer += data or b""

@@ -149,29 +149,36 @@ class Connection:
 
         Raises OSError.
         """
-        if self.tls is None:
-            return self.receive_raw(timeout)
-        data = b"" if self.tls.ended else self.receive_raw(timeout)
-        if data is None:
-            return None
-        self.tls.feed(data)
-        plain = self.tls.decrypt()
-        self.queue_raw(self.tls.outgoing())  # an answer to a key update
-        self.flush()
-        return plain if plain or self.tls.ended else None
-
-    def receive_raw(self, timeout: float) -> bytes | None:
-        """Do as :meth:`receive` with the socket's own bytes."""
-        sock = self.sock
+        sock, tls = self.sock, self.tls
         assert sock is not None
+        if tls is not None and tls.ended:
+            return b""
         try:
             if timeout <= 0:
-                return sock.recv(BLOCK, _DONT_WAIT)
-            if _KERNEL_TIMES:
+                data = sock.recv(BLOCK, _DONT_WAIT)
+            elif _KERNEL_TIMES:
                 if timeout != self._kernel_time:
                     self._set_kernel_time(sock, timeout)
-                return sock.recv(BLOCK)
-            return sock.recv(BLOCK) if wait(sock, POLLIN, timeout) else None
+                data = sock.recv(BLOCK)
+            elif wait(sock, POLLIN, timeout):
+                data = sock.recv(BLOCK)
+            else:
+                return None
+        except BlockingIOError:
+            return None
+        if tls is None:
+            return data
+        tls.feed(data)
+        plain = tls.decrypt()
+        self.queue_raw(tls.outgoing())  # an answer to a key update
+        self.flush()
+        return plain if plain or tls.ended else None
+
+    def receive_raw(self) -> bytes | None:
+        """Return the socket's own bytes that are there, None when there are none."""
+        assert self.sock is not None
+        try:
+            return self.sock.recv(BLOCK, _DONT_WAIT)
         except BlockingIOError:
             return None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import threading
 import time
+from contextlib import suppress
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
 from .connect import Steps
@@ -15,8 +18,8 @@ from .request import Lender
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
 
-#: Seconds between two questions whether the socket is writable, the first and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.02
+#: Seconds between two questions whether a socket is writable, where nobody tells.
+PAUSE = 0.01
 
 
 class Exchange:
@@ -41,8 +44,8 @@ class Exchange:
         self._early = b""  # bytes of the head, until it is whole
         self._steps: Steps | None = self._begin(fresh=False)
         self._waiting: tuple[int, float] | None = None
-        self._again = 0.0  # when to ask whether the socket is writable,
-        self._pause = 0.0  # and how long after the time before
+        self._again = 0.0  # when to ask whether the socket is writable
+        self._writing: select.epoll | None = None  # readable when the socket is writable
         self._deadline = 0.0
         self._patience = lender.timeouts.first_byte
         self._sent = False
@@ -63,7 +66,12 @@ class Exchange:
         """
         with self._busy:
             try:
-                return self._receive(timeout)
+                if self._steps is not None:
+                    until = time.monotonic() + timeout
+                    if not self._advance(self._steps, until):
+                        return b""
+                    timeout = until - time.monotonic()
+                return self._read(timeout)
             except BaseException:
                 self._closed = True
                 raise
@@ -76,12 +84,24 @@ class Exchange:
         connection = self._connection
         if connection is None or connection.sock is None:
             return None
-        if self._steps is not None and self.events != POLLIN:
-            return None
         if self.ended or self._closed:
             return None  # the connection may be another exchange's by now
+        if self._steps is not None and self.events != POLLIN:
+            return self._writable_fileno(connection.sock)
         number = connection.sock.fileno()
         return number if number >= 0 else None
+
+    def _writable_fileno(self, sock: socket.socket) -> int | None:
+        """Return a descriptor that turns readable when *sock* is what is waited for, if any does.
+
+        Who polls for many polls for reading only.  An epoll can itself be polled.
+        """
+        if self._writing is None and self._waiting is not None and hasattr(select, "epoll"):
+            with suppress(OSError):  # no descriptor is left: it is asked now and then
+                writing = select.epoll(1)
+                writing.register(sock, self.events)
+                self._writing = writing
+        return None if self._writing is None else self._writing.fileno()
 
     @property
     def events(self) -> int:
@@ -102,7 +122,7 @@ class Exchange:
         events, deadline = self._waiting
         if not events:
             return None
-        return deadline if events == POLLIN else min(deadline, self._again)
+        return deadline if events == POLLIN or self._writing else min(deadline, self._again)
 
     def _is_over(self) -> bool:
         """Return whether the end is known, which no descriptor tells again."""
@@ -140,23 +160,10 @@ class Exchange:
                 return
             self._end()
 
-    def _receive(self, timeout: float) -> bytes:
-        if self.ended:
-            return b""
-        self._check_open()
-        if self._steps is not None:
-            until = time.monotonic() + timeout
-            if not self._advance(self._steps, until):
-                return b""
-            timeout = until - time.monotonic()
-            if self._early or self.ended:
-                early, self._early = self._early, b""
-                return self._body(early)
-        return self._read(timeout)
-
     def _advance(self, steps: Steps, until: float) -> bool:
         """Go on up to the answer's head until the time *until*; return whether it is there."""
         while True:
+            self._check_open()
             if self._waiting is not None:
                 events, deadline = self._waiting
                 if not events:
@@ -165,11 +172,10 @@ class Exchange:
                 elif not self._ready(events, min(until, deadline)):
                     self._check_open()
                     if (now := time.monotonic()) < deadline:
-                        # Who polls for many polls for reading only: writing is asked for.
-                        self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
-                        self._again = now + self._pause
+                        self._again = now + PAUSE
                         return False
                 self._check_open()
+            self._writing = None
             try:
                 self._waiting = next(steps)
             except StopIteration:
@@ -258,21 +264,28 @@ class Exchange:
 
     def _read(self, timeout: float) -> bytes:
         """Return the body's bytes that come next."""
+        if self.ended:
+            return b""
+        self._check_open()
         connection, framing = self._connection, self._framing
         assert connection is not None and framing is not None
         if framing.error is not None:
             raise _invalid(framing.error)
+        now = time.monotonic()
+        until = now + timeout
         while True:
-            now = time.monotonic()
             if now >= self._deadline:
                 raise ProviderTimeout(f"the provider was silent for {self._patience:g} s")
-            until = now + timeout
-            try:
-                data = connection.receive(min(timeout, self._deadline - now))
-            except OSError as error:
+            data: bytes | None = self._early
+            if data:
+                self._early = b""
+            else:
+                try:
+                    data = connection.receive(min(until, self._deadline) - now)
+                except OSError as error:
+                    self._check_open()
+                    raise UpstreamTruncated("the provider broke the connection off") from error
                 self._check_open()
-                raise UpstreamTruncated("the provider broke the connection off") from error
-            self._check_open()
             if data is None:
                 return b""
             if not data:
@@ -283,27 +296,17 @@ class Exchange:
                     raise UpstreamTruncated(message) from error
                 self._finish_body(excess=True)
                 return b""
-            body = self._body(data)
-            if body or self.ended:
+            body = framing.feed(data)
+            now = time.monotonic()
+            if body:
+                self._patience = self._lender.timeouts.idle
+            self._deadline = now + self._patience
+            if framing.done:
+                self._finish_body(framing.excess)
+            elif framing.error is not None and not body:
+                raise _invalid(framing.error)
+            if body or self.ended or now >= until:
                 return body
-            timeout = until - time.monotonic()
-            if timeout <= 0:
-                return b""
-
-    def _body(self, data: bytes) -> bytes:
-        framing = self._framing
-        assert framing is not None
-        if self.ended:
-            return b""
-        body = framing.feed(data)
-        if body:
-            self._patience = self._lender.timeouts.idle
-        self._deadline = time.monotonic() + self._patience
-        if framing.done:
-            self._finish_body(framing.excess)
-        elif framing.error is not None and not body:
-            raise _invalid(framing.error)
-        return body
 
     def _finish_body(self, excess: bool) -> None:
         if excess:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ... import sse
 from ...chat.answer import AnswerWriter
 from ...chat.items import Usage, dump
+from ...chat.source import Lane
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
@@ -62,6 +63,7 @@ class RelayedStream(UpstreamAnswer):
         self._pause = 0.0  # how long the next read is put off,
         self._paused = 0.0  # and since when
         self._finished = False  # every choice has its finish reason
+        self._held: bytes | ChoreoError = b""  # what the lane received and could not pass on
 
     @property
     def usage(self) -> Usage | None:
@@ -85,7 +87,7 @@ class RelayedStream(UpstreamAnswer):
         try:
             if self._pause and timeout > 0:
                 time.sleep(self._pause)
-            data = self._exchange.receive(timeout) if self._open else self.read(timeout)
+            data = self._next(timeout)
             self._pause = _pause_after(len(data), self._pause)
             self._paused = time.monotonic() if self._pause else 0.0
             if data:
@@ -101,6 +103,35 @@ class RelayedStream(UpstreamAnswer):
         if relay.done or self.body_ended or (finished and self._patience(1) <= 0):
             return self._end(frames)
         return frames
+
+    def _next(self, timeout: float) -> bytes:
+        held, self._held = self._held, b""
+        if isinstance(held, ChoreoError):
+            raise held
+        if held:
+            return held
+        return self._exchange.receive(timeout) if self._open else self.read(timeout)
+
+    def lane(self) -> Lane | None:
+        """Return a lane for events that all follow the pattern of the last."""
+        exchange, rewrite = self._exchange, self._relay.lane()
+        if not self._open or self._finished or self._pause or rewrite is None:
+            return None
+
+        def take() -> bytes | None:
+            try:
+                data = exchange.receive(0)
+            except ChoreoError as error:
+                self._held = error
+                return None
+            if not data:
+                return None if exchange.ended else data
+            frames = rewrite(data) if len(data) < _BURST else None
+            if frames is None:
+                self._held = data
+            return frames
+
+        return take
 
     def _patience(self, timeout: float) -> float:
         """Return how long to wait for what may follow the finish reasons."""

@@ -50,6 +50,11 @@ class WholeEvents:
         self._after_cr = False  # the last byte was CR, which may be half of CRLF
 
     @property
+    def empty(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not (self._rest or self._after_cr)
+
+    @property
     def too_large(self) -> bool:
         """Whether the event that has begun is longer than the limit."""
         return len(self._rest) > self._limit

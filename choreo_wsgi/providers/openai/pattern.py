@@ -31,7 +31,7 @@ _SPECIAL = bytes(range(32)) + b'"\\'
 # Long enough to be rare in text, short enough for the fast way of finding it.
 _SEPARATOR = 12
 #: Longest event that is learned from, and longest block that is looked at as one event first.
-_SMALL = 4096
+SMALL = 4096
 _HOLE = "\x7f<hole>\x7f"
 _HOLE_JSON = _HOLE.encode()
 #: Patterns kept: as many as choices that take turns.
@@ -62,7 +62,7 @@ class Pattern:
             return None
         # At the pace of a model there is one event at a time, of plain text mostly: this way
         # takes a third of the time of the other.  "make bench" shows it as "paced".
-        if len(block) < _SMALL and block.endswith(self.suffix, len(self.prefix)):
+        if len(block) < SMALL and block.endswith(self.suffix, len(self.prefix)):
             text = block[len(self.prefix) : -len(self.suffix)]
             if text.isascii() and len(text.translate(None, _SPECIAL)) == len(text):
                 if self.seen is not None:
@@ -127,7 +127,7 @@ class Patterns:
 
         It was sent as *frame*.  *seen* is for the pattern.
         """
-        if len(raw) > _SMALL:
+        if len(raw) > SMALL:
             return
         found = _find(raw, chunk)
         if found is None:
