@@ -48,15 +48,29 @@ class Readable(Protocol[T_co]):
         """Stop what is being read and free what it holds."""
 
 
-#: Returns what came, ``b""`` when nothing did, None when that has to be received the long way.
-Lane = Callable[[], bytes | None]
+class Lane(Protocol):
+    """A way for what comes most of the time from an upstream to a client; see :func:`lane_of`.
+
+    What passes here is sent as one chunk of a chunked body (RFC 9112, 7.1).
+    """
+
+    #: When something passed here last, ``time.monotonic()``; 0 before.
+    heard: float
+    #: Told of each chunk that passes, and when.
+    told: Callable[[bytes, float], None] | None
+    #: Sends without waiting, as ``socket.send`` does; is given what that did not take.
+    send: Callable[[bytes], int]
+    keep: Callable[[bytes], None]
+
+    def pass_on(self, now: float) -> bool:
+        """Send what came until *now*; return False if it has to be received and sent otherwise."""
 
 
 def lane_of(readable: object) -> Lane | None:
     """Return the lane for what *readable* returns next, or None where it has none.
 
-    It may be used until the long way is gone once.  Until then neither what *readable* waits for
-    changes, nor whether it has ended.
+    It may be used until *readable* is received from the next time.  Until then neither what
+    that waits for changes, nor whether it has ended.
     """
     find = getattr(readable, "lane", None)
     return None if find is None else find()

@@ -18,6 +18,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from waitress.channel import ClientDisconnected
@@ -252,10 +253,13 @@ class Channel:
         """
         with self._sending:
             sent = 0 if self.unsent else self._send_some(parts)
-            if sent == sum(map(len, parts)):
-                return
-            self.unsent += _after([memoryview(part) for part in parts], sent)
-            self.deadline = time.monotonic() + self.server.send_timeout
+            if sent < sum(map(len, parts)):
+                self.keep(*_after(parts, sent))
+
+    def keep(self, *parts: bytes | memoryview) -> None:
+        """Send *parts* when the client takes them."""
+        self.unsent += map(memoryview, parts)
+        self.deadline = time.monotonic() + self.server.send_timeout
         self.server.changed(self)
 
     def flush(self) -> None:
@@ -313,11 +317,11 @@ class Channel:
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+def _after(parts: Iterable[bytes | memoryview], sent: int) -> list[memoryview]:
     """Return what is left of *parts* after *sent* bytes."""
     rest = []
     for part in parts:
         if sent < len(part):
-            rest.append(part[sent:])
+            rest.append(memoryview(part)[sent:])
         sent = max(0, sent - len(part))
     return rest

@@ -20,7 +20,7 @@ from waitress.utilities import build_http_date
 
 from ..app.account import Account
 from ..app.request import request_id
-from ..chat.source import Lane, lane_of
+from ..chat.source import lane_of
 from ..errors import BodyTooLarge, ChoreoError, Exhausted, InsufficientStorage, InvalidRequest
 from ..streams.carrier import Load
 from .parser import Parser
@@ -97,7 +97,6 @@ class Task(Load):
         self.environ: dict[str, Any] = {}
         self._body: Any = None
         self._blocks: Iterator[bytes] | None = None  # of a body that can only be iterated
-        self._lane: Lane | None = None  # of the body
         self._begun = False
         #: The last block, once a worker has it.  The loop sends the end and then closes the
         #: body, so what that gives back is there before the client's next request.
@@ -132,23 +131,9 @@ class Task(Load):
         due: float | None = self._body.due
         return due
 
-    def pass_on(self) -> bool:
-        """Send what the body's lane has; return False if the answer has to go on otherwise."""
-        lane, channel = self._lane, self.channel
-        if lane is None or channel.unsent:
-            return False
-        try:
-            block = lane()
-            if block:
-                channel.transmit(b"%X\r\n%b\r\n" % (len(block), block))
-        except Exception as error:
-            self._fail(error)
-            return False
-        return block is not None and not channel.unsent
-
     def step(self, patience: float) -> None:
         """Go on with the answer, waiting at most *patience* seconds for it."""
-        self._lane = None
+        self.lane = None
         try:
             if self.channel.unsent:
                 self.channel.check_deadline()
@@ -163,8 +148,10 @@ class Task(Load):
         if self._done and not self.channel.unsent:
             self._close_body()
             self.ended = True
-        elif self.chunked_response and self._end is None:
-            self._lane = lane_of(self._body)
+        elif self.chunked_response and self._end is None and not self.channel.unsent:
+            self.lane = lane_of(self._body)
+            if self.lane is not None:
+                self.lane.send, self.lane.keep = self.channel.socket.send, self.channel.keep
 
     def leave(self) -> None:
         """Tell the channel that its request is answered."""

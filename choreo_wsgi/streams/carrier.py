@@ -31,6 +31,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ..chat.source import Lane
 from .poller import IN, new_poller
 from .workers import Workers
 
@@ -58,6 +59,8 @@ class Load:
     timer = math.inf
     #: Whether a worker has it.
     away = False
+    #: What moves most of what comes to the descriptor without :meth:`step`, until that.
+    lane: Lane | None = None
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
@@ -70,13 +73,6 @@ class Load:
         With a descriptor None means that there is no such time.
         """
         raise NotImplementedError
-
-    def pass_on(self) -> bool:
-        """Move what came by a shorter way than :meth:`step`; return False if it cannot.
-
-        Nothing but that has changed then: neither what it waits for nor whether it has ended.
-        """
-        return False
 
     def step(self, patience: float) -> None:
         """Move what there is, waiting at most *patience* seconds for it; never raises."""
@@ -184,7 +180,8 @@ class Carrier:
         for descriptor, events in ready:
             handler = handlers.get(descriptor)
             if isinstance(handler, Load):
-                if not handler.pass_on():
+                lane = handler.lane
+                if lane is None or not lane.pass_on(began):
                     self.step(handler)
             elif handler is not None:
                 others.append((handler, events))

@@ -165,6 +165,7 @@ class EventStream:
         self._on_close: Callable[[str], None] | None = on_close
         self._meter = meter
         self._last_sent: float | None = None
+        self._lane: Lane | None = None
 
     def __iter__(self) -> EventStream:
         return self
@@ -193,24 +194,21 @@ class EventStream:
         due = self._generation.due
         if due is None and self._generation.fileno() is None:
             return None
-        ping = 0.0 if self._last_sent is None else self._last_sent + self._heartbeat
+        last = self._sent_last()
+        ping = 0.0 if last is None else last + self._heartbeat
         return ping if due is None else min(due, ping)
 
     def lane(self) -> Lane | None:
         """Return a lane for :meth:`ready`, if there is one for the next frames."""
-        lane, meter = lane_of(self._generation), self._meter
-        if lane is None or self._last_sent is None:
-            return None
+        self._lane = lane = None if self._last_sent is None else lane_of(self._generation)
+        if lane is not None and self._meter is not None:
+            lane.told = self._meter.sent
+        return lane
 
-        def take() -> bytes | None:
-            block = lane()
-            if block:
-                self._last_sent = now = time.monotonic()
-                if meter is not None:
-                    meter.sent(block, now)
-            return block
-
-        return take
+    def _sent_last(self) -> float | None:
+        """Return when something was sent last, None if nothing was."""
+        lane, last = self._lane, self._last_sent
+        return last if lane is None or last is None else max(last, lane.heard)
 
     def ready(self, timeout: float = 0.0) -> bytes:
         """Return what is to be sent, ``b""`` when nothing came within *timeout* seconds.
@@ -220,7 +218,8 @@ class EventStream:
         """
         if self.ended:
             return b""
-        begun = self._last_sent is not None
+        last = self._last_sent = self._sent_last()
+        begun = last is not None
         block = self._generation.receive(timeout if begun else 0)
         now = time.monotonic()
         if block:
@@ -230,7 +229,7 @@ class EventStream:
             self.close()
             return b""
         # At the start a ping, if nothing else is there: the head leaves with the first bytes.
-        elif self._last_sent is None or now - self._last_sent >= self._heartbeat:
+        elif last is None or now - last >= self._heartbeat:
             if self._meter is not None:
                 self._meter.pinged()
             block = self._ping

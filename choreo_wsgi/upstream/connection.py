@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import select
 import socket
 import ssl
 import struct
 import sys
+from collections.abc import Callable
 
 from .address import Address
 from .framing import Framing
@@ -173,6 +175,12 @@ class Connection:
         self.queue_raw(tls.outgoing())  # an answer to a key update
         self.flush()
         return plain if plain or tls.ended else None
+
+    def receiver(self) -> Callable[[], bytes | None]:
+        """Return a quick ``receive(0)``; it may raise BlockingIOError for None."""
+        if self.tls is not None or self.sock is None:
+            return functools.partial(self.receive, 0)
+        return functools.partial(self.sock.recv, BLOCK, _DONT_WAIT)
 
     def receive_raw(self) -> bytes | None:
         """Return the socket's own bytes that are there, None when there are none."""

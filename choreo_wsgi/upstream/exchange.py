@@ -6,12 +6,13 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
 from .connect import Steps
 from .connection import POLLIN, POLLOUT, Connection, wait
-from .framing import Framing, FramingError
+from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
 from .request import Lender
 
@@ -42,11 +43,14 @@ class Exchange:
         self._framing: Framing | None = None
         self._head: Head | None = None
         self._early = b""  # bytes of the head, until it is whole
+        #: What was read and has to be looked at: bytes of the body, or the connection's failure.
+        self.unread: bytes | OSError = b""
         self._steps: Steps | None = self._begin(fresh=False)
         self._waiting: tuple[int, float] | None = None
         self._again = 0.0  # when to ask whether the socket is writable
         self._writing: select.epoll | None = None  # readable when the socket is writable
-        self._deadline = 0.0
+        #: When a piece of the body, or the head, came last.
+        self.heard = 0.0
         self._patience = lender.timeouts.first_byte
         self._sent = False
         self._sent_at = 0.0
@@ -78,6 +82,19 @@ class Exchange:
             finally:
                 if self._closed and not self.ended and self._connection is not None:
                     self._connection.close()
+
+    def chunks(self) -> tuple[Callable[[], bytes | None], Mapping[bytes, int]] | None:
+        """Return how to read chunks past :meth:`receive`, if the next byte begins one.
+
+        A function that does as ``Connection.receiver`` says, and the lines that begin chunks.
+        Only the thread that receives uses them; what it cannot use becomes ``unread``.
+        """
+        connection, framing = self._connection, self._framing
+        if self.ended or self._closed or self.unread or not isinstance(framing, Chunked):
+            return None
+        if connection is None or not framing.fresh:
+            return None
+        return connection.receiver(), framing.sizes
 
     def fileno(self) -> int | None:
         """Return the file descriptor that turns readable, or None when only asking tells."""
@@ -116,7 +133,7 @@ class Exchange:
         if self._is_over():
             return 0.0
         if self._steps is None:
-            return self._deadline
+            return self.heard + self._patience
         if self._waiting is None:
             return 0.0
         events, deadline = self._waiting
@@ -256,9 +273,11 @@ class Exchange:
                 self.status, self.reason, self.headers = head.status, head.reason, head.headers
                 self._head, self._framing = head, head.framing
                 self._request = b""
-                self._deadline = time.monotonic() + self._patience
+                self.heard = time.monotonic()
+                self._early, self.unread = b"", data
                 break
-        self._early = data
+        else:
+            self._early = data
         if self._framing is not None and self._framing.done:
             self._finish_body(bool(data))
 
@@ -274,18 +293,18 @@ class Exchange:
         now = time.monotonic()
         until = now + timeout
         while True:
-            if now >= self._deadline:
+            deadline = self.heard + self._patience
+            if now >= deadline:
                 raise ProviderTimeout(f"the provider was silent for {self._patience:g} s")
-            data: bytes | None = self._early
-            if data:
-                self._early = b""
-            else:
-                try:
-                    data = connection.receive(min(until, self._deadline) - now)
-                except OSError as error:
-                    self._check_open()
-                    raise UpstreamTruncated("the provider broke the connection off") from error
+            unread, self.unread = self.unread, b""
+            try:
+                if isinstance(unread, OSError):
+                    raise unread
+                data = unread or connection.receive(min(until, deadline) - now)
+            except OSError as error:
                 self._check_open()
+                raise UpstreamTruncated("the provider broke the connection off") from error
+            self._check_open()
             if data is None:
                 return b""
             if not data:
@@ -297,10 +316,9 @@ class Exchange:
                 self._finish_body(excess=True)
                 return b""
             body = framing.feed(data)
-            now = time.monotonic()
+            now = self.heard = time.monotonic()
             if body:
                 self._patience = self._lender.timeouts.idle
-            self._deadline = now + self._patience
             if framing.done:
                 self._finish_body(framing.excess)
             elif framing.error is not None and not body:

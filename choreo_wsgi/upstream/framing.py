@@ -11,6 +11,7 @@ Pure, and nothing of ours is imported: the client (``choreoai``) reads with it t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 #: Longest line of a chunk's size with its extensions, and longest trailer section.
@@ -102,6 +103,9 @@ class _Sizes(dict[bytes, int]):
         return size
 
 
+_SIZES = _Sizes()
+
+
 class Chunked:
     """A body in chunks.
 
@@ -119,17 +123,22 @@ class Chunked:
         self._closing = False  # the CRLF behind a chunk's data is still to come
         self._last = False  # the last chunk came: what follows is the trailer
         self._trailer = 0  # bytes of the trailer so far
-        self._sizes = _Sizes()
+        self.sizes: Mapping[bytes, int] = _SIZES
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return not (self._rest or self._left or self._closing or self._last)
 
     def feed(self, data: bytes) -> bytes:
         """Return the data of the chunks, and of parts of chunks, in *data*."""
         if self._left > len(data):
             self._left -= len(data)
             return data
-        if len(data) < _SMALL and not (self._rest or self._left or self._closing or self._last):
+        if len(data) < _SMALL and self.fresh:
             # At the pace of a model this is mostly one whole chunk.
             line = data.find(b"\r\n")
-            size = self._sizes.get(data[:line])
+            size = self.sizes.get(data[:line])
             if size and size == len(data) - line - 4 and data.endswith(b"\r\n"):
                 return data[line + 2 : -2]
         pieces: list[bytes] = []
@@ -169,7 +178,7 @@ class Chunked:
         sizes, chunks = parts[0:whole:2], parts[1:whole:2]
         lengths = list(map(len, chunks))
         try:
-            if lengths != list(map(self._sizes.__getitem__, sizes)):
+            if lengths != list(map(self.sizes.__getitem__, sizes)):
                 return 0
         except KeyError:
             return 0

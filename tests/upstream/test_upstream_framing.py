@@ -128,7 +128,7 @@ def test_many_sizes_do_not_fill_memory() -> None:
     framing = Chunked()
     for size in range(1, 6000):
         assert len(framing.feed(chunk(b"x" * size))) == size
-    assert len(framing._sizes) <= 4097
+    assert len(framing.sizes) <= 4097
 
 
 def test_a_sized_body() -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from ... import sse
 from ...chat.answer import AnswerWriter
 from ...chat.items import Usage, dump
-from ...chat.source import Lane
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
 from ..reading import SHAPE_ERRORS, find_error, parse_object, read_usage, unknown_shape
+from .lane import Lane
 from .relay import EventRelay, Rewriting
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class RelayedStream(UpstreamAnswer):
         self._pause = 0.0  # how long the next read is put off,
         self._paused = 0.0  # and since when
         self._finished = False  # every choice has its finish reason
-        self._held: bytes | ChoreoError = b""  # what the lane received and could not pass on
+        self._lane: Lane | None = None
 
     @property
     def usage(self) -> Usage | None:
@@ -80,6 +80,7 @@ class RelayedStream(UpstreamAnswer):
             raise self._failure
         if self.ended:
             return b""
+        self._hear()
         relay, finished = self._relay, self._finished
         if finished:
             timeout = self._patience(timeout)
@@ -87,7 +88,7 @@ class RelayedStream(UpstreamAnswer):
         try:
             if self._pause and timeout > 0:
                 time.sleep(self._pause)
-            data = self._next(timeout)
+            data = self._exchange.receive(timeout) if self._open else self.read(timeout)
             self._pause = _pause_after(len(data), self._pause)
             self._paused = time.monotonic() if self._pause else 0.0
             if data:
@@ -104,34 +105,18 @@ class RelayedStream(UpstreamAnswer):
             return self._end(frames)
         return frames
 
-    def _next(self, timeout: float) -> bytes:
-        held, self._held = self._held, b""
-        if isinstance(held, ChoreoError):
-            raise held
-        if held:
-            return held
-        return self._exchange.receive(timeout) if self._open else self.read(timeout)
-
     def lane(self) -> Lane | None:
-        """Return a lane for events that all follow the pattern of the last."""
-        exchange, rewrite = self._exchange, self._relay.lane()
-        if not self._open or self._finished or self._pause or rewrite is None:
+        """Return a lane for small blocks of events that all follow the pattern of the last."""
+        pattern, chunks = self._relay.pattern, self._exchange.chunks()
+        if not self._open or self._finished or self._pause or pattern is None or chunks is None:
             return None
+        self._lane = Lane(self._exchange, *chunks, pattern, _BURST)
+        return self._lane
 
-        def take() -> bytes | None:
-            try:
-                data = exchange.receive(0)
-            except ChoreoError as error:
-                self._held = error
-                return None
-            if not data:
-                return None if exchange.ended else data
-            frames = rewrite(data) if len(data) < _BURST else None
-            if frames is None:
-                self._held = data
-            return frames
-
-        return take
+    def _hear(self) -> None:
+        """Tell the exchange what passed by it."""
+        if self._lane is not None:
+            self._exchange.heard = max(self._exchange.heard, self._lane.heard)
 
     def _patience(self, timeout: float) -> float:
         """Return how long to wait for what may follow the finish reasons."""
@@ -166,6 +151,7 @@ class RelayedStream(UpstreamAnswer):
             return 0.0
         if self._pause:
             return self._paused + self._pause
+        self._hear()
         due = self._exchange.due if self._open else super().due
         return min(due, self._grace) if self._grace and due is not None else due
 

@@ -27,7 +27,7 @@ _STRINGS = {
 }
 _ESCAPE = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})')
 #: What stands in a JSON string as an escape only.
-_SPECIAL = bytes(range(32)) + b'"\\'
+SPECIAL = bytes(range(32)) + b'"\\'
 # Long enough to be rare in text, short enough for the fast way of finding it.
 _SEPARATOR = 12
 #: Longest event that is learned from, and longest block that is looked at as one event first.
@@ -64,7 +64,7 @@ class Pattern:
         # takes a third of the time of the other.  "make bench" shows it as "paced".
         if len(block) < SMALL and block.endswith(self.suffix, len(self.prefix)):
             text = block[len(self.prefix) : -len(self.suffix)]
-            if text.isascii() and len(text.translate(None, _SPECIAL)) == len(text):
+            if text.isascii() and len(text.translate(None, SPECIAL)) == len(text):
                 if self.seen is not None:
                     self.seen(text)
                 return self.new_prefix + text + self.new_suffix
@@ -101,7 +101,7 @@ def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
     if b"\\" in joined:
         # What is between the texts keeps an escape that is cut from going on in the next.
         joined = _ESCAPE.sub(b"", b"\x7f".join(texts))
-    return len(joined.translate(None, _SPECIAL)) == len(joined)
+    return len(joined.translate(None, SPECIAL)) == len(joined)
 
 
 class Patterns:

@@ -32,7 +32,7 @@ from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
 from ..reading import SHAPE_ERRORS, find_error, parse_object, read_usage, unknown_shape
 from .events import EventReader, WholeEvents
-from .pattern import SMALL, Patterns
+from .pattern import SMALL, Pattern, Patterns
 
 if TYPE_CHECKING:
     from .. import failures
@@ -118,15 +118,12 @@ class EventRelay:
                 raise self.failure from None
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
-    def lane(self) -> Callable[[bytes], bytes | None] | None:
-        """Return what rewrites a small block of events that all follow the latest pattern.
-
-        It returns None for any other block, which it leaves to :meth:`receive_data`.  There is
-        no such function while an event is half read, or nothing follows a pattern.
-        """
+    @property
+    def pattern(self) -> Pattern | None:
+        """What the next events will probably follow; None while an event is half read."""
         known = self._patterns.known
         ready = known and self._whole.empty and self._limit >= SMALL and self.failure is None
-        return known[0].apply if ready and not self.normaliser.done else None
+        return known[0] if ready and not self.normaliser.done else None
 
     def end(self) -> bytes:
         """Say that the stream is over; return the frames still due: finishes and usage.
