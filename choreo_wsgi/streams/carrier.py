@@ -35,8 +35,8 @@ from ..chat.source import Lane
 from .poller import IN, new_poller
 from .workers import Workers
 
-#: Seconds after which a load's time is looked at anew: it may have come nearer meanwhile.
-LOOK = 1.0
+#: Seconds after which a load's time is looked at anew: sooner times leave that many behind.
+LOOK = 5.0
 
 #: Seconds that a worker waits for a load before it looks whether the carrier can have it back.
 PATIENCE = 0.25
@@ -230,18 +230,14 @@ class Carrier:
                 del self._loads[load]
                 load.leave()
             return
-        descriptor = load.fileno()
-        if descriptor is not None and descriptor == load.descriptor:
-            return  # the usual case; a time that has come nearer is seen within LOOK
-        due = load.due
-        self._watch(load, descriptor)
+        descriptor, due = load.fileno(), load.due
+        if descriptor is None or descriptor != load.descriptor:
+            self._watch(load, descriptor)
         if due is not None:
             self._set_timer(load, due)
         elif descriptor is None:
             load.away = True
             self.workers.submit(functools.partial(self._work, load))
-        elif load.timer == math.inf:
-            self._set_timer(load, time.monotonic() + LOOK)
 
     def _work(self, load: Load) -> None:
         """On a worker's thread: wait for *load* until it can be polled again."""
@@ -283,10 +279,9 @@ class Carrier:
                 self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
-        due = min(due, time.monotonic() + LOOK)
         if due < load.timer:
-            load.timer = due
-            heapq.heappush(self._timers, (due, next(self._count), load))
+            load.timer = min(due, time.monotonic() + LOOK)
+            heapq.heappush(self._timers, (load.timer, next(self._count), load))
 
     def _ring(self) -> None:
         """Step the loads whose time has come."""
@@ -302,9 +297,8 @@ class Carrier:
             due = load.due
             if due is not None and due <= now:
                 self.step(load)
-            if load.timer == math.inf and not (load.away or load.ended):
-                due = load.due
-                self._set_timer(load, math.inf if due is None else due)
+            elif due is not None:
+                self._set_timer(load, due)
 
     def _drain_wakes(self, events: int) -> None:
         with contextlib.suppress(BlockingIOError):

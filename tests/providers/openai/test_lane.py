@@ -1,0 +1,191 @@
+"""The lane beside the long way: the same bytes, errors and usage, wherever a chunk is cut.
+
+Real connections, but one thread: what is sent has arrived when it is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from corpus_cases import IDENTITY, Case, cases, writer
+from misbehave import chunk
+from nightly import examples
+from test_relay_differential import EVENTS, Writer
+
+from choreo_wsgi import sse
+from choreo_wsgi.chat.source import Reply, lane_of
+from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.upstream import Client, Timeouts
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = b"0\r\n\r\n"
+CASES = [
+    case
+    for case in [*cases("openai"), *cases("azure")]
+    if case.answer[0] == 200 and not case.answer[1]["Content-Encoding"]
+]
+
+
+class Run:
+    """One answer to *case*, which comes in pieces; *lanes* is whether lanes are used."""
+
+    def __init__(self, upstream: socket.socket, case: Case, lanes: bool) -> None:
+        provider = case.provider(base_url="http://127.0.0.1/v1")
+        numbers = itertools.count(1)
+        provider.new_call_id = lambda: f"call_{next(numbers)}"
+        provider.new_identity = lambda model: {**IDENTITY, "model": model}
+        path = upstream.getsockname()
+        provider.client = self.client = Client(Timeouts(), unix_socket=path, environ={})
+        self.reply: Reply = provider.answer(case.request, writer(case))
+        self.lanes = lanes
+        self.lane = None
+        self.frames = b""
+        self.passed = 0
+        self.error: ChoreoError | None = None
+        self.receive()
+        self.peer, _ = upstream.accept()
+        while not self.peer.recv(65536).endswith(b"}"):
+            pass
+
+    def play(self, pieces: Sequence[bytes]) -> Any:
+        """Let the *pieces* come; return the frames, the error and the usage."""
+        with self.peer:
+            for piece in pieces:
+                if self.error is None and not self.reply.ended:
+                    self.peer.sendall(piece)
+                    self.go_on()
+        self.go_on()
+        self.reply.close()
+        self.client.close()
+        error = self.error and (self.error.status, self.error.code, self.error.message)
+        return self.frames, error, self.reply.usage
+
+    def go_on(self) -> None:
+        while self.error is None and not self.reply.ended and self.something_came():
+            if self.lane is None or not self.lane.pass_on(time.monotonic()):
+                self.receive()
+
+    def something_came(self) -> bool:
+        descriptor = self.reply.fileno()
+        if descriptor is None:
+            return True
+        return bool(select.select([descriptor], [], [], 0)[0]) or self.reply.due == 0
+
+    def receive(self) -> None:
+        try:
+            self.frames += self.reply.receive(0)
+        except ChoreoError as error:
+            self.error = error
+        self.lane = lane_of(self.reply) if self.lanes else None
+        if self.lane is not None:
+            self.lane.send = self.send
+
+    def send(self, piece: bytes) -> int:
+        size, _, rest = piece.partition(b"\r\n")
+        assert len(rest) == int(size, 16) + 2 and rest.endswith(b"\n\n\r\n")
+        self.frames += rest[:-2]
+        self.passed += 1
+        return len(piece)
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "upstream"))
+        listener.listen()
+        yield listener
+
+
+def pieces(events: Sequence[bytes], at: int, step: int = 1) -> list[bytes]:
+    """Return the answer of *events*, a chunk for each *step* of them, cut at *at* too."""
+    chunks = [chunk(b"".join(events[n : n + step])) for n in range(0, len(events), step)]
+    ends = [*itertools.accumulate(map(len, [HEAD, *chunks, END]))]
+    whole = b"".join([HEAD, *chunks, END])
+    cuts = sorted({0, *ends, len(HEAD) + at % (len(whole) - len(HEAD))})
+    return [whole[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_the_corpus(upstream: socket.socket, case: Case) -> None:
+    body = case.answer[2]
+    events = [event + b"\n\n" for event in body.split(b"\n\n")]
+    events[-1] = events[-1][:-2]
+    events = [event for event in events if event]
+    expected = Run(upstream, case, lanes=False).play(pieces(events, 0))
+    random = Random(case.id)
+    for at in {0, *(random.randrange(len(body)) for _ in range(examples(12, len(body))))}:
+        assert Run(upstream, case, lanes=True).play(pieces(events, at)) == expected, at
+
+
+class Tame(Writer):
+    """Whose texts are JSON, and mostly plain."""
+
+    def text(self) -> str:
+        odd = self.random.choice(("é", r"\n", r"\"", "{", "\x7f", "😀", ""))
+        return f'"word {self.random.randrange(99)}{odd if self.random.random() < 0.3 else ""}"'
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_streams_of_all_kinds(upstream: socket.socket, part: int) -> None:
+    """Choices that take turns, calls, texts with escapes, members that come and go."""
+    [case] = [case for case in cases("azure") if case.request.n == 2]
+    passed = 0
+    for seed in range(part, examples(100, 4000), 4):
+        random = Random(seed)
+        made = (Tame if seed % 3 else Writer)(random)
+        raw = [f"data: {made.event()}\n\n".encode() for _ in range(EVENTS)]
+        cut = pieces([*raw, sse.DONE], random.randrange(10**6), random.choice((1, 1, 2)))
+        expected = Run(upstream, case, lanes=False).play(cut)
+        run = Run(upstream, case, lanes=True)
+        assert run.play(cut) == expected, seed
+        passed += run.passed
+    assert passed > 20
+
+
+PREFIX = b'data: {"choices":[{"index":0,"delta":{"content":"'
+SUFFIX = b'"},"finish_reason":null}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"",  # PREFIX and SUFFIX would overlap, were they not looked for one behind the other
+        b"\\",
+        b'"',
+        b"\xc3",
+        b"\r",
+        b"\\u00e9",
+        b'","content":"x',
+        SUFFIX + PREFIX,
+        SUFFIX + b": ping\n\n" + PREFIX,
+    ],
+)
+def test_what_is_only_nearly_as_the_last(upstream: socket.socket, odd: bytes) -> None:
+    [case] = [case for case in cases("openai") if case.id == "openai/text"]
+    texts = [b"a", b"b", b"c", b"d", odd, b"e", b"f"]
+    events = [PREFIX + text + SUFFIX for text in texts]
+    events[4] = events[4] if odd else PREFIX + SUFFIX[1:]
+    events.append(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
+    cut = pieces([*events, sse.DONE], 0)
+    expected = Run(upstream, case, lanes=False).play(cut)
+    run = Run(upstream, case, lanes=True)
+    assert run.play(cut) == expected
+    assert run.passed >= 1
+
+
+@pytest.mark.parametrize("size", [b"%X", b"%05x", b"%x;a=b", b"+%x", b"%x "])
+def test_chunks_that_begin_in_another_way(upstream: socket.socket, size: bytes) -> None:
+    [case] = [case for case in cases("openai") if case.id == "openai/text"]
+    events = [PREFIX + b"%d" % number + SUFFIX for number in range(8)]
+    odd = [size % len(event) + b"\r\n" + event + b"\r\n" for event in events]
+    cut = [HEAD, *map(chunk, events[:3]), *odd, END]
+    expected = Run(upstream, case, lanes=False).play(cut)
+    assert Run(upstream, case, lanes=True).play(cut) == expected
