@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from corpus_cases import IDENTITY, Case, cases, writer
-from misbehave import chunk
 from nightly import examples
+from raw_server import chunk
 from test_relay_differential import EVENTS, Writer
 
 from choreo_wsgi import sse
