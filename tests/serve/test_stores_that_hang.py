@@ -1,0 +1,64 @@
+"""A database that answers nobody holds up whoever asks it, and no other client."""
+
+from __future__ import annotations
+
+import hashlib
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+from plain_apps import Running
+from replay_helpers import RedisServer
+from wsgi_calls import chat
+
+from choreo_wsgi.replay.base import new_id
+
+CHAT = "/v1/chat/completions"
+KEY = "sk-ann"
+SECTION = {"digest": hashlib.sha256(KEY.encode()).hexdigest()}
+CASES = {
+    "limits": ({"requests_per_minute": "9"}, "POST", CHAT, chat("x"), {}),
+    "a resumable stream": ({}, "POST", CHAT, chat("x", stream=True), {"Choreo-Resumable": "1"}),
+    "reading a stream": ({}, "GET", f"/v1/streams/{new_id()}", None, {}),
+    "a response": ({}, "GET", f"/v1/responses/resp_{new_id()[5:]}", None, {}),
+}
+
+
+@pytest.fixture
+def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A Redis that is given all the time that a test has."""
+    harness.require_tool("redis-server", "redis-server")
+    monkeypatch.setattr("choreo_wsgi.replay.redis._TIMEOUT", 2 * harness.DEADLINE)
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    assert server.process is not None
+    server.process.send_signal(signal.SIGCONT)
+    server.stop()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_others_are_served_meanwhile(redis: RedisServer, case: Any) -> None:
+    limits, method, path, body, more = case
+    settings = {"listen": "127.0.0.1:0", "drain_seconds": "0", "replay": redis.url}
+    server = Running(harness.make_app(settings, {"key ann": {**SECTION, **limits}}))
+    headers = {"Authorization": f"Bearer {KEY}", **more}
+    try:
+        with server.connect() as slow, server.connect() as quick:
+            before = slow.exchange(method, path, body, headers).status
+            assert redis.process is not None
+            redis.process.send_signal(signal.SIGSTOP)
+            slow.request(method, path, body, headers)
+            for _ in range(3):
+                assert quick.exchange("GET", "/healthz").status == 200
+            assert not select.select([slow.socket], [], [], 0)[0]
+            redis.process.send_signal(signal.SIGCONT)
+            assert slow.read_answer().status == before
+    finally:
+        assert redis.process is not None
+        redis.process.send_signal(signal.SIGCONT)
+        server.close()
