@@ -167,6 +167,38 @@ def test_an_error_event_of_the_upstream_is_the_failure(native: Make) -> None:
         ask_responses(made.url, stream=True)
 
 
+def test_an_error_before_anything_else_has_a_status(native: Make) -> None:
+    error = {"type": "error", "code": "rate_limit_exceeded", "message": "slow", "param": None}
+    made = native("openai", HEAD + frames({**error, "sequence_number": 0}))
+    with pytest.raises(openai.RateLimitError, match="slow"):
+        ask_responses(made.url, stream=True)
+
+
+def test_an_event_that_is_none_is_the_upstreams_fault(native: Make) -> None:
+    made = native("openai", HEAD + frames(*EVENTS[:2]) + b"event: response.created\ndata: [1]\n\n")
+    events = ask_responses(made.url, stream=True)
+    assert [event.type for event in events[2:]] == ["response.failed"]
+    assert events[2].response.error.type == "upstream_invalid"
+
+
+OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "no room"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [(OVERLOADED, "no room"), ([1], "not a JSON object"), ("x" * 9, "not a JSON object")],
+)
+def test_a_document_that_is_no_answer(native: Make, document: Any, message: str) -> None:
+    made = native("anthropic", DOCUMENT + json.dumps(document).encode())
+    given: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    with (
+        anthropic.Anthropic(base_url=made.url, api_key="k", max_retries=0) as client,
+        pytest.raises(anthropic.APIStatusError, match=message) as caught,
+    ):
+        client.messages.create(**given)
+    assert caught.value.status_code >= 500
+
+
 def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:
     """vLLM of two years ago: the first request goes by chat too, and the next at once."""
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "real"}
@@ -214,6 +246,13 @@ def test_events_of_a_message_pass(native: Make) -> None:
     assert (body["system"], body["tools"], body["model"]) == (system, tools, "real")
     assert (headers["anthropic-beta"], headers["x-api-key"]) == ("context-1m", "sk-upstream")
     assert headers["anthropic-version"] == anthropic._constants.ANTHROPIC_API_VERSION
+
+
+def test_a_message_without_its_last_event_is_whole(native: Make) -> None:
+    """Why it stopped has come, so nothing is missing but the word that nothing follows."""
+    assert (
+        ask_messages(native("anthropic", HEAD + frames(*MESSAGES[:-1])).url).content[0].text == SAID
+    )
 
 
 def test_a_cut_message_is_an_error(native: Make) -> None:
