@@ -9,26 +9,23 @@ null and ``""`` for what is left out.  A call is recognised by its index and id 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
 from ..errors import UpstreamInvalid
 from . import jsontext
-from .items import Json
+from .items import Json, new_call_id
+from .jsontext import whole_number
 from .shapes import arguments_of
 
 Piece = dict[str, Json]
 #: Calls in one answer, and characters of the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
-_KNOWN = ("index", "id", "type", "function", "custom", "name", "arguments")
-
-
-def new_call_id() -> str:
-    """Return an id for a tool call that its provider gave none."""
-    return "call_" + secrets.token_hex(12)
+#: Where arguments stand, the name of OpenAI's API first.
+_ARGUMENTS = ("arguments", "parameters", "input")
+_KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
 
 
 def _refuse(constant: str) -> Json:
@@ -45,8 +42,8 @@ class Call:
     """
 
     __slots__ = (
-        "_broken", "_depth", "_escape", "_inside", "_pieces", "_size", "_texts",
-        "custom", "id", "index", "name", "number",
+        "_broken", "_depth", "_escape", "_inside", "_pieces", "_texts",
+        "custom", "id", "index", "name", "number", "size",
     )  # fmt: skip
 
     def __init__(self, index: int | None, id: str) -> None:
@@ -55,7 +52,7 @@ class Call:
         self.id = id  # the upstream's
         self.name = ""
         self.custom = False
-        self._size = 0
+        self.size = 0  # of the arguments that have come
         self._pieces: list[str | bytes] = []  # those that have come since
         self._texts: list[str] = []  # these were read; behind them
         self._depth = 0  # so many brackets are open,
@@ -74,8 +71,8 @@ class Call:
         Raises UpstreamInvalid when they are too long.
         """
         self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > _LONGEST:
+        self.size += len(piece)
+        if self.size > _LONGEST:
             raise UpstreamInvalid("the provider sent a tool call that does not end")
 
     @property
@@ -127,13 +124,25 @@ def _text(inside: bytes) -> str:
         raise UpstreamInvalid("the provider's tool call cannot be read") from error
 
 
+def _is_another(call: Call, name: str, text: str) -> bool:
+    """Whether a start with *name* and the arguments *text* is not *call*, which is complete, once
+    more."""
+    same = name == call.name and (text[:1] != "{" or text == call.arguments)
+    return bool(name and call.name) and not same
+
+
 class ToolCalls:
     """The calls of one choice; *new_id* makes the id of one that came without.
 
-    ``state`` counts what changes the meaning of later pieces: which call an index stands for.
+    *tools* are the names that can be called, if they are known: a name that only begins one of
+    them may go on in the next piece.  ``state`` counts what changes the meaning of later pieces:
+    which call an index stands for.
     """
 
-    def __init__(self, new_id: Callable[[], str] = new_call_id) -> None:
+    def __init__(
+        self, new_id: Callable[[], str] = new_call_id, tools: frozenset[str] = frozenset()
+    ) -> None:
+        self.tools = tools
         self.calls: list[Call] = []
         self.begun: list[Call] = []  # by their numbers
         self.state = 0
@@ -148,9 +157,9 @@ class ToolCalls:
         """
         if isinstance(pieces, dict):
             pieces = [pieces]
-        if not (isinstance(pieces, list) and all(isinstance(one, dict) for one in pieces)):
+        if not (isinstance(pieces, list) and all(isinstance(one, dict | None) for one in pieces)):
             raise UpstreamInvalid("the provider's tool calls are not a list of objects")
-        made = map(self._take, pieces)
+        made = map(self._take, filter(None, pieces))
         return [piece for piece in made if piece is not None]
 
     def close(self) -> list[Piece]:
@@ -160,7 +169,11 @@ class ToolCalls:
         """
         due: list[Piece] = []
         for call in self.calls:
+            if call.name and not call.begun:
+                due.append(self._begin(call, "function"))
             if not call.begun:
+                if self.begun and not call.size:
+                    continue  # an empty start that nothing came of
                 raise UpstreamInvalid("the provider's tool call has no name")
             if call.custom or call.complete:
                 continue
@@ -176,40 +189,46 @@ class ToolCalls:
         if isinstance(piece.get("custom"), dict):
             kind, member = "custom", "input"
         inner = piece.get(kind)
-        if not isinstance(inner, dict):
-            inner = {name: piece[name] for name in ("name", "arguments") if name in piece}
-        index = piece.get("index")
-        index = index if type(index) is int else None
+        inner = inner if isinstance(inner, dict) else piece
+        index = whole_number(piece.get("index"))
         id, name = piece.get("id"), inner.get("name")
         id = id if isinstance(id, str) else "" if id is None else str(id)
         name = name if isinstance(name, str) else ""
-        given = inner.get(member)
+        given = next((found for key in _ARGUMENTS if (found := inner.get(key)) is not None), None)
         # An empty object at the start is where the arguments will be.
         text = "" if given == {} else arguments_of(given)
         call = self._find(index, id, name, text) or self._open(index, id)
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
             text = "" if call.arguments == text else text  # the whole call once more
+        if text == "null" and not call.size:
+            text = ""
         if text:
             call.add(text)
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}
             return made if text or extra or made == piece else None
-        call.name = name or call.name
-        if not call.name:
+        call.name += name if name != call.name else ""
+        if not call.name or (not call.size and self._may_go_on(call.name)):
             return None  # it begins when its name has come
+        return {**self._begin(call, kind), **extra}
+
+    def _may_go_on(self, name: str) -> bool:
+        longer = (tool for tool in self.tools if tool.startswith(name))
+        return name not in self.tools and any(longer)
+
+    def _begin(self, call: Call, kind: str) -> Piece:
         call.number, call.custom = len(self.begun), kind == "custom"
         self.begun.append(call)
         self.state += 1
-        if not call.id:
-            id = self._new_id()
-        body = {"name": call.name, member: call.arguments}
-        return {"index": call.number, "id": call.id or id, "type": kind, kind: body, **extra}
+        call.id = call.id or self._new_id()
+        body = {"name": call.name, "input" if call.custom else "arguments": call.arguments}
+        return {"index": call.number, "id": call.id, "type": kind, kind: body}
 
     def _open(self, index: int | None, id: str) -> Call:
         if len(self.calls) >= _MOST_CALLS:
             raise UpstreamInvalid(f"the provider sent more than {_MOST_CALLS:,} tool calls")
-        call = Call(index, id)
+        call = Call(index, "" if (None, id) in self._by_key else id)  # no two have the same
         self.calls.append(call)
         self.state += 1
         self._know(call, index, id)
@@ -228,6 +247,8 @@ class ToolCalls:
         current = last if index is None else self._by_index.get(index)
         if id:
             known = self._by_key.get((index, id))
+            if known is not None and known.closed and _is_another(known, name, text):
+                return None
             if known is None and (other := self._by_key.get((None, id))) is not None:
                 known = other if other.index is None else None
             if known is None and current is not None and self._goes_on(current, name):
@@ -238,7 +259,7 @@ class ToolCalls:
             return known
         if current is None:
             return None if name else last  # pieces under an index that no call began with
-        if not (name and current.name):
+        if not (name and current.begun):
             return current
         if name != current.name:
             return None

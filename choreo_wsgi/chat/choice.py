@@ -8,7 +8,7 @@ from ..errors import UpstreamInvalid
 from .calls import ToolCalls
 from .endings import finish_reason
 from .items import Json
-from .shapes import Members, reshape, says, text_of
+from .shapes import Members, arguments_of, reshape, says, text_of
 
 #: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
 #: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
@@ -16,15 +16,15 @@ KEPT, MENDED, CHANGED = range(3)
 
 
 class Choice:
-    """The choice *index*; *new_id* makes ids of tool calls."""
+    """The choice *index*, whose tool *calls* are put together."""
 
     __slots__ = ("begun", "calls", "finished", "index")
 
-    def __init__(self, index: int, new_id: Callable[[], str]) -> None:
+    def __init__(self, index: int, calls: ToolCalls) -> None:
         self.index = index
         self.begun = False  # its role was sent
         self.finished = False
-        self.calls = ToolCalls(new_id)
+        self.calls = calls
 
     @property
     def state(self) -> int:
@@ -104,10 +104,16 @@ class Choice:
             verdict = CHANGED
         if reshape(delta):
             verdict = max(verdict, MENDED)
+        legacy = delta.get("function_call")
+        if isinstance(legacy, dict):
+            if self.calls.tools and "tool_calls" not in delta:  # answers to ``tools``
+                delta["tool_calls"] = {"function": delta.pop("function_call")}
+            elif not isinstance(legacy.get("arguments", ""), str):
+                legacy["arguments"], verdict = arguments_of(legacy["arguments"]), CHANGED
         given = delta.get("tool_calls")
         if given is not None:
             pieces = self.calls.take(given)
-            if pieces != given:
+            if pieces != given or not all(type(one["index"]) is int for one in given):
                 verdict = CHANGED
                 delta["tool_calls"] = pieces
             if not pieces:
@@ -122,8 +128,9 @@ class Choice:
             # A document at the end (MiniMax) repeats what its chunks said.
             return {} if self.begun else message
         if delta is None:
-            text = one.pop("text", None)
-            return {"content": text} if isinstance(text, str) else {}
+            delta = one.pop("text", None)
+        if delta is None or isinstance(delta, str | list):
+            return {"content": delta} if delta else {}
         raise UpstreamInvalid("the provider's delta is not an object")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UpstreamInvalid
-from .calls import new_call_id
-from .items import Json
+from .items import Json, new_call_id
 from .normalise import Normaliser
+from .shapes import REASONING
 from .shapes import Members as Chunk
 
 _IDENTITY = (("id", str), ("created", int), ("model", str))
@@ -15,23 +15,21 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 #: Finish reasons that need no look at anything else.
 _ENDINGS = frozenset(("stop", "length", "content_filter"))
 #: Members of a message, and of a choice, that need a closer look.
-_CLOSER = frozenset(
-    (
-        *("tool_calls", "function_call", "audio", "reasoning", "reasoning_content"),
-        *("reasoning_text", "thinking"),
-    )
-)
+_CLOSER = frozenset(("tool_calls", "function_call", "audio", "reasoning_details", *REASONING))
 _ELSEWHERE = frozenset(("delta", "usage"))
 
 
 def normalise_completion(
-    reply: Chunk, identity: Mapping[str, Json], new_id: Callable[[], str] = new_call_id
+    reply: Chunk,
+    identity: Mapping[str, Json],
+    new_id: Callable[[], str] = new_call_id,
+    tools: frozenset[str] = frozenset(),
 ) -> tuple[Chunk, Chunk | None]:
     """Return what *reply*, a plain completion, should have been, and its ``usage``.
 
     It is *reply* itself when nothing is wrong with it.  The whole document goes through the
-    :class:`Normaliser` as one chunk does, so that both follow the same rules.  *identity* is as
-    there.
+    :class:`Normaliser` as one chunk does, so that both follow the same rules; its end is what
+    ``[DONE]`` is to a stream.  The other arguments are as there.
 
     Raises UpstreamInvalid for what is no completion, and ProviderError for a finish that says
     that the answer failed.
@@ -42,8 +40,9 @@ def normalise_completion(
     if _is_right(reply):
         return reply, reply["usage"]
     chunk = {**reply, "choices": [{**one, "message": dict(_message(one))} for one in choices]}
-    normaliser = Normaliser(len(choices), identity, new_id=new_id)
+    normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
     chunks, _ = normaliser.take(chunk)
+    normaliser.take_done()
     chunks += normaliser.end()
     made: dict[int, Chunk] = {}
     for chunk in chunks:
@@ -53,7 +52,9 @@ def normalise_completion(
     mended.pop("usage", None)
     if normaliser.usage is not None:
         mended["usage"] = normaliser.usage
-    return (mended if mended != reply else reply), normaliser.usage
+    # 3.0 is 3 for Python, but no number of tokens for others.
+    same = mended == reply and str(mended.get("usage")) == str(reply.get("usage"))
+    return (reply if same else mended), normaliser.usage
 
 
 def _is_right(reply: Chunk) -> bool:
@@ -98,18 +99,16 @@ def _add(choice: Chunk, piece: Chunk) -> None:
     """Add *piece*, a choice of a chunk, to *choice* of the document."""
     delta = piece.pop("delta")
     reason = piece.pop("finish_reason")
+    pieces = delta.get("tool_calls", ())
     if not choice:
-        calls = [_without_index(call) for call in delta.get("tool_calls", ())]
         choice.update(piece)
-        choice["message"] = {**delta, "tool_calls": calls} if calls else delta
+        choice["message"] = {**delta, "tool_calls": []} if pieces else delta
         choice["message"].setdefault("content", None)
-    elif "tool_calls" in delta:
-        for call in delta["tool_calls"]:
-            function = choice["message"]["tool_calls"][call["index"]]["function"]
-            function["arguments"] += call["function"]["arguments"]
+    for call in pieces:
+        calls = choice["message"].setdefault("tool_calls", [])
+        if call["index"] == len(calls):
+            calls.append({key: value for key, value in call.items() if key != "index"})
+        else:
+            calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
     choice["finish_reason"] = reason
     choice.update({key: value for key, value in piece.items() if key != "index"})
-
-
-def _without_index(call: Chunk) -> Chunk:
-    return {key: value for key, value in call.items() if key != "index"}

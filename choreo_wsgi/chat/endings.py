@@ -43,9 +43,13 @@ _MEANING = {word: reason for reason, words in MEANINGS.items() for word in words
 # Words that are not in the table, by what is in them; the first that fits.
 _PARTS = (
     (re.compile("error|abort|fail|malformed|invalid|time_?d?_?out|cancel|crash|exception"), ""),
-    (re.compile("insufficient|unavailable|overload|unexpected|interrupt|disconnect"), ""),
-    (re.compile("filter|safety|prohibit|policy|moderat|blocked|refus"), "content_filter"),
-    (re.compile("max_.*token|token_?limit|length|context_window"), "length"),
+    (
+        re.compile("insufficient|unavailable|overload|unexpected|interrupt|disconnect|rate_limit"),
+        "",
+    ),
+    (re.compile("killed|evict|preempt|expire|out_of_memory|(^|_)oom($|_)|quota|corrupt|lost"), ""),
+    (re.compile("filter|safety|prohibit|policy|moderat|block|refus|guardrail"), "content_filter"),
+    (re.compile("max_.*token|token_?limit|length|context_window|budget"), "length"),
     (re.compile("tool|function"), "tool_calls"),
 )
 #: Characters of a provider's word that are looked at, and told.

@@ -7,12 +7,18 @@ writes each as its own events.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
 #: A value that ``json.loads`` returns.
 Json = Any
+
+
+def new_call_id() -> str:
+    """Return an id for a tool call that its provider gave none."""
+    return "call_" + secrets.token_hex(12)
 
 
 @dataclass(slots=True)

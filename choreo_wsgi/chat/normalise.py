@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
-from .calls import new_call_id
+from .calls import ToolCalls
 from .choice import CHANGED, KEPT, MENDED, Choice
 from .endings import finish_reason
-from .items import Json
+from .items import Json, new_call_id
+from .jsontext import whole_number
 from .shapes import Members as Chunk
 from .shapes import says
 
@@ -33,7 +34,7 @@ class Normaliser:
     *identity* has the ``id``, ``created`` and ``model`` that stand in for the upstream's where
     it gives none; without an identity those members are left as they come.  *model* is the name to
     write for the upstream's, or empty.  *active* False leaves everything as it comes but usage
-    and the model's name.
+    and the model's name.  *new_id* and *tools* are for :class:`~choreo_wsgi.chat.calls.ToolCalls`.
 
     ``done`` is whether ``[DONE]`` came.  ``state`` counts the calls that began and the choices
     that finished.
@@ -46,6 +47,7 @@ class Normaliser:
         model: str = "",
         active: bool = True,
         new_id: Callable[[], str] = new_call_id,
+        tools: frozenset[str] = frozenset(),
     ) -> None:
         self.n = n
         self.choices: dict[int, Choice] = {}
@@ -57,6 +59,7 @@ class Normaliser:
         self._model = model
         self._active = active
         self._new_id = new_id
+        self._tools = tools
         self._identity: Chunk = {}
         self._numbered: dict[int, Choice] = {}  # by the upstream's numbers
         self._usage: Chunk | None = None
@@ -117,9 +120,12 @@ class Normaliser:
         UpstreamInvalid for what is no chunk, and ProviderError for a finish that is a failure.
         """
         choices = chunk.get("choices")
-        if choices is None:
-            choices = []
-        if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
+        if not isinstance(choices, list) or None in choices:
+            several = choices if isinstance(choices, list) else [choices]
+            choices = list(filter(None, several))
+            if "choices" in chunk:
+                chunk["choices"] = choices
+        if not all(isinstance(one, dict) for one in choices):
             raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
         reported = self._take_usage(chunk, choices)
         if not self._active:
@@ -134,7 +140,7 @@ class Normaliser:
         late: list[Chunk] = []
         for place, one in enumerate(choices):
             choice = self._choice(one.get("index"), place)
-            if one.get("index") != choice.index:
+            if type(one.get("index")) is not int or one["index"] != choice.index:
                 one["index"], verdict = choice.index, max(verdict, MENDED)
             state, finished = choice.state, choice.finished
             sent, became = choice.take(one, empty)
@@ -216,16 +222,20 @@ class Normaliser:
 
         Where one choice was asked for, the one that comes is it, whatever its number.
         """
-        number = index if type(index) is int else place
+        given = whole_number(index)
+        number = place if given is None else given
         choice = self._numbered.get(number)
+        if choice is None and self.n == 1 and given is None and place == 0:
+            choice = self.choices.get(0)
         if choice is None:
             if self.n == 1 and not self.choices:
-                choice = Choice(0, self._new_id)
-            elif 0 <= number < self.n:
-                choice = Choice(number, self._new_id)
+                ours = 0
+            elif 0 <= number < self.n and number not in self.choices:
+                ours = number
             else:
                 raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            self._numbered[number] = self.choices[choice.index] = choice
+            choice = Choice(ours, ToolCalls(self._new_id, self._tools))
+            self._numbered[number] = self.choices[ours] = choice
         return choice
 
 
@@ -247,11 +257,14 @@ def complete_usage(usage: Chunk) -> Chunk:
     A total that the provider gives stands, also where it is not the sum.
     """
     prompt, completion, total = (
-        next((count for name in names if type(count := usage.get(name)) is int), None)
+        next(
+            (n for name in names if (n := whole_number(usage.get(name))) is not None and n >= 0),
+            None,
+        )
         for names in (
-            ("prompt_tokens", "input_tokens"),
-            ("completion_tokens", "output_tokens"),
-            ("total_tokens",),
+            ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
+            ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
+            ("total_tokens", "totalTokens"),
         )
     )
     if total is None:

@@ -14,9 +14,12 @@ from .items import Json
 Members = dict[str, Json]
 
 #: Where reasoning is found, the name that most clients know first.
-_REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+REASONING = (
+    *("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_summary"),
+    *("thought", "thoughts"),
+)
 #: Members that the schema has, but never as null.
-_NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *_REASONING)
+_NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *REASONING)
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
@@ -46,30 +49,6 @@ def arguments_of(value: Json) -> str:
     return value if isinstance(value, str) else "" if value is None else compact(value)
 
 
-def split_content(content: Json) -> tuple[str, str, str, list[Json]]:
-    """Return the text, the reasoning, the refusal and the other parts in *content*.
-
-    *content* is a string, null, a part, or a list of parts.  An object that is no part is an
-    answer in JSON that was not written out.
-    """
-    if isinstance(content, dict) and "type" not in content and "text" not in content:
-        return compact(content), "", "", []
-    texts, thoughts, refusals, others = [], [], [], []
-    for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind is not None and not isinstance(kind, str):
-            others.append(part)
-        elif kind in _THOUGHTS:
-            thoughts.append(text_of(part))
-        elif kind == "refusal":
-            refusals.append(text_of(part.get("refusal")))
-        elif kind in _TEXTS:
-            texts.append(text_of(part))
-        else:
-            others.append(part)
-    return "".join(texts), "".join(thoughts), "".join(refusals), others
-
-
 def reshape(said: Members) -> bool:
     """Mend the members of *said*, a delta or a message, in place; return whether any was wrong.
 
@@ -93,13 +72,17 @@ def reshape(said: Members) -> bool:
         if name in said and said[name] is None:
             del said[name]
             changed = True
-    for name in _REASONING:
+    for name in REASONING:
         if name not in said or (name == "reasoning_content" and type(said[name]) is str):
             continue
-        text = text_of(said.pop(name))
+        found = said.pop(name)
         changed = True
-        if not said.get("reasoning_content"):
-            said["reasoning_content"] = text
+        if type(found) is not bool and not said.get("reasoning_content"):
+            said["reasoning_content"] = text_of(found)
+    details = said.get("reasoning_details")  # they stay: a later turn gives them back
+    if details and not said.get("reasoning_content") and (text := text_of(details)):
+        said["reasoning_content"] = text
+        changed = True
     if "refusal" in said and type(said["refusal"]) not in (str, type(None)):
         said["refusal"] = text_of(said["refusal"])
         changed = True
@@ -107,16 +90,39 @@ def reshape(said: Members) -> bool:
 
 
 def _take_parts(said: Members, content: Json) -> None:
-    said["content"], thoughts, refusal, others = split_content(content)
-    if thoughts:
-        said["reasoning_content"] = text_of(said.get("reasoning_content")) + thoughts
-    if refusal:
-        said["refusal"] = text_of(said.get("refusal")) + refusal
-    for part in others:
-        kind = part.get("type") if isinstance(part, dict) else ""
-        place = said.setdefault("images" if kind == "image_url" else "content_parts", [])
-        if isinstance(place, list):
-            place.append({"index": len(place), **part} if isinstance(part, dict) else part)
+    """Put what *content* holds, a part or a list of parts, where it belongs in *said*.
+
+    An object that is no part is an answer in JSON that was not written out.
+    """
+    if isinstance(content, dict) and "type" not in content and "text" not in content:
+        said["content"] = compact(content)
+        return
+    found: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
+    others: dict[str, list[Json]] = {"images": [], "content_parts": [], "annotations": []}
+    for part in content if isinstance(content, list) else [content]:
+        members = part if isinstance(part, dict) else {}
+        kind = members.get("type")
+        kind = kind if kind is None else str(kind).lower()
+        if kind in _THOUGHTS or (kind in _TEXTS and members.get("thought") is True):  # as Gemini's
+            found["reasoning_content"].append(text_of(part))
+        elif kind == "refusal":
+            found["refusal"].append(text_of(members.get("refusal")))
+        elif kind in _TEXTS:
+            found["content"].append(text_of(part))
+            notes = members.get("annotations")
+            others["annotations"] += notes if isinstance(notes, list) else []
+        else:
+            image = members.get("image_url")
+            made = {**members, "image_url": {"url": image}} if isinstance(image, str) else members
+            place = others["images" if image else "content_parts"]
+            place.append({"index": len(place), **made})
+    said["content"] = "".join(found.pop("content"))
+    for name, texts in found.items():
+        if text := "".join(texts):
+            said[name] = text_of(said.get(name)) + text
+    for name, several in others.items():
+        if several and isinstance(said.setdefault(name, []), list):
+            said[name] += several
 
 
 def says(said: Members) -> bool:

@@ -17,6 +17,7 @@ from ..late import Late
 from ..upstream import Exchange
 from ..upstream.coding import Unpacker, is_packed
 from ..upstream.framing import FramingError
+from .reading import SHAPE_ERRORS, unknown_shape
 
 if TYPE_CHECKING:
     from . import failures
@@ -121,8 +122,9 @@ class UpstreamAnswer:
         try:
             data = b"" if self._waits else exchange.receive(timeout)
         except ChoreoError:
-            if self._body and self._asking is not None:  # an error page that was cut says enough
-                return self._refuse(self._asking)
+            asking = self._asking
+            if self._body and asking is not None and self._is_good(asking) is not None:
+                return self._refuse(asking)  # an error page that was cut says enough
             raise
         if exchange.status is None:
             return b""
@@ -164,8 +166,7 @@ class UpstreamAnswer:
         if not start:
             self._body.clear()  # some send blanks for minutes before they answer
             return None
-        kind = self._exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if not asking.events or kind not in ("text/html", "application/json"):
+        if not asking.events:
             return start[:1] not in asking.foreign
         if not start.startswith(FIELDS) and any(field.startswith(start) for field in FIELDS):
             return None
@@ -176,7 +177,11 @@ class UpstreamAnswer:
         exchange, body = self._exchange, bytes(self._body)
         status = exchange.status or 0
         self._body.clear()
-        if 200 <= status < 300 and (unfolded := asking.unfold(body)) is not None:
+        try:
+            unfolded = asking.unfold(body) if 200 <= status < 300 else None
+        except SHAPE_ERRORS as error:
+            raise unknown_shape(error) from error
+        if unfolded is not None:
             self.good = True
             return unfolded
         other = asking.again(status, body)

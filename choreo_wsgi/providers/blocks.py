@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from ..chat import jsontext
 from ..chat.endings import finish_reason
-from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage
+from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, new_call_id
+from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
+from .reading import arguments
 
 
 class Blocks:
@@ -19,20 +21,22 @@ class Blocks:
     def __init__(self) -> None:
         self.stopped: Finish | None = None
         self._arguments: list[list[str]] = []  # the pieces of each call's, in order
+        self._whole: list[str] = []  # those that came with the start of each call
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
         self._thinking: list[str] = []
         self._signature = ""
         self._thoughts = 0
 
-    def call(self, index: int, id: str, name: str) -> list[Item]:
-        """Begin a tool call in block *index*."""
+    def call(self, index: int, id: str, name: str, given: Json = None) -> list[Item]:
+        """Begin a tool call in block *index*; *given* are its arguments where none are streamed."""
         number = self._open[index] = len(self._arguments)
         self._arguments.append([])
-        return [Delta(tool_calls=[ToolCall(number, id, name)])]
+        self._whole.append(arguments(given))
+        return [Delta(tool_calls=[ToolCall(number, id or new_call_id(), name)])]
 
-    def arguments(self, index: int, piece: str) -> list[Item]:
+    def arguments(self, index: int, given: Json) -> list[Item]:
         """Go on with the call in block *index*; nothing for a tool that the provider runs."""
-        number = self._open.get(index)
+        number, piece = self._open.get(index), arguments_of(given)
         if number is None or not piece:
             return []
         self._arguments[number].append(piece)
@@ -66,7 +70,7 @@ class Blocks:
             items.append(self._thought(block))
         number = self._open.get(index)
         if number is not None and not self._arguments[number]:
-            items += self.arguments(index, "{}")
+            items += self.arguments(index, self._whole[number])
         self._open.pop(index, None)
         return items
 

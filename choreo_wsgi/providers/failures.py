@@ -5,6 +5,8 @@ document that came with status 200.  Shapes that were met::
 
     {"error": {"message", "type", "code", "param"}}      OpenAI, and nearly everybody
     {"error": "..."}   {"errors": [{"message"}]}         Ollama, Cloudflare
+    {"status": 503, "error": "...", "message"}           Spring
+    {"Error": {"Code", "Message"}}   {"fault": {...}}    AWS, Apigee
     [{"error": {"message", "status"}}]                   Gemini
     {"object": "error", "message", "code": 400}          vLLM before 0.11
     {"detail": "..."}  {"detail": [{"loc", "msg"}]}      FastAPI
@@ -25,7 +27,7 @@ from email.utils import parsedate_to_datetime
 from ..chat import jsontext
 from ..chat.items import Json
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
-from .reading import find_error
+from .reading import ERROR_HOLDERS, find_error
 
 #: Longest code, and longest name of a parameter, that is passed on.
 _MAX_WORD = 200
@@ -35,10 +37,16 @@ _SHOWN = 500
 
 _MESSAGES = (
     *("message", "error_message", "errorMessage", "error_msg", "Message", "msg", "status_msg"),
-    *("detail", "details", "error_description", "description", "error", "errors", "title"),
+    *("faultstring", "detail", "details", "error_description", "description", *ERROR_HOLDERS),
+    "title",
 )
-_WORDS = ("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type")
-_NUMBERS = ("code", "status", "status_code", "statusCode", "http_status", "error_code")
+_WORDS = (
+    *("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type"),
+    "Code",
+)
+_NUMBERS = (
+    *("code", "status", "status_code", "statusCode", "http_status", "error_code", "StatusCode"),
+)
 
 #: The HTTP status that a word in an error stands for; the first that is found in it.
 _STATUSES = (
@@ -127,7 +135,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
     if 200 <= status < 300:
         if find_error(error) is not None or (error and "choices" not in error):
             return provider_error(error)
-        return UpstreamInvalid("the provider answered with a page where a stream was asked for")
+        said = ": it is empty" if not body.strip() else f": {message}" if message else ""
+        if message[:1] in ("{", "["):
+            said = ": JSON that is cut off, or of another kind"
+        return UpstreamInvalid(f"the provider's answer is not what was asked for{said}")
     if status < 400:
         return UpstreamInvalid(f"the provider answered {status}, which is not followed")
     error = {**error, "error": None, "message": message or f"the provider answered {status}"}

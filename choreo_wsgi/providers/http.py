@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from .. import sse
-from ..chat.items import Item, Json, Usage
+from ..chat.items import Item, Json, Usage, new_call_id
 from ..chat.request import ChatRequest
 from ..chat.source import Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
@@ -25,12 +25,23 @@ from ..upstream import Client, HTTPRequest, Timeouts
 from .answer import Asking, UpstreamAnswer
 from .base import Provider, nothing
 from .names import fit_names, restore_names
-from .reading import SHAPE_ERRORS, new_call_id, unknown_shape
+from .reading import SHAPE_ERRORS, parse_json, parse_object, unknown_shape
 
 if TYPE_CHECKING:
     from . import failures
 else:
     failures = Late("choreo_wsgi.providers.failures")
+
+
+def json_values(body: bytes) -> list[Json]:
+    """Return the values in *body*: of one document, of an array, or of JSON lines; else none."""
+    for texts in ([body], body.splitlines()):
+        try:
+            values = [parse_json(text) for text in texts if text.strip() not in (b"", b"[DONE]")]
+        except UpstreamInvalid:
+            continue
+        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
+    return []
 
 
 class Translator:
@@ -114,6 +125,13 @@ class EventTranslator(Translator):
         except sse.DecodeError as error:
             self.failure = UpstreamInvalid(f"the provider's answer cannot be read: {error}")
             return error.events
+
+    def objects(self, data: bytes) -> Iterator[dict[str, Json]]:
+        """Yield the JSON objects of the events that *data* completes: not of empty keep-alives,
+        nor of the end marker that some put behind answers that have none."""
+        for event in self.events(data):
+            if event.data.strip() not in ("", "[DONE]"):
+                yield parse_object(event.data)
 
 
 class HTTPSource(Source):

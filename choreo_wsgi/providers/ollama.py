@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from ..chat import jsontext
 from ..chat.endings import finish_reason
+from ..chat.items import new_call_id
 from . import (
     ChatRequest,
     Delta,
@@ -29,12 +29,22 @@ from . import (
     dump,
     setting,
 )
+from .answer import BLANK
 from .capabilities import Capabilities, asked_effort, capabilities, overrides
 from .conversation import Turn, conversation
 from .facts import BUILT_IN
-from .failures import failure
+from .failures import provider_error
+from .http import json_values
 from .parts import Call, Media, Result, Text
-from .reading import arguments, count, new_call_id, parse_object, picture, text, whole_call
+from .reading import (
+    arguments,
+    count,
+    find_error,
+    parse_object,
+    picture,
+    text,
+    whole_call,
+)
 from .support import check, check_media, number
 from .tools import choice, functions, schema
 
@@ -244,11 +254,8 @@ class OllamaTranslator(Translator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return the lines of the array of them in *body*."""
-        try:
-            lines = jsontext.parse(body)
-        except ValueError:
-            return None
-        if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        lines = json_values(body)
+        if not all(isinstance(line, dict) for line in lines):
             return None
         return b"".join(dump(line) + b"\n" for line in lines) or None
 
@@ -259,11 +266,12 @@ class OllamaTranslator(Translator):
             return
 
     def _line(self, line: bytes, items: list[Item]) -> None:
-        if self.ended or not line.strip():
+        line = line.strip(BLANK).removeprefix(b"data:").strip()  # some frame lines as events
+        if self.ended or line in (b"", b"[DONE]"):
             return
         body = parse_object(line)
-        if "error" in body:
-            raise failure(count(body.get("status")) or 500, body["error"])
+        if not isinstance(body.get("message"), dict) and (found := find_error(body)) is not None:
+            raise provider_error(found)
         self._message(body.get("message") or {}, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:
             self._done(body, items)

@@ -8,7 +8,6 @@ from decimal import Decimal
 from math import isfinite
 
 from ..chat import jsontext
-from ..chat.calls import new_call_id as new_call_id
 from ..chat.items import Delta, Item, Json, ToolCall, Usage
 from ..errors import UpstreamInvalid
 
@@ -31,8 +30,9 @@ def text(value: Json) -> str:
 
 
 def count(value: Json) -> int | None:
-    """Return *value* if it is a number of tokens; None for whatever else (and for true)."""
-    return value if type(value) is int and value >= 0 else None
+    """Return the number of tokens that *value* is; None for whatever else (and for true)."""
+    number = jsontext.whole_number(value)
+    return number if number is not None and number >= 0 else None
 
 
 def arguments(value: Json) -> str:
@@ -108,17 +108,26 @@ def _float(text: str) -> Json:
 _decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_float).decode
 
 
-def parse_object(text: str | bytes, values: int = jsontext.MAX_VALUES) -> dict[str, Json]:
-    """Return the JSON object in *text*; raises UpstreamInvalid for anything else."""
+def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:
+    """Return the JSON value in *text*; raises UpstreamInvalid."""
     try:
-        value = jsontext.parse(text, _decode, values)
+        return jsontext.parse(text, _decode, values)
     except jsontext.TooMuch as error:
         raise UpstreamInvalid(f"the provider sent data that {error}") from error
     except ValueError as error:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
+
+
+def parse_object(text: str | bytes) -> dict[str, Json]:
+    """Return the JSON object in *text*; raises UpstreamInvalid for anything else."""
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent data that is not a JSON object")
     return value
+
+
+#: Members that hold an error, or say in a word that there is one.
+ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
 
 
 def find_error(value: Json) -> Json:
@@ -130,9 +139,9 @@ def find_error(value: Json) -> Json:
         return next((found for one in value if (found := find_error(one)) is not None), None)
     if not isinstance(value, dict):
         return None
-    for name in ("error", "errors"):
-        if value.get(name):
-            return value if value[name] is True else value[name]
+    for name in ERROR_HOLDERS:
+        if found := value.get(name):
+            return value if isinstance(found, str | bool) else found
     state = value.get("base_resp")
     if isinstance(state, dict) and state.get("status_code"):
         return state

@@ -80,7 +80,28 @@ def answer(type: str, body: bytes, piece: int, label: str = "application/json") 
     return [json.loads(line[6:]) for line in frames.split(b"\n") if line.startswith(b"data: {")]
 
 
-DOCUMENTS = [("anthropic", MESSAGE), ("gemini", WHOLE), ("gemini", ARRAY), ("ollama", LINE)]
+CONVERSE = {
+    "output": {
+        "message": {
+            "role": "assistant",
+            "content": [
+                {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "sig"}}},
+                {"text": "Héllo"},
+                {"toolUse": {"toolUseId": "t_1", "name": "look", "input": {"at": [1]}}},
+                {"toolUse": {"toolUseId": "t_2", "name": "wait", "input": {}}},
+            ],
+        }
+    },
+    "stopReason": "tool_use",
+    "usage": {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7},
+}
+DOCUMENTS = [
+    ("anthropic", MESSAGE),
+    ("bedrock", CONVERSE),
+    ("gemini", WHOLE),
+    ("gemini", ARRAY),
+    ("ollama", LINE),
+]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -109,7 +130,7 @@ def test_document_is_a_stream(
     assert [reason for reason in reasons if reason] == ["tool_calls"]
     assert chunks[-1]["usage"]["total_tokens"] == 7
     blocks = [delta["thinking_blocks"] for delta in deltas if "thinking_blocks" in delta]
-    assert bool(blocks) == (type == "anthropic")
+    assert bool(blocks) == (type in ("anthropic", "bedrock"))
 
 
 @pytest.mark.parametrize(("type", "document"), DOCUMENTS)
@@ -129,6 +150,9 @@ def test_cut_document_is_an_error(type: str, document: Any) -> None:
         ("gemini", b'{"error":{"code":503,"status":"UNAVAILABLE","message":"busy"}}'),
         ("ollama", b'{\n  "error": "busy"\n}'),
         ("ollama", b'[{"error":"busy"}]'),
+        ("bedrock", b'{"Error":{"Code":"ThrottlingException","Message":"busy"}}'),
+        ("bedrock", b'{"fault":{"faultstring":"busy"}}'),
+        ("bedrock", b'{"message":"busy"}'),
     ],
 )
 def test_error_in_a_document_is_told(type: str, body: bytes) -> None:
@@ -137,7 +161,7 @@ def test_error_in_a_document_is_told(type: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"[1]", b"{}", b'{"type":"message"}', b"[[]]", b"{\n}"])
-@pytest.mark.parametrize("type", ["anthropic", "gemini", "ollama"])
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini", "ollama"])
 def test_other_documents_are_errors(type: str, body: bytes) -> None:
     with pytest.raises(ChoreoError) as caught:
         answer(type, body, 2)

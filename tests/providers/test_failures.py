@@ -39,6 +39,10 @@ SHAPES: list[tuple[Any, int]] = [
     ({"title": "Bad", "status": 400, "detail": "the cause"}, 400),
     ({**CHUNK, "error": {"message": "the cause", "code": 502}}, 502),
     ({"choices": [{"index": 0, "error": {"message": "the cause", "code": 504}}]}, 504),
+    ({"status": 503, "error": "Service Unavailable", "message": "the cause"}, 503),
+    ({"Error": {"Code": "ThrottlingException", "Message": "the cause"}}, 429),
+    ({"fault": {"faultstring": "the cause", "detail": {"errorcode": "x"}}}, 502),
+    ({"exception": "the cause"}, 502),
 ]
 
 

@@ -10,9 +10,9 @@ from ... import sse
 from ...chat.items import Delta, Item, Json, Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ..blocks import Blocks
-from ..failures import failure
-from ..http import EventTranslator
-from ..reading import arguments, count, parse_object, text
+from ..failures import failure, provider_error
+from ..http import EventTranslator, json_values
+from ..reading import count, find_error, text
 
 #: What each type of error would be as an HTTP status; the reverse of their table of errors.
 STATUSES = {
@@ -61,8 +61,7 @@ class AnthropicTranslator(EventTranslator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
-        for event in self.events(data):
-            body = parse_object(event.data)
+        for body in self.objects(data):
             if body.get("type") == "content_block_delta":
                 delta = body["delta"]
                 if delta["type"] == "text_delta":
@@ -83,24 +82,14 @@ class AnthropicTranslator(EventTranslator):
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return the events of the whole message in *body*; each block comes in its start."""
-        try:
-            message = parse_object(body)
-            blocks = list(enumerate(message["content"]))
-            stop = {name: message.get(name) for name in _STOP}
-        except (UpstreamInvalid, KeyError, TypeError):
+        """Return the events in *body*, an array or lines of them, or those of a whole message."""
+        events = json_values(body)
+        kinds = [event.get("type") if isinstance(event, dict) else None for event in events]
+        if kinds == ["message"]:
+            events = _events(events[0])
+        elif kinds[:1] != ["message_start"]:
             return None
-        if message.get("type") != "message":
-            return None
-        events: list[dict[str, Json]] = [
-            {"type": "message_start", "message": {**message, "content": []}}
-        ]
-        for index, block in blocks:
-            events.append({"type": "content_block_start", "index": index, "content_block": block})
-            events.append({"type": "content_block_stop", "index": index})
-        events.append({"type": "message_delta", "delta": stop, "usage": message.get("usage")})
-        events.append({"type": "message_stop"})
-        return b"".join(sse.frame(dump(event), event=event["type"]) for event in events)
+        return b"".join(sse.frame(dump(event), event=str(event["type"])) for event in events)
 
     def _event(self, body: dict[str, Json], items: list[Item]) -> None:
         kind = body.get("type")
@@ -121,6 +110,8 @@ class AnthropicTranslator(EventTranslator):
             self.ended = True
         elif kind == "error":
             raise in_band(body)
+        elif kind is None and (found := find_error(body)) is not None:
+            raise provider_error(found)
 
     def _start(self, index: int, block: dict[str, Json], items: list[Item]) -> None:
         kind = block.get("type")
@@ -132,14 +123,13 @@ class AnthropicTranslator(EventTranslator):
         elif kind == "redacted_thinking":
             items += self._blocks.redacted(text(block["data"]))
         elif kind == "tool_use":
-            items += self._blocks.call(index, text(block["id"]), text(block["name"]))
-            if block.get("input"):  # where arguments are not streamed
-                items += self._blocks.arguments(index, arguments(block["input"]))
+            id, name = text(block.get("id")), text(block["name"])
+            items += self._blocks.call(index, id, name, block.get("input"))
 
     def _delta(self, index: int, delta: dict[str, Json], items: list[Item]) -> None:
         kind = delta["type"]
         if kind == "input_json_delta":
-            items += self._blocks.arguments(index, text(delta["partial_json"]))
+            items += self._blocks.arguments(index, delta["partial_json"])
         elif kind == "thinking_delta":
             items += self._blocks.think(text(delta["thinking"]))
         elif kind == "signature_delta":
@@ -166,6 +156,21 @@ class AnthropicTranslator(EventTranslator):
         number = count(details.get("thinking_tokens"))
         if number is not None:
             self._counts["thinking_tokens"] = number
+
+
+def _events(message: dict[str, Json]) -> list[dict[str, Json]]:
+    """Return the events of a whole *message*; each block comes in its start."""
+    events: list[dict[str, Json]] = [
+        {"type": "message_start", "message": {**message, "content": []}}
+    ]
+    content = message.get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    for index, block in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events.append({"type": "content_block_stop", "index": index})
+    stop = {name: message.get(name) for name in _STOP}
+    events.append({"type": "message_delta", "delta": stop, "usage": message.get("usage")})
+    return [*events, {"type": "message_stop"}]
 
 
 def in_band(body: dict[str, Json]) -> ChoreoError:

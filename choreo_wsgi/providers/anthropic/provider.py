@@ -116,6 +116,8 @@ class Anthropic(HTTPProvider):
         kind = error.get("type")
         if isinstance(kind, str):
             status = STATUSES.get(kind, status)
+        if status == 400 and "credit balance is too low" in message:
+            return 402, None
         if status in (400, 413) and _TOO_LONG.search(message):
             return 400, "context_length_exceeded"
         return status, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from zlib import crc32
 
 from botocore.eventstream import EventStreamBuffer, ParserError
 
@@ -13,7 +14,7 @@ from ...chat.items import Delta, Item, Json, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
 from ..failures import failure
-from ..http import Translator
+from ..http import Translator, json_values
 from ..reading import SHAPE_ERRORS, count, parse_object, picture, text
 
 #: What each exception is as an HTTP status; as headers they begin with a capital.
@@ -122,6 +123,15 @@ class BedrockTranslator(Translator):
         for kind, body in self._reader.read(data):
             self._event(kind, body, items)
 
+    @staticmethod
+    def unfold(body: bytes) -> bytes | None:
+        """Return the messages of the whole answer of Converse in *body*."""
+        values = json_values(body)
+        answer = values[0] if len(values) == 1 else None
+        if not isinstance(answer, dict) or not isinstance(answer.get("output"), dict):
+            return None
+        return b"".join(_framed(kind, dump(event)) for kind, event in _events(answer))
+
     def finish(self) -> list[Item]:
         """Return the finish and the usage, which come after everything else."""
         if self._reader.held:
@@ -145,7 +155,8 @@ class BedrockTranslator(Translator):
     def _start(self, index: int, start: dict[str, Json], items: list[Item]) -> None:
         tool = start.get("toolUse")
         if tool is not None and tool.get("type") != "server_tool_use":
-            items += self._blocks.call(index, text(tool["toolUseId"]), text(tool["name"]))
+            id, name = text(tool.get("toolUseId")), text(tool["name"])
+            items += self._blocks.call(index, id, name, tool.get("input"))
         elif "image" in start:
             self._pictures[index] = (text(start["image"].get("format")) or "png", [])
 
@@ -154,7 +165,7 @@ class BedrockTranslator(Translator):
             if delta["text"]:
                 items.append(Delta(text(delta["text"])))
         elif "toolUse" in delta:
-            items += self._blocks.arguments(index, text(delta["toolUse"].get("input")))
+            items += self._blocks.arguments(index, delta["toolUse"].get("input"))
         elif "reasoningContent" in delta:
             piece = delta["reasoningContent"]
             if piece.get("text"):
@@ -184,3 +195,30 @@ class BedrockTranslator(Translator):
         # Its inputTokens are only those that no cache had to do with.
         prompt = read + (cached or 0) + (written or 0)
         self._usage = Usage(prompt, count(usage.get("outputTokens")) or 0, cached, written)
+
+
+def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
+    """Yield the events that say what a whole *answer* says, each with its type."""
+    for index, block in enumerate(answer["output"]["message"]["content"]):
+        place = {"contentBlockIndex": index}
+        if "toolUse" in block or "image" in block:
+            yield "contentBlockStart", {**place, "start": block}
+        if "toolUse" not in block:
+            thought = block.get("reasoningContent") or {}
+            thought = {**thought, **(thought.get("reasoningText") or {})}
+            delta = {"reasoningContent": thought} if thought else block
+            yield "contentBlockDelta", {**place, "delta": delta}
+        yield "contentBlockStop", place
+    yield "messageStop", {"stopReason": answer["stopReason"]}
+    yield "metadata", {"usage": answer.get("usage")}
+
+
+def _framed(kind: str, payload: bytes) -> bytes:
+    """Return *payload* as a message of the event stream, with the headers of an event *kind*."""
+    head = b"".join(
+        struct.pack(f">B{len(name)}sBH", len(name), name, 7, len(value)) + value
+        for name, value in ((b":message-type", b"event"), (b":event-type", kind.encode()))
+    )
+    made = struct.pack(">II", len(head) + len(payload) + 16, len(head))
+    made += struct.pack(">I", crc32(made)) + head + payload
+    return made + struct.pack(">I", crc32(made))

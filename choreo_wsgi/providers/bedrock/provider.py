@@ -149,7 +149,8 @@ class Bedrock(HTTPProvider):
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
         """Return the status that the exception's name stands for; our code for long prompts."""
-        name = headers.get("x-amzn-errortype", "").partition(":")[0]
+        name = headers.get("x-amzn-errortype") or error.get("Code") or error.get("__type") or ""
+        name = str(name).rpartition("#")[2].partition(":")[0]
         status = STATUSES.get(name[:1].lower() + name[1:], status)
         if status == 400 and "too long" in message:
             return 400, "context_length_exceeded"

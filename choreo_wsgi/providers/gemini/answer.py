@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping
 from ... import sse
 from ...chat import jsontext
 from ...chat.endings import finish_reason
-from ...chat.items import Delta, Finish, Item, Json, Usage, dump
+from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
-from ..failures import failure
-from ..http import EventTranslator
+from ..failures import failure, provider_error
+from ..http import EventTranslator, json_values
 from ..reading import (
     arguments,
     count,
-    new_call_id,
-    parse_object,
+    find_error,
     picture,
     text,
     whole_call,
@@ -48,8 +47,13 @@ _COUNTS = (
     "totalTokenCount",
 )
 _STRAY_BYTES = 64 * 1024
+#: These end an answer of nothing without a failure: the model chose to say nothing.
+_NOTHING_TO_SAY = ("OTHER", "NO_IMAGE")
 #: A response has one of these; an error has not.
 _ANSWERS = {"candidates", "promptFeedback"}
+#: What a part may have that says nothing.
+_EMPTY = {"text", "thought"}
+_MEMBERS = {*_ANSWERS, "usageMetadata", "modelVersion", "responseId"}
 
 
 class _Events(sse.Decoder):
@@ -80,8 +84,10 @@ class GeminiTranslator(EventTranslator):
         self._counts: dict[str, int] = {}
         self._drawn: dict[int, int] = {}  # how many pictures there were, by candidate
         self._calls: dict[int, int] = {}  # how many there were, by candidate
+        self._others: dict[int, int] = {}  # how many parts of no known kind, by candidate
         self._signatures: dict[int, str] = {}  # of text, by candidate
         self._stops: dict[int, str] = {}  # finish reasons, by candidate
+        self._spoke: set[int] = set()  # the candidates that said anything
         self._refused = ""  # why there are no candidates at all
 
     @property
@@ -102,8 +108,7 @@ class GeminiTranslator(EventTranslator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
-        for event in self.events(data):
-            body = parse_object(event.data)
+        for body in self.objects(data):
             if "usageMetadata" in body:
                 self._count(body["usageMetadata"])
             for candidate in body.get("candidates") or ():
@@ -112,17 +117,15 @@ class GeminiTranslator(EventTranslator):
                 raise in_band(body["error"])
             if "promptFeedback" in body:
                 self._blocked(body["promptFeedback"])
+            if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
+                raise provider_error(found)
         if self._decoder.stray:
             self._bare_error(self._decoder.stray)
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return the events of *body*: a whole response, or the array of a call without SSE."""
-        try:
-            value = jsontext.parse(body)
-        except ValueError:
-            return None
-        responses = value if isinstance(value, list) else [value]
+        responses = json_values(body)
         if not any(isinstance(each, dict) and _ANSWERS & each.keys() for each in responses):
             return None
         return b"".join(sse.frame(dump(each)) for each in responses)
@@ -157,13 +160,17 @@ class GeminiTranslator(EventTranslator):
         content = candidate.get("content")
         if content:
             for part in content.get("parts") or ():
+                before = len(items)
                 self._part(part, index, items)
+                self._spoke |= {index} if len(items) > before else set()
         reason = text(candidate.get("finishReason"))
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             self._stops[index] = reason
+            if reason in _NOTHING_TO_SAY and index not in self._spoke:
+                return
             message = text(candidate.get("finishMessage")) or "the model's answer was unusable"
             meaning, _ = finish_reason(reason, message=f"{reason}: {message}")
-            if meaning == "stop" and reason != "STOP":  # only that one is a natural end
+            if meaning == "stop" and reason.upper() != "STOP":  # only that one is a natural end
                 raise ProviderError(f"{reason}: {message}")
 
     def _part(self, part: dict[str, Json], index: int, items: list[Item]) -> None:
@@ -181,6 +188,10 @@ class GeminiTranslator(EventTranslator):
             items += self._call(call, index, text(part.get("thoughtSignature")))
         elif "thoughtSignature" in part:
             self._signatures[index] = text(part["thoughtSignature"])
+        elif not words and part.keys() - _EMPTY:
+            number = self._others.get(index, 0)
+            self._others[index] = number + 1
+            items.append(Delta(index=index, extra={"content_parts": [{"index": number, **part}]}))
 
     def _call(self, call: dict[str, Json], index: int, signature: str) -> list[Item]:
         number = self._calls.get(index, 0)
@@ -205,8 +216,9 @@ class GeminiTranslator(EventTranslator):
         items.append(picture(number, media_type, text(data["data"]), index, extra))
 
     def _finish(self, index: int, word: str) -> Finish:
-        if self._refused:
-            return Finish("content_filter", index, {"native_finish_reason": word})
+        if self._refused or word in _NOTHING_TO_SAY:
+            reason = "content_filter" if self._refused else "stop"
+            return Finish(reason, index, {"native_finish_reason": word})
         # STOP is also what ends an answer that calls tools, even in a later chunk.
         reason, extra = finish_reason(word, index in self._calls)
         return Finish(reason, index, extra)

@@ -6,22 +6,22 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ... import sse
 from ...chat.answer import AnswerWriter
 from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
-from ..reading import SHAPE_ERRORS, find_error, parse_object, read_usage, unknown_shape
+from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape
 from .lane import Lane
 from .relay import EventRelay, Rewriting
 
 if TYPE_CHECKING:
     from ...chat import completion
     from .. import failures
-    from .chunks import OpenAITranslator
+    from . import chunks
 else:
     failures = Late("choreo_wsgi.providers.failures")
+    chunks = Late("choreo_wsgi.providers.openai.chunks")
     completion = Late("choreo_wsgi.chat.completion")
 
 #: Values in a document: an answer of 1,500 tokens with the 20 likeliest of each has as many.
@@ -168,7 +168,7 @@ class RelayedDocument(UpstreamAnswer):
         asking: Asking,
         label: str,
         writer: AnswerWriter,
-        translator: Callable[[], OpenAITranslator],
+        translator: Callable[[], chunks.OpenAITranslator],
         rewriting: Rewriting,
         limit: int,
     ) -> None:
@@ -207,13 +207,18 @@ class RelayedDocument(UpstreamAnswer):
     def _read_document(self, body: bytes) -> bytes:
         if body.startswith(FIELDS):
             return self._fold(body)
-        reply = parse_object(body, _MOST_VALUES)
-        failure = find_error(reply)
-        if failure is not None:
-            raise failures.provider_error(failure)
+        try:
+            reply = parse_json(body, _MOST_VALUES)
+        except UpstreamInvalid:
+            reply = None
+        if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
+            if (events := chunks.unfold(body)) is None:
+                raise failures.refusal(200, {}, body, 0.0)
+            return self._fold(events)
         rewriting = self._rewriting
-        identity = rewriting.identity or {}
-        mended, usage = completion.normalise_completion(reply, identity, rewriting.new_call_id)
+        mended, usage = completion.normalise_completion(
+            reply, rewriting.identity or {}, rewriting.new_call_id, rewriting.tools
+        )
         self.usage = read_usage(usage) if usage is not None else None
         made = mended if rewriting.repair else reply
         if rewriting.model and made.get("model") != rewriting.model:
@@ -228,22 +233,3 @@ class RelayedDocument(UpstreamAnswer):
             raise translator.failure
         self.usage = translator.usage
         return writer.finish()
-
-
-def unfold(body: bytes) -> bytes | None:
-    """Return *body* as the bytes of a stream of events, or None if it holds no answer.
-
-    It is a plain completion, which the normaliser takes as one chunk, or a chunk on each line.
-    """
-    # Line ends stand outside of JSON's strings only.
-    body = body.lstrip(BLANK)
-    whole = body.replace(b"\r", b" ").replace(b"\n", b" ")
-    for lines, end in (([whole], sse.DONE), (body.split(b"\n"), b"")):
-        lines = [line.strip() for line in lines if line.strip()]
-        try:
-            values = list(map(parse_object, lines))
-        except UpstreamInvalid:
-            continue
-        if values and not find_error(values) and any(value.get("choices") for value in values):
-            return b"".join([*map(sse.frame, lines), end])
-    return None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from ...chat.calls import new_call_id
-from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage
+from ... import sse
+from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, new_call_id
 from ...chat.normalise import Normaliser
 from ...errors import UpstreamInvalid
-from ..failures import provider_error
-from ..http import Translator
-from ..reading import find_error, parse_object, read_usage, text
-from .events import EventReader
+from ..answer import BLANK
+from ..http import Translator, json_values
+from ..reading import find_error, read_usage, text
+from .events import EventReader, read_chunk
 
 #: Members of a delta, and of a choice, that have their place in an item.
 _KNOWN = ("role", "content", "reasoning_content", "refusal", "tool_calls")
@@ -22,7 +22,8 @@ _OF_CHOICE = ("index", "delta", "finish_reason", "logprobs")
 class OpenAITranslator(Translator):
     """Reads the event stream of ``POST /chat/completions`` with *n* choices.
 
-    *limit* bounds the bytes of an event; *new_call_id* makes the id of a call that has none.
+    *limit* bounds the bytes of an event; *new_call_id* makes the id of a call that has none, and
+    *tools* are the names that can be called.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class OpenAITranslator(Translator):
         n: int = 1,
         limit: int = 8 * 1024 * 1024,
         new_call_id: Callable[[], str] = new_call_id,
+        tools: frozenset[str] = frozenset(),
     ) -> None:
         self._reader = EventReader(limit)
-        self._normaliser = Normaliser(n, new_id=new_call_id)
+        self._normaliser = Normaliser(n, new_id=new_call_id, tools=tools)
 
     @property
     def usage(self) -> Usage | None:
@@ -44,7 +46,7 @@ class OpenAITranslator(Translator):
         """Append to *items* what *data* completes."""
         events, failure = self._reader.read(data)
         for event in events:
-            self._take(event.data.strip(), event.event, items)
+            self._take(event, items)
             if self.ended:
                 return
         if failure is not None:
@@ -60,17 +62,12 @@ class OpenAITranslator(Translator):
             self._end(items)
         return items
 
-    def _take(self, text: str, event: str, items: list[Item]) -> None:
-        if text == "[DONE]":
+    def _take(self, event: sse.Event, items: list[Item]) -> None:
+        chunk = read_chunk(event.data.strip().encode(), event.event)
+        if chunk is None:
             self._normaliser.take_done()
             self._end(items)
             return
-        if not text:
-            return  # an empty keep-alive
-        chunk = parse_object(text)
-        failure = chunk if event == "error" else find_error(chunk)
-        if failure is not None:
-            raise provider_error(failure)
         for one in self._normaliser.take(chunk)[0]:
             for choice in one["choices"]:
                 items += _items(choice)
@@ -122,3 +119,18 @@ def _call(call: dict[str, Json]) -> ToolCall:
         text(function.get("arguments")),
         extra or None,
     )
+
+
+def unfold(body: bytes) -> bytes | None:
+    """Return *body* as the bytes of a stream of events, or None if it holds no answer.
+
+    It is a plain completion, which the normaliser takes as one chunk, or chunks: an array of them,
+    or one on each line.
+    """
+    body = body.strip(BLANK)
+    values = json_values(body)
+    chunks = all(isinstance(value, dict) for value in values)
+    if not chunks or find_error(values) or not any(value.get("choices") for value in values):
+        return None
+    cut = len(values) > 1 and body.startswith(b"{")  # lines: nothing tells whether more were meant
+    return b"".join([*(sse.frame(dump(value)) for value in values), b"" if cut else sse.DONE])

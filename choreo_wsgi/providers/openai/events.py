@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ... import sse
+from ...chat.items import Json
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..reading import parse_object
+from ..reading import find_error, parse_json, parse_object
 
 if TYPE_CHECKING:
     from .. import failures
 else:
     failures = Late("choreo_wsgi.providers.failures")
+
+#: The end marker, also twice, in quotes, in small letters, without its brackets.
+_DONE = re.compile(rb'["\[ ]*DONE\b', re.I)
+
+
+def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
+    """Return the chunk in the *data* of an *event*: empty for a keep-alive, None at the end.
+
+    Raises the error that it reports, and UpstreamInvalid for what is no chunk.
+    """
+    if not data.startswith(b"{") and _DONE.match(data):
+        return None
+    chunk = parse_json(data or b"{}")
+    failure = chunk if event == "error" else find_error(chunk)
+    if failure is not None:
+        raise failures.provider_error(failure)
+    if not isinstance(chunk, dict):
+        raise UpstreamInvalid("the provider sent an event that is not a JSON object")
+    return chunk
 
 
 class EventReader(sse.Decoder):

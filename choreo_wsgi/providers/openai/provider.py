@@ -11,8 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from ...chat.answer import AnswerWriter
-from ...chat.calls import new_call_id
-from ...chat.items import Json, dump
+from ...chat.items import Json, dump, new_call_id
 from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...chat.source import Reply, Source
@@ -150,6 +149,7 @@ class OpenAI(Provider):
             self.options.repair,
             self.new_identity(writer.model),
             self.new_call_id,
+            _tool_names(request),
         )
         if request.stream:
             events = relay.EventRelay(request.n, rewriting, limit)
@@ -158,7 +158,7 @@ class OpenAI(Provider):
             self._document(request),
             label,
             writer,
-            partial(self._translator, request.n),
+            partial(self._translator, request.n, rewriting.tools),
             rewriting,
             _MAX_REPLY,
         )
@@ -197,10 +197,11 @@ class OpenAI(Provider):
         """Begin to answer *request*; the source reads the upstream's chunks."""
         if self.strict and request.original is not None:
             request = strict.without_hints(request)
-        return http.HTTPSource(self._stream(request), self._translator(request.n))
+        tools = _tool_names(request)
+        return http.HTTPSource(self._stream(request), self._translator(request.n, tools))
 
-    def _translator(self, n: int) -> chunks.OpenAITranslator:
-        return chunks.OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id)
+    def _translator(self, n: int, tools: frozenset[str]) -> chunks.OpenAITranslator:
+        return chunks.OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id, tools)
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
@@ -253,7 +254,7 @@ class OpenAI(Provider):
         url, headers = self._chat(request)
         return Asking(
             lambda: self._post(url, headers, restore(dump(body), marks)),
-            unfold=relayed.unfold,
+            unfold=lambda body: chunks.unfold(body),
             accepted=accepted,
             secrets=self.secrets,
         )
@@ -310,3 +311,9 @@ class OpenAI(Provider):
     def close(self) -> None:
         """Close the pooled connections."""
         self.client.close()
+
+
+def _tool_names(request: ChatRequest) -> frozenset[str]:
+    """Return the names of the functions that *request* offers."""
+    tools = (tool.get("function") or {} for tool in request.body.get("tools") or ())
+    return frozenset(function["name"] for function in tools if "name" in function)

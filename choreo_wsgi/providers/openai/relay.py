@@ -20,24 +20,16 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ... import sse
-from ...chat.calls import new_call_id
 from ...chat.choice import CHANGED, KEPT
-from ...chat.items import Json, Usage, dump
+from ...chat.items import Json, Usage, dump, new_call_id
 from ...chat.longtext import Marks, restore, shorten
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
-from ...late import Late
-from ..reading import SHAPE_ERRORS, find_error, parse_object, read_usage, unknown_shape
-from .events import EventReader, WholeEvents
+from ..reading import SHAPE_ERRORS, parse_object, read_usage, unknown_shape
+from .events import EventReader, WholeEvents, read_chunk
 from .pattern import SMALL, Pattern, Patterns
-
-if TYPE_CHECKING:
-    from .. import failures
-else:
-    failures = Late("choreo_wsgi.providers.failures")
 
 _NULL_USAGE = re.compile(
     rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
@@ -53,7 +45,7 @@ class Rewriting:
     *model* is the name to write for the upstream's, or empty.  *include_usage* is whether
     the caller asked for usage; *repair* whether to mend what upstreams get wrong; *identity* has
     the ``id``, ``created`` and ``model`` for a stream that has none; *new_call_id* makes the id
-    of a tool call that has none.
+    of a tool call that has none; *tools* are the names that can be called.
     """
 
     include_usage: bool = False
@@ -61,6 +53,7 @@ class Rewriting:
     repair: bool = True
     identity: Mapping[str, Json] | None = None
     new_call_id: Callable[[], str] = new_call_id
+    tools: frozenset[str] = frozenset()
 
 
 class EventRelay:
@@ -73,7 +66,12 @@ class EventRelay:
         self, n: int, rewriting: Rewriting, max_event_bytes: int = 8 * 1024 * 1024
     ) -> None:
         self.normaliser = Normaliser(
-            n, rewriting.identity, rewriting.model, rewriting.repair, rewriting.new_call_id
+            n,
+            rewriting.identity,
+            rewriting.model,
+            rewriting.repair,
+            rewriting.new_call_id,
+            rewriting.tools,
         )
         self._include_usage = rewriting.include_usage
         self._limit = max_event_bytes
@@ -205,29 +203,20 @@ class EventRelay:
         for event in events:
             if self.normaliser.done:
                 return
-            if event.event == "error" and event.data.strip():
-                raise failures.provider_error(parse_object(event.data))
-            self._take_data(event.data.strip().encode(), frames)
+            self._take_data(event.data.strip().encode(), frames, event.event)
         if failure is not None:
             raise failure
 
-    def _take_data(self, raw: bytes, frames: list[bytes]) -> None:
-        """Take the data of an event."""
-        if raw == b"[DONE]":
-            self.normaliser.take_done()
-            return
-        if not raw:
-            return  # an empty keep-alive
-        if not (raw.startswith(b"{") and raw.endswith(b"}")):
-            raise UpstreamInvalid("the provider sent an event that is not a JSON object")
+    def _take_data(self, raw: bytes, frames: list[bytes], event: str = "") -> None:
+        """Take the data of an event of the type *event*."""
         short, marks = shorten(raw)
-        chunk = parse_object(short)
-        if marks and not _are_said(marks, chunk):
-            chunk, marks = parse_object(raw), {}
-        failure = find_error(chunk)
-        if failure is not None:
-            raise failures.provider_error(failure)
+        if marks and not _are_said(marks, parse_object(short)):
+            short, marks = raw, {}
         normaliser = self.normaliser
+        chunk = read_chunk(short, event)
+        if chunk is None:
+            normaliser.take_done()
+            return
         state = normaliser.state
         chunks, verdict = normaliser.take(chunk)
         kept = verdict == KEPT and b"\n" not in raw

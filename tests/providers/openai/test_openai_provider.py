@@ -255,7 +255,7 @@ def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
         (sized(b"not json"), UpstreamInvalid, 502),
         (sized(b"", kind="text/event-stream"), UpstreamTruncated, 502),
         (sized(b"\n\n\n", kind="text/plain"), UpstreamTruncated, 502),
-        (sized(b"hello", kind="text/plain"), UpstreamTruncated, 502),
+        (sized(b"hello", kind="text/plain"), UpstreamInvalid, 502),
         (chunked([]), UpstreamTruncated, 502),
         (chunked([sse.DONE]), UpstreamTruncated, 502),
         (chunked([b"data: hello\n\n"]), UpstreamInvalid, 502),

@@ -129,7 +129,8 @@ def whole(value: Json) -> Json:
 
 def plainly(events: list[str], rewriting: Rewriting) -> tuple[list[Json], bool]:
     """Return the chunks that *events* become, and whether that ends in an error."""
-    normaliser = Normaliser(2, rewriting.identity, rewriting.model)
+    new_id = rewriting.new_call_id
+    normaliser = Normaliser(2, rewriting.identity, rewriting.model, new_id=new_id)
     chunks: list[Json] = []
     for event in events:
         try:
@@ -174,5 +175,7 @@ def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
             cuts.append(cuts[-1] + random.randint(1, size))
         pieces = [raw[a:b] for a, b in itertools.pairwise(cuts)]
         identity = {"id": "o", "created": 2, "model": "o"}
-        rewriting = Rewriting(random.random() < 0.5, random.choice(("", "r")), True, identity)
+        rewriting = Rewriting(
+            random.random() < 0.5, random.choice(("", "r")), True, identity, lambda: "call_new"
+        )
         assert relayed(pieces, rewriting) == plainly(events, rewriting), seed

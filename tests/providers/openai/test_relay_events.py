@@ -290,7 +290,7 @@ def test_an_end_before_any_choice_is_a_failure(stream: list[bytes]) -> None:
         b"data: null\n\n",
         b'data: {"choices":7}\n\n',
         b'data: {"choices":[7]}\n\n',
-        b'data: {"choices":[{"index":0,"delta":"x"}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":5}]}\n\n',
         b'data: {"choices":[{"index":0,"delta":{},"finish_reason":7}]}\n\n',
         b'data: {"choices":[],"usage":NaN}\n\n',
         b"data: " + b"[" * 100000 + b"\n\n",

@@ -136,6 +136,20 @@ def test_a_body_that_unpacks_to_too_much() -> None:
         ask(http(b"\x1f\x8b\x08broken", KINDS[0], "Content-Encoding: gzip"))
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "body", [json.dumps(CHUNKS).encode(), json.dumps([DOCUMENT]).encode()], ids=["chunks", "one"]
+)
+def test_an_array(body: bytes, stream: bool) -> None:
+    assert ask(http(body, "application/json"), stream)[0] == "Hi"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_text_is_told(stream: bool) -> None:
+    with pytest.raises(UpstreamInvalid, match="upstream connect error"):
+        ask(http(b"upstream connect error", "text/plain"), stream)
+
+
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b'{"choices":[]}', b"[1]", b"{"])
 def test_what_holds_no_answer(body: bytes) -> None:
     for kind in KINDS:

@@ -1,0 +1,132 @@
+"""Answers that the providers' pages do not describe, from proxies and other servers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from adapter_requests import MODELS
+from test_bedrock_wire import event
+from test_documents_unfolded import answer
+
+from choreo_wsgi.errors import ChoreoError
+
+START = {"type": "message_start", "message": {"usage": {"input_tokens": "3"}}}
+TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+STOP = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}}
+END = {"type": "message_stop"}
+
+
+def events(*values: Any) -> bytes:
+    return b"".join(b"data: %b\n\n" % json.dumps(value).encode() for value in values)
+
+
+def lines(*values: Any) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+def response(*parts: Any, reason: str = "STOP", **more: Any) -> Any:
+    content = {"content": {"parts": list(parts)}} if parts else {}
+    return {"candidates": [{**content, "finishReason": reason}], **more}
+
+
+def line(content: str, done: bool = False) -> Any:
+    return {"message": {"role": "assistant", "content": content}, "done": done}
+
+
+GOOD = [
+    ("anthropic", b"data: \n\n" + events(START, TEXT, STOP) + b"data: [DONE]\n\n"),
+    ("anthropic", json.dumps([START, TEXT, STOP, END]).encode()),
+    ("anthropic", lines(START, TEXT, STOP, END)),
+    ("anthropic", b'{"type":"message","content":"a","stop_reason":"end_turn"}'),
+    ("gemini", events(response({"text": "a"}, reason="stop")) + b"data: [DONE]\n\n"),
+    ("gemini", lines(response({"text": "a"}))),
+    ("ollama", events(line("a"), line("", True)) + b"data: [DONE]\n\n"),
+    ("ollama", b"\xef\xbb\xbf" + lines(line("a"), line("", True))),
+]
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+@pytest.mark.parametrize(("type", "body"), GOOD)
+def test_text(type: str, body: bytes, piece: int) -> None:
+    choices = [one for chunk in answer(type, body, piece) for one in chunk["choices"]]
+    assert "".join(one["delta"].get("content") or "" for one in choices) == "a"
+    assert choices[-1]["finish_reason"] == "stop"
+
+
+BAD = [
+    ("anthropic", events({"error": {"message": "busy", "code": 429}})),
+    ("anthropic", b'event: error\ndata: {"detail":"busy"}\n\n'),
+    ("anthropic", b"busy"),
+    ("gemini", events({"detail": "busy"})),
+    ("gemini", events(response({"text": "a"})) + b'data: {"error":"busy"}\n\n'),
+    ("ollama", lines({"detail": "busy"})),
+    ("ollama", lines(line("a"), {"StatusCode": 401, "error": "busy"})),
+]
+
+
+@pytest.mark.parametrize("piece", [1, 1000])
+@pytest.mark.parametrize(("type", "body"), BAD)
+def test_errors_in_other_shapes_are_told(type: str, body: bytes, piece: int) -> None:
+    with pytest.raises(ChoreoError, match="busy"):
+        answer(type, body, piece, "text/event-stream")
+
+
+def converse(*deltas: Any, **start: Any) -> bytes:
+    made = event("contentBlockStart", contentBlockIndex=0, start={"toolUse": start})
+    for delta in deltas:
+        made += event("contentBlockDelta", contentBlockIndex=0, delta={"toolUse": delta})
+    return made + event("messageStop", stopReason="tool_use")
+
+
+def message(*deltas: Any, **start: Any) -> bytes:
+    block = {"type": "content_block_start", "index": 0}
+    made: list[Any] = [START, {**block, "content_block": {"type": "tool_use", **start}}]
+    for delta in deltas:
+        inner = {"type": "input_json_delta", "partial_json": delta["input"]}
+        made.append({"type": "content_block_delta", "index": 0, "delta": inner})
+    stop = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+    return events(*made, stop, END)
+
+
+@pytest.mark.parametrize(("type", "told"), [("anthropic", message), ("bedrock", converse)])
+@pytest.mark.parametrize(
+    ("start", "deltas"),
+    [
+        ({"input": {"a": 1}}, []),
+        ({"input": {"a": 1}}, [{"input": '{"a":'}, {"input": "1}"}]),
+        ({"input": {}}, [{"input": {"a": 1}}]),
+        ({}, [{"input": '{"a":1}'}]),
+    ],
+)
+def test_calls(type: str, told: Any, start: Any, deltas: Any) -> None:
+    name = "toolUseId" if type == "bedrock" else "id"
+    for id in ({name: "t"}, {}):
+        body = told(*deltas, name="f", **id, **start)
+        choices = [one for chunk in answer(type, body, 9, "x") for one in chunk["choices"]]
+        pieces = [one for choice in choices for one in choice["delta"].get("tool_calls", ())]
+        assert pieces[0]["id"] and pieces[0]["function"]["name"] == "f"
+        assert "".join(one["function"].get("arguments", "") for one in pieces) == '{"a":1}'
+
+
+@pytest.mark.parametrize("reason", ["OTHER", "NO_IMAGE"])
+def test_an_answer_of_nothing_is_no_failure(reason: str) -> None:
+    body = events(response(reason=reason))
+    choice = answer("gemini", body, 9)[-1]["choices"][0]
+    assert (choice["finish_reason"], choice["native_finish_reason"]) == ("stop", reason)
+    for said in ({"text": "a"}, {"text": "t", "thought": True}, {"functionCall": {"name": "f"}}):
+        with pytest.raises(ChoreoError, match=reason):
+            answer("gemini", events(response(said), response(reason=reason)), 1000)
+
+
+def test_parts_of_no_known_kind_are_passed_on() -> None:
+    parts = [{"fileData": {"fileUri": "https://x/y.png"}}, {"thought": True, "novelty": 1}]
+    chunks = answer("gemini", events(response(*parts)), 9)
+    deltas = [one["delta"] for chunk in chunks for one in chunk["choices"]]
+    found = [one for delta in deltas for one in delta.get("content_parts", ())]
+    assert found == [{"index": number, **part} for number, part in enumerate(parts)]
+
+
+def test_every_provider_is_here() -> None:
+    assert {type for type, _ in GOOD} | {"bedrock"} == set(MODELS)
