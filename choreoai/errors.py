@@ -25,6 +25,7 @@ The names are those of the openai package, so that code written for it catches t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from requests.exceptions import ChunkedEncodingError
@@ -147,20 +148,27 @@ class StreamInterruptedError(APIConnectionError, ChunkedEncodingError):
     """A stream stopped before the answer was complete."""
 
 
-class LengthFinishReasonError(ChoreoAIError):
+class _Unparsable(ChoreoAIError):
+    _why: str
+
+    def __init__(self, *, completion: ChatCompletion) -> None:
+        super().__init__(f"the answer cannot be parsed: {self._why}")
+        self.completion = completion
+
+    def __reduce__(self) -> Any:
+        return partial(type(self), completion=self.completion), ()
+
+
+class LengthFinishReasonError(_Unparsable):
     """An answer that was to be parsed reached its token limit; *completion* is that answer."""
 
-    def __init__(self, *, completion: ChatCompletion) -> None:
-        super().__init__("the answer cannot be parsed: it reached its token limit")
-        self.completion = completion
+    _why = "it reached its token limit"
 
 
-class ContentFilterFinishReasonError(ChoreoAIError):
+class ContentFilterFinishReasonError(_Unparsable):
     """An answer that was to be parsed was filtered; *completion* is that answer."""
 
-    def __init__(self, *, completion: ChatCompletion) -> None:
-        super().__init__("the answer cannot be parsed: the content filter ended it")
-        self.completion = completion
+    _why = "the content filter ended it"
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {

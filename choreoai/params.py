@@ -138,8 +138,7 @@ class Create(Protocol[W, S]):
     ) -> W | S: ...
 
 
-_OPTIONS = frozenset(CallOptions.__annotations__)
-PARAMS = _OPTIONS | frozenset(FormattedParams.__annotations__)
+PARAMS = frozenset(FormattedParams.__annotations__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,20 +151,15 @@ def declared(function: F) -> F:
     function.__name__ = function.__name__.strip("_")
     function.__qualname__ = function.__qualname__.replace("._", ".")
     signature = inspect.signature(function)
-    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    taken = {parameter.name for parameter in named}
-    members = {**CallOptions.__annotations__, **FormattedParams.__annotations__}
-    named += [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=NOT_GIVEN,
-            annotation=getattr(annotation, "__forward_arg__", annotation),
+    named = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    for name, annotation in FormattedParams.__annotations__.items():
+        kind = getattr(annotation, "__forward_arg__", annotation)
+        parameter = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=NOT_GIVEN, annotation=kind
         )
-        for name, annotation in members.items()
-        if name not in taken
-    ]
-    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+        named.setdefault(name, parameter)
+    signature = signature.replace(parameters=list(named.values()))
+    function.__signature__ = signature  # type: ignore[attr-defined]
     return function
 
 
@@ -182,9 +176,8 @@ def split(
                 f"unexpected keyword argument {name!r}; a parameter that is not documented "
                 "goes into extra_body"
             )
-    given = {name: value for name, value in params.items() if value is not NOT_GIVEN}
-    body = {name: value for name, value in given.items() if name not in _OPTIONS}
-    return body, {name: value for name, value in given.items() if name in _OPTIONS}
+    body = {name: value for name, value in params.items() if value is not NOT_GIVEN}
+    return body, {name: body.pop(name) for name in CallOptions.__annotations__ if name in body}
 
 
 def plain(value: Any) -> Any:

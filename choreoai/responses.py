@@ -44,7 +44,7 @@ class ResponseParams(CallOptions, total=False):
     user: str
 
 
-RESPONSE_PARAMS = frozenset(ResponseParams.__annotations__) | frozenset(CallOptions.__annotations__)
+RESPONSE_PARAMS = frozenset(ResponseParams.__annotations__)
 
 
 class ResponsePart(Object):
@@ -115,13 +115,6 @@ class ResponseEvent(Object):
     item: ResponseItem | None = None
     delta: str | None = None
     output_index: int | None = None
-
-
-def finished(response: Response) -> Response:
-    """Return *response* if it did not fail; raises APIError."""
-    if response.status == "failed":
-        raise failure_of(response)
-    return response
 
 
 def failure_of(response: Response) -> APIError:

@@ -17,7 +17,7 @@ from ..responses import (
     ResponseEvent,
     ResponseParams,
     ResponseReading,
-    finished,
+    failure_of,
 )
 from .feed import AsyncFeed
 from .stream import AsyncStream
@@ -94,7 +94,10 @@ class AsyncResponses:
         members = {"model": model, "input": input}
         body, options = self._client._asked(members, params, RESPONSE_PARAMS)
         if not stream:
-            return finished(await self._whole("POST", "", body, options))
+            response = await self._whole("POST", "", body, options)
+            if response.status == "failed":
+                raise failure_of(response)
+            return response
         if options.resumable or body.get("background"):
             options = replace(options, resumable=True)
             body["background"] = True

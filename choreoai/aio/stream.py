@@ -140,7 +140,7 @@ class AsyncStream:
     @property
     def partial(self) -> ChatCompletion:
         """The answer so far, all choices; the unfinished ones have no finish_reason."""
-        return self._reading.fold.completion()
+        return self._reading.partial
 
     @property
     def text(self) -> AsyncIterator[str]:

@@ -17,7 +17,7 @@ from ..responses import (
     ResponseEvent,
     ResponseParams,
     ResponseReading,
-    finished,
+    failure_of,
 )
 from .feed import Feed
 from .stream import Stream
@@ -94,7 +94,10 @@ class Responses:
         members = {"model": model, "input": input}
         body, options = self._client._asked(members, params, RESPONSE_PARAMS)
         if not stream:
-            return finished(self._whole("POST", "", body, options))
+            response = self._whole("POST", "", body, options)
+            if response.status == "failed":
+                raise failure_of(response)
+            return response
         if options.resumable or body.get("background"):
             options = replace(options, resumable=True)
             body["background"] = True
