@@ -231,8 +231,7 @@ class Carrier:
                 load.leave()
             return
         descriptor, due = load.fileno(), load.due
-        if descriptor is None or descriptor != load.descriptor:
-            self._watch(load, descriptor)
+        self._watch(load, descriptor)
         if due is not None:
             self._set_timer(load, due)
         elif descriptor is None:
@@ -255,7 +254,7 @@ class Carrier:
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
-        if load.descriptor is not None:
+        if load.descriptor is not None and load.descriptor != descriptor:
             self._unregister(load.descriptor, load)
         load.descriptor = descriptor
         if descriptor is not None:
@@ -264,12 +263,18 @@ class Carrier:
     def _register(
         self, descriptor: int, events: int, handler: Load | Callable[[int], object]
     ) -> None:
-        """Poll *descriptor* in place of whoever had it before and closed it without a word."""
+        """Poll *descriptor* in place of whoever had it before and closed it without a word.
+
+        That may be *handler* itself: it is not enough that the number is the same.
+        """
+        known = self._handlers.get(descriptor) is handler
         self._handlers[descriptor] = handler
         try:
-            self._poller.register(descriptor, events)
+            (self._poller.modify if known else self._poller.register)(descriptor, events)
         except FileExistsError:
             self._poller.modify(descriptor, events)
+        except FileNotFoundError:
+            self._poller.register(descriptor, events)
 
     def _unregister(self, descriptor: int, handler: Load | Callable[[int], object]) -> None:
         # What a stream has closed can be another stream's descriptor by now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -68,6 +69,29 @@ def test_a_descriptor_that_turns_readable(
     assert load.left.wait(harness.DEADLINE)
     assert load.steps == ["carrier", "carrier"]
     assert carrier.carried == 0
+
+
+def test_a_descriptor_that_is_closed_and_used_anew(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """As that of a connection that is made a second time: the number says nothing."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        load = Waiting(pair[0])
+        carrier.carry(load)
+        pair[1].sendall(b"a")
+        harness.wait_until(lambda: load.steps, "it is asked")
+        stepped = threading.Event()
+
+        def anew() -> None:
+            os.dup2(ours.fileno(), pair[0].fileno())
+            carrier.settle(load)
+            stepped.set()
+
+        carrier.call(anew)
+        assert stepped.wait(harness.DEADLINE)
+        theirs.sendall(b"e")
+        assert load.left.wait(harness.DEADLINE)
 
 
 def test_a_time_that_comes(carrier: Carrier) -> None:
