@@ -72,6 +72,8 @@ class Pattern:
         if pieces.pop() != self.suffix[len(self.separator) :]:
             return None
         first, *others = pieces
+        if len(first) < len(self.prefix):
+            return None  # a separator that begins inside of the prefix
         texts = [first[len(self.prefix) :]]
         if others:
             # All begin with the same bytes if the least and the greatest of them do: two passes

@@ -189,3 +189,13 @@ def test_chunks_that_begin_in_another_way(upstream: socket.socket, size: bytes) 
     cut = [HEAD, *map(chunk, events[:3]), *odd, END]
     expected = Run(upstream, case, lanes=False).play(cut)
     assert Run(upstream, case, lanes=True).play(cut) == expected
+
+
+def test_a_chunk_that_is_cut_where_it_could_end(upstream: socket.socket) -> None:
+    [case] = [case for case in cases("openai") if case.id == "openai/text"]
+    events = [PREFIX + b"%d" % number + SUFFIX for number in range(5)]
+    two = chunk(events[3] + b"\r\n" + events[4])
+    end = len(two) - len(events[4]) - 2
+    cut = [HEAD, *map(chunk, events), two, chunk(events[0]), two[:end], two[end:], END]
+    expected = Run(upstream, case, lanes=False).play(cut)
+    assert Run(upstream, case, lanes=True).play(cut) == expected
