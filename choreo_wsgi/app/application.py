@@ -135,13 +135,14 @@ class Application:
     def blocks(self, environ: Environ) -> bool:
         """Return whether the callable may block for this request, or work long."""
         path = environ.get("PATH_INFO", "")
-        if path.startswith("/v1/models") or path == "/metrics":
-            return True  # upstreams are asked for their lists; much is written
+        if path.startswith(("/v1/models", "/v1/responses")) or path == "/metrics":
+            return True  # upstreams are asked for their lists; much is read or written
         limits = self._completions.limits
         if limits is not None and limits.blocking and environ["REQUEST_METHOD"] == "POST":
             return True
-        if path.startswith(("/v1/streams/", "/v1/responses")) or "HTTP_CHOREO_RESUMABLE" in environ:
-            return bool(self._resumption().blocking)
+        logged = path.startswith("/v1/streams/") or "HTTP_CHOREO_RESUMABLE" in environ
+        if logged and self._resumption().blocking:
+            return True
         return int(environ.get("CONTENT_LENGTH") or 0) > LARGE
 
     def drain(self) -> None:

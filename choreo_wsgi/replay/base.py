@@ -135,7 +135,7 @@ class Reader(ABC):
         """
 
     def fileno(self) -> int | None:
-        """Return None: only asking tells whether there is more."""
+        """Return the descriptor that turns readable when there may be more, or None."""
         return None
 
     @abstractmethod

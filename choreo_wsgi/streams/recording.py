@@ -136,9 +136,11 @@ class Playback:
         self._last = b""
         self.ended = False
         self.outcome = ""
+        self._asked = time.monotonic()
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that are logged, or come within *timeout* seconds."""
+        self._asked = time.monotonic()
         try:
             block = self._receive(timeout)
             if self._control.stopping and not (block or self._reader.ended):
@@ -164,10 +166,15 @@ class Playback:
         self._reader.close()
 
     def fileno(self) -> int | None:
-        """Return None: only asking tells whether the log goes on."""
-        return self._reader.fileno()
+        """Return the file descriptor to poll for more, or None."""
+        return None if self.ended else self._reader.fileno()
 
-    due = None
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, so that the log knows of its reader, or None."""
+        if self.ended:
+            return 0.0
+        return None if self._reader.fileno() is None else self._asked + LOOK
 
     def close(self) -> None:
         """Stop reading; the stream itself goes on."""

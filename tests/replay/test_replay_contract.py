@@ -73,7 +73,7 @@ def test_receive_returns_when_nothing_comes(store: Store) -> None:
     assert reader.receive(0) == b""
     assert reader.receive(0.05) == b""
     assert not reader.ended
-    assert reader.fileno() is None
+    assert (reader.fileno() is None) == writer.blocking
     reader.close()
     writer.finish()
 
