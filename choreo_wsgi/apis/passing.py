@@ -57,11 +57,15 @@ class _Passing:
             self.check(fields)
         except Fault as fault:
             raise fault.error() from None
+        prompts = fields.get("prompt")
+        if not isinstance(prompts, list) or type(prompts[0]) is int:
+            prompts = [prompts]
         return ChatRequest(
             model=fields["model"],
             messages=[],
             body={},
             stream=bool(fields.get("stream")),
+            n=len(prompts) * int(fields.get("n") or 1),
             original=fields,
             native_only=InvalidRequest(f"this model has no {self.name}", param="model"),
             marks=marks,

@@ -79,6 +79,10 @@ class Local(Provider):
         """Return the one model's name."""
         return [self.model_name]
 
+    def calls(self, request: ChatRequest) -> int:
+        """Return how many answers the process works on for *request*."""
+        return request.n
+
     def preload(self) -> None:
         """Start the model's process now; does not wait until it is ready.
 

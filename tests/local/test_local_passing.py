@@ -66,6 +66,14 @@ def test_several_prompts_have_an_answer_each(
     assert sorted(ends) == [0, 1, 2, 3]
 
 
+def test_each_choice_of_each_prompt_takes_a_slot(sdk: Callable[..., openai.OpenAI]) -> None:
+    """As at chat: more than there ever can be at once is refused before the model is asked."""
+    client = sdk(max_streams="3")
+    with pytest.raises(openai.BadRequestError, match="at most 3") as raised:
+        client.completions.create(model="any", prompt=["One", "Two"], n=2)
+    assert raised.value.param == "n"
+
+
 def test_embeddings_of_texts_and_tokens(
     model_file: Path, sdk: Callable[..., openai.OpenAI]
 ) -> None:
