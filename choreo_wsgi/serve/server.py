@@ -250,11 +250,18 @@ class Server:
         self._loop.stop()
 
     def retire(self) -> None:
-        """Drain while another process accepts: every request that is under way is answered."""
+        """Stop when all is answered that is under way, while another process accepts.
+
+        However long that takes: only SIGTERM cuts a stream.  Requests on connections that are
+        kept are looked at with the keys that are valid now.
+        """
+        self._application.reload()
         for listener in self._listeners:
             listener.retired = listener.draining = True
-        patience = self.settings.drain_seconds
-        self._wait(patience, lambda: not any(one.expected for one in self._loop.channels()))
+        while self._application.active or any(one.expected for one in self._loop.channels()):
+            if self._signals:
+                return  # it drains already
+            time.sleep(0.05)
         self.drain()
 
     def _force(self) -> None:

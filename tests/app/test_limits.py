@@ -103,6 +103,17 @@ def test_tokens_are_those_that_the_provider_reports(scripted: Callable[[], Scrip
     assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
 
 
+def test_without_max_tokens_the_mean_of_the_answers_is_reserved(
+    scripted: Callable[[], Script],
+) -> None:
+    app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
+    left = []
+    for _ in range(3):
+        scripted().finish("x", Finish(), Usage(5, 80))
+        left.append(int(ask(app).headers["x-ratelimit-remaining-tokens"]))
+    assert left == [1000 - 5, 1000 - 85 - 85, 1000 - 2 * 85 - 85]
+
+
 def test_what_failed_costs_no_tokens(scripted: Callable[[], Script]) -> None:
     app = app_with({"tokens_per_minute": "1000", "requests_per_minute": "9"}, **SCRIPTED)
     scripted().say(RuntimeError("no"))

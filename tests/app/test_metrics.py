@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_provider import Script
 from wsgi_calls import call, chat
 
-from choreo_wsgi.errors import ProviderUnavailable
+from choreo_wsgi.errors import ConfigurationError, ProviderUnavailable
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -131,6 +131,26 @@ def test_failovers_and_breakers(scripted: Callable[[], Script]) -> None:
     assert found["choreo_failovers_total", ("m",)] == 5  # then the circuit is open
     (target,) = [labels[0] for name, labels in found if name == "choreo_breaker_open"]
     assert target.startswith("a") and found["choreo_breaker_open", (target,)] == 1
+
+
+def test_a_replay_store_that_is_away() -> None:
+    """Counted where a request fails for it; nothing listens at the address."""
+    app = make_app({"metrics": "on", "replay": f"redis://127.0.0.1:{free_port()}"})
+    asked = call(app, "GET", "/v1/streams/strm_" + "x" * 32)
+    assert (asked.status, asked.error["code"]) == (503, "replay_unavailable")
+    found = samples(app)
+    assert found["choreo_replay_errors_total", ()] == 1
+    assert found["choreo_replay_reachable", ()] == 0
+    app.close()
+
+
+@pytest.mark.parametrize("name", ["metrics", "otel"])
+def test_an_extra_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = {"metrics": "prometheus_client", "otel": "opentelemetry"}[name]
+    monkeypatch.delitem(sys.modules, f"choreo_wsgi.app.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigurationError, match=f"{name}: needs the extra {name}: pip install"):
+        make_app({name: "on"})
 
 
 def test_names_that_callers_make_up_are_bounded() -> None:

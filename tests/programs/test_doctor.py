@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -333,6 +335,10 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
     [
         ("respond hello", "not choreo-wsgi's echo"),
         ('header Content-Type text/event-stream\nrespond "data: [DONE]\n\n"', "not choreo-wsgi's"),
+        (
+            'header Choreo-Saw "HTTP/1.1; direct; heartbeat=1"\nrespond "data: x\n\n"',
+            "the answer was cut",
+        ),
         ("respond 502", "HTTP 502 from Caddy, not from the server"),
         ('respond "{\\"message\\": \\"no\\"}" 401', "HTTP 401 from Caddy, not from the server"),
         ("redir {uri}/ 301", "HTTP 301 to /v1/chat/completions/: ask there"),
@@ -366,6 +372,17 @@ def test_options_that_cannot_be(words: list[str]) -> None:
     done = check("http://127.0.0.1:1", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert words[0] in done.stderr and "Traceback" not in done.stderr
+
+
+def test_control_c_ends_it_without_a_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = [sys.executable, "-m", "choreo_wsgi", "check", url]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(harness.DEADLINE), process.communicate()[1]) == (130, "")
+        connection.close()
 
 
 def test_tls_over_ipv6_with_a_certificate_of_its_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 from collections.abc import Callable
@@ -62,6 +63,37 @@ def test_keys_and_providers_change_under_running_streams(
         frames = client.read_body()
         client.close()
         assert frames.endswith(DONE) and b'"error"' not in frames and b"w59" in frames
+
+
+def test_connections_of_replaced_processes_know_the_old_key_no_more(
+    command: Callable[..., Any], path: Path
+) -> None:
+    """A proxy keeps its connections, and streams keep their processes."""
+    path.write_text(ini("old"))
+    options = ("--drain-seconds", "0", "--default-model", "none", "--processes", "2")
+    server = command("--config", str(path), *options)
+    words = " ".join(f"w{number}" for number in range(100))
+    body = {"model": "slow", "messages": [{"role": "user", "content": words}], "stream": True}
+    streams = [server.connect(30) for _ in range(20)]
+    for client in streams:
+        client.request("POST", CHAT, body, authorized("old"))
+        assert client.read_head().status == 200
+    kept = [server.connect(30) for _ in range(8)]
+    for client in kept:
+        assert client.exchange("GET", "/v1/models", headers=authorized("old")).status == 200
+    path.write_text(ini("new"))
+    server.signal(signal.SIGHUP)
+    news = ("the keys and providers were read anew",) * 2  # by each that is replaced
+    for text in news:
+        next(line for line in server.process.stderr if text in line)
+    for client in kept:
+        with contextlib.suppress(ConnectionError):  # its process has gone
+            assert client.exchange("GET", "/v1/models", headers=authorized("old")).status == 401
+    assert ask(server, "new") == 200
+    for client in streams:  # they last longer than drain_seconds
+        assert client.read_body().endswith(DONE)
+    for client in (*streams, *kept):
+        client.close()
 
 
 @pytest.mark.parametrize(
