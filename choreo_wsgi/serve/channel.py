@@ -137,10 +137,6 @@ class Channel:
             with contextlib.suppress(ClientDisconnected):
                 self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def check_client_disconnected(self) -> bool:
-        """Return whether the client has gone; the application asks."""
-        return not self.connected
-
     def _admitted(self, request: Parser) -> bool:
         environ = {f"HTTP_{name}": value for name, value in request.headers.items()}
         environ["REQUEST_METHOD"] = request.command

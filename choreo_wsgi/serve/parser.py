@@ -12,7 +12,9 @@ import errno
 import io
 import logging
 import re
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
@@ -28,7 +30,7 @@ LONGEST = 16 * 1024
 #: The method, the target with its path and its query, the version, and the headers.
 _ORDINARY = re.compile(
     r"([A-Z]{1,16}) ((/(?:[\w.~-][\w.~/-]*)?)(?:\?([\w.~/=&%+:,-]*))?) HTTP/(1\.[01])\r\n"
-    r"((?:[A-Za-z0-9-]+:[\t -~]*\r\n)*)\r\n",
+    r"((?:[A-Za-z0-9-]{1,64}:[\t -~]*\r\n)*)\r\n",
     re.ASCII,
 )
 #: Headers that change how the rest is read.
@@ -56,17 +58,16 @@ class NoDescriptor(Error):
     reason = "Service Unavailable"
 
 
-class _Names(dict[str, str]):
-    """The names of headers, each as waitress has it: in capitals, with underscores."""
-
-    def __missing__(self, name: str) -> str:
-        made = name.upper().replace("-", "_")
-        if len(self) < 1024 and len(name) < 64:  # strangers may send any
-            self[name] = made
-        return made
+@lru_cache(512)
+def _name(header: str) -> str:
+    """Return the name of a *header* as waitress has it."""
+    return header.upper().replace("-", "_")
 
 
-_names = _Names()
+@lru_cache(256)
+def _variable(name: str) -> str:
+    """Return the name in the environ of the header *name* (RFC 3875, 4.1)."""
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
 class Parser(HTTPRequestParser):
@@ -137,7 +138,7 @@ class Parser(HTTPRequestParser):
         for line in match[6].split("\r\n"):
             name, colon, value = line.partition(":")
             if colon:
-                headers[_names[name]] = value.strip(" \t")
+                headers[_name(name)] = value.strip(" \t")
         length = headers.get("CONTENT_LENGTH", "0")
         twice = len(headers) != match[6].count("\r\n")
         if twice or not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):
@@ -161,6 +162,29 @@ class Parser(HTTPRequestParser):
             self._body.seek(0)
             self.completed = True
         return len(piece)
+
+    def environ(self, channel: Any) -> dict[str, Any]:
+        """Return the WSGI environ of the request, which came over *channel* (PEP 3333)."""
+        path = self.path
+        host, port = channel.addr
+        environ = {
+            **channel.server.variables,
+            "REMOTE_ADDR": host,
+            "REMOTE_HOST": host,
+            "REMOTE_PORT": str(port),
+            "REQUEST_METHOD": self.command.upper(),
+            "SERVER_PROTOCOL": "HTTP/1.1" if self.version == "1.1" else "HTTP/1.0",
+            "PATH_INFO": "/" + path.lstrip("/") if path.startswith("//") else path,
+            "REQUEST_URI": self.request_uri,
+            "QUERY_STRING": self.query,
+            "wsgi.errors": sys.stderr,
+            "wsgi.input": self.get_body_stream(),
+            # Noticed only while something may be read: see channel_request_lookahead.
+            "waitress.client_disconnected": lambda: not channel.connected,
+        }
+        for name, value in self.headers.items():
+            environ[_variable(name)] = value
+        return environ
 
     def get_body_stream(self) -> Any:
         """Return the body, to be read from its start."""

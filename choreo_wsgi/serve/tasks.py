@@ -8,7 +8,6 @@ has no body, whatever the application yields.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -35,43 +34,6 @@ BLOCKS = 16
 GATHER = 16 * 1024
 
 
-class _Variables(dict[str, str]):
-    """The names of CGI for those of headers, as the parser has them."""
-
-    def __missing__(self, name: str) -> str:
-        made = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
-        if len(self) < 1024 and len(name) < 64:  # strangers may send any
-            self[name] = made
-        return made
-
-
-_variables = _Variables()
-
-
-def make_environ(channel: Any, request: Parser) -> dict[str, Any]:
-    """Return the WSGI environ of *request*, which came over *channel* (PEP 3333)."""
-    path = request.path
-    host, port = channel.addr
-    environ = {
-        **channel.server.variables,
-        "REMOTE_ADDR": host,
-        "REMOTE_HOST": host,
-        "REMOTE_PORT": str(port),
-        "REQUEST_METHOD": request.command.upper(),
-        "SERVER_PROTOCOL": f"HTTP/{request.version}",
-        "PATH_INFO": "/" + path.lstrip("/") if path.startswith("//") else path,
-        "REQUEST_URI": request.request_uri,
-        "QUERY_STRING": request.query,
-        "wsgi.errors": sys.stderr,
-        "wsgi.input": request.get_body_stream(),
-        # Noticed only while something may be read: see channel_request_lookahead.
-        "waitress.client_disconnected": channel.check_client_disconnected,
-    }
-    for name, value in request.headers.items():
-        environ[_variables[name]] = value
-    return environ
-
-
 class Task(Load):
     """One request and its answer.
 
@@ -94,7 +56,6 @@ class Task(Load):
         self.channel = channel
         self.request = request
         self.version = "1.1" if request.version == "1.1" else "1.0"
-        self.environ: dict[str, Any] = {}
         self._body: Any = None
         self._blocks: Iterator[bytes] | None = None  # of a body that can only be iterated
         self._begun = False
@@ -102,11 +63,9 @@ class Task(Load):
         #: body, so what that gives back is there before the client's next request.
         self._end: bytes | None = None
         self._done = False  # all that is to be sent was given to the channel
-        self._blocking = False
-        if request.error is None:
-            self.environ = make_environ(channel, request)
-            blocks = getattr(channel.server.application, "blocks", None)
-            self._blocking = blocks is None or blocks(self.environ)
+        self.environ = {} if request.error else request.environ(channel)
+        blocks = getattr(channel.server.application, "blocks", lambda environ: True)
+        self._blocking = not request.error and blocks(self.environ)
 
     # What the carrier asks
 
