@@ -9,6 +9,7 @@ from math import isfinite
 
 from ..chat import jsontext
 from ..chat.items import Delta, Item, Json, ToolCall, Usage
+from ..chat.items import new_call_id as new_call_id
 from ..errors import UpstreamInvalid
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
