@@ -14,12 +14,13 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .app import log
 from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
+from .late import Late
 from .serve.banner import banner
 from .serve.server import Server
 from .serve.sockets import inherited_sockets
@@ -27,9 +28,12 @@ from .settings import Configuration, Secret, configure, did_you_mean, table
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .app import shown
+    from .serve import processes
     from .serve.processes import Place
-
-_MASK = "***"
+else:
+    shown = Late("choreo_wsgi.app.shown")
+    processes = Late("choreo_wsgi.serve.processes")
 
 ELSEWHERE = {
     "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
@@ -168,7 +172,6 @@ def _serve(options: argparse.Namespace) -> int:
     inherited = inherited_sockets(os.environ, os.getpid())
     if configuration.settings.processes == "1":
         return _serve_here(configuration, inherited)
-    processes = importlib.import_module(".serve.processes", __package__)
     count = processes.process_count(configuration.settings)
 
     def serve(place: Place) -> int:
@@ -218,18 +221,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    configuration = _configuration(options)
-    print("[choreo]")
-    for item, hint in table():
-        value = getattr(configuration.settings, item.name)
-        secret = hint in (Secret, tuple[Secret, ...]) and value
-        shown = _MASK if secret else _masked(setting_text(value))
-        print(f"# {item.metadata['text']}\n{item.name} = {shown}")
-    for kind, sections in (("provider", configuration.providers), ("key", configuration.keys)):
-        for name, section in sections.items():
-            print(f"\n[{kind} {name}]")
-            for key, text in _without_secrets(section).items():
-                print(f"{key} = {text}")
+    print(shown.as_ini(_configuration(options), setting_text))
     return 0
 
 
@@ -238,26 +230,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
     "models": ("show which model name is answered by what", _models),
     "settings": ("show the settings in force, as an ini file", _settings),
 }
-
-
-# A user's name and password in a URL, or a password in its query, as Redis takes it.
-_IN_URL = re.compile(r"(?<=://)[^/?#\s]*@|(?<=password=)[^&#\s]+")
-
-
-def _masked(text: str) -> str:
-    """Return *text* with ``***`` for the passwords of URLs."""
-    return _IN_URL.sub(lambda found: _MASK + "@" * found[0].endswith("@"), text)
-
-
-def _without_secrets(section: Mapping[str, str]) -> dict[str, str]:
-    """Return *section* with ``***`` for what may be a key and is not the name of a variable."""
-    words = ("key", "secret", "token", "password", "headers")
-    return {
-        key: _MASK
-        if any(word in key for word in words) and not text.startswith("env:")
-        else _masked(text).replace("\n", "\n    ")
-        for key, text in section.items()
-    }
 
 
 def setting_text(value: Any) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..chat.answer import AnswerWriter
-from ..chat.request import ChatRequest
 from ..errors import ChoreoError
+
+if TYPE_CHECKING:
+    from ..chat.answer import AnswerWriter
+    from ..chat.request import ChatRequest
 
 
 class API(Protocol):

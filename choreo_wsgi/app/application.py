@@ -43,6 +43,8 @@ else:
     page = Late("choreo_wsgi.app.page")
     resumable = Late("choreo_wsgi.app.resumable")
 
+Make = Callable[[], "Response | Pending"]
+_OK = {"status": "ok"}
 logger = logging.getLogger(__name__)
 
 
@@ -85,15 +87,12 @@ class Application:
         self.observers, metrics = observers.load(
             self.settings, self.gauges, self._completions.breakers.state
         )
-        self._started = int(time.time())
+        self._since = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             **self._endpoints.routes,
-            "/v1/models": {
-                "GET": lambda call: models.all_models(call, self._router, self._started)
-            },
+            "/v1/models": {"GET": lambda call: models.all_models(call, self._router, self._since)},
             "/": {"GET": self._root},
-            "/health": {"GET": self._health},
-            "/healthz": {"GET": self._health},
+            **{path: {"GET": lambda call: json_response(_OK)} for path in ("/health", "/healthz")},
             "/readyz": {"GET": self._ready},
         }
         if metrics is not None:
@@ -103,10 +102,9 @@ class Application:
         """Return who serves resumable streams; loaded, with its log, when first asked for."""
         with self._loading:
             if self._loaded is None:
-                settings = self.settings
-                store = replay.open_store(settings.replay, settings)
+                store = replay.open_store(self.settings.replay, self.settings)
                 self._loaded = resumable.Resumption(
-                    store, self._completions, self._readers, self._control, settings
+                    store, self._completions, self._readers, self._control, self.settings
                 )
                 self._loaded.orphans.carrier = self._carrier
             return self._loaded
@@ -203,22 +201,15 @@ class Application:
             client=environ.get("REMOTE_ADDR") or "",
             observers=self.observers,
         )
+        call = Call(environ, account)
+        return self._respond(call, start_response, partial(self._dispatch, call))
 
-        return self._respond(
-            environ, account, start_response, partial(self._dispatch, environ, account)
-        )
-
-    def _respond(
-        self,
-        environ: Environ,
-        account: Account,
-        start_response: StartResponse,
-        make: Callable[[], Response | Pending],
-    ) -> Iterable[bytes]:
+    def _respond(self, call: Call, start_response: StartResponse, make: Make) -> Iterable[bytes]:
         """Begin to answer with what *make* returns or raises; return the body."""
-        response = self._response(make, environ, account)
+        environ, account = call.environ, call.account
+        response = self._response(call, make)
         if isinstance(response, Pending):
-            response.respond = partial(self._respond, environ, account, start_response)
+            response.respond = partial(self._respond, call, start_response)
             return response
         account.status = response.status
         if "HTTP_CHOREO_CHECK" in environ:
@@ -241,17 +232,16 @@ class Application:
             account.finish()
         return response.body
 
-    def _response(
-        self, make: Callable[[], Response | Pending], environ: Environ, account: Account
-    ) -> Response | Pending:
+    def _response(self, call: Call, make: Make) -> Response | Pending:
         """Return what *make* does, or the response that tells of the error that it raises."""
+        account = call.account
         try:
             return make()
         except ChoreoError as error:
             account.outcome = error.code or error.type
             if error.status >= 500:
                 logger.warning("%s: %d %s: %s", account.id, error.status, error.code, error.message)
-            return error_response(error, self._error_api(environ))
+            return error_response(error, self._error_api(call.environ))
         except ClientGone:
             account.outcome = "client_closed"
             return json_response({}, 408)  # nobody reads it
@@ -259,7 +249,7 @@ class Application:
             account.outcome = "internal_error"
             logger.exception("%s: a request failed", account.id)
             failure = ChoreoError("the server failed to answer this request")
-            return error_response(failure, self._error_api(environ))
+            return error_response(failure, self._error_api(call.environ))
 
     @staticmethod
     def _error_api(environ: Environ) -> apis.API:
@@ -273,14 +263,14 @@ class Application:
         if environ["REQUEST_METHOD"] != "OPTIONS":
             self._gate.admit(environ)
 
-    def _dispatch(self, environ: Environ, account: Account) -> Response | Pending:
-        method, path = account.method, account.path
+    def _dispatch(self, call: Call) -> Response | Pending:
+        method, path = call.account.method, call.account.path
         if method == "OPTIONS":
-            return Response(204, self._cors.preflight(environ))
+            return Response(204, self._cors.preflight(call.environ))
         handlers = self._handlers(path)
-        account.key = self._gate.admit(environ)
+        call.account.key = self._gate.admit(call.environ)
         if path not in OPEN:
-            self._cors.check(environ)
+            self._cors.check(call.environ)
         if handlers is None:
             raise NotFound(f"there is no {path!a} here; there is {', '.join(self._route_names())}")
         handler = handlers.get("GET" if method == "HEAD" else method)
@@ -289,13 +279,13 @@ class Application:
             raise MethodNotAllowed(
                 f"{method!a} is not allowed here", headers=(("Allow", ", ".join(allowed)),)
             )
-        return handler(Call(environ, account))
+        return handler(call)
 
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response | Pending]] | None:
         if path in self._routes:
             return self._routes[path]
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
-            return {"GET": lambda call: models.one_model(call, self._router, self._started)}
+            return {"GET": lambda call: models.one_model(call, self._router, self._since)}
         return self._endpoints.find(path)
 
     def _route_names(self) -> list[str]:
@@ -308,17 +298,13 @@ class Application:
     def _root(self, call: Call) -> Response:
         if self.settings.page and "text/html" in call.environ.get("HTTP_ACCEPT", ""):
             return page.page()
-        return json_response(
-            {"name": "choreo-wsgi", "version": __version__, "routes": self._route_names()}
-        )
-
-    def _health(self, call: Call) -> Response:
-        return json_response({"status": "ok"})
+        about = {"name": "choreo-wsgi", "version": __version__, "routes": self._route_names()}
+        return json_response(about)
 
     def _ready(self, call: Call) -> Response:
         if self._slots.draining:
             return json_response({"status": "draining"}, 503)
-        return json_response({"status": "ok"})
+        return json_response(_OK)
 
 
 def create_app(configuration: Configuration | None = None) -> Application:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from .. import sse
 from ..apis import API
-from ..chat.answer import AnswerWriter
-from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..providers.failover import Breakers, Candidate, Failover, in_order
 from ..providers.routing import Router, Target
@@ -21,6 +19,8 @@ from .response import Response, document, visible
 from .slots import Slot, Slots
 
 if TYPE_CHECKING:
+    from ..chat.answer import AnswerWriter
+    from ..chat.request import ChatRequest
     from ..streams.recording import Recording
     from .limits import Limits
 

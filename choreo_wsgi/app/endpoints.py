@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Union
 
 from .. import apis
 from ..apis import API
-from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from ..late import Late
 from ..settings import Settings
@@ -21,6 +20,7 @@ from .request import Call, Environ, read_body, trace, while_parsing
 from .response import Response, json_response
 
 if TYPE_CHECKING:
+    from ..chat.request import ChatRequest
     from . import stored
 else:
     stored = Late("choreo_wsgi.app.stored")

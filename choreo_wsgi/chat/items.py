@@ -37,11 +37,6 @@ class ToolCall:
     extra: Mapping[str, Json] | None = None
 
 
-def new_call_id() -> str:
-    """Return an id for a tool call that its provider gave none."""
-    return "call_" + secrets.token_hex(12)
-
-
 @dataclass(slots=True)
 class Delta:
     """A piece of an answer; *index* is the choice (0 to n-1) that it belongs to.

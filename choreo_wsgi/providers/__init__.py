@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump
-from ..chat.request import ChatRequest
 from ..chat.source import Source, from_deltas
 from ..errors import (
     ChoreoError,
@@ -28,6 +27,7 @@ from ..upstream import HTTPRequest
 from .base import Provider
 
 if TYPE_CHECKING:
+    from ..chat.request import ChatRequest
     from .http import EventTranslator, HTTPProvider, Translator
 
 __all__ = [
@@ -59,10 +59,16 @@ __all__ = [
 ]
 
 _http = Late("choreo_wsgi.providers.http")
+#: Not every provider over HTTP needs these: OpenAI's relays bytes.
+_LATE = {
+    "ChatRequest": Late("choreo_wsgi.chat.request"),
+    "EventTranslator": _http,
+    "HTTPProvider": _http,
+    "Translator": _http,
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Not every provider over HTTP needs these: OpenAI's relays bytes.
-    if name not in ("EventTranslator", "HTTPProvider", "Translator"):
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_http, name)
+    return getattr(_LATE[name], name)

@@ -13,17 +13,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..chat.answer import Answer, AnswerWriter
 from ..chat.items import Finish, Usage
-from ..chat.request import ChatRequest
 from ..chat.source import Reply, Source, from_deltas
 from ..late import Late
 from ..settings import Secret, Settings, parse_options
 from .facts import Facts
 
 if TYPE_CHECKING:
+    from ..chat import answer as answers
     from ..chat import choices
+    from ..chat.answer import AnswerWriter
+    from ..chat.request import ChatRequest
 else:
+    answers = Late("choreo_wsgi.chat.answer")
     choices = Late("choreo_wsgi.chat.choices")
 
 
@@ -96,7 +98,9 @@ class Provider(ABC):
         """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
         if request.native_only is not None:
             raise request.native_only
-        return Answer(self._open(request.whole()), writer, request.n, self.label(request.model))
+        return answers.Answer(
+            self._open(request.whole()), writer, request.n, self.label(request.model)
+        )
 
     def check(self) -> None:
         """Raise ConfigurationError if the options of a section can never work.

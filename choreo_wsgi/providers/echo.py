@@ -13,9 +13,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import (
-    ChatRequest,
     Delta,
     Finish,
     InvalidRequest,
@@ -27,6 +27,9 @@ from . import (
     Usage,
     setting,
 )
+
+if TYPE_CHECKING:
+    from . import ChatRequest
 
 #: Milliseconds that a check may ask for before each word.
 _LONGEST_DELAY = 600_000

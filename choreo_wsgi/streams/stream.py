@@ -13,12 +13,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import sse
-from ..chat.answer import AnswerWriter
 from ..chat.source import Lane, Readable, lane_of
 from ..errors import ChoreoError, Unavailable
+
+if TYPE_CHECKING:
+    from ..chat.answer import AnswerWriter
 
 #: Seconds between two looks at the client while nothing comes.  A client that leaves frees
 #: its upstream within this time.

@@ -40,11 +40,6 @@ class Workers:
         self._idle: list[_Worker] = []
         self._closed = False
 
-    @property
-    def busy(self) -> int:
-        """How many threads run a job."""
-        return self.made - len(self._idle)
-
     def submit(self, job: Callable[[], None]) -> None:
         """Run *job* in a thread, as soon as one is free; never waits for one."""
         with self._lock:

@@ -20,8 +20,8 @@ from .address import Address
 from .connection import POLLIN, POLLOUT, TLS, Connection
 from .framing import FramingError
 from .head import head_end, parse_head
+from .request import Steps
 
-Steps = Generator[tuple[int, float], None, None]
 _Family = int
 _Place = tuple[_Family, object]  # what connect() takes, with its address family
 

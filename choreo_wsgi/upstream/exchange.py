@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
-from .connect import Steps
 from .connection import POLLIN, POLLOUT, Connection, wait
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
-from .request import Lender
+from .request import Lender, Steps
 
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1

@@ -9,13 +9,19 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..late import Late
 from .address import Address, parse_url
-from .connect import Steps, connect
 from .connection import Connection
 from .exchange import Exchange
 from .head import request_head
-from .request import HTTPRequest, Timeouts
+from .request import HTTPRequest, Steps, Timeouts
+
+if TYPE_CHECKING:
+    from . import connect
+else:
+    connect = Late("choreo_wsgi.upstream.connect")
 
 #: An idle connection is not used after so many seconds: most servers close it by then.
 MAX_IDLE_SECONDS = 60.0
@@ -136,7 +142,7 @@ class _Lender:
 
     def connect(self, connection: Connection, until: float) -> Steps:
         client = self._client
-        return connect(connection, client.unix_socket, lambda: client.ssl_context, until)
+        return connect.connect(connection, client.unix_socket, lambda: client.ssl_context, until)
 
     def give_back(self, connection: Connection) -> None:
         self._client.give_back(connection)

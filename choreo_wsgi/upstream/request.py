@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .connect import Steps
 from .connection import Connection
+
+#: What a way to a connection or a head waits for, step by step: see :mod:`.connect`.
+Steps = Generator[tuple[int, float], None, None]
 
 
 @dataclass(frozen=True)

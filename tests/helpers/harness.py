@@ -40,6 +40,11 @@ def require_tool(name: str, package: str) -> str:
     pytest.skip(missing)
 
 
+def busy(workers: Any) -> int:
+    """Return how many threads of *workers* run a job."""
+    return int(workers.made - len(workers._idle))
+
+
 def wait_until(true: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
     """Return as soon as *true()* is; fail the test when that takes over *seconds*."""
     deadline = time.monotonic() + seconds

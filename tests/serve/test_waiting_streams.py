@@ -125,7 +125,7 @@ def await_parked(running: Running, count: int = 1) -> None:
     loop = running.server._loop
 
     def parked() -> bool:
-        return loop.carried == count and not loop.workers.busy
+        return loop.carried == count and not harness.busy(loop.workers)
 
     harness.wait_until(parked, "the stream parks")
 
@@ -162,7 +162,7 @@ def test_it_gets_its_frames_while_all_threads_are_busy(
         others = [stack.enter_context(server.connect()) for _ in range(workers.most + 1)]
         for other in others:
             other.request("GET", "/blocked")
-        harness.wait_until(lambda: workers.busy == workers.most, "all are busy")
+        harness.wait_until(lambda: harness.busy(workers) == workers.most, "all are busy")
         tap.put(b"data: 1\n\n")
         assert client.read_chunk() == b"data: 1\n\n"
         go_on.set()

@@ -182,7 +182,7 @@ def test_a_job_waits_for_a_thread_and_a_failing_one_does_not_end_it() -> None:
 
     workers.submit(fail)
     workers.submit(done.set)
-    assert workers.busy == 1 and not done.is_set()
+    assert harness.busy(workers) == 1 and not done.is_set()
     go_on.set()
     assert done.wait(harness.DEADLINE)
     workers.close()

@@ -75,7 +75,7 @@ def test_enough_threads_are_kept(allow: Callable[[int], None]) -> None:
     allow(4)
     workers.prove(4)
     assert workers.made == 4
-    harness.wait_until(lambda: not workers.busy, "the threads are idle")
+    harness.wait_until(lambda: not harness.busy(workers), "the threads are idle")
     workers.close()
 
 
@@ -98,7 +98,7 @@ def test_the_thread_that_was_busy_last_is_busy_next() -> None:
     workers.prove(3)
     names = []
     for _ in range(4):
-        harness.wait_until(lambda: not workers.busy, "the threads are idle")
+        harness.wait_until(lambda: not harness.busy(workers), "the threads are idle")
         done = threading.Event()
 
         def job(done: threading.Event = done) -> None:

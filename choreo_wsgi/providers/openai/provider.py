@@ -10,25 +10,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump, new_call_id
-from ...chat.longtext import restore
-from ...chat.request import ChatRequest
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderNotConfigured
 from ...late import Late
 from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
-from ..answer import Asking
 from ..base import Provider
 from ..facts import BUILT_IN
 from ..reading import parse_object
 
 if TYPE_CHECKING:
+    from ...chat import longtext
+    from ...chat.answer import AnswerWriter
+    from ...chat.request import ChatRequest
+    from .. import answer as answers
     from .. import capabilities, http, native
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
+    longtext = Late("choreo_wsgi.chat.longtext")
+    answers = Late("choreo_wsgi.providers.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     http = Late("choreo_wsgi.providers.http")
     native = Late("choreo_wsgi.providers.native")
@@ -172,10 +174,10 @@ class OpenAI(Provider):
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
         body = {**(request.native or request.original or {}), "model": request.model}
-        sent = restore(dump(body), request.marks)
+        sent = longtext.restore(dump(body), request.marks)
         path = native.DIALECTS[writer.api].path
         url, headers = self.url(path, request.model), {**self._headers, **request.trace}
-        asking = Asking(
+        asking = answers.Asking(
             lambda: self._post(url, headers, sent),
             foreign=b"{[<" if request.stream else b"",
             secrets=self.secrets,
@@ -217,18 +219,20 @@ class OpenAI(Provider):
             body.pop("parallel_tool_calls", None)
         return body
 
-    def _document(self, request: ChatRequest) -> Asking:
+    def _document(self, request: ChatRequest) -> answers.Asking:
         body = {**request.body, "model": request.model, "stream": False}
         body.pop("stream_options", None)
-        sent = restore(dump(self.prepare(body)), request.marks)
+        sent = longtext.restore(dump(self.prepare(body)), request.marks)
         url, headers = self._chat(request)
-        return Asking(lambda: self._post(url, headers, sent), foreign=b"", secrets=self.secrets)
+        return answers.Asking(
+            lambda: self._post(url, headers, sent), foreign=b"", secrets=self.secrets
+        )
 
     def _chat(self, request: ChatRequest) -> tuple[str, dict[str, str]]:
         """Return the URL and the headers for *request*, which need not be kept for them."""
         return self.url("/chat/completions", request.model), {**self._headers, **request.trace}
 
-    def _stream(self, request: ChatRequest) -> Asking:
+    def _stream(self, request: ChatRequest) -> answers.Asking:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
         if "n" not in request.body and request.n == 1:
             del body["n"]
@@ -245,15 +249,15 @@ class OpenAI(Provider):
             asking, again=lambda status, text: without if self._refused(status, text) else None
         )
 
-    def _asking(self, request: ChatRequest, body: dict[str, Json]) -> Asking:
+    def _asking(self, request: ChatRequest, body: dict[str, Json]) -> answers.Asking:
         def accepted() -> None:
             if self.options.usage:
                 self._takes_stream_options = "stream_options" in body
 
         marks = request.marks
         url, headers = self._chat(request)
-        return Asking(
-            lambda: self._post(url, headers, restore(dump(body), marks)),
+        return answers.Asking(
+            lambda: self._post(url, headers, longtext.restore(dump(body), marks)),
             unfold=lambda body: chunks.unfold(body),
             accepted=accepted,
             secrets=self.secrets,
