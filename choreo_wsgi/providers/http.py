@@ -16,21 +16,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .. import sse
 from ..chat.items import Item, Json, Usage, new_call_id
-from ..chat.request import ChatRequest
 from ..chat.source import Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
-from .answer import Asking, UpstreamAnswer
 from .base import Provider, nothing
-from .names import fit_names, restore_names
 from .reading import SHAPE_ERRORS, parse_json, parse_object, unknown_shape
 
 if TYPE_CHECKING:
+    from ..chat.request import ChatRequest
+    from . import answer as answers
     from . import failures
+    from . import names as toolnames
+    from .answer import Asking
 else:
+    answers = Late("choreo_wsgi.providers.answer")
     failures = Late("choreo_wsgi.providers.failures")
+    toolnames = Late("choreo_wsgi.providers.names")
 
 
 def json_values(body: bytes) -> list[Json]:
@@ -143,7 +146,7 @@ class HTTPSource(Source):
     def __init__(
         self, asking: Asking, translator: Translator, names: Mapping[str, str] | None = None
     ) -> None:
-        self._answer = UpstreamAnswer(asking)
+        self._answer = answers.UpstreamAnswer(asking)
         self._translator = translator
         self._names = names or {}
         self._failure: ChoreoError | None = None
@@ -164,7 +167,7 @@ class HTTPSource(Source):
             if not items:
                 raise
         if self._names:
-            restore_names(items, self._names)
+            toolnames.restore_names(items, self._names)
         return items
 
     def _receive(self, timeout: float, items: list[Item]) -> None:
@@ -240,11 +243,11 @@ class HTTPProvider(Provider):
         """Begin to answer *request*."""
         if request.max_tokens == 0:
             return nothing(request.n)
-        request, names = fit_names(request, self.tool_names)
+        request, names = toolnames.fit_names(request, self.tool_names)
         sent = self.encode(request)
         sent = replace(sent, headers={**sent.headers, **request.trace})
         translator = self.translator(request)
-        asking = Asking(
+        asking = answers.Asking(
             lambda: self.client.send(sent),
             translator.foreign,
             isinstance(translator, EventTranslator),

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...chat.answer import AnswerWriter
 from ...chat.source import Reply
 from ...late import Late
 from .. import (
-    ChatRequest,
     HTTPProvider,
     HTTPRequest,
     Json,
@@ -21,15 +19,19 @@ from .. import (
     dump,
     setting,
 )
-from ..answer import Asking
-from ..capabilities import capabilities, overrides
 from ..facts import BUILT_IN
-from .answer import STATUSES, AnthropicTranslator
 
 if TYPE_CHECKING:
-    from .. import native
+    from ...chat.answer import AnswerWriter
+    from ...chat.request import ChatRequest
+    from .. import answer as answers
+    from .. import capabilities, native
+    from . import answer as anthropic_answer
     from . import request as anthropic_request
 else:
+    answers = Late("choreo_wsgi.providers.answer")
+    anthropic_answer = Late("choreo_wsgi.providers.anthropic.answer")
+    capabilities = Late("choreo_wsgi.providers.capabilities")
     native = Late("choreo_wsgi.providers.native")
     anthropic_request = Late("choreo_wsgi.providers.anthropic.request")
 
@@ -61,7 +63,8 @@ class Anthropic(HTTPProvider):
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        self.overrides = overrides(self.options.capabilities)
+        given = self.options.capabilities
+        self.overrides = capabilities.overrides(given) if given else []
 
     def stops(self, request: ChatRequest) -> tuple[str, ...]:
         """Return the stop strings that Claude refuses: those without a visible character."""
@@ -73,11 +76,11 @@ class Anthropic(HTTPProvider):
             return super().answer(request, writer)
         body = {**(request.original or {}), "model": request.model}
         sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
-        asking = Asking(
+        asking = answers.Asking(
             lambda: self.client.send(sent),
             foreign=b"{[<" if request.stream else b"",
             refused=self.error,
-            unfold=AnthropicTranslator.unfold,
+            unfold=anthropic_answer.AnthropicTranslator.unfold,
             secrets=self.secrets,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
@@ -86,7 +89,7 @@ class Anthropic(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
-        able = capabilities(request.model, self.overrides)
+        able = capabilities.capabilities(request.model, self.overrides)
         body = anthropic_request.body(request, self.options.max_tokens, able)
         return self._post("/messages", body)
 
@@ -107,7 +110,7 @@ class Anthropic(HTTPProvider):
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's events."""
-        return AnthropicTranslator(self.settings.max_event_bytes)
+        return anthropic_answer.AnthropicTranslator(self.settings.max_event_bytes)
 
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
@@ -115,7 +118,7 @@ class Anthropic(HTTPProvider):
         """Return the status that the error's type stands for, and our code for long prompts."""
         kind = error.get("type")
         if isinstance(kind, str):
-            status = STATUSES.get(kind, status)
+            status = anthropic_answer.STATUSES.get(kind, status)
         if status == 400 and "credit balance is too low" in message:
             return 402, None
         if status in (400, 413) and _TOO_LONG.search(message):
