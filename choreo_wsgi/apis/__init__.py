@@ -7,6 +7,7 @@ API.  A module is imported when its API is called for the first time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -51,6 +52,11 @@ _WHERE = {
     "completions": ("passing", "LegacyCompletions"),
     "embeddings": ("passing", "Embeddings"),
 }
+
+
+def own_param(param: str | None, names: Mapping[str, str]) -> str | None:
+    """Return what an API that calls chat's parameters *names* calls the *param* of an error."""
+    return names.get((param or "").partition("[")[0].partition(".")[0], param)
 
 
 @cache

@@ -254,9 +254,10 @@ class Application:
     @staticmethod
     def _error_api(environ: Environ) -> apis.API:
         """Return the API in whose shape the caller expects errors."""
-        anthropic = environ.get("PATH_INFO", "").startswith("/v1/messages")
-        anthropic = anthropic or "HTTP_ANTHROPIC_VERSION" in environ
-        return apis.load("messages" if anthropic else "chat")
+        path = environ.get("PATH_INFO", "")
+        if path.startswith("/v1/messages") or "HTTP_ANTHROPIC_VERSION" in environ:
+            return apis.load("messages")
+        return apis.load("responses" if path.startswith("/v1/responses") else "chat")
 
     def admit(self, environ: Environ) -> None:
         """Raise ChoreoError if *environ*, a head whose body has not come, will be refused."""

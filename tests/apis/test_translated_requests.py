@@ -49,3 +49,20 @@ def test_thinking_is_an_effort_where_models_have_one(
 def test_servers_of_ones_own_get_them(application: Callable[..., Application]) -> None:
     """vLLM passes over what it does not know; gateways know these."""
     assert all(f'"{name}"' in json.dumps(sent(application, "openai", "m")) for name in HINTS)
+
+
+def test_a_refusal_names_the_parameter_of_the_callers_api(
+    application: Callable[..., Application],
+) -> None:
+    """What Gemini cannot do is told by the name that the caller has for it."""
+    section = {"type": "gemini", "models": "*", "api_key": "k", "base_url": "http://127.0.0.1:1"}
+    app = application({"up": section})
+    asked: dict[str, Any] = {"model": "gemini-2.5-pro", "input": "hi"}
+    asked["include"] = ["message.output_text.logprobs"]
+    assert call(app, "POST", "/v1/responses", asked).error["param"] == "include"
+    tool = {"name": "f", "input_schema": {"type": "object"}}
+    message = {"model": "gemini-2.5-pro", "max_tokens": 9, "tools": [tool]}
+    message["messages"] = [{"role": "user", "content": "hi"}]
+    message["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+    told = call(app, "POST", "/v1/messages", message).json()["error"]["message"]
+    assert told.startswith("tool_choice.disable_parallel_tool_use: ")

@@ -14,6 +14,7 @@ from ... import sse
 from ...chat import jsontext
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
+from .. import own_param
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -38,6 +39,15 @@ _TYPES = {
     529: "overloaded_error",
 }
 _STATUSES = {503: 529}
+#: The parameters of chat that are others here.
+_PARAMS = {
+    "max_completion_tokens": "max_tokens",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "stop": "stop_sequences",
+    "user": "metadata.user_id",
+}
 
 
 def error_object(error: ChoreoError) -> dict[str, Json]:
@@ -45,9 +55,9 @@ def error_object(error: ChoreoError) -> dict[str, Json]:
     kind = _TYPES.get(error.status) or (
         "invalid_request_error" if error.status < 500 else "api_error"
     )
-    message = error.message
-    if error.param and not message.startswith(error.param):
-        message = f"{error.param}: {message}"
+    message, param = error.message, own_param(error.param, _PARAMS)
+    if param and not message.startswith(param):
+        message = f"{param}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 

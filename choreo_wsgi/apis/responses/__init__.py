@@ -5,8 +5,19 @@ from __future__ import annotations
 from ...chat.answer import AnswerWriter
 from ...chat.request import ChatRequest, loads
 from ...errors import ChoreoError
+from .. import own_param
 from .request import read_request
 from .writer import ResponseWriter
+
+#: The parameters of chat that are others here.
+_PARAMS = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include",
+}
 
 
 class Responses:
@@ -25,4 +36,5 @@ class Responses:
 
     def error(self, error: ChoreoError) -> tuple[int, bytes]:
         """Return the status and the JSON document that tell of *error*."""
+        error.param = own_param(error.param, _PARAMS)
         return error.status, error.body()
