@@ -178,7 +178,11 @@ class BaseClient:
                 message = f"the request cannot be written as JSON: {error}"
                 raise ChoreoAIError(message) from error
         try:
-            for value in headers.values():
+            given: dict[str, Any] = {**headers}
+            headers = {n: value for n, value in given.items() if value is not NOT_GIVEN}
+            for name, value in headers.items():
+                if not isinstance(value, str):
+                    raise ChoreoAIError(f"the value of the header {name!r} is not a text")
                 value.encode("latin-1")
             query: Any = {**self._query, **options.query}
             return requests.Request(

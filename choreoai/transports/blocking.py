@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from http.client import HTTPException
 from typing import Any, TypeVar
 
 import requests
@@ -121,6 +122,7 @@ def _connect(route: Route, limit: float | None) -> socket.socket:
     """Have requests and urllib3 connect, go through the proxy and do TLS; take the socket."""
     request = requests.Request("GET", f"{route.scheme}://{route.authority}/").prepare()
     proxies = {} if route.proxy is None else {route.scheme: route.proxy}
+    connection: Any = None
     try:
         # A pool of its own: nothing is shared with other threads, or kept in it.
         pool: Any = HTTPAdapter().get_connection_with_tls_context(
@@ -132,7 +134,9 @@ def _connect(route: Route, limit: float | None) -> socket.socket:
             pool._prepare_proxy(connection)  # connects, too
         else:
             connection.connect()
-    except (OSError, HTTPError) as error:
+    except (OSError, HTTPError, HTTPException) as error:
+        if connection is not None:
+            connection.close()
         root: BaseException = error
         while (deeper := root.__cause__ or root.__context__) is not None:
             root = deeper

@@ -306,6 +306,45 @@ def test_the_network_settings_of_requests(server, tls_server, clients, monkeypat
     assert server.requests[1].path == "/v1/chat/completions"
 
 
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [("http://127.0.0.1:999999", "999999"), ("http://", "'http://'"), ("http://[::1", "::1")],
+)
+def test_a_proxy_without_an_address(clients, proxy, words):
+    client = clients("https://server.invalid", proxies={"https": proxy}, max_retries=5)
+    with pytest.raises(choreoai.APIConnectionError, match=words):
+        client.models.list()
+
+
+@pytest.mark.parametrize("answer", [b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nno TLS", b""])
+def test_a_proxy_that_makes_no_tunnel(server, clients, answer):
+    server.then(lambda peer: peer.send(answer))
+    client = clients("https://server.invalid", proxies={"https": server.url}, max_retries=0)
+    with pytest.raises(choreoai.APIConnectionError):
+        client.models.list()
+
+
+@pytest.mark.parametrize("setting", ["verify", "cert"])
+def test_a_certificate_that_is_not_there(server, clients, setting):
+    client = clients(server.url, max_retries=5, **{setting: "/nowhere/x.pem"})
+    with pytest.raises(choreoai.APIConnectionError, match=r"no file /nowhere/x\.pem"):
+        client.models.list()
+    assert not server.requests
+
+
+def test_a_header_that_cannot_be_sent(server, client):
+    for value in (3, None, "\u20ac", "a\r\nB: c"):
+        with pytest.raises(choreoai.ChoreoAIError):
+            client.models.list(extra_headers={"X-A": value})
+    assert not server.requests
+
+
+def test_a_default_header_that_is_left_out(server, client):
+    server.then(lambda peer: peer.json({"data": []}))
+    client.models.list(extra_headers={"Authorization": choreoai.omit})
+    assert server.requests[0].headers["authorization"] is None
+
+
 def test_a_socks_proxy_is_refused_and_not_passed_by(server, clients, monkeypatch):
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
     with pytest.raises(choreoai.APIConnectionError, match="SOCKS"):
