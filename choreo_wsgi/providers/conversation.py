@@ -3,7 +3,8 @@
 :func:`conversation` returns turns made of the parts of :mod:`~choreo_wsgi.providers.parts`; an
 adapter only writes each of these in its own words.  A history that a provider would refuse
 although nothing is wrong with it is mended, so that no session is stuck for good: arguments
-that are not JSON, blank texts, ids that do not fit or come twice, results out of order.
+that are not JSON, blank texts, ids that do not fit or come twice, results out of order or
+without their call.
 """
 
 from __future__ import annotations
@@ -103,8 +104,10 @@ def conversation(
 
 def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> Turn:
     role = message["role"]
-    if role == "tool":
+    if role == "tool" and calls.knows(message["tool_call_id"]):
         return Turn(role, calls.result(message, where, blanks), message)
+    if role == "tool":  # its call was cut off the history: what it says still counts
+        return Turn("user", list(content(message, where, blanks)), message)
     if role not in ("system", "developer", "user", "assistant"):
         raise InvalidRequest(
             f"messages of the role {role[:200]!r} are not supported here",
@@ -195,6 +198,10 @@ class _Calls:
             cache = cache_control(call, f"{where}.tool_calls[{index}]")
             yield Call(id, function["name"], given, extra, cache)
 
+    def knows(self, id: str) -> bool:
+        """Return whether a call before has the *id*, the caller's."""
+        return id in self._known
+
     def has_result(self, id: str) -> bool:
         """Return whether the call with *id*, the provider's, has a result."""
         return id in self._results
@@ -205,14 +212,9 @@ class _Calls:
 
     def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
         """Return the result in a tool's *message*; nothing if it goes on with one before."""
-        given = message["tool_call_id"]
-        if given not in self._known:
-            raise InvalidRequest(
-                f"no tool call before has the id {given[:200]!r}",
-                param=f"{where}.tool_call_id",
-                code="invalid_messages_format",
-            )
-        same = self._known[given]  # several where a server gives parallel calls one id
+        same = self._known[
+            message["tool_call_id"]
+        ]  # several where a server gives parallel calls one id
         while len(same) > 1 and same[0][0] in self._results:
             same.popleft()
         id, name, order = same[0]

@@ -31,6 +31,13 @@ _MENDED = {
 }
 
 
+#: How pictures begin, in base64.
+_SEEN = (
+    *(("iVBORw0KGg", "image/png"), ("/9j/", "image/jpeg")),
+    *(("R0lGOD", "image/gif"), ("UklGR", "image/webp")),
+)
+
+
 @dataclass(frozen=True)
 class Text:
     """A piece of text; *cache* is its ``cache_control``."""
@@ -197,6 +204,8 @@ def _located(
         media_type = match[1].lower()
         media_type = _MENDED.get(media_type, media_type)
         data = _base64(url[match.end() :], where)
+        if kind == "image" and not media_type.startswith("image/"):  # application/octet-stream
+            media_type = next((seen for start, seen in _SEEN if data.startswith(start)), media_type)
         return Media(kind, where, place, media_type, data, "", name, cache, extra or {})
     if url[:8].lower() == "https://":
         return Media(kind, where, place, "", "", url, name, cache, extra or {})
@@ -204,7 +213,7 @@ def _located(
 
 
 def _base64(data: str, where: str) -> str:
-    data = "".join(data.split())
+    data = "".join(data.split()).replace("-", "+").replace("_", "/")  # RFC 4648, section 5
     data += "=" * (-len(data) % 4)
     try:
         if b64decode(data, validate=True):

@@ -160,6 +160,8 @@ TABLE: tuple[Row, ...] = (
     _row("store", _OURS),
 )
 _ROWS = {row.name: row for row in TABLE}
+#: What every request has, or says how its answer comes.
+_PLUMBING = frozenset(("model", "messages", "stream", "stream_options", "max_completion_tokens"))
 
 #: The members of messages that not every provider has.
 MESSAGES: tuple[Row, ...] = (
@@ -209,8 +211,12 @@ def check(request: ChatRequest, provider: str, able: Capabilities | None = None)
     is *able* to do so much (None: nothing is known of it)."""
     for name, value in request.body.items():
         row = _ROWS.get(name)
-        if row is None or value is None or value in row.neutral:
+        if value is None or name in _PLUMBING or (row and value in row.neutral):
             continue
+        if row is None and provider == "local":
+            continue  # what its server does not know it does not read either
+        if row is None:
+            raise InvalidRequest(f"{provider} does not know {name[:200]!r}", param=name[:200])
         if name == "parallel_tool_calls" and able and able.parallel == "one":
             continue
         cell = row.cells[provider]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -249,3 +250,22 @@ def test_the_same_tool_twice_is_sent_once(type: str) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     body = sent(type, tools=[tool, tool])
     assert list(members(body, "name")) == ["f"]
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_a_result_without_its_call_is_what_the_user_says(type: str) -> None:
+    body = sent(type, messages=[USER, result("so it was", "gone"), calling(call()), result()])
+    told = json.dumps(body)
+    assert told.count("so it was") == 1 and told.index("so it was") < told.index('"ok"')
+    assert list(members(body, "tool_use_id")) in ([], ["c1"])
+
+
+@pytest.mark.parametrize("type", PROVIDERS)
+def test_pictures_are_labelled_as_what_they_are(type: str) -> None:
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(240, 256))).decode()
+    odd = data.replace("+", "-").replace("/", "_").rstrip("=")  # base64 for URLs
+    for label in ("image/png", "application/octet-stream"):
+        url = {"url": f"data:{label};base64,{odd}"}
+        parts = [{"type": "image_url", "image_url": url}]
+        told = json.dumps(sent(type, messages=[{"role": "user", "content": parts}]))
+        assert data in told and ("png" in told or type == "ollama")

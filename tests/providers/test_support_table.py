@@ -179,10 +179,11 @@ def called(arguments: str, answered: str = "c1") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_a_result_without_its_call(type: str) -> None:
+def test_a_parameter_that_is_not_in_the_table(type: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        sent(type, **called("{}", answered="c2"))
-    assert caught.value.param == "messages[2].tool_call_id"
+        sent(type, min_p=0.1)
+    assert caught.value.param == "min_p"
+    assert sent(type, min_p=None, stream_options=None)
 
 
 def test_no_tools_after_tool_calls_at_bedrock() -> None:

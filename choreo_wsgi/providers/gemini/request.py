@@ -172,7 +172,7 @@ def _parts(part: Part) -> list[dict[str, Json]]:
 
 def _id(id: str) -> dict[str, Json]:
     """Return the id as Gemini knows it: those that begin so were made by us, or by others."""
-    return {} if id.startswith("call_") else {"id": id}
+    return {} if not id or id.startswith("call_") else {"id": id}
 
 
 def _response(text: str) -> dict[str, Json]:
