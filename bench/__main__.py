@@ -1,4 +1,4 @@
-"""``python -m bench [encoder] [relay] [client] [hostile]``: prints figures and their ratios."""
+"""``python -m bench [encoder] [relay] [pace] [client] [hostile] [many]``: prints figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from choreo_wsgi.apis.chat import ChunkWriter
 from choreo_wsgi.chat.items import Delta
 
-from . import client, hostile
+from . import client, hostile, pace
 from .load import PYTHON, Gateway, Upstream, documents, gateway, streams
 
 RUNS = 3
@@ -117,7 +117,14 @@ def relay() -> None:
     upstream.close()
 
 
-BENCHES = {"encoder": encoder, "relay": relay, "client": client.main, "hostile": hostile.main}
+BENCHES = {
+    "encoder": encoder,
+    "relay": relay,
+    "pace": pace.pace,
+    "client": client.main,
+    "hostile": hostile.main,
+    "many": pace.many,
+}
 
 
 def main() -> None:

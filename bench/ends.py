@@ -1,0 +1,181 @@
+"""The two ends of a paced stream, each a process: ``python -m bench.ends upstream|client ...``.
+
+``upstream FRAMES SECONDS`` prints its port and answers each request with so many frames, one each
+so many seconds, from a moment that differs for each stream.  A frame's text is the time at which
+it was sent.  ``client PORT PATH MODEL STREAMS RATE FRAMES`` opens so many streams, so many a
+second (0: as fast as it can), and prints what came as JSON.  Both are cheap enough for ten
+thousand frames a second.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+import re
+import select
+import socket
+import sys
+import time
+from array import array
+
+from .load import CHUNK, PLAIN, STREAM_HEAD, chunked
+
+USAGE = (
+    b'data: {"id":"chatcmpl-123","object":"chat.completion.chunk","created":1699564800,'
+    b'"model":"gpt-4","choices":[],"usage":{"prompt_tokens":4,"completion_tokens":60,'
+    b'"total_tokens":64}}\n\n'
+)
+END = chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+_ROLE = b'{"role":"assistant","content":""}'
+#: The first chunk and the last ones, by what each chunk says of usage: as OpenAI does it.
+FIRST = {null: chunked(CHUNK % (_ROLE, b"null", null)) for null in (b"", b',"usage":null')}
+LAST = {
+    b"": chunked(CHUNK % (b"{}", b'"stop"', b"")) + END,
+    b',"usage":null': chunked(CHUNK % (b"{}", b'"stop"', b',"usage":null')) + chunked(USAGE) + END,
+}
+_STAMP = re.compile(rb'"content":"t(\d+)"')
+
+
+def upstream(frames: int, seconds: float) -> None:
+    """Serve until the process is ended."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    listener.setblocking(False)
+    print(listener.getsockname()[1], flush=True)
+    poll = select.epoll()
+    poll.register(listener.fileno(), select.EPOLLIN)
+    open_: dict[int, socket.socket] = {}
+    asked: dict[int, bytes] = {}
+    due: list[tuple[float, int, int, bytes]] = []
+    while True:
+        patience = max(0.0, due[0][0] - time.monotonic()) if due else -1
+        for descriptor, _ in poll.poll(patience):
+            if descriptor == listener.fileno():
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setblocking(False)
+                open_[connection.fileno()] = connection
+                asked[connection.fileno()] = b""
+                poll.register(connection.fileno(), select.EPOLLIN)
+                continue
+            connection = open_[descriptor]
+            try:
+                data = connection.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                del open_[descriptor], asked[descriptor]
+                connection.close()
+                continue
+            request = asked[descriptor] + data
+            asked[descriptor] = b"" if _is_whole(request) else request
+            if asked[descriptor]:
+                continue
+            body = request.replace(b" ", b"")
+            if b'"stream":true' not in body:
+                connection.send(PLAIN)
+                continue
+            null = b',"usage":null' if b'"include_usage":true' in body else b""
+            connection.send(STREAM_HEAD + FIRST[null])
+            first = time.monotonic() + random.random() * seconds
+            heapq.heappush(due, (first, descriptor, frames, null))
+        now = time.monotonic()
+        while due and due[0][0] <= now:
+            when, descriptor, left, null = due[0]
+            stream = open_.get(descriptor)
+            text = b'{"content":"t%d"}' % time.monotonic_ns()
+            piece = chunked(CHUNK % (text, b"null", null)) if left else LAST[null]
+            try:
+                if stream is None or stream.send(piece) < len(piece) or not left:
+                    raise OSError
+            except OSError:
+                heapq.heappop(due)
+            else:
+                heapq.heapreplace(due, (when + seconds, descriptor, left - 1, null))
+
+
+def _is_whole(request: bytes) -> bool:
+    head, mark, body = request.partition(b"\r\n\r\n")
+    lengths = re.findall(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    if mark and not lengths and b"chunked" in head.lower():
+        return body.endswith(b"0\r\n\r\n")
+    return bool(mark) and len(body) >= int(lengths[0] if lengths else 0)
+
+
+def client(port: int, path: str, model: str, count: int, rate: float, frames: int) -> None:
+    """Read *count* streams of *frames* frames; print what came, and when."""
+    content = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    body = json.dumps(content).encode()
+    request = (
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-bench\r\n"
+        b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+    ) % (path.encode(), len(body), body)
+    poll = select.epoll()
+    streams: dict[int, tuple[socket.socket, int]] = {}
+    late, first, opened, done, refused, steady_from = array("d"), array("d"), 0, 0, 0, 0
+    came = 0
+    tails: dict[int, bytes] = {}
+    began: dict[int, float] = {}
+    start = time.monotonic()
+    while opened < count or streams:
+        wanted = int((time.monotonic() - start) * rate) + 1 if rate else opened + 1
+        while opened < min(count, wanted):
+            opened += 1
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(request)
+            connection.setblocking(False)
+            poll.register(connection.fileno(), select.EPOLLIN)
+            streams[connection.fileno()] = connection, 0
+            began[connection.fileno()] = time.monotonic()
+            steady_from = len(late)
+        for descriptor, _ in poll.poll(30 if opened == count else 0.002 if rate else 0):
+            connection, seen = streams[descriptor]
+            try:
+                data = connection.recv(65536)
+            except OSError:
+                data = b""
+            now = time.monotonic_ns()
+            if not seen and data:
+                first.append(now / 1e9 - began[descriptor])
+                refused += not data.startswith(b"HTTP/1.1 200")
+            block = tails.pop(descriptor, b"") + data
+            stamps = _STAMP.findall(block)
+            late.extend((now - int(stamp)) / 1e6 for stamp in stamps)
+            came += len(stamps)
+            if data and b"[DONE]" not in block:
+                streams[descriptor] = connection, seen + len(stamps) + 1
+                # A stamp that was cut is counted when it is whole.
+                if not block.endswith(b"\n\n\r\n"):
+                    tails[descriptor] = block[block.rfind(b'"content"') :][-64:]
+                continue
+            done += bool(data)
+            del streams[descriptor]
+            connection.close()
+    steady = sorted(late[steady_from:]) or [0.0]
+    first_sorted = sorted(first) or [0.0]
+
+    def part(values: list[float], share: float) -> float:
+        return round(values[int((len(values) - 1) * share)], 3)
+
+    print(
+        json.dumps(
+            {
+                "complete": done,
+                "refused": refused,
+                "lost": count * frames - came,
+                "frames": came,
+                "p50_ms": part(steady, 0.5),
+                "p99_ms": part(steady, 0.99),
+                "first_p99_s": part(first_sorted, 0.99),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "upstream":
+        upstream(int(sys.argv[2]), float(sys.argv[3]))
+    else:
+        port, path, model, count, rate, frames = sys.argv[2:]
+        client(int(port), path, model, int(count), float(rate), int(frames))

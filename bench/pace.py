@@ -1,0 +1,131 @@
+"""Streams at a model's pace: the CPU time and the delay that each gateway adds to a frame.
+
+``python -m bench pace`` measures those that are installed, each with 200 streams of 20 frames a
+second; ``many`` ours alone with 10,000 streams of one frame a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from .gateways import OURS, PEERS, Peer
+from .load import PYTHON, Gateway, gateway
+
+#: Seconds that ``many`` lasts, besides the time in which the streams begin.
+MANY_SECONDS = int(os.environ.get("MANY_SECONDS", "600"))
+#: Descriptors of a gateway besides two a stream.
+SPARE = 300
+
+
+@contextlib.contextmanager
+def upstream(frames: int, seconds: float) -> Iterator[int]:
+    """Run an upstream whose streams have *frames* frames; yield its port."""
+    command = [PYTHON, "-m", "bench.ends", "upstream", str(frames), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def measure(peer: Peer, count: int, rate: float, frames: int, seconds: float) -> dict[str, float]:
+    """Return what *count* streams through *peer* cost, begun at *rate* a second (0: at once)."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        upstream(frames, seconds) as port,
+        gateway(
+            lambda own: peer.prepare(own, port, Path(folder)), peer.environment(port)
+        ) as running,
+    ):
+        time.sleep(5 if peer.module or peer.name == "smg" else 1)  # for its health checks
+        if not rate:
+            client(peer, running, 10, 0, frames)  # what is done once is done
+        before, idle = running.cpu(), memory(running)
+        peak, done = [idle], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.5):
+                peak[0] = max(peak[0], memory(running))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            found = client(peer, running, count, rate, frames)
+        finally:
+            done.set()
+            watching.join()
+        found["cpu_us"] = (running.cpu() - before) * 1e6 / max(found["frames"], 1)
+        found["idle_mb"], found["peak_mb"] = idle / 1e6, peak[0] / 1e6
+        found["kb_a_stream"] = (peak[0] - idle) / 1e3 / count
+        return found
+
+
+def client(peer: Peer, running: Gateway, count: int, rate: float, frames: int) -> dict[str, float]:
+    """Return what a client in a process of its own says of *count* streams."""
+    arguments = [running.port, peer.path, peer.model, count, rate, frames]
+    command = [PYTHON, "-m", "bench.ends", "client", *map(str, arguments)]
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True).stdout
+    )
+    return found
+
+
+def memory(running: Gateway) -> int:
+    """Return the bytes of memory that the gateway and its children have."""
+    root = psutil.Process(running.process.pid)
+    return sum(one.memory_info().rss for one in [root, *root.children(recursive=True)])
+
+
+def row(name: str, found: dict[str, float]) -> None:
+    """Print a line of the table."""
+    print(
+        f"  {name:16}{found['cpu_us']:8.1f}{found['p50_ms']:9.3f}{found['p99_ms']:9.3f}"
+        f"{found['first_p99_s']:8.3f}{found['kb_a_stream']:8.1f}{found['peak_mb']:8.0f}"
+        f"{found['lost']:7.0f}{found['refused']:9.0f}",
+        flush=True,
+    )
+
+
+HEADING = (
+    f"  {'':16}{'CPU us':>8}{'p50 ms':>9}{'p99 ms':>9}{'first s':>8}{'kB':>8}{'MB':>8}"
+    f"{'lost':>7}{'refused':>9}"
+)
+
+
+def pace() -> None:
+    """200 streams of 60 frames, 20 a second, through each gateway that is there."""
+    print("pace: a frame's CPU time and delay, 200 streams of 20 frames a second; 0 lost")
+    print(HEADING)
+    for peer in PEERS:
+        if not peer.installed():
+            print(f"  {peer.name:16}is not installed")
+            continue
+        try:
+            row(peer.name, measure(peer, 200, 0, 60, 0.05))
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            print(f"  {peer.name:16}{error}")
+
+
+def many() -> None:
+    """As many streams as the system's limit allows, up to 10,000, of a frame a second."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(10_000, (hard - SPARE) // 2)
+    print(f"many: {count} streams of a frame a second for {MANY_SECONDS} s, in one process")
+    if count < 10_000:
+        print(f"  (10,000 need ulimit -n {20_000 + SPARE}, here it is {hard})")
+    print(HEADING)
+    row(OURS.name, measure(OURS, count, 400, MANY_SECONDS + count // 400, 1.0))
