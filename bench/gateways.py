@@ -79,7 +79,6 @@ static_resources:
 """  # noqa: E501 (names of Envoy's)
 TENSORZERO = """
 [gateway]
-bind_address = "127.0.0.1:{port}"
 observability.enabled = false
 [models.gpt-4]
 routing = ["up"]
@@ -89,12 +88,18 @@ model_name = "gpt-4"
 api_base = "http://127.0.0.1:{upstream}/v1"
 api_key_location = "none"
 """
-TENSORZERO_RUNS = (
-    "import sys, signal, tensorzero\n"
-    "gateway = tensorzero._start_http_gateway(config_file=sys.argv[1], clickhouse_url=None,"
-    " postgres_url=None, valkey_url=None, async_setup=False)\n"
-    "signal.pause()"
+#: It takes a port of its own choice, which is written beside its configuration; that a port listens
+#: says that it has begun.
+TENSORZERO_RUNS = """
+import pathlib, signal, socket, sys, tensorzero
+file, port = sys.argv[1:]
+gateway = tensorzero._start_http_gateway(
+    config_file=file, clickhouse_url=None, postgres_url=None, valkey_url=None, async_setup=False
 )
+pathlib.Path(file + ".port").write_text(gateway.base_url.split(":")[2].partition("/")[0])
+listener = socket.create_server(("127.0.0.1", int(port)))
+signal.pause()
+"""
 #: Where pip puts what it installs, and the folders of the system that a user may not search.
 PLACES = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", ""), "/usr/sbin"))
 
@@ -107,6 +112,7 @@ class Peer:
     #: The command for a port, the upstream's port, and a file with *config* filled in.
     command: Callable[[int, int, str], list[str]]
     config: str = ""
+    ending: str = "conf"
     path: str = "/v1/chat/completions"
     model: str = "gpt-4"
     #: A module without which it is not there.
@@ -118,10 +124,15 @@ class Peer:
         found = shutil.which(self.command(0, 0, "")[0], path=PLACES) is not None
         return found and (not self.module or find_spec(self.module) is not None)
 
+    def port(self, folder: Path) -> int:
+        """Return the port that it serves on, once it has begun."""
+        return int((folder / f"{self.name}.{self.ending}.port").read_text())
+
     def prepare(self, port: int, upstream: int, folder: Path) -> list[str]:
         """Return the command, its configuration written to *folder*."""
-        file = folder / self.name
+        file = folder / f"{self.name}.{self.ending}"
         file.write_text(self.config.format(port=port, upstream=upstream, folder=folder))
+        file.with_name(file.name + ".port").write_text(str(port))
         program, *arguments = self.command(port, upstream, str(file))
         return [shutil.which(program, path=PLACES) or program, *arguments]
 
@@ -152,9 +163,10 @@ PEERS = [
         "envoy",
         lambda port, upstream, file: [
             *("envoy", "-c", file, "--concurrency", "1", "--log-level", "error"),
-            *("--disable-hot-restart", "--config-yaml", "{}"),
+            "--disable-hot-restart",
         ],
         ENVOY,
+        ending="yaml",
     ),
     Peer(
         "caddy",
@@ -169,8 +181,9 @@ PEERS = [
     Peer("smg", _router(["smg", "launch"])),
     Peer(
         "tensorzero",
-        lambda port, upstream, file: [sys.executable, "-c", TENSORZERO_RUNS, file],
+        lambda port, upstream, file: [sys.executable, "-c", TENSORZERO_RUNS, file, str(port)],
         TENSORZERO,
+        ending="toml",
         path="/openai/v1/chat/completions",
         model="tensorzero::model_name::gpt-4",
         module="tensorzero",

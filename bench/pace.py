@@ -50,6 +50,7 @@ def measure(peer: Peer, count: int, rate: float, frames: int, seconds: float) ->
             lambda own: peer.prepare(own, port, Path(folder)), peer.environment(port)
         ) as running,
     ):
+        running.port = peer.port(Path(folder))
         time.sleep(5 if peer.module or peer.name == "smg" else 1)  # for its health checks
         if not rate:
             client(peer, running, 10, 0, frames)  # what is done once is done
