@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 import threading
 from contextlib import suppress
@@ -96,23 +97,9 @@ def _converse(conversation: Conversation) -> int:
             word, _, rest = prompt.partition(" ")
             if word in ("/quit", "/exit"):
                 return 0
-            print(_command(conversation, word, rest.strip()), file=sys.stderr)
+            print(conversation.command(word, rest.strip()), file=sys.stderr)
         elif prompt:
             conversation.ask(prompt.removeprefix("/"), show_model=True)
-
-
-def _command(conversation: Conversation, word: str, rest: str) -> str:
-    """Carry out a command of a conversation; return what there is to say about it."""
-    if word == "/model":
-        conversation.model = rest or conversation.model
-        names = "" if rest else f"\n{conversation.models()}"
-        return conversation.describe() + names
-    if word == "/clear":
-        conversation.clear()
-        return "The conversation begins anew."
-    if word == "/help":
-        return _HELP
-    return f"There is no command {word}; /help lists them."
 
 
 def _decoded(text: str) -> str:
@@ -134,11 +121,19 @@ class Conversation:
         """Return which model is asked, and where."""
         return f"Asking the model {self.model!r} at {self._client.base_url}"
 
-    def models(self) -> str:
-        """Return the names of the server's models, one in a line, or why there are none."""
+    def command(self, word: str, rest: str) -> str:
+        """Carry out a command; return what there is to say about it."""
+        if word == "/model":
+            self.model = rest or self.model
+            return self.describe() + ("" if rest else f"\n{self._models()}")
+        if word == "/clear":
+            self.clear()
+            return "The conversation begins anew."
+        return _HELP if word == "/help" else f"There is no command {word}; /help lists them."
+
+    def _models(self) -> str:
         try:
-            listed = self._client.models.list().data
-            return "\n".join(_printable(model.id or "") for model in listed)
+            return "\n".join(_printable(model.id or "") for model in self._client.models.list())
         except ChoreoAIError as error:
             return f"error: {error}"
 
@@ -159,22 +154,23 @@ class Conversation:
         stream: Stream | None = None
         status = 0
         try:
-            with printer.waiting:
-                stream = self._client.chat.completions.create(
-                    model=self.model, messages=messages, stream=True
-                )
-                answers = stream.headers.get("choreo-provider", "")
-                if show_model and answers not in ("", self._answers):
-                    self._answers = answers
-                    printer.note(answers)
-                printer.show(stream)
+            stream = self._client.chat.completions.create(
+                model=self.model, messages=messages, stream=True
+            )
+            answers = stream.headers.get("choreo-provider", "")
+            if show_model and answers not in ("", self._answers):
+                self._answers = answers
+                printer.note(answers)
+            printer.show(stream)
         except KeyboardInterrupt:
             printer.note("stopped")
             status = _EXIT_INTERRUPTED
         except ChoreoAIError as error:
-            printer.note(_describe(error))
+            cut = isinstance(error, APIError) and error.partial_text
+            printer.note(f"{'the answer was cut off' if cut else 'error'}: {error}")
             status = _EXIT_FAILED
         finally:
+            printer.begin()
             if stream is not None:
                 stream.close()
         said = stream.partial_text if stream is not None else ""
@@ -183,24 +179,23 @@ class Conversation:
         return status
 
 
-def _describe(error: ChoreoAIError) -> str:
-    if isinstance(error, APIError) and error.partial_text:
-        return f"the answer was cut off: {error}"
-    return f"error: {error}"
-
-
 class _Printer:
-    """Writes an answer to standard output and remarks to standard error."""
+    """Writes an answer to standard output and remarks to standard error.
+
+    On a terminal dots come and go until there is something to write.
+    """
 
     def __init__(self) -> None:
-        self.waiting = _Waiting()
         self._open_line = False
+        self._begun = threading.Event()
+        self._dots = threading.Thread(target=self._wait, daemon=True)
+        if sys.stdout.isatty() and sys.stderr.isatty():
+            self._dots.start()
 
     def show(self, stream: Stream) -> None:
         for chunk in stream:
-            text = first_text(chunk)
-            if text:
-                self.waiting.stop()
+            if text := first_text(chunk):
+                self.begin()
                 self._open_line = not text.endswith("\n")
                 print(_printable(text), end="", flush=True)
             for choice in chunk.choices:
@@ -209,9 +204,22 @@ class _Printer:
         self._end_line()
 
     def note(self, text: str) -> None:
-        self.waiting.stop()
+        self.begin()
         self._end_line()
         print(f"[{text}]", file=sys.stderr)
+
+    def begin(self) -> None:
+        """Take the dots away."""
+        self._begun.set()
+        if self._dots.is_alive():
+            self._dots.join()
+
+    def _wait(self) -> None:
+        for dots in itertools.cycle((".  ", ".. ", "...", "   ")):
+            if self._begun.wait(0.25):
+                break
+            print(f"\r{dots}", end="", file=sys.stderr, flush=True)
+        print("\r   \r", end="", file=sys.stderr, flush=True)
 
     def _end_line(self) -> None:
         if self._open_line:
@@ -224,41 +232,6 @@ def _printable(text: str) -> str:
     if not sys.stdout.isatty():
         return text
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
-
-
-class _Waiting:
-    """Dots that come and go on a terminal until the first token does."""
-
-    _STEPS = (".  ", ".. ", "...", "   ")
-
-    def __init__(self) -> None:
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> _Waiting:
-        if sys.stdout.isatty() and sys.stderr.isatty():
-            self._thread = threading.Thread(target=self._show, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        if self._thread is None:
-            return
-        self._over.set()
-        self._thread.join()
-        self._thread = None
-
-    def _show(self) -> None:
-        step = 0
-        while not self._over.wait(0.25):
-            sys.stderr.write(f"\r{self._STEPS[step % len(self._STEPS)]}")
-            sys.stderr.flush()
-            step += 1
-        sys.stderr.write("\r   \r")
-        sys.stderr.flush()
 
 
 if __name__ == "__main__":
