@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .client import AsyncChoreoAI
 
 
-class AsyncResponseStream(AsyncStream):
+class AsyncResponseStream(AsyncStream[ResponseEvent]):
     """The events of a response, as they come; see :class:`choreoai.AsyncStream`.
 
     Each is a :class:`choreoai.responses.ResponseEvent`.  Iterating ends in silence only after
@@ -37,13 +36,6 @@ class AsyncResponseStream(AsyncStream):
     def __init__(self, feed: AsyncFeed, first: int) -> None:
         super().__init__(feed)
         self._events = self._reading = ResponseReading(first)
-
-    def __aiter__(self) -> AsyncIterator[ResponseEvent]:  # type: ignore[override]
-        return self
-
-    async def __anext__(self) -> ResponseEvent:  # type: ignore[override]
-        event: Any = await super().__anext__()
-        return event  # type: ignore[no-any-return]
 
     @property
     def response(self) -> Response | None:  # type: ignore[override]

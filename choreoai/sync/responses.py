@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .client import ChoreoAI
 
 
-class ResponseStream(Stream):
+class ResponseStream(Stream[ResponseEvent]):
     """The events of a response, as they come; see :class:`choreoai.Stream`.
 
     Each is a :class:`choreoai.responses.ResponseEvent`.  Iterating ends in silence only after
@@ -37,13 +36,6 @@ class ResponseStream(Stream):
     def __init__(self, feed: Feed, first: int) -> None:
         super().__init__(feed)
         self._events = self._reading = ResponseReading(first)
-
-    def __iter__(self) -> Iterator[ResponseEvent]:  # type: ignore[override]
-        return self
-
-    def __next__(self) -> ResponseEvent:  # type: ignore[override]
-        event: Any = super().__next__()
-        return event  # type: ignore[no-any-return]
 
     @property
     def response(self) -> Response | None:  # type: ignore[override]

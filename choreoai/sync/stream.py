@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from ..errors import APIError, StreamInterruptedError
 from ..folding import Fold
@@ -14,10 +14,20 @@ from ..reading import Reading, Record, first_text
 from ..transports.base import Cancelled
 from .feed import Feed
 
-S = TypeVar("S", bound="Stream")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: What the stream consists of.
+    E = TypeVar("E", default=ChatCompletionChunk)
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")  # Python 3.13 has defaults
+
+S = TypeVar("S", bound="Stream[Any]")
 
 
-class Stream:
+class Stream(Generic[E]):
     """The chunks of an answer, as they come.
 
     Iterate over it once.  It closes itself at the end, on an error, on leaving a ``with``
@@ -39,11 +49,11 @@ class Stream:
         self._closed = False
         self._busy = threading.Lock()
 
-    def __iter__(self) -> Iterator[ChatCompletionChunk]:
+    def __iter__(self) -> Iterator[E]:
         return self
 
-    def __next__(self) -> ChatCompletionChunk:
-        chunk = None
+    def __next__(self) -> E:
+        chunk: Any = None
         try:
             if self._ready or self._fill():
                 chunk = self._reading.take(self._ready.popleft())
@@ -60,7 +70,7 @@ class Stream:
             raise replaced from None
         if chunk is None:
             raise StopIteration
-        return chunk
+        return chunk  # type: ignore[no-any-return]
 
     def _fill(self) -> bool:
         """Get the next records; return False when there are no more."""
@@ -205,7 +215,7 @@ class _Busy(RuntimeError):
 class _Text:
     # Not a generator: an async one that is dropped is finished by the loop some time later,
     # and would keep the stream open until then.
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream[Any]) -> None:
         self._stream = stream
 
     def __iter__(self) -> _Text:

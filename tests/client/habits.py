@@ -526,6 +526,12 @@ c = ask()
 print(getattr(c, "nothing", 5), bool(PKG.NOT_GIVEN), bool(PKG.omit), bool(PKG.not_given))
 print(isinstance(PKG.__version__, str))
 """,
+    "annotations": """
+def read(stream: PKG.Stream[int], other: "PKG.AsyncStream[str]") -> str:
+    return "".join(c.choices[0].delta.content or "" for c in stream)
+with ask(stream=True) as stream:
+    print(isinstance(stream, PKG.Stream), read(stream, None), PKG.AsyncStream[int] is not None)
+""",
     "tasks": """
 async def main():
     async with AsyncOpenAI() as client:
