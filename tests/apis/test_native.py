@@ -13,7 +13,7 @@ import anthropic
 import harness
 import openai
 import pytest
-from raw_server import RawServer, Request
+from raw_server import Peer, RawServer, Request
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
@@ -152,6 +152,25 @@ def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) ->
         assert failed.type == "response.failed"
         assert (failed.sequence_number, failed.response.id) == (cut, "resp_upstream")
         assert failed.response.error.type == "upstream_truncated"
+
+
+@pytest.mark.parametrize("size", [1, 50, 333])
+def test_events_come_in_any_pieces(
+    application: Callable[..., Application], serve: Callable[..., harness.Server], size: int
+) -> None:
+    whole = frames(*EVENTS)
+
+    def answer(peer: Peer) -> None:
+        peer.head(framing="close")
+        for at in range(0, len(whole), size):
+            peer.send(whole[at : at + size])
+        peer.close()
+
+    with RawServer(answer) as upstream:
+        section = {"type": "openai", "base_url": upstream.base_url, "apis": "responses"}
+        app = application({"up": {**section, "api_key": "k", "models": "real"}})
+        events = ask_responses(serve(app).url, stream=True)
+    assert [event.to_dict() for event in events] == EVENTS
 
 
 def test_an_error_event_of_the_upstream_is_the_failure(native: Make) -> None:

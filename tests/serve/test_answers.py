@@ -56,6 +56,26 @@ def test_a_frame_arrives_before_the_next_is_made(run_app: RunApp) -> None:
         assert client.read_frame() == b""
 
 
+def test_a_list_of_one_block_has_its_length(run_app: RunApp) -> None:
+    """As PEP 3333 allows; two blocks are chunks."""
+    blocks = [b"all of it"]
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return blocks
+
+    with run_app(handler).connect() as client:
+        answer = client.exchange("GET", "/")
+        assert (answer.headers["content-length"], answer.body) == ("9", b"all of it")
+        assert "transfer-encoding" not in answer.headers
+        blocks.append(b", or not")
+        answer = client.exchange("GET", "/")
+        assert (answer.headers["transfer-encoding"], answer.body) == (
+            "chunked",
+            b"all of it, or not",
+        )
+
+
 def test_a_connection_serves_many_answers(run_app: RunApp) -> None:
     """Streams, plain answers and answers to HEAD, one after the other."""
 
