@@ -48,8 +48,9 @@ build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 	if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-audit --no-fund && \
 	  touch .installed; else echo "npm is missing: the browser's tests will be skipped"; fi
 
-# One process for each core, a file's tests in one of them: they share its servers.
-WORKERS ?= auto
+# One process for each core and one more, as many tests wait; a file's tests in one of them:
+# they share its servers.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores
 	$(BIN)/choreo-wsgi fetch-model
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

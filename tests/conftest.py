@@ -139,9 +139,19 @@ def keyed() -> Iterator[Running]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make what was captured encodable: a lone surrogate in a log would end a parallel run."""
+    """Make what was captured encodable: a lone surrogate in a log would end a parallel run.
+
+    When ``CI=true`` a package that a test wants and does not find is a failure.
+    """
     report = yield
     report.sections = [
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
     ]
+    if (
+        report.skipped
+        and os.environ.get("CI") == "true"
+        and "could not import" in str(call.excinfo)
+    ):
+        report.outcome = "failed"
+        report.longrepr = str(call.excinfo)
     return report

@@ -193,6 +193,22 @@ def test_an_error_before_anything_else_has_a_status(native: Make) -> None:
         ask_responses(made.url, stream=True)
 
 
+def test_an_error_before_anything_else_leaves_it_to_the_next(
+    application: Callable[..., Application], serve: Callable[..., harness.Server]
+) -> None:
+    error = {"type": "error", "code": "server_error", "message": "no", "sequence_number": 0}
+    with (
+        RawServer.playing(HEAD + frames(error)) as first,
+        RawServer.playing(HEAD + frames(*EVENTS)) as second,
+    ):
+        common = {"type": "openai", "apis": "responses", "api_key": "k", "models": "real"}
+        one = {**common, "base_url": first.base_url}
+        other = {**common, "base_url": second.base_url, "priority": "1"}
+        events = ask_responses(serve(application({"a": one, "b": other})).url, stream=True)
+        assert len(first.requests) == 1
+    assert [event.to_dict() for event in events] == EVENTS
+
+
 def test_an_event_that_is_none_is_the_upstreams_fault(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS[:2]) + b"event: response.created\ndata: [1]\n\n")
     events = ask_responses(made.url, stream=True)

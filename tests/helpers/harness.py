@@ -12,8 +12,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from waitress import wasyncore
@@ -32,9 +33,17 @@ def require_tool(name: str, package: str) -> str:
     Without it the test is skipped, or fails when ``CI=true``: there nothing may go untested.
     """
     path = shutil.which(name)
-    if path is not None:
-        return path
-    missing = f"{name} is not installed (package {package})"
+    return path or _do_without(f"{name} is not installed (package {package})")
+
+
+def require_made(path: Path) -> Path:
+    """Return *path*, which ``make test`` makes; skips without it, or fails when ``CI=true``."""
+    if not path.exists():
+        _do_without(f"{path} is missing; make test makes it")
+    return path
+
+
+def _do_without(missing: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(missing)
     pytest.skip(missing)

@@ -21,7 +21,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from email import message_from_bytes
+from email import message_from_string
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,7 +38,7 @@ class Request:
         first, _, fields = head.partition(b"\r\n")
         self.line = first.decode("latin-1")
         self.method, self.path, _ = self.line.split(" ")
-        self.headers = message_from_bytes(fields)
+        self.headers = message_from_string(fields.decode("latin-1"))
 
     def json(self) -> Any:
         return json.loads(self.body)

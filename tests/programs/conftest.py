@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import harness
 import pytest
 from launched import Launched, running
 from raw_server import RawServer
@@ -53,17 +54,7 @@ def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]
         yield one
 
 
-def require_made(path: Path) -> Path:
-    """Return *path*, which ``make test`` makes; skips without it, or fails when ``CI=true``."""
-    if path.exists():
-        return path
-    missing = f"{path} is missing; make test makes it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
-
-
 @pytest.fixture(scope="session")
 def made() -> Callable[[Path], Path]:
     """``made(path)``: *path*, or a skipped test if it was not made."""
-    return require_made
+    return harness.require_made

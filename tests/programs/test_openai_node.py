@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 import harness
-import pytest
 from chromium_page import MODULES
 from corpus_cases import cases
 from mistaken_streams import Choice, mean, tell
@@ -23,8 +22,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close
 def read(answers: dict[str, bytes]) -> dict[str, Any]:
     """Return what the package makes of each of *answers*, by its name."""
     node = harness.require_tool("node", "nodejs")
-    if not (MODULES / "openai").exists():
-        pytest.skip("the openai package for Node is not installed: make build/web/.installed")
+    harness.require_made(MODULES / "openai")
 
     def answer(asked: Request) -> bytes:
         return answers[json.loads(asked.body)["model"]]
