@@ -12,9 +12,10 @@ from typing import Any
 import harness
 import requests
 from harness import Client, Server, make_app, wait_until
+from nightly import examples
 from proxy import Proxy
 
-STREAMS = 500
+STREAMS = examples(500)
 AT_ONCE = 25
 
 
