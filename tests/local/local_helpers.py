@@ -21,7 +21,7 @@ def request(text: str = "Say hello.", **fields: Any) -> ChatRequest:
     """Return the checked request of a caller who says *text*."""
     messages = [{"role": "user", "content": text}]
     body = {"model": "any", "messages": messages, "stream": True, **fields}
-    return parse(json.dumps(body).encode())
+    return parse(json.dumps(body).encode()).whole()
 
 
 def read_all(source: Source) -> list[Item]:
