@@ -100,7 +100,7 @@ def test_a_reset_stream_goes_on(server, client, log):
 
 def test_frames_that_come_twice_are_passed_over(server, client, log):
     def again(peer):
-        peer.request.headers["last-event-id"] = "0"
+        peer.request.headers.replace_header("last-event-id", "0")
         log.send()(peer)
 
     server.then(log.send(4, "close"), again)
