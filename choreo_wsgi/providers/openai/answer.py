@@ -178,7 +178,9 @@ class RelayedDocument(UpstreamAnswer):
         self._translator = translator
         self._rewriting = rewriting
         self._limit = limit
+        self._size = 0
         self._document = bytearray()
+        self._folding: chunks.OpenAITranslator | None = None  # once it turned out to be a stream
         self.ended = False
         self.usage: Usage | None = None
 
@@ -189,14 +191,26 @@ class RelayedDocument(UpstreamAnswer):
         """
         if self.ended:
             return b""
-        self._document += self.read(timeout)
-        if len(self._document) > self._limit:
+        data = self.read(timeout)
+        self._size += len(data)
+        if self._size > self._limit:
             text = f"the provider's answer is longer than {self._limit} bytes"
             raise self.fail(UpstreamInvalid(text))
-        if not self.body_ended:
-            return b""
         try:
-            document = self._read_document(bytes(self._document).lstrip(BLANK))
+            if self._folding is None:
+                self._document += data
+                data = bytes(self._document[:64]).lstrip(BLANK)
+                if data.startswith(FIELDS):
+                    self._folding = self._translator()
+                    data = bytes(self._document).lstrip(BLANK)
+            if self._folding is not None:
+                self._fold(self._folding, data)
+            if not self.body_ended:
+                return b""
+            if self._folding is not None:
+                document = self._end(self._folding)
+            else:
+                document = self._read_document(bytes(self._document).lstrip(BLANK))
         except ChoreoError as error:
             raise self.fail(error) from None
         except SHAPE_ERRORS as error:
@@ -205,8 +219,6 @@ class RelayedDocument(UpstreamAnswer):
         return document
 
     def _read_document(self, body: bytes) -> bytes:
-        if body.startswith(FIELDS):
-            return self._fold(body)
         try:
             reply = parse_json(body, _MOST_VALUES)
         except UpstreamInvalid:
@@ -214,7 +226,9 @@ class RelayedDocument(UpstreamAnswer):
         if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
             if (events := chunks.unfold(body)) is None:
                 raise failures.refusal(200, {}, body, 0.0)
-            return self._fold(events)
+            translator = self._translator()
+            self._fold(translator, events)
+            return self._end(translator)
         rewriting = self._rewriting
         mended, usage = completion.normalise_completion(
             reply, rewriting.identity or {}, rewriting.new_call_id, rewriting.tools
@@ -225,11 +239,14 @@ class RelayedDocument(UpstreamAnswer):
             made = {**made, "model": rewriting.model}
         return body if made is reply else dump(made)
 
-    def _fold(self, body: bytes) -> bytes:
-        translator, writer = self._translator(), self._writer
-        for item in [*translator.receive_data(body), *translator.end()]:
-            writer.write(item)
+    def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
+        for item in translator.receive_data(events):
+            self._writer.write(item)
         if translator.failure is not None:
             raise translator.failure
+
+    def _end(self, translator: chunks.OpenAITranslator) -> bytes:
+        for item in translator.end():
+            self._writer.write(item)
         self.usage = translator.usage
-        return writer.finish()
+        return self._writer.finish()

@@ -82,9 +82,35 @@ class OpenAITranslator(Translator):
             items.append(read_usage(reported))
 
 
+def _is_image(part: dict[str, Json]) -> bool:
+    place = part.get("image_url")
+    return isinstance(place, dict) and isinstance(place.get("url"), str)
+
+
+def _is_thought(block: dict[str, Json]) -> bool:
+    names = ("type", "thinking", "signature", "data")
+    return all(isinstance(block.get(name), str | None) for name in names)
+
+
+def _is_annotation(one: dict[str, Json]) -> bool:
+    return isinstance(one.get("url_citation"), dict | None)
+
+
+#: Members of a delta that writers of other APIs take apart, and what in them is of use.
+_LISTS: dict[str, Callable[[dict[str, Json]], bool]] = {
+    "images": _is_image,
+    "thinking_blocks": _is_thought,
+    "annotations": _is_annotation,
+}
+
+
 def _items(choice: dict[str, Json]) -> list[Item]:
     index, delta = choice["index"], choice["delta"]
     extra = {key: value for key, value in delta.items() if key not in _KNOWN and value is not None}
+    for name, good in _LISTS.items():
+        if name in extra:
+            given = extra[name] if isinstance(extra[name], list) else []
+            extra[name] = [one for one in given if isinstance(one, dict) and good(one)]
     found = choice.get("logprobs")
     logprobs = (
         {key: value for key, value in found.items() if value} if isinstance(found, dict) else {}

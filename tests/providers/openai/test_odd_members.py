@@ -1,0 +1,74 @@
+"""Members of a delta in shapes that nobody promised: no API fails of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+import test_what_came
+
+from choreo_wsgi import apis, sse
+from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
+
+ODD: list[Any] = [1, "x", True, [], {}, [1], ["x"], [None], [{}], [[]], {"a": 1}]
+PARTS = [{"type": "image_url", "image_url": value} for value in (1, "x", None, {}, {"url": 5}, [])]
+CITED = [
+    {"type": "url_citation", "url_citation": value}
+    for value in (1, "x", None, {}, {"url": 5, "title": []}, [])
+]
+THOUGHT = [
+    {"type": kind, "thinking": value, "signature": value, "data": value}
+    for kind in ("thinking", "redacted_thinking", 5)
+    for value in (1, None, {}, ["x"])
+]
+BODIES = {
+    "chat": {"messages": [{"role": "user", "content": "x"}]},
+    "responses": {"input": "x"},
+    "messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("api", BODIES)
+@pytest.mark.parametrize(
+    "member",
+    ["images", "thinking_blocks", "annotations", "audio", "logprobs", "content", "refusal", "x"],
+)
+def test_odd_members_are_no_failure_of_ours(member: str, api: str, stream: bool) -> None:
+    for value in [*ODD, PARTS, CITED, THOUGHT, *([one] for one in (*PARTS, *CITED, *THOUGHT))]:
+        reader = apis.load(api)
+        body = {"model": "m", "stream": stream, **BODIES[api]}
+        writer = reader.writer(reader.read(json.dumps(body).encode()))
+        translator = OpenAITranslator(1)
+        choice = {"index": 0, "delta": {"content": "a", member: value}, "finish_reason": None}
+        if member == "logprobs":
+            choice |= {"delta": {"content": "a"}, "logprobs": value}
+        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        with contextlib.suppress(ChoreoError):
+            for one in (choice, choice, last):
+                event = {"id": "c", "created": 1, "model": "m", "choices": [one]}
+                for item in translator.receive_data(sse.frame(json.dumps(event).encode())):
+                    writer.write(item)
+            for item in translator.end():
+                writer.write(item)
+            writer.finish()
+
+
+def test_a_stream_for_a_document_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all at once at its end, which could be 64 MiB."""
+    sizes = []
+    read = OpenAITranslator.receive_data
+
+    def read_and_note(self: OpenAITranslator, data: bytes) -> Any:
+        sizes.append(len(data))
+        return read(self, data)
+
+    monkeypatch.setattr(OpenAITranslator, "receive_data", read_and_note)
+    body = test_what_came.EVENTS.replace(b'"Hi"', b'"%b"' % (b"Hi" * 1000))
+    events, last = body.split(b"\n\n")[1], body.split(b"\n\n", 2)[2]
+    answer = test_what_came.http(b"\n\n" + (events + b"\n\n") * 1000 + last)
+    assert test_what_came.ask(answer, stream=False)[0] == "Hi" * 1000 * 1000
+    assert max(sizes) <= 256 * 1024 < sum(sizes)
