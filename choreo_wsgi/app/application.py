@@ -136,7 +136,7 @@ class Application:
         if path.startswith(("/v1/models", "/v1/responses")) or path == "/metrics":
             return True  # upstreams are asked for their lists; much is read or written
         limits = self._completions.limits
-        if limits is not None and limits.blocking and environ["REQUEST_METHOD"] == "POST":
+        if limits is not None and limits.counters.blocking and environ["REQUEST_METHOD"] == "POST":
             return True
         logged = path.startswith("/v1/streams/") or "HTTP_CHOREO_RESUMABLE" in environ
         if logged and self._resumption().blocking:
@@ -145,8 +145,7 @@ class Application:
 
     def drain(self) -> None:
         """Refuse new completions with 503 and answer ``/readyz`` with 503."""
-        self._slots.drain()
-        self._readers.drain()
+        self._slots.draining = self._readers.draining = True
 
     def stop(self) -> None:
         """End every running completion, a stream with the frame ``server_shutting_down``."""

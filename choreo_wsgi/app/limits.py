@@ -129,8 +129,7 @@ class Limits:
     """Admits completions within the limits of their keys."""
 
     def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self.blocking = counters.blocking
+        self.counters = counters
         self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
 
     def take(self, account: Account, request: ChatRequest, calls: int) -> Lease | None:
@@ -160,14 +159,14 @@ class Limits:
         ]
         rules = [rule for rule in rules if rule.limit]
         lease = secrets.token_hex(8)
-        refused, states = self._counters.take(key.id, rules, lease)
+        refused, states = self.counters.take(key.id, rules, lease)
         if refused is None:
             states = [replace(s, left=s.left - r.cost) for r, s in zip(rules, states, strict=True)]
         account.headers = _headers(rules, states)
         if refused is not None:
             raise _refusal(refused, states[rules.index(refused)])
         ends = [time.monotonic() + state.reset for state in states]
-        return Lease(self, self._counters, key, list(zip(rules, ends, strict=True)), lease, prompt)
+        return Lease(self, key, list(zip(rules, ends, strict=True)), lease, prompt)
 
     def learn(self, key: Key, tokens: int) -> None:
         """Remember how long an answer was."""
@@ -175,41 +174,33 @@ class Limits:
         self._answers[key.id] = mean + (tokens - mean) / 8
 
 
+@dataclass
 class Lease:
     """What a running completion holds of its key's limits.
 
-    *rules* are those of its key, each with the time at which its minute or day ends.
+    *rules* are those of its key, each with the time at which its minute or day ends; *prompt*
+    is the estimate of its tokens.
     """
 
-    def __init__(
-        self,
-        limits: Limits,
-        counters: Counters,
-        key: Key,
-        rules: list[tuple[Rule, float]],
-        id: str,
-        prompt: int,
-    ) -> None:
-        self._limits = limits
-        self._counters = counters
-        self._key = key
-        self._rules = rules
-        self._id = id
-        self._prompt = prompt
+    limits: Limits
+    key: Key
+    rules: list[tuple[Rule, float]]
+    id: str
+    prompt: int
 
     def settle(self, usage: Usage | None, frames: int) -> None:
         """Replace the reservation by *usage*, estimated from *frames* without it; idempotent.
 
         Without either the provider gave nothing, and only the request counts.
         """
-        rules, self._rules = self._rules, []
+        rules, self.rules = self.rules, []
         if not rules:
             return
         if usage is not None:
             tokens = usage.prompt_tokens + usage.completion_tokens
-            self._limits.learn(self._key, usage.completion_tokens)
+            self.limits.learn(self.key, usage.completion_tokens)
         else:
-            tokens = self._prompt + frames if frames else 0
+            tokens = self.prompt + frames if frames else 0
         now = time.monotonic()
         changes = []
         for rule, ends in rules:
@@ -218,7 +209,7 @@ class Lease:
                 change = max(0, change)  # the next minute knows nothing of the reservation
             if rule.name != "requests":
                 changes.append(replace(rule, cost=change))
-        self._counters.settle(self._key.id, changes, self._id)
+        self.limits.counters.settle(self.key.id, changes, self.id)
 
 
 def _refusal(rule: Rule, state: State) -> ChoreoError:

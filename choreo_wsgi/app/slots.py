@@ -21,22 +21,10 @@ class Slots:
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self._lock = threading.Lock()
-        self._taken = 0
-        self._draining = False
-
-    @property
-    def active(self) -> int:
-        """How many slots are taken."""
-        return self._taken
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is going down and admits nothing more."""
-        return self._draining
-
-    def drain(self) -> None:
-        """Refuse every further completion."""
-        self._draining = True
+        #: How many slots are taken.
+        self.active = 0
+        #: Whether the server is going down and admits nothing more.
+        self.draining = False
 
     def take(self, count: int = 1) -> Slot:
         """Return a slot that takes the room of *count* completions.
@@ -50,24 +38,24 @@ class Slots:
                 param="n",
             )
         with self._lock:
-            if self._draining:
+            if self.draining:
                 raise Unavailable(
                     "the server is shutting down",
                     retry_after=RETRY_AFTER,
                     code="server_shutting_down",
                 )
-            if self._taken + count > self.maximum:
+            if self.active + count > self.maximum:
                 raise Unavailable(
                     f"all {self.maximum} streams are in use; try again shortly",
                     retry_after=RETRY_AFTER,
                 )
-            self._taken += count
+            self.active += count
         return Slot(self, count)
 
     def give_back(self, count: int) -> None:
         """Make the room of *count* completions free again."""
         with self._lock:
-            self._taken -= count
+            self.active -= count
 
 
 class Slot:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..chat.items import Delta, Item, Json, Usage, dump
-from ..chat.source import Readable, Source
+from ..chat.source import Reply, Source
 from ..errors import (
     ChoreoError,
     InvalidRequest,
@@ -28,7 +28,6 @@ from ..upstream import Client, HTTPRequest, Timeouts
 from .process import Endpoint, Run
 
 T = TypeVar("T", list[Item], bytes)
-T_co = TypeVar("T_co", covariant=True)
 
 #: The length of the prompt, in the chunks of the prefill.  A text cannot contain the pattern:
 #: its quotes would be escaped.
@@ -36,14 +35,6 @@ _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
 
 #: Seconds to wait, after a connection broke, for the system to report that the process ended.
 _NEWS = 0.25
-
-
-class Metered(Readable[T_co], Protocol[T_co]):
-    """An answer that can tell what it has used."""
-
-    @property
-    def usage(self) -> Usage | None:
-        """What was used so far."""
 
 
 class Waiting(Generic[T]):
@@ -57,12 +48,12 @@ class Waiting(Generic[T]):
     def __init__(self, settings: Settings, run: Run) -> None:
         self._settings = settings
         self._run = run
-        self._reading: Metered[T] | None = None
+        self._reading: Any = None
         self._asked_at = 0.0
         self.ended = False
         self.usage: Usage | None = None
 
-    def send(self, endpoint: Endpoint) -> Metered[T]:
+    def send(self, endpoint: Endpoint) -> Source | Reply:
         """Ask the process at *endpoint*."""
         raise NotImplementedError
 
@@ -86,7 +77,7 @@ class Waiting(Generic[T]):
             self._reading = self.send(endpoint)
             timeout = max(0.0, timeout - (time.monotonic() - began))
         try:
-            came = self._reading.receive(timeout)
+            came: T = self._reading.receive(timeout)
         except (ProviderError, ProviderUnavailable) as error:
             if not self._run.has_ended(_NEWS):
                 raise

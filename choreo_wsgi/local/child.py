@@ -149,11 +149,8 @@ def _describe(address: str, key: str) -> Json:
         props = json.loads(connection.getresponse().read())
     finally:
         connection.close()
-    return {
-        "address": address,
-        "tools": bool(props.get("chat_template_caps", {}).get("supports_tools")),
-        "context": props["default_generation_settings"]["n_ctx"],
-    }
+    tools = bool(props.get("chat_template_caps", {}).get("supports_tools"))
+    return {"address": address, "tools": tools}
 
 
 if __name__ == "__main__":

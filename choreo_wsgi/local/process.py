@@ -60,13 +60,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers, and its abilities; *context* is that of one slot, in tokens."""
+    """Where a model answers, and whether it can call *tools*."""
 
     url: str
     unix_socket: str
     key: str
     tools: bool
-    context: int
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, {self.unix_socket!r})"
@@ -233,9 +232,7 @@ class Run:
                     logger.error("the local model cannot be started: %s", report["message"])
                 else:
                     url = "http://localhost" if self._unix_socket else report["address"]
-                    self._endpoint = Endpoint(
-                        url, self._unix_socket, self._key, report["tools"], report["context"]
-                    )
+                    self._endpoint = Endpoint(url, self._unix_socket, self._key, report["tools"])
                     seconds = time.monotonic() - self.started_at
                     logger.info("the local model is ready after %.1f s (%d)", seconds, self.pid)
                 self._changed.notify_all()

@@ -16,7 +16,6 @@ NAME = "SmolLM2-135M-Instruct"
 LICENCE = "Apache-2.0"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-SIZE = 98_362_432
 
 
 def cache_folder(

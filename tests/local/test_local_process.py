@@ -77,7 +77,6 @@ def test_keeps_to_itself(running: ModelProcess) -> None:
 
 def test_tells_what_the_model_can_do(running: ModelProcess) -> None:
     endpoint = ready(running)
-    assert endpoint.context == 512  # half of 1,024
     assert endpoint.tools is False
 
 
