@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
-from .errors import APIError, StreamInterruptedError
+from .errors import APIError, StreamInterruptedError, frame_error
+from .models import build_chunk
 from .objects import Object, build
 from .params import CallOptions
-from .reading import Reading, Record
+from .reading import DONE, Reading, Record
 
 _Dict = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ RESPONSE_PARAMS = frozenset(ResponseParams.__annotations__)
 class ResponsePart(Object):
     """A part of a message or of a reasoning: ``output_text``, ``refusal``, ``summary_text`` ..."""
 
-    type: str
+    type: str = ""
     text: str | None = None
     refusal: str | None = None
 
@@ -58,8 +59,8 @@ class ResponsePart(Object):
 class ResponseItem(Object):
     """An output item: ``message``, ``reasoning``, ``function_call``, ``custom_tool_call`` ..."""
 
-    id: str
-    type: str
+    id: str = ""
+    type: str = ""
     status: str | None = None
     role: str | None = None
     content: list[ResponsePart]
@@ -82,17 +83,17 @@ class ResponseFailure(Object):
 class ResponseUsage(Object):
     """The tokens of a response."""
 
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
 
 
 class Response(Object):
     """A response, whole or as far as it came; *status* tells."""
 
-    id: str
-    model: str
-    status: str
+    id: str = ""
+    model: str = ""
+    status: str = ""
     error: ResponseFailure | None = None
     incomplete_details: ResponseFailure | None = None
     output: list[ResponseItem]
@@ -109,8 +110,8 @@ class Response(Object):
 class ResponseEvent(Object):
     """An event of a response's stream; which members there are depends on its *type*."""
 
-    type: str
-    sequence_number: int
+    type: str = ""
+    sequence_number: int = 0
     response: Response | None = None
     item: ResponseItem | None = None
     delta: str | None = None
@@ -128,50 +129,41 @@ def failure_of(response: Response) -> APIError:
 class ResponseReading(Reading):
     """A stream of events as far as it was read, from event *first* on."""
 
-    def __init__(self, first: int | None = 0) -> None:
+    def __init__(self, first: int = 0) -> None:
         super().__init__()
         self._next = first
-        self._text: list[str] = []
         #: The response as the last event that holds it had it.
         self.response: Response | None = None
 
     def take(self, record: Record) -> Any:
-        """Return the event in *record*.
+        """Return the event in *record*, or None behind the last one.
 
         Raises APIError for a response that failed, and StreamInterruptedError for a gap.
         """
         number, value = record
+        if type(value) is not dict:
+            if value is DONE and not self.ended:
+                self.cut("the stream ended before its last event")
+            return super().take(record)
         if number is not None:
             self.last_event_id = number
-        if isinstance(value, APIError):
-            raise self.fail(value)
-        if value is None or not isinstance(value.get("type"), str):
+        kind, place = value.get("type"), value.get("sequence_number")
+        if not isinstance(kind, str):
             raise self.fail(APIError(f"the stream holds what is no event: {value!r}"))
+        if kind == "error":
+            raise self.fail(frame_error(value))
         event = build(ResponseEvent, value)
-        if self._next is not None and event.sequence_number != self._next:
-            text = f"event {self._next} is missing: {event.sequence_number} came"
-            raise self.fail(StreamInterruptedError(text))
-        self._next = event.sequence_number + 1
-        if event.response is not None:
+        if type(place) is int:  # some servers do not count
+            if place != self._next:
+                text = f"event {self._next} is missing: {place} came"
+                raise self.fail(StreamInterruptedError(text))
+            self._next = place + 1
+        if isinstance(event.response, Response):
             self.response = event.response
-        if event.type == "response.output_text.delta":
-            self._text.append(event.delta or "")
-        if event.type == "response.failed":
-            raise self.fail(failure_of(event.response or Response()))
-        self.ended = event.type in _LAST
+        if kind == "response.output_text.delta" and isinstance(event.delta, str):
+            piece = {"choices": [{"index": 0, "delta": {"content": event.delta}}]}
+            self.fold.add(build_chunk(piece))
+        if kind == "response.failed":
+            raise self.fail(failure_of(self.response or Response()))
+        self.ended = kind in _LAST
         return event
-
-    def cut(self, why: str) -> None:
-        """Raise StreamInterruptedError: the connection is over before the last event."""
-        raise self.fail(StreamInterruptedError(why))
-
-    def fail(self, error: APIError) -> APIError:
-        """Return *error* with the text so far, and keep it: the stream has failed."""
-        error.partial_text = self.partial_text
-        self.failure = error
-        return error
-
-    @property
-    def partial_text(self) -> str:
-        """The text so far."""
-        return "".join(self._text)

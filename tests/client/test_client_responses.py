@@ -130,3 +130,45 @@ def test_nothing_is_left_running(app, responses):
     with responses.create(model="slow", input=WORDS, stream=True) as stream:
         next(stream)
     harness.wait_until(lambda: app.active == 0, "the stream goes on")
+
+
+def events_of(*values):
+    """Answer with a stream of *values*, whatever they are."""
+
+    def script(peer):
+        peer.head()
+        for value in values:
+            peer.frame(value)
+        peer.end()
+
+    return script
+
+
+LAST = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
+
+
+def test_a_server_that_does_not_count_and_says_done(clients, server):
+    delta = {"type": "response.output_text.delta", "delta": "Hi"}
+    server.then(events_of({"type": "response.created"}, delta, delta, LAST, "[DONE]"))
+    stream = clients(server.url).responses.create(model="m", input="x", stream=True)
+    assert len(list(stream)) == 4
+    assert (stream.partial_text, stream.response.id) == ("HiHi", "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ({"type": "error", "code": "c", "message": "boom"}, "boom"),
+        ("[DONE]", "before its last event"),
+        ({"type": "response.failed", "response": "odd"}, "the response was"),
+        ({"type": "response.failed", "response": {"error": {"message": "m"}}}, "m"),
+        ({"type": 5}, "no event"),
+    ],
+)
+def test_an_event_that_is_a_failure(clients, server, event, message):
+    delta = {"type": "response.output_text.delta", "delta": "half"}
+    server.then(events_of(delta, event, LAST))
+    stream = clients(server.url).responses.create(model="m", input="x", stream=True)
+    with pytest.raises(choreoai.APIError, match=message) as caught:
+        list(stream)
+    assert caught.value.partial_text == "half"
