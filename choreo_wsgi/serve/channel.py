@@ -62,7 +62,6 @@ class Channel:
     lingers = False
     _discarding = False
     _fresh = True
-    _continued = False  # the client was told to send the body of the request that comes in
     #: The request that is coming in.
     request: Parser | None = None
     #: The request that is being answered.
@@ -122,7 +121,6 @@ class Channel:
                 self._send_continue(request)
             if request.completed:
                 self.request = None
-                self._continued = False
                 if not request.empty:
                     self.requests.append(request)
                     if len(self.requests) == 1:
@@ -130,12 +128,9 @@ class Channel:
 
     def _send_continue(self, request: Parser) -> None:
         """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
-        request.expect_continue = False
-        if not self._continued:
-            self._continued = True
-            request.completed = False
-            with contextlib.suppress(ClientDisconnected):
-                self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.expect_continue = request.completed = False
+        with contextlib.suppress(ClientDisconnected):
+            self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _admitted(self, request: Parser) -> bool:
         environ = {f"HTTP_{name}": value for name, value in request.headers.items()}

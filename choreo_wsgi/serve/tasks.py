@@ -162,7 +162,8 @@ class Task(Load):
         if self._blocks is not None:
             return True
         # A descriptor that is polled is asked for anew by the carrier; asking twice is dear.
-        return bool(block) and self.descriptor is None and _has_more(body)
+        more = block and self.descriptor is None and body.fileno() is None
+        return bool(more) and body.due is not None and body.due <= time.monotonic()
 
     def _fail(self, error: Exception) -> None:
         """Answer 500, or leave the answer without its end."""
@@ -203,9 +204,9 @@ class Task(Load):
         self.complete = True
         self.status = status
         self.response_headers = list(headers)
-        for name, value in headers:
-            if name.lower() == "content-length":
-                self.content_length = int(value)
+        self._fields = {name.lower(): value for name, value in headers}
+        length = self._fields.get("content-length")
+        self.content_length = None if length is None else int(length)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -220,9 +221,8 @@ class Task(Load):
 
     def build_response_header(self) -> bytes:
         """Return the response's head; decides on framing and on keeping the connection."""
-        names = {name.lower() for name, _ in self.response_headers}
         lines = [f"{name}: {value}" for name, value in self.response_headers]
-        framed = not self.has_body or "content-length" in names
+        framed = not self.has_body or "content-length" in self._fields
         if not framed and self.content_length is not None:
             lines.append(f"Content-Length: {self.content_length}")
             framed = True
@@ -232,11 +232,11 @@ class Task(Load):
         if not framed or self._must_close():
             self.close_on_finish = True
         if self.close_on_finish:
-            if "connection" not in names:
+            if "connection" not in self._fields:
                 lines.append("Connection: close")
         elif self.version == "1.0":
             lines.append("Connection: Keep-Alive")
-        if "date" not in names:
+        if "date" not in self._fields:
             lines.append(f"Date: {_http_date(int(time.time()))}")
         head = "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""])
         return head.encode("latin-1")
@@ -288,27 +288,15 @@ class Task(Load):
             outcome=error.code or error.type,
         )
         body = error.body()
-        self.status = f"{error.status} {responses.get(error.status, 'Unknown')}"
-        self.response_headers = [
-            *error.response_headers(),
-            ("x-request-id", account.id),
-            ("Connection", "close"),
-        ]
-        self.close_on_finish = self.complete = True
-        self.content_length = len(body)
+        headers = [("Content-Length", str(len(body))), ("x-request-id", account.id)]
+        status = f"{error.status} {responses.get(error.status, 'Unknown')}"
+        self.start_response(status, [*error.response_headers(), *headers], (None, None, error))
+        self.close_on_finish = True
         account.finish()
         self._send(body, last=True)
 
 
 _http_date = lru_cache(1)(build_http_date)
-
-
-def _has_more(body: Any) -> bool:
-    """Return whether *body* need not wait for what comes next."""
-    if body.fileno() is not None:
-        return False
-    due = body.due
-    return due is not None and due <= time.monotonic()
 
 
 def _translate(error: Any) -> ChoreoError:

@@ -99,8 +99,32 @@ class Connection:
         self.framing: Framing | None = None
         #: Seconds that it took to connect, when there was nothing to be looked up any more.
         self.round_trip = 0.0
+        self._poll: select.epoll | None = None
+        self._polled: tuple[socket.socket, int] | None = None  # what it is made for
         self._outgoing = memoryview(b"")
         self._kernel_time = -1.0
+
+    def wait(self, events: int, seconds: float) -> bool:
+        """Wait until the socket is ready for one of *events*; return whether it is."""
+        assert self.sock is not None
+        return wait(self.sock, events, seconds)
+
+    def fileno(self, events: int) -> int | None:
+        """Return a descriptor that turns readable when *events* have come, None if none does.
+
+        Who polls for many polls for reading only; an epoll can itself be polled.
+        """
+        if self.sock is None or self.sock.fileno() < 0:
+            return None
+        if events == POLLIN:
+            return self.sock.fileno()
+        if self._polled != (self.sock, events):
+            self._poll = None
+            with contextlib.suppress(OSError, AttributeError):  # no descriptor is left, or no epoll
+                self._poll = select.epoll(1)
+                self._poll.register(self.sock, events)
+                self._polled = (self.sock, events)
+        return self._poll.fileno() if self._poll is not None else None
 
     def established(self) -> None:
         """Leave the connecting behind: from now on ``receive`` may wait in the kernel."""
@@ -131,6 +155,7 @@ class Connection:
         except BlockingIOError:
             return False
         self._outgoing = memoryview(b"")  # an empty slice would hold all that was sent
+        self._poll = self._polled = None
         return True
 
     def handshake(self) -> bool:

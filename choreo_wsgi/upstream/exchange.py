@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
-from .connection import POLLIN, POLLOUT, Connection, wait
+from .connection import POLLIN, POLLOUT, Connection
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
 from .request import Lender, Steps
@@ -47,7 +44,6 @@ class Exchange:
         self._steps: Steps | None = self._begin(fresh=False)
         self._waiting: tuple[int, float] | None = None
         self._again = 0.0  # when to ask whether the socket is writable
-        self._writing: select.epoll | None = None  # readable when the socket is writable
         #: When a piece of the body, or the head, came last.
         self.heard = 0.0
         self._patience = lender.timeouts.first_byte
@@ -98,26 +94,9 @@ class Exchange:
     def fileno(self) -> int | None:
         """Return the file descriptor that turns readable, or None when only asking tells."""
         connection = self._connection
-        if connection is None or connection.sock is None:
-            return None
-        if self.ended or self._closed:
+        if connection is None or self.ended or self._closed:
             return None  # the connection may be another exchange's by now
-        if self._steps is not None and self.events != POLLIN:
-            return self._writable_fileno(connection.sock)
-        number = connection.sock.fileno()
-        return number if number >= 0 else None
-
-    def _writable_fileno(self, sock: socket.socket) -> int | None:
-        """Return a descriptor that turns readable when *sock* is what is waited for, if any does.
-
-        Who polls for many polls for reading only.  An epoll can itself be polled.
-        """
-        if self._writing is None and self._waiting is not None and hasattr(select, "epoll"):
-            with suppress(OSError):  # no descriptor is left: it is asked now and then
-                writing = select.epoll(1)
-                writing.register(sock, self.events)
-                self._writing = writing
-        return None if self._writing is None else self._writing.fileno()
+        return connection.fileno(self.events)
 
     @property
     def events(self) -> int:
@@ -138,7 +117,7 @@ class Exchange:
         events, deadline = self._waiting
         if not events:
             return None
-        return deadline if events == POLLIN or self._writing else min(deadline, self._again)
+        return deadline if self.fileno() is not None else min(deadline, self._again)
 
     def _is_over(self) -> bool:
         """Return whether the end is known, which no descriptor tells again."""
@@ -182,31 +161,27 @@ class Exchange:
             self._check_open()
             if self._waiting is not None:
                 events, deadline = self._waiting
-                if not events:
-                    if time.monotonic() >= until:
-                        return False  # what comes next may block, and nobody may wait
-                elif not self._ready(events, min(until, deadline)):
+                patience = until - time.monotonic()
+                if patience <= 0 and not events:
+                    return False  # what comes next may block, and nobody may wait
+                if events and (patience > 0 or events != POLLIN):  # else reading tells as well
+                    assert self._connection is not None
+                    ready = self._connection.wait(events, min(until, deadline) - time.monotonic())
                     self._check_open()
-                    if (now := time.monotonic()) < deadline:
+                    if not ready and (now := time.monotonic()) < deadline:
                         self._again = now + PAUSE
                         return False
-                self._check_open()
-            self._writing = None
             try:
                 self._waiting = next(steps)
             except StopIteration:
                 self._steps = self._waiting = None
                 return True
+            if self._waiting[0] == POLLIN and time.monotonic() >= until:
+                return False  # an answer takes a while
 
     def _check_open(self) -> None:
         if self._closed:
             raise ProviderUnavailable("the request to the provider was broken off")
-
-    def _ready(self, events: int, until: float) -> bool:
-        if self._closed:
-            return False
-        assert self._connection is not None and self._connection.sock is not None
-        return wait(self._connection.sock, events, until - time.monotonic())
 
     def _begin(self, fresh: bool) -> Steps:
         """Connect, send the request and collect the head of the answer."""
@@ -278,7 +253,7 @@ class Exchange:
         else:
             self._early = data
         if self._framing is not None and self._framing.done:
-            self._finish_body(bool(data))
+            self._end(bool(data))
 
     def _read(self, timeout: float) -> bytes:
         """Return the body's bytes that come next."""
@@ -312,30 +287,25 @@ class Exchange:
                 except FramingError as error:
                     message = "the provider closed the connection inside its answer"
                     raise UpstreamTruncated(message) from error
-                self._finish_body(excess=True)
+                self._end(excess=True)
                 return b""
             body = framing.feed(data)
             now = self.heard = time.monotonic()
             if body:
                 self._patience = self._lender.timeouts.idle
             if framing.done:
-                self._finish_body(framing.excess)
+                self._end(framing.excess)
             elif framing.error is not None and not body:
                 raise _invalid(framing.error)
             if body or self.ended or now >= until:
                 return body
 
-    def _finish_body(self, excess: bool) -> None:
-        if excess:
-            self._sent = False  # so that nobody gets the connection
-        self._end()
-
-    def _end(self) -> None:
+    def _end(self, excess: bool = False) -> None:
         """The answer is over: keep the connection if it can be used again."""
         assert self._connection is not None and self._head is not None
         with self._ending:
             self.ended = True
-            keep = self._head.keep_alive and self._sent and not self._closed
+            keep = self._head.keep_alive and self._sent and not (self._closed or excess)
         if keep:
             self._connection.framing = self._framing
             self._lender.give_back(self._connection)
