@@ -5,7 +5,7 @@ connection what it waits for each time it wakes: felt when hundreds of streams b
 Here a connection is asked when something happened to it.
 
 Requests begin here too, unless the application says that it may block.  Frames of running
-streams go first; connections and beginnings share a few milliseconds of each round, so that
+streams go first; connections and beginnings share half a millisecond of each round, so that
 a storm of requests is spread over many.
 """
 
@@ -15,7 +15,6 @@ import errno
 import functools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -36,9 +35,11 @@ CLEANUP = 5.0
 #: Connections that are accepted in one round.
 ACCEPTED = 4
 
+#: Seconds between two looks at the listeners while nothing but frames comes.
+QUIET = 0.25
+
 #: Seconds for which nothing is accepted when the process has no descriptor left.
 EXHAUSTED = 0.5
-
 
 #: Seconds for which other processes accept first while this one has more connections than they.
 REST = 0.02
@@ -51,9 +52,8 @@ class Loop(dict[int, Any], Carrier):
         dict.__init__(self)
         Carrier.__init__(self, workers)
         self._events: dict[int, int] = {}
-        self._beginning: deque[Task] = deque()
         self._cleanup = time.monotonic() + CLEANUP
-        self._listening = 0.0  # when the listeners are asked even if all is quiet
+        self._looks = 0.0
         self.resting = 0.0  # until when nothing is accepted
         self.listeners: list[Any] = []
 
@@ -90,24 +90,8 @@ class Loop(dict[int, Any], Carrier):
     def _start(self) -> None:
         """Do nothing: the server runs the loop in its own thread."""
 
-    def _patience(self) -> float:
-        if self._beginning:
-            return 0.0
-        patience = super()._patience()
-        return min(patience, REST) if self.resting > time.monotonic() else patience
-
-    def _idle(self, limit: float, quiet: bool) -> None:
-        quiet = quiet and not self._beginning
-        while self._beginning:
-            task = self._beginning.popleft()
-            self._loads[task] = None
-            self.step(task)
-            if time.monotonic() > limit:
-                break
+    def _look(self) -> None:
         now = time.monotonic()
-        if quiet and now < self._listening:
-            return  # most rounds, when streams run
-        self._listening = now + REST / 2
         for listener in self.listeners:  # whether there is room changes with every connection
             self._ask(listener)
         if now >= self._cleanup:
@@ -115,6 +99,7 @@ class Loop(dict[int, Any], Carrier):
             for channel in self.channels():
                 if channel.overdue(now):
                     channel.handle_close()
+        self._looks = now + (REST if self.resting > now else QUIET)
 
     def _dispatch(self, dispatcher: Any, events: int) -> None:
         if not self._holds(dispatcher):

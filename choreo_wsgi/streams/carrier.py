@@ -99,6 +99,8 @@ class Carrier:
         self._timers: list[tuple[float, int, Load]] = []
         self._count = itertools.count()
         self._calls: deque[Callable[[], object]] = deque()
+        self._beginning: deque[Load] = deque()  # to be taken over when there is time
+        self._looks = math.inf  # when to :meth:`_look` although only streams have news
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
@@ -172,41 +174,46 @@ class Carrier:
         for _ in range(calls):
             self._calls.popleft()()
         self._woken = False  # a call from here on wakes us: before looking a last time
-        ready = self._poller.poll(self._patience())
+        patience = 0.0
+        if not (self._calls or self._beginning or self._stopped):
+            due = min(self._timers[0][0], self._looks) if self._timers else self._looks
+            patience = max(0.0, min(due - time.monotonic(), LOOK))
+        ready = self._poller.poll(patience)
         self._woken = True  # we look again before we wait
-        began = time.monotonic()
+        now = time.monotonic()
         handlers = self._handlers
         others: list[tuple[Callable[[int], object], int]] = []
         for descriptor, events in ready:
             handler = handlers.get(descriptor)
             if isinstance(handler, Load):
                 lane = handler.lane
-                if lane is None or not lane.pass_on(began):
+                if lane is None or not lane.pass_on(now):
                     self.step(handler)
             elif handler is not None:
                 others.append((handler, events))
-        if self._timers and self._timers[0][0] <= began:
-            self._ring()
+        if self._timers and self._timers[0][0] <= now:
+            self._ring(now)
+        if others or calls or self._beginning or now >= self._looks:
+            self._do_others(others)
+        self.lag = time.monotonic() - now
+
+    def _do_others(self, others: list[tuple[Callable[[int], object], int]]) -> None:
+        """Do for SHARE seconds what is no frame of a running stream."""
         limit = time.monotonic() + SHARE
         for handle, events in others:
             handle(events)
             if time.monotonic() > limit:
                 break  # the poller tells of the rest again
-        self._idle(limit, quiet=not (calls or others))
-        self.lag = time.monotonic() - began
+        while self._beginning:
+            load = self._beginning.popleft()
+            self._loads[load] = None
+            self.step(load)
+            if time.monotonic() > limit:
+                break
+        self._look()
 
-    def _patience(self) -> float:
-        """Return how many seconds may be waited for something to happen."""
-        if self._calls or self._stopped:
-            return 0.0
-        when = self._timers[0][0] if self._timers else math.inf
-        return max(0.0, min(LOOK, when - time.monotonic()))
-
-    def _idle(self, limit: float, quiet: bool) -> None:
-        """Do what can wait, until *limit* (monotonic) at the most.
-
-        The round is *quiet* when only streams had something to say.
-        """
+    def _look(self) -> None:
+        """Look after what nobody tells of; sets the time of the next look."""
 
     def _step_all(self) -> None:
         for load in list(self._loads):
@@ -288,9 +295,8 @@ class Carrier:
             load.timer = min(due, time.monotonic() + LOOK)
             heapq.heappush(self._timers, (load.timer, next(self._count), load))
 
-    def _ring(self) -> None:
+    def _ring(self, now: float) -> None:
         """Step the loads whose time has come."""
-        now = time.monotonic()
         rung = []
         while self._timers and self._timers[0][0] <= now:
             when, _, load = heapq.heappop(self._timers)
