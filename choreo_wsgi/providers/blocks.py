@@ -7,9 +7,9 @@ has to be remembered in between.
 
 from __future__ import annotations
 
-from ..chat import jsontext
 from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, new_call_id
+from ..chat.jsontext import is_object
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .reading import arguments
@@ -90,7 +90,7 @@ class Blocks:
         if finish is None:
             raise UpstreamTruncated("the provider's stream ended without a stop reason")
         items = [item for index in sorted(self._open) for item in self.close(index)]
-        if finish.reason == "tool_calls" and not all(map(_is_object, self._arguments)):
+        if finish.reason == "tool_calls" and not all(map(is_object, map("".join, self._arguments))):
             raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
         return [*items, finish, *([usage] if usage else [])]
 
@@ -99,10 +99,3 @@ class Blocks:
         block = {"index": self._thoughts, **block}
         self._thoughts += 1
         return Delta(extra={"thinking_blocks": [block]})
-
-
-def _is_object(pieces: list[str]) -> bool:
-    try:
-        return isinstance(jsontext.parse("".join(pieces)), dict)
-    except ValueError:
-        return False

@@ -164,6 +164,45 @@ def test_a_tool_loop_over_responses(
     assert [result["content"] for result in results] == ["Oslo is warm", "Rome is warm"]
 
 
+def pieces(*calls: tuple[int, str]) -> list[Item]:
+    """Return items that bring these pieces of calls: which call, what of its arguments."""
+    begun: set[int] = set()
+    items: list[Item] = []
+    for index, arguments in calls:
+        named = () if index in begun else (f"call_{index}", "weather")
+        begun.add(index)
+        items.append(Delta(tool_calls=[ToolCall(index, *named)]))
+        items[-1].tool_calls[0].arguments = arguments  # type: ignore[union-attr]
+    return [*items, Finish("tool_calls")]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_call_ends_before_the_next_begins(
+    url: str, monkeypatch: pytest.MonkeyPatch, mixed: bool
+) -> None:
+    """As the Node SDK of Anthropic takes for granted; if a provider mixes them, at the end."""
+    told = [(0, '{"a":'), (0, "1}"), (1, '{"b":'), (1, "2}")]
+    if mixed:
+        told[1:3] = told[2:0:-1]
+    monkeypatch.setattr(Scripted, "script", staticmethod(lambda _: from_deltas(pieces(*told))))
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        events: list[Any] = list(client.responses.create(model="m", input="x", stream=True))
+    items = [(e.type[21:], e.output_index) for e in events if ".output_item." in e.type]
+    ends = [("added", 0), ("done", 0), ("added", 1), ("done", 1)]
+    assert items == ([ends[0], ends[2], ends[1], ends[3]] if mixed else ends)
+    hello: Any = [{"role": "user", "content": "x"}]
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as other:
+        blocks: list[Any] = list(
+            other.messages.create(model="m", max_tokens=9, messages=hello, stream=True)
+        )
+        whole = other.messages.create(model="m", max_tokens=9, messages=hello)
+    kinds = [(e.type[14:], e.index) for e in blocks if e.type[14:] in ("start", "stop")]
+    ends = [("start", 0), ("stop", 0), ("start", 1), ("stop", 1)]
+    assert kinds == ([ends[0], ends[2], ends[1], ends[3]] if mixed else ends)
+    assert [call.arguments for call in events[-1].response.output] == ['{"a":1}', '{"b":2}']
+    assert [block.input for block in whole.content] == [{"a": 1}, {"b": 2}]  # type: ignore[union-attr]
+
+
 def test_reasoning_as_a_summary_where_it_is_asked_for(responses: Any) -> None:
     stream = responses.create(
         model="m", input="hi", tools=[FUNCTION], reasoning={"summary": "auto"}, stream=True

@@ -99,7 +99,7 @@ class MessageWriter:
         }
         self._content: list[dict[str, Json]] = self._message["content"]
         self._text: _Block | None = None  # the text or thinking that is being written
-        self._calls: dict[int, _Block] = {}
+        self._calls: dict[int, _Block | None] = {}  # None: stopped
         self._finish = Finish()
         self._usage: Usage | None = None
 
@@ -199,15 +199,32 @@ class MessageWriter:
         return self._event("content_block_stop", index=opened.index)
 
     def _stop_text(self) -> bytes:
+        """Stop the block that is being written, before another starts."""
         opened, self._text = self._text, None
         if opened is None:
-            return b""
+            return self._stop_calls()
         opened.block[opened.member] = "".join(opened.pieces)
         return self._stop(opened)
+
+    def _stop_calls(self, every: bool = False) -> bytes:
+        """Stop the calls whose arguments are whole, or *every* one.
+
+        So a block stops before the next starts, unless a provider mixes the pieces of several.
+        """
+        frames = []
+        for index, opened in self._calls.items():
+            given = "".join(opened.pieces) if opened else ""
+            if opened is not None and (every or jsontext.is_object(given)):
+                self._calls[index] = None
+                opened.block["input"] = _input(given)
+                frames.append(self._stop(opened))
+        return b"".join(frames)
 
     def _call(self, call: ToolCall) -> bytes:
         frames = b""
         opened = self._calls.get(call.index)
+        if opened is None and call.index in self._calls:
+            return b""  # its arguments were whole
         if opened is None:
             frames = self._stop_text()
             block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
@@ -221,10 +238,7 @@ class MessageWriter:
 
     def finish(self) -> bytes:
         """Return the last frames, or the whole document."""
-        ends = [self._stop_text()]
-        for opened in self._calls.values():
-            opened.block["input"] = _input("".join(opened.pieces))
-            ends.append(self._stop(opened))
+        ends = [self._stop_text(), self._stop_calls(every=True)]
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:

@@ -79,9 +79,11 @@ class OpenItem:
         return self.kind == "reasoning_summary_text"
 
     def place(self) -> dict[str, Json]:
-        """Return what an event about its one part says of it."""
-        part = "summary_index" if self.is_summary else "content_index"
-        return {"item_id": self.item["id"], "output_index": self.index, part: 0}
+        """Return what an event about it, or about its one part, says of it."""
+        where = {"item_id": self.item["id"], "output_index": self.index}
+        if self.item["type"].endswith("_call"):
+            return where
+        return {**where, "summary_index" if self.is_summary else "content_index": 0}
 
     def fill(self) -> dict[str, Json]:
         """Put what came so far into the item; return its part."""

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from ... import sse
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ...chat.jsontext import is_object
 from ...errors import ChoreoError
 from .items import SEALED, chat_name
 from .log import failed_event, next_number
@@ -59,7 +60,7 @@ class ResponseWriter:
         self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
         self._output: list[dict[str, Json]] = []
         self._text: OpenItem | None = None  # the reasoning or message that is being written
-        self._calls: dict[int, OpenItem] = {}
+        self._calls: dict[int, OpenItem | None] = {}  # None: done
         self._finish = Finish()
         self._passed = b""  # the last frames that a provider passed on
         self._usage: Usage | None = None
@@ -151,13 +152,14 @@ class ResponseWriter:
         return f"{'reasoning_summary' if opened.is_summary else 'content'}_part.{what}"
 
     def _at(self, opened: OpenItem, what: str, **members: Json) -> bytes:
-        """Return the event that tells *what* happened to the one part of *opened*."""
+        """Return the event that tells *what* happened to *opened*, or to its one part."""
         return self._event(f"response.{what}", **opened.place(), **members)
 
     def _end_text(self, status: str = "completed") -> bytes:
+        """End what is being written, before something else is."""
         opened, self._text = self._text, None
         if opened is None:
-            return b""
+            return self._end_calls()
         part = opened.fill()
         told: dict[str, Json] = {name: part[name] for name in ("text", "refusal") if name in part}
         if opened.kind == "output_text":
@@ -179,6 +181,8 @@ class ResponseWriter:
     def _call(self, call: ToolCall) -> bytes:
         frames = b""
         opened = self._calls.get(call.index)
+        if opened is None and call.index in self._calls:
+            return b""  # its arguments were whole
         if opened is None:
             frames = self._end_text()
             opened = self._calls[call.index] = self._new_call(call)
@@ -188,7 +192,7 @@ class ResponseWriter:
         if call.arguments:
             opened.pieces.append(call.arguments)
             if opened.kind == "function_call_arguments":
-                frames += self._of_call(opened, "delta", delta=call.arguments)
+                frames += self._at(opened, f"{opened.kind}.delta", delta=call.arguments)
         return frames
 
     def _new_call(self, call: ToolCall) -> OpenItem:
@@ -202,24 +206,25 @@ class ResponseWriter:
         item |= {"type": "function_call", "status": "in_progress", "arguments": ""}
         return self._open("fc", item, "function_call_arguments")
 
-    def _of_call(self, opened: OpenItem, what: str, **members: Json) -> bytes:
-        item_id, index = opened.item["id"], opened.index
-        type = f"response.{opened.kind}.{what}"
-        return self._event(type, item_id=item_id, output_index=index, **members)
+    def _end_calls(self, status: str = "") -> bytes:
+        """End the open calls with *status*; without one those whose arguments are whole.
 
-    def _end_calls(self, status: str) -> bytes:
+        So an item ends before the next begins, unless a provider mixes the pieces of several.
+        """
         frames = []
-        for opened in self._calls.values():
-            given = "".join(opened.pieces)
+        for index, opened in self._calls.items():
+            given = "".join(opened.pieces) if opened else ""
+            if opened is None or not (status or is_object(given)):
+                continue
+            self._calls[index] = None
             member = "arguments"
             if opened.kind == "custom_tool_call_input":
                 member, given = "input", custom_input(given)
                 if given:
-                    frames.append(self._of_call(opened, "delta", delta=given))
+                    frames.append(self._at(opened, f"{opened.kind}.delta", delta=given))
             opened.item[member] = given
-            frames.append(self._of_call(opened, "done", **{member: given}))
-            frames.append(self._item_done(opened, status))
-        self._calls = {}
+            frames.append(self._at(opened, f"{opened.kind}.done", **{member: given}))
+            frames.append(self._item_done(opened, status or "completed"))
         return b"".join(frames)
 
     def _extra(self, extra: Mapping[str, Json]) -> bytes:
