@@ -71,7 +71,7 @@ class Call:
                 if again is None:
                     raise failure
                 delay = again
-            if self.retries == self._max_retries:
+            if self.retries >= self._max_retries:
                 raise failure
             self.retries += 1
             cancel.pause(delay)

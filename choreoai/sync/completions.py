@@ -114,6 +114,8 @@ class Completions:
         self, model: str, messages: Messages, stream: bool | None, params: Mapping[str, Any]
     ) -> Call:
         """Return the call that asks for an answer, to be carried out."""
+        if isinstance(messages, (str, bytes, Mapping)):  # whose pieces would be sent
+            raise TypeError("messages must be a list of messages")
         members = {"model": model, "messages": list(messages)}
         body, options = self._client._asked(members, params, PARAMS)
         sent, n, resume = options, body.get("n"), None

@@ -387,6 +387,21 @@ def test_a_call_is_tried_again(server, clients, quick, status, stream):
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("retries", [0, -1, 0.5])
+def test_a_number_of_retries_that_is_none(server, client, quick, retries):
+    server.then(refuse("500 X"))
+    with pytest.raises(choreoai.InternalServerError):
+        client.chat.completions.create(model="m", messages=HI, max_retries=retries)
+    assert len(server.requests) == 1 + (retries > 0)
+
+
+@pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0]])
+def test_messages_that_are_no_list(server, client, messages):
+    with pytest.raises(TypeError, match="list of messages"):
+        client.chat.completions.create(model="m", messages=messages)
+    assert not server.requests
+
+
 def test_not_more_often_than_asked(server, clients, quick):
     server.then(refuse("500 X"))
     with pytest.raises(choreoai.InternalServerError):
