@@ -163,17 +163,17 @@ def test_the_imports_are_read() -> None:
     assert "choreo_wsgi.sse" in MODULES["choreo_wsgi.app.completions"].now
 
 
-@pytest.mark.parametrize("name", SERVER)
-def test_a_module_has_its_layer_and_imports_only_from_lower_ones(name: str) -> None:
-    here = unit(name)
-    assert here in LEVEL, f"which layer is {here} in?"
-    for target in own(MODULES[name].now) | MODULES[name].late:
-        if (name, target) == ("choreo_wsgi.cli", "choreoai.terminal"):
-            continue  # ``choreo-wsgi chat`` is the client's
-        assert target.startswith("choreo_wsgi"), f"{name} imports the client's {target}"
-        there = unit(target)
-        inside = there == here and "." in name.removeprefix("choreo_wsgi.") + "."
-        assert LEVEL[there] < LEVEL[here] or inside, f"{name} imports {target}"
+def test_a_module_has_its_layer_and_imports_only_from_lower_ones() -> None:
+    for name in SERVER:
+        here = unit(name)
+        assert here in LEVEL, f"which layer is {here} in?"
+        for target in own(MODULES[name].now) | MODULES[name].late:
+            if (name, target) == ("choreo_wsgi.cli", "choreoai.terminal"):
+                continue  # ``choreo-wsgi chat`` is the client's
+            assert target.startswith("choreo_wsgi"), f"{name} imports the client's {target}"
+            there = unit(target)
+            inside = there == here and "." in name.removeprefix("choreo_wsgi.") + "."
+            assert LEVEL[there] < LEVEL[here] or inside, f"{name} imports {target}"
 
 
 def test_what_is_loaded_late_is_there_and_called_by_its_own_name() -> None:
@@ -218,29 +218,31 @@ def test_no_imports_go_round_in_a_circle() -> None:
     assert done == set(MODULES)
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - LAZY))
-def test_no_module_of_ours_is_imported_inside_a_function(name: str) -> None:
-    assert not own(MODULES[name].later)
+def test_no_module_of_ours_is_imported_inside_a_function() -> None:
+    for name in sorted(set(MODULES) - LAZY):
+        assert not own(MODULES[name].later), name
 
 
-@pytest.mark.parametrize("name", PURE.split())
-def test_what_decides_bytes_does_no_io(name: str) -> None:
-    module = MODULES[f"choreo_wsgi.{name}"]
-    assert not {target.split(".")[0] for target in module.now | module.later} & IMPURE
+def test_what_decides_bytes_does_no_io() -> None:
+    for name in PURE.split():
+        module = MODULES[f"choreo_wsgi.{name}"]
+        assert not {target.split(".")[0] for target in module.now | module.later} & IMPURE, name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_what_is_heavy_or_optional_is_imported_where_it_belongs(name: str) -> None:
-    module = MODULES[name]
-    for target in {target.split(".")[0] for target in module.now | module.later} & set(ONLY):
-        assert name in ONLY[target], f"{name} imports {target}"
+def test_what_is_heavy_or_optional_is_imported_where_it_belongs() -> None:
+    for name in MODULES:
+        module = MODULES[name]
+        for target in {target.split(".")[0] for target in module.now | module.later} & set(ONLY):
+            assert name in ONLY[target], f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("name", CLIENT)
-def test_the_client_takes_little_from_the_server(name: str) -> None:
-    module = MODULES[name]
-    server = {target for target in module.now | module.later if target.startswith("choreo_wsgi")}
-    assert server <= SHARED
+def test_the_client_takes_little_from_the_server() -> None:
+    for name in CLIENT:
+        module = MODULES[name]
+        server = {
+            target for target in module.now | module.later if target.startswith("choreo_wsgi")
+        }
+        assert server <= SHARED, name
 
 
 # -- what an import costs -----------------------------------------------------------------
@@ -297,18 +299,16 @@ def test_importing_the_application_brings_no_server_and_no_optional_package() ->
 # -- names ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"})
-)
-def test_every_exported_name_is_there(name: str) -> None:
-    if name in ("choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"):
-        pytest.importorskip("redis")
-    module = importlib.import_module(name)
-    exported = getattr(module, "__all__", [])
-    if name == "choreo_wsgi":  # making the app would read this process's environment
-        exported = [item for item in exported if item != "app"]
-    assert [item for item in exported if not hasattr(module, item)] == []
-    assert len(set(exported)) == len(exported)
+def test_every_exported_name_is_there() -> None:
+    for name in sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"}):
+        if name in ("choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"):
+            pytest.importorskip("redis")
+        module = importlib.import_module(name)
+        exported = getattr(module, "__all__", [])
+        if name == "choreo_wsgi":  # making the app would read this process's environment
+            exported = [item for item in exported if item != "app"]
+        assert [item for item in exported if not hasattr(module, item)] == [], name
+        assert len(set(exported)) == len(exported), name
 
 
 def test_the_lazy_package_refuses_other_names() -> None:
