@@ -21,7 +21,7 @@ def wrong_with(fault: Fault) -> str:
         if fault.file.endswith(".py"):
             ast.parse(planted)
     except (ValueError, SyntaxError) as error:
-        return f"{fault}: {error}"
+        return str(error) if isinstance(error, ValueError) else f"{fault}: {error}"
     missing = [
         path
         for path in fault.tests
