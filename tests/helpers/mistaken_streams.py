@@ -73,7 +73,7 @@ class Teller:
         self.usage = {"prompt_tokens": 3, "completion_tokens": random.randrange(99)}
         self.usage["total_tokens"] = 3 + self.usage["completion_tokens"] + random.randrange(2)
         self.role = random.choice(("first", "never", "always", "null"))
-        self.numbers = random.choice(("dense", "zero", "from one", "none", "no ids"))
+        self.numbers = random.choice(("dense", "zero", "from one", "none", "no ids", "odd"))
         self.named = random.choice(("well", "no id", "empty id", "late clock", "no model"))
         self.reported = random.choice(("alone", "with finish", "in choice", "groq", "running"))
         self.words = random.random() < 0.5
@@ -102,7 +102,8 @@ class Teller:
         elif self.named == "no model" and self.maybe():
             del chunk["model"]
         if self.reported == "running":
-            chunk["usage"] = {**self.usage, "completion_tokens": len(self.chunks)}
+            count = self.pick(int, str, float)(len(self.chunks))
+            chunk["usage"] = {**self.usage, "completion_tokens": count}
         elif "usage" not in chunk and self.maybe(0.1):
             chunk["usage"] = None
         return chunk
@@ -119,8 +120,10 @@ class Teller:
         one = {"index": index, "delta": delta, "finish_reason": reason}
         if len(self.choices) == 1 and self.maybe(0.2):
             del one["index"]
+        elif self.maybe(0.05):
+            one["index"] = self.pick(str, float)(index)
         if reason is None and self.maybe(0.1):
-            one["finish_reason"] = ""
+            one["finish_reason"] = self.pick("", 0, False)
         return one
 
     def say(self, index: int, delta: Json, reason: Json = None, **more: Json) -> None:
@@ -138,14 +141,16 @@ class Teller:
         part = {"type": "thinking", "thinking": self.pick(text, [{"type": "text", "text": text}])}
         return self.pick(
             {"reasoning_content": text},
-            {"reasoning": text},
+            {self.pick("reasoning", "thought", "reasoning_summary"): text},
             {"reasoning": text, "reasoning_content": text},
             {"content": [part]},
         )
 
     def call_pieces(self, number: int, name: str, arguments: str) -> Iterator[Json]:
         """Yield the pieces of one call; those that follow the first depend on no others."""
-        index = {"dense": number, "zero": 0, "from one": number + 1}.get(self.numbers)
+        odd = self.random.choice((str(number), float(number)))
+        numbers = {"dense": number, "zero": 0, "from one": number + 1, "odd": odd}
+        index = numbers.get(self.numbers)
         place = {} if index is None else {"index": index}
         start: Json = {**place, "id": f"call_{number}", "type": "function"}
         if self.numbers == "no ids":
