@@ -28,13 +28,6 @@ _ARGUMENTS = ("arguments", "parameters", "input")
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
 
 
-def _refuse(constant: str) -> Json:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse).decode  # Python's own lets NaN pass
-
-
 class Call:
     """One tool call, and what came of it.  Its *number* is counted when it begins, from 0.
 
@@ -85,7 +78,7 @@ class Call:
     def complete(self) -> bool:
         """Whether the arguments are JSON."""
         try:
-            jsontext.parse(self.arguments, _decode)
+            jsontext.parse(self.arguments, jsontext.strict)
         except ValueError:
             return False
         return True

@@ -21,6 +21,15 @@ MAX_VALUES = 100_000
 _PIECE = 64 * 1024
 
 
+def refuse(constant: str) -> Json:
+    """Raise ValueError: Python's own parser lets NaN and Infinity pass, which nobody else reads."""
+    raise ValueError(f"{constant} is not JSON")
+
+
+#: Reads JSON to the letter.
+strict = json.JSONDecoder(parse_constant=refuse).decode
+
+
 class TooMuch(ValueError):
     """A text nests too deep or holds too many values; says which."""
 

@@ -10,7 +10,6 @@ without their call.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -246,21 +245,14 @@ def _arguments(given: str | None) -> dict[str, Json]:
     """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
     cut, or that the model got wrong, may stay in the history for good."""
     try:
-        value = jsontext.parse(given, _decode) if given and given.strip() else {}
+        value = jsontext.parse(given, jsontext.strict) if given and given.strip() else {}
         if isinstance(value, str):  # encoded twice
-            value = jsontext.parse(value, _decode)
+            value = jsontext.parse(value, jsontext.strict)
     except ValueError:
         value = given
     if value is None:
         return {}
     return value if isinstance(value, dict) else {"_raw": given}
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def _thoughts(message: dict[str, Json], where: str) -> list[dict[str, Json]]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: The setting ``capabilities``, which several types have.
+CAPABILITIES = "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -27,11 +27,13 @@ from .reading import SHAPE_ERRORS, parse_json, parse_object, unknown_shape
 if TYPE_CHECKING:
     from ..chat.request import ChatRequest
     from . import answer as answers
-    from . import failures
+    from . import capabilities, failures
     from . import names as toolnames
     from .answer import Asking
+    from .capabilities import Capabilities
 else:
     answers = Late("choreo_wsgi.providers.answer")
+    capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
     toolnames = Late("choreo_wsgi.providers.names")
 
@@ -230,6 +232,12 @@ class HTTPProvider(Provider):
         )
         #: Makes the id of a tool call whose provider has none.
         self.new_call_id: Callable[[], str] = new_call_id
+        given = getattr(self.options, "capabilities", ())
+        self._overrides = capabilities.overrides(given) if given else []
+
+    def able(self, request: ChatRequest) -> Capabilities:
+        """Return what the model of *request* can do."""
+        return capabilities.capabilities(request.model, self._overrides)
 
     @abstractmethod
     def encode(self, request: ChatRequest) -> HTTPRequest:

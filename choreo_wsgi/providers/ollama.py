@@ -21,7 +21,6 @@ from . import (
     Item,
     Json,
     Secret,
-    Settings,
     Translator,
     UpstreamInvalid,
     UpstreamTruncated,
@@ -30,9 +29,9 @@ from . import (
     setting,
 )
 from .answer import BLANK
-from .capabilities import Capabilities, asked_effort, capabilities, overrides
+from .capabilities import Capabilities, asked_effort
 from .conversation import Turn, conversation
-from .facts import BUILT_IN
+from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .http import json_values
 from .parts import Call, Media, Result, Text
@@ -65,13 +64,7 @@ class Ollama(HTTPProvider):
         api_key: Secret = setting("", "key, sent as a bearer token if there is one")
         base_url: str = setting("http://127.0.0.1:11434", "address, without /api")
         keep_alive: str = setting("", "how long the model stays loaded, as 10m; theirs if empty")
-        capabilities: tuple[str, ...] = setting(
-            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
-        )
-
-    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
-        super().__init__(name, options, settings)
-        self.overrides = overrides(self.options.capabilities)
+        capabilities: tuple[str, ...] = setting((), CAPABILITIES)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
@@ -85,7 +78,7 @@ class Ollama(HTTPProvider):
         headers = {"content-type": "application/json", "accept": "application/x-ndjson"}
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
-        made = body(request, capabilities(request.model, self.overrides))
+        made = body(request, self.able(request))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
         return HTTPRequest("POST", f"{options.base_url.rstrip('/')}/api/chat", headers, dump(made))

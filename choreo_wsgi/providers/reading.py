@@ -88,10 +88,6 @@ def picture(
 _MOST_DIGITS = 4000
 
 
-def _refuse(constant: str) -> Json:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _float(text: str) -> Json:
     """Return the number in *text*; one that no float can hold as a whole number.
 
@@ -105,8 +101,7 @@ def _float(text: str) -> Json:
     return int(Decimal(text))
 
 
-# Python's own parser lets NaN and Infinity pass, which no client could read.
-_decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_float).decode
+_decode = json.JSONDecoder(parse_constant=jsontext.refuse, parse_float=_float).decode
 
 
 def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:

@@ -63,6 +63,11 @@ _HINT = Cell("dropped", "a hint")
 _OURS = Cell("dropped", "bookkeeping at OpenAI")
 _EACH = Cell("done", "that many requests at once")
 
+_HINTS = (
+    *("prediction", "verbosity", "prompt_cache_key", "prompt_cache_options"),
+    *("prompt_cache_retention", "service_tier"),
+)
+
 TABLE: tuple[Row, ...] = (
     _row(
         "temperature",
@@ -148,12 +153,7 @@ TABLE: tuple[Row, ...] = (
     _row("function_call", REFUSED, neutral=("none", "auto")),
     _row("web_search_options", REFUSED),
     _row("moderation", REFUSED),
-    _row("prediction", _HINT),
-    _row("verbosity", _HINT),
-    _row("prompt_cache_key", _HINT),
-    _row("prompt_cache_options", _HINT),
-    _row("prompt_cache_retention", _HINT),
-    _row("service_tier", _HINT),
+    *(_row(name, _HINT) for name in _HINTS),
     _row("safety_identifier", _note("as ``metadata.user_id``"), _OURS, _OURS, _OURS),
     _row("user", _note("as ``metadata.user_id``"), _OURS, _OURS, _OURS),
     _row("metadata", _OURS),

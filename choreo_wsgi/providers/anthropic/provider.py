@@ -14,12 +14,11 @@ from .. import (
     HTTPRequest,
     Json,
     Secret,
-    Settings,
     Translator,
     dump,
     setting,
 )
-from ..facts import BUILT_IN
+from ..facts import BUILT_IN, CAPABILITIES
 
 if TYPE_CHECKING:
     from ...chat.answer import AnswerWriter
@@ -57,14 +56,7 @@ class Anthropic(HTTPProvider):
         beta: str = setting("", "the header anthropic-beta, if any")
         # The smallest ceiling of the models of 2025 and later is four times as high.
         max_tokens: int = setting(16384, "max_tokens of requests that set none", minimum=1)
-        capabilities: tuple[str, ...] = setting(
-            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
-        )
-
-    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
-        super().__init__(name, options, settings)
-        given = self.options.capabilities
-        self.overrides = capabilities.overrides(given) if given else []
+        capabilities: tuple[str, ...] = setting((), CAPABILITIES)
 
     def stops(self, request: ChatRequest) -> tuple[str, ...]:
         """Return the stop strings that Claude refuses: those without a visible character."""
@@ -89,7 +81,7 @@ class Anthropic(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
-        able = capabilities.capabilities(request.model, self.overrides)
+        able = self.able(request)
         body = anthropic_request.body(request, self.options.max_tokens, able)
         return self._post("/messages", body)
 

@@ -30,8 +30,7 @@ from .. import (
     setting,
 )
 from ..answer import Asking
-from ..capabilities import capabilities, overrides
-from ..facts import BUILT_IN
+from ..facts import BUILT_IN, CAPABILITIES
 from . import request as bedrock_request
 from .answer import STATUSES, BedrockTranslator, EventReader, unwrap
 
@@ -57,13 +56,10 @@ class Bedrock(HTTPProvider):
         region: str = setting("us-east-1", "AWS region")
         base_url: str = setting("", "address, instead of the region's")
         profile: str = setting("", "profile of the AWS configuration files to sign with")
-        capabilities: tuple[str, ...] = setting(
-            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
-        )
+        capabilities: tuple[str, ...] = setting((), CAPABILITIES)
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        self.overrides = overrides(self.options.capabilities)
         self._signer: Signer | None = None
         # botocore asks files, processes and addresses for credentials.
         self.blocking = not self.options.api_key
@@ -120,7 +116,7 @@ class Bedrock(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""
-        able = capabilities(request.model, self.overrides)
+        able = self.able(request)
         return self._post(request.model, "converse-stream", bedrock_request.body(request, able))
 
     def _post(self, model: str, operation: str, body: dict[str, Json]) -> HTTPRequest:

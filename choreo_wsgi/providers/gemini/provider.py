@@ -13,13 +13,11 @@ from .. import (
     HTTPRequest,
     Json,
     Secret,
-    Settings,
     Translator,
     dump,
     setting,
 )
-from ..capabilities import capabilities, overrides
-from ..facts import BUILT_IN
+from ..facts import BUILT_IN, CAPABILITIES
 from . import request as gemini_request
 from .answer import GeminiTranslator, error_status
 
@@ -44,13 +42,7 @@ class Gemini(HTTPProvider):
             "https://generativelanguage.googleapis.com", "address, without the version"
         )
         version: str = setting("v1beta", "the API's version, a part of the path")
-        capabilities: tuple[str, ...] = setting(
-            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
-        )
-
-    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
-        super().__init__(name, options, settings)
-        self.overrides = overrides(self.options.capabilities)
+        capabilities: tuple[str, ...] = setting((), CAPABILITIES)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST .../models/{model}:streamGenerateContent`` for *request*."""
@@ -63,7 +55,7 @@ class Gemini(HTTPProvider):
             "accept": "text/event-stream",
             "x-goog-api-key": self.key(),
         }
-        able = capabilities(request.model, self.overrides)
+        able = self.able(request)
         return HTTPRequest("POST", url, headers, dump(gemini_request.body(request, able)))
 
     def translator(self, request: ChatRequest) -> Translator:

@@ -17,7 +17,7 @@ from ...late import Late
 from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
 from ..base import Provider
-from ..facts import BUILT_IN
+from ..facts import BUILT_IN, CAPABILITIES
 from ..reading import parse_object
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ class OpenAI(Provider):
             (), "APIs that the upstream itself speaks: chat, responses, messages"
         )
         repair: bool = setting(True, "mend what the upstream gets wrong")
-        capabilities: tuple[str, ...] = setting(
-            (), "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
-        )
+        capabilities: tuple[str, ...] = setting((), CAPABILITIES)
         usage: bool = setting(True, "ask for usage in streams; off for one that this silences")
         connect_timeout: float = setting(0.0, "0: the server's", minimum=0)
         first_byte_timeout: float = setting(0.0, "0: the server's", minimum=0)
