@@ -15,21 +15,10 @@ from ..providers.native import DIALECTS, pass_on
 from ..settings import Settings
 from .answer import Waiting
 from .process import Endpoint, Run
-from .request import LONGEST_TOKEN
+from .request import SAMPLING, SEEDS, demand_fit
 
 #: Members of a completion that mean the same to llama.cpp as to the OpenAI API.
-_PASSED = (
-    "temperature",
-    "top_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "stop",
-    "seed",
-    "n",
-    "stream",
-    "stream_options",
-)
+_PASSED = (*SAMPLING, "stop", "seed", "n", "stream", "stream_options")
 #: Members that llama.cpp passes over, or answers in another shape, with what asks for nothing.
 _REFUSED: dict[str, tuple[Json, ...]] = {
     "echo": (False,),
@@ -57,7 +46,7 @@ def _completion(request: ChatRequest, context: int, default: int, limit: int) ->
         raise InvalidRequest("the local model writes at least one token", param="max_tokens")
     body["max_tokens"] = min(default if asked is None else int(asked), limit)
     if "seed" in body:
-        body["seed"] = int(body["seed"]) % (2**32 - 1)
+        body["seed"] = int(body["seed"]) % SEEDS
     most = _MOST_CHOICES // int(given.get("n") or 1)
     body["prompt"] = _texts(given, "prompt", context, most)
     return body
@@ -87,13 +76,8 @@ def _texts(given: dict[str, Json], param: str, context: int, most: int) -> Json:
     texts = value if isinstance(value, list) and not isinstance(value[0], int) else [value]
     if len(texts) > most:
         raise InvalidRequest(f"the local model takes at most {most} at once", param=param)
-    # What cannot fit is refused before it is cut into tokens, which cannot be cancelled.
-    if any(len(text) > context * LONGEST_TOKEN for text in texts):
-        raise InvalidRequest(
-            f"{param} is far longer than the {context} tokens that the local model reads",
-            param=param,
-            code="context_length_exceeded",
-        )
+    for text in texts:
+        demand_fit(len(text), context, param)
     return value
 
 

@@ -15,26 +15,18 @@ from ..errors import InvalidRequest
 from ..providers.support import check, number
 
 #: Members that mean the same to llama.cpp as to the OpenAI API.
-_PASSED = (
-    "temperature",
-    "top_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "response_format",
-)
+SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias")
 _MESSAGE = ("role", "name", "tool_calls", "tool_call_id")
 
-#: No vocabulary has tokens longer than this (runs of blanks are the longest).  What cannot
-#: fit is refused before it is cut into tokens, which cannot be cancelled.
-LONGEST_TOKEN = 256
+#: No vocabulary has tokens longer than this (runs of blanks are the longest).
+_LONGEST_TOKEN = 256
 
 #: A schema becomes a grammar, and the time for that grows with the square of its length:
 #: 2,000 optional properties (54 KB) kept every slot waiting for 21 s, 300 (7 KB) for 0.2 s.
 _LONGEST_SCHEMA = 8192
 
 #: Seeds of llama.cpp have 32 bits, and the highest one means a random seed.
-_SEEDS = 2**32 - 1
+SEEDS = 2**32 - 1
 
 
 def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> dict[str, Json]:
@@ -47,7 +39,8 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     check(request, "local")
     asked = default if request.max_tokens is None else request.max_tokens
     given = request.body
-    body: dict[str, Json] = {name: given[name] for name in _PASSED if given.get(name) is not None}
+    passed = (*SAMPLING, "response_format")
+    body: dict[str, Json] = {name: given[name] for name in passed if given.get(name) is not None}
     body["messages"] = [_message(at, message) for at, message in enumerate(request.messages)]
     body["max_tokens"] = min(asked, limit)
     body["stream"] = True
@@ -59,20 +52,28 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     if request.stop:
         body["stop"] = list(request.stop)
     if given.get("seed") is not None:
-        body["seed"] = int(given["seed"]) % _SEEDS
+        body["seed"] = int(given["seed"]) % SEEDS
     _check_schema(body.get("response_format"))
-    if len(json.dumps(body, ensure_ascii=False)) > context * LONGEST_TOKEN:
+    demand_fit(len(json.dumps(body, ensure_ascii=False)), context, "messages")
+    return body
+
+
+def demand_fit(length: int, context: int, param: str) -> None:
+    """Raise InvalidRequest if a text of *length* characters cannot be *context* tokens.
+
+    Before it is cut into tokens, which cannot be cancelled.
+    """
+    if length > context * _LONGEST_TOKEN:
         raise InvalidRequest(
-            f"the conversation is far longer than the {context} tokens that the local model reads",
-            param="messages",
+            f"{param}: far longer than the {context} tokens that the local model reads",
+            param=param,
             code="context_length_exceeded",
         )
-    return body
 
 
 def with_seed(body: dict[str, Json], choice: int) -> dict[str, Json]:
     """Return *body* for the given *choice* (0 to n-1): each has a seed of its own."""
-    return {**body, "seed": (body["seed"] + choice) % _SEEDS} if "seed" in body else body
+    return {**body, "seed": (body["seed"] + choice) % SEEDS} if "seed" in body else body
 
 
 def tool_members(request: ChatRequest) -> dict[str, Json]:
