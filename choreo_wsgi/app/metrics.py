@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client import (
@@ -48,7 +49,7 @@ _GAUGES = {
 
 
 #: How the figures of several processes become one; the others are added up.
-_MODES = {"loop_lag_seconds": "livemax", "replay_reachable": "livemin"}
+_MODES: dict[str, Any] = {"loop_lag_seconds": "livemax", "replay_reachable": "livemin"}
 
 
 class Metrics(Observer):
@@ -73,40 +74,29 @@ class Metrics(Observer):
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._watching = 0  # the process whose thread looks; a fork has none
         self._lock = threading.Lock()
-        counter, histogram = self._counter, self._histogram
-        requests = ("api", "model", "outcome")
-        self._requests = counter("requests", "Requests by how they ended", *requests)
-        self._tokens = counter(
-            "tokens", "Tokens that providers reported", "key", "model", "direction"
-        )
+        counter = partial(Counter, namespace="choreo", registry=self._registry)
+        gauge = partial(Gauge, namespace="choreo", registry=self._registry)
+        histogram = partial(Histogram, namespace="choreo", registry=self._registry)
+        by = ("api", "model", "outcome")
+        self._requests = counter("requests", "Requests by how they ended", by)
+        by = ("key", "model", "direction")
+        self._tokens = counter("tokens", "Tokens that providers reported", by)
         self._frames = counter("frames", "Frames sent to clients")
         self._pings = counter("heartbeats", "Pings sent to clients")
         self._left = counter("client_disconnects", "Clients that left before the end")
-        self._failovers = counter("failovers", "Targets passed over for the next", "model")
+        self._failovers = counter("failovers", "Targets passed over for the next", ["model"])
         self._replay_errors = counter("replay_errors", "Requests that the replay store failed")
-        self._seconds = histogram("request_seconds", "From a request to its last byte", _SECONDS)
-        self._first = histogram(
-            "first_token_seconds", "From a request to the first frame", _SECONDS
-        )
-        self._gap = histogram("frame_gap_seconds", "Between frames of a stream", GAPS)
+        text = "From a request to its last byte"
+        self._seconds = histogram("request_seconds", text, buckets=_SECONDS)
+        text = "From a request to the first frame"
+        self._first = histogram("first_token_seconds", text, buckets=_SECONDS)
+        self._gap = histogram("frame_gap_seconds", "Between frames of a stream", buckets=GAPS)
         self._looks = {
-            name: self._gauge(name, text, mode=_MODES.get(name, "livesum"))
+            name: gauge(name, text, multiprocess_mode=_MODES.get(name, "livesum"))
             for name, text in _GAUGES.items()
         }
-        self._open = self._gauge(
-            "breaker_open", "Whether a target is left out for failing", "target", mode="livemax"
-        )
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"choreo_{name}", text, labels, registry=self._registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"choreo_{name}", text, buckets=buckets, registry=self._registry)
-
-    def _gauge(self, name: str, text: str, *labels: str, mode: Any) -> Gauge:
-        return Gauge(
-            f"choreo_{name}", text, labels, registry=self._registry, multiprocess_mode=mode
-        )
+        text = "Whether a target is left out for failing"
+        self._open = gauge("breaker_open", text, ["target"], multiprocess_mode="livemax")
 
     def begun(self) -> None:
         """See to it that one of several processes looks once a second, in a thread of its own."""
