@@ -6,16 +6,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import harness
 import pytest
 from agent import ANSWER, agent
+from mistaken_streams import Choice, mean, tell
+from raw_server import RawServer
 from scripted_provider import Script
 
 from choreo_wsgi.app.application import Application
@@ -266,3 +270,45 @@ def test_node(served: Any, node: Path, tmp_path: Path, script: str, answers: int
         program.unlink()
     assert told.split("\n")[:-1] == [ANSWER] * answers
     assert any(request.messages[-1]["role"] == "tool" for request in asked)
+
+
+MENDED = """
+import json
+from langchain_openai import ChatOpenAI
+model = ChatOpenAI(model="m", use_responses_api=False, max_retries=0)
+def show(message):
+    calls = [[call["name"], call["args"]] for call in message.tool_calls]
+    reason = message.response_metadata["finish_reason"]
+    print(json.dumps([message.text, calls, reason, message.usage_metadata["input_tokens"]]))
+for _ in range(COUNT):
+    whole = None
+    for piece in model.stream("hi", stream_usage=True):
+        whole = piece if whole is None else whole + piece
+    show(whole)
+    show(model.invoke("hi"))
+"""
+
+
+def test_langchain_reads_mended_streams(python: Path, tmp_path: Path) -> None:
+    count = 60
+    meant: list[Choice] = []
+    answers: list[bytes] = []
+    for seed in range(count):
+        random = Random(seed)
+        meant.append(mean(random))
+        events = tell(random, [meant[-1]])[1]
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        answers += 2 * [head + b"".join(events)]
+    with RawServer.playing(lambda asked: answers.pop(0)) as playback:
+        section = {"type": "openai", "base_url": f"{playback.url}/v1", "models": "*"}
+        app = harness.make_app(sections={"provider up": section})
+        with harness.Server(app) as server:
+            script = MENDED.replace("COUNT", str(count))
+            told = run([python, "-c", script], server.url, tmp_path).splitlines()
+        app.close()
+    wanted = [
+        ["".join(one.text), [[name, json.loads(given)] for name, given in one.calls], one.finish, 3]
+        for one in meant
+        for _ in range(2)
+    ]
+    assert list(map(json.loads, told)) == wanted
