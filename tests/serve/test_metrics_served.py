@@ -76,13 +76,15 @@ def test_streams_on_the_loop_are_told(command: Callable[..., Any], processes: st
 
 
 @ONE_AND_TWO
-def test_counts_are_those_of_what_was_sent(command: Callable[..., Any], processes: str) -> None:
+def test_counts_and_sums_are_those_of_what_was_sent(
+    command: Callable[..., Any], processes: str
+) -> None:
     """200 streams, half of them refused, over connections of their own."""
-    quiet = ("--log-level", "warning", "--default-model", "none")
-    server = command("--metrics", *quiet, "--processes", processes)
+    options = ("--metrics", "--default-model", "none", "--processes", processes)
+    server = command(*options, ini="[provider paced]\ntype = echo\ndelay_ms = 5\nmodels = paced\n")
 
     def one(number: int) -> None:
-        model = "nobody" if number % 2 else "echo"
+        model = "nobody" if number % 2 else "paced"
         body = {"model": model, "messages": [{"role": "user", "content": "w " * 10}]}
         with server.connect(60) as client:
             client.request("POST", CHAT, {**body, "stream": True}, {"Connection": "close"})
@@ -91,14 +93,20 @@ def test_counts_are_those_of_what_was_sent(command: Callable[..., Any], processe
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(one, range(200)))
-    expected = {("chat", "echo", "completed"): 100, ("chat", "", "model_not_found"): 100}
+    expected = {("chat", "paced", "completed"): 100, ("chat", "", "model_not_found"): 100}
     wait_until(lambda: requests_of(look(server)) == expected, "all are counted")
     found = look(server)
-    assert found["choreo_tokens_total", "in", "", "echo"] == 100 * 10
-    assert found["choreo_tokens_total", "out", "", "echo"] == 100 * 10
+    assert found["choreo_tokens_total", "in", "", "paced"] == 100 * 10
+    assert found["choreo_tokens_total", "out", "", "paced"] == 100 * 10
     assert found["choreo_frames_total",] == 100 * 13
     assert found["choreo_first_token_seconds_count",] == 100
-    assert found["choreo_request_seconds_count",] >= 200
+    server.signal(signal.SIGTERM)
+    _, log = server.process.communicate(timeout=3 * harness.DEADLINE)
+    lines = [line for line in log.splitlines() if "choreo_wsgi.access" in line]
+    lines.remove([line for line in lines if "path=/metrics" in line][-1])  # it was not over yet
+    seconds = [float(line.partition(" seconds=")[2].split()[0]) for line in lines]
+    assert found["choreo_request_seconds_count",] == len(seconds)
+    assert found["choreo_request_seconds_sum",] == pytest.approx(sum(seconds), rel=0.01)
 
 
 @ONE_AND_TWO
