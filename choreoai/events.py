@@ -138,22 +138,16 @@ _LOGPROBS = {
 }
 
 
-class _Choice:
-    """How far one choice has come: what was said to be done, and the call that is open."""
-
-    def __init__(self) -> None:
-        self.call: int | None = None
-        self.done: set[str] = set()
-        self.logprobs: dict[str, list[TokenLogprob]] = {}
-
-
 class Events(Generic[T]):
     """Turns the chunks of a stream into events.  Pure."""
 
     def __init__(self, fold: Fold, parser: Parser[T]) -> None:
         self._fold = fold
         self._parser = parser
-        self._choices: dict[int, _Choice] = {}
+        # Of each choice: the call that is open, what was said to be done, the logprobs.
+        self._calls: dict[int, int] = {}
+        self._done: set[tuple[int, str]] = set()
+        self._logprobs: dict[tuple[int, str], list[TokenLogprob]] = {}
 
     def of(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent[T]]:
         """Yield the events of *chunk*, which the fold has taken already.
@@ -167,15 +161,11 @@ class Events(Generic[T]):
         yield ChunkEvent(chunk, self._fold)
         for choice in chunk.choices:
             index = choice.index or 0
-            known = self._choices.setdefault(index, _Choice())
-            yield from self._deltas(index, choice, known)
+            yield from self._deltas(index, choice)
             if choice.finish_reason is not None:
-                yield from self._content_done(index, known)
-                yield from self._call_done(index, known)
+                yield from self._finish(index)
 
-    def _deltas(
-        self, index: int, choice: ChunkChoice, known: _Choice
-    ) -> Iterator[ChatCompletionStreamEvent[T]]:
+    def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[ChatCompletionStreamEvent[T]]:
         delta = choice.delta
         if delta.content is not None:
             text = self._fold.text(index)
@@ -185,7 +175,7 @@ class Events(Generic[T]):
             yield RefusalDeltaEvent(delta.refusal, self._fold.text(index, "refusal"))
         for name, (kind, _) in _LOGPROBS.items():
             if tokens := getattr(choice.logprobs, name, None):
-                seen = known.logprobs.setdefault(name, [])
+                seen = self._logprobs.setdefault((index, name), [])
                 seen += tokens
                 yield kind(tokens, list(seen))
         for piece in delta.tool_calls or ():
@@ -193,27 +183,24 @@ class Events(Generic[T]):
             name, arguments = self._fold.function(index, number)
             added = piece.function.arguments or ""
             yield FunctionToolCallArgumentsDeltaEvent(name, number, arguments, added)
-            if number != known.call:
-                yield from self._content_done(index, known)
-                yield from self._call_done(index, known)
-                known.call = number
+            if number != self._calls.get(index):
+                yield from self._finish(index)
+                self._calls[index] = number
 
-    def _content_done(self, index: int, known: _Choice) -> Iterator[ChatCompletionStreamEvent[T]]:
+    def _finish(self, index: int) -> Iterator[ChatCompletionStreamEvent[T]]:
+        """Yield that what came of choice *index* is done, each thing once."""
         text, refusal = self._fold.text(index), self._fold.text(index, "refusal")
-        if text and "content" not in known.done:
-            known.done.add("content")
+        if text and (index, "content") not in self._done:
+            self._done.add((index, "content"))
             message = {"content": text, "refusal": refusal}
             yield ContentDoneEvent(text, self._parser.content(message))
-        if refusal and "refusal" not in known.done:
-            known.done.add("refusal")
+        if refusal and (index, "refusal") not in self._done:
+            self._done.add((index, "refusal"))
             yield RefusalDoneEvent(refusal)
         for name, (_, kind) in _LOGPROBS.items():
-            if found := known.logprobs.pop(name, None):
+            if found := self._logprobs.pop((index, name), None):
                 yield kind(found)
-
-    def _call_done(self, index: int, known: _Choice) -> Iterator[ChatCompletionStreamEvent[T]]:
-        if known.call is not None:
-            name, arguments = self._fold.function(index, known.call)
+        if (call := self._calls.pop(index, None)) is not None:
+            name, arguments = self._fold.function(index, call)
             parsed = self._parser.arguments(name, arguments)
-            yield FunctionToolCallArgumentsDoneEvent(name, known.call, arguments, parsed)
-            known.call = None
+            yield FunctionToolCallArgumentsDoneEvent(name, call, arguments, parsed)
