@@ -115,7 +115,9 @@ def models() -> str:
 def _fact(value: Any) -> str:
     if isinstance(value, tuple):
         return "|".join(value)
-    return {True: "true", False: "false", "": "no"}.get(value, str(value))
+    if isinstance(value, bool):  # which 1 is not
+        return str(value).lower()
+    return str(value) or "no"
 
 
 def _options(cls: type[Provider]) -> Iterator[str]:

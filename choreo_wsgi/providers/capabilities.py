@@ -67,7 +67,7 @@ class Row:
 
     pattern: str
     seen: str  # the date
-    page: str
+    page: str  # or several
     facts: Capabilities
 
 
@@ -83,6 +83,10 @@ PAGES = {
     "sonnet55": "https://platform.claude.com/docs/en/models/sonnet-5-5/overview",
     "gemini": "https://ai.google.dev/gemini-api/docs/thinking",
     "gemini25": "https://ai.google.dev/gemini-api/docs/models/gemini-2.5-pro",
+    "gemini3": "https://ai.google.dev/gemini-api/docs/models/gemini-3-pro-preview",
+    "gemini31": "https://ai.google.dev/gemini-api/docs/models/gemini-3.1-pro-preview",
+    "lite20": "https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini/2-0-flash-lite",
+    "lite25": "https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini/2-5-flash-lite",
     "o-series": "https://github.com/run-llama/llama_index/issues/20865",
     "ollama": "https://docs.ollama.com/capabilities/thinking",
 }
@@ -92,6 +96,7 @@ _OLDER = "sampling=one thinking=effort efforts=low|medium|high|max"
 _ALWAYS = f"{_NEW} off=no system_anywhere=true"
 _OLD = r"(-0)?(-\d{8}|@|-v\d|$)"
 _LEVELS = "thinking=effort off=no efforts"
+_FLASH = "most=24576 max_tokens=65536"
 _PRO = "thinking=budget off=no least=128 most=32768 max_tokens=65536"
 _TABLE = rf"""
 claude-3-5                  2026-11-25 claude  thinking=none max_tokens=8192
@@ -110,12 +115,13 @@ claude-(fable|mythos)-5-\d  2026-11-25 opus55  {_ALWAYS} forced_tools=false
 claude-sonnet-5-5           2026-11-25 sonnet55 {_ALWAYS} off=between_tools forced_tools=false
 claude-(fable|mythos)-5     2026-11-25 fable   {_ALWAYS}
 claude-\w+-5                2026-11-25 effort  {_NEW} system_anywhere=true
-gemini-(1|2\.0)             2026-11-25 gemini  thinking=none
+gemini-1                    2026-11-25 gemini  thinking=none
+gemini-2\.0                 2026-11-26 gemini+lite20 thinking=none max_tokens=8192
 gemini-2\.5-pro             2026-11-25 gemini25 {_PRO}
-gemini-2\.5-flash-lite      2026-11-25 gemini  thinking=budget least=512 most=24576
+gemini-2\.5-flash-lite      2026-11-26 gemini+lite25 thinking=budget least=512 {_FLASH}
 gemini-2\.5                 2026-11-25 gemini  thinking=budget least=1 most=24576
-gemini-3-pro                2026-11-25 gemini  {_LEVELS}=low|high
-gemini-3\.1-pro             2026-11-25 gemini  {_LEVELS}=low|medium|high
+gemini-3-pro                2026-11-26 gemini+gemini3 {_LEVELS}=low|high max_tokens=65536
+gemini-3\.1-pro             2026-11-26 gemini+gemini31 {_LEVELS}=low|medium|high max_tokens=65536
 gemini-                     2026-11-25 gemini  {_LEVELS}=minimal|low|medium|high
 gpt-oss                     2026-11-25 ollama  {_LEVELS}=low|medium|high
 ^(openai/)?o(1|3|4-mini)\b  2026-11-25 o-series parallel=one
@@ -218,7 +224,8 @@ def asked_effort(request: ChatRequest) -> str | None:
 
 def _row(line: str) -> Row:
     pattern, seen, page, *pairs = line.split()
-    return Row(pattern, seen, PAGES[page], _changed(Capabilities(), _pairs(pairs)))
+    pages = ", ".join(PAGES[name] for name in page.split("+"))
+    return Row(pattern, seen, pages, _changed(Capabilities(), _pairs(pairs)))
 
 
 #: The first row whose pattern is found decides.
