@@ -1,7 +1,7 @@
-"""What a shared store asks of its database, and how it tells that a producer is lost.
+"""The operations that a shared store needs from its database, and the detection of lost producers.
 
-A :class:`Backend` is a handful of calls, each atomic and each without a memory of its own;
-:mod:`~choreo_wsgi.replay.shared` builds the port on them.
+The operations of a :class:`Backend` are atomic and stateless; :mod:`~choreo_wsgi.replay.shared`
+implements the port with them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Unreachable(Exception):
-    """The database does not answer, or cannot do what it should."""
+    """The database does not answer, or fails."""
 
 
 class Block(NamedTuple):
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a stream is made of."""
+    """The fixed properties of a stream; see :meth:`~choreo_wsgi.replay.base.Store.create`."""
 
     id: str
     owner: str
@@ -39,10 +39,10 @@ class Identity:
 
 
 class Write(NamedTuple):
-    """What is to be appended to stream *id* by the writer of *epoch*.
+    """Blocks to append to stream *id*, from the writer of *epoch*.
 
-    *last* is the number of the last frame that was appended: when the log and the blocks do
-    not reach it, frames were dropped, and with them the log up to there.
+    *last* is the number of the writer's last frame.  If the log with the blocks ends before it,
+    frames were dropped, and the log begins anew behind *last*.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Write(NamedTuple):
 
 
 class Outcome(Enum):
-    """What became of a :class:`Write`."""
+    """The result of a :class:`Write`."""
 
     DONE = "done"
     FENCED = "fenced"  # the stream has a writer of another epoch
@@ -61,10 +61,10 @@ class Outcome(Enum):
 
 
 class Status(NamedTuple):
-    """A stream as the database has it.
+    """The state of a stream in the database.
 
-    *fork* is the number after which the writer of *epoch* began.  *beat* is that of the
-    *producer*'s lease: None when there is none, negative when it has left.
+    *fork* is the number after which the writer of *epoch* began.  *beat* is the counter of the
+    *producer*'s lease: None without a lease, negative after the producer has left.
     """
 
     owner: str
@@ -81,8 +81,8 @@ class Status(NamedTuple):
 class Beat(NamedTuple):
     """The answer to a beat.
 
-    *fresh* is whether there was no lease before.  *cancelled* and *read* are which of the
-    producer's streams are cancelled and which were read since the last beat.
+    *fresh* is true if the lease did not exist before.  *cancelled* are the ids of the producer's
+    streams that are cancelled, *read* of those that were read since the last beat.
     """
 
     fresh: bool
@@ -95,26 +95,25 @@ class Backend(ABC):
 
     @abstractmethod
     def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
-        """Make the stream, with *epoch* and no frames.
+        """Create the stream without frames; an existing one of the same id stays as it is.
 
-        If its key already names a stream, make none and return that one's id and digest.
-        A stream of the same id stays as it is.
+        If its key already names a stream, create none and return that one's id and digest.
         """
 
     @abstractmethod
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Append, in as few round trips as can be.
+        """Append the blocks of all *writes*, in as few round trips as possible.
 
-        A block that is in the log already is skipped: the same write may come twice.  A
-        block whose previous frame is not in the log replaces all of it.
+        The same write may come twice, so a block that the log has is skipped.  A block whose
+        *previous* frame is not in the log replaces the whole log.
         """
 
     @abstractmethod
     def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
-        """Return the stream and some of its blocks that end after frame *after*, in order.
+        """Return the state of the stream and the next blocks that end after frame *after*.
 
-        No blocks when *after* is None.  None when there is no such stream.  The blocks'
-        *previous* is not kept.
+        None if there is no such stream; no blocks if *after* is None.  *previous* of the blocks
+        is not set.
         """
 
     @abstractmethod
@@ -123,48 +122,48 @@ class Backend(ABC):
 
     @abstractmethod
     def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
-        """Make *producer* the stream's next writer if nothing is newer than *seen*."""
+        """Make *producer* the stream's next writer, if the stream is still as *seen*."""
 
     @abstractmethod
     def delete(self, id: str, epoch: int) -> None:
-        """Forget the stream and its key, if *epoch* is still its writer's."""
+        """Delete the stream and its key, if its writer is still that of *epoch*."""
 
     @abstractmethod
     def free_key(self, id: str, epoch: int) -> None:
-        """Let the stream's key name another stream, if *epoch* is still its writer's."""
+        """Free the stream's key for another stream, if its writer is still that of *epoch*."""
 
     @abstractmethod
     def beat(self, producer: str, running: Sequence[str]) -> Beat:
-        """Renew the lease of *producer*, which has the streams *running*."""
+        """Renew the lease of *producer*, whose streams are *running*."""
 
     def remembers(self, producer: str) -> bool:
-        """Return whether the lease of *producer* is there: False after a loss of all data."""
+        """Return whether the lease of *producer* exists: False if the database lost its data."""
         return True
 
     @abstractmethod
     def see(self, id: str, producer: str) -> None:
-        """Tell *producer* that its stream has a reader."""
+        """Note for *producer* that its stream has a reader."""
 
     @abstractmethod
     def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
-        """Remove what has expired and what is above the limit of all streams.
+        """Delete expired streams, and more while all streams exceed their limit.
 
-        *lost* tells from a producer and its beat whether it is lost.
+        *lost* says whether a producer with this beat is lost.
         """
 
     @abstractmethod
     def changed(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
     ) -> Iterable[str]:
-        """Wait a moment, until *stop* at most; return which streams have grown.
+        """Wait a moment, or until *stop*; return the ids of streams that may have grown.
 
-        *waiting* returns the streams that are of interest at this very moment, each with
-        the number that it is to be beyond.  More than what is true may be returned.
+        *waiting* returns the ids that readers wait for now, each with the number of the last
+        frame that its readers have.
         """
 
     @abstractmethod
     def leave(self, producer: str) -> None:
-        """Give up the lease, so that streams which have not ended are lost at once."""
+        """Give up the lease, so that unfinished streams count as lost at once."""
 
     @abstractmethod
     def close(self) -> None:
@@ -172,10 +171,10 @@ class Backend(ABC):
 
 
 class Observer:
-    """Tells which producers are lost, by their beats and this host's steady clock alone.
+    """Decides which producers are lost, by their beats and this host's monotonic clock.
 
-    A producer is lost when its beat has not changed for *lease* seconds during all of which
-    the database could be reached.  No two clocks are compared, and none that can be set.
+    A producer is lost if its beat has not changed for *lease* seconds in which the database was
+    reachable.  So no clocks of two hosts are compared.
     """
 
     def __init__(self, lease: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -184,7 +183,7 @@ class Observer:
         self._seen: dict[str, tuple[int | None, float]] = {}
 
     def lost(self, producer: str, beat: int | None) -> bool:
-        """Take note of a *beat* that was just read; return whether *producer* is lost."""
+        """Record a *beat* that was just read; return whether *producer* is lost."""
         if beat is not None and beat < 0:
             return True
         now = self._clock()
@@ -197,5 +196,5 @@ class Observer:
         return now - since >= self._lease
 
     def reset(self) -> None:
-        """Begin anew: the database could not be reached, by the producers neither."""
+        """Forget all beats, as the producers could not reach the database either."""
         self._seen.clear()

@@ -1,4 +1,4 @@
-"""The port of the replay logs: what a store of resumable streams does.
+"""The port of the replay logs: the interface of a store of resumable streams.
 
 A :class:`Store` holds the frames of resumable streams.  Each stream has one
 :class:`Writer` at a time, its producer, and any number of :class:`Reader`.
@@ -7,23 +7,21 @@ A :class:`Store` holds the frames of resumable streams.  Each stream has one
   ``id: <n>``, one ``data:`` line, a blank line.  Numbers count from 1 without a gap; only
   when a producer was lost with frames that never reached the log is there one.  Pings are
   not frames.
-* Frames come and go as *blocks*: whole frames, joined.  What is read is byte for byte what
-  was appended.
+* Frames are passed as *blocks*: whole frames, joined.  Readers get the very bytes that were
+  appended.
 * A log ends once.  It stays readable for ``replay_ttl_seconds`` after that.  Of a long
   stream only the newest ``replay_stream_bytes`` are retained, of all streams together
   ``replay_total_bytes`` (Redis bounds its memory itself): ended logs go first, oldest first,
-  then the oldest frames of the longest.  What is no longer retained raises
+  then the oldest frames of the longest.  Reading dropped frames raises
   :class:`~choreo_wsgi.errors.StreamGone`.
-* An *owner* is whatever stands for the caller's key (a digest).  A stream of another owner,
-  an expired, an unknown and a malformed id are all the same
-  :class:`~choreo_wsgi.errors.NotFound`.
+* An *owner* identifies the caller's key (a digest).  The id of a stream of another owner, an
+  expired, an unknown and a malformed id all raise :class:`~choreo_wsgi.errors.NotFound`.
 * A store may be shared by several processes.  A producer that stops renewing its lease is
-  *lost*: readers get what is in the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
-  One caller of :meth:`Store.take_over` then becomes the writer, and the old one, should it
-  still be there, gets :class:`Fenced`.
-* While a shared store cannot be reached, ``append`` goes on, into a bounded buffer that is
-  written when the store is back; what is asked of it otherwise raises
-  :class:`~choreo_wsgi.errors.ReplayUnavailable`.
+  *lost*: readers get the rest of the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
+  One caller of :meth:`Store.take_over` then becomes the writer; the old writer, if it still
+  runs, gets :class:`Fenced`.
+* While a shared store cannot be reached, ``append`` fills a bounded buffer, which is written when
+  the store is back; all other calls raise :class:`~choreo_wsgi.errors.ReplayUnavailable`.
 
 All methods may be called from any thread; one Writer or Reader only from one at a time,
 except ``Reader.close()``.
@@ -46,14 +44,14 @@ _ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
 
 
 class Fenced(ProducerLost):
-    """Another writer took the stream over; what this one appends goes nowhere."""
+    """Another writer took the stream over; frames of this one are dropped."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The answer of ``create``: a new stream with its *writer*, or an older one to join.
+    """The result of ``create``: a new stream and its *writer*, or an existing one to join.
 
-    *writer* is None when the idempotency key already names the stream *id*.
+    *writer* is None if the idempotency key already names the stream *id*.
     """
 
     id: str
@@ -104,10 +102,10 @@ class Writer(ABC):
 
     @abstractmethod
     def fail(self, frames: bytes, count: int) -> None:
-        """End the log with *count* frames that tell an error, and free the idempotency key.
+        """End the log with *count* frames that hold an error, and free the idempotency key.
 
-        For a request that failed before its first frame: the callers that joined it by its
-        key read the error, and whoever comes later with that key begins anew.
+        For a request that failed before its first frame: callers that joined it by its key read
+        the error, later requests with the key begin a new stream.
         """
 
 
@@ -140,7 +138,7 @@ class Reader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go; a ``receive`` in another thread returns soon."""
+        """Free the reader; a ``receive`` in another thread returns soon."""
 
 
 class Store(ABC):

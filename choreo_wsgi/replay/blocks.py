@@ -1,4 +1,4 @@
-"""Blocks of frames: joined bytes, taken apart only where somebody reads on or a log is cut."""
+"""Blocks: whole frames, joined.  They are cut only where a reading begins inside one."""
 
 from __future__ import annotations
 
@@ -27,18 +27,6 @@ def cut(block: bytes | bytearray, after: int) -> bytes:
         return b""
     with memoryview(block) as view:  # one copy, also of a bytearray
         return view[at + 2 :].tobytes()
-
-
-def cut_size(block: bytes | bytearray, size: int) -> tuple[int, int]:
-    """Return where to cut *block* so that at most *size* bytes of whole frames follow.
-
-    And the number of the frame that begins there, 0 when none does.
-    """
-    at = 0
-    if len(block) > size:
-        end = block.find(b"\n\nid: ", max(0, len(block) - size - 2))
-        at = end + 2 if end >= 0 else len(block)
-    return at, int(block[at + 4 : block.index(b"\n", at)]) if at < len(block) else 0
 
 
 def last_frame(block: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The SQLite file: what is in it, and how it is opened."""
+"""The SQLite file: its schema and its connections."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _TABLES = ("stream", "request", "block", "producer", "seen")
 
 
 class Database:
-    """The file *path*; raises Unreachable for whatever goes wrong with it.
+    """The file *path*; every failure raises Unreachable.
 
     One connection writes and one reads, each under its lock: with a connection a thread, a
     thousand streams would be a thousand caches and file descriptors.
@@ -69,7 +69,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection that writes; all of it or, after an exception, nothing."""
+        """Yield a connection for one transaction, which an exception rolls back."""
         with self._write_lock, _translated():
             self._writing = self._writing or connect(self._path)
             with _within(self._writing, "BEGIN IMMEDIATE"):
@@ -77,13 +77,13 @@ class Database:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection that reads one state of the file."""
+        """Yield a connection that reads one snapshot of the file."""
         with self.reading() as db, _within(db, "BEGIN"):
             yield db
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection that reads what is there with each statement."""
+        """Yield a connection whose statements each read the current state."""
         with self._read_lock, _translated():
             self._reading = self._reading or connect(self._path)
             yield self._reading
@@ -119,9 +119,9 @@ def _translated() -> Iterator[None]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection to the file *path*, which is made if needed; raises sqlite3.Error."""
-    # What callers wrote and read is in it: nobody else's business.  Only when it is not
-    # there: closing a second descriptor of a file drops the locks that SQLite holds.
+    """Return a connection to the file *path*, created if needed; raises sqlite3.Error."""
+    # Created for its owner alone, as it holds conversations.  Not opened if it exists: closing a
+    # second descriptor of a file drops the locks that SQLite holds.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
@@ -132,7 +132,7 @@ def connect(path: Path) -> sqlite3.Connection:
             _prepare(db)
             return db
         except sqlite3.OperationalError:
-            # Making it a WAL file does not wait for another process that just does so.
+            # The switch to WAL does not wait for another process that does it just now.
             if db.in_transaction:
                 db.execute("ROLLBACK")
             if time.monotonic() >= deadline:
@@ -154,8 +154,8 @@ def _prepare(db: sqlite3.Connection) -> None:
     if version() == _VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
-    if version() < _VERSION:  # still: another process may have been faster
-        for name in _TABLES:  # logs of an older version are minutes old: not worth converting
+    if version() < _VERSION:  # checked again: another process may have been faster
+        for name in _TABLES:  # not converted: logs live for minutes
             db.execute(f"DROP TABLE IF EXISTS {name}")
         for statement in _SCHEMA.split(";\n"):
             db.execute(statement)

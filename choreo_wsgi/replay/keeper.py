@@ -1,7 +1,7 @@
-"""The keeper: one thread that writes what all the streams of a process have appended.
+"""The keeper: the thread that writes the frames of all streams of a process to the database.
 
-It writes many streams in one go, renews the lease, hears of cancellations, and it alone
-finds out that the database cannot be reached, and that it is back.
+It writes many streams at once, renews the lease and receives cancellations.  It also detects that
+the database cannot be reached, and that it is back.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from .writer import BufferedWriter
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Seconds that a batch is held open while many streams write: 20 frames a second of 200
-# streams are then 20 streams a transaction.
+# Seconds for which frames are gathered while many streams write: of 200 streams with 20 frames a
+# second each, 20 streams share a transaction.
 _GATHER = 0.005
 _SWEEP = 2.0
 _CLOSE = 2.0
-# Seconds for which a stream that is missing may yet come back to an emptied database.
+# Seconds in which producers restore their streams to a database that lost its data.
 _RETURN = 10.0
 
 
 class Keeper:
-    """Writes to *backend*, and asks it.
+    """Writes to *backend* and queries it.
 
-    *stream_bytes* bounds what is buffered of one stream while the database is away,
-    *buffer_bytes* of all; *lease* and *beat* are in seconds.  *written* is called with what
-    has just been written, and *restored* when the database is back.
+    While the database is away at most *stream_bytes* of one stream are buffered and
+    *buffer_bytes* of all.  *lease* and *beat* are in seconds.  *written* is called with every
+    batch that was written, *restored* when the database is back.
     """
 
     def __init__(
@@ -54,8 +54,7 @@ class Keeper:
         self.buffered = 0
         self.reachable = True
         self.beat = beat
-        #: Seconds after which a reader looks by itself: whether its producer is lost, and in
-        #: case that it was not woken.
+        #: Seconds after which a reader looks without being woken: its producer may be lost.
         self.recheck = min(2.0, lease / 2)
         self.producer = ""  # the name of this process, once the keeper runs
         self.closing = threading.Event()
@@ -87,7 +86,7 @@ class Keeper:
         """Return whether the producer of stream *id*, just looked up, is lost."""
         if status.producer != self.producer:
             return self._observer.lost(status.producer, status.beat)
-        # Ours, and yet without a writer: the answer to its making was lost on the way.
+        # Ours but without a writer: the answer to its insertion was lost.
         return id not in self.writers and self._observer.lost(id, status.epoch)
 
     def missing(self, id: str, owner: str) -> ChoreoError:
@@ -99,12 +98,12 @@ class Keeper:
             )
             if not emptied:
                 return not_found()
-        # It was made, or forgotten by the database, during an outage: its producer, here or
-        # elsewhere, makes it anew with the frames that it still has.
+        # Created, or lost by the database, during an outage: its producer will insert it again
+        # with the frames that are still buffered.
         return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
 
     def see(self, id: str, producer: str) -> None:
-        """Let the *producer* of stream *id* know that it has a reader."""
+        """Tell the *producer* of stream *id* that it has a reader."""
         writer = self.writers.get(id)
         if writer is not None:
             writer.last_read = time.monotonic()
@@ -112,13 +111,13 @@ class Keeper:
             self.ask(lambda: self._backend.see(id, producer))
 
     def adopt(self, writer: BufferedWriter) -> BufferedWriter:
-        """Take care of *writer* from now on, until its end is written."""
+        """Write the frames of *writer* from now on, until its end is written."""
         with self._dirt:
             self.writers[writer.id] = writer
         return writer
 
     def append(self, writer: BufferedWriter, change: Callable[[], int]) -> None:
-        """Have *writer* make a *change*, which returns its bytes, and write it soon."""
+        """Apply *change* to *writer*, which returns the bytes added, and write them soon."""
         with self._dirt:
             self.buffered += change()
             self._dirty[writer.id] = writer
@@ -127,7 +126,7 @@ class Keeper:
             self._dirt.notify()
 
     def forget(self, writer: BufferedWriter, fence: bool = False) -> None:
-        """Delete the stream of *writer*, which with *fence* still believes that it has one."""
+        """Delete the stream of *writer*; with *fence* its next append raises Fenced."""
         with self._dirt:
             self._release(writer)
             self.buffered -= writer.fence() if fence else writer.clear()
@@ -135,21 +134,21 @@ class Keeper:
             self.ask(lambda: self._backend.delete(writer.id, writer.epoch))
         except ReplayUnavailable:
             self.delete_later(writer.id)
-        self._written([Write(writer.id, 0, (), 0, False)])  # nobody's: readers go and look
+        self._written([Write(writer.id, 0, (), 0, False)])  # of no epoch: makes readers look
 
     def free_key(self, writer: BufferedWriter) -> None:
-        """Let the key of *writer*'s stream name another stream."""
+        """Free the key of *writer*'s stream for another stream."""
         try:
             self.ask(lambda: self._backend.free_key(writer.id, writer.epoch))
         except ReplayUnavailable:
             self.delete_later(writer.id)
 
     def delete_later(self, id: str) -> None:
-        """Delete the stream *id*, which may have been made, when the database is back."""
+        """Delete the stream *id*, if it exists, when the database is back."""
         self._strays.append(id)
 
     def close(self) -> None:
-        """Write what is buffered, for two seconds at most, and give up the lease."""
+        """Write the buffered frames, for at most two seconds, and give up the lease."""
         with self._dirt:
             self.closing.set()
             self._dirt.notify_all()
@@ -184,7 +183,7 @@ class Keeper:
         self._restored()
 
     def _drop(self) -> None:
-        # Of the longest: an end that a short one still waits for is worth more.
+        # From the largest buffers first: a small one may hold the end of a stream.
         writers = [*self.writers.values(), *self._dirty.values()]
         freed = 1
         while freed and self.buffered > self._buffer_bytes * 9 // 10:
@@ -218,7 +217,7 @@ class Keeper:
             except Unreachable as error:
                 self._lose(error)
             except Exception as error:
-                # A fault of ours must not leave all streams without a keeper.
+                # A bug must not end the thread that all streams depend on.
                 logger.exception("the keeper of the replay store failed")
                 self._lose(Unreachable(str(error)))
         self._leave()
@@ -231,7 +230,7 @@ class Keeper:
             running = list(self.writers)
         beat = self._backend.beat(self.producer, running)
         if beat.fresh and self._beaten:
-            # The database came back empty: what runs is made anew with what is still here.
+            # The database came back empty: insert the running streams again.
             self._emptied = time.monotonic()
             with self._dirt:
                 self._dirty.update(self.writers)
@@ -256,7 +255,7 @@ class Keeper:
         self._backend.sweep(lost)
 
     def _flush(self) -> int:
-        """Write what there is; return for how many streams."""
+        """Write the buffered frames; return of how many streams."""
         with self._dirt:
             writers = list(self._dirty.values())
             writes = [writer.take() for writer in writers]

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 
 from . import base
 from .base import READ_BYTES, Fenced, Reader, Writer
-from .blocks import check_block, cut, cut_size, last_frame
+from .blocks import check_block, cut, last_frame
 from .wake import Wake
 
 if TYPE_CHECKING:
     from .memory import MemoryStore
 
-# Blocks are joined up to this size: the objects of many small blocks would take more
-# memory than their bytes.
+# Frames are joined up to this size: an object for each would take more memory than its bytes.
 _CHUNK = 16 * 1024
 # Seconds between two looks of a reader for whom no descriptor is left.
 _NAP = 0.05
-# What an empty log costs, about, with its lock and its places in the store's tables.
+# Bytes of an empty log, about, with its lock and its entries in the store's tables.
 _OVERHEAD = 3072
 
 
@@ -55,7 +54,7 @@ class Log(Writer):
 
     @property
     def cost(self) -> int:
-        """The bytes of memory that it takes, about."""
+        """The bytes of memory that the log takes, about."""
         return _OVERHEAD + len(self.key or "") + self.size
 
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
@@ -85,7 +84,7 @@ class Log(Writer):
             self._tail = bytearray()
             self._wake()
 
-    # From here on the lock is held.
+    # The lock is held in all that follows.
 
     def _wake(self) -> None:
         for reader in self.readers:
@@ -103,19 +102,17 @@ class Log(Writer):
             self.trim(self._limit)
 
     def trim(self, size: int) -> None:
-        """Drop the oldest frames so that at most *size* bytes are left."""
+        """Drop the oldest frames, a chunk at a time, so that at most *size* bytes are left."""
         while self.size > size and self._chunks:
             last, chunk = self._chunks.popleft()
             self.first = last + 1
             self.size -= len(chunk)
         if self.size > size:
-            at, number = cut_size(self._tail, size)
-            del self._tail[:at]
-            self.first = number or self.last + 1
-            self.size -= at
+            self._tail = bytearray()
+            self.first, self.size = self.last + 1, 0
 
     def slice(self, after: int) -> tuple[int, bytes]:
-        """Return about READ_BYTES of the frames that follow *after*, and the last's number."""
+        """Return the number of the last frame returned, and about READ_BYTES after *after*."""
         parts: list[bytes] = []
         size = 0
         for last, chunk in self._chunks:

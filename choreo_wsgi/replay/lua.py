@@ -19,6 +19,8 @@ its TTL.  How much all of it may take is for Redis to bound (``maxmemory``).
 
 from __future__ import annotations
 
+import hashlib
+
 _PRELUDE = """
 local P = KEYS[1]
 local call = redis.call
@@ -52,10 +54,17 @@ local function trim(id, size, limit)
 end
 """
 
+
+class Script:
+    """A script, and the digest by which the server knows it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = _PRELUDE + text
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
 #: id, owner, producer, epoch, body's digest, key's digest or '', hold ms
-INSERT = (
-    _PRELUDE
-    + """
+INSERT = Script("""
 local id, key, hold = ARGV[1], ARGV[6], ARGV[7]
 if key ~= '' then
   local known = call('GET', P .. 'k:' .. key)
@@ -74,13 +83,10 @@ call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'producer', ARGV[3],
 if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[5]) end
 expire(id, hold)
 return false
-"""
-)
+""")
 
 #: id, epoch, last, ends (0 or 1), ttl ms, hold ms, limit, then previous, first, last, frames ...
-WRITE = (
-    _PRELUDE
-    + """
+WRITE = Script("""
 local id, epoch, final, ends = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local s, f = P .. 's:' .. id, P .. 'f:' .. id
 local known = call('HMGET', s, 'epoch', 'first', 'last', 'size', 'ended', 'producer')
@@ -109,13 +115,10 @@ call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
 if ends == '1' then call('SREM', P .. 'c:' .. known[6], id) end
 expire(id, ends == '1' and ARGV[5] or ARGV[6])
 return 'done'
-"""
-)
+""")
 
 #: id, after or '', bytes
-FETCH = (
-    _PRELUDE
-    + """
+FETCH = Script("""
 local id, after, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local known = call('HMGET', P .. 's:' .. id, 'owner', 'first', 'last', 'ended',
   'cancelled', 'producer', 'epoch', 'fork')
@@ -133,26 +136,20 @@ while after ~= '' and tonumber(known[3]) > tonumber(after) and wanted > 0 do
   end
 end
 return {known, beat, blocks}
-"""
-)
+""")
 
 #: id
-CANCEL = (
-    _PRELUDE
-    + """
+CANCEL = Script("""
 local known = call('HMGET', P .. 's:' .. ARGV[1], 'ended', 'producer')
 if known[1] == '0' then
   call('HSET', P .. 's:' .. ARGV[1], 'cancelled', 1)
   call('SADD', P .. 'c:' .. known[2], ARGV[1])
   call('PEXPIRE', P .. 'c:' .. known[2], 3600000)
 end
-"""
-)
+""")
 
 #: id, epoch, last, beat or '', producer, fork, hold ms
-CLAIM = (
-    _PRELUDE
-    + """
+CLAIM = Script("""
 local id = ARGV[1]
 local s = P .. 's:' .. id
 local known = call('HMGET', s, 'epoch', 'last', 'ended', 'producer', 'cancelled')
@@ -163,33 +160,24 @@ call('SREM', P .. 'c:' .. known[4], id)
 if known[5] == '1' then call('SADD', P .. 'c:' .. ARGV[5], id) end
 expire(id, ARGV[7])
 return 1
-"""
-)
+""")
 
 #: id, epoch
-DELETE = (
-    _PRELUDE
-    + """
+DELETE = Script("""
 local id = ARGV[1]
 if call('HGET', P .. 's:' .. id, 'epoch') == ARGV[2] then
   free_key(id)
   call('DEL', P .. 's:' .. id, P .. 'f:' .. id)
 end
-"""
-)
+""")
 
 #: id, epoch
-FREE_KEY = (
-    _PRELUDE
-    + """
+FREE_KEY = Script("""
 if call('HGET', P .. 's:' .. ARGV[1], 'epoch') == ARGV[2] then free_key(ARGV[1]) end
-"""
-)
+""")
 
 #: producer, lease ms
-BEAT = (
-    _PRELUDE
-    + """
+BEAT = Script("""
 local p, c, r = P .. 'p:' .. ARGV[1], P .. 'c:' .. ARGV[1], P .. 'r:' .. ARGV[1]
 local count = call('INCR', p)
 call('PEXPIRE', p, ARGV[2])
@@ -197,15 +185,11 @@ call('PEXPIRE', c, 3600000)
 local read = call('SMEMBERS', r)
 if #read > 0 then call('DEL', r) end
 return {count, call('SMEMBERS', c), read}
-"""
-)
+""")
 
 #: hold ms, then ids: streams whose producer is there, though it may be silent
-HOLD = (
-    _PRELUDE
-    + """
+HOLD = Script("""
 for i = 2, #ARGV do
   if call('HGET', P .. 's:' .. ARGV[i], 'ended') == '0' then expire(ARGV[i], ARGV[1]) end
 end
-"""
-)
+""")

@@ -77,7 +77,7 @@ class MemoryStore(Store):
         self.drop(self._get(id, owner))
 
     def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
-        # A log does not outlive its producer's process.
+        # A log in memory never outlives its producer.
         self._get(id, owner)
         return None
 
@@ -97,7 +97,7 @@ class MemoryStore(Store):
         return log
 
     def account(self, log: Log) -> None:
-        """Count what *log* takes now, and let go of what is too much in all."""
+        """Update the memory that *log* takes, and drop logs when all take too much."""
         with self._lock:
             if log.removed:
                 return
@@ -122,10 +122,10 @@ class MemoryStore(Store):
         with self._lock:
             self._remove(log)
 
-    # From here on the lock is held.
+    # The lock is held in all that follows.
 
     def _fit(self) -> None:
-        # By more than needed, so that it is not the next append's turn again.
+        # Free 10 % extra, so that the next append need not.
         goal = self.total_bytes * 9 // 10
         while self._ended and self.size > goal:
             self._remove(next(iter(self._ended.values())))

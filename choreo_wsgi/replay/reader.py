@@ -17,8 +17,8 @@ from .keeper import Keeper
 
 # Seconds between two notes to the producer that somebody reads.
 _SEE = 5.0
-# How many writes of which size are kept for a reader that is busy.  It finds the others in
-# the database.
+# How many writes, of at most so many bytes, are kept for a busy reader.  It fetches all others
+# from the database.
 _OFFERED = 8
 _OFFERED_BYTES = 64 * 1024
 # Seconds that an outage may last before readers are told.
@@ -26,9 +26,9 @@ _PATIENCE = 30.0
 
 
 class Follower(Reader):
-    """A reading of stream *id* from *after* on, which looks only when it may be worthwhile.
+    """A reading of stream *id* behind frame *after*, which queries the database only when woken.
 
-    *follow* has it woken when the stream may have grown, *unfollow* no longer.
+    After *follow* it is woken whenever the stream may have grown, until *unfollow*.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Follower(Reader):
         follow(self)
 
     def wake(self) -> None:
-        """Have the reader look; called when its stream may have grown."""
+        """Make the reader look; called when its stream may have grown."""
         self._woken.set()
 
     def offer(self, write: Write) -> None:
-        """Take what this process has just written, which need then not be fetched."""
+        """Take a *write* of this process, so that it need not be fetched."""
         if sum(len(block.data) for block in write.blocks) <= _OFFERED_BYTES:
             self._offered.append(write)
         self._woken.set()
@@ -88,7 +88,7 @@ class Follower(Reader):
         self._unfollow(self)
 
     def _look(self) -> bytes:
-        # Before the question: what is appended after it wakes this reader again.
+        # Cleared before the query, so that frames appended after it wake this reader again.
         self._woken.clear()
         self._looked = time.monotonic()
         try:
@@ -108,7 +108,7 @@ class Follower(Reader):
             write = self._offered.popleft()
             for block in write.blocks:
                 if write.epoch != self._epoch or block.first > self.last + 1:
-                    # Something is missing, and only the database can tell what.
+                    # Frames in between are missing: the database has them, or another writer's.
                     self._woken.set()
                     return b"".join(parts)
                 if block.last > self.last:
@@ -134,14 +134,14 @@ class Follower(Reader):
         if self.last + 1 < status.first:
             raise gone(self.last, status.first)
         if self._epoch != status.epoch and self.last > status.fork:
-            # It has frames of the lost producer that the new one does not continue.
+            # The client has frames of the lost producer that the new one does not continue.
             raise gone(self.last, status.fork + 1)
         self._epoch = status.epoch
         self._producer = status.producer
         if blocks:
             return self._join(status, blocks)
         if self.last < status.last:
-            raise gone(self.last, status.last + 1)  # the database let go of them by itself
+            raise gone(self.last, status.last + 1)  # the database evicted them
         if status.ended:
             frames = self._final(status) if self.last > status.last else b""
             self.ended = True

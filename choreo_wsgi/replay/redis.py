@@ -25,10 +25,10 @@ _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"
 # Seconds to wait for a connection, an answer, or a free connection of the pool.
 _TIMEOUT = 1.0
-# One each for the keeper and the watcher; what readers and requests ask takes well under a
+# One for the keeper, one for the watcher; queries of readers and requests take well under a
 # millisecond each.
 _CONNECTIONS = 16
-# Seconds for which a stream is kept beyond its time when its producer says nothing.
+# Seconds for which a stream outlives its time to live while its producer is silent.
 _HOLD = 60.0
 _HOLD_EVERY = 10.0
 _LEASE_MS = 60_000  # a lease is lost long before: by its beat, see Observer
@@ -44,7 +44,7 @@ def open_store(
         ttl=settings.replay_ttl_seconds,
         stream_bytes=settings.replay_stream_bytes,
     )
-    return SharedStore.over(backend, settings, lease=lease, beat=beat)
+    return SharedStore(backend, settings, lease=lease, beat=beat)
 
 
 def connect(url: str) -> Any:
@@ -61,7 +61,7 @@ def connect(url: str) -> Any:
             timeout=_TIMEOUT,
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),  # whoever asks knows when to try again
+            retry=Retry(NoBackoff(), 0),  # callers decide when to try again
         )
     except (ValueError, TypeError):
         # Without the cause: the address may hold a password.
@@ -84,7 +84,7 @@ class RedisBackend(Backend):
     def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
         key = ""
         if new.key is not None:
-            # One string of what may hold any character.
+            # Hashed, as owner and key may hold any character.
             key = hashlib.sha256(f"{len(new.owner)}:{new.owner}{new.key}".encode()).hexdigest()
         known = self._run(
             lua.INSERT,
@@ -93,23 +93,22 @@ class RedisBackend(Backend):
         return (known[0].decode(), known[1].decode()) if known else None
 
     def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        script = _Script.of(lua.WRITE)
         with _translated():
-            answers = self._write(script, writes)
+            answers = self._write(writes)
             if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-                self._client.script_load(script.text)
-                answers = self._write(script, writes)
+                self._client.script_load(lua.WRITE.text)
+                answers = self._write(writes)
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
         return [Outcome(answer.decode()) for answer in answers]
 
-    def _write(self, script: _Script, writes: Sequence[Write]) -> list[Any]:
+    def _write(self, writes: Sequence[Write]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for write in writes:
             blocks = [part for block in write.blocks for part in block]
             pipeline.evalsha(
-                script.sha,
+                lua.WRITE.sha,
                 1,
                 _PREFIX,
                 *(write.id, write.epoch, write.last, int(write.end)),
@@ -172,7 +171,7 @@ class RedisBackend(Backend):
             self._client.pipeline(transaction=False).sadd(key, id).pexpire(key, _LEASE_MS).execute()
 
     def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
-        """Do nothing: what is no longer cared for expires by itself."""
+        """Do nothing: streams of lost producers expire by themselves."""
 
     def changed(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
@@ -182,7 +181,7 @@ class RedisBackend(Backend):
                 if self._subscription is None:
                     self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
                     self._subscription.subscribe(_CHANNEL)
-                    return list(waiting())  # what came before goes unsaid
+                    return list(waiting())  # earlier messages were missed
                 return self._listen()
         except Unreachable:
             self._unsubscribe()
@@ -202,7 +201,7 @@ class RedisBackend(Backend):
     def leave(self, producer: str) -> None:
         with _translated():
             self._client.set(f"{_PREFIX}p:{producer}", -1, px=_LEASE_MS)
-            self._client.publish(_CHANNEL, self._me)  # our own watcher listens no longer
+            self._client.publish(_CHANNEL, self._me)  # ignored by our own watcher
 
     def close(self) -> None:
         self._unsubscribe()
@@ -216,29 +215,12 @@ class RedisBackend(Backend):
             with contextlib.suppress(redis.RedisError, OSError):
                 subscription.close()
 
-    def _run(self, text: str, *values: object) -> Any:
-        script = _Script.of(text)
+    def _run(self, script: lua.Script, *values: object) -> Any:
         with _translated():
             try:
                 return self._client.evalsha(script.sha, 1, _PREFIX, *values)
             except redis.exceptions.NoScriptError:
                 return self._client.eval(script.text, 1, _PREFIX, *values)
-
-
-class _Script:
-    """A script and the digest by which the server knows it."""
-
-    _all: dict[str, _Script] = {}
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    @classmethod
-    def of(cls, text: str) -> _Script:
-        if text not in cls._all:
-            cls._all[text] = cls(text)
-        return cls._all[text]
 
 
 @contextlib.contextmanager

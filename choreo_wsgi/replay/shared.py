@@ -1,8 +1,8 @@
-"""Stores that several processes share, whatever their database is.
+"""A store that several processes share, on top of any database.
 
-Two threads serve all streams of a store: the :mod:`~choreo_wsgi.replay.keeper`, and, once
-somebody reads, the *watcher*, which learns what other processes have written and wakes the
-readers.  What this process writes goes to its own readers directly.
+Two threads serve all streams of a store: the :mod:`~choreo_wsgi.replay.keeper`, and, once there
+is a reader, the *watcher*, which polls the database for frames of other processes and wakes the
+readers.  Frames that this process has written go to its own readers directly.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .writer import BufferedWriter
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a silent producer is lost.  With the time to find out, well below the
-#: 10 s in which readers must be told.
+#: Seconds after which a silent producer counts as lost.  Readers must be told within 10 s, and
+#: noticing takes time too.
 LEASE = 5.0
 #: Seconds between two beats; several must fit into a lease.  Also how late a cancellation is.
 BEAT = 0.5
-# How far a client can be ahead of the log of a lost producer; not a number of any length.
+# How many frames a client can be ahead of the log of a lost producer; bounds what is stored.
 _BEYOND = 1_000_000
 # Seconds for a cancelled stream of another process to end.
 _ENDING = 3.0
@@ -39,37 +39,16 @@ _ENDING = 3.0
 class SharedStore(Store):
     """The port on top of a :class:`~choreo_wsgi.replay.backend.Backend`.
 
-    *stream_bytes* bounds what is buffered of one stream while the database is away,
-    *buffer_bytes* of all; *lease* and *beat* are in seconds.
+    While the database is away at most ``replay_stream_bytes`` of one stream are buffered and
+    ``replay_total_bytes`` of all.  *lease* and *beat* are in seconds.
     """
 
-    @classmethod
-    def over(
-        cls, backend: Backend, settings: Settings, *, lease: float, beat: float
-    ) -> SharedStore:
-        """Return the store in *backend*, as *settings* say; *lease* and *beat* in seconds."""
-        return cls(
-            backend,
-            stream_bytes=settings.replay_stream_bytes,
-            buffer_bytes=settings.replay_total_bytes,
-            lease=lease,
-            beat=beat,
-        )
-
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        stream_bytes: int,
-        buffer_bytes: int,
-        lease: float = LEASE,
-        beat: float = BEAT,
-    ) -> None:
+    def __init__(self, backend: Backend, settings: Settings, *, lease: float, beat: float) -> None:
         self._backend = backend
         self._keeper = Keeper(
             backend,
-            stream_bytes=stream_bytes,
-            buffer_bytes=buffer_bytes,
+            stream_bytes=settings.replay_stream_bytes,
+            buffer_bytes=settings.replay_total_bytes,
             lease=lease,
             beat=beat,
             written=self._hand_over,
@@ -87,7 +66,7 @@ class SharedStore(Store):
 
     @property
     def buffered(self) -> int:
-        """How many bytes wait to be written."""
+        """The number of bytes that wait to be written."""
         return self._keeper.buffered
 
     # The port.
@@ -98,10 +77,10 @@ class SharedStore(Store):
             known = self._keeper.ask(lambda: self._backend.insert(new, self._keeper.producer, 1))
         except ReplayUnavailable:
             if key is not None:
-                # Nobody can tell whether it would be paid for twice.
+                # The key may be in use already, and the generation would be paid for twice.
                 self._keeper.delete_later(new.id)
                 raise
-            known = None  # the keeper makes it when it finds it missing
+            known = None  # the keeper inserts it when it finds it missing
         if known is None:
             return Claim(new.id, self._keeper.adopt(BufferedWriter(self._keeper, new, 1)))
         if known[1] != digest:
@@ -122,7 +101,7 @@ class SharedStore(Store):
             self._keeper.ask(lambda: self._backend.cancel(id))
             return
         writer.cancelled = writer.cancelled or not writer.ended
-        with contextlib.suppress(ReplayUnavailable):  # the writer is ours and knows
+        with contextlib.suppress(ReplayUnavailable):  # the writer is ours and has been told
             self._keeper.ask(lambda: self._backend.cancel(id))
 
     def delete(self, id: str, owner: str) -> None:
@@ -195,7 +174,7 @@ class SharedStore(Store):
         return found[0]
 
     def _hand_over(self, writes: list[Write]) -> None:
-        """Give what was written to the readers in this process."""
+        """Pass *writes* to the readers in this process."""
         for write in writes:
             for follower in self._of([write.id]):
                 follower.offer(write)
@@ -224,7 +203,7 @@ class SharedStore(Store):
             try:
                 self._wake(self._backend.changed(self._waiting, closing))
             except Unreachable as error:
-                # The keeper finds out by itself whether all is lost or only this.
+                # The keeper finds out whether the database is away or only this call failed.
                 logger.debug("watching the replay store failed: %s", error)
                 closing.wait(self._keeper.beat)
 

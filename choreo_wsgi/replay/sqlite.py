@@ -15,7 +15,7 @@ from .base import READ_BYTES
 from .database import Database
 from .shared import BEAT, LEASE, SharedStore
 
-# Seconds between two looks for what other processes have appended.
+# Seconds between two polls for frames of other processes.
 _POLL = 0.04
 _STATUS = (
     "SELECT owner, first, last, ended, cancelled, producer, epoch, fork, "
@@ -27,7 +27,7 @@ _STATUS = (
 def open_store(
     url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT
 ) -> SharedStore:
-    """Return the store in the file that *url*, ``sqlite:PATH``, names; it is made if needed."""
+    """Return the store in the file of *url*, ``sqlite:PATH``, which is created if needed."""
     path = Path(url.partition(":")[2])
     if not path.name or path.is_dir():
         raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
@@ -39,7 +39,7 @@ def open_store(
         stream_bytes=settings.replay_stream_bytes,
         total_bytes=settings.replay_total_bytes,
     )
-    return SharedStore.over(backend, settings, lease=lease, beat=beat)
+    return SharedStore(backend, settings, lease=lease, beat=beat)
 
 
 class SQLiteBackend(Backend):
@@ -201,7 +201,7 @@ class SQLiteBackend(Backend):
             self._fit(db)
 
     def _bury(self, db: sqlite3.Connection, producer: str) -> None:
-        # Somebody may still come and read, or take over, until the streams expire.
+        # Readers may still come, and take over, until the streams expire.
         db.execute(
             "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
             (time.monotonic() + self.ttl, producer),
@@ -214,7 +214,7 @@ class SQLiteBackend(Backend):
         )
 
     def _fit(self, db: sqlite3.Connection) -> None:
-        """Bring the size of all streams below its limit."""
+        """Drop streams and frames until all take less than the limit."""
         (total,) = db.execute("SELECT coalesce(sum(size), 0) FROM stream").fetchone()
         if total <= self.total_bytes:
             return
@@ -238,7 +238,7 @@ class SQLiteBackend(Backend):
     def _remove_expired(self, db: sqlite3.Connection) -> None:
         now = time.monotonic()
         self._remove(db, "expires <= ?", (now,))
-        # A time that this clock cannot have given is of before the machine was started.
+        # A time beyond this clock's reach was set before the machine was restarted.
         db.execute("UPDATE stream SET expires = ? WHERE expires > ?", (now + self.ttl,) * 2)
 
     @staticmethod
@@ -252,7 +252,7 @@ class SQLiteBackend(Backend):
     ) -> Iterable[str]:
         stop.wait(_POLL)
         with self._file.reading() as db:
-            # Changes when another connection has written, and costs next to nothing.
+            # Changes when another connection has written; cheap to read.
             (version,) = db.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return []

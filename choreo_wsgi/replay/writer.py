@@ -1,4 +1,4 @@
-"""The writer of a shared store: what it appends waits here for the keeper to write it."""
+"""The writer of a shared store: it buffers frames until the keeper has written them."""
 
 from __future__ import annotations
 
@@ -6,39 +6,29 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from .backend import Block, Identity, Write
 from .base import Fenced, Writer
 from .blocks import check_block
 
-# Seconds that a frame may be held back by its append.
+if TYPE_CHECKING:
+    from .keeper import Keeper
+
+# Seconds that an append waits for its frames to be written.
 _PATIENCE = 0.05
 # Small appends are joined up to this size while they wait.
 _BLOCK = 16 * 1024
 
 
-class _Store(Protocol):
-    reachable: bool
-    stream_bytes: int
-
-    def append(self, writer: BufferedWriter, change: Callable[[], int]) -> None: ...
-
-    def forget(self, writer: BufferedWriter) -> None: ...
-
-    def free_key(self, writer: BufferedWriter) -> None: ...
-
-
 class BufferedWriter(Writer):
-    """The producer's end of the stream *identity*; *epoch* counts its producers from 1.
+    """The producer's end of the stream *identity*; *epoch* numbers its producers from 1.
 
-    *written* is the number of the last frame in the log and *last* the one after which this
-    writer's own begin.
+    *written* is the number of the last frame in the log; this writer's frames follow *last*.
     """
 
     def __init__(
-        self, store: _Store, identity: Identity, epoch: int, written: int = 0, last: int = 0
+        self, keeper: Keeper, identity: Identity, epoch: int, written: int = 0, last: int = 0
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -48,15 +38,15 @@ class BufferedWriter(Writer):
         self.ended = False
         self.discarded = False
         self.last_read = time.monotonic()
-        self._store = store
+        self._keeper = keeper
         self._done = threading.Event()
         self._fenced = False
-        # Under the store's lock.
-        self._previous = written  # the last number in the log or the buffer
+        # Under the keeper's lock.
+        self._previous = written  # number of the last frame in the log or in a block
         self._written = written
         self._end_written = False
         self._blocks: deque[Block] = deque()
-        self._fresh: list[bytes] = []  # not yet a block: nobody has tried to write it
+        self._fresh: list[bytes] = []  # not yet a block, so never part of a Write
         self._fresh_size = 0
         self._size = 0
 
@@ -66,26 +56,26 @@ class BufferedWriter(Writer):
         if self.ended:
             raise ValueError("the log has ended")
         check_block(frames, count, self.last)
-        self._store.append(self, lambda: self._add(frames, count, end))
+        self._keeper.append(self, lambda: self._add(frames, count, end))
         if wait:
             self._wait()
 
     def discard(self) -> None:
         if not self.discarded:
             self.ended = self.discarded = True
-            self._store.forget(self)
+            self._keeper.forget(self)
 
     def fail(self, frames: bytes, count: int) -> None:
         self.append(frames, count, end=True)
-        self._store.free_key(self)
+        self._keeper.free_key(self)
 
     def bare(self) -> Identity:
-        """Return the identity without its key, which may be another stream's by now."""
+        """Return the identity without its key, which may name another stream by now."""
         return dataclasses.replace(self.identity, key=None)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while self._pending() and self._store.reachable:
+        while self._pending() and self._keeper.reachable:
             self._done.clear()
             left = deadline - time.monotonic()
             if left <= 0 or (self._pending() and not self._done.wait(left)):
@@ -101,11 +91,11 @@ class BufferedWriter(Writer):
     def _lost() -> Fenced:
         return Fenced("Another server has taken the stream over.")
 
-    # From here on the store's lock is held.  Sizes are returned for its account.
+    # The keeper's lock is held in all that follows.  Sizes are returned for its account.
 
     def _add(self, frames: bytes, count: int, end: bool) -> int:
         before = self._size
-        if self._fresh_size + len(frames) > min(_BLOCK, self._store.stream_bytes // 4):
+        if self._fresh_size + len(frames) > min(_BLOCK, self._keeper.stream_bytes // 4):
             self._seal()
         if count:
             self._fresh.append(frames)
@@ -113,7 +103,7 @@ class BufferedWriter(Writer):
             self._size += len(frames)
             self.last += count
         self.ended = end
-        while self._size > self._store.stream_bytes:
+        while self._size > self._keeper.stream_bytes:
             self.drop()
         return self._size - before
 
@@ -140,17 +130,17 @@ class BufferedWriter(Writer):
             self._fresh_size = 0
 
     def _first(self) -> int:
-        # After a take-over numbers may begin above the end of the log.
+        # After a take-over the numbers may begin above the end of the log.
         head = self._fresh[0]
         return int(head[4 : head.index(b"\n")])
 
     def take(self) -> Write:
-        """Return what there is to be written; it stays until :meth:`written` is called."""
+        """Return the buffered frames to write; they stay buffered until :meth:`written`."""
         self._seal()
         return Write(self.id, self.epoch, tuple(self._blocks), self._previous, self.ended)
 
     def written(self, write: Write) -> int:
-        """Take note that *write* is in the log; return the bytes freed."""
+        """Drop the frames of *write*, which is in the log; return the bytes freed."""
         last = write.last
         size = 0
         while self._blocks and self._blocks[0].last <= last:
@@ -162,12 +152,12 @@ class BufferedWriter(Writer):
         return size
 
     def fence(self) -> int:
-        """Take note that another writer took over; return the bytes freed."""
+        """Refuse all further frames, as another writer took over; return the bytes freed."""
         self._fenced = True
         return self.clear()
 
     def clear(self) -> int:
-        """Drop what is buffered; return the bytes freed."""
+        """Drop all buffered frames; return the bytes freed."""
         size = self._size
         self._blocks.clear()
         self._fresh = []

@@ -10,7 +10,7 @@ from replay_helpers import Opener, frame, frames, look, read_all
 
 from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
-from choreo_wsgi.replay.blocks import cut, cut_size, last_frame
+from choreo_wsgi.replay.blocks import cut, last_frame
 
 # Each example makes a stream of its own in the same store.
 SAME_STORE = settings(
@@ -125,17 +125,3 @@ def test_a_block_is_cut_at_any_frame(first: int, count: int, data: st.DataObject
     for some in (block, bytearray(block)):
         assert cut(some, after) == frames(after + 1, first + count - 1)
     assert last_frame(block) == frame(first + count - 1)
-
-
-@given(st.integers(1, 2000), st.integers(1, 30), st.integers(0, 5000))
-def test_a_block_is_cut_to_any_size(first: int, count: int, size: int) -> None:
-    block = frames(first, first + count - 1)
-    at, number = cut_size(block, size)
-    rest = block[at:]
-    assert len(rest) <= size
-    if number:
-        assert rest == frames(number, first + count - 1)
-        # Not a frame less than fits.
-        assert len(frame(number - 1) + rest) > size or at == 0
-    else:
-        assert rest == b"" and len(last_frame(block)) > size
