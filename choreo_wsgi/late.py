@@ -12,7 +12,6 @@ its names is asked for.  The same name is imported beside it for the type checke
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 
@@ -21,9 +20,7 @@ class Late:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._module: ModuleType | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if self._module is None:
-            self._module = import_module(self._name)
-        return getattr(self._module, name)
+        value = self.__dict__[name] = getattr(import_module(self._name), name)
+        return value  # found without this the next time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
+from functools import lru_cache
 
 from ..errors import AuthenticationError, ConfigurationError, PermissionDenied
 from ..settings import Settings
@@ -130,6 +131,7 @@ def how_it_came(environ: Environ, settings: Settings) -> str:
     return f"{protocol}; {way}; heartbeat={settings.heartbeat_seconds:g}"
 
 
+@lru_cache(256)
 def is_local(peer: str) -> bool:
     """Return whether *peer*, a REMOTE_ADDR, is this machine: a loopback address or no address.
 
@@ -146,6 +148,7 @@ def is_local(peer: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
+@lru_cache(256)
 def is_loopback(host: str) -> bool:
     """Return whether *host*, a Host header, names this machine: localhost, 127.*.*.*, [::1].
 

@@ -119,6 +119,8 @@ def in_order(
 
     Lower priority numbers come first; those of one priority are drawn by weight.
     """
+    if len(candidates) == 1:
+        return list(candidates)
     # Efraimidis and Spirakis: sorting by u ** (1 / w) draws by weight without replacement.
     keyed = [
         (item.priority, -(random() ** (1 / item.weight)) if item.weight else 1.0, place)

@@ -14,10 +14,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator
+from select import POLLIN, POLLOUT
 
 from ..errors import Exhausted, ProviderTimeout, ProviderUnavailable
 from .address import Address
-from .connection import POLLIN, POLLOUT, TLS, Connection
+from .connection import TLS, Connection
 from .framing import FramingError
 from .head import head_end, parse_head
 from .request import Steps

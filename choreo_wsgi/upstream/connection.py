@@ -10,31 +10,18 @@ import ssl
 import struct
 import sys
 from collections.abc import Callable
+from select import POLLIN
+from socket import MSG_DONTWAIT
 
 from .address import Address
 from .framing import Framing
 
-POLLIN = getattr(select, "POLLIN", 1)
-POLLOUT = getattr(select, "POLLOUT", 4)
-
 #: Read at once.  Below 128 KiB, where malloc would begin to map and unmap each buffer.
 BLOCK = 128 * 1024 - 64
 
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 # A blocking recv() that the kernel ends saves the poll() before each: a quarter of the CPU
 # time of a stream at 20 frames a second.
 _KERNEL_TIMES = sys.platform == "linux"
-
-
-def wait(sock: socket.socket, events: int, seconds: float) -> bool:
-    """Wait until *sock* is ready for one of *events*; return whether it is."""
-    seconds = max(seconds, 0.0)
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(sock, events)
-        return bool(poll.poll(seconds * 1000))
-    reading, writing = [sock] if events & POLLIN else [], [sock] if events & POLLOUT else []
-    return any(select.select(reading, writing, writing, seconds))
 
 
 class TLS:
@@ -107,7 +94,9 @@ class Connection:
     def wait(self, events: int, seconds: float) -> bool:
         """Wait until the socket is ready for one of *events*; return whether it is."""
         assert self.sock is not None
-        return wait(self.sock, events, seconds)
+        poll = select.poll()
+        poll.register(self.sock, events)
+        return bool(poll.poll(max(seconds, 0.0) * 1000))
 
     def fileno(self, events: int) -> int | None:
         """Return a descriptor that turns readable when *events* have come, None if none does.
@@ -150,7 +139,7 @@ class Connection:
         assert self.sock is not None
         try:
             while self._outgoing:
-                sent = self.sock.send(self._outgoing, _DONT_WAIT)
+                sent = self.sock.send(self._outgoing, MSG_DONTWAIT)
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:
             return False
@@ -182,12 +171,12 @@ class Connection:
             return b""
         try:
             if timeout <= 0:
-                data = sock.recv(BLOCK, _DONT_WAIT)
+                data = sock.recv(BLOCK, MSG_DONTWAIT)
             elif _KERNEL_TIMES:
                 if timeout != self._kernel_time:
                     self._set_kernel_time(sock, timeout)
                 data = sock.recv(BLOCK)
-            elif wait(sock, POLLIN, timeout):
+            elif self.wait(POLLIN, timeout):
                 data = sock.recv(BLOCK)
             else:
                 return None
@@ -205,13 +194,13 @@ class Connection:
         """Return a quick ``receive(0)``; it may raise BlockingIOError for None."""
         if self.tls is not None or self.sock is None:
             return functools.partial(self.receive, 0)
-        return functools.partial(self.sock.recv, BLOCK, _DONT_WAIT)
+        return functools.partial(self.sock.recv, BLOCK, MSG_DONTWAIT)
 
     def receive_raw(self) -> bytes | None:
         """Return the socket's own bytes that are there, None when there are none."""
         assert self.sock is not None
         try:
-            return self.sock.recv(BLOCK, _DONT_WAIT)
+            return self.sock.recv(BLOCK, MSG_DONTWAIT)
         except BlockingIOError:
             return None
 

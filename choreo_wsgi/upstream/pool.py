@@ -8,8 +8,9 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..late import Late
 from .address import Address, parse_url
@@ -120,11 +121,9 @@ class Client:
         """How servers are checked: against the bundle that the environment names, or certifi's."""
         bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
         named = [self.environ[name] for name in bundles if self.environ.get(name)]
-        path = named[0] if named else _certifi()
-        directory = path is not None and Path(path).is_dir()
-        context = ssl.create_default_context(
-            cafile=None if directory else path, capath=path if directory else None
-        )
+        path = named[0] if named else import_module("certifi").where()  # only for https
+        where: dict[str, Any] = {"capath" if Path(path).is_dir() else "cafile": path}
+        context = ssl.create_default_context(**where)
         context.set_alpn_protocols(["http/1.1"])
         return context
 
@@ -146,12 +145,3 @@ class _Lender:
 
     def give_back(self, connection: Connection) -> None:
         self._client.give_back(connection)
-
-
-def _certifi() -> str | None:
-    """Return the path of certifi's bundle, which comes with requests; None for the system's."""
-    try:
-        import certifi
-    except ImportError:
-        return None
-    return certifi.where()
