@@ -143,9 +143,10 @@ def find_error(value: Json) -> Json:
         return state
     choices = value.get("choices")
     if choices:
-        inside = choices if isinstance(choices, list) else []
-        errors = (one.get("error") for one in inside if isinstance(one, dict))
-        return next(filter(None, errors), None)
+        for one in choices if isinstance(choices, list) else ():
+            if isinstance(one, dict) and one.get("error"):
+                return one["error"]
+        return None
     if value.get("object") == "error" or value.get("type") == "error":
         return value
     if any(value.get(name) for name in ("error_message", "error_msg", "errorMessage", "detail")):

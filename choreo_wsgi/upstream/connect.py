@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator
+from functools import lru_cache
 from select import POLLIN, POLLOUT
 
 from ..errors import Exhausted, ProviderTimeout, ProviderUnavailable
@@ -63,7 +64,7 @@ def connect(
             raise Exhausted("the server has no file descriptor left", retry_after=1) from error
         why = f"no connection to the provider: {_reason(error)}"
         raise ProviderUnavailable(why) from error
-    connection.established()
+    connection.established(tcp=not unix_socket)
 
 
 def _out_of_descriptors() -> bool:
@@ -93,6 +94,7 @@ def _places(
     return [(family, place) for family, _, _, _, place in found]
 
 
+@lru_cache(256)
 def _is_literal(host: str) -> bool:
     """Return whether *host* is an address, for which nobody need be asked."""
     try:

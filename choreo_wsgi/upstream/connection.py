@@ -115,10 +115,10 @@ class Connection:
                 self._polled = (self.sock, events)
         return self._poll.fileno() if self._poll is not None else None
 
-    def established(self) -> None:
+    def established(self, tcp: bool) -> None:
         """Leave the connecting behind: from now on ``receive`` may wait in the kernel."""
         assert self.sock is not None
-        if self.sock.family != getattr(socket, "AF_UNIX", None):
+        if tcp:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if _KERNEL_TIMES:
