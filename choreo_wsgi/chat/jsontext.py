@@ -108,8 +108,7 @@ def is_object(text: str) -> bool:
 
 def whole_number(value: Json) -> int | None:
     """Return the integer that *value* is, also as a float or in a string; None for others."""
-    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
+    if type(value) is int:
+        return value
+    digits = isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit()
+    return int(value) if digits or (isinstance(value, float) and value.is_integer()) else None
