@@ -56,7 +56,7 @@ test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## 
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Every Python process of the run is measured, whatever its environment and folder.
-MEASURE := $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null)/measure.pth
+MEASURE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null)/measure.pth
 coverage: $(VENV)/.check  ## run the tests, and say which lines and branches none of them runs
 	rm -rf build/coverage && mkdir -p build/coverage
 	echo 'import os; os.environ.update(COVERAGE_FILE="$(CURDIR)/build/coverage/data", COVERAGE_PROCESS_START="$(CURDIR)/setup.cfg"); import coverage; coverage.process_startup()' > $(MEASURE)

@@ -408,7 +408,7 @@ def test_streams_that_lose_their_clients_together_are_all_there(
     slow = {"type": "echo", "delay_ms": "10", "models": "slow"}
     app = make_app({"replay": replay_url}, {"provider slow": slow})
     server = serve(app, threads=64)
-    clients = [server.connect() for _ in range(24)]
+    clients = [server.connect(30) for _ in range(24)]
     try:
         ids = [begin(client, body) for client in clients]
         for client in clients:
@@ -417,7 +417,7 @@ def test_streams_that_lose_their_clients_together_are_all_there(
             frames = replay(server, id)
             assert text_of(frames) == words
             assert numbers(frames) == list(range(1, len(frames) + 1))
-        wait_until(lambda: app.active == 0, "nothing is left running")
+        wait_until(lambda: app.active == 0, "nothing is left running", 30)
     finally:
         app.close()
 
