@@ -205,6 +205,13 @@ async def asynchronous() -> str:
             lines: list[str] = [line async for line in opened.iter_lines()]
         await stream.cancel()
         await stream.close()
-        models = await client.models.list()
+        models = await client.models.list(timeout=3)
+        listed: list[str | None] = [model.id async for model in client.models.list()]
+        raw = await client.chat.completions.with_raw_response.parse(
+            model="m", messages=HI, response_format=Answer
+        )
+        parsed: Answer | None = raw.parse().choices[0].message.parsed
+        named: AsyncStream[ChatCompletionChunk] = stream
+        print(listed, parsed, named.response.status_code, named.response.headers)
         print(completion, texts, final, said, whole, lines, len(models), client.is_closed())
     return completion.choices[0].message.content or ""
