@@ -39,24 +39,8 @@ class ChatCompletions:
         return error.status, error.body()
 
 
-class _Writer:
-    """What a stream and a document have in common."""
-
-    api = "chat"
-    fixed_id = ""
-    ping = sse.ping()
-    done = sse.DONE
-
-    def passed(self, frames: bytes) -> None:
-        """Take note of nothing: the relay knows what it passes on."""
-
-    def fail(self, error: ChoreoError) -> bytes:
-        """Return the frame that ends a stream with *error*."""
-        return sse.frame(error.body())
-
-
 @dataclass
-class ChunkWriter(_Writer):
+class ChunkWriter(AnswerWriter):
     """Writes the chunks of one stream.
 
     *id* and *created* (seconds since 1970) stand on every chunk, and so does *model*, the
@@ -155,7 +139,7 @@ def _call_piece(call: ToolCall) -> dict[str, Json]:
     return members
 
 
-class CompletionWriter(_Writer):
+class CompletionWriter(AnswerWriter):
     """Gathers the items of an answer of *n* choices into one ``chat.completion``."""
 
     def __init__(self, id: str, created: int, model: str, n: int = 1) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.checks import MAX_TOKENS, model_name
-from ..chat.items import Item, Json
+from ..chat.items import Json
 from ..chat.request import ChatRequest, loads_marked
 from ..chat.schema import (
     BOOLEAN,
@@ -130,28 +129,9 @@ class Embeddings(_Passing):
     )
 
 
-class PassingWriter:
-    """Ends the streams of answers that pass as they are."""
-
-    fixed_id = ""
-    ping = sse.ping()
-    done = sse.DONE
+class PassingWriter(AnswerWriter):
+    """Ends the streams of answers that pass as they are: no provider answers with items."""
 
     def __init__(self, api: str, model: str) -> None:
         self.api = api
         self.model = model
-
-    def write(self, item: Item) -> bytes:
-        """Return nothing: no provider answers these APIs with items."""
-        return b""
-
-    def finish(self) -> bytes:
-        """Return nothing."""
-        return b""
-
-    def passed(self, frames: bytes) -> None:
-        """Take note of nothing."""
-
-    def fail(self, error: ChoreoError) -> bytes:
-        """Return the frame that ends a stream with *error*."""
-        return sse.frame(error.body())

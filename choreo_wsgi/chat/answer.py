@@ -6,38 +6,43 @@ gives each item to the writer.
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Usage
 from .source import Source
 
 
-class AnswerWriter(Protocol):
-    """Writes one answer in the words of an API, as a stream of frames or as one document."""
+class AnswerWriter:
+    """Writes one answer in the words of an API, as a stream of frames or as one document.
+
+    What stands here is right for OpenAI's chat, and for an answer that passes as it is.
+    """
 
     #: The API's name, as ``chat``; a provider that speaks it may pass bytes on as they are.
-    api: str
+    api = "chat"
     #: The model's name, as the caller asked for it.
     model: str
     #: The id of an answer that is kept here, also over a provider that speaks this API.
-    fixed_id: str
+    fixed_id = ""
     #: What keeps a silent stream alive.
-    ping: bytes
+    ping = sse.ping()
     #: What follows the last frame of a stream that ended well.
-    done: bytes
+    done = sse.DONE
 
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*; ``b""`` where there are none, as in a document."""
+        return b""
 
     def finish(self) -> bytes:
         """Return what follows the last item: the last frames, or the whole document."""
+        return b""
 
     def passed(self, frames: bytes) -> None:
         """Take note of *frames* that a provider which speaks this API passed on."""
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""
+        return sse.frame(error.body())
 
 
 class Answer:

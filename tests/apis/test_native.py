@@ -202,7 +202,7 @@ def test_an_error_before_anything_else_leaves_it_to_the_next(
         RawServer.playing(HEAD + frames(*EVENTS)) as second,
     ):
         common = {"type": "openai", "apis": "responses", "api_key": "k", "models": "real"}
-        one = {**common, "base_url": first.base_url}
+        one = {**common, "base_url": first.base_url, "priority": "0"}
         other = {**common, "base_url": second.base_url, "priority": "1"}
         events = ask_responses(serve(application({"a": one, "b": other})).url, stream=True)
         assert len(first.requests) == 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ... import sse
 from ...chat import jsontext
+from ...chat.answer import AnswerWriter
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...errors import ChoreoError
 from .. import own_param
@@ -76,11 +77,10 @@ class _Block:
     pieces: list[str] = field(default_factory=list)
 
 
-class MessageWriter:
+class MessageWriter(AnswerWriter):
     """Writes one message of *model*, as events with *stream*."""
 
     api = "messages"
-    fixed_id = ""
     ping = sse.frame(b'{"type":"ping"}', event="ping")
     done = b""
 
@@ -253,9 +253,6 @@ class MessageWriter:
             return dump({**self._message, **delta, "usage": usage})
         ends.append(self._event("message_delta", delta=delta, usage=usage))
         return b"".join([*ends, self._event("message_stop")])
-
-    def passed(self, frames: bytes) -> None:
-        """Take note of nothing: an error needs no more than itself."""
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

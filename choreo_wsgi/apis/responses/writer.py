@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ... import sse
+from ...chat.answer import AnswerWriter
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ...chat.jsontext import is_object
 from ...errors import ChoreoError
@@ -34,11 +35,10 @@ from .request import own_tools
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
 
-class ResponseWriter:
+class ResponseWriter(AnswerWriter):
     """Writes the response *id* to the request *asked*, of events with *stream*."""
 
     api = "responses"
-    ping = sse.ping()
     done = b""
 
     def __init__(self, asked: Mapping[str, Json], id: str = "", stream: bool = True) -> None:
