@@ -30,8 +30,6 @@ class SharedCounters:
     """
 
     blocking = True
-    #: Whether :meth:`give_back` takes so little that the thread that carries streams may call it.
-    quick = False
 
     def __init__(self, *failures: type[Exception]) -> None:
         self._failures = failures
@@ -54,6 +52,10 @@ class SharedCounters:
     def give_back(self, key: str, rules: Sequence[Rule], lease: str) -> None:
         """Do what :meth:`settle` does in the store."""
         raise NotImplementedError
+
+    def give_back_now(self, key: str, rules: Sequence[Rule], lease: str) -> bool:
+        """Do the same if it takes no time; return whether it is done."""
+        return False
 
     def renew(self, key: str, leases: Sequence[tuple[str, int]]) -> None:
         """Hold the places of *leases*, each with its number of streams, for another minute."""
@@ -85,9 +87,7 @@ class SharedCounters:
     def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
         if self._held.pop(lease, None) is None:
             self._own.settle(key, rules, lease)
-        elif self.quick:
-            self._try(lambda: self.give_back(key, rules, lease))
-        else:
+        elif not self.give_back_now(key, rules, lease):
             self._later.put(lambda: self.give_back(key, rules, lease))
 
     # -- while the store is away --------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,8 +32,6 @@ class SQLiteCounters(SharedCounters):
     Each call is one short transaction, so the limits are exact over all processes.
     """
 
-    quick = True
-
     def __init__(self, path: Path) -> None:
         super().__init__(sqlite3.Error)
         self._path = path
@@ -56,8 +55,8 @@ class SQLiteCounters(SharedCounters):
                     db.execute("INSERT INTO stream VALUES (?, ?, ?, ?)", row)
             return 0, states
 
-    def give_back(self, key: str, rules: Sequence[Rule], lease: str) -> None:
-        with self._transaction() as db:
+    def give_back(self, key: str, rules: Sequence[Rule], lease: str, patience: float = 1.0) -> None:
+        with self._transaction(patience) as db:
             for rule in rules:
                 if rule.seconds:
                     db.execute(
@@ -65,6 +64,14 @@ class SQLiteCounters(SharedCounters):
                         (rule.cost, key, rule.name),
                     )
             db.execute("DELETE FROM stream WHERE key = ? AND lease = ?", (key, lease))
+
+    def give_back_now(self, key: str, rules: Sequence[Rule], lease: str) -> bool:
+        """Give back unless another process is at it: the next request finds the place free."""
+        try:
+            self.give_back(key, rules, lease, patience=0.0)
+        except sqlite3.Error:
+            return False
+        return True
 
     def renew(self, key: str, leases: Sequence[tuple[str, int]]) -> None:
         ends = time.time() + LEASE
@@ -75,18 +82,30 @@ class SQLiteCounters(SharedCounters):
             )
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._one:
+    def _transaction(self, patience: float = 1.0) -> Iterator[sqlite3.Connection]:
+        """Give the connection, within *patience* seconds: the others' turns are as short."""
+        if not self._one.acquire(timeout=patience):
+            raise sqlite3.OperationalError("another thread does not end")
+        try:
             if self._db is None:
-                # A second is long: the transactions of the others are as short as these.
-                db = sqlite3.connect(
-                    self._path, timeout=1, isolation_level=None, check_same_thread=False
-                )
-                db.executescript(_SCHEMA)
-                self._db = db
+                self._db = _connect(self._path)
+                weakref.finalize(self, self._db.close)
+            self._db.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:
                 yield self._db
+        finally:
+            self._one.release()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+    try:
+        db.executescript(_SCHEMA)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
 
 
 def _state(db: sqlite3.Connection, key: str, rule: Rule, now: float) -> State:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import sqlite3
 import sys
 import threading
 import time
@@ -179,6 +181,19 @@ def test_an_old_lease_in_sqlite_is_anybodys(
     assert second.take("k", [rule], "another")[0] is None
     first.settle("k", [Rule("streams", 2, 0, -2)], "lease")
     assert first.take("k", [rule], "third")[0] is None
+
+
+def test_a_file_that_another_holds_keeps_nobody(tmp_path: Path) -> None:
+    """The thread that carries streams gives back later, and does not wait."""
+    counters, path = SQLiteCounters(tmp_path / "limits"), tmp_path / "limits"
+    rule = Rule("streams", 1, 0, 1)
+    assert counters.take("k", [rule], "lease")[0] is None
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert not counters.give_back_now("k", [], "lease")
+        counters.settle("k", [Rule("streams", 1, 0, -1)], "lease")
+        other.execute("COMMIT")
+    wait_until(lambda: counters.take("k", [rule], "next")[0] is None, "it is given back")
 
 
 @pytest.mark.parametrize("url", ["redis"], indirect=True)
