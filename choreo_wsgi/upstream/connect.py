@@ -15,11 +15,10 @@ import ssl
 import time
 from collections.abc import Callable, Generator
 from functools import lru_cache
-from select import POLLIN, POLLOUT
 
 from ..errors import Exhausted, ProviderTimeout, ProviderUnavailable
 from .address import Address
-from .connection import TLS, Connection
+from .connection import POLLIN, POLLOUT, TLS, Connection
 from .framing import FramingError
 from .head import head_end, parse_head
 from .request import Steps

@@ -10,15 +10,17 @@ import ssl
 import struct
 import sys
 from collections.abc import Callable
-from select import POLLIN
-from socket import MSG_DONTWAIT
 
 from .address import Address
 from .framing import Framing
 
+POLLIN = getattr(select, "POLLIN", 1)
+POLLOUT = getattr(select, "POLLOUT", 4)
+
 #: Read at once.  Below 128 KiB, where malloc would begin to map and unmap each buffer.
 BLOCK = 128 * 1024 - 64
 
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 # A blocking recv() that the kernel ends saves the poll() before each: a quarter of the CPU
 # time of a stream at 20 frames a second.
 _KERNEL_TIMES = sys.platform == "linux"
@@ -94,9 +96,13 @@ class Connection:
     def wait(self, events: int, seconds: float) -> bool:
         """Wait until the socket is ready for one of *events*; return whether it is."""
         assert self.sock is not None
+        seconds = max(seconds, 0.0)
+        if not hasattr(select, "poll"):  # Windows
+            reading, writing = ([self.sock] if events & one else [] for one in (POLLIN, POLLOUT))
+            return any(select.select(reading, writing, writing, seconds))
         poll = select.poll()
         poll.register(self.sock, events)
-        return bool(poll.poll(max(seconds, 0.0) * 1000))
+        return bool(poll.poll(seconds * 1000))
 
     def fileno(self, events: int) -> int | None:
         """Return a descriptor that turns readable when *events* have come, None if none does.
@@ -139,7 +145,7 @@ class Connection:
         assert self.sock is not None
         try:
             while self._outgoing:
-                sent = self.sock.send(self._outgoing, MSG_DONTWAIT)
+                sent = self.sock.send(self._outgoing, _DONT_WAIT)
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:
             return False
@@ -171,7 +177,7 @@ class Connection:
             return b""
         try:
             if timeout <= 0:
-                data = sock.recv(BLOCK, MSG_DONTWAIT)
+                data = sock.recv(BLOCK, _DONT_WAIT)
             elif _KERNEL_TIMES:
                 if timeout != self._kernel_time:
                     self._set_kernel_time(sock, timeout)
@@ -194,13 +200,13 @@ class Connection:
         """Return a quick ``receive(0)``; it may raise BlockingIOError for None."""
         if self.tls is not None or self.sock is None:
             return functools.partial(self.receive, 0)
-        return functools.partial(self.sock.recv, BLOCK, MSG_DONTWAIT)
+        return functools.partial(self.sock.recv, BLOCK, _DONT_WAIT)
 
     def receive_raw(self) -> bytes | None:
         """Return the socket's own bytes that are there, None when there are none."""
         assert self.sock is not None
         try:
-            return self.sock.recv(BLOCK, MSG_DONTWAIT)
+            return self.sock.recv(BLOCK, _DONT_WAIT)
         except BlockingIOError:
             return None
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from select import POLLIN, POLLOUT
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
-from .connection import Connection
+from .connection import POLLIN, POLLOUT, Connection
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
 from .request import Lender, Steps
