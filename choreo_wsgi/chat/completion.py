@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import UpstreamInvalid
 from .items import Json, new_call_id
+from .jsontext import whole_number
 from .normalise import Normaliser
 from .shapes import REASONING
 from .shapes import Members as Chunk
@@ -35,11 +36,20 @@ def normalise_completion(
     that the answer failed.
     """
     choices = reply.get("choices")
-    if not (isinstance(choices, list) and choices and all(map(_has_message, choices))):
+    choices = choices if isinstance(choices, list) else [choices]
+    choices = [one for one in choices if one is not None]
+    messages = list(map(_message, choices))
+    if not (messages and all(isinstance(message, dict) for message in messages)):
         raise UpstreamInvalid("the provider's answer is not a chat completion")
-    if _is_right(reply):
+    if choices == reply["choices"] and _is_right(reply):
         return reply, reply["usage"]
-    chunk = {**reply, "choices": [{**one, "message": dict(_message(one))} for one in choices]}
+    numbers = [whole_number(one.get("index")) for one in choices]
+    if {*numbers} != {*range(len(choices))}:
+        numbers = list(range(len(choices)))  # of two with one number neither is the other
+    chunk = {**reply, "choices": []}
+    for one, message, number in zip(choices, messages, numbers, strict=True):
+        rest = {key: value for key, value in one.items() if key not in ("delta", "text")}
+        chunk["choices"].append({**rest, "index": number, "message": dict(message)})
     normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
     chunks, _ = normaliser.take(chunk)
     normaliser.take_done()
@@ -87,12 +97,12 @@ def _is_plain(one: Chunk, place: int) -> bool:
     )
 
 
-def _message(one: Chunk) -> Json:
-    return one.get("message", one.get("delta"))
-
-
-def _has_message(one: Json) -> bool:
-    return isinstance(one, dict) and isinstance(_message(one), dict)
+def _message(one: Json) -> Json:
+    """Return the message of the choice *one*, or what stands in its place; None for none."""
+    members = one if isinstance(one, dict) else {}
+    names = ("message", "delta", "text")
+    said = next((members[name] for name in names if members.get(name) is not None), None)
+    return {"content": said} if isinstance(said, str | list) else said
 
 
 def _add(choice: Chunk, piece: Chunk) -> None:

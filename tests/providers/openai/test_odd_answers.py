@@ -10,7 +10,7 @@ from mistaken_streams import StrictReader
 
 from choreo_wsgi import sse
 from choreo_wsgi.chat.completion import normalise_completion
-from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
 from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
 
 IDENTITY = {"id": "chatcmpl-own", "created": 1, "model": "m"}
@@ -252,3 +252,35 @@ def test_end_markers(end: str) -> None:
 @pytest.mark.parametrize("finish", [None, "", 0])
 def test_a_document_is_whole_without_a_finish_reason(finish: Any) -> None:
     assert document({"content": "a"}, finish)["choices"][0]["finish_reason"] == "stop"
+
+
+SAYS = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        SAYS,
+        [None, SAYS],
+        [{**SAYS, "message": "a"}],
+        [{"text": "a", "finish_reason": "stop"}],
+        [{"delta": {"content": "a"}, "finish_reason": "stop"}],
+        [{**SAYS, "index": 7}],
+    ],
+)
+def test_choices_of_a_document(choices: Any) -> None:
+    assert normalise_completion({"choices": choices}, IDENTITY)[0]["choices"] == [SAYS]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 2), (0, "1"), (None, None)])
+def test_no_choice_of_a_document_is_lost(first: Any, second: Any) -> None:
+    other = {**SAYS, "index": second, "message": {"content": "b"}}
+    reply = {"choices": [{**SAYS, "index": first}, other]}
+    choices = normalise_completion(reply, IDENTITY)[0]["choices"]
+    assert [(one["index"], one["message"]["content"]) for one in choices] == [(0, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("choices", [None, [], [None], ["a"], [{}], [{"message": None}], 5])
+def test_what_has_no_choice_is_no_completion(choices: Any) -> None:
+    with pytest.raises(UpstreamInvalid):
+        normalise_completion({"choices": choices}, IDENTITY)
