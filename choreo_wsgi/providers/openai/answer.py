@@ -198,11 +198,10 @@ class RelayedDocument(UpstreamAnswer):
             raise self.fail(UpstreamInvalid(text))
         try:
             if self._folding is None:
-                self._document += data
-                data = bytes(self._document[:64]).lstrip(BLANK)
-                if data.startswith(FIELDS):
+                self._document += data if self._document else data.lstrip(BLANK)
+                if self._document.startswith(FIELDS):
                     self._folding = self._translator()
-                    data = bytes(self._document).lstrip(BLANK)
+                    data, self._document = bytes(self._document), bytearray()
             if self._folding is not None:
                 self._fold(self._folding, data)
             if not self.body_ended:
@@ -210,7 +209,7 @@ class RelayedDocument(UpstreamAnswer):
             if self._folding is not None:
                 document = self._end(self._folding)
             else:
-                document = self._read_document(bytes(self._document).lstrip(BLANK))
+                document = self._read_document(bytes(self._document))
         except ChoreoError as error:
             raise self.fail(error) from None
         except SHAPE_ERRORS as error:

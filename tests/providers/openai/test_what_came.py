@@ -87,6 +87,9 @@ def test_events_under_any_label(kind: str, start: bytes, status: str) -> None:
 def test_a_document_under_any_label(kind: str) -> None:
     assert ask(http(BODY, kind), stream=False)[0] == "Hi"
     assert ask(http(b"\n\n" + BODY, kind))[0] == "Hi"
+    for stream in (True, False):
+        for body in (EVENTS, BODY):
+            assert ask(http(b" \n" * 300_000 + body, kind), stream=stream)[0] == "Hi"
 
 
 def test_a_chunk_on_each_line() -> None:
