@@ -135,6 +135,24 @@ def test_other_line_ends(end: bytes) -> None:
     assert relay.receive_data(STREAM[0].replace(b"\n", end)) == without_usage(STREAM[:1])
 
 
+def test_line_ends_of_each_kind_one_byte_at_a_time() -> None:
+    """CR, LF, LF are a line's end and a blank line: the event is whole with the last byte."""
+    for end in (b"\r\n\n", b"\n\r\n", b"\r\r\n", b"\r\n\r"):
+        relay = EventRelay(1, Rewriting())
+        frames = [relay.receive_data(bytes([byte])) for byte in ROLE.removesuffix(b"\n\n") + end]
+        if not frames[-1] and end.endswith(b"\r\n"):
+            frames.pop()  # it was whole with the CR
+        assert not any(frames[:-1]) and frames[-1] == without_usage([ROLE]), end
+
+
+def test_the_end_may_be_said_twice() -> None:
+    """What is due then is given once."""
+    relay = EventRelay(1, Rewriting(include_usage=True))
+    relay.receive_data(b"".join(STREAM))
+    assert b'"usage":{' in relay.end()
+    assert relay.end() == b""
+
+
 def test_the_sse_around_the_json_is_made_ours() -> None:
     raw = (
         b"\xef\xbb\xbfretry: 5\n: OPENROUTER PROCESSING\n\nevent: message\nid: 7\n"
