@@ -56,7 +56,7 @@ IMPURE = {
 ONLY = {
     "waitress": {
         f"choreo_wsgi.serve.{name}"
-        for name in ("channel", "loop", "parser", "processes", "server", "tasks")
+        for name in ("channel", "loop", "parser", "server", "sockets", "tasks")
     },
     "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"},
     "sqlite3": {

@@ -14,12 +14,14 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
-from waitress.server import TcpWSGIServer, UnixWSGIServer
+from waitress.adjustments import Adjustments
 
 from ..streams.carrier import Carrier
 from ..streams.poller import IN, OUT
@@ -55,7 +57,7 @@ class Loop(dict[int, Any], Carrier):
         self._cleanup = time.monotonic() + CLEANUP
         self._looks = 0.0
         self.resting = 0.0  # until when nothing is accepted
-        self.listeners: list[Any] = []
+        self.listeners: list[Listener] = []
 
     def __setitem__(self, descriptor: int, dispatcher: Any) -> None:
         super().__setitem__(descriptor, dispatcher)
@@ -140,32 +142,50 @@ class Loop(dict[int, Any], Carrier):
         return self.get(dispatcher._fileno) is dispatcher
 
 
-class _Listener:
-    """What both kinds of listening socket share; mixed in before waitress's class."""
+class Listener:
+    """A listening socket, *sock*, whose connections bring requests for *application*.
 
-    next_channel_cleanup = float("inf")  # Loop does it, by a clock that does not jump
-    send_timeout = 60.0
+    *crowd* is told how many connections there are, and says whether other processes shall accept
+    first.
+    """
+
+    accepting = True
     draining = False
     retired = False  # another process accepts instead
-    crowd: Callable[[int], bool] | None = None
-    _map: Loop
-    socket: Any
-    adj: Any
-    server_name: str
-    effective_port: int | str
+    _full = False
 
-    @property
-    def connections(self) -> Loop:
-        """Where a connection adds itself, and takes itself out."""
-        return self._map
-
-    @functools.cached_property
-    def variables(self) -> dict[str, Any]:
-        """What is the same in all requests' environs."""
-        return {
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        adj: Adjustments,
+        application: Any,
+        send_timeout: float,
+        crowd: Callable[[int], bool] | None,
+    ) -> None:
+        self.connections = self._map = loop
+        self.socket = sock
+        sock.setblocking(False)
+        self.adj = adj
+        self.application = application
+        self.admit = application.admit
+        self.send_timeout = send_timeout
+        self._crowd = crowd
+        name: Any = sock.getsockname()
+        unix = isinstance(name, str)
+        #: Where it listens: an address and a port, or ``unix`` and a path.
+        self.host: str = "unix" if unix else name[0]
+        self.port: int | str = name if unix else name[1]
+        self._options: list[Any] = [] if unix else adj.socket_options
+        if sys.platform == "linux":
+            # What it accepts inherits them: three system calls less for each connection.
+            self._set_options(sock)
+            self._options = []
+        #: What is the same in all requests' environs.
+        self.variables: dict[str, Any] = {
             "SCRIPT_NAME": "",
-            "SERVER_NAME": self.server_name,
-            "SERVER_PORT": str(self.effective_port),
+            "SERVER_NAME": adj.server_name,
+            "SERVER_PORT": str(self.port),
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.multithread": True,
@@ -173,6 +193,12 @@ class _Listener:
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
         }
+        self._fileno = sock.fileno()
+        loop[self._fileno] = self
+
+    def _set_options(self, sock: socket.socket) -> None:
+        for level, option, value in self._options:
+            sock.setsockopt(level, option, value)
 
     def changed(self, channel: Channel) -> None:
         """Have the loop look at *channel*; from any thread."""
@@ -192,14 +218,17 @@ class _Listener:
         now = time.monotonic()
         if self._map.resting <= now - REST and self.crowded():
             self._map.resting = now + REST
-        accepts = now >= self._map.resting and not self.retired
-        return accepts and bool(super().readable())  # type: ignore[misc]
+        full = len(self._map) >= self.adj.connection_limit
+        if full and not self._full:
+            logger.warning("there are %d connections: no more are accepted", len(self._map))
+        self._full = full
+        return not (full or self.retired or now < self._map.resting)
 
     def crowded(self) -> bool:
         """Return whether another process shall accept first."""
-        return self.crowd is not None and self.crowd(len(self._map))
+        return self._crowd is not None and self._crowd(len(self._map))
 
-    def handle_accept(self) -> None:
+    def handle_read_event(self) -> None:
         """Accept some of the connections that wait; rest while there is no descriptor."""
         for number in range(ACCEPTED):
             if number and self.crowded():  # one in any case: the others may be stuck
@@ -215,21 +244,17 @@ class _Listener:
                     self._map.resting = time.monotonic() + EXHAUSTED
                 return
             try:
-                self.set_socket_options(connection)  # type: ignore[attr-defined]
+                self._set_options(connection)
             except OSError:
                 connection.close()
                 continue
-            # Of four, in IPv6, and of none in a unix socket.
-            place = self.fix_addr(address)  # type: ignore[attr-defined]
-            Channel(self, connection, place[:2])
+            Channel(self, connection, address[:2] if address else ("localhost", None))
 
-    def pull_trigger(self) -> None:
-        """Do nothing: a channel says itself what the loop has to look at."""
+    def handle_error(self) -> None:
+        """Go on listening after an error of ours, which is being handled."""
+        logger.exception("a connection could not be begun")
 
-
-class TcpServer(_Listener, TcpWSGIServer):
-    """Listens on a TCP address."""
-
-
-class UnixServer(_Listener, UnixWSGIServer):
-    """Listens on a unix socket."""
+    def close(self) -> None:
+        """Close the socket."""
+        self._map.pop(self._fileno, None)
+        self.socket.close()

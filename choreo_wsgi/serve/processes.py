@@ -29,11 +29,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from waitress.adjustments import Adjustments
-
 from ..errors import ConfigurationError
 from ..settings import Configuration, Settings
-from .server import adjustments
 
 logger = logging.getLogger(__name__)
 
@@ -141,33 +138,6 @@ class _Process:
     ready: int  # readable once it serves, or has ended before
     serves: bool = False
     replaced: bool = False
-
-
-def bind(settings: Settings) -> list[socket.socket]:
-    """Return listening sockets for the addresses of *settings*; raises ConfigurationError."""
-    adj = Adjustments(**adjustments(settings))
-    found = []
-    try:
-        if adj.unix_socket:
-            Path(adj.unix_socket).unlink(missing_ok=True)
-            found.append(socket.socket(socket.AF_UNIX))
-            found[0].bind(adj.unix_socket)
-            os.chmod(adj.unix_socket, adj.unix_socket_perms)  # noqa: PTH101 (never a link)
-        for family, kind, protocol, address in [] if adj.unix_socket else adj.listen:
-            one = socket.socket(family, kind, protocol)
-            found.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind(address)
-        for one in found:
-            one.setblocking(False)
-            one.listen(adj.backlog)
-    except OSError as error:
-        for one in found:
-            one.close()
-        raise ConfigurationError(f"listen: {error.strerror or error}") from None
-    return found
 
 
 class Supervisor:

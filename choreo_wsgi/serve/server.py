@@ -6,7 +6,6 @@ serve four streams.
 
 from __future__ import annotations
 
-import copy
 import gc
 import ipaddress
 import logging
@@ -26,8 +25,8 @@ from ..errors import ConfigurationError
 from ..settings import Settings
 from ..streams.carrier import Carrier
 from ..streams.workers import Workers
-from .loop import Loop, TcpServer, UnixServer
-from .sockets import listen_addresses, raise_open_files, socket_options
+from .loop import Listener, Loop
+from .sockets import bind, listen_addresses, raise_open_files, socket_options
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +87,13 @@ class Application(Protocol):
         """Close the providers."""
 
 
-def adjustments(settings: Settings) -> dict[str, Any]:
-    """Return waitress's own settings for *settings*."""
+def adjustments(settings: Settings) -> Adjustments:
+    """Return waitress's own settings for *settings*; raises ConfigurationError."""
     if settings.unix_socket:
         where: dict[str, Any] = {"unix_socket": settings.unix_socket}
     else:
         where = {"listen": " ".join(listen_addresses(settings))}
-    return {
-        **where,
+    others = {
         "threads": settings.max_streams + RESERVE,
         "connection_limit": max(1000, 2 * settings.max_streams),
         "backlog": max(1024, settings.max_streams),
@@ -111,6 +109,12 @@ def adjustments(settings: Settings) -> dict[str, Any]:
         "log_socket_errors": False,
         "ident": None,
     }
+    try:
+        return Adjustments(**where, **others)
+    except ValueError:
+        # All that waitress can refuse here: the other values are checked, or ours.
+        names = ", ".join(listen_addresses(settings))
+        raise ConfigurationError(f"listen: there is no such host: {names}") from None
 
 
 class Server:
@@ -131,12 +135,7 @@ class Server:
         settings = self.settings = application.settings
         self._application = application
         self._inherited = bool(inherited)
-        try:
-            adj = Adjustments(**adjustments(settings))
-        except ValueError:
-            # All that waitress can refuse here: the other values are checked, or ours.
-            where = ", ".join(listen_addresses(settings))
-            raise ConfigurationError(f"listen: there is no such host: {where}") from None
+        adj = adjustments(settings)
         if not (application.has_keys or settings.allow_anonymous):
             _check_exposure(_names(adj, inherited))
         raise_open_files(2 * adj.connection_limit + 256)
@@ -149,50 +148,23 @@ class Server:
         self._loop = Loop(workers)
         application.carry_with(self._loop)
         self._listeners = self._loop.listeners
-        self._crowd = crowd
         try:
-            self._listen(adj, inherited)
-        except OSError as error:
+            sockets = inherited or bind(adj)
+        except ConfigurationError:
             self._loop.close()
-            raise ConfigurationError(f"listen: {error}") from None
+            raise
+        patience = settings.send_timeout
+        self._listeners += [
+            Listener(self._loop, one, adj, application, patience, crowd) for one in sockets
+        ]
         self._signals = 0
         self._hurry = threading.Event()
         self._ended = threading.Event()
 
-    def _listen(self, adj: Adjustments, inherited: Sequence[socket.socket]) -> None:
-        application = self._application
-        common: dict[str, Any] = {"map": self._loop, "dispatcher": self._loop.workers, "adj": adj}
-        for ours in inherited:
-            kind = UnixServer if ours.family == socket.AF_UNIX else TcpServer
-            info = (ours.family, ours.type, ours.proto, ours.getsockname())
-            self._add(kind(application, _sock=ours, bind_socket=False, sockinfo=info, **common))
-        if inherited:
-            return
-        unix = (socket.AF_UNIX, socket.SOCK_STREAM, None, adj.unix_socket)
-        for where in [unix] if adj.unix_socket else adj.listen:
-            kind = UnixServer if where is unix else TcpServer
-            try:
-                self._add(kind(application, sockinfo=where, **common))
-            except OSError as error:
-                name = adj.unix_socket or _url(*where[3][:2]).removeprefix("http://")
-                raise OSError(f"{name}: {error.strerror or error}") from error
-
-    def _add(self, listener: Any) -> None:
-        listener.send_timeout = self.settings.send_timeout
-        if sys.platform == "linux" and listener.family != socket.AF_UNIX:
-            # What it accepts inherits them: three system calls less for each connection.
-            listener.set_socket_options(listener.socket)
-            listener.adj = copy.copy(listener.adj)
-            listener.adj.socket_options = []
-        if self._crowd is not None:
-            listener.crowd = self._crowd
-        listener.admit = self._application.admit
-        self._listeners.append(listener)
-
     @property
     def addresses(self) -> list[str]:
         """The URLs that are served, or ``unix:PATH``."""
-        return [_url(item.effective_host, item.effective_port) for item in self._listeners]
+        return [_url(item.host, item.port) for item in self._listeners]
 
     def handle_signals(self) -> None:
         """Drain on SIGTERM and SIGINT; read keys and providers anew on SIGHUP.

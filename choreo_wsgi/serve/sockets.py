@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from waitress.adjustments import Adjustments
 
 from ..errors import ConfigurationError
 from ..settings import Settings
@@ -72,6 +76,33 @@ def inherited_sockets(environment: Mapping[str, str], process: int) -> list[sock
         if item.type != socket.SOCK_STREAM:
             raise ConfigurationError("LISTEN_FDS: not a stream socket")
     return sockets
+
+
+def bind(adj: Adjustments) -> list[socket.socket]:
+    """Return listening sockets for the addresses of *adj*; raises ConfigurationError."""
+    places: list[Any] = list(adj.listen)
+    if adj.unix_socket:
+        places = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, adj.unix_socket)]
+    found: list[socket.socket] = []
+    try:
+        for family, kind, protocol, address in places:
+            one = socket.socket(family, kind, protocol)
+            found.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if adj.unix_socket and Path(address).is_socket():
+                Path(address).unlink()  # of a server that is no more
+            one.bind(address)
+            if adj.unix_socket:
+                os.chmod(address, adj.unix_socket_perms)  # noqa: PTH101 (never a link)
+            one.listen(adj.backlog)
+    except OSError as error:
+        for one in found:
+            one.close()
+        name = address if adj.unix_socket else f"{address[0]}:{address[1]}"
+        raise ConfigurationError(f"listen: {name}: {error.strerror or error}") from None
+    return found
 
 
 def raise_open_files(needed: int) -> None:
