@@ -100,7 +100,8 @@ def bind(adj: Adjustments) -> list[socket.socket]:
     except OSError as error:
         for one in found:
             one.close()
-        name = address if adj.unix_socket else f"{address[0]}:{address[1]}"
+        host, port = ("unix", address) if adj.unix_socket else address[:2]
+        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise ConfigurationError(f"listen: {name}: {error.strerror or error}") from None
     return found
 

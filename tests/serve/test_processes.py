@@ -183,7 +183,7 @@ def test_an_address_that_is_taken_ends_all(run: Start) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run("serve", "--processes", "2", "--listen", address)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "listen: Address already in use" in done.stderr
+    assert f"listen: {address}: Address already in use" in done.stderr
 
 
 def test_each_has_its_share() -> None:
