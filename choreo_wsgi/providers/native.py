@@ -291,16 +291,14 @@ class _NotSpoken(ProviderError):
 def refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
     """Return what a refusal means of an API that the upstream may not have after all."""
     error = refusal(status, headers, body, time.time())
-    if status in (404, 405, 501) and b"model" not in body.lower():
-        return _NotSpoken(error.message)
-    return error
+    text = body.lower()
+    missing = status in (404, 405, 501) and not (b"model" in text or b"deployment" in text)
+    missing = missing or (status == 400 and b"operation is unsupported" in text)  # Azure's
+    return _NotSpoken(error.message) if missing else error
 
 
 class Trying:
-    """*reply*, or what *other* makes when the upstream turns out not to have the API.
-
-    An older release of a server that has it today is found out so, at the first request.
-    """
+    """*reply*, or what *other* makes when the upstream turns out not to have the API."""
 
     def __init__(self, reply: Reply, other: Callable[[], Reply]) -> None:
         self._reply = reply

@@ -53,6 +53,8 @@ class Through:
         section = {"type": case.provider_type, "models": "*", "api_key": KEY}
         section |= OPTIONS.get(case.provider_type, {}) | (case.json("options.json") or {})
         section["base_url"] = upstream.url
+        if case.provider_type == "azure":
+            section["apis"] = "chat"  # which is what was recorded
         app = harness.make_app({"default_model": "none"}, {"provider up": section})
         stack.callback(app.close)
         self.server = stack.enter_context(harness.Server(app))

@@ -260,6 +260,24 @@ def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:
         ask_responses(gone.url)
 
 
+def test_azure_has_it_in_the_new_form(native: Make) -> None:
+    """And where a model does not, it goes by chat."""
+    made = native("azure", HEAD + frames(*EVENTS))
+    assert [event.to_dict() for event in ask_responses(made.url, stream=True)] == EVENTS
+    assert made.sent[0] == "/openai/v1/responses"
+    head = b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
+
+    def answer(asked: Request) -> bytes:
+        if asked.path.endswith("/responses"):
+            return head + b'{"error":{"message":"The requested operation is unsupported."}}'
+        return HEAD + chunk + sse.DONE
+
+    other = native("azure", answer)
+    assert ask_responses(other.url).output_text == "hi"
+    assert other.sent[0] == "/openai/v1/chat/completions"
+
+
 def ask_messages(url: str, **members: Any) -> Any:
     given: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
     with (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from ...errors import ConfigurationError, ProviderNotConfigured
-from ...settings import setting
+from ...settings import Settings, setting
 from ..facts import BUILT_IN
 from .provider import OpenAI
 
@@ -34,6 +34,11 @@ class Azure(OpenAI):
 
         base_url: str = setting("", "the endpoint, as https://NAME.openai.azure.com")
         api_version: str = setting("", "as 2024-10-21; empty: the form /openai/v1, without")
+
+    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(name, options, settings)
+        if not (self.options.api_version or self.options.apis):  # the new form has Responses
+            self.apis |= {"responses"}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
