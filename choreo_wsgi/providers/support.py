@@ -40,8 +40,7 @@ class Row:
     neutral: tuple[Json, ...] = field(default=())
 
 
-SENT, DONE = Cell("sent"), Cell("done", "by the server")
-DROPPED, REFUSED = Cell("dropped"), Cell("refused")
+SENT, REFUSED = Cell("sent"), Cell("refused")
 
 
 def _row(name: str, *cells: Cell, local: Cell | None = None, neutral: tuple[Json, ...] = ()) -> Row:
