@@ -4,7 +4,8 @@ import os
 
 bind = "127.0.0.1:8000"
 # A stream holds its thread; a process holds some hundreds on a core. With more than one worker
-# resumable streams need a shared store: CHOREO_REPLAY=sqlite:PATH or redis://...
+# resumable streams and the limits of keys need a store that they share: CHOREO_REPLAY=sqlite:PATH
+# or redis://...
 workers = 1
 worker_class = "gthread"
 # The streams (CHOREO_MAX_STREAMS, 256) and 16 for everything else: with fewer the stream too
