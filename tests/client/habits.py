@@ -632,7 +632,7 @@ class HabitServer:
         said = body["messages"][-1]["content"]
         said = said if isinstance(said, str) else "parts"
         if said == "silence":
-            peer.is_left()
+            peer.wait_until_left()
         elif said == "flaky" and (flaky := self._flaky) % 3 != 2:
             self._flaky += 1
             peer.json({"error": {"message": "again"}}, "500 X", Retry_After_Ms="1")

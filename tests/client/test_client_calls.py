@@ -447,7 +447,7 @@ def test_no_head_in_time(server, clients, stream, head):
 
     def script(peer):
         peer.send(head)
-        peer.is_left()
+        peer.wait_until_left()
         left.set()
 
     server.then(script)

@@ -34,7 +34,7 @@ class Silence:
         for value in self.frames:
             peer.frame(value)
         self.silent.set()
-        peer.is_left()
+        peer.wait_until_left()
         self.left.set()
 
 

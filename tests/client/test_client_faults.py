@@ -141,7 +141,7 @@ def test_closing_while_another_task_reads(server):
     def script(peer):
         peer.head()
         peer.frame(chat_chunk("a"))
-        peer.is_left()
+        peer.wait_until_left()
         left.set()
 
     server.then(script)
@@ -189,7 +189,7 @@ def test_a_program_ends_with_its_streams_open(server, how):
     def script(peer):
         peer.head()
         peer.frame(chat_chunk("a"))
-        peer.is_left()
+        peer.wait_until_left()
 
     server.then(script)
     command = [sys.executable, "-W", "error", "-c", EXIT, server.url, how]
@@ -203,7 +203,7 @@ def test_a_stop_iteration_of_a_signal_handler_is_no_end(server):
     def script(peer):
         peer.head()
         peer.frame(chat_chunk("a"))
-        peer.is_left()
+        peer.wait_until_left()
 
     def handler(signum, frame):
         raise StopIteration

@@ -33,7 +33,7 @@ def test_the_callers_own_idempotency_key_is_kept(server, clients):
 
 
 def test_the_limits_of_the_client_are_those_of_its_calls(server, clients):
-    server.then(lambda peer: peer.is_left())
+    server.then(lambda peer: peer.wait_until_left())
     client = clients(server.url, timeout=0.05, max_retries=0)
     assert client.timeout == choreoai.Timeout(0.05, 0.05, 0.05)
     with pytest.raises(choreoai.APITimeoutError):
@@ -89,7 +89,7 @@ def test_a_mapping_is_an_object(server, client):
 def test_a_plain_answer_that_stops_coming(server, clients):
     def script(peer):
         peer.send(HEAD + PLAIN[:3])
-        peer.is_left()
+        peer.wait_until_left()
 
     server.then(script)
     client = clients(server.url, timeout=choreoai.Timeout(idle=0.05), max_retries=0)

@@ -52,7 +52,7 @@ class Silence:
         for value in self.frames:
             peer.frame(value)
         self.silent.set()
-        peer.is_left()
+        peer.wait_until_left()
         self.left.set()
 
 
@@ -97,7 +97,7 @@ def test_a_time_limit_that_moves(server, run):
         peer.frame(answer("a")[0])
         threading.Event().wait(0.05)
         peer.frame(answer("a")[1])
-        peer.is_left()
+        peer.wait_until_left()
         left.set()
 
     server.then(script)

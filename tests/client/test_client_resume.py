@@ -193,7 +193,7 @@ def test_cancel_stops_the_generation(server, client, log, status):
     def run(peer):
         log.head(peer)
         peer.frame(log.frames[0], 1)
-        peer.is_left()
+        peer.wait_until_left()
         left.set()
 
     server.then(run, lambda peer: peer.json({}, status))
@@ -214,7 +214,7 @@ def test_cancel_of_a_stream_that_is_not_resumable_only_closes(server, clients):
     def run(peer):
         peer.head()
         peer.frame(chat_chunk("a"))
-        peer.is_left()
+        peer.wait_until_left()
         left.set()
 
     server.then(run)
@@ -231,7 +231,7 @@ def test_closing_while_it_reconnects(server, client, log):
 
     def silent(peer):
         waiting.set()
-        peer.is_left()
+        peer.wait_until_left()
         left.set()
 
     server.then(log.send(3, "close"), silent)

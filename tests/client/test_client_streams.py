@@ -258,7 +258,7 @@ def endless(server):
             peer.head()
             for value in answer("a", "b")[:2]:
                 peer.frame(value)
-            peer.is_left()
+            peer.wait_until_left()
         left.set()
 
     server.then(script)

@@ -100,6 +100,10 @@ class Peer:
         self.over.set()
         return True
 
+    def wait_until_left(self) -> None:
+        """Return when the client has closed its side; fail if it does not."""
+        assert self.is_left(), "the client does not leave"
+
     # -- an answer ------------------------------------------------------------------------
 
     def head(
