@@ -134,7 +134,7 @@ class TextLines(_Dated):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Return the line without control characters, which could colour a terminal too."""
-        text = super().formatMessage(record)
+        text = f"{record.asctime} {record.levelname} {record.name}: {record.message}"
         if text.isprintable():
             return text
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -17,16 +17,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from waitress.adjustments import Adjustments
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from ..streams.carrier import Carrier
 from ..streams.workers import Workers
 from .loop import Listener, Loop
 from .sockets import bind, listen_addresses, raise_open_files, socket_options
+
+if TYPE_CHECKING:
+    from ..app.application import Application
 
 logger = logging.getLogger(__name__)
 
@@ -53,38 +55,6 @@ SWITCH = 0.002
 #: Containers that are made before the collector looks for cycles among them.  A request leaves
 #: none, so that there is little to find; the default (700) is reached every few requests.
 YOUNG = 10_000
-
-
-class Application(Protocol):
-    """What the server asks of the WSGI application."""
-
-    settings: Settings
-    has_keys: bool
-
-    @property
-    def active(self) -> int:
-        """How many completions run."""
-
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        """Answer a request (PEP 3333)."""
-
-    def admit(self, environ: Any) -> None:
-        """Raise ChoreoError if the request whose head is *environ* will be refused anyway."""
-
-    def reload(self) -> object:
-        """Read keys and providers anew."""
-
-    def carry_with(self, carrier: Carrier) -> None:
-        """Let *carrier* go on with the streams that have no client."""
-
-    def drain(self) -> None:
-        """Refuse new completions; say 503 to ``/readyz``."""
-
-    def stop(self) -> None:
-        """End every stream with the error frame ``server_shutting_down``."""
-
-    def close(self) -> None:
-        """Close the providers."""
 
 
 def adjustments(settings: Settings) -> Adjustments:
