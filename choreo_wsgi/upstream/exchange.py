@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
 from .connection import POLLIN, POLLOUT, Connection
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
-from .request import Lender, Steps
+from .request import Steps
+
+if TYPE_CHECKING:
+    from .address import Address
+    from .pool import Client
 
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
@@ -26,13 +31,14 @@ class Exchange:
     thread at a time may receive; any thread may close.
     """
 
-    def __init__(self, lender: Lender, method: str, request: bytes) -> None:
+    def __init__(self, client: Client, address: Address, method: str, request: bytes) -> None:
         self.status: int | None = None
         self.reason: str | None = None
         self.headers = Headers()
         #: Whether the body was returned to its end.
         self.ended = False
-        self._lender = lender
+        self._client = client
+        self._address = address
         self._method = method
         self._request = request
         self._connection: Connection | None = None
@@ -46,7 +52,7 @@ class Exchange:
         self._again = 0.0  # when to ask whether the socket is writable
         #: When a piece of the body, or the head, came last.
         self.heard = 0.0
-        self._patience = lender.timeouts.first_byte
+        self._patience = client.timeouts.first_byte
         self._sent = False
         self._sent_at = 0.0
         self._closed = False
@@ -185,11 +191,11 @@ class Exchange:
 
     def _begin(self, fresh: bool) -> Steps:
         """Connect, send the request and collect the head of the answer."""
-        times = self._lender.timeouts
-        self._connection = connection = self._lender.take(fresh)
+        times = self._client.timeouts
+        self._connection = connection = self._client.take(self._address, fresh)
         if not connection.reused:
             until = time.monotonic() + times.connect
-            yield from self._lender.connect(connection, until)
+            yield from self._client.connect(connection, until)
         until = time.monotonic() + times.first_byte
         try:
             yield from self._talk(connection, until)
@@ -292,7 +298,7 @@ class Exchange:
             body = framing.feed(data)
             now = self.heard = time.monotonic()
             if body:
-                self._patience = self._lender.timeouts.idle
+                self._patience = self._client.timeouts.idle
             if framing.done:
                 self._end(framing.excess)
             elif framing.error is not None and not body:
@@ -308,7 +314,7 @@ class Exchange:
             keep = self._head.keep_alive and self._sent and not (self._closed or excess)
         if keep:
             self._connection.framing = self._framing
-            self._lender.give_back(self._connection)
+            self._client.give_back(self._connection)
         else:
             self._connection.close()
 

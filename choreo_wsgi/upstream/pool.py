@@ -64,7 +64,7 @@ class Client:
             headers = {**headers, "Proxy-Authorization": address.proxy.authorization}
         size = len(request.body)
         head = request_head(request.method, target, host, headers, size)
-        return Exchange(_Lender(self, address), request.method, head + request.body)
+        return Exchange(self, address, request.method, head + request.body)
 
     def close(self) -> None:
         """Close the idle connections; exchanges under way are their holders' to close."""
@@ -101,6 +101,10 @@ class Client:
             connection.close()
         return Connection(address)
 
+    def connect(self, connection: Connection, until: float) -> Steps:
+        """Return the steps that connect *connection* by *until* (monotonic)."""
+        return connect.connect(connection, self.unix_socket, lambda: self.ssl_context, until)
+
     def give_back(self, connection: Connection) -> None:
         """Keep *connection* for the next exchange, and close what was kept too long."""
         now = connection.idle_since = time.monotonic()
@@ -126,22 +130,3 @@ class Client:
         context = ssl.create_default_context(**where)
         context.set_alpn_protocols(["http/1.1"])
         return context
-
-
-class _Lender:
-    """The client as one exchange, to one address, sees it."""
-
-    def __init__(self, client: Client, address: Address) -> None:
-        self.timeouts = client.timeouts
-        self._client = client
-        self._address = address
-
-    def take(self, fresh: bool) -> Connection:
-        return self._client.take(self._address, fresh)
-
-    def connect(self, connection: Connection, until: float) -> Steps:
-        client = self._client
-        return connect.connect(connection, client.unix_socket, lambda: client.ssl_context, until)
-
-    def give_back(self, connection: Connection) -> None:
-        self._client.give_back(connection)

@@ -1,12 +1,9 @@
-"""What an exchange is given: the request, how long to wait, and where connections come from."""
+"""What an exchange is given: the request, and how long to wait."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from .connection import Connection
 
 #: What a way to a connection or a head waits for, step by step: see :mod:`.connect`.
 Steps = Generator[tuple[int, float], None, None]
@@ -34,18 +31,3 @@ class HTTPRequest:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-
-
-class Lender(Protocol):
-    """Where an exchange gets its connections and gives them back."""
-
-    timeouts: Timeouts
-
-    def take(self, fresh: bool) -> Connection:
-        """Return a connection: an idle one, or one that is still to be connected."""
-
-    def connect(self, connection: Connection, until: float) -> Steps:
-        """Return the steps that connect *connection*."""
-
-    def give_back(self, connection: Connection) -> None:
-        """Take *connection* for the next exchange."""
