@@ -50,10 +50,9 @@ _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what
 class Channel:
     """One connection to the client at *addr*; *server* is one of :mod:`choreo_wsgi.serve.loop`'s.
 
-    The loop has it among waitress's dispatchers, and asks it what it asks those.
+    The loop asks it what to poll for, and tells it what happened.
     """
 
-    accepting = False
     connected = True
     #: The connection is to be closed: now, or when all is sent.
     will_close = False
@@ -80,8 +79,8 @@ class Channel:
         self.unsent: list[memoryview] = []
         self._sending = threading.RLock()
         sock.setblocking(False)
-        self._fileno = sock.fileno()
-        server.connections[self._fileno] = self
+        self.descriptor = sock.fileno()
+        server.loop.add(self)
 
     # In the loop's thread
 
@@ -90,7 +89,7 @@ class Channel:
         closing = self.will_close or self.close_when_flushed
         return not closing and len(self.requests) <= self.server.adj.channel_request_lookahead
 
-    def handle_read_event(self) -> None:
+    def on_readable(self) -> None:
         """Read what the client sent, or that it has gone."""
         try:
             data = self.socket.recv(READ)
@@ -124,7 +123,11 @@ class Channel:
                 if not request.empty:
                     self.requests.append(request)
                     if len(self.requests) == 1:
-                        self.server.add_task(self)
+                        self._begin_next()
+
+    def _begin_next(self) -> None:
+        self.task = Task(self, self.requests[0])
+        self.server.loop.begin(self.task)
 
     def _send_continue(self, request: Parser) -> None:
         """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
@@ -177,7 +180,7 @@ class Channel:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
             return
-        if self._fileno < 0:
+        if self.descriptor < 0:
             return  # closed already
         if self.requests:
             self._shut_down()
@@ -186,31 +189,28 @@ class Channel:
             self.unsent = []
             self.close()
         if self.task is not None:
-            self.server.step(self.task)  # its client has gone
+            self.server.loop.step(self.task)  # its client has gone
 
-    def handle_write_event(self) -> None:
+    def on_writable(self) -> None:
         """Send what is unsent; when the client has taken it all, its answer goes on."""
         if self.unsent:
             self.flush()
             if self.unsent:
                 return
             if self.task is not None:
-                self.server.step(self.task)
+                self.server.loop.step(self.task)
         if self.close_when_flushed and not self.unsent:
             self.close_when_flushed, self.will_close = False, True
         if self.will_close:
             self.handle_close()
 
-    def handle_error(self) -> None:
-        """Close the connection for an error of ours, which is being handled."""
-        logger.exception("a connection failed")
-        self.handle_close()
+    on_error = handle_close
 
     def close(self) -> None:
         """Close the socket."""
-        if self._fileno >= 0:
-            del self.server.connections[self._fileno]
-            self._fileno = -1
+        if self.descriptor >= 0:
+            self.server.loop.remove(self)
+            self.descriptor = -1
             self.socket.close()
 
     def writable(self) -> bool:
@@ -230,10 +230,10 @@ class Channel:
             self.requests.pop(0).close()
             waiting = self.request
             if self.requests:
-                self.server.add_task(self)
+                self._begin_next()
             elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
                 self._send_continue(waiting)
-        self.server.changed(self)
+        self.server.loop.changed(self)
 
     # In any thread
 
@@ -251,7 +251,7 @@ class Channel:
         """Send *parts* when the client takes them."""
         self.unsent += map(memoryview, parts)
         self.deadline = time.monotonic() + self.server.send_timeout
-        self.server.changed(self)
+        self.server.loop.changed(self)
 
     def flush(self) -> None:
         """Send of what is unsent what the system takes now."""

@@ -1,8 +1,7 @@
-"""The loop: waitress's sockets and the streams' descriptors on one poller, in one thread.
+"""The loop: the clients' sockets and the streams' descriptors on one poller, in one thread.
 
-It is the streams' carrier, which also runs waitress's connections.  waitress asks every
-connection what it waits for each time it wakes: felt when hundreds of streams begin at once.
-Here a connection is asked when something happened to it.
+It is the streams' carrier, which also runs the connections.  A connection is asked what it waits
+for when something happened to it.
 
 Requests begin here too, unless the application says that it may block.  Frames of running
 streams go first; connections and beginnings share half a millisecond of each round, so that
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from waitress import wasyncore
 from waitress.adjustments import Adjustments
 
 from ..streams.carrier import Carrier
@@ -47,31 +45,37 @@ EXHAUSTED = 0.5
 REST = 0.02
 
 
-class Loop(dict[int, Any], Carrier):
-    """The map from descriptors to dispatchers that waitress wants, which also runs them."""
+class Loop(Carrier):
+    """The carrier of the streams, which runs the listeners and the connections too."""
 
     def __init__(self, workers: Workers) -> None:
-        dict.__init__(self)
-        Carrier.__init__(self, workers)
-        self._events: dict[int, int] = {}
+        super().__init__(workers)
+        self._open: dict[int, Channel | Listener] = {}
+        self._events: dict[int, int] = {}  # what is polled for at each
         self._cleanup = time.monotonic() + CLEANUP
         self._looks = 0.0
         self.resting = 0.0  # until when nothing is accepted
         self.listeners: list[Listener] = []
 
-    def __setitem__(self, descriptor: int, dispatcher: Any) -> None:
-        super().__setitem__(descriptor, dispatcher)
-        # Asked later: it is not fully made yet.
-        self._calls.append(functools.partial(self._ask, dispatcher))
+    @property
+    def sockets(self) -> int:
+        """How many sockets are open."""
+        return len(self._open)
 
-    def __delitem__(self, descriptor: int) -> None:
-        super().__delitem__(descriptor)
-        if self._events.pop(descriptor, 0):
-            self._unregister(descriptor, self._handlers[descriptor])
+    def add(self, one: Channel | Listener) -> None:
+        """Run *one* until it is removed."""
+        self._open[one.descriptor] = one
+        self._ask(one)
 
-    def changed(self, dispatcher: Any) -> None:
-        """Ask *dispatcher* anew what it waits for; from any thread."""
-        self.call(functools.partial(self._ask, dispatcher))
+    def remove(self, one: Channel | Listener) -> None:
+        """Let go of *one*, which will be closed."""
+        self._open.pop(one.descriptor, None)
+        if self._events.pop(one.descriptor, 0):
+            self._unregister(one.descriptor, self._handlers[one.descriptor])
+
+    def changed(self, one: Channel | Listener) -> None:
+        """Ask *one* anew what it waits for; from any thread."""
+        self.call(functools.partial(self._ask, one))
 
     def begin(self, task: Task) -> None:
         """Begin with *task* when its turn comes, or on a worker when it may block."""
@@ -82,12 +86,13 @@ class Loop(dict[int, Any], Carrier):
 
     def close(self) -> None:
         """Close every socket."""
-        wasyncore.close_all(self, ignore_all=True)
+        for one in list(self._open.values()):
+            one.close()
         super().close()
 
     def channels(self) -> list[Channel]:
         """Return the open connections."""
-        return [item for item in list(self.values()) if isinstance(item, Channel)]
+        return [one for one in list(self._open.values()) if isinstance(one, Channel)]
 
     def _start(self) -> None:
         """Do nothing: the server runs the loop in its own thread."""
@@ -103,43 +108,44 @@ class Loop(dict[int, Any], Carrier):
                     channel.handle_close()
         self._looks = now + (REST if self.resting > now else QUIET)
 
-    def _dispatch(self, dispatcher: Any, events: int) -> None:
-        if not self._holds(dispatcher):
-            return  # closed by an earlier event of this round
-        known = self._events.get(dispatcher._fileno, 0)
+    def _handle(self, one: Channel | Listener, events: int) -> None:
+        known = self._events.get(one.descriptor, 0)
         # A connection that broke turns up as neither of the two, and is felt by either.
-        if known & IN and events & ~OUT:
-            wasyncore.read(dispatcher)
-        if known & OUT and events & ~IN and self._holds(dispatcher):
-            wasyncore.write(dispatcher)
-        self._ask(dispatcher)
+        if known & IN and events & ~OUT and self._holds(one):
+            self._run(one, one.on_readable)
+        if known & OUT and events & ~IN and self._holds(one):
+            self._run(one, one.on_writable)
+        self._ask(one)
 
-    def _ask(self, dispatcher: Any) -> None:
-        """Register the events that *dispatcher* needs; flush what can be written now."""
-        if not self._holds(dispatcher):
+    def _ask(self, one: Channel | Listener) -> None:
+        """Poll for the events that *one* needs; have it write what can be written now."""
+        if self._holds(one) and one.writable():
+            self._run(one, one.on_writable)
+        if not self._holds(one):
             return
-        if not dispatcher.accepting and dispatcher.writable():
-            wasyncore.write(dispatcher)
-            if not self._holds(dispatcher):
-                return
-        events = IN if dispatcher.readable() else 0
-        if not dispatcher.accepting and dispatcher.writable():
-            events |= OUT
-        descriptor = dispatcher._fileno
+        events = (IN if one.readable() else 0) | (OUT if one.writable() else 0)
+        descriptor = one.descriptor
         known = self._events.get(descriptor, 0)
         if events == known:
             return
         if not known:
-            self._register(descriptor, events, functools.partial(self._dispatch, dispatcher))
+            self._register(descriptor, events, functools.partial(self._handle, one))
         elif events:
             self._poller.modify(descriptor, events)
         else:
             self._unregister(descriptor, self._handlers[descriptor])
         self._events[descriptor] = events
 
-    def _holds(self, dispatcher: Any) -> bool:
-        """Return whether *dispatcher* is still open."""
-        return self.get(dispatcher._fileno) is dispatcher
+    def _run(self, one: Channel | Listener, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception:
+            logger.exception("a connection failed")
+            one.on_error()
+
+    def _holds(self, one: Channel | Listener) -> bool:
+        """Return whether *one* is still open."""
+        return self._open.get(one.descriptor) is one
 
 
 class Listener:
@@ -149,7 +155,6 @@ class Listener:
     first.
     """
 
-    accepting = True
     draining = False
     retired = False  # another process accepts instead
     _full = False
@@ -163,7 +168,7 @@ class Listener:
         send_timeout: float,
         crowd: Callable[[int], bool] | None,
     ) -> None:
-        self.connections = self._map = loop
+        self.loop = loop
         self.socket = sock
         sock.setblocking(False)
         self.adj = adj
@@ -193,46 +198,40 @@ class Listener:
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
         }
-        self._fileno = sock.fileno()
-        loop[self._fileno] = self
+        self.descriptor = sock.fileno()
+        loop.add(self)
 
     def _set_options(self, sock: socket.socket) -> None:
         for level, option, value in self._options:
             sock.setsockopt(level, option, value)
 
-    def changed(self, channel: Channel) -> None:
-        """Have the loop look at *channel*; from any thread."""
-        self._map.changed(channel)
-
-    def add_task(self, channel: Channel) -> None:
-        """Begin with the next request of *channel*."""
-        channel.task = Task(channel, channel.requests[0])
-        self._map.begin(channel.task)
-
-    def step(self, task: Task) -> None:
-        """Go on with *task*: its client has taken what was sent, or has gone."""
-        self._map.step(task)
-
     def readable(self) -> bool:
         """Return whether a connection can be accepted."""
         now = time.monotonic()
-        if self._map.resting <= now - REST and self.crowded():
-            self._map.resting = now + REST
-        full = len(self._map) >= self.adj.connection_limit
+        if self.loop.resting <= now - REST and self.crowded():
+            self.loop.resting = now + REST
+        full = self.loop.sockets >= self.adj.connection_limit
         if full and not self._full:
-            logger.warning("there are %d connections: no more are accepted", len(self._map))
+            logger.warning("there are %d connections: no more are accepted", self.loop.sockets)
         self._full = full
-        return not (full or self.retired or now < self._map.resting)
+        return not (full or self.retired or now < self.loop.resting)
 
     def crowded(self) -> bool:
         """Return whether another process shall accept first."""
-        return self._crowd is not None and self._crowd(len(self._map))
+        return self._crowd is not None and self._crowd(self.loop.sockets)
 
-    def handle_read_event(self) -> None:
+    def writable(self) -> bool:
+        """Return False."""
+        return False
+
+    def on_writable(self) -> None:
+        """Do nothing."""
+
+    def on_readable(self) -> None:
         """Accept some of the connections that wait; rest while there is no descriptor."""
         for number in range(ACCEPTED):
             if number and self.crowded():  # one in any case: the others may be stuck
-                self._map.resting = time.monotonic() + REST
+                self.loop.resting = time.monotonic() + REST
                 return
             try:
                 connection, address = self.socket.accept()
@@ -241,7 +240,7 @@ class Listener:
             except OSError as error:  # for one, the client has been quicker
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.warning("no connection can be accepted: %s", error.strerror)
-                    self._map.resting = time.monotonic() + EXHAUSTED
+                    self.loop.resting = time.monotonic() + EXHAUSTED
                 return
             try:
                 self._set_options(connection)
@@ -250,11 +249,10 @@ class Listener:
                 continue
             Channel(self, connection, address[:2] if address else ("localhost", None))
 
-    def handle_error(self) -> None:
-        """Go on listening after an error of ours, which is being handled."""
-        logger.exception("a connection could not be begun")
+    def on_error(self) -> None:
+        """Go on listening."""
 
     def close(self) -> None:
         """Close the socket."""
-        self._map.pop(self._fileno, None)
+        self.loop.remove(self)
         self.socket.close()
