@@ -20,6 +20,7 @@ from ..apis.responses.log import Told
 from ..apis.responses.request import read_request
 from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
+from ..chat.source import Over
 from ..errors import (
     InvalidRequest,
     NotFound,
@@ -246,20 +247,22 @@ def _asked(fields: dict[str, Json], past: list[Json] | None) -> list[Json]:
     return [*(past or []), *items]
 
 
-class _Whole:
+class _Whole(Over):
     """A recording as its last event's response: a ``Readable`` of one document."""
 
+    _source: Recording
+
     def __init__(self, recording: Recording) -> None:
-        self._recording = recording
+        self._source = recording
         self._last = b""
         self.ended = False
 
     def receive(self, timeout: float) -> bytes:
         """Return the document once it is complete, ``b""`` before; raises what it failed with."""
-        block = self._recording.receive(timeout)
+        block = self._source.receive(timeout)
         if block:
             self._last = block
-        if not self._recording.ended:
+        if not self._source.ended:
             return b""
         self.ended = True
         events = sse.Decoder().receive_data(self._last)
@@ -273,15 +276,6 @@ class _Whole:
             raise ProviderError(error["message"], code=code, status=status)
         return dump(response)
 
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._recording.fileno()
-
-    @property
-    def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
-        return self._recording.due
-
     def close(self) -> None:
         """The client has gone; the recording goes on without it."""
-        self._recording.close()
+        self._source.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Usage
-from .source import Source
+from .source import Over, Source
 
 
 class AnswerWriter:
@@ -45,11 +45,13 @@ class AnswerWriter:
         return sse.frame(error.body())
 
 
-class Answer:
+class Answer(Over):
     """The answer of *n* choices that *source* gives, as *writer* writes it.
 
     *label* says who answers.
     """
+
+    _source: Source
 
     def __init__(self, source: Source, writer: AnswerWriter, n: int, label: str) -> None:
         self._source = source
@@ -87,15 +89,6 @@ class Answer:
         self.ended = True
         self.close()
         return self._writer.finish()
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._source.fileno()
-
-    @property
-    def due(self) -> float | None:
-        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
-        return self._source.due
 
     def close(self) -> None:
         """Stop the generation."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..errors import InvalidRequest
 from .items import Delta, Finish, Item, Usage
-from .source import Source
+from .source import Over, Source
 
 #: Characters of the longest stop string that can be looked for here.
 LONGEST_STOP = 1000
@@ -60,12 +60,14 @@ def _beginning(stop: str, text: str) -> int:
     return at if at >= 0 else len(text)
 
 
-class Shortened(Source):
+class Shortened(Over, Source):
     """*source*, each choice of which ends before a stop string or with ``length`` at a limit.
 
     *limit* counts pieces of text.  Raises InvalidRequest for a stop string over
     :data:`LONGEST_STOP`.
     """
+
+    _source: Source
 
     def __init__(
         self,
@@ -128,15 +130,6 @@ class Shortened(Source):
         self._finished.add(item.index)
         finish = Finish("stop", item.index, stop=matcher.matched)
         return [Delta(text, item.index), finish] if text else [finish]
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return self._source.fileno()
-
-    @property
-    def due(self) -> float | None:
-        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
-        return self._source.due
 
     def close(self) -> None:
         """Stop the generation."""

@@ -20,7 +20,7 @@ Some know a *lane*, a shorter way than ``receive(0)`` for what comes most of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .items import Delta, Finish, Item, Usage
 
@@ -86,6 +86,21 @@ class Reply(Readable[bytes], Protocol):
     @property
     def label(self) -> str:
         """Who answers, for the header ``Choreo-Provider``; final once something came."""
+
+
+class Over:
+    """What waits on its ``_source``, and for nothing else."""
+
+    _source: Readable[Any]
+
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        return self._source.fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came, or None."""
+        return self._source.due
 
 
 class Source:
