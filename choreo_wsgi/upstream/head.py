@@ -27,14 +27,8 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 class Headers:
     """The headers of an answer; their names are found in any case."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[str]] = {}
-
-    def add(self, name: str, value: str) -> list[str]:
-        """Add the header *name*; return the values that it has by now."""
-        values = self._values.setdefault(name.lower(), [])
-        values.append(value)
-        return values
+    def __init__(self, values: dict[str, list[str]] | None = None) -> None:
+        self._values = values or {}  # by the name in lower case
 
     def get(self, name: str, default: str = "") -> str:
         """Return the first value of the header *name*."""
@@ -137,7 +131,7 @@ def _parse_headers(text: str) -> Headers:
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) > _MAX_HEADERS:
         raise FramingError(f"it has more than {_MAX_HEADERS} headers")
-    headers = Headers()
+    headers: dict[str, list[str]] = {}
     values: list[str] = []
     for line in lines:
         name, colon, value = line.partition(":")
@@ -145,5 +139,6 @@ def _parse_headers(text: str) -> Headers:
             if values:
                 values[-1] += " " + line.strip()
         elif colon:
-            values = headers.add(name.strip(), value.strip(" \t\r"))
-    return headers
+            values = headers.setdefault(name.strip().lower(), [])
+            values.append(value.strip(" \t\r"))
+    return Headers(headers)
