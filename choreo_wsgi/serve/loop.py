@@ -36,7 +36,7 @@ CLEANUP = 5.0
 ACCEPTED = 4
 
 #: Seconds between two looks at the listeners while nothing but frames comes.
-QUIET = 0.25
+QUIET = 1.0
 
 #: Seconds for which nothing is accepted when the process has no descriptor left.
 EXHAUSTED = 0.5
