@@ -41,14 +41,15 @@ def normalise_completion(
     messages = list(map(_message, choices))
     if not (messages and all(isinstance(message, dict) for message in messages)):
         raise UpstreamInvalid("the provider's answer is not a chat completion")
-    if choices == reply["choices"] and _is_right(reply):
+    if _is_right(reply):
         return reply, reply["usage"]
     numbers = [whole_number(one.get("index")) for one in choices]
     if {*numbers} != {*range(len(choices))}:
         numbers = list(range(len(choices)))  # of two with one number neither is the other
     chunk = {**reply, "choices": []}
     for one, message, number in zip(choices, messages, numbers, strict=True):
-        rest = {key: value for key, value in one.items() if key not in ("delta", "text")}
+        instead = () if one.get("message") is not None else ("delta", "text")
+        rest = {key: value for key, value in one.items() if key not in instead}
         chunk["choices"].append({**rest, "index": number, "message": dict(message)})
     normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
     chunks, _ = normaliser.take(chunk)
@@ -76,11 +77,14 @@ def _is_right(reply: Chunk) -> bool:
         and "x_groq" not in reply
         and type(usage) is dict
         and all(type(usage.get(name)) is int for name in _COUNTS)
+        and type(reply["choices"]) is list
         and all(_is_plain(one, place) for place, one in enumerate(reply["choices"]))
     )
 
 
-def _is_plain(one: Chunk, place: int) -> bool:
+def _is_plain(one: Json, place: int) -> bool:
+    if type(one) is not dict:
+        return False
     message, index, reason = one.get("message"), one.get("index"), one.get("finish_reason")
     return (
         type(index) is int
