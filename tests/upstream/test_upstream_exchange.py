@@ -556,6 +556,29 @@ def test_closing_while_a_long_body_is_sent(upstream: Start, client: Make) -> Non
         peer.close()
 
 
+def test_a_descriptor_tells_when_more_can_be_sent(client: Make) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        exchange = client().send(post(url, b"x" * 8_000_000))
+        exchange.receive(0)
+        with listener.accept()[0] as peer:
+            while not _is_stuck(exchange):
+                exchange.receive(0)
+            descriptor = exchange.fileno()
+            assert descriptor is not None and exchange.events & select.POLLOUT
+            peer.settimeout(5)
+            while not select.select([descriptor], [], [], 0)[0]:
+                assert peer.recv(1 << 20)
+            exchange.close()
+
+
+def _is_stuck(exchange: Any) -> bool:
+    descriptor = exchange.fileno()
+    return descriptor is not None and not select.select([descriptor], [], [], 0.05)[0]
+
+
 def test_closing_while_connecting(client: Make) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,11 +39,14 @@ class Run:
     """One answer to *case*, which comes in pieces; *lanes* is whether lanes are used."""
 
     def __init__(self, upstream: socket.socket, case: Case, lanes: bool) -> None:
-        provider = case.provider(base_url="http://127.0.0.1/v1")
+        name = upstream.getsockname()
+        unix = isinstance(name, str)
+        port = 80 if unix else name[1]
+        provider = case.provider(base_url=f"http://127.0.0.1:{port}/v1")
         numbers = itertools.count(1)
         provider.new_call_id = lambda: f"call_{next(numbers)}"
         provider.new_identity = lambda model: {**IDENTITY, "model": model}
-        path = upstream.getsockname()
+        path = name if unix else ""
         provider.client = self.client = Client(Timeouts(), unix_socket=path, environ={})
         self.reply: Reply = provider.answer(case.request, writer(case))
         self.lanes = lanes
@@ -55,13 +59,14 @@ class Run:
         while not self.peer.recv(65536).endswith(b"}"):
             pass
 
-    def play(self, pieces: Sequence[bytes]) -> Any:
+    def play(self, pieces: Sequence[bytes], linger: bytes = struct.pack("ii", 0, 0)) -> Any:
         """Let the *pieces* come; return the frames, the error and the usage."""
         with self.peer:
             for piece in pieces:
                 if self.error is None and not self.reply.ended:
                     self.peer.sendall(piece)
                     self.go_on()
+            self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.go_on()
         self.reply.close()
         self.client.close()
@@ -199,3 +204,13 @@ def test_a_chunk_that_is_cut_where_it_could_end(upstream: socket.socket) -> None
     cut = [HEAD, *map(chunk, events), two, chunk(events[0]), two[:end], two[end:], END]
     expected = Run(upstream, case, lanes=False).play(cut)
     assert Run(upstream, case, lanes=True).play(cut) == expected
+
+
+def test_a_connection_that_is_reset() -> None:
+    [case] = [case for case in cases("openai") if case.id == "openai/text"]
+    cut = [HEAD, *(chunk(PREFIX + b"%d" % number + SUFFIX) for number in range(5))]
+    reset = struct.pack("ii", 1, 0)
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        expected = Run(upstream, case, lanes=False).play(cut, reset)
+        assert Run(upstream, case, lanes=True).play(cut, reset) == expected
+    assert expected[1] == (502, "upstream_truncated", "the provider broke the connection off")
