@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import ProviderTimeout, ProviderUnavailable, UpstreamInvalid, UpstreamTruncated
+from .address import Address
 from .connection import POLLIN, POLLOUT, Connection
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
 from .request import Steps
 
 if TYPE_CHECKING:
-    from .address import Address
     from .pool import Client
 
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
+
+_UNREADABLE = "the provider's answer cannot be read"
 
 #: Seconds between two questions whether a socket is writable, where nobody tells.
 PAUSE = 0.01
@@ -27,13 +29,12 @@ PAUSE = 0.01
 class Exchange:
     """A request under way and its answer.
 
-    *status* and *reason* are None and *headers* is empty until the answer's head came.  One
-    thread at a time may receive; any thread may close.
+    *status* is None and *headers* is empty until the answer's head came.  One thread at a time may
+    receive; any thread may close.
     """
 
     def __init__(self, client: Client, address: Address, method: str, request: bytes) -> None:
         self.status: int | None = None
-        self.reason: str | None = None
         self.headers = Headers()
         #: Whether the body was returned to its end.
         self.ended = False
@@ -242,7 +243,7 @@ class Exchange:
                 try:
                     self._take_head(self._early + data)
                 except FramingError as error:
-                    raise _invalid(error) from error
+                    raise UpstreamInvalid(f"{_UNREADABLE}: {error}") from error
 
     def _take_head(self, data: bytes) -> None:
         """Find the final head in *data*; what follows it is the start of the body."""
@@ -250,7 +251,7 @@ class Exchange:
             head = parse_head(data[:end], self._method)
             data = data[end:]
             if head.status >= 200:  # not 100 Continue or 103 Early Hints
-                self.status, self.reason, self.headers = head.status, head.reason, head.headers
+                self.status, self.headers = head.status, head.headers
                 self._head, self._framing = head, head.framing
                 self._request = b""
                 self.heard = time.monotonic()
@@ -268,11 +269,11 @@ class Exchange:
         self._check_open()
         connection, framing = self._connection, self._framing
         assert connection is not None and framing is not None
-        if framing.error is not None:
-            raise _invalid(framing.error)
         now = time.monotonic()
         until = now + timeout
         while True:
+            if framing.error is not None:
+                raise UpstreamInvalid(f"{_UNREADABLE}: {framing.error}")
             deadline = self.heard + self._patience
             if now >= deadline:
                 raise ProviderTimeout(f"the provider was silent for {self._patience:g} s")
@@ -301,9 +302,7 @@ class Exchange:
                 self._patience = self._client.timeouts.idle
             if framing.done:
                 self._end(framing.excess)
-            elif framing.error is not None and not body:
-                raise _invalid(framing.error)
-            if body or self.ended or now >= until:
+            if body or self.ended or (now >= until and framing.error is None):
                 return body
 
     def _end(self, excess: bool = False) -> None:
@@ -317,7 +316,3 @@ class Exchange:
             self._client.give_back(self._connection)
         else:
             self._connection.close()
-
-
-def _invalid(error: FramingError) -> UpstreamInvalid:
-    return UpstreamInvalid(f"the provider's answer cannot be read: {error}")
