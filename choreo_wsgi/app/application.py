@@ -302,9 +302,8 @@ class Application:
         return json_response(about)
 
     def _ready(self, call: Call) -> Response:
-        if self._slots.draining:
-            return json_response({"status": "draining"}, 503)
-        return json_response(_OK)
+        draining = self._slots.draining
+        return json_response({"status": "draining"}, 503) if draining else json_response(_OK)
 
 
 def create_app(configuration: Configuration | None = None) -> Application:

@@ -41,8 +41,7 @@ else:
 
 _APIS = frozenset(("chat", "responses", "messages", "completions", "embeddings"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
-#: What depends on what the model can do.
-_ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))
+_ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))  # depends on what the model can do
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
 _LIST_SECONDS = 300.0
