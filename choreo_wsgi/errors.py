@@ -26,7 +26,8 @@ AuthenticationError     401     authentication_error       invalid_api_key, miss
                                                            malformed_authorization
 PermissionDenied        403     permission_error           model_not_allowed, origin_not_allowed,
                                                            host_not_allowed
-NotFound                404     not_found_error            endpoint_not_found, stream_not_found
+NotFound                404     not_found_error            endpoint_not_found, stream_not_found,
+                                                           response_not_found
 RateLimited             429     rate_limit_error           rate_limit_exceeded, quota_exceeded,
                                                            insufficient_quota
 ProviderError           502     provider_error             provider_api_error,

@@ -28,7 +28,7 @@ WIRE = """
 401 authentication_error missing_authorization malformed_authorization invalid_api_key
 403 permission_error model_not_allowed origin_not_allowed host_not_allowed
 404 invalid_request_error model_not_found
-404 not_found_error endpoint_not_found stream_not_found
+404 not_found_error endpoint_not_found stream_not_found response_not_found
 405 invalid_request_error method_not_allowed
 411 invalid_request_error length_required
 413 invalid_request_error body_too_large

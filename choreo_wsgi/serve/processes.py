@@ -40,6 +40,9 @@ FIRST_BACKOFF, LONGEST_BACKOFF, STABLE = 0.2, 10.0, 30.0
 
 _ABSENT = 0xFFFFFFFF
 
+# What the parent listens to, and its processes each in their own way.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
 #: The status of a process whose configuration cannot be used: all are ended.
 MISCONFIGURED = 2
 
@@ -173,8 +176,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the status of the whole."""
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-        for number in numbers:
+        for number in _SIGNALS:
             signal.signal(number, lambda number, frame: self._signals.append(number))
         signal.set_wakeup_fd(self._outside.fileno(), warn_on_full_buffer=False)
         try:
@@ -222,8 +224,11 @@ class Supervisor:
 
     def _start(self, index: int) -> None:
         ready, told = os.pipe()
+        # What is sent before the new process has forgotten our handlers waits for that.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.close(told)
             self._told = self._told or index == self._crowd.count - 1
             self._processes[pid] = _Process(pid, index, time.monotonic(), ready)
@@ -233,8 +238,9 @@ class Supervisor:
             os.close(self._parent)
             os.close(ready)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             last = index == self._crowd.count - 1 and not self._told
             place = Place(index, self._crowd, self._sockets, self._alive, told, self._folder, last)
             status = self._serve(place)
