@@ -100,6 +100,7 @@ class Carrier:
         self._count = itertools.count()
         self._calls: deque[Callable[[], object]] = deque()
         self._beginning: deque[Load] = deque()  # to be taken over when there is time
+        self._put_off = False  # whether the last round had no time for others
         self._looks = math.inf  # when to :meth:`_look` although only streams have news
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
@@ -182,19 +183,25 @@ class Carrier:
         self._woken = True  # we look again before we wait
         now = time.monotonic()
         handlers = self._handlers
+        loads: list[Load] = []
         others: list[tuple[Callable[[int], object], int]] = []
         for descriptor, events in ready:
             handler = handlers.get(descriptor)
             if isinstance(handler, Load):
                 lane = handler.lane
                 if lane is None or not lane.pass_on(now):
-                    self.step(handler)
+                    loads.append(handler)
             elif handler is not None:
                 others.append((handler, events))
+        for load in loads:
+            self.step(load)
         if self._timers and self._timers[0][0] <= now:
             self._ring(now)
         if others or calls or self._beginning or now >= self._looks:
-            self._do_others(others)
+            # Every other round at the least; lanes go first again if this one was long already.
+            self._put_off = not self._put_off and time.monotonic() > now + SHARE
+            if not self._put_off:
+                self._do_others(others)
         self.lag = time.monotonic() - now
 
     def _do_others(self, others: list[tuple[Callable[[int], object], int]]) -> None:
