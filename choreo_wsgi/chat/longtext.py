@@ -38,7 +38,8 @@ def shorten(text: bytes, window: int = WINDOW) -> tuple[bytes, Marks]:
     if len(text) <= 2 * window:
         return text, marks
     view = memoryview(text)
-    secret = secrets.token_hex(16).encode()  # nobody can write a mark of his own
+    # Nobody can write a mark of his own, and what comes before it, a half escape, does not go on.
+    secret = b"~" + secrets.token_hex(16).encode()
     parts: list[bytes | memoryview] = []
     inside = False
     at = done = start = 0  # from *start* on all is inside of one string

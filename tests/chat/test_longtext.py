@@ -72,6 +72,15 @@ def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int) -> None
         assert shorter_is_good == good
 
 
+@pytest.mark.parametrize("window", range(8, 20))
+def test_half_an_escape_does_not_go_on_in_a_mark(window: int) -> None:
+    text = rb'"\u12a\n' + b"x" * 100 + b'"'
+    short, marks = shorten(text, window)
+    assert restore(short, marks) == text
+    with pytest.raises(ValueError, match="escape"):
+        json.loads(short)
+
+
 def test_a_string_that_is_used_twice_comes_back_twice() -> None:
     short, marks = shorten(json.dumps(["x" * 4 * WINDOW, "y" * 4 * WINDOW, 1]).encode())
     assert len(short) < 5 * WINDOW and len(marks) == 2
