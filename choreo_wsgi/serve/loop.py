@@ -247,7 +247,8 @@ class Listener:
             except OSError:
                 connection.close()
                 continue
-            Channel(self, connection, address[:2] if address else ("localhost", None))
+            channel = Channel(self, connection, address[:2] if address else ("localhost", None))
+            self.loop._handle(channel, IN)  # mostly its request has come as well
 
     def on_error(self) -> None:
         """Go on listening."""
