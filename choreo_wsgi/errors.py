@@ -1,7 +1,6 @@
 """What can go wrong, as classes that know their HTTP status, type and code.
 
-A class stands for what somebody catches, for a status of its own, and for what an author of
-a provider raises; the rest is a ``code=`` of one of these.
+A class is there to be caught, for a status, or to be raised by providers; the rest is ``code=``.
 
 ======================  ======  =========================  ==================================
 class                   status  type                       codes, the class's own first

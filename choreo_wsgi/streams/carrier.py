@@ -13,8 +13,7 @@ What may block never runs here.  A load without a descriptor and without a time 
 waited for, so a worker does that and hands the load back once it can be polled.  A load is
 either the carrier's or a worker's, never both, so it needs no lock.
 
-Streams with something to say come first in each round, then all else (new connections, new
-requests) for a bounded time, so that a storm of requests does not hold up running streams.
+Streams with something to say come first in each round; all else has SHARE seconds of it.
 """
 
 from __future__ import annotations
@@ -85,8 +84,7 @@ class Load:
 class Carrier:
     """The thread; *workers* run what may block.
 
-    :meth:`call` and :meth:`carry` start it when it does not run; a server calls :meth:`run` in
-    a thread of its own choice instead.
+    :meth:`call` and :meth:`carry` start it if nobody calls :meth:`run` in a thread of his own.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -106,8 +104,7 @@ class Carrier:
         self._inside.setblocking(False)
         self._outside.setblocking(False)
         self._register(self._inside.fileno(), IN, self._drain_wakes)
-        self._woken = False
-        self._stopped = False
+        self._woken = self._stopped = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
