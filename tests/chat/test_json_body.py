@@ -82,6 +82,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES))
 @example([r"\ud83d", r"\\", r"\ude00"])
+@example([r"\uDBFF", r"\uDC00"])
 def test_lone_surrogates_are_found_wherever_they_are(pieces: list[str]) -> None:
     body = b'{"x":"%b"}' % "".join(pieces).encode()
     try:

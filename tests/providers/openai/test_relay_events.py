@@ -153,6 +153,25 @@ def test_the_end_may_be_said_twice() -> None:
     assert relay.end() == b""
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            '{"prompt_tokens":-4,"completion_tokens":true,"total_tokens":3}',
+            Usage(0, 0, total_tokens=3),
+        ),
+        (
+            '{"prompt_tokens":4,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":-1}}',
+            Usage(4, 7),
+        ),
+    ],
+)
+def test_what_is_no_count_is_not_accounted_for(usage: str, expected: Usage) -> None:
+    used = USED.replace(USAGE.encode(), usage.encode())
+    _, error, relay = relay_all([ROLE, STOP, used, sse.DONE])
+    assert error is None and relay.usage == expected
+
+
 def test_the_sse_around_the_json_is_made_ours() -> None:
     raw = (
         b"\xef\xbb\xbfretry: 5\n: OPENROUTER PROCESSING\n\nevent: message\nid: 7\n"
