@@ -82,9 +82,11 @@ print(all_of(held))
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_after_a_fork_each_process_has_its_own_connections(server, kind):
     done = threading.Event()
+    connections = {True: set(), False: set()}  # the child's, and the parent's
 
     def script(peer):
         said = peer.request.json()["messages"][0]["content"]
+        connections[said.startswith("child")].add(peer.number)
         if said == "child done":
             done.set()
         if not peer.request.json().get("stream"):
@@ -104,6 +106,7 @@ def test_after_a_fork_each_process_has_its_own_connections(server, kind):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, kind, server.url]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert ran.stdout == "held\n", ran.stderr
+    assert connections[True] and connections[True].isdisjoint(connections[False])
 
 
 # --- one stream, two readers; finalisers ------------------------------------------------
