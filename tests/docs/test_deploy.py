@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 import yaml
 from bare_site import bare_site
 from launched import Launched, Nginx, accepts, environment, free_port
+from raw_server import Peer, RawServer
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -124,41 +124,18 @@ def test_the_way_in_is_patient_and_repeats_no_post() -> None:
 # -- nginx ----------------------------------------------------------------------------------
 
 
-class Taker:
-    """A replica that takes a request and leaves without an answer; *taken* counts them."""
-
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.taken = 0
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection:
-                if connection.recv(65536):
-                    self.taken += 1
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
 def test_nginx_sends_no_post_again_that_was_taken(
     tmp_path: Path, require_tool: Callable[[str, str], str]
 ) -> None:
     require_tool("nginx", "nginx-light")
-    takers = [Taker() for _ in range(3)]
+    # Replicas that take a request and leave without an answer.
+    takers = [RawServer(Peer.close) for _ in range(3)]
     nginx = Nginx(tmp_path, [taker.port for taker in takers])
     try:
         with harness.Client(("127.0.0.1", nginx.port)) as client:
             client.request("POST", "/v1/chat/completions", {"model": "echo", "messages": []})
             assert client.read_answer().status == 502
-        assert sum(taker.taken for taker in takers) == 1
+        assert sum(len(taker.requests) for taker in takers) == 1
     finally:
         nginx.end()
         for taker in takers:

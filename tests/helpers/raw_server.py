@@ -23,7 +23,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from email import message_from_string
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from harness import DEADLINE
@@ -225,14 +224,9 @@ class RawServer:
     def __enter__(self) -> RawServer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
-        if error is None and self.failures:
+        if raised[0] is None and self.failures:
             raise self.failures[0]
 
     def close(self) -> None:
