@@ -71,7 +71,7 @@ class Application:
         self._readers = Slots(self.settings.max_streams)
         self._carrier: Carrier | None = None
         self._loading = threading.Lock()
-        self._loaded: Any = None
+        self._loaded: resumable.Resumption | None = None
         if not self.settings.replay.startswith("memory:"):
             self._resumption()  # a wrong address is told at start
         self._endpoints = Endpoints(
@@ -98,7 +98,7 @@ class Application:
         if metrics is not None:
             self._routes["/metrics"] = {"GET": metrics.response}
 
-    def _resumption(self) -> Any:
+    def _resumption(self) -> resumable.Resumption:
         """Return who serves resumable streams; loaded, with its log, when first asked for."""
         with self._loading:
             if self._loaded is None:

@@ -22,6 +22,7 @@ from .response import Response, json_response
 if TYPE_CHECKING:
     from ..chat.request import ChatRequest
     from . import stored
+    from .resumable import Resumption
 else:
     stored = Late("choreo_wsgi.app.stored")
 
@@ -67,7 +68,7 @@ class Endpoints:
     def __init__(
         self,
         completions: Completions,
-        resumption: Callable[[], Any],
+        resumption: Callable[[], Resumption],
         control: Control,
         settings: Settings,
     ) -> None:
@@ -75,7 +76,7 @@ class Endpoints:
         self._resumption = resumption
         self._control = control
         self._settings = settings
-        self._kept: Any = None
+        self._kept: stored.StoredResponses | None = None
         self.routes: dict[str, dict[str, Handler]] = {
             path: {"POST": partial(self._complete, name=name)} for path, name in apis.ROUTES.items()
         }
@@ -110,12 +111,10 @@ class Endpoints:
             asked.setdefault("store", True)
         if name == "responses" and any(asked.get(member) for member in _KEEPING):
             digest = hashlib.sha256(body).hexdigest()
-            kept: Response | Pending = self._stored().create(call, api, request, digest)
-            return kept
+            return self._stored().create(call, api, request, digest)
         if is_resumable(call):
             digest = hashlib.sha256(body).hexdigest()
-            begun: Response | Pending = self._resumption().begin(call, api, request, digest)
-            return begun
+            return self._resumption().begin(call, api, request, digest)
         return self._completions.answer(call, api, request)
 
     def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
@@ -127,7 +126,7 @@ class Endpoints:
         request.betas = _word(call.environ, "HTTP_ANTHROPIC_BETA")
         return request, body
 
-    def _stored(self) -> Any:
+    def _stored(self) -> stored.StoredResponses:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""
         if self._kept is None:
             resumption = self._resumption()

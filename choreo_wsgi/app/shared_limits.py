@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from .limits import MemoryCounters, Rule, State
@@ -23,7 +24,7 @@ LEASE, _RENEW, _RETRY = 60.0, 20.0, 2.0
 logger = logging.getLogger(__name__)
 
 
-class SharedCounters:
+class SharedCounters(ABC):
     """What the counters in SQLite and in Redis have in common.
 
     A subclass says how its store is asked; *failures* are the exceptions by which that fails.
@@ -42,24 +43,24 @@ class SharedCounters:
         self._retry = 0.0  # when the store may be asked again
         self._away = False
 
+    @abstractmethod
     def admit(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[int, list[State]]:
         """Do what :meth:`take` does in the store.
 
         Returns the number of the first rule without room, counted from 1, or 0.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def give_back(self, key: str, rules: Sequence[Rule], lease: str) -> None:
         """Do what :meth:`settle` does in the store."""
-        raise NotImplementedError
 
     def give_back_now(self, key: str, rules: Sequence[Rule], lease: str) -> bool:
         """Do the same if it takes no time; return whether it is done."""
         return False
 
+    @abstractmethod
     def renew(self, key: str, leases: Sequence[tuple[str, int]]) -> None:
         """Hold the places of *leases*, each with its number of streams, for another minute."""
-        raise NotImplementedError
 
     # -- Counters -----------------------------------------------------------------------------
 

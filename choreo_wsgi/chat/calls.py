@@ -118,8 +118,10 @@ def _text(inside: bytes) -> str:
 
 
 def _is_another(call: Call, name: str, text: str) -> bool:
-    """Whether a start with *name* and the arguments *text* is not *call*, which is complete, once
-    more."""
+    """Return whether a start with *name* and the arguments *text* does not repeat *call*.
+
+    That one is complete.
+    """
     same = name == call.name and (text[:1] != "{" or text == call.arguments)
     return bool(name and call.name) and not same
 

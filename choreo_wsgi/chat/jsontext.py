@@ -112,3 +112,9 @@ def whole_number(value: Json) -> int | None:
         return value
     digits = isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit()
     return int(value) if digits or (isinstance(value, float) and value.is_integer()) else None
+
+
+def count(value: Json) -> int | None:
+    """Return the number of tokens that *value* is; None for whatever else (and for true)."""
+    number = whole_number(value)
+    return number if number is not None and number >= 0 else None

@@ -14,7 +14,7 @@ from .calls import ToolCalls
 from .choice import CHANGED, KEPT, MENDED, Choice
 from .endings import finish_reason
 from .items import Json, new_call_id
-from .jsontext import whole_number
+from .jsontext import count, whole_number
 from .shapes import Members as Chunk
 from .shapes import says
 
@@ -257,10 +257,7 @@ def complete_usage(usage: Chunk) -> Chunk:
     A total that the provider gives stands, also where it is not the sum.
     """
     prompt, completion, total = (
-        next(
-            (n for name in names if (n := whole_number(usage.get(name))) is not None and n >= 0),
-            None,
-        )
+        next((n for name in names if (n := count(usage.get(name))) is not None), None)
         for names in (
             ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
             ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
 _NEWS = 0.25
 
 
-class Waiting(Generic[T]):
+class Waiting(ABC, Generic[T]):
     """Waits for the process of *run*, then reads what :meth:`send` opens there.
 
     Both within the time-outs of *settings*.
@@ -53,13 +54,13 @@ class Waiting(Generic[T]):
         self.ended = False
         self.usage: Usage | None = None
 
+    @abstractmethod
     def send(self, endpoint: Endpoint) -> Source | Reply:
         """Ask the process at *endpoint*."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wait_on(self) -> None:
         """Take note that nothing came; raises ProviderTimeout when that goes on too long."""
-        raise NotImplementedError
 
     def receive(self, timeout: float) -> T:
         """Return what came within *timeout* seconds."""

@@ -15,11 +15,12 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json, Usage, dump
+from ..chat.jsontext import count
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from .answer import Asking, UpstreamAnswer
 from .failures import provider_error, refusal
-from .reading import SHAPE_ERRORS, count, find_error, parse_object, read_usage
+from .reading import SHAPE_ERRORS, find_error, parse_object, read_usage
 
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024

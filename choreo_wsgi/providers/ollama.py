@@ -11,6 +11,7 @@ from itertools import groupby
 
 from ..chat.endings import finish_reason
 from ..chat.items import new_call_id
+from ..chat.jsontext import count
 from . import (
     ChatRequest,
     Delta,
@@ -37,7 +38,6 @@ from .http import json_values
 from .parts import Call, Media, Result, Text
 from .reading import (
     arguments,
-    count,
     find_error,
     parse_object,
     picture,

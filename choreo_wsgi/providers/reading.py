@@ -30,12 +30,6 @@ def text(value: Json) -> str:
     return value
 
 
-def count(value: Json) -> int | None:
-    """Return the number of tokens that *value* is; None for whatever else (and for true)."""
-    number = jsontext.whole_number(value)
-    return number if number is not None and number >= 0 else None
-
-
 def arguments(value: Json) -> str:
     """Return a call's arguments, which came whole, as compact JSON text.
 
@@ -162,13 +156,15 @@ def read_usage(usage: Mapping[str, Json]) -> Usage:
     completion = usage.get("completion_tokens_details")
     prompt = prompt if isinstance(prompt, dict) else {}
     completion = completion if isinstance(completion, dict) else {}
-    read, written = (count(usage.get(name)) or 0 for name in ("prompt_tokens", "completion_tokens"))
-    total = count(usage.get("total_tokens"))
+    read, written = (
+        jsontext.count(usage.get(name)) or 0 for name in ("prompt_tokens", "completion_tokens")
+    )
+    total = jsontext.count(usage.get("total_tokens"))
     return Usage(
         read,
         written,
-        count(prompt.get("cached_tokens")),
-        count(prompt.get("cache_write_tokens")),
-        count(completion.get("reasoning_tokens")),
+        jsontext.count(prompt.get("cached_tokens")),
+        jsontext.count(prompt.get("cache_write_tokens")),
+        jsontext.count(completion.get("reasoning_tokens")),
         total if total != read + written else None,
     )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from ... import sse
 from ...chat.items import Delta, Item, Json, Usage, dump
+from ...chat.jsontext import count
 from ...errors import ChoreoError, UpstreamInvalid
 from ..blocks import Blocks
 from ..failures import failure, provider_error
 from ..http import EventTranslator, json_values
-from ..reading import count, find_error, text
+from ..reading import find_error, text
 
 #: What each type of error would be as an HTTP status; the reverse of their table of errors.
 STATUSES = {

@@ -11,11 +11,12 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
 from ...chat.items import Delta, Item, Json, Usage, dump
+from ...chat.jsontext import count
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
 from ..failures import failure
 from ..http import Translator, json_values
-from ..reading import SHAPE_ERRORS, count, parse_object, picture, text
+from ..reading import SHAPE_ERRORS, parse_object, picture, text
 
 #: What each exception is as an HTTP status; as headers they begin with a capital.
 STATUSES = {

@@ -18,7 +18,6 @@ from ..failures import failure, provider_error
 from ..http import EventTranslator, json_values
 from ..reading import (
     arguments,
-    count,
     find_error,
     picture,
     text,
@@ -233,7 +232,7 @@ class GeminiTranslator(EventTranslator):
 
     def _count(self, usage: dict[str, Json] | None) -> None:
         """Keep the counts in *usage*: they are running totals that replace the earlier ones."""
-        counts = {name: count((usage or {}).get(name)) for name in _COUNTS}
+        counts = {name: jsontext.count((usage or {}).get(name)) for name in _COUNTS}
         told = {name: number for name, number in counts.items() if number is not None}
         if told:
             self._counts = told
@@ -269,4 +268,4 @@ def error_status(status: int, error: Mapping[str, Json]) -> int:
 def in_band(error: Json) -> ChoreoError:
     """Return what an ``error`` object inside the stream means."""
     members = error if isinstance(error, dict) else {}
-    return failure(error_status(count(members.get("code")) or 500, members), error)
+    return failure(error_status(jsontext.count(members.get("code")) or 500, members), error)
