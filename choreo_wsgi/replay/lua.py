@@ -38,6 +38,10 @@ local function free_key(id)
     call('HSET', P .. 's:' .. id, 'key', '')
   end
 end
+local function tell_cancelled(producer, id)
+  call('SADD', P .. 'c:' .. producer, id)
+  call('PEXPIRE', P .. 'c:' .. producer, 3600000)
+end
 local function trim(id, size, limit)
   local first
   while size > limit do
@@ -143,8 +147,7 @@ CANCEL = Script("""
 local known = call('HMGET', P .. 's:' .. ARGV[1], 'ended', 'producer')
 if known[1] == '0' then
   call('HSET', P .. 's:' .. ARGV[1], 'cancelled', 1)
-  call('SADD', P .. 'c:' .. known[2], ARGV[1])
-  call('PEXPIRE', P .. 'c:' .. known[2], 3600000)
+  tell_cancelled(known[2], ARGV[1])
 end
 """)
 
@@ -157,7 +160,7 @@ if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] or known[3] ~= '0' then return 0 e
 if (call('GET', P .. 'p:' .. known[4]) or '') ~= ARGV[4] then return 0 end
 call('HSET', s, 'producer', ARGV[5], 'epoch', tonumber(known[1]) + 1, 'fork', ARGV[6])
 call('SREM', P .. 'c:' .. known[4], id)
-if known[5] == '1' then call('SADD', P .. 'c:' .. ARGV[5], id) end
+if known[5] == '1' then tell_cancelled(ARGV[5], id) end
 expire(id, ARGV[7])
 return 1
 """)
