@@ -16,7 +16,10 @@ async function open(browser, options = {}) {
   page.on('request', request => seen.requests.push(request.url()));
   page.on('console', message => message.type() === 'error' && seen.errors.push(message.text()));
   page.on('pageerror', error => seen.errors.push(String(error)));
+  // Without a key the list of models is refused, of which the browser writes when it likes.
+  const told = page.waitForEvent('console', message => message.text().includes('401'));
   const response = await page.goto(url);
+  await told;
   return {context, page, response};
 }
 
