@@ -58,11 +58,8 @@ ONLY = {
         f"choreo_wsgi.serve.{name}"
         for name in ("channel", "loop", "parser", "server", "sockets", "tasks")
     },
-    "redis": {"choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"},
-    "sqlite3": {
-        *("choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"),
-        "choreo_wsgi.app.sqlite_limits",
-    },
+    "redis": {"choreo_wsgi.replay.redis"},
+    "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},
     "prometheus_client": {"choreo_wsgi.app.metrics"},
     "opentelemetry": {"choreo_wsgi.app.otel"},
     "xllamacpp": {"choreo_wsgi.local.child"},
@@ -301,7 +298,7 @@ def test_importing_the_application_brings_no_server_and_no_optional_package() ->
 
 def test_every_exported_name_is_there() -> None:
     for name in sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"}):
-        if name in ("choreo_wsgi.replay.redis", "choreo_wsgi.app.redis_limits"):
+        if name == "choreo_wsgi.replay.redis":
             pytest.importorskip("redis")
         module = importlib.import_module(name)
         exported = getattr(module, "__all__", [])

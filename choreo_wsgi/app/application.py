@@ -66,7 +66,6 @@ class Application:
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
         self._completions = Completions(self._router, self._slots, self._control, self.settings)
-        self._admit(keys)
         #: Readings of logs hold no completion's slot: those of orphans have theirs.
         self._readers = Slots(self.settings.max_streams)
         self._carrier: Carrier | None = None
@@ -74,6 +73,7 @@ class Application:
         self._loaded: resumable.Resumption | None = None
         if not self.settings.replay.startswith("memory:"):
             self._resumption()  # a wrong address is told at start
+        self._admit(keys)
         self._endpoints = Endpoints(
             self._completions, self._resumption, self._control, self.settings
         )

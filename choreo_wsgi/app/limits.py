@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import importlib
 import math
-import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from ..chat.items import Usage
 from ..chat.request import ChatRequest, content_text
@@ -29,12 +27,14 @@ from .keys import Key
 #: Seconds after which a caller whose streams are all in use may come back.
 STREAM_RETRY = 1.0
 
+#: A limit that nothing reaches, which JSON and Lua can write.
+NO_LIMIT = 2**53
 
-@dataclass(frozen=True)
-class Rule:
+
+class Rule(NamedTuple):
     """One limit of a key: at most *limit* in *seconds*, or at once when *seconds* is 0.
 
-    *cost* is what the request adds to it.
+    *cost* is what a request adds to it, less than 0 for what it gives back.
     """
 
     name: str
@@ -43,31 +43,71 @@ class Rule:
     cost: int
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What is left under a rule, and the seconds until all of it is there again."""
 
     left: int
     reset: float
 
 
+class Holder(NamedTuple):
+    """A process that takes places among a key's streams, and holds them for *seconds*.
+
+    *streams* is how many it has, for a store that has forgotten.
+    """
+
+    id: str = ""
+    streams: int = 0
+    seconds: float = math.inf
+
+
+Counts = dict[str, Any]
+
+
+def count(
+    counts: Counts, rules: Sequence[Rule], holder: Holder, now: float
+) -> tuple[int, list[State]]:
+    """Add the cost of each rule to a key's *counts*, or nothing if one has no room.
+
+    Returns the number of the first rule without room, counted from 1, or 0; and the state of
+    each rule before that.
+    """
+    refused, states = 0, []
+    changed: Counts = {}
+    for number, (name, limit, seconds, cost) in enumerate(rules, 1):
+        if seconds:
+            used, ends = counts.get(name, (0, 0))
+            if ends <= now:
+                used, ends = 0, now + seconds
+            changed[name] = [max(0, used + cost), ends]
+            reset = ends - now
+        else:  # each process's places, and until when it has them
+            held = {id: (n, ends) for id, (n, ends) in counts.get(name, {}).items() if ends > now}
+            mine, _ = held.setdefault(holder.id, (holder.streams, 0))
+            used = sum(n for n, _ in held.values())
+            held[holder.id] = (max(0, mine + cost), now + holder.seconds)
+            changed[name], reset = held, STREAM_RETRY
+        if used + cost > limit and not refused:
+            refused = number
+        states.append(State(limit - used, reset))
+    if not refused:
+        counts.update(changed)
+    return refused, states
+
+
 class Counters(Protocol):
-    """Where the limits are counted, by the id of a key and the name of a rule.
+    """Where the limits are counted, by the id of a key.
 
     *blocking* is whether :meth:`take` may wait.
     """
 
     blocking: bool
 
-    def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
-        """Add the cost of each rule, or nothing if one has no room.
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Counters]:
+        """Do what :func:`count` does; return also the counters to :meth:`settle` with."""
 
-        Returns the first rule without room or None, and the state of each rule before that.
-        *lease* names the request until it gives back what it holds.
-        """
-
-    def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
-        """Add the costs of *rules*, which may be negative; give back what *lease* holds."""
+    def settle(self, key: str, rules: Sequence[Rule]) -> None:
+        """Add the costs of *rules* without waiting."""
 
 
 class MemoryCounters:
@@ -77,51 +117,23 @@ class MemoryCounters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._used: dict[tuple[str, str], int] = {}
-        self._ends: dict[tuple[str, str], float] = {}
+        self._counts: dict[str, Counts] = {}
 
-    def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
-        now = time.monotonic()
-        refused = None
-        states = []
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Counters]:
         with self._lock:
-            for rule in rules:
-                place = (key, rule.name)
-                ends = self._ends.get(place, now)
-                if rule.seconds and ends <= now:
-                    ends = now + rule.seconds
-                    self._used.pop(place, None)
-                left = rule.limit - self._used.get(place, 0)
-                if refused is None and rule.cost > left:
-                    refused = rule
-                states.append(State(left, ends - now if rule.seconds else STREAM_RETRY))
-            if refused is not None:
-                return refused, states
-            for rule, state in zip(rules, states, strict=True):
-                place = (key, rule.name)
-                self._used[place] = self._used.get(place, 0) + rule.cost
-                self._ends[place] = now + state.reset
-        return None, states
+            counts = self._counts.setdefault(key, {})
+            return (*count(counts, rules, Holder(), time.monotonic()), self)
 
-    def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
-        with self._lock:
-            for rule in rules:
-                place = (key, rule.name)
-                self._used[place] = max(0, self._used.get(place, 0) + rule.cost)
+    def settle(self, key: str, rules: Sequence[Rule]) -> None:
+        self.take(key, rules)
 
 
 def open_counters(replay: str) -> Counters:
     """Return the counters, shared by those who share what the setting *replay* names."""
-    kind, _, path = replay.partition(":")
-    if kind == "memory":
+    if replay.startswith("memory:"):
         return MemoryCounters()
-    counters: Counters
-    if kind == "sqlite":
-        module = importlib.import_module(".sqlite_limits", __package__)
-        counters = module.SQLiteCounters(Path(f"{path}-limits"))
-    else:  # its package is an extra
-        module = importlib.import_module(".redis_limits", __package__)
-        counters = module.RedisCounters(replay)
+    module = importlib.import_module(".shared_limits", __package__)
+    counters: Counters = module.open_counters(replay)
     return counters
 
 
@@ -158,15 +170,12 @@ class Limits:
             Rule("day", options.tokens_per_day, 86400, min(tokens, options.tokens_per_day)),
         ]
         rules = [rule for rule in rules if rule.limit]
-        lease = secrets.token_hex(8)
-        refused, states = self.counters.take(key.id, rules, lease)
-        if refused is None:
-            states = [replace(s, left=s.left - r.cost) for r, s in zip(rules, states, strict=True)]
-        account.headers = _headers(rules, states)
-        if refused is not None:
-            raise _refusal(refused, states[rules.index(refused)])
+        refused, states, counters = self.counters.take(key.id, rules)
+        account.headers = _headers(rules, states, admitted=not refused)
+        if refused:
+            raise _refusal(rules[refused - 1], states[refused - 1])
         ends = [time.monotonic() + state.reset for state in states]
-        return Lease(self, key, list(zip(rules, ends, strict=True)), lease, prompt)
+        return Lease(self, counters, key, list(zip(rules, ends, strict=True)), prompt)
 
     def learn(self, key: Key, tokens: int) -> None:
         """Remember how long an answer was."""
@@ -178,14 +187,14 @@ class Limits:
 class Lease:
     """What a running completion holds of its key's limits.
 
-    *rules* are those of its key, each with the time at which its minute or day ends; *prompt*
-    is the estimate of its tokens.
+    *rules* are those of its key, each with the time at which its minute or day ends; they are
+    counted in *counters*.  *prompt* is the estimate of its tokens.
     """
 
     limits: Limits
+    counters: Counters
     key: Key
     rules: list[tuple[Rule, float]]
-    id: str
     prompt: int
 
     def settle(self, usage: Usage | None, frames: int) -> None:
@@ -201,15 +210,14 @@ class Lease:
             self.limits.learn(self.key, usage.completion_tokens)
         else:
             tokens = self.prompt + frames if frames else 0
-        now = time.monotonic()
         changes = []
         for rule, ends in rules:
             change = tokens - rule.cost if rule.seconds else -rule.cost
-            if rule.seconds and now >= ends:
+            if rule.seconds and time.monotonic() >= ends:
                 change = max(0, change)  # the next minute knows nothing of the reservation
             if rule.name != "requests":
-                changes.append(replace(rule, cost=change))
-        self.limits.counters.settle(self.key.id, changes, self.id)
+                changes.append(rule._replace(limit=NO_LIMIT, cost=change))
+        self.counters.settle(self.key.id, changes)
 
 
 def _refusal(rule: Rule, state: State) -> ChoreoError:
@@ -223,16 +231,19 @@ def _refusal(rule: Rule, state: State) -> ChoreoError:
     return RateLimited(message, retry_after=state.reset)
 
 
-def _headers(rules: Sequence[Rule], states: Sequence[State]) -> list[tuple[str, str]]:
+def _headers(
+    rules: Sequence[Rule], states: Sequence[State], *, admitted: bool
+) -> list[tuple[str, str]]:
     """Return OpenAI's headers (platform.openai.com/docs/guides/rate-limits)."""
     headers: dict[str, str] = {}
     for rule, state in zip(rules, states, strict=True):
-        name = {"requests": "requests", "tokens": "tokens", "day": "tokens"}.get(rule.name)
-        if name is None or f"x-ratelimit-limit-{name}" in headers:
-            continue  # the minute's tokens are told rather than the day's
-        headers[f"x-ratelimit-limit-{name}"] = str(rule.limit)
-        headers[f"x-ratelimit-remaining-{name}"] = str(max(0, state.left))
-        headers[f"x-ratelimit-reset-{name}"] = _duration(state.reset)
+        name = "tokens" if rule.name == "day" else rule.name
+        # The minute's tokens are told rather than the day's.
+        if rule.seconds and f"x-ratelimit-limit-{name}" not in headers:
+            left = state.left - rule.cost if admitted else state.left
+            headers[f"x-ratelimit-limit-{name}"] = str(rule.limit)
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, left))
+            headers[f"x-ratelimit-reset-{name}"] = _duration(state.reset)
     return list(headers.items())
 
 
@@ -240,6 +251,4 @@ def _duration(seconds: float) -> str:
     """Return *seconds* as OpenAI writes them: ``6m0s``, ``23h59m1s``."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes}m{rest}s"
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+    return f"{hours}h" * bool(hours) + f"{minutes}m" * bool(hours or minutes) + f"{rest}s"

@@ -1,138 +1,201 @@
 """Limits that processes share in a store, and that each keeps by itself while it is away.
 
-A place among a key's streams is a lease of a minute, which a thread renews: a process that dies
-does not keep it.
+What a process holds of a key's streams is a lease of a minute, which a thread renews: a process
+that dies does not keep it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import queue
+import secrets
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .limits import MemoryCounters, Rule, State
+from ..late import Late
+from ..replay.backend import Unreachable
+from ..replay.lua import Script
+from .limits import NO_LIMIT, Counters, Holder, MemoryCounters, Rule, State, count
 
-#: Seconds for which a place is taken, between two renewals, and until a store that was away is
-#: tried again.
+if TYPE_CHECKING:
+    from ..replay import database, redis
+else:
+    database = Late("choreo_wsgi.replay.database")
+    redis = Late("choreo_wsgi.replay.redis")
+
+#: Seconds for which a process holds its places, between two renewals, and until a store that was
+#: away is tried again.
 LEASE, _RENEW, _RETRY = 60.0, 20.0, 2.0
 
 logger = logging.getLogger(__name__)
 
 
-class SharedCounters(ABC):
-    """What the counters in SQLite and in Redis have in common.
+#: Does what limits.count does for the key of an id, in one step for all processes; raises
+#: Unreachable, without the flag at once while another process is at it.
+Add = Callable[[str, Sequence[Rule], Holder, bool], tuple[int, list[State]]]
 
-    A subclass says how its store is asked; *failures* are the exceptions by which that fails.
+
+def open_counters(replay: str) -> SharedCounters:
+    """Return the counters in the store that the setting *replay* names."""
+    if replay.startswith("sqlite:"):
+        path = Path(replay.removeprefix("sqlite:") + "-limits")
+        return SharedCounters(_in_sqlite(path), quick=True)
+    return SharedCounters(_in_redis(replay), quick=False)
+
+
+def _in_sqlite(path: Path) -> Add:
+    file = database.Database(path)
+
+    def add(key: str, rules: Sequence[Rule], holder: Holder, wait: bool) -> tuple[int, list[State]]:
+        with file.transaction(wait=wait) as db:
+            row = db.execute("SELECT counts FROM limits WHERE key = ?", (key,)).fetchone()
+            counts = json.loads(row[0]) if row else {}
+            answer = count(counts, rules, holder, time.time())
+            db.execute("REPLACE INTO limits VALUES (?, ?)", (key, json.dumps(counts)))
+        return answer
+
+    weakref.finalize(add, file.close)
+    return add
+
+
+# ARGV: the key's id; as JSON the rules and the holder.  It does what limits.count does.
+_ADD = Script("""
+local name, asked = P .. 'limit:' .. ARGV[1], cjson.decode(ARGV[2])
+local id, streams, lease = unpack(asked[2])
+local time = call('TIME')
+local now = time[1] + time[2] / 1000000
+local counts = cjson.decode(call('GET', name) or '{}')
+local refused, states, changed = 0, {}, {}
+for number, rule in ipairs(asked[1]) do
+  local name, limit, seconds, cost = unpack(rule)
+  local used, ends, reset = unpack(counts[name] or {0, 0})
+  if seconds > 0 then
+    if ends <= now then used, ends = 0, now + seconds end
+    changed[name], reset = {math.max(0, used + cost), ends}, ends - now
+  else
+    local held = {}
+    used, reset = 0, 1
+    for other, places in pairs(counts[name] or {}) do
+      if places[2] > now then held[other], used = places, used + places[1] end
+    end
+    if not held[id] then held[id], used = {streams}, used + streams end
+    held[id] = {math.max(0, held[id][1] + cost), now + lease}
+    changed[name] = held
+  end
+  if used + cost > limit and refused == 0 then refused = number end
+  states[number] = {limit - used, reset}
+end
+if refused == 0 then
+  for rule, value in pairs(changed) do counts[rule] = value end
+  call('SET', name, cjson.encode(counts), 'EX', 86400)
+end
+return cjson.encode({refused, states})
+""")
+
+
+def _in_redis(url: str) -> Add:
+    client = redis.connect(url)
+    # Fewer than the pool has connections: waiting for one is no sign that Redis is away.
+    few = threading.BoundedSemaphore(8)
+
+    def add(key: str, rules: Sequence[Rule], holder: Holder, wait: bool) -> tuple[int, list[State]]:
+        with few:
+            answer = redis.run(client, _ADD, key, json.dumps([rules, holder]))
+        refused, states = json.loads(answer)
+        return refused, [State(*state) for state in states]
+
+    return add
+
+
+class SharedCounters:
+    """Counts with *add*, or within this process while its store is away.
+
+    *quick* is whether that takes no time when no other process is at it.
     """
 
     blocking = True
 
-    def __init__(self, *failures: type[Exception]) -> None:
-        self._failures = failures
+    def __init__(self, add: Add, *, quick: bool) -> None:
+        self._in_store = add
+        self._quick = quick
         self._own = MemoryCounters()
         self._lock = threading.Lock()
-        #: The leases taken in the store, with the key and the number of streams of each.
-        self._held: dict[str, tuple[str, int]] = {}
-        self._later: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._name = secrets.token_hex(4)
+        self._held: Counter[str] = Counter()  # the streams of each key
+        self._later: queue.SimpleQueue[tuple[str, Sequence[Rule]]] = queue.SimpleQueue()
         self._process = 0  # the one whose thread runs; a fork has none
         self._retry = 0.0  # when the store may be asked again
         self._away = False
 
-    @abstractmethod
-    def admit(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[int, list[State]]:
-        """Do what :meth:`take` does in the store.
-
-        Returns the number of the first rule without room, counted from 1, or 0.
-        """
-
-    @abstractmethod
-    def give_back(self, key: str, rules: Sequence[Rule], lease: str) -> None:
-        """Do what :meth:`settle` does in the store."""
-
-    def give_back_now(self, key: str, rules: Sequence[Rule], lease: str) -> bool:
-        """Do the same if it takes no time; return whether it is done."""
-        return False
-
-    @abstractmethod
-    def renew(self, key: str, leases: Sequence[tuple[str, int]]) -> None:
-        """Hold the places of *leases*, each with its number of streams, for another minute."""
-
-    # -- Counters -----------------------------------------------------------------------------
-
-    def take(self, key: str, rules: Sequence[Rule], lease: str) -> tuple[Rule | None, list[State]]:
-        if not self._may_ask():
-            return self._own.take(key, rules, lease)
-        try:
-            refused, states = self.admit(key, rules, lease)
-        except self._failures as error:
-            self._lose(error)
-            return self._own.take(key, rules, lease)
-        if self._away:
-            self._away = False
-            logger.info("the limits of keys are shared again")
-        if refused:
-            return rules[refused - 1], states
-        self._held[lease] = (key, sum(rule.cost for rule in rules if not rule.seconds))
-        if self._process != os.getpid():
-            with self._lock:
-                if self._process != os.getpid():
-                    self._process = os.getpid()
-                    threading.Thread(target=self._run, name="limits", daemon=True).start()
-        return None, states
-
-    def settle(self, key: str, rules: Sequence[Rule], lease: str) -> None:
-        if self._held.pop(lease, None) is None:
-            self._own.settle(key, rules, lease)
-        elif not self.give_back_now(key, rules, lease):
-            self._later.put(lambda: self.give_back(key, rules, lease))
-
-    # -- while the store is away --------------------------------------------------------------
-
-    def _may_ask(self) -> bool:
-        """Return whether to ask the store; while it is away, one request in a while may."""
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Counters]:
         with self._lock:
             now = time.monotonic()
-            if self._away and now < self._retry:
-                return False
-            self._retry = now + _RETRY
-            return True
+            may_ask = not self._away or now >= self._retry  # one request in a while
+            self._retry = now + _RETRY if may_ask else self._retry
+            if self._process != os.getpid():
+                self._process = os.getpid()
+                threading.Thread(target=self._run, name="limits", daemon=True).start()
+        if may_ask:
+            with self._losing():
+                refused, states = self._add(key, rules)
+                if not refused:
+                    self._hold(key, rules)
+                if self._away:
+                    self._away = False
+                    logger.info("the limits of keys are shared again")
+                return refused, states, self
+        return self._own.take(key, rules)
 
-    def _lose(self, error: Exception) -> None:
+    def settle(self, key: str, rules: Sequence[Rule]) -> None:
+        self._hold(key, rules)
+        if self._quick:  # the next request finds the place free
+            with contextlib.suppress(Unreachable):
+                self._add(key, rules, wait=False)
+                return
+        self._later.put((key, rules))
+
+    def _hold(self, key: str, rules: Sequence[Rule]) -> None:
         with self._lock:
-            was, self._away = self._away, True
-        if not was:
-            logger.warning(
-                "the limits of keys cannot be shared, each process keeps its own: %s: %s",
-                type(error).__name__,
-                error,
-            )
+            self._held[key] += sum(rule.cost for rule in rules if not rule.seconds)
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _add(self, key: str, rules: Sequence[Rule], wait: bool = True) -> tuple[int, list[State]]:
+        given_back = sum(min(0, rule.cost) for rule in rules if not rule.seconds)
+        streams = self._held[key] - given_back
+        holder = Holder(f"{self._name}-{os.getpid()}", streams, LEASE)
+        return self._in_store(key, rules, holder, wait)
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Go on without the store if it is away."""
         try:
-            act()
-        except self._failures as error:
-            self._lose(error)  # the minute, or the lease, ends by itself
-
-    # -- the thread ---------------------------------------------------------------------------
+            yield
+        except Unreachable as error:
+            with self._lock:
+                was, self._away = self._away, True
+            if not was:
+                text = "the limits of keys cannot be shared, each process keeps its own: %s"
+                logger.warning(text, error)
 
     def _run(self) -> None:
         due = time.monotonic() + _RENEW
         while True:
             if time.monotonic() >= due:
                 due = time.monotonic() + _RENEW
-                self._try(self._renew_all)
-            with contextlib.suppress(queue.Empty):
-                self._try(self._later.get(timeout=_RENEW))
+                self.renew()
+            # What fails here ends by itself, with the minute or with the lease.
+            with contextlib.suppress(queue.Empty), self._losing():
+                self._add(*self._later.get(timeout=_RENEW))
 
-    def _renew_all(self) -> None:
-        leases: dict[str, list[tuple[str, int]]] = {}
-        for lease, (key, count) in list(self._held.items()):
-            if count:
-                leases.setdefault(key, []).append((lease, count))
-        for key, held in leases.items():
-            self.renew(key, held)
+    def renew(self) -> None:
+        """Have the thread hold this process's places for another LEASE."""
+        for key, streams in list(self._held.items()):
+            if streams:
+                self._later.put((key, [Rule("streams", NO_LIMIT, 0, 0)]))

@@ -48,9 +48,10 @@ CREATE TABLE producer (id TEXT PRIMARY KEY, beat INTEGER NOT NULL);
 CREATE TABLE seen (
     producer TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (producer, id)
 ) WITHOUT ROWID;
+CREATE TABLE limits (key TEXT PRIMARY KEY, counts TEXT NOT NULL);
 """
-_VERSION = 2  # of the schema, in PRAGMA user_version
-_TABLES = ("stream", "request", "block", "producer", "seen")
+_VERSION = 3  # of the schema, in PRAGMA user_version
+_TABLES = ("stream", "request", "block", "producer", "seen", "limits")
 
 
 class Database:
@@ -68,12 +69,21 @@ class Database:
         self._reading: sqlite3.Connection | None = None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection for one transaction, which an exception rolls back."""
-        with self._write_lock, _translated():
-            self._writing = self._writing or connect(self._path)
-            with _within(self._writing, "BEGIN IMMEDIATE"):
-                yield self._writing
+    def transaction(self, *, wait: bool = True) -> Iterator[sqlite3.Connection]:
+        """Yield a connection for one transaction, which an exception rolls back.
+
+        Without *wait* it fails at once while there is another.
+        """
+        if not self._write_lock.acquire(wait):
+            raise Unreachable("another thread is at it")
+        try:
+            with _translated():
+                self._writing = self._writing or connect(self._path)
+                self._writing.execute(f"PRAGMA busy_timeout={1000 * _BUSY * wait:.0f}")
+                with _within(self._writing, "BEGIN IMMEDIATE"):
+                    yield self._writing
+        finally:
+            self._write_lock.release()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:

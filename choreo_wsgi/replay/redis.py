@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -74,6 +75,7 @@ class RedisBackend(Backend):
 
     def __init__(self, url: str, *, ttl: float, stream_bytes: int) -> None:
         self._client = connect(url)
+        self._run = partial(run, self._client)
         self._ttl = str(int(ttl * 1000))
         self._hold = str(int((ttl + _HOLD) * 1000))
         self._stream_bytes = str(stream_bytes)
@@ -215,12 +217,14 @@ class RedisBackend(Backend):
             with contextlib.suppress(redis.RedisError, OSError):
                 subscription.close()
 
-    def _run(self, script: lua.Script, *values: object) -> Any:
-        with _translated():
-            try:
-                return self._client.evalsha(script.sha, 1, _PREFIX, *values)
-            except redis.exceptions.NoScriptError:
-                return self._client.eval(script.text, 1, _PREFIX, *values)
+
+def run(client: Any, script: lua.Script, *values: object) -> Any:
+    """Return what *script* answers through *client*; raises Unreachable."""
+    with _translated():
+        try:
+            return client.evalsha(script.sha, 1, _PREFIX, *values)
+        except redis.exceptions.NoScriptError:
+            return client.eval(script.text, 1, _PREFIX, *values)
 
 
 @contextlib.contextmanager

@@ -26,10 +26,10 @@ from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.app.keys import Key, KeyOptions
 from choreo_wsgi.app.limits import Lease, Limits, MemoryCounters, Rule
-from choreo_wsgi.app.redis_limits import RedisCounters
-from choreo_wsgi.app.sqlite_limits import SQLiteCounters
+from choreo_wsgi.app.shared_limits import open_counters
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.errors import ConfigurationError
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -148,52 +148,42 @@ def test_streams_over_three_replicas(
         client.close()
 
 
-def test_a_place_is_a_lease_that_is_renewed(redis: RedisServer) -> None:
-    """A replica that dies does not keep it."""
-    counters, other = RedisCounters(redis.url), RedisCounters(redis.url)
-    rule = Rule("streams", 2, 0, 2)
-    assert counters.take("k", [rule], "lease")[0] is None
-    place = "{choreo}:limit:k:streams"
-    client = other._take.registered_client
-    before = dict(client.zrange(place, 0, -1, withscores=True))
-    assert sorted(before) == [b"lease:1", b"lease:2"]
-    assert 50_000 < client.pttl(place) <= 60_000
-    wait_until(lambda: client.time()[1] % 1000, "time goes on")
-    counters._renew_all()
-    after = dict(client.zrange(place, 0, -1, withscores=True))
-    assert after.keys() == before.keys() and min(after.values()) >= min(before.values())
-    for member in after:  # its minute is over
-        client.zadd(place, {member: 1})
-    assert other.take("k", [rule], "another")[0] is None
-    counters._renew_all()  # too late: it is another's
-    assert sorted(client.zrange(place, 0, -1)) == [b"another:1", b"another:2"]
+def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies does not keep them; one that lives has them again."""
+    dying, living, other = (open_counters(url) for _ in range(3))
+    rule = Rule("streams", 3, 0, 2)
+
+    def lasting(seconds: float) -> None:
+        monkeypatch.setattr(sys.modules[open_counters.__module__], "LEASE", seconds)
+
+    def left() -> int:
+        return other.take("k", [rule._replace(cost=0)])[1][0].left
+
+    lasting(-1.0)
+    assert dying.take("k", [rule])[0] == 0
+    assert living.take("k", [rule])[0] == 0
+    lasting(60.0)
+    assert left() == 3
+    living.renew()
+    wait_until(lambda: left() == 1, "the places are held again")
+    assert other.take("k", [rule])[0] == 1
+    living.settle("k", [rule._replace(cost=-2)])
+    wait_until(lambda: left() == 3, "they are given back")
 
 
-def test_an_old_lease_in_sqlite_is_anybodys(
+def test_a_file_that_another_holds_keeps_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (SQLiteCounters(tmp_path / "limits") for _ in range(2))
-    rule = Rule("streams", 2, 0, 2)
-    assert first.take("k", [rule], "lease")[0] is None
-    assert second.take("k", [rule], "another")[0] is rule
-    monkeypatch.setattr(sys.modules[SQLiteCounters.__module__], "LEASE", -1.0)
-    first._renew_all()  # for less than no time
-    assert second.take("k", [rule], "another")[0] is None
-    first.settle("k", [Rule("streams", 2, 0, -2)], "lease")
-    assert first.take("k", [rule], "third")[0] is None
-
-
-def test_a_file_that_another_holds_keeps_nobody(tmp_path: Path) -> None:
-    """The thread that carries streams gives back later, and does not wait."""
-    counters, path = SQLiteCounters(tmp_path / "limits"), tmp_path / "limits"
+    """The thread that carries streams does not wait: what it gives back is added later."""
+    monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 2 * harness.DEADLINE)
+    counters, path = open_counters(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("streams", 1, 0, 1)
-    assert counters.take("k", [rule], "lease")[0] is None
+    assert counters.take("k", [rule])[0] == 0
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert not counters.give_back_now("k", [], "lease")
-        counters.settle("k", [Rule("streams", 1, 0, -1)], "lease")
+        counters.settle("k", [rule._replace(cost=-1)])
         other.execute("COMMIT")
-    wait_until(lambda: counters.take("k", [rule], "next")[0] is None, "it is given back")
+    wait_until(lambda: counters.take("k", [rule])[0] == 0, "it is given back")
 
 
 @pytest.mark.parametrize("url", ["redis"], indirect=True)
@@ -227,6 +217,14 @@ def test_the_file_cannot_be_used(
     path.unlink()
     apps[0]._completions.limits.counters._retry = 0.0  # type: ignore[union-attr]
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is shared again")
+
+
+def test_a_server_without_the_package_of_redis_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "choreo_wsgi.replay.redis", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    section = {"digest": hashlib.sha256(KEY.encode()).hexdigest(), "max_streams": "1"}
+    with pytest.raises(ConfigurationError, match="needs the extra redis: pip install redis"):
+        make_app({"replay": "redis://127.0.0.1:1"}, {"key ann": section})
 
 
 def test_what_a_minute_reserved_the_next_does_not_get_back(
