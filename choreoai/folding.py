@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from .models import ChatCompletion, ChatCompletionChunk, ToolCall
+from choreo_wsgi.chat.calls import ToolCalls
+from choreo_wsgi.chat.shapes import reshape
+
+from .models import ChatCompletion, ChatCompletionChunk
 from .objects import Object
 
 # The strings that come in pieces.  Any other string is whole, and the last one counts.
-_PIECES = frozenset(("content", "refusal", "reasoning_content", "reasoning", "arguments"))
+_PIECES = frozenset(
+    ("content", "refusal", "reasoning_content", "reasoning", "arguments", "input", "transcript")
+)
 
 
 class _Text(list[str]):
@@ -27,49 +32,6 @@ class _Text(list[str]):
         return self[0] if self else ""
 
 
-class _Part:
-    """One choice, as far as it came."""
-
-    __slots__ = ("calls", "members", "message", "text")
-
-    def __init__(self) -> None:
-        self.text = _Text()
-        self.message: dict[str, Any] = {"role": "assistant", "content": None}
-        self.calls: dict[int, dict[str, Any]] = {}
-        self.members: dict[str, Any] = {"finish_reason": None}
-
-    def add(self, delta: dict[str, Any]) -> None:
-        """Take the members of a delta, its content apart."""
-        for name, value in delta.items():
-            if name == "tool_calls":
-                for call in value or ():
-                    self._add_call(call)
-            elif name == "content":
-                if value is not None:
-                    self.message["content"] = self.text
-            elif value is not None:
-                _merge(self.message, name, value)
-
-    def _add_call(self, call: ToolCall) -> None:
-        members = call.to_dict()
-        index = members.pop("index", None)
-        if index is None:
-            # Some servers leave the index out: a piece with an id begins the next call.
-            index = len(self.calls) - (0 if members.get("id") or not self.calls else 1)
-        whole = self.calls.setdefault(_number(index), {})
-        for name, value in members.items():
-            if value is not None:
-                _merge(whole, name, value)
-
-    def choice(self, index: int) -> dict[str, Any]:
-        message = _finish(self.message)
-        if self.text:
-            message["content"] = self.text.joined()
-        if self.calls:
-            message["tool_calls"] = [_finish(self.calls[key]) for key in sorted(self.calls)]
-        return {"index": index, "message": message, **_finish(self.members)}
-
-
 class Fold:
     """Adds up the chunks of one stream.
 
@@ -80,81 +42,96 @@ class Fold:
     def __init__(self) -> None:
         #: The finish reason that came last.
         self.reason: Any = None
-        self._parts: dict[int, _Part] = {}
         self._members: dict[str, Any] = {"id": None, "object": "chat.completion"}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._calls: dict[int, ToolCalls] = {}
 
     def add(self, chunk: ChatCompletionChunk) -> None:
         """Take the next chunk, which is not kept and not changed.
 
         Raises TypeError or AttributeError for what has not the form of a chunk.
         """
-        choices = chunk.choices
-        if not self._parts or not choices or chunk.usage is not None:
-            self._add_members(chunk.__dict__)
-        for choice in choices:
-            index = choice.index or 0
-            part = self._parts.get(index)
-            if part is None:
-                part = self._parts[_number(index)] = _Part()
-            delta = choice.delta.__dict__
-            text = delta.get("content")
-            if text:
-                part.text.append("" + text)
-            # What most chunks have is content and nothing else, and a choice of three members.
-            if not text or len(delta) > 1:
-                part.add(delta)
-            if choice.finish_reason is not None or len(choice.__dict__) > 3:
-                self.reason = choice.finish_reason
-                for name, value in choice.__dict__.items():
-                    if name not in ("index", "delta") and value is not None:
-                        _merge(part.members, name, value)
+        self.take(chunk.to_dict())
 
-    def _add_members(self, members: dict[str, Any]) -> None:
-        for name, value in members.items():
-            if name == "usage":
-                if value is not None:
-                    self._members["usage"] = value.to_dict()
-            elif name not in ("object", "choices") and value is not None:
-                self._members[name] = value
+    def take(self, members: dict[str, Any]) -> None:
+        """Take a chunk's *members*, and bring them into OpenAI's shape where they are not.
+
+        As the server does with what providers send, content in parts becomes text (and
+        reasoning), and calls get the numbers 0, 1, ..., whatever their pieces have.  Raises
+        TypeError, AttributeError and UpstreamInvalid for what has not the form of a chunk.
+        """
+        choices = members.get("choices") or ()
+        if not self._choices or not choices or members.get("usage") is not None:
+            for name, value in members.items():
+                if value is not None and name not in ("object", "choices"):
+                    self._members[name] = {**value} if name == "usage" else value
+        for choice in choices:
+            index = choice.get("index") or 0
+            whole = self._choices.get(index)
+            if whole is None:
+                whole = self._begin(index)
+            message, delta = whole["message"], choice.get("delta") or {}
+            text, pieces = delta.get("content"), message["content"]
+            # What most chunks have is content and nothing else, and a choice of three members.
+            if len(delta) == 1 and type(text) is str and pieces is not None:
+                pieces.append(text)
+            else:
+                self._add(index, message, delta)
+            reason = choice.get("finish_reason")
+            if reason is not None or len(choice) > 3:
+                self.reason = reason
+                for name, value in choice.items():
+                    if name not in ("index", "delta") and value is not None:
+                        _merge(whole, name, value)
+
+    def _begin(self, index: Any) -> dict[str, Any]:
+        if type(index) is not int:
+            raise TypeError("an index must be an integer")
+        message = {"role": "assistant", "content": None}
+        whole = {"index": index, "message": message, "finish_reason": None}
+        return self._choices.setdefault(index, whole)
+
+    def _add(self, index: int, message: dict[str, Any], delta: dict[str, Any]) -> None:
+        if type(delta.get("content")) is list:
+            reshape(delta)
+        if pieces := delta.pop("tool_calls", None):
+            calls = self._calls.setdefault(index, ToolCalls())
+            if pieces := calls.take(pieces):
+                delta["tool_calls"] = pieces
+        for name, value in delta.items():
+            if name == "tool_calls":
+                whole = message.setdefault(name, [])
+                whole += ({} for _ in range(len(whole), len(calls.begun)))
+                for piece in value:
+                    for member, part in piece.items():
+                        if member != "index" and part is not None:
+                            _merge(whole[piece["index"]], member, part)
+            elif value is not None:
+                _merge(message, name, "" + value if name == "content" else value)
 
     def text(self, index: int = 0, name: str = "content") -> str:
         """Return the text of choice *index* so far; its refusal, if that is the *name*."""
-        part = self._parts.get(index)
-        if part is None:
-            return ""
-        pieces = part.text if name == "content" else part.message.get(name)
+        pieces = self._choices.get(index, {"message": {}})["message"].get(name)
         return pieces.joined() if isinstance(pieces, _Text) else ""
 
     def function(self, index: int, number: int) -> tuple[str, str]:
         """Return the name and the arguments so far of call *number* of choice *index*."""
-        call = self._parts[index].calls.get(number, {})
-        function = call.get("function", {})
-        pieces = function.get("arguments")
-        arguments = pieces.joined() if isinstance(pieces, _Text) else ""
-        return str(function.get("name") or ""), arguments
+        function = self._choices[index]["message"]["tool_calls"][number].get("function", {})
+        return function.get("name", ""), function.get("arguments", _Text()).joined()
 
     def finished(self, n: int = 1) -> bool:
         """Return whether *n* choices came and every choice that came has its finish_reason."""
-        parts = self._parts.values()
-        return len(parts) >= n and all(p.members["finish_reason"] is not None for p in parts)
+        choices = self._choices.values()
+        return len(choices) >= n and all(c["finish_reason"] is not None for c in choices)
 
     def completion(self) -> ChatCompletion:
         """Return a completion of what came; an unfinished choice has no finish_reason."""
-        members = _finish(self._members)
-        members["choices"] = [self._parts[index].choice(index) for index in sorted(self._parts)]
-        return ChatCompletion.from_dict(members)
-
-
-def _number(index: Any) -> int:
-    if type(index) is not int:
-        raise TypeError("an index must be an integer")
-    return index
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        return ChatCompletion.from_dict(_finish({**self._members, "choices": choices}))
 
 
 def _merge(into: dict[str, Any], name: str, value: Any) -> None:
     """Add *value* to the member *name*: pieces are joined, lists extended, objects merged."""
-    if isinstance(value, Object):
-        value = value.to_dict()
     old = into.get(name)
     if isinstance(value, str) and name in _PIECES:
         if isinstance(old, _Text):
@@ -170,13 +147,15 @@ def _merge(into: dict[str, Any], name: str, value: Any) -> None:
     elif isinstance(value, list) and isinstance(old, list):
         old.extend(value)
     else:
-        into[name] = list(value) if isinstance(value, list) else value
+        into[name] = [*value] if isinstance(value, list) else value
 
 
 def _finish(value: Any) -> Any:
     """Return a copy of *value* in which pieces are joined."""
     if isinstance(value, _Text):
         return value.joined()
+    if isinstance(value, Object):  # the caller has read that part of the chunk
+        return value.to_dict()
     if isinstance(value, dict):
         return {name: _finish(item) for name, item in value.items()}
     return [_finish(item) for item in value] if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any
 
-from .objects import Object, build
+from .objects import Object
 
 
 class Function(Object):
@@ -82,9 +82,6 @@ class Delta(Object):
     reasoning_content: str | None = None
 
     _ours = frozenset(("annotations", "reasoning_content"))
-
-
-_NESTED_IN_DELTA = frozenset(name for name, _ in Delta._nested)
 
 
 class PromptTokensDetails(Object):
@@ -228,36 +225,3 @@ class AsyncListing:
     async def __aiter__(self) -> AsyncIterator[Model]:
         for model in await self:
             yield model
-
-
-def build_chunk(members: dict[str, Any]) -> ChatCompletionChunk:
-    """Return what ``build(ChatCompletionChunk, members)`` returns.
-
-    Written out for the chunk that streams consist of, text in its choices and nothing else:
-    it comes thousands of times, and the general way costs three times as much.
-    """
-    choices = members.get("choices")
-    if type(choices) is not list or members.get("usage") is not None:
-        return build(ChatCompletionChunk, members)
-    for at, choice in enumerate(choices):
-        if type(choice) is not dict:
-            continue
-        choices[at] = made = _new(ChunkChoice)
-        delta = choice.get("delta")
-        if (
-            type(delta) is not dict
-            or (len(delta) > 1 and not _NESTED_IN_DELTA.isdisjoint(delta))
-            or "tool_calls" in delta
-            or choice.get("logprobs") is not None
-        ):
-            build(ChunkChoice, choice, made)
-            continue
-        choice["delta"] = made_delta = _new(Delta)
-        made_delta.__dict__ = delta
-        made.__dict__ = choice
-    chunk = _new(ChatCompletionChunk)
-    chunk.__dict__ = members
-    return chunk
-
-
-_new = object.__new__

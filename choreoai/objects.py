@@ -27,32 +27,24 @@ class Object:
 
     # The documented members, in their order.
     _fields: ClassVar[tuple[str, ...]] = ()
-    # Those that are objects themselves, or lists of them.
-    _nested: ClassVar[tuple[tuple[str, type[Object]], ...]] = ()
-    # Those whose absence is an empty object or list, so that reading through them is safe.
-    _always: ClassVar[dict[str, type]] = {}
     # Those that are not in OpenAI's schema, and in no dump when they are absent.
     _ours: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
-        """Read the annotations: a member that cannot be None is always there."""
+        """Read the annotations: they say which members are objects."""
         super().__init_subclass__()
         known = vars(sys.modules[cls.__module__])
-        nested, always = dict(cls._nested), dict(cls._always)
-        for name, annotation in inspect.get_annotations(cls).items():
-            if name.startswith("_"):
-                continue
-            cls._fields = (*(field for field in cls._fields if field != name), name)
-            for word in re.findall(r"\w+", annotation):
+        annotations = inspect.get_annotations(cls)
+        added = [name for name in annotations if not name.startswith("_")]
+        cls._fields = (*(name for name in cls._fields if name not in added), *added)
+        for name in added:
+            for word in re.findall(r"\w+", annotations[name]):
                 kind = known.get(word)
                 if isinstance(kind, type) and issubclass(kind, Object):
-                    nested[name] = kind
-                    if "None" not in annotation:
-                        always[name] = list if annotation.startswith("list") else kind
-        cls._nested, cls._always = tuple(nested.items()), always
+                    setattr(cls, name, _Nested(name, kind, annotations[name]))
 
     def __init__(self, **members: Any) -> None:
-        build(type(self), members, self)
+        self.__dict__ = members
 
     @property
     def _request_id(self) -> str | None:
@@ -62,11 +54,19 @@ class Object:
     @classmethod
     def from_dict(cls: type[T], members: dict[str, Any]) -> T:
         """Return the object for *members*, decoded JSON, which it takes over."""
-        return build(cls, members)
+        made = cls.__new__(cls)
+        made.__dict__ = members
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object as plain dictionaries and lists, ready for ``json.dumps``."""
         return {name: _plain(value) for name, value in self.__dict__.items()}
+
+    def _members(self) -> dict[str, Any]:
+        """Return the members, of which those that are objects are made."""
+        for name in self._fields:
+            getattr(self, name)
+        return self.__dict__
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return :meth:`to_dict` as JSON."""
@@ -98,7 +98,7 @@ class Object:
         options = {"exclude_unset": exclude_unset, "exclude_none": exclude_none or exclude_defaults}
         return {
             name: _dumped(value, {**options, "exclude": deeper.get(name) or ()})
-            for name, value in {**fields, **self.__dict__}.items()
+            for name, value in {**fields, **self._members()}.items()
             if not (options["exclude_none"] and value is None)
             and deeper.get(name) not in (True, ...)
             and (include is None or name in include)
@@ -123,40 +123,56 @@ class Object:
 
     def __repr__(self) -> str:
         members = (
-            f"{name}={value!r}" for name, value in self.__dict__.items() if value is not None
+            f"{name}={value!r}" for name, value in self._members().items() if value is not None
         )
         return f"{type(self).__name__}({', '.join(members)})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self.__dict__ == other.__dict__
+        return self._members() == other._members()
 
     __hash__ = None  # type: ignore[assignment]
 
 
-def build(cls: type[T], members: dict[str, Any], self: T | None = None) -> T:
-    """Return *members* as an object of *cls*: the one place where objects are made."""
-    made = cls.__new__(cls) if self is None else self
-    for name, kind in cls._nested:
-        value = members.get(name)
-        if type(value) is list:
-            members[name] = [build(kind, v) if type(v) is dict else v for v in value]
-        elif type(value) is dict:
-            members[name] = build(kind, value)
-    for name, empty in cls._always.items():
-        if members.get(name) is None:
-            members[name] = empty()
-    made.__dict__ = members
-    return made
+class _Nested:
+    """A member that is an object, or a list of them, made of the dictionary when it is read.
+
+    One that cannot be None is always there, so that reading through it is safe.
+    """
+
+    def __init__(self, name: str, kind: type[Object], annotation: str) -> None:
+        self._name = name
+        self._kind = kind
+        self._empty: type | None = None
+        if "None" not in annotation:
+            self._empty = list if annotation.startswith("list") else kind
+
+    def __get__(self, made: Object | None, owner: type[Object]) -> Any:
+        if made is None:
+            return None
+        members = made.__dict__
+        value = members.get(self._name)
+        if type(value) is dict:
+            value = members[self._name] = self._kind.from_dict(value)
+        elif type(value) is list and dict in map(type, value):
+            kind = self._kind
+            value = [kind.from_dict(item) if type(item) is dict else item for item in value]
+            members[self._name] = value
+        elif value is None and self._empty is not None:
+            value = members[self._name] = self._empty()
+        return value
+
+    def __set__(self, made: Object, value: Any) -> None:
+        made.__dict__[self._name] = value
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Object):
         return value.to_dict()
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _dumped(value: Any, options: dict[str, Any]) -> Any:

@@ -10,7 +10,6 @@ import json
 import re
 from typing import Any, Final, TypeVar, Union
 
-from choreo_wsgi.chat.calls import ToolCalls
 from choreo_wsgi.chat.endings import finish_reason
 from choreo_wsgi.chat.shapes import reshape
 from choreo_wsgi.errors import ProviderError, UpstreamInvalid
@@ -18,8 +17,8 @@ from choreo_wsgi.sse import DecodeError, Decoder, Event
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
-from .models import ChatCompletion, ChatCompletionChunk, Choice, build_chunk
-from .objects import Object, build
+from .models import ChatCompletion, ChatCompletionChunk, Choice
+from .objects import Object
 
 #: The value of a record that ends a stream as it should.
 DONE: Final = None
@@ -124,7 +123,7 @@ def object_of(kind: type[T], body: bytes) -> T:
         raise frame_error(value)  # some servers say so with status 200
     if not isinstance(value, dict):
         raise APIError(f"the server's answer is no {kind.__name__}", body=value)
-    return build(kind, value)
+    return kind.from_dict(value)
 
 
 def completion_of(body: bytes) -> ChatCompletion:
@@ -162,7 +161,6 @@ class Reading:
         self.ended = False
         self.failure: Exception | None = None
         self._n = n
-        self._calls: dict[int, ToolCalls] = {}
         self.fold = Fold()
 
     def take(self, record: Record) -> ChatCompletionChunk | None:
@@ -175,37 +173,16 @@ class Reading:
             self.last_event_id = number
         if type(value) is dict:
             try:
-                for choice in value.get("choices") or ():
-                    delta = choice.get("delta")
-                    if type(delta) is dict and (
-                        "tool_calls" in delta or type(delta.get("content")) is list
-                    ):
-                        self._mend(choice.get("index"), delta)
-                chunk = build_chunk(value)
-                self.fold.add(chunk)
+                self.fold.take(value)
             except (AttributeError, TypeError, UpstreamInvalid) as error:
                 raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
             if self.fold.reason is not None and (failure := failed(self.fold.reason)):
                 raise self.fail(failure)
-            return chunk
+            return ChatCompletionChunk.from_dict(value)
         if isinstance(value, APIError):
             raise self.fail(value)
         self.ended = True
         return None
-
-    def _mend(self, index: Any, delta: dict[str, Any]) -> None:
-        """Bring *delta* into OpenAI's shape, as the server does with what providers send.
-
-        Content in parts becomes text (and reasoning); calls get the numbers 0, 1, ..., whatever
-        numbers and ids their pieces have.
-        """
-        if type(delta.get("content")) is list:
-            reshape(delta)
-        if delta.get("tool_calls"):
-            calls = self._calls.setdefault(index or 0, ToolCalls())
-            delta["tool_calls"] = calls.take(delta["tool_calls"])
-            if not delta["tool_calls"]:
-                del delta["tool_calls"]
 
     def cut(self, why: str) -> None:
         """The connection is over without an end marker.
@@ -223,13 +200,3 @@ class Reading:
         error.partial = self.fold.completion()
         self.failure = error
         return error
-
-    @property
-    def partial_text(self) -> str:
-        """The text of the first choice so far."""
-        return self.fold.text()
-
-    @property
-    def partial(self) -> ChatCompletion:
-        """All that came so far."""
-        return self.fold.completion()

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
 from .errors import APIError, StreamInterruptedError, frame_error
-from .models import build_chunk
-from .objects import Object, build
+from .objects import Object
 from .params import CallOptions
 from .reading import DONE, Reading, Record
 
@@ -152,7 +151,7 @@ class ResponseReading(Reading):
             raise self.fail(APIError(f"the stream holds what is no event: {value!r}"))
         if kind == "error":
             raise self.fail(frame_error(value))
-        event = build(ResponseEvent, value)
+        event = ResponseEvent.from_dict(value)
         if type(place) is int:  # some servers do not count
             if place != self._next:
                 text = f"event {self._next} is missing: {place} came"
@@ -162,7 +161,7 @@ class ResponseReading(Reading):
             self.response = event.response
         if kind == "response.output_text.delta" and isinstance(event.delta, str):
             piece = {"choices": [{"index": 0, "delta": {"content": event.delta}}]}
-            self.fold.add(build_chunk(piece))
+            self.fold.take(piece)
         if kind == "response.failed":
             raise self.fail(failure_of(self.response or Response()))
         self.ended = kind in _LAST

@@ -145,12 +145,12 @@ class Stream(Generic[E]):
     @property
     def partial_text(self) -> str:
         """The text of the first choice so far."""
-        return self._reading.partial_text
+        return self._reading.fold.text()
 
     @property
     def partial(self) -> ChatCompletion:
         """The answer so far, all choices; the unfinished ones have no finish_reason."""
-        return self._reading.partial
+        return self._reading.fold.completion()
 
     @property
     def text(self) -> Iterator[str]:

@@ -14,9 +14,7 @@ from raw_server import chat_chunk, frame
 
 import choreoai
 from choreo_wsgi.sse import Decoder
-from choreoai import errors, policy
-from choreoai.models import build_chunk
-from choreoai.objects import build
+from choreoai import ChatCompletionChunk, errors, policy
 from choreoai.reading import Reading, records
 
 # --- models -----------------------------------------------------------------------------
@@ -49,23 +47,23 @@ def test_members_are_attributes_and_absent_ones_are_none():
 )
 def test_to_dict_gives_back_what_came(members):
     original = copy.deepcopy(members)
-    fast = build_chunk(copy.deepcopy(members))
-    assert fast.to_dict() == original
-    slow = build(choreoai.ChatCompletionChunk, copy.deepcopy(members))
-    assert fast == slow
-    assert repr(fast) == repr(slow)
-    assert json.loads(json.dumps(fast.to_dict())) == original
-    assert pickle.loads(pickle.dumps(fast)) == fast
-    assert copy.deepcopy(fast) == fast
+    made = ChatCompletionChunk.from_dict(copy.deepcopy(members))
+    assert made.to_dict() == original
+    read = ChatCompletionChunk.from_dict(copy.deepcopy(members))
+    assert repr(read).startswith("ChatCompletionChunk(")  # its parts are made by now
+    assert read == made
+    assert json.loads(json.dumps(read.to_dict())) == original
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert copy.deepcopy(made) == made
 
 
 @pytest.mark.parametrize("choices", [None, [], [{}], [{"delta": None}]])
 def test_what_is_missing_can_be_read_through(choices):
-    made = build_chunk({"choices": choices})
+    made = ChatCompletionChunk.from_dict({"choices": choices})
     for choice in made.choices:
         assert choice.delta.content is None
         assert choice.index == 0
-    assert build_chunk({}).choices == []
+    assert ChatCompletionChunk.from_dict({}).choices == []
     whole = choreoai.ChatCompletion.from_dict({"choices": [{"message": None}]})
     assert whole.choices[0].message.content is None
 
@@ -138,7 +136,7 @@ def read(blocks, n=2):
         for record in records(decoder, block):
             reading.take(record)
     assert reading.ended
-    return reading.partial.to_dict()
+    return reading.fold.completion().to_dict()
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -151,7 +149,7 @@ def test_folding_at_every_split(end):
 
 
 def test_the_chunks_are_not_changed_by_folding():
-    chunks = [build_chunk(value) for value in recorded()]
+    chunks = [ChatCompletionChunk.from_dict(value) for value in recorded()]
     fold = choreoai.Fold()
     for value in chunks:
         fold.add(value)
@@ -167,7 +165,7 @@ def test_tool_calls_without_an_index():
         {"id": "b", "function": {"name": "g", "arguments": "{"}},
         {"function": {"arguments": "}"}},
     ):
-        fold.add(build_chunk(chat_chunk(None, tool_calls=[call])))
+        fold.add(ChatCompletionChunk.from_dict(chat_chunk(None, tool_calls=[call])))
     calls = fold.completion().choices[0].message.tool_calls
     assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
         ("a", "f", "{}"),
@@ -179,10 +177,10 @@ def test_an_unfinished_fold():
     fold = choreoai.Fold()
     assert not fold.finished()
     assert fold.completion().choices == []
-    fold.add(build_chunk(chat_chunk("a")))
+    fold.add(ChatCompletionChunk.from_dict(chat_chunk("a")))
     assert not fold.finished()
     assert fold.completion().choices[0].finish_reason is None
-    fold.add(build_chunk(chat_chunk(None, finish="length")))
+    fold.add(ChatCompletionChunk.from_dict(chat_chunk(None, finish="length")))
     assert fold.finished()
     assert not fold.finished(2)
 
@@ -192,7 +190,7 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
     for text in ("I ", "won't"):
         value = chat_chunk(None, refusal=text)
         value["choices"][0]["logprobs"] = {"content": None, "refusal": [{"token": text}]}
-        fold.add(build_chunk(value))
+        fold.add(ChatCompletionChunk.from_dict(value))
     choice = fold.completion().choices[0]
     assert choice.message.content is None
     assert choice.message.refusal == "I won't"
@@ -262,7 +260,7 @@ def test_no_json_breaks_more_than_its_stream(values):
             break
         repr(made)
         made.to_dict()
-    reading.partial.to_dict()
+    reading.fold.completion().to_dict()
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.text(min_size=1))))
@@ -270,7 +268,7 @@ def test_texts_of_choices_never_mix(pieces):
     fold = choreoai.Fold()
     whole: dict[int, str] = {}
     for index, text in pieces:
-        fold.add(build_chunk(chat_chunk(text, index=index)))
+        fold.add(ChatCompletionChunk.from_dict(chat_chunk(text, index=index)))
         whole[index] = whole.get(index, "") + text
     assert {c.index: c.message.content for c in fold.completion().choices} == whole
     assert fold.text() == whole.get(0, "")
