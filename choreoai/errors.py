@@ -139,6 +139,8 @@ class InternalServerError(APIStatusError):
 class APIConnectionError(APIError, ConnectionError):
     """The server could not be reached, or the connection to it broke."""
 
+    _hopeless = False  # whether another try would find the same, or do harm
+
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """A limit of :class:`choreoai.Timeout` passed."""

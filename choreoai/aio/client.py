@@ -14,11 +14,11 @@ from ..models import AsyncListing, Model, ModelList
 from ..objects import Object
 from ..policy import Options
 from ..reading import object_of
-from .call import AsyncCall
 from .completions import AsyncCompletions, AsyncRawCompletions, AsyncStreamedCompletions
+from .exchange import AsyncExchange
+from .pool import AsyncPool
 from .raw import AsyncRawResponse
 from .responses import AsyncResponses
-from .transport import AsyncTransport
 
 if TYPE_CHECKING:
     from ..params import CallOptions, Unpack
@@ -30,10 +30,10 @@ T = TypeVar("T", bound=Object)
 class AsyncChoreoAI(BaseClient):
     __doc__ = BaseClient.__doc__
 
-    _transport: AsyncTransport
+    _transport: AsyncPool
 
-    def _connect(self, session: requests.Session) -> AsyncTransport:
-        return AsyncTransport(session)
+    def _connect(self, session: requests.Session) -> AsyncPool:
+        return AsyncPool(session)
 
     @cached_property
     def chat(self) -> AsyncChat[AsyncCompletions]:
@@ -69,10 +69,10 @@ class AsyncChoreoAI(BaseClient):
 
     def _call(
         self, method: str, path: str, body: Any, options: Options, **stream: Any
-    ) -> AsyncCall:
-        """Return the call of *method* and *path*, to be carried out."""
+    ) -> AsyncExchange:
+        """Return the exchange for *method* and *path*, to be carried out."""
         request = self._request(method, path, body, options)
-        return AsyncCall(self._transport, request, options, **stream)
+        return AsyncExchange(self._transport, request, options, **stream)
 
     async def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""

@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
+from requests import PreparedRequest
+
 from ..base import stream_headers, stream_path
 from ..errors import NotFoundError
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, PARAMS, CompletionParams, Create, Messages, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, T, parsing
 from ..policy import Options
-from ..reading import completion_of
-from .call import AsyncCall
+from ..reading import Reading, completion_of
 from .event_stream import AsyncChatCompletionStream
-from .feed import AsyncFeed
+from .exchange import AsyncExchange
 from .raw import AsyncRawResponse, AsyncStreamedResponse
 from .stream import AsyncStream
 
@@ -100,8 +101,8 @@ class AsyncCompletions:
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser, members = parsing(response_format, params)
-        call = self._ask(model, messages, True, members)
-        return AsyncChatCompletionStream(call, parser)
+        exchange = self._ask(model, messages, True, members)
+        return AsyncChatCompletionStream(exchange, parser)
 
     async def resume(
         self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN
@@ -111,13 +112,16 @@ class AsyncCompletions:
         *id* is :attr:`choreoai.AsyncStream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        call = self._resuming(self._client._options(timeout), id, after)
-        return AsyncStream(await AsyncFeed.open(call, after))
+        options = self._client._options(timeout)
+        request, resume = self._resuming(options, id, after), partial(self._resuming, options)
+        pool, stop = self._client._transport, self._delete
+        exchange = AsyncExchange(pool, request, options, resume=resume, stop=stop)
+        return await AsyncStream._open(exchange, Reading(), after)
 
     def _ask(
         self, model: str, messages: Messages, stream: bool | None, params: Mapping[str, Any]
-    ) -> AsyncCall:
-        """Return the call that asks for an answer, to be carried out."""
+    ) -> AsyncExchange:
+        """Return the exchange that asks for an answer, to be carried out."""
         if isinstance(messages, (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         members = {"model": model, "messages": list(messages)}
@@ -138,14 +142,11 @@ class AsyncCompletions:
             stop=self._delete,
         )
 
-    def _resuming(self, options: Options, stream_id: str, after: int) -> AsyncCall:
-        """Return the call for what follows event *after* of a stream."""
+    def _resuming(self, options: Options, stream_id: str, after: int) -> PreparedRequest:
+        """Return the request for what follows event *after* of a stream."""
         headers = {**options.headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
         sent = replace(options, headers=headers)
-        # No retries once it breaks: the feed counts its tries from one event to the next.
-        resume = partial(self._resuming, replace(options, max_retries=0))
-        path = stream_path(stream_id)
-        return self._client._call("GET", path, None, sent, resume=resume, stop=self._delete)
+        return self._client._request("GET", stream_path(stream_id), None, sent)
 
     async def _delete(self, stream_id: str) -> None:
         with suppress(NotFoundError):  # it is over and forgotten
@@ -163,11 +164,11 @@ class AsyncRawCompletions:
         self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
     ) -> AsyncRawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        call = self._completions._ask(model, messages, stream, params)
+        exchange = self._completions._ask(model, messages, stream, params)
         if not stream:
-            return await AsyncRawResponse.fetch(call, completion_of)
-        opened = AsyncStream(await AsyncFeed.open(call))
-        return AsyncRawResponse(200, opened.headers, call.retries, b"", lambda _: opened)
+            return await AsyncRawResponse.fetch(exchange, completion_of)
+        opened = await AsyncStream._open(exchange, Reading(exchange.n))
+        return AsyncRawResponse(exchange, b"", lambda _: opened)
 
     create: Create[
         Coroutine[Any, Any, AsyncRawResponse[ChatCompletion]],
@@ -185,9 +186,9 @@ class AsyncRawCompletions:
     ) -> AsyncRawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser, members = parsing(response_format, params)
-        call = self._completions._ask(model, messages, False, members)
+        exchange = self._completions._ask(model, messages, False, members)
         return await AsyncRawResponse.fetch(
-            call, lambda body: parser.completion(completion_of(body))
+            exchange, lambda body: parser.completion(completion_of(body))
         )
 
 
@@ -201,8 +202,8 @@ class AsyncStreamedCompletions:
         self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
     ) -> AsyncStreamedResponse[Any]:
         """Return the answer to what ``create`` would send, to be entered with ``async with``."""
-        call = self._completions._ask(model, messages, stream, params)
-        return AsyncStreamedResponse(call, bool(stream))
+        exchange = self._completions._ask(model, messages, stream, params)
+        return AsyncStreamedResponse(exchange, bool(stream))
 
     create: Create[AsyncStreamedResponse[ChatCompletion], AsyncStreamedResponse[AsyncStream]] = (
         declared(cast(Any, _create))

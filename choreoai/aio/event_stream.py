@@ -9,8 +9,8 @@ from typing import Generic
 from ..events import ChatCompletionStreamEvent, Events
 from ..models import ChatCompletion
 from ..parsing import ParsedChatCompletion, Parser, T
-from .call import AsyncCall
-from .feed import AsyncFeed
+from ..reading import Reading
+from .exchange import AsyncExchange
 from .stream import AsyncStream
 
 
@@ -25,13 +25,13 @@ class AsyncChatCompletionStream(Generic[T]):
     _stream: AsyncStream
     _events: Events[T]
 
-    def __init__(self, call: AsyncCall, parser: Parser[T]) -> None:
-        self._call = call
+    def __init__(self, exchange: AsyncExchange, parser: Parser[T]) -> None:
+        self._exchange = exchange
         self._parser = parser
         self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
 
     async def __aenter__(self) -> AsyncChatCompletionStream[T]:
-        self._stream = AsyncStream(await AsyncFeed.open(self._call))
+        self._stream = await AsyncStream._open(self._exchange, Reading(self._exchange.n))
         self._events = Events(self._stream.fold, self._parser)
         return self
 
@@ -47,9 +47,9 @@ class AsyncChatCompletionStream(Generic[T]):
         return self._ready.popleft()
 
     @property
-    def response(self) -> AsyncFeed:
-        """The response's head: its ``status_code`` and its ``headers``."""
-        return self._stream.response
+    def response(self) -> AsyncStream:
+        """What has the response's head: its ``status_code`` and its ``headers``."""
+        return self._stream
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:

@@ -4,50 +4,56 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar
 
 from ..objects import Object
-from ..reading import completion_of
-from .call import AsyncCall
-from .feed import AsyncFeed
+from ..reading import Reading, completion_of
+from .exchange import AsyncExchange
 from .stream import AsyncStream
-from .transport import AsyncAnswer, AsyncCancel
 
 T = TypeVar("T")
 
 
-class AsyncRawResponse(Generic[T]):
-    """An answer's head and body, and ``parse()`` for what the method itself returns.
+class _Answered:
+    """What has an answer's head."""
 
-    *headers* finds names whatever their case; *content* is empty for a stream, which is read
-    through what ``parse()`` returns.
-    """
+    _exchange: AsyncExchange
 
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        retries: int,
-        content: bytes,
-        parse: Callable[[bytes], T],
-    ) -> None:
-        self.status_code = status
-        self.headers = headers
-        self.retries_taken = retries
-        self.content = content
-        self._parse = parse
-
-    @classmethod
-    async def fetch(cls, call: AsyncCall, parse: Callable[[bytes], T]) -> AsyncRawResponse[T]:
-        """Carry *call* out and return what answers it."""
-        answer, content = await call.fetch()
-        return cls(answer.status, answer.headers, call.retries, content, parse)
+    def _begin(self, exchange: AsyncExchange) -> None:
+        self._exchange = exchange
+        #: The status, 200 or another that says that all is well.
+        self.status_code = exchange.status_code
+        #: The answer's headers; names are found whatever their case.
+        self.headers = exchange.headers
+        #: How often the request was sent again.
+        self.retries_taken = exchange.retries
 
     @property
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the answer."""
         return self.headers.get("x-request-id")
+
+
+class AsyncRawResponse(_Answered, Generic[T]):
+    """An answer's head and body, and ``parse()`` for what the method itself returns.
+
+    *content* is empty for a stream, which is read through what ``parse()`` returns.
+    """
+
+    def __init__(
+        self, exchange: AsyncExchange, content: bytes, parse: Callable[[bytes], T]
+    ) -> None:
+        self._begin(exchange)
+        self.content = content
+        self._parse = parse
+
+    @classmethod
+    async def fetch(
+        cls, exchange: AsyncExchange, parse: Callable[[bytes], T]
+    ) -> AsyncRawResponse[T]:
+        """Carry *exchange* out and return what answers it."""
+        return cls(exchange, await exchange.fetch(), parse)
 
     @property
     def text(self) -> str:
@@ -67,25 +73,18 @@ class AsyncRawResponse(Generic[T]):
         return made
 
 
-class AsyncStreamedResponse(Generic[T]):
+class AsyncStreamedResponse(_Answered, Generic[T]):
     """An answer whose body is read as it comes, in an ``async with`` block.
 
     Entering sends the request, and raises what it raises; leaving closes the connection.
     """
 
-    status_code: int
-    headers: Mapping[str, str]
-    _answer: AsyncAnswer
-
-    def __init__(self, call: AsyncCall, streamed: bool) -> None:
-        self._call = call
+    def __init__(self, exchange: AsyncExchange, streamed: bool) -> None:
+        self._exchange = exchange
         self._streamed = streamed
-        self._cancel = AsyncCancel()
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
-        self._answer = await self._call.open(self._cancel)
-        self.status_code = self._answer.status
-        self.headers = self._answer.headers
+        self._begin(await self._exchange.open())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -93,21 +92,11 @@ class AsyncStreamedResponse(Generic[T]):
 
     async def close(self) -> None:
         """Close the connection."""
-        self._answer.close()
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer."""
-        return self.headers.get("x-request-id")
-
-    @property
-    def retries_taken(self) -> int:
-        """How often the request was sent again."""
-        return self._call.retries
+        self._exchange.close()
 
     async def read(self) -> bytes:
         """Return the whole body."""
-        return await self._call.read(self._answer)
+        return await self._exchange.read()
 
     async def text(self) -> str:
         """Return the whole body as text."""
@@ -121,14 +110,17 @@ class AsyncStreamedResponse(Generic[T]):
         """Return what the method would have returned; raises APIError."""
         made: Any
         if self._streamed:
-            made = AsyncStream(AsyncFeed(self._call, self._answer, self._cancel))
+            made = AsyncStream(self._exchange, Reading(self._exchange.n))
         else:
             made = completion_of(await self.read())
         return made  # type: ignore[no-any-return]
 
-    def iter_bytes(self) -> AsyncIterator[bytes]:
-        """Return the body as it comes."""
-        return self._call.blocks(self._answer)
+    async def iter_bytes(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes."""
+        begun = False
+        while block := await self._exchange.receive(self._exchange.limit(begun)):
+            yield block
+            begun = True
 
     async def iter_text(self) -> AsyncIterator[str]:
         """Yield the body as it comes, as text."""
@@ -138,10 +130,10 @@ class AsyncStreamedResponse(Generic[T]):
 
     async def iter_lines(self) -> AsyncIterator[str]:
         """Yield the lines of the body as they come, without their ends."""
-        rest = b""
-        async for block in self.iter_bytes():
-            *lines, rest = (rest + block).split(b"\n")
+        rest = ""
+        async for text in self.iter_text():
+            *lines, rest = (rest + text).split("\n")
             for line in lines:
-                yield line.rstrip(b"\r").decode("utf-8", "replace")
+                yield line.rstrip("\r")
         if rest:
-            yield rest.decode("utf-8", "replace")
+            yield rest

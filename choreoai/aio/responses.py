@@ -18,7 +18,6 @@ from ..responses import (
     ResponseReading,
     failure_of,
 )
-from .feed import AsyncFeed
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
@@ -33,14 +32,12 @@ class AsyncResponseStream(AsyncStream[ResponseEvent]):
     ``response.completed`` or ``response.incomplete``; a response that failed raises.
     """
 
-    def __init__(self, feed: AsyncFeed, first: int) -> None:
-        super().__init__(feed)
-        self._events = self._reading = ResponseReading(first)
+    _reading: ResponseReading
 
     @property
     def response(self) -> Response | None:  # type: ignore[override]
         """The response as the last event that holds it had it; its id is there at once."""
-        return self._events.response
+        return self._reading.response
 
     async def get_final_response(self) -> Response:
         """Read to the end and return the whole response.
@@ -48,7 +45,7 @@ class AsyncResponseStream(AsyncStream[ResponseEvent]):
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
         await self._until_end()
-        return self._events.response or Response()
+        return self._reading.response or Response()
 
 
 class AsyncResponses:
@@ -150,9 +147,9 @@ class AsyncResponses:
     async def _whole(
         self, method: str, id: str, body: Any, options: Options, action: str = ""
     ) -> Response:
-        call = self._client._call(method, _path(id) + action, body, options)
-        answer, content = await call.fetch()
-        return Response() if answer.status == 204 else object_of(Response, content)
+        exchange = self._client._call(method, _path(id) + action, body, options)
+        content = await exchange.fetch()
+        return Response() if exchange.status_code == 204 else object_of(Response, content)
 
     async def _stream(
         self, method: str, id: str, body: Any, options: Options, sent: Options, first: int
@@ -160,8 +157,9 @@ class AsyncResponses:
         """Return the events from number *first* on; what breaks is resumed as chat's streams."""
         chat = self._client.chat.completions
         resume = partial(chat._resuming, options) if options.resumable else None
-        call = self._client._call(method, _path(id), body, sent, resume=resume, stop=chat._delete)
-        return AsyncResponseStream(await AsyncFeed.open(call), first)
+        stop = chat._delete
+        exchange = self._client._call(method, _path(id), body, sent, resume=resume, stop=stop)
+        return await AsyncResponseStream._open(exchange, ResponseReading(first))
 
 
 def _path(response_id: str) -> str:

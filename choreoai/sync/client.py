@@ -14,11 +14,11 @@ from ..models import Model, ModelList
 from ..objects import Object
 from ..policy import Options
 from ..reading import object_of
-from .call import Call
 from .completions import Completions, RawCompletions, StreamedCompletions
+from .exchange import Exchange
+from .pool import Pool
 from .raw import RawResponse
 from .responses import Responses
-from .transport import Transport
 
 if TYPE_CHECKING:
     from ..params import CallOptions, Unpack
@@ -30,10 +30,10 @@ T = TypeVar("T", bound=Object)
 class ChoreoAI(BaseClient):
     __doc__ = BaseClient.__doc__
 
-    _transport: Transport
+    _transport: Pool
 
-    def _connect(self, session: requests.Session) -> Transport:
-        return Transport(session)
+    def _connect(self, session: requests.Session) -> Pool:
+        return Pool(session)
 
     @cached_property
     def chat(self) -> Chat[Completions]:
@@ -67,10 +67,10 @@ class ChoreoAI(BaseClient):
         streamed = self.chat.completions.with_streaming_response
         return ClientWith(Chat(streamed), self.models.with_raw_response)
 
-    def _call(self, method: str, path: str, body: Any, options: Options, **stream: Any) -> Call:
-        """Return the call of *method* and *path*, to be carried out."""
+    def _call(self, method: str, path: str, body: Any, options: Options, **stream: Any) -> Exchange:
+        """Return the exchange for *method* and *path*, to be carried out."""
         request = self._request(method, path, body, options)
-        return Call(self._transport, request, options, **stream)
+        return Exchange(self._transport, request, options, **stream)
 
     def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""

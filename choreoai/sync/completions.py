@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
+from requests import PreparedRequest
+
 from ..base import stream_headers, stream_path
 from ..errors import NotFoundError
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, PARAMS, CompletionParams, Create, Messages, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, T, parsing
 from ..policy import Options
-from ..reading import completion_of
-from .call import Call
+from ..reading import Reading, completion_of
 from .event_stream import ChatCompletionStream
-from .feed import Feed
+from .exchange import Exchange
 from .raw import RawResponse, StreamedResponse
 from .stream import Stream
 
@@ -98,8 +99,8 @@ class Completions:
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser, members = parsing(response_format, params)
-        call = self._ask(model, messages, True, members)
-        return ChatCompletionStream(call, parser)
+        exchange = self._ask(model, messages, True, members)
+        return ChatCompletionStream(exchange, parser)
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
         """Return the resumable stream *id* from the event that follows number *after*.
@@ -107,13 +108,16 @@ class Completions:
         *id* is :attr:`choreoai.Stream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        call = self._resuming(self._client._options(timeout), id, after)
-        return Stream(Feed.open(call, after))
+        options = self._client._options(timeout)
+        request, resume = self._resuming(options, id, after), partial(self._resuming, options)
+        pool, stop = self._client._transport, self._delete
+        exchange = Exchange(pool, request, options, resume=resume, stop=stop)
+        return Stream._open(exchange, Reading(), after)
 
     def _ask(
         self, model: str, messages: Messages, stream: bool | None, params: Mapping[str, Any]
-    ) -> Call:
-        """Return the call that asks for an answer, to be carried out."""
+    ) -> Exchange:
+        """Return the exchange that asks for an answer, to be carried out."""
         if isinstance(messages, (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         members = {"model": model, "messages": list(messages)}
@@ -134,14 +138,11 @@ class Completions:
             stop=self._delete,
         )
 
-    def _resuming(self, options: Options, stream_id: str, after: int) -> Call:
-        """Return the call for what follows event *after* of a stream."""
+    def _resuming(self, options: Options, stream_id: str, after: int) -> PreparedRequest:
+        """Return the request for what follows event *after* of a stream."""
         headers = {**options.headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
         sent = replace(options, headers=headers)
-        # No retries once it breaks: the feed counts its tries from one event to the next.
-        resume = partial(self._resuming, replace(options, max_retries=0))
-        path = stream_path(stream_id)
-        return self._client._call("GET", path, None, sent, resume=resume, stop=self._delete)
+        return self._client._request("GET", stream_path(stream_id), None, sent)
 
     def _delete(self, stream_id: str) -> None:
         with suppress(NotFoundError):  # it is over and forgotten
@@ -159,11 +160,11 @@ class RawCompletions:
         self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
     ) -> RawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        call = self._completions._ask(model, messages, stream, params)
+        exchange = self._completions._ask(model, messages, stream, params)
         if not stream:
-            return RawResponse.fetch(call, completion_of)
-        opened = Stream(Feed.open(call))
-        return RawResponse(200, opened.headers, call.retries, b"", lambda _: opened)
+            return RawResponse.fetch(exchange, completion_of)
+        opened = Stream._open(exchange, Reading(exchange.n))
+        return RawResponse(exchange, b"", lambda _: opened)
 
     create: Create[
         RawResponse[ChatCompletion],
@@ -181,8 +182,8 @@ class RawCompletions:
     ) -> RawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser, members = parsing(response_format, params)
-        call = self._completions._ask(model, messages, False, members)
-        return RawResponse.fetch(call, lambda body: parser.completion(completion_of(body)))
+        exchange = self._completions._ask(model, messages, False, members)
+        return RawResponse.fetch(exchange, lambda body: parser.completion(completion_of(body)))
 
 
 class StreamedCompletions:
@@ -195,8 +196,8 @@ class StreamedCompletions:
         self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
     ) -> StreamedResponse[Any]:
         """Return the answer to what ``create`` would send, to be entered with ``with``."""
-        call = self._completions._ask(model, messages, stream, params)
-        return StreamedResponse(call, bool(stream))
+        exchange = self._completions._ask(model, messages, stream, params)
+        return StreamedResponse(exchange, bool(stream))
 
     create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]] = declared(
         cast(Any, _create)

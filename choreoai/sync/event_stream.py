@@ -9,8 +9,8 @@ from typing import Generic
 from ..events import ChatCompletionStreamEvent, Events
 from ..models import ChatCompletion
 from ..parsing import ParsedChatCompletion, Parser, T
-from .call import Call
-from .feed import Feed
+from ..reading import Reading
+from .exchange import Exchange
 from .stream import Stream
 
 
@@ -25,13 +25,13 @@ class ChatCompletionStream(Generic[T]):
     _stream: Stream
     _events: Events[T]
 
-    def __init__(self, call: Call, parser: Parser[T]) -> None:
-        self._call = call
+    def __init__(self, exchange: Exchange, parser: Parser[T]) -> None:
+        self._exchange = exchange
         self._parser = parser
         self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
 
     def __enter__(self) -> ChatCompletionStream[T]:
-        self._stream = Stream(Feed.open(self._call))
+        self._stream = Stream._open(self._exchange, Reading(self._exchange.n))
         self._events = Events(self._stream.fold, self._parser)
         return self
 
@@ -47,9 +47,9 @@ class ChatCompletionStream(Generic[T]):
         return self._ready.popleft()
 
     @property
-    def response(self) -> Feed:
-        """The response's head: its ``status_code`` and its ``headers``."""
-        return self._stream.response
+    def response(self) -> Stream:
+        """What has the response's head: its ``status_code`` and its ``headers``."""
+        return self._stream
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:

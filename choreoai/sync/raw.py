@@ -4,50 +4,52 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from ..objects import Object
-from ..reading import completion_of
-from .call import Call
-from .feed import Feed
+from ..reading import Reading, completion_of
+from .exchange import Exchange
 from .stream import Stream
-from .transport import Answer, Cancel
 
 T = TypeVar("T")
 
 
-class RawResponse(Generic[T]):
-    """An answer's head and body, and ``parse()`` for what the method itself returns.
+class _Answered:
+    """What has an answer's head."""
 
-    *headers* finds names whatever their case; *content* is empty for a stream, which is read
-    through what ``parse()`` returns.
-    """
+    _exchange: Exchange
 
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        retries: int,
-        content: bytes,
-        parse: Callable[[bytes], T],
-    ) -> None:
-        self.status_code = status
-        self.headers = headers
-        self.retries_taken = retries
-        self.content = content
-        self._parse = parse
-
-    @classmethod
-    def fetch(cls, call: Call, parse: Callable[[bytes], T]) -> RawResponse[T]:
-        """Carry *call* out and return what answers it."""
-        answer, content = call.fetch()
-        return cls(answer.status, answer.headers, call.retries, content, parse)
+    def _begin(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        #: The status, 200 or another that says that all is well.
+        self.status_code = exchange.status_code
+        #: The answer's headers; names are found whatever their case.
+        self.headers = exchange.headers
+        #: How often the request was sent again.
+        self.retries_taken = exchange.retries
 
     @property
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the answer."""
         return self.headers.get("x-request-id")
+
+
+class RawResponse(_Answered, Generic[T]):
+    """An answer's head and body, and ``parse()`` for what the method itself returns.
+
+    *content* is empty for a stream, which is read through what ``parse()`` returns.
+    """
+
+    def __init__(self, exchange: Exchange, content: bytes, parse: Callable[[bytes], T]) -> None:
+        self._begin(exchange)
+        self.content = content
+        self._parse = parse
+
+    @classmethod
+    def fetch(cls, exchange: Exchange, parse: Callable[[bytes], T]) -> RawResponse[T]:
+        """Carry *exchange* out and return what answers it."""
+        return cls(exchange, exchange.fetch(), parse)
 
     @property
     def text(self) -> str:
@@ -67,25 +69,18 @@ class RawResponse(Generic[T]):
         return made
 
 
-class StreamedResponse(Generic[T]):
+class StreamedResponse(_Answered, Generic[T]):
     """An answer whose body is read as it comes, in an ``with`` block.
 
     Entering sends the request, and raises what it raises; leaving closes the connection.
     """
 
-    status_code: int
-    headers: Mapping[str, str]
-    _answer: Answer
-
-    def __init__(self, call: Call, streamed: bool) -> None:
-        self._call = call
+    def __init__(self, exchange: Exchange, streamed: bool) -> None:
+        self._exchange = exchange
         self._streamed = streamed
-        self._cancel = Cancel()
 
     def __enter__(self) -> StreamedResponse[T]:
-        self._answer = self._call.open(self._cancel)
-        self.status_code = self._answer.status
-        self.headers = self._answer.headers
+        self._begin(self._exchange.open())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -93,21 +88,11 @@ class StreamedResponse(Generic[T]):
 
     def close(self) -> None:
         """Close the connection."""
-        self._answer.close()
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer."""
-        return self.headers.get("x-request-id")
-
-    @property
-    def retries_taken(self) -> int:
-        """How often the request was sent again."""
-        return self._call.retries
+        self._exchange.close()
 
     def read(self) -> bytes:
         """Return the whole body."""
-        return self._call.read(self._answer)
+        return self._exchange.read()
 
     def text(self) -> str:
         """Return the whole body as text."""
@@ -121,14 +106,17 @@ class StreamedResponse(Generic[T]):
         """Return what the method would have returned; raises APIError."""
         made: Any
         if self._streamed:
-            made = Stream(Feed(self._call, self._answer, self._cancel))
+            made = Stream(self._exchange, Reading(self._exchange.n))
         else:
             made = completion_of(self.read())
         return made  # type: ignore[no-any-return]
 
     def iter_bytes(self) -> Iterator[bytes]:
-        """Return the body as it comes."""
-        return self._call.blocks(self._answer)
+        """Yield the body as it comes."""
+        begun = False
+        while block := self._exchange.receive(self._exchange.limit(begun)):
+            yield block
+            begun = True
 
     def iter_text(self) -> Iterator[str]:
         """Yield the body as it comes, as text."""
@@ -138,10 +126,10 @@ class StreamedResponse(Generic[T]):
 
     def iter_lines(self) -> Iterator[str]:
         """Yield the lines of the body as they come, without their ends."""
-        rest = b""
-        for block in self.iter_bytes():
-            *lines, rest = (rest + block).split(b"\n")
+        rest = ""
+        for text in self.iter_text():
+            *lines, rest = (rest + text).split("\n")
             for line in lines:
-                yield line.rstrip(b"\r").decode("utf-8", "replace")
+                yield line.rstrip("\r")
         if rest:
-            yield rest.decode("utf-8", "replace")
+            yield rest

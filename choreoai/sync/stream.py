@@ -1,18 +1,29 @@
-"""The stream that a caller iterates over."""
+"""The stream that a caller iterates over, read on over another connection after a cut."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic
 
-from ..errors import APIError, StreamInterruptedError
+from choreo_wsgi.sse import Decoder
+
+from ..errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    StreamInterruptedError,
+)
 from ..folding import Fold
 from ..models import ChatCompletion, ChatCompletionChunk
-from ..reading import Reading, Record, first_text
+from ..policy import backoff
+from ..reading import Reading, Record, ends, first_text, records
 from ..transports.base import Cancelled
-from .feed import Feed
+from .exchange import Exchange, Limit
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -25,6 +36,16 @@ else:
     E = TypeVar("E")  # Python 3.13 has defaults
 
 S = TypeVar("S", bound="Stream[Any]")
+
+# Reconnections in a row that bring nothing new: with the backoff about half a minute.
+_MOST_TRIES = 9
+# A connection is worth waiting this long (seconds) for the last bytes of its body.
+_PATIENCE = 0.1
+
+_NO_STREAM = ("application/json", "text/html")
+_DOCUMENTS = (b"{", b"[", b"<")  # how these begin, and no stream of events does
+
+_ENDED: Final = "the stream has ended"
 
 
 class Stream(Generic[E]):
@@ -42,12 +63,43 @@ class Stream(Generic[E]):
     one gets a RuntimeError.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._reading = Reading(feed.call.n)
+    def __init__(self, exchange: Exchange, reading: Reading, after: int = 0) -> None:
+        #: What the server calls a resumable stream; None for any other.
+        self.id = exchange.headers.get("choreo-stream-id")
+        #: The response's status, 200.
+        self.status_code = exchange.status_code
+        #: The response's headers; names are found whatever their case.
+        self.headers = exchange.headers
+        self._exchange = exchange
+        self._reading = reading
         self._ready: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()
+        self._over: str | None = None  # why nothing more comes from the connection
+        # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
+        # for all that follow.
+        self._numbered = (exchange.resume is not None and self.id is not None) or after > 0
+        self._last = after
+        self._decoder = Decoder(errors="strict")
+        self._begun = False  # a record came, so that from now on the idle limit counts
+        self._judged = False  # the body began as one of events does
+        self._failures = 0
+
+    @classmethod
+    def _open(cls: type[S], exchange: Exchange, reading: Reading, after: int = 0) -> S:
+        """Return the stream that answers *exchange*, from the event after number *after*.
+
+        Raises what ``exchange.open`` raises, and APIError when the answer is no stream.
+        """
+        stream = cls(exchange.open(), reading, after)
+        kind = stream.headers.get("content-type", "").split(";")[0]
+        if kind.strip().lower() in _NO_STREAM:  # or events with a wrong label
+            try:
+                stream._ready.extend(stream._read())
+            except BaseException:
+                exchange.drop()
+                raise
+        return stream
 
     def __iter__(self) -> Iterator[E]:
         return self
@@ -58,7 +110,7 @@ class Stream(Generic[E]):
             if self._ready or self._fill():
                 chunk = self._reading.take(self._ready.popleft())
                 if chunk is None:
-                    self._feed.read()
+                    self._read()
                     self.close()
         except _Busy:
             raise
@@ -80,20 +132,88 @@ class Stream(Generic[E]):
             if self._reading.failure is not None:
                 raise self._reading.failure
             if self._reading.ended or self._closed:
-                self._feed.close()
+                self._exchange.close()
                 return False
-            self._ready.extend(self._feed.read())
+            self._ready.extend(self._read())
         except Cancelled:
             if not self._closed:
                 raise
-            self._feed.close()
+            self._exchange.close()
             return False
         finally:
             self._busy.release()
         if not self._ready:
-            self._reading.cut(self._feed.over or "")
+            self._reading.cut(self._over or "")
             self.close()
         return bool(self._ready)
+
+    def _read(self) -> list[Record]:
+        """Wait for the next records; none when the stream is over, and the connection let go.
+
+        Raises APITimeoutError, StreamInterruptedError when reconnecting is given up,
+        and Cancelled.
+        """
+        limit = self._exchange.limit(self._begun)
+        while self._over is None:
+            why = "the connection was closed before the end of the answer"
+            try:
+                block = self._exchange.receive(limit)
+            except APITimeoutError:
+                raise
+            except APIConnectionError as error:
+                block, why = b"", str(error)
+            if not block:
+                self._cut(why)
+                limit = self._exchange.limit(self._begun)
+            elif not self._judged and block.lstrip()[:1] in _DOCUMENTS:
+                raise self._exchange.refusal(block)
+            else:
+                self._judged = self._judged or bool(block.strip())
+                if made := self._new(records(self._decoder, block)):
+                    return made
+        # Only now: what came with the end marker must not wait for the end of the body.
+        if self._over is _ENDED:
+            with suppress(APIConnectionError, Cancelled):
+                self._exchange.receive(Limit(time.monotonic() + _PATIENCE, ""))
+        self._exchange.close()
+        return []
+
+    def _new(self, made: list[Record]) -> list[Record]:
+        """Return what of *made* was not read before."""
+        if self._numbered:
+            made = [record for record in made if record[0] is None or record[0] > self._last]
+        if made:
+            self._begun = True
+            self._failures = 0
+            self._last = made[-1][0] or self._last
+            if ends(made[-1]):
+                self._over = _ENDED
+        return made
+
+    def _cut(self, why: str) -> None:
+        """Deal with a connection that is over: be over too, or get another."""
+        self._exchange.close()
+        if self._exchange.resume is None or self.id is None:
+            self._over = why
+            return
+        while True:
+            if self._failures == _MOST_TRIES:
+                raise StreamInterruptedError(f"{why}; reconnecting did not help")
+            if self._failures:
+                self._exchange.pause(backoff(self._failures, first=0.1))
+            self._failures += 1
+            try:
+                self._exchange.send(self._exchange.resume(self.id, self._last))
+                break
+            except APIStatusError as error:
+                if error.status_code < 500 and error.status_code != 429:
+                    message = f"{why}, and the stream cannot be resumed: {error}"
+                    kind, code = error.type, error.code
+                    raise StreamInterruptedError(message, code=code, type=kind) from error
+            except APIConnectionError:
+                pass
+        self._decoder = Decoder(errors="strict")
+        self._judged = False
 
     def _explain(self, error: BaseException) -> BaseException:
         """Return what to raise for *error*, met while reading."""
@@ -113,24 +233,14 @@ class Stream(Generic[E]):
         return failure if isinstance(error, StopIteration) else error
 
     @property
-    def response(self) -> Feed:
-        """The response's head: its ``status_code`` and its ``headers``."""
-        return self._feed
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The response's headers; names are found whatever their case."""
-        return self._feed.headers
+    def response(self) -> Stream[E]:
+        """What has the response's head, ``status_code`` and ``headers``: the stream itself."""
+        return self
 
     @property
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the response."""
-        return self._feed.headers.get("x-request-id")
-
-    @property
-    def id(self) -> str | None:
-        """What the server calls a resumable stream; None for any other."""
-        return self._feed.id
+        return self.headers.get("x-request-id")
 
     @property
     def last_event_id(self) -> int | None:
@@ -174,12 +284,12 @@ class Stream(Generic[E]):
     def _let_go(self) -> None:
         self._closed = True
         self._ready.clear()
-        if self._feed.over is None:
-            self._feed.cancel()
-        # Who is reading now was woken by that, and closes the feed itself.
+        if self._over is None:  # else there is nothing to stop, and the connection can be kept
+            self._exchange.cancel()
+        # Who is reading now was woken by that, and closes the connection itself.
         if self._busy.acquire(blocking=False):
             try:
-                self._feed.close()
+                self._exchange.close()
             finally:
                 self._busy.release()
 
@@ -190,8 +300,8 @@ class Stream(Generic[E]):
     def cancel(self) -> None:
         """Close the stream and have the server stop generating, resumable or not."""
         self._let_go()
-        if self._feed.call.stop is not None and self.id is not None:
-            self._feed.call.stop(self.id)
+        if self._exchange.stop is not None and self.id is not None:
+            self._exchange.stop(self.id)
 
     def __enter__(self: S) -> S:
         return self
@@ -200,8 +310,7 @@ class Stream(Generic[E]):
         self._let_go()
 
     def __del__(self) -> None:
-        if hasattr(self, "_busy"):
-            self._feed.drop()
+        self._exchange.drop()
 
     def __repr__(self) -> str:
         state = "ended" if self._reading.ended else "closed" if self._closed else "open"

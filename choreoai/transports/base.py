@@ -1,4 +1,4 @@
-"""What both transports share: their errors, and what is done with a socket that never waits."""
+"""What both transports share: what is done with a socket that never waits, and its failures."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from ..errors import APIConnectionError, APITimeoutError
+
 T = TypeVar("T")
+#: What is tried on a socket each time that it is ready, until it works.
+Attempt = Callable[[socket.socket], T]
 
 #: Some tens of frames: their objects are used while they are still in the processor's cache.
 #: And a whole TLS record, so that none is left over in OpenSSL where no poll sees it.
 BLOCK = 16 * 1024
 _PIECE = 256 * 1024
 
-
-# None of these is an OSError: urllib3 would take one for its own and wrap it.
-class Cut(Exception):
-    """The connection ended before the body did."""
+#: What an attempt raises that has to wait.
+NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Stalled(Exception):
@@ -29,18 +31,32 @@ class Cancelled(Exception):
     """The call was given up by its caller."""
 
 
-class Unreachable(Exception):
-    """No connection: *timed_out* in time; *hopeless* if another try would find the same."""
+def unreachable(
+    origin: str, why: object, *, timed_out: bool = False, hopeless: bool = False
+) -> APIConnectionError:
+    """Return the error for no connection; *hopeless* if another try would find the same."""
+    kind = APITimeoutError if timed_out else APIConnectionError
+    error = kind(f"{'could not connect' if timed_out else 'no connection'} to {origin}: {why}")
+    error._hopeless = hopeless
+    return error
 
-    def __init__(self, why: str, *, timed_out: bool = False, hopeless: bool = False) -> None:
-        super().__init__(why)
-        self.timed_out = timed_out
-        self.hopeless = hopeless
+
+def wants_to_write(error: OSError, write: bool) -> bool:
+    """Return whether to wait for writing after *error*, one of NOT_READY; *write* is before it.
+
+    Raises *error* if it is not the system's, but a signal handler's.
+    """
+    if error.errno is None:
+        raise error
+    return isinstance(error, ssl.SSLWantWriteError) if isinstance(error, ssl.SSLError) else write
 
 
 def receive_some(sock: socket.socket) -> bytes:
-    """Receive what is there: an attempt for a waiter."""
-    return sock.recv(BLOCK)
+    """Receive what is there, ``b""`` at the end."""
+    try:
+        return sock.recv(BLOCK)
+    except ssl.SSLEOFError:
+        return b""
 
 
 def send_some(data: memoryview, sock: socket.socket) -> int:
@@ -49,7 +65,7 @@ def send_some(data: memoryview, sock: socket.socket) -> int:
 
 
 def shutdown(sock: socket.socket) -> None:
-    """End both directions of *sock*; a thread that waits for it goes on at once."""
+    """End both directions of *sock*: who waits for it goes on at once."""
     # The method of the plain socket: that of a TLS socket would take the TLS object away
     # from under a thread that is reading.
     plain: socket.socket = getattr(sock, "socket", sock)
@@ -84,7 +100,7 @@ class Nested:
     def send(self, data: memoryview) -> int:
         self._flush()
         sent = self._tls.write(data)
-        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        with suppress(*NOT_READY):
             self._flush()  # what is left goes out before anything else is done
         return sent
 

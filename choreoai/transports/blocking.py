@@ -7,10 +7,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from http.client import HTTPException
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -18,7 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from .base import Cancelled, Nested, Stalled, Unreachable, shutdown
+from .base import NOT_READY, Attempt, Nested, Stalled, T, unreachable, wants_to_write
 from .route import Route
 
 _LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
@@ -27,56 +26,33 @@ _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: 4\d\d\b")
 # These say what is wrong with the configuration: another try finds it the same.
 _HOPELESS = (ssl.SSLError, SSLError, requests.exceptions.RequestException)
 
-T = TypeVar("T")
-
 
 class Waiter:
-    """Waits for one socket (or for none, in ``pause``); any thread may end that."""
+    """Waits for *sock*, which any thread may shut down to end that."""
 
-    def __init__(self, sock: socket.socket | None = None) -> None:
-        self._sock: Any = sock
-        self._interrupted = threading.Event()
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
 
-    def perform(
-        self, attempt: Callable[[socket.socket], T], write: bool, deadline: float | None
-    ) -> T:
+    def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
         """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
 
         Between two attempts it waits until the socket is readable (or writable, with *write*).
-        Raises what it raises, Cancelled, and Stalled at *deadline* (of ``time.monotonic``).
+        Raises what it raises, and Stalled at *deadline* (of ``time.monotonic``).
         """
-        while not self._interrupted.is_set():
+        while True:
             try:
-                return attempt(self._sock)
-            except BlockingIOError as error:
-                if error.errno is None:
-                    raise  # not the system's: a signal handler raised it in here
-            except ssl.SSLWantReadError:
-                write = False
-            except ssl.SSLWantWriteError:
-                write = True
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+                return attempt(self.sock)
+            except NOT_READY as error:
+                write = wants_to_write(error, write)
+            if (left := deadline - time.monotonic()) <= 0:
                 raise Stalled
             wait = wait_for_write if write else wait_for_read
-            wait(self._sock, None if left is None else min(left, _LONGEST_WAIT))
-        raise Cancelled
+            wait(self.sock, min(left, _LONGEST_WAIT))
 
-    def pause(self, seconds: float) -> None:
-        """Wait; raises Cancelled."""
-        if self._interrupted.wait(seconds):
-            raise Cancelled
-
-    def interrupt(self) -> None:
-        """Have the thread that waits get Cancelled."""
-        self._interrupted.set()
-        if self._sock is not None:
-            shutdown(self._sock)
-
-    def close(self, sock: socket.socket | None = None) -> None:
-        """Close *sock* if it is given."""
-        if sock is not None:
-            sock.close()
+    def close(self, keep: bool = False) -> None:
+        """Wait no more; close the socket, unless it is to be kept."""
+        if not keep:
+            self.sock.close()
 
 
 #: Returns who waits for a socket.
@@ -86,7 +62,7 @@ waiter = Waiter
 def dial(route: Route, limit: float | None) -> socket.socket:
     """Return a connected socket that never blocks; *limit* is in seconds.
 
-    It counts for each address of the host.  Raises Unreachable.  In the main thread another
+    It counts for each address of the host.  Raises APIConnectionError.  In the main thread another
     thread connects: what a signal handler raises inside urllib3 could be taken there for a
     socket's (a ``TimeoutError`` for a time limit, an ``OSError`` for a reason to try the next
     address); raised in a main thread that only waits, it comes out at once and as it is.
@@ -120,7 +96,7 @@ def _close(made: Future[socket.socket]) -> None:
 
 def _connect(route: Route, limit: float | None) -> socket.socket:
     """Have requests and urllib3 connect, go through the proxy and do TLS; take the socket."""
-    request = requests.Request("GET", f"{route.scheme}://{route.authority}/").prepare()
+    request = requests.Request("GET", route.origin).prepare()
     proxies = {} if route.proxy is None else {route.scheme: route.proxy}
     connection: Any = None
     try:
@@ -140,8 +116,9 @@ def _connect(route: Route, limit: float | None) -> socket.socket:
         root: BaseException = error
         while (deeper := root.__cause__ or root.__context__) is not None:
             root = deeper
-        raise Unreachable(
-            str(root),
+        raise unreachable(
+            route.origin,
+            root,
             # A refused connection is a ConnectTimeoutError too, for urllib3.
             timed_out=isinstance(error, (ConnectTimeoutError, TimeoutError))
             and not isinstance(error, NewConnectionError),

@@ -7,58 +7,56 @@ import socket
 import ssl
 import time
 from functools import lru_cache, partial
+from math import inf
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, Union
 from urllib.parse import urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from choreo_wsgi.upstream.framing import FramingError
+from choreo_wsgi.upstream.framing import FramingError, Truncated
 from choreo_wsgi.upstream.head import head_end, parse_head
 
-from .base import Cut, Nested, Stalled, Unreachable, receive_some, send_some
+from ..errors import APIConnectionError
+from .base import Attempt, Nested, Stalled, T, receive_some, send_some, unreachable
 from .route import Route, proxy_authorization
-from .waiting import Attempt
 from .waiting import Waiter as Waiter
+from .waiting import lookup
 from .waiting import waiter as waiter
-
-T = TypeVar("T")
 
 
 async def dial(route: Route, limit: float | None) -> socket.socket:
     """Return a connected socket that never blocks; *limit* is in seconds.
 
-    It counts for each address of the host.  Raises Unreachable.
+    It counts for each address of the host.  Raises APIConnectionError.
     """
-    proxy = urlsplit(route.proxy or f"{route.scheme}://{route.authority}")
-    host, port = proxy.hostname or "", proxy.port or (443 if proxy.scheme == "https" else 80)
-    failure: Exception = OSError("no address")
+    seconds = inf if limit is None else limit
+    at = urlsplit(route.proxy or route.origin)
+    port = at.port or (443 if at.scheme == "https" else 80)
+    failure: Exception | None = None
     try:
-        deadline = None if limit is None else time.monotonic() + limit
-        for family, kind, protocol, _, address in await _lookup(host, port, deadline):
-            deadline = None if limit is None else time.monotonic() + limit
+        for family, kind, protocol, _, address in await lookup(at.hostname or "", port, seconds):
+            sock = socket.socket(family, kind, protocol)
             try:
-                sock = socket.socket(family, kind, protocol)
-                return await _establish(sock, address, route, deadline)
-            except (OSError, Cut, Stalled, FramingError) as error:
+                return await _establish(sock, address, route, time.monotonic() + seconds)
+            except APIConnectionError:
+                raise  # the proxy's word counts
+            except (OSError, Stalled, FramingError) as error:
                 failure = error
-    except (OSError, Stalled) as error:
-        failure = error
-    if isinstance(failure, Stalled):
-        raise Unreachable(f"not within {limit} seconds", timed_out=True) from failure
-    hopeless = isinstance(failure, ssl.SSLError)
-    raise Unreachable(str(failure), hopeless=hopeless) from failure
-
-
-async def _lookup(host: str, port: int, deadline: float | None) -> list[Any]:
-    try:  # an address: nothing to look up
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        return await waiter().lookup(host, port, deadline)
+        raise failure or OSError("it has no address")
+    except APIConnectionError:
+        raise
+    except (OSError, FramingError) as error:
+        hopeless = isinstance(error, ssl.SSLError)
+        raise unreachable(route.origin, error, hopeless=hopeless) from error
+    except Stalled as error:
+        why = f"not within {limit} seconds"
+        raise unreachable(route.origin, why, timed_out=True) from error
 
 
 async def _establish(
-    sock: socket.socket, address: tuple[object, ...], route: Route, deadline: float | None
+    sock: socket.socket, address: tuple[object, ...], route: Route, deadline: float
 ) -> socket.socket:
     """Connect *sock*, go through the proxy if there is one, and put TLS on it."""
     try:
@@ -68,14 +66,12 @@ async def _establish(
             sock.connect(address)
         except BlockingIOError:
             await _perform(sock, _connected, True, deadline)
-        if route.proxy is not None:
-            proxy = urlsplit(route.proxy)
-            if proxy.scheme == "https":
-                sock = _secured(sock, _context(route.verify, None), proxy.hostname)
-                await _perform(sock, _shake_hands, True, deadline)
-            if route.scheme == "https":
-                await _tunnel(sock, route, deadline)
+        if route.proxy is not None and route.proxy.startswith("https:"):
+            sock = _secured(sock, _context(route.verify, None), urlsplit(route.proxy).hostname)
+            await _perform(sock, _shake_hands, True, deadline)
         if route.scheme == "https":
+            if route.proxy is not None:
+                await _tunnel(sock, route, deadline)
             sock = _secured(sock, _context(route.verify, route.cert), route.host)
             await _perform(sock, _shake_hands, True, deadline)
     except BaseException:
@@ -84,14 +80,15 @@ async def _establish(
     return sock
 
 
-async def _perform(
-    sock: socket.socket, attempt: Attempt[T], write: bool, deadline: float | None
-) -> T:
+async def _perform(sock: socket.socket, attempt: Attempt[T], write: bool, deadline: float) -> T:
     waits = waiter(sock)
     try:
         return await waits.perform(attempt, write, deadline)
     finally:
-        waits.close()
+        waits.close(keep=True)
+
+
+_shake_hands: Attempt[None] = methodcaller("do_handshake")
 
 
 def _connected(sock: socket.socket) -> None:
@@ -108,12 +105,8 @@ def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> 
     return Nested(sock, tls, incoming, outgoing)
 
 
-def _shake_hands(sock: Any) -> None:
-    sock.do_handshake()
-
-
-async def _tunnel(sock: socket.socket, route: Route, deadline: float | None) -> None:
-    """Have the proxy connect to the server: RFC 9110, section 9.3.6.  Raises Unreachable."""
+async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
+    """Have the proxy connect to the server: RFC 9110, section 9.3.6."""
     headers = {"Host": route.authority, **proxy_authorization(route.proxy)}
     lines = [f"CONNECT {route.authority} HTTP/1.1", *map(": ".join, headers.items())]
     request = memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
@@ -122,25 +115,22 @@ async def _tunnel(sock: socket.socket, route: Route, deadline: float | None) -> 
     while (end := head_end(answer)) < 0:
         answer += (more := await _perform(sock, receive_some, False, deadline))
         if not more:
-            raise Cut("the proxy closed the connection")
+            raise Truncated
     head = parse_head(answer[:end], "HEAD")
     if not 200 <= head.status < 300:
         why = f"the proxy refused the tunnel: {head.status} {head.reason}"
-        raise Unreachable(why, hopeless=head.status < 500)
+        raise unreachable(route.origin, why, hopeless=head.status < 500)
 
 
 @lru_cache(maxsize=8)
 def _context(verify: Union[bool, str], cert: Union[str, tuple[str, str], None]) -> ssl.SSLContext:
     """Return what requests' settings *verify* and *cert* mean; reading the roots takes long."""
     roots = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
+    where: dict[str, Any] = {"capath" if Path(roots).is_dir() else "cafile": roots} if roots else {}
+    context = ssl.create_default_context(**where)
     if not roots:
-        context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif Path(roots).is_dir():
-        context = ssl.create_default_context(capath=roots)
-    else:
-        context = ssl.create_default_context(cafile=roots)
     if cert:
         context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
     return context

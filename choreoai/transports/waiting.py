@@ -9,257 +9,182 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar, Union
+from functools import lru_cache, partial
+from math import inf
+from typing import Any, Union
 
-from .base import Cancelled, Stalled, receive_some
-
-T = TypeVar("T")
-Attempt = Callable[[socket.socket], T]
+from .base import NOT_READY, Attempt, Stalled, T, receive_some, wants_to_write
 
 
 class AsyncioWaiter:
-    """Waits on an asyncio loop.
+    """Waits for *sock* on an asyncio loop, on behalf of one task at a time.
 
     The attempt is made inside the loop's callback, and the callback stays registered
     from one wait to the next: for a stream that saves two system calls and a turn of the
     loop for each read.  One timer serves all waits: it is set again when it goes off early.
     """
 
-    def __init__(self, sock: socket.socket | None = None) -> None:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._sock = sock
-        self._fd = -1 if sock is None else sock.fileno()
-        self._future: asyncio.Future[Any] | None = None
+        self._fd = sock.fileno()
+        self._watched: str | None = None
         self._attempt: Attempt[Any] = receive_some
-        self._reading = self._writing = False
+        self._future: asyncio.Future[Any] | None = None
+        self._deadline = self._due = inf
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline: float | None = None
 
-    def perform(
-        self, attempt: Attempt[T], write: bool, deadline: float | None
-    ) -> asyncio.Future[T]:
+    def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> asyncio.Future[T]:
         """Await ``attempt(sock)``, made as soon as the socket lets it come to an end.
 
         It is tried when the socket is readable (or writable, with *write*).  Raises what
-        it raises, Cancelled, and Stalled at *deadline* (of ``time.monotonic``).
+        it raises, and Stalled at *deadline* (of ``time.monotonic``).
         """
         self._attempt = attempt
-        self._watch(write)
-        return self._begin(deadline)
-
-    async def pause(self, seconds: float) -> None:
-        """Wait; raises Cancelled."""
-        with suppress(Stalled):
-            await self._begin(time.monotonic() + seconds)
-
-    async def lookup(self, host: str, port: int, deadline: float | None) -> list[Any]:
-        """Return what ``socket.getaddrinfo`` does.  Raises Stalled at *deadline*."""
-        # A thousand streams that begin at once ask once, not a thousand threads.
-        key = (self._loop, host, port)
-        task = _lookups.get(key)
-        if task is None:
-            found = self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            task = _lookups[key] = asyncio.ensure_future(found)
-            task.add_done_callback(lambda done: _forget(key, done))
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            return list(await asyncio.wait_for(asyncio.shield(task), left))
-        except asyncio.TimeoutError:
-            raise Stalled from None
-
-    def _begin(self, deadline: float | None) -> asyncio.Future[Any]:
-        """Return what the waiting task awaits: no coroutine, which would cost each read more."""
-        future = self._future = self._loop.create_future()
+        self._watch("writer" if write else "reader")
         self._deadline = deadline
-        if deadline is not None and (self._timer is None or deadline < self._due):
+        if deadline < self._due:
             self._set_timer(deadline)
+        # No coroutine, which would cost each read more.
+        future = self._future = self._loop.create_future()
         return future
 
-    def _end(self) -> asyncio.Future[Any] | None:
-        """Return what is still awaited, to be ended; nothing is awaited from now on."""
-        future, self._future = self._future, None
-        if self._writing:
-            self._unwatch()
-        return None if future is None or future.done() else future
-
-    def _set_timer(self, deadline: float) -> None:
+    def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._due = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._ring)
+        self._due = due
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._ring)
 
     def _ring(self) -> None:
-        self._timer = None
-        if self._future is None or self._future.done() or self._deadline is None:
+        self._due = inf
+        if self._future is None or self._future.done() or self._deadline == inf:
             return
         if time.monotonic() < self._deadline:
             self._set_timer(self._deadline)
-        elif (future := self._end()) is not None:
-            future.set_exception(Stalled())
+        else:
+            self._future.set_exception(Stalled())
 
     def _ready(self) -> None:
-        if self._future is None or self._future.done() or self._sock is None:
-            self._unwatch()  # nobody takes what comes: it stays in the socket
+        future = self._future
+        if future is None or future.done():
+            self._watch(None)  # nobody takes what comes: it stays in the socket
             return
         try:
-            result = self._attempt(self._sock)
-        except BlockingIOError:
-            pass
-        except ssl.SSLWantReadError:
-            self._watch(write=False)
-        except ssl.SSLWantWriteError:
-            self._watch(write=True)
+            future.set_result(self._attempt(self.sock))
+        except NOT_READY as error:
+            write = wants_to_write(error, self._watched == "writer")
+            self._watch("writer" if write else "reader")
         except Exception as error:
-            if (future := self._end()) is not None:
-                future.set_exception(error)
-        else:
-            if (future := self._end()) is not None:
-                future.set_result(result)
+            future.set_exception(error)
 
-    def _watch(self, write: bool) -> None:
-        if self._writing if write else self._reading:
+    def _watch(self, wanted: str | None) -> None:
+        if wanted == self._watched:
             return
-        self._unwatch()
-        try:
-            (self._loop.add_writer if write else self._loop.add_reader)(self._fd, self._ready)
-        except NotImplementedError:
-            message = "this event loop cannot watch sockets; asyncio.SelectorEventLoop can"
-            raise RuntimeError(message) from None
-        self._writing, self._reading = write, not write
+        if self._watched is not None:
+            getattr(self._loop, f"remove_{self._watched}")(self._fd)
+        self._watched = None
+        if wanted is not None:
+            try:
+                getattr(self._loop, f"add_{wanted}")(self._fd, self._ready)
+            except NotImplementedError:
+                message = "this event loop cannot watch sockets; asyncio.SelectorEventLoop can"
+                raise RuntimeError(message) from None
+            self._watched = wanted
 
-    def _unwatch(self) -> None:
-        if self._reading:
-            self._loop.remove_reader(self._fd)
-        if self._writing:
-            self._loop.remove_writer(self._fd)
-        self._reading = self._writing = False
-
-    def interrupt(self) -> None:
-        """Have the task that waits get Cancelled."""
-        if (future := self._end()) is not None:
-            future.set_exception(Cancelled())
-
-    def close(self, sock: socket.socket | None = None) -> None:
-        """Stop watching, and close *sock* if it is given; from any thread."""
+    def close(self, keep: bool = False) -> None:
+        """Wait no more; close the socket, unless it is to be kept.  From any thread."""
         if threading.get_ident() != self._thread:  # a finaliser's
             # The descriptor must not become another's before the loop has forgotten it.
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._close, sock)
+                self._loop.call_soon_threadsafe(self._close, keep)
                 return
-        self._close(sock)
+        self._close(keep)
 
-    def _close(self, sock: socket.socket | None) -> None:
+    def _close(self, keep: bool) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         if not self._loop.is_closed():
-            self._unwatch()
-        if sock is not None:
-            sock.close()
+            self._watch(None)
+        if not keep:
+            self.sock.close()
 
 
-_lookups: dict[tuple[Any, str, int], asyncio.Future[Any]] = {}
+class TrioWaiter:
+    """Waits for *sock* on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    async def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
+        trio = sys.modules["trio"]
+        with trio.move_on_after(max(0.0, deadline - time.monotonic())):
+            while True:
+                ready = trio.lowlevel.wait_writable if write else trio.lowlevel.wait_readable
+                await ready(self.sock)
+                try:
+                    return attempt(self.sock)
+                except NOT_READY as error:
+                    write = wants_to_write(error, write)
+        raise Stalled
+
+    def close(self, keep: bool = False) -> None:
+        if not keep:
+            self.sock.close()
 
 
-def _forget(key: tuple[Any, str, int], done: asyncio.Future[Any]) -> None:
+#: Who waits for one socket.
+Waiter = Union[AsyncioWaiter, TrioWaiter]
+
+
+def _on_trio() -> Any:
+    """Return the module trio if that runs the current task."""
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
+
+
+def waiter(sock: socket.socket) -> Waiter:
+    """Return who waits for *sock* on the loop that runs the current task."""
+    return TrioWaiter(sock) if _on_trio() else AsyncioWaiter(sock)
+
+
+async def lookup(host: str, port: int, limit: float) -> list[Any]:
+    """Return what ``socket.getaddrinfo`` does.  Raises Stalled after *limit* seconds."""
+    find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # an address: nothing to look up
+        return find(flags=socket.AI_NUMERICHOST)
+    # A thousand streams that begin at once must not begin a thousand threads.
+    if trio := _on_trio():
+        limiter = _two_at_a_time(trio.lowlevel.current_trio_token())
+        with trio.move_on_after(limit):
+            run = trio.to_thread.run_sync
+            return list(await run(find, limiter=limiter, abandon_on_cancel=True))
+        raise Stalled
+    loop = asyncio.get_running_loop()
+    key = (loop, host, port)
+    task = _lookups.get(key)
+    if task is None:
+        task = _lookups[key] = asyncio.ensure_future(loop.run_in_executor(None, find))
+        task.add_done_callback(lambda done: _forget(key, done))
+    if not (await asyncio.wait((task,), timeout=None if limit == inf else limit))[0]:
+        raise Stalled
+    return task.result()
+
+
+_lookups: dict[tuple[Any, str, int], asyncio.Future[list[Any]]] = {}
+
+
+def _forget(key: tuple[Any, str, int], done: asyncio.Future[list[Any]]) -> None:
     _lookups.pop(key, None)
     if not done.cancelled():
         done.exception()  # seen, also when all who asked have gone
 
 
-class TrioWaiter:
-    """Waits on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
-
-    def __init__(self, sock: socket.socket | None = None) -> None:
-        import trio
-
-        self._trio = trio
-        self._sock = sock
-        self._scope: Any = None
-        self._interrupted = False
-
-    async def perform(self, attempt: Attempt[T], write: bool, deadline: float | None) -> T:
-        wait_readable = self._trio.lowlevel.wait_readable
-        wait_writable = self._trio.lowlevel.wait_writable
-        sock = self._sock
-        assert sock is not None
-        with self._limit(deadline):
-            while True:
-                await (wait_writable if write else wait_readable)(sock)
-                try:
-                    return attempt(sock)
-                except BlockingIOError:
-                    pass
-                except ssl.SSLWantReadError:
-                    write = False
-                except ssl.SSLWantWriteError:
-                    write = True
-        raise self._why()
-
-    async def pause(self, seconds: float) -> None:
-        with self._limit(None):
-            await self._trio.sleep(seconds)
-        if self._interrupted:
-            raise Cancelled
-
-    async def lookup(self, host: str, port: int, deadline: float | None) -> list[Any]:
-        with self._limit(deadline):
-            limiter = _trio_limiter(self._trio)  # two threads, however many streams begin
-            return await self._trio.to_thread.run_sync(
-                lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
-                limiter=limiter,
-                abandon_on_cancel=True,
-            )
-        raise self._why()
-
-    def _limit(self, deadline: float | None) -> Any:
-        seconds = float("inf") if deadline is None else max(0.0, deadline - time.monotonic())
-        self._scope = self._trio.move_on_after(seconds)
-        return self._scope
-
-    def _why(self) -> Exception:
-        return Cancelled() if self._interrupted else Stalled()
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def close(self, sock: socket.socket | None = None) -> None:
-        self._scope = None
-        if sock is not None:
-            sock.close()
-
-
-def _trio_limiter(trio: Any) -> Any:
-    """Return the limiter of look-ups of the current ``trio.run``."""
-    global _limiters
-    _limiters = _limiters or trio.lowlevel.RunVar("choreoai look-ups")
-    try:
-        return _limiters.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(2)
-        _limiters.set(limiter)
-        return limiter
-
-
-_limiters: Any = None
-
-
-#: Who waits for one socket (or for none, in ``pause``), on behalf of one task at a time.
-Waiter = Union[AsyncioWaiter, TrioWaiter]
-
-
-def waiter(sock: socket.socket | None = None) -> Waiter:
-    """Return who waits for *sock* on the loop that runs the current task."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return TrioWaiter(sock)
-    return AsyncioWaiter(sock)
+@lru_cache(maxsize=4)
+def _two_at_a_time(run: object) -> Any:
+    """Return the limiter of the look-ups in the ``trio.run`` that the token *run* is of."""
+    return sys.modules["trio"].CapacityLimiter(2)

@@ -364,7 +364,7 @@ def quick(monkeypatch):
         waits.append(attempt)
         return 0.001
 
-    for module in ("aio.call", "aio.feed", "sync.call", "sync.feed", "policy"):
+    for module in ("aio.exchange", "aio.stream", "sync.exchange", "sync.stream", "policy"):
         monkeypatch.setattr(f"choreoai.{module}.backoff", backoff)
     return waits
 

@@ -99,7 +99,7 @@ def test_a_plain_answer_that_stops_coming(server, clients):
 
 def test_a_plain_answer_without_end(server, client, monkeypatch):
     for module in ("sync", "aio"):
-        monkeypatch.setattr(f"choreoai.{module}.call._MOST_OF_AN_ANSWER", 100_000)
+        monkeypatch.setattr(f"choreoai.{module}.exchange._MOST_OF_AN_ANSWER", 100_000)
 
     def script(peer):
         peer.head(kind="application/json")

@@ -56,7 +56,7 @@ def log():
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     for half in ("aio", "sync"):
-        monkeypatch.setattr(f"choreoai.{half}.feed.backoff", lambda attempt, first=0.0: 0.001)
+        monkeypatch.setattr(f"choreoai.{half}.stream.backoff", lambda attempt, first=0.0: 0.001)
 
 
 @pytest.fixture

@@ -1,0 +1,306 @@
+"""A request and its answer: HTTP/1.1 over a socket and who waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from requests import PreparedRequest
+from requests.structures import CaseInsensitiveDict
+
+from choreo_wsgi.upstream.coding import Unpacker, is_packed
+from choreo_wsgi.upstream.framing import FramingError
+from choreo_wsgi.upstream.head import Head, head_end, parse_head
+
+from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
+from ..policy import Options, backoff, retry_delay
+from ..transports.base import (
+    Attempt,
+    Cancelled,
+    Stalled,
+    T,
+    receive_some,
+    send_some,
+    shutdown,
+)
+from ..transports.nonblocking import Waiter, waiter
+from ..transports.route import Route, find_route, proxy_authorization
+from .pool import AsyncPool
+
+_MOST_OF_AN_ERROR = 1024 * 1024
+_MOST_OF_AN_ANSWER = 256 * 1024 * 1024
+
+
+class Limit(NamedTuple):
+    """Until when (of ``time.monotonic``) something must have come, and what it means if not."""
+
+    due: float
+    words: str
+
+
+class AsyncExchange:
+    """A *request*, sent until an answer comes, and that answer: its head, its body as it comes.
+
+    It is tried up to ``options.max_retries`` times more as long as nothing of the answer came:
+    after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
+    A request that was sent and not answered in time is not repeated: it may be at work.
+
+    An answer that is a stream has *n* choices.  If the server can resume it, *resume* makes
+    from its id and the number of an event the request for what follows, and *stop* ends it there.
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    _head: Head
+    _route: Route
+
+    def __init__(
+        self,
+        pool: AsyncPool,
+        request: PreparedRequest,
+        options: Options,
+        n: int = 1,
+        resume: Callable[[str, int], PreparedRequest] | None = None,
+        stop: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        self.n = n
+        self.resume = resume
+        self.stop = stop
+        self.retries = 0
+        self._pool = pool
+        self._request = request
+        self._options = options
+        self._cancelled = False
+        # Who waits for the connection, and a lock that is taken once: by who gives the
+        # connection back, or by who breaks it off from another task or thread.
+        self._held: tuple[Waiter, threading.Lock] | None = None
+
+    async def open(self) -> AsyncExchange:
+        """Send the request until the head of a good answer is there; return this exchange.
+
+        Raises APIStatusError, APIConnectionError, APITimeoutError and Cancelled.
+        """
+        while True:
+            try:
+                await self.send(self._request)
+                return self
+            except (APIStatusError, APIConnectionError) as error:
+                delay = None
+                if isinstance(error, APIStatusError):
+                    status, headers = error.status_code, error.headers
+                    delay = retry_delay(status, headers, self.retries, time.time())
+                elif not error._hopeless:
+                    delay = backoff(self.retries)
+                if delay is None or self.retries >= self._options.max_retries:
+                    raise
+            self.retries += 1
+            await self.pause(delay)
+
+    async def send(self, request: PreparedRequest) -> None:
+        """Send *request* once, and read the head of its answer.
+
+        Raises APIStatusError, APIConnectionError, APITimeoutError, APIError for a head that
+        cannot be read, and Cancelled.
+        """
+        route = self._route = find_route(self._pool.session, request.url or "")
+        sock = await self._pool.connect(route, self._options.timeout.connect)
+        self._rest = b""  # received but not yet asked for
+        self._unpacker: Unpacker | None = None
+        self._begun = False
+        self._started = time.monotonic()
+        limit = self.limit(False)
+        try:
+            self._hold(sock)
+            data = memoryview(_request_bytes(request, route))
+            try:
+                while data:
+                    data = data[await self._perform(partial(send_some, data), True, limit) :]
+            except APIConnectionError as error:
+                if error._hopeless:
+                    raise
+                # A server that does not want the rest may have answered already.
+            self._head = head = await self._read_head(request.method or "GET", limit)
+        except FramingError as error:
+            self.drop()
+            raise APIError(f"the server's answer cannot be read: {error}") from error
+        except BaseException:
+            self.drop()
+            raise
+        self.status_code = head.status
+        names = [name for name, _ in head.headers.items()]
+        values = {name: ", ".join(head.headers.get_all(name) or ()) for name in names}
+        self.headers = CaseInsensitiveDict(values)
+        if not 200 <= head.status < 300:
+            raise await self.refusal()
+
+    async def _read_head(self, method: str, limit: Limit) -> Head:
+        while True:
+            data = self._rest
+            while (end := head_end(data)) < 0:
+                if not (more := await self._perform(receive_some, False, limit)):
+                    raise APIConnectionError("the connection was closed inside the answer's head")
+                data += more
+            self._rest = data[end:]
+            head = parse_head(data[:end], method)
+            if head.status >= 200 or head.status == 101:  # 103 is Early Hints
+                return head
+
+    async def _perform(self, attempt: Attempt[T], write: bool, limit: Limit) -> T:
+        if self._held is None:
+            raise Cancelled
+        try:
+            done = await self._held[0].perform(attempt, write, limit.due)
+        except Stalled:
+            late = APITimeoutError(limit.words)
+            late._hopeless = True  # the request may be at work
+            raise late from None
+        except OSError as error:
+            if error.errno is None:
+                raise  # not the system's: a signal handler raised it in here
+            if not self._cancelled:
+                raise APIConnectionError(f"the connection broke: {error}") from error
+        if self._cancelled:
+            raise Cancelled
+        return done
+
+    def limit(self, begun: bool) -> Limit:
+        """Return until when the next piece of the answer must come; the first if not *begun*."""
+        _, first, idle = self._options.timeout
+        if begun:
+            words = f"the answer stopped: nothing new for {idle} seconds"
+            return Limit(time.monotonic() + (idle or inf), words)
+        return Limit(self._started + (first or inf), f"no answer within {first} seconds")
+
+    async def receive(self, limit: Limit) -> bytes:
+        """Return the next bytes of the body, or ``b""`` when it is complete.
+
+        Raises APIConnectionError, APITimeoutError, and Cancelled.
+        """
+        if self._pid != os.getpid():
+            message = "the connection belongs to the process that this one was forked from"
+            raise APIConnectionError(message)
+        framing = self._head.framing
+        while not framing.done:
+            data, self._rest = self._rest, b""
+            data = data or await self._perform(receive_some, False, limit)
+            try:
+                body = framing.feed(data)
+                if not body and framing.error is not None:
+                    raise framing.error
+                if not data:
+                    framing.end()
+                if body and not self._begun:
+                    self._begun = True
+                    coding = self.headers.get("content-encoding", "").lower()
+                    self._unpacker = Unpacker() if is_packed(coding, body) else None
+                if body and self._unpacker is not None:
+                    body = self._unpacker.unpack(body)
+            except FramingError as error:
+                raise APIConnectionError(f"the answer broke off: {error}") from error
+            if body:
+                return body
+        return b""
+
+    async def read(self, most: int = 0) -> bytes:
+        """Return the body; raises APIConnectionError for more than *most*, or too many, bytes."""
+        body = bytearray()
+        most = most or _MOST_OF_AN_ANSWER
+        while block := await self.receive(self.limit(bool(body))):
+            body += block
+            if len(body) > most:
+                raise APIConnectionError(f"the answer is longer than {most} bytes")
+        return bytes(body)
+
+    async def fetch(self) -> bytes:
+        """Send the request and return the body of the answer.  Raises what :meth:`open` does."""
+        await self.open()
+        try:
+            return await self.read()
+        finally:
+            self.close()
+
+    async def refusal(self, start: bytes = b"") -> APIError:
+        """Return the error for an answer whose body began with *start*; closes it."""
+        body: Any = None
+        try:
+            body = start + await self.read(_MOST_OF_AN_ERROR)
+            body = json.loads(body)
+        except APIConnectionError:
+            pass  # the status alone says enough
+        except (ValueError, RecursionError):
+            body = body.decode("utf-8", "replace")
+        finally:
+            self.close()
+        if not start or (isinstance(body, dict) and body.get("error")):
+            return status_error(self.status_code, self.headers, body)
+        kind = self.headers.get("content-type", "a document")
+        return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, for a socket on which nothing comes before it is over; raises Cancelled."""
+        silent, other = socket.socketpair()
+        silent.setblocking(False)
+        with other:
+            try:
+                self._hold(silent)
+                await self._perform(receive_some, False, Limit(time.monotonic() + seconds, ""))
+            except APITimeoutError:
+                pass
+            finally:
+                self.drop()
+
+    def _hold(self, sock: socket.socket) -> None:
+        self._pid = os.getpid()
+        self._held = waiter(sock), threading.Lock()
+        if self._cancelled:
+            raise Cancelled
+
+    def cancel(self) -> None:
+        """Give up: who waits gets Cancelled at once, except while a connection is made."""
+        self._cancelled = True
+        held = self._held
+        if held is not None and held[1].acquire(blocking=False):
+            shutdown(held[0].sock)
+
+    def close(self) -> None:
+        """Give the connection back if the body is complete, close it otherwise."""
+        held, framing = self._held, self._head.framing
+        whole = framing.done and not framing.excess and not self._rest
+        if held is None or not whole or not self._head.keep_alive or not held[1].acquire(False):
+            self.drop()
+            return
+        self._held = None
+        held[0].close(keep=True)
+        self._pool.keep(self._route, held[0].sock)
+
+    def drop(self) -> None:
+        """Close the connection; nothing is asked that could wait."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        if self._pid == os.getpid():
+            shutdown(held[0].sock)
+            held[0].close()
+        else:
+            held[0].sock.close()  # the parent's loop goes on with its own
+
+
+def _request_bytes(request: PreparedRequest, route: Route) -> bytes:
+    authority = urlsplit(request.url or "").netloc.rpartition("@")[2]
+    target = request.path_url
+    headers = {"Host": authority, **request.headers}
+    if route.proxy is not None and route.scheme == "http":
+        target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
+        headers.update(proxy_authorization(route.proxy))
+    lines = [f"{request.method} {target} HTTP/1.1", *map(": ".join, headers.items())]
+    body = request.body or b""
+    assert isinstance(body, bytes)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body

@@ -1,0 +1,70 @@
+"""The connections that wait for their next request; threads and tasks may share them.
+
+Between two requests a connection is a plain socket, and belongs to no event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import requests
+from urllib3.util.wait import wait_for_read
+
+from ..transports.nonblocking import dial
+from ..transports.route import Route
+
+_IDLE_CONNECTIONS = 100
+
+
+class AsyncPool:
+    """Idle connections, of this process alone: also after a fork.
+
+    *session* is there for its settings: proxies, roots, and what the environment says of them.
+    """
+
+    def __init__(self, session: requests.Session) -> None:
+        self.session = session
+        self._pid = os.getpid()
+        self._idle: dict[Route, list[socket.socket]] = {}
+        self._closed = False
+
+    async def connect(self, route: Route, limit: float | None) -> socket.socket:
+        """Return an idle connection on which nothing came since, or a new one.
+
+        Raises APIConnectionError, APITimeoutError after *limit* seconds.
+        """
+        if self._pid != os.getpid():
+            # A child of fork(): its parent reads the connections that are idle here.
+            self._close_idle()
+            self._pid = os.getpid()
+        idle = self._idle.get(route, [])
+        while True:
+            try:
+                sock = idle.pop()
+            except IndexError:  # not asked before: another thread may have been quicker
+                return await dial(route, limit)
+            if not wait_for_read(sock, 0):
+                return sock
+            sock.close()
+
+    def keep(self, route: Route, sock: socket.socket) -> None:
+        """Take *sock* for the next request on *route*."""
+        idle = self._idle.setdefault(route, [])
+        idle.append(sock)
+        if self._closed or len(idle) > _IDLE_CONNECTIONS:
+            idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close the idle connections, and those in use when their answers are read."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for sock in connections:
+                sock.close()
+
+    def __del__(self) -> None:
+        self._close_idle()
