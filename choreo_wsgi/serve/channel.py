@@ -54,6 +54,8 @@ class Channel:
     """
 
     connected = True
+    #: The events that the loop polls for.
+    polled = 0
     #: The connection is to be closed: now, or when all is sent.
     will_close = False
     close_when_flushed = False
@@ -233,7 +235,7 @@ class Channel:
                 self._begin_next()
             elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
                 self._send_continue(waiting)
-        self.server.loop.changed(self)
+        self.server.loop.ask(self)
 
     # In any thread
 

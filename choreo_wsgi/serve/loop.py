@@ -51,7 +51,6 @@ class Loop(Carrier):
     def __init__(self, workers: Workers) -> None:
         super().__init__(workers)
         self._open: dict[int, Channel | Listener] = {}
-        self._events: dict[int, int] = {}  # what is polled for at each
         self._cleanup = time.monotonic() + CLEANUP
         self._looks = 0.0
         self.resting = 0.0  # until when nothing is accepted
@@ -65,17 +64,28 @@ class Loop(Carrier):
     def add(self, one: Channel | Listener) -> None:
         """Run *one* until it is removed."""
         self._open[one.descriptor] = one
-        self._ask(one)
+        if isinstance(one, Channel):  # mostly its request has come as well
+            self._run(one, one.on_readable)
+        self.ask(one)
 
     def remove(self, one: Channel | Listener) -> None:
-        """Let go of *one*, which will be closed."""
+        """Let go of *one*, which will be closed: there may be room for another."""
         self._open.pop(one.descriptor, None)
-        if self._events.pop(one.descriptor, 0):
-            self._unregister(one.descriptor, self._handlers[one.descriptor])
+        if one.polled:
+            del self._handlers[one.descriptor]
+            self._poller.unregister(one.descriptor)
+        for listener in self.listeners:
+            if not listener.polled:
+                self.ask(listener)
+
+    def rest(self, seconds: float) -> None:
+        """Accept nothing for so long."""
+        self.resting = time.monotonic() + seconds
+        self._looks = min(self._looks, self.resting)
 
     def changed(self, one: Channel | Listener) -> None:
         """Ask *one* anew what it waits for; from any thread."""
-        self.call(functools.partial(self._ask, one))
+        self.call(functools.partial(self.ask, one))
 
     def begin(self, task: Task) -> None:
         """Begin with *task* when its turn comes, or on a worker when it may block."""
@@ -99,42 +109,40 @@ class Loop(Carrier):
 
     def _look(self) -> None:
         now = time.monotonic()
-        for listener in self.listeners:  # whether there is room changes with every connection
-            self._ask(listener)
+        self._looks = now + QUIET
+        for listener in self.listeners:
+            self.ask(listener)
         if now >= self._cleanup:
             self._cleanup = now + CLEANUP
             for channel in self.channels():
                 if channel.overdue(now):
                     channel.handle_close()
-        self._looks = now + (REST if self.resting > now else QUIET)
 
     def _handle(self, one: Channel | Listener, events: int) -> None:
-        known = self._events.get(one.descriptor, 0)
+        known = one.polled
         # A connection that broke turns up as neither of the two, and is felt by either.
         if known & IN and events & ~OUT and self._holds(one):
             self._run(one, one.on_readable)
         if known & OUT and events & ~IN and self._holds(one):
             self._run(one, one.on_writable)
-        self._ask(one)
+        self.ask(one)
 
-    def _ask(self, one: Channel | Listener) -> None:
+    def ask(self, one: Channel | Listener) -> None:
         """Poll for the events that *one* needs; have it write what can be written now."""
         if self._holds(one) and one.writable():
             self._run(one, one.on_writable)
         if not self._holds(one):
             return
         events = (IN if one.readable() else 0) | (OUT if one.writable() else 0)
-        descriptor = one.descriptor
-        known = self._events.get(descriptor, 0)
-        if events == known:
+        if events == one.polled:
             return
-        if not known:
-            self._register(descriptor, events, functools.partial(self._handle, one))
+        if not one.polled:
+            self._register(one.descriptor, events, functools.partial(self._handle, one))
         elif events:
-            self._poller.modify(descriptor, events)
+            self._poller.modify(one.descriptor, events)
         else:
-            self._unregister(descriptor, self._handlers[descriptor])
-        self._events[descriptor] = events
+            self._forget(one.descriptor)
+        one.polled = events
 
     def _run(self, one: Channel | Listener, function: Callable[[], None]) -> None:
         try:
@@ -155,6 +163,8 @@ class Listener:
     first.
     """
 
+    #: The events that the loop polls for.
+    polled = 0
     draining = False
     retired = False  # another process accepts instead
     _full = False
@@ -209,7 +219,7 @@ class Listener:
         """Return whether a connection can be accepted."""
         now = time.monotonic()
         if self.loop.resting <= now - REST and self.crowded():
-            self.loop.resting = now + REST
+            self.loop.rest(REST)
         full = self.loop.sockets >= self.adj.connection_limit
         if full and not self._full:
             logger.warning("there are %d connections: no more are accepted", self.loop.sockets)
@@ -229,9 +239,11 @@ class Listener:
 
     def on_readable(self) -> None:
         """Accept some of the connections that wait; rest while there is no descriptor."""
+        if not self.readable():
+            return
         for number in range(ACCEPTED):
             if number and self.crowded():  # one in any case: the others may be stuck
-                self.loop.resting = time.monotonic() + REST
+                self.loop.rest(REST)
                 return
             try:
                 connection, address = self.socket.accept()
@@ -240,15 +252,14 @@ class Listener:
             except OSError as error:  # for one, the client has been quicker
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.warning("no connection can be accepted: %s", error.strerror)
-                    self.loop.resting = time.monotonic() + EXHAUSTED
+                    self.loop.rest(EXHAUSTED)
                 return
             try:
                 self._set_options(connection)
             except OSError:
                 connection.close()
                 continue
-            channel = Channel(self, connection, address[:2] if address else ("localhost", None))
-            self.loop._handle(channel, IN)  # mostly its request has come as well
+            Channel(self, connection, address[:2] if address else ("localhost", None))
 
     def on_error(self) -> None:
         """Go on listening."""

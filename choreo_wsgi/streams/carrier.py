@@ -47,15 +47,16 @@ logger = logging.getLogger(__name__)
 
 
 class Load:
-    """Something that waits; *descriptor*, *timer* and *away* are the carrier's notes."""
+    """Something that waits; *descriptor*, *timer*, *alarm*, *away* are the carrier's notes."""
 
     #: Whether there is nothing more to carry.
     ended = False
 
     #: The descriptor that the carrier polls for it.
     descriptor: int | None = None
-    #: When the carrier will look at it, ``time.monotonic()``.
+    #: When the carrier will look at it, ``time.monotonic()``, and the number of that alarm.
     timer = math.inf
+    alarm = -1
     #: Whether a worker has it.
     away = False
     #: What moves most of what comes to the descriptor without :meth:`step`, until that.
@@ -92,9 +93,11 @@ class Carrier:
         #: How long the last round took, in seconds: so late can a frame be.
         self.lag = 0.0
         self._poller = new_poller()
-        self._handlers: dict[int, Load | Callable[[int], object]] = {}  # by what is polled
+        # By what is polled; None once nobody wants to hear of it.
+        self._handlers: dict[int, Load | Callable[[int], object] | None] = {}
         self._loads: dict[Load, None] = {}
-        self._timers: list[tuple[float, int, Load]] = []
+        self._timers: list[tuple[float, int]] = []
+        self._alarms: dict[int, Load] = {}  # by their numbers: the heap keeps no ended load alive
         self._count = itertools.count()
         self._calls: deque[Callable[[], object]] = deque()
         self._beginning: deque[Load] = deque()  # to be taken over when there is time
@@ -190,11 +193,13 @@ class Carrier:
                     loads.append(handler)
             elif handler is not None:
                 others.append((handler, events))
+            else:
+                self._forget(descriptor)
         for load in loads:
             self.step(load)
         if self._timers and self._timers[0][0] <= now:
             self._ring(now)
-        if others or calls or self._beginning or now >= self._looks:
+        if others or self._beginning or now >= self._looks:
             # Every other round at the least; lanes go first again if this one was long already.
             self._put_off = not self._put_off and time.monotonic() > now + SHARE
             if not self._put_off:
@@ -214,7 +219,8 @@ class Carrier:
             self.step(load)
             if time.monotonic() > limit:
                 break
-        self._look()
+        if limit >= self._looks:
+            self._look()
 
     def _look(self) -> None:
         """Look after what nobody tells of; sets the time of the next look."""
@@ -237,6 +243,7 @@ class Carrier:
         """Wait for what *load* waits for now."""
         if load.ended:
             self._watch(load, None)
+            self._alarms.pop(load.alarm, None)
             if load in self._loads:
                 del self._loads[load]
                 load.leave()
@@ -265,8 +272,10 @@ class Carrier:
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
-        if load.descriptor is not None and load.descriptor != descriptor:
-            self._unregister(load.descriptor, load)
+        last = load.descriptor
+        # What a stream has closed can be another stream's descriptor by now.
+        if last is not None and last != descriptor and self._handlers.get(last) is load:
+            self._handlers[last] = None  # mostly an upstream's, who will be asked again
         load.descriptor = descriptor
         if descriptor is not None:
             self._register(descriptor, IN, load)
@@ -278,7 +287,7 @@ class Carrier:
 
         That may be *handler* itself: it is not enough that the number is the same.
         """
-        known = self._handlers.get(descriptor) is handler
+        known = descriptor in self._handlers
         self._handlers[descriptor] = handler
         try:
             (self._poller.modify if known else self._poller.register)(descriptor, events)
@@ -287,24 +296,26 @@ class Carrier:
         except FileNotFoundError:
             self._poller.register(descriptor, events)
 
-    def _unregister(self, descriptor: int, handler: Load | Callable[[int], object]) -> None:
-        # What a stream has closed can be another stream's descriptor by now.
-        if self._handlers.get(descriptor) is handler:
-            del self._handlers[descriptor]
-            with contextlib.suppress(OSError):  # closed: then nothing is polled any more
-                self._poller.unregister(descriptor)
+    def _forget(self, descriptor: int) -> None:
+        """Poll *descriptor* no more."""
+        self._handlers.pop(descriptor, None)
+        with contextlib.suppress(OSError):  # closed: then nothing is polled any more
+            self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
         if due < load.timer:
+            self._alarms.pop(load.alarm, None)
             load.timer = min(due, time.monotonic() + LOOK)
-            heapq.heappush(self._timers, (load.timer, next(self._count), load))
+            load.alarm = next(self._count)
+            self._alarms[load.alarm] = load
+            heapq.heappush(self._timers, (load.timer, load.alarm))
 
     def _ring(self, now: float) -> None:
         """Step the loads whose time has come."""
         rung = []
         while self._timers and self._timers[0][0] <= now:
-            when, _, load = heapq.heappop(self._timers)
-            if when == load.timer:  # else an earlier one took its place
+            load = self._alarms.pop(heapq.heappop(self._timers)[1], None)
+            if load is not None:  # else it has ended, or an earlier one took its place
                 load.timer = math.inf
                 if not (load.away or load.ended):
                     rung.append(load)
