@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..chat.items import Usage
+from . import log
 from .keys import ANYBODY, Key
-
-_PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
 
 #: Upper bounds, in seconds, by which gaps between blocks of frames are counted.
 GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
-logger = logging.getLogger("choreo_wsgi.access")
 
 
 class Observer:
@@ -115,12 +110,8 @@ class Account:
             return
         self.finished = time.monotonic()
         self.outcome = outcome or self.outcome or "ok"
-        if logger.isEnabledFor(logging.INFO):
-            members = self.to_dict()
-            # Not by logger.info(), which looks through the stack for who calls.
-            record = logger.makeRecord(logger.name, logging.INFO, "", 0, _line(members), (), None)
-            record.account = members
-            logger.handle(record)
+        if log.access.isEnabledFor(logging.INFO):
+            log.write_account(self.to_dict())
         for observer in self.observers:
             observer.finished(self)
 
@@ -149,18 +140,3 @@ class Account:
             "frames": self.frames or None,
             "client": self.client or None,
         }
-
-
-def _line(members: Mapping[str, str | int | float | None]) -> str:
-    """Return the text of the log line, with the tokens as ``usage=IN+OUT``."""
-    words = []
-    for name, value in members.items():
-        if value is None or name == "tokens_out":
-            continue
-        if name == "tokens_in":
-            words.append(f"usage={value}+{members['tokens_out']}")
-        elif type(value) is str and not _PLAIN.fullmatch(value):
-            words.append(f"{name}={json.dumps(value)}")
-        else:
-            words.append(f"{name}={value}")
-    return " ".join(words)

@@ -10,13 +10,17 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Mapping
 
 from ..settings import Settings
+
+#: Gets one line for each request; the record's ``account`` has its members.
+access = logging.getLogger("choreo_wsgi.access")
 
 #: Lines that wait to be written; more are dropped.
 MOST = 10_000
@@ -27,6 +31,10 @@ PAUSE = 0.05
 #: Seconds that the end of the process waits for the last lines.
 LAST = 1.0
 
+Members = Mapping[str, "str | int | float | None"]
+
+_PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
+
 
 def set_up(logger: logging.Logger, settings: Settings) -> None:
     """Write what *logger* is given to standard error, in the format that *settings* ask for.
@@ -35,18 +43,55 @@ def set_up(logger: logging.Logger, settings: Settings) -> None:
     """
     if logger.handlers:
         return
-    handler = Lines()
-    handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
-    logger.addHandler(handler)
+    logger.addHandler(Lines(JSONLines() if settings.log_format == "json" else TextLines()))
     logger.setLevel(settings.log_level.upper())
     logger.propagate = False  # waitress-serve's handler would write every line again
+
+
+def write_account(members: Members) -> None:
+    """Log the *members* of a request's account."""
+    above = access.parent
+    lines = above.handlers[0] if above is not None and above.handlers else None
+    if (
+        isinstance(lines, Lines)
+        and lines.formatter is lines.own
+        and not (lines.level or lines.filters or access.handlers or access.filters)
+        and above is not None
+        and len(above.handlers) == 1
+        and access.propagate > above.propagate
+        and logging.getLogRecordFactory() is logging.LogRecord
+    ):
+        # As set_up() left it: nobody sees the record, which takes longer to make than the line.
+        lines.put(lines.own.account(time.time(), members))
+        return
+    # Not by logger.info(), which looks through the stack for who calls.
+    text = words(members)
+    record = access.makeRecord(access.name, logging.INFO, "", 0, text, (), None)
+    record.account = members
+    access.handle(record)
+
+
+def words(members: Members) -> str:
+    """Return *members* as text in one line, with the tokens as ``usage=IN+OUT``."""
+    told = []
+    for name, value in members.items():
+        if value is None or name == "tokens_out":
+            continue
+        if name == "tokens_in":
+            told.append(f"usage={value}+{members['tokens_out']}")
+        elif type(value) is str and not _PLAIN.fullmatch(value):
+            told.append(f"{name}={json.dumps(value)}")
+        else:
+            told.append(f"{name}={value}")
+    return " ".join(told)
 
 
 class Lines(logging.Handler):
     """Writes each record as a line to standard error, from a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: TextLines | JSONLines) -> None:
         super().__init__()
+        self.formatter = self.own = own
         self.dropped = 0
         self._lines: deque[str] = deque()
         self._news = threading.Event()
@@ -56,19 +101,23 @@ class Lines(logging.Handler):
             os.register_at_fork(after_in_child=self._forked)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the line of *record* written, unless too many wait already."""
+        """Have the line of *record* written."""
+        try:
+            self.put(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def put(self, line: str) -> None:
+        """Have *line* written, unless too many wait already."""
         if len(self._lines) >= MOST:
             self.dropped += 1
             return
-        try:
-            self._lines.append(self.format(record) + "\n")
-        except Exception:
-            self.handleError(record)
-            return
+        self._lines.append(line + "\n")
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
-        self._news.set()
+        if not self._news.is_set():
+            self._news.set()
 
     def flush(self) -> None:
         """Wait a moment for the lines to be written."""
@@ -113,17 +162,20 @@ def _write(text: str) -> None:
 class _Dated(logging.Formatter):
     """Writes the date and time once for all the records of a second."""
 
+    mark = ","  # before the milliseconds
     _written = (0, "")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return the date and time of *record*, with milliseconds behind the mark *datefmt*."""
-        second = int(record.created)
+        """Return the date and time of *record*."""
+        return self.time(record.created)
+
+    def time(self, now: float) -> str:
+        """Return the date and time *now*, in seconds since 1970, with milliseconds."""
+        second = int(now)
         if second != self._written[0]:
-            self._written = (
-                second,
-                time.strftime(self.default_time_format, self.converter(second)),
-            )
-        return f"{self._written[1]}{datefmt or ','}{int(record.msecs):03d}"
+            text = time.strftime(self.default_time_format, self.converter(second))
+            self._written = (second, text + self.mark)
+        return f"{self._written[1]}{int((now - second) * 1000):03d}"
 
 
 class TextLines(_Dated):
@@ -132,9 +184,13 @@ class TextLines(_Dated):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
+    def account(self, now: float, members: Members) -> str:
+        """Return the line of an account."""
+        return f"{self.time(now)} INFO {access.name}: {words(members)}"
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Return the line without control characters, which could colour a terminal too."""
-        text = f"{record.asctime} {record.levelname} {record.name}: {record.message}"
+        text = super().formatMessage(record)
         if text.isprintable():
             return text
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
@@ -145,16 +201,16 @@ class JSONLines(_Dated):
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
+    mark = "."
+
+    def account(self, now: float, members: Members, level: str = "info", name: str = "") -> str:
+        """Return the line of an account."""
+        head = {"time": self.time(now) + "Z", "level": level, "logger": name or access.name}
+        return json.dumps({**head, **members})
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of ASCII."""
-        line: dict[str, Any] = {
-            "time": self.formatTime(record, ".") + "Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        account = getattr(record, "account", None)
-        line |= {"message": record.getMessage()} if account is None else account
+        members = getattr(record, "account", None) or {"message": record.getMessage()}
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+            members = {**members, "traceback": self.formatException(record.exc_info)}
+        return self.account(record.created, members, record.levelname.lower(), record.name)

@@ -120,3 +120,47 @@ def test_a_logger_that_is_set_up_already_stays(logger: logging.Logger) -> None:
 def test_the_level_is_the_settings(logger: logging.Logger, level: str) -> None:
     set_up(logger, Settings(log_level=level))
     assert (logger.level, logger.propagate) == (getattr(logging, level.upper()), False)
+
+
+ACCOUNT = """
+import json, time
+from choreo_wsgi.app import log
+members = {"id": "x 1", "status": 200, "key": None, "tokens_in": 3, "tokens_out": 4}
+class Record(logging.LogRecord): pass
+access = logging.getLogger("choreo_wsgi.access")
+other = logging.StreamHandler()
+other.setFormatter(logging.Formatter("other: %%(message)s of %%(account)s"))
+first = logger.handlers[0]
+%s
+log.write_account(members)
+first.flush()
+"""
+WORDS = 'id="x 1" status=200 usage=3+4'
+LINE = f"INFO choreo_wsgi.access: {WORDS}"
+OTHER = (
+    f"other: {WORDS} of "
+    "{'id': 'x 1', 'status': 200, 'key': None, 'tokens_in': 3, 'tokens_out': 4}"
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        ("logging.LogRecord.__init__ = lambda *args: 1 / 0", [LINE]),  # none is made
+        ("logging.setLogRecordFactory(Record); Record.getMessage = lambda self: 'own'",
+         ["INFO choreo_wsgi.access: own"]),
+        ("access.addFilter(lambda record: record.account['status'] != 200)", []),
+        ("first.addFilter(lambda record: False)", []),
+        ("first.setLevel('WARNING')", []),
+        ("access.propagate = False; access.addHandler(other)", [OTHER]),
+        ("first.setFormatter(logging.Formatter('%(name)s'))", ["choreo_wsgi.access"]),
+        ("logger.addHandler(other)", [LINE, OTHER]),
+        ("access.addHandler(other)", [LINE, OTHER]),
+        ("logging.getLogger().addHandler(other); logger.propagate = True", [LINE, OTHER]),
+        ("logger.handlers[:] = [other]", [OTHER]),
+    ],
+)  # fmt: skip
+def test_an_account_reaches_whoever_has_set_up_a_log_of_his_own(own: str, shown: list[str]) -> None:
+    _, err = run(ACCOUNT % own)
+    lines = [re.sub(r"^[\d-]{10} [\d:]{8},\d{3} ", "", line) for line in err.splitlines()]
+    assert sorted(lines) == shown
