@@ -12,25 +12,10 @@ from typing import Any
 from ..chat.items import Usage
 from . import log
 from .keys import ANYBODY, Key
+from .observers import Observer
 
 #: Upper bounds, in seconds, by which gaps between blocks of frames are counted.
 GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-
-
-class Observer:
-    """Told of all requests; a subclass takes what it wants to know."""
-
-    def begun(self) -> None:
-        """Note that a request has come."""
-
-    def asked(self, account: Account) -> None:
-        """Note what a request asks for, and of whom; ``trace`` may be changed."""
-
-    def finished(self, account: Account) -> None:
-        """Count a request that is over."""
-
-    def charged(self, account: Account) -> None:
-        """Count the tokens of a generation that is over."""
 
 
 @dataclass(slots=True)
@@ -68,10 +53,6 @@ class Account:
     span: Any = None
     #: More headers for the answer, whatever it is.
     headers: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for observer in self.observers:
-            observer.begun()
 
     def asked(self, api: str, model: str, trace: dict[str, str]) -> None:
         """Note what is asked for, and what the provider is to be told of the request."""

@@ -84,9 +84,8 @@ class Application:
             "readers": lambda: self._readers.active,
             "replay_reachable": lambda: self._loaded.store.reachable if self._loaded else 1,
         }
-        self.observers, metrics = observers.load(
-            self.settings, self.gauges, self._completions.breakers.state
-        )
+        self.breakers = self._completions.breakers
+        self.observers = observers.load(self)
         self._since = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             **self._endpoints.routes,
@@ -95,8 +94,8 @@ class Application:
             **{path: {"GET": lambda call: json_response(_OK)} for path in ("/health", "/healthz")},
             "/readyz": {"GET": self._ready},
         }
-        if metrics is not None:
-            self._routes["/metrics"] = {"GET": metrics.response}
+        for observer in self.observers:
+            self._routes.update(observer.routes)
 
     def _resumption(self) -> resumable.Resumption:
         """Return who serves resumable streams; loaded, with its log, when first asked for."""

@@ -4,40 +4,50 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from ..settings import Settings
-from .account import Observer
+
+if TYPE_CHECKING:
+    from .account import Account
+    from .application import Application
 
 
-def load(
-    settings: Settings,
-    gauges: Mapping[str, Callable[[], float]],
-    breakers: Callable[[], Mapping[str, bool]],
-) -> tuple[list[Observer], Any]:
-    """Return the observers that *settings* ask for, and the metrics or None.
+class Observer:
+    """Told of all requests to *app*; a subclass takes what it wants to know."""
 
-    The packages of both are extras, so nothing of them is imported before.  Raises
-    ConfigurationError when one is missing.
+    #: The routes that it answers itself, with their methods.
+    routes: Mapping[str, dict[str, Callable[..., Any]]] = {}
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    def asked(self, account: Account) -> None:
+        """Note what a request asks for, and of whom; ``trace`` may be changed."""
+
+    def finished(self, account: Account) -> None:
+        """Count a request that is over."""
+
+    def charged(self, account: Account) -> None:
+        """Count the tokens of a generation that is over, its client there or not."""
+
+
+#: By the name of the setting and of the module: the class, and what its extra installs.
+_OBSERVERS = {"metrics": ("Metrics", "prometheus_client"), "otel": ("Spans", "opentelemetry-sdk")}
+
+
+def load(app: Application) -> list[Observer]:
+    """Return the observers that the settings of *app* ask for; nothing of others is imported.
+
+    Raises ConfigurationError when a package is missing.
     """
     found: list[Observer] = []
-    metrics = None
-    if settings.metrics:
-        metrics = _module("metrics").Metrics(gauges, breakers, settings.metrics_key)
-        found.append(metrics)
-    if settings.otel:
-        found.append(_module("otel").Spans())
-    return found, metrics
-
-
-_PACKAGES = {"metrics": "prometheus_client", "otel": "opentelemetry-sdk"}
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f".{name}", __package__)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{name}: needs the extra {name}: pip install {_PACKAGES[name]}"
-        ) from error
+    for name, (kind, package) in _OBSERVERS.items():
+        if getattr(app.settings, name):
+            try:
+                module = importlib.import_module(f".{name}", __package__)
+            except ImportError as error:
+                text = f"{name}: needs the extra {name}: pip install {package}"
+                raise ConfigurationError(text) from error
+            found.append(getattr(module, kind)(app))
+    return found

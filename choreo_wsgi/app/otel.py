@@ -12,8 +12,10 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .account import Account, Observer
+from .account import Account
+from .observers import Observer
 
+_TRACER = trace.get_tracer("choreo_wsgi")
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SUCCESS = ("ok", "completed", "client_closed", "client_left")
 
@@ -21,13 +23,10 @@ _SUCCESS = ("ok", "completed", "client_closed", "client_left")
 class Spans(Observer):
     """Begins a span when it is known what is asked, and ends it with the request."""
 
-    def __init__(self) -> None:
-        self._tracer = trace.get_tracer("choreo_wsgi")
-
     def asked(self, account: Account) -> None:
         """Begin the span of *account*, below the caller's and above the provider's."""
         elapsed = time.monotonic() - account.began
-        span = self._tracer.start_span(
+        span = _TRACER.start_span(
             f"chat {account.model}",
             context=_PROPAGATOR.extract(account.trace),
             kind=SpanKind.SERVER,

@@ -63,7 +63,7 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
 
 def test_the_provider_is_told_the_span(spans: InMemorySpanExporter) -> None:
     """So that what it traces stands below ours, and ours below the caller's."""
-    account = Account("id", "POST", CHAT, "", observers=[Spans()])
+    account = Account("id", "POST", CHAT, "", observers=[Spans(make_app())])
     account.asked("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
     account.finish("completed")
     span = only(spans)
