@@ -60,7 +60,7 @@ class Completions:
         slot = self._slots.take(calls)
         try:
             if self.limits is not None:
-                slot.lease = self.limits.take(call.account, request, calls)
+                slot.charge = self.limits.take(call.account, request, calls)
         except BaseException:
             slot.release()
             raise

@@ -14,15 +14,14 @@ import importlib
 import math
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from ..chat.items import Usage
 from ..chat.request import ChatRequest, content_text
 from ..errors import ChoreoError, RateLimited
 from .account import Account
-from .keys import Key
 
 #: Seconds after which a caller whose streams are all in use may come back.
 STREAM_RETRY = 1.0
@@ -95,23 +94,15 @@ def count(
     return refused, states
 
 
-class Counters(Protocol):
-    """Where the limits are counted, by the id of a key.
+#: Adds the costs of rules without waiting, for the key that they were taken from.
+Settle = Callable[[Sequence[Rule]], object]
+
+
+class Counters:
+    """Counts within this process.
 
     *blocking* is whether :meth:`take` may wait.
     """
-
-    blocking: bool
-
-    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Counters]:
-        """Do what :func:`count` does; return also the counters to :meth:`settle` with."""
-
-    def settle(self, key: str, rules: Sequence[Rule]) -> None:
-        """Add the costs of *rules* without waiting."""
-
-
-class MemoryCounters:
-    """Counts within this process."""
 
     blocking = False
 
@@ -119,22 +110,29 @@ class MemoryCounters:
         self._lock = threading.Lock()
         self._counts: dict[str, Counts] = {}
 
-    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Counters]:
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
+        """Do what :func:`count` does for *key*; return also how to settle what was taken."""
+        refused, states = self._count(key, rules)
+        return refused, states, partial(self._count, key)
+
+    def _count(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State]]:
         with self._lock:
             counts = self._counts.setdefault(key, {})
-            return (*count(counts, rules, Holder(), time.monotonic()), self)
-
-    def settle(self, key: str, rules: Sequence[Rule]) -> None:
-        self.take(key, rules)
+            return count(counts, rules, Holder(), time.monotonic())
 
 
 def open_counters(replay: str) -> Counters:
     """Return the counters, shared by those who share what the setting *replay* names."""
     if replay.startswith("memory:"):
-        return MemoryCounters()
+        return Counters()
     module = importlib.import_module(".shared_limits", __package__)
     counters: Counters = module.open_counters(replay)
     return counters
+
+
+#: Charges a key for an answer that is over: by its usage, else estimated from its frames.
+#: Without either the provider gave nothing, and only the request counts.
+Charge = Callable[[Usage | None, int], None]
 
 
 class Limits:
@@ -144,11 +142,11 @@ class Limits:
         self.counters = counters
         self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
 
-    def take(self, account: Account, request: ChatRequest, calls: int) -> Lease | None:
-        """Return what *request* holds of its key's limits, None if it has none.
+    def take(self, account: Account, request: ChatRequest, calls: int) -> Charge | None:
+        """Take what *request* needs of its key's limits; return how to charge it at its end.
 
-        *calls* is how many streams it counts as.  The account gets the ``x-ratelimit-*``
-        headers.  Raises RateLimited.
+        *calls* is how many streams it counts as; None is returned if there are no limits.  The
+        account gets the ``x-ratelimit-*`` headers.  Raises RateLimited.
         """
         key = account.key
         options = key.options
@@ -170,54 +168,37 @@ class Limits:
             Rule("day", options.tokens_per_day, 86400, min(tokens, options.tokens_per_day)),
         ]
         rules = [rule for rule in rules if rule.limit]
-        refused, states, counters = self.counters.take(key.id, rules)
+        refused, states, settle = self.counters.take(key.id, rules)
         account.headers = _headers(rules, states, admitted=not refused)
         if refused:
             raise _refusal(rules[refused - 1], states[refused - 1])
         ends = [time.monotonic() + state.reset for state in states]
-        return Lease(self, counters, key, list(zip(rules, ends, strict=True)), prompt)
+        return partial(self._settle, settle, key.id, list(zip(rules, ends, strict=True)), prompt)
 
-    def learn(self, key: Key, tokens: int) -> None:
-        """Remember how long an answer was."""
-        mean = self._answers.get(key.id, float(tokens))
-        self._answers[key.id] = mean + (tokens - mean) / 8
-
-
-@dataclass
-class Lease:
-    """What a running completion holds of its key's limits.
-
-    *rules* are those of its key, each with the time at which its minute or day ends; they are
-    counted in *counters*.  *prompt* is the estimate of its tokens.
-    """
-
-    limits: Limits
-    counters: Counters
-    key: Key
-    rules: list[tuple[Rule, float]]
-    prompt: int
-
-    def settle(self, usage: Usage | None, frames: int) -> None:
-        """Replace the reservation by *usage*, estimated from *frames* without it; idempotent.
-
-        Without either the provider gave nothing, and only the request counts.
-        """
-        rules, self.rules = self.rules, []
-        if not rules:
-            return
+    def _settle(
+        self,
+        settle: Settle,
+        key: str,
+        taken: Sequence[tuple[Rule, float]],
+        prompt: int,
+        usage: Usage | None,
+        frames: int,
+    ) -> None:
+        """Replace what was *taken*, each until its minute or day ends, by what was used."""
         if usage is not None:
             tokens = usage.prompt_tokens + usage.completion_tokens
-            self.limits.learn(self.key, usage.completion_tokens)
+            mean = self._answers.get(key, float(usage.completion_tokens))
+            self._answers[key] = mean + (usage.completion_tokens - mean) / 8
         else:
-            tokens = self.prompt + frames if frames else 0
+            tokens = prompt + frames if frames else 0
         changes = []
-        for rule, ends in rules:
+        for rule, ends in taken:
             change = tokens - rule.cost if rule.seconds else -rule.cost
             if rule.seconds and time.monotonic() >= ends:
                 change = max(0, change)  # the next minute knows nothing of the reservation
             if rule.name != "requests":
                 changes.append(rule._replace(limit=NO_LIMIT, cost=change))
-        self.counters.settle(self.key.id, changes)
+        settle(changes)
 
 
 def _refusal(rule: Rule, state: State) -> ChoreoError:

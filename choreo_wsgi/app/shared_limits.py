@@ -17,13 +17,14 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..late import Late
 from ..replay.backend import Unreachable
 from ..replay.lua import Script
-from .limits import NO_LIMIT, Counters, Holder, MemoryCounters, Rule, State, count
+from .limits import NO_LIMIT, Counters, Holder, Rule, Settle, State, count
 
 if TYPE_CHECKING:
     from ..replay import database, redis
@@ -115,8 +116,8 @@ def _in_redis(url: str) -> Add:
     return add
 
 
-class SharedCounters:
-    """Counts with *add*, or within this process while its store is away.
+class SharedCounters(Counters):
+    """Counts with *add*, or as any counters within this process while its store is away.
 
     *quick* is whether that takes no time when no other process is at it.
     """
@@ -124,10 +125,9 @@ class SharedCounters:
     blocking = True
 
     def __init__(self, add: Add, *, quick: bool) -> None:
+        super().__init__()
         self._in_store = add
         self._quick = quick
-        self._own = MemoryCounters()
-        self._lock = threading.Lock()
         self._name = secrets.token_hex(4)
         self._held: Counter[str] = Counter()  # the streams of each key
         self._later: queue.SimpleQueue[tuple[str, Sequence[Rule]]] = queue.SimpleQueue()
@@ -135,7 +135,7 @@ class SharedCounters:
         self._retry = 0.0  # when the store may be asked again
         self._away = False
 
-    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Counters]:
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
         with self._lock:
             now = time.monotonic()
             may_ask = not self._away or now >= self._retry  # one request in a while
@@ -151,10 +151,10 @@ class SharedCounters:
                 if self._away:
                     self._away = False
                     logger.info("the limits of keys are shared again")
-                return refused, states, self
-        return self._own.take(key, rules)
+                return refused, states, partial(self._settle, key)
+        return super().take(key, rules)
 
-    def settle(self, key: str, rules: Sequence[Rule]) -> None:
+    def _settle(self, key: str, rules: Sequence[Rule]) -> None:
         self._hold(key, rules)
         if self._quick:  # the next request finds the place free
             with contextlib.suppress(Unreachable):

@@ -9,7 +9,7 @@ from ..chat.items import Usage
 from ..errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
-    from .limits import Lease
+    from .limits import Charge
 
 #: When a refused caller may come back, in seconds: streams end all the time.
 RETRY_AFTER = 1.0
@@ -59,19 +59,20 @@ class Slots:
 
 
 class Slot:
-    """The room that one request takes, and what it holds of its key's limits."""
+    """The room that one request takes; *charge* is how its key pays, if that has limits."""
 
-    __slots__ = ("_count", "_slots", "lease")
+    __slots__ = ("_count", "_slots", "charge")
 
     def __init__(self, slots: Slots, count: int) -> None:
         self._slots = slots
         self._count = count
-        self.lease: Lease | None = None
+        self.charge: Charge | None = None
 
     def settle(self, usage: Usage | None = None, frames: int = 0) -> None:
-        """Charge the key for an answer that is over; idempotent.  See :meth:`Lease.settle`."""
-        if self.lease is not None:
-            self.lease.settle(usage, frames)
+        """Charge the key for an answer that is over; idempotent."""
+        charge, self.charge = self.charge, None
+        if charge is not None:
+            charge(usage, frames)
 
     def release(self) -> None:
         """Give the room back, and the key's reservation unless it is settled; idempotent."""

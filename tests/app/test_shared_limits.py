@@ -25,7 +25,7 @@ from wsgi_calls import call, chat
 from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.app.keys import Key, KeyOptions
-from choreo_wsgi.app.limits import Lease, Limits, MemoryCounters, Rule
+from choreo_wsgi.app.limits import Charge, Counters, Limits, Rule
 from choreo_wsgi.app.shared_limits import open_counters
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
@@ -161,13 +161,14 @@ def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.Monkey
 
     lasting(-1.0)
     assert dying.take("k", [rule])[0] == 0
-    assert living.take("k", [rule])[0] == 0
+    refused, _, settle = living.take("k", [rule])
+    assert not refused
     lasting(60.0)
     assert left() == 3
     living.renew()
     wait_until(lambda: left() == 1, "the places are held again")
     assert other.take("k", [rule])[0] == 1
-    living.settle("k", [rule._replace(cost=-2)])
+    settle([rule._replace(cost=-2)])
     wait_until(lambda: left() == 3, "they are given back")
 
 
@@ -178,10 +179,11 @@ def test_a_file_that_another_holds_keeps_nobody(
     monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 2 * harness.DEADLINE)
     counters, path = open_counters(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("streams", 1, 0, 1)
-    assert counters.take("k", [rule])[0] == 0
+    refused, _, settle = counters.take("k", [rule])
+    assert not refused
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        counters.settle("k", [rule._replace(cost=-1)])
+        settle([rule._replace(cost=-1)])
         other.execute("COMMIT")
     wait_until(lambda: counters.take("k", [rule])[0] == 0, "it is given back")
 
@@ -231,22 +233,22 @@ def test_what_a_minute_reserved_the_next_does_not_get_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stream that ends a minute later gives back nothing that its minute had."""
-    limits, now = Limits(MemoryCounters()), time.monotonic()
+    limits, now = Limits(Counters()), time.monotonic()
     key = Key("k", "ann", KeyOptions(tokens_per_minute=1000))
 
-    def take(most: int) -> tuple[Lease, str]:
+    def take(most: int) -> tuple[Charge, str]:
         account = Account(id="", method="", path="", client="", key=key)
-        lease = limits.take(account, ChatRequest("m", [], {}, max_tokens=most), 1)
-        assert lease is not None
-        return lease, dict(account.headers)["x-ratelimit-remaining-tokens"]
+        charge = limits.take(account, ChatRequest("m", [], {}, max_tokens=most), 1)
+        assert charge is not None
+        return charge, dict(account.headers)["x-ratelimit-remaining-tokens"]
 
     long, left = take(900)
     assert left == "100"
     clock = SimpleNamespace(monotonic=lambda: now + 61)
     monkeypatch.setattr(sys.modules[Limits.__module__], "time", clock)
     assert take(300)[1] == "700"
-    long.settle(Usage(10, 10), 0)
+    long(Usage(10, 10), 0)
     assert take(1)[1] == "699"
     over, left = take(1)
-    over.settle(Usage(0, 101), 0)
+    over(Usage(0, 101), 0)
     assert take(0)[1] == "598"
