@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .errors import ChoreoError, ConfigurationError
@@ -92,24 +93,16 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError("--key has characters that no API key has")
     if not 0 <= options.seconds <= 3600:
         raise ConfigurationError("--seconds is a number from 0 to 3600")
-    status = 0
-    for finding in examine(Route(options.url, options.key, options.model), options.seconds):
-        print(f"{'FOUND' if finding.status else 'ok':6} {finding.text}", flush=True)
-        if finding.status:
-            status = min(status or finding.status, finding.status)
-            lines = MENDING[finding.status]
-            for proxy in [finding.proxy] if finding.proxy in lines else lines:
+    worst = 0
+    route = Route(options.url, options.key, options.model)
+    for status, text in examine(route, options.seconds):
+        print(f"{'FOUND' if status else 'ok':6} {text}", flush=True)
+        if status:
+            worst = min(worst or status, status)
+            lines = MENDING[status]
+            for proxy in [route.proxy] if route.proxy in lines else lines:
                 print(f"       {proxy}: {lines[proxy]}", flush=True)
-    return status
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result: its exit *status* (0: as it should be), and the proxy, if its name is known."""
-
-    status: int
-    text: str
-    proxy: str = ""
+    return worst
 
 
 @dataclass
@@ -125,10 +118,23 @@ class Answer:
     took: float = 0.0
     problem: str = ""
 
+    def take(self, text: str, now: float) -> None:
+        """Note a piece of the body."""
+        self.text += text
+        for times, mark in ((self.words, '"content":"word'), (self.pings, ": ping")):
+            times += [now] * (self.text.count(mark) - len(times))
+
     @property
     def packing(self) -> str:
-        """How it is packed: the content coding, empty if it is not."""
+        """The content coding, empty if there is none."""
         return self.headers.get("content-encoding", "")
+
+    @property
+    def proxy(self) -> str:
+        """The name of the proxy, if it names itself; our own server does not."""
+        words = f"{self.headers.get('server', '')} {self.headers.get('via', '')}".lower()
+        names = {proxy for lines in MENDING.values() for proxy in lines}
+        return next((name for name in names if name.lower() in words), "")
 
     @property
     def complete(self) -> bool:
@@ -139,40 +145,45 @@ class Answer:
     @property
     def why(self) -> str:
         """What is wrong with it, in a few words."""
-        if not self.status:
-            return self.problem
-        if 300 <= self.status < 400:
+        if self.status in (0, 200):
+            return self.problem or "the answer was cut"
+        if self.status < 400:
             return f"HTTP {self.status} to {self.headers.get('location', 'nowhere')}: ask there"
-        if self.status != 200:
-            found = re.search(r'"message": ?"([^"]+)', self.text)
-            if found and "x-request-id" in self.headers:
-                return f"HTTP {self.status} ({found[1][:200]})"
-            who = _proxy_name(self.headers) or "something else"
-            return f"HTTP {self.status} from {who}, not from the server"
-        return self.problem or "the answer was cut"
+        found = re.search(r'"message": ?"([^"]+)', self.text)
+        if found and "x-request-id" in self.headers:
+            return f"HTTP {self.status} ({found[1][:200]})"
+        return f"HTTP {self.status} from {self.proxy or 'something else'}, not from the server"
 
 
 class Route:
-    """The way to a server: sends requests for its echo along it."""
+    """The way to a server: sends requests for its echo along it.
+
+    *proxy* is the name of the one on the way, if it is known.
+    """
 
     def __init__(self, url: str, key: str, model: str) -> None:
         self._address, target = parse_url(url, {})
         self._target = target.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
-        self._key = key
         self._model = model
+        self._headers = {"Content-Type": "application/json", "Choreo-Check": "1"}
+        self._headers["User-Agent"] = f"choreo-wsgi/{__version__}"
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self.proxy = ""
 
     def ask(
         self,
         count: int,
-        check: dict[str, Any],
         *,
         stream: bool = True,
         leave_after: int = 0,
         packing: str = "gzip",
+        **check: Any,
     ) -> Answer:
         """Ask the echo for *count* words; with *leave_after* leave when that many came.
 
-        *packing* is what the answer may be packed with; only gzip can be read.
+        *packing* is what the answer may be packed with; only gzip can be read.  *check* is what
+        the echo is told.
         """
         answer = Answer()
         # Where frames are held back, the patience of one who leaves ends first.
@@ -180,52 +191,38 @@ class Route:
         tls = self._address.scheme == "https"
         connect = http.client.HTTPSConnection if tls else http.client.HTTPConnection
         connection = connect(self._address.host, self._address.port, timeout=patience)
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": " ".join(["word"] * count)}],
-            "stream": stream,
-            "choreo_check": check,
-        }
-        headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": packing,
-            "Choreo-Check": "1",
-            "User-Agent": f"choreo-wsgi/{__version__}",
-            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-        }
+        message = {"role": "user", "content": " ".join(["word"] * count)}
+        body = {"model": self._model, "messages": [message], "stream": stream}
+        text = json.dumps({**body, "choreo_check": check})
         began = time.monotonic()
         try:
-            connection.request("POST", self._target, json.dumps(body), headers)
+            headers = {**self._headers, "Accept-Encoding": packing}
+            connection.request("POST", self._target, text, headers)
             response = connection.getresponse()
             answer.status, answer.version = response.status, response.version
             answer.headers = {name.lower(): value for name, value in response.getheaders()}
             if answer.status == 200 and "choreo-saw" not in answer.headers:
                 answer.problem = NOT_OURS
-            for text in () if answer.problem else _read(response, answer.packing):
-                now = time.monotonic() - began
-                answer.text += text
-                count = answer.text.count('"content":"word')
-                answer.words += [now] * (count - len(answer.words))
-                answer.pings += [now] * (answer.text.count(": ping") - len(answer.pings))
+            known = answer.packing in ("gzip", "deflate")
+            unpack = zlib.decompressobj(47).decompress if known else bytes
+            while not answer.problem and (data := response.read1(65536)):
+                answer.take(unpack(data).decode("utf-8", "replace"), time.monotonic() - began)
                 if leave_after and len(answer.words) >= leave_after:
                     break
         except ssl.SSLCertVerificationError as error:
-            answer.problem = (
-                f"{error.verify_message} (SSL_CERT_FILE names the authorities to trust)"
-            )
+            trust = "SSL_CERT_FILE names the authorities to trust"
+            answer.problem = f"{error.verify_message} ({trust})"
         except (OSError, http.client.HTTPException, zlib.error) as error:
             answer.problem = str(error) or type(error).__name__
         finally:
             connection.close()
         answer.took = time.monotonic() - began
+        self.proxy = self.proxy or answer.proxy
         return answer
 
 
-def _read(response: http.client.HTTPResponse, encoding: str) -> Iterator[str]:
-    """Yield the text of *response* piece by piece, as it arrives."""
-    unpack = zlib.decompressobj(47) if encoding in ("gzip", "deflate") else None
-    while data := response.read1(65536):
-        yield (unpack.decompress(data) if unpack else data).decode("utf-8", "replace")
+#: A result: its exit status, 0 where all is as it should be, and what to say.
+Finding = tuple[int, str]
 
 
 def examine(route: Route, seconds: float) -> Iterator[Finding]:
@@ -234,86 +231,71 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
     *seconds* is the silence that must pass; 0 is two and a half heartbeats of the server.
     Raises ChoreoError when there is no answer to examine.
     """
-    paced = route.ask(_WORDS, {"delay_ms": _GAP * 1000})
+    paced = route.ask(_WORDS, delay_ms=_GAP * 1000)
     if not paced.complete:
         raise ChoreoError(f"no stream to examine: {paced.why}")
     saw = _SAW.fullmatch(paced.headers["choreo-saw"])
     if saw is None or len(paced.words) != _WORDS:
         raise ChoreoError(f"no stream to examine: {NOT_OURS}")
     protocol, way, heartbeat = saw[1], saw[2], float(saw[3])
-    proxy = _proxy_name(paced.headers)
-    through = f"through {proxy}" if proxy else "directly" if way == "direct" else "through a proxy"
-    yield Finding(0, f"the server answers {through}")
-    yield from _examine_pace(paced, protocol, proxy)
-    if not paced.packing and (packing := route.ask(1, {}, packing="br, zstd").packing):
-        yield Finding(COMPRESSED, f"compression: browsers get it packed with {packing}", proxy)
-    yield _examine_leaving(route, proxy)
-    yield from _examine_silence(route, proxy, seconds or 2.5 * heartbeat, heartbeat)
+    through = "directly" if way == "direct" else "through a proxy"
+    yield 0, f"the server answers {f'through {route.proxy}' if route.proxy else through}"
+    yield _pace(paced)
+    if paced.version == 10 or protocol == "HTTP/1.0":
+        yield OLD_HTTP, "HTTP/1.0: a stream that is cut looks, to the proxy too, as if it had ended"
+    else:
+        yield 0, "HTTP/1.1 all the way: a cut shows"
+    if not paced.packing and (packing := route.ask(1, packing="br, zstd").packing):
+        yield COMPRESSED, f"compression: browsers get it packed with {packing}"
+    yield _leaving(route)
+    yield from _silence(route, seconds or 2.5 * heartbeat, heartbeat)
 
 
-def _proxy_name(headers: dict[str, str]) -> str:
-    """Return the proxy that names itself; our own server does not."""
-    words = f"{headers.get('server', '')} {headers.get('via', '')}"
-    names = {proxy for lines in MENDING.values() for proxy in lines}
-    return next((name for name in names if name.lower() in words.lower()), "")
-
-
-def _examine_pace(answer: Answer, protocol: str, proxy: str) -> Iterator[Finding]:
+def _pace(answer: Answer) -> Finding:
     # Each word's delay over the one that was held up least: the way itself takes its time too.
     delays = [when - (number + 1) * _GAP for number, when in enumerate(answer.words)]
     late = max(delays) - min(delays)
     if answer.packing:
         text = f"compression: frames come packed with {answer.packing}, up to {late:.1f} s late"
-        yield Finding(COMPRESSED, text, proxy)
-    elif late > 2 * _GAP:
-        text = f"buffering: frames come in bursts, up to {late:.1f} s late"
-        yield Finding(BUFFERED, text, proxy)
-    else:
-        yield Finding(0, f"frames arrive one by one, at most {late * 1000:.0f} ms late")
-    if answer.version == 10 or protocol == "HTTP/1.0":
-        text = "HTTP/1.0: a stream that is cut looks like one that has ended, to the proxy as well"
-        yield Finding(OLD_HTTP, text, proxy)
-    else:
-        yield Finding(0, "HTTP/1.1 all the way: a cut shows")
+        return COMPRESSED, text
+    if late > 2 * _GAP:
+        return BUFFERED, f"buffering: frames come in bursts, up to {late:.1f} s late"
+    return 0, f"frames arrive one by one, at most {late * 1000:.0f} ms late"
 
 
-def _examine_leaving(route: Route, proxy: str) -> Finding:
+def _leaving(route: Route) -> Finding:
     id = secrets.token_hex(16)
-    route.ask(int(60 / _GAP), {"delay_ms": _GAP * 1000, "id": id}, leave_after=2)
+    route.ask(int(60 / _GAP), leave_after=2, delay_ms=_GAP * 1000, id=id)
     left = time.monotonic()
     while (waited := time.monotonic() - left) < _PATIENCE:
-        asked = route.ask(1, {"about": id}, stream=False)
+        asked = route.ask(1, stream=False, about=id)
         if '"gone"' in asked.text:
-            return Finding(0, f"a client that leaves is noticed within {waited:.1f} s")
+            return 0, f"a client that leaves is noticed within {waited:.1f} s"
         time.sleep(_GAP)
     if '"running"' in asked.text:
         text = f"a client that leaves is not noticed in {_PATIENCE:.0f} s: its tokens are paid for"
-        return Finding(NOT_NOTICED, text, proxy)
+        return NOT_NOTICED, text
     why = "another process answers" if asked.complete else asked.why
-    return Finding(0, f"whether a leaving client is noticed cannot be told: {why}")
+    return 0, f"whether a leaving client is noticed cannot be told: {why}"
 
 
-def _examine_silence(
-    route: Route, proxy: str, seconds: float, heartbeat: float
-) -> Iterator[Finding]:
-    check = {"delay_ms": seconds * 1000}
+def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[Finding]:
     plain: list[Answer] = []
-    beside = threading.Thread(
-        target=lambda: plain.append(route.ask(1, check, stream=False)), daemon=True
-    )
+    ask = partial(route.ask, 1, delay_ms=seconds * 1000)
+    beside = threading.Thread(target=lambda: plain.append(ask(stream=False)), daemon=True)
     beside.start()
-    silent = route.ask(1, check)
+    silent = ask()
     beside.join()
-    for answer, what in ((silent, "a silent stream"), (plain[0], "a plain answer")):
+    for what, answer in (("a silent stream", silent), ("a plain answer", plain[0])):
         if answer.complete:
-            yield Finding(0, f"{what} of {seconds:g} s passes")
+            yield 0, f"{what} of {seconds:g} s passes"
         elif 400 <= answer.status < 500:
             raise ChoreoError(f"{what} cannot be asked for: {answer.why}")
         else:
-            text = f"time-out: {what} is given up after {answer.took:.1f} s: {answer.why}"
-            yield Finding(TIMED_OUT, text, proxy)
+            after = f"after {answer.took:.1f} s: {answer.why}"
+            yield TIMED_OUT, f"time-out: {what} is given up {after}"
     if silent.complete and seconds > heartbeat:
         if silent.pings and silent.pings[0] < seconds - 0.5 * heartbeat:
-            yield Finding(0, f"heartbeats pass: {len(silent.pings)} in {seconds:g} s")
+            yield 0, f"heartbeats pass: {len(silent.pings)} in {seconds:g} s"
         else:
-            yield Finding(NO_HEARTBEAT, f"no heartbeat passed in {seconds:g} s", proxy)
+            yield NO_HEARTBEAT, f"no heartbeat passed in {seconds:g} s"

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -259,13 +260,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> Any:
-    if hint not in _CASTS:
-        raise TypeError(f"{where}: no way to read a {hint}")
     shown = "the value" if hint in (Secret, tuple[Secret, ...]) else repr(text)
     cast, kind = _CASTS[hint]
     try:
         value = cast(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ConfigurationError(f"{where}: {shown} is not {kind}") from None
     about = item.metadata
     if about["choices"] and value not in about["choices"]:
@@ -283,12 +282,6 @@ _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True}
 _BOOLEANS |= {"0": False, "false": False, "no": False, "off": False}
 
 
-def _bool(text: str) -> bool:
-    if text.lower() not in _BOOLEANS:
-        raise ValueError(text)
-    return _BOOLEANS[text.lower()]
-
-
 def _int(text: str) -> int:
     # int() would accept +1, 1_000 and the digits of other scripts.
     digits = text.removeprefix("-")
@@ -304,6 +297,11 @@ def _float(text: str) -> float:
     return value
 
 
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text or "9999-12-31")
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
@@ -314,7 +312,8 @@ _CASTS: dict[Any, tuple[Callable[[str], Any], str]] = {
     Secret: (Secret, "a text"),
     int: (_int, "a whole number (int)"),
     float: (_float, "a number (float)"),
-    bool: (_bool, "true or false (bool)"),
+    bool: (lambda text: _BOOLEANS[text.lower()], "true or false (bool)"),
+    datetime: (_moment, "a date such as 2027-01-31"),
     tuple[str, ...]: (_words, "a list"),
     tuple[Secret, ...]: (lambda text: tuple(map(Secret, _words(text))), "a list"),
 }

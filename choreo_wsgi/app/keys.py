@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -15,7 +13,7 @@ from pathlib import Path
 from ..errors import AuthenticationError, ConfigurationError, PermissionDenied
 from ..settings import Configuration, parse_options, read_sections, setting
 
-_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,10 @@ class KeyOptions:
     requests_per_minute: int = setting(0, "completions begun in a minute", minimum=0)
     tokens_per_minute: int = setting(0, "tokens read and written in a minute", minimum=0)
     tokens_per_day: int = setting(0, "tokens read and written in 24 hours", minimum=0)
-    expires: str = setting("", "date, or date and time (ISO 8601, UTC), from which it is refused")
+    expires: datetime = setting(
+        datetime.max.replace(tzinfo=timezone.utc),
+        "date, or date and time (ISO 8601, UTC), from which it is refused",
+    )
 
     @property
     def limited(self) -> bool:
@@ -45,13 +46,12 @@ class KeyOptions:
 class Key:
     """Who calls: *id* is the beginning of the key's digest, *name* that of its section.
 
-    Both are safe to log.  *expires* is in seconds since 1970.
+    Both are safe to log.
     """
 
     id: str = ""
     name: str = ""
     options: KeyOptions = KeyOptions()
-    expires: float = math.inf
 
     def allows(self, model: str) -> bool:
         """Return whether the key may use *model*, under the name that the caller sent."""
@@ -76,20 +76,15 @@ class Keys:
     """The keys of ``api_keys``, of ``api_keys_file`` and of the sections ``[key NAME]``."""
 
     def __init__(self, configuration: Configuration) -> None:
-        """Read the file; raises ConfigurationError if it or a section cannot be used.
-
-        The file holds sections ``[key NAME]``, or lines that begin with a digest in hex, as
-        ``sha256sum`` prints it.  The rest of such a line, empty lines and comments (``#``) are
-        for people.
-        """
-        settings = configuration.settings
-        self._known = {
-            digest: _unnamed(digest) for digest in map(_digest, map(str.encode, settings.api_keys))
-        }
+        """Read the file; raises ConfigurationError if it or a section cannot be used."""
+        self._known: dict[str, Key] = {}
+        for key in configuration.settings.api_keys:
+            self._add("", {"digest": _digest(key.encode())}, "api_keys")
         for name, section in configuration.keys.items():
             self._add(name, section, f"[key {name}]")
-        if settings.api_keys_file:
-            self._read(settings.api_keys_file)
+        if configuration.settings.api_keys_file:
+            for name, section, where in _read(configuration.settings.api_keys_file):
+                self._add(name, section, f"api_keys_file: {where}")
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -105,63 +100,51 @@ class Keys:
         known = self._known.get(_digest(key))
         if known is None:
             raise AuthenticationError("the API key is not known here")
-        if known.expires <= time.time():
+        if known.options.expires <= datetime.now(timezone.utc):
             raise AuthenticationError(f"the API key has expired ({known.options.expires})")
         return known
 
     def _add(self, name: str, section: Mapping[str, str], where: str) -> None:
         options = parse_options(KeyOptions, section, where)
-        if not _DIGEST.fullmatch(options.digest):
+        digest = options.digest.lower()
+        if not _DIGEST.fullmatch(digest):
             # The key itself may stand there by mistake, so it is not shown.
             raise ConfigurationError(f"{where}: digest is not a SHA-256 digest in hex")
-        digest = bytes.fromhex(options.digest)
-        if digest in self._known:
-            other = self._known[digest].name or "api_keys"
-            raise ConfigurationError(f"{where}: {other} has the same digest")
-        expires = math.inf
-        if options.expires:
-            try:
-                moment = datetime.fromisoformat(options.expires)
-            except ValueError:
-                raise ConfigurationError(
-                    f"{where}: expires is not a date such as 2027-01-31: {options.expires!r}"
-                ) from None
-            expires = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-        self._known[digest] = Key(digest.hex()[:16], name, options, expires)
-
-    def _read(self, path: str) -> None:
-        try:
-            lines = Path(path).read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigurationError(f"api_keys_file: {path} cannot be read: {reason}") from None
-        lines = [line.partition("#")[0].strip() for line in lines]
-        if not any(lines):
-            # No key would mean a server that is open to all of this machine.
-            raise ConfigurationError(f"api_keys_file: {path} has no digest in it")
-        if next(filter(None, lines)).startswith("["):
-            for section, values in read_sections(path).items():
-                kind, _, name = section.partition(" ")
-                if kind != "key" or not name.strip():
-                    raise ConfigurationError(f"api_keys_file: {path}: [{section}] is no [key NAME]")
-                self._add(name.strip(), values, f"{path}: [{section}]")
-            return
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            word = line.split()[0]
-            if not _DIGEST.fullmatch(word):
-                # The line may be a key by mistake, so it is not shown.
-                raise ConfigurationError(
-                    f"api_keys_file: line {number} of {path} has no SHA-256 digest"
-                )
-            digest = bytes.fromhex(word)
-            self._known.setdefault(digest, _unnamed(digest))
+        known = self._known.get(digest)
+        if known is None:
+            self._known[digest] = Key(digest[:16], name or digest[:16], options)
+        elif name:
+            raise ConfigurationError(f"{where}: {known.name} has the same digest")
 
 
-def _unnamed(digest: bytes) -> Key:
-    return Key(digest.hex()[:16], digest.hex()[:16])
+def _read(path: str) -> Iterator[tuple[str, Mapping[str, str], str]]:
+    """Yield the name and the section of each key in the file *path*, and where it stands.
+
+    The file holds sections ``[key NAME]``, or lines that begin with a digest in hex, as
+    ``sha256sum`` prints it.  The rest of such a line, empty lines and comments (``#``) are for
+    people.
+    """
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"api_keys_file: {path} cannot be read: {reason}") from None
+    lines = [line.partition("#")[0].split() for line in text.splitlines()]
+    first = next(filter(None, lines), None)
+    if first is None:
+        # No key would mean a server that is open to all of this machine.
+        raise ConfigurationError(f"api_keys_file: {path} has no digest in it")
+    if not first[0].startswith("["):
+        for number, words in enumerate(lines, 1):
+            if words:
+                yield "", {"digest": words[0]}, f"line {number} of {path}"
+        return
+    for title, section in read_sections(path).items():
+        kind, _, name = title.partition(" ")
+        if kind != "key" or not name.strip():
+            raise ConfigurationError(f"api_keys_file: {path}: [{title}] is no [key NAME]")
+        yield name.strip(), section, f"{path}: [{title}]"
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
