@@ -7,10 +7,11 @@ API.  A module is imported when its API is called for the first time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import ChoreoError
 
@@ -19,22 +20,26 @@ if TYPE_CHECKING:
     from ..chat.request import ChatRequest
 
 
-class API(Protocol):
-    """What a module of this folder offers as its class."""
-
-    name: str
-
-    def read(self, body: bytes) -> ChatRequest:
-        """Return the request in *body*; raises InvalidRequest."""
-
-    def writer(self, request: ChatRequest) -> AnswerWriter:
-        """Return what writes a new answer to *request*."""
-
-    def error(self, error: ChoreoError) -> tuple[int, bytes]:
-        """Return the status and the JSON document that tell of *error*."""
+def _as_chat(error: ChoreoError) -> tuple[int, bytes]:
+    return error.status, error.body()
 
 
-#: The path of each API.
+@dataclass(frozen=True)
+class API:
+    """A public API; the ``APIS`` of each module here are its own.
+
+    *read* returns the request in a body, or raises InvalidRequest.  *writer* returns what
+    writes a new answer to a request.  *error* returns the status and the JSON document that
+    tell of an error.  *estimate* answers for a provider that has not the API, with a document.
+    """
+
+    read: Callable[[bytes], ChatRequest]
+    writer: Callable[[ChatRequest], AnswerWriter]
+    error: Callable[[ChoreoError], tuple[int, bytes]] = _as_chat
+    estimate: Callable[[ChatRequest], dict[str, int]] | None = None
+
+
+#: The API of each path.
 ROUTES = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "responses",
@@ -43,25 +48,13 @@ ROUTES = {
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
 }
-#: The module of each API here, and its class.
-_WHERE = {
-    "chat": ("chat", "ChatCompletions"),
-    "responses": ("responses", "Responses"),
-    "messages": ("messages", "Messages"),
-    "count_tokens": ("messages", "CountTokens"),
-    "completions": ("passing", "LegacyCompletions"),
-    "embeddings": ("passing", "Embeddings"),
-}
-
-
-def own_param(param: str | None, names: Mapping[str, str]) -> str | None:
-    """Return what an API that calls chat's parameters *names* calls the *param* of an error."""
-    return names.get((param or "").partition("[")[0].partition(".")[0], param)
+#: The modules of those that are not called as their API.
+_MODULES = {"count_tokens": "messages", "completions": "passing", "embeddings": "passing"}
 
 
 @cache
 def load(name: str) -> API:
     """Return the API *name*, as ``chat``."""
-    module, kind = _WHERE[name]
-    api: API = getattr(import_module(f".{module}", __package__), kind)()
+    module = import_module(f".{_MODULES.get(name, name)}", __package__)
+    api: API = module.APIS[name]
     return api

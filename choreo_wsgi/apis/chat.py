@@ -14,29 +14,16 @@ from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ..chat.request import ChatRequest, parse
-from ..errors import ChoreoError
+from . import API
 
 
-class ChatCompletions:
-    """The API behind ``/v1/chat/completions``."""
-
-    name = "chat"
-
-    def read(self, body: bytes) -> ChatRequest:
-        """Return the request in *body*; raises InvalidRequest."""
-        return parse(body)
-
-    def writer(self, request: ChatRequest) -> AnswerWriter:
-        """Return what writes a new answer to *request*."""
-        id = "chatcmpl-" + secrets.token_urlsafe(18)  # 144 random bits
-        created = int(time.time())
-        if request.stream:
-            return ChunkWriter(id, created, request.model, request.include_usage)
-        return CompletionWriter(id, created, request.model, request.n)
-
-    def error(self, error: ChoreoError) -> tuple[int, bytes]:
-        """Return the status and the JSON document that tell of *error*."""
-        return error.status, error.body()
+def new_writer(request: ChatRequest) -> AnswerWriter:
+    """Return what writes a new answer to *request*."""
+    id = "chatcmpl-" + secrets.token_urlsafe(18)  # 144 random bits
+    created = int(time.time())
+    if request.stream:
+        return ChunkWriter(id, created, request.model, request.include_usage)
+    return CompletionWriter(id, created, request.model, request.n)
 
 
 @dataclass
@@ -252,3 +239,6 @@ def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
         else:
             whole = value
         into[name] = whole
+
+
+APIS = {"chat": API(parse, new_writer)}

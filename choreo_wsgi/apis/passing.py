@@ -5,8 +5,6 @@ https://platform.openai.com/docs/api-reference/completions and /embeddings.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..chat.answer import AnswerWriter
 from ..chat.checks import MAX_TOKENS, model_name
 from ..chat.items import Json
@@ -23,8 +21,10 @@ from ..chat.schema import (
     number,
     object_of,
     one_of,
+    text_or,
 )
-from ..errors import ChoreoError, InvalidRequest
+from ..errors import InvalidRequest
+from . import API
 
 #: As many values may be in a request: texts may be lists of tokens, of which OpenAI takes 300,000.
 _VALUES = 320_000
@@ -41,19 +41,51 @@ def _several(value: Json) -> None:
 
 
 _PROMPT = either(str, anything, list, _several)
+_CHECKS = {
+    "completions": object_of(
+        {
+            "model!": model_name,
+            "prompt!": _PROMPT,
+            "stream echo": BOOLEAN,
+            "n": integer(1, 128),
+            "max_tokens": integer(0, MAX_TOKENS),
+            "logprobs": integer(0, 5),
+            "suffix": STRING,
+            "best_of": integer(0, 20),
+            "temperature": number(0, 2),
+            "top_p": number(0, 1),
+            "presence_penalty frequency_penalty": number(-2, 2),
+            "logit_bias": mapping_of(number(-100, 100)),
+            "stop": text_or(STRING, most=4),
+            "seed": integer(-9223372036854776000, 9223372036854776000),
+            "stream_options": object_of({"include_usage": BOOLEAN}),
+        }
+    ),
+    "embeddings": object_of(
+        {
+            "model!": model_name,
+            "input!": _PROMPT,
+            "dimensions": integer(1),
+            "encoding_format": one_of("float", "base64"),
+            "user": STRING,
+        }
+    ),
+}
 
 
-class _Passing:
-    """An API whose requests no provider translates."""
+class PassingWriter(AnswerWriter):
+    """Ends the streams of answers that pass as they are: no provider answers with items."""
 
-    name: str
-    check: Any
+    def __init__(self, api: str, model: str) -> None:
+        self.api = api
+        self.model = model
 
-    def read(self, body: bytes) -> ChatRequest:
-        """Return the request in *body*; raises InvalidRequest."""
+
+def _api(name: str) -> API:
+    def read(body: bytes) -> ChatRequest:
         fields, marks = loads_marked(body, _VALUES)
         try:
-            self.check(fields)
+            _CHECKS[name](fields)
         except Fault as fault:
             raise fault.error() from None
         prompts = fields.get("prompt")
@@ -66,72 +98,11 @@ class _Passing:
             stream=bool(fields.get("stream")),
             n=len(prompts) * int(fields.get("n") or 1),
             original=fields,
-            native_only=InvalidRequest(f"this model has no {self.name}", param="model"),
+            native_only=InvalidRequest(f"this model has no {name}", param="model"),
             marks=marks,
         )
 
-    def writer(self, request: ChatRequest) -> AnswerWriter:
-        """Return what ends an answer to *request*."""
-        return PassingWriter(self.name, request.model)
-
-    def error(self, error: ChoreoError) -> tuple[int, bytes]:
-        """Return the status and the JSON document that tell of *error*."""
-        return error.status, error.body()
+    return API(read, lambda request: PassingWriter(name, request.model))
 
 
-class LegacyCompletions(_Passing):
-    """The API behind ``/v1/completions``."""
-
-    name = "completions"
-    check = staticmethod(
-        object_of(
-            {
-                "model": model_name,
-                "prompt": _PROMPT,
-                "stream": BOOLEAN,
-                "n": integer(1, 128),
-                "max_tokens": integer(0, MAX_TOKENS),
-                "logprobs": integer(0, 5),
-                "echo": BOOLEAN,
-                "suffix": STRING,
-                "best_of": integer(0, 20),
-                "temperature": number(0, 2),
-                "top_p": number(0, 1),
-                "presence_penalty": number(-2, 2),
-                "frequency_penalty": number(-2, 2),
-                "logit_bias": mapping_of(number(-100, 100)),
-                "stop": either(str, anything, list, array(STRING, most=4)),
-                "seed": integer(-9223372036854776000, 9223372036854776000),
-                "stream_options": object_of({"include_usage": BOOLEAN}),
-            },
-            "model",
-            "prompt",
-        )
-    )
-
-
-class Embeddings(_Passing):
-    """The API behind ``/v1/embeddings``."""
-
-    name = "embeddings"
-    check = staticmethod(
-        object_of(
-            {
-                "model": model_name,
-                "input": _PROMPT,
-                "dimensions": integer(1),
-                "encoding_format": one_of("float", "base64"),
-                "user": STRING,
-            },
-            "model",
-            "input",
-        )
-    )
-
-
-class PassingWriter(AnswerWriter):
-    """Ends the streams of answers that pass as they are: no provider answers with items."""
-
-    def __init__(self, api: str, model: str) -> None:
-        self.api = api
-        self.model = model
+APIS = {name: _api(name) for name in _CHECKS}

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Union
 
 from .. import apis
 from ..apis import API
@@ -100,12 +100,11 @@ class Endpoints:
         request, body = self._read(call, api)
         call.account.asked(name, request.model, trace(call))
         request.trace = call.account.trace
-        if name == "count_tokens":
+        if api.estimate is not None:
             call.key.demand(request.model)
             target = self._completions.router.targets(request.model)[0]
             if name not in target.provider.apis:
-                counting: Any = api
-                return json_response({"input_tokens": counting.estimate(request)})
+                return json_response(api.estimate(request))
         asked = request.original or {}
         if name == "responses" and self._settings.keep_responses:
             asked.setdefault("store", True)

@@ -27,6 +27,8 @@ from .schema import (
     number,
     object_of,
     one_of,
+    strings,
+    text_or,
 )
 
 #: Longer than any model's name with its provider, its region and its tags.
@@ -67,27 +69,17 @@ def _image_url(value: Json) -> None:
         raise Fault("must not be a file: URL")
 
 
-_TEXT_PART = object_of({"text": STRING}, "text")
-_PARTS = array(
-    by_type(
-        {
-            "text": _TEXT_PART,
-            "image_url": object_of(
-                {"image_url": object_of({"url": _image_url, "detail": STRING}, "url")}, "image_url"
-            ),
-            "input_audio": object_of(
-                {"input_audio": object_of({"data": STRING, "format": STRING}, "data", "format")},
-                "input_audio",
-            ),
-            "file": object_of(
-                {"file": object_of({"file_data": STRING, "file_id": STRING, "filename": STRING})},
-                "file",
-            ),
-            "refusal": object_of({"refusal": STRING}, "refusal"),
-        }
-    )
+AUDIO_PART = object_of({"input_audio!": strings("data! format!")})
+_PART = by_type(
+    {
+        "text": strings("text!"),
+        "image_url": object_of({"image_url!": object_of({"url!": _image_url, "detail": STRING})}),
+        "input_audio": AUDIO_PART,
+        "file": object_of({"file!": strings("file_data file_id filename")}),
+        "refusal": strings("refusal!"),
+    }
 )
-_CONTENT = either(str, anything, list, _PARTS)
+_CONTENT = text_or(_PART)
 
 
 def _content(value: Json) -> None:
@@ -99,30 +91,18 @@ def _content(value: Json) -> None:
 _TOOL_CALL = by_type(
     {
         "function": object_of(
-            {
-                "id": STRING,
-                "function": object_of(
-                    {"name": _function_name, "arguments": STRING}, "name", "arguments"
-                ),
-            },
-            "id",
-            "function",
+            {"id!": STRING, "function!": object_of({"name!": _function_name, "arguments!": STRING})}
         ),
-        "custom": object_of(
-            {"id": STRING, "custom": object_of({"name": STRING, "input": STRING}, "name", "input")},
-            "id",
-            "custom",
-        ),
+        "custom": object_of({"id!": STRING, "custom!": strings("name! input!")}),
     }
 )
-_SPOKEN = {"content": _content, "name": STRING}
+_SPOKEN = object_of({"content!": _content, "name": STRING})
 _ASSISTANT = object_of(
     {
-        **_SPOKEN,
         "content": _CONTENT,  # may be empty beside calls
-        "refusal": STRING,
+        "name refusal": STRING,
         "tool_calls": array(_TOOL_CALL),
-        "function_call": object_of({"name": _function_name, "arguments": STRING}, "name"),
+        "function_call": object_of({"name!": _function_name, "arguments": STRING}),
     }
 )
 _SAID_BY_ASSISTANT = ("content", "tool_calls", "function_call", "refusal", "audio")
@@ -138,14 +118,12 @@ def _assistant(value: Json) -> None:
 
 
 _ROLES: dict[str, Check] = {
-    "user": object_of(_SPOKEN, "content"),
-    "system": object_of(_SPOKEN, "content"),
-    "developer": object_of(_SPOKEN, "content"),
+    **dict.fromkeys(("user", "system", "developer"), _SPOKEN),
     "assistant": _assistant,
-    "tool": object_of({"content": _content, "tool_call_id": STRING}, "content", "tool_call_id"),
-    "function": object_of(_SPOKEN, "name"),
+    "tool": object_of({"content!": _content, "tool_call_id!": STRING}),
+    "function": object_of({"name!": STRING, "content": _content}),
 }
-_ROLE = object_of({"role": STRING}, "role")
+_ROLE = strings("role!")
 
 
 def _message(value: Json) -> None:
@@ -178,26 +156,22 @@ def _new_name(value: Json) -> None:
     filled(value)
 
 
-_NAMED = object_of({"name": _new_name}, "name")
+_NAMED = object_of({"name!": _new_name})
 _FUNCTION = object_of(
-    {"name": _new_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN},
-    "name",
+    {"name!": _new_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN}
 )
-_CUSTOM = object_of({"name": filled, "description": STRING}, "name")
 _TOOL = by_type(
     {
-        "function": object_of({"function": _FUNCTION}, "function"),
-        "custom": object_of({"custom": _CUSTOM}, "custom"),
+        "function": object_of({"function!": _FUNCTION}),
+        "custom": object_of({"custom!": object_of({"name!": filled, "description": STRING})}),
     }
 )
+_ALLOWED = object_of({"mode!": STRING, "tools!": array(OBJECT)})
 _TOOL_CHOICE = by_type(
     {
-        "function": object_of({"function": _NAMED}, "function"),
-        "custom": object_of({"custom": object_of({"name": STRING}, "name")}, "custom"),
-        "allowed_tools": object_of(
-            {"allowed_tools": object_of({"mode": STRING, "tools": array(OBJECT)}, "mode", "tools")},
-            "allowed_tools",
-        ),
+        "function": object_of({"function!": _NAMED}),
+        "custom": object_of({"custom!": strings("name!")}),
+        "allowed_tools": object_of({"allowed_tools!": _ALLOWED}),
     }
 )
 
@@ -216,46 +190,32 @@ def check_tool_choice(body: Mapping[str, Json]) -> None:
 
 
 _JSON_SCHEMA = object_of(
-    {"name": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN}, "name"
+    {"name!": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN}
 )
 
 REQUEST = object_of(
     {
-        "model": model_name,
-        "messages": _messages,
-        "stream": BOOLEAN,
-        "stream_options": object_of({"include_usage": BOOLEAN, "include_obfuscation": BOOLEAN}),
+        "model!": model_name,
+        "messages!": _messages,
+        "stream logprobs parallel_tool_calls store": BOOLEAN,
+        "stream_options": object_of({"include_usage include_obfuscation": BOOLEAN}),
         "temperature": number(0, 2),
         "top_p": number(0, 1),
         "n": integer(1, 128),
-        "max_tokens": integer(0, MAX_TOKENS),
-        "max_completion_tokens": integer(0, MAX_TOKENS),
-        "stop": either(str, anything, list, array(STRING, most=4)),
-        "presence_penalty": number(-2, 2),
-        "frequency_penalty": number(-2, 2),
+        "max_tokens max_completion_tokens": integer(0, MAX_TOKENS),
+        "stop": text_or(STRING, most=4),
+        "presence_penalty frequency_penalty": number(-2, 2),
         "logit_bias": mapping_of(number(-100, 100)),
-        "logprobs": BOOLEAN,
         "top_logprobs": integer(0, 20),
         "seed": integer(-9223372036854776000, 9223372036854776000),  # as the schema has it
         "tools": array(_TOOL),
         "tool_choice": either(str, one_of("none", "auto", "required"), dict, _TOOL_CHOICE),
-        "parallel_tool_calls": BOOLEAN,
         "functions": array(_FUNCTION),
         "function_call": either(str, anything, dict, _NAMED),
-        "response_format": by_type(
-            {"json_schema": object_of({"json_schema": _JSON_SCHEMA}, "json_schema")}
-        ),
+        "response_format": by_type({"json_schema": object_of({"json_schema!": _JSON_SCHEMA})}),
         "modalities": array(STRING),
         "metadata": mapping_of(STRING),
-        "store": BOOLEAN,
-        "user": STRING,
-        "safety_identifier": STRING,
-        "service_tier": STRING,
-        "reasoning_effort": STRING,
-        "verbosity": STRING,
-        "prompt_cache_key": STRING,
-        "prompt_cache_retention": STRING,
-    },
-    "model",
-    "messages",
+        "user safety_identifier service_tier reasoning_effort verbosity": STRING,
+        "prompt_cache_key prompt_cache_retention": STRING,
+    }
 )

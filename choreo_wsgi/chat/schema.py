@@ -102,11 +102,13 @@ def array(item: Check, most: int | None = None) -> Check:
     return test
 
 
-def object_of(fields: Mapping[str, Check], *required: str) -> Check:
-    """Check the known *fields* of an object, of which the *required* ones must be there.
+def object_of(fields: Mapping[str, Check]) -> Check:
+    """Check the known *fields* of an object: a key is the names of those with the same check.
 
-    For the others null stands for a field that is not given.
+    A name with ``!`` must be there.  For the others null stands for a field that is not given.
     """
+    checks = {name.rstrip("!"): field for names, field in fields.items() for name in names.split()}
+    required = [name[:-1] for names in fields for name in names.split() if name[-1] == "!"]
 
     def test(value: Json) -> None:
         if type(value) is not dict:
@@ -115,13 +117,18 @@ def object_of(fields: Mapping[str, Check], *required: str) -> Check:
             if name not in value:
                 raise Fault("is required", "." + name, code="missing_parameter")
         for name, member in value.items():
-            if name in fields and (member is not None or name in required):
+            if name in checks and (member is not None or name in required):
                 try:
-                    fields[name](member)
+                    checks[name](member)
                 except Fault as fault:
                     raise fault.under("." + name) from None
 
     return test
+
+
+def strings(names: str) -> Check:
+    """Check the fields *names* of an object, each of which is a string; ``!`` as above."""
+    return object_of({names: STRING})
 
 
 def mapping_of(item: Check) -> Check:
@@ -158,14 +165,23 @@ def either(first: type, one: Check, second: type, other: Check) -> Check:
     return test
 
 
-def by_type(kinds: Mapping[str, Check]) -> Check:
-    """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything."""
-    tag = object_of({"type": STRING}, "type")
+def text_or(item: Check, most: int | None = None) -> Check:
+    """Check for a string, or an array of at most *most* values, each with *item*."""
+    return either(str, anything, list, array(item, most))
+
+
+def by_type(kinds: Mapping[str, Check], kind_of: Callable[[Json], str] | None = None) -> Check:
+    """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything.
+
+    With *kind_of*, which returns the kind of an object, it may have no ``type``.
+    """
+    tag = strings("type!" if kind_of is None else "type")
 
     def test(value: Json) -> None:
         tag(value)
-        if value["type"] in kinds:
-            kinds[value["type"]](value)
+        found = kinds.get(value["type"] if kind_of is None else kind_of(value))
+        if found is not None:
+            found(value)
 
     return test
 

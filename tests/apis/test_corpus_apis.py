@@ -42,6 +42,15 @@ class Told:
     usage: tuple[int, int, int] = (0, 0, 0)
     ending: str = ""
     status: int = 200
+    pictures: int = 0
+    left_out: int = 0
+
+    def say(self, text: str) -> None:
+        """Add *text*, unless it stands for something that the API has no room for."""
+        if text.startswith("[left out: "):
+            self.left_out += 1
+        else:
+            self.text += text
 
 
 class Through:
@@ -110,7 +119,10 @@ def read_chat(client: openai.OpenAI, model: str) -> Told:
             for choice in chunk.choices:
                 delta = choice.delta
                 told.text += (delta.content or "") + (delta.refusal or "")
-                told.reasoning += (delta.model_extra or {}).get("reasoning_content") or ""
+                more = delta.model_extra or {}
+                told.reasoning += more.get("reasoning_content") or ""
+                told.pictures += len(more.get("images") or ())
+                told.left_out += len(more.get("content_parts") or ())
                 for call in delta.tool_calls or ():
                     function = call.function
                     assert function is not None
@@ -144,10 +156,11 @@ def read_response(client: openai.OpenAI, model: str) -> Told:
             told.reasoning += "".join(part.text for part in item.content or ())
         elif item.type == "function_call":
             told.calls.append((item.call_id, item.name, item.arguments))
+        elif item.type == "image_generation_call":
+            told.pictures += 1
         elif item.type == "message":
-            told.text += "".join(
-                part.text if part.type == "output_text" else part.refusal for part in item.content
-            )
+            for part in item.content:
+                told.say(part.text if part.type == "output_text" else part.refusal)
     if response.usage is not None:
         cached = response.usage.input_tokens_details.cached_tokens
         told.usage = (response.usage.input_tokens, response.usage.output_tokens, cached)
@@ -166,7 +179,7 @@ def read_message(client: anthropic.Anthropic, model: str) -> Told:
         return told
     for block in message.content:
         if block.type == "text":
-            told.text += block.text
+            told.say(block.text)
         elif block.type == "thinking":
             told.reasoning += block.thinking
         elif block.type == "tool_use":
@@ -215,6 +228,9 @@ def test_the_same_through_every_api(case: Case, through: Callable[[Case], Throug
     assert (response.text, response.reasoning) == (expected.text, expected.reasoning)
     if expected.ending != "content_filter":  # Anthropic's own events say why elsewhere
         assert (message.text, message.reasoning) == (expected.text, expected.reasoning)
+    assert (response.pictures, response.left_out) == (expected.pictures, expected.left_out)
+    if "anthropic" not in case.id:  # whose own events pass
+        assert message.left_out == expected.pictures + expected.left_out
     assert response.usage == message.usage == expected.usage
     assert response.ending == RESPONSE_ENDINGS[expected.ending]
     assert message.ending in MESSAGE_ENDINGS[expected.ending]

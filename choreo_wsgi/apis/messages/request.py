@@ -7,108 +7,111 @@ over: betas come and go.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from ...chat.checks import check_tool_choice, filled, model_name
+from ...chat.checks import filled, model_name
 from ...chat.items import Json, dump
-from ...chat.request import ChatRequest, request_of
+from ...chat.request import ChatRequest
 from ...chat.schema import (
     BOOLEAN,
     OBJECT,
     STRING,
+    Check,
     Fault,
-    anything,
     array,
     by_type,
-    either,
     integer,
     number,
     object_of,
     one_of,
+    strings,
+    text_or,
 )
 from ...errors import InvalidRequest
+from ..translation import add_tools, check, members, no_tool, parts, say, to_chat
 
-_TEXT = object_of({"text": STRING}, "text")
-_SOURCE = by_type(
+_TEXT = strings("text!")
+_SOURCE = object_of(
     {
-        "base64": object_of({"media_type": STRING, "data": STRING}, "media_type", "data"),
-        "url": object_of({"url": STRING}, "url"),
-        "text": object_of({"data": STRING}, "data"),
-        "content": object_of(
-            {"content": either(str, anything, list, array(by_type({"text": _TEXT})))}, "content"
+        "source!": by_type(
+            {
+                "base64": strings("media_type! data!"),
+                "url": strings("url!"),
+                "text": strings("data!"),
+                "content": object_of({"content!": text_or(by_type({"text": _TEXT}))}),
+            }
         ),
+        "title context": STRING,
     }
 )
-_BLOCKS: dict[str, Any] = {
+_BLOCKS: dict[str, Check] = {
     "text": _TEXT,
-    "image": object_of({"source": _SOURCE}, "source"),
-    "document": object_of({"source": _SOURCE, "title": STRING, "context": STRING}, "source"),
-    "search_result": object_of(
-        {"title": STRING, "source": STRING, "content": array(_TEXT)}, "title", "source", "content"
-    ),
-    "tool_use": object_of({"id": STRING, "name": STRING, "input": OBJECT}, "id", "name", "input"),
-    "thinking": object_of({"thinking": STRING, "signature": STRING}, "thinking"),
-    "redacted_thinking": object_of({"data": STRING}, "data"),
+    "image": _SOURCE,
+    "document": _SOURCE,
+    "search_result": object_of({"title! source!": STRING, "content!": array(_TEXT)}),
+    "tool_use": object_of({"id! name!": STRING, "input!": OBJECT, "extra_content": OBJECT}),
+    "thinking": strings("thinking! signature"),
+    "redacted_thinking": strings("data!"),
 }
-_BLOCKS["tool_result"] = object_of(
+_RESULT = {
+    "tool_use_id!": STRING,
+    "content": text_or(by_type(_BLOCKS)),
+    "is_error": BOOLEAN,
+}
+_MESSAGE = object_of(
     {
-        "tool_use_id": STRING,
-        "content": either(str, anything, list, array(by_type(dict(_BLOCKS)))),
-        "is_error": BOOLEAN,
-    },
-    "tool_use_id",
+        "role!": one_of("user", "assistant", "system"),
+        "content!": text_or(by_type({**_BLOCKS, "tool_result": object_of(_RESULT)})),
+    }
 )
-_CONTENT = either(str, anything, list, array(by_type(_BLOCKS)))
-_ROLES = one_of("user", "assistant", "system")
-_SYSTEM = object_of({"type": one_of("text"), "text": STRING}, "type", "text")
-_ANY_TOOL = object_of({"type": STRING, "name": STRING})
-_OWN_TOOL = object_of(
-    {"name": filled, "description": STRING, "input_schema": OBJECT, "strict": BOOLEAN},
-    "name",
-    "input_schema",
+_TOOL = object_of(
+    {"name!": filled, "description": STRING, "input_schema!": OBJECT, "strict": BOOLEAN}
 )
+_CHOICE = {
+    "type!": one_of("auto", "any", "tool", "none"),
+    "name": STRING,
+    "disable_parallel_tool_use": BOOLEAN,
+}
 
 
-def _is_own(tool: dict[str, Json]) -> bool:
-    """Whether the caller runs *tool*, and not Anthropic."""
-    return tool.get("type") in (None, "custom")
+def _messages(value: Json) -> None:
+    array(_MESSAGE)(value)
+    if not value:
+        raise Fault("must not be empty", code="invalid_messages_format")
 
 
-def _tool(value: Json) -> None:
-    _ANY_TOOL(value)
-    if _is_own(value):
-        _OWN_TOOL(value)
+def _kind_of(tool: Mapping[str, Json]) -> str:
+    return str(tool.get("type") or "custom")  # which the caller runs, and not Anthropic
 
 
-_REQUEST = {
-    "model": model_name,
-    "messages": array(object_of({"role": _ROLES, "content": _CONTENT}, "role", "content")),
-    "system": either(str, anything, list, array(_SYSTEM)),
-    "max_tokens": integer(0),
+_REQUEST: dict[str, Check] = {
+    "model!": model_name,
+    "messages!": _messages,
+    "system": text_or(object_of({"type!": one_of("text"), "text!": STRING})),
     "stream": BOOLEAN,
-    "temperature": number(0, 1),
-    "top_p": number(0, 1),
+    "temperature top_p": number(0, 1),
     "top_k": integer(0),
     "stop_sequences": array(STRING),
-    "tools": array(_tool),
-    "tool_choice": object_of(
-        {
-            "type": one_of("auto", "any", "tool", "none"),
-            "name": STRING,
-            "disable_parallel_tool_use": BOOLEAN,
-        },
-        "type",
-    ),
+    "tools": array(by_type({"custom": _TOOL}, _kind_of)),
+    "tool_choice": object_of(_CHOICE),
     "thinking": object_of(
-        {"type": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(0)}, "type"
+        {"type!": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(0)}
     ),
     "output_config": object_of({"effort": STRING, "format": OBJECT}),
     "output_format": OBJECT,
-    "metadata": object_of({"user_id": STRING}),
+    "metadata": strings("user_id"),
 }
-_CHECK = object_of(_REQUEST, "model", "messages", "max_tokens")
-_CHECK_COUNT = object_of(_REQUEST, "model", "messages")
+_CHECK = object_of({**_REQUEST, "max_tokens!": integer(0)})
+_CHECK_COUNT = object_of({**_REQUEST, "max_tokens": integer(0)})
+
+#: What chat calls the members that it has too.
+NAMES = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "thinking", "stream")},
+    "cache_control": "cache_control",
+    "max_tokens": "max_completion_tokens",
+    "metadata.user_id": "user",
+    "output_config.effort": "reasoning_effort",
+}
 
 
 def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest:
@@ -117,104 +120,63 @@ def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest
     What no chat API can do stays in the request as ``native_only``: a provider that speaks
     this API may take it.  Raises InvalidRequest.
     """
-    try:
-        (_CHECK_COUNT if counting else _CHECK)(fields)
-        if not fields["messages"]:
-            raise Fault("must not be empty", ".messages", code="invalid_messages_format")
-    except Fault as fault:
-        raise fault.error() from None
-    body: dict[str, Json] = {"model": fields["model"], "messages": []}
-    native_only: InvalidRequest | None = None
-    try:
-        body["messages"] = list(_messages(fields))
+    check(_CHECK_COUNT if counting else _CHECK, fields)
+
+    def translate(body: dict[str, Json]) -> None:
+        if stop := list(filter(None, fields.get("stop_sequences") or ())):
+            body["stop"] = stop
+        body["messages"] = _chat_messages(fields)
         _add_tools(body, fields)
         _check_thinking(fields)
-        _add_output(body, fields)
-    except InvalidRequest as error:
-        native_only = error
-    except Fault as fault:
-        native_only = fault.error()
-    body |= _members(fields, "temperature", "top_p", "top_k", "cache_control", "thinking", "stream")
-    if user := (fields.get("metadata") or {}).get("user_id"):
-        body["user"] = user
-    if stop := list(filter(None, fields.get("stop_sequences") or ())):
-        body["stop"] = stop
-    if fields.get("max_tokens") is not None:
-        body["max_completion_tokens"] = int(fields["max_tokens"])
-    return request_of(body, original=fields, native_only=native_only)
+        _add_format(body, fields)
+
+    return to_chat(fields, NAMES, translate)
 
 
-def _members(holder: Mapping[str, Json], *names: str) -> dict[str, Json]:
-    """Return those of the members *names* that *holder* has."""
-    return {name: holder[name] for name in names if holder.get(name) is not None}
-
-
-def _messages(fields: Mapping[str, Json]) -> Iterator[dict[str, Json]]:
-    system = _content(fields.get("system") or "", "system")
-    if system:
-        yield {"role": "system", "content": system}
+def _chat_messages(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
+    system = parts(fields.get("system") or "", "system", _part)
+    messages = [{"role": "system", "content": system}] if system else []
     for index, message in enumerate(fields["messages"]):
-        where = f"messages[{index}].content"
-        content = message["content"]
-        if message["role"] == "assistant" and not isinstance(content, str):
-            yield _assistant(content, where)
-            continue
-        said = content
+        where, content = f"messages[{index}].content", message["content"]
+        spoken, own = {"role": message["role"], "content": content}, message["role"] == "assistant"
         if not isinstance(content, str):
-            said = []
+            said: list[Json] = []
+            spoken["content"] = said
             for at, block in enumerate(content):
-                if block["type"] == "tool_result":  # results stand before what else is said
-                    yield _result(block, f"{where}[{at}]")
+                here, kind = f"{where}[{at}]", block["type"]
+                if kind == "tool_result" and not own:
+                    messages.append(_result(block, here))  # before what else is said
+                elif own and kind in ("thinking", "redacted_thinking"):
+                    say(spoken, "reasoning_content", block.get("thinking"))
+                    if block.get("signature") or block.get("data"):
+                        say(spoken, "thinking_blocks", [block])
+                elif own and kind == "tool_use":
+                    say(spoken, "tool_calls", [_call(block)])
                 else:
-                    said.append(_part(block, f"{where}[{at}]"))
-        if said or content == "":
-            yield {"role": message["role"], "content": said}
+                    said.append(_part(block, here))
+            if own and not said:
+                spoken["content"] = None
+        if spoken["content"] != []:
+            messages.append(spoken)
+    return messages
 
 
-def _assistant(blocks: list[dict[str, Json]], where: str) -> dict[str, Json]:
-    message: dict[str, Json] = {"role": "assistant", "content": None}
-    said: list[Json] = []
-    calls: list[Json] = []
-    thinking: list[dict[str, Json]] = []
-    for at, block in enumerate(blocks):
-        kind = block["type"]
-        if kind in ("thinking", "redacted_thinking"):
-            thinking.append(block)
-        elif kind == "tool_use":
-            function = {"name": block["name"], "arguments": dump(block["input"]).decode()}
-            call = {"id": block["id"], "type": "function", "function": function}
-            calls.append({**call, **_members(block, "cache_control", "extra_content")})
-        else:
-            said.append(_part(block, f"{where}[{at}]"))
-    if said:
-        message["content"] = said
-    if calls:
-        message["tool_calls"] = calls
-    told = "".join(block.get("thinking") or "" for block in thinking)
-    if told:
-        message["reasoning_content"] = told
-    signed = [block for block in thinking if block.get("signature") or block.get("data")]
-    if signed:
-        message["thinking_blocks"] = signed
-    return message
+def _call(block: dict[str, Json]) -> dict[str, Json]:
+    function = {"name": block["name"], "arguments": dump(block["input"]).decode()}
+    call = {"id": block["id"], "type": "function", "function": function}
+    return {**call, **members(block, "cache_control extra_content")}
 
 
 def _result(block: dict[str, Json], where: str) -> dict[str, Json]:
-    content = _content(block.get("content") or "", f"{where}.content")
+    content = parts(block.get("content") or "", f"{where}.content", _part)
     message = {"role": "tool", "tool_call_id": block["tool_use_id"], "content": content}
     failed = {"is_error": True} if block.get("is_error") else {}
-    return {**message, **failed, **_members(block, "cache_control")}
-
-
-def _content(content: str | list[dict[str, Json]], where: str) -> Json:
-    if isinstance(content, str):
-        return content
-    return [_part(block, f"{where}[{at}]") for at, block in enumerate(content)]
+    return {**message, **failed, **members(block, "cache_control")}
 
 
 def _part(block: dict[str, Json], where: str) -> dict[str, Json]:
     kind = block["type"]
-    cached = _members(block, "cache_control")
+    cached = members(block, "cache_control")
     if kind == "text":
         return {"type": "text", "text": block["text"], **cached}
     if kind == "search_result":
@@ -250,34 +212,19 @@ def _text_url(source: dict[str, Json]) -> str:
 
 
 def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
-    tools = [_function(tool, index) for index, tool in enumerate(fields.get("tools") or ())]
-    choice = fields.get("tool_choice") or {"type": "auto"}
-    if tools:
-        body["tools"] = tools
-    elif choice["type"] in ("any", "tool"):
-        raise InvalidRequest("tool_choice asks for a tool, and there are none", param="tool_choice")
-    else:
-        return
-    if choice["type"] == "tool":
-        body["tool_choice"] = {"type": "function", "function": {"name": choice.get("name") or ""}}
-        check_tool_choice(body)
-    elif fields.get("tool_choice"):
-        words = {"auto": "auto", "any": "required", "none": "none"}
-        body["tool_choice"] = words[choice["type"]]
-    if choice.get("disable_parallel_tool_use"):
+    tools = []
+    for index, tool in enumerate(fields.get("tools") or ()):
+        if _kind_of(tool) != "custom":
+            raise no_tool(tool["type"], f"tools[{index}].type")
+        told = members(tool, "name description strict")
+        function = {**told, "parameters": tool["input_schema"]}
+        tools.append({"type": "function", "function": function, **members(tool, "cache_control")})
+    given = fields.get("tool_choice") or {"type": None}
+    words = {"auto": "auto", "any": "required", "none": "none", None: None}
+    named = {"type": "function", "function": {"name": given.get("name") or ""}}
+    add_tools(body, tools, words.get(given["type"], named))
+    if tools and given.get("disable_parallel_tool_use"):
         body["parallel_tool_calls"] = False
-
-
-def _function(tool: dict[str, Json], index: int) -> dict[str, Json]:
-    """Return *tool* as chat has it; raises InvalidRequest for one that only Anthropic runs."""
-    if not _is_own(tool):
-        raise InvalidRequest(
-            f"this model has no tool {tool['type']!r}, only tools that the caller runs",
-            param=f"tools[{index}].type",
-        )
-    function = {"name": tool["name"], "parameters": tool["input_schema"]}
-    function |= _members(tool, "description", "strict")
-    return {"type": "function", "function": function, **_members(tool, "cache_control")}
 
 
 def _check_thinking(fields: Mapping[str, Json]) -> None:
@@ -292,11 +239,8 @@ def _check_thinking(fields: Mapping[str, Json]) -> None:
         )
 
 
-def _add_output(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
-    config = fields.get("output_config") or {}
-    if config.get("effort"):
-        body["reasoning_effort"] = config["effort"]
-    form = config.get("format") or fields.get("output_format")
+def _add_format(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
+    form = (fields.get("output_config") or {}).get("format") or fields.get("output_format")
     if not form:
         return
     if form.get("type") != "json_schema" or not isinstance(form.get("schema"), dict):

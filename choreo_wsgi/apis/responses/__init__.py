@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from ...chat.answer import AnswerWriter
 from ...chat.request import ChatRequest, loads
 from ...errors import ChoreoError
-from .. import own_param
-from .request import read_request
+from .. import API
+from ..translation import own_param
+from .request import NAMES, read_request
 from .writer import ResponseWriter
 
-#: The parameters of chat that are others here.
-_PARAMS = {
-    "messages": "input",
-    "max_completion_tokens": "max_output_tokens",
-    "response_format": "text.format",
-    "verbosity": "text.verbosity",
-    "reasoning_effort": "reasoning.effort",
-    "logprobs": "include",
-}
+#: The members of chat's parameters that are others here.
+_PARAMS = {**NAMES, "input": "messages", "text.format": "response_format", "include": "logprobs"}
 
 
-class Responses:
-    """The API behind ``/v1/responses``."""
+def _writer(request: ChatRequest) -> ResponseWriter:
+    assert request.original is not None
+    return ResponseWriter(request.original, request.answer_id, request.stream)
 
-    name = "responses"
 
-    def read(self, body: bytes) -> ChatRequest:
-        """Return the request in *body*; raises InvalidRequest."""
-        return read_request(loads(body))
+def _error(error: ChoreoError) -> tuple[int, bytes]:
+    error.param = own_param(error.param, _PARAMS)
+    return error.status, error.body()
 
-    def writer(self, request: ChatRequest) -> AnswerWriter:
-        """Return what writes a new answer to *request*."""
-        assert request.original is not None
-        return ResponseWriter(request.original, request.answer_id, request.stream)
 
-    def error(self, error: ChoreoError) -> tuple[int, bytes]:
-        """Return the status and the JSON document that tell of *error*."""
-        error.param = own_param(error.param, _PARAMS)
-        return error.status, error.body()
+APIS = {"responses": API(lambda body: read_request(loads(body)), _writer, _error)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ...chat import jsontext
 from ...chat.items import Json
 from ...errors import InvalidRequest
+from ..translation import members, parts, say
 
 #: Begins the ``encrypted_content`` that this server wrote: base64 of JSON follows.
 SEALED = "choreo."
@@ -27,35 +28,30 @@ def kind_of(item: Mapping[str, Json]) -> str:
 
 def messages_of(
     instructions: str | None, items: Sequence[dict[str, Json]], skip: int
-) -> Iterator[dict[str, Json]]:
-    """Yield the messages of *items*, of which the first *skip* are not the caller's."""
-    if instructions:
-        yield {"role": "system", "content": instructions}
-    spoken: dict[str, Json] = {}  # what the assistant said: reasoning, text and calls are items
+) -> list[dict[str, Json]]:
+    """Return the messages of *items*, of which the first *skip* are not the caller's."""
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    spoken: dict[str, Json] = {}  # what the assistant says: reasoning, text and calls are items
     for index, item in enumerate(items, -skip):
-        where = f"input[{max(index, 0)}]"
-        kind = kind_of(item)
-        if kind == "reasoning":
-            if spoken.get("content") or spoken.get("tool_calls"):
-                yield spoken
-                spoken = {}
-            _add_reasoning(spoken, item)
-        elif kind in ("function_call", "custom_tool_call"):
-            spoken.setdefault("tool_calls", []).append(_call(item))
-        elif kind == "message" and item["role"] == "assistant":
-            if spoken.get("content") or spoken.get("tool_calls"):
-                yield spoken
-                spoken = {}
-            spoken["content"] = _parts(item["content"], f"{where}.content")
+        where, kind = f"input[{max(index, 0)}]", kind_of(item)
+        is_call = kind in ("function_call", "custom_tool_call")
+        is_text = kind == "message" and item["role"] == "assistant"
+        if not (is_call or is_text or kind == "reasoning"):
+            spoken = {}
+            messages.append(_other(kind, item, where))
+            continue
+        if not spoken or (not is_call and (spoken["content"] or "tool_calls" in spoken)):
+            spoken = {"role": "assistant", "content": None}
+            messages.append(spoken)
+        if is_call:
+            say(spoken, "tool_calls", [_call(item)])
+        elif kind == "reasoning":
+            texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
+            say(spoken, "reasoning_content", "".join(part["text"] for part in texts))
+            say(spoken, "thinking_blocks", _unsealed(item.get("encrypted_content") or ""))
         else:
-            if spoken:
-                yield {"role": "assistant", "content": None, **spoken}
-                spoken = {}
-            yield _other(kind, item, where)
-        if spoken:
-            spoken = {"role": "assistant", "content": None, **spoken}
-    if spoken:
-        yield spoken
+            spoken["content"] = _content(item["content"], f"{where}.content")
+    return messages
 
 
 def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
@@ -95,73 +91,59 @@ def page(items: list[dict[str, Json]], asked: Mapping[str, str]) -> dict[str, Js
 def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
     if kind == "message":
         role = "user" if item["role"] == "user" else "system"
-        return {"role": role, "content": _parts(item["content"], f"{where}.content")}
+        return {"role": role, "content": _content(item["content"], f"{where}.content")}
     if kind in ("function_call_output", "custom_tool_call_output"):
-        content = _parts(item["output"], f"{where}.output")
+        content = _content(item["output"], f"{where}.output")
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(
             f"{where}: the item {item['id'][:100]!r} is not kept here; send it itself",
             param=f"{where}.id",
         )
-    raise InvalidRequest(
-        f"{where}: this model takes no items of type {kind!r}", param=f"{where}.type"
-    )
+    text = f"{where}: this model takes no items of type {kind!r}"
+    raise InvalidRequest(text, param=f"{where}.type")
 
 
 def _call(item: dict[str, Json]) -> dict[str, Json]:
     arguments = item.get("arguments")
     if arguments is None:
         arguments = json.dumps({"input": item["input"]}, ensure_ascii=False)
-    call: dict[str, Json] = {
-        "id": item["call_id"],
-        "type": "function",
-        "function": {"name": chat_name(item), "arguments": arguments},
-    }
-    if isinstance(item.get("extra_content"), dict):
-        call["extra_content"] = item["extra_content"]
-    return call
+    function = {"name": chat_name(item), "arguments": arguments}
+    more = members(item, "extra_content")
+    return {"id": item["call_id"], "type": "function", "function": function, **more}
 
 
-def _add_reasoning(spoken: dict[str, Json], item: dict[str, Json]) -> None:
-    texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
-    told = "".join(part["text"] for part in texts)
-    if told:
-        spoken["reasoning_content"] = spoken.get("reasoning_content", "") + told
-    sealed = item.get("encrypted_content") or ""
-    if sealed.startswith(SEALED):
-        try:
-            blocks = jsontext.parse(base64.b64decode(sealed.removeprefix(SEALED), validate=True))
-        except ValueError:
-            return
-        if isinstance(blocks, list) and all(map(_is_thinking, blocks)):
-            spoken["thinking_blocks"] = [*spoken.get("thinking_blocks", ()), *blocks]
+def _unsealed(text: str) -> list[Json]:
+    """Return the signed thinking in *text*, which is a provider's own unless it was sealed here."""
+    if not text.startswith(SEALED):
+        return []
+    try:
+        blocks = jsontext.parse(base64.b64decode(text.removeprefix(SEALED), validate=True))
+    except ValueError:
+        return []
+    kinds = ("thinking", "redacted_thinking")
+    is_right = isinstance(blocks, list) and all(
+        isinstance(block, dict) and block.get("type") in kinds for block in blocks
+    )
+    return blocks if is_right else []
 
 
-def _is_thinking(block: Json) -> bool:
-    return isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking")
-
-
-def _parts(content: str | list[dict[str, Json]], where: str) -> Json:
-    if isinstance(content, str):
-        return content
-    parts = [_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return parts
+def _content(content: Json, where: str) -> Json:
+    told = parts(content, where, _part)
+    if isinstance(told, list) and all(part["type"] == "text" for part in told):
+        return "".join(part["text"] for part in told)
+    return told
 
 
 def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
     kind = part["type"]
-    if kind in ("input_text", "output_text", "text"):
-        return {"type": "text", "text": part["text"]}
-    if kind == "refusal":
-        return {"type": "text", "text": part["refusal"]}
+    if kind in ("input_text", "output_text", "text", "refusal"):
+        return {"type": "text", "text": part["refusal" if kind == "refusal" else "text"]}
     if kind == "input_image" and part.get("image_url"):
-        detail = {"detail": part["detail"]} if part.get("detail") else {}
-        return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+        image = {"url": part["image_url"], **members(part, "detail")}
+        return {"type": "image_url", "image_url": image}
     if kind == "input_audio":
-        return {"type": "input_audio", "input_audio": part["input_audio"]}
+        return {"type": kind, kind: part[kind]}
     if kind == "input_file" and (data := part.get("file_data") or part.get("file_url")):
         file = {"file_data": data, "filename": part.get("filename") or "file"}
         return {"type": "file", "file": file}

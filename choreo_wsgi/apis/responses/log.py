@@ -12,6 +12,8 @@ from ...errors import ChoreoError
 #: The codes that OpenAI's schema knows for a failed response; ours stands in ``type``.
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
+#: Where an item or a part has what deltas fill it with.
+_FILLED = ("refusal", "text", "input", "arguments")
 
 
 def failed_event(response: dict[str, Json], error: ChoreoError, number: int) -> bytes:
@@ -53,43 +55,39 @@ class Told:
     def __init__(self) -> None:
         self._response: dict[str, Json] = {}
         self._items: dict[int, Any] = {}
+        # What is not done yet by the item's place: the item or its part, and what fills it.
+        self._open: dict[int, tuple[Any, list[str]]] = {}
         self._ended = False
         #: The number of the next event.
         self.number = 0
 
     def add(self, event: dict[str, Any]) -> None:
         """Take the next event, or before the first how the response was queued."""
-        kind: str = event.get("type", "")
+        kind, index = event.get("type", ""), event.get("output_index", -1)
         self.number = event.get("sequence_number", -1) + 1
         if "response" in event:
             self._response = event["response"]
             self._ended = kind not in ("", "response.created", "response.in_progress")
-        elif kind in ("response.output_item.added", "response.output_item.done"):
-            self._items[event["output_index"]] = event["item"]
-        elif kind.endswith("part.added"):
-            self._parts(event).append(event["part"])
-        elif kind.endswith(".delta"):
-            self._fill(event)
-
-    def _parts(self, event: dict[str, Any]) -> list[Any]:
-        item = self._items[event["output_index"]]
-        parts: list[Any] = item.setdefault("summary" if "summary_index" in event else "content", [])
-        return parts
-
-    def _fill(self, event: dict[str, Any]) -> None:
-        if "content_index" in event or "summary_index" in event:
-            part = self._parts(event)[-1]
-            member = "refusal" if part["type"] == "refusal" else "text"
-            part[member] += event["delta"]
-        else:
-            item = self._items[event["output_index"]]
-            member = "input" if "input" in item else "arguments"
-            item[member] = item.get(member, "") + event["delta"]
+        elif "item" in event:
+            self._items[index] = event["item"]
+            self._open[index] = event["item"], []
+        elif "part" in event:
+            holder = "summary" if "summary_index" in event else "content"
+            parts = self._items[index].setdefault(holder, [])
+            parts[event[f"{holder}_index"] :] = [event["part"]]
+            self._open[index] = event["part"], []
+        elif kind.endswith(".delta") and index in self._open:
+            self._open[index][1].append(event["delta"])
 
     def response(self, status: str) -> dict[str, Json]:
         """Return the response as it is; *status* is that of one that has not ended."""
         if self._ended:
             return self._response
+        for filled, pieces in self._open.values():
+            member = next((name for name in _FILLED if name in filled), "")
+            if pieces and member:
+                filled[member] = "".join([filled[member], *pieces])
+                pieces.clear()
         if status == "in_progress" and not self.number:
             status = "queued"
         output = [self._items[index] for index in sorted(self._items)]

@@ -1,0 +1,195 @@
+"""An answer as a list of blocks: what the writers of Responses and Messages have in common.
+
+Reasoning, text, tool calls and pictures are blocks of their own; Responses calls them output
+items.  Each is opened, filled by deltas and closed before the next one is opened, unless a
+provider mixes the pieces of several calls.  The document of an answer is made as its events are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .. import sse
+from ..chat import jsontext
+from ..chat.answer import AnswerWriter
+from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+
+
+@dataclass
+class Block:
+    """A block that is being written.
+
+    *item* is what stands in the document, *holder* its member for a *part* with the text, and
+    *where* what an event says of its place.  A delta's *event* has *before* and *after* its text.
+    """
+
+    kind: str  # text, refusal, reasoning, call or another that is not filled by deltas
+    item: dict[str, Json]
+    where: dict[str, Json]
+    event: str = ""
+    before: str = ""
+    after: str = ""
+    holder: str = ""
+    part: Mapping[str, Json] = field(default_factory=dict)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[Json] = field(default_factory=list)
+    citations: list[Json] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What has filled it so far."""
+        return "".join(self.pieces)
+
+
+class BlockWriter(AnswerWriter):
+    """Writes one answer of *model*, as events with *stream*; an API says what is in each event."""
+
+    done = b""
+    #: Whether each event has its number.
+    numbers = False
+
+    def __init__(self, model: str, stream: bool) -> None:
+        self.model = model
+        #: How many events were written.
+        self.count = 0
+        self.output: list[dict[str, Json]] = []
+        self._stream = stream
+        self._text: Block | None = None  # the reasoning or text that is being written
+        self._calls: dict[int, Block | None] = {}  # None: closed
+        self._finish = Finish()
+        self._usage: Usage | None = None
+
+    # -- the words of an API --------------------------------------------------------------
+
+    def begin(self) -> bytes:
+        """Return the frames that an answer begins with."""
+        raise NotImplementedError
+
+    def block(self, kind: str, call: ToolCall | None = None) -> Block:
+        """Return a new block behind the others: of a text's *kind*, or for a *call*."""
+        raise NotImplementedError
+
+    def opened(self, block: Block) -> bytes:
+        """Return the frames that tell of the new *block*."""
+        raise NotImplementedError
+
+    def filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+        """Return the frame for the piece *text* of *block*, and its tokens' *logprobs*."""
+        number = f"{self.count}}}" if self.numbers else ""
+        self.count += 1
+        data = f"{block.before}{quote(text)}{block.after}{number}"
+        return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
+
+    def cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
+        """Return the frames for chat's *citation* of a page in the text *block*."""
+        raise NotImplementedError
+
+    def sealed(self, thinking: Mapping[str, Json]) -> bytes:
+        """Return the frames for a whole block of *thinking*: its text is written, if it has any."""
+        raise NotImplementedError
+
+    def drawn(self, url: str) -> bytes:
+        """Return the frames for the picture in the data *url*."""
+        raise NotImplementedError
+
+    def closed(self, block: Block, status: str) -> bytes:
+        """Complete the item of *block*; return the frames that tell of its end and *status*."""
+        raise NotImplementedError
+
+    # -- items ----------------------------------------------------------------------------
+
+    def write(self, item: Item) -> bytes:
+        """Return the frames for *item*."""
+        begun = b"" if self.count or not self._stream else self.begin()
+        if isinstance(item, Usage):
+            self._usage = item
+        elif isinstance(item, Finish):
+            self._finish = item
+        else:
+            return begun + self._delta(item)
+        return begun
+
+    def _delta(self, delta: Delta) -> bytes:
+        frames = b""
+        extra = delta.extra or {}
+        logprobs = (delta.logprobs or {}).get("content") or ()
+        if delta.reasoning:
+            frames += self.say("reasoning", delta.reasoning)
+        for thinking in extra.get("thinking_blocks") or ():
+            frames += self.sealed(thinking)
+        if delta.text or logprobs:
+            frames += self.say("text", delta.text, logprobs)
+        if delta.refusal:
+            frames += self.say("refusal", delta.refusal)
+        for annotation in extra.get("annotations") or ():
+            told = annotation.get("url_citation")
+            if told and self._text is not None and self._text.kind == "text":
+                frames += self.cited(self._text, told)
+        for image in extra.get("images") or ():
+            frames += self.drawn(image["image_url"]["url"])
+        for part in extra.get("content_parts") or ():
+            frames += self.leave_out(f"a part of the type {part.get('type')!r}")
+        for call in delta.tool_calls:
+            frames += self._call(call)
+        return frames
+
+    def say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+        """Add *text* to the block of its *kind*, a new one if another was written before."""
+        frames = b""
+        block = self._text
+        if block is None or block.kind != kind:
+            frames = self.close_text()
+            block = self._text = self.block(kind)
+            frames += self.opened(block)
+        block.pieces.append(text)
+        block.logprobs += logprobs
+        return frames + self.filled(block, text, logprobs) if self._stream else frames
+
+    def leave_out(self, thing: str) -> bytes:
+        """Say in a text of its own that the API has no room for *thing*."""
+        frames = self.close_text() + self.say("text", f"[left out: {thing}]")
+        return frames + self.close_text()
+
+    def whole(self, block: Block) -> bytes:
+        """Return the frames for a *block* that came whole."""
+        return self.close_text() + self.opened(block) + self.closed(block, "completed")
+
+    def _call(self, call: ToolCall) -> bytes:
+        frames = b""
+        is_new = call.index not in self._calls
+        if is_new:
+            frames = self.close_text()
+            self._calls[call.index] = self.block("call", call)
+        block = self._calls[call.index]
+        if block is None:
+            return b""  # its arguments were whole
+        block.item.update(call.extra or {})
+        if is_new:
+            frames += self.opened(block)
+        if call.arguments:
+            block.pieces.append(call.arguments)
+            frames += self.filled(block, call.arguments) if self._stream else b""
+        return frames
+
+    def close_text(self, status: str = "completed") -> bytes:
+        """Close what is being written, before another block is opened."""
+        block, self._text = self._text, None
+        return self.close_calls() if block is None else self.closed(block, status)
+
+    def close_calls(self, status: str = "") -> bytes:
+        """Close the calls with *status*; without one those whose arguments are whole."""
+        frames = []
+        for index, block in self._calls.items():
+            if block is not None and (status or jsontext.is_object(block.text)):
+                self._calls[index] = None
+                frames.append(self.closed(block, status or "completed"))
+        return b"".join(frames)
+
+    def event(self, type: str, **members: Json) -> bytes:
+        """Return the frame of an event with *members*; ``b""`` for a document."""
+        if not self._stream:
+            return b""
+        number = {"sequence_number": self.count} if self.numbers else {}
+        self.count += 1
+        return sse.frame(dump({"type": type, **number, **members}), event=type)

@@ -1,0 +1,91 @@
+"""A request of another API as a chat request: what Responses and Messages have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..chat.checks import check_tool_choice
+from ..chat.items import Json
+from ..chat.request import ChatRequest, request_of
+from ..chat.schema import Check, Fault
+from ..errors import InvalidRequest
+
+
+def check(test: Check, fields: dict[str, Json]) -> None:
+    """Raise the InvalidRequest that tells what is wrong with *fields*, if anything is."""
+    try:
+        test(fields)
+    except Fault as fault:
+        raise fault.error() from None
+
+
+def to_chat(
+    fields: dict[str, Json],
+    names: Mapping[str, str],
+    translate: Callable[[dict[str, Json]], None],
+    **more: Any,
+) -> ChatRequest:
+    """Return the chat request for the checked *fields*; *more* are further members of it.
+
+    *names* are chat's names of the members that it has too, also inside another (``a.b``).
+    *translate* adds the others to the request's body.  What no chat API can do, for which it
+    raises InvalidRequest or Fault, stays in the request as ``native_only``: a provider that
+    speaks the API may take it.
+    """
+    body: dict[str, Json] = {"model": fields["model"], "messages": []}
+    for name, chat_name in names.items():
+        value: Json = fields
+        for step in name.split("."):
+            value = (value or {}).get(step)
+        if value is not None and value != "":
+            body[chat_name] = value
+    native_only: InvalidRequest | None = None
+    try:
+        translate(body)
+    except Fault as fault:
+        native_only = fault.error()
+    except InvalidRequest as error:
+        native_only = error
+    return request_of(body, original=fields, native_only=native_only, **more)
+
+
+def members(holder: Mapping[str, Json], names: str) -> dict[str, Json]:
+    """Return those of the members *names* that *holder* has."""
+    return {name: holder[name] for name in names.split() if holder.get(name) is not None}
+
+
+def parts(content: Json, where: str, part: Callable[[dict[str, Json], str], Json]) -> Json:
+    """Return *content*, a text or a list at *where*, with each *part* as chat has it."""
+    if isinstance(content, str):
+        return content
+    return [part(each, f"{where}[{at}]") for at, each in enumerate(content)]
+
+
+def no_tool(kind: str, where: str) -> InvalidRequest:
+    """Return the error for a tool of a *kind* that only a server itself can have."""
+    text = f"this model has no tool {kind!r}, only tools that the caller runs"
+    return InvalidRequest(text, param=where)
+
+
+def add_tools(body: dict[str, Json], tools: list[Json], choice: Json) -> None:
+    """Put *tools* and the ``tool_choice`` into *body*; raises InvalidRequest or Fault."""
+    if tools:
+        body["tools"] = tools
+        if choice is not None:
+            body["tool_choice"] = choice
+        check_tool_choice(body)
+    elif choice == "required" or isinstance(choice, dict):
+        raise InvalidRequest("tool_choice asks for a tool, and there are none", param="tool_choice")
+
+
+def say(spoken: dict[str, Json], name: str, more: Json) -> None:
+    """Add *more*, a text or a list, to the member *name* of what an assistant has *spoken*."""
+    if more:
+        spoken[name] = spoken[name] + more if name in spoken else more
+
+
+def own_param(param: str | None, names: Mapping[str, str]) -> str | None:
+    """Return what an API that has chat's parameters by other *names* calls *param* of an error."""
+    first = (param or "").partition("[")[0].partition(".")[0]
+    return next((own for own, chat in names.items() if chat == first != own), param)
