@@ -211,8 +211,9 @@ def load(
             parse_options(Settings, {variables[variable]: text}, variable)
             values[variables[variable]] = text
         elif variable.startswith(_PREFIX):
-            hint = did_you_mean(variable, variables)
-            raise ConfigurationError(f"{variable}: no such setting{hint}")
+            raise ConfigurationError(
+                f"{variable}: no such setting{did_you_mean(variable, variables)}"
+            )
     parse_options(Settings, arguments, "command line")
     values.update(arguments)
     return Configuration(
@@ -247,8 +248,9 @@ def parse_options(options: type[T], values: Mapping[str, str], where: str) -> T:
     parsed = {}
     for name, text in values.items():
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise ConfigurationError(f"{where}: unknown setting {name!r}{hint}")
+            raise ConfigurationError(
+                f"{where}: unknown setting {name!r}{did_you_mean(name, known)}"
+            )
         parsed[name] = _parse(text.strip(), *known[name], f"{where}: {name}")
     return options(**parsed)
 
@@ -260,6 +262,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> Any:
+    if hint not in _CASTS:
+        raise TypeError(f"{where}: no way to read a {hint}")
     shown = "the value" if hint in (Secret, tuple[Secret, ...]) else repr(text)
     cast, kind = _CASTS[hint]
     try:
