@@ -13,7 +13,7 @@ from urllib.parse import quote
 import requests
 
 from .errors import ChoreoAIError
-from .params import NOT_GIVEN, NotGiven, TimeoutLike, plain, split
+from .params import NOT_GIVEN, CallOptions, NotGiven, TimeoutLike, plain
 from .policy import DEFAULT_TIMEOUT, Options, timeout_of
 
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
@@ -135,31 +135,31 @@ class BaseClient:
 
     with_options = copy
 
-    def _options(
-        self,
-        timeout: TimeoutLike = NOT_GIVEN,
-        max_retries: int | None = None,
-        resumable: bool | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_query: Mapping[str, object] | None = None,
-        extra_body: object = None,  # for what has a body, see _asked
-    ) -> Options:
-        """Return the options of a call, those that it does not name from the client."""
-        return Options(
-            self.timeout if isinstance(timeout, NotGiven) else timeout_of(timeout),
-            self.max_retries if max_retries is None else max_retries,
-            self.resumable if resumable is None else resumable,
-            dict(extra_headers or {}),
-            dict(extra_query or {}),
-        )
-
     def _asked(
-        self, members: dict[str, Any], params: Mapping[str, Any], names: frozenset[str]
+        self, params: Mapping[str, Any], kind: Any = CallOptions
     ) -> tuple[dict[str, Any], Options]:
-        """Return the body for *members* and *params*, named in *names*, and the options in them."""
-        body, given = split(params, names)
-        extra = given.get("extra_body") or {}
-        return {**members, **body, **extra}, self._options(**given)
+        """Return the body that *params*, which are a *kind*, make, and the options in them.
+
+        Options that are not among them are the client's.  Raises TypeError for a parameter of
+        another name, and for one that is missing.
+        """
+        given = {name: value for name, value in params.items() if value is not NOT_GIVEN}
+        for name in params.keys() - kind.__annotations__.keys():
+            raise TypeError(
+                f"unexpected keyword argument {name!r}; a parameter that is not documented "
+                "goes into extra_body"
+            )
+        for name in kind.__required_keys__ - given.keys():
+            raise TypeError(f"missing keyword argument {name!r}")
+        options = {name: given.pop(name) for name in CallOptions.__annotations__ if name in given}
+        retries, resumable = options.get("max_retries"), options.get("resumable")
+        return {**given, **(options.get("extra_body") or {})}, Options(
+            timeout_of(options.get("timeout", self.timeout)),
+            self.max_retries if retries is None else retries,
+            self.resumable if resumable is None else resumable,
+            options.get("extra_headers") or {},
+            options.get("extra_query") or {},
+        )
 
     def _request(
         self, method: str, path: str, body: Any, options: Options

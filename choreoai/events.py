@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Union
@@ -9,6 +10,7 @@ from typing import Any, Generic, Literal, Union
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice, TokenLogprob
 from .parsing import UNPARSABLE, Parser, T
+from .reading import Reading
 
 
 @dataclass
@@ -138,12 +140,13 @@ _LOGPROBS = {
 }
 
 
-class Events(Generic[T]):
-    """Turns the chunks of a stream into events.  Pure."""
+class EventReading(Reading, Generic[T]):
+    """A stream as far as it was read, whose chunks are also told as events, ready in *events*."""
 
-    def __init__(self, fold: Fold, parser: Parser[T]) -> None:
-        self._fold = fold
-        self._parser = parser
+    def __init__(self, n: int, parser: Parser[T]) -> None:
+        super().__init__(n)
+        self.parser = parser
+        self.events: deque[ChatCompletionStreamEvent[T]] = deque()
         # Of each choice: the call that is open, what was said to be done, the logprobs.
         self._calls: dict[int, int] = {}
         self._done: set[tuple[int, str]] = set()
@@ -156,9 +159,9 @@ class Events(Generic[T]):
         """
         for choice in chunk.choices:
             kind = UNPARSABLE.get(choice.finish_reason)
-            if kind is not None and self._parser.active:
-                raise kind(completion=self._fold.completion())
-        yield ChunkEvent(chunk, self._fold)
+            if kind is not None and self.parser.active:
+                raise kind(completion=self.fold.completion())
+        yield ChunkEvent(chunk, self.fold)
         for choice in chunk.choices:
             index = choice.index or 0
             yield from self._deltas(index, choice)
@@ -168,11 +171,11 @@ class Events(Generic[T]):
     def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[ChatCompletionStreamEvent[T]]:
         delta = choice.delta
         if delta.content is not None:
-            text = self._fold.text(index)
-            parsed = self._parser.content({"content": text}, partial=True)
+            text = self.fold.text(index)
+            parsed = self.parser.content({"content": text}, partial=True)
             yield ContentDeltaEvent(delta.content, text, parsed)
         if delta.refusal is not None:
-            yield RefusalDeltaEvent(delta.refusal, self._fold.text(index, "refusal"))
+            yield RefusalDeltaEvent(delta.refusal, self.fold.text(index, "refusal"))
         for name, (kind, _) in _LOGPROBS.items():
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._logprobs.setdefault((index, name), [])
@@ -180,7 +183,7 @@ class Events(Generic[T]):
                 yield kind(tokens, list(seen))
         for piece in delta.tool_calls or ():
             number = piece.index or 0
-            name, arguments = self._fold.function(index, number)
+            name, arguments = self.fold.function(index, number)
             added = piece.function.arguments or ""
             yield FunctionToolCallArgumentsDeltaEvent(name, number, arguments, added)
             if number != self._calls.get(index):
@@ -189,11 +192,11 @@ class Events(Generic[T]):
 
     def _finish(self, index: int) -> Iterator[ChatCompletionStreamEvent[T]]:
         """Yield that what came of choice *index* is done, each thing once."""
-        text, refusal = self._fold.text(index), self._fold.text(index, "refusal")
+        text, refusal = self.fold.text(index), self.fold.text(index, "refusal")
         if text and (index, "content") not in self._done:
             self._done.add((index, "content"))
             message = {"content": text, "refusal": refusal}
-            yield ContentDoneEvent(text, self._parser.content(message))
+            yield ContentDoneEvent(text, self.parser.content(message))
         if refusal and (index, "refusal") not in self._done:
             self._done.add((index, "refusal"))
             yield RefusalDoneEvent(refusal)
@@ -201,6 +204,6 @@ class Events(Generic[T]):
             if found := self._logprobs.pop((index, name), None):
                 yield kind(found)
         if (call := self._calls.pop(index, None)) is not None:
-            name, arguments = self._fold.function(index, call)
-            parsed = self._parser.arguments(name, arguments)
+            name, arguments = self.fold.function(index, call)
+            parsed = self.parser.arguments(name, arguments)
             yield FunctionToolCallArgumentsDoneEvent(name, call, arguments, parsed)

@@ -94,19 +94,18 @@ class Fold:
     def _add(self, index: int, message: dict[str, Any], delta: dict[str, Any]) -> None:
         if type(delta.get("content")) is list:
             reshape(delta)
-        if pieces := delta.pop("tool_calls", None):
+        if delta.get("tool_calls"):
             calls = self._calls.setdefault(index, ToolCalls())
-            if pieces := calls.take(pieces):
-                delta["tool_calls"] = pieces
+            delta["tool_calls"] = calls.take(delta["tool_calls"]) or None
+        for piece in delta.get("tool_calls") or ():
+            whole = message.setdefault("tool_calls", [])
+            if piece["index"] == len(whole):
+                whole.append({})
+            for name, value in piece.items():
+                if name != "index" and value is not None:
+                    _merge(whole[piece["index"]], name, value)
         for name, value in delta.items():
-            if name == "tool_calls":
-                whole = message.setdefault(name, [])
-                whole += ({} for _ in range(len(whole), len(calls.begun)))
-                for piece in value:
-                    for member, part in piece.items():
-                        if member != "index" and part is not None:
-                            _merge(whole[piece["index"]], member, part)
-            elif value is not None:
+            if name != "tool_calls" and value is not None:
                 _merge(message, name, "" + value if name == "content" else value)
 
     def text(self, index: int = 0, name: str = "content") -> str:

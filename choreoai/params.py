@@ -1,4 +1,4 @@
-"""The documented parameters of a chat completion, typed once for all that take them.
+"""The documented parameters, typed once for all that take them.
 
 A type checker then knows every parameter of ``create``, ``parse`` and ``stream``, and a
 misspelled one is an error, for it and when the program runs.
@@ -56,8 +56,15 @@ class CallOptions(TypedDict, total=False):
     extra_body: _Dict | None
 
 
-class CompletionParams(CallOptions, total=False):
-    """The parameters of the API, named as in OpenAI's reference, beside model and messages."""
+class Asked(TypedDict):
+    """What every chat completion needs."""
+
+    model: str
+    messages: Messages
+
+
+class CompletionParams(Asked, CallOptions, total=False):
+    """The parameters of the API, named as in OpenAI's reference."""
 
     audio: _Dict | None
     frequency_penalty: float | None
@@ -109,36 +116,13 @@ class Create(Protocol[W, S]):
 
     @overload
     def __call__(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[False] | None = None,
-        **params: Unpack[FormattedParams],
+        self, *, stream: Literal[False] | None = None, **params: Unpack[FormattedParams]
     ) -> W: ...
-
     @overload
-    def __call__(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: Literal[True],
-        **params: Unpack[FormattedParams],
-    ) -> S: ...
-
+    def __call__(self, *, stream: Literal[True], **params: Unpack[FormattedParams]) -> S: ...
     @overload
-    def __call__(
-        self,
-        *,
-        model: str,
-        messages: Messages,
-        stream: bool | None,
-        **params: Unpack[FormattedParams],
-    ) -> W | S: ...
+    def __call__(self, *, stream: bool | None, **params: Unpack[FormattedParams]) -> W | S: ...
 
-
-PARAMS = frozenset(FormattedParams.__annotations__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -151,33 +135,22 @@ def declared(function: F) -> F:
     function.__name__ = function.__name__.strip("_")
     function.__qualname__ = function.__qualname__.replace("._", ".")
     signature = inspect.signature(function)
-    named = {p.name: p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD}
-    for name, annotation in FormattedParams.__annotations__.items():
-        kind = getattr(annotation, "__forward_arg__", annotation)
-        parameter = inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=NOT_GIVEN, annotation=kind
+    *own, _ = signature.parameters.values()
+    required = FormattedParams.__required_keys__
+    named = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if name in required else NOT_GIVEN,
+            annotation=annotation.__forward_arg__,
         )
-        named.setdefault(name, parameter)
-    signature = signature.replace(parameters=list(named.values()))
-    function.__signature__ = signature  # type: ignore[attr-defined]
+        for name, annotation in FormattedParams.__annotations__.items()
+        if name not in signature.parameters
+    ]
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own, *named]
+    )
     return function
-
-
-def split(
-    params: Mapping[str, Any], names: frozenset[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the members of the body in *params*, and the options of the call.
-
-    Raises TypeError for a name that is not in *names*.
-    """
-    for name in params:
-        if name not in names:
-            raise TypeError(
-                f"unexpected keyword argument {name!r}; a parameter that is not documented "
-                "goes into extra_body"
-            )
-    body = {name: value for name, value in params.items() if value is not NOT_GIVEN}
-    return body, {name: body.pop(name) for name in CallOptions.__annotations__ if name in body}
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypedDict, Union
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .objects import Object
@@ -16,8 +16,15 @@ _Dict = Mapping[str, Any]
 _LAST = ("response.completed", "response.incomplete", "response.failed")
 
 
-class ResponseParams(CallOptions, total=False):
-    """The parameters of the API, named as in OpenAI's reference, beside model and input."""
+class Asked(TypedDict):
+    """What every response needs."""
+
+    model: str
+    input: Any
+
+
+class ResponseParams(Asked, CallOptions, total=False):
+    """The parameters of the API, named as in OpenAI's reference."""
 
     background: bool | None
     include: Iterable[str] | None
@@ -42,9 +49,6 @@ class ResponseParams(CallOptions, total=False):
     top_p: float | None
     truncation: Literal["auto", "disabled"] | None
     user: str
-
-
-RESPONSE_PARAMS = frozenset(ResponseParams.__annotations__)
 
 
 class ResponsePart(Object):

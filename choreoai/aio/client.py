@@ -127,7 +127,7 @@ class AsyncRawModels:
         return await self._get("/models/" + quote(model, safe=""), Model, options)
 
     async def _get(self, path: str, kind: type[T], options: CallOptions) -> AsyncRawResponse[T]:
-        call = self._client._call("GET", path, None, self._client._options(**options))
+        call = self._client._call("GET", path, None, self._client._asked(options)[1])
         return await AsyncRawResponse.fetch(call, partial(object_of, kind))
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from requests import PreparedRequest
 
 from ..base import stream_headers, stream_path
 from ..errors import NotFoundError
+from ..events import EventReading
 from ..models import ChatCompletion
-from ..params import NOT_GIVEN, PARAMS, CompletionParams, Create, Messages, TimeoutLike, declared
+from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, T, parsing
 from ..policy import Options
 from ..reading import Reading, completion_of
@@ -32,20 +33,12 @@ class AsyncCompletions:
 
     def __init__(self, client: AsyncChoreoAI) -> None:
         self._client = client
+        #: The same methods; they return the answer's head and body beside its meaning.
+        self.with_raw_response = AsyncRawCompletions(self)
+        #: The same methods; the body is read as it comes.
+        self.with_streaming_response = AsyncStreamedCompletions(self)
 
-    @cached_property
-    def with_raw_response(self) -> AsyncRawCompletions:
-        """The same methods; they return the answer's head and body beside its meaning."""
-        return AsyncRawCompletions(self)
-
-    @cached_property
-    def with_streaming_response(self) -> AsyncStreamedCompletions:
-        """The same methods; the body is read as it comes."""
-        return AsyncStreamedCompletions(self)
-
-    async def _create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> ChatCompletion | AsyncStream:
+    async def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *messages*.
 
         With *stream* a :class:`choreoai.AsyncStream`, returned as soon as the response head is
@@ -56,11 +49,7 @@ class AsyncCompletions:
         Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError when the
         arguments cannot be written as JSON, and TypeError for a parameter of another name.
         """
-        answer = await self.with_raw_response._create(
-            model=model, messages=messages, stream=stream, **params
-        )
-        made: ChatCompletion | AsyncStream = answer.parse()
-        return made
+        return (await self.with_raw_response._create(stream=stream, **params)).parse()
 
     create: Create[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream]] = (
         declared(cast(Any, _create))
@@ -70,8 +59,6 @@ class AsyncCompletions:
     async def parse(
         self,
         *,
-        model: str,
-        messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
     ) -> ParsedChatCompletion[T]:
@@ -82,27 +69,26 @@ class AsyncCompletions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        answer = await self.with_raw_response.parse(
-            model=model, messages=messages, response_format=response_format, **params
-        )
-        return answer.parse()
+        raw = self.with_raw_response
+        return (await raw.parse(response_format=response_format, **params)).parse()
 
     @declared
-    def stream(
+    @asynccontextmanager
+    async def stream(
         self,
         *,
-        model: str,
-        messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
-    ) -> AsyncChatCompletionStream[T]:
+    ) -> AsyncIterator[AsyncChatCompletionStream[T]]:
         """Ask for an answer as a stream of typed events, in an ``async with`` block.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser, members = parsing(response_format, params)
-        exchange = self._ask(model, messages, True, members)
-        return AsyncChatCompletionStream(exchange, parser)
+        exchange = self._ask(True, members)
+        reading = EventReading(exchange.n, parser)
+        async with await AsyncChatCompletionStream[T]._open(exchange, reading) as stream:
+            yield stream
 
     async def resume(
         self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN
@@ -112,20 +98,18 @@ class AsyncCompletions:
         *id* is :attr:`choreoai.AsyncStream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        options = self._client._options(timeout)
+        _, options = self._client._asked({"timeout": timeout})
         request, resume = self._resuming(options, id, after), partial(self._resuming, options)
         pool, stop = self._client._transport, self._delete
         exchange = AsyncExchange(pool, request, options, resume=resume, stop=stop)
         return await AsyncStream._open(exchange, Reading(), after)
 
-    def _ask(
-        self, model: str, messages: Messages, stream: bool | None, params: Mapping[str, Any]
-    ) -> AsyncExchange:
+    def _ask(self, stream: bool | None, params: Mapping[str, Any]) -> AsyncExchange:
         """Return the exchange that asks for an answer, to be carried out."""
-        if isinstance(messages, (str, bytes, Mapping)):  # whose pieces would be sent
+        body, options = self._client._asked(params, FormattedParams)
+        if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
-        members = {"model": model, "messages": list(messages)}
-        body, options = self._client._asked(members, params, PARAMS)
+        body["messages"] = list(body["messages"])
         sent, n, resume = options, body.get("n"), None
         if stream is not None:
             body["stream"] = stream
@@ -151,7 +135,7 @@ class AsyncCompletions:
     async def _delete(self, stream_id: str) -> None:
         with suppress(NotFoundError):  # it is over and forgotten
             path = stream_path(stream_id)
-            await self._client._call("DELETE", path, None, self._client._options()).fetch()
+            await self._client._call("DELETE", path, None, self._client._asked({})[1]).fetch()
 
 
 class AsyncRawCompletions:
@@ -160,11 +144,9 @@ class AsyncRawCompletions:
     def __init__(self, completions: AsyncCompletions) -> None:
         self._completions = completions
 
-    async def _create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> AsyncRawResponse[Any]:
+    async def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncRawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        exchange = self._completions._ask(model, messages, stream, params)
+        exchange = self._completions._ask(stream, params)
         if not stream:
             return await AsyncRawResponse.fetch(exchange, completion_of)
         opened = await AsyncStream._open(exchange, Reading(exchange.n))
@@ -179,14 +161,12 @@ class AsyncRawCompletions:
     async def parse(
         self,
         *,
-        model: str,
-        messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
     ) -> AsyncRawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser, members = parsing(response_format, params)
-        exchange = self._completions._ask(model, messages, False, members)
+        exchange = self._completions._ask(False, members)
         return await AsyncRawResponse.fetch(
             exchange, lambda body: parser.completion(completion_of(body))
         )
@@ -198,12 +178,9 @@ class AsyncStreamedCompletions:
     def __init__(self, completions: AsyncCompletions) -> None:
         self._completions = completions
 
-    def _create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> AsyncStreamedResponse[Any]:
+    def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
         """Return the answer to what ``create`` would send, to be entered with ``async with``."""
-        exchange = self._completions._ask(model, messages, stream, params)
-        return AsyncStreamedResponse(exchange, bool(stream))
+        return AsyncStreamedResponse(self._completions._ask(stream, params), bool(stream))
 
     create: Create[AsyncStreamedResponse[ChatCompletion], AsyncStreamedResponse[AsyncStream]] = (
         declared(cast(Any, _create))

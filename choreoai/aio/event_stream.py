@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator
-from typing import Generic
+from typing import Any
 
-from ..events import ChatCompletionStreamEvent, Events
+from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
-from ..parsing import ParsedChatCompletion, Parser, T
-from ..reading import Reading
-from .exchange import AsyncExchange
+from ..parsing import ParsedChatCompletion, T
 from .stream import AsyncStream
 
 
-class AsyncChatCompletionStream(Generic[T]):
-    """The events of an answer, as they come, in an ``async with`` block.
+class AsyncChatCompletionStream(AsyncStream[ChatCompletionStreamEvent[T]]):
+    """The events of an answer, as they come.
 
-    Entering it sends the request, leaving it closes the stream.  Raises what
-    :class:`choreoai.AsyncStream` does, and LengthFinishReasonError and
+    Raises what :class:`choreoai.AsyncStream` does, and LengthFinishReasonError and
     ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
     """
 
-    _stream: AsyncStream
-    _events: Events[T]
-
-    def __init__(self, exchange: AsyncExchange, parser: Parser[T]) -> None:
-        self._exchange = exchange
-        self._parser = parser
-        self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
-
-    async def __aenter__(self) -> AsyncChatCompletionStream[T]:
-        self._stream = await AsyncStream._open(self._exchange, Reading(self._exchange.n))
-        self._events = Events(self._stream.fold, self._parser)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._stream.close()
-
-    def __aiter__(self) -> AsyncIterator[ChatCompletionStreamEvent[T]]:
-        return self
+    _reading: EventReading[T]
 
     async def __anext__(self) -> ChatCompletionStreamEvent[T]:
-        while not self._ready:
-            self._ready.extend(self._events.of(await self._stream.__anext__()))
-        return self._ready.popleft()
-
-    @property
-    def response(self) -> AsyncStream:
-        """What has the response's head: its ``status_code`` and its ``headers``."""
-        return self._stream
+        events = self._reading.events
+        while not events:
+            chunk: Any = await super().__anext__()
+            events.extend(self._reading.of(chunk))
+        return events.popleft()
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:
         """The answer so far."""
-        return self._stream.partial
+        return self.partial
 
     async def until_done(self) -> AsyncChatCompletionStream[T]:
         """Read to the end."""
-        async for _ in self:
-            pass
+        await self._until_end()
         return self
 
     async def get_final_completion(self) -> ParsedChatCompletion[T]:
         """Read to the end and return the whole answer, parsed."""
-        await self.until_done()
-        return self._parser.completion(await self._stream.get_final_completion())
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._stream.close()
+        return self._reading.parser.completion(await super().get_final_completion())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -10,14 +12,7 @@ from urllib.parse import quote
 from ..base import stream_headers
 from ..policy import Options
 from ..reading import object_of
-from ..responses import (
-    RESPONSE_PARAMS,
-    Response,
-    ResponseEvent,
-    ResponseParams,
-    ResponseReading,
-    failure_of,
-)
+from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
@@ -56,21 +51,16 @@ class AsyncResponses:
 
     @overload
     async def create(
-        self,
-        *,
-        model: str,
-        input: Any,
-        stream: Literal[False] | None = None,
-        **params: Unpack[ResponseParams],
+        self, *, stream: Literal[False] | None = None, **params: Unpack[ResponseParams]
     ) -> Response: ...
 
     @overload
     async def create(
-        self, *, model: str, input: Any, stream: Literal[True], **params: Unpack[ResponseParams]
+        self, *, stream: Literal[True], **params: Unpack[ResponseParams]
     ) -> AsyncResponseStream: ...
 
     async def create(
-        self, *, model: str, input: Any, stream: bool | None = None, **params: Any
+        self, *, stream: bool | None = None, **params: Any
     ) -> Response | AsyncResponseStream:
         """Ask *model* to answer *input*, a text or a list of items.
 
@@ -80,10 +70,9 @@ class AsyncResponses:
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        members = {"model": model, "input": input}
-        body, options = self._client._asked(members, params, RESPONSE_PARAMS)
+        body, options = self._client._asked(params, ResponseParams)
         if not stream:
-            response = await self._whole("POST", "", body, options)
+            response = await self._whole("POST", "/responses", options, body)
             if response.status == "failed":
                 raise failure_of(response)
             return response
@@ -91,15 +80,17 @@ class AsyncResponses:
             options = replace(options, resumable=True)
             body["background"] = True
         sent = replace(options, headers=stream_headers(options))
-        return await self._stream("POST", "", {**body, "stream": True}, options, sent, 0)
+        return await self._stream("POST", "/responses", {**body, "stream": True}, options, sent, 0)
+
+    @asynccontextmanager
+    async def stream(self, **params: Unpack[ResponseParams]) -> AsyncIterator[AsyncResponseStream]:
+        """Ask for a stream as :meth:`create` does, in an ``async with`` block that closes it."""
+        async with await self.create(stream=True, **params) as stream:
+            yield stream
 
     @overload
     async def retrieve(
-        self,
-        response_id: str,
-        *,
-        stream: Literal[False] = False,
-        **options: Unpack[CallOptions],
+        self, response_id: str, *, stream: Literal[False] = False, **options: Unpack[CallOptions]
     ) -> Response: ...
 
     @overload
@@ -124,43 +115,41 @@ class AsyncResponses:
 
         With *stream* its events behind number *starting_after*, and those to come.
         """
-        given = self._client._options(**options)
+        _, given = self._client._asked(options)
         if not stream:
-            return await self._whole("GET", response_id, None, given)
+            return await self._whole("GET", _path(response_id), given)
         query: dict[str, object] = {**given.query, "stream": "true"}
         if starting_after is not None:
             query["starting_after"] = starting_after
         given = replace(given, resumable=True)
         sent = replace(given, headers={"Accept": "text/event-stream", **given.headers}, query=query)
         first = 0 if starting_after is None else starting_after + 1
-        return await self._stream("GET", response_id, None, given, sent, first)
+        return await self._stream("GET", _path(response_id), None, given, sent, first)
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
-        given = self._client._options(**options)
-        return await self._whole("POST", response_id, None, given, "/cancel")
+        path = _path(response_id) + "/cancel"
+        return await self._whole("POST", path, self._client._asked(options)[1])
 
     async def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        await self._whole("DELETE", response_id, None, self._client._options(**options))
+        await self._whole("DELETE", _path(response_id), self._client._asked(options)[1])
 
-    async def _whole(
-        self, method: str, id: str, body: Any, options: Options, action: str = ""
-    ) -> Response:
-        exchange = self._client._call(method, _path(id) + action, body, options)
+    async def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
+        exchange = self._client._call(method, path, body, options)
         content = await exchange.fetch()
         return Response() if exchange.status_code == 204 else object_of(Response, content)
 
     async def _stream(
-        self, method: str, id: str, body: Any, options: Options, sent: Options, first: int
+        self, method: str, path: str, body: Any, options: Options, sent: Options, first: int
     ) -> AsyncResponseStream:
         """Return the events from number *first* on; what breaks is resumed as chat's streams."""
         chat = self._client.chat.completions
         resume = partial(chat._resuming, options) if options.resumable else None
         stop = chat._delete
-        exchange = self._client._call(method, _path(id), body, sent, resume=resume, stop=stop)
+        exchange = self._client._call(method, path, body, sent, resume=resume, stop=stop)
         return await AsyncResponseStream._open(exchange, ResponseReading(first))
 
 
 def _path(response_id: str) -> str:
-    return "/responses" + ("/" + quote(response_id, safe="") if response_id else "")
+    return "/responses/" + quote(response_id, safe="")

@@ -332,5 +332,6 @@ class _AsyncText:
 
     async def __anext__(self) -> str:
         while True:
-            if text := first_text(await self._stream.__anext__()):
+            # Of the base class: a subclass may make events of the chunks.
+            if text := first_text(await AsyncStream.__anext__(self._stream)):
                 return text

@@ -125,7 +125,7 @@ class RawModels:
         return self._get("/models/" + quote(model, safe=""), Model, options)
 
     def _get(self, path: str, kind: type[T], options: CallOptions) -> RawResponse[T]:
-        call = self._client._call("GET", path, None, self._client._options(**options))
+        call = self._client._call("GET", path, None, self._client._asked(options)[1])
         return RawResponse.fetch(call, partial(object_of, kind))
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from requests import PreparedRequest
 
 from ..base import stream_headers, stream_path
 from ..errors import NotFoundError
+from ..events import EventReading
 from ..models import ChatCompletion
-from ..params import NOT_GIVEN, PARAMS, CompletionParams, Create, Messages, TimeoutLike, declared
+from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, T, parsing
 from ..policy import Options
 from ..reading import Reading, completion_of
@@ -32,20 +33,12 @@ class Completions:
 
     def __init__(self, client: ChoreoAI) -> None:
         self._client = client
+        #: The same methods; they return the answer's head and body beside its meaning.
+        self.with_raw_response = RawCompletions(self)
+        #: The same methods; the body is read as it comes.
+        self.with_streaming_response = StreamedCompletions(self)
 
-    @cached_property
-    def with_raw_response(self) -> RawCompletions:
-        """The same methods; they return the answer's head and body beside its meaning."""
-        return RawCompletions(self)
-
-    @cached_property
-    def with_streaming_response(self) -> StreamedCompletions:
-        """The same methods; the body is read as it comes."""
-        return StreamedCompletions(self)
-
-    def _create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> ChatCompletion | Stream:
+    def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *messages*.
 
         With *stream* a :class:`choreoai.Stream`, returned as soon as the response head is
@@ -56,11 +49,7 @@ class Completions:
         Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError when the
         arguments cannot be written as JSON, and TypeError for a parameter of another name.
         """
-        answer = self.with_raw_response._create(
-            model=model, messages=messages, stream=stream, **params
-        )
-        made: ChatCompletion | Stream = answer.parse()
-        return made
+        return (self.with_raw_response._create(stream=stream, **params)).parse()
 
     create: Create[ChatCompletion, Stream] = declared(cast(Any, _create))
 
@@ -68,8 +57,6 @@ class Completions:
     def parse(
         self,
         *,
-        model: str,
-        messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
     ) -> ParsedChatCompletion[T]:
@@ -80,27 +67,26 @@ class Completions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        answer = self.with_raw_response.parse(
-            model=model, messages=messages, response_format=response_format, **params
-        )
-        return answer.parse()
+        raw = self.with_raw_response
+        return (raw.parse(response_format=response_format, **params)).parse()
 
     @declared
+    @contextmanager
     def stream(
         self,
         *,
-        model: str,
-        messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
-    ) -> ChatCompletionStream[T]:
+    ) -> Iterator[ChatCompletionStream[T]]:
         """Ask for an answer as a stream of typed events, in an ``with`` block.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser, members = parsing(response_format, params)
-        exchange = self._ask(model, messages, True, members)
-        return ChatCompletionStream(exchange, parser)
+        exchange = self._ask(True, members)
+        reading = EventReading(exchange.n, parser)
+        with ChatCompletionStream[T]._open(exchange, reading) as stream:
+            yield stream
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
         """Return the resumable stream *id* from the event that follows number *after*.
@@ -108,20 +94,18 @@ class Completions:
         *id* is :attr:`choreoai.Stream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        options = self._client._options(timeout)
+        _, options = self._client._asked({"timeout": timeout})
         request, resume = self._resuming(options, id, after), partial(self._resuming, options)
         pool, stop = self._client._transport, self._delete
         exchange = Exchange(pool, request, options, resume=resume, stop=stop)
         return Stream._open(exchange, Reading(), after)
 
-    def _ask(
-        self, model: str, messages: Messages, stream: bool | None, params: Mapping[str, Any]
-    ) -> Exchange:
+    def _ask(self, stream: bool | None, params: Mapping[str, Any]) -> Exchange:
         """Return the exchange that asks for an answer, to be carried out."""
-        if isinstance(messages, (str, bytes, Mapping)):  # whose pieces would be sent
+        body, options = self._client._asked(params, FormattedParams)
+        if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
-        members = {"model": model, "messages": list(messages)}
-        body, options = self._client._asked(members, params, PARAMS)
+        body["messages"] = list(body["messages"])
         sent, n, resume = options, body.get("n"), None
         if stream is not None:
             body["stream"] = stream
@@ -147,7 +131,7 @@ class Completions:
     def _delete(self, stream_id: str) -> None:
         with suppress(NotFoundError):  # it is over and forgotten
             path = stream_path(stream_id)
-            self._client._call("DELETE", path, None, self._client._options()).fetch()
+            self._client._call("DELETE", path, None, self._client._asked({})[1]).fetch()
 
 
 class RawCompletions:
@@ -156,11 +140,9 @@ class RawCompletions:
     def __init__(self, completions: Completions) -> None:
         self._completions = completions
 
-    def _create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> RawResponse[Any]:
+    def _create(self, *, stream: bool | None = None, **params: Any) -> RawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        exchange = self._completions._ask(model, messages, stream, params)
+        exchange = self._completions._ask(stream, params)
         if not stream:
             return RawResponse.fetch(exchange, completion_of)
         opened = Stream._open(exchange, Reading(exchange.n))
@@ -175,14 +157,12 @@ class RawCompletions:
     def parse(
         self,
         *,
-        model: str,
-        messages: Messages,
         response_format: type[T] | Mapping[str, Any] | None = None,
         **params: Unpack[CompletionParams],
     ) -> RawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser, members = parsing(response_format, params)
-        exchange = self._completions._ask(model, messages, False, members)
+        exchange = self._completions._ask(False, members)
         return RawResponse.fetch(exchange, lambda body: parser.completion(completion_of(body)))
 
 
@@ -192,12 +172,9 @@ class StreamedCompletions:
     def __init__(self, completions: Completions) -> None:
         self._completions = completions
 
-    def _create(
-        self, *, model: str, messages: Messages, stream: bool | None = None, **params: Any
-    ) -> StreamedResponse[Any]:
+    def _create(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
         """Return the answer to what ``create`` would send, to be entered with ``with``."""
-        exchange = self._completions._ask(model, messages, stream, params)
-        return StreamedResponse(exchange, bool(stream))
+        return StreamedResponse(self._completions._ask(stream, params), bool(stream))
 
     create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]] = declared(
         cast(Any, _create)

@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from typing import Generic
+from typing import Any
 
-from ..events import ChatCompletionStreamEvent, Events
+from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
-from ..parsing import ParsedChatCompletion, Parser, T
-from ..reading import Reading
-from .exchange import Exchange
+from ..parsing import ParsedChatCompletion, T
 from .stream import Stream
 
 
-class ChatCompletionStream(Generic[T]):
-    """The events of an answer, as they come, in an ``with`` block.
+class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
+    """The events of an answer, as they come.
 
-    Entering it sends the request, leaving it closes the stream.  Raises what
-    :class:`choreoai.Stream` does, and LengthFinishReasonError and
+    Raises what :class:`choreoai.Stream` does, and LengthFinishReasonError and
     ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
     """
 
-    _stream: Stream
-    _events: Events[T]
-
-    def __init__(self, exchange: Exchange, parser: Parser[T]) -> None:
-        self._exchange = exchange
-        self._parser = parser
-        self._ready: deque[ChatCompletionStreamEvent[T]] = deque()
-
-    def __enter__(self) -> ChatCompletionStream[T]:
-        self._stream = Stream._open(self._exchange, Reading(self._exchange.n))
-        self._events = Events(self._stream.fold, self._parser)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
-
-    def __iter__(self) -> Iterator[ChatCompletionStreamEvent[T]]:
-        return self
+    _reading: EventReading[T]
 
     def __next__(self) -> ChatCompletionStreamEvent[T]:
-        while not self._ready:
-            self._ready.extend(self._events.of(self._stream.__next__()))
-        return self._ready.popleft()
-
-    @property
-    def response(self) -> Stream:
-        """What has the response's head: its ``status_code`` and its ``headers``."""
-        return self._stream
+        events = self._reading.events
+        while not events:
+            chunk: Any = super().__next__()
+            events.extend(self._reading.of(chunk))
+        return events.popleft()
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:
         """The answer so far."""
-        return self._stream.partial
+        return self.partial
 
     def until_done(self) -> ChatCompletionStream[T]:
         """Read to the end."""
-        for _ in self:
-            pass
+        self._until_end()
         return self
 
     def get_final_completion(self) -> ParsedChatCompletion[T]:
         """Read to the end and return the whole answer, parsed."""
-        self.until_done()
-        return self._parser.completion(self._stream.get_final_completion())
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._stream.close()
+        return self._reading.parser.completion(super().get_final_completion())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -10,14 +12,7 @@ from urllib.parse import quote
 from ..base import stream_headers
 from ..policy import Options
 from ..reading import object_of
-from ..responses import (
-    RESPONSE_PARAMS,
-    Response,
-    ResponseEvent,
-    ResponseParams,
-    ResponseReading,
-    failure_of,
-)
+from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -56,22 +51,15 @@ class Responses:
 
     @overload
     def create(
-        self,
-        *,
-        model: str,
-        input: Any,
-        stream: Literal[False] | None = None,
-        **params: Unpack[ResponseParams],
+        self, *, stream: Literal[False] | None = None, **params: Unpack[ResponseParams]
     ) -> Response: ...
 
     @overload
     def create(
-        self, *, model: str, input: Any, stream: Literal[True], **params: Unpack[ResponseParams]
+        self, *, stream: Literal[True], **params: Unpack[ResponseParams]
     ) -> ResponseStream: ...
 
-    def create(
-        self, *, model: str, input: Any, stream: bool | None = None, **params: Any
-    ) -> Response | ResponseStream:
+    def create(self, *, stream: bool | None = None, **params: Any) -> Response | ResponseStream:
         """Ask *model* to answer *input*, a text or a list of items.
 
         With *stream* an :class:`ResponseStream`, else a :class:`choreoai.responses.Response`.
@@ -80,10 +68,9 @@ class Responses:
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        members = {"model": model, "input": input}
-        body, options = self._client._asked(members, params, RESPONSE_PARAMS)
+        body, options = self._client._asked(params, ResponseParams)
         if not stream:
-            response = self._whole("POST", "", body, options)
+            response = self._whole("POST", "/responses", options, body)
             if response.status == "failed":
                 raise failure_of(response)
             return response
@@ -91,15 +78,17 @@ class Responses:
             options = replace(options, resumable=True)
             body["background"] = True
         sent = replace(options, headers=stream_headers(options))
-        return self._stream("POST", "", {**body, "stream": True}, options, sent, 0)
+        return self._stream("POST", "/responses", {**body, "stream": True}, options, sent, 0)
+
+    @contextmanager
+    def stream(self, **params: Unpack[ResponseParams]) -> Iterator[ResponseStream]:
+        """Ask for a stream as :meth:`create` does, in an ``with`` block that closes it."""
+        with self.create(stream=True, **params) as stream:
+            yield stream
 
     @overload
     def retrieve(
-        self,
-        response_id: str,
-        *,
-        stream: Literal[False] = False,
-        **options: Unpack[CallOptions],
+        self, response_id: str, *, stream: Literal[False] = False, **options: Unpack[CallOptions]
     ) -> Response: ...
 
     @overload
@@ -124,43 +113,41 @@ class Responses:
 
         With *stream* its events behind number *starting_after*, and those to come.
         """
-        given = self._client._options(**options)
+        _, given = self._client._asked(options)
         if not stream:
-            return self._whole("GET", response_id, None, given)
+            return self._whole("GET", _path(response_id), given)
         query: dict[str, object] = {**given.query, "stream": "true"}
         if starting_after is not None:
             query["starting_after"] = starting_after
         given = replace(given, resumable=True)
         sent = replace(given, headers={"Accept": "text/event-stream", **given.headers}, query=query)
         first = 0 if starting_after is None else starting_after + 1
-        return self._stream("GET", response_id, None, given, sent, first)
+        return self._stream("GET", _path(response_id), None, given, sent, first)
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
-        given = self._client._options(**options)
-        return self._whole("POST", response_id, None, given, "/cancel")
+        path = _path(response_id) + "/cancel"
+        return self._whole("POST", path, self._client._asked(options)[1])
 
     def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        self._whole("DELETE", response_id, None, self._client._options(**options))
+        self._whole("DELETE", _path(response_id), self._client._asked(options)[1])
 
-    def _whole(
-        self, method: str, id: str, body: Any, options: Options, action: str = ""
-    ) -> Response:
-        exchange = self._client._call(method, _path(id) + action, body, options)
+    def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
+        exchange = self._client._call(method, path, body, options)
         content = exchange.fetch()
         return Response() if exchange.status_code == 204 else object_of(Response, content)
 
     def _stream(
-        self, method: str, id: str, body: Any, options: Options, sent: Options, first: int
+        self, method: str, path: str, body: Any, options: Options, sent: Options, first: int
     ) -> ResponseStream:
         """Return the events from number *first* on; what breaks is resumed as chat's streams."""
         chat = self._client.chat.completions
         resume = partial(chat._resuming, options) if options.resumable else None
         stop = chat._delete
-        exchange = self._client._call(method, _path(id), body, sent, resume=resume, stop=stop)
+        exchange = self._client._call(method, path, body, sent, resume=resume, stop=stop)
         return ResponseStream._open(exchange, ResponseReading(first))
 
 
 def _path(response_id: str) -> str:
-    return "/responses" + ("/" + quote(response_id, safe="") if response_id else "")
+    return "/responses/" + quote(response_id, safe="")

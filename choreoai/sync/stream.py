@@ -332,5 +332,6 @@ class _Text:
 
     def __next__(self) -> str:
         while True:
-            if text := first_text(self._stream.__next__()):
+            # Of the base class: a subclass may make events of the chunks.
+            if text := first_text(Stream.__next__(self._stream)):
                 return text

@@ -52,11 +52,13 @@ class _Face:
     def _result(self, value):
         if inspect.isawaitable(value):
             value = self._loop.run(_awaited(value))
-        return AsyncFace(self._loop, value) if hasattr(value, "__anext__") else value
+        if hasattr(value, "__anext__"):
+            return AsyncFace(self._loop, value)
+        return _Face(self._loop, value) if hasattr(value, "__aenter__") else value
 
     def __enter__(self):
-        self._loop.run(self._inner.__aenter__())
-        return self
+        entered = self._loop.run(self._inner.__aenter__())
+        return self if entered is self._inner else AsyncFace(self._loop, entered)
 
     def __exit__(self, *error):
         self._loop.run(self._inner.__aexit__(*error))

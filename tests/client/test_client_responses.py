@@ -35,6 +35,9 @@ def test_a_response_and_its_stream(responses):
     assert events[-1].type == "response.completed"
     assert stream.response.output_text == stream.partial_text == "one two"
     assert responses.create(model="slow", input="a", stream=True).get_final_response().id
+    with responses.stream(model="slow", input="one two") as stream:
+        assert next(stream).type == "response.created"
+        assert stream.get_final_response().output_text == "one two"
 
 
 def test_one_in_the_background(responses):
@@ -124,6 +127,8 @@ def test_a_failed_answer_raises(clients, server):
 def test_a_parameter_of_another_name(responses):
     with pytest.raises(TypeError, match="max_tokens"):
         responses.create(model="slow", input="x", max_tokens=5)
+    with pytest.raises(TypeError, match="input"):
+        responses.create(model="slow")
 
 
 def test_nothing_is_left_running(app, responses):

@@ -160,6 +160,8 @@ def responses(client: ChoreoAI) -> str:
     stream = client.responses.create(model="m", input="hi", stream=True)
     for event in stream:
         print(event.type)
+    with client.responses.stream(model="m", input="hi") as opened:
+        print(opened.get_final_response().id)
     stream = client.responses.retrieve("resp_1", stream=True, starting_after=3)
     return whole.output_text + stream.get_final_response().output_text
 
