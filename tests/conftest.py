@@ -32,10 +32,12 @@ def pytest_configure() -> None:
 
     Proxies would be asked for loopback addresses, an ignored SIGINT is inherited by every
     program that a test starts, and unbuffered output changes what a forked child repeats.
+    Debian keeps nginx, haproxy and apache2 where only root's PATH leads.
     """
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in ("PYTHONUNBUFFERED", "PYTHONWARNINGS"):
             del os.environ[name]
+    os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,21 +1,26 @@
-"""``python -m tests.mutants [WORD ...]``: plant the faults whose text has one of the words."""
+"""``python -m tests.mutants [--families] [WORD ...]``: plant the faults that have a WORD."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
 
+from .families import Families
 from .faults import ROOT, Fault, read_faults
 
 #: Seconds for the tests of one fault; a fault that hangs them is noticed.
 PATIENCE = 300
 COPIED = ("choreo_wsgi", "choreoai", "tests", "docs", "deploy", "examples", "bench")
+#: Where ``--families`` writes which cases failed under no fault.
+DETAILS = ROOT / "build" / "mutants-families.txt"
 FILES = ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "Makefile", "CHANGES.rst")
 
 
@@ -32,45 +37,61 @@ def copy_project(folder: Path) -> None:
             (folder / name).symlink_to(ROOT / name)
 
 
-def is_noticed(fault: Fault, folder: Path) -> bool:
-    """Plant *fault* in *folder*; return whether a test fails, and take it out again."""
+def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
+    """Plant *fault* in *folder*; return whether a test of pytest's *arguments* fails or hangs.
+
+    The fault is taken out again, and what the tests have started is ended.
+    """
     path = folder / fault.file
     text = path.read_text("utf-8")
     path.write_text(fault.planted_in(text), "utf-8")
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    run = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *fault.tests]
-    try:
-        done = subprocess.run(
-            run, cwd=folder, env=environment, capture_output=True, timeout=PATIENCE, check=False
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    with tempfile.TemporaryFile() as output:
+        run = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return True
-    finally:
-        path.write_text(text, "utf-8")
-    if done.returncode not in (0, 1):  # 1: tests failed; others: nothing was tried
-        output = done.stdout.decode("utf-8", "replace")
-        if "errors during collection" not in output and "error" not in output:
-            raise SystemExit(f"{fault}: pytest ended with {done.returncode}:\n{output}")
-    return done.returncode != 0
+        try:
+            status = run.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            return True
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            path.write_text(text, "utf-8")
+        output.seek(0)
+        said = output.read().decode("utf-8", "replace")
+    if status not in (0, 1, 5) and "error" not in said:  # 1: tests failed; 5: there are none
+        raise SystemExit(f"{fault}: pytest ended with {status}:\n{said}")
+    return status not in (0, 5)
 
 
-def main(words: list[str]) -> int:
-    """Print the faults that no test noticed; return 1 if there are any."""
-    chosen = [fault for fault in read_faults() if not words or any(w in str(fault) for w in words)]
+def plant(faults: list[Fault], families: Families | None) -> list[Fault]:
+    """Plant *faults* on all cores; return those that no test noticed."""
     waiting: queue.SimpleQueue[Fault] = queue.SimpleQueue()
-    for fault in chosen:
+    for fault in faults:
         waiting.put(fault)
     unseen: list[Fault] = []
 
     def work() -> None:
         with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-            copy_project(Path(name))
+            folder = Path(name)
+            copy_project(folder)
             while True:
                 try:
                     fault = waiting.get_nowait()
                 except queue.Empty:
                     return
-                noticed = is_noticed(fault, Path(name))
+                arguments = families.arguments(fault, folder) if families else ["-x", *fault.tests]
+                noticed = is_noticed(fault, folder, *arguments)
+                if families:
+                    families.read(fault, folder)
                 print("noticed" if noticed else "UNSEEN ", fault, flush=True)
                 if not noticed:
                     unseen.append(fault)
@@ -80,6 +101,19 @@ def main(words: list[str]) -> int:
         thread.start()
     for thread in threads:
         thread.join()
+    return unseen
+
+
+def main(words: list[str]) -> int:
+    """Print the faults that no test noticed; return 1 if there are any."""
+    families = Families() if "--families" in words else None
+    words = [word for word in words if not word.startswith("--")]
+    chosen = [fault for fault in read_faults() if not words or any(w in str(fault) for w in words)]
+    unseen = plant(chosen, families)
+    if families:
+        DETAILS.write_text(families.table(details=True) + "\n", "utf-8")
+        print(f"\n{families.table(details=False)}\nThe cases that never failed: {DETAILS}")
+        return 0
     print(f"\n{len(chosen)} faults planted, {len(unseen)} unseen")
     for fault in unseen:
         print(f"  {fault}")
