@@ -32,7 +32,7 @@ run: $(VENV)/.run  ## install, fetch the local model, serve on 127.0.0.1:8000
 	exec $(BIN)/choreo-wsgi serve --preload $(ARGS)
 
 tools:  ## install the servers and the browser that the tests use (Debian, as root)
-	@sh tests/tools.sh
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" sh tests/tools.sh
 
 # What old programs use: beside the current openai it needs a folder of its own.
 build/openai-0.28/.installed: | $(VENV)/.test

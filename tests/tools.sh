@@ -3,7 +3,6 @@
 # Where it cannot (no apt-get, not root) it says what is missing; the tests that need it are
 # skipped.  Under CI=true nothing may go untested, so there it fails.
 set -u
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # servers' folders, also where it is not root who asks
 missing=
 look() {
     missing=

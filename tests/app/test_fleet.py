@@ -11,7 +11,7 @@ import harness
 import pytest
 import requests
 from harness import wait_until
-from launched import Nginx, launch
+from launched import launch, launch_nginx
 from real_server import KEY, slow_echo
 from replay_helpers import RedisServer
 
@@ -32,7 +32,7 @@ class Fleet:
         given = {"replay": self.redis.url, "heartbeat_seconds": "1", **settings}
         config = slow_echo(more, **given)
         self.replicas = [launch(folder, config, name=f"replica-{n}") for n in range(3)]
-        self.nginx = Nginx(folder, [replica.port for replica in self.replicas])
+        self.nginx = launch_nginx(folder, [replica.port for replica in self.replicas])
         self.url = f"http://127.0.0.1:{self.nginx.port}"
 
     def close(self) -> None:

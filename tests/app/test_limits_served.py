@@ -13,7 +13,7 @@ from pathlib import Path
 import harness
 import pytest
 from harness import Client, wait_until
-from launched import Launched, Nginx, launch
+from launched import Launched, launch, launch_nginx
 from real_server import slow_echo
 from replay_helpers import RedisServer
 
@@ -60,7 +60,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     settings["replay"] = redis.url
     config = slow_echo(SECTIONS, **settings)
     replicas = [launch(tmp_path, config, name=f"r{n}") for n in range(3)]
-    nginx = Nginx(tmp_path, [replica.port for replica in replicas])
+    nginx = launch_nginx(tmp_path, [replica.port for replica in replicas])
     yield Served(nginx.port, replicas, redis)
     nginx.end()
     for replica in replicas:

@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from bare_site import bare_site
-from launched import Launched, Nginx, accepts, environment, free_port
+from launched import Launched, accepts, environment, free_port, launch_nginx
 from raw_server import Peer, RawServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def test_nginx_sends_no_post_again_that_was_taken(
     require_tool("nginx", "nginx-light")
     # Replicas that take a request and leave without an answer.
     takers = [RawServer(Peer.close) for _ in range(3)]
-    nginx = Nginx(tmp_path, [taker.port for taker in takers])
+    nginx = launch_nginx(tmp_path, [taker.port for taker in takers])
     try:
         with harness.Client(("127.0.0.1", nginx.port)) as client:
             client.request("POST", "/v1/chat/completions", {"model": "echo", "messages": []})
@@ -147,7 +147,7 @@ def test_nginx_asks_the_next_replica_where_one_cannot_be_reached(
 ) -> None:
     require_tool("nginx", "nginx-light")
     server = serve(harness.make_app({"api_keys": "k"}))
-    nginx = Nginx(tmp_path, [free_port(), free_port(), server.port])
+    nginx = launch_nginx(tmp_path, [free_port(), free_port(), server.port])
     body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
     key = {"Authorization": "Bearer k"}
     try:

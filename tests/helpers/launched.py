@@ -53,7 +53,11 @@ class Launched:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(words, env=env, cwd=cwd, stdout=output, stderr=output)
-        wait_until(self._ready, f"{words[0]} listens", 60)
+        try:
+            wait_until(self._ready, f"{words[0]} listens", 60)
+        except BaseException:
+            self.abandon()
+            raise
         self.url = f"http://127.0.0.1:{self.port}"
 
     def _ready(self) -> bool:
@@ -112,28 +116,23 @@ def running(folder: Path, config: str, *arguments: str, **options: Any) -> Itera
         server.abandon()
 
 
-class Nginx:
-    """The shipped ``deploy/nginx.conf`` in front of *ports*, on a port of its own."""
-
-    def __init__(self, folder: Path, ports: list[int]) -> None:
-        self.port = free_port()
-        text = (ROOT / "deploy" / "nginx.conf").read_text()
-        for shipped, port in zip((8001, 8002, 8003), ports, strict=True):
-            text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{port}")
-        text = text.replace("listen 8080", f"listen 127.0.0.1:{self.port}")
-        text = text.replace("/run/nginx-choreo.pid", str(folder / "nginx.pid"))
-        folder.chmod(0o755)
-        config = folder / "nginx.conf"
-        config.write_text(text)
-        errors = folder / "nginx-error.log"
-        more = f"daemon off; error_log {errors};"
-        self.process = subprocess.Popen(
-            ["nginx", "-e", str(errors), "-c", str(config), "-g", more],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(lambda: accepts(self.port), "nginx listens")
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(DEADLINE)
+def launch_nginx(folder: Path, ports: list[int]) -> Launched:
+    """Start nginx with the shipped ``deploy/nginx.conf`` in front of *ports*, on a free port."""
+    front = free_port()
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    for shipped, port in zip((8001, 8002, 8003), ports, strict=True):
+        text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{port}")
+    text = text.replace("listen 8080", f"listen 127.0.0.1:{front}")
+    text = text.replace("/run/nginx-choreo.pid", str(folder / "nginx.pid"))
+    # Its own folders are root's.
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    text = text.replace("http {", f"http {{ access_log off; {folders}")
+    folder.chmod(0o755)
+    config = folder / "nginx.conf"
+    config.write_text(text)
+    errors = folder / "nginx-error.log"
+    user = "user root; " if os.geteuid() == 0 else ""  # who else may not enter the folder
+    more = f"{user}daemon off; error_log {errors};"
+    words = ["nginx", "-e", str(errors), "-c", str(config), "-g", more]
+    return Launched(words, front, environment(folder), folder / "nginx.log")
