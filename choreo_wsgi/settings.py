@@ -103,9 +103,7 @@ class Settings:
         300.0, "how long a resumable stream goes on without a client", minimum=0
     )
     max_orphans: int = setting(
-        0,
-        "no new resumable stream while so many have no client; 0: max_streams",
-        minimum=0,
+        0, "no new resumable stream while so many have no client; 0: max_streams", minimum=0
     )
     max_orphans_per_key: int = setting(0, "the same for the streams of one key", minimum=0)
     log_level: str = setting(
@@ -211,9 +209,8 @@ def load(
             parse_options(Settings, {variables[variable]: text}, variable)
             values[variables[variable]] = text
         elif variable.startswith(_PREFIX):
-            raise ConfigurationError(
-                f"{variable}: no such setting{did_you_mean(variable, variables)}"
-            )
+            near = did_you_mean(variable, variables)
+            raise ConfigurationError(f"{variable}: no such setting{near}")
     parse_options(Settings, arguments, "command line")
     values.update(arguments)
     return Configuration(
@@ -248,9 +245,8 @@ def parse_options(options: type[T], values: Mapping[str, str], where: str) -> T:
     parsed = {}
     for name, text in values.items():
         if name not in known:
-            raise ConfigurationError(
-                f"{where}: unknown setting {name!r}{did_you_mean(name, known)}"
-            )
+            near = did_you_mean(name, known)
+            raise ConfigurationError(f"{where}: unknown setting {name!r}{near}")
         parsed[name] = _parse(text.strip(), *known[name], f"{where}: {name}")
     return options(**parsed)
 
