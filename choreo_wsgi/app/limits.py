@@ -49,27 +49,17 @@ class State(NamedTuple):
     reset: float
 
 
-class Holder(NamedTuple):
-    """A process that takes places among a key's streams, and holds them for *seconds*.
-
-    *streams* is how many it has, for a store that has forgotten.
-    """
-
-    id: str = ""
-    streams: int = 0
-    seconds: float = math.inf
-
-
 Counts = dict[str, Any]
 
 
 def count(
-    counts: Counts, rules: Sequence[Rule], holder: Holder, now: float
+    counts: Counts, rules: Sequence[Rule], now: float, holder: str = "", lease: float = math.inf
 ) -> tuple[int, list[State]]:
     """Add the cost of each rule to a key's *counts*, or nothing if one has no room.
 
-    Returns the number of the first rule without room, counted from 1, or 0; and the state of
-    each rule before that.
+    *holder*, a process, has its places among the key's streams for *lease* seconds.  Returns
+    the number of the first rule without room, counted from 1, or 0; and the state of each rule
+    before that.
     """
     refused, states = 0, []
     changed: Counts = {}
@@ -78,13 +68,12 @@ def count(
             used, ends = counts.get(name, (0, 0))
             if ends <= now:
                 used, ends = 0, now + seconds
-            changed[name] = [max(0, used + cost), ends]
-            reset = ends - now
-        else:  # each process's places, and until when it has them
+            changed[name], reset = (max(0, used + cost), ends), ends - now
+        else:  # each holder's places, and until when it has them
             held = {id: (n, ends) for id, (n, ends) in counts.get(name, {}).items() if ends > now}
-            mine, _ = held.setdefault(holder.id, (holder.streams, 0))
             used = sum(n for n, _ in held.values())
-            held[holder.id] = (max(0, mine + cost), now + holder.seconds)
+            mine, _ = held.get(holder, (0, 0))
+            held[holder] = (max(0, mine + cost), now + lease)
             changed[name], reset = held, STREAM_RETRY
         if used + cost > limit and not refused:
             refused = number
@@ -118,7 +107,7 @@ class Counters:
     def _count(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State]]:
         with self._lock:
             counts = self._counts.setdefault(key, {})
-            return count(counts, rules, Holder(), time.monotonic())
+            return count(counts, rules, time.monotonic())
 
 
 def open_counters(replay: str) -> Counters:

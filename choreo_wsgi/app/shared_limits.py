@@ -15,7 +15,6 @@ import secrets
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 from ..late import Late
 from ..replay.backend import Unreachable
 from ..replay.lua import Script
-from .limits import NO_LIMIT, Counters, Holder, Rule, Settle, State, count
+from .limits import NO_LIMIT, Counters, Rule, Settle, State, count
 
 if TYPE_CHECKING:
     from ..replay import database, redis
@@ -39,27 +38,26 @@ LEASE, _RENEW, _RETRY = 60.0, 20.0, 2.0
 logger = logging.getLogger(__name__)
 
 
-#: Does what limits.count does for the key of an id, in one step for all processes; raises
-#: Unreachable, without the flag at once while another process is at it.
-Add = Callable[[str, Sequence[Rule], Holder, bool], tuple[int, list[State]]]
+#: Does what limits.count does for the key of an id and a holder, in one step for all processes;
+#: raises Unreachable, at once if it may not wait, as the flag says.
+Add = Callable[[str, Sequence[Rule], str, bool], tuple[int, list[State]]]
 
 
 def open_counters(replay: str) -> SharedCounters:
     """Return the counters in the store that the setting *replay* names."""
     if replay.startswith("sqlite:"):
-        path = Path(replay.removeprefix("sqlite:") + "-limits")
-        return SharedCounters(_in_sqlite(path), quick=True)
-    return SharedCounters(_in_redis(replay), quick=False)
+        return SharedCounters(_in_sqlite(Path(replay.removeprefix("sqlite:") + "-limits")))
+    return SharedCounters(_in_redis(replay))
 
 
 def _in_sqlite(path: Path) -> Add:
     file = database.Database(path)
 
-    def add(key: str, rules: Sequence[Rule], holder: Holder, wait: bool) -> tuple[int, list[State]]:
+    def add(key: str, rules: Sequence[Rule], holder: str, wait: bool) -> tuple[int, list[State]]:
         with file.transaction(wait=wait) as db:
             row = db.execute("SELECT counts FROM limits WHERE key = ?", (key,)).fetchone()
             counts = json.loads(row[0]) if row else {}
-            answer = count(counts, rules, holder, time.time())
+            answer = count(counts, rules, time.time(), holder, LEASE)
             db.execute("REPLACE INTO limits VALUES (?, ?)", (key, json.dumps(counts)))
         return answer
 
@@ -67,15 +65,15 @@ def _in_sqlite(path: Path) -> Add:
     return add
 
 
-# ARGV: the key's id; as JSON the rules and the holder.  It does what limits.count does.
+# ARGV: the key's id; as JSON the rules, the holder and the seconds of its lease.
 _ADD = Script("""
 local name, asked = P .. 'limit:' .. ARGV[1], cjson.decode(ARGV[2])
-local id, streams, lease = unpack(asked[2])
+local rules, holder, lease = unpack(asked)
 local time = call('TIME')
 local now = time[1] + time[2] / 1000000
 local counts = cjson.decode(call('GET', name) or '{}')
 local refused, states, changed = 0, {}, {}
-for number, rule in ipairs(asked[1]) do
+for number, rule in ipairs(rules) do
   local name, limit, seconds, cost = unpack(rule)
   local used, ends, reset = unpack(counts[name] or {0, 0})
   if seconds > 0 then
@@ -87,8 +85,8 @@ for number, rule in ipairs(asked[1]) do
     for other, places in pairs(counts[name] or {}) do
       if places[2] > now then held[other], used = places, used + places[1] end
     end
-    if not held[id] then held[id], used = {streams}, used + streams end
-    held[id] = {math.max(0, held[id][1] + cost), now + lease}
+    local mine = held[holder] and held[holder][1] or 0
+    held[holder] = {math.max(0, mine + cost), now + lease}
     changed[name] = held
   end
   if used + cost > limit and refused == 0 then refused = number end
@@ -107,9 +105,11 @@ def _in_redis(url: str) -> Add:
     # Fewer than the pool has connections: waiting for one is no sign that Redis is away.
     few = threading.BoundedSemaphore(8)
 
-    def add(key: str, rules: Sequence[Rule], holder: Holder, wait: bool) -> tuple[int, list[State]]:
+    def add(key: str, rules: Sequence[Rule], holder: str, wait: bool) -> tuple[int, list[State]]:
+        if not wait:
+            raise Unreachable("it is asked through a network")
         with few:
-            answer = redis.run(client, _ADD, key, json.dumps([rules, holder]))
+            answer = redis.run(client, _ADD, key, json.dumps([rules, holder, LEASE]))
         refused, states = json.loads(answer)
         return refused, [State(*state) for state in states]
 
@@ -117,19 +117,15 @@ def _in_redis(url: str) -> Add:
 
 
 class SharedCounters(Counters):
-    """Counts with *add*, or as any counters within this process while its store is away.
-
-    *quick* is whether that takes no time when no other process is at it.
-    """
+    """Counts with *add*, or as any counters within this process while its store is away."""
 
     blocking = True
 
-    def __init__(self, add: Add, *, quick: bool) -> None:
+    def __init__(self, add: Add) -> None:
         super().__init__()
-        self._in_store = add
-        self._quick = quick
+        self._add = add
         self._name = secrets.token_hex(4)
-        self._held: Counter[str] = Counter()  # the streams of each key
+        self._keys: set[str] = set()  # those that had places here
         self._later: queue.SimpleQueue[tuple[str, Sequence[Rule]]] = queue.SimpleQueue()
         self._process = 0  # the one whose thread runs; a fork has none
         self._retry = 0.0  # when the store may be asked again
@@ -140,14 +136,13 @@ class SharedCounters(Counters):
             now = time.monotonic()
             may_ask = not self._away or now >= self._retry  # one request in a while
             self._retry = now + _RETRY if may_ask else self._retry
+            self._keys.update(key for rule in rules if not rule.seconds)
             if self._process != os.getpid():
                 self._process = os.getpid()
                 threading.Thread(target=self._run, name="limits", daemon=True).start()
         if may_ask:
             with self._losing():
-                refused, states = self._add(key, rules)
-                if not refused:
-                    self._hold(key, rules)
+                refused, states = self._ask(key, rules)
                 if self._away:
                     self._away = False
                     logger.info("the limits of keys are shared again")
@@ -155,22 +150,15 @@ class SharedCounters(Counters):
         return super().take(key, rules)
 
     def _settle(self, key: str, rules: Sequence[Rule]) -> None:
-        self._hold(key, rules)
-        if self._quick:  # the next request finds the place free
-            with contextlib.suppress(Unreachable):
-                self._add(key, rules, wait=False)
-                return
-        self._later.put((key, rules))
+        try:  # then the next request finds the place free
+            self._ask(key, rules, wait=False)
+        except Unreachable:
+            self._later.put((key, rules))
 
-    def _hold(self, key: str, rules: Sequence[Rule]) -> None:
-        with self._lock:
-            self._held[key] += sum(rule.cost for rule in rules if not rule.seconds)
-
-    def _add(self, key: str, rules: Sequence[Rule], wait: bool = True) -> tuple[int, list[State]]:
-        given_back = sum(min(0, rule.cost) for rule in rules if not rule.seconds)
-        streams = self._held[key] - given_back
-        holder = Holder(f"{self._name}-{os.getpid()}", streams, LEASE)
-        return self._in_store(key, rules, holder, wait)
+    def _ask(
+        self, key: str, rules: Sequence[Rule], *, wait: bool = True
+    ) -> tuple[int, list[State]]:
+        return self._add(key, rules, f"{self._name}-{os.getpid()}", wait)
 
     @contextlib.contextmanager
     def _losing(self) -> Iterator[None]:
@@ -192,10 +180,9 @@ class SharedCounters(Counters):
                 self.renew()
             # What fails here ends by itself, with the minute or with the lease.
             with contextlib.suppress(queue.Empty), self._losing():
-                self._add(*self._later.get(timeout=_RENEW))
+                self._ask(*self._later.get(timeout=_RENEW))
 
     def renew(self) -> None:
         """Have the thread hold this process's places for another LEASE."""
-        for key, streams in list(self._held.items()):
-            if streams:
-                self._later.put((key, [Rule("streams", NO_LIMIT, 0, 0)]))
+        for key in tuple(self._keys):
+            self._later.put((key, [Rule("streams", NO_LIMIT, 0, 0)]))
