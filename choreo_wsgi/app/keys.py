@@ -32,14 +32,15 @@ class KeyOptions:
     )
 
     @property
-    def limited(self) -> bool:
-        """Whether there is a limit that is counted."""
-        return bool(
-            self.max_streams
-            or self.requests_per_minute
-            or self.tokens_per_minute
-            or self.tokens_per_day
-        )
+    def limits(self) -> dict[str, tuple[int, int]]:
+        """How much there is of what is counted, and in how many seconds; at once, when in 0."""
+        known = {
+            "streams": (self.max_streams, 0),
+            "requests": (self.requests_per_minute, 60),
+            "tokens": (self.tokens_per_minute, 60),
+            "day": (self.tokens_per_day, 86400),
+        }
+        return {name: limit for name, limit in known.items() if limit[0]}
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Keys:
     @property
     def limited(self) -> bool:
         """Whether any key has a limit that is counted."""
-        return any(key.options.limited for key in self._known.values())
+        return any(key.options.limits for key in self._known.values())
 
     def find(self, key: bytes) -> Key:
         """Return the key that is written *key*; raises AuthenticationError."""

@@ -137,32 +137,29 @@ class Limits:
         *calls* is how many streams it counts as; None is returned if there are no limits.  The
         account gets the ``x-ratelimit-*`` headers.  Raises RateLimited.
         """
-        key = account.key
-        options = key.options
-        if not options.limited:
+        key = account.key.id
+        limits = account.key.options.limits
+        if not limits:
             return None
         prompt = answer = 0
-        if options.tokens_per_minute or options.tokens_per_day:
+        if "tokens" in limits or "day" in limits:
             texts = (content_text(message.get("content")) for message in request.messages)
             prompt = sum(len(text) // 4 + 4 for text in texts)
             prompt += sum(map(len, request.marks.values())) // 4
-            answer = round(self._answers.get(key.id, 0))
+            answer = round(self._answers.get(key, 0))
             if request.max_tokens is not None:
                 answer = request.max_tokens * request.n
-        tokens = prompt + answer
+        costs = {"streams": calls, "requests": 1}
         rules = [
-            Rule("streams", options.max_streams, 0, calls),
-            Rule("requests", options.requests_per_minute, 60, 1),
-            Rule("tokens", options.tokens_per_minute, 60, min(tokens, options.tokens_per_minute)),
-            Rule("day", options.tokens_per_day, 86400, min(tokens, options.tokens_per_day)),
+            Rule(name, limit, seconds, costs.get(name, min(prompt + answer, limit)))
+            for name, (limit, seconds) in limits.items()
         ]
-        rules = [rule for rule in rules if rule.limit]
-        refused, states, settle = self.counters.take(key.id, rules)
+        refused, states, settle = self.counters.take(key, rules)
         account.headers = _headers(rules, states, admitted=not refused)
         if refused:
             raise _refusal(rules[refused - 1], states[refused - 1])
         ends = [time.monotonic() + state.reset for state in states]
-        return partial(self._settle, settle, key.id, list(zip(rules, ends, strict=True)), prompt)
+        return partial(self._settle, settle, key, list(zip(rules, ends, strict=True)), prompt)
 
     def _settle(
         self,

@@ -70,7 +70,6 @@ class Metrics(Observer):
         self._failing: set[str] = set()  # the targets whose circuits were open once
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._watching = 0  # the process whose thread looks; a fork has none
-        self._lock = threading.Lock()
         self._registry = prometheus.CollectorRegistry()
         common: dict[str, Any] = {"namespace": "choreo", "registry": self._registry}
         self._counters = {
@@ -94,12 +93,9 @@ class Metrics(Observer):
 
     def asked(self, account: Account) -> None:
         """See to it that one of several processes looks once a second, in a thread of its own."""
-        if not self._shared or self._watching == os.getpid():
-            return
-        with self._lock:
-            if self._watching != os.getpid():
-                self._watching = os.getpid()
-                threading.Thread(target=self._watch, name="metrics", daemon=True).start()
+        if self._shared and self._watching != os.getpid():
+            self._watching = os.getpid()
+            threading.Thread(target=self._watch, name="metrics", daemon=True).start()
 
     def _watch(self) -> None:
         while True:

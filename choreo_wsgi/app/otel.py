@@ -20,47 +20,47 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _SUCCESS = ("ok", "completed", "client_closed", "client_left")
 
 
+#: What the log tells of a request, and how the conventions call it.
+_ATTRIBUTES = {
+    "id": "choreo.request.id",
+    "key": "choreo.key.name",
+    "outcome": "choreo.outcome",
+    "method": "http.request.method",
+    "path": "url.path",
+    "status": "http.response.status_code",
+    "first": "gen_ai.response.time_to_first_chunk",
+    "tokens_in": "gen_ai.usage.input_tokens",
+    "tokens_out": "gen_ai.usage.output_tokens",
+}
+
+
 class Spans(Observer):
     """Begins a span when it is known what is asked, and ends it with the request."""
 
     def asked(self, account: Account) -> None:
         """Begin the span of *account*, below the caller's and above the provider's."""
         elapsed = time.monotonic() - account.began
-        span = _TRACER.start_span(
+        account.span = _TRACER.start_span(
             f"chat {account.model}",
             context=_PROPAGATOR.extract(account.trace),
             kind=SpanKind.SERVER,
             start_time=time.time_ns() - int(elapsed * 1e9),
-            attributes={
-                "gen_ai.operation.name": "chat",
-                "gen_ai.request.model": account.model,
-                "http.request.method": account.method,
-                "url.path": account.path,
-                "choreo.request.id": account.id,
-                "choreo.key.name": account.key.name,
-            },
+            attributes={"gen_ai.operation.name": "chat", "gen_ai.request.model": account.model},
         )
-        account.span = span
-        _PROPAGATOR.inject(account.trace, context=trace.set_span_in_context(span))
+        _PROPAGATOR.inject(account.trace, context=trace.set_span_in_context(account.span))
 
     def finished(self, account: Account) -> None:
         """End the span with what is known now."""
         span = account.span
         if span is None:
             return
+        for member, value in account.to_dict().items():
+            if member in _ATTRIBUTES and value is not None:
+                span.set_attribute(_ATTRIBUTES[member], value)
         provider, _, model = account.target.partition("/")
-        known = {
-            "gen_ai.provider.name": provider,
-            "gen_ai.response.model": model or account.model if provider else "",
-            "http.response.status_code": account.status,
-            "choreo.outcome": account.outcome,
-        }
-        span.set_attributes({name: value for name, value in known.items() if value})
-        if account.first is not None:
-            span.set_attribute("gen_ai.response.time_to_first_chunk", account.first - account.began)
-        if account.usage is not None:
-            span.set_attribute("gen_ai.usage.input_tokens", account.usage.prompt_tokens)
-            span.set_attribute("gen_ai.usage.output_tokens", account.usage.completion_tokens)
+        if provider:
+            span.set_attribute("gen_ai.provider.name", provider)
+            span.set_attribute("gen_ai.response.model", model or account.model)
         if account.outcome not in _SUCCESS:
             span.set_attribute("error.type", account.outcome)
             span.set_status(Status(StatusCode.ERROR))
