@@ -168,7 +168,9 @@ class BaseClient:
 
         Raises ChoreoAIError for what JSON or a header cannot express.
         """
-        headers = {"Accept": "application/json", **self.default_headers, **options.headers}
+        headers: dict[str, Any] = {"Accept": "application/json", **self.default_headers}
+        headers.update(options.headers)
+        headers = {name: value for name, value in headers.items() if value is not NOT_GIVEN}
         data = None
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
@@ -178,8 +180,6 @@ class BaseClient:
                 message = f"the request cannot be written as JSON: {error}"
                 raise ChoreoAIError(message) from error
         try:
-            given: dict[str, Any] = {**headers}
-            headers = {n: value for n, value in given.items() if value is not NOT_GIVEN}
             for name, value in headers.items():
                 if not isinstance(value, str):
                     raise ChoreoAIError(f"the value of the header {name!r} is not a text")

@@ -1,31 +1,11 @@
 """What can go wrong in a call.
 
-::
-
-    ChoreoAIError
-      APIError                        an error frame in a stream, or an answer nobody can read
-        APIStatusError                an HTTP status that is not a success
-          BadRequestError             400
-          AuthenticationError         401
-          PermissionDeniedError       403
-          NotFoundError               404
-          ConflictError               409
-          UnprocessableEntityError    422
-          RateLimitError              429
-          InternalServerError         500 and above
-        APIConnectionError            also a built-in ConnectionError
-          APITimeoutError             also a built-in TimeoutError
-          StreamInterruptedError      also a requests.exceptions.ChunkedEncodingError
-      LengthFinishReasonError         an answer to be parsed is incomplete
-      ContentFilterFinishReasonError  the same, for another reason
-
 The names are those of the openai package, so that code written for it catches the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from requests.exceptions import ChunkedEncodingError
@@ -150,27 +130,16 @@ class StreamInterruptedError(APIConnectionError, ChunkedEncodingError):
     """A stream stopped before the answer was complete."""
 
 
-class _Unparsable(ChoreoAIError):
-    _why: str
-
-    def __init__(self, *, completion: ChatCompletion) -> None:
-        super().__init__(f"the answer cannot be parsed: {self._why}")
-        self.completion = completion
-
-    def __reduce__(self) -> Any:
-        return partial(type(self), completion=self.completion), ()
-
-
-class LengthFinishReasonError(_Unparsable):
+class LengthFinishReasonError(ChoreoAIError):
     """An answer that was to be parsed reached its token limit; *completion* is that answer."""
 
-    _why = "it reached its token limit"
+    completion: ChatCompletion
 
 
-class ContentFilterFinishReasonError(_Unparsable):
+class ContentFilterFinishReasonError(ChoreoAIError):
     """An answer that was to be parsed was filtered; *completion* is that answer."""
 
-    _why = "the content filter ended it"
+    completion: ChatCompletion
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
@@ -190,33 +159,43 @@ _CUTS = frozenset(("upstream_truncated", "producer_lost", "server_shutting_down"
 def status_error(status: int, headers: Mapping[str, str], body: Any) -> APIStatusError:
     """Return the error for an answer with *status*; *body* is its JSON, or its text."""
     kind = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
-    message, details = _unpack(body)
+    message, details = _read(body)
     if 300 <= status < 400 and (place := headers.get("location")):
         message = f"the server redirects to {place}, and redirects are not followed"
     text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
-    made = kind(text, status_code=status, headers=headers, body=_inner(body), **details)
+    made = kind(text, status_code=status, headers=headers, **details)
     made._whole = body
     return made
 
 
 def frame_error(body: Any) -> APIError:
     """Return the error that an error frame with the JSON *body* stands for."""
-    message, details = _unpack(body)
+    message, details = _read(body)
     kind = StreamInterruptedError if details["code"] in _CUTS else APIError
-    return kind(message or "the server reported an error", body=_inner(body), **details)
+    return kind(message or "the server reported an error", **details)
 
 
-def _unpack(body: Any) -> tuple[str, dict[str, str | None]]:
-    """Return message and details of an error object, as several servers write it."""
-    error = _inner(body)
-    found = error if isinstance(error, dict) else {}
-    details = {name: _text(found.get(name)) for name in ("code", "type", "param")}
+def unparsable(reason: str | None, completion: ChatCompletion) -> ChoreoAIError | None:
+    """Return why the answer *completion*, ended for *reason*, is not parsed; None if it can be."""
+    error: LengthFinishReasonError | ContentFilterFinishReasonError
+    if reason == "length":
+        error = LengthFinishReasonError("the answer reached its token limit")
+    elif reason == "content_filter":
+        error = ContentFilterFinishReasonError("the content filter ended the answer")
+    else:
+        return None
+    error.completion = completion
+    return error
+
+
+def _read(body: Any) -> tuple[str, dict[str, Any]]:
+    """Return the words of an error, as several servers write it, and its members."""
+    error = (body.get("error") or body) if isinstance(body, dict) else body
+    details: dict[str, Any] = {"body": error}
+    for name in ("code", "type", "param"):
+        value = error.get(name) if isinstance(error, dict) else None
+        details[name] = None if value is None else str(value)
     return _message(error), details
-
-
-def _inner(body: Any) -> Any:
-    """Return the error object in *body*."""
-    return (body.get("error") or body) if isinstance(body, dict) else body
 
 
 def _message(error: Any) -> str:
@@ -234,7 +213,3 @@ def _message(error: Any) -> str:
             where = ".".join(map(str, place)) if isinstance(place, list) else ""
             return f"{where}: {text}" if where else text
     return ""
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Union
 
+from .errors import unparsable
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice, TokenLogprob
-from .parsing import UNPARSABLE, Parser, T
+from .parsing import Parser, T
 from .reading import Reading
 
 
@@ -87,37 +88,22 @@ class FunctionToolCallArgumentsDoneEvent:
 
 
 @dataclass
-class LogprobsContentDeltaEvent:
-    """Probabilities of tokens came."""
+class LogprobsDeltaEvent:
+    """Probabilities of tokens came, of the text (*content*) or of a refusal."""
 
-    content: list[TokenLogprob]
+    type: Literal["logprobs.content.delta", "logprobs.refusal.delta"]
     snapshot: list[TokenLogprob]
-    type: Literal["logprobs.content.delta"] = "logprobs.content.delta"
+    content: list[TokenLogprob] = field(default_factory=list)
+    refusal: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass
-class LogprobsContentDoneEvent:
-    """The probabilities are complete."""
+class LogprobsDoneEvent:
+    """The probabilities are complete, of the text (*content*) or of a refusal."""
 
-    content: list[TokenLogprob]
-    type: Literal["logprobs.content.done"] = "logprobs.content.done"
-
-
-@dataclass
-class LogprobsRefusalDeltaEvent:
-    """Probabilities of a refusal's tokens came."""
-
-    refusal: list[TokenLogprob]
-    snapshot: list[TokenLogprob]
-    type: Literal["logprobs.refusal.delta"] = "logprobs.refusal.delta"
-
-
-@dataclass
-class LogprobsRefusalDoneEvent:
-    """The probabilities of a refusal's tokens are complete."""
-
-    refusal: list[TokenLogprob]
-    type: Literal["logprobs.refusal.done"] = "logprobs.refusal.done"
+    type: Literal["logprobs.content.done", "logprobs.refusal.done"]
+    content: list[TokenLogprob] = field(default_factory=list)
+    refusal: list[TokenLogprob] = field(default_factory=list)
 
 
 ChatCompletionStreamEvent = Union[
@@ -128,16 +114,9 @@ ChatCompletionStreamEvent = Union[
     RefusalDoneEvent,
     FunctionToolCallArgumentsDeltaEvent,
     FunctionToolCallArgumentsDoneEvent,
-    LogprobsContentDeltaEvent,
-    LogprobsContentDoneEvent,
-    LogprobsRefusalDeltaEvent,
-    LogprobsRefusalDoneEvent,
+    LogprobsDeltaEvent,
+    LogprobsDoneEvent,
 ]
-
-_LOGPROBS = {
-    "content": (LogprobsContentDeltaEvent, LogprobsContentDoneEvent),
-    "refusal": (LogprobsRefusalDeltaEvent, LogprobsRefusalDoneEvent),
-}
 
 
 class EventReading(Reading, Generic[T]):
@@ -157,10 +136,11 @@ class EventReading(Reading, Generic[T]):
 
         Raises LengthFinishReasonError and ContentFilterFinishReasonError.
         """
-        for choice in chunk.choices:
-            kind = UNPARSABLE.get(choice.finish_reason)
-            if kind is not None and self.parser.active:
-                raise kind(completion=self.fold.completion())
+        for choice in chunk.choices if self.parser.active else ():
+            if choice.finish_reason and (
+                error := unparsable(choice.finish_reason, self.fold.completion())
+            ):
+                raise error
         yield ChunkEvent(chunk, self.fold)
         for choice in chunk.choices:
             index = choice.index or 0
@@ -176,11 +156,12 @@ class EventReading(Reading, Generic[T]):
             yield ContentDeltaEvent(delta.content, text, parsed)
         if delta.refusal is not None:
             yield RefusalDeltaEvent(delta.refusal, self.fold.text(index, "refusal"))
-        for name, (kind, _) in _LOGPROBS.items():
+        for name in ("content", "refusal"):
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._logprobs.setdefault((index, name), [])
                 seen += tokens
-                yield kind(tokens, list(seen))
+                kind: Any = f"logprobs.{name}.delta"
+                yield LogprobsDeltaEvent(kind, [*seen], **{name: tokens})
         for piece in delta.tool_calls or ():
             number = piece.index or 0
             name, arguments = self.fold.function(index, number)
@@ -200,9 +181,10 @@ class EventReading(Reading, Generic[T]):
         if refusal and (index, "refusal") not in self._done:
             self._done.add((index, "refusal"))
             yield RefusalDoneEvent(refusal)
-        for name, (_, kind) in _LOGPROBS.items():
+        for name in ("content", "refusal"):
             if found := self._logprobs.pop((index, name), None):
-                yield kind(found)
+                kind: Any = f"logprobs.{name}.done"
+                yield LogprobsDoneEvent(kind, **{name: found})
         if (call := self._calls.pop(index, None)) is not None:
             name, arguments = self.fold.function(index, call)
             parsed = self.parser.arguments(name, arguments)

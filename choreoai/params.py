@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Union, overload
 
-from .objects import Object
 from .policy import Timeout
 
 if TYPE_CHECKING:
@@ -158,17 +157,14 @@ def plain(value: Any) -> Any:
 
     Raises TypeError for what has no JSON form.
     """
-    if isinstance(value, Object):
-        return value.to_dict()
     if isinstance(value, Mapping):
         return dict(value)
     # pydantic's models, openai's among them, iterate over pairs: asked before iterables are.
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
-        return dump(mode="json", exclude_unset=True, by_alias=True)
-    convert = getattr(value, "to_dict", None)
-    if callable(convert) and not isinstance(value, type):
-        return convert()
+    if not isinstance(value, type):
+        if callable(convert := getattr(value, "to_dict", None)):
+            return convert()
+        if callable(dump := getattr(value, "model_dump", None)):
+            return dump(mode="json", exclude_unset=True, by_alias=True)
     if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, memoryview)):
         return list(value)
     raise TypeError(f"{type(value).__name__} is not a JSON type")

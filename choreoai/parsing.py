@@ -6,11 +6,11 @@ pydantic is needed for it, and imported by who uses it only.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
-from .errors import ContentFilterFinishReasonError, LengthFinishReasonError
+from .errors import unparsable
 from .models import ChatCompletion, Choice, Function, Message, ToolCall
 from .params import NOT_GIVEN
 
@@ -24,13 +24,6 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")  # Python 3.13 has defaults
-
-
-#: What is raised for an answer that ended too early to be parsed, by its finish reason.
-UNPARSABLE: dict[str | None, type[LengthFinishReasonError | ContentFilterFinishReasonError]] = {
-    "length": LengthFinishReasonError,
-    "content_filter": ContentFilterFinishReasonError,
-}
 
 
 class ParsedFunction(Function):
@@ -87,14 +80,6 @@ def pydantic_function_tool(
     return {"type": "function", "function": FunctionTool(definition, model)}
 
 
-def response_format_of(kind: Any) -> Any:
-    """Return *kind*, a type or a ready ``response_format``, as the API takes it."""
-    if not isinstance(kind, type):
-        return kind
-    schema = {"schema": strict_schema(kind), "name": kind.__name__, "strict": True}
-    return {"type": "json_schema", "json_schema": schema}
-
-
 def strict_schema(kind: type) -> dict[str, Any]:
     """Return the JSON schema of *kind* in the form that OpenAI's ``strict`` demands.
 
@@ -140,13 +125,24 @@ def _be_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
 
 
 class Parser(Generic[T]):
-    """Parses what answers to requests with *response_format* and *tools*."""
+    """Parses what answers to a request with *response_format*, a type or what the API takes.
 
-    def __init__(self, response_format: Any, tools: Iterable[Any]) -> None:
-        self._adapter = _adapter(response_format) if isinstance(response_format, type) else None
+    ``params`` are those of the request, *params* with the format.
+    """
+
+    def __init__(self, response_format: Any, params: Mapping[str, Any]) -> None:
+        self.params = {**params, "tools": list(params.get("tools") or ()) or NOT_GIVEN}
+        self._adapter = None
+        if isinstance(response_format, type):
+            self._adapter = _adapter(response_format)
+            schema = strict_schema(response_format)
+            wanted = {"schema": schema, "name": response_format.__name__, "strict": True}
+            response_format = {"type": "json_schema", "json_schema": wanted}
+        if response_format is not None:
+            self.params["response_format"] = response_format
         self._tools = {
             tool["function"]["name"]: tool["function"]
-            for tool in tools
+            for tool in self.params["tools"] or ()
             if isinstance(tool, Mapping) and tool.get("type") == "function"
         }
 
@@ -181,22 +177,12 @@ class Parser(Generic[T]):
         """
         members = completion.to_dict()
         for choice in members["choices"]:
-            if kind := UNPARSABLE.get(choice.get("finish_reason")):
-                raise kind(completion=completion)
+            if error := unparsable(choice.get("finish_reason"), completion):
+                raise error
             message = choice["message"]
             message["parsed"] = self.content(message)
             for call in message.get("tool_calls") or ():
-                function = call.get("function")
-                if function:
-                    given = self.arguments(function.get("name"), function.get("arguments") or "")
-                    function["parsed_arguments"] = given
+                if function := call.get("function"):
+                    name, text = function.get("name"), function.get("arguments") or ""
+                    function["parsed_arguments"] = self.arguments(name, text)
         return ParsedChatCompletion[T].from_dict(members)
-
-
-def parsing(response_format: Any, params: Mapping[str, Any]) -> tuple[Parser[Any], dict[str, Any]]:
-    """Return what parses the answer, and the parameters with the format as the API takes it."""
-    members = dict(params)
-    if response_format is not None:
-        members["response_format"] = response_format_of(response_format)
-    members["tools"] = list(params.get("tools") or ()) or NOT_GIVEN
-    return Parser(response_format, members["tools"] or ()), members

@@ -15,7 +15,7 @@ from ..errors import NotFoundError
 from ..events import EventReading
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
-from ..parsing import ParsedChatCompletion, T, parsing
+from ..parsing import ParsedChatCompletion, Parser, T
 from ..policy import Options
 from ..reading import Reading, completion_of
 from .event_stream import ChatCompletionStream
@@ -82,8 +82,8 @@ class Completions:
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
-        parser, members = parsing(response_format, params)
-        exchange = self._ask(True, members)
+        parser = Parser[T](response_format, params)
+        exchange = self._ask(True, parser.params)
         reading = EventReading(exchange.n, parser)
         with ChatCompletionStream[T]._open(exchange, reading) as stream:
             yield stream
@@ -161,8 +161,8 @@ class RawCompletions:
         **params: Unpack[CompletionParams],
     ) -> RawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
-        parser, members = parsing(response_format, params)
-        exchange = self._completions._ask(False, members)
+        parser = Parser[T](response_format, params)
+        exchange = self._completions._ask(False, parser.params)
         return RawResponse.fetch(exchange, lambda body: parser.completion(completion_of(body)))
 
 
