@@ -7,7 +7,7 @@ provider mixes the pieces of several calls.  The document of an answer is made a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import sse
@@ -49,59 +49,31 @@ class BlockWriter(AnswerWriter):
     #: Whether each event has its number.
     numbers = False
 
+    # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
+    # a call), its opening, its end with a status; a citation in a text, thinking that came
+    # whole (behind its text, if it has any), the picture in a data URL.
+    _begin: Callable[[], bytes]
+    _block: Callable[[str, ToolCall | None], Block]
+    _opened: Callable[[Block], bytes]
+    _closed: Callable[[Block, str], bytes]
+    _cited: Callable[[Block, Mapping[str, Json]], bytes]
+    _sealed: Callable[[Mapping[str, Json]], bytes]
+    _drawn: Callable[[str], bytes]
+
     def __init__(self, model: str, stream: bool) -> None:
         self.model = model
         #: How many events were written.
         self.count = 0
-        self.output: list[dict[str, Json]] = []
+        self._output: list[dict[str, Json]] = []
         self._stream = stream
         self._text: Block | None = None  # the reasoning or text that is being written
         self._calls: dict[int, Block | None] = {}  # None: closed
         self._finish = Finish()
         self._usage: Usage | None = None
 
-    # -- the words of an API --------------------------------------------------------------
-
-    def begin(self) -> bytes:
-        """Return the frames that an answer begins with."""
-        raise NotImplementedError
-
-    def block(self, kind: str, call: ToolCall | None = None) -> Block:
-        """Return a new block behind the others: of a text's *kind*, or for a *call*."""
-        raise NotImplementedError
-
-    def opened(self, block: Block) -> bytes:
-        """Return the frames that tell of the new *block*."""
-        raise NotImplementedError
-
-    def filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
-        """Return the frame for the piece *text* of *block*, and its tokens' *logprobs*."""
-        number = f"{self.count}}}" if self.numbers else ""
-        self.count += 1
-        data = f"{block.before}{quote(text)}{block.after}{number}"
-        return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
-
-    def cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
-        """Return the frames for chat's *citation* of a page in the text *block*."""
-        raise NotImplementedError
-
-    def sealed(self, thinking: Mapping[str, Json]) -> bytes:
-        """Return the frames for a whole block of *thinking*: its text is written, if it has any."""
-        raise NotImplementedError
-
-    def drawn(self, url: str) -> bytes:
-        """Return the frames for the picture in the data *url*."""
-        raise NotImplementedError
-
-    def closed(self, block: Block, status: str) -> bytes:
-        """Complete the item of *block*; return the frames that tell of its end and *status*."""
-        raise NotImplementedError
-
-    # -- items ----------------------------------------------------------------------------
-
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*."""
-        begun = b"" if self.count or not self._stream else self.begin()
+        begun = b"" if self.count or not self._stream else self._begin()
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
@@ -115,78 +87,84 @@ class BlockWriter(AnswerWriter):
         extra = delta.extra or {}
         logprobs = (delta.logprobs or {}).get("content") or ()
         if delta.reasoning:
-            frames += self.say("reasoning", delta.reasoning)
+            frames += self._say("reasoning", delta.reasoning)
         for thinking in extra.get("thinking_blocks") or ():
-            frames += self.sealed(thinking)
+            frames += self._sealed(thinking)
         if delta.text or logprobs:
-            frames += self.say("text", delta.text, logprobs)
+            frames += self._say("text", delta.text, logprobs)
         if delta.refusal:
-            frames += self.say("refusal", delta.refusal)
+            frames += self._say("refusal", delta.refusal)
         for annotation in extra.get("annotations") or ():
             told = annotation.get("url_citation")
             if told and self._text is not None and self._text.kind == "text":
-                frames += self.cited(self._text, told)
+                frames += self._cited(self._text, told)
         for image in extra.get("images") or ():
-            frames += self.drawn(image["image_url"]["url"])
+            frames += self._drawn(image["image_url"]["url"])
         for part in extra.get("content_parts") or ():
-            frames += self.leave_out(f"a part of the type {part.get('type')!r}")
+            frames += self._leave_out(f"a part of the type {part.get('type')!r}")
         for call in delta.tool_calls:
             frames += self._call(call)
         return frames
 
-    def say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         """Add *text* to the block of its *kind*, a new one if another was written before."""
         frames = b""
         block = self._text
         if block is None or block.kind != kind:
-            frames = self.close_text()
-            block = self._text = self.block(kind)
-            frames += self.opened(block)
+            frames = self._close_text()
+            block = self._text = self._block(kind, None)
+            frames += self._opened(block)
         block.pieces.append(text)
         block.logprobs += logprobs
-        return frames + self.filled(block, text, logprobs) if self._stream else frames
+        return frames + self._filled(block, text, logprobs) if self._stream else frames
 
-    def leave_out(self, thing: str) -> bytes:
+    def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+        number = f"{self.count}}}" if self.numbers else ""
+        self.count += 1
+        data = f"{block.before}{quote(text)}{block.after}{number}"
+        return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
+
+    def _leave_out(self, thing: str) -> bytes:
         """Say in a text of its own that the API has no room for *thing*."""
-        frames = self.close_text() + self.say("text", f"[left out: {thing}]")
-        return frames + self.close_text()
+        frames = self._close_text() + self._say("text", f"[left out: {thing}]")
+        return frames + self._close_text()
 
-    def whole(self, block: Block) -> bytes:
+    def _whole(self, block: Block) -> bytes:
         """Return the frames for a *block* that came whole."""
-        return self.close_text() + self.opened(block) + self.closed(block, "completed")
+        return self._close_text() + self._opened(block) + self._closed(block, "completed")
 
     def _call(self, call: ToolCall) -> bytes:
         frames = b""
         is_new = call.index not in self._calls
         if is_new:
-            frames = self.close_text()
-            self._calls[call.index] = self.block("call", call)
+            frames = self._close_text()
+            self._calls[call.index] = self._block("call", call)
         block = self._calls[call.index]
         if block is None:
             return b""  # its arguments were whole
         block.item.update(call.extra or {})
         if is_new:
-            frames += self.opened(block)
+            frames += self._opened(block)
         if call.arguments:
             block.pieces.append(call.arguments)
-            frames += self.filled(block, call.arguments) if self._stream else b""
+            frames += self._filled(block, call.arguments) if self._stream else b""
         return frames
 
-    def close_text(self, status: str = "completed") -> bytes:
+    def _close_text(self, status: str = "completed") -> bytes:
         """Close what is being written, before another block is opened."""
         block, self._text = self._text, None
-        return self.close_calls() if block is None else self.closed(block, status)
+        return self._close_calls() if block is None else self._closed(block, status)
 
-    def close_calls(self, status: str = "") -> bytes:
+    def _close_calls(self, status: str = "") -> bytes:
         """Close the calls with *status*; without one those whose arguments are whole."""
         frames = []
         for index, block in self._calls.items():
             if block is not None and (status or jsontext.is_object(block.text)):
                 self._calls[index] = None
-                frames.append(self.closed(block, status or "completed"))
+                frames.append(self._closed(block, status or "completed"))
         return b"".join(frames)
 
-    def event(self, type: str, **members: Json) -> bytes:
+    def _event(self, type: str, **members: Json) -> bytes:
         """Return the frame of an event with *members*; ``b""`` for a document."""
         if not self._stream:
             return b""

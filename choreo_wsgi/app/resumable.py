@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
 from .. import sse
@@ -120,9 +121,6 @@ class Resumption:
         """Return the answer to a stream that *writer* logs."""
         keyed = self.idempotency_key(call) is not None
 
-        def record(generation: Generation) -> Recording:
-            return Recording(generation, writer, lambda one: self.orphans.adopt(one, call.key.id))
-
         def abandon(error: BaseException | None) -> None:
             if keyed:  # somebody may have joined
                 if not isinstance(error, ChoreoError):
@@ -142,12 +140,17 @@ class Resumption:
             api,
             request,
             slot,
-            record=record,
+            record=self.recorder(call, writer),
             abandon=abandon,
             # A client that left can come back only with its key: it has no id yet.
             gone=(lambda: False) if keyed else None,
             headers=headers,
         )
+
+    def recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
+        """Return what logs a generation for *call* with *writer*, also without its client."""
+        owner = call.key.id
+        return lambda made: Recording(made, writer, lambda one: self.orphans.adopt(one, owner))
 
     # -- read on --------------------------------------------------------------------------
 
@@ -219,27 +222,28 @@ class Resumption:
             reader = self.store.read(writer.id, owner, max(0, writer.last - 1))
             last = reader.receive(0)
             reader.close()
-        except ChoreoError:
-            last = b""
-        api = _api_of(last)
-        if api == "responses":
-            frame = self._failed_response(writer, owner, error)
-        else:
-            frame = _error_frame(api, error)
+            api = _api_of(last)
+            if api == "responses":
+                told = log.Told(self.events(writer.id, owner))
+                frame = log.failed_event(told.response("failed"), error, told.number)
+            else:
+                frame = _error_frame(api, error)
+        except ChoreoError:  # the beginning was dropped
+            frame = sse.frame(error.body())
         writer.append(*sse.number(frame, writer.last + 1), end=True)
 
-    def _failed_response(self, writer: Writer, owner: str, error: ChoreoError) -> bytes:
-        """Return ``response.failed`` for what the log tells of a response."""
-        told, decoder = log.Told(), sse.Decoder()
+    def events(self, id: str, owner: str, after: int = 0) -> list[Any]:
+        """Return the data of the events that the log of stream *id* has behind frame *after*."""
+        reader, decoder = self.store.read(id, owner, after), sse.Decoder()
+        events: list[Any] = []
         try:
-            reader = self.store.read(writer.id, owner)
-            while block := reader.receive(0):
-                for event in decoder.receive_data(block):
-                    told.add(json.loads(event.data))
+            while not reader.ended and (block := reader.receive(0)):
+                events += [json.loads(event.data) for event in decoder.receive_data(block)]
+        except ProducerLost:
+            pass  # whoever reads the stream ends it
+        finally:
             reader.close()
-        except ChoreoError:  # its beginning was dropped
-            return sse.frame(error.body())
-        return log.failed_event(told.response("failed"), error, told.number)
+        return events
 
 
 def _api_of(frames: bytes) -> str:

@@ -17,15 +17,13 @@ from .. import sse
 from ..apis import API
 from ..apis.responses.items import kind_of, listed_item, page
 from ..apis.responses.log import Told
-from ..apis.responses.request import read_request
-from ..chat.items import Json, dump
+from ..apis.responses.request import input_items, read_request
+from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..chat.source import Over
 from ..errors import (
     InvalidRequest,
     NotFound,
-    ProducerLost,
-    ProviderError,
     StreamGone,
 )
 from ..replay import Store, Writer
@@ -34,7 +32,7 @@ from ..streams.stream import Control
 from .completions import Completions
 from .pending import Pending
 from .request import Call
-from .response import Response, document, json_response
+from .response import Response, json_response
 from .resumable import Resumption, stream_head
 
 #: An id of ours; others belong to the provider.
@@ -83,7 +81,8 @@ class StoredResponses:
         kept = replace(request, stream=True, answer_id=id)
         queued: Json = api.writer(kept)
         queued = queued.response("queued")
-        begun = json.dumps({"items": _asked(fields, past), "response": queued}, ensure_ascii=False)
+        items = [*(past or ()), *input_items(fields)]
+        begun = json.dumps({"items": items, "response": queued}, ensure_ascii=False)
         frame = sse.frame(begun.encode("utf-8", "replace"), 1, event="choreo.request")
         try:
             claim.writer.append(frame, 1)
@@ -101,28 +100,23 @@ class StoredResponses:
         self, call: Call, api: API, request: ChatRequest, writer: Writer, queued: Json
     ) -> Response | Pending:
         """Answer with the document *queued* at once, or if it is None when it is complete."""
-        owner = call.key.id
-        orphans = self._resumption.orphans
         try:
-            self._resumption.refuse_more_orphans(owner)
+            self._resumption.refuse_more_orphans(call.key.id)
             slot = self._completions.take_slot(call, request)
-            recording = self._completions.record(
-                call,
-                api,
-                request,
-                slot,
-                lambda generation: Recording(
-                    generation, writer, lambda one: orphans.adopt(one, owner)
-                ),
-            )
+            recorder = self._resumption.recorder(call, writer)
+            recording = self._completions.record(call, api, request, slot, recorder)
         except BaseException:
             writer.discard()
             raise
         if queued is not None:
             recording.close()  # nobody waits for it: it goes on as without its client
             return json_response(queued)
+
+        def decide(first: bytes) -> Response:
+            return self._document(call, request.answer_id)
+
         whole = _Whole(recording)
-        return Pending(whole, document, lambda error: None, gone=call.gone, control=self._control)
+        return Pending(whole, decide, lambda error: None, gone=call.gone, control=self._control)
 
     # -- under an id ----------------------------------------------------------------------
 
@@ -205,32 +199,16 @@ class StoredResponses:
 
     def _told(self, call: Call, id: str) -> Told:
         """Return what the log has told of a response so far."""
-        told = Told()
         # Behind its end a log that has ended gives its last event: that has the whole response.
-        events = self._events(call, id, _BEYOND) or self._events(call, id, 0)
-        for event in events:
-            told.add(event)
-        return told
+        return Told(self._events(call, id, _BEYOND) or self._events(call, id))
 
     def _items(self, call: Call, id: str) -> list[Json]:
         """Return the items that a response was asked with."""
-        items: list[Json] = self._events(call, id, 0)[0]["items"]
+        items: list[Json] = self._events(call, id)[0]["items"]
         return items
 
-    def _events(self, call: Call, id: str, after: int) -> list[Any]:
-        """Return the data of what is in the log behind frame *after*."""
-        stream, owner = _stream_of(id), call.key.id
-        reader = self._store.read(stream, owner, after)
-        decoder = sse.Decoder()
-        events: list[Any] = []
-        try:
-            while not reader.ended and (block := reader.receive(0)):
-                events += map(json.loads, (one.data for one in decoder.receive_data(block)))
-        except ProducerLost:
-            pass  # whoever reads the stream ends it
-        finally:
-            reader.close()
-        return events
+    def _events(self, call: Call, id: str, after: int = 0) -> list[Any]:
+        return self._resumption.events(_stream_of(id), call.key.id, after)
 
 
 def _stream_of(id: str) -> str:
@@ -241,40 +219,22 @@ def _stream_of(id: str) -> str:
     return "strm_" + match[1]
 
 
-def _asked(fields: dict[str, Json], past: list[Json] | None) -> list[Json]:
-    given = fields.get("input") or []
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    return [*(past or []), *items]
-
-
 class _Whole(Over):
-    """A recording as its last event's response: a ``Readable`` of one document."""
+    """A recording as a ``Readable`` that has nothing but an end, or what it failed with."""
 
     _source: Recording
 
     def __init__(self, recording: Recording) -> None:
         self._source = recording
-        self._last = b""
         self.ended = False
 
     def receive(self, timeout: float) -> bytes:
-        """Return the document once it is complete, ``b""`` before; raises what it failed with."""
-        block = self._source.receive(timeout)
-        if block:
-            self._last = block
-        if not self._source.ended:
-            return b""
-        self.ended = True
-        events = sse.Decoder().receive_data(self._last)
-        response = json.loads(events[-1].data)["response"]
-        error = response.get("error")
-        if error:
-            code, param = error.get("type"), error.get("param")
-            if error["code"] == "invalid_prompt":
-                raise InvalidRequest(error["message"], code=code, param=param)
-            status = 429 if error["code"] == "rate_limit_exceeded" else None
-            raise ProviderError(error["message"], code=code, status=status)
-        return dump(response)
+        """Return ``b""``; raises what the response failed with, unless it was cancelled."""
+        self._source.receive(timeout)
+        self.ended, failure = self._source.ended, self._source.failure
+        if failure is not None and failure.code != "stream_cancelled":
+            raise failure
+        return b""
 
     def close(self) -> None:
         """The client has gone; the recording goes on without it."""

@@ -26,24 +26,23 @@ from .reading import SHAPE_ERRORS, find_error, parse_object, read_usage
 _MAX_DOCUMENT = 64 * 1024 * 1024
 
 
-def _read_input_usage(usage: dict[str, Json]) -> Usage:
-    """Return what a ``usage`` of Responses says."""
-    read, written = (usage.get(f"{way}_tokens_details") or {} for way in ("input", "output"))
-    return Usage(
-        count(usage.get("input_tokens")) or 0,
-        count(usage.get("output_tokens")) or 0,
-        count(read.get("cached_tokens")),
-        count(read.get("cache_write_tokens")),
-        count(written.get("reasoning_tokens")),
-    )
+#: The counts of Responses and Messages by their names in chat.
+_COUNTS = {
+    f"{theirs}_tokens{more}": f"{ours}_tokens{more}"
+    for theirs, ours in (("input", "prompt"), ("output", "completion"))
+    for more in ("", "_details")
+}
 
 
-def _read_message_usage(usage: dict[str, Json]) -> Usage:
-    """Return what a ``usage`` of Messages says: there input is what was not cached."""
-    read = count(usage.get("cache_read_input_tokens"))
-    written = count(usage.get("cache_creation_input_tokens"))
-    total = (count(usage.get("input_tokens")) or 0) + (read or 0) + (written or 0)
-    return Usage(total, count(usage.get("output_tokens")) or 0, read, written)
+def _usage_of(counts: dict[str, Json]) -> Usage:
+    """Return what a ``usage`` says.  That of Messages has in its input what was not cached."""
+    usage = read_usage({_COUNTS.get(name, name): value for name, value in counts.items()})
+    read = count(counts.get("cache_read_input_tokens"))
+    written = count(counts.get("cache_creation_input_tokens"))
+    if read is not None or written is not None:
+        usage.prompt_tokens += (read or 0) + (written or 0)
+        usage.cached_tokens, usage.cache_write_tokens = read, written
+    return usage
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ class Dialect:
     last: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()
     member: str = ""
-    read_usage: Callable[[dict[str, Json]], Usage] = read_usage
 
 
 _RESPONSE_ENDS = ("completed", "incomplete", "failed")
@@ -74,7 +72,6 @@ DIALECTS = {
         "response.created",
         frozenset(f"response.{end}" for end in _RESPONSE_ENDS),
         member="response",
-        read_usage=_read_input_usage,
     ),
     "messages": Dialect(
         "/messages",
@@ -83,7 +80,6 @@ DIALECTS = {
         frozenset(["message_stop"]),
         frozenset(["ping"]),
         member="message",
-        read_usage=_read_message_usage,
     ),
     "count_tokens": Dialect("/messages/count_tokens"),
     "completions": Dialect("/completions"),
@@ -101,31 +97,28 @@ class _Native(UpstreamAnswer):
         self._renamed = renamed
         self.label = label
         self.ended = False
-        self.usage: Usage | None = None
+        self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
         self._decoder = sse.Decoder(limit, errors="strict")
         self._rest = b""  # behind the last whole event of a block that passed untouched
         self._looked = b""  # the frames of events that were taken apart, before a failure
 
-    def _change(self, value: dict[str, Json]) -> bool:
-        """Write the names that the caller knows into *value*; whether any differed."""
-        changed = False
-        for name, wanted in (("model", self._renamed), ("id", self._writer.fixed_id)):
-            if wanted and name in value and value[name] != wanted:
-                value[name] = wanted
-                changed = True
-        return changed
+    @property
+    def usage(self) -> Usage | None:
+        """What the upstream reported so far."""
+        return _usage_of(self._counts) if self._counts else None
 
-    def _note_usage(self, value: dict[str, Json]) -> None:
-        usage = value.get("usage")
-        if not isinstance(usage, dict):
-            return
-        told = self._dialect.read_usage(usage)
-        if self.usage is not None and not told.prompt_tokens:  # Messages tells input at the start
-            before = self.usage
-            told.prompt_tokens, told.cached_tokens = before.prompt_tokens, before.cached_tokens
-            told.cache_write_tokens = before.cache_write_tokens
-        self.usage = told
+    def _take(self, value: Json) -> bool:
+        """Write the names that the caller knows into *value*; return whether any differed."""
+        if not isinstance(value, dict):
+            return False
+        if isinstance(value.get("usage"), dict):
+            told = {name: number for name, number in value["usage"].items() if number}
+            self._counts = {**value["usage"], **self._counts, **told}
+        known = {"model": self._renamed, "id": self._writer.fixed_id}
+        new = {name: word for name, word in known.items() if word and value.get(name, word) != word}
+        value.update(new)
+        return bool(new)
 
 
 class NativeDocument(_Native):
@@ -146,13 +139,11 @@ class NativeDocument(_Native):
             failure = find_error(value)
             if failure is not None and self._dialect.member != "response":
                 raise provider_error(failure)
-            self._note_usage(value)
-        except SHAPE_ERRORS as error:
-            raise self.fail(UpstreamInvalid("the provider's answer is not as expected")) from error
+            changed = self._take(value)
         except ChoreoError as error:
             raise self.fail(error) from None
         self.ended = True
-        return dump(value) if self._change(value) else body
+        return dump(value) if changed else body
 
 
 class NativeStream(_Native):
@@ -172,25 +163,28 @@ class NativeStream(_Native):
         """Return the frames that came within *timeout* seconds, joined."""
         if self.ended:
             return b""
-        data = self.read(timeout)
-        frames = b""
+        try:
+            frames = self._receive(timeout)
+        except (ChoreoError, *SHAPE_ERRORS) as error:
+            if not isinstance(error, ChoreoError):
+                error = UpstreamInvalid("an event is not as expected")
+            failure = self.fail(error)
+            frames, self._looked = self._looked, b""
+            if not frames:
+                raise failure from None
+        if frames:
+            self._writer.passed(frames)
+        return frames
+
+    def _receive(self, timeout: float) -> bytes:
+        data, frames = self.read(timeout), b""
         if data:
-            try:
-                frames = self._pass(self._unwrap(data) if self._unwrap else data)
-            except SHAPE_ERRORS as error:
-                raise self.fail(UpstreamInvalid("an event is not as expected")) from error
-            except ChoreoError as error:
-                failure = self.fail(error)
-                if not self._looked:
-                    raise failure from None
-                self._writer.passed(self._looked)
-                return self._looked
+            frames = self._pass(self._unwrap(data) if self._unwrap else data)
         if self.body_ended and not self.ended and not frames:
-            if self._stopped:  # all of it came but its last event
-                self.ended = True
-                return sse.frame(b'{"type":"message_stop"}', event="message_stop")
-            text = "the provider's answer ended before it was complete"
-            raise self.fail(UpstreamTruncated(text))
+            if not self._stopped:
+                raise UpstreamTruncated("the provider's answer ended before it was complete")
+            self.ended = True  # all of it came but its last event
+            frames = sse.frame(b'{"type":"message_stop"}', event="message_stop")
         return frames
 
     def _pass(self, data: bytes) -> bytes:
@@ -200,9 +194,7 @@ class NativeStream(_Native):
             end = data.rfind(b"\n\n") + 2
             if end > 1 and self._is_plain(data[:end]):
                 data, self._rest = data[:end], data[end:]
-                self._writer.passed(data)
                 return data
-        self._looked = b""
         try:
             events = self._decoder.receive_data(data)
         except sse.DecodeError as error:
@@ -213,8 +205,6 @@ class NativeStream(_Native):
                 self.finish()
                 break
         frames, self._looked = self._looked, b""
-        if frames:
-            self._writer.passed(frames)
         return frames
 
     def _is_plain(self, block: bytes) -> bool:
@@ -234,10 +224,8 @@ class NativeStream(_Native):
 
     def _look(self, event: sse.Event) -> bytes:
         dialect = self._dialect
-        if event.data == "[DONE]" and not dialect.last:
-            self.ended = True
-            return b""
         if event.data.startswith("[DONE]"):
+            self.ended = not dialect.last
             return b""
         if event.data == "null" and not dialect.last:  # how llama.cpp begins several completions
             return b""
@@ -253,14 +241,10 @@ class NativeStream(_Native):
             self._started = True
         elif kind == "message_delta":
             self._stopped = bool(value["delta"].get("stop_reason"))
-        inner = value.get(dialect.member) if dialect.member else value
-        changed = isinstance(inner, dict) and self._change(inner)
-        for told in (inner, value):
-            if isinstance(told, dict):
-                self._note_usage(told)
+        changed = [self._take(value), self._take(value.get(dialect.member))]
         self.ended = kind in dialect.last
         data = event.data.encode("utf-8", "replace")
-        if changed or b"\n" in data:
+        if any(changed) or b"\n" in data:
             data = dump(value)
         return sse.frame(data, event=kind if dialect.last else "")
 

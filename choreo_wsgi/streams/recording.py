@@ -82,6 +82,11 @@ class Recording:
         self._generation.close()
 
     @property
+    def failure(self) -> ChoreoError | None:
+        """What the generation ended with, if that is an error."""
+        return self._generation.failure
+
+    @property
     def last(self) -> int:
         """The number of the last frame in the log."""
         return self._writer.last

@@ -59,6 +59,8 @@ class Generation:
         self._first = first
         self.ended = False
         self.outcome = ""
+        #: What it ended with, if that is an error.
+        self.failure: ChoreoError | None = None
         self.on_end: Callable[[], None] | None = None
 
     def receive(self, timeout: float) -> bytes:
@@ -91,6 +93,7 @@ class Generation:
         """End with *error*; return its frame, or nothing if the ending has been returned."""
         if self.ended:
             return b""
+        self.failure = error
         self._end(error.code or error.type)
         return self.writer.fail(error)
 

@@ -82,30 +82,26 @@ class MessageWriter(BlockWriter):
         head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant"}
         return {**head, "model": self.model, "content": content, **members}
 
-    def begin(self) -> bytes:
-        """Return the frame that a message begins with."""
+    def _begin(self) -> bytes:
         nothing = {"stop_reason": None, "stop_sequence": None, "usage": usage_object(Usage())}
-        return self.event("message_start", message=self._message([], **nothing))
+        return self._event("message_start", message=self._message([], **nothing))
 
-    def block(self, kind: str, call: ToolCall | None = None) -> Block:
-        """Return a new content block."""
+    def _block(self, kind: str, call: ToolCall | None) -> Block:
         item, delta, member = _KINDS[kind]
         more = {} if call is None else {"id": call.id, "name": call.name, "input": {}}
-        return self._block(kind, {**item, **more}, delta, member)
+        return self._new(kind, {**item, **more}, delta, member)
 
-    def _block(self, kind: str, item: dict[str, Json], delta: str = "", member: str = "") -> Block:
-        index = len(self.output)
-        self.output.append(item)
+    def _new(self, kind: str, item: dict[str, Json], delta: str = "", member: str = "") -> Block:
+        index = len(self._output)
+        self._output.append(item)
         before = f'{{"type":"content_block_delta","index":{index},"delta":{{"type":"{delta}",'
         where = {"index": index}
         return Block(kind, item, where, "content_block_delta", f'{before}"{member}":', "}}")
 
-    def opened(self, block: Block) -> bytes:
-        """Return the frame that tells of the new *block*."""
-        return self.event("content_block_start", **block.where, content_block=block.item)
+    def _opened(self, block: Block) -> bytes:
+        return self._event("content_block_start", **block.where, content_block=block.item)
 
-    def cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
-        """Return the frame for a *citation* in a text."""
+    def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         told = {
             "type": "web_search_result_location",
             "url": str(citation.get("url") or ""),
@@ -117,37 +113,34 @@ class MessageWriter(BlockWriter):
         return self._delta_of(block, type="citations_delta", citation=told)
 
     def _delta_of(self, block: Block, **delta: Json) -> bytes:
-        return self.event("content_block_delta", **block.where, delta=delta)
+        return self._event("content_block_delta", **block.where, delta=delta)
 
-    def sealed(self, thinking: Mapping[str, Json]) -> bytes:
-        """Return the frames for the signature of *thinking*, or for a redacted block."""
+    def _sealed(self, thinking: Mapping[str, Json]) -> bytes:
         if thinking.get("type") == "redacted_thinking":
             redacted = {"type": "redacted_thinking", "data": thinking.get("data") or ""}
-            return self.whole(self._block("redacted", redacted))
+            return self._whole(self._new("redacted", redacted))
         frames = b""
         if self._text is None or self._text.kind != "reasoning":
-            frames = self.say("reasoning", thinking.get("thinking") or "")
+            frames = self._say("reasoning", thinking.get("thinking") or "")
         assert self._text is not None
         signature = self._text.item["signature"] = thinking.get("signature") or ""
         frames += self._delta_of(self._text, type="signature_delta", signature=signature)
-        return frames + self.close_text()
+        return frames + self._close_text()
 
-    def drawn(self, url: str) -> bytes:
-        """Return a text that names the picture in *url*: the API has no block for one."""
+    def _drawn(self, url: str) -> bytes:
         kind = url.removeprefix("data:").partition(";")[0][:40]
-        return self.leave_out(f"a picture of the type {kind}")
+        return self._leave_out(f"a picture of the type {kind}")
 
-    def closed(self, block: Block, status: str) -> bytes:
-        """Complete the block; return the frame that tells of its end."""
+    def _closed(self, block: Block, status: str) -> bytes:
         if block.kind == "call":
             block.item["input"] = _input(block.text)
         elif block.kind in _KINDS:
             block.item[_KINDS[block.kind][2]] = block.text
-        return self.event("content_block_stop", **block.where)
+        return self._event("content_block_stop", **block.where)
 
     def finish(self) -> bytes:
         """Return the last frames, or the whole document."""
-        frames = self.close_text() + self.close_calls("completed")
+        frames = self._close_text() + self._close_calls("completed")
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:
@@ -159,9 +152,9 @@ class MessageWriter(BlockWriter):
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         usage = usage_object(self._usage or Usage())
         if not self._stream:
-            return dump(self._message(self.output, **delta, usage=usage))
-        frames += self.event("message_delta", delta=delta, usage=usage)
-        return frames + self.event("message_stop")
+            return dump(self._message(self._output, **delta, usage=usage))
+        frames += self._event("message_delta", delta=delta, usage=usage)
+        return frames + self._event("message_stop")
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

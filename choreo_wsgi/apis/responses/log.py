@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ... import sse
@@ -50,9 +51,9 @@ def next_number(frames: bytes) -> int:
 
 
 class Told:
-    """A response put together from its events."""
+    """A response put together from its *events*, or what is there of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Iterable[dict[str, Any]]) -> None:
         self._response: dict[str, Json] = {}
         self._items: dict[int, Any] = {}
         # What is not done yet by the item's place: the item or its part, and what fills it.
@@ -60,9 +61,11 @@ class Told:
         self._ended = False
         #: The number of the next event.
         self.number = 0
+        for event in events:
+            self._add(event)
 
-    def add(self, event: dict[str, Any]) -> None:
-        """Take the next event, or before the first how the response was queued."""
+    def _add(self, event: dict[str, Any]) -> None:
+        # Before the first event stands how the response was queued, which has no type.
         kind, index = event.get("type", ""), event.get("output_index", -1)
         self.number = event.get("sequence_number", -1) + 1
         if "response" in event:

@@ -70,28 +70,26 @@ class ResponseWriter(BlockWriter):
         self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
         self._passed = b""  # the last frames that a provider passed on
 
-    def begin(self) -> bytes:
-        """Return the frames that a response begins with."""
+    def _begin(self) -> bytes:
         response = self.response("in_progress")
-        created = self.event("response.created", response=response)
-        return created + self.event("response.in_progress", response=response)
+        created = self._event("response.created", response=response)
+        return created + self._event("response.in_progress", response=response)
 
-    def block(self, kind: str, call: ToolCall | None = None) -> Block:
-        """Return a new output item."""
+    def _block(self, kind: str, call: ToolCall | None) -> Block:
         if call is None:
             name = "summary" if kind == "reasoning" and self._summarised else kind
-            return self._block(kind, name)
+            return self._new(kind, name)
         tool = self._tools.get(call.name) or {"type": "function", "name": call.name}
         space = {"namespace": tool["namespace"]} if tool.get("namespace") else {}
-        return self._block(kind, tool["type"], call_id=call.id, name=tool["name"], **space)
+        return self._new(kind, tool["type"], call_id=call.id, name=tool["name"], **space)
 
-    def _block(self, kind: str, named: str, **members: Json) -> Block:
+    def _new(self, kind: str, named: str, **members: Json) -> Block:
         prefix, item, filled, holder, part = _KINDS[named]
-        index = len(self.output)
+        index = len(self._output)
         kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
         own = f"{kept}_{index}" if kept else secrets.token_hex(16)
         made = {"id": f"{prefix}_{own}", **item, **members}
-        self.output.append(made)
+        self._output.append(made)
         where = {"item_id": made["id"], "output_index": index}
         if holder:
             where[f"{holder}_index"] = 0
@@ -101,32 +99,29 @@ class ResponseWriter(BlockWriter):
         return Block(kind, made, where, event, f'{{"type":"{event}","delta":', after, holder, part)
 
     def _at(self, block: Block, event: str, **members: Json) -> bytes:
-        return self.event(f"response.{event}", **block.where, **members)
+        return self._event(f"response.{event}", **block.where, **members)
 
     def _item(self, block: Block, what: str) -> bytes:
         index = block.where["output_index"]
-        return self.event(f"response.output_item.{what}", output_index=index, item=block.item)
+        return self._event(f"response.output_item.{what}", output_index=index, item=block.item)
 
     def _part(self, block: Block, what: str, part: Mapping[str, Json]) -> bytes:
         name = "reasoning_summary" if block.holder == "summary" else "content"
         return self._at(block, f"{name}_part.{what}", part=part)
 
-    def opened(self, block: Block) -> bytes:
-        """Return the frames that tell of the new item, and of its part."""
+    def _opened(self, block: Block) -> bytes:
         frames = self._item(block, "added")
         return frames + self._part(block, "added", block.part) if block.holder else frames
 
-    def filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
-        """Return the frame for the piece *text*; a custom tool's comes at its end."""
+    def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         if "input" in block.item:
             return b""
         if not logprobs:
-            return super().filled(block, text)
+            return super()._filled(block, text)
         told = logprob_objects(logprobs, whole=False)
-        return self.event(block.event, **block.where, delta=text, logprobs=told)
+        return self._event(block.event, **block.where, delta=text, logprobs=told)
 
-    def cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
-        """Return the frame for a *citation* in a text."""
+    def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         ends = {name: citation.get(name) or 0 for name in ("start_index", "end_index")}
         names = {name: str(citation.get(name) or "") for name in ("title", "url")}
         told = {"type": "url_citation", **ends, **names}
@@ -134,21 +129,18 @@ class ResponseWriter(BlockWriter):
         block.citations.append(told)
         return self._at(block, "output_text.annotation.added", **where)
 
-    def sealed(self, thinking: Mapping[str, Json]) -> bytes:
-        """Keep signed *thinking* in ``encrypted_content``, whence the caller gives it back."""
+    def _sealed(self, thinking: Mapping[str, Json]) -> bytes:
         plain = {name: value for name, value in thinking.items() if name != "index"}
         content = SEALED + base64.b64encode(dump([plain])).decode()
         if self._text is None or self._text.kind != "reasoning":
-            return self.whole(self._block("sealed", "sealed", encrypted_content=content))
+            return self._whole(self._new("sealed", "sealed", encrypted_content=content))
         self._text.item["encrypted_content"] = content
-        return self.close_text()
+        return self._close_text()
 
-    def drawn(self, url: str) -> bytes:
-        """Return the frames for the picture in the data *url*."""
-        return self.whole(self._block("picture", "picture", result=url.partition(",")[2]))
+    def _drawn(self, url: str) -> bytes:
+        return self._whole(self._new("picture", "picture", result=url.partition(",")[2]))
 
-    def closed(self, block: Block, status: str) -> bytes:
-        """Complete the item; return the frames that tell of its end and *status*."""
+    def _closed(self, block: Block, status: str) -> bytes:
         frames, name = b"", block.event.removeprefix("response.").removesuffix("delta")
         if block.kind == "call":
             member, text = "arguments", block.text
@@ -187,13 +179,13 @@ class ResponseWriter(BlockWriter):
             self._finish.reason
         )
         status = "incomplete" if reason else "completed"
-        frames = self.close_text(status) + self.close_calls(status)
+        frames = self._close_text(status) + self._close_calls(status)
         response = self.response(status)
         if reason:
             response["incomplete_details"] = {"reason": reason}
         if not self._stream:
             return dump(response)
-        return frames + self.event(f"response.{status}", response=response)
+        return frames + self._event(f"response.{status}", response=response)
 
     def passed(self, frames: bytes) -> None:
         """Go on counting, and with the same id, behind *frames* of the provider's own."""
@@ -204,7 +196,7 @@ class ResponseWriter(BlockWriter):
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
         self.count = next_number(self._passed) or self.count
-        frames = b"" if self.count else self.begin()
+        frames = b"" if self.count else self._begin()
         if self._text is not None:
             self._fill(self._text)
         frames += failed_event(self.response("failed"), error, self.count)
@@ -223,7 +215,7 @@ class ResponseWriter(BlockWriter):
             "error": None,
             "incomplete_details": None,
             "model": self.model,
-            "output": [] if status in ("queued", "in_progress") else self.output,
+            "output": [] if status in ("queued", "in_progress") else self._output,
             **self._repeated,
             "usage": usage_object(self._usage),
         }
