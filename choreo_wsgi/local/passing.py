@@ -11,7 +11,7 @@ from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import InvalidRequest
-from ..providers.native import DIALECTS, pass_on
+from ..providers.native import DIALECTS, NativeReply
 from ..settings import Settings
 from .answer import Waiting
 from .process import Endpoint, Run
@@ -102,7 +102,7 @@ class Passed(Waiting[bytes]):
         stream, limit = bool(self._body.get("stream")), self._settings.max_event_bytes
         if not stream:
             asking = replace(asking, foreign=b"")
-        return pass_on(asking, self._writer, "", self.label, stream, limit)
+        return NativeReply(asking, self._writer, "", self.label, stream, limit)
 
     def wait_on(self) -> None:
         """Speak for the process: it is silent while it works on a document.

@@ -25,7 +25,6 @@ from .reading import SHAPE_ERRORS, find_error, parse_object, read_usage
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024
 
-
 #: The counts of Responses and Messages by their names in chat.
 _COUNTS = {
     f"{theirs}_tokens{more}": f"{ours}_tokens{more}"
@@ -63,22 +62,20 @@ class Dialect:
     member: str = ""
 
 
-_RESPONSE_ENDS = ("completed", "incomplete", "failed")
-
 DIALECTS = {
     "responses": Dialect(
         "/responses",
         b".delta\ndata: {",
         "response.created",
-        frozenset(f"response.{end}" for end in _RESPONSE_ENDS),
+        frozenset(("response.completed", "response.incomplete", "response.failed")),
         member="response",
     ),
     "messages": Dialect(
         "/messages",
         b"_block_delta\ndata: {",
         "message_start",
-        frozenset(["message_stop"]),
-        frozenset(["ping"]),
+        frozenset(("message_stop",)),
+        frozenset(("ping",)),
         member="message",
     ),
     "count_tokens": Dialect("/messages/count_tokens"),
@@ -87,26 +84,76 @@ DIALECTS = {
 }
 
 
-class _Native(UpstreamAnswer):
+class NativeReply(UpstreamAnswer):
+    """The answer to *asking* of an upstream that speaks the API of *writer*, as it came.
+
+    It is a ``chat.source.Reply`` of a *stream*, or of one document.  *model* is the name that
+    the upstream has for the model; the caller's stands in the answer.  *limit* bounds the bytes
+    of an event.  *unwrap*, if not None, makes events of what the upstream sends instead.
+    """
+
     def __init__(
-        self, asking: Asking, writer: AnswerWriter, renamed: str, label: str, limit: int
+        self,
+        asking: Asking,
+        writer: AnswerWriter,
+        model: str,
+        label: str,
+        stream: bool,
+        limit: int,
+        unwrap: Callable[[bytes], bytes] | None = None,
     ) -> None:
         super().__init__(asking)
         self._writer = writer
         self._dialect = DIALECTS[writer.api]
-        self._renamed = renamed
+        self._renamed = writer.model if writer.model != model else ""
         self.label = label
+        self._stream = stream
+        self._unwrap = unwrap
         self.ended = False
         self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
         self._decoder = sse.Decoder(limit, errors="strict")
         self._rest = b""  # behind the last whole event of a block that passed untouched
         self._looked = b""  # the frames of events that were taken apart, before a failure
+        self._started = False
+        self._stopped = False  # the reason why a message stopped has come
 
     @property
     def usage(self) -> Usage | None:
         """What the upstream reported so far."""
         return _usage_of(self._counts) if self._counts else None
+
+    def receive(self, timeout: float) -> bytes:
+        """Return what came within *timeout* seconds: frames, or the document once it is whole."""
+        if self.ended:
+            return b""
+        try:
+            data = self.read(timeout)
+            passed = self._frames(data) if self._stream else self._whole(data)
+        except (ChoreoError, *SHAPE_ERRORS) as error:
+            if not isinstance(error, ChoreoError):
+                error = UpstreamInvalid("the provider's answer is not as expected")
+            failure = self.fail(error)
+            passed, self._looked = self._looked, b""
+            if not passed:
+                raise failure from None
+        if passed:
+            self._writer.passed(passed)
+        return passed
+
+    def _whole(self, data: bytes) -> bytes:
+        self._document += data
+        if len(self._document) > _MAX_DOCUMENT:
+            raise UpstreamInvalid("the provider's answer is too long")
+        if not self.body_ended:
+            return b""
+        body = bytes(self._document)
+        value = parse_object(body)
+        failure = find_error(value)
+        if failure is not None and self._dialect.member != "response":
+            raise provider_error(failure)
+        self.ended = True
+        return dump(value) if self._take(value) else body
 
     def _take(self, value: Json) -> bool:
         """Write the names that the caller knows into *value*; return whether any differed."""
@@ -120,64 +167,8 @@ class _Native(UpstreamAnswer):
         value.update(new)
         return bool(new)
 
-
-class NativeDocument(_Native):
-    """The upstream's document: see ``chat.source.Reply``."""
-
-    def receive(self, timeout: float) -> bytes:
-        """Return the whole document once it is there, ``b""`` before."""
-        if self.ended:
-            return b""
-        self._document += self.read(timeout)
-        if len(self._document) > _MAX_DOCUMENT:
-            raise self.fail(UpstreamInvalid("the provider's answer is too long"))
-        if not self.body_ended:
-            return b""
-        body = bytes(self._document)
-        try:
-            value = parse_object(body)
-            failure = find_error(value)
-            if failure is not None and self._dialect.member != "response":
-                raise provider_error(failure)
-            changed = self._take(value)
-        except ChoreoError as error:
-            raise self.fail(error) from None
-        self.ended = True
-        return dump(value) if changed else body
-
-
-class NativeStream(_Native):
-    """The upstream's events: see ``chat.source.Reply``.
-
-    *unwrap*, if not None, makes events of what the upstream sends instead.
-    """
-
-    _started = False
-    _stopped = False  # the reason why a message stopped has come
-
-    def __init__(self, *args: Any, unwrap: Callable[[bytes], bytes] | None = None) -> None:
-        super().__init__(*args)
-        self._unwrap = unwrap
-
-    def receive(self, timeout: float) -> bytes:
-        """Return the frames that came within *timeout* seconds, joined."""
-        if self.ended:
-            return b""
-        try:
-            frames = self._receive(timeout)
-        except (ChoreoError, *SHAPE_ERRORS) as error:
-            if not isinstance(error, ChoreoError):
-                error = UpstreamInvalid("an event is not as expected")
-            failure = self.fail(error)
-            frames, self._looked = self._looked, b""
-            if not frames:
-                raise failure from None
-        if frames:
-            self._writer.passed(frames)
-        return frames
-
-    def _receive(self, timeout: float) -> bytes:
-        data, frames = self.read(timeout), b""
+    def _frames(self, data: bytes) -> bytes:
+        frames = b""
         if data:
             frames = self._pass(self._unwrap(data) if self._unwrap else data)
         if self.body_ended and not self.ended and not frames:
@@ -247,26 +238,6 @@ class NativeStream(_Native):
         if any(changed) or b"\n" in data:
             data = dump(value)
         return sse.frame(data, event=kind if dialect.last else "")
-
-
-def pass_on(
-    asking: Asking,
-    writer: AnswerWriter,
-    model: str,
-    label: str,
-    stream: bool,
-    limit: int,
-    unwrap: Callable[[bytes], bytes] | None = None,
-) -> Reply:
-    """Return the answer to *asking*, whose upstream speaks the API of *writer*.
-
-    *model* is the name that the upstream has for the model; the caller's stands in the answer.
-    *limit* bounds the bytes of an event; *unwrap* is as in :class:`NativeStream`.
-    """
-    renamed = writer.model if writer.model != model else ""
-    if stream:
-        return NativeStream(asking, writer, renamed, label, limit, unwrap=unwrap)
-    return NativeDocument(asking, writer, renamed, label, limit)
 
 
 class _NotSpoken(ProviderError):

@@ -24,29 +24,24 @@ _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
 _MESSAGE = {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
 _REASONING: dict[str, Json] = {"type": "reasoning", "summary": []}
-#: The output items: what their ids begin with, what they are at first, the events that fill
-#: them, and where they have which part.
-_KINDS: dict[str, tuple[str, dict[str, Json], str, str, dict[str, Json]]] = {
-    "text": (
-        *("msg", _MESSAGE, "output_text", "content"),
-        {"type": "output_text", "text": "", "annotations": [], "logprobs": []},
-    ),
-    "refusal": ("msg", _MESSAGE, "refusal", "content", {"type": "refusal", "refusal": ""}),
-    "reasoning": (
-        *("rs", _REASONING, "reasoning_text", "content"),
-        {"type": "reasoning_text", "text": ""},
-    ),
-    "summary": (
-        *("rs", _REASONING, "reasoning_summary_text", "summary"),
-        {"type": "summary_text", "text": ""},
-    ),
-    "sealed": ("rs", _REASONING, "", "", {}),
-    "picture": ("ig", {"type": "image_generation_call", "status": "completed"}, "", "", {}),
-    "function": (
-        *("fc", {"type": "function_call", "status": "in_progress", "arguments": ""}),
-        *("function_call_arguments", "", {}),
-    ),
-    "custom": ("ctc", {"type": "custom_tool_call", "input": ""}, "custom_tool_call_input", "", {}),
+_EMPTY = {"status": "in_progress", "arguments": ""}
+#: The output items: what their ids begin with, what they are at first, the events that fill them.
+_KINDS: dict[str, tuple[str, dict[str, Json], str]] = {
+    "text": ("msg", _MESSAGE, "output_text"),
+    "refusal": ("msg", _MESSAGE, "refusal"),
+    "reasoning": ("rs", _REASONING, "reasoning_text"),
+    "summary": ("rs", _REASONING, "reasoning_summary_text"),
+    "sealed": ("rs", _REASONING, ""),
+    "picture": ("ig", {"type": "image_generation_call", "status": "completed"}, ""),
+    "function": ("fc", {"type": "function_call", **_EMPTY}, "function_call_arguments"),
+    "custom": ("ctc", {"type": "custom_tool_call", "input": ""}, "custom_tool_call_input"),
+}
+#: The members of items that hold a part, and the part at first.
+_PARTS: dict[str, tuple[str, dict[str, Json]]] = {
+    "text": ("content", {"type": "output_text", "text": "", "annotations": [], "logprobs": []}),
+    "refusal": ("content", {"type": "refusal", "refusal": ""}),
+    "reasoning": ("content", {"type": "reasoning_text", "text": ""}),
+    "summary": ("summary", {"type": "summary_text", "text": ""}),
 }
 
 
@@ -84,7 +79,8 @@ class ResponseWriter(BlockWriter):
         return self._new(kind, tool["type"], call_id=call.id, name=tool["name"], **space)
 
     def _new(self, kind: str, named: str, **members: Json) -> Block:
-        prefix, item, filled, holder, part = _KINDS[named]
+        prefix, item, filled = _KINDS[named]
+        holder, part = _PARTS.get(named, ("", {}))
         index = len(self._output)
         kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
         own = f"{kept}_{index}" if kept else secrets.token_hex(16)

@@ -76,7 +76,9 @@ class Anthropic(HTTPProvider):
             secrets=self.secrets,
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
-        reply: Reply = native.pass_on(asking, writer, request.model, label, request.stream, limit)
+        reply: Reply = native.NativeReply(
+            asking, writer, request.model, label, request.stream, limit
+        )
         return reply
 
     def encode(self, request: ChatRequest) -> HTTPRequest:

@@ -109,7 +109,7 @@ class Bedrock(HTTPProvider):
         )
         label, limit = self.label(request.model), self.settings.max_event_bytes
         unwrapping = partial(unwrap, EventReader(limit)) if request.stream else None
-        reply: Reply = native.pass_on(
+        reply: Reply = native.NativeReply(
             asking, writer, request.model, label, request.stream, limit, unwrapping
         )
         return reply

@@ -179,9 +179,11 @@ class OpenAI(Provider):
             foreign=b"{[<" if request.stream else b"",
             secrets=self.secrets,
         )
-        label, limit = self.label(request.model), self.settings.max_event_bytes
-        given = asking if self.options.apis else replace(asking, refused=native.refused)
-        reply: Reply = native.pass_on(given, writer, request.model, label, request.stream, limit)
+        if not self.options.apis:
+            asking = replace(asking, refused=native.refused)
+        model, limit = request.model, self.settings.max_event_bytes
+        label, stream = self.label(model), request.stream
+        reply = native.NativeReply(asking, writer, model, label, stream, limit)
         if self.options.apis:
             return reply
 
@@ -189,8 +191,7 @@ class OpenAI(Provider):
             self.apis -= {writer.api}
             return super(OpenAI, self).answer(request, writer)
 
-        trying: Reply = native.Trying(reply, translate)
-        return trying
+        return native.Trying(reply, translate)
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
