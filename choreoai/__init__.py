@@ -4,110 +4,60 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from choreo_wsgi.version import __version__
+from choreo_wsgi.version import __version__ as __version__
 
-from .errors import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    ChoreoAIError,
-    ConflictError,
-    ContentFilterFinishReasonError,
-    InternalServerError,
-    LengthFinishReasonError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    StreamInterruptedError,
-    UnprocessableEntityError,
-)
-from .folding import Fold
-from .models import (
-    Annotation,
-    Audio,
-    ChatCompletion,
-    ChatCompletionChunk,
-    Choice,
-    ChunkChoice,
-    ChunkToolCall,
-    Delta,
-    Function,
-    Logprobs,
-    Message,
-    Model,
-    ModelList,
-    TokenLogprob,
-    ToolCall,
-    Usage,
-)
-from .params import NOT_GIVEN, NotGiven, not_given, omit
-from .parsing import ParsedChatCompletion, pydantic_function_tool
-from .policy import Timeout
-from .sync.client import ChoreoAI
-from .sync.stream import Stream
+from .errors import APIConnectionError as APIConnectionError
+from .errors import APIError as APIError
+from .errors import APIStatusError as APIStatusError
+from .errors import APITimeoutError as APITimeoutError
+from .errors import AuthenticationError as AuthenticationError
+from .errors import BadRequestError as BadRequestError
+from .errors import ChoreoAIError as ChoreoAIError
+from .errors import ConflictError as ConflictError
+from .errors import ContentFilterFinishReasonError as ContentFilterFinishReasonError
+from .errors import InternalServerError as InternalServerError
+from .errors import LengthFinishReasonError as LengthFinishReasonError
+from .errors import NotFoundError as NotFoundError
+from .errors import PermissionDeniedError as PermissionDeniedError
+from .errors import RateLimitError as RateLimitError
+from .errors import StreamInterruptedError as StreamInterruptedError
+from .errors import UnprocessableEntityError as UnprocessableEntityError
+from .folding import Fold as Fold
+from .models import Annotation as Annotation
+from .models import Audio as Audio
+from .models import ChatCompletion as ChatCompletion
+from .models import ChatCompletionChunk as ChatCompletionChunk
+from .models import Choice as Choice
+from .models import ChunkChoice as ChunkChoice
+from .models import ChunkToolCall as ChunkToolCall
+from .models import Delta as Delta
+from .models import Function as Function
+from .models import Logprobs as Logprobs
+from .models import Message as Message
+from .models import Model as Model
+from .models import ModelList as ModelList
+from .models import TokenLogprob as TokenLogprob
+from .models import ToolCall as ToolCall
+from .models import Usage as Usage
+from .params import NOT_GIVEN as NOT_GIVEN
+from .params import NotGiven as NotGiven
+from .params import not_given as not_given
+from .params import omit as omit
+from .parsing import ParsedChatCompletion as ParsedChatCompletion
+from .parsing import pydantic_function_tool as pydantic_function_tool
+from .policy import Timeout as Timeout
+from .sync.client import ChoreoAI as ChoreoAI
+from .sync.stream import Stream as Stream
 
 if TYPE_CHECKING:
-    from .aio.client import AsyncChoreoAI
-    from .aio.client import AsyncChoreoAI as AsyncOpenAI
-    from .aio.stream import AsyncStream
+    from .aio.client import AsyncChoreoAI as AsyncChoreoAI
+    from .aio.stream import AsyncStream as AsyncStream
+
+    AsyncOpenAI = AsyncChoreoAI
 
 # For programs written for the openai package: `import choreoai as openai`.
 OpenAI = ChoreoAI
 OpenAIError = ChoreoAIError
-
-__all__ = [
-    "NOT_GIVEN",
-    "APIConnectionError",
-    "APIError",
-    "APIStatusError",
-    "APITimeoutError",
-    "Annotation",
-    "AsyncChoreoAI",
-    "AsyncOpenAI",
-    "AsyncStream",
-    "Audio",
-    "AuthenticationError",
-    "BadRequestError",
-    "ChatCompletion",
-    "ChatCompletionChunk",
-    "Choice",
-    "ChoreoAI",
-    "ChoreoAIError",
-    "ChunkChoice",
-    "ChunkToolCall",
-    "ConflictError",
-    "ContentFilterFinishReasonError",
-    "Delta",
-    "Fold",
-    "Function",
-    "InternalServerError",
-    "LengthFinishReasonError",
-    "Logprobs",
-    "Message",
-    "Model",
-    "ModelList",
-    "NotFoundError",
-    "NotGiven",
-    "OpenAI",
-    "OpenAIError",
-    "ParsedChatCompletion",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "Stream",
-    "StreamInterruptedError",
-    "Timeout",
-    "TokenLogprob",
-    "ToolCall",
-    "UnprocessableEntityError",
-    "Usage",
-    "__version__",
-    "not_given",
-    "omit",
-    "pydantic_function_tool",
-]
 
 # asyncio takes longer to import than all of this package: only who asks for it waits.
 _LAZY = {

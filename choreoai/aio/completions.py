@@ -87,7 +87,7 @@ class AsyncCompletions:
         parser = Parser[T](response_format, params)
         exchange = self._ask(True, parser.params)
         reading = EventReading(exchange.n, parser)
-        async with await AsyncChatCompletionStream[T]._open(exchange, reading) as stream:
+        async with await AsyncChatCompletionStream[T](exchange, reading)._open() as stream:
             yield stream
 
     async def resume(
@@ -102,7 +102,7 @@ class AsyncCompletions:
         request, resume = self._resuming(options, id, after), partial(self._resuming, options)
         pool, stop = self._client._transport, self._delete
         exchange = AsyncExchange(pool, request, options, resume=resume, stop=stop)
-        return await AsyncStream._open(exchange, Reading(), after)
+        return await AsyncStream(exchange, Reading(), after)._open()
 
     def _ask(self, stream: bool | None, params: Mapping[str, Any]) -> AsyncExchange:
         """Return the exchange that asks for an answer, to be carried out."""
@@ -149,7 +149,7 @@ class AsyncRawCompletions:
         exchange = self._completions._ask(stream, params)
         if not stream:
             return await AsyncRawResponse.fetch(exchange, completion_of)
-        opened = await AsyncStream._open(exchange, Reading(exchange.n))
+        opened = await AsyncStream(exchange, Reading(exchange.n))._open()
         return AsyncRawResponse(exchange, b"", lambda _: opened)
 
     create: Create[

@@ -9,33 +9,13 @@ from typing import Any, Generic, TypeVar
 
 from ..objects import Object
 from ..reading import Reading, completion_of
-from .exchange import AsyncExchange
+from .exchange import Answered, AsyncExchange
 from .stream import AsyncStream
 
 T = TypeVar("T")
 
 
-class _Answered:
-    """What has an answer's head."""
-
-    _exchange: AsyncExchange
-
-    def _begin(self, exchange: AsyncExchange) -> None:
-        self._exchange = exchange
-        #: The status, 200 or another that says that all is well.
-        self.status_code = exchange.status_code
-        #: The answer's headers; names are found whatever their case.
-        self.headers = exchange.headers
-        #: How often the request was sent again.
-        self.retries_taken = exchange.retries
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer."""
-        return self.headers.get("x-request-id")
-
-
-class AsyncRawResponse(_Answered, Generic[T]):
+class AsyncRawResponse(Answered, Generic[T]):
     """An answer's head and body, and ``parse()`` for what the method itself returns.
 
     *content* is empty for a stream, which is read through what ``parse()`` returns.
@@ -44,7 +24,7 @@ class AsyncRawResponse(_Answered, Generic[T]):
     def __init__(
         self, exchange: AsyncExchange, content: bytes, parse: Callable[[bytes], T]
     ) -> None:
-        self._begin(exchange)
+        self._exchange = exchange
         self.content = content
         self._parse = parse
 
@@ -73,7 +53,7 @@ class AsyncRawResponse(_Answered, Generic[T]):
         return made
 
 
-class AsyncStreamedResponse(_Answered, Generic[T]):
+class AsyncStreamedResponse(Answered, Generic[T]):
     """An answer whose body is read as it comes, in an ``async with`` block.
 
     Entering sends the request, and raises what it raises; leaving closes the connection.
@@ -84,7 +64,7 @@ class AsyncStreamedResponse(_Answered, Generic[T]):
         self._streamed = streamed
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
-        self._begin(await self._exchange.open())
+        await self._exchange.open()
         return self
 
     async def __aexit__(self, *error: object) -> None:

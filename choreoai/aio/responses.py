@@ -148,7 +148,7 @@ class AsyncResponses:
         resume = partial(chat._resuming, options) if options.resumable else None
         stop = chat._delete
         exchange = self._client._call(method, path, body, sent, resume=resume, stop=stop)
-        return await AsyncResponseStream._open(exchange, ResponseReading(first))
+        return await AsyncResponseStream(exchange, ResponseReading(first))._open()
 
 
 def _path(response_id: str) -> str:

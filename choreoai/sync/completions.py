@@ -85,7 +85,7 @@ class Completions:
         parser = Parser[T](response_format, params)
         exchange = self._ask(True, parser.params)
         reading = EventReading(exchange.n, parser)
-        with ChatCompletionStream[T]._open(exchange, reading) as stream:
+        with ChatCompletionStream[T](exchange, reading)._open() as stream:
             yield stream
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
@@ -98,7 +98,7 @@ class Completions:
         request, resume = self._resuming(options, id, after), partial(self._resuming, options)
         pool, stop = self._client._transport, self._delete
         exchange = Exchange(pool, request, options, resume=resume, stop=stop)
-        return Stream._open(exchange, Reading(), after)
+        return Stream(exchange, Reading(), after)._open()
 
     def _ask(self, stream: bool | None, params: Mapping[str, Any]) -> Exchange:
         """Return the exchange that asks for an answer, to be carried out."""
@@ -145,7 +145,7 @@ class RawCompletions:
         exchange = self._completions._ask(stream, params)
         if not stream:
             return RawResponse.fetch(exchange, completion_of)
-        opened = Stream._open(exchange, Reading(exchange.n))
+        opened = Stream(exchange, Reading(exchange.n))._open()
         return RawResponse(exchange, b"", lambda _: opened)
 
     create: Create[

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import inf
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
@@ -25,6 +24,7 @@ from ..policy import Options, backoff, retry_delay
 from ..transports.base import (
     Attempt,
     Cancelled,
+    Limit,
     Stalled,
     T,
     receive_some,
@@ -32,18 +32,37 @@ from ..transports.base import (
     shutdown,
 )
 from ..transports.blocking import Waiter, waiter
-from ..transports.route import Route, find_route, proxy_authorization
+from ..transports.route import Route, find_route
 from .pool import Pool
 
 _MOST_OF_AN_ERROR = 1024 * 1024
 _MOST_OF_AN_ANSWER = 256 * 1024 * 1024
 
 
-class Limit(NamedTuple):
-    """Until when (of ``time.monotonic``) something must have come, and what it means if not."""
+class Answered:
+    """What has an answer's head."""
 
-    due: float
-    words: str
+    _exchange: Exchange
+
+    @property
+    def status_code(self) -> int:
+        """The answer's status."""
+        return self._exchange.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's headers; names are found whatever their case."""
+        return self._exchange.headers
+
+    @property
+    def request_id(self) -> str | None:
+        """The ``x-request-id`` of the answer."""
+        return self.headers.get("x-request-id")
+
+    @property
+    def retries_taken(self) -> int:
+        """How often the request was sent again."""
+        return self._exchange.retries
 
 
 class Exchange:
@@ -91,7 +110,7 @@ class Exchange:
         while True:
             try:
                 self.send(self._request)
-                return self
+                break
             except (APIStatusError, APIConnectionError) as error:
                 delay = None
                 if isinstance(error, APIStatusError):
@@ -103,6 +122,9 @@ class Exchange:
                     raise
             self.retries += 1
             self.pause(delay)
+        # Not those of an answer that goes on with this one.
+        self.status_code, self.headers = self._head.status, _dictionary(self._head)
+        return self
 
     def send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer.
@@ -119,7 +141,7 @@ class Exchange:
         limit = self.limit(False)
         try:
             self._hold(sock)
-            data = memoryview(_request_bytes(request, route))
+            data = memoryview(route.message(request))
             try:
                 while data:
                     data = data[self._perform(partial(send_some, data), True, limit) :]
@@ -134,10 +156,6 @@ class Exchange:
         except BaseException:
             self.drop()
             raise
-        self.status_code = head.status
-        names = [name for name, _ in head.headers.items()]
-        values = {name: ", ".join(head.headers.get_all(name) or ()) for name in names}
-        self.headers = CaseInsensitiveDict(values)
         if not 200 <= head.status < 300:
             raise self.refusal()
 
@@ -199,7 +217,7 @@ class Exchange:
                     framing.end()
                 if body and not self._begun:
                     self._begun = True
-                    coding = self.headers.get("content-encoding", "").lower()
+                    coding = self._head.headers.get("content-encoding").lower()
                     self._unpacker = Unpacker() if is_packed(coding, body) else None
                 if body and self._unpacker is not None:
                     body = self._unpacker.unpack(body)
@@ -240,8 +258,8 @@ class Exchange:
         finally:
             self.close()
         if not start or (isinstance(body, dict) and body.get("error")):
-            return status_error(self.status_code, self.headers, body)
-        kind = self.headers.get("content-type", "a document")
+            return status_error(self._head.status, _dictionary(self._head), body)
+        kind = self._head.headers.get("content-type", "a document")
         return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
 
     def pause(self, seconds: float) -> None:
@@ -293,14 +311,7 @@ class Exchange:
             held[0].sock.close()  # the parent's loop goes on with its own
 
 
-def _request_bytes(request: PreparedRequest, route: Route) -> bytes:
-    authority = urlsplit(request.url or "").netloc.rpartition("@")[2]
-    target = request.path_url
-    headers = {"Host": authority, **request.headers}
-    if route.proxy is not None and route.scheme == "http":
-        target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
-        headers.update(proxy_authorization(route.proxy))
-    lines = [f"{request.method} {target} HTTP/1.1", *map(": ".join, headers.items())]
-    body = request.body or b""
-    assert isinstance(body, bytes)
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+def _dictionary(head: Head) -> Mapping[str, str]:
+    names = [name for name, _ in head.headers.items()]
+    values = {name: ", ".join(head.headers.get_all(name) or ()) for name in names}
+    return CaseInsensitiveDict(values)

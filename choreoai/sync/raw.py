@@ -9,40 +9,20 @@ from typing import Any, Generic, TypeVar
 
 from ..objects import Object
 from ..reading import Reading, completion_of
-from .exchange import Exchange
+from .exchange import Answered, Exchange
 from .stream import Stream
 
 T = TypeVar("T")
 
 
-class _Answered:
-    """What has an answer's head."""
-
-    _exchange: Exchange
-
-    def _begin(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        #: The status, 200 or another that says that all is well.
-        self.status_code = exchange.status_code
-        #: The answer's headers; names are found whatever their case.
-        self.headers = exchange.headers
-        #: How often the request was sent again.
-        self.retries_taken = exchange.retries
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer."""
-        return self.headers.get("x-request-id")
-
-
-class RawResponse(_Answered, Generic[T]):
+class RawResponse(Answered, Generic[T]):
     """An answer's head and body, and ``parse()`` for what the method itself returns.
 
     *content* is empty for a stream, which is read through what ``parse()`` returns.
     """
 
     def __init__(self, exchange: Exchange, content: bytes, parse: Callable[[bytes], T]) -> None:
-        self._begin(exchange)
+        self._exchange = exchange
         self.content = content
         self._parse = parse
 
@@ -69,7 +49,7 @@ class RawResponse(_Answered, Generic[T]):
         return made
 
 
-class StreamedResponse(_Answered, Generic[T]):
+class StreamedResponse(Answered, Generic[T]):
     """An answer whose body is read as it comes, in an ``with`` block.
 
     Entering sends the request, and raises what it raises; leaving closes the connection.
@@ -80,7 +60,7 @@ class StreamedResponse(_Answered, Generic[T]):
         self._streamed = streamed
 
     def __enter__(self) -> StreamedResponse[T]:
-        self._begin(self._exchange.open())
+        self._exchange.open()
         return self
 
     def __exit__(self, *error: object) -> None:

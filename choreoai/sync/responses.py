@@ -146,7 +146,7 @@ class Responses:
         resume = partial(chat._resuming, options) if options.resumable else None
         stop = chat._delete
         exchange = self._client._call(method, path, body, sent, resume=resume, stop=stop)
-        return ResponseStream._open(exchange, ResponseReading(first))
+        return ResponseStream(exchange, ResponseReading(first))._open()
 
 
 def _path(response_id: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from choreo_wsgi.sse import Decoder
 
@@ -22,8 +22,8 @@ from ..folding import Fold
 from ..models import ChatCompletion, ChatCompletionChunk
 from ..policy import backoff
 from ..reading import Reading, Record, ends, first_text, records
-from ..transports.base import Cancelled
-from .exchange import Exchange, Limit
+from ..transports.base import Cancelled, Limit
+from .exchange import Answered, Exchange
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -45,10 +45,8 @@ _PATIENCE = 0.1
 _NO_STREAM = ("application/json", "text/html")
 _DOCUMENTS = (b"{", b"[", b"<")  # how these begin, and no stream of events does
 
-_ENDED: Final = "the stream has ended"
 
-
-class Stream(Generic[E]):
+class Stream(Answered, Generic[E]):
     """The chunks of an answer, as they come.
 
     Iterate over it once.  It closes itself at the end, on an error, on leaving a ``with``
@@ -64,95 +62,71 @@ class Stream(Generic[E]):
     """
 
     def __init__(self, exchange: Exchange, reading: Reading, after: int = 0) -> None:
-        #: What the server calls a resumable stream; None for any other.
-        self.id = exchange.headers.get("choreo-stream-id")
-        #: The response's status, 200.
-        self.status_code = exchange.status_code
-        #: The response's headers; names are found whatever their case.
-        self.headers = exchange.headers
         self._exchange = exchange
         self._reading = reading
         self._ready: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()
         self._over: str | None = None  # why nothing more comes from the connection
-        # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
-        # for all that follow.
-        self._numbered = (exchange.resume is not None and self.id is not None) or after > 0
-        self._last = after
+        self._last = after  # the number of the last event that came
         self._decoder = Decoder(errors="strict")
         self._begun = False  # a record came, so that from now on the idle limit counts
         self._judged = False  # the body began as one of events does
         self._failures = 0
 
-    @classmethod
-    def _open(cls: type[S], exchange: Exchange, reading: Reading, after: int = 0) -> S:
-        """Return the stream that answers *exchange*, from the event after number *after*.
+    def _open(self: S) -> S:
+        """Send the request; return this stream when the answer's head is there.
 
-        Raises what ``exchange.open`` raises, and APIError when the answer is no stream.
+        Raises what ``Exchange.open`` raises, and APIError when the answer is no stream.
         """
-        stream = cls(exchange.open(), reading, after)
-        kind = stream.headers.get("content-type", "").split(";")[0]
+        self._exchange.open()
+        kind = self.headers.get("content-type", "").split(";")[0]
         if kind.strip().lower() in _NO_STREAM:  # or events with a wrong label
             try:
-                stream._ready.extend(stream._read())
+                self._fill()
             except BaseException:
-                exchange.drop()
+                self._exchange.drop()
                 raise
-        return stream
+        return self
 
     def __iter__(self) -> Iterator[E]:
         return self
 
     def __next__(self) -> E:
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("the stream is being read already, by another task or thread")
         chunk: Any = None
         try:
             if self._ready or self._fill():
                 chunk = self._reading.take(self._ready.popleft())
                 if chunk is None:
-                    self._read()
-                    self.close()
-        except _Busy:
-            raise
+                    # Only now: what came with the end marker must not wait for the body's end.
+                    with suppress(APIConnectionError, Cancelled):
+                        self._exchange.receive(Limit(time.monotonic() + _PATIENCE, ""))
         except BaseException as error:
-            replaced = self._explain(error)
-            self._let_go()
-            if replaced is error:
-                raise
-            raise replaced from None
+            if not (self._closed and isinstance(error, Cancelled)):
+                replaced = self._explain(error)
+                self._let_go()
+                if replaced is error:
+                    raise
+                raise replaced from None
+        finally:
+            if chunk is None:
+                self._exchange.close()
+            self._busy.release()
         if chunk is None:
             raise StopIteration
         return chunk  # type: ignore[no-any-return]
 
     def _fill(self) -> bool:
-        """Get the next records; return False when there are no more."""
-        if not self._busy.acquire(blocking=False):
-            raise _Busy("the stream is being read already, by another task or thread")
-        try:
-            if self._reading.failure is not None:
-                raise self._reading.failure
-            if self._reading.ended or self._closed:
-                self._exchange.close()
-                return False
-            self._ready.extend(self._read())
-        except Cancelled:
-            if not self._closed:
-                raise
-            self._exchange.close()
-            return False
-        finally:
-            self._busy.release()
-        if not self._ready:
-            self._reading.cut(self._over or "")
-            self.close()
-        return bool(self._ready)
+        """Wait for the next records; return False when there are no more.
 
-    def _read(self) -> list[Record]:
-        """Wait for the next records; none when the stream is over, and the connection let go.
-
-        Raises APITimeoutError, StreamInterruptedError when reconnecting is given up,
-        and Cancelled.
+        Raises APITimeoutError, StreamInterruptedError, and Cancelled.
         """
+        if self._reading.failure is not None:
+            raise self._reading.failure
+        if self._reading.ended or self._closed:
+            return False
         limit = self._exchange.limit(self._begun)
         while self._over is None:
             why = "the connection was closed before the end of the answer"
@@ -167,28 +141,27 @@ class Stream(Generic[E]):
                 limit = self._exchange.limit(self._begun)
             elif not self._judged and block.lstrip()[:1] in _DOCUMENTS:
                 raise self._exchange.refusal(block)
-            else:
-                self._judged = self._judged or bool(block.strip())
-                if made := self._new(records(self._decoder, block)):
-                    return made
-        # Only now: what came with the end marker must not wait for the end of the body.
-        if self._over is _ENDED:
-            with suppress(APIConnectionError, Cancelled):
-                self._exchange.receive(Limit(time.monotonic() + _PATIENCE, ""))
-        self._exchange.close()
-        return []
+            elif self._take(block):
+                return True
+        self._reading.cut(self._over)
+        return False
 
-    def _new(self, made: list[Record]) -> list[Record]:
-        """Return what of *made* was not read before."""
-        if self._numbered:
+    def _take(self, block: bytes) -> bool:
+        """Take the records that *block* completes; return whether there are any."""
+        self._judged = self._judged or bool(block.strip())
+        made = records(self._decoder, block)
+        # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
+        # for all that follow.
+        if self._last or (self._exchange.resume is not None and self.id is not None):
             made = [record for record in made if record[0] is None or record[0] > self._last]
         if made:
             self._begun = True
             self._failures = 0
             self._last = made[-1][0] or self._last
             if ends(made[-1]):
-                self._over = _ENDED
-        return made
+                self._over = "the stream has ended"
+            self._ready.extend(made)
+        return bool(made)
 
     def _cut(self, why: str) -> None:
         """Deal with a connection that is over: be over too, or get another."""
@@ -238,9 +211,9 @@ class Stream(Generic[E]):
         return self
 
     @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the response."""
-        return self.headers.get("x-request-id")
+    def id(self) -> str | None:
+        """What the server calls a resumable stream; None for any other."""
+        return self._exchange.headers.get("choreo-stream-id")
 
     @property
     def last_event_id(self) -> int | None:
@@ -288,10 +261,8 @@ class Stream(Generic[E]):
             self._exchange.cancel()
         # Who is reading now was woken by that, and closes the connection itself.
         if self._busy.acquire(blocking=False):
-            try:
-                self._exchange.close()
-            finally:
-                self._busy.release()
+            self._exchange.close()
+            self._busy.release()
 
     def close(self) -> None:
         """Close the connection, as often as wanted, also while another reads."""
@@ -315,10 +286,6 @@ class Stream(Generic[E]):
     def __repr__(self) -> str:
         state = "ended" if self._reading.ended else "closed" if self._closed else "open"
         return f"<{type(self).__name__} {state} id={self.id!r}>"
-
-
-class _Busy(RuntimeError):
-    """Two read at once: no fault of the stream, which goes on."""
 
 
 class _Text:

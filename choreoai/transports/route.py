@@ -30,6 +30,19 @@ class Route(NamedTuple):
         """``scheme://host:port``."""
         return f"{self.scheme}://{self.authority}"
 
+    def message(self, request: requests.PreparedRequest) -> bytes:
+        """Return *request* as it is sent on this route."""
+        authority = urlsplit(request.url or "").netloc.rpartition("@")[2]
+        target = request.path_url
+        headers = {"Host": authority, **request.headers}
+        if self.proxy is not None and self.scheme == "http":
+            target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
+            headers.update(proxy_authorization(self.proxy))
+        lines = [f"{request.method} {target} HTTP/1.1", *map(": ".join, headers.items())]
+        body = request.body or b""
+        assert isinstance(body, bytes)
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+
 
 def find_route(session: requests.Session, url: str) -> Route:
     """Return the route to *url* with the settings of *session* and of the environment.
