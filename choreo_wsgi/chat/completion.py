@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from ..errors import UpstreamInvalid
 from .items import Json, new_call_id
 from .jsontext import whole_number
-from .normalise import Normaliser
+from .normalise import COUNTS, Normaliser
 from .shapes import REASONING
 from .shapes import Members as Chunk
 
 _IDENTITY = (("id", str), ("created", int), ("model", str))
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 #: Finish reasons that need no look at anything else.
 _ENDINGS = frozenset(("stop", "length", "content_filter"))
 #: Members of a message, and of a choice, that need a closer look.
@@ -76,7 +75,7 @@ def _is_right(reply: Chunk) -> bool:
         and all(type(reply.get(name)) is kind and reply[name] for name, kind in _IDENTITY)
         and "x_groq" not in reply
         and type(usage) is dict
-        and all(type(usage.get(name)) is int for name in _COUNTS)
+        and all(type(usage.get(name)) is int for name in COUNTS)
         and type(reply["choices"]) is list
         and all(_is_plain(one, place) for place, one in enumerate(reply["choices"]))
     )

@@ -28,6 +28,10 @@ _FRAME = frozenset(
 )
 
 
+#: The members of ``usage`` that the schema requires.
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
 class Normaliser:
     """The chunks of one stream of *n* choices.
 
@@ -125,8 +129,9 @@ class Normaliser:
             choices = list(filter(None, several))
             if "choices" in chunk:
                 chunk["choices"] = choices
-        if not all(isinstance(one, dict) for one in choices):
-            raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
+        for one in choices:
+            if not isinstance(one, dict):
+                raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
         reported = self._take_usage(chunk, choices)
         if not self._active:
             return self._watch(chunk, choices, reported)
@@ -186,7 +191,7 @@ class Normaliser:
             own = self._identity = _identity(chunk, self._fallback)
             if self._model:
                 own["model"] = self._model
-        if all(chunk.get(name) == value for name, value in own.items()):
+        if own.items() <= chunk.items():
             return KEPT
         if own.keys() - chunk.keys():  # those that were missing come first
             given = dict(chunk)
@@ -256,6 +261,8 @@ def complete_usage(usage: Chunk) -> Chunk:
 
     A total that the provider gives stands, also where it is not the sum.
     """
+    if all(type(usage.get(name)) is int and usage[name] >= 0 for name in COUNTS):
+        return usage
     prompt, completion, total = (
         next((n for name in names if (n := count(usage.get(name))) is not None), None)
         for names in (

@@ -36,6 +36,9 @@ _HOLE = "\x7f<hole>\x7f"
 _HOLE_JSON = _HOLE.encode()
 #: Patterns kept: as many as choices that take turns.
 _MOST = 8
+#: Shapes of events that are remembered for all streams.
+_MOST_SHAPES = 256
+_PLAIN_ID = re.compile(r"[\w.:/=+-]{8,128}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -106,16 +109,21 @@ def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
     return len(joined.translate(None, SPECIAL)) == len(joined)
 
 
+#: Whether a pattern can be learned from events of a shape: see :func:`_shape`.
+_SOUND: dict[bytes, bool] = {}
+
+
 class Patterns:
     """The patterns of one stream, the latest first, and what may become one.
 
     An event is learned from when the second of its kind comes: a stream that has no pattern,
-    because each event is padded at random, costs one search an event and no more.
+    because each event is padded at random, costs one search an event and no more.  Where there
+    is no pattern yet, the first is enough if another stream has shown that it is sound.
     """
 
     def __init__(self) -> None:
         self.known: list[Pattern] = []
-        self._candidates: dict[tuple[bytes, bytes], None] = {}
+        self._candidates: dict[bytes, None] = {}
 
     def forget(self) -> None:
         """Forget all: what may come next is not what came before."""
@@ -135,44 +143,74 @@ class Patterns:
         if found is None:
             return
         holder, key, match = found
-        ends = (raw[: match.start(1)], raw[match.end(1) :])
-        if ends not in self._candidates:
+        sent = frame[6:-2]
+        again = [match.span(1) for match in _STRINGS[key].finditer(sent)]
+        if len(again) != 1:
+            return
+        start, end = again[0]
+        head, tail = raw[: match.start(1)], raw[match.end(1) :]
+        new_head, new_tail = sent[:start], sent[end:]
+        shape = _shape(chunk, head, tail, new_head, new_tail)
+        sound = _SOUND.get(shape)
+        if shape not in self._candidates and (sound is None or self.known):
             if len(self._candidates) >= _MOST:
                 del self._candidates[next(iter(self._candidates))]
-            self._candidates[ends] = None
+            self._candidates[shape] = None
             return
-        pattern = _learn(*ends, holder, key, chunk, frame[6:-2], seen)
+        if sound is None:
+            if len(_SOUND) >= _MOST_SHAPES:
+                _SOUND.clear()
+            sound = _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail))
+            _SOUND[shape] = sound
+        pattern = _pattern(head, tail, new_head, new_tail, seen) if sound else None
         if pattern is not None and pattern not in self.known:
             self.known = [pattern, *self.known[: _MOST - 1]]
 
 
-def _learn(
-    head: bytes,
-    tail: bytes,
+def _shape(chunk: Json, *ends: bytes) -> bytes:
+    """Return *ends*, parts of what came and was sent, without the stream's ``id`` and ``created``.
+
+    These are those of *chunk*.  What is taken out is the inside of a string and a number, so the
+    ends of another stream with this shape are the same JSON with other values in these places.
+    """
+    shape = b"\n".join(ends)
+    id, created = chunk.get("id"), chunk.get("created")
+    if type(id) is str and _PLAIN_ID.fullmatch(id):
+        shape = shape.replace(b'"%b"' % id.encode(), b'""')
+    return shape.replace(b"%d," % created, b"0,") if type(created) is int else shape
+
+
+def _is_sound(
     holder: dict[str, Json],
     key: str,
     chunk: Json,
-    sent: bytes,
-    seen: Callable[[bytes], None] | None,
-) -> Pattern | None:
-    """Return the pattern of events that are *head*, a string, *tail*; None if there is none.
+    came: tuple[bytes, bytes],
+    sent: tuple[bytes, bytes],
+) -> bool:
+    """Return whether another text between the ends of what *came*, and was *sent*, changes no more.
 
-    The string is the member *key* of *holder*, a part of *chunk*, which was *sent*.
+    The text is the member *key* of *holder*, a part of *chunk*, of which that was made.
     """
-    again = [match.span(1) for match in _STRINGS[key].finditer(sent)]
-    if len(again) != 1:
-        return None
-    new_head, new_tail = sent[: again[0][0]], sent[again[0][1] :]
     text, holder[key] = holder[key], _HOLE
-    same = json.loads(new_head + _HOLE_JSON + new_tail) == chunk
+    same: bool = json.loads(_HOLE_JSON.join(sent)) == chunk
     holder[key] = text
-    delta = json.loads(head + _HOLE_JSON + tail)["choices"][0]["delta"]
+    delta = json.loads(_HOLE_JSON.join(came))["choices"][0]["delta"]
     if key == "arguments":
         delta = delta["tool_calls"][0]["function"]
-    same = same and _HOLE in (delta.get(key), delta.get("reasoning"))
+    return same and _HOLE in (delta.get(key), delta.get("reasoning"))
+
+
+def _pattern(
+    head: bytes,
+    tail: bytes,
+    new_head: bytes,
+    new_tail: bytes,
+    seen: Callable[[bytes], None] | None,
+) -> Pattern | None:
+    """Return the pattern of events of *head*, a text, *tail*; None if they cannot be told apart."""
     prefix, suffix = b"data: " + head, tail + b"\n\n"
     separator = suffix[:_SEPARATOR]
-    if not same or (prefix + suffix).count(separator) != 1 or b"\n" in prefix:
+    if (prefix + suffix).count(separator) != 1 or b"\n" in prefix:
         return None
     new_prefix, new_suffix = b"data: " + new_head, new_tail + b"\n\n"
     between = suffix[len(separator) :] + prefix

@@ -198,7 +198,11 @@ class EventRelay:
         one_line = block.find(b"\n") == len(block) - 2
         if one_line and block[:1] in b":\n":
             return  # a comment, or nothing, of which there may be thousands
-        if one_line and block.startswith(b"data: {") and len(block) <= self._limit:
+        if (
+            one_line
+            and block.startswith((b"data: {", b"data: [DONE]"))
+            and len(block) <= self._limit
+        ):
             self._take_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)

@@ -418,6 +418,32 @@ def test_an_error_in_the_stream_is_the_providers_own(
 # -- repairs -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("id", "at_once"),
+    [("chatcmpl-of-another", True), ('of "it" \\ x', False), ("1700000000,", False), ("7", False)],
+)
+def test_what_one_stream_has_shown_counts_for_the_next(id: str, at_once: bool) -> None:
+    """From the first text on, and with the id, time and model of the next stream."""
+    relay_all(STREAM, model="asked")
+    named = [block.replace(b'"chatcmpl-1"', json.dumps(id).encode()) for block in STREAM]
+    later = [block.replace(b'"created":1,', b'"created":1700000000,') for block in named]
+    relay = EventRelay(1, Rewriting(model="asked"))
+    frames = b"".join(map(relay.receive_data, later[:2]))
+    assert (relay.pattern is not None) == at_once
+    frames += b"".join(map(relay.receive_data, later[2:])) + relay.end()
+    told = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
+    assert told == {(id, 1700000000, "asked")}
+    assert contents(frames) == 'Hello wörld \U0001f600 "q" \\ \n'
+
+
+def test_an_id_that_changes_within_a_stream_is_mended_whatever_others_have_shown() -> None:
+    relay_all(STREAM)
+    own = [block.replace(b"chatcmpl-1", b"chatcmpl-own") for block in STREAM]
+    frames, failure, _ = relay_all([own[0], *STREAM[1:]])
+    assert failure is None
+    assert {one["id"] for one in chunks(frames)} == {"chatcmpl-own"}
+
+
 def test_reasoning_is_called_reasoning_content() -> None:
     thought = [event(f'{{"reasoning":"t{number}"}}') for number in range(40)]
     both = event('{"content":"","reasoning":"end"}')
