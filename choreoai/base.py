@@ -66,7 +66,8 @@ class BaseClient:
         self.timeout = DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout_of(timeout)
         self.resumable = resumable
         self._headers = dict(default_headers or {})
-        self._query = dict(default_query or {})
+        #: The query parameters of every call.
+        self.default_query: dict[str, object] = dict(default_query or {})
         if not isinstance(http_client, requests.Session | None):
             raise TypeError("http_client is a requests.Session")
         self._session = http_client or requests.Session()
@@ -90,11 +91,6 @@ class BaseClient:
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return {**headers, **self._headers}
-
-    @property
-    def default_query(self) -> dict[str, object]:
-        """The query parameters of every call."""
-        return dict(self._query)
 
     def is_closed(self) -> bool:
         """Return whether ``close()`` was called."""
@@ -126,7 +122,7 @@ class BaseClient:
             max_retries=self.max_retries if max_retries is None else max_retries,
             resumable=self.resumable if resumable is None else resumable,
             default_headers=_merged(self._headers, default_headers, set_default_headers),
-            default_query=_merged(self._query, default_query, set_default_query),
+            default_query=_merged(self.default_query, default_query, set_default_query),
             http_client=http_client,
         )
         if http_client is None:
@@ -184,7 +180,7 @@ class BaseClient:
                 if not isinstance(value, str):
                     raise ChoreoAIError(f"the value of the header {name!r} is not a text")
                 value.encode("latin-1")
-            query: Any = {**self._query, **options.query}
+            query: Any = {**self.default_query, **options.query}
             return requests.Request(
                 method, self.base_url + path, headers, data=data, params=query
             ).prepare()

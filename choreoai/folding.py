@@ -49,7 +49,8 @@ class Fold:
     def add(self, chunk: ChatCompletionChunk) -> None:
         """Take the next chunk, which is not kept and not changed.
 
-        Raises TypeError or AttributeError for what has not the form of a chunk.
+        Raises TypeError, AttributeError or UpstreamInvalid (of :mod:`choreo_wsgi.errors`) for what
+        has not the form of a chunk.
         """
         self.take(chunk.to_dict())
 
@@ -57,8 +58,7 @@ class Fold:
         """Take a chunk's *members*, and bring them into OpenAI's shape where they are not.
 
         As the server does with what providers send, content in parts becomes text (and
-        reasoning), and calls get the numbers 0, 1, ..., whatever their pieces have.  Raises
-        TypeError, AttributeError and UpstreamInvalid for what has not the form of a chunk.
+        reasoning), and calls get the numbers 0, 1, ..., whatever their pieces have.
         """
         choices = members.get("choices") or ()
         if not self._choices or not choices or members.get("usage") is not None:

@@ -60,7 +60,7 @@ class Object:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object as plain dictionaries and lists, ready for ``json.dumps``."""
-        return {name: _plain(value) for name, value in self.__dict__.items()}
+        return self.model_dump(exclude_unset=True)
 
     def _members(self) -> dict[str, Any]:
         """Return the members, of which those that are objects are made."""
@@ -165,14 +165,6 @@ class _Nested:
 
     def __set__(self, made: Object, value: Any) -> None:
         made.__dict__[self._name] = value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Object):
-        return value.to_dict()
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _dumped(value: Any, options: dict[str, Any]) -> Any:

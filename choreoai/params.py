@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Union, overload
 
 from .policy import Timeout
@@ -134,21 +135,14 @@ def declared(function: F) -> F:
     function.__name__ = function.__name__.strip("_")
     function.__qualname__ = function.__qualname__.replace("._", ".")
     signature = inspect.signature(function)
-    *own, _ = signature.parameters.values()
-    required = FormattedParams.__required_keys__
-    named = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if name in required else NOT_GIVEN,
-            annotation=annotation.__forward_arg__,
-        )
-        for name, annotation in FormattedParams.__annotations__.items()
-        if name not in signature.parameters
-    ]
-    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*own, *named]
-    )
+    *named, _ = signature.parameters.values()
+    for name, annotation in FormattedParams.__annotations__.items():
+        if name not in signature.parameters:
+            required = name in FormattedParams.__required_keys__
+            default = Parameter.empty if required else NOT_GIVEN
+            kind = annotation.__forward_arg__
+            named.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
     return function
 
 

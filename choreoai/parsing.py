@@ -60,24 +60,20 @@ class ParsedChatCompletion(ChatCompletion, Generic[T]):
 class FunctionTool(dict[str, Any]):
     """The definition of a function whose arguments are a pydantic *model*."""
 
-    def __init__(self, definition: Mapping[str, Any], model: type[pydantic.BaseModel]) -> None:
-        super().__init__(definition)
-        self.model = model
+    model: type[pydantic.BaseModel]
 
 
 def pydantic_function_tool(
     model: type[pydantic.BaseModel], *, name: str | None = None, description: str | None = None
 ) -> dict[str, Any]:
     """Return the tool whose arguments are *model*, named and described like it by default."""
-    definition = {
-        "name": name or model.__name__,
-        "strict": True,
-        "parameters": strict_schema(model),
-    }
+    name = name or model.__name__
+    tool = FunctionTool(name=name, strict=True, parameters=strict_schema(model))
+    tool.model = model
     description = model.__doc__ if description is None else description
     if description is not None:
-        definition["description"] = description
-    return {"type": "function", "function": FunctionTool(definition, model)}
+        tool["description"] = description
+    return {"type": "function", "function": tool}
 
 
 def strict_schema(kind: type) -> dict[str, Any]:
@@ -101,13 +97,12 @@ def _adapter(kind: Any) -> Any:
 
 def _be_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
     """Make *schema*, a part of *root*, strict in place."""
+    parts = [schema.get("items"), *schema.get("anyOf", ()), *schema.get("allOf", ())]
     for name in ("$defs", "definitions", "properties"):
-        for part in schema.get(name, {}).values():
+        parts += schema.get(name, {}).values()
+    for part in parts:
+        if isinstance(part, dict):
             _be_strict(part, root)
-    for part in [*schema.get("anyOf", ()), *schema.get("allOf", ())]:
-        _be_strict(part, root)
-    if isinstance(schema.get("items"), dict):
-        _be_strict(schema["items"], root)
     if schema.get("type") == "object":
         schema.setdefault("additionalProperties", False)
     if "properties" in schema:
@@ -145,12 +140,8 @@ class Parser(Generic[T]):
             for tool in self.params["tools"] or ()
             if isinstance(tool, Mapping) and tool.get("type") == "function"
         }
-
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to parse."""
-        strict = (isinstance(t, FunctionTool) or t.get("strict") for t in self._tools.values())
-        return self._adapter is not None or any(strict)
+        #: Whether there is anything to parse.
+        self.active = bool(self._adapter) or any(t.get("strict") for t in self._tools.values())
 
     def content(self, message: Mapping[str, Any], *, partial: bool = False) -> Any:
         """Return the content of *message* parsed; *partial* as far as it came, as plain JSON."""

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, Union
 from choreo_wsgi.chat.endings import finish_reason
 from choreo_wsgi.chat.shapes import reshape
 from choreo_wsgi.errors import ProviderError, UpstreamInvalid
-from choreo_wsgi.sse import DecodeError, Decoder, Event
+from choreo_wsgi.sse import DecodeError, Decoder
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .folding import Fold
@@ -43,22 +43,28 @@ def records(decoder: Decoder, block: bytes) -> list[Record]:
     except DecodeError as error:
         broken = error
         events = error.events
-    for event in events:
-        data, kind, id = event
-        # The usual event; whatever is unusual in any way takes the long way.
-        if data[:1] == "{" and not id and kind == "message":
-            try:
-                value, end = _parse(data)
-            except (ValueError, RecursionError):
-                end = -1
-            if end == len(data) and "error" not in value:
-                made.append((None, value))
-                continue
-        if not data.strip() and kind != "error":
+    for data, kind, id in events:
+        text = data.strip()
+        if not text and kind != "error":
             continue  # what several servers keep a silent connection alive with
-        record = _record(event)
-        made.append(record)
-        if ends(record):
+        number = int(id) if id.isascii() and id.isdigit() else None
+        value: Any = None
+        try:
+            value, end = _parse(text)
+            value = value if end == len(text) else None
+        except (ValueError, RecursionError):
+            pass
+        if kind == "error":  # some servers name the event instead of the member
+            value = frame_error(value if isinstance(value, dict) else data)
+        elif text.startswith("[DONE]"):
+            value = DONE
+        elif not isinstance(value, dict):
+            text = data if len(data) < 100 else data[:100] + "..."
+            value = APIError(f"the stream holds what is no chunk: {text!r}", body=data)
+        elif value.get("error"):
+            value = frame_error(value)
+        made.append((number, value))
+        if ends(made[-1]):
             return made
     if broken is not None:
         made.append((None, APIError(f"the stream cannot be read: {broken}")))
@@ -68,25 +74,6 @@ def records(decoder: Decoder, block: bytes) -> list[Record]:
 def ends(record: Record) -> bool:
     """Return whether nothing follows *record*."""
     return not isinstance(record[1], dict)
-
-
-def _record(event: Event) -> Record:
-    """Return the record for any event at all."""
-    number = int(event.id) if event.id.isascii() and event.id.isdigit() else None
-    if event.data.lstrip().startswith("[DONE]"):
-        return number, DONE
-    try:
-        value = json.loads(event.data)
-    except (ValueError, RecursionError):
-        value = None
-    if event.event == "error":  # some servers name the event instead of the member
-        return number, frame_error(value if isinstance(value, dict) else event.data)
-    if not isinstance(value, dict):
-        text = event.data if len(event.data) < 100 else event.data[:100] + "..."
-        return number, APIError(f"the stream holds what is no chunk: {text!r}", body=event.data)
-    if value.get("error"):
-        return number, frame_error(value)
-    return number, value
 
 
 def first_text(chunk: ChatCompletionChunk) -> str:
