@@ -113,10 +113,10 @@ def object_of(kind: type[T], body: bytes) -> T:
     return kind.from_dict(value)
 
 
-def completion_of(body: bytes) -> ChatCompletion:
-    """Return *body* as a completion; raises APIError, also for one that failed in the end."""
+def completion_of(body: bytes, n: int) -> ChatCompletion:
+    """Return *body*, which answers with *n* choices; raises APIError, also if it says so."""
     if _EVENTS.match(body):  # from a server that always streams
-        reading = Reading()
+        reading = Reading(n)
         for record in records(Decoder(errors="strict"), body + b"\n\n"):
             reading.take(record)
         if not reading.ended:

@@ -148,7 +148,9 @@ class AsyncRawCompletions:
         """Do as ``create``, and return the answer's head beside what it returns."""
         exchange = self._completions._ask(stream, params)
         if not stream:
-            return await AsyncRawResponse.fetch(exchange, completion_of)
+            return await AsyncRawResponse.fetch(
+                exchange, lambda body: completion_of(body, exchange.n)
+            )
         opened = await AsyncStream(exchange, Reading(exchange.n))._open()
         return AsyncRawResponse(exchange, b"", lambda _: opened)
 
@@ -168,7 +170,7 @@ class AsyncRawCompletions:
         parser = Parser[T](response_format, params)
         exchange = self._completions._ask(False, parser.params)
         return await AsyncRawResponse.fetch(
-            exchange, lambda body: parser.completion(completion_of(body))
+            exchange, lambda body: parser.completion(completion_of(body, exchange.n))
         )
 
 

@@ -92,7 +92,7 @@ class AsyncStreamedResponse(Answered, Generic[T]):
         if self._streamed:
             made = AsyncStream(self._exchange, Reading(self._exchange.n))
         else:
-            made = completion_of(await self.read())
+            made = completion_of(await self.read(), self._exchange.n)
         return made  # type: ignore[no-any-return]
 
     async def iter_bytes(self) -> AsyncIterator[bytes]:

@@ -144,7 +144,7 @@ class RawCompletions:
         """Do as ``create``, and return the answer's head beside what it returns."""
         exchange = self._completions._ask(stream, params)
         if not stream:
-            return RawResponse.fetch(exchange, completion_of)
+            return RawResponse.fetch(exchange, lambda body: completion_of(body, exchange.n))
         opened = Stream(exchange, Reading(exchange.n))._open()
         return RawResponse(exchange, b"", lambda _: opened)
 
@@ -163,7 +163,9 @@ class RawCompletions:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser = Parser[T](response_format, params)
         exchange = self._completions._ask(False, parser.params)
-        return RawResponse.fetch(exchange, lambda body: parser.completion(completion_of(body)))
+        return RawResponse.fetch(
+            exchange, lambda body: parser.completion(completion_of(body, exchange.n))
+        )
 
 
 class StreamedCompletions:

@@ -88,7 +88,7 @@ class StreamedResponse(Answered, Generic[T]):
         if self._streamed:
             made = Stream(self._exchange, Reading(self._exchange.n))
         else:
-            made = completion_of(self.read())
+            made = completion_of(self.read(), self._exchange.n)
         return made  # type: ignore[no-any-return]
 
     def iter_bytes(self) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import copy
 import datetime
 import json
 import pickle
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -183,6 +184,20 @@ def test_an_unfinished_fold():
     fold.add(ChatCompletionChunk.from_dict(chat_chunk(None, finish="length")))
     assert fold.finished()
     assert not fold.finished(2)
+
+
+def test_asking_for_a_long_text_after_each_piece_copies_it_never():
+    fold = choreoai.Fold()
+    fold.add(ChatCompletionChunk.from_dict(chat_chunk("x" * 8_000_000)))
+    fold.add(ChatCompletionChunk.from_dict(chat_chunk("y")))
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            fold.add(ChatCompletionChunk.from_dict(chat_chunk("y")))
+            assert fold.text()[-1] == "y"
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_refusal_has_no_content_and_logprobs_add_up():

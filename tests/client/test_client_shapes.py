@@ -59,6 +59,22 @@ def test_a_stream_where_a_document_was_asked(server, client, start):
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
 
 
+@pytest.mark.parametrize("kept", [4, 2])
+def test_such_a_stream_is_whole_when_every_choice_has_finished(server, client, kept):
+    chunks = [
+        {"choices": [{"index": i, "delta": delta, "finish_reason": reason}]}
+        for i in (0, 1)
+        for delta, reason in (({"content": "ok"}, None), ({}, "stop"))
+    ]
+    server.then(whole(b"".join(map(frame, chunks[:kept]))))
+    ask = client.chat.completions.create
+    if kept < len(chunks):
+        with pytest.raises(choreoai.StreamInterruptedError, match="breaks off"):
+            ask(**HI, n=2)
+    else:
+        assert [choice.message.content for choice in ask(**HI, n=2).choices] == ["ok", "ok"]
+
+
 def test_a_stream_that_breaks_off_where_a_document_was_asked(server, client):
     server.then(whole(frame(chat_chunk("half"))))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:

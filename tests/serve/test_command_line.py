@@ -254,6 +254,14 @@ def test_a_unix_socket(
     assert pasted(server, {"PATH": os.environ["PATH"]}).endswith("data: [DONE]\n\n")
 
 
+def test_a_file_that_is_no_socket_is_left_alone(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("important")
+    done = run("serve", "--unix-socket", str(path))
+    assert (done.returncode, path.read_text()) == (2, "important")
+    assert f"{path}: Address already in use" in done.stderr
+
+
 def test_what_a_caller_sends_cannot_forge_a_line_of_the_log(command: Start) -> None:
     server = command()
     with server.connect() as client:

@@ -93,12 +93,19 @@ def test_a_page_can_read_why(served: Callable[..., Running]) -> None:
         assert client.read_answer().headers["access-control-allow-origin"] == "*"
 
 
-def test_without_keys_a_foreign_name_is_refused_before_the_body(
-    served: Callable[..., Running],
+@pytest.mark.parametrize(
+    ("ours", "others"),
+    [
+        (b"Host: localhost", b"Host: example.com"),
+        (b"HTTP/1.1", b"HTTP/1.0\r\nConnection: close"),  # as nginx asks by default
+    ],
+)
+def test_without_keys_who_may_come_from_elsewhere_is_refused_before_the_body(
+    served: Callable[..., Running], ours: bytes, others: bytes
 ) -> None:
     server = served()
     with server.connect() as client:
-        client.send(head().replace(b"Host: localhost", b"Host: example.com"))
+        client.send(head().replace(ours, others))
         answer = client.read_answer()
     assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
 

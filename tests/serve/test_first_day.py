@@ -16,6 +16,9 @@ import harness
 import pytest
 from bare_site import bare_site
 
+from choreo_wsgi.serve.sockets import listen_addresses
+from choreo_wsgi.settings import Settings
+
 Start = Callable[..., Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -56,6 +59,10 @@ def test_an_address_that_is_none_is_told_as_it_was_written(
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_last_port_is_one() -> None:
+    assert listen_addresses(Settings(listen=("[::1]:65535",))) == ["[::1]:65535"]
 
 
 def test_an_address_in_use_is_named(run: Run) -> None:

@@ -230,10 +230,13 @@ def test_a_sender_that_stops_is_overdue(run_app: RunApp) -> None:
 
 def test_a_refused_client_that_goes_on_sending_is_overdue(server: Running) -> None:
     with server.connect() as client:
-        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+        client.send(b"POST / HTTP/1.1\r\n")
+        channel = only_channel(server)
+        harness.wait_until(lambda: channel.request is not None, "the head has begun")
+        channel.began -= 10  # the head took long: that counts no more
+        client.send(b"Host: a\r\nContent-Length: 5000000\r\n\r\n")
         client.send(b"x" * 1000)
         assert client.read_answer().status == 413
-        channel = only_channel(server)
         harness.wait_until(lambda: channel._discarding, "it is only listened to")
         client.send(b"x" * 1000)
         now = time.monotonic()
