@@ -81,25 +81,17 @@ def retry_delay(status: int, headers: Mapping[str, str], attempt: int, now: floa
         return None
     if should != "true" and status not in _RETRIED and status < 500:
         return None
-    asked = _number(headers.get("retry-after-ms"))
-    asked = asked / 1000 if asked is not None else _retry_after(headers.get("retry-after"), now)
+    asked = _asked(headers, now)
     if asked is None:
         return backoff(attempt)
     return asked if asked <= _LONGEST_WAIT else None
 
 
-def _number(value: str | None) -> float | None:
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*", value or "")
-    return float(found[1]) if found else None
-
-
-def _retry_after(value: str | None, now: float) -> float | None:
-    if value is None:
-        return None
-    seconds = _number(value)
-    if seconds is not None:
-        return seconds
+def _asked(headers: Mapping[str, str], now: float) -> float | None:
+    for name, second in (("retry-after-ms", 1000), ("retry-after", 1)):
+        if found := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*", headers.get(name, "")):
+            return float(found[1]) / second
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (TypeError, ValueError):
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
+    except (KeyError, TypeError, ValueError):
         return None

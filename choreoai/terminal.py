@@ -10,10 +10,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from . import APIError, ChoreoAI, ChoreoAIError, Stream
-from .reading import first_text
+from . import APIError, ChoreoAI, ChoreoAIError
 
-_EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 _HELP = """\
@@ -28,17 +26,14 @@ _REASONS = {"length": "the answer reached its token limit", "content_filter": "f
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to *parser*."""
-    parser.add_argument(
-        "prompt", nargs="*", metavar="PROMPT", help="what to ask; without it a conversation"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("prompt", nargs="*", metavar="PROMPT", help="what to ask; without it a conversation")
+    add(
         "--model", default="default", help="model to ask; %(default)r is the server's default model"
     )
-    parser.add_argument("--system", metavar="TEXT", help="instructions that come first")
-    parser.add_argument(
-        "--base-url", metavar="URL", help="the server (CHOREOAI_BASE_URL, http://localhost:8000)"
-    )
-    parser.add_argument("--api-key", metavar="KEY", help="the key for it (CHOREOAI_API_KEY)")
+    add("--system", metavar="TEXT", help="instructions that come first")
+    add("--base-url", metavar="URL", help="the server (CHOREOAI_BASE_URL, http://localhost:8000)")
+    add("--api-key", metavar="KEY", help="the key for it (CHOREOAI_API_KEY)")
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -58,53 +53,13 @@ def run(namespace: argparse.Namespace) -> int:
         return 2
     with client:
         conversation = Conversation(client, namespace.model, namespace.system)
-        if namespace.prompt:
-            return conversation.ask(_decoded(" ".join(namespace.prompt)))
-        if not sys.stdin.isatty():
-            prompt = _decoded(sys.stdin.read()).strip()
-            if not prompt:
-                print("choreo-wsgi chat: the prompt is empty", file=sys.stderr)
-                return 2
+        if not namespace.prompt and sys.stdin.isatty():
+            return conversation.hold()
+        prompt = _decoded(" ".join(namespace.prompt) or sys.stdin.read()).strip()
+        if prompt:
             return conversation.ask(prompt)
-        return _converse(conversation)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command with *argv*; return its exit status."""
-    parser = argparse.ArgumentParser(prog="choreo-wsgi chat", description=__doc__)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
-
-
-def _converse(conversation: Conversation) -> int:
-    """Ask and answer in turn until the input ends."""
-    with suppress(ImportError):
-        import readline  # noqa: F401  - line editing and history for input()
-    print(f"{conversation.describe()}; /help lists the commands.", file=sys.stderr)
-    while True:
-        try:
-            prompt = _decoded(input("> ")).strip()
-        except EOFError:
-            print()
-            return 0
-        except KeyboardInterrupt:
-            print()
-            continue
-        if prompt.startswith("/") and not prompt.startswith("//"):
-            word, _, rest = prompt.partition(" ")
-            if word in ("/quit", "/exit"):
-                return 0
-            print(conversation.command(word, rest.strip()), file=sys.stderr)
-        elif prompt:
-            conversation.ask(prompt.removeprefix("/"), show_model=True)
-
-
-def _decoded(text: str) -> str:
-    """Return *text* as it was meant: bytes that the terminal's encoding lacks are UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        print("choreo-wsgi chat: the prompt is empty", file=sys.stderr)
+        return 2
 
 
 class Conversation:
@@ -112,36 +67,50 @@ class Conversation:
 
     def __init__(self, client: ChoreoAI, model: str, system: str | None) -> None:
         self._client = client
-        self._system = system
+        self._model = model
+        self._begin = [{"role": "system", "content": system}] if system else []
+        self._messages: list[Any] = self._begin
         self._answers = ""  # who answered last
-        self.model = model
-        self.clear()
 
-    def describe(self) -> str:
-        """Return which model is asked, and where."""
-        return f"Asking the model {self.model!r} at {self._client.base_url}"
+    def hold(self) -> int:
+        """Ask and answer in turn until the input ends."""
+        with suppress(ImportError):
+            import readline  # noqa: F401  - line editing and history for input()
+        print(f"{self._describe()}; /help lists the commands.", file=sys.stderr)
+        while True:
+            try:
+                prompt = _decoded(input("> ")).strip()
+            except EOFError:
+                print()
+                return 0
+            except KeyboardInterrupt:
+                print()
+                continue
+            if prompt in ("/quit", "/exit"):
+                return 0
+            if prompt.startswith("/") and not prompt.startswith("//"):
+                print(self._command(*prompt.split(maxsplit=1)), file=sys.stderr)
+            elif prompt:
+                self.ask(prompt.removeprefix("/"), show_model=True)
 
-    def command(self, word: str, rest: str) -> str:
+    def _command(self, word: str, rest: str = "") -> str:
         """Carry out a command; return what there is to say about it."""
         if word == "/model":
-            self.model = rest or self.model
-            return self.describe() + ("" if rest else f"\n{self._models()}")
+            self._model = rest or self._model
+            return self._describe() + ("" if rest else f"\n{self._models()}")
         if word == "/clear":
-            self.clear()
+            self._messages = self._begin
             return "The conversation begins anew."
         return _HELP if word == "/help" else f"There is no command {word}; /help lists them."
+
+    def _describe(self) -> str:
+        return f"Asking the model {self._model!r} at {self._client.base_url}"
 
     def _models(self) -> str:
         try:
             return "\n".join(_printable(model.id or "") for model in self._client.models.list())
         except ChoreoAIError as error:
             return f"error: {error}"
-
-    def clear(self) -> None:
-        """Forget all but the instructions that come first."""
-        self._messages: list[dict[str, Any]] = []
-        if self._system:
-            self._messages.append({"role": "system", "content": self._system})
 
     def ask(self, prompt: str, show_model: bool = False) -> int:
         """Print the answer to *prompt* as it comes; return the exit status.
@@ -150,30 +119,31 @@ class Conversation:
         With *show_model* the name of who answers is printed when it is another than before.
         """
         messages = [*self._messages, {"role": "user", "content": prompt}]
-        printer = _Printer()
-        stream: Stream | None = None
-        status = 0
+        completions = self._client.chat.completions
+        printer, said, status = _Printer(), "", 0
         try:
-            stream = self._client.chat.completions.create(
-                model=self.model, messages=messages, stream=True
-            )
-            answers = stream.headers.get("choreo-provider", "")
-            if show_model and answers not in ("", self._answers):
-                self._answers = answers
-                printer.note(answers)
-            printer.show(stream)
+            with completions.create(model=self._model, messages=messages, stream=True) as stream:
+                answers = stream.headers.get("choreo-provider", "")
+                if show_model and answers not in ("", self._answers):
+                    self._answers = answers
+                    printer.note(answers)
+                try:
+                    for text in stream.text:
+                        printer.write(text)
+                finally:
+                    said = stream.partial_text
+                for choice in stream.partial.choices:
+                    if choice.finish_reason in _REASONS:
+                        printer.note(_REASONS[choice.finish_reason])
         except KeyboardInterrupt:
             printer.note("stopped")
             status = _EXIT_INTERRUPTED
         except ChoreoAIError as error:
             cut = isinstance(error, APIError) and error.partial_text
             printer.note(f"{'the answer was cut off' if cut else 'error'}: {error}")
-            status = _EXIT_FAILED
+            status = 1
         finally:
-            printer.begin()
-            if stream is not None:
-                stream.close()
-        said = stream.partial_text if stream is not None else ""
+            printer.end()
         if said:
             self._messages = [*messages, {"role": "assistant", "content": said}]
         return status
@@ -192,28 +162,6 @@ class _Printer:
         if sys.stdout.isatty() and sys.stderr.isatty():
             self._dots.start()
 
-    def show(self, stream: Stream) -> None:
-        for chunk in stream:
-            if text := first_text(chunk):
-                self.begin()
-                self._open_line = not text.endswith("\n")
-                print(_printable(text), end="", flush=True)
-            for choice in chunk.choices:
-                if choice.finish_reason in _REASONS:
-                    self.note(_REASONS[choice.finish_reason])
-        self._end_line()
-
-    def note(self, text: str) -> None:
-        self.begin()
-        self._end_line()
-        print(f"[{text}]", file=sys.stderr)
-
-    def begin(self) -> None:
-        """Take the dots away."""
-        self._begun.set()
-        if self._dots.is_alive():
-            self._dots.join()
-
     def _wait(self) -> None:
         for dots in itertools.cycle((".  ", ".. ", "...", "   ")):
             if self._begun.wait(0.25):
@@ -221,10 +169,31 @@ class _Printer:
             print(f"\r{dots}", end="", file=sys.stderr, flush=True)
         print("\r   \r", end="", file=sys.stderr, flush=True)
 
-    def _end_line(self) -> None:
+    def _begin(self) -> None:
+        self._begun.set()
+        if self._dots.is_alive():
+            self._dots.join()
+
+    def write(self, text: str) -> None:
+        self._begin()
+        self._open_line = not text.endswith("\n")
+        print(_printable(text), end="", flush=True)
+
+    def note(self, text: str) -> None:
+        self.end()
+        print(f"[{text}]", file=sys.stderr)
+
+    def end(self) -> None:
+        """End the dots, and the line."""
+        self._begin()
         if self._open_line:
             print(flush=True)
             self._open_line = False
+
+
+def _decoded(text: str) -> str:
+    """Return *text* as it was meant: bytes that the terminal's encoding lacks are UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _printable(text: str) -> str:
@@ -232,7 +201,3 @@ def _printable(text: str) -> str:
     if not sys.stdout.isatty():
         return text
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,9 +15,9 @@ import pytest
 from raw_server import DEADLINE
 from scripted_provider import Scripted
 
+from choreo_wsgi import cli
 from choreo_wsgi.chat.items import Finish
 from choreo_wsgi.errors import UpstreamTruncated
-from choreoai import terminal
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def scripts(serve, scripted, monkeypatch):
 
 def start(*arguments, **options):
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
-    command = [sys.executable, "-W", "error", "-m", "choreoai.terminal", *arguments]
+    command = [sys.executable, "-W", "error", "-m", "choreo_wsgi", "chat", *arguments]
     return subprocess.Popen(command, stderr=options.pop("stderr", subprocess.PIPE), **options)
 
 
@@ -72,7 +72,7 @@ def main(monkeypatch, capsys):
 
     def main(*arguments, stdin=""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        status = terminal.main(list(arguments))
+        status = cli.main(["chat", *arguments])
         return status, *capsys.readouterr()
 
     return main
