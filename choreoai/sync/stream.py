@@ -68,7 +68,7 @@ class Stream(Answered, Generic[E]):
         self._closed = False
         self._busy = threading.Lock()
         self._over: str | None = None  # why nothing more comes from the connection
-        self._last = after  # the number of the last event that came
+        self._after = self._last = after  # the number of the last event that came
         self._decoder = Decoder(errors="strict")
         self._begun = False  # a record came, so that from now on the idle limit counts
         self._judged = False  # the body began as one of events does
@@ -152,7 +152,7 @@ class Stream(Answered, Generic[E]):
         made = records(self._decoder, block)
         # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
         # for all that follow.
-        if self._last or (self._exchange.resume is not None and self.id is not None):
+        if self._after or (self._exchange.resume is not None and self.id is not None):
             made = [record for record in made if record[0] is None or record[0] > self._last]
         if made:
             self._begun = True

@@ -242,6 +242,26 @@ def test_what_says_nothing_is_passed_over(server, ask, noise):
     assert "".join(ask().text) == "ab"
 
 
+def test_an_id_that_stands_for_all_that_follow(server, ask):
+    """A server that is asked for no resumable stream may give one id, and no numbers."""
+    read = threading.Event()
+
+    def script(peer):
+        peer.head()
+        first, *others = [*map(frame, answer("a", "b")), frame("[DONE]")]
+        peer.body(b"id: 7\n" + first)
+        assert read.wait(DEADLINE)
+        for value in others:
+            peer.body(value)
+        peer.end()
+
+    server.then(script)
+    stream = ask()
+    next(iter(stream))
+    read.set()
+    assert "".join(stream.text) == "ab"
+
+
 def test_bytes_that_are_not_utf_8_raise(server, ask):
     def script(peer):
         peer.head()
