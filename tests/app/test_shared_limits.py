@@ -178,7 +178,7 @@ def test_a_file_that_another_holds_keeps_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that carries streams does not wait: what it gives back is added later."""
-    monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 2 * harness.DEADLINE)
+    monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
     counters, path = open_counters(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("streams", 1, 0, 1)
     refused, _, settle = counters.take("k", [rule])
