@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, Union
 from urllib.parse import quote
 
@@ -158,23 +159,28 @@ class BaseClient:
         )
 
     def _request(
-        self, method: str, path: str, body: Any, options: Options
+        self, method: str, path: str, body: Any, options: Options, streamed: bool = False
     ) -> requests.PreparedRequest:
         """Return the request for *path*, with *body* as JSON if there is one.
 
         Raises ChoreoAIError for what JSON or a header cannot express.
         """
-        headers: dict[str, Any] = {"Accept": "application/json", **self.default_headers}
+        accepted = "text/event-stream" if streamed else "application/json"
+        headers: dict[str, Any] = {"Accept": accepted, **self.default_headers}
         headers.update(options.headers)
-        headers = {name: value for name, value in headers.items() if value is not NOT_GIVEN}
         data = None
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
+            if streamed and options.resumable:
+                headers.setdefault("Choreo-Resumable", "1")
+                # A retry then joins the stream that the lost answer belonged to.
+                headers.setdefault("Idempotency-Key", secrets.token_hex(16))
             try:
                 data = json.dumps(body, default=plain, allow_nan=False).encode()
             except (TypeError, ValueError, RecursionError) as error:
                 message = f"the request cannot be written as JSON: {error}"
                 raise ChoreoAIError(message) from error
+        headers = {name: value for name, value in headers.items() if value is not NOT_GIVEN}
         try:
             for name, value in headers.items():
                 if not isinstance(value, str):
@@ -187,15 +193,10 @@ class BaseClient:
         except (requests.exceptions.RequestException, UnicodeError) as error:
             raise ChoreoAIError(str(error)) from error
 
-
-def stream_headers(options: Options) -> dict[str, str]:
-    """Return the headers that ask for a stream."""
-    headers = {"Accept": "text/event-stream", **options.headers}
-    if options.resumable:
-        headers.setdefault("Choreo-Resumable", "1")
-        # A retry then joins the stream that the lost answer belonged to.
-        headers.setdefault("Idempotency-Key", secrets.token_hex(16))
-    return headers
+    def _resuming(self, options: Options, id: str, after: int) -> requests.PreparedRequest:
+        """Return the request for what follows event *after* of the resumable stream *id*."""
+        sent = replace(options, headers={**options.headers, "Last-Event-ID": str(after)})
+        return self._request("GET", stream_path(id), None, sent, streamed=True)
 
 
 def stream_path(id: str) -> str:

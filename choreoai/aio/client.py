@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -9,11 +10,12 @@ from urllib.parse import quote
 
 import requests
 
-from ..base import BaseClient
+from ..base import BaseClient, stream_path
+from ..errors import NotFoundError
 from ..models import AsyncListing, Model, ModelList
 from ..objects import Object
 from ..policy import Options
-from ..reading import object_of
+from ..reading import Reading, object_of
 from .completions import AsyncCompletions, AsyncRawCompletions, AsyncStreamedCompletions
 from .exchange import AsyncExchange
 from .pool import AsyncPool
@@ -68,11 +70,25 @@ class AsyncChoreoAI(BaseClient):
         return AsyncClientWith(AsyncChat(streamed), self.models.with_raw_response)
 
     def _call(
-        self, method: str, path: str, body: Any, options: Options, **stream: Any
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        options: Options,
+        reading: Reading | None = None,
+        streamed: bool = False,
     ) -> AsyncExchange:
         """Return the exchange for *method* and *path*, to be carried out."""
-        request = self._request(method, path, body, options)
-        return AsyncExchange(self._transport, request, options, **stream)
+        request = self._request(method, path, body, options, streamed)
+        resume = partial(self._resuming, options) if options.resumable else None
+        reading = reading or Reading()
+        pool = self._transport
+        return AsyncExchange(pool, request, options, reading, streamed, resume, self._stop)
+
+    async def _stop(self, id: str) -> None:
+        """Have the server stop the resumable stream *id*."""
+        with suppress(NotFoundError):  # it is over and forgotten
+            await self._call("DELETE", stream_path(id), None, self._asked({})[1]).fetch()
 
     async def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""

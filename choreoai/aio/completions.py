@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from requests import PreparedRequest
-
-from ..base import stream_headers, stream_path
-from ..errors import NotFoundError
-from ..events import EventReading
+from ..base import stream_path
+from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, Parser, T
-from ..policy import Options
 from ..reading import Reading, completion_of
-from .event_stream import AsyncChatCompletionStream
 from .exchange import AsyncExchange
 from .raw import AsyncRawResponse, AsyncStreamedResponse
 from .stream import AsyncStream
@@ -26,6 +20,37 @@ from .stream import AsyncStream
 if TYPE_CHECKING:
     from ..params import Unpack
     from .client import AsyncChoreoAI
+
+
+class AsyncChatCompletionStream(AsyncStream[ChatCompletionStreamEvent[T]]):
+    """The events of an answer, as they come.
+
+    Raises what :class:`choreoai.AsyncStream` does, and LengthFinishReasonError and
+    ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
+    """
+
+    _reading: EventReading[T]
+
+    async def __anext__(self) -> ChatCompletionStreamEvent[T]:
+        events = self._reading.events
+        while not events:
+            chunk: Any = await super().__anext__()
+            events.extend(self._reading.of(chunk))
+        return events.popleft()
+
+    @property
+    def current_completion_snapshot(self) -> ChatCompletion:
+        """The answer so far."""
+        return self.partial
+
+    async def until_done(self) -> AsyncChatCompletionStream[T]:
+        """Read to the end."""
+        await self._until_end()
+        return self
+
+    async def get_final_completion(self) -> ParsedChatCompletion[T]:
+        """Read to the end and return the whole answer, parsed."""
+        return self._reading.parser.completion(await super().get_final_completion())
 
 
 class AsyncCompletions:
@@ -85,9 +110,8 @@ class AsyncCompletions:
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser = Parser[T](response_format, params)
-        exchange = self._ask(True, parser.params)
-        reading = EventReading(exchange.n, parser)
-        async with await AsyncChatCompletionStream[T](exchange, reading)._open() as stream:
+        exchange = self._ask(True, parser.params, partial(EventReading, parser=parser))
+        async with await AsyncChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
     async def resume(
@@ -98,44 +122,31 @@ class AsyncCompletions:
         *id* is :attr:`choreoai.AsyncStream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        _, options = self._client._asked({"timeout": timeout})
-        request, resume = self._resuming(options, id, after), partial(self._resuming, options)
-        pool, stop = self._client._transport, self._delete
-        exchange = AsyncExchange(pool, request, options, resume=resume, stop=stop)
-        return await AsyncStream(exchange, Reading(), after)._open()
+        headers = {"Last-Event-ID": str(after)}
+        _, options = self._client._asked(
+            {"timeout": timeout, "resumable": True, "extra_headers": headers}
+        )
+        exchange = self._client._call("GET", stream_path(id), None, options, Reading(), True)
+        return await AsyncStream(exchange, after)._open()
 
-    def _ask(self, stream: bool | None, params: Mapping[str, Any]) -> AsyncExchange:
-        """Return the exchange that asks for an answer, to be carried out."""
+    def _ask(
+        self,
+        stream: bool | None,
+        params: Mapping[str, Any],
+        kind: Callable[[int], Reading] = Reading,
+    ) -> AsyncExchange:
+        """Return the exchange that asks for an answer, which is read by a *kind*."""
         body, options = self._client._asked(params, FormattedParams)
         if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(body["messages"])
-        sent, n, resume = options, body.get("n"), None
         if stream is not None:
             body["stream"] = stream
-        if stream:
-            sent = replace(options, headers=stream_headers(options))
-            resume = partial(self._resuming, options) if options.resumable else None
+        n = body.get("n")
+        reading = kind(n if isinstance(n, int) and n > 0 else 1)
         return self._client._call(
-            "POST",
-            "/chat/completions",
-            body,
-            sent,
-            n=n if isinstance(n, int) and n > 0 else 1,
-            resume=resume,
-            stop=self._delete,
+            "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
         )
-
-    def _resuming(self, options: Options, stream_id: str, after: int) -> PreparedRequest:
-        """Return the request for what follows event *after* of a stream."""
-        headers = {**options.headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        sent = replace(options, headers=headers)
-        return self._client._request("GET", stream_path(stream_id), None, sent)
-
-    async def _delete(self, stream_id: str) -> None:
-        with suppress(NotFoundError):  # it is over and forgotten
-            path = stream_path(stream_id)
-            await self._client._call("DELETE", path, None, self._client._asked({})[1]).fetch()
 
 
 class AsyncRawCompletions:
@@ -148,10 +159,9 @@ class AsyncRawCompletions:
         """Do as ``create``, and return the answer's head beside what it returns."""
         exchange = self._completions._ask(stream, params)
         if not stream:
-            return await AsyncRawResponse.fetch(
-                exchange, lambda body: completion_of(body, exchange.n)
-            )
-        opened = await AsyncStream(exchange, Reading(exchange.n))._open()
+            meaning = partial(completion_of, n=exchange.reading.n)
+            return await AsyncRawResponse.fetch(exchange, meaning)
+        opened = await AsyncStream(exchange)._open()
         return AsyncRawResponse(exchange, b"", lambda _: opened)
 
     create: Create[
@@ -170,7 +180,7 @@ class AsyncRawCompletions:
         parser = Parser[T](response_format, params)
         exchange = self._completions._ask(False, parser.params)
         return await AsyncRawResponse.fetch(
-            exchange, lambda body: parser.completion(completion_of(body, exchange.n))
+            exchange, lambda body: parser.completion(completion_of(body, exchange.reading.n))
         )
 
 
@@ -182,7 +192,7 @@ class AsyncStreamedCompletions:
 
     def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
         """Return the answer to what ``create`` would send, to be entered with ``async with``."""
-        return AsyncStreamedResponse(self._completions._ask(stream, params), bool(stream))
+        return AsyncStreamedResponse(self._completions._ask(stream, params))
 
     create: Create[AsyncStreamedResponse[ChatCompletion], AsyncStreamedResponse[AsyncStream]] = (
         declared(cast(Any, _create))

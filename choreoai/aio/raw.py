@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar
 
 from ..objects import Object
-from ..reading import Reading, completion_of
+from ..reading import completion_of
 from .exchange import Answered, AsyncExchange
 from .stream import AsyncStream
 
@@ -59,9 +59,8 @@ class AsyncStreamedResponse(Answered, Generic[T]):
     Entering sends the request, and raises what it raises; leaving closes the connection.
     """
 
-    def __init__(self, exchange: AsyncExchange, streamed: bool) -> None:
+    def __init__(self, exchange: AsyncExchange) -> None:
         self._exchange = exchange
-        self._streamed = streamed
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
         await self._exchange.open()
@@ -89,10 +88,10 @@ class AsyncStreamedResponse(Answered, Generic[T]):
     async def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
         made: Any
-        if self._streamed:
-            made = AsyncStream(self._exchange, Reading(self._exchange.n))
+        if self._exchange.streamed:
+            made = AsyncStream(self._exchange)
         else:
-            made = completion_of(await self.read(), self._exchange.n)
+            made = completion_of(await self.read(), self._exchange.reading.n)
         return made  # type: ignore[no-any-return]
 
     async def iter_bytes(self) -> AsyncIterator[bytes]:

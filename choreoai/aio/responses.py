@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
-from ..base import stream_headers
 from ..policy import Options
 from ..reading import object_of
 from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
@@ -79,8 +77,10 @@ class AsyncResponses:
         if options.resumable or body.get("background"):
             options = replace(options, resumable=True)
             body["background"] = True
-        sent = replace(options, headers=stream_headers(options))
-        return await self._stream("POST", "/responses", {**body, "stream": True}, options, sent, 0)
+        body["stream"] = True
+        reading = ResponseReading()
+        exchange = self._client._call("POST", "/responses", body, options, reading, streamed=True)
+        return await AsyncResponseStream(exchange)._open()
 
     @asynccontextmanager
     async def stream(self, **params: Unpack[ResponseParams]) -> AsyncIterator[AsyncResponseStream]:
@@ -118,13 +118,13 @@ class AsyncResponses:
         _, given = self._client._asked(options)
         if not stream:
             return await self._whole("GET", _path(response_id), given)
-        query: dict[str, object] = {**given.query, "stream": "true"}
+        path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
-            query["starting_after"] = starting_after
+            path, first = f"{path}&starting_after={starting_after}", starting_after + 1
         given = replace(given, resumable=True)
-        sent = replace(given, headers={"Accept": "text/event-stream", **given.headers}, query=query)
-        first = 0 if starting_after is None else starting_after + 1
-        return await self._stream("GET", _path(response_id), None, given, sent, first)
+        reading = ResponseReading(first)
+        exchange = self._client._call("GET", path, None, given, reading, streamed=True)
+        return await AsyncResponseStream(exchange)._open()
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
@@ -139,16 +139,6 @@ class AsyncResponses:
         exchange = self._client._call(method, path, body, options)
         content = await exchange.fetch()
         return Response() if exchange.status_code == 204 else object_of(Response, content)
-
-    async def _stream(
-        self, method: str, path: str, body: Any, options: Options, sent: Options, first: int
-    ) -> AsyncResponseStream:
-        """Return the events from number *first* on; what breaks is resumed as chat's streams."""
-        chat = self._client.chat.completions
-        resume = partial(chat._resuming, options) if options.resumable else None
-        stop = chat._delete
-        exchange = self._client._call(method, path, body, sent, resume=resume, stop=stop)
-        return await AsyncResponseStream(exchange, ResponseReading(first))._open()
 
 
 def _path(response_id: str) -> str:

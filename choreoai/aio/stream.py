@@ -61,9 +61,11 @@ class AsyncStream(Answered, Generic[E]):
     one gets a RuntimeError.
     """
 
-    def __init__(self, exchange: AsyncExchange, reading: Reading, after: int = 0) -> None:
+    _reading: Reading
+
+    def __init__(self, exchange: AsyncExchange, after: int = 0) -> None:
         self._exchange = exchange
-        self._reading = reading
+        self._reading = exchange.reading
         self._ready: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()

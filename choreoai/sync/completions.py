@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from requests import PreparedRequest
-
-from ..base import stream_headers, stream_path
-from ..errors import NotFoundError
-from ..events import EventReading
+from ..base import stream_path
+from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, Parser, T
-from ..policy import Options
 from ..reading import Reading, completion_of
-from .event_stream import ChatCompletionStream
 from .exchange import Exchange
 from .raw import RawResponse, StreamedResponse
 from .stream import Stream
@@ -26,6 +20,37 @@ from .stream import Stream
 if TYPE_CHECKING:
     from ..params import Unpack
     from .client import ChoreoAI
+
+
+class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
+    """The events of an answer, as they come.
+
+    Raises what :class:`choreoai.Stream` does, and LengthFinishReasonError and
+    ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
+    """
+
+    _reading: EventReading[T]
+
+    def __next__(self) -> ChatCompletionStreamEvent[T]:
+        events = self._reading.events
+        while not events:
+            chunk: Any = super().__next__()
+            events.extend(self._reading.of(chunk))
+        return events.popleft()
+
+    @property
+    def current_completion_snapshot(self) -> ChatCompletion:
+        """The answer so far."""
+        return self.partial
+
+    def until_done(self) -> ChatCompletionStream[T]:
+        """Read to the end."""
+        self._until_end()
+        return self
+
+    def get_final_completion(self) -> ParsedChatCompletion[T]:
+        """Read to the end and return the whole answer, parsed."""
+        return self._reading.parser.completion(super().get_final_completion())
 
 
 class Completions:
@@ -83,9 +108,8 @@ class Completions:
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser = Parser[T](response_format, params)
-        exchange = self._ask(True, parser.params)
-        reading = EventReading(exchange.n, parser)
-        with ChatCompletionStream[T](exchange, reading)._open() as stream:
+        exchange = self._ask(True, parser.params, partial(EventReading, parser=parser))
+        with ChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
@@ -94,44 +118,31 @@ class Completions:
         *id* is :attr:`choreoai.Stream.id`, *after* its ``last_event_id``.  Raises what
         :meth:`create` raises; NotFoundError when the server has no such stream (any more).
         """
-        _, options = self._client._asked({"timeout": timeout})
-        request, resume = self._resuming(options, id, after), partial(self._resuming, options)
-        pool, stop = self._client._transport, self._delete
-        exchange = Exchange(pool, request, options, resume=resume, stop=stop)
-        return Stream(exchange, Reading(), after)._open()
+        headers = {"Last-Event-ID": str(after)}
+        _, options = self._client._asked(
+            {"timeout": timeout, "resumable": True, "extra_headers": headers}
+        )
+        exchange = self._client._call("GET", stream_path(id), None, options, Reading(), True)
+        return Stream(exchange, after)._open()
 
-    def _ask(self, stream: bool | None, params: Mapping[str, Any]) -> Exchange:
-        """Return the exchange that asks for an answer, to be carried out."""
+    def _ask(
+        self,
+        stream: bool | None,
+        params: Mapping[str, Any],
+        kind: Callable[[int], Reading] = Reading,
+    ) -> Exchange:
+        """Return the exchange that asks for an answer, which is read by a *kind*."""
         body, options = self._client._asked(params, FormattedParams)
         if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(body["messages"])
-        sent, n, resume = options, body.get("n"), None
         if stream is not None:
             body["stream"] = stream
-        if stream:
-            sent = replace(options, headers=stream_headers(options))
-            resume = partial(self._resuming, options) if options.resumable else None
+        n = body.get("n")
+        reading = kind(n if isinstance(n, int) and n > 0 else 1)
         return self._client._call(
-            "POST",
-            "/chat/completions",
-            body,
-            sent,
-            n=n if isinstance(n, int) and n > 0 else 1,
-            resume=resume,
-            stop=self._delete,
+            "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
         )
-
-    def _resuming(self, options: Options, stream_id: str, after: int) -> PreparedRequest:
-        """Return the request for what follows event *after* of a stream."""
-        headers = {**options.headers, "Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        sent = replace(options, headers=headers)
-        return self._client._request("GET", stream_path(stream_id), None, sent)
-
-    def _delete(self, stream_id: str) -> None:
-        with suppress(NotFoundError):  # it is over and forgotten
-            path = stream_path(stream_id)
-            self._client._call("DELETE", path, None, self._client._asked({})[1]).fetch()
 
 
 class RawCompletions:
@@ -144,8 +155,9 @@ class RawCompletions:
         """Do as ``create``, and return the answer's head beside what it returns."""
         exchange = self._completions._ask(stream, params)
         if not stream:
-            return RawResponse.fetch(exchange, lambda body: completion_of(body, exchange.n))
-        opened = Stream(exchange, Reading(exchange.n))._open()
+            meaning = partial(completion_of, n=exchange.reading.n)
+            return RawResponse.fetch(exchange, meaning)
+        opened = Stream(exchange)._open()
         return RawResponse(exchange, b"", lambda _: opened)
 
     create: Create[
@@ -164,7 +176,7 @@ class RawCompletions:
         parser = Parser[T](response_format, params)
         exchange = self._completions._ask(False, parser.params)
         return RawResponse.fetch(
-            exchange, lambda body: parser.completion(completion_of(body, exchange.n))
+            exchange, lambda body: parser.completion(completion_of(body, exchange.reading.n))
         )
 
 
@@ -176,7 +188,7 @@ class StreamedCompletions:
 
     def _create(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
         """Return the answer to what ``create`` would send, to be entered with ``with``."""
-        return StreamedResponse(self._completions._ask(stream, params), bool(stream))
+        return StreamedResponse(self._completions._ask(stream, params))
 
     create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]] = declared(
         cast(Any, _create)

@@ -21,6 +21,7 @@ from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
 from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
 from ..policy import Options, backoff, retry_delay
+from ..reading import Reading
 from ..transports.base import (
     Attempt,
     Cancelled,
@@ -72,8 +73,8 @@ class Exchange:
     after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
     A request that was sent and not answered in time is not repeated: it may be at work.
 
-    An answer that is a stream has *n* choices.  If the server can resume it, *resume* makes
-    from its id and the number of an event the request for what follows, and *stop* ends it there.
+    A *streamed* answer is read by *reading*.  If the server can resume it, *resume* makes from its
+    id and the number of an event the request for what follows, and *stop* ends it there.
     """
 
     status_code: int
@@ -86,11 +87,13 @@ class Exchange:
         pool: Pool,
         request: PreparedRequest,
         options: Options,
-        n: int = 1,
+        reading: Reading,
+        streamed: bool = False,
         resume: Callable[[str, int], PreparedRequest] | None = None,
         stop: Callable[[str], None] | None = None,
     ) -> None:
-        self.n = n
+        self.reading = reading
+        self.streamed = streamed
         self.resume = resume
         self.stop = stop
         self.retries = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from ..objects import Object
-from ..reading import Reading, completion_of
+from ..reading import completion_of
 from .exchange import Answered, Exchange
 from .stream import Stream
 
@@ -55,9 +55,8 @@ class StreamedResponse(Answered, Generic[T]):
     Entering sends the request, and raises what it raises; leaving closes the connection.
     """
 
-    def __init__(self, exchange: Exchange, streamed: bool) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._streamed = streamed
 
     def __enter__(self) -> StreamedResponse[T]:
         self._exchange.open()
@@ -85,10 +84,10 @@ class StreamedResponse(Answered, Generic[T]):
     def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
         made: Any
-        if self._streamed:
-            made = Stream(self._exchange, Reading(self._exchange.n))
+        if self._exchange.streamed:
+            made = Stream(self._exchange)
         else:
-            made = completion_of(self.read(), self._exchange.n)
+            made = completion_of(self.read(), self._exchange.reading.n)
         return made  # type: ignore[no-any-return]
 
     def iter_bytes(self) -> Iterator[bytes]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
-from ..base import stream_headers
 from ..policy import Options
 from ..reading import object_of
 from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
@@ -77,8 +75,10 @@ class Responses:
         if options.resumable or body.get("background"):
             options = replace(options, resumable=True)
             body["background"] = True
-        sent = replace(options, headers=stream_headers(options))
-        return self._stream("POST", "/responses", {**body, "stream": True}, options, sent, 0)
+        body["stream"] = True
+        reading = ResponseReading()
+        exchange = self._client._call("POST", "/responses", body, options, reading, streamed=True)
+        return ResponseStream(exchange)._open()
 
     @contextmanager
     def stream(self, **params: Unpack[ResponseParams]) -> Iterator[ResponseStream]:
@@ -116,13 +116,13 @@ class Responses:
         _, given = self._client._asked(options)
         if not stream:
             return self._whole("GET", _path(response_id), given)
-        query: dict[str, object] = {**given.query, "stream": "true"}
+        path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
-            query["starting_after"] = starting_after
+            path, first = f"{path}&starting_after={starting_after}", starting_after + 1
         given = replace(given, resumable=True)
-        sent = replace(given, headers={"Accept": "text/event-stream", **given.headers}, query=query)
-        first = 0 if starting_after is None else starting_after + 1
-        return self._stream("GET", _path(response_id), None, given, sent, first)
+        reading = ResponseReading(first)
+        exchange = self._client._call("GET", path, None, given, reading, streamed=True)
+        return ResponseStream(exchange)._open()
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
@@ -137,16 +137,6 @@ class Responses:
         exchange = self._client._call(method, path, body, options)
         content = exchange.fetch()
         return Response() if exchange.status_code == 204 else object_of(Response, content)
-
-    def _stream(
-        self, method: str, path: str, body: Any, options: Options, sent: Options, first: int
-    ) -> ResponseStream:
-        """Return the events from number *first* on; what breaks is resumed as chat's streams."""
-        chat = self._client.chat.completions
-        resume = partial(chat._resuming, options) if options.resumable else None
-        stop = chat._delete
-        exchange = self._client._call(method, path, body, sent, resume=resume, stop=stop)
-        return ResponseStream(exchange, ResponseReading(first))._open()
 
 
 def _path(response_id: str) -> str:
