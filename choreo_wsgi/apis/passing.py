@@ -15,6 +15,7 @@ from ..chat.schema import (
     Fault,
     anything,
     array,
+    demand,
     either,
     integer,
     mapping_of,
@@ -84,10 +85,7 @@ class PassingWriter(AnswerWriter):
 def _api(name: str) -> API:
     def read(body: bytes) -> ChatRequest:
         fields, marks = loads_marked(body, _VALUES)
-        try:
-            _CHECKS[name](fields)
-        except Fault as fault:
-            raise fault.error() from None
+        demand(_CHECKS[name], fields)
         prompts = fields.get("prompt")
         if not isinstance(prompts, list) or type(prompts[0]) is int:
             prompts = [prompts]

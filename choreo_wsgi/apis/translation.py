@@ -8,16 +8,8 @@ from typing import Any
 from ..chat.checks import check_tool_choice
 from ..chat.items import Json
 from ..chat.request import ChatRequest, request_of
-from ..chat.schema import Check, Fault
+from ..chat.schema import Fault
 from ..errors import InvalidRequest
-
-
-def check(test: Check, fields: dict[str, Json]) -> None:
-    """Raise the InvalidRequest that tells what is wrong with *fields*, if anything is."""
-    try:
-        test(fields)
-    except Fault as fault:
-        raise fault.error() from None
 
 
 def to_chat(

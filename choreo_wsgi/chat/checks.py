@@ -21,6 +21,7 @@ from .schema import (
     anything,
     array,
     by_type,
+    demand,
     either,
     integer,
     mapping_of,
@@ -40,13 +41,10 @@ MAX_FUNCTION_NAME = 64
 MAX_TOKENS = 2**31 - 1
 
 
-def check(body: Mapping[str, Json]) -> None:
+def check(body: dict[str, Json]) -> None:
     """Raise the InvalidRequest that tells what is wrong with *body*, if anything is."""
-    try:
-        REQUEST(body)
-        check_tool_choice(body)
-    except Fault as fault:
-        raise fault.error() from None
+    demand(REQUEST, body)
+    demand(check_tool_choice, body)
 
 
 def model_name(value: Json) -> None:

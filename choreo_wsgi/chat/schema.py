@@ -43,6 +43,14 @@ class Fault(Exception):
         return InvalidRequest(f"{param} {self.text}", param=param, code=self.code)
 
 
+def demand(test: Check, value: Json) -> None:
+    """Raise the InvalidRequest that tells what is wrong with *value*, if anything is."""
+    try:
+        test(value)
+    except Fault as fault:
+        raise fault.error() from None
+
+
 def _wrong_type(expected: str, value: Json) -> Fault:
     return Fault(f"must be {expected}, not {_NAMES[type(value)]}", code="invalid_parameter_type")
 

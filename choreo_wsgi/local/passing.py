@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
+from typing import Any
 
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json
@@ -18,12 +21,11 @@ from .process import Endpoint, Run
 from .request import SAMPLING, SEEDS, demand_fit
 
 #: Members of a completion that mean the same to llama.cpp as to the OpenAI API.
-_PASSED = (*SAMPLING, "stop", "seed", "n", "stream", "stream_options")
+_PASSED = (*SAMPLING, "stop", "seed", "n", "stream", "stream_options", "logprobs")
 #: Members that llama.cpp passes over, or answers in another shape, with what asks for nothing.
 _REFUSED: dict[str, tuple[Json, ...]] = {
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (),
     "best_of": (1,),
     "dimensions": (),
 }
@@ -45,6 +47,8 @@ def _completion(request: ChatRequest, context: int, default: int, limit: int) ->
     if asked == 0:
         raise InvalidRequest("the local model writes at least one token", param="max_tokens")
     body["max_tokens"] = min(default if asked is None else int(asked), limit)
+    if "logprobs" in body:
+        body["logprobs"] = int(body["logprobs"])
     if "seed" in body:
         body["seed"] = int(body["seed"]) % SEEDS
     most = _MOST_CHOICES // int(given.get("n") or 1)
@@ -81,6 +85,39 @@ def _texts(given: dict[str, Json], param: str, context: int, most: int) -> Json:
     return value
 
 
+class _Completion(NativeReply):
+    """An answer in which *most* logprobs a token, if any, have the shape of the old API."""
+
+    def __init__(self, most: int | None, *args: Any) -> None:
+        super().__init__(*args)
+        self._most = most
+        self._offsets: Counter[int] = Counter()  # of each choice's next token in its text
+
+    def amend(self, value: Json) -> bool:
+        """Change *value* as it has to be; return whether it was changed."""
+        changed = super().amend(value)
+        if self._most is None or not isinstance(value, dict):
+            return changed
+        for choice in value.get("choices") or ():
+            told = (choice.get("logprobs") or {}).get("content")
+            if told is not None:
+                choice["logprobs"] = self._old(told, choice["index"])
+                changed = True
+        return changed
+
+    def _old(self, told: list[dict[str, Json]], index: int) -> dict[str, Json]:
+        tokens = [one["token"] for one in told]
+        ends = accumulate(map(len, tokens), initial=self._offsets[index])
+        *offsets, self._offsets[index] = ends
+        tops = [one["top_logprobs"][: self._most] for one in told]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one["logprob"] for one in told],
+            "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in tops],
+            "text_offset": offsets,
+        }
+
+
 class Passed(Waiting[bytes]):
     """The process's own answer to *body*, with the model's name as it was asked for."""
 
@@ -98,11 +135,14 @@ class Passed(Waiting[bytes]):
         """Ask the process at *endpoint*."""
         param = "input" if "input" in self._body else "prompt"
         path = "/v1" + DIALECTS[self._writer.api].path
-        asking = self.asking(endpoint, path, self._body, param)
+        most = self._body.get("logprobs")
+        # To llama.cpp 0 means none at all, to the API each token's own.
+        body = self._body if most is None else {**self._body, "logprobs": max(1, most)}
+        asking = self.asking(endpoint, path, body, param)
         stream, limit = bool(self._body.get("stream")), self._settings.max_event_bytes
         if not stream:
             asking = replace(asking, foreign=b"")
-        return NativeReply(asking, self._writer, "", self.label, stream, limit)
+        return _Completion(most, asking, self._writer, "", self.label, stream, limit)
 
     def wait_on(self) -> None:
         """Speak for the process: it is silent while it works on a document.

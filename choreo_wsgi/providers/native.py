@@ -113,7 +113,7 @@ class NativeReply(UpstreamAnswer):
         self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
         self._decoder = sse.Decoder(limit, errors="strict")
-        self._rest = b""  # behind the last whole event of a block that passed untouched
+        self._rest = b""  # behind the last whole event
         self._looked = b""  # the frames of events that were taken apart, before a failure
         self._started = False
         self._stopped = False  # the reason why a message stopped has come
@@ -153,9 +153,9 @@ class NativeReply(UpstreamAnswer):
         if failure is not None and self._dialect.member != "response":
             raise provider_error(failure)
         self.ended = True
-        return dump(value) if self._take(value) else body
+        return dump(value) if self.amend(value) else body
 
-    def _take(self, value: Json) -> bool:
+    def amend(self, value: Json) -> bool:
         """Write the names that the caller knows into *value*; return whether any differed."""
         if not isinstance(value, dict):
             return False
@@ -179,12 +179,12 @@ class NativeReply(UpstreamAnswer):
         return frames
 
     def _pass(self, data: bytes) -> bytes:
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        if not self._decoder.pending:
-            end = data.rfind(b"\n\n") + 2
-            if end > 1 and self._is_plain(data[:end]):
-                data, self._rest = data[:end], data[end:]
+        # Only whole events are looked at: a part would keep the next block from passing untouched.
+        data, self._rest = self._rest + data, b""
+        end = data.rfind(b"\n\n") + 2
+        if end > 1:
+            data, self._rest = data[:end], data[end:]
+            if not self._decoder.pending and self._is_plain(data):
                 return data
         try:
             events = self._decoder.receive_data(data)
@@ -232,7 +232,7 @@ class NativeReply(UpstreamAnswer):
             self._started = True
         elif kind == "message_delta":
             self._stopped = bool(value["delta"].get("stop_reason"))
-        changed = [self._take(value), self._take(value.get(dialect.member))]
+        changed = [self.amend(value), self.amend(value.get(dialect.member))]
         self.ended = kind in dialect.last
         data = event.data.encode("utf-8", "replace")
         if any(changed) or b"\n" in data:

@@ -54,6 +54,25 @@ def test_completions_are_documents_and_streams(
     assert pieces[-1].usage.completion_tokens == 6
 
 
+@pytest.mark.parametrize("most", [0, 2])
+def test_logprobs_have_the_shape_of_the_old_api(
+    model_file: Path, sdk: Callable[..., openai.OpenAI], most: int
+) -> None:
+    client = sdk()
+    ask: dict[str, Any] = {"model": "any", "prompt": "Once upon a", "temperature": 0}
+    ask |= {"max_tokens": 4, "seed": 1, "logprobs": most}
+    choice = client.completions.create(**ask).choices[0]
+    told: Any = choice.logprobs
+    assert "".join(told.tokens) == choice.text
+    assert told.text_offset == [choice.text.index(token) for token in told.tokens]
+    assert all(value <= 0 for value in told.token_logprobs)
+    assert [len(tops) for tops in told.top_logprobs] == [most] * 4
+    pieces: Any = client.completions.create(**ask, stream=True)
+    told = [one.logprobs for piece in pieces for one in piece.choices if one.logprobs]
+    assert [token for one in told for token in one.tokens] == choice.logprobs.tokens
+    assert [at for one in told for at in one.text_offset] == choice.logprobs.text_offset
+
+
 def test_several_prompts_have_an_answer_each(
     model_file: Path, sdk: Callable[..., openai.OpenAI]
 ) -> None:
@@ -119,7 +138,6 @@ def test_a_model_with_its_own_pooling_reads_a_text_in_one_piece(
     ("path", "members", "param"),
     [
         ("completions", {"prompt": "a", "echo": True}, "echo"),
-        ("completions", {"prompt": "a", "logprobs": 0}, "logprobs"),
         ("completions", {"prompt": "a", "suffix": "b"}, "suffix"),
         ("completions", {"prompt": "a", "best_of": 3}, "best_of"),
         ("completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),

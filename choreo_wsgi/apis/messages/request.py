@@ -20,6 +20,7 @@ from ...chat.schema import (
     Fault,
     array,
     by_type,
+    demand,
     integer,
     number,
     object_of,
@@ -28,7 +29,7 @@ from ...chat.schema import (
     text_or,
 )
 from ...errors import InvalidRequest
-from ..translation import add_tools, check, members, no_tool, parts, say, to_chat
+from ..translation import add_tools, members, no_tool, parts, say, to_chat
 
 _TEXT = strings("text!")
 _SOURCE = object_of(
@@ -67,6 +68,7 @@ _MESSAGE = object_of(
 _TOOL = object_of(
     {"name!": filled, "description": STRING, "input_schema!": OBJECT, "strict": BOOLEAN}
 )
+_FORMAT = object_of({"type!": one_of("json_schema"), "schema!": OBJECT})
 _CHOICE = {
     "type!": one_of("auto", "any", "tool", "none"),
     "name": STRING,
@@ -97,8 +99,8 @@ _REQUEST: dict[str, Check] = {
     "thinking": object_of(
         {"type!": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(0)}
     ),
-    "output_config": object_of({"effort": STRING, "format": OBJECT}),
-    "output_format": OBJECT,
+    "output_config": object_of({"effort": STRING, "format": _FORMAT}),
+    "output_format": _FORMAT,
     "metadata": strings("user_id"),
 }
 _CHECK = object_of({**_REQUEST, "max_tokens!": integer(0)})
@@ -120,7 +122,7 @@ def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest
     What no chat API can do stays in the request as ``native_only``: a provider that speaks
     this API may take it.  Raises InvalidRequest.
     """
-    check(_CHECK_COUNT if counting else _CHECK, fields)
+    demand(_CHECK_COUNT if counting else _CHECK, fields)
 
     def translate(body: dict[str, Json]) -> None:
         if stop := list(filter(None, fields.get("stop_sequences") or ())):
@@ -128,7 +130,10 @@ def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest
         body["messages"] = _chat_messages(fields)
         _add_tools(body, fields)
         _check_thinking(fields)
-        _add_format(body, fields)
+        form = (fields.get("output_config") or {}).get("format") or fields.get("output_format")
+        if form:
+            schema = {"name": "answer", "schema": form["schema"], "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
     return to_chat(fields, NAMES, translate)
 
@@ -183,9 +188,10 @@ def _part(block: dict[str, Json], where: str) -> dict[str, Json]:
         lines = [block["title"], block["source"], *(part["text"] for part in block["content"])]
         return {"type": "text", "text": "\n".join(lines), **cached}
     source = block["source"] if kind in ("image", "document") else {}
-    if kind == "image" and (url := _url(source)):
+    url = _url(source) if source else ""
+    if kind == "image" and source["type"] in ("base64", "url"):
         return {"type": "image_url", "image_url": {"url": url}, **cached}
-    if kind == "document" and (url := _url(source) or _text_url(source)):
+    if kind == "document" and url:
         file = {"file_data": url, "filename": block.get("title") or "document"}
         return {"type": "file", "file": file, **cached}
     told = f" with a source of type {source['type']!r}" if source else ""
@@ -193,16 +199,11 @@ def _part(block: dict[str, Json], where: str) -> dict[str, Json]:
 
 
 def _url(source: dict[str, Json]) -> str:
-    """Return the URL of a picture or a file, which may hold its data; empty if it has none."""
+    """Return the URL of what is in *source*, which mostly holds the data; empty if it has none."""
     if source["type"] == "url":
         return str(source["url"])
     if source["type"] == "base64":
         return f"data:{source['media_type']};base64,{source['data']}"
-    return ""
-
-
-def _text_url(source: dict[str, Json]) -> str:
-    """Return the URL that holds the text of a document; empty if it has something else."""
     text = source.get("data") if source["type"] == "text" else source.get("content")
     if isinstance(text, list) and all(part["type"] == "text" for part in text):
         text = "\n".join(part["text"] for part in text)
@@ -237,15 +238,3 @@ def _check_thinking(fields: Mapping[str, Json]) -> None:
         raise InvalidRequest(
             "must be at least 1024 and less than max_tokens", param="thinking.budget_tokens"
         )
-
-
-def _add_format(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
-    form = (fields.get("output_config") or {}).get("format") or fields.get("output_format")
-    if not form:
-        return
-    if form.get("type") != "json_schema" or not isinstance(form.get("schema"), dict):
-        raise InvalidRequest(
-            "must be a json_schema with a schema, an object", param="output_config.format"
-        )
-    schema = {"name": "answer", "schema": form["schema"], "strict": True}
-    body["response_format"] = {"type": "json_schema", "json_schema": schema}

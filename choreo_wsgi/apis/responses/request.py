@@ -16,6 +16,7 @@ from ...chat.schema import (
     STRING,
     array,
     by_type,
+    demand,
     either,
     integer,
     mapping_of,
@@ -26,7 +27,7 @@ from ...chat.schema import (
     text_or,
 )
 from ...errors import InvalidRequest
-from ..translation import add_tools, check, members, no_tool, to_chat
+from ..translation import add_tools, members, no_tool, to_chat
 from .items import chat_name, kind_of, messages_of
 
 _TEXT = strings("text!")
@@ -129,7 +130,7 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) ->
     What no chat API can do stays in the request as ``native_only``: a provider that speaks
     this API may take it.  Raises InvalidRequest.
     """
-    check(_REQUEST, fields)
+    demand(_REQUEST, fields)
     items = input_items(fields)
     if not (items or past or fields.get("prompt")):
         raise InvalidRequest("input is required", param="input", code="missing_parameter")

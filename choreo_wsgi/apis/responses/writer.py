@@ -10,18 +10,34 @@ import base64
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ...chat.items import Json, ToolCall, dump
+from ...chat import jsontext
+from ...chat.items import Json, ToolCall, Usage, dump
 from ...errors import ChoreoError
 from ..blocks import Block, BlockWriter
 from .items import SEALED, chat_name
 from .log import failed_event, next_number
-from .objects import REPEATED, custom_input, logprob_objects, usage_object
 from .request import own_tools
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
+#: What a response repeats of its request, and what stands there when it was not said.
+_REPEATED: dict[str, Json] = {
+    **dict.fromkeys(("instructions", "temperature", "top_p", "max_output_tokens", "user")),
+    **dict.fromkeys(("max_tool_calls", "previous_response_id", "prompt_cache_key")),
+    **dict.fromkeys(("safety_identifier", "service_tier")),
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+    "background": False,
+    "reasoning": {"effort": None, "summary": None},
+    "store": False,
+    "text": {"format": {"type": "text"}},
+    "top_logprobs": 0,
+    "truncation": "disabled",
+}
 _MESSAGE = {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
 _REASONING: dict[str, Json] = {"type": "reasoning", "summary": []}
 _EMPTY = {"status": "in_progress", "arguments": ""}
@@ -56,8 +72,8 @@ class ResponseWriter(BlockWriter):
         self.fixed_id = id
         self.id = id or "resp_" + secrets.token_hex(24)
         self._created = int(time.time())
-        given = {name: asked[name] for name in REPEATED if asked.get(name) is not None}
-        self._repeated = {**REPEATED, **given}
+        given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
+        self._repeated = {**_REPEATED, **given}
         #: The caller's tools by their names in chat, where only the names of calls come back.
         self._tools = {
             chat_name(tool): tool for tool in own_tools(asked.get("tools") or (), strict=False)
@@ -114,7 +130,7 @@ class ResponseWriter(BlockWriter):
             return b""
         if not logprobs:
             return super()._filled(block, text)
-        told = logprob_objects(logprobs, whole=False)
+        told = _logprobs(logprobs, whole=False)
         return self._event(block.event, **block.where, delta=text, logprobs=told)
 
     def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
@@ -141,7 +157,7 @@ class ResponseWriter(BlockWriter):
         if block.kind == "call":
             member, text = "arguments", block.text
             if "input" in block.item:
-                member, text = "input", custom_input(text)
+                member, text = "input", _input(text)
                 frames = self._at(block, f"{name}delta", delta=text) if text else b""
             block.item[member] = text
             frames += self._at(block, f"{name}done", **{member: text})
@@ -151,7 +167,7 @@ class ResponseWriter(BlockWriter):
                 member: part[member] for member in ("text", "refusal") if member in part
             }
             if block.kind == "text":
-                told["logprobs"] = logprob_objects(block.logprobs, whole=False)
+                told["logprobs"] = _logprobs(block.logprobs, whole=False)
             frames = self._at(block, f"{name}done", **told) + self._part(block, "done", part)
         if "input" not in block.item:
             block.item["status"] = status
@@ -162,7 +178,7 @@ class ResponseWriter(BlockWriter):
         """Put what came so far into the item; return its part."""
         part = {**block.part, "refusal" if block.kind == "refusal" else "text": block.text}
         if block.kind == "text":
-            told = logprob_objects(block.logprobs)
+            told = _logprobs(block.logprobs)
             part |= {"annotations": block.citations, "logprobs": told}
         block.item[block.holder] = [part]
         return part
@@ -213,5 +229,46 @@ class ResponseWriter(BlockWriter):
             "model": self.model,
             "output": [] if status in ("queued", "in_progress") else self._output,
             **self._repeated,
-            "usage": usage_object(self._usage),
+            "usage": _usage(self._usage),
         }
+
+
+def _logprobs(tokens: Iterable[Json], whole: bool = True) -> list[Json]:
+    """Return the *tokens* of chat's ``logprobs``: with bytes in a *whole* part, not in an event."""
+
+    def told(one: Mapping[str, Json]) -> dict[str, Json]:
+        token = str(one.get("token") or "")
+        made = {"token": token, "logprob": one.get("logprob") or 0.0}
+        if whole:
+            made["bytes"] = one.get("bytes") or list(token.encode("utf-8", "replace"))
+        return made
+
+    return [
+        {**told(one), "top_logprobs": list(map(told, one.get("top_logprobs") or ()))}
+        for one in tokens
+        if isinstance(one, dict)
+    ]
+
+
+def _input(arguments: str) -> str:
+    """Return the text in the arguments of a function that stands for a custom tool."""
+    try:
+        return str(jsontext.parse(arguments)["input"])
+    except (ValueError, KeyError, TypeError):
+        return arguments
+
+
+def _usage(usage: Usage | None) -> dict[str, Json] | None:
+    """Return the ``usage`` of a response; None when the provider did not report any."""
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens or 0,
+            "cache_write_tokens": usage.cache_write_tokens or 0,
+        },
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": usage.total,
+    }
