@@ -55,8 +55,7 @@ IMPURE = {
 #: The only modules that may import what not every program has use for.
 ONLY = {
     "waitress": {
-        f"choreo_wsgi.serve.{name}"
-        for name in ("channel", "loop", "parser", "server", "sockets", "tasks")
+        f"choreo_wsgi.serve.{name}" for name in ("listener", "parser", "server", "sockets", "tasks")
     },
     "redis": {"choreo_wsgi.replay.redis"},
     "sqlite3": {"choreo_wsgi.replay.database", "choreo_wsgi.replay.sqlite"},

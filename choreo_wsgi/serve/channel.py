@@ -5,15 +5,17 @@ each block is handed to the system as it is, by whoever made it.  What the syste
 at once stays here, and nothing more is asked of that answer until the client has taken it: a
 slow reader holds back its own stream, and neither a thread nor the loop.
 
-Who may touch the socket: the loop reads, flushes and closes it, a worker may send.  Closing
-and sending happen under ``outbuf_lock``, so no byte goes to a descriptor used anew; the lock
-is never held while waiting.
+Who may touch the socket: the carrier's thread reads, flushes and closes it, a worker may send.
+Closing and sending happen under a lock, so no byte goes to a descriptor used anew; the lock is
+never held while waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 import socket
 import struct
 import threading
@@ -21,11 +23,11 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from waitress.channel import ClientDisconnected
-
 from ..errors import ChoreoError
+from ..streams.carrier import Load
+from ..streams.poller import IN, OUT
 from .parser import Parser
-from .tasks import Task
+from .tasks import Disconnected, Task
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +49,14 @@ READ = 64 * 1024
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
 
 
-class Channel:
-    """One connection to the client at *addr*; *server* is one of :mod:`choreo_wsgi.serve.loop`'s.
+class Channel(Load):
+    """One connection to the client at *addr*, accepted by *listener*."""
 
-    The loop asks it what to poll for, and tells it what happened.
-    """
-
+    gives_way = keeps_descriptor = True
     connected = True
-    #: The events that the loop polls for.
-    polled = 0
-    #: The connection is to be closed: now, or when all is sent.
-    will_close = False
-    close_when_flushed = False
-    #: Whether the client may still be sending what was refused; see :meth:`handle_close`.
+    #: Whether it is to be closed when all is sent.
+    closing = False
+    #: Whether the client may still be sending what was refused; see :meth:`_close`.
     lingers = False
     _discarding = False
     _fresh = True
@@ -68,10 +65,10 @@ class Channel:
     #: The request that is being answered.
     task: Task | None = None
     #: When the client is cut off for not taking what is unsent.
-    deadline = 0.0
+    _deadline = 0.0
 
-    def __init__(self, server: Any, sock: socket.socket, addr: Any) -> None:
-        self.server = server
+    def __init__(self, listener: Any, sock: socket.socket, addr: Any) -> None:
+        self.listener = listener
         self.socket = sock
         self.addr = addr
         self.heard = self.began = time.monotonic()
@@ -79,20 +76,53 @@ class Channel:
         self.requests: list[Parser] = []
         #: What the system has not taken yet.
         self.unsent: list[memoryview] = []
-        self._sending = threading.RLock()
+        self._sending = threading.Lock()
         sock.setblocking(False)
-        self.descriptor = sock.fileno()
-        server.loop.add(self)
 
-    # In the loop's thread
+    # In the carrier's thread
 
-    def readable(self) -> bool:
-        """Return whether more is to be read: not while as many requests wait as are allowed."""
-        closing = self.will_close or self.close_when_flushed
-        return not closing and len(self.requests) <= self.server.adj.channel_request_lookahead
+    @property
+    def events(self) -> int:
+        """What to poll for: nothing to read while as many requests wait as are allowed."""
+        waiting = len(self.requests) > self.listener.adj.channel_request_lookahead
+        return (0 if self.closing or waiting else IN) | (OUT if self.unsent else 0)
 
-    def on_readable(self) -> None:
-        """Read what the client sent, or that it has gone."""
+    def fileno(self) -> int | None:
+        """Return the descriptor to poll, or None."""
+        return self.socket.fileno() if self.events else None
+
+    @property
+    def due(self) -> float:
+        """When the client has let a request, or the next one, or our answer wait for too long."""
+        if self.unsent:
+            return self._deadline
+        if self.requests:
+            return math.inf
+        if self._discarding:
+            return self.began + LINGER_SECONDS
+        if self.request is None and not self._fresh:
+            return self.heard + IDLE_SECONDS
+        body = self.request.body_bytes_received if self.request is not None else 0
+        return REQUEST_SECONDS + min(self.heard, self.began + body / SLOWEST_BODY)
+
+    def step(self, patience: float) -> None:
+        """Send what the client takes, and read what it sent."""
+        try:
+            if self.unsent:
+                self._flush()
+                if self.task is not None and not self.unsent:
+                    self.listener.carrier.step(self.task)
+            if self.events & IN:
+                self._read()
+            if time.monotonic() >= self.due:
+                self._time_out()
+            if self.closing and not self.unsent:
+                self._close()
+        except Exception:
+            logger.exception("a connection failed")
+            self.ended = True
+
+    def _read(self) -> None:
         try:
             data = self.socket.recv(READ)
         except BlockingIOError:
@@ -100,15 +130,15 @@ class Channel:
         except OSError:
             data = b""
         if data:
-            self.received(data)
+            self.heard = time.monotonic()
+            self._receive(data)
         else:
-            self.handle_close()
+            self._lose()
 
-    def received(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self._discarding or self.will_close or self.close_when_flushed:
+        if self._discarding:
             return
-        self.heard = time.monotonic()
         if self.request is None:
             self.began = self.heard
         self._fresh = False
@@ -116,7 +146,7 @@ class Channel:
         while at < len(data):
             request = self.request
             if request is None:
-                request = self.request = Parser(self.server.adj, self._admitted)
+                request = self.request = Parser(self.listener.adj, self._admitted)
             at += request.received(data[at:] if at else data)
             if request.expect_continue and request.headers_finished and not self.requests:
                 self._send_continue(request)
@@ -128,13 +158,14 @@ class Channel:
                         self._begin_next()
 
     def _begin_next(self) -> None:
-        self.task = Task(self, self.requests[0])
-        self.server.loop.begin(self.task)
+        self.task = task = Task(self, self.requests[0])
+        carrier = self.listener.carrier
+        (carrier.take if task.due is None else carrier.give_time)(task)
 
     def _send_continue(self, request: Parser) -> None:
         """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
         request.expect_continue = request.completed = False
-        with contextlib.suppress(ClientDisconnected):
+        with contextlib.suppress(Disconnected):
             self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _admitted(self, request: Parser) -> bool:
@@ -144,7 +175,7 @@ class Channel:
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["REMOTE_ADDR"] = self.addr[0]
         try:
-            self.server.admit(environ)
+            self.listener.application.admit(environ)
         except ChoreoError:
             self.lingers = True
             return False
@@ -155,94 +186,80 @@ class Channel:
         """Whether a request is under way, or the first is still to come."""
         return bool(self.requests or self.request is not None or self._fresh)
 
-    def overdue(self, now: float) -> bool:
-        """Return whether the client lets a request, or the next one, wait for too long."""
-        if self.requests:
-            return False
-        if self._discarding:
-            return now - self.began > LINGER_SECONDS
-        if self.request is None and not self._fresh:
-            return now - self.heard > IDLE_SECONDS
-        if now - self.heard > REQUEST_SECONDS:
-            return True
-        body = self.request.body_bytes_received if self.request is not None else 0
-        return now - self.began > REQUEST_SECONDS + body / SLOWEST_BODY
-
-    def handle_close(self) -> None:
-        """Close the connection; a worker that waits for the client wakes up.
-
-        After a refusal the sending side is closed first and what still comes is thrown away:
-        closing with bytes unread resets the connection, and the client would never see why
-        (RFC 9112, 9.6).
-        """
-        if self.lingers and self.will_close and self.connected:
-            self.lingers = self.will_close = False
-            self._discarding = True
-            self.began = time.monotonic()
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)
-            return
-        if self.descriptor < 0:
-            return  # closed already
-        if self.requests:
-            self._shut_down()
-        with self._sending:
-            self.connected = False
-            self.unsent = []
-            self.close()
-        if self.task is not None:
-            self.server.loop.step(self.task)  # its client has gone
-
-    def on_writable(self) -> None:
-        """Send what is unsent; when the client has taken it all, its answer goes on."""
-        if self.unsent:
-            self.flush()
-            if self.unsent:
-                return
-            if self.task is not None:
-                self.server.loop.step(self.task)
-        if self.close_when_flushed and not self.unsent:
-            self.close_when_flushed, self.will_close = False, True
-        if self.will_close:
-            self.handle_close()
-
-    on_error = handle_close
-
-    def close(self) -> None:
-        """Close the socket."""
-        if self.descriptor >= 0:
-            self.server.loop.remove(self)
-            self.descriptor = -1
-            self.socket.close()
-
-    def writable(self) -> bool:
-        """Return whether there is something to send, or the connection is to be closed."""
-        return bool(self.unsent) or self.will_close or self.close_when_flushed
-
     def answered(self, task: Task) -> None:
         """Take note that *task*'s answer is over: begin with the next request, or close."""
         self.task = None
         self.heard = time.monotonic()
         if task.close_on_finish or not self.connected:
-            self.close_when_flushed = True
+            self.closing = True
             for request in self.requests:
                 request.close()
             self.requests = []
-        else:
-            self.requests.pop(0).close()
-            waiting = self.request
-            if self.requests:
-                self._begin_next()
-            elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
-                self._send_continue(waiting)
-        self.server.loop.ask(self)
+            self.listener.carrier.give_time(self)
+            return
+        self.requests.pop(0).close()
+        waiting = self.request
+        if self.requests:
+            self._begin_next()
+        elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
+            self._send_continue(waiting)
+        self.listener.carrier.settle(self)
+
+    def _flush(self) -> None:
+        """Send of what is unsent what the system takes now."""
+        with self._sending, contextlib.suppress(Disconnected):
+            sent = self._send_some(self.unsent[:64])
+            if sent:
+                self.unsent = _after(self.unsent, sent)
+                self._deadline = time.monotonic() + self.listener.send_timeout
+            return
+        self._lose()
+
+    def _time_out(self) -> None:
+        if self.unsent:
+            patience = self.listener.send_timeout
+            logger.info("a client took no byte for %g s and was cut off", patience)
+            self.abort()
+        self.closing = True
+
+    def _lose(self) -> None:
+        """Send nothing more: the client has gone, or shall go."""
+        with self._sending:
+            self.connected = False
+            self.unsent = []
+        self.closing = True
+
+    def _close(self) -> None:
+        """Close the connection when all is sent; its answer learns that the client has gone.
+
+        After a refusal the sending side is closed first and what still comes is thrown away:
+        closing with bytes unread resets the connection, and the client would never see why
+        (RFC 9112, 9.6).
+        """
+        if self.lingers and self.connected:
+            self.lingers = self.closing = False
+            self._discarding = True
+            self.began = time.monotonic()
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+            return
+        self._lose()
+        self.ended = True
+        if self.task is not None:
+            self.listener.carrier.step(self.task)
+
+    def leave(self) -> None:
+        """Close the socket."""
+        self._lose()
+        self.socket.close()
+        self.listener.left(self)
 
     # In any thread
 
     def transmit(self, *parts: bytes) -> None:
         """Send *parts*; what the system does not take now is kept as ``unsent``.
 
-        Raises ClientDisconnected when the client has gone.
+        Raises Disconnected when the client has gone.
         """
         with self._sending:
             sent = 0 if self.unsent else self._send_some(parts)
@@ -252,39 +269,17 @@ class Channel:
     def keep(self, *parts: bytes | memoryview) -> None:
         """Send *parts* when the client takes them."""
         self.unsent += map(memoryview, parts)
-        self.deadline = time.monotonic() + self.server.send_timeout
-        self.server.loop.changed(self)
-
-    def flush(self) -> None:
-        """Send of what is unsent what the system takes now."""
-        with self._sending:
-            try:
-                sent = self._send_some(self.unsent[:64])
-            except ClientDisconnected:
-                self.unsent = []
-                return
-            if sent:
-                self.unsent = _after(self.unsent, sent)
-                self.deadline = time.monotonic() + self.server.send_timeout
-
-    def check_deadline(self) -> None:
-        """Cut the client off if it took no byte for the server's ``send_timeout`` seconds.
-
-        Raises ClientDisconnected then.
-        """
-        if time.monotonic() >= self.deadline:
-            patience = self.server.send_timeout
-            logger.info("a client took no byte for %g s and was cut off", patience)
-            self.abort()
-            raise ClientDisconnected
+        self._deadline = time.monotonic() + self.listener.send_timeout
+        carrier = self.listener.carrier
+        carrier.call(functools.partial(carrier.settle, self))
 
     def _send_some(self, parts: Any) -> int:
-        """Return how many bytes of *parts* the system takes now; raises ClientDisconnected.
+        """Return how many bytes of *parts* the system takes now; raises Disconnected.
 
         The caller holds the lock.
         """
         if not self.connected:
-            raise ClientDisconnected
+            raise Disconnected
         try:
             if len(parts) == 1:
                 return int(self.socket.send(parts[0]))
@@ -292,22 +287,15 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError:
-            raise ClientDisconnected from None
+            raise Disconnected from None
 
     def abort(self) -> None:
         """Cut the client off: what it did not take is dropped."""
-        with self._sending:
-            self.unsent = []
-            if self.connected:
-                self.connected = False
-                self.will_close = True
-                with contextlib.suppress(OSError):
-                    self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-                self._shut_down()
-
-    def _shut_down(self) -> None:
-        with contextlib.suppress(OSError):  # the client may have been quicker
-            self.socket.shutdown(socket.SHUT_RDWR)
+        with self._sending, contextlib.suppress(OSError):  # closed already
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        self._lose()
+        carrier = self.listener.carrier
+        carrier.call(functools.partial(carrier.step, self))
 
 
 def _after(parts: Iterable[bytes | memoryview], sent: int) -> list[memoryview]:

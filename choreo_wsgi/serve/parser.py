@@ -168,7 +168,7 @@ class Parser(HTTPRequestParser):
         path = self.path
         host, port = channel.addr
         environ = {
-            **channel.server.variables,
+            **channel.listener.variables,
             "REMOTE_ADDR": host,
             "REMOTE_HOST": host,
             "REMOTE_PORT": str(port),

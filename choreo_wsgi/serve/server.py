@@ -23,8 +23,10 @@ from waitress.adjustments import Adjustments
 
 from ..errors import ConfigurationError
 from ..settings import Settings
+from ..streams.carrier import Carrier
 from ..streams.workers import Workers
-from .loop import Listener, Loop
+from .channel import Channel
+from .listener import Listener
 from .sockets import bind, listen_addresses, raise_open_files, socket_options
 
 if TYPE_CHECKING:
@@ -115,18 +117,16 @@ class Server:
             workers.prove(LEAST_THREADS)
         except RuntimeError as error:
             raise ConfigurationError(f"threads: {error} (ulimit -u, pids limit)") from None
-        self._loop = Loop(workers)
-        application.carry_with(self._loop)
-        self._listeners = self._loop.listeners
+        self.carrier = Carrier(workers)
+        application.carry_with(self.carrier)
         try:
             sockets = inherited or bind(adj)
         except ConfigurationError:
-            self._loop.close()
+            self.carrier.close()
             raise
-        patience = settings.send_timeout
-        self._listeners += [
-            Listener(self._loop, one, adj, application, patience, crowd) for one in sockets
-        ]
+        self.connections: set[Channel] = set()
+        common = adj, application, settings.send_timeout, self.connections, crowd
+        self._listeners = [Listener(self.carrier, one, *common) for one in sockets]
         self._signals = 0
         self._hurry = threading.Event()
         self._ended = threading.Event()
@@ -153,10 +153,12 @@ class Server:
         gc.freeze()  # what is there now stays: nobody need look through it again
         gc.set_threshold(YOUNG)
         try:
-            self._loop.run()
+            self.carrier.run()
         finally:
             self._application.close()
-            self._loop.close()
+            for one in [*self._listeners, *self.connections]:
+                one.leave()
+            self.carrier.close()
             if self.settings.unix_socket and not self._inherited:
                 Path(self.settings.unix_socket).unlink(missing_ok=True)
             self._ended.set()
@@ -185,11 +187,11 @@ class Server:
             listener.draining = True
         self._wait(patience, lambda: self._hurry.is_set() or self._application.active == 0)
         self._application.stop()
-        self._loop.step_all()
+        self.carrier.step_all()
         if not self._wait(LAST_FRAMES, lambda: not self._busy()):
             for channel in self._busy():
                 channel.abort()
-        self._loop.stop()
+        self.carrier.stop()
 
     def retire(self) -> None:
         """Stop when all is answered that is under way, while another process accepts.
@@ -200,7 +202,8 @@ class Server:
         self._application.reload()
         for listener in self._listeners:
             listener.retired = listener.draining = True
-        while self._application.active or any(one.expected for one in self._loop.channels()):
+        self.carrier.step_all()
+        while self._application.active or any(one.expected for one in list(self.connections)):
             if self._signals:
                 return  # it drains already
             time.sleep(0.05)
@@ -212,8 +215,8 @@ class Server:
             logger.warning("something still hangs; leaving without it")
             os._exit(0)
 
-    def _busy(self) -> list[Any]:
-        return [channel for channel in self._loop.channels() if channel.requests]
+    def _busy(self) -> list[Channel]:
+        return [one for one in list(self.connections) if one.requests]
 
     @staticmethod
     def _wait(seconds: float, done: Callable[[], bool]) -> bool:

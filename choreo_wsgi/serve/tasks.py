@@ -7,14 +7,15 @@ has no body, whatever the application yields.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http.client import responses
 from typing import Any
 
-from waitress.channel import ClientDisconnected
 from waitress.utilities import build_http_date
 
 from ..app.account import Account
@@ -34,12 +35,36 @@ BLOCKS = 16
 GATHER = 16 * 1024
 
 
+class Disconnected(Exception):
+    """The client has gone."""
+
+
+class _Blocks:
+    """A body that can only be iterated: a worker does that, unless it is a list."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._next = iter(body)
+        self.due = 0.0 if isinstance(body, list | tuple) else None
+        self.ended = False
+        self.close = getattr(body, "close", lambda: None)
+
+    def fileno(self) -> None:
+        return None
+
+    def ready(self, patience: float) -> bytes:
+        if self.due is None and not patience:
+            return b""
+        block = next(self._next, None)
+        self.ended = block is None
+        return block or b""
+
+
 class Task(Load):
     """One request and its answer.
 
     The application is called, what it returns is sent block by block, and the next block is
     asked for when the client has taken the last.  A body that tells what it waits for (it has
-    ``ready``, ``fileno``, ``due`` and ``ended``) is carried by the loop; one that can only be
+    ``ready``, ``fileno``, ``due`` and ``ended``) is the carrier's; one that can only be
     iterated is a worker's, and so is an application that may block (``blocks(environ)``).
     """
 
@@ -57,21 +82,20 @@ class Task(Load):
         self.request = request
         self.version = "1.1" if request.version == "1.1" else "1.0"
         self._body: Any = None
-        self._blocks: Iterator[bytes] | None = None  # of a body that can only be iterated
-        self._begun = False
-        #: The last block, once a worker has it.  The loop sends the end and then closes the
+        #: The last block, once a worker has it.  The carrier sends the end and then closes the
         #: body, so what that gives back is there before the client's next request.
         self._end: bytes | None = None
         self._done = False  # all that is to be sent was given to the channel
+        self._application = channel.listener.application
         self.environ = {} if request.error else request.environ(channel)
-        blocks = getattr(channel.server.application, "blocks", lambda environ: True)
+        blocks = getattr(self._application, "blocks", lambda environ: True)
         self._blocking = not request.error and blocks(self.environ)
 
     # What the carrier asks
 
     def fileno(self) -> int | None:
         """Return the descriptor that the body reads from, or None."""
-        if self._body is None or self._blocks is not None or self.channel.unsent:
+        if self._body is None or self.channel.unsent:
             return None
         number: int | None = self._body.fileno()
         return number
@@ -80,34 +104,33 @@ class Task(Load):
     def due(self) -> float | None:
         """When to go on although nothing came; None: that may block."""
         if self.channel.unsent:
-            return float(self.channel.deadline)
+            return math.inf  # the channel steps us
         if self._done or self._end is not None:
             return 0.0
-        if not self._begun:
+        if self._body is None:
             return None if self._blocking else 0.0
-        if self._blocks is not None:
-            return 0.0 if isinstance(self._body, list | tuple) else None
         due: float | None = self._body.due
         return due
 
     def step(self, patience: float) -> None:
         """Go on with the answer, waiting at most *patience* seconds for it."""
         self.lane = None
+        if self.channel.unsent:
+            return
         try:
-            if self.channel.unsent:
-                self.channel.check_deadline()
-                return
-            if not self._begun:
+            if self._body is None and not self._done:
                 self._begin()
             for _ in range(BLOCKS):
                 if self._done or not self._go_on(patience):
                     break
         except Exception as error:
             self._fail(error)
-        if self._done and not self.channel.unsent:
+        if self.channel.unsent:
+            return
+        if self._done:
             self._close_body()
             self.ended = True
-        elif self.chunked_response and self._end is None and not self.channel.unsent:
+        elif self.chunked_response and self._end is None:
             self.lane = lane_of(self._body)
             if self.lane is not None:
                 self.lane.send, self.lane.keep = self.channel.socket.send, self.channel.keep
@@ -117,20 +140,20 @@ class Task(Load):
         self.channel.answered(self)
 
     def _begin(self) -> None:
-        self._begun = True
         if self.request.error is not None:
             self.channel.lingers = True
             self._refuse(_translate(self.request.error))
         else:
-            self._take(self.channel.server.application(self.environ, self.start_response))
-            if self._blocks is None:
+            body = self._application(self.environ, self.start_response)
+            self._take(body)
+            if self.content_length is None and isinstance(body, list) and len(body) == 1:
+                self.content_length = len(body[0])  # PEP 3333
+            if not isinstance(self._body, _Blocks):
                 # It waits, perhaps for minutes, and the conversation may be megabytes long.
                 self.request.close()
 
     def _take(self, body: Any) -> None:
-        self._body = body
-        if not hasattr(body, "due"):
-            self._blocks = iter(body)
+        self._body = body if hasattr(body, "due") else _Blocks(body)
 
     def _go_on(self, patience: float) -> bool:
         """Send the next block; return whether there may be another at once."""
@@ -138,54 +161,41 @@ class Task(Load):
         if self._end is not None:
             self._send(self._end, last=True)
             return False
-        if self._blocks is None:
-            block = body.ready(patience)
-            decided = getattr(body, "decided", None)
-            if decided is not None:
-                self._take(decided)
-                return True
-            last = body.ended
-        else:
-            if not (patience or isinstance(body, list | tuple)):
-                return False  # a worker's
-            if self.content_length is None and isinstance(body, list) and len(body) == 1:
-                self.content_length = len(body[0])  # PEP 3333
-            block = next(self._blocks, None)
-            last = block is None
+        block = body.ready(patience)
+        decided = getattr(body, "decided", None)
+        if decided is not None:
+            self._take(decided)
+            return True
+        last = body.ended
         if last and patience:
-            self._end = block or b""
+            self._end = block
             return False
         if block or last:
-            self._send(block or b"", last)
-        if self.channel.unsent:
-            return False
-        if self._blocks is not None:
-            return True
+            self._send(block, last)
         # A descriptor that is polled is asked for anew by the carrier; asking twice is dear.
-        more = block and self.descriptor is None and body.fileno() is None
-        return bool(more) and body.due is not None and body.due <= time.monotonic()
+        if not block or self.channel.unsent or self.descriptor is not None:
+            return False
+        return body.fileno() is None and body.due is not None and body.due <= time.monotonic()
 
     def _fail(self, error: Exception) -> None:
         """Answer 500, or leave the answer without its end."""
-        self._done = True
-        try:
-            if isinstance(error, ClientDisconnected):
-                logger.debug("the client of %s has gone", self.request.path)
-            else:
-                logger.error("an answer to %s failed", self.request.path, exc_info=error)
-                if not self.wrote_header:
-                    self._refuse(ChoreoError("the server failed"))
-            self._close_body()
-        except ClientDisconnected:
-            pass
-        except Exception:
-            logger.exception("an answer to %s failed", self.request.path)
-        self.close_on_finish = True
+        self._done = self.close_on_finish = True
+        if isinstance(error, Disconnected):
+            logger.debug("the client of %s has gone", self.request.path)
+            return
+        logger.error("an answer to %s failed", self.request.path, exc_info=error)
+        if not self.wrote_header:
+            with contextlib.suppress(Disconnected):
+                self._refuse(ChoreoError("the server failed"))
 
     def _close_body(self) -> None:
         body, self._body = self._body, None
-        if hasattr(body, "close"):
-            body.close()
+        try:
+            if hasattr(body, "close"):
+                body.close()
+        except Exception:
+            logger.exception("an answer to %s failed", self.request.path)
+            self.close_on_finish = True
 
     # HTTP
 
@@ -244,7 +254,7 @@ class Task(Load):
     def _must_close(self) -> bool:
         asked = self.request.headers.get("CONNECTION", "").lower()
         options = {option.strip() for option in asked.split(",")}
-        if self.channel.server.draining or "close" in options:
+        if self.channel.listener.draining or "close" in options:
             return True
         return self.version == "1.0" and "keep-alive" not in options
 
@@ -283,7 +293,7 @@ class Task(Load):
             method=self.request.command or "",
             path=self.request.path or "",
             client=str(self.channel.addr[0]),
-            observers=getattr(self.channel.server.application, "observers", ()),
+            observers=getattr(self._application, "observers", ()),
             status=error.status,
             outcome=error.code or error.type,
         )

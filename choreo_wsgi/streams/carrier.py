@@ -1,19 +1,20 @@
-"""One thread that carries all streams that wait, to a client or only into the log.
+"""One thread that carries all that waits: streams, the server's connections and its listeners.
 
 A stream mostly waits: a thread of its own would cost a change of threads for each frame.  So
 what waits is a *load*, and one thread, the carrier's, asks each load when it is worthwhile:
 
-* Its descriptor turned readable.  The selector tells.
-* Its time has come: a heartbeat, a time-out, the end of a pause.  A heap of times tells, with
-  one entry for each load.  Frames put the time off without touching the heap: an entry that
-  turns up too early is put back with the load's new time.
+* Its descriptor turned readable, or writable.  The poller tells.
+* Its time has come: a heartbeat, a time-out, the end of a pause.  A heap of times tells.
+  Frames put the time off without touching the heap: an entry that turns up too early is put
+  back with the load's new time.
 * Somebody asks for it: :meth:`Carrier.call`, from any thread.
 
 What may block never runs here.  A load without a descriptor and without a time has to be
 waited for, so a worker does that and hands the load back once it can be polled.  A load is
 either the carrier's or a worker's, never both, so it needs no lock.
 
-Streams with something to say come first in each round; all else has SHARE seconds of it.
+Streams with something to say come first in each round; what *gives way* to them, connections
+and requests that begin, has SHARE seconds of it: a storm of requests is spread over many rounds.
 """
 
 from __future__ import annotations
@@ -22,49 +23,56 @@ import contextlib
 import functools
 import heapq
 import itertools
-import logging
 import math
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ..chat.source import Lane
 from .poller import IN, new_poller
 from .workers import Workers
 
-#: Seconds after which a load's time is looked at anew: sooner times leave that many behind.
-LOOK = 5.0
+#: Seconds that the poller waits at most.
+LONGEST = 60.0
 
 #: Seconds that a worker waits for a load before it looks whether the carrier can have it back.
 PATIENCE = 0.25
 
-#: Seconds of a round for what is no frame of a running stream, if one request takes less.
+#: Seconds of a round for what gives way to streams, if one step takes less.
 SHARE = 0.0005
-
-logger = logging.getLogger(__name__)
 
 
 class Load:
-    """Something that waits; *descriptor*, *timer*, *alarm*, *away* are the carrier's notes."""
+    """Something that waits; *descriptor*, *polled*, *timer* and *away* are the carrier's notes."""
 
     #: Whether there is nothing more to carry.
     ended = False
-
-    #: The descriptor that the carrier polls for it.
-    descriptor: int | None = None
-    #: When the carrier will look at it, ``time.monotonic()``, and the number of that alarm.
-    timer = math.inf
-    alarm = -1
-    #: Whether a worker has it.
-    away = False
     #: What moves most of what comes to the descriptor without :meth:`step`, until that.
     lane: Lane | None = None
+    #: Whether running streams go first.
+    gives_way = False
+    #: Whether the descriptor's number stands for the same open file until the load's end.
+    keeps_descriptor = False
+
+    #: The descriptor that the carrier polls for it, and for which events.
+    descriptor: int | None = None
+    polled = 0
+    #: Its entry in the heap of times: when, a number, and the load while the entry counts.
+    timer: list[Any] | None = None
+    #: Whether a worker has it.
+    away = False
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
         raise NotImplementedError
+
+    @property
+    def events(self) -> int:
+        """What to poll for there."""
+        return IN
 
     @property
     def due(self) -> float | None:
@@ -83,56 +91,52 @@ class Load:
 
 
 class Carrier:
-    """The thread; *workers* run what may block.
-
-    :meth:`call` and :meth:`carry` start it if nobody calls :meth:`run` in a thread of his own.
-    """
+    """The thread, which calls :meth:`run`; *workers* run what may block."""
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
         #: How long the last round took, in seconds: so late can a frame be.
         self.lag = 0.0
         self._poller = new_poller()
-        # By what is polled; None once nobody wants to hear of it.
-        self._handlers: dict[int, Load | Callable[[int], object] | None] = {}
+        #: By what is polled; None once nobody wants to hear of it.
+        self._polled: dict[int, Load | None] = {}
         self._loads: dict[Load, None] = {}
-        self._timers: list[tuple[float, int]] = []
-        self._alarms: dict[int, Load] = {}  # by their numbers: the heap keeps no ended load alive
+        self._timers: list[list[Any]] = []
         self._count = itertools.count()
         self._calls: deque[Callable[[], object]] = deque()
-        self._beginning: deque[Load] = deque()  # to be taken over when there is time
-        self._put_off = False  # whether the last round had no time for others
-        self._looks = math.inf  # when to :meth:`_look` although only streams have news
+        self._waiting: dict[Load, None] = {}  # to be stepped when there is time, in this order
+        self._put_off = False  # whether the last round had no time for them
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
-        self._register(self._inside.fileno(), IN, self._drain_wakes)
+        self._poller.register(self._inside.fileno(), IN)
         self._woken = self._stopped = False
-        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # From any thread
 
+    def start(self) -> None:
+        """Run in a thread of its own, until :meth:`close`."""
+        self._thread = threading.Thread(target=self.run, name="carrier", daemon=True)
+        self._thread.start()
+
     @property
     def carried(self) -> int:
-        """How many loads there are."""
-        return len(self._loads)
+        """How many streams there are."""
+        return sum(not load.gives_way for load in list(self._loads))
 
     def carry(self, load: Load) -> None:
         """Take *load* over, until it has ended."""
-        self.call(functools.partial(self._take, load))
+        self.call(functools.partial(self.take, load))
 
     def call(self, function: Callable[[], object]) -> None:
         """Run *function*, which must not block, on the carrier's thread."""
         self._calls.append(function)
-        if self._thread is None:
-            self._start()
         self._wake()
 
     def step_all(self) -> None:
         """Ask every load now: something concerns them all."""
-        if self._thread is not None:
-            self.call(self._step_all)
+        self.call(self._step_all)
 
     def stop(self) -> None:
         """Make :meth:`run` return; what is carried stays as it is."""
@@ -142,9 +146,8 @@ class Carrier:
     def close(self) -> None:
         """Stop, wait for the thread's end, and free what the carrier holds."""
         self.stop()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(4 * PATIENCE)
+        if self._thread is not None:
+            self._thread.join(4 * PATIENCE)
         self.workers.close()
         self._poller.close()
         self._inside.close()
@@ -156,82 +159,63 @@ class Carrier:
             with contextlib.suppress(OSError):  # full: it wakes up anyway; closed: it is over
                 self._outside.send(b"\0")
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self.run, name="carrier", daemon=True)
-                self._thread.start()
-
     # On the carrier's thread
 
     def run(self) -> None:
         """Carry until :meth:`stop`."""
-        self._thread = threading.current_thread()
         while not self._stopped:
             self._round()
 
     def _round(self) -> None:
-        calls = len(self._calls)
-        for _ in range(calls):
+        for _ in range(len(self._calls)):
             self._calls.popleft()()
         self._woken = False  # a call from here on wakes us: before looking a last time
         patience = 0.0
-        if not (self._calls or self._beginning or self._stopped):
-            due = min(self._timers[0][0], self._looks) if self._timers else self._looks
-            patience = max(0.0, min(due - time.monotonic(), LOOK))
+        if not (self._calls or self._waiting or self._stopped):
+            due = self._timers[0][0] if self._timers else math.inf
+            patience = max(0.0, min(due - time.monotonic(), LONGEST))
         ready = self._poller.poll(patience)
         self._woken = True  # we look again before we wait
         now = time.monotonic()
-        handlers = self._handlers
-        loads: list[Load] = []
-        others: list[tuple[Callable[[int], object], int]] = []
-        for descriptor, events in ready:
-            handler = handlers.get(descriptor)
-            if isinstance(handler, Load):
-                lane = handler.lane
-                if lane is None or not lane.pass_on(now):
-                    loads.append(handler)
-            elif handler is not None:
-                others.append((handler, events))
-            else:
+        polled = self._polled
+        moved: list[Load] = []
+        for descriptor, _ in ready:
+            load = polled.get(descriptor)
+            if load is None:
                 self._forget(descriptor)
-        for load in loads:
+            elif load.gives_way:
+                self._waiting[load] = None
+            else:
+                lane = load.lane
+                if lane is None or not lane.pass_on(now):
+                    moved.append(load)
+        for load in moved:
             self.step(load)
         if self._timers and self._timers[0][0] <= now:
             self._ring(now)
-        if others or self._beginning or now >= self._looks:
+        if self._waiting:
             # Every other round at the least; lanes go first again if this one was long already.
             self._put_off = not self._put_off and time.monotonic() > now + SHARE
-            if not self._put_off:
-                self._do_others(others)
+            limit = -1.0 if self._put_off else time.monotonic() + SHARE
+            while self._waiting and time.monotonic() < limit:
+                load = next(iter(self._waiting))
+                del self._waiting[load]
+                self.step(load)
         self.lag = time.monotonic() - now
-
-    def _do_others(self, others: list[tuple[Callable[[int], object], int]]) -> None:
-        """Do for SHARE seconds what is no frame of a running stream."""
-        limit = time.monotonic() + SHARE
-        for handle, events in others:
-            handle(events)
-            if time.monotonic() > limit:
-                break  # the poller tells of the rest again
-        while self._beginning:
-            load = self._beginning.popleft()
-            self._loads[load] = None
-            self.step(load)
-            if time.monotonic() > limit:
-                break
-        if limit >= self._looks:
-            self._look()
-
-    def _look(self) -> None:
-        """Look after what nobody tells of; sets the time of the next look."""
 
     def _step_all(self) -> None:
         for load in list(self._loads):
             self.step(load)
 
-    def _take(self, load: Load) -> None:
+    def take(self, load: Load) -> None:
+        """Take *load* over and wait for what it waits for, until it has ended."""
         self._loads[load] = None
         self.settle(load)
+
+    def give_time(self, load: Load) -> None:
+        """Take *load* over and step it when running streams have moved on."""
+        if not load.ended:
+            self._loads[load] = self._waiting[load] = None
 
     def step(self, load: Load) -> None:
         """Have *load* move what it has; nothing happens while a worker does that."""
@@ -243,7 +227,8 @@ class Carrier:
         """Wait for what *load* waits for now."""
         if load.ended:
             self._watch(load, None)
-            self._alarms.pop(load.alarm, None)
+            if load.timer is not None:
+                load.timer[2] = None  # the heap keeps no ended load alive
             if load in self._loads:
                 del self._loads[load]
                 load.leave()
@@ -272,23 +257,21 @@ class Carrier:
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
-        last = load.descriptor
+        before, events = load.descriptor, load.events
+        if load.keeps_descriptor and descriptor == before and events == load.polled:
+            return
         # What a stream has closed can be another stream's descriptor by now.
-        if last is not None and last != descriptor and self._handlers.get(last) is load:
-            self._handlers[last] = None  # mostly an upstream's, who will be asked again
-        load.descriptor = descriptor
-        if descriptor is not None:
-            self._register(descriptor, IN, load)
-
-    def _register(
-        self, descriptor: int, events: int, handler: Load | Callable[[int], object]
-    ) -> None:
-        """Poll *descriptor* in place of whoever had it before and closed it without a word.
-
-        That may be *handler* itself: it is not enough that the number is the same.
-        """
-        known = descriptor in self._handlers
-        self._handlers[descriptor] = handler
+        if before is not None and before != descriptor and self._polled.get(before) is load:
+            self._polled[before] = None  # mostly an upstream's, who will be asked again
+            if load.keeps_descriptor:
+                self._forget(before)
+        load.descriptor, load.polled = descriptor, events
+        if descriptor is None:
+            return
+        # Poll it in place of whoever had it before and closed it without a word.  That may be
+        # *load* itself: it is not enough that the number is the same.
+        known = descriptor in self._polled
+        self._polled[descriptor] = load
         try:
             (self._poller.modify if known else self._poller.register)(descriptor, events)
         except FileExistsError:
@@ -297,26 +280,34 @@ class Carrier:
             self._poller.register(descriptor, events)
 
     def _forget(self, descriptor: int) -> None:
-        """Poll *descriptor* no more."""
-        self._handlers.pop(descriptor, None)
+        """Poll *descriptor* no more, unless it is our own, which has only woken us."""
+        if descriptor == self._inside.fileno():
+            with contextlib.suppress(BlockingIOError):
+                self._inside.recv(4096)
+            return
+        del self._polled[descriptor]
         with contextlib.suppress(OSError):  # closed: then nothing is polled any more
             self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
-        if due < load.timer:
-            self._alarms.pop(load.alarm, None)
-            load.timer = min(due, time.monotonic() + LOOK)
-            load.alarm = next(self._count)
-            self._alarms[load.alarm] = load
-            heapq.heappush(self._timers, (load.timer, load.alarm))
+        timer = load.timer
+        if due >= (math.inf if timer is None else timer[0]):
+            return
+        if timer is not None:
+            timer[2] = None
+        if len(self._timers) > 2 * len(self._loads) + 64:
+            self._timers = [one for one in self._timers if one[2] is not None]
+            heapq.heapify(self._timers)
+        load.timer = [due, next(self._count), load]
+        heapq.heappush(self._timers, load.timer)
 
     def _ring(self, now: float) -> None:
         """Step the loads whose time has come."""
-        rung = []
+        rung: list[Load] = []
         while self._timers and self._timers[0][0] <= now:
-            load = self._alarms.pop(heapq.heappop(self._timers)[1], None)
-            if load is not None:  # else it has ended, or an earlier one took its place
-                load.timer = math.inf
+            load = heapq.heappop(self._timers)[2]
+            if load is not None:  # else it has ended, or a sooner time took this one's place
+                load.timer = None
                 if not (load.away or load.ended):
                     rung.append(load)
         for load in rung:
@@ -325,7 +316,3 @@ class Carrier:
                 self.step(load)
             elif due is not None:
                 self._set_timer(load, due)
-
-    def _drain_wakes(self, events: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._inside.recv(4096)

@@ -99,6 +99,7 @@ class Orphans:
             self._owners[owner] += 1
             if self.carrier is None:
                 self.carrier = self._own = Carrier(Workers(THREADS))
+                self._own.start()
         self.carrier.carry(Orphan(recording, self._unread_seconds, lambda: self._leave(owner)))
         return True
 

@@ -133,8 +133,7 @@ def test_the_key_is_looked_at_once_for_each_request(served: Callable[..., Runnin
         asked.append(threading.get_ident())
         real(application, environ)
 
-    for listener in server.server._listeners:
-        listener.admit = admit
+    application.admit = admit
     body = b'{"model":"echo","messages":[{"role":"user","content":"' + b"x" * 3_000_000 + b'"}]}'
     with server.connect() as client:
         client.send(head("Authorization: Bearer k", length=len(body)))

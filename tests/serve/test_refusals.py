@@ -185,20 +185,18 @@ def test_a_request_that_dribbles_in_is_overdue(run_app: RunApp) -> None:
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: ")
-        loop = server.server._loop
-        harness.wait_until(loop.channels, "the connection")
-        harness.wait_until(lambda: loop.channels()[0].request, "the request's beginning")
-        channel = loop.channels()[0]
+        channel = only_channel(server)
+        harness.wait_until(lambda: channel.request, "the request's beginning")
         now = time.monotonic()
-        assert not channel.overdue(now + 15)
+        assert channel.due > now + 15
         channel.began -= 30  # so long ago, and the last byte has just come
-        assert channel.overdue(now)
+        assert channel.due <= now
 
 
 def only_channel(server: Running) -> Any:
-    loop = server.server._loop
-    harness.wait_until(loop.channels, "the connection")
-    return loop.channels()[0]
+    connections = server.server.connections
+    harness.wait_until(lambda: connections, "the connection")
+    return next(iter(connections))
 
 
 def test_a_connection_that_says_nothing_is_overdue(run_app: RunApp) -> None:
@@ -207,8 +205,8 @@ def test_a_connection_that_says_nothing_is_overdue(run_app: RunApp) -> None:
     with server.connect():
         channel = only_channel(server)
         now = time.monotonic()
-        assert not channel.overdue(now + 15)
-        assert channel.overdue(now + 25)
+        assert channel.due > now + 15
+        assert channel.due <= now + 25
 
 
 def test_a_sender_that_stops_is_overdue(run_app: RunApp) -> None:
@@ -224,8 +222,8 @@ def test_a_sender_that_stops_is_overdue(run_app: RunApp) -> None:
 
         harness.wait_until(came, "what was sent")
         now = time.monotonic()
-        assert not channel.overdue(now + 15)
-        assert channel.overdue(now + 25)
+        assert channel.due > now + 15
+        assert channel.due <= now + 25
 
 
 def test_a_refused_client_that_goes_on_sending_is_overdue(server: Running) -> None:
@@ -240,8 +238,8 @@ def test_a_refused_client_that_goes_on_sending_is_overdue(server: Running) -> No
         harness.wait_until(lambda: channel._discarding, "it is only listened to")
         client.send(b"x" * 1000)
         now = time.monotonic()
-        assert not channel.overdue(now + 1)
-        assert channel.overdue(now + 5)
+        assert channel.due > now + 1
+        assert channel.due <= now + 5
 
 
 def test_a_body_is_asked_for_when_its_turn_has_come(run_app: RunApp) -> None:
@@ -276,11 +274,11 @@ def test_an_idle_connection_is_kept_longer_than_a_request_may_take(run_app: RunA
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
-        channel = server.server._loop.channels()[0]
+        channel = only_channel(server)
         harness.wait_until(lambda: not channel.requests, "the request's end")
         now = time.monotonic()
-        assert not channel.overdue(now + 60)
-        assert channel.overdue(now + 80)
+        assert channel.due > now + 60
+        assert channel.due <= now + 80
 
 
 def test_a_refusal_has_its_line_in_the_log(

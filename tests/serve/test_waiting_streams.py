@@ -122,10 +122,10 @@ def server(run_app: RunApp, tap: Tap, go_on: threading.Event) -> Running:
 
 def await_parked(running: Running, count: int = 1) -> None:
     """Wait until *count* streams are the loop's and no thread is busy with one."""
-    loop = running.server._loop
+    carrier = running.server.carrier
 
     def parked() -> bool:
-        return loop.carried == count and not harness.busy(loop.workers)
+        return carrier.carried == count and not harness.busy(carrier.workers)
 
     harness.wait_until(parked, "the stream parks")
 
@@ -156,7 +156,7 @@ def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap
 def test_it_gets_its_frames_while_all_threads_are_busy(
     server: Running, tap: Tap, go_on: threading.Event
 ) -> None:
-    workers = server.server._loop.workers
+    workers = server.server.carrier.workers
     with ExitStack() as stack, server.connect() as client:
         begin(server, client)
         others = [stack.enter_context(server.connect()) for _ in range(workers.most + 1)]

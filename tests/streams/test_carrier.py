@@ -22,6 +22,7 @@ def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """A carrier, with the best poller of this system and with that of others."""
     monkeypatch.setattr(carrying, "new_poller", request.param)
     one = Carrier(Workers(4))
+    one.start()
     yield one
     one.close()
 
