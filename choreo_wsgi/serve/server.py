@@ -6,6 +6,7 @@ serve four streams.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import ipaddress
 import logging
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -111,6 +113,8 @@ class Server:
         if not (application.has_keys or settings.allow_anonymous):
             _check_exposure(_names(adj, inherited))
         raise_open_files(2 * adj.connection_limit + 256)
+        with contextlib.suppress(OSError):  # looked for while there are descriptors
+            tempfile.gettempdir()
         adj.socket_options = socket_options(adj.socket_options, settings.send_timeout)
         workers = Workers(adj.threads)
         try:

@@ -64,6 +64,22 @@ logger.info("the end")
     assert len(kept) + sum(dropped) in (40_000, 40_001)  # the last one may have been too many
 
 
+def test_a_program_ends_though_nobody_reads_its_log() -> None:
+    program = """
+for number in range(3_000):
+    logger.info("line %d %s", number, "x" * 100)
+logger.handlers[0].flush()
+print("over", flush=True)
+os._exit(0)
+"""
+    with start(program) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "over\n"
+        finally:
+            process.kill()
+
+
 def test_a_forked_process_writes_its_own() -> None:
     program = """
 logger.info("before")

@@ -186,6 +186,11 @@ def test_an_unfinished_fold():
     assert not fold.finished(2)
 
 
+def test_json_of_an_object_is_as_people_read_it():
+    made = ChatCompletionChunk.from_dict({"id": "é", "choices": []})
+    assert made.to_json() == '{\n  "id": "é",\n  "choices": []\n}'
+
+
 def test_asking_for_a_long_text_after_each_piece_copies_it_never():
     fold = choreoai.Fold()
     fold.add(ChatCompletionChunk.from_dict(chat_chunk("x" * 8_000_000)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -160,3 +161,20 @@ def test_a_full_folder_of_temporary_files_is_said_to_be_full(
     with server.connect() as client:
         client.request("POST", "/v1/chat/completions", small)
         assert client.read_answer().status == 200
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_without_a_descriptor_for_the_body_the_server_is_exhausted(
+    command: Callable[..., Any],
+) -> None:
+    server = command("--default-model", "echo")
+    process = server.process.pid
+    large = {"model": "echo", "messages": [{"role": "user", "content": "x" * 3_000_000}]}
+    with server.connect() as client:
+        assert client.exchange("GET", "/healthz").status == 200
+        held = len(list(Path(f"/proc/{process}/fd").iterdir()))
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (held, held))
+        client.request("POST", "/v1/chat/completions", large)
+        answer = client.read_answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "file descriptor" in answer.error["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,15 @@ def test_threads_hand_over_sooner_than_python_has_them(run_app: Callable[..., Ru
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
     assert sys.getswitchinterval() == pytest.approx(SWITCH)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+def test_the_system_drops_a_client_that_has_vanished(run_app: Callable[..., Running]) -> None:
+    server = run_app(body_app(b"ok"), send_timeout=3.0)
+    with server.connect() as client:
+        assert client.exchange("GET", "/").body == b"ok"
+        sock = server.server._loop.channels()[0].socket
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 13_000
 
 
 @pytest.fixture
