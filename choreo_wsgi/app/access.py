@@ -16,8 +16,6 @@ from .request import Environ, Headers
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([^\x00-\x20\x7f]+)")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{0,5})?")
 
-# The peer of a unix socket is "" under gunicorn and uWSGI, "localhost" under waitress.
-_LOCAL_PEERS = frozenset(("127.0.0.1", "::1", "", "localhost"))
 _LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 # Headers that proxies and tunnels add, or their beginnings: with one of them the peer is not
@@ -137,7 +135,7 @@ def is_local(peer: str) -> bool:
 
     An address is missing where the connection came over a unix socket.
     """
-    if peer in _LOCAL_PEERS:
+    if peer in ("", "localhost"):  # a unix socket's, under gunicorn and uWSGI, and waitress
         return True
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])

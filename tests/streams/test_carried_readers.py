@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import harness
 import pytest
@@ -15,6 +18,8 @@ from raw_server import Peer, RawServer, chunk, head
 from choreo_wsgi.replay import log as replay_log
 from choreo_wsgi.replay.memory import MemoryStore
 from choreo_wsgi.replay.wake import Wake
+from choreo_wsgi.streams.recording import LOOK, Playback, Recording
+from choreo_wsgi.streams.stream import Control
 
 READERS = 30
 EVENT = (
@@ -97,6 +102,31 @@ def test_a_descriptor_is_readable_while_there_is_something() -> None:
     assert reader.fileno() is None
     reader.close()
     writer.finish()
+    logs.close()
+
+
+@pytest.mark.parametrize("kind", [Playback, Recording])
+def test_what_is_silent_is_asked_again_later_not_at_once(kind: type) -> None:
+    """Whoever carries it would go round and round."""
+    logs = store()
+    writer = logs.create("o").writer
+    assert writer is not None
+    silence: Any = SimpleNamespace(receive=lambda _: b"", fileno=lambda: 3, due=None, ended=False)
+    carried = (
+        Playback(logs.read(writer.id, "o"), Control(), lambda _: None, lambda *_: b"")
+        if kind is Playback
+        else Recording(silence, writer, lambda _: True)
+    )
+    first = carried.due
+    assert first is not None and first <= time.monotonic() + LOOK
+
+    def later() -> bool:
+        assert carried.receive(0) == b""
+        assert carried.due is not None
+        return carried.due > first
+
+    harness.wait_until(later, "asking puts it off")
+    carried.close()
     logs.close()
 
 
