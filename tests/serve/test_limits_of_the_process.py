@@ -42,7 +42,7 @@ def test_the_system_drops_a_client_that_has_vanished(run_app: Callable[..., Runn
     server = run_app(body_app(b"ok"), send_timeout=3.0)
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
-        sock = server.server._loop.channels()[0].socket
+        sock = next(iter(server.server.connections)).socket
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 13_000
 
 
