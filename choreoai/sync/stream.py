@@ -42,7 +42,6 @@ _MOST_TRIES = 9
 # A connection is worth waiting this long (seconds) for the last bytes of its body.
 _PATIENCE = 0.1
 
-_NO_STREAM = ("application/json", "text/html")
 _DOCUMENTS = (b"{", b"[", b"<")  # how these begin, and no stream of events does
 
 
@@ -82,9 +81,8 @@ class Stream(Answered, Generic[E]):
         Raises what ``Exchange.open`` raises, and APIError when the answer is no stream.
         """
         self._exchange.open()
-        kind = self.headers.get("content-type", "").split(";")[0]
-        if kind.strip().lower() in _NO_STREAM:  # or events with a wrong label
-            try:
+        if "json" in (kind := self.headers.get("content-type", "").lower()) or "html" in kind:
+            try:  # they may be events with a wrong label
                 self._fill()
             except BaseException:
                 self._exchange.drop()
@@ -108,7 +106,7 @@ class Stream(Answered, Generic[E]):
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
                 replaced = self._explain(error)
-                self._let_go()
+                self.close()
                 if replaced is error:
                     raise
                 raise replaced from None
@@ -193,17 +191,15 @@ class Stream(Answered, Generic[E]):
     def _explain(self, error: BaseException) -> BaseException:
         """Return what to raise for *error*, met while reading."""
         reading = self._reading
-        if reading.ended:
+        if reading.ended or error is reading.failure:
             return error
         if isinstance(error, Cancelled):
             error = StreamInterruptedError("the stream was closed while it was being read")
-        if error is reading.failure:
-            return error
         if isinstance(error, APIError):
             return reading.fail(error)
         # Not ours: a signal handler's, or a task's cancellation.
-        failure = StreamInterruptedError(f"reading was interrupted by {type(error).__name__}")
-        reading.fail(failure)
+        why = f"reading was interrupted by {type(error).__name__}"
+        failure = reading.fail(StreamInterruptedError(why))
         # Out of here a StopIteration would look like the answer's end.
         return failure if isinstance(error, StopIteration) else error
 
@@ -256,7 +252,8 @@ class Stream(Answered, Generic[E]):
         if not self._reading.ended:
             raise self._reading.fail(StreamInterruptedError("the stream was closed before its end"))
 
-    def _let_go(self) -> None:
+    def close(self) -> None:
+        """Close the connection, as often as wanted, also while another reads."""
         self._closed = True
         self._ready.clear()
         if self._over is None:  # else there is nothing to stop, and the connection can be kept
@@ -266,13 +263,9 @@ class Stream(Answered, Generic[E]):
             self._exchange.close()
             self._busy.release()
 
-    def close(self) -> None:
-        """Close the connection, as often as wanted, also while another reads."""
-        self._let_go()
-
     def cancel(self) -> None:
         """Close the stream and have the server stop generating, resumable or not."""
-        self._let_go()
+        self.close()
         if self._exchange.stop is not None and self.id is not None:
             self._exchange.stop(self.id)
 
@@ -280,7 +273,7 @@ class Stream(Answered, Generic[E]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._let_go()
+        self.close()
 
     def __del__(self) -> None:
         self._exchange.drop()

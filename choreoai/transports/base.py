@@ -58,6 +58,18 @@ def wants_to_write(error: OSError, write: bool) -> bool:
     return isinstance(error, ssl.SSLWantWriteError) if isinstance(error, ssl.SSLError) else write
 
 
+class BaseWaiter:
+    """Has *sock*, and waits for it on behalf of one task or thread at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def close(self, keep: bool = False) -> None:
+        """Wait no more; close the socket, unless it is to be kept.  From any thread."""
+        if not keep:
+            self.sock.close()
+
+
 def receive_some(sock: socket.socket) -> bytes:
     """Receive what is there, ``b""`` at the end."""
     try:

@@ -17,7 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from .base import NOT_READY, Attempt, Nested, Stalled, T, unreachable, wants_to_write
+from .base import NOT_READY, Attempt, BaseWaiter, Nested, Stalled, T, unreachable, wants_to_write
 from .route import Route
 
 _LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
@@ -27,11 +27,8 @@ _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: 4\d\d\b")
 _HOPELESS = (ssl.SSLError, SSLError, requests.exceptions.RequestException)
 
 
-class Waiter:
-    """Waits for *sock*, which any thread may shut down to end that."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+class Waiter(BaseWaiter):
+    """Waits in the calling thread; any other may shut the socket down to end that."""
 
     def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
         """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
@@ -48,11 +45,6 @@ class Waiter:
                 raise Stalled
             wait = wait_for_write if write else wait_for_read
             wait(self.sock, min(left, _LONGEST_WAIT))
-
-    def close(self, keep: bool = False) -> None:
-        """Wait no more; close the socket, unless it is to be kept."""
-        if not keep:
-            self.sock.close()
 
 
 #: Returns who waits for a socket.

@@ -17,11 +17,11 @@ from functools import lru_cache, partial
 from math import inf
 from typing import Any, Union
 
-from .base import NOT_READY, Attempt, Stalled, T, receive_some, wants_to_write
+from .base import NOT_READY, Attempt, BaseWaiter, Stalled, T, receive_some, wants_to_write
 
 
-class AsyncioWaiter:
-    """Waits for *sock* on an asyncio loop, on behalf of one task at a time.
+class AsyncioWaiter(BaseWaiter):
+    """Waits on an asyncio loop.
 
     The attempt is made inside the loop's callback, and the callback stays registered
     from one wait to the next: for a stream that saves two system calls and a turn of the
@@ -29,7 +29,7 @@ class AsyncioWaiter:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+        super().__init__(sock)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._fd = sock.fileno()
@@ -87,17 +87,11 @@ class AsyncioWaiter:
             return
         if self._watched is not None:
             getattr(self._loop, f"remove_{self._watched}")(self._fd)
-        self._watched = None
-        if wanted is not None:
-            try:
-                getattr(self._loop, f"add_{wanted}")(self._fd, self._ready)
-            except NotImplementedError:
-                message = "this event loop cannot watch sockets; asyncio.SelectorEventLoop can"
-                raise RuntimeError(message) from None
-            self._watched = wanted
+        self._watched = wanted
+        if wanted is not None:  # Windows needs asyncio.SelectorEventLoop for it
+            getattr(self._loop, f"add_{wanted}")(self._fd, self._ready)
 
     def close(self, keep: bool = False) -> None:
-        """Wait no more; close the socket, unless it is to be kept.  From any thread."""
         if threading.get_ident() != self._thread:  # a finaliser's
             # The descriptor must not become another's before the loop has forgotten it.
             with suppress(RuntimeError):  # the loop is closed
@@ -110,15 +104,11 @@ class AsyncioWaiter:
             self._timer.cancel()
         if not self._loop.is_closed():
             self._watch(None)
-        if not keep:
-            self.sock.close()
+        super().close(keep)
 
 
-class TrioWaiter:
-    """Waits for *sock* on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+class TrioWaiter(BaseWaiter):
+    """Waits on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
 
     async def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
         trio = sys.modules["trio"]
@@ -131,10 +121,6 @@ class TrioWaiter:
                 except NOT_READY as error:
                     write = wants_to_write(error, write)
         raise Stalled
-
-    def close(self, keep: bool = False) -> None:
-        if not keep:
-            self.sock.close()
 
 
 #: Who waits for one socket.
