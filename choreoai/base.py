@@ -7,8 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 from urllib.parse import quote
 
 import requests
@@ -16,6 +15,10 @@ import requests
 from .errors import ChoreoAIError
 from .params import NOT_GIVEN, CallOptions, NotGiven, TimeoutLike, plain
 from .policy import DEFAULT_TIMEOUT, Options, timeout_of
+
+if TYPE_CHECKING:
+    from .aio.exchange import AsyncExchange
+    from .sync.exchange import Exchange
 
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 
@@ -193,10 +196,31 @@ class BaseClient:
         except (requests.exceptions.RequestException, UnicodeError) as error:
             raise ChoreoAIError(str(error)) from error
 
-    def _resuming(self, options: Options, id: str, after: int) -> requests.PreparedRequest:
-        """Return the request for what follows event *after* of the resumable stream *id*."""
-        sent = replace(options, headers={**options.headers, "Last-Event-ID": str(after)})
-        return self._request("GET", stream_path(id), None, sent, streamed=True)
+
+class Answered:
+    """What has an answer's head."""
+
+    _exchange: AsyncExchange | Exchange
+
+    @property
+    def status_code(self) -> int:
+        """The answer's status."""
+        return self._exchange.status_code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's headers; names are found whatever their case."""
+        return self._exchange.headers
+
+    @property
+    def request_id(self) -> str | None:
+        """The ``x-request-id`` of the answer."""
+        return self.headers.get("x-request-id")
+
+    @property
+    def retries_taken(self) -> int:
+        """How often the request was sent again."""
+        return self._exchange.retries
 
 
 def stream_path(id: str) -> str:

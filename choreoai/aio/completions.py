@@ -126,7 +126,9 @@ class AsyncCompletions:
         _, options = self._client._asked(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        exchange = self._client._call("GET", stream_path(id), None, options, Reading(), True)
+        exchange = AsyncExchange(
+            self._client, "GET", stream_path(id), None, options, Reading(), True
+        )
         return await AsyncStream(exchange, after)._open()
 
     def _ask(
@@ -144,8 +146,8 @@ class AsyncCompletions:
             body["stream"] = stream
         n = body.get("n")
         reading = kind(n if isinstance(n, int) and n > 0 else 1)
-        return self._client._call(
-            "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
+        return AsyncExchange(
+            self._client, "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
         )
 
 

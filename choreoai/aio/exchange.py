@@ -7,10 +7,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
@@ -19,7 +21,15 @@ from choreo_wsgi.upstream.coding import Unpacker, is_packed
 from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
-from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
+from ..base import stream_path
+from ..errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    NotFoundError,
+    status_error,
+)
 from ..policy import Options, backoff, retry_delay
 from ..reading import Reading
 from ..transports.base import (
@@ -34,36 +44,12 @@ from ..transports.base import (
 )
 from ..transports.nonblocking import Waiter, waiter
 from ..transports.route import Route, find_route
-from .pool import AsyncPool
+
+if TYPE_CHECKING:
+    from .client import AsyncChoreoAI
 
 _MOST_OF_AN_ERROR = 1024 * 1024
 _MOST_OF_AN_ANSWER = 256 * 1024 * 1024
-
-
-class Answered:
-    """What has an answer's head."""
-
-    _exchange: AsyncExchange
-
-    @property
-    def status_code(self) -> int:
-        """The answer's status."""
-        return self._exchange.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The answer's headers; names are found whatever their case."""
-        return self._exchange.headers
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer."""
-        return self.headers.get("x-request-id")
-
-    @property
-    def retries_taken(self) -> int:
-        """How often the request was sent again."""
-        return self._exchange.retries
 
 
 class AsyncExchange:
@@ -73,8 +59,7 @@ class AsyncExchange:
     after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
     A request that was sent and not answered in time is not repeated: it may be at work.
 
-    A *streamed* answer is read by *reading*.  If the server can resume it, *resume* makes from its
-    id and the number of an event the request for what follows, and *stop* ends it there.
+    A *streamed* answer is read by *reading*.
     """
 
     status_code: int
@@ -84,22 +69,20 @@ class AsyncExchange:
 
     def __init__(
         self,
-        pool: AsyncPool,
-        request: PreparedRequest,
+        client: AsyncChoreoAI,
+        method: str,
+        path: str,
+        body: Any,
         options: Options,
-        reading: Reading,
+        reading: Reading | None = None,
         streamed: bool = False,
-        resume: Callable[[str, int], PreparedRequest] | None = None,
-        stop: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
-        self.reading = reading
+        self.reading = reading or Reading()
         self.streamed = streamed
-        self.resume = resume
-        self.stop = stop
         self.retries = 0
-        self._pool = pool
-        self._request = request
-        self._options = options
+        self._client = client
+        self._request = client._request(method, path, body, options, streamed)
+        self.options = options
         self._cancelled = False
         # Who waits for the connection, and a lock that is taken once: by who gives the
         # connection back, or by who breaks it off from another task or thread.
@@ -112,7 +95,7 @@ class AsyncExchange:
         """
         while True:
             try:
-                await self.send(self._request)
+                await self._send(self._request)
                 break
             except (APIStatusError, APIConnectionError) as error:
                 delay = None
@@ -121,7 +104,7 @@ class AsyncExchange:
                     delay = retry_delay(status, headers, self.retries, time.time())
                 elif not error._hopeless:
                     delay = backoff(self.retries)
-                if delay is None or self.retries >= self._options.max_retries:
+                if delay is None or self.retries >= self.options.max_retries:
                     raise
             self.retries += 1
             await self.pause(delay)
@@ -129,17 +112,28 @@ class AsyncExchange:
         self.status_code, self.headers = self._head.status, _dictionary(self._head)
         return self
 
-    async def send(self, request: PreparedRequest) -> None:
-        """Send *request* once, and read the head of its answer.
+    async def resume(self, id: str, after: int) -> None:
+        """Go on with what follows event *after* of the resumable stream *id*.
 
-        Raises APIStatusError, APIConnectionError, APITimeoutError, APIError for a head that
-        cannot be read, and Cancelled.
+        Raises what :meth:`open` does, after one try.
         """
-        route = self._route = find_route(self._pool.session, request.url or "")
-        sock = await self._pool.connect(route, self._options.timeout.connect)
+        headers = {**self.options.headers, "Last-Event-ID": str(after)}
+        options = replace(self.options, headers=headers)
+        await self._send(self._client._request("GET", stream_path(id), None, options, True))
+
+    async def stop(self, id: str) -> None:
+        """Have the server stop the resumable stream *id*."""
+        options = self._client._asked({})[1]
+        with suppress(NotFoundError):  # it is over and forgotten
+            await AsyncExchange(self._client, "DELETE", stream_path(id), None, options).fetch()
+
+    async def _send(self, request: PreparedRequest) -> None:
+        """Send *request* once, and read the head of its answer; APIError if it has no form."""
+        pool = self._client._transport
+        route = self._route = find_route(pool.session, request.url or "")
+        sock = await pool.connect(route, self.options.timeout.connect)
         self._rest = b""  # received but not yet asked for
-        self._unpacker: Unpacker | None = None
-        self._begun = False
+        self._unpack: Callable[[bytes], bytes] | None = None
         self._started = time.monotonic()
         limit = self.limit(False)
         try:
@@ -194,7 +188,7 @@ class AsyncExchange:
 
     def limit(self, begun: bool) -> Limit:
         """Return until when the next piece of the answer must come; the first if not *begun*."""
-        _, first, idle = self._options.timeout
+        _, first, idle = self.options.timeout
         if begun:
             words = f"the answer stopped: nothing new for {idle} seconds"
             return Limit(time.monotonic() + (idle or inf), words)
@@ -218,12 +212,11 @@ class AsyncExchange:
                     raise framing.error
                 if not data:
                     framing.end()
-                if body and not self._begun:
-                    self._begun = True
+                if body and self._unpack is None:
                     coding = self._head.headers.get("content-encoding").lower()
-                    self._unpacker = Unpacker() if is_packed(coding, body) else None
-                if body and self._unpacker is not None:
-                    body = self._unpacker.unpack(body)
+                    self._unpack = Unpacker().unpack if is_packed(coding, body) else bytes
+                if body and self._unpack is not None:
+                    body = self._unpack(body)
             except FramingError as error:
                 raise APIConnectionError(f"the answer broke off: {error}") from error
             if body:
@@ -300,7 +293,7 @@ class AsyncExchange:
             return
         self._held = None
         held[0].close(keep=True)
-        self._pool.keep(self._route, held[0].sock)
+        self._client._transport.keep(self._route, held[0].sock)
 
     def drop(self) -> None:
         """Close the connection; nothing is asked that could wait."""

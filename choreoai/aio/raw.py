@@ -7,9 +7,10 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar
 
+from ..base import Answered
 from ..objects import Object
 from ..reading import completion_of
-from .exchange import Answered, AsyncExchange
+from .exchange import AsyncExchange
 from .stream import AsyncStream
 
 T = TypeVar("T")
@@ -20,6 +21,8 @@ class AsyncRawResponse(Answered, Generic[T]):
 
     *content* is empty for a stream, which is read through what ``parse()`` returns.
     """
+
+    _exchange: AsyncExchange
 
     def __init__(
         self, exchange: AsyncExchange, content: bytes, parse: Callable[[bytes], T]
@@ -58,6 +61,8 @@ class AsyncStreamedResponse(Answered, Generic[T]):
 
     Entering sends the request, and raises what it raises; leaving closes the connection.
     """
+
+    _exchange: AsyncExchange
 
     def __init__(self, exchange: AsyncExchange) -> None:
         self._exchange = exchange

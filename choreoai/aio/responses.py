@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ..policy import Options
 from ..reading import object_of
 from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
+from .exchange import AsyncExchange
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class AsyncResponses:
             body["background"] = True
         body["stream"] = True
         reading = ResponseReading()
-        exchange = self._client._call("POST", "/responses", body, options, reading, streamed=True)
+        exchange = AsyncExchange(
+            self._client, "POST", "/responses", body, options, reading, streamed=True
+        )
         return await AsyncResponseStream(exchange)._open()
 
     @asynccontextmanager
@@ -123,7 +126,7 @@ class AsyncResponses:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
         given = replace(given, resumable=True)
         reading = ResponseReading(first)
-        exchange = self._client._call("GET", path, None, given, reading, streamed=True)
+        exchange = AsyncExchange(self._client, "GET", path, None, given, reading, streamed=True)
         return await AsyncResponseStream(exchange)._open()
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
@@ -136,7 +139,7 @@ class AsyncResponses:
         await self._whole("DELETE", _path(response_id), self._client._asked(options)[1])
 
     async def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
-        exchange = self._client._call(method, path, body, options)
+        exchange = AsyncExchange(self._client, method, path, body, options)
         content = await exchange.fetch()
         return Response() if exchange.status_code == 204 else object_of(Response, content)
 

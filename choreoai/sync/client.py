@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
 
 import requests
 
-from ..base import BaseClient, stream_path
-from ..errors import NotFoundError
+from ..base import BaseClient
 from ..models import Model, ModelList
 from ..objects import Object
-from ..policy import Options
-from ..reading import Reading, object_of
+from ..reading import object_of
 from .completions import Completions, RawCompletions, StreamedCompletions
 from .exchange import Exchange
 from .pool import Pool
@@ -68,27 +65,6 @@ class ChoreoAI(BaseClient):
         """``with_streaming_response`` of the completions; models are read at once."""
         streamed = self.chat.completions.with_streaming_response
         return ClientWith(Chat(streamed), self.models.with_raw_response)
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        options: Options,
-        reading: Reading | None = None,
-        streamed: bool = False,
-    ) -> Exchange:
-        """Return the exchange for *method* and *path*, to be carried out."""
-        request = self._request(method, path, body, options, streamed)
-        resume = partial(self._resuming, options) if options.resumable else None
-        reading = reading or Reading()
-        pool = self._transport
-        return Exchange(pool, request, options, reading, streamed, resume, self._stop)
-
-    def _stop(self, id: str) -> None:
-        """Have the server stop the resumable stream *id*."""
-        with suppress(NotFoundError):  # it is over and forgotten
-            self._call("DELETE", stream_path(id), None, self._asked({})[1]).fetch()
 
     def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""
@@ -143,8 +119,8 @@ class RawModels:
         return self._get("/models/" + quote(model, safe=""), Model, options)
 
     def _get(self, path: str, kind: type[T], options: CallOptions) -> RawResponse[T]:
-        call = self._client._call("GET", path, None, self._client._asked(options)[1])
-        return RawResponse.fetch(call, partial(object_of, kind))
+        exchange = Exchange(self._client, "GET", path, None, self._client._asked(options)[1])
+        return RawResponse.fetch(exchange, partial(object_of, kind))
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Completions:
         _, options = self._client._asked(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        exchange = self._client._call("GET", stream_path(id), None, options, Reading(), True)
+        exchange = Exchange(self._client, "GET", stream_path(id), None, options, Reading(), True)
         return Stream(exchange, after)._open()
 
     def _ask(
@@ -140,8 +140,8 @@ class Completions:
             body["stream"] = stream
         n = body.get("n")
         reading = kind(n if isinstance(n, int) and n > 0 else 1)
-        return self._client._call(
-            "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
+        return Exchange(
+            self._client, "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
         )
 
 

@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from ..base import Answered
 from ..objects import Object
 from ..reading import completion_of
-from .exchange import Answered, Exchange
+from .exchange import Exchange
 from .stream import Stream
 
 T = TypeVar("T")
@@ -20,6 +21,8 @@ class RawResponse(Answered, Generic[T]):
 
     *content* is empty for a stream, which is read through what ``parse()`` returns.
     """
+
+    _exchange: Exchange
 
     def __init__(self, exchange: Exchange, content: bytes, parse: Callable[[bytes], T]) -> None:
         self._exchange = exchange
@@ -54,6 +57,8 @@ class StreamedResponse(Answered, Generic[T]):
 
     Entering sends the request, and raises what it raises; leaving closes the connection.
     """
+
+    _exchange: Exchange
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ..policy import Options
 from ..reading import object_of
 from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
+from .exchange import Exchange
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Responses:
             body["background"] = True
         body["stream"] = True
         reading = ResponseReading()
-        exchange = self._client._call("POST", "/responses", body, options, reading, streamed=True)
+        exchange = Exchange(
+            self._client, "POST", "/responses", body, options, reading, streamed=True
+        )
         return ResponseStream(exchange)._open()
 
     @contextmanager
@@ -121,7 +124,7 @@ class Responses:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
         given = replace(given, resumable=True)
         reading = ResponseReading(first)
-        exchange = self._client._call("GET", path, None, given, reading, streamed=True)
+        exchange = Exchange(self._client, "GET", path, None, given, reading, streamed=True)
         return ResponseStream(exchange)._open()
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
@@ -134,7 +137,7 @@ class Responses:
         self._whole("DELETE", _path(response_id), self._client._asked(options)[1])
 
     def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
-        exchange = self._client._call(method, path, body, options)
+        exchange = Exchange(self._client, method, path, body, options)
         content = exchange.fetch()
         return Response() if exchange.status_code == 204 else object_of(Response, content)
 

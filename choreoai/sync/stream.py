@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from choreo_wsgi.sse import Decoder
 
+from ..base import Answered
 from ..errors import (
     APIConnectionError,
     APIError,
@@ -23,7 +24,7 @@ from ..models import ChatCompletion, ChatCompletionChunk
 from ..policy import backoff
 from ..reading import Reading, Record, ends, first_text, records
 from ..transports.base import Cancelled, Limit
-from .exchange import Answered, Exchange
+from .exchange import Exchange
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -60,6 +61,7 @@ class Stream(Answered, Generic[E]):
     one gets a RuntimeError.
     """
 
+    _exchange: Exchange
     _reading: Reading
 
     def __init__(self, exchange: Exchange, after: int = 0) -> None:
@@ -152,7 +154,7 @@ class Stream(Answered, Generic[E]):
         made = records(self._decoder, block)
         # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
         # for all that follow.
-        if self._after or (self._exchange.resume is not None and self.id is not None):
+        if self._after or (self._exchange.options.resumable and self.id is not None):
             made = [record for record in made if record[0] is None or record[0] > self._last]
         if made:
             self._begun = True
@@ -166,7 +168,7 @@ class Stream(Answered, Generic[E]):
     def _cut(self, why: str) -> None:
         """Deal with a connection that is over: be over too, or get another."""
         self._exchange.close()
-        if self._exchange.resume is None or self.id is None:
+        if not self._exchange.options.resumable or self.id is None:
             self._over = why
             return
         while True:
@@ -176,7 +178,7 @@ class Stream(Answered, Generic[E]):
                 self._exchange.pause(backoff(self._failures, first=0.1))
             self._failures += 1
             try:
-                self._exchange.send(self._exchange.resume(self.id, self._last))
+                self._exchange.resume(self.id, self._last)
                 break
             except APIStatusError as error:
                 if error.status_code < 500 and error.status_code != 429:
@@ -266,7 +268,7 @@ class Stream(Answered, Generic[E]):
     def cancel(self) -> None:
         """Close the stream and have the server stop generating, resumable or not."""
         self.close()
-        if self._exchange.stop is not None and self.id is not None:
+        if self.id is not None:
             self._exchange.stop(self.id)
 
     def __enter__(self: S) -> S:
