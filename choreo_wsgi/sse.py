@@ -91,6 +91,12 @@ def number(block: bytes, first: int) -> tuple[bytes, int]:
     return b"".join(numbered), len(numbered)
 
 
+def count(block: bytes) -> int:
+    """Return how many frames there are in *block*, which all begin alike."""
+    # A needle longer than two line ends is found in a third of the time.
+    return 1 + block.count(b"\n\n" + block[:4])
+
+
 def ping() -> bytes:
     """Return the comment that keeps a silent connection alive; only sent between frames."""
     return _PING

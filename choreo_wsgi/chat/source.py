@@ -56,8 +56,8 @@ class Lane(Protocol):
 
     #: When something passed here last, ``time.monotonic()``; 0 before.
     heard: float
-    #: Told of each chunk that passes, and when.
-    told: Callable[[bytes, float], None] | None
+    #: Told how many frames pass, and when.
+    told: Callable[[int, float], None] | None
     #: Sends without waiting, as ``socket.send`` does; is given what that did not take.
     send: Callable[[bytes], int]
     keep: Callable[[bytes], None]

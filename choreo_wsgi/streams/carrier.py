@@ -4,9 +4,9 @@ A stream mostly waits: a thread of its own would cost a change of threads for ea
 what waits is a *load*, and one thread, the carrier's, asks each load when it is worthwhile:
 
 * Its descriptor turned readable, or writable.  The poller tells.
-* Its time has come: a heartbeat, a time-out, the end of a pause.  A heap of times tells.
-  Frames put the time off without touching the heap: an entry that turns up too early is put
-  back with the load's new time.
+* Its time has come: a heartbeat, a time-out, the end of a pause.  A heap of times tells; loads
+  share those that are not soon, so that the heap is small and stays in the cache.  Frames put
+  a load's time off without touching the heap: a load that is asked too early gets its new time.
 * Somebody asks for it: :meth:`Carrier.call`, from any thread.
 
 What may block never runs here.  A load without a descriptor and without a time has to be
@@ -22,14 +22,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import heapq
-import itertools
 import math
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from ..chat.source import Lane
 from .poller import IN, new_poller
@@ -37,6 +35,9 @@ from .workers import Workers
 
 #: Seconds that the poller waits at most.
 LONGEST = 60.0
+
+#: Times that are more than SOON seconds away are shared, so many in a second.
+SOON, SHARED = 1.0, 16
 
 #: Seconds that a worker waits for a load before it looks whether the carrier can have it back.
 PATIENCE = 0.25
@@ -60,8 +61,8 @@ class Load:
     #: The descriptor that the carrier polls for it, and for which events.
     descriptor: int | None = None
     polled = 0
-    #: Its entry in the heap of times: when, a number, and the load while the entry counts.
-    timer: list[Any] | None = None
+    #: When the carrier will look at it, ``time.monotonic()``.
+    timer = math.inf
     #: Whether a worker has it.
     away = False
 
@@ -101,8 +102,8 @@ class Carrier:
         #: By what is polled; None once nobody wants to hear of it.
         self._polled: dict[int, Load | None] = {}
         self._loads: dict[Load, None] = {}
-        self._timers: list[list[Any]] = []
-        self._count = itertools.count()
+        self._times: list[float] = []  # a heap
+        self._alarms: dict[float, dict[Load, None]] = {}  # who is to be asked at each
         self._calls: deque[Callable[[], object]] = deque()
         self._waiting: dict[Load, None] = {}  # to be stepped when there is time, in this order
         self._put_off = False  # whether the last round had no time for them
@@ -172,7 +173,7 @@ class Carrier:
         self._woken = False  # a call from here on wakes us: before looking a last time
         patience = 0.0
         if not (self._calls or self._waiting or self._stopped):
-            due = self._timers[0][0] if self._timers else math.inf
+            due = self._times[0] if self._times else math.inf
             patience = max(0.0, min(due - time.monotonic(), LONGEST))
         ready = self._poller.poll(patience)
         self._woken = True  # we look again before we wait
@@ -191,7 +192,7 @@ class Carrier:
                     moved.append(load)
         for load in moved:
             self.step(load)
-        if self._timers and self._timers[0][0] <= now:
+        if self._times and self._times[0] <= now:
             self._ring(now)
         if self._waiting:
             # Every other round at the least; lanes go first again if this one was long already.
@@ -227,8 +228,9 @@ class Carrier:
         """Wait for what *load* waits for now."""
         if load.ended:
             self._watch(load, None)
-            if load.timer is not None:
-                load.timer[2] = None  # the heap keeps no ended load alive
+            if load.timer < math.inf:
+                del self._alarms[load.timer][load]
+                load.timer = math.inf
             if load in self._loads:
                 del self._loads[load]
                 load.leave()
@@ -290,28 +292,27 @@ class Carrier:
             self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
-        timer = load.timer
-        if due >= (math.inf if timer is None else timer[0]):
+        if due >= load.timer:
             return
-        if timer is not None:
-            timer[2] = None
-        if len(self._timers) > 2 * len(self._loads) + 64:
-            self._timers = [one for one in self._timers if one[2] is not None]
-            heapq.heapify(self._timers)
-        load.timer = [due, next(self._count), load]
-        heapq.heappush(self._timers, load.timer)
+        if load.timer < math.inf:
+            del self._alarms[load.timer][load]
+        if due > time.monotonic() + SOON:
+            due = math.ceil(due * SHARED) / SHARED
+        load.timer = due
+        if due not in self._alarms:
+            self._alarms[due] = {}
+            heapq.heappush(self._times, due)
+        self._alarms[due][load] = None
 
     def _ring(self, now: float) -> None:
         """Step the loads whose time has come."""
         rung: list[Load] = []
-        while self._timers and self._timers[0][0] <= now:
-            load = heapq.heappop(self._timers)[2]
-            if load is not None:  # else it has ended, or a sooner time took this one's place
-                load.timer = None
-                if not (load.away or load.ended):
-                    rung.append(load)
+        while self._times and self._times[0] <= now:
+            rung += self._alarms.pop(heapq.heappop(self._times))
         for load in rung:
-            due = load.due
+            load.timer = math.inf
+        for load in rung:
+            due = math.inf if load.away or load.ended else load.due
             if due is not None and due <= now:
                 self.step(load)
             elif due is not None:

@@ -137,8 +137,8 @@ class Endable(Readable[bytes], Protocol):
 class Meter(Protocol):
     """Counts what an event stream sends."""
 
-    def sent(self, block: bytes, now: float) -> None:
-        """Count the frames of *block*, which goes to the client *now* (``time.monotonic``)."""
+    def sent(self, frames: int, now: float) -> None:
+        """Count so many *frames*, which go to the client *now* (``time.monotonic``)."""
 
     def pinged(self) -> None:
         """Count a ping."""
@@ -229,7 +229,7 @@ class EventStream:
         now = time.monotonic()
         if block:
             if self._meter is not None:
-                self._meter.sent(block, now)
+                self._meter.sent(sse.count(block), now)
         elif begun and self._gone():
             self.close()
             return b""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from ... import sse
 from .pattern import SPECIAL, Pattern
 
 #: What stands in a JSON string as an escape only, or may be the half of a character.
@@ -62,7 +63,7 @@ class Lane:
         self._before, self._after = pattern.new_prefix, pattern.new_suffix + b"\r\n"
         self._length = len(self._before) + len(self._after) - 2
         self.heard = 0.0
-        self.told: Callable[[bytes, float], None] | None = None
+        self.told: Callable[[int, float], None] | None = None
 
     def pass_on(self, now: float) -> bool:
         """Send what came until *now*; return False if the answer has to go on the long way."""
@@ -77,7 +78,7 @@ class Lane:
             return data is None  # else it is the end, which shows again
         line = data.find(b"\r\n", 0, 10)
         begin, size = line + self._skip, len(data)
-        chunk = None
+        chunk, frames = None, 1
         if (
             self._sizes.get(data[:line]) == size - line - 4
             and data.startswith(self._prefix, line + 2)
@@ -93,13 +94,13 @@ class Lane:
             else:
                 block = self._rewrite(data[line + 2 : -2])
                 if block is not None:
-                    chunk = b"%X\r\n%b\r\n" % (len(block), block)
+                    chunk, frames = b"%X\r\n%b\r\n" % (len(block), block), sse.count(block)
         if chunk is None:
             self._reading.unread = data
             return False
         self.heard = now
         if self.told is not None:
-            self.told(chunk, now)
+            self.told(frames, now)
         try:
             sent = self.send(chunk)
         except OSError:
