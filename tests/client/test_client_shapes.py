@@ -83,11 +83,22 @@ def test_a_stream_that_breaks_off_where_a_document_was_asked(server, client):
     assert caught.value.partial_text == "half"
 
 
-@pytest.mark.parametrize("choices", ["[null]", '"x"', '["x"]', "{}", "5"])
-def test_a_document_that_is_no_completion(server, client, choices):
-    server.then(whole(b'{"choices": %b}' % choices.encode()))
-    with pytest.raises(choreoai.APIError, match="no ChatCompletion"):
+@pytest.mark.parametrize(
+    "body", [*(b'{"choices": %b}' % c for c in (b"[null]", b'"x"', b"{}", b"5")), b"[1]"]
+)
+def test_a_document_that_is_no_completion(server, client, body):
+    server.then(whole(body))
+    with pytest.raises(choreoai.APIError, match="no ChatCompletion") as caught:
         client.chat.completions.create(**HI)
+    assert caught.value.body
+
+
+def test_the_request_says_what_it_reads(server, ask, client):
+    server.then(whole(EVENTS), whole(DOCUMENT))
+    list(ask())
+    client.chat.completions.create(**HI)
+    accepted = [request.headers["accept"] for request in server.requests]
+    assert accepted == ["text/event-stream", "application/json"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .families import Families
@@ -96,11 +96,10 @@ def plant(faults: list[Fault], families: Families | None) -> list[Fault]:
                 if not noticed:
                     unseen.append(fault)
 
-    threads = [threading.Thread(target=work) for _ in range(os.cpu_count() or 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(work) for _ in range(workers)]:
+            done.result()
     return unseen
 
 
