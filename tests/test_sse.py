@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations_with_replacement
 
 import pytest
 from hypothesis import given
@@ -121,16 +121,11 @@ def test_frame_writes(data: str, id: int | None, written: bytes) -> None:
 
 
 @pytest.mark.parametrize(("block", "events"), CASES)
-def test_decoder_reads_at_once(block: bytes, events: list[Event]) -> None:
-    assert decode(block) == events
-
-
-@pytest.mark.parametrize(("block", "events"), CASES)
 def test_decoder_reads_byte_by_byte(block: bytes, events: list[Event]) -> None:
     assert decode(*(block[at : at + 1] for at in range(len(block)))) == events
 
 
-@pytest.mark.parametrize(("block", "events"), CASES)
+@pytest.mark.parametrize(("block", "events"), [case for case in CASES if len(case.values[0]) >= 40])
 def test_decoder_reads_at_every_split(block: bytes, events: list[Event]) -> None:
     for at in range(len(block) + 1):
         assert decode(block[:at], b"", block[at:]) == events, at
@@ -138,7 +133,7 @@ def test_decoder_reads_at_every_split(block: bytes, events: list[Event]) -> None
 
 @pytest.mark.parametrize(("block", "events"), [case for case in CASES if len(case.values[0]) < 40])
 def test_decoder_reads_at_every_two_splits(block: bytes, events: list[Event]) -> None:
-    for a, b in combinations(range(len(block) + 1), 2):
+    for a, b in combinations_with_replacement(range(len(block) + 1), 2):
         assert decode(block[:a], block[a:b], block[b:]) == events, (a, b)
 
 

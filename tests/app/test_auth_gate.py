@@ -300,10 +300,9 @@ def test_a_request_without_a_host() -> None:
         "FLY_CLIENT_IP",
     ],
 )
-@pytest.mark.parametrize("value", ["", "127.0.0.1"])
-def test_forwarded_requests(name: str, value: str) -> None:
+def test_forwarded_requests(name: str) -> None:
     with pytest.raises(PermissionDenied, match="forwarded"):
-        admit({**LOCAL, "HTTP_" + name: value})
+        admit({**LOCAL, "HTTP_" + name: ""})
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,10 @@ def start(client, **options):
     return client.chat.completions.create(**HI, stream=True, **options)
 
 
-@pytest.mark.parametrize("how", ["end", "close", "half"])
-@pytest.mark.parametrize("upto", [1, 2, 4, 6, 7])
+@pytest.mark.parametrize(
+    ("how", "upto"),
+    [("end", 4), ("close", 4), *(("half", upto) for upto in (1, 2, 4, 6, 7))],
+)
 def test_a_cut_stream_goes_on(server, client, log, how, upto):
     server.then(log.send(upto, how), log.send(upto + 1, how), log.send())
     stream = start(client)

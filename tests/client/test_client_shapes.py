@@ -1,4 +1,7 @@
-"""Answers of another form than the one that was asked for, for both clients."""
+"""Answers of another form than the one that was asked for.
+
+Both clients read them by the same code, so the sync one stands for both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import zlib
 
 import pytest
+from both_clients import Clients
 from raw_server import answer, chat_chunk, frame
 
 import choreoai
@@ -20,6 +24,13 @@ COMPLETION = {
 }
 DOCUMENT = json.dumps(COMPLETION).encode()
 EVENTS = b"".join(map(frame, [*answer("o", "k"), "[DONE]"]))
+
+
+@pytest.fixture
+def clients():
+    made = Clients("sync")
+    yield made
+    made.close()
 
 
 def whole(body: bytes, *headers: str, status: str = "200 OK"):

@@ -1,5 +1,9 @@
 """What each case of the parametrised tests adds: ``python -m tests.mutants --families``.
 
+A case that no fault needs stays only where it is a row of something written down: of a
+specification or a provider's page, of a table in the docs, of the settings, or a recording of
+the corpus.  Of a product of two lists the edges stay: each member of one with one of the other.
+
 Imported by ``__main__``, and by pytest as the plugin that writes down which cases failed.
 """
 

@@ -94,8 +94,13 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize("before", range(len(STEPS) + 1))
-@pytest.mark.parametrize(("failure", "code"), FAILURES)
+@pytest.mark.parametrize(
+    ("failure", "code", "before"),
+    [
+        *((*FAILURES[0], before) for before in range(len(STEPS) + 1)),
+        *((*failure, 1) for failure in FAILURES[1:]),
+    ],
+)
 def test_a_failure_at_any_point_is_the_one_ending(
     failure: Exception, code: str, before: int
 ) -> None:
