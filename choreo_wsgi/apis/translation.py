@@ -73,8 +73,14 @@ def add_tools(body: dict[str, Json], tools: list[Json], choice: Json) -> None:
 
 def say(spoken: dict[str, Json], name: str, more: Json) -> None:
     """Add *more*, a text or a list, to the member *name* of what an assistant has *spoken*."""
-    if more:
-        spoken[name] = spoken[name] + more if name in spoken else more
+    if not more:
+        return
+    old = spoken.pop(name, None)  # what nobody else has grows without being copied
+    if old is None:
+        spoken[name] = more
+    else:
+        old += more
+        spoken[name] = old
 
 
 def own_param(param: str | None, names: Mapping[str, str]) -> str | None:

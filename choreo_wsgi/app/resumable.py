@@ -79,13 +79,8 @@ class Resumption:
             raise InvalidRequest("only a stream can be resumable", param="stream")
         claim = self.store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
         if claim.writer is None:
-            return self._joined(call, claim.id, 0)
+            return self.join(call, claim.id, 0)
         return self.record(call, api, request, claim.writer, stream_head(call, claim.id))
-
-    def _joined(self, call: Call, id: str, after: int) -> Response:
-        response = self.play(call, id, after)
-        response.headers += stream_head(call, id)
-        return response
 
     @staticmethod
     def idempotency_key(call: Call) -> str | None:
@@ -158,9 +153,9 @@ class Resumption:
         """Return the response to ``GET /v1/streams/<id>``: what follows a number, then live."""
         after = _after(call)
         call.account.api = "streams"
-        return self._joined(call, id, after)
+        return self.join(call, id, after)
 
-    def play(self, call: Call, id: str, after: int) -> Response:
+    def join(self, call: Call, id: str, after: int) -> Response:
         """Return the response that reads the log of stream *id* behind frame *after*."""
         owner = call.key.id
         slot = self.readers.take()
@@ -189,7 +184,7 @@ class Resumption:
             on_close=on_close,
             meter=call.account,
         )
-        return Response(200, list(sse.HEAD), stream)
+        return Response(200, [*sse.HEAD, *stream_head(call, id)], stream)
 
     # -- stop -----------------------------------------------------------------------------
 

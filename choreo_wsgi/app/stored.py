@@ -21,11 +21,7 @@ from ..apis.responses.request import input_items, read_request
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..chat.source import Over
-from ..errors import (
-    InvalidRequest,
-    NotFound,
-    StreamGone,
-)
+from ..errors import InvalidRequest, NotFound, StreamGone
 from ..replay import Store, Writer
 from ..streams.recording import Recording
 from ..streams.stream import Control
@@ -77,7 +73,9 @@ class StoredResponses:
         )
         id = "resp_" + claim.id.removeprefix("strm_")
         if claim.writer is None:
-            return self._play(call, id, 1) if request.stream else self._document(call, id)
+            if request.stream:
+                return self._resumption.join(call, claim.id, 1)
+            return json_response(self._response(call, id))
         kept = replace(request, stream=True, answer_id=id)
         queued: Json = api.writer(kept)
         queued = queued.response("queued")
@@ -113,7 +111,7 @@ class StoredResponses:
             return json_response(queued)
 
         def decide(first: bytes) -> Response:
-            return self._document(call, request.answer_id)
+            return json_response(self._response(call, request.answer_id))
 
         whole = _Whole(recording)
         return Pending(whole, decide, lambda error: None, gone=call.gone, control=self._control)
@@ -131,11 +129,15 @@ class StoredResponses:
             raise NotFound(text, code="response_not_found") from None
 
     def _route(self, call: Call, id: str, what: str) -> Response:
-        method = call.environ["REQUEST_METHOD"]
+        method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.key.id
         if method == "POST":
-            return self._cancel(call, id)
+            told = self._response(call, id, "cancelled")
+            self._resumption.cancel(call, stream)
+            return json_response(told)
         if method == "DELETE":
-            return self._delete(call, id)
+            self._store.cancel(stream, owner)
+            self._store.delete(stream, owner)
+            return json_response({"id": id, "object": "response", "deleted": True})
         query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
         asked = {name: values[-1] for name, values in query.items()}
         if what:
@@ -143,44 +145,22 @@ class StoredResponses:
             listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
             return json_response(page(listed, asked))
         if asked.get("stream", "false").lower() not in ("true", "1"):
-            return self._document(call, id)
+            return json_response(self._response(call, id))
         after = asked.get("starting_after")
         if after and not _NUMBER.fullmatch(after):
             raise InvalidRequest("not the number of an event", param="starting_after")
-        return self._play(call, id, int(after) + _OFFSET if after else 1)
-
-    def _play(self, call: Call, id: str, after: int) -> Response:
-        stream = _stream_of(id)
-        response = self._resumption.play(call, stream, after)
-        response.headers += stream_head(call, stream)
-        return response
-
-    def _document(self, call: Call, id: str) -> Response:
-        return json_response(self._told(call, id).response("in_progress"))
-
-    def _cancel(self, call: Call, id: str) -> Response:
-        told = self._told(call, id)
-        self._resumption.cancel(call, _stream_of(id))
-        return json_response(told.response("cancelled"))
-
-    def _delete(self, call: Call, id: str) -> Response:
-        stream, owner = _stream_of(id), call.key.id
-        self._store.cancel(stream, owner)
-        self._store.delete(stream, owner)
-        return json_response({"id": id, "object": "response", "deleted": True})
+        return self._resumption.join(call, stream, int(after) + _OFFSET if after else 1)
 
     def _past(self, call: Call, id: str) -> list[Json]:
         """Return the items of the conversation up to and with the response *id*."""
         try:
-            told = self._told(call, id)
-            items = self._items(call, id)
+            return [*self._items(call, id), *self._response(call, id)["output"]]
         except (NotFound, StreamGone, LookupError):
             raise InvalidRequest(
                 f"there is no response {id!r} to go on from, or no more",
                 param="previous_response_id",
                 code="previous_response_not_found",
             ) from None
-        return [*items, *told.response("in_progress")["output"]]
 
     def _found(self, call: Call, item: Json, told: dict[str, list[Json]]) -> Json:
         """Return the item that *item* refers to, or *item*; *told* are outputs read before."""
@@ -189,18 +169,18 @@ class StoredResponses:
             return item
         try:
             if match[1] not in told:
-                response = self._told(call, f"resp_{match[1]}").response("in_progress")
-                told[match[1]] = response["output"]
+                told[match[1]] = self._response(call, f"resp_{match[1]}")["output"]
             return told[match[1]][int(match[2])]
         except (NotFound, LookupError):
             return item
 
     # -- the log --------------------------------------------------------------------------
 
-    def _told(self, call: Call, id: str) -> Told:
-        """Return what the log has told of a response so far."""
+    def _response(self, call: Call, id: str, status: str = "in_progress") -> dict[str, Json]:
+        """Return a response as the log tells it so far; *status* is that of one that goes on."""
         # Behind its end a log that has ended gives its last event: that has the whole response.
-        return Told(self._events(call, id, _BEYOND) or self._events(call, id))
+        events = self._events(call, id, _BEYOND) or self._events(call, id)
+        return Told(events).response(status)
 
     def _items(self, call: Call, id: str) -> list[Json]:
         """Return the items that a response was asked with."""

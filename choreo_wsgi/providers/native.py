@@ -128,8 +128,10 @@ class NativeReply(UpstreamAnswer):
         if self.ended:
             return b""
         try:
-            data = self.read(timeout)
-            passed = self._frames(data) if self._stream else self._whole(data)
+            if self._stream:
+                passed = self._frames(self.read_burst(timeout))
+            else:
+                passed = self._whole(self.read(timeout))
         except (ChoreoError, *SHAPE_ERRORS) as error:
             if not isinstance(error, ChoreoError):
                 error = UpstreamInvalid("the provider's answer is not as expected")

@@ -19,6 +19,7 @@ from wsgi_calls import call
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
+from choreo_wsgi.errors import PermissionDenied
 
 Make = Callable[..., Application]
 ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
@@ -249,9 +250,16 @@ def test_a_number_that_is_none(application: Make) -> None:
     assert call(app, "GET", f"{path}/cancel").headers["allow"] == "POST, OPTIONS"
 
 
-def test_a_failure_of_a_kept_response(scripted_url: tuple[str, Script]) -> None:
+@pytest.mark.parametrize(
+    ("failure", "status"), [(RuntimeError("a bug"), 500), (PermissionDenied("not you"), 403)]
+)
+def test_a_failure_of_a_kept_response(
+    scripted_url: tuple[str, Script], failure: Exception, status: int
+) -> None:
+    """Whoever waits for it is told what anybody else would be."""
     url, script = scripted_url
     with client_of(url) as client:
-        script.say("half", RuntimeError("a bug"))
-        with pytest.raises(openai.InternalServerError):
+        script.say("half", failure)
+        with pytest.raises(openai.APIStatusError) as raised:
             client.responses.create(model="m", input="hi", store=True)
+        assert raised.value.status_code == status

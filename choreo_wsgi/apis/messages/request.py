@@ -119,8 +119,7 @@ NAMES = {
 def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest:
     """Return the chat request for *fields*; when *counting*, ``max_tokens`` may be missing.
 
-    What no chat API can do stays in the request as ``native_only``: a provider that speaks
-    this API may take it.  Raises InvalidRequest.
+    Raises InvalidRequest.
     """
     demand(_CHECK_COUNT if counting else _CHECK, fields)
 

@@ -127,8 +127,7 @@ _LOGPROBS = "message.output_text.logprobs"
 def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) -> ChatRequest:
     """Return the chat request for *fields*; *past* are the items of the previous response.
 
-    What no chat API can do stays in the request as ``native_only``: a provider that speaks
-    this API may take it.  Raises InvalidRequest.
+    Raises InvalidRequest.
     """
     demand(_REQUEST, fields)
     items = input_items(fields)

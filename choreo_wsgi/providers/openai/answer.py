@@ -10,7 +10,7 @@ from ...chat.answer import AnswerWriter
 from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
+from ..answer import BLANK, BURST, FIELDS, Asking, UpstreamAnswer
 from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape
 from .lane import Lane
 from .relay import EventRelay, Rewriting
@@ -29,23 +29,6 @@ _MOST_VALUES = 300_000
 #: Seconds for usage and the end marker to come once every choice has finished.
 _GRACE = 2.0
 
-# A block of dozens of events is a burst.  While one goes on each read is put off, for longer
-# and longer, so that fewer and larger blocks are read, as network cards do it: half the CPU
-# time, and at most 40 ms, which nobody sees in a stream of a thousand events a second.  Streams
-# at the pace of a model are never held up; where blocks are full (a read takes 128 KiB) the
-# waits get shorter again.  "make bench" shows it as "burst".
-_BURST, _ENOUGH, _FULL = 4 * 1024, 48 * 1024, 112 * 1024
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.04
-
-
-def _pause_after(size: int, last: float) -> float:
-    """Return how long to wait after a block of *size* bytes; *last* is the wait before it."""
-    if size < _BURST:
-        return 0.0
-    if size < _ENOUGH:
-        return min(2 * last + _FIRST_PAUSE, _LONGEST_PAUSE)
-    return last if size < _FULL else last / 2
-
 
 class RelayedStream(UpstreamAnswer):
     """The frames of the answer to *asking*, passed on by *relay*: see ``chat.source.Reply``.
@@ -60,8 +43,6 @@ class RelayedStream(UpstreamAnswer):
         self.label = label
         self.ended = False
         self._grace = 0.0
-        self._pause = 0.0  # how long the next read is put off,
-        self._paused = 0.0  # and since when
         self._finished = False  # every choice has its finish reason
         self._lane: Lane | None = None
 
@@ -86,11 +67,7 @@ class RelayedStream(UpstreamAnswer):
             timeout = self._patience(timeout)
         frames = b""
         try:
-            if self._pause and timeout > 0:
-                time.sleep(self._pause)
-            data = self._exchange.receive(timeout) if self._open else self.read(timeout)
-            self._pause = _pause_after(len(data), self._pause)
-            self._paused = time.monotonic() if self._pause else 0.0
+            data = self.read_burst(timeout)
             if data:
                 frames = relay.receive_data(data)
                 self._finished = relay.normaliser.all_finished
@@ -110,7 +87,7 @@ class RelayedStream(UpstreamAnswer):
         pattern, chunks = self._relay.pattern, self._exchange.chunks()
         if not self._open or self._finished or self._pause or pattern is None or chunks is None:
             return None
-        self._lane = Lane(self._exchange, *chunks, pattern, _BURST)
+        self._lane = Lane(self._exchange, *chunks, pattern, BURST)
         return self._lane
 
     def _hear(self) -> None:
@@ -138,21 +115,11 @@ class RelayedStream(UpstreamAnswer):
         self.finish()
         return frames
 
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None: a burst is waited for."""
-        if self._pause:
-            return None
-        return self._exchange.fileno() if self._open else super().fileno()
-
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at the end of a pause or of the grace."""
-        if self._failure is not None:
-            return 0.0
-        if self._pause:
-            return self._paused + self._pause
+        """When to ask again although nothing came: at the end of the grace too."""
         self._hear()
-        due = self._exchange.due if self._open else super().due
+        due = super().due
         return min(due, self._grace) if self._grace and due is not None else due
 
 
