@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from requests.exceptions import ChunkedEncodingError
 from requests.structures import CaseInsensitiveDict
 
+from choreo_wsgi.chat.shapes import error_words
+
 if TYPE_CHECKING:
     from .models import ChatCompletion
 
@@ -195,21 +197,4 @@ def _read(body: Any) -> tuple[str, dict[str, Any]]:
     for name in ("code", "type", "param"):
         value = error.get(name) if isinstance(error, dict) else None
         details[name] = None if value is None else str(value)
-    return _message(error), details
-
-
-def _message(error: Any) -> str:
-    """Return the words in *error*: of OpenAI's kind, FastAPI's ``detail``, or plain text."""
-    if isinstance(error, str):
-        return error.strip()[:500]
-    if isinstance(error, list):  # pydantic's: [{"loc": ["body", "n"], "msg": "..."}]
-        return "; ".join(filter(None, map(_message, error)))[:500]
-    if not isinstance(error, dict):
-        return ""
-    for name in ("message", "detail", "details", "msg", "title"):
-        text = _message(error.get(name))
-        if text:
-            place = error.get("loc")
-            where = ".".join(map(str, place)) if isinstance(place, list) else ""
-            return f"{where}: {text}" if where else text
-    return ""
+    return error_words(error, places=True).strip()[:500], details

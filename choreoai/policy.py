@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Union
+
+from choreo_wsgi.upstream.head import retry_after
 
 
 class Timeout(NamedTuple):
@@ -81,17 +81,7 @@ def retry_delay(status: int, headers: Mapping[str, str], attempt: int, now: floa
         return None
     if should != "true" and status not in _RETRIED and status < 500:
         return None
-    asked = _asked(headers, now)
+    asked = retry_after(headers, now)
     if asked is None:
         return backoff(attempt)
     return asked if asked <= _LONGEST_WAIT else None
-
-
-def _asked(headers: Mapping[str, str], now: float) -> float | None:
-    for name, second in (("retry-after-ms", 1000), ("retry-after", 1)):
-        if found := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*", headers.get(name, "")):
-            return float(found[1]) / second
-    try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
-    except (KeyError, TypeError, ValueError):
-        return None

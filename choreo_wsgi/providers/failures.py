@@ -19,15 +19,15 @@ document that came with status 200.  Shapes that were met::
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from email.utils import parsedate_to_datetime
 
 from ..chat import jsontext
 from ..chat.items import Json
+from ..chat.shapes import error_words
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
-from .reading import ERROR_HOLDERS, find_error
+from ..upstream.head import retry_after as retry_after
+from .reading import find_error
 
 #: Longest code, and longest name of a parameter, that is passed on.
 _MAX_WORD = 200
@@ -35,11 +35,6 @@ _MAX_WORD = 200
 _MAX_MESSAGE = 4000
 _SHOWN = 500
 
-_MESSAGES = (
-    *("message", "error_message", "errorMessage", "error_msg", "Message", "msg", "status_msg"),
-    *("faultstring", "detail", "details", "error_description", "description", *ERROR_HOLDERS),
-    "title",
-)
 _WORDS = (
     *("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type"),
     "Code",
@@ -80,7 +75,7 @@ def provider_error(
     if isinstance(error, dict) and isinstance(error.get("error"), dict):
         error = error["error"]
     members = error if isinstance(error, dict) else {}
-    message = _message(error) or "the provider reported an error"
+    message = error_words(error) or "the provider reported an error"
     words = [_plain(value) for name in _WORDS if isinstance(value := members.get(name), str)]
     words = [word for word in words if word and not word.isdigit()]
     own = next((members[name] for name in _WORDS if _is_word(members.get(name))), None)
@@ -104,7 +99,7 @@ def provider_error(
 def failure(status: int, told: Json) -> ChoreoError:
     """Return the error that *told*, of whatever shape, is with the HTTP *status* that a provider's
     own word for it stands for."""
-    message = _message(told)[:_MAX_MESSAGE] or "the provider reported an error"
+    message = error_words(told)[:_MAX_MESSAGE] or "the provider reported an error"
     return from_provider(status, message)
 
 
@@ -122,7 +117,9 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     error = find_error(value)
     while isinstance(error, list) and error:
         error = error[0]
-    message = _message(error if error is not None else value) or (shown[:_SHOWN] if value else "")
+    message = error_words(error if error is not None else value) or (
+        shown[:_SHOWN] if value else ""
+    )
     return message, error if isinstance(error, dict) else value if isinstance(value, dict) else {}
 
 
@@ -143,45 +140,6 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
         return UpstreamInvalid(f"the provider answered {status}, which is not followed")
     error = {**error, "error": None, "message": message or f"the provider answered {status}"}
     return provider_error(error, status, retry_after(headers, now))
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that ``Retry-After`` or ``retry-after-ms`` asks to wait, or None.
-
-    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3), which is read
-    against the answer's own ``Date`` or else *now*.
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        text = headers.get(name, "").strip()
-        if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 12:
-            return float(text) / unit
-    moment = _time(headers.get("retry-after", ""))
-    if moment is None:
-        return None
-    return max(0.0, moment - (_time(headers.get("date", "")) or now))
-
-
-def _time(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _message(error: Json) -> str:
-    """Return the words for a person in *error*, or ``""``."""
-    if isinstance(error, str):
-        return error
-    if isinstance(error, list):
-        return "; ".join(filter(None, map(_message, error[:5])))
-    if not isinstance(error, dict):
-        return ""
-    found = next((text for name in _MESSAGES if (text := _message(error.get(name)))), "")
-    if not found and error:
-        return json.dumps(error, ensure_ascii=False)[:_SHOWN]
-    more = error.get("metadata")  # OpenRouter's, where its own message says nothing
-    raw = more.get("raw") if isinstance(more, dict) else None
-    return f"{found}: {raw[:_SHOWN]}" if isinstance(raw, str) and raw else found
 
 
 def _plain(word: str) -> str:

@@ -10,6 +10,7 @@ from math import isfinite
 from ..chat import jsontext
 from ..chat.items import Delta, Item, Json, ToolCall, Usage
 from ..chat.items import new_call_id as new_call_id
+from ..chat.shapes import ERROR_HOLDERS
 from ..errors import UpstreamInvalid
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
@@ -114,10 +115,6 @@ def parse_object(text: str | bytes) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent data that is not a JSON object")
     return value
-
-
-#: Members that hold an error, or say in a word that there is one.
-ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
 
 
 def find_error(value: Json) -> Json:

@@ -142,3 +142,28 @@ def _parse_headers(text: str) -> Headers:
             values = headers.setdefault(name.strip().lower(), [])
             values.append(value.strip(" \t\r"))
     return Headers(headers)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that ``Retry-After`` or ``retry-after-ms`` asks to wait, or None.
+
+    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3), which is read
+    against the answer's own ``Date`` or else *now*, the time in seconds since 1970.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if text.isascii() and text.replace(".", "", 1).isdigit():
+            return min(float(text) / unit, 1e9)
+    moment = _time(headers.get("retry-after", ""))
+    if moment is None:
+        return None
+    return max(0.0, moment - (_time(headers.get("date", "")) or now))
+
+
+def _time(text: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # seldom needed, and slow to import
+
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
