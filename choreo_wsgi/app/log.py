@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from ..settings import Settings
 
@@ -43,7 +44,7 @@ def set_up(logger: logging.Logger, settings: Settings) -> None:
     """
     if logger.handlers:
         return
-    logger.addHandler(Lines(JSONLines() if settings.log_format == "json" else TextLines()))
+    logger.addHandler(Lines(json_line if settings.log_format == "json" else text_line))
     logger.setLevel(settings.log_level.upper())
     logger.propagate = False  # waitress-serve's handler would write every line again
 
@@ -54,15 +55,15 @@ def write_account(members: Members) -> None:
     lines = above.handlers[0] if above is not None and above.handlers else None
     if (
         isinstance(lines, Lines)
-        and lines.formatter is lines.own
-        and not (lines.level or lines.filters or access.handlers or access.filters)
+        and not (lines.formatter or lines.level or lines.filters)
+        and not (access.handlers or access.filters)
         and above is not None
         and len(above.handlers) == 1
         and access.propagate > above.propagate
         and logging.getLogRecordFactory() is logging.LogRecord
     ):
         # As set_up() left it: nobody sees the record, which takes longer to make than the line.
-        lines.put(lines.own.account(time.time(), members))
+        lines.put(lines.form(time.time(), "INFO", access.name, members))
         return
     # Not by logger.info(), which looks through the stack for who calls.
     text = words(members)
@@ -86,12 +87,41 @@ def words(members: Members) -> str:
     return " ".join(told)
 
 
-class Lines(logging.Handler):
-    """Writes each record as a line to standard error, from a thread of its own."""
+#: Writes a line: from seconds since 1970, level, logger, and a message or an account.
+Form = Callable[[float, str, str, Members], str]
 
-    def __init__(self, own: TextLines | JSONLines) -> None:
+
+def text_line(now: float, level: str, name: str, members: Members) -> str:
+    """Return ``time LEVEL logger: message``, in which nothing that a caller sent makes a line."""
+    text = members["message"] if "message" in members else words(members)
+    line = f"{_second(int(now), utc=False)},{int(now % 1 * 1000):03d} {level} {name}: {text}"
+    if not line.isprintable():  # control characters could colour a terminal too
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    return f"{line}\n{members['traceback']}" if "traceback" in members else line
+
+
+def json_line(now: float, level: str, name: str, members: Members) -> str:
+    """Return a JSON object in one line of ASCII; its time is UTC."""
+    moment = f"{_second(int(now), utc=True)}.{int(now % 1 * 1000):03d}Z"
+    return json.dumps({"time": moment, "level": level.lower(), "logger": name, **members})
+
+
+@lru_cache(2)
+def _second(now: int, *, utc: bool) -> str:
+    if utc:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+
+
+class Lines(logging.Handler):
+    """Writes each record as a line to standard error, from a thread of its own.
+
+    *form* is the form of a line, unless somebody sets a formatter.
+    """
+
+    def __init__(self, form: Form) -> None:
         super().__init__()
-        self.formatter = self.own = own
+        self.form = form
         self.dropped = 0
         self._lines: deque[str] = deque()
         self._news = threading.Event()
@@ -99,6 +129,16 @@ class Lines(logging.Handler):
         self._writing = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of *record*, or more with a traceback."""
+        if self.formatter is not None:
+            return super().format(record)
+        account = getattr(record, "account", None) if self.form is json_line else None
+        members = account or {"message": record.getMessage()}
+        if record.exc_info:
+            members["traceback"] = logging.Formatter().formatException(record.exc_info)
+        return self.form(record.created, record.levelname, record.name, members)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have the line of *record* written."""
@@ -157,60 +197,3 @@ def _write(text: str) -> None:
     data = text.encode("utf-8", "backslashreplace")
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-class _Dated(logging.Formatter):
-    """Writes the date and time once for all the records of a second."""
-
-    mark = ","  # before the milliseconds
-    _written = (0, "")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return the date and time of *record*."""
-        return self.time(record.created)
-
-    def time(self, now: float) -> str:
-        """Return the date and time *now*, in seconds since 1970, with milliseconds."""
-        second = int(now)
-        if second != self._written[0]:
-            text = time.strftime(self.default_time_format, self.converter(second))
-            self._written = (second, text + self.mark)
-        return f"{self._written[1]}{int((now - second) * 1000):03d}"
-
-
-class TextLines(_Dated):
-    """``time LEVEL logger: message``, in which nothing that a caller sent makes a line."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    def account(self, now: float, members: Members) -> str:
-        """Return the line of an account."""
-        return f"{self.time(now)} INFO {access.name}: {words(members)}"
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Return the line without control characters, which could colour a terminal too."""
-        text = super().formatMessage(record)
-        if text.isprintable():
-            return text
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-class JSONLines(_Dated):
-    """One JSON object a line: time (UTC), level, logger, and the message or a request's account."""
-
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    mark = "."
-
-    def account(self, now: float, members: Members, level: str = "info", name: str = "") -> str:
-        """Return the line of an account."""
-        head = {"time": self.time(now) + "Z", "level": level, "logger": name or access.name}
-        return json.dumps({**head, **members})
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line of ASCII."""
-        members = getattr(record, "account", None) or {"message": record.getMessage()}
-        if record.exc_info:
-            members = {**members, "traceback": self.formatException(record.exc_info)}
-        return self.account(record.created, members, record.levelname.lower(), record.name)
