@@ -73,10 +73,6 @@ class Account:
         self.last = now
         self.frames += frames
 
-    def pinged(self) -> None:
-        """Count a ping."""
-        self.pings += 1
-
     def charge(self, usage: Usage | None) -> None:
         """Note what the generation took, when it is over."""
         self.usage = usage

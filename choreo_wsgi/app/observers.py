@@ -32,17 +32,16 @@ class Observer:
         """Count the tokens of a generation that is over, its client there or not."""
 
 
-#: By the name of the setting and of the module: the class, and what its extra installs.
-_OBSERVERS = {"metrics": ("Metrics", "prometheus_client"), "otel": ("Spans", "opentelemetry-sdk")}
-
-
 def load(app: Application) -> list[Observer]:
     """Return the observers that the settings of *app* ask for; nothing of others is imported.
 
     Raises ConfigurationError when a package is missing.
     """
     found: list[Observer] = []
-    for name, (kind, package) in _OBSERVERS.items():
+    for name, kind, package in (
+        ("metrics", "Metrics", "prometheus_client"),
+        ("otel", "Spans", "opentelemetry-sdk"),
+    ):
         if getattr(app.settings, name):
             try:
                 module = importlib.import_module(f".{name}", __package__)

@@ -135,13 +135,12 @@ class Endable(Readable[bytes], Protocol):
 
 
 class Meter(Protocol):
-    """Counts what an event stream sends."""
+    """Counts what an event stream sends, *pings* and frames."""
+
+    pings: int
 
     def sent(self, frames: int, now: float) -> None:
         """Count so many *frames*, which go to the client *now* (``time.monotonic``)."""
-
-    def pinged(self) -> None:
-        """Count a ping."""
 
 
 class EventStream:
@@ -236,7 +235,7 @@ class EventStream:
         # At the start a ping, if nothing else is there: the head leaves with the first bytes.
         elif last is None or now - last >= self._heartbeat:
             if self._meter is not None:
-                self._meter.pinged()
+                self._meter.pings += 1
             block = self._ping
         if block:
             self._last_sent = now
