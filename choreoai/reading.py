@@ -147,7 +147,7 @@ class Reading:
         self.last_event_id: int | None = None
         self.ended = False
         self.failure: Exception | None = None
-        self.n = n
+        self._n = n
         self.fold = Fold()
 
     def take(self, record: Record) -> ChatCompletionChunk | None:
@@ -177,7 +177,7 @@ class Reading:
         That is an end all the same when every choice has its finish_reason; several
         providers close so.  Raises StreamInterruptedError when it is none.
         """
-        if not self.fold.finished(self.n):
+        if not self.fold.finished(self._n):
             raise self.fail(StreamInterruptedError(why))
         self.ended = True
 

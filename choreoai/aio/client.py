@@ -119,8 +119,10 @@ class AsyncRawModels:
         return await self._get("/models/" + quote(model, safe=""), Model, options)
 
     async def _get(self, path: str, kind: type[T], options: CallOptions) -> AsyncRawResponse[T]:
-        exchange = AsyncExchange(self._client, "GET", path, None, self._client._asked(options)[1])
-        return await AsyncRawResponse.fetch(exchange, partial(object_of, kind))
+        _, given = self._client._asked(options)
+        meaning = partial(object_of, kind)
+        exchange = AsyncExchange(self._client, "GET", path, given, meaning=meaning)
+        return await AsyncRawResponse.fetch(exchange)
 
 
 @dataclass(frozen=True)

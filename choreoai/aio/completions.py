@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ..base import stream_path
@@ -110,7 +109,7 @@ class AsyncCompletions:
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser = Parser[T](response_format, params)
-        exchange = self._ask(True, parser.params, partial(EventReading, parser=parser))
+        exchange = self._ask(True, parser.params, parser)
         async with await AsyncChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
@@ -126,18 +125,14 @@ class AsyncCompletions:
         _, options = self._client._asked(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        exchange = AsyncExchange(
-            self._client, "GET", stream_path(id), None, options, Reading(), True
-        )
+        path = stream_path(id)
+        exchange = AsyncExchange(self._client, "GET", path, options, reading=Reading())
         return await AsyncStream(exchange, after)._open()
 
     def _ask(
-        self,
-        stream: bool | None,
-        params: Mapping[str, Any],
-        kind: Callable[[int], Reading] = Reading,
+        self, stream: bool | None, params: Mapping[str, Any], parser: Parser[Any] | None = None
     ) -> AsyncExchange:
-        """Return the exchange that asks for an answer, which is read by a *kind*."""
+        """Return the exchange that asks for an answer, parsed by *parser*."""
         body, options = self._client._asked(params, FormattedParams)
         if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
@@ -145,10 +140,17 @@ class AsyncCompletions:
         if stream is not None:
             body["stream"] = stream
         n = body.get("n")
-        reading = kind(n if isinstance(n, int) and n > 0 else 1)
-        return AsyncExchange(
-            self._client, "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
-        )
+        n = n if isinstance(n, int) and n > 0 else 1
+        reading: Reading | None = None
+        if stream:
+            reading = Reading(n) if parser is None else EventReading(n, parser)
+
+        def meaning(answer: bytes) -> ChatCompletion:
+            completion = completion_of(answer, n)
+            return completion if parser is None else parser.completion(completion)
+
+        path = "/chat/completions"
+        return AsyncExchange(self._client, "POST", path, options, body, meaning, reading)
 
 
 class AsyncRawCompletions:
@@ -159,12 +161,7 @@ class AsyncRawCompletions:
 
     async def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncRawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        exchange = self._completions._ask(stream, params)
-        if not stream:
-            meaning = partial(completion_of, n=exchange.reading.n)
-            return await AsyncRawResponse.fetch(exchange, meaning)
-        opened = await AsyncStream(exchange)._open()
-        return AsyncRawResponse(exchange, b"", lambda _: opened)
+        return await AsyncRawResponse.fetch(self._completions._ask(stream, params))
 
     create: Create[
         Coroutine[Any, Any, AsyncRawResponse[ChatCompletion]],
@@ -180,10 +177,7 @@ class AsyncRawCompletions:
     ) -> AsyncRawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser = Parser[T](response_format, params)
-        exchange = self._completions._ask(False, parser.params)
-        return await AsyncRawResponse.fetch(
-            exchange, lambda body: parser.completion(completion_of(body, exchange.reading.n))
-        )
+        return await AsyncRawResponse.fetch(self._completions._ask(False, parser.params, parser))
 
 
 class AsyncStreamedCompletions:

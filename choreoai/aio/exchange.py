@@ -59,7 +59,7 @@ class AsyncExchange:
     after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
     A request that was sent and not answered in time is not repeated: it may be at work.
 
-    A *streamed* answer is read by *reading*.
+    *meaning* makes of a whole body what it says; a stream is read by *reading*.
     """
 
     status_code: int
@@ -72,16 +72,16 @@ class AsyncExchange:
         client: AsyncChoreoAI,
         method: str,
         path: str,
-        body: Any,
         options: Options,
+        body: Any = None,
+        meaning: Callable[[bytes], Any] = bytes,
         reading: Reading | None = None,
-        streamed: bool = False,
     ) -> None:
-        self.reading = reading or Reading()
-        self.streamed = streamed
+        self.meaning = meaning
+        self.reading = reading
         self.retries = 0
         self._client = client
-        self._request = client._request(method, path, body, options, streamed)
+        self._request = client._request(method, path, body, options, reading is not None)
         self.options = options
         self._cancelled = False
         # Who waits for the connection, and a lock that is taken once: by who gives the
@@ -125,7 +125,7 @@ class AsyncExchange:
         """Have the server stop the resumable stream *id*."""
         options = self._client._asked({})[1]
         with suppress(NotFoundError):  # it is over and forgotten
-            await AsyncExchange(self._client, "DELETE", stream_path(id), None, options).fetch()
+            await AsyncExchange(self._client, "DELETE", stream_path(id), options).fetch()
 
     async def _send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""

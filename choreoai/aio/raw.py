@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Generic, TypeVar
 
 from ..base import Answered
 from ..objects import Object
-from ..reading import completion_of
 from .exchange import AsyncExchange
 from .stream import AsyncStream
 
@@ -24,19 +23,17 @@ class AsyncRawResponse(Answered, Generic[T]):
 
     _exchange: AsyncExchange
 
-    def __init__(
-        self, exchange: AsyncExchange, content: bytes, parse: Callable[[bytes], T]
-    ) -> None:
+    def __init__(self, exchange: AsyncExchange, content: bytes, stream: Any) -> None:
         self._exchange = exchange
         self.content = content
-        self._parse = parse
+        self._stream = stream
 
     @classmethod
-    async def fetch(
-        cls, exchange: AsyncExchange, parse: Callable[[bytes], T]
-    ) -> AsyncRawResponse[T]:
+    async def fetch(cls, exchange: AsyncExchange) -> AsyncRawResponse[T]:
         """Carry *exchange* out and return what answers it."""
-        return cls(exchange, await exchange.fetch(), parse)
+        if exchange.reading is None:
+            return cls(exchange, await exchange.fetch(), None)
+        return cls(exchange, b"", await AsyncStream(exchange)._open())
 
     @property
     def text(self) -> str:
@@ -49,11 +46,10 @@ class AsyncRawResponse(Answered, Generic[T]):
 
     def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
-        made = self._parse(self.content)
-        value: object = made
-        if isinstance(value, Object):
-            value._id = self.request_id
-        return made
+        made = self._stream or self._exchange.meaning(self.content)
+        if isinstance(made, Object):
+            made._id = self.request_id
+        return made  # type: ignore[no-any-return]
 
 
 class AsyncStreamedResponse(Answered, Generic[T]):
@@ -92,12 +88,10 @@ class AsyncStreamedResponse(Answered, Generic[T]):
 
     async def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
-        made: Any
-        if self._exchange.streamed:
-            made = AsyncStream(self._exchange)
-        else:
-            made = completion_of(await self.read(), self._exchange.reading.n)
-        return made  # type: ignore[no-any-return]
+        if self._exchange.reading is None:
+            return self._exchange.meaning(await self.read())  # type: ignore[no-any-return]
+        stream: Any = AsyncStream(self._exchange)
+        return stream  # type: ignore[no-any-return]
 
     async def iter_bytes(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""

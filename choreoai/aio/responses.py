@@ -79,11 +79,7 @@ class AsyncResponses:
             options = replace(options, resumable=True)
             body["background"] = True
         body["stream"] = True
-        reading = ResponseReading()
-        exchange = AsyncExchange(
-            self._client, "POST", "/responses", body, options, reading, streamed=True
-        )
-        return await AsyncResponseStream(exchange)._open()
+        return await self._stream("POST", "/responses", options, body)
 
     @asynccontextmanager
     async def stream(self, **params: Unpack[ResponseParams]) -> AsyncIterator[AsyncResponseStream]:
@@ -124,10 +120,7 @@ class AsyncResponses:
         path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        given = replace(given, resumable=True)
-        reading = ResponseReading(first)
-        exchange = AsyncExchange(self._client, "GET", path, None, given, reading, streamed=True)
-        return await AsyncResponseStream(exchange)._open()
+        return await self._stream("GET", path, replace(given, resumable=True), first=first)
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
@@ -136,12 +129,19 @@ class AsyncResponses:
 
     async def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        await self._whole("DELETE", _path(response_id), self._client._asked(options)[1])
+        _, given = self._client._asked(options)
+        await AsyncExchange(self._client, "DELETE", _path(response_id), given).fetch()
 
     async def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
-        exchange = AsyncExchange(self._client, method, path, body, options)
-        content = await exchange.fetch()
-        return Response() if exchange.status_code == 204 else object_of(Response, content)
+        exchange = AsyncExchange(self._client, method, path, options, body)
+        return object_of(Response, await exchange.fetch())
+
+    async def _stream(
+        self, method: str, path: str, options: Options, body: Any = None, first: int = 0
+    ) -> AsyncResponseStream:
+        reading = ResponseReading(first)
+        exchange = AsyncExchange(self._client, method, path, options, body, reading=reading)
+        return await AsyncResponseStream(exchange)._open()
 
 
 def _path(response_id: str) -> str:

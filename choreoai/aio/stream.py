@@ -66,7 +66,7 @@ class AsyncStream(Answered, Generic[E]):
 
     def __init__(self, exchange: AsyncExchange, after: int = 0) -> None:
         self._exchange = exchange
-        self._reading = exchange.reading
+        self._reading = exchange.reading or Reading()
         self._ready: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()

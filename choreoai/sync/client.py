@@ -119,8 +119,10 @@ class RawModels:
         return self._get("/models/" + quote(model, safe=""), Model, options)
 
     def _get(self, path: str, kind: type[T], options: CallOptions) -> RawResponse[T]:
-        exchange = Exchange(self._client, "GET", path, None, self._client._asked(options)[1])
-        return RawResponse.fetch(exchange, partial(object_of, kind))
+        _, given = self._client._asked(options)
+        meaning = partial(object_of, kind)
+        exchange = Exchange(self._client, "GET", path, given, meaning=meaning)
+        return RawResponse.fetch(exchange)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ..base import stream_path
@@ -108,7 +107,7 @@ class Completions:
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
         parser = Parser[T](response_format, params)
-        exchange = self._ask(True, parser.params, partial(EventReading, parser=parser))
+        exchange = self._ask(True, parser.params, parser)
         with ChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
@@ -122,16 +121,14 @@ class Completions:
         _, options = self._client._asked(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        exchange = Exchange(self._client, "GET", stream_path(id), None, options, Reading(), True)
+        path = stream_path(id)
+        exchange = Exchange(self._client, "GET", path, options, reading=Reading())
         return Stream(exchange, after)._open()
 
     def _ask(
-        self,
-        stream: bool | None,
-        params: Mapping[str, Any],
-        kind: Callable[[int], Reading] = Reading,
+        self, stream: bool | None, params: Mapping[str, Any], parser: Parser[Any] | None = None
     ) -> Exchange:
-        """Return the exchange that asks for an answer, which is read by a *kind*."""
+        """Return the exchange that asks for an answer, parsed by *parser*."""
         body, options = self._client._asked(params, FormattedParams)
         if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
@@ -139,10 +136,17 @@ class Completions:
         if stream is not None:
             body["stream"] = stream
         n = body.get("n")
-        reading = kind(n if isinstance(n, int) and n > 0 else 1)
-        return Exchange(
-            self._client, "POST", "/chat/completions", body, options, reading, streamed=bool(stream)
-        )
+        n = n if isinstance(n, int) and n > 0 else 1
+        reading: Reading | None = None
+        if stream:
+            reading = Reading(n) if parser is None else EventReading(n, parser)
+
+        def meaning(answer: bytes) -> ChatCompletion:
+            completion = completion_of(answer, n)
+            return completion if parser is None else parser.completion(completion)
+
+        path = "/chat/completions"
+        return Exchange(self._client, "POST", path, options, body, meaning, reading)
 
 
 class RawCompletions:
@@ -153,12 +157,7 @@ class RawCompletions:
 
     def _create(self, *, stream: bool | None = None, **params: Any) -> RawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        exchange = self._completions._ask(stream, params)
-        if not stream:
-            meaning = partial(completion_of, n=exchange.reading.n)
-            return RawResponse.fetch(exchange, meaning)
-        opened = Stream(exchange)._open()
-        return RawResponse(exchange, b"", lambda _: opened)
+        return RawResponse.fetch(self._completions._ask(stream, params))
 
     create: Create[
         RawResponse[ChatCompletion],
@@ -174,10 +173,7 @@ class RawCompletions:
     ) -> RawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         parser = Parser[T](response_format, params)
-        exchange = self._completions._ask(False, parser.params)
-        return RawResponse.fetch(
-            exchange, lambda body: parser.completion(completion_of(body, exchange.reading.n))
-        )
+        return RawResponse.fetch(self._completions._ask(False, parser.params, parser))
 
 
 class StreamedCompletions:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from ..base import Answered
 from ..objects import Object
-from ..reading import completion_of
 from .exchange import Exchange
 from .stream import Stream
 
@@ -24,15 +23,17 @@ class RawResponse(Answered, Generic[T]):
 
     _exchange: Exchange
 
-    def __init__(self, exchange: Exchange, content: bytes, parse: Callable[[bytes], T]) -> None:
+    def __init__(self, exchange: Exchange, content: bytes, stream: Any) -> None:
         self._exchange = exchange
         self.content = content
-        self._parse = parse
+        self._stream = stream
 
     @classmethod
-    def fetch(cls, exchange: Exchange, parse: Callable[[bytes], T]) -> RawResponse[T]:
+    def fetch(cls, exchange: Exchange) -> RawResponse[T]:
         """Carry *exchange* out and return what answers it."""
-        return cls(exchange, exchange.fetch(), parse)
+        if exchange.reading is None:
+            return cls(exchange, exchange.fetch(), None)
+        return cls(exchange, b"", Stream(exchange)._open())
 
     @property
     def text(self) -> str:
@@ -45,11 +46,10 @@ class RawResponse(Answered, Generic[T]):
 
     def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
-        made = self._parse(self.content)
-        value: object = made
-        if isinstance(value, Object):
-            value._id = self.request_id
-        return made
+        made = self._stream or self._exchange.meaning(self.content)
+        if isinstance(made, Object):
+            made._id = self.request_id
+        return made  # type: ignore[no-any-return]
 
 
 class StreamedResponse(Answered, Generic[T]):
@@ -88,12 +88,10 @@ class StreamedResponse(Answered, Generic[T]):
 
     def parse(self) -> T:
         """Return what the method would have returned; raises APIError."""
-        made: Any
-        if self._exchange.streamed:
-            made = Stream(self._exchange)
-        else:
-            made = completion_of(self.read(), self._exchange.reading.n)
-        return made  # type: ignore[no-any-return]
+        if self._exchange.reading is None:
+            return self._exchange.meaning(self.read())  # type: ignore[no-any-return]
+        stream: Any = Stream(self._exchange)
+        return stream  # type: ignore[no-any-return]
 
     def iter_bytes(self) -> Iterator[bytes]:
         """Yield the body as it comes."""

@@ -77,11 +77,7 @@ class Responses:
             options = replace(options, resumable=True)
             body["background"] = True
         body["stream"] = True
-        reading = ResponseReading()
-        exchange = Exchange(
-            self._client, "POST", "/responses", body, options, reading, streamed=True
-        )
-        return ResponseStream(exchange)._open()
+        return self._stream("POST", "/responses", options, body)
 
     @contextmanager
     def stream(self, **params: Unpack[ResponseParams]) -> Iterator[ResponseStream]:
@@ -122,10 +118,7 @@ class Responses:
         path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        given = replace(given, resumable=True)
-        reading = ResponseReading(first)
-        exchange = Exchange(self._client, "GET", path, None, given, reading, streamed=True)
-        return ResponseStream(exchange)._open()
+        return self._stream("GET", path, replace(given, resumable=True), first=first)
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
@@ -134,12 +127,19 @@ class Responses:
 
     def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        self._whole("DELETE", _path(response_id), self._client._asked(options)[1])
+        _, given = self._client._asked(options)
+        Exchange(self._client, "DELETE", _path(response_id), given).fetch()
 
     def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
-        exchange = Exchange(self._client, method, path, body, options)
-        content = exchange.fetch()
-        return Response() if exchange.status_code == 204 else object_of(Response, content)
+        exchange = Exchange(self._client, method, path, options, body)
+        return object_of(Response, exchange.fetch())
+
+    def _stream(
+        self, method: str, path: str, options: Options, body: Any = None, first: int = 0
+    ) -> ResponseStream:
+        reading = ResponseReading(first)
+        exchange = Exchange(self._client, method, path, options, body, reading=reading)
+        return ResponseStream(exchange)._open()
 
 
 def _path(response_id: str) -> str:
