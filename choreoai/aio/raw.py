@@ -96,7 +96,7 @@ class AsyncStreamedResponse(Answered, Generic[T]):
     async def iter_bytes(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes."""
         begun = False
-        while block := await self._exchange.receive(self._exchange.limit(begun)):
+        while block := await self._exchange.receive(self._exchange.deadline(begun)):
             yield block
             begun = True
 

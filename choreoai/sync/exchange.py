@@ -35,7 +35,6 @@ from ..reading import Reading
 from ..transports.base import (
     Attempt,
     Cancelled,
-    Limit,
     Stalled,
     T,
     receive_some,
@@ -135,18 +134,18 @@ class Exchange:
         self._rest = b""  # received but not yet asked for
         self._unpack: Callable[[bytes], bytes] | None = None
         self._started = time.monotonic()
-        limit = self.limit(False)
+        deadline = self.deadline(False)
         try:
             self._hold(sock)
             data = memoryview(route.message(request))
             try:
                 while data:
-                    data = data[self._perform(partial(send_some, data), True, limit) :]
+                    data = data[self._perform(partial(send_some, data), True, deadline) :]
             except APIConnectionError as error:
                 if error._hopeless:
                     raise
                 # A server that does not want the rest may have answered already.
-            self._head = head = self._read_head(request.method or "GET", limit)
+            self._head = head = self._read_head(request.method or "GET", deadline)
         except FramingError as error:
             self.drop()
             raise APIError(f"the server's answer cannot be read: {error}") from error
@@ -156,11 +155,11 @@ class Exchange:
         if not 200 <= head.status < 300:
             raise self.refusal()
 
-    def _read_head(self, method: str, limit: Limit) -> Head:
+    def _read_head(self, method: str, deadline: float) -> Head:
         while True:
             data = self._rest
             while (end := head_end(data)) < 0:
-                if not (more := self._perform(receive_some, False, limit)):
+                if not (more := self._perform(receive_some, False, deadline)):
                     raise APIConnectionError("the connection was closed inside the answer's head")
                 data += more
             self._rest = data[end:]
@@ -168,13 +167,13 @@ class Exchange:
             if head.status >= 200 or head.status == 101:  # 103 is Early Hints
                 return head
 
-    def _perform(self, attempt: Attempt[T], write: bool, limit: Limit) -> T:
+    def _perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
         if self._held is None:
             raise Cancelled
         try:
-            done = self._held[0].perform(attempt, write, limit.due)
+            done = self._held[0].perform(attempt, write, deadline)
         except Stalled:
-            late = APITimeoutError(limit.words)
+            late = APITimeoutError(f"nothing new came in time: {self.options.timeout}")
             late._hopeless = True  # the request may be at work
             raise late from None
         except OSError as error:
@@ -186,15 +185,12 @@ class Exchange:
             raise Cancelled
         return done
 
-    def limit(self, begun: bool) -> Limit:
+    def deadline(self, begun: bool) -> float:
         """Return until when the next piece of the answer must come; the first if not *begun*."""
         _, first, idle = self.options.timeout
-        if begun:
-            words = f"the answer stopped: nothing new for {idle} seconds"
-            return Limit(time.monotonic() + (idle or inf), words)
-        return Limit(self._started + (first or inf), f"no answer within {first} seconds")
+        return time.monotonic() + (idle or inf) if begun else self._started + (first or inf)
 
-    def receive(self, limit: Limit) -> bytes:
+    def receive(self, deadline: float) -> bytes:
         """Return the next bytes of the body, or ``b""`` when it is complete.
 
         Raises APIConnectionError, APITimeoutError, and Cancelled.
@@ -205,7 +201,7 @@ class Exchange:
         framing = self._head.framing
         while not framing.done:
             data, self._rest = self._rest, b""
-            data = data or self._perform(receive_some, False, limit)
+            data = data or self._perform(receive_some, False, deadline)
             try:
                 body = framing.feed(data)
                 if not body and framing.error is not None:
@@ -227,7 +223,7 @@ class Exchange:
         """Return the body; raises APIConnectionError for more than *most*, or too many, bytes."""
         body = bytearray()
         most = most or _MOST_OF_AN_ANSWER
-        while block := self.receive(self.limit(bool(body))):
+        while block := self.receive(self.deadline(bool(body))):
             body += block
             if len(body) > most:
                 raise APIConnectionError(f"the answer is longer than {most} bytes")
@@ -265,7 +261,7 @@ class Exchange:
         with other:
             try:
                 self._hold(silent)
-                self._perform(receive_some, False, Limit(time.monotonic() + seconds, ""))
+                self._perform(receive_some, False, time.monotonic() + seconds)
             except APITimeoutError:
                 pass
             finally:

@@ -96,7 +96,7 @@ class StreamedResponse(Answered, Generic[T]):
     def iter_bytes(self) -> Iterator[bytes]:
         """Yield the body as it comes."""
         begun = False
-        while block := self._exchange.receive(self._exchange.limit(begun)):
+        while block := self._exchange.receive(self._exchange.deadline(begun)):
             yield block
             begun = True
 

@@ -23,7 +23,7 @@ from ..folding import Fold
 from ..models import ChatCompletion, ChatCompletionChunk
 from ..policy import backoff
 from ..reading import Reading, Record, ends, first_text, records
-from ..transports.base import Cancelled, Limit
+from ..transports.base import Cancelled
 from .exchange import Exchange
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ class Stream(Answered, Generic[E]):
         self._busy = threading.Lock()
         self._over: str | None = None  # why nothing more comes from the connection
         self._after = self._last = after  # the number of the last event that came
-        self._decoder = Decoder(errors="strict")
         self._begun = False  # a record came, so that from now on the idle limit counts
-        self._judged = False  # the body began as one of events does
         self._failures = 0
+        self._decoder: Decoder | None = None  # there when the body has begun
 
     def _open(self: S) -> S:
         """Send the request; return this stream when the answer's head is there.
@@ -104,7 +103,7 @@ class Stream(Answered, Generic[E]):
                 if chunk is None:
                     # Only now: what came with the end marker must not wait for the body's end.
                     with suppress(APIConnectionError, Cancelled):
-                        self._exchange.receive(Limit(time.monotonic() + _PATIENCE, ""))
+                        self._exchange.receive(time.monotonic() + _PATIENCE)
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
                 replaced = self._explain(error)
@@ -129,19 +128,19 @@ class Stream(Answered, Generic[E]):
             raise self._reading.failure
         if self._reading.ended or self._closed:
             return False
-        limit = self._exchange.limit(self._begun)
+        deadline = self._exchange.deadline(self._begun)
         while self._over is None:
             why = "the connection was closed before the end of the answer"
             try:
-                block = self._exchange.receive(limit)
+                block = self._exchange.receive(deadline)
             except APITimeoutError:
                 raise
             except APIConnectionError as error:
                 block, why = b"", str(error)
             if not block:
                 self._cut(why)
-                limit = self._exchange.limit(self._begun)
-            elif not self._judged and block.lstrip()[:1] in _DOCUMENTS:
+                deadline = self._exchange.deadline(self._begun)
+            elif self._decoder is None and block.lstrip()[:1] in _DOCUMENTS:
                 raise self._exchange.refusal(block)
             elif self._take(block):
                 return True
@@ -150,7 +149,9 @@ class Stream(Answered, Generic[E]):
 
     def _take(self, block: bytes) -> bool:
         """Take the records that *block* completes; return whether there are any."""
-        self._judged = self._judged or bool(block.strip())
+        if self._decoder is None and not block.strip():
+            return False
+        self._decoder = self._decoder or Decoder(errors="strict")
         made = records(self._decoder, block)
         # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
         # for all that follow.
@@ -187,8 +188,7 @@ class Stream(Answered, Generic[E]):
                     raise StreamInterruptedError(message, code=code, type=kind) from error
             except APIConnectionError:
                 pass
-        self._decoder = Decoder(errors="strict")
-        self._judged = False
+        self._decoder = None
 
     def _explain(self, error: BaseException) -> BaseException:
         """Return what to raise for *error*, met while reading."""

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ..errors import APIConnectionError, APITimeoutError
 
@@ -21,13 +21,6 @@ _PIECE = 256 * 1024
 
 #: What an attempt raises that has to wait.
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-
-class Limit(NamedTuple):
-    """Until when (of ``time.monotonic``) something must have come, and what it means if not."""
-
-    due: float
-    words: str
 
 
 class Stalled(Exception):

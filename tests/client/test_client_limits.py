@@ -93,7 +93,7 @@ def test_a_plain_answer_that_stops_coming(server, clients):
 
     server.then(script)
     client = clients(server.url, timeout=choreoai.Timeout(idle=0.05), max_retries=0)
-    with pytest.raises(choreoai.APITimeoutError, match="stopped"):
+    with pytest.raises(choreoai.APITimeoutError, match="nothing new"):
         client.chat.completions.create(**HI)
 
 
