@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict
+from contextlib import suppress
 
 import requests
 from urllib3.util.wait import wait_for_read
@@ -26,7 +28,7 @@ class AsyncPool:
     def __init__(self, session: requests.Session) -> None:
         self.session = session
         self._pid = os.getpid()
-        self._idle: dict[Route, list[socket.socket]] = {}
+        self._idle: dict[Route, list[socket.socket]] = defaultdict(list)
         self._closed = False
 
     async def connect(self, route: Route, limit: float | None) -> socket.socket:
@@ -38,19 +40,16 @@ class AsyncPool:
             # A child of fork(): its parent reads the connections that are idle here.
             self._close_idle()
             self._pid = os.getpid()
-        idle = self._idle.get(route, [])
-        while True:
-            try:
-                sock = idle.pop()
-            except IndexError:  # not asked before: another thread may have been quicker
-                return await dial(route, limit)
-            if not wait_for_read(sock, 0):
-                return sock
-            sock.close()
+        idle = self._idle[route]
+        with suppress(IndexError):  # not asked before: another thread may be quicker
+            while wait_for_read(sock := idle.pop(), 0):
+                sock.close()
+            return sock
+        return await dial(route, limit)
 
     def keep(self, route: Route, sock: socket.socket) -> None:
         """Take *sock* for the next request on *route*."""
-        idle = self._idle.setdefault(route, [])
+        idle = self._idle[route]
         idle.append(sock)
         if self._closed or len(idle) > _IDLE_CONNECTIONS:
             idle.pop(0).close()
@@ -61,10 +60,9 @@ class AsyncPool:
         self._close_idle()
 
     def _close_idle(self) -> None:
-        idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for sock in connections:
-                sock.close()
+        for idle in list(self._idle.values()):
+            while idle:
+                idle.pop().close()
 
     def __del__(self) -> None:
         self._close_idle()
