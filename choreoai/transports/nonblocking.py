@@ -34,31 +34,28 @@ async def dial(route: Route, limit: float | None) -> socket.socket:
     seconds = inf if limit is None else limit
     at = urlsplit(route.proxy or route.origin)
     port = at.port or (443 if at.scheme == "https" else 80)
-    failure: Exception | None = None
+    failure: Exception = OSError("it has no address")
+    places: list[Any] = []
     try:
-        for family, kind, protocol, _, address in await lookup(at.hostname or "", port, seconds):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                return await _establish(sock, address, route, time.monotonic() + seconds)
-            except APIConnectionError:
-                raise  # the proxy's word counts
-            except (OSError, Stalled, FramingError) as error:
-                failure = error
-        raise failure or OSError("it has no address")
-    except APIConnectionError:
-        raise
-    except (OSError, FramingError) as error:
-        hopeless = isinstance(error, ssl.SSLError)
-        raise unreachable(route.origin, error, hopeless=hopeless) from error
-    except Stalled as error:
-        why = f"not within {limit} seconds"
-        raise unreachable(route.origin, why, timed_out=True) from error
+        places = await lookup(at.hostname or "", port, seconds)
+    except (OSError, Stalled) as error:
+        failure = error
+    for place in places:
+        try:
+            return await _establish(place, route, time.monotonic() + seconds)
+        except APIConnectionError:
+            raise  # the proxy's word counts
+        except (OSError, Stalled, FramingError) as error:
+            failure = error
+    timed_out, hopeless = isinstance(failure, Stalled), isinstance(failure, ssl.SSLError)
+    why = f"not within {limit} seconds" if timed_out else failure
+    raise unreachable(route.origin, why, timed_out=timed_out, hopeless=hopeless) from failure
 
 
-async def _establish(
-    sock: socket.socket, address: tuple[object, ...], route: Route, deadline: float
-) -> socket.socket:
-    """Connect *sock*, go through the proxy if there is one, and put TLS on it."""
+async def _establish(place: Any, route: Route, deadline: float) -> socket.socket:
+    """Connect to *place*, go through the proxy if there is one, and do TLS."""
+    family, kind, protocol, _, address = place
+    sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
