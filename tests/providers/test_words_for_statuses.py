@@ -1,0 +1,79 @@
+"""An error inside a stream has no HTTP status: the provider's word for it stands for one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aws_events import encode
+from corpus_cases import cases
+
+from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.failures import failure
+
+#: As the providers' pages have them, and google/rpc/code.proto.
+WORDS = {
+    "anthropic": {
+        "invalid_request_error": 400,
+        "authentication_error": 401,
+        "billing_error": 402,
+        "permission_error": 403,
+        "not_found_error": 404,
+        "request_too_large": 413,
+        "rate_limit_error": 429,
+        "api_error": 500,
+        "timeout_error": 504,
+        "overloaded_error": 529,
+    },
+    "gemini": {
+        "INVALID_ARGUMENT": 400,
+        "FAILED_PRECONDITION": 400,
+        "OUT_OF_RANGE": 400,
+        "UNAUTHENTICATED": 401,
+        "PERMISSION_DENIED": 403,
+        "NOT_FOUND": 404,
+        "RESOURCE_EXHAUSTED": 429,
+        "INTERNAL": 500,
+        "UNAVAILABLE": 503,
+        "DEADLINE_EXCEEDED": 504,
+    },
+    "bedrock": {
+        "validationException": 400,
+        "accessDeniedException": 403,
+        "resourceNotFoundException": 404,
+        "modelErrorException": 424,
+        "modelStreamErrorException": 424,
+        "modelNotReadyException": 429,
+        "throttlingException": 429,
+        "serviceQuotaExceededException": 429,
+        "internalServerException": 500,
+        "serviceUnavailableException": 503,
+        "modelTimeoutException": 504,
+    },
+}
+
+
+def said(provider: str, word: str) -> bytes:
+    """Return what *provider* sends within a stream for the error *word*."""
+    if provider == "bedrock":
+        headers = {":message-type": "exception", ":exception-type": word}
+        return encode(headers, b'{"message":"why"}')
+    if provider == "gemini":
+        return b'data: {"error":{"message":"why","status":"%s"}}\n\n' % word.encode()
+    error = {"type": "error", "error": {"type": word, "message": "why"}}
+    return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("provider", "word", "status"),
+    [(provider, word, status) for provider in WORDS for word, status in WORDS[provider].items()],
+)
+def test_an_error_in_the_stream_is_told_as_its_status_would_be(
+    provider: str, word: str, status: int
+) -> None:
+    case = next(case for case in cases(provider) if case.id == f"{provider}/text")
+    translator = case.playing()[0].translator(case.request)
+    with pytest.raises(ChoreoError, match="why") as caught:
+        translator.receive_data(said(provider, word))
+    expected = failure(status, {"message": "why"})
+    assert (caught.value.status, caught.value.code) == (expected.status, expected.code)
