@@ -1,4 +1,4 @@
-"""``python -m bench [encoder] [relay] [pace] [client] [hostile] [many]``: prints figures."""
+"""``python -m bench [encoder] [relay] [pace] [translated] ...``: prints figures."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ BENCHES = {
     "encoder": encoder,
     "relay": relay,
     "pace": pace.pace,
+    "translated": pace.translated,
     "client": client.main,
     "hostile": hostile.main,
     "many": pace.many,

@@ -1,10 +1,10 @@
 """The two ends of a paced stream, each a process: ``python -m bench.ends upstream|client ...``.
 
 ``upstream FRAMES SECONDS`` prints its port and answers each request with so many frames, one each
-so many seconds, from a moment that differs for each stream.  A frame's text is the time at which
-it was sent.  ``client PORT PATH MODEL STREAMS RATE FRAMES`` opens so many streams, so many a
-second (0: as fast as it can), and prints what came as JSON.  Both are cheap enough for ten
-thousand frames a second.
+so many seconds, from a moment that differs for each stream: OpenAI's chat completions, or
+Anthropic's Messages.  A frame's text is the time at which it was sent.  ``client PORT PATH MODEL
+STREAMS RATE FRAMES`` opens so many streams, so many a second (0: as fast as it can), and prints
+what came as JSON.  Both are cheap enough for ten thousand frames a second.
 """
 
 from __future__ import annotations
@@ -27,12 +27,50 @@ USAGE = (
     b'"total_tokens":64}}\n\n'
 )
 END = chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-_ROLE = b'{"role":"assistant","content":""}'
-#: The first chunk and the last ones, by what each chunk says of usage: as OpenAI does it.
-FIRST = {null: chunked(CHUNK % (_ROLE, b"null", null)) for null in (b"", b',"usage":null')}
-LAST = {
-    b"": chunked(CHUNK % (b"{}", b'"stop"', b"")) + END,
-    b',"usage":null': chunked(CHUNK % (b"{}", b'"stop"', b',"usage":null')) + chunked(USAGE) + END,
+
+
+def _spoken(null: bytes, usage: bytes) -> tuple[bytes, bytes, bytes]:
+    role = b'{"role":"assistant","content":""}'
+    return (
+        chunked(CHUNK % (role, b"null", null)),
+        CHUNK % (b'{"content":"t%d"}', b"null", null),
+        chunked(CHUNK % (b"{}", b'"stop"', null)) + usage + END,
+    )
+
+
+def _event(type: bytes, more: bytes) -> bytes:
+    return b'event: %b\ndata: {"type":"%b"%b}\n\n' % (type, type, more)
+
+
+#: A stream's first chunk, an event with a text, and the last chunks, by what was asked for.
+DIALECTS = {
+    "openai": _spoken(b"", b""),
+    "openai with usage": _spoken(b',"usage":null', chunked(USAGE)),
+    "anthropic": (
+        chunked(
+            _event(
+                b"message_start",
+                b',"message":{"id":"msg_1","type":"message","role":"assistant","content":[],'
+                b'"model":"claude","stop_reason":null,"stop_sequence":null,'
+                b'"usage":{"input_tokens":4,"output_tokens":1}}',
+            )
+            + _event(
+                b"content_block_start",
+                b',"index":0,"content_block":{"type":"text","text":""}',
+            )
+        ),
+        _event(b"content_block_delta", b',"index":0,"delta":{"type":"text_delta","text":"t%d"}'),
+        chunked(
+            _event(b"content_block_stop", b',"index":0')
+            + _event(
+                b"message_delta",
+                b',"delta":{"stop_reason":"end_turn","stop_sequence":null},'
+                b'"usage":{"output_tokens":60}',
+            )
+            + _event(b"message_stop", b"")
+        )
+        + b"0\r\n\r\n",
+    ),
 }
 _STAMP = re.compile(rb'"content":"t(\d+)"')
 
@@ -46,7 +84,7 @@ def upstream(frames: int, seconds: float) -> None:
     poll.register(listener.fileno(), select.EPOLLIN)
     open_: dict[int, socket.socket] = {}
     asked: dict[int, bytes] = {}
-    due: list[tuple[float, int, int, bytes]] = []
+    due: list[tuple[float, int, int, str]] = []
     while True:
         patience = max(0.0, due[0][0] - time.monotonic()) if due else -1
         for descriptor, _ in poll.poll(patience):
@@ -75,23 +113,26 @@ def upstream(frames: int, seconds: float) -> None:
             if b'"stream":true' not in body:
                 connection.send(PLAIN)
                 continue
-            null = b',"usage":null' if b'"include_usage":true' in body else b""
-            connection.send(STREAM_HEAD + FIRST[null])
+            usage = b'"include_usage":true' in body
+            spoken = "openai with usage" if usage else "openai"
+            if b"/messages" in body.partition(b"\r\n")[0]:
+                spoken = "anthropic"
+            connection.send(STREAM_HEAD + DIALECTS[spoken][0])
             first = time.monotonic() + random.random() * seconds
-            heapq.heappush(due, (first, descriptor, frames, null))
+            heapq.heappush(due, (first, descriptor, frames, spoken))
         now = time.monotonic()
         while due and due[0][0] <= now:
-            when, descriptor, left, null = due[0]
+            when, descriptor, left, spoken = due[0]
             stream = open_.get(descriptor)
-            text = b'{"content":"t%d"}' % time.monotonic_ns()
-            piece = chunked(CHUNK % (text, b"null", null)) if left else LAST[null]
+            _, text, last = DIALECTS[spoken]
+            piece = chunked(text % time.monotonic_ns()) if left else last
             try:
                 if stream is None or stream.send(piece) < len(piece) or not left:
                     raise OSError
             except OSError:
                 heapq.heappop(due)
             else:
-                heapq.heapreplace(due, (when + seconds, descriptor, left - 1, null))
+                heapq.heapreplace(due, (when + seconds, descriptor, left - 1, spoken))
 
 
 def _is_whole(request: bytes) -> bool:
@@ -104,7 +145,8 @@ def _is_whole(request: bytes) -> bool:
 
 def client(port: int, path: str, model: str, count: int, rate: float, frames: int) -> None:
     """Read *count* streams of *frames* frames; print what came, and when."""
-    content = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    messages = [{"role": "user", "content": "hi"}]
+    content = {"model": model, "messages": messages, "max_tokens": 1000, "stream": True}
     body = json.dumps(content).encode()
     request = (
         b"POST %b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-bench\r\n"

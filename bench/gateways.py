@@ -12,7 +12,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -87,6 +87,13 @@ type = "openai"
 model_name = "gpt-4"
 api_base = "http://127.0.0.1:{upstream}/v1"
 api_key_location = "none"
+[models.claude-x]
+routing = ["up"]
+[models.claude-x.providers.up]
+type = "anthropic"
+model_name = "claude-x"
+api_base = "http://127.0.0.1:{upstream}/v1"
+api_key_location = "env::ANTHROPIC_API_KEY"
 """
 #: It takes a port of its own choice, which is written beside its configuration; that a port listens
 #: says that it has begun.
@@ -151,7 +158,13 @@ def _ours(port: int, upstream: int, file: str) -> list[str]:
 
 
 def _upstream(upstream: int) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}/v1", "OPENAI_API_KEY": "sk-upstream"}
+    url = f"http://127.0.0.1:{upstream}"
+    return {
+        "OPENAI_BASE_URL": f"{url}/v1",
+        "OPENAI_API_KEY": "sk-upstream",
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_API_KEY": "sk-upstream",
+    }
 
 
 OURS = Peer("choreo-wsgi", _ours, environment=_upstream)
@@ -187,5 +200,12 @@ PEERS = [
         path="/openai/v1/chat/completions",
         model="tensorzero::model_name::gpt-4",
         module="tensorzero",
+        environment=_upstream,
     ),
+]
+#: Those that translate, with a model of Anthropic's.
+TRANSLATING = [
+    replace(peer, model=peer.model.replace("gpt-4", "claude-x"))
+    for peer in PEERS
+    if peer.environment is _upstream
 ]

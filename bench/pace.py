@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from .gateways import OURS, PEERS, Peer
+from .gateways import OURS, PEERS, TRANSLATING, Peer
 from .load import PYTHON, Gateway, gateway
 
 #: Seconds that ``many`` lasts, besides the time in which the streams begin.
@@ -109,8 +109,18 @@ HEADING = (
 def pace() -> None:
     """200 streams of 60 frames, 20 a second, through each gateway that is there."""
     print("pace: a frame's CPU time and delay, 200 streams of 20 frames a second; 0 lost")
+    _compare(PEERS)
+
+
+def translated() -> None:
+    """The same from Anthropic's events to chat chunks, through each gateway that translates."""
+    print("translated: as pace, from Anthropic's Messages to chat completions")
+    _compare(TRANSLATING)
+
+
+def _compare(peers: list[Peer]) -> None:
     print(HEADING)
-    for peer in PEERS:
+    for peer in peers:
         if not peer.installed():
             print(f"  {peer.name:16}is not installed")
             continue
