@@ -135,6 +135,11 @@ class Decoder:
         """Whether bytes of an event that was not dispatched yet are being held."""
         return bool(self._rest or self._data)
 
+    @property
+    def between(self) -> bool:
+        """Whether the next byte surely begins an event, of which nothing is known yet."""
+        return self._started and not (self.pending or self._event or self._skip_lf)
+
     def receive_data(self, data: bytes) -> list[Event]:
         """Take the next bytes; return the events that they complete, in order.
 

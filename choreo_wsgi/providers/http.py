@@ -122,6 +122,7 @@ class EventTranslator(Translator):
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         self._decoder = sse.Decoder(limit, errors="strict")
+        self._limit = limit
 
     def events(self, data: bytes) -> list[sse.Event]:
         """Return the events that *data* completes; those before undecodable bytes too."""

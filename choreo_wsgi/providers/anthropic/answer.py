@@ -6,6 +6,8 @@ events, blocks and deltas that are not known are passed over, as that page asks.
 
 from __future__ import annotations
 
+import re
+
 from ... import sse
 from ...chat.items import Delta, Item, Json, Usage, dump
 from ...chat.jsontext import count
@@ -33,6 +35,11 @@ _COUNTS = (
     "output_tokens",
     "cache_creation_input_tokens",
     "cache_read_input_tokens",
+)
+#: An event as nearly all are, of a text without escapes: read at once, for a third of the time.
+_PLAIN = re.compile(
+    rb'event: content_block_delta\ndata: \{"type":"content_block_delta","index":\d,'
+    rb'"delta":\{"type":"text_delta","text":"([ !#-\[\]-~]*)" *\} *\} *\n\n'
 )
 #: What a message says of its end.
 _STOP = ("stop_reason", "stop_sequence", "stop_details")
@@ -62,7 +69,14 @@ class AnthropicTranslator(EventTranslator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
-        for body in self.objects(data):
+        at = 0
+        if self._decoder.between and len(data) <= self._limit:
+            while (plain := _PLAIN.match(data, at)) is not None:
+                items.append(Delta(plain[1].decode()))
+                at = plain.end()
+            if at == len(data):
+                return
+        for body in self.objects(data[at:] if at else data):
             if body.get("type") == "content_block_delta":
                 delta = body["delta"]
                 if delta["type"] == "text_delta":
