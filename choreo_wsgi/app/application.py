@@ -74,9 +74,7 @@ class Application:
         if not self.settings.replay.startswith("memory:"):
             self._resumption()  # a wrong address is told at start
         self._admit(keys)
-        self._endpoints = Endpoints(
-            self._completions, self._resumption, self._control, self.settings
-        )
+        self._endpoints = Endpoints(self._completions, self._resumption, self.settings)
         #: What ``/metrics`` looks at; a server adds what it knows itself.
         self.gauges: dict[str, Callable[[], float]] = {
             "active_streams": lambda: self._slots.active,

@@ -13,7 +13,6 @@ from ..apis import API
 from ..errors import InvalidRequest
 from ..late import Late
 from ..settings import Settings
-from ..streams.stream import Control
 from .completions import Completions
 from .pending import Pending
 from .request import Call, Environ, read_body, trace, while_parsing
@@ -69,12 +68,10 @@ class Endpoints:
         self,
         completions: Completions,
         resumption: Callable[[], Resumption],
-        control: Control,
         settings: Settings,
     ) -> None:
         self._completions = completions
         self._resumption = resumption
-        self._control = control
         self._settings = settings
         self._kept: stored.StoredResponses | None = None
         self.routes: dict[str, dict[str, Handler]] = {
@@ -128,8 +125,5 @@ class Endpoints:
     def _stored(self) -> stored.StoredResponses:
         """Return who keeps responses: loaded when the first is to be kept or asked for."""
         if self._kept is None:
-            resumption = self._resumption()
-            self._kept = stored.StoredResponses(
-                resumption.store, self._completions, resumption, self._control
-            )
+            self._kept = stored.StoredResponses(self._resumption())
         return self._kept

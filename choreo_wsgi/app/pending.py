@@ -26,8 +26,9 @@ class Pending:
     """The body of an answer that the first bytes of *readable* decide.
 
     *decide* is given them, once; ``b""`` when there were none to the end, or for *patience*
-    seconds.  *abandon* is called instead if it does not come to that: with the error that is
-    answered, or None when nobody hears of it.  *gone* tells whether the client has left.
+    seconds.  If it has to see the *whole*, only the end decides.  *abandon* is called instead
+    if it does not come to that: with the error that is answered, or None when nobody hears of
+    it.  *gone* tells whether the client has left.
     """
 
     #: Calls start_response with what the given function returns or raises; returns the body.
@@ -42,6 +43,7 @@ class Pending:
         gone: Callable[[], bool],
         control: Control,
         patience: float = math.inf,
+        whole: bool = False,
     ) -> None:
         self._readable = readable
         self._decide = decide
@@ -49,6 +51,7 @@ class Pending:
         self._gone = gone
         self._control = control
         self._deadline = time.monotonic() + patience
+        self._whole = whole
         self._first = b""
         self._failure: Exception | None = None
         #: The body that goes on with the answer, once it is decided.
@@ -65,7 +68,11 @@ class Pending:
         """Return whether the answer can be decided."""
         try:
             self._first = self._readable.receive(timeout)
-            if self._first or self._readable.ended or time.monotonic() >= self._deadline:
+            if (
+                (self._first and not self._whole)
+                or self._readable.ended
+                or time.monotonic() >= self._deadline
+            ):
                 return True
             if self._control.stopping:
                 raise Unavailable("the server is shutting down", code="server_shutting_down")

@@ -52,9 +52,9 @@ class Resumption:
         settings: Settings,
     ) -> None:
         self.store = store
-        self._completions = completions
+        self.completions = completions
         self.readers = readers
-        self._control = control
+        self.control = control
         self._settings = settings
         self.orphans = Orphans(settings.orphan_seconds)
 
@@ -80,7 +80,7 @@ class Resumption:
         claim = self.store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
         if claim.writer is None:
             return self.join(call, claim.id, 0)
-        return self.record(call, api, request, claim.writer, stream_head(call, claim.id))
+        return self.record(call, api, request, claim.writer)
 
     @staticmethod
     def idempotency_key(call: Call) -> str | None:
@@ -105,14 +105,7 @@ class Resumption:
                 "too many streams of this key go on without a client", retry_after=RETRY_AFTER
             )
 
-    def record(
-        self,
-        call: Call,
-        api: API,
-        request: ChatRequest,
-        writer: Writer,
-        headers: Headers | None = None,
-    ) -> Pending:
+    def record(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Pending:
         """Return the answer to a stream that *writer* logs."""
         keyed = self.idempotency_key(call) is not None
 
@@ -126,11 +119,11 @@ class Resumption:
 
         try:
             self.refuse_more_orphans(call.key.id)
-            slot = self._completions.take_slot(call, request)
+            slot = self.completions.take_slot(call, request)
         except BaseException as error:
             abandon(error)
             raise
-        return self._completions.stream(
+        return self.completions.stream(
             call,
             api,
             request,
@@ -139,7 +132,7 @@ class Resumption:
             abandon=abandon,
             # A client that left can come back only with its key: it has no id yet.
             gone=(lambda: False) if keyed else None,
-            headers=headers,
+            headers=stream_head(call, writer.id),
         )
 
     def recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
@@ -169,9 +162,7 @@ class Resumption:
             api = call.account.api
             return _error_frame(_api_of(last) if api == "streams" else api, error, last)
 
-        playback = Playback(
-            reader, self._control, lambda last: self._recover(id, owner, last), fail
-        )
+        playback = Playback(reader, self.control, lambda last: self._recover(id, owner, last), fail)
 
         def on_close(outcome: str) -> None:
             slot.release()

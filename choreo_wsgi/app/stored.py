@@ -7,7 +7,6 @@ Its first frame holds the request's items and is never sent, so event n is frame
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -18,18 +17,14 @@ from ..apis import API
 from ..apis.responses.items import kind_of, listed_item, page
 from ..apis.responses.log import Told
 from ..apis.responses.request import input_items, read_request
-from ..chat.items import Json
+from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
-from ..chat.source import Over
 from ..errors import InvalidRequest, NotFound, StreamGone
-from ..replay import Store, Writer
-from ..streams.recording import Recording
-from ..streams.stream import Control
-from .completions import Completions
+from ..replay import Writer
 from .pending import Pending
 from .request import Call
 from .response import Response, json_response
-from .resumable import Resumption, stream_head
+from .resumable import Resumption
 
 #: An id of ours; others belong to the provider.
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
@@ -45,13 +40,11 @@ _BEYOND = 10**15
 class StoredResponses:
     """Makes the responses that are kept, and answers the routes under their ids."""
 
-    def __init__(
-        self, store: Store, completions: Completions, resumption: Resumption, control: Control
-    ) -> None:
-        self._store = store
-        self._completions = completions
+    def __init__(self, resumption: Resumption) -> None:
         self._resumption = resumption
-        self._control = control
+        self._store = resumption.store
+        self._completions = resumption.completions
+        self._control = resumption.control
 
     # -- make -----------------------------------------------------------------------------
 
@@ -80,16 +73,15 @@ class StoredResponses:
         queued: Json = api.writer(kept)
         queued = queued.response("queued")
         items = [*(past or ()), *input_items(fields)]
-        begun = json.dumps({"items": items, "response": queued}, ensure_ascii=False)
-        frame = sse.frame(begun.encode("utf-8", "replace"), 1, event="choreo.request")
+        begun = dump({"items": items, "response": queued})
+        frame = sse.frame(begun, 1, event="choreo.request")
         try:
             claim.writer.append(frame, 1)
         except BaseException:
             claim.writer.discard()
             raise
         if request.stream:
-            head = stream_head(call, claim.id)
-            return self._resumption.record(call, api, kept, claim.writer, head)
+            return self._resumption.record(call, api, kept, claim.writer)
         return self._begin(
             call, api, kept, claim.writer, queued if fields.get("background") else None
         )
@@ -110,11 +102,16 @@ class StoredResponses:
             recording.close()  # nobody waits for it: it goes on as without its client
             return json_response(queued)
 
-        def decide(first: bytes) -> Response:
+        def decide(last: bytes) -> Response:
+            failure = recording.failure
+            if failure is not None and failure.code != "stream_cancelled":
+                raise failure
             return json_response(self._response(call, request.answer_id))
 
-        whole = _Whole(recording)
-        return Pending(whole, decide, lambda error: None, gone=call.gone, control=self._control)
+        gone, control = call.gone, self._control
+        return Pending(
+            recording, decide, lambda error: None, gone=gone, control=control, whole=True
+        )
 
     # -- under an id ----------------------------------------------------------------------
 
@@ -197,25 +194,3 @@ def _stream_of(id: str) -> str:
     if match is None:
         raise NotFound("it is not one of ours")
     return "strm_" + match[1]
-
-
-class _Whole(Over):
-    """A recording as a ``Readable`` that has nothing but an end, or what it failed with."""
-
-    _source: Recording
-
-    def __init__(self, recording: Recording) -> None:
-        self._source = recording
-        self.ended = False
-
-    def receive(self, timeout: float) -> bytes:
-        """Return ``b""``; raises what the response failed with, unless it was cancelled."""
-        self._source.receive(timeout)
-        self.ended, failure = self._source.ended, self._source.failure
-        if failure is not None and failure.code != "stream_cancelled":
-            raise failure
-        return b""
-
-    def close(self) -> None:
-        """The client has gone; the recording goes on without it."""
-        self._source.close()

@@ -99,6 +99,7 @@ def _is_annotation(one: dict[str, Json]) -> bool:
 #: Members of a delta that writers of other APIs take apart, and what in them is of use.
 _LISTS: dict[str, Callable[[dict[str, Json]], bool]] = {
     "images": _is_image,
+    "content_parts": lambda part: True,
     "thinking_blocks": _is_thought,
     "annotations": _is_annotation,
 }

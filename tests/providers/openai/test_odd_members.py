@@ -35,7 +35,17 @@ BODIES = {
 @pytest.mark.parametrize("api", BODIES)
 @pytest.mark.parametrize(
     "member",
-    ["images", "thinking_blocks", "annotations", "audio", "logprobs", "content", "refusal", "x"],
+    [
+        "images",
+        "thinking_blocks",
+        "annotations",
+        "content_parts",
+        "audio",
+        "logprobs",
+        "content",
+        "refusal",
+        "x",
+    ],
 )
 def test_odd_members_are_no_failure_of_ours(member: str, api: str, stream: bool) -> None:
     for value in [*ODD, PARTS, CITED, THOUGHT, *([one] for one in (*PARTS, *CITED, *THOUGHT))]:
