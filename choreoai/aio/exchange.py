@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,17 +31,8 @@ from ..errors import (
 )
 from ..policy import Options, backoff, retry_delay
 from ..reading import Reading
-from ..transports.base import (
-    Attempt,
-    Cancelled,
-    Stalled,
-    T,
-    receive_some,
-    send_some,
-    shutdown,
-)
+from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
 from ..transports.nonblocking import Waiter, waiter
-from ..transports.route import Route, find_route
 
 if TYPE_CHECKING:
     from .client import AsyncChoreoAI
@@ -83,9 +73,7 @@ class AsyncExchange:
         self._request = client._request(method, path, body, options, reading is not None)
         self.options = options
         self._cancelled = False
-        # Who waits for the connection, and a lock that is taken once: by who gives the
-        # connection back, or by who breaks it off from another task or thread.
-        self._held: tuple[Waiter, threading.Lock] | None = None
+        self._waits: Waiter | None = None  # there as long as there is a connection
 
     async def open(self) -> AsyncExchange:
         """Send the request until the head of a good answer is there; return this exchange.
@@ -129,7 +117,7 @@ class AsyncExchange:
     async def _send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""
         pool = self._client._transport
-        route = self._route = find_route(pool.session, request.url or "")
+        route = self._route = Route.find(pool.session, request.url or "")
         sock = await pool.connect(route, self.options.timeout.connect)
         self._rest = b""  # received but not yet asked for
         self._unpack: Callable[[bytes], bytes] | None = None
@@ -168,10 +156,10 @@ class AsyncExchange:
                 return head
 
     async def _perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
-        if self._held is None:
+        if self._waits is None:
             raise Cancelled
         try:
-            done = await self._held[0].perform(attempt, write, deadline)
+            done = await self._waits.perform(attempt, write, deadline)
         except Stalled:
             late = APITimeoutError(f"nothing new came in time: {self.options.timeout}")
             late._hopeless = True  # the request may be at work
@@ -269,38 +257,36 @@ class AsyncExchange:
 
     def _hold(self, sock: socket.socket) -> None:
         self._pid = os.getpid()
-        self._held = waiter(sock), threading.Lock()
+        self._waits = waiter(sock)
         if self._cancelled:
             raise Cancelled
 
     def cancel(self) -> None:
         """Give up: who waits gets Cancelled at once, except while a connection is made."""
         self._cancelled = True
-        held = self._held
-        if held is not None and held[1].acquire(blocking=False):
-            shutdown(held[0].sock)
+        waits = self._waits
+        if waits is not None and waits.claim.acquire(blocking=False):
+            waits.shut_down()
 
     def close(self) -> None:
         """Give the connection back if the body is complete, close it otherwise."""
-        held, framing = self._held, self._head.framing
-        whole = framing.done and not framing.excess and not self._rest
-        if held is None or not whole or not self._head.keep_alive or not held[1].acquire(False):
+        waits, framing = self._waits, self._head.framing
+        kept = framing.done and not framing.excess and not self._rest and self._head.keep_alive
+        if waits is None or not kept or not waits.claim.acquire(blocking=False):
             self.drop()
             return
-        self._held = None
-        held[0].close(keep=True)
-        self._client._transport.keep(self._route, held[0].sock)
+        self._waits = None
+        waits.close(keep=True)
+        self._client._transport.keep(self._route, waits.sock)
 
     def drop(self) -> None:
         """Close the connection; nothing is asked that could wait."""
-        held, self._held = self._held, None
-        if held is None:
-            return
-        if self._pid == os.getpid():
-            shutdown(held[0].sock)
-            held[0].close()
-        else:
-            held[0].sock.close()  # the parent's loop goes on with its own
+        waits, self._waits = self._waits, None
+        if waits is not None and self._pid == os.getpid():
+            waits.shut_down()
+            waits.close()
+        elif waits is not None:
+            waits.sock.close()  # the parent's loop goes on with its own
 
 
 def _dictionary(head: Head) -> Mapping[str, str]:

@@ -13,8 +13,8 @@ from contextlib import suppress
 import requests
 from urllib3.util.wait import wait_for_read
 
+from ..transports.base import Route
 from ..transports.blocking import dial
-from ..transports.route import Route
 
 _IDLE_CONNECTIONS = 100
 

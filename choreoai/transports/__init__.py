@@ -1,6 +1,5 @@
 """What is below the two clients: how a socket is connected, and how one waits for it.
 
 :mod:`.blocking` has requests connect, and threads wait; :mod:`.nonblocking` connects and waits
-on the running event loop.  Both have ``dial`` and ``waiter``; HTTP over what these give is
-written once, in :mod:`choreoai.aio.transport`.
+on the running event loop.  Both have ``dial`` and ``waiter``.
 """

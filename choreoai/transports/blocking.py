@@ -17,8 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from .base import NOT_READY, Attempt, BaseWaiter, Nested, Stalled, T, unreachable, wants_to_write
-from .route import Route
+from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T
 
 _LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
 # urllib3 tells in words alone that a proxy refuses to make a tunnel, and with which status.
@@ -40,7 +39,7 @@ class Waiter(BaseWaiter):
             try:
                 return attempt(self.sock)
             except NOT_READY as error:
-                write = wants_to_write(error, write)
+                write = self.wants_to_write(error, write)
             if (left := deadline - time.monotonic()) <= 0:
                 raise Stalled
             wait = wait_for_write if write else wait_for_read
@@ -108,8 +107,7 @@ def _connect(route: Route, limit: float | None) -> socket.socket:
         root: BaseException = error
         while (deeper := root.__cause__ or root.__context__) is not None:
             root = deeper
-        raise unreachable(
-            route.origin,
+        raise route.unreachable(
             root,
             # A refused connection is a ConnectTimeoutError too, for urllib3.
             timed_out=isinstance(error, (ConnectTimeoutError, TimeoutError))

@@ -1,11 +1,20 @@
-"""Below the async client: sockets connected on the event loop, as requests would have them."""
+"""Below the async client: sockets connected and waited for on asyncio's, uvloop's or trio's loop.
+
+They are connected as requests would have them.  The one thing that is asked of a loop is to
+try something each time a socket is ready, until it works: receive, send, connect, shake
+hands.  No loop's own streams are used, so a connection can be kept from one loop to the next.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
+import sys
+import threading
 import time
+from contextlib import suppress
 from functools import lru_cache, partial
 from math import inf
 from operator import methodcaller
@@ -19,11 +28,163 @@ from choreo_wsgi.upstream.framing import FramingError, Truncated
 from choreo_wsgi.upstream.head import head_end, parse_head
 
 from ..errors import APIConnectionError
-from .base import Attempt, Nested, Stalled, T, receive_some, send_some, unreachable
-from .route import Route, proxy_authorization
-from .waiting import Waiter as Waiter
-from .waiting import lookup
-from .waiting import waiter as waiter
+from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T, receive_some, send_some
+
+
+class AsyncioWaiter(BaseWaiter):
+    """Waits on an asyncio loop.
+
+    The attempt is made inside the loop's callback, and the callback stays registered
+    from one wait to the next: for a stream that saves two system calls and a turn of the
+    loop for each read.  One timer serves all waits: it is set again when it goes off early.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._fd = sock.fileno()
+        self._watched: str | None = None
+        self._attempt: Attempt[Any] = receive_some
+        self._future: asyncio.Future[Any] | None = None
+        self._deadline = self._due = inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> asyncio.Future[T]:
+        """Await ``attempt(sock)``, made as soon as the socket lets it come to an end.
+
+        It is tried when the socket is readable (or writable, with *write*).  Raises what
+        it raises, and Stalled at *deadline* (of ``time.monotonic``).
+        """
+        self._attempt = attempt
+        self._watch("writer" if write else "reader")
+        self._deadline = deadline
+        if deadline < self._due:
+            self._set_timer(deadline)
+        # No coroutine, which would cost each read more.
+        future = self._future = self._loop.create_future()
+        return future
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        self._due = inf
+        if self._future is None or self._future.done() or self._deadline == inf:
+            return
+        if time.monotonic() < self._deadline:
+            self._set_timer(self._deadline)
+        else:
+            self._future.set_exception(Stalled())
+
+    def _ready(self) -> None:
+        future = self._future
+        if future is None or future.done():
+            self._watch(None)  # nobody takes what comes: it stays in the socket
+            return
+        try:
+            future.set_result(self._attempt(self.sock))
+        except NOT_READY as error:
+            write = self.wants_to_write(error, self._watched == "writer")
+            self._watch("writer" if write else "reader")
+        except Exception as error:
+            future.set_exception(error)
+
+    def _watch(self, wanted: str | None) -> None:
+        if wanted == self._watched:
+            return
+        if self._watched is not None:
+            getattr(self._loop, f"remove_{self._watched}")(self._fd)
+        self._watched = wanted
+        if wanted is not None:  # Windows needs asyncio.SelectorEventLoop for it
+            getattr(self._loop, f"add_{wanted}")(self._fd, self._ready)
+
+    def close(self, keep: bool = False) -> None:
+        if threading.get_ident() != self._thread:  # a finaliser's
+            # The descriptor must not become another's before the loop has forgotten it.
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._close, keep)
+                return
+        self._close(keep)
+
+    def _close(self, keep: bool) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._loop.is_closed():
+            self._watch(None)
+        super().close(keep)
+
+
+class TrioWaiter(BaseWaiter):
+    """Waits on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
+
+    async def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
+        trio = sys.modules["trio"]
+        with trio.move_on_after(max(0.0, deadline - time.monotonic())):
+            while True:
+                ready = trio.lowlevel.wait_writable if write else trio.lowlevel.wait_readable
+                await ready(self.sock)
+                try:
+                    return attempt(self.sock)
+                except NOT_READY as error:
+                    write = self.wants_to_write(error, write)
+        raise Stalled
+
+
+#: Who waits for one socket.
+Waiter = Union[AsyncioWaiter, TrioWaiter]
+
+
+def _on_trio() -> Any:
+    """Return the module trio if that runs the current task."""
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
+
+
+def waiter(sock: socket.socket) -> Waiter:
+    """Return who waits for *sock* on the loop that runs the current task."""
+    return TrioWaiter(sock) if _on_trio() else AsyncioWaiter(sock)
+
+
+async def lookup(host: str, port: int, limit: float) -> list[Any]:
+    """Return what ``socket.getaddrinfo`` does.  Raises Stalled after *limit* seconds."""
+    find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # an address: nothing to look up
+        return find(flags=socket.AI_NUMERICHOST)
+    # A thousand streams that begin at once must not begin a thousand threads.
+    if trio := _on_trio():
+        limiter = _two_at_a_time(trio.lowlevel.current_trio_token())
+        with trio.move_on_after(limit):
+            run = trio.to_thread.run_sync
+            return list(await run(find, limiter=limiter, abandon_on_cancel=True))
+        raise Stalled
+    loop = asyncio.get_running_loop()
+    key = (loop, host, port)
+    task = _lookups.get(key)
+    if task is None:
+        task = _lookups[key] = asyncio.ensure_future(loop.run_in_executor(None, find))
+        task.add_done_callback(lambda done: _forget(key, done))
+    if not (await asyncio.wait((task,), timeout=None if limit == inf else limit))[0]:
+        raise Stalled
+    return task.result()
+
+
+_lookups: dict[tuple[Any, str, int], asyncio.Future[list[Any]]] = {}
+
+
+def _forget(key: tuple[Any, str, int], done: asyncio.Future[list[Any]]) -> None:
+    _lookups.pop(key, None)
+    if not done.cancelled():
+        done.exception()  # seen, also when all who asked have gone
+
+
+@lru_cache(maxsize=4)
+def _two_at_a_time(run: object) -> Any:
+    """Return the limiter of the look-ups in the ``trio.run`` that the token *run* is of."""
+    return sys.modules["trio"].CapacityLimiter(2)
 
 
 async def dial(route: Route, limit: float | None) -> socket.socket:
@@ -49,7 +210,7 @@ async def dial(route: Route, limit: float | None) -> socket.socket:
             failure = error
     timed_out, hopeless = isinstance(failure, Stalled), isinstance(failure, ssl.SSLError)
     why = f"not within {limit} seconds" if timed_out else failure
-    raise unreachable(route.origin, why, timed_out=timed_out, hopeless=hopeless) from failure
+    raise route.unreachable(why, timed_out=timed_out, hopeless=hopeless) from failure
 
 
 async def _establish(place: Any, route: Route, deadline: float) -> socket.socket:
@@ -104,7 +265,7 @@ def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> 
 
 async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
     """Have the proxy connect to the server: RFC 9110, section 9.3.6."""
-    headers = {"Host": route.authority, **proxy_authorization(route.proxy)}
+    headers = {"Host": route.authority, **route.proxy_headers}
     lines = [f"CONNECT {route.authority} HTTP/1.1", *map(": ".join, headers.items())]
     request = memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
     await _perform(sock, partial(send_some, request), True, deadline)
@@ -116,7 +277,7 @@ async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
     head = parse_head(answer[:end], "HEAD")
     if not 200 <= head.status < 300:
         why = f"the proxy refused the tunnel: {head.status} {head.reason}"
-        raise unreachable(route.origin, why, hopeless=head.status < 500)
+        raise route.unreachable(why, hopeless=head.status < 500)
 
 
 @lru_cache(maxsize=8)
