@@ -156,6 +156,8 @@ def test_an_outage_is_nobodys_silence(open_shared: Opener, monkeypatch: pytest.M
 
     monkeypatch.setattr(ours._backend, "beat", away)  # type: ignore[attr-defined]
     eventually(lambda: not ours.reachable)  # type: ignore[attr-defined]
+    with pytest.raises(ReplayUnavailable):  # at once: nobody waits for it again and again
+        ours._keeper.ask(lambda: pytest.fail("asked"))  # type: ignore[attr-defined]
     reader.wake()  # type: ignore[attr-defined]
     assert reader.receive(0) == b""  # and the beat of its producer is known
     keeper = theirs._keeper  # type: ignore[attr-defined]
