@@ -24,6 +24,7 @@ from replay_helpers import (
 from choreo_wsgi.errors import NotFound, ReplayUnavailable, StreamGone
 from choreo_wsgi.replay import Fenced, Store, Writer, open_store
 from choreo_wsgi.replay.backend import Unreachable, Write
+from choreo_wsgi.replay.database import Database
 from choreo_wsgi.settings import Settings
 
 
@@ -185,3 +186,17 @@ def test_a_writer_that_waits_for_nothing_is_told_that_it_is_fenced(open_shared: 
     store.delete(writer.id, "alice")
     with pytest.raises(Fenced):
         writer.append(frame(2), 1, wait=False)
+
+
+def test_what_fails_within_a_transaction_leaves_nothing(tmp_path: Path) -> None:
+    """No row, and no lock for whoever comes next."""
+    path = tmp_path / "replay.db"
+    open_store(f"sqlite:{path}", Settings()).close()
+    first, second = Database(path), Database(path)
+    with pytest.raises(ZeroDivisionError), first.transaction() as db:
+        db.execute("INSERT INTO producer VALUES ('p', 1)")
+        raise ZeroDivisionError
+    for database in (second, first):
+        with database.transaction(wait=False) as db:
+            assert db.execute("SELECT count(*) FROM producer").fetchone() == (0,)
+        database.close()
