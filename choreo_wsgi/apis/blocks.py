@@ -51,14 +51,14 @@ class BlockWriter(AnswerWriter):
 
     # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
     # a call), its opening, its end with a status; a citation in a text, thinking that came
-    # whole (behind its text, if it has any), the picture in a data URL.
+    # whole (behind its text, if it has any), a picture of a media type, in base64.
     _begin: Callable[[], bytes]
     _block: Callable[[str, ToolCall | None], Block]
     _opened: Callable[[Block], bytes]
     _closed: Callable[[Block, str], bytes]
     _cited: Callable[[Block, Mapping[str, Json]], bytes]
     _sealed: Callable[[Mapping[str, Json]], bytes]
-    _drawn: Callable[[str], bytes]
+    _drawn: Callable[[str, str], bytes]
 
     def __init__(self, model: str, stream: bool) -> None:
         self.model = model
@@ -99,7 +99,9 @@ class BlockWriter(AnswerWriter):
             if told and self._text is not None and self._text.kind == "text":
                 frames += self._cited(self._text, told)
         for image in extra.get("images") or ():
-            frames += self._drawn(image["image_url"]["url"])
+            url: str = image["image_url"]["url"]
+            kind, _, data = url.removeprefix("data:").partition(";base64,")
+            frames += self._drawn(kind, data) if data else self._leave_out(f"the picture {url}")
         for part in extra.get("content_parts") or ():
             frames += self._leave_out(f"a part of the type {part.get('type')!r}")
         for call in delta.tool_calls:

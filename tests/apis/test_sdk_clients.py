@@ -530,6 +530,33 @@ def test_citations_and_the_stop_sequence_of_a_message(noted: str) -> None:
         assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
 
 
+def test_what_has_no_room_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages have no pictures, Responses none without their data, and nobody unknown parts."""
+    pictures = [
+        {"image_url": {"url": link}} for link in ("data:image/png;base64,AAAA", "https://x")
+    ]
+    extra = {"images": pictures, "content_parts": [{"index": 0, "type": "smell"}]}
+    items = [Delta("See "), Delta(extra=extra), Delta("this."), Finish()]
+    monkeypatch.setattr(Scripted, "script", staticmethod(lambda request: from_deltas(items)))
+    left_out = ["[left out: the picture https://x]", "[left out: a part of the type 'smell']"]
+    members: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
+        whole = client.messages.create(**members)
+        with client.messages.stream(**members) as stream:
+            streamed = stream.get_final_message()
+    told = ["See ", "[left out: a picture of the type image/png]", *left_out, "this."]
+    for message in (whole, streamed):
+        judge(MESSAGE, message.to_dict(mode="json"))
+        assert [block.text for block in message.content] == told  # type: ignore[union-attr]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as other:
+        response: Any = other.responses.create(model="m", input="hi")
+    judge(RESPONSE, response.to_dict(mode="json"))
+    first, picture, *others = response.output
+    assert picture.result == "AAAA"
+    texts = [item.content[0].text for item in (first, *others)]
+    assert texts == ["See ", *left_out, "this."]
+
+
 # -- silence ----------------------------------------------------------------------------------
 
 

@@ -127,8 +127,7 @@ class MessageWriter(BlockWriter):
         frames += self._delta_of(self._text, type="signature_delta", signature=signature)
         return frames + self._close_text()
 
-    def _drawn(self, url: str) -> bytes:
-        kind = url.removeprefix("data:").partition(";")[0][:40]
+    def _drawn(self, kind: str, data: str) -> bytes:
         return self._leave_out(f"a picture of the type {kind}")
 
     def _closed(self, block: Block, status: str) -> bytes:

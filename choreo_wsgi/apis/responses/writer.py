@@ -149,8 +149,8 @@ class ResponseWriter(BlockWriter):
         self._text.item["encrypted_content"] = content
         return self._close_text()
 
-    def _drawn(self, url: str) -> bytes:
-        return self._whole(self._new("picture", "picture", result=url.partition(",")[2]))
+    def _drawn(self, kind: str, data: str) -> bytes:
+        return self._whole(self._new("picture", "picture", result=data))
 
     def _closed(self, block: Block, status: str) -> bytes:
         frames, name = b"", block.event.removeprefix("response.").removesuffix("delta")
