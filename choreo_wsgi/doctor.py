@@ -15,7 +15,6 @@ import http.client
 import json
 import re
 import secrets
-import ssl
 import threading
 import time
 import zlib
@@ -112,6 +111,7 @@ class Answer:
     status: int = 0
     version: int = 11
     headers: dict[str, str] = field(default_factory=dict)
+    packing: str = ""
     text: str = ""
     words: list[float] = field(default_factory=list)
     pings: list[float] = field(default_factory=list)
@@ -125,11 +125,6 @@ class Answer:
             times += [now] * (self.text.count(mark) - len(times))
 
     @property
-    def packing(self) -> str:
-        """The content coding, empty if there is none."""
-        return self.headers.get("content-encoding", "")
-
-    @property
     def proxy(self) -> str:
         """The name of the proxy, if it names itself; our own server does not."""
         words = f"{self.headers.get('server', '')} {self.headers.get('via', '')}".lower()
@@ -137,16 +132,11 @@ class Answer:
         return next((name for name in names if name.lower() in words), "")
 
     @property
-    def complete(self) -> bool:
-        """Whether all of it came."""
-        done = self.text.rstrip().endswith(("data: [DONE]", "}"))
-        return self.status == 200 and not self.problem and done
-
-    @property
-    def why(self) -> str:
-        """What is wrong with it, in a few words."""
+    def wrong(self) -> str:
+        """What is wrong with it, in a few words; nothing when all of it came."""
         if self.status in (0, 200):
-            return self.problem or "the answer was cut"
+            cut = not self.text.rstrip().endswith(("data: [DONE]", "}"))
+            return self.problem or "the answer was cut" * cut
         if self.status < 400:
             return f"HTTP {self.status} to {self.headers.get('location', 'nowhere')}: ask there"
         found = re.search(r'"message": ?"([^"]+)', self.text)
@@ -203,17 +193,17 @@ class Route:
             answer.headers = {name.lower(): value for name, value in response.getheaders()}
             if answer.status == 200 and "choreo-saw" not in answer.headers:
                 answer.problem = NOT_OURS
+            answer.packing = answer.headers.get("content-encoding", "")
             known = answer.packing in ("gzip", "deflate")
             unpack = zlib.decompressobj(47).decompress if known else bytes
             while not answer.problem and (data := response.read1(65536)):
                 answer.take(unpack(data).decode("utf-8", "replace"), time.monotonic() - began)
                 if leave_after and len(answer.words) >= leave_after:
                     break
-        except ssl.SSLCertVerificationError as error:
-            trust = "SSL_CERT_FILE names the authorities to trust"
-            answer.problem = f"{error.verify_message} ({trust})"
         except (OSError, http.client.HTTPException, zlib.error) as error:
             answer.problem = str(error) or type(error).__name__
+            if untrusted := getattr(error, "verify_message", ""):
+                answer.problem = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
         finally:
             connection.close()
         answer.took = time.monotonic() - began
@@ -232,8 +222,8 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
     Raises ChoreoError when there is no answer to examine.
     """
     paced = route.ask(_WORDS, delay_ms=_GAP * 1000)
-    if not paced.complete:
-        raise ChoreoError(f"no stream to examine: {paced.why}")
+    if paced.wrong:
+        raise ChoreoError(f"no stream to examine: {paced.wrong}")
     saw = _SAW.fullmatch(paced.headers["choreo-saw"])
     if saw is None or len(paced.words) != _WORDS:
         raise ChoreoError(f"no stream to examine: {NOT_OURS}")
@@ -275,7 +265,7 @@ def _leaving(route: Route) -> Finding:
     if '"running"' in asked.text:
         text = f"a client that leaves is not noticed in {_PATIENCE:.0f} s: its tokens are paid for"
         return NOT_NOTICED, text
-    why = "another process answers" if asked.complete else asked.why
+    why = asked.wrong or "another process answers"
     return 0, f"whether a leaving client is noticed cannot be told: {why}"
 
 
@@ -287,14 +277,14 @@ def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[Finding
     silent = ask()
     beside.join()
     for what, answer in (("a silent stream", silent), ("a plain answer", plain[0])):
-        if answer.complete:
+        if not answer.wrong:
             yield 0, f"{what} of {seconds:g} s passes"
         elif 400 <= answer.status < 500:
-            raise ChoreoError(f"{what} cannot be asked for: {answer.why}")
+            raise ChoreoError(f"{what} cannot be asked for: {answer.wrong}")
         else:
-            after = f"after {answer.took:.1f} s: {answer.why}"
+            after = f"after {answer.took:.1f} s: {answer.wrong}"
             yield TIMED_OUT, f"time-out: {what} is given up {after}"
-    if silent.complete and seconds > heartbeat:
+    if not silent.wrong and seconds > heartbeat:
         if silent.pings and silent.pings[0] < seconds - 0.5 * heartbeat:
             yield 0, f"heartbeats pass: {len(silent.pings)} in {seconds:g} s"
         else:

@@ -44,7 +44,8 @@ class Account:
     pings: int = 0
     first: float | None = None
     last: float = 0.0
-    finished: float | None = None
+    #: From the head to the end, once it has come.
+    seconds: float | None = None
     #: How many gaps between blocks were up to each of GAPS, and how many longer.
     gaps: list[int] = field(default_factory=list)
     #: Headers for the provider, by which its log and ours are joined.
@@ -83,19 +84,14 @@ class Account:
 
     def finish(self, outcome: str = "") -> None:
         """Write the log line; only the first call does anything."""
-        if self.finished is not None:
+        if self.seconds is not None:
             return
-        self.finished = time.monotonic()
+        self.seconds = time.monotonic() - self.began
         self.outcome = outcome or self.outcome or "ok"
         if log.access.isEnabledFor(logging.INFO):
             log.write_account(self.to_dict())
         for observer in self.observers:
             observer.finished(self)
-
-    @property
-    def seconds(self) -> float:
-        """From the head to the end, or to now."""
-        return (self.finished or time.monotonic()) - self.began
 
     def to_dict(self) -> dict[str, str | int | float | None]:
         """Return what the log tells, in its order; None where a member does not apply."""
@@ -110,7 +106,7 @@ class Account:
             "api": self.api or None,
             "model": self.model or None,
             "provider": self.target or None,
-            "seconds": round(self.seconds, 3),
+            "seconds": round(self.seconds or 0, 3),
             "first": None if self.first is None else round(self.first - self.began, 3),
             "tokens_in": usage.prompt_tokens if usage else None,
             "tokens_out": usage.completion_tokens if usage else None,

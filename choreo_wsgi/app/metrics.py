@@ -7,9 +7,11 @@ that run) is looked at once a second.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import prometheus_client as prometheus
@@ -60,6 +62,17 @@ _GAUGES: dict[str, tuple[str, Any]] = {
 }
 
 
+class _Processes(MultiProcessCollector):
+    """Collects what each process has left, but for one that begins or ends at this moment."""
+
+    def collect(self) -> Any:
+        files = []
+        for file in Path(self._path).glob("*.db"):
+            with contextlib.suppress(FileNotFoundError):
+                files += [str(file)] * (file.stat().st_size > 0)
+        return self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+
+
 class Metrics(Observer):
     """Counts finished requests; the gauges of *app* are asked when the rest is told."""
 
@@ -105,14 +118,13 @@ class Metrics(Observer):
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
         count, model = self._counters, self._model(account)
-        count["requests"].labels(account.api, model, account.outcome).inc()
         count["frames"].inc(account.frames)
         count["heartbeats"].inc(account.pings)
         count["client_disconnects"].inc(account.outcome in ("client_closed", "client_left"))
         count["replay_errors"].inc(account.outcome == "replay_unavailable")
         if account.failovers:
             count["failovers"].labels(model).inc(account.failovers)
-        self._histograms["request_seconds"].observe(account.seconds)
+        self._histograms["request_seconds"].observe(account.seconds or 0)
         if account.first is not None:
             self._histograms["first_token_seconds"].observe(account.first - account.began)
             # Many at once, for which there is no public way: one by one they would cost a
@@ -122,6 +134,8 @@ class Metrics(Observer):
             for bucket, number in zip(gap._buckets, account.gaps, strict=False):
                 if number:
                     bucket.inc(number)
+        # The last: who sees the request counted sees all of it.
+        count["requests"].labels(account.api, model, account.outcome).inc()
 
     def charged(self, account: Account) -> None:
         """Count the tokens of a generation that is over."""
@@ -153,7 +167,7 @@ class Metrics(Observer):
         registry = self._registry
         if self._shared:
             registry = prometheus.CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            _Processes(registry)  # type: ignore[no-untyped-call]
         body = prometheus.generate_latest(registry)
         kind = ("Content-Type", prometheus.CONTENT_TYPE_LATEST)
         return Response(200, [kind, ("Content-Length", str(len(body)))], [body])
