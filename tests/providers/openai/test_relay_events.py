@@ -145,6 +145,13 @@ def test_line_ends_of_each_kind_one_byte_at_a_time() -> None:
         assert not any(frames[:-1]) and frames[-1] == without_usage([ROLE]), end
 
 
+def test_what_stands_beside_a_finish_that_is_repeated_is_kept() -> None:
+    again = STOP.replace(b',"usage":null', b',"citations":["u"]')
+    frames, error, _ = relay_all([ROLE, text("a"), STOP, again, sse.DONE])
+    assert error is None
+    assert [chunk["citations"] for chunk in chunks(frames) if "citations" in chunk] == [["u"]]
+
+
 def test_the_end_may_be_said_twice() -> None:
     """What is due then is given once."""
     relay = EventRelay(1, Rewriting(include_usage=True))
