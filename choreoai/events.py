@@ -29,13 +29,16 @@ class ChunkEvent:
 
 
 @dataclass
-class ContentDeltaEvent:
-    """Text came: *delta*; *snapshot* is all of it, *parsed* that as JSON if a type was asked."""
+class TextDeltaEvent:
+    """Text came, of the answer or of a refusal: *delta*; *snapshot* is all of it.
 
+    *parsed* is the answer's snapshot as JSON, if a type was asked for.
+    """
+
+    type: Literal["content.delta", "refusal.delta"]
     delta: str
     snapshot: str
     parsed: Any = None
-    type: Literal["content.delta"] = "content.delta"
 
 
 @dataclass
@@ -48,15 +51,6 @@ class ContentDoneEvent(Generic[T]):
 
 
 @dataclass
-class RefusalDeltaEvent:
-    """A piece of a refusal came."""
-
-    delta: str
-    snapshot: str
-    type: Literal["refusal.delta"] = "refusal.delta"
-
-
-@dataclass
 class RefusalDoneEvent:
     """The refusal is complete."""
 
@@ -65,57 +59,42 @@ class RefusalDoneEvent:
 
 
 @dataclass
-class FunctionToolCallArgumentsDeltaEvent:
-    """A piece of a call's arguments came; *arguments* are all of them."""
+class FunctionToolCallArgumentsEvent:
+    """A piece of a call's arguments came, or they are complete; *arguments* are all of them."""
 
+    type: Literal["tool_calls.function.arguments.delta", "tool_calls.function.arguments.done"]
     name: str
     index: int
     arguments: str
-    arguments_delta: str
+    arguments_delta: str = ""
     parsed_arguments: Any = None
-    type: Literal["tool_calls.function.arguments.delta"] = "tool_calls.function.arguments.delta"
 
 
 @dataclass
-class FunctionToolCallArgumentsDoneEvent:
-    """The arguments of a call are complete."""
+class LogprobsEvent:
+    """Probabilities of tokens came, or are complete, of the text (*content*) or of a refusal.
 
-    name: str
-    index: int
-    arguments: str
-    parsed_arguments: Any = None
-    type: Literal["tool_calls.function.arguments.done"] = "tool_calls.function.arguments.done"
+    *snapshot* is all of them.
+    """
 
-
-@dataclass
-class LogprobsDeltaEvent:
-    """Probabilities of tokens came, of the text (*content*) or of a refusal."""
-
-    type: Literal["logprobs.content.delta", "logprobs.refusal.delta"]
+    type: Literal[
+        "logprobs.content.delta",
+        "logprobs.content.done",
+        "logprobs.refusal.delta",
+        "logprobs.refusal.done",
+    ]
     snapshot: list[TokenLogprob]
-    content: list[TokenLogprob] = field(default_factory=list)
-    refusal: list[TokenLogprob] = field(default_factory=list)
-
-
-@dataclass
-class LogprobsDoneEvent:
-    """The probabilities are complete, of the text (*content*) or of a refusal."""
-
-    type: Literal["logprobs.content.done", "logprobs.refusal.done"]
     content: list[TokenLogprob] = field(default_factory=list)
     refusal: list[TokenLogprob] = field(default_factory=list)
 
 
 ChatCompletionStreamEvent = Union[
     ChunkEvent,
-    ContentDeltaEvent,
+    TextDeltaEvent,
     ContentDoneEvent[T],
-    RefusalDeltaEvent,
     RefusalDoneEvent,
-    FunctionToolCallArgumentsDeltaEvent,
-    FunctionToolCallArgumentsDoneEvent,
-    LogprobsDeltaEvent,
-    LogprobsDoneEvent,
+    FunctionToolCallArgumentsEvent,
+    LogprobsEvent,
 ]
 
 
@@ -153,20 +132,22 @@ class EventReading(Reading, Generic[T]):
         if delta.content is not None:
             text = self.fold.text(index)
             parsed = self.parser.content({"content": text}, partial=True)
-            yield ContentDeltaEvent(delta.content, text, parsed)
+            yield TextDeltaEvent("content.delta", delta.content, text, parsed)
         if delta.refusal is not None:
-            yield RefusalDeltaEvent(delta.refusal, self.fold.text(index, "refusal"))
+            text = self.fold.text(index, "refusal")
+            yield TextDeltaEvent("refusal.delta", delta.refusal, text)
         for name in ("content", "refusal"):
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._logprobs.setdefault((index, name), [])
                 seen += tokens
                 kind: Any = f"logprobs.{name}.delta"
-                yield LogprobsDeltaEvent(kind, [*seen], **{name: tokens})
+                yield LogprobsEvent(kind, [*seen], **{name: tokens})
         for piece in delta.tool_calls or ():
             number = piece.index or 0
             name, arguments = self.fold.function(index, number)
+            kind = "tool_calls.function.arguments.delta"
             added = piece.function.arguments or ""
-            yield FunctionToolCallArgumentsDeltaEvent(name, number, arguments, added)
+            yield FunctionToolCallArgumentsEvent(kind, name, number, arguments, added)
             if number != self._calls.get(index):
                 yield from self._finish(index)
                 self._calls[index] = number
@@ -184,8 +165,11 @@ class EventReading(Reading, Generic[T]):
         for name in ("content", "refusal"):
             if found := self._logprobs.pop((index, name), None):
                 kind: Any = f"logprobs.{name}.done"
-                yield LogprobsDoneEvent(kind, **{name: found})
+                yield LogprobsEvent(kind, found, **{name: found})
         if (call := self._calls.pop(index, None)) is not None:
             name, arguments = self.fold.function(index, call)
-            parsed = self.parser.arguments(name, arguments)
-            yield FunctionToolCallArgumentsDoneEvent(name, call, arguments, parsed)
+            kind, parsed = (
+                "tool_calls.function.arguments.done",
+                self.parser.arguments(name, arguments),
+            )
+            yield FunctionToolCallArgumentsEvent(kind, name, call, arguments, "", parsed)

@@ -69,17 +69,10 @@ class Message(Object):
     _ours = frozenset(("reasoning_content",))
 
 
-class Delta(Object):
+class Delta(Message):
     """A piece of a message."""
 
-    audio: Audio | None = None
-    content: str | None = None
-    function_call: Function | None = None
-    refusal: str | None = None
-    role: str | None = None
-    tool_calls: list[ChunkToolCall] | None = None
-    annotations: list[Annotation] | None = None
-    reasoning_content: str | None = None
+    tool_calls: list[ChunkToolCall] | None = None  # type: ignore[assignment]
 
     _ours = frozenset(("annotations", "reasoning_content"))
 

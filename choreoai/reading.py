@@ -64,24 +64,11 @@ def records(decoder: Decoder, block: bytes) -> list[Record]:
         elif value.get("error"):
             value = frame_error(value)
         made.append((number, value))
-        if ends(made[-1]):
+        if not isinstance(value, dict):  # nothing follows
             return made
     if broken is not None:
         made.append((None, APIError(f"the stream cannot be read: {broken}")))
     return made
-
-
-def ends(record: Record) -> bool:
-    """Return whether nothing follows *record*."""
-    return not isinstance(record[1], dict)
-
-
-def first_text(chunk: ChatCompletionChunk) -> str:
-    """Return the text that *chunk* adds to the first choice, empty if none."""
-    for choice in chunk.choices:
-        if choice.index == 0:
-            return choice.delta.content or ""
-    return ""
 
 
 def failed(reason: Any) -> APIError | None:
@@ -150,7 +137,7 @@ class Reading:
         self._n = n
         self.fold = Fold()
 
-    def take(self, record: Record) -> ChatCompletionChunk | None:
+    def take(self, record: Record) -> Any:
         """Return the chunk in *record*, or None if it ends the stream.
 
         Raises APIError, or StreamInterruptedError, for an error frame.
@@ -159,17 +146,23 @@ class Reading:
         if number is not None:
             self.last_event_id = number
         if type(value) is dict:
-            try:
-                self.fold.take(value)
-            except (AttributeError, TypeError, UpstreamInvalid) as error:
-                raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
-            if self.fold.reason is not None and (failure := failed(self.fold.reason)):
-                raise self.fail(failure)
-            return ChatCompletionChunk.from_dict(value)
+            return self._read(value)
         if isinstance(value, APIError):
             raise self.fail(value)
-        self.ended = True
+        self._end()
         return None
+
+    def _read(self, value: dict[str, Any]) -> Any:
+        try:
+            self.fold.take(value)
+        except (AttributeError, TypeError, UpstreamInvalid) as error:
+            raise self.fail(APIError(f"the stream holds what is no chunk: {error}")) from None
+        if self.fold.reason is not None and (failure := failed(self.fold.reason)):
+            raise self.fail(failure)
+        return ChatCompletionChunk.from_dict(value)
+
+    def _end(self) -> None:
+        self.ended = True
 
     def cut(self, why: str) -> None:
         """The connection is over without an end marker.

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, Union
 from .errors import APIError, StreamInterruptedError, frame_error
 from .objects import Object
 from .params import CallOptions
-from .reading import DONE, Reading, Record
+from .reading import Reading
 
 _Dict = Mapping[str, Any]
 
@@ -138,35 +138,27 @@ class ResponseReading(Reading):
         #: The response as the last event that holds it had it.
         self.response: Response | None = None
 
-    def take(self, record: Record) -> Any:
-        """Return the event in *record*, or None behind the last one.
-
-        Raises APIError for a response that failed, and StreamInterruptedError for a gap.
-        """
-        number, value = record
-        if type(value) is not dict:
-            if value is DONE and not self.ended:
-                self.cut("the stream ended before its last event")
-            return super().take(record)
-        if number is not None:
-            self.last_event_id = number
+    def _read(self, value: dict[str, Any]) -> ResponseEvent:
         kind, place = value.get("type"), value.get("sequence_number")
         if not isinstance(kind, str):
             raise self.fail(APIError(f"the stream holds what is no event: {value!r}"))
         if kind == "error":
             raise self.fail(frame_error(value))
-        event = ResponseEvent.from_dict(value)
         if type(place) is int:  # some servers do not count
             if place != self._next:
                 text = f"event {self._next} is missing: {place} came"
                 raise self.fail(StreamInterruptedError(text))
             self._next = place + 1
+        event = ResponseEvent.from_dict(value)
         if isinstance(event.response, Response):
             self.response = event.response
         if kind == "response.output_text.delta" and isinstance(event.delta, str):
-            piece = {"choices": [{"index": 0, "delta": {"content": event.delta}}]}
-            self.fold.take(piece)
+            self.fold.take({"choices": [{"delta": {"content": event.delta}}]})
         if kind == "response.failed":
             raise self.fail(failure_of(self.response or Response()))
         self.ended = kind in _LAST
         return event
+
+    def _end(self) -> None:
+        if not self.ended:
+            self.cut("the stream ended before its last event")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ..base import stream_path
@@ -60,7 +61,7 @@ class AsyncCompletions:
         #: The same methods; they return the answer's head and body beside its meaning.
         self.with_raw_response = AsyncRawCompletions(self)
         #: The same methods; the body is read as it comes.
-        self.with_streaming_response = AsyncStreamedCompletions(self)
+        self.with_streaming_response = AsyncStreamedCompletions(self._streamed)
 
     async def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *messages*.
@@ -129,6 +130,10 @@ class AsyncCompletions:
         exchange = AsyncExchange(self._client, "GET", path, options, reading=Reading())
         return await AsyncStream(exchange, after)._open()
 
+    @declared
+    def _streamed(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
+        return AsyncStreamedResponse(self._ask(stream, params))
+
     def _ask(
         self, stream: bool | None, params: Mapping[str, Any], parser: Parser[Any] | None = None
     ) -> AsyncExchange:
@@ -180,16 +185,9 @@ class AsyncRawCompletions:
         return await AsyncRawResponse.fetch(self._completions._ask(False, parser.params, parser))
 
 
+@dataclass(frozen=True)
 class AsyncStreamedCompletions:
     """``client.chat.completions.with_streaming_response``."""
 
-    def __init__(self, completions: AsyncCompletions) -> None:
-        self._completions = completions
-
-    def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
-        """Return the answer to what ``create`` would send, to be entered with ``async with``."""
-        return AsyncStreamedResponse(self._completions._ask(stream, params))
-
-    create: Create[AsyncStreamedResponse[ChatCompletion], AsyncStreamedResponse[AsyncStream]] = (
-        declared(cast(Any, _create))
-    )
+    #: Returns the answer to what ``create`` would send, to be entered with ``async with``.
+    create: Create[AsyncStreamedResponse[ChatCompletion], AsyncStreamedResponse[AsyncStream]]

@@ -22,7 +22,7 @@ from ..errors import (
 from ..folding import Fold
 from ..models import ChatCompletion, ChatCompletionChunk
 from ..policy import backoff
-from ..reading import Reading, Record, ends, first_text, records
+from ..reading import Reading, Record, records
 from ..transports.base import Cancelled
 from .exchange import AsyncExchange
 
@@ -161,7 +161,7 @@ class AsyncStream(Answered, Generic[E]):
             self._begun = True
             self._failures = 0
             self._last = made[-1][0] or self._last
-            if ends(made[-1]):
+            if not isinstance(made[-1][1], dict):
                 self._over = "the stream has ended"
             self._ready.extend(made)
         return bool(made)
@@ -297,5 +297,7 @@ class _AsyncText:
     async def __anext__(self) -> str:
         while True:
             # Of the base class: a subclass may make events of the chunks.
-            if text := first_text(await AsyncStream.__anext__(self._stream)):
+            chunk = await AsyncStream.__anext__(self._stream)
+            said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+            if text := "".join(said):
                 return text

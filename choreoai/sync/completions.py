@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ..base import stream_path
@@ -60,7 +61,7 @@ class Completions:
         #: The same methods; they return the answer's head and body beside its meaning.
         self.with_raw_response = RawCompletions(self)
         #: The same methods; the body is read as it comes.
-        self.with_streaming_response = StreamedCompletions(self)
+        self.with_streaming_response = StreamedCompletions(self._streamed)
 
     def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *messages*.
@@ -125,6 +126,10 @@ class Completions:
         exchange = Exchange(self._client, "GET", path, options, reading=Reading())
         return Stream(exchange, after)._open()
 
+    @declared
+    def _streamed(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
+        return StreamedResponse(self._ask(stream, params))
+
     def _ask(
         self, stream: bool | None, params: Mapping[str, Any], parser: Parser[Any] | None = None
     ) -> Exchange:
@@ -176,16 +181,9 @@ class RawCompletions:
         return RawResponse.fetch(self._completions._ask(False, parser.params, parser))
 
 
+@dataclass(frozen=True)
 class StreamedCompletions:
     """``client.chat.completions.with_streaming_response``."""
 
-    def __init__(self, completions: Completions) -> None:
-        self._completions = completions
-
-    def _create(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
-        """Return the answer to what ``create`` would send, to be entered with ``with``."""
-        return StreamedResponse(self._completions._ask(stream, params))
-
-    create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]] = declared(
-        cast(Any, _create)
-    )
+    #: Returns the answer to what ``create`` would send, to be entered with ``with``.
+    create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]]
