@@ -30,24 +30,17 @@ class APIError(ChoreoAIError):
     (all of it, as an unfinished completion).
     """
 
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+    body: Any = None
     partial_text: str = ""
     partial: ChatCompletion | None = None
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        code: str | None = None,
-        type: str | None = None,
-        param: str | None = None,
-        body: Any = None,
-    ) -> None:
+    def __init__(self, message: str = "", **members: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.code = code
-        self.type = type
-        self.param = param
-        self.body = body
+        vars(self).update(members)
 
 
 class APIStatusError(APIError):
@@ -57,19 +50,9 @@ class APIStatusError(APIError):
     object in it, or all of it, if there is none.
     """
 
+    status_code: int = 0
+    headers: Mapping[str, str]
     _whole: Any = None
-
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        status_code: int = 0,
-        headers: Mapping[str, str] | None = None,
-        **details: Any,
-    ) -> None:
-        super().__init__(message, **details)
-        self.status_code = status_code
-        self.headers: Mapping[str, str] = CaseInsensitiveDict(headers or {})
 
     @property
     def response(self) -> APIStatusError:
@@ -144,15 +127,9 @@ class ContentFilterFinishReasonError(ChoreoAIError):
     completion: ChatCompletion
 
 
-_BY_STATUS: dict[int, type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
-}
+# In the order of their classes.
+_STATUSES = (400, 401, 403, 404, 409, 422, 429)
+_BY_STATUS = dict(zip(_STATUSES, APIStatusError.__subclasses__(), strict=False))
 
 # The answer broke off behind the server: for the caller that is a cut like any other.
 _CUTS = frozenset(("upstream_truncated", "producer_lost", "server_shutting_down"))
@@ -165,9 +142,8 @@ def status_error(status: int, headers: Mapping[str, str], body: Any) -> APIStatu
     if 300 <= status < 400 and (place := headers.get("location")):
         message = f"the server redirects to {place}, and redirects are not followed"
     text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
-    made = kind(text, status_code=status, headers=headers, **details)
-    made._whole = body
-    return made
+    details.update(status_code=status, headers=CaseInsensitiveDict(headers), _whole=body)
+    return kind(text, **details)
 
 
 def frame_error(body: Any) -> APIError:

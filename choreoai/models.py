@@ -9,10 +9,16 @@ from .objects import Object
 
 
 class Function(Object):
-    """The function that a tool call names; *arguments* is JSON text, or a piece of it."""
+    """The function that a tool call names; *arguments* is JSON text, or a piece of it.
+
+    *parsed_arguments* is what ``parse()`` made of them, where the tool was strict or a model.
+    """
 
     arguments: str | None = None
     name: str | None = None
+    parsed_arguments: Any = None
+
+    _ours = frozenset(("parsed_arguments",))
 
 
 class ToolCall(Object):

@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from .errors import unparsable
-from .models import ChatCompletion, Choice, Function, Message, ToolCall
+from .models import ChatCompletion, Choice, Message
 from .params import NOT_GIVEN
 
 if TYPE_CHECKING:
@@ -26,23 +26,10 @@ else:
     T = TypeVar("T")  # Python 3.13 has defaults
 
 
-class ParsedFunction(Function):
-    """A function with its arguments parsed, where the tool was strict or a model."""
-
-    parsed_arguments: Any = None
-
-
-class ParsedToolCall(ToolCall):
-    """A tool call with parsed arguments."""
-
-    function: ParsedFunction
-
-
 class ParsedMessage(Message, Generic[T]):
     """A message; *parsed* is its content as what was asked for, None for a refusal."""
 
     parsed: T | None = None
-    tool_calls: list[ParsedToolCall] | None = None  # type: ignore[assignment]
 
 
 class ParsedChoice(Choice, Generic[T]):
