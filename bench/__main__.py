@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from choreo_wsgi.apis.chat import ChunkWriter
-from choreo_wsgi.chat.items import Delta
+from choreo_wsgi.chat.items import Delta, Identity
 
 from . import client, hostile, pace
 from .load import PYTHON, Gateway, Upstream, documents, gateway, streams
@@ -54,7 +54,7 @@ def encoder() -> None:
     print("encoder: frames per CPU second")
     figures = []
     for _ in range(RUNS):
-        write = ChunkWriter("chatcmpl-123", 1699564800, "gpt-4").write
+        write = ChunkWriter(Identity("gpt-4")).write
         begin = time.process_time()
         for number in range(100_000):
             write(Delta(f"word {number}"))

@@ -5,53 +5,50 @@ https://platform.openai.com/docs/api-reference/chat says what is in each.
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ..chat.items import Delta, Finish, Identity, Item, Json, ToolCall, Usage, dump, quote
 from ..chat.request import ChatRequest, parse
 from . import API
 
 
 def new_writer(request: ChatRequest) -> AnswerWriter:
     """Return what writes a new answer to *request*."""
-    id = "chatcmpl-" + secrets.token_urlsafe(18)  # 144 random bits
-    created = int(time.time())
+    identity = Identity(request.model)
     if request.stream:
-        return ChunkWriter(id, created, request.model, request.include_usage)
-    return CompletionWriter(id, created, request.model, request.n)
+        return ChunkWriter(identity, request.include_usage)
+    return CompletionWriter(identity, request.n)
 
 
-@dataclass
 class ChunkWriter(AnswerWriter):
-    """Writes the chunks of one stream.
+    """Writes the chunks of one stream, each with its *identity*.
 
-    *id* and *created* (seconds since 1970) stand on every chunk, and so does *model*, the
-    name that was asked for.  With *include_usage* each chunk has ``"usage":null`` and one
-    more without choices tells the usage.
+    With *include_usage* each chunk has ``"usage":null`` and one more without choices tells the
+    usage.
     """
 
-    id: str
-    created: int
-    model: str
-    include_usage: bool = False
-    _usage: Usage | None = None
-    _text: dict[int, tuple[str, str]] = field(default_factory=dict, repr=False)
+    identity: Identity
 
-    def __post_init__(self) -> None:
+    def __init__(self, identity: Identity, include_usage: bool = False) -> None:
+        self.identity = identity
+        self.model = identity["model"]
+        self.include_usage = include_usage
+        self._usage: Usage | None = None
+        self._text: dict[int, tuple[str, str]] = {}
+        self._tail = '],"usage":null}' if include_usage else "]}"
+
+    @cached_property
+    def _head(self) -> str:
         # What is the same in every chunk is built once: a text delta costs one escaped string
         # and one concatenation.
-        self._head = (
-            f'{{"id":{quote(self.id)},"object":"chat.completion.chunk",'
-            f'"created":{self.created},"model":{quote(self.model)},"choices":['
+        return (
+            f'{{"id":{quote(self.identity["id"])},"object":"chat.completion.chunk",'
+            f'"created":{self.identity["created"]},"model":{quote(self.model)},"choices":['
         )
-        self._tail = '],"usage":null}' if self.include_usage else "]}"
-        self._head_bytes = self._head.encode("utf-8", "backslashreplace")
-        self._tail_bytes = self._tail.encode()
 
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*: the role chunk first when its choice had none yet."""
@@ -68,16 +65,14 @@ class ChunkWriter(AnswerWriter):
         if not item.text:
             return role
         before, after = self._text[index]
-        return role + sse.frame(
-            (before + quote(item.text) + after).encode("utf-8", "backslashreplace")
-        )
+        return role + sse.frame(_bytes(before + quote(item.text) + after))
 
     def finish(self) -> bytes:
         """Return the frame without choices that reports the usage, where it was asked for."""
         if self._usage is None or not self.include_usage:
             return b""
         usage = dump(self._usage.to_dict())
-        return sse.frame(self._head_bytes + b'],"usage":' + usage + b"}")
+        return sse.frame(_bytes(self._head) + b'],"usage":' + usage + b"}")
 
     def _role(self, index: int) -> bytes:
         self._text[index] = (
@@ -94,7 +89,11 @@ class ChunkWriter(AnswerWriter):
         extra: Mapping[str, Json] | None = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": reason, **(extra or {})}
-        return sse.frame(self._head_bytes + dump(choice) + self._tail_bytes)
+        return sse.frame(_bytes(self._head) + dump(choice) + self._tail.encode())
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def delta_object(delta: Delta) -> dict[str, Json]:
@@ -129,9 +128,11 @@ def _call_piece(call: ToolCall) -> dict[str, Json]:
 class CompletionWriter(AnswerWriter):
     """Gathers the items of an answer of *n* choices into one ``chat.completion``."""
 
-    def __init__(self, id: str, created: int, model: str, n: int = 1) -> None:
-        self._head = {"id": id, "object": "chat.completion", "created": created, "model": model}
-        self.model = model
+    identity: Identity
+
+    def __init__(self, identity: Identity, n: int = 1) -> None:
+        self.identity = identity
+        self.model = identity["model"]
         self._choices = [_Choice() for _ in range(n)]
         self._usage: Usage | None = None
 
@@ -148,7 +149,10 @@ class CompletionWriter(AnswerWriter):
     def finish(self) -> bytes:
         """Return the document; usage is there when it was reported."""
         document: dict[str, Json] = {
-            **self._head,
+            "id": self.identity["id"],
+            "object": "chat.completion",
+            "created": self.identity["created"],
+            "model": self.model,
             "choices": [
                 {
                     "index": index,

@@ -6,9 +6,11 @@ gives each item to the writer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
-from .items import Finish, Item, Usage
+from .items import Finish, Item, Json, Usage
 from .source import Over, Source
 
 
@@ -22,6 +24,8 @@ class AnswerWriter:
     api = "chat"
     #: The model's name, as the caller asked for it.
     model: str
+    #: The identity of the answer, where it has one for the whole of it.
+    identity: Mapping[str, Json] | None = None
     #: The id of an answer that is kept here, also over a provider that speaks this API.
     fixed_id = ""
     #: What keeps a silent stream alive.

@@ -34,14 +34,14 @@ def normalise_completion(
     Raises UpstreamInvalid for what is no completion, and ProviderError for a finish that says
     that the answer failed.
     """
+    if _is_right(reply):
+        return reply, reply["usage"]
     choices = reply.get("choices")
     choices = choices if isinstance(choices, list) else [choices]
     choices = [one for one in choices if one is not None]
     messages = list(map(_message, choices))
     if not (messages and all(isinstance(message, dict) for message in messages)):
         raise UpstreamInvalid("the provider's answer is not a chat completion")
-    if _is_right(reply):
-        return reply, reply["usage"]
     numbers = [whole_number(one.get("index")) for one in choices]
     if {*numbers} != {*range(len(choices))}:
         numbers = list(range(len(choices)))  # of two with one number neither is the other
@@ -76,7 +76,8 @@ def _is_right(reply: Chunk) -> bool:
         and "x_groq" not in reply
         and type(usage) is dict
         and all(type(usage.get(name)) is int for name in COUNTS)
-        and type(reply["choices"]) is list
+        and type(reply.get("choices")) is list
+        and reply["choices"] != []
         and all(_is_plain(one, place) for place, one in enumerate(reply["choices"]))
     )
 

@@ -109,10 +109,11 @@ class Connection:
 
         Who polls for many polls for reading only; an epoll can itself be polled.
         """
-        if self.sock is None or self.sock.fileno() < 0:
+        number = -1 if self.sock is None else self.sock.fileno()
+        if self.sock is None or number < 0:
             return None
         if events == POLLIN:
-            return self.sock.fileno()
+            return number
         if self._polled != (self.sock, events):
             self._poll = None
             with contextlib.suppress(OSError, AttributeError):  # no descriptor is left, or no epoll
@@ -122,13 +123,11 @@ class Connection:
         return self._poll.fileno() if self._poll is not None else None
 
     def established(self, tcp: bool) -> None:
-        """Leave the connecting behind: from now on ``receive`` may wait in the kernel."""
+        """Leave the connecting behind."""
         assert self.sock is not None
         if tcp:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if _KERNEL_TIMES:
-            self.sock.setblocking(True)
 
     def queue(self, data: bytes) -> None:
         """Take *data* to be sent by :meth:`flush`."""
@@ -211,6 +210,8 @@ class Connection:
             return None
 
     def _set_kernel_time(self, sock: socket.socket, timeout: float) -> None:
+        if self._kernel_time < 0:
+            sock.setblocking(True)  # nobody has waited yet
         # 0 would be for ever.
         whole, part = divmod(max(round(timeout * 1e6), 1), 1_000_000)
         packed = struct.pack("@ll", whole, part)

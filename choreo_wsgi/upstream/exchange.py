@@ -124,7 +124,8 @@ class Exchange:
         events, deadline = self._waiting
         if not events:
             return None
-        return deadline if self.fileno() is not None else min(deadline, self._again)
+        told = events == POLLIN or self.fileno() is not None
+        return deadline if told else min(deadline, self._again)
 
     def _is_over(self) -> bool:
         """Return whether the end is known, which no descriptor tells again."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, merge
 from choreo_wsgi.chat.answer import Answer, AnswerWriter
-from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.items import Delta, Finish, Identity, Item, ToolCall, Usage
 from choreo_wsgi.chat.source import Source
 from choreo_wsgi.errors import ProviderError, UpstreamTruncated
 
@@ -38,11 +38,11 @@ class Batches(Source):
 
 
 def chunks(include_usage: bool = False) -> ChunkWriter:
-    return ChunkWriter("chatcmpl-1", 1700000000, "m", include_usage)
+    return ChunkWriter(Identity("m", id="chatcmpl-1", created=1700000000), include_usage)
 
 
 def document(n: int = 1) -> CompletionWriter:
-    return CompletionWriter("chatcmpl-1", 1700000000, "m", n)
+    return CompletionWriter(Identity("m", id="chatcmpl-1", created=1700000000), n)
 
 
 def frames_of(source: Source, n: int = 1, include_usage: bool = False) -> bytes:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter
-from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage, dump
+from choreo_wsgi.chat.items import Delta, Finish, Identity, Item, ToolCall, Usage, dump
 
 
 def make_writer(**changes: Any) -> ChunkWriter:
     given = {"id": "chatcmpl-123", "created": 1699564800, "model": "gpt-4", **changes}
-    return ChunkWriter(**given)
+    include_usage = given.pop("include_usage", False)
+    return ChunkWriter(Identity(**given), include_usage)
 
 
 def encoded(*items: Item, **changes: Any) -> list[bytes]:

@@ -13,7 +13,7 @@ from choreo_wsgi.apis.chat import CompletionWriter
 from choreo_wsgi.app.pending import ClientGone, Pending
 from choreo_wsgi.app.response import Response, document
 from choreo_wsgi.chat.answer import Answer
-from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.chat.items import Delta, Finish, Identity
 from choreo_wsgi.errors import ChoreoError, ProviderError, Unavailable
 from choreo_wsgi.streams.stream import Control
 
@@ -32,7 +32,7 @@ class Run:
         self.abandoned: list[Exception | None] = []
         self.responses: list[Response | Exception] = []
         self.pending = Pending(
-            Answer(script, CompletionWriter("chatcmpl-1", 1, "m"), 1, "label"),
+            Answer(script, CompletionWriter(Identity("m", id="chatcmpl-1", created=1)), 1, "label"),
             decide,
             self._abandon,
             gone=gone,

@@ -20,6 +20,7 @@ from typing import Any
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
 from choreo_wsgi.chat.answer import Answer
+from choreo_wsgi.chat.items import Identity
 from choreo_wsgi.chat.request import ChatRequest, parse
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class
@@ -116,7 +117,6 @@ class Case:
         provider.client = Playback(status, headers, [body] if pieces is None else pieces)
         numbers = itertools.count(1)
         provider.new_call_id = lambda: f"call_{next(numbers)}"
-        provider.new_identity = lambda model: {**IDENTITY, "model": model}
         return provider, provider.client
 
     @cached_property
@@ -151,14 +151,14 @@ def request_sent(case: Case) -> dict[str, Any]:
 
 def writer(case: Case) -> ChunkWriter:
     asked = case.request
-    return ChunkWriter("chatcmpl-corpus", 1700000000, asked.model, asked.include_usage)
+    return ChunkWriter(Identity(asked.model, **IDENTITY), asked.include_usage)
 
 
 def fold(case: Case) -> bytes:
     """Return the plain completion that the answer folds to."""
     provider, _ = case.playing()
     n = case.request.n
-    writer = CompletionWriter("chatcmpl-corpus", 1700000000, case.request.model, n)
+    writer = CompletionWriter(Identity(case.request.model, **IDENTITY), n)
     reply = Answer(provider.open(case.request), writer, n, "corpus")
     while not reply.ended:
         document = reply.receive(0)
@@ -188,7 +188,7 @@ def plain(case: Case, pieces: Sequence[bytes] | None = None) -> dict[str, Any]:
     """Return the answer to the same request without ``stream``, upstream_plain.http."""
     provider, _ = case.playing(pieces, "upstream_plain.http")
     request = replace(case.request, stream=False)
-    folding = CompletionWriter("chatcmpl-corpus", 1700000000, request.model, request.n)
+    folding = CompletionWriter(Identity(request.model, **IDENTITY), request.n)
     try:
         reply = provider.answer(request, folding)
         while not reply.ended:

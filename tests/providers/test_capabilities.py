@@ -11,6 +11,7 @@ from adapter_requests import request
 from corpus_cases import Playback
 
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.chat.items import Identity
 from choreo_wsgi.errors import ConfigurationError, InvalidRequest
 from choreo_wsgi.providers.capabilities import EFFORTS, TABLE, Capabilities, capabilities, overrides
 from choreo_wsgi.providers.http import HTTPProvider
@@ -201,8 +202,8 @@ def relayed(type: str, options: dict[str, str], model: str, **more: Any) -> Any:
     provider.close()
     playback = provider.client = Playback(200, Message(), [])
     asked = request(model, **more)
-    chunks = ChunkWriter("c", 1, model, False)
-    provider.answer(asked, chunks if asked.stream else CompletionWriter("c", 1, model, 1)).close()
+    chunks = ChunkWriter(Identity(model), False)
+    provider.answer(asked, chunks if asked.stream else CompletionWriter(Identity(model), 1)).close()
     return json.loads(playback.sent[0].body)
 
 

@@ -10,6 +10,7 @@ from adapter_requests import MODELS, request
 from corpus_cases import Message, Playback
 
 from choreo_wsgi.apis.chat import ChunkWriter
+from choreo_wsgi.chat.items import Identity
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
@@ -73,7 +74,7 @@ def answer(type: str, body: bytes, piece: int, label: str = "application/json") 
     pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
     provider.client = Playback(200, headers, pieces)
     model = MODELS[type]
-    reply = provider.answer(request(model, stream=True), ChunkWriter("c", 1, model, True))
+    reply = provider.answer(request(model, stream=True), ChunkWriter(Identity(model), True))
     frames = b""
     while not reply.ended:
         frames += reply.receive(0)

@@ -13,6 +13,7 @@ from aws_events import encode
 from corpus_cases import Playback
 
 from choreo_wsgi.apis.chat import ChunkWriter
+from choreo_wsgi.chat.items import Identity
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
@@ -79,10 +80,10 @@ def asked(type: str, **more: Any) -> tuple[Any, list[str]]:
     provider.close()
     asked = request(MODELS[type], stream=True, **more)
     playback = provider.client = Playback(200, Message(), [])
-    provider.answer(asked, ChunkWriter("c", 1, "m", False)).close()
+    provider.answer(asked, ChunkWriter(Identity("m"), False)).close()
     body = json.loads(playback.sent[0].body)
     provider.client = Playback(200, Message(), [calls(type, offered(type, body))])
-    reply = provider.answer(asked, ChunkWriter("c", 1, "m", False))
+    reply = provider.answer(asked, ChunkWriter(Identity("m"), False))
     frames = b""
     while not reply.ended:
         frames += reply.receive(0)

@@ -16,7 +16,7 @@ from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter
 from choreo_wsgi.app.slots import Slots
 from choreo_wsgi.chat.answer import Answer
-from choreo_wsgi.chat.items import Delta, Finish, Usage
+from choreo_wsgi.chat.items import Delta, Finish, Identity, Usage
 from choreo_wsgi.errors import ChoreoError, ProviderError, ProviderTimeout
 from choreo_wsgi.streams import stream
 from choreo_wsgi.streams.stream import Control, EventStream, Generation
@@ -27,7 +27,7 @@ def never_gone() -> bool:
 
 
 def writer() -> ChunkWriter:
-    return ChunkWriter("chatcmpl-1", 1700000000, "m")
+    return ChunkWriter(Identity("m", id="chatcmpl-1", created=1700000000))
 
 
 class Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -146,7 +145,7 @@ class OpenAI(Provider):
             request.include_usage,
             renamed,
             self.options.repair,
-            self.new_identity(writer.model),
+            writer.identity,
             self.new_call_id,
             _tool_names(request),
         )
@@ -161,12 +160,6 @@ class OpenAI(Provider):
             rewriting,
             _MAX_REPLY,
         )
-
-    @staticmethod
-    def new_identity(model: str) -> dict[str, Json]:
-        """Return the ``id``, ``created`` and ``model`` of an answer that comes without."""
-        id = "chatcmpl-" + secrets.token_urlsafe(18)  # 144 random bits
-        return {"id": id, "created": int(time.time()), "model": model}
 
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
@@ -239,13 +232,15 @@ class OpenAI(Provider):
             # Padding that differs in every event hides that they are alike.
             options.setdefault("include_obfuscation", False)
         body = self.prepare(body)
-        without = self._asking(request, body)
         if not self.options.usage or self._takes_stream_options is False:
-            return without
+            return self._asking(request, body)
+
+        def again(status: int, text: bytes) -> answers.Asking | None:
+            return self._asking(request, body) if self._refused(status, text) else None
+
         asking = self._asking(request, {**body, "stream_options": options})
-        return replace(
-            asking, again=lambda status, text: without if self._refused(status, text) else None
-        )
+        asking.again = again
+        return asking
 
     def _asking(self, request: ChatRequest, body: dict[str, Json]) -> answers.Asking:
         def accepted() -> None:

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from corpus_cases import IDENTITY, Case, cases, writer
+from corpus_cases import Case, cases, writer
 from nightly import examples
 from raw_server import chunk
 from test_relay_differential import EVENTS, Writer
@@ -45,7 +45,6 @@ class Run:
         provider = case.provider(base_url=f"http://127.0.0.1:{port}/v1")
         numbers = itertools.count(1)
         provider.new_call_id = lambda: f"call_{next(numbers)}"
-        provider.new_identity = lambda model: {**IDENTITY, "model": model}
         path = name if unix else ""
         provider.client = self.client = Client(Timeouts(), unix_socket=path, environ={})
         self.reply: Reply = provider.answer(case.request, writer(case))

@@ -15,7 +15,7 @@ from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
-from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.items import Delta, Finish, Identity, Item, ToolCall, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import (
     BodyTooLarge,
@@ -92,7 +92,7 @@ def ask(model: str = "m", **more: Any) -> ChatRequest:
 
 
 def stream(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
-    return provider.answer(request or ask(stream=True), ChunkWriter("x", 1, asked))
+    return provider.answer(request or ask(stream=True), ChunkWriter(Identity(asked)))
 
 
 def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
@@ -476,7 +476,7 @@ def test_its_place_in_the_environment() -> None:
 
 
 def complete(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
-    return provider.answer(request or ask(), CompletionWriter("x", 1, asked))
+    return provider.answer(request or ask(), CompletionWriter(Identity(asked)))
 
 
 @pytest.mark.parametrize("piece", [None, 5])

@@ -14,6 +14,7 @@ from raw_server import RawServer
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.chat.items import Identity
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ChoreoError, RateLimited, UpstreamInvalid, UpstreamTruncated
 from choreo_wsgi.providers.openai.presets import Mistral
@@ -54,7 +55,7 @@ def ask(
         provider = (body.pop("type", OpenAI))("up", options, Settings())
         sent = {"model": "m", "messages": MESSAGES, **body}
         request = ChatRequest("m", sent["messages"], sent, stream=stream)
-        writer: Any = ChunkWriter("x", 1, "m") if stream else CompletionWriter("x", 1, "m")
+        writer: Any = ChunkWriter(Identity("m")) if stream else CompletionWriter(Identity("m"))
         reply = provider.answer(request, writer)
         out = b""
         deadline = time.monotonic() + 15
