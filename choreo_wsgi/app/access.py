@@ -38,10 +38,15 @@ def is_forwarded(environ: Environ) -> bool:
     That is in HTTP/1.0, with ``Connection: close``.  A proxy that speaks HTTP/1.1, passes the
     caller's Host on and adds nothing cannot be told from a program on this machine.
     """
-    if _FORWARDING.search(f" {' '.join(environ)}"):
+    if _adds(tuple(environ)):
         return True
     closes = environ.get("HTTP_CONNECTION", "").strip().lower() == "close"
     return closes and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+
+
+@lru_cache(256)
+def _adds(names: tuple[str, ...]) -> bool:
+    return _FORWARDING.search(f" {' '.join(names)}") is not None
 
 
 #: Answered without an API key and to every page: they tell nothing about anybody, or look at

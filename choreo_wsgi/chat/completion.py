@@ -11,7 +11,7 @@ from .normalise import COUNTS, Normaliser
 from .shapes import REASONING
 from .shapes import Members as Chunk
 
-_IDENTITY = (("id", str), ("created", int), ("model", str))
+_IDENTITY = ("id", "created", "model")
 #: Finish reasons that need no look at anything else.
 _ENDINGS = frozenset(("stop", "length", "content_filter"))
 #: Members of a message, and of a choice, that need a closer look.
@@ -72,10 +72,11 @@ def _is_right(reply: Chunk) -> bool:
     usage = reply.get("usage")
     return (
         reply.get("object") == "chat.completion"
-        and all(type(reply.get(name)) is kind and reply[name] for name, kind in _IDENTITY)
+        and [*map(type, map(reply.get, _IDENTITY))] == [str, int, str]
+        and all(map(reply.get, _IDENTITY))
         and "x_groq" not in reply
         and type(usage) is dict
-        and all(type(usage.get(name)) is int for name in COUNTS)
+        and {*map(type, map(usage.get, COUNTS))} == {int}
         and type(reply.get("choices")) is list
         and reply["choices"] != []
         and all(_is_plain(one, place) for place, one in enumerate(reply["choices"]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .items import Json
 
@@ -26,8 +27,27 @@ def refuse(constant: str) -> Json:
     raise ValueError(f"{constant} is not JSON")
 
 
+def decoder(**hooks: Any) -> Callable[[str], Json]:
+    """Return what reads a JSON text as a ``json.JSONDecoder`` with these *hooks* does.
+
+    It does not search for white space around objects that have none: a third of the time that
+    a chunk of a stream takes.
+    """
+    made = json.JSONDecoder(**hooks)
+
+    def decode(text: str) -> Json:
+        if text[:1] != "{":
+            return made.decode(text)
+        value, end = made.raw_decode(text)
+        if end != len(text) and text[end:].strip(" \t\r\n"):
+            made.decode(text)  # raises that there is more
+        return value
+
+    return decode
+
+
 #: Reads JSON to the letter.
-strict = json.JSONDecoder(parse_constant=refuse).decode
+strict = decoder(parse_constant=refuse)
 
 
 class TooMuch(ValueError):
@@ -116,5 +136,5 @@ def whole_number(value: Json) -> int | None:
 
 def count(value: Json) -> int | None:
     """Return the number of tokens that *value* is; None for whatever else (and for true)."""
-    number = whole_number(value)
+    number = value if value is None or type(value) is int else whole_number(value)
     return number if number is not None and number >= 0 else None

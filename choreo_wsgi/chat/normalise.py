@@ -261,7 +261,7 @@ def complete_usage(usage: Chunk) -> Chunk:
 
     A total that the provider gives stands, also where it is not the sum.
     """
-    if all(type(usage.get(name)) is int and usage[name] >= 0 for name in COUNTS):
+    if {*map(type, map(usage.get, COUNTS))} == {int} and min(map(usage.__getitem__, COUNTS)) >= 0:
         return usage
     prompt, completion, total = (
         next((n for name in names if (n := count(usage.get(name))) is not None), None)

@@ -228,9 +228,9 @@ def _float(text: str) -> float:
     return value
 
 
-_decode = json.JSONDecoder(
+_decode = jsontext.decoder(
     object_pairs_hook=_object,
     parse_constant=_constant,
     parse_int=_int,
     parse_float=_float,
-).decode
+)

@@ -96,7 +96,7 @@ def _float(text: str) -> Json:
     return int(Decimal(text))
 
 
-_decode = json.JSONDecoder(parse_constant=jsontext.refuse, parse_float=_float).decode
+_decode = jsontext.decoder(parse_constant=jsontext.refuse, parse_float=_float)
 
 
 def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from ..errors import ModelNotFound, ProviderNotConfigured
@@ -40,7 +40,7 @@ class Target:
     priority: int = 0
     weight: float = 1.0
 
-    @property
+    @cached_property
     def label(self) -> str:
         """Who answers, as ``provider/model``."""
         return self.provider.label(self.model)

@@ -41,7 +41,7 @@ _MOST_SHAPES = 256
 _PLAIN_ID = re.compile(r"[\w.:/=+-]{8,128}", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Pattern:
     """Events that are *prefix*, a JSON string's inside, *suffix*, and what becomes of them.
 

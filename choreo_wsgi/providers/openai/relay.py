@@ -40,7 +40,7 @@ _LAST_MEMBER = b',"usage":null}'
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[35]|6[157])")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Rewriting:
     """What is changed in every chunk of a stream.
 
