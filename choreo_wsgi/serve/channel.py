@@ -195,7 +195,7 @@ class Channel(Load):
             for request in self.requests:
                 request.close()
             self.requests = []
-            self.listener.carrier.give_time(self)
+            self.listener.carrier.step(self)
             return
         self.requests.pop(0).close()
         waiting = self.request

@@ -18,7 +18,7 @@ from .channel import Channel
 
 logger = logging.getLogger(__name__)
 
-#: Connections that are accepted at once.
+#: Connections that are accepted at once, at most.
 ACCEPTED = 4
 
 #: Seconds for which nothing is accepted when the process has no descriptor left.
@@ -60,6 +60,7 @@ class Listener(Load):
         self.connections = connections
         self._crowd = crowd
         self._full = False
+        self._expected = 1  # connections that probably wait
         name: Any = sock.getsockname()
         unix = isinstance(name, str)
         #: Where it listens: an address and a port, or ``unix`` and a path.
@@ -98,7 +99,8 @@ class Listener(Load):
         rested = self.due <= time.monotonic()
         if rested:
             self.due = math.inf
-        for number in range(ACCEPTED):
+        expected, self._expected = self._expected, 1
+        for number in range(expected):
             # One in any case after a rest: the others may be stuck.
             if (number or not rested) and self._is_crowded():
                 self._rest(REST)
@@ -122,6 +124,7 @@ class Listener(Load):
             channel = Channel(self, connection, address[:2] if address else ("localhost", None))
             self.connections.add(channel)
             self.carrier.give_time(channel)  # mostly its request has come as well
+        self._expected = min(2 * expected, ACCEPTED)
 
     def _is_crowded(self) -> bool:
         return self._crowd is not None and self._crowd(len(self.connections))

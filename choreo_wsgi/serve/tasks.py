@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from http.client import responses
+from operator import length_hint
 from typing import Any
 
 from waitress.utilities import build_http_date
@@ -55,7 +56,7 @@ class _Blocks:
         if self.due is None and not patience:
             return b""
         block = next(self._next, None)
-        self.ended = block is None
+        self.ended = block is None or (self.due is not None and not length_hint(self._next))
         return block or b""
 
 
@@ -232,14 +233,18 @@ class Task(Load):
     def build_response_header(self) -> bytes:
         """Return the response's head; decides on framing and on keeping the connection."""
         lines = [f"{name}: {value}" for name, value in self.response_headers]
-        framed = not self.has_body or "content-length" in self._fields
-        if not framed and self.content_length is not None:
-            lines.append(f"Content-Length: {self.content_length}")
-            framed = True
-        elif not framed and self.version == "1.1":
-            lines.append("Transfer-Encoding: chunked")
-            self.chunked_response = framed = True
-        if not framed or self._must_close():
+        asked = self.request.headers.get("CONNECTION", "").lower()
+        options = {option.strip() for option in asked.split(",")}
+        keep = "close" not in options and (self.version == "1.1" or "keep-alive" in options)
+        if self.has_body and "content-length" not in self._fields:
+            if self.content_length is not None:
+                lines.append(f"Content-Length: {self.content_length}")
+            elif self.version == "1.1":
+                lines.append("Transfer-Encoding: chunked")
+                self.chunked_response = True
+            else:
+                keep = False  # it ends with its connection
+        if not keep or self.channel.listener.draining:
             self.close_on_finish = True
         if self.close_on_finish:
             if "connection" not in self._fields:
@@ -250,13 +255,6 @@ class Task(Load):
             lines.append(f"Date: {_http_date(int(time.time()))}")
         head = "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""])
         return head.encode("latin-1")
-
-    def _must_close(self) -> bool:
-        asked = self.request.headers.get("CONNECTION", "").lower()
-        options = {option.strip() for option in asked.split(",")}
-        if self.channel.listener.draining or "close" in options:
-            return True
-        return self.version == "1.0" and "keep-alive" not in options
 
     def _send(self, data: bytes, last: bool) -> None:
         """Send a piece of the body: with the head before the first, and the end after the last."""

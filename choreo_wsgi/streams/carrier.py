@@ -235,11 +235,12 @@ class Carrier:
                 del self._loads[load]
                 load.leave()
             return
-        descriptor, due = load.fileno(), load.due
-        self._watch(load, descriptor)
+        if load.lane is None or load.descriptor is None:  # a lane's connection is polled already
+            self._watch(load, load.fileno())
+        due = load.due
         if due is not None:
             self._set_timer(load, due)
-        elif descriptor is None:
+        elif load.descriptor is None:
             load.away = True
             self.workers.submit(functools.partial(self._work, load))
 
