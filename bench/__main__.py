@@ -7,8 +7,8 @@ import statistics
 import time
 from collections.abc import Callable
 
-from choreo_wsgi.apis.chat import ChunkWriter
-from choreo_wsgi.chat.items import Delta, Identity
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
+from choreo_wsgi.chat.items import Delta
 
 from . import client, hostile, pace
 from .load import PYTHON, Gateway, Upstream, documents, gateway, streams

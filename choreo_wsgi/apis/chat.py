@@ -5,15 +5,32 @@ https://platform.openai.com/docs/api-reference/chat says what is in each.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.items import Delta, Finish, Identity, Item, Json, ToolCall, Usage, dump, quote
+from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
 from ..chat.request import ChatRequest, parse
 from . import API
+
+
+class Identity(dict[str, Json]):
+    """The ``id``, ``created`` and ``model`` of a chat answer.
+
+    The id, and when it was created, are made up when they are first asked for if not *given*: an
+    upstream's own are mostly there.
+    """
+
+    def __init__(self, model: str, **given: Json) -> None:
+        super().__init__(model=model, **given)
+
+    def __missing__(self, name: str) -> Json:
+        made = {"id": f"chatcmpl-{secrets.token_urlsafe(18)}", "created": int(time.time())}
+        return self.setdefault(name, made[name])  # 144 random bits, and seconds since 1970
 
 
 def new_writer(request: ChatRequest) -> AnswerWriter:

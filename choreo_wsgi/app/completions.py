@@ -56,7 +56,7 @@ class Completions:
         """
         call.key.demand(request.model)
         targets = self.router.targets(request.model)
-        calls = max(target.provider.calls(request) for target in targets)
+        calls = max([target.provider.calls(request) for target in targets])
         slot = self._slots.take(calls)
         try:
             if self.limits is not None:
@@ -112,7 +112,7 @@ class Completions:
                 on_close=on_close,
                 meter=account,
             )
-            head = [*sse.HEAD, ("Choreo-Provider", visible(frames.label)), *(headers or [])]
+            head = [*sse.HEAD, ("Choreo-Provider", visible(account.target)), *(headers or [])]
             return Response(200, head, stream)
 
         def give_up(error: Exception | None) -> None:
@@ -162,12 +162,13 @@ class Completions:
 
         def decide(body: bytes) -> Response:
             reply.close()
-            slot.settle(reply.usage)
+            usage = reply.usage
+            slot.settle(usage)
             account.target = reply.label
             account.failovers = reply.failovers
-            account.charge(reply.usage)
+            account.charge(usage)
             account.outcome = "completed"
-            provider = [("Choreo-Provider", visible(reply.label))]
+            provider = [("Choreo-Provider", visible(account.target))]
             # The slot is free when the client has the last byte.
             return document(body, headers=provider, on_close=on_close)
 

@@ -31,6 +31,7 @@ class Pending:
     it.  *gone* tells whether the client has left.
     """
 
+    ended = False  # the body that goes on ends
     #: Calls start_response with what the given function returns or raises; returns the body.
     respond: Callable[[Callable[[], Response]], Iterable[bytes]]
 
@@ -99,11 +100,6 @@ class Pending:
         if abandon is not None:
             self._readable.close()
             abandon(error)
-
-    @property
-    def ended(self) -> bool:
-        """Return False: the body that goes on ends."""
-        return False
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll before :meth:`ready`, or None."""

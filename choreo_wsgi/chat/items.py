@@ -8,28 +8,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
 #: A value that ``json.loads`` returns.
 Json = Any
-
-
-class Identity(dict[str, Json]):
-    """The ``id``, ``created`` and ``model`` of a chat answer.
-
-    The id, and when it was created, are made up when they are first asked for if not *given*: an
-    upstream's own are mostly there.
-    """
-
-    def __init__(self, model: str, **given: Json) -> None:
-        super().__init__(model=model, **given)
-
-    def __missing__(self, name: str) -> Json:
-        made = {"id": f"chatcmpl-{secrets.token_urlsafe(18)}", "created": int(time.time())}
-        return self.setdefault(name, made[name])  # 144 random bits, and seconds since 1970
 
 
 def new_call_id() -> str:

@@ -160,8 +160,10 @@ class Failover:
     def _choose(self) -> None:
         """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
-        allowed = (place for place, item in enumerate(self._left) if item.breaker.allows())
-        candidate = self._left.pop(next(allowed, 0))
+        place = 0
+        while place < len(self._left) and not self._left[place].breaker.allows():
+            place += 1
+        candidate = self._left.pop(place if place < len(self._left) else 0)
         self._begin: Callable[[], Reply] | None = candidate.begin
         self._breaker = candidate.breaker
         self._blocking = candidate.blocking

@@ -153,9 +153,8 @@ def read_usage(usage: Mapping[str, Json]) -> Usage:
     completion = usage.get("completion_tokens_details")
     prompt = prompt if isinstance(prompt, dict) else {}
     completion = completion if isinstance(completion, dict) else {}
-    read, written = (
-        jsontext.count(usage.get(name)) or 0 for name in ("prompt_tokens", "completion_tokens")
-    )
+    read = jsontext.count(usage.get("prompt_tokens")) or 0
+    written = jsontext.count(usage.get("completion_tokens")) or 0
     total = jsontext.count(usage.get("total_tokens"))
     return Usage(
         read,

@@ -23,8 +23,7 @@ from .framing import FramingError
 from .head import head_end, parse_head
 from .request import Steps
 
-_Family = int
-_Place = tuple[_Family, object]  # what connect() takes, with its address family
+_Place = tuple[int, object]  # an address family, and what connect() takes
 
 
 def connect(

@@ -122,6 +122,7 @@ def parse_head(data: bytes, method: str) -> Head:
     return Head(status, (match[3] or b"").decode("latin-1"), headers, framing, keep)
 
 
+@lru_cache(64)  # a server's answers of one second have mostly the same
 def _parse_headers(text: str) -> Headers:
     """Return the headers in *text*; a line that begins with white space belongs to the last.
 

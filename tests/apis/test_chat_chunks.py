@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter
-from choreo_wsgi.chat.items import Delta, Finish, Identity, Item, ToolCall, Usage, dump
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage, dump
 
 
 def make_writer(**changes: Any) -> ChunkWriter:

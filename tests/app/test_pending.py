@@ -9,11 +9,11 @@ import harness
 import pytest
 from scripted_provider import Script
 
-from choreo_wsgi.apis.chat import CompletionWriter
+from choreo_wsgi.apis.chat import CompletionWriter, Identity
 from choreo_wsgi.app.pending import ClientGone, Pending
 from choreo_wsgi.app.response import Response, document
 from choreo_wsgi.chat.answer import Answer
-from choreo_wsgi.chat.items import Delta, Finish, Identity
+from choreo_wsgi.chat.items import Delta, Finish
 from choreo_wsgi.errors import ChoreoError, ProviderError, Unavailable
 from choreo_wsgi.streams.stream import Control
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity
 from choreo_wsgi.chat.answer import Answer
-from choreo_wsgi.chat.items import Identity
 from choreo_wsgi.chat.request import ChatRequest, parse
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class

@@ -10,8 +10,7 @@ import pytest
 from adapter_requests import request
 from corpus_cases import Playback
 
-from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
-from choreo_wsgi.chat.items import Identity
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity
 from choreo_wsgi.errors import ConfigurationError, InvalidRequest
 from choreo_wsgi.providers.capabilities import EFFORTS, TABLE, Capabilities, capabilities, overrides
 from choreo_wsgi.providers.http import HTTPProvider

@@ -9,8 +9,7 @@ import pytest
 from adapter_requests import MODELS, request
 from corpus_cases import Message, Playback
 
-from choreo_wsgi.apis.chat import ChunkWriter
-from choreo_wsgi.chat.items import Identity
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings

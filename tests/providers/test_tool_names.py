@@ -12,8 +12,7 @@ from adapter_requests import MODELS, request
 from aws_events import encode
 from corpus_cases import Playback
 
-from choreo_wsgi.apis.chat import ChunkWriter
-from choreo_wsgi.chat.items import Identity
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 

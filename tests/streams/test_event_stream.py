@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scripted_provider import Script
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.app.slots import Slots
 from choreo_wsgi.chat.answer import Answer
-from choreo_wsgi.chat.items import Delta, Finish, Identity, Usage
+from choreo_wsgi.chat.items import Delta, Finish, Usage
 from choreo_wsgi.errors import ChoreoError, ProviderError, ProviderTimeout
 from choreo_wsgi.streams import stream
 from choreo_wsgi.streams.stream import Control, EventStream, Generation

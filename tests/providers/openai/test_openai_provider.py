@@ -14,8 +14,8 @@ import pytest
 from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
-from choreo_wsgi.chat.items import Delta, Finish, Identity, Item, ToolCall, Usage
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import (
     BodyTooLarge,

@@ -13,8 +13,7 @@ import pytest
 from raw_server import RawServer
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter
-from choreo_wsgi.chat.items import Identity
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ChoreoError, RateLimited, UpstreamInvalid, UpstreamTruncated
 from choreo_wsgi.providers.openai.presets import Mistral
