@@ -59,20 +59,13 @@ if TYPE_CHECKING:
 OpenAI = ChoreoAI
 OpenAIError = ChoreoAIError
 
-# asyncio takes longer to import than all of this package: only who asks for it waits.
-_LAZY = {
-    "AsyncChoreoAI": "aio.client.AsyncChoreoAI",
-    "AsyncOpenAI": "aio.client.AsyncChoreoAI",
-    "AsyncStream": "aio.stream.AsyncStream",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in ("AsyncChoreoAI", "AsyncOpenAI", "AsyncStream"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    # asyncio takes longer to import than all of this package: only who asks for it waits.
+    from .aio import client, stream
 
-    module, _, attribute = _LAZY[name].rpartition(".")
-    value = getattr(import_module(f".{module}", __name__), attribute)
-    globals()[name] = value
-    return value
+    globals().update(AsyncChoreoAI=client.AsyncChoreoAI, AsyncOpenAI=client.AsyncChoreoAI)
+    globals().update(AsyncStream=stream.AsyncStream)
+    return globals()[name]

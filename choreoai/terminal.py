@@ -12,8 +12,6 @@ from typing import Any
 
 from . import APIError, ChoreoAI, ChoreoAIError
 
-_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
-
 _HELP = """\
 /model NAME   ask another model; without NAME, list those of the server
 /clear        forget the conversation so far
@@ -95,9 +93,15 @@ class Conversation:
 
     def _command(self, word: str, rest: str = "") -> str:
         """Carry out a command; return what there is to say about it."""
+        if word == "/model" and rest:
+            self._model = rest
+            return self._describe()
         if word == "/model":
-            self._model = rest or self._model
-            return self._describe() + ("" if rest else f"\n{self._models()}")
+            try:
+                models = [_printable(model.id or "") for model in self._client.models.list()]
+            except ChoreoAIError as error:
+                models = [f"error: {error}"]
+            return "\n".join((self._describe(), *models))
         if word == "/clear":
             self._messages = self._begin
             return "The conversation begins anew."
@@ -105,12 +109,6 @@ class Conversation:
 
     def _describe(self) -> str:
         return f"Asking the model {self._model!r} at {self._client.base_url}"
-
-    def _models(self) -> str:
-        try:
-            return "\n".join(_printable(model.id or "") for model in self._client.models.list())
-        except ChoreoAIError as error:
-            return f"error: {error}"
 
     def ask(self, prompt: str, show_model: bool = False) -> int:
         """Print the answer to *prompt* as it comes; return the exit status.
@@ -137,7 +135,7 @@ class Conversation:
                         printer.note(_REASONS[choice.finish_reason])
         except KeyboardInterrupt:
             printer.note("stopped")
-            status = _EXIT_INTERRUPTED
+            status = 130  # 128 + SIGINT, as shells count
         except ChoreoAIError as error:
             cut = isinstance(error, APIError) and error.partial_text
             printer.note(f"{'the answer was cut off' if cut else 'error'}: {error}")

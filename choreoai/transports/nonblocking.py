@@ -43,7 +43,6 @@ class AsyncioWaiter(BaseWaiter):
         super().__init__(sock)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._fd = sock.fileno()
         self._watched: str | None = None
         self._attempt: Attempt[Any] = receive_some
         self._future: asyncio.Future[Any] | None = None
@@ -97,10 +96,10 @@ class AsyncioWaiter(BaseWaiter):
         if wanted == self._watched:
             return
         if self._watched is not None:
-            getattr(self._loop, f"remove_{self._watched}")(self._fd)
+            getattr(self._loop, f"remove_{self._watched}")(self.sock)
         self._watched = wanted
         if wanted is not None:  # Windows needs asyncio.SelectorEventLoop for it
-            getattr(self._loop, f"add_{wanted}")(self._fd, self._ready)
+            getattr(self._loop, f"add_{wanted}")(self.sock, self._ready)
 
     def close(self, keep: bool = False) -> None:
         if threading.get_ident() != self._thread:  # a finaliser's
