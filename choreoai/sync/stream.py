@@ -17,6 +17,8 @@ from ..errors import (
     APIError,
     APIStatusError,
     APITimeoutError,
+    InternalServerError,
+    RateLimitError,
     StreamInterruptedError,
 )
 from ..folding import Fold
@@ -181,13 +183,12 @@ class Stream(Answered, Generic[E]):
             try:
                 self._exchange.resume(self.id, self._last)
                 break
-            except APIStatusError as error:
-                if error.status_code < 500 and error.status_code != 429:
-                    message = f"{why}, and the stream cannot be resumed: {error}"
-                    kind, code = error.type, error.code
-                    raise StreamInterruptedError(message, code=code, type=kind) from error
-            except APIConnectionError:
+            except (APIConnectionError, InternalServerError, RateLimitError):
                 pass
+            except APIStatusError as error:
+                message = f"{why}, and the stream cannot be resumed: {error}"
+                kind, code = error.type, error.code
+                raise StreamInterruptedError(message, code=code, type=kind) from error
         self._decoder = None
 
     def _explain(self, error: BaseException) -> BaseException:
@@ -279,10 +280,6 @@ class Stream(Answered, Generic[E]):
 
     def __del__(self) -> None:
         self._exchange.drop()
-
-    def __repr__(self) -> str:
-        state = "ended" if self._reading.ended else "closed" if self._closed else "open"
-        return f"<{type(self).__name__} {state} id={self.id!r}>"
 
 
 class _Text:
