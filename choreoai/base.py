@@ -42,6 +42,8 @@ class BaseClient:
     address that cannot be sent.
     """
 
+    _pool_kind: Any  # makes what keeps the connections
+
     def __init__(
         self,
         api_key: str | None = None,
@@ -79,10 +81,7 @@ class BaseClient:
             self._session.proxies.update(proxies or {})
             self._session.verify, self._session.cert = verify, cert
         self._closed = False
-        self._transport = self._connect(self._session)
-
-    def _connect(self, session: requests.Session) -> Any:
-        """Return what the calls are sent with; overridden."""
+        self._pool = self._pool_kind(self._session)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -130,7 +129,7 @@ class BaseClient:
             http_client=http_client,
         )
         if http_client is None:
-            made._transport = self._transport
+            made._pool = self._pool
         return made
 
     with_options = copy
@@ -200,7 +199,8 @@ class BaseClient:
 class Answered:
     """What has an answer's head."""
 
-    _exchange: AsyncExchange | Exchange
+    def __init__(self, exchange: AsyncExchange | Exchange) -> None:
+        self._exchange = exchange
 
     @property
     def status_code(self) -> int:

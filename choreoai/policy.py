@@ -9,6 +9,8 @@ from typing import NamedTuple, Union
 
 from choreo_wsgi.upstream.head import retry_after
 
+from .errors import APIConnectionError, APIStatusError
+
 
 class Timeout(NamedTuple):
     """Limits in seconds; None means no limit.
@@ -68,14 +70,19 @@ def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:
     return float(min(most, first * 2.0**attempt)) * (1 - random.random() / 2)
 
 
-def retry_delay(status: int, headers: Mapping[str, str], attempt: int, now: float) -> float | None:
-    """Return the seconds to wait before the request is tried again, or None for not at all.
+def retry_delay(
+    error: APIStatusError | APIConnectionError, attempt: int, now: float
+) -> float | None:
+    """Return the seconds to wait after *error* before another try, or None for no other.
 
     ``x-should-retry`` decides when it is there; otherwise 408, 409, 429 and 5xx are tried
     again.  ``retry-after-ms``, or ``Retry-After`` (seconds, with decimals or without, or a date,
     seen from *now*, the Unix time), gives the wait; over a minute it is not worth waiting for,
     and the caller is told at once.
     """
+    if not isinstance(error, APIStatusError):
+        return None if error._hopeless else backoff(attempt)
+    status, headers = error.status_code, error.headers
     should = headers.get("x-should-retry", "").strip().lower()
     if should == "false":
         return None

@@ -24,7 +24,7 @@ class AsyncRawResponse(Answered, Generic[T]):
     _exchange: AsyncExchange
 
     def __init__(self, exchange: AsyncExchange, content: bytes, stream: Any) -> None:
-        self._exchange = exchange
+        super().__init__(exchange)
         self.content = content
         self._stream = stream
 
@@ -59,9 +59,6 @@ class AsyncStreamedResponse(Answered, Generic[T]):
     """
 
     _exchange: AsyncExchange
-
-    def __init__(self, exchange: AsyncExchange) -> None:
-        self._exchange = exchange
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
         await self._exchange.open()

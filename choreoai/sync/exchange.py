@@ -29,7 +29,7 @@ from ..errors import (
     NotFoundError,
     status_error,
 )
-from ..policy import Options, backoff, retry_delay
+from ..policy import Options, retry_delay
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
 from ..transports.blocking import Waiter, waiter
@@ -85,12 +85,7 @@ class Exchange:
                 self._send(self._request)
                 break
             except (APIStatusError, APIConnectionError) as error:
-                delay = None
-                if isinstance(error, APIStatusError):
-                    status, headers = error.status_code, error.headers
-                    delay = retry_delay(status, headers, self.retries, time.time())
-                elif not error._hopeless:
-                    delay = backoff(self.retries)
+                delay = retry_delay(error, self.retries, time.time())
                 if delay is None or self.retries >= self.options.max_retries:
                     raise
             self.retries += 1
@@ -116,7 +111,7 @@ class Exchange:
 
     def _send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""
-        pool = self._client._transport
+        pool = self._client._pool
         route = self._route = Route.find(pool.session, request.url or "")
         sock = pool.connect(route, self.options.timeout.connect)
         self._rest = b""  # received but not yet asked for
@@ -277,7 +272,7 @@ class Exchange:
             return
         self._waits = None
         waits.close(keep=True)
-        self._client._transport.keep(self._route, waits.sock)
+        self._client._pool.keep(self._route, waits.sock)
 
     def drop(self) -> None:
         """Close the connection; nothing is asked that could wait."""

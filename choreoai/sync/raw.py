@@ -24,7 +24,7 @@ class RawResponse(Answered, Generic[T]):
     _exchange: Exchange
 
     def __init__(self, exchange: Exchange, content: bytes, stream: Any) -> None:
-        self._exchange = exchange
+        super().__init__(exchange)
         self.content = content
         self._stream = stream
 
@@ -59,9 +59,6 @@ class StreamedResponse(Answered, Generic[T]):
     """
 
     _exchange: Exchange
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
 
     def __enter__(self) -> StreamedResponse[T]:
         self._exchange.open()

@@ -67,7 +67,7 @@ class Stream(Answered, Generic[E]):
     _reading: Reading
 
     def __init__(self, exchange: Exchange, after: int = 0) -> None:
-        self._exchange = exchange
+        super().__init__(exchange)
         self._reading = exchange.reading or Reading()
         self._ready: deque[Record] = deque()
         self._closed = False

@@ -362,7 +362,7 @@ def quick(monkeypatch):
         waits.append(attempt)
         return 0.001
 
-    for module in ("aio.exchange", "aio.stream", "sync.exchange", "sync.stream", "policy"):
+    for module in ("aio.stream", "sync.stream", "policy"):
         monkeypatch.setattr(f"choreoai.{module}.backoff", backoff)
     return waits
 

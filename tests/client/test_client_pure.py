@@ -319,7 +319,7 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
     ],
 )
 def test_retry_delay(status, headers, delay):
-    assert policy.retry_delay(status, headers, 0, NOW) == delay
+    assert policy.retry_delay(errors.status_error(status, headers, {}), 0, NOW) == delay
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_retry_delay(status, headers, delay):
 def test_retry_delay_backs_off(status, after):
     headers = {} if after is None else {"retry-after": after}
     for attempt, most in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 8.0]):
-        delay = policy.retry_delay(status, headers, attempt, NOW)
+        delay = policy.retry_delay(errors.status_error(status, headers, {}), attempt, NOW)
         assert most / 2 <= delay <= most
 
 
