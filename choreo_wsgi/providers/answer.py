@@ -95,6 +95,7 @@ class UpstreamAnswer:
         self._body = bytearray()  # until it is judged
         self._begun: Exchange | None = None  # the exchange whose body has been looked at
         self._packing: Unpacker | None = None
+        self._waits = False  # there is more to unpack of what has come
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
         #: Whether what the exchange gives needs to be looked at no more.
@@ -106,11 +107,6 @@ class UpstreamAnswer:
     def body_ended(self) -> bool:
         """Whether the body of a good answer was returned to its end."""
         return self.good and self._exchange.ended and not self._waits
-
-    @property
-    def _waits(self) -> bool:
-        """Whether there is more to unpack of what has come."""
-        return self._packing is not None and self._packing.waiting
 
     def read(self, timeout: float) -> bytes:
         """Return what came of the body within *timeout* seconds.
@@ -165,6 +161,7 @@ class UpstreamAnswer:
         if self._packing is not None:
             try:
                 data = self._packing.step(data, _STEP)
+                self._waits = self._packing.waiting
             except FramingError as error:
                 raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
         if self.good:
@@ -217,7 +214,7 @@ class UpstreamAnswer:
         other = asking.again(status, body)
         if other is not None:
             exchange.close()
-            self._packing = None
+            self._packing, self._waits = None, False
             self._asking = other
             self._exchange = other.begin()
             return b""

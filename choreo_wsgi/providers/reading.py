@@ -126,9 +126,8 @@ def find_error(value: Json) -> Json:
         return next((found for one in value if (found := find_error(one)) is not None), None)
     if not isinstance(value, dict):
         return None
-    for name in ERROR_HOLDERS:
-        if found := value.get(name):
-            return value if isinstance(found, str | bool) else found
+    if found := next(filter(None, map(value.get, ERROR_HOLDERS)), None):
+        return value if isinstance(found, str | bool) else found
     state = value.get("base_resp")
     if isinstance(state, dict) and state.get("status_code"):
         return state
@@ -140,9 +139,9 @@ def find_error(value: Json) -> Json:
         return None
     if value.get("object") == "error" or value.get("type") == "error":
         return value
-    if any(value.get(name) for name in ("error_message", "error_msg", "errorMessage", "detail")):
+    if any(map(value.get, ("error_message", "error_msg", "errorMessage", "detail"))):
         return value
-    if any(value.get(name) for name in ("message", "msg", "details", "Message")):
+    if any(map(value.get, ("message", "msg", "details", "Message"))):
         return None if value.get("code") in (0, 200, "0", "200") else value
     return None
 
