@@ -128,25 +128,23 @@ class EventReading(Reading, Generic[T]):
                 yield from self._finish(index)
 
     def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[ChatCompletionStreamEvent[T]]:
+        kind: Any
         delta = choice.delta
-        if delta.content is not None:
-            text = self.fold.text(index)
-            parsed = self.parser.content({"content": text}, partial=True)
-            yield TextDeltaEvent("content.delta", delta.content, text, parsed)
-        if delta.refusal is not None:
-            text = self.fold.text(index, "refusal")
-            yield TextDeltaEvent("refusal.delta", delta.refusal, text)
         for name in ("content", "refusal"):
+            if (piece := getattr(delta, name)) is not None:
+                text, kind = self.fold.text(index, name), f"{name}.delta"
+                parsed = self.parser.content({name: text}, partial=True)
+                yield TextDeltaEvent(kind, piece, text, parsed)
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._logprobs.setdefault((index, name), [])
                 seen += tokens
-                kind: Any = f"logprobs.{name}.delta"
+                kind = f"logprobs.{name}.delta"
                 yield LogprobsEvent(kind, [*seen], **{name: tokens})
-        for piece in delta.tool_calls or ():
-            number = piece.index or 0
+        for call in delta.tool_calls or ():
+            number = call.index or 0
             name, arguments = self.fold.function(index, number)
             kind = "tool_calls.function.arguments.delta"
-            added = piece.function.arguments or ""
+            added = call.function.arguments or ""
             yield FunctionToolCallArgumentsEvent(kind, name, number, arguments, added)
             if number != self._calls.get(index):
                 yield from self._finish(index)

@@ -70,7 +70,7 @@ class Object:
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return :meth:`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+        return self.model_dump_json(indent=indent, exclude_unset=True)
 
     model_validate = from_dict
 
