@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -21,14 +20,7 @@ from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
 from ..base import stream_path
-from ..errors import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    NotFoundError,
-    status_error,
-)
+from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
 from ..policy import Options, retry_delay
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
@@ -69,7 +61,7 @@ class Exchange:
         self.meaning = meaning
         self.reading = reading
         self.retries = 0
-        self._client = client
+        self.client = client
         self._request = client._request(method, path, body, options, reading is not None)
         self.options = options
         self._cancelled = False
@@ -101,17 +93,11 @@ class Exchange:
         """
         headers = {**self.options.headers, "Last-Event-ID": str(after)}
         options = replace(self.options, headers=headers)
-        self._send(self._client._request("GET", stream_path(id), None, options, True))
-
-    def stop(self, id: str) -> None:
-        """Have the server stop the resumable stream *id*."""
-        options = self._client._asked({})[1]
-        with suppress(NotFoundError):  # it is over and forgotten
-            Exchange(self._client, "DELETE", stream_path(id), options).fetch()
+        self._send(self.client._request("GET", stream_path(id), None, options, True))
 
     def _send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""
-        pool = self._client._pool
+        pool = self.client._pool
         route = self._route = Route.find(pool.session, request.url or "")
         sock = pool.connect(route, self.options.timeout.connect)
         self._rest = b""  # received but not yet asked for
@@ -272,7 +258,7 @@ class Exchange:
             return
         self._waits = None
         waits.close(keep=True)
-        self._client._pool.keep(self._route, waits.sock)
+        self.client._pool.keep(self._route, waits.sock)
 
     def drop(self) -> None:
         """Close the connection; nothing is asked that could wait."""
@@ -285,6 +271,5 @@ class Exchange:
 
 
 def _dictionary(head: Head) -> Mapping[str, str]:
-    names = [name for name, _ in head.headers.items()]
-    values = {name: ", ".join(head.headers.get_all(name) or ()) for name in names}
-    return CaseInsensitiveDict(values)
+    names = (name for name, _ in head.headers.items())
+    return CaseInsensitiveDict({n: ", ".join(head.headers.get_all(n) or ()) for n in names})

@@ -56,9 +56,8 @@ class BaseWaiter:
         """
         if error.errno is None:
             raise error
-        if isinstance(error, ssl.SSLError):
-            return isinstance(error, ssl.SSLWantWriteError)
-        return write
+        plain = isinstance(error, BlockingIOError)
+        return write if plain else isinstance(error, ssl.SSLWantWriteError)
 
     def shut_down(self) -> None:
         """End both directions of the socket: who waits for it goes on at once."""

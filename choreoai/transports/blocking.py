@@ -30,10 +30,10 @@ class Waiter(BaseWaiter):
     """Waits in the calling thread; any other may shut the socket down to end that."""
 
     def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
-        """Return ``attempt(sock)`` as soon as the socket lets it come to an end.
+        """Return ``attempt(sock)``, made until the socket lets it come to an end.
 
-        Between two attempts it waits until the socket is readable (or writable, with *write*).
-        Raises what it raises, and Stalled at *deadline* (of ``time.monotonic``).
+        Between two attempts the socket turns readable (or writable, with *write*).  Raises what it
+        raises, and Stalled at *deadline* (of ``time.monotonic``).
         """
         while True:
             try:
@@ -46,7 +46,6 @@ class Waiter(BaseWaiter):
             wait(self.sock, min(left, _LONGEST_WAIT))
 
 
-#: Returns who waits for a socket.
 waiter = Waiter
 
 
