@@ -117,13 +117,13 @@ class Patterns:
     """The patterns of one stream, the latest first, and what may become one.
 
     An event is learned from when the second of its kind comes: a stream that has no pattern,
-    because each event is padded at random, costs one search an event and no more.  Where there
-    is no pattern yet, the first is enough if another stream has shown that it is sound.
+    because each event is padded at random, costs one search an event and no more.  The first
+    event is enough if another stream has shown that what can be learned of it is sound.
     """
 
     def __init__(self) -> None:
         self.known: list[Pattern] = []
-        self._candidates: dict[bytes, None] = {}
+        self._candidates: dict[tuple[bytes, bytes], None] = {}
 
     def forget(self) -> None:
         """Forget all: what may come next is not what came before."""
@@ -143,21 +143,25 @@ class Patterns:
         if found is None:
             return
         holder, key, match = found
+        head, tail = raw[: match.start(1)], raw[match.end(1) :]
+        first = (head, tail) not in self._candidates
+        if first:
+            if len(self._candidates) >= _MOST:
+                del self._candidates[next(iter(self._candidates))]
+            self._candidates[head, tail] = None
+            if self.known or len(self._candidates) > 1:
+                return
         sent = frame[6:-2]
         again = [match.span(1) for match in _STRINGS[key].finditer(sent)]
         if len(again) != 1:
             return
         start, end = again[0]
-        head, tail = raw[: match.start(1)], raw[match.end(1) :]
         new_head, new_tail = sent[:start], sent[end:]
         shape = _shape(chunk, head, tail, new_head, new_tail)
         sound = _SOUND.get(shape)
-        if shape not in self._candidates and (sound is None or self.known):
-            if len(self._candidates) >= _MOST:
-                del self._candidates[next(iter(self._candidates))]
-            self._candidates[shape] = None
-            return
         if sound is None:
+            if first:
+                return
             if len(_SOUND) >= _MOST_SHAPES:
                 _SOUND.clear()
             sound = _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail))
