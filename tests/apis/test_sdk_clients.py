@@ -557,6 +557,37 @@ def test_what_has_no_room_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert texts == ["See ", *left_out, "this."]
 
 
+def test_thinking_without_its_text_and_calls_that_are_over(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = {"type": "redacted_thinking", "data": "c2Vl"}
+    items = [
+        Delta(extra={"thinking_blocks": [hidden, SIGNED]}),
+        Delta(tool_calls=[ToolCall(0, "a", "weather", "{}")]),
+        Delta(tool_calls=[ToolCall(1, "b", "note", "no JSON")]),
+        Delta(tool_calls=[ToolCall(0, arguments="{}")]),  # it was whole before the next began
+        Finish("tool_calls"),
+    ]
+    monkeypatch.setattr(Scripted, "script", staticmethod(lambda request: from_deltas(items)))
+    members: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
+        whole = client.messages.create(**members)
+        events = list(client.messages.create(**members, stream=True))
+    kinds = [event.content_block.type for event in events if event.type == "content_block_start"]
+    judge(MESSAGE, whole.to_dict(mode="json"))
+    redacted, thought, first, second = (block.to_dict() for block in whole.content)
+    assert (redacted, thought["signature"]) == (hidden, SIGNED["signature"])
+    assert (first["input"], second["input"]) == ({}, {"raw": "no JSON"})
+    assert kinds == ["redacted_thinking", "thinking", "tool_use", "tool_use"]
+    tools: Any = [{"type": "custom", "name": "note"}]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as other:
+        response: Any = other.responses.create(model="m", input="hi", tools=tools)
+    judge(RESPONSE, response.to_dict(mode="json"))
+    *sealed, first, second = response.output
+    assert [item.type for item in sealed] == ["reasoning", "reasoning"]
+    assert (first.arguments, second.input) == ("{}", "no JSON")
+
+
 # -- silence ----------------------------------------------------------------------------------
 
 

@@ -105,6 +105,23 @@ def test_in_the_background_without_a_stream(served: Callable[..., str]) -> None:
         assert done.usage is not None and done.usage.output_tokens == 30
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_is_one_response(served: Callable[..., str], stream: bool) -> None:
+    asked: Any = {"model": "slow", "input": "hi", "store": True, "stream": stream}
+    headers = {"Idempotency-Key": "once"}
+    with client_of(served()) as client:
+        answers: list[Any] = [
+            client.responses.create(**asked, extra_headers=headers) for _ in range(2)
+        ]
+        if stream:
+            answers = [list(events)[-1].response for events in answers]
+        first, second = answers
+        assert (first.id, first.output_text) == (
+            second.id,
+            client.responses.retrieve(first.id).output_text,
+        )
+
+
 def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
     url, script = scripted_url
     with client_of(url) as client:
