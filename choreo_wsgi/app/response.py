@@ -13,7 +13,7 @@ from ..streams.stream import EventStream
 from .request import Headers
 
 
-@dataclass
+@dataclass(slots=True)
 class Response:
     """An HTTP answer: status, headers and a WSGI body."""
 

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ..chat.items import Usage
 from ..chat.source import Lane, Reply, lane_of
@@ -91,25 +92,16 @@ class Breakers:
         return breaker
 
 
+@dataclass(slots=True)
 class Candidate:
     """A target that can be asked: its *breaker*, how to *begin*, and whether that may block."""
 
-    def __init__(
-        self,
-        breaker: Breaker,
-        begin: Callable[[], Reply],
-        priority: int = 0,
-        weight: float = 1.0,
-        *,
-        label: str = "",
-        blocking: bool = False,
-    ) -> None:
-        self.breaker = breaker
-        self.begin = begin
-        self.priority = priority
-        self.weight = weight
-        self.label = label
-        self.blocking = blocking
+    breaker: Breaker
+    begin: Callable[[], Reply]
+    priority: int = 0
+    weight: float = 1.0
+    label: str = ""
+    blocking: bool = False
 
 
 def in_order(

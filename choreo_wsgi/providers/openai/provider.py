@@ -312,5 +312,5 @@ class OpenAI(Provider):
 
 def _tool_names(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions that *request* offers."""
-    tools = (tool.get("function") or {} for tool in request.body.get("tools") or ())
-    return frozenset(function["name"] for function in tools if "name" in function)
+    tools = [tool.get("function") or {} for tool in request.body.get("tools") or ()]
+    return frozenset([function["name"] for function in tools if "name" in function])
