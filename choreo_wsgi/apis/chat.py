@@ -67,6 +67,14 @@ class ChunkWriter(AnswerWriter):
             f'"created":{self.identity["created"]},"model":{quote(self.model)},"choices":['
         )
 
+    @property
+    def text_ends(self) -> tuple[bytes, bytes] | None:
+        """What is around the text of the first choice, whose role is known."""
+        if 0 not in self._text:
+            return None
+        before, after = (end.encode("utf-8", "backslashreplace") for end in self._text[0])
+        return b'data: %b"' % before, b'"%b\n\n' % after
+
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*: the role chunk first when its choice had none yet."""
         if isinstance(item, Usage):

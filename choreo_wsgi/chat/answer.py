@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Json, Usage
-from .source import Over, Source
+from .source import Lane, Over, Source
 
 
 class AnswerWriter:
@@ -32,6 +32,14 @@ class AnswerWriter:
     ping = sse.ping()
     #: What follows the last frame of a stream that ended well.
     done = sse.DONE
+
+    @property
+    def text_ends(self) -> tuple[bytes, bytes] | None:
+        """What is around the JSON of a text in the frame of a delta that has nothing else.
+
+        None where that depends on more than the text.
+        """
+        return None
 
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*; ``b""`` where there are none, as in a document."""
@@ -86,6 +94,11 @@ class Answer(Over):
         if self._source.ended and not (block and len(self._finished) < self._n):
             block += self._end()
         return block
+
+    def lane(self) -> Lane | None:
+        """Return the lane of the source for texts, if it has one."""
+        find, ends = getattr(self._source, "lane", None), self._writer.text_ends
+        return None if find is None or ends is None else find(ends)
 
     def _end(self) -> bytes:
         if len(self._finished) < self._n:

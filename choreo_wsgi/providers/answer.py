@@ -17,6 +17,8 @@ from ..late import Late
 from ..upstream import Exchange
 from ..upstream.coding import Unpacker, is_packed
 from ..upstream.framing import FramingError
+from .openai.lane import Lane
+from .openai.pattern import Pattern
 from .reading import SHAPE_ERRORS, unknown_shape
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ class UpstreamAnswer:
         self._open = False
         self._pause = 0.0  # how long the next read of a burst is put off,
         self._paused = 0.0  # and since when
+        self._lane: Lane | None = None
 
     @property
     def body_ended(self) -> bool:
@@ -115,6 +118,7 @@ class UpstreamAnswer:
         """
         if self._failure is not None:
             raise self._failure
+        self._hear()
         try:
             return self._read(timeout)
         except ChoreoError as error:
@@ -122,6 +126,7 @@ class UpstreamAnswer:
 
     def read_burst(self, timeout: float) -> bytes:
         """Return what came, as :meth:`read` does; while much comes, less often."""
+        self._hear()
         if self._pause and timeout > 0:
             time.sleep(self._pause)
         is_open = self._open and self._failure is None
@@ -129,6 +134,19 @@ class UpstreamAnswer:
         self._pause = _pause_after(len(data), self._pause)
         self._paused = time.monotonic() if self._pause else 0.0
         return data
+
+    def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:
+        """Return a lane for events that all follow *pattern*; for *plain* see there."""
+        chunks = self._exchange.chunks()
+        if pattern is None or not self._open or self._pause or chunks is None:
+            return None
+        self._lane = Lane(self._exchange, *chunks, pattern, BURST, plain)
+        return self._lane
+
+    def _hear(self) -> None:
+        """Tell the exchange what passed by it."""
+        if self._lane is not None:
+            self._exchange.heard = max(self._exchange.heard, self._lane.heard)
 
     def fail(self, error: ChoreoError) -> ChoreoError:
         """Let go of the answer because of *error*; return it with ``***`` for secrets."""
@@ -230,6 +248,7 @@ class UpstreamAnswer:
         """When to ask again although nothing came: at once for what waits, or after a pause."""
         if self._waits or self._failure is not None:
             return 0.0
+        self._hear()
         return self._paused + self._pause if self._pause else self._exchange.due
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .. import sse
 from ..chat.items import Item, Json, Usage, new_call_id
-from ..chat.source import Source
+from ..chat.source import Lane, Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
 from ..late import Late
 from ..settings import Settings
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from . import names as toolnames
     from .answer import Asking
     from .capabilities import Capabilities
+    from .openai import pattern
 else:
     answers = Late("choreo_wsgi.providers.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
+    pattern = Late("choreo_wsgi.providers.openai.pattern")
     toolnames = Late("choreo_wsgi.providers.names")
 
 
@@ -59,6 +61,8 @@ class Translator:
 
     ended = False
     failure: ChoreoError | None = None
+    #: What is around a plain text in the next events, probably; what came last is looked at.
+    ends: tuple[bytes, bytes] | None = None
     #: With these bytes no body begins that this reads.
     foreign = b"{[<"
 
@@ -197,6 +201,13 @@ class HTTPSource(Source):
             return False
         self._leave()
         return True
+
+    def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
+        """Return a lane for events of a plain text, which becomes a frame with these *ends*."""
+        came = self._translator.ends
+        if came is None or self.ended or self._failure is not None:
+            return None
+        return self._answer.new_lane(pattern.new_pattern(*came, *ends), plain=True)
 
     def _leave(self) -> None:
         """The answer is complete: leave the connection to others, if it can be."""

@@ -39,7 +39,7 @@ _COUNTS = (
 #: An event as nearly all are, of a text without escapes: read at once, for a third of the time.
 _PLAIN = re.compile(
     rb'event: content_block_delta\ndata: \{"type":"content_block_delta","index":\d,'
-    rb'"delta":\{"type":"text_delta","text":"([ !#-\[\]-~]*)" *\} *\} *\n\n'
+    rb'"delta":\{"type":"text_delta","text":"([ !#-\[\]-~]+)" *\} *\} *\n\n'
 )
 #: What a message says of its end.
 _STOP = ("stop_reason", "stop_sequence", "stop_details")
@@ -53,6 +53,7 @@ class AnthropicTranslator(EventTranslator):
         self._counts: dict[str, int] = {}
         self._blocks = Blocks()
         self._begun = False
+        self._last = (b"", b"")  # what was around the last text
 
     @property
     def usage(self) -> Usage | None:
@@ -69,12 +70,14 @@ class AnthropicTranslator(EventTranslator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
-        at = 0
+        last, self.ends, at = self._last, None, 0
         if self._decoder.between and len(data) <= self._limit:
             while (plain := _PLAIN.match(data, at)) is not None:
                 items.append(Delta(plain[1].decode()))
+                self._last = data[at : plain.start(1)], data[plain.end(1) : plain.end()]
                 at = plain.end()
             if at == len(data):
+                self.ends = last if last == self._last else None
                 return
         for body in self.objects(data[at:] if at else data):
             if body.get("type") == "content_block_delta":

@@ -10,7 +10,7 @@ from ...chat.answer import AnswerWriter
 from ...chat.items import Usage, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..answer import BLANK, BURST, FIELDS, Asking, UpstreamAnswer
+from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
 from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape
 from .lane import Lane
 from .relay import EventRelay, Rewriting
@@ -44,7 +44,6 @@ class RelayedStream(UpstreamAnswer):
         self.ended = False
         self._grace = 0.0
         self._finished = False  # every choice has its finish reason
-        self._lane: Lane | None = None
 
     @property
     def usage(self) -> Usage | None:
@@ -61,7 +60,6 @@ class RelayedStream(UpstreamAnswer):
             raise self._failure
         if self.ended:
             return b""
-        self._hear()
         relay, finished = self._relay, self._finished
         if finished:
             timeout = self._patience(timeout)
@@ -84,16 +82,7 @@ class RelayedStream(UpstreamAnswer):
 
     def lane(self) -> Lane | None:
         """Return a lane for small blocks of events that all follow the pattern of the last."""
-        pattern, chunks = self._relay.pattern, self._exchange.chunks()
-        if not self._open or self._finished or self._pause or pattern is None or chunks is None:
-            return None
-        self._lane = Lane(self._exchange, *chunks, pattern, BURST)
-        return self._lane
-
-    def _hear(self) -> None:
-        """Tell the exchange what passed by it."""
-        if self._lane is not None:
-            self._exchange.heard = max(self._exchange.heard, self._lane.heard)
+        return None if self._finished else self.new_lane(self._relay.pattern)
 
     def _patience(self, timeout: float) -> float:
         """Return how long to wait for what may follow the finish reasons."""
@@ -118,7 +107,6 @@ class RelayedStream(UpstreamAnswer):
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came: at the end of the grace too."""
-        self._hear()
         due = super().due
         return min(due, self._grace) if self._grace and due is not None else due
 

@@ -29,14 +29,15 @@ class Lane:
 
     *receive* returns the bytes of a chunked body that are there, None or BlockingIOError if there
     are none; *sizes* knows the lines that begin chunks.  Only chunks below *limit* bytes are
-    taken.  What cannot be is left to *reading*.
+    taken, and with *plain* only single events of a text that needs no decoding.  What cannot be
+    is left to *reading*.
     """
 
     # One function, and one object without a dict: with hundreds of streams each step, and each
     # object that it touches, has left the cache since the last event.  A call for each of five
     # layers costs a fifth of a frame ("python -m bench pace").
     __slots__ = (
-        *("_after", "_before", "_length", "_limit", "_prefix", "_reading", "_receive"),
+        *("_after", "_before", "_least", "_length", "_limit", "_prefix", "_reading", "_receive"),
         *("_rewrite", "_seen", "_sizes", "_skip", "_suffix", "heard", "keep", "send"),
         "told",
     )
@@ -51,15 +52,17 @@ class Lane:
         sizes: Mapping[bytes, int],
         pattern: Pattern,
         limit: int,
+        plain: bool = False,
     ) -> None:
         self._reading = reading
         self._receive = receive
         self._sizes = sizes
         self._limit = limit
-        self._rewrite = pattern.apply
+        self._rewrite = None if plain else pattern.apply
         self._seen = pattern.seen
         self._prefix, self._suffix = pattern.prefix, pattern.suffix + b"\r\n"
         self._skip = len(self._prefix) + 2
+        self._least = self._skip + plain
         self._before, self._after = pattern.new_prefix, pattern.new_suffix + b"\r\n"
         self._length = len(self._before) + len(self._after) - 2
         self.heard = 0.0
@@ -82,7 +85,7 @@ class Lane:
         if (
             self._sizes.get(data[:line]) == size - line - 4
             and data.startswith(self._prefix, line + 2)
-            and data.endswith(self._suffix, begin)  # and does not overlap the prefix
+            and data.endswith(self._suffix, line + self._least)  # behind the prefix
             and size < self._limit
         ):
             text = data[begin : -len(self._suffix)]
@@ -91,7 +94,7 @@ class Lane:
                     self._seen(text)
                 length = self._length + len(text)
                 chunk = b"%X\r\n%b%b%b" % (length, self._before, text, self._after)
-            else:
+            elif self._rewrite is not None:
                 block = self._rewrite(data[line + 2 : -2])
                 if block is not None:
                     chunk, frames = b"%X\r\n%b\r\n" % (len(block), block), sse.count(block)

@@ -45,7 +45,7 @@ _PLAIN_ID = re.compile(r"[\w.:/=+-]{8,128}", re.ASCII)
 class Pattern:
     """Events that are *prefix*, a JSON string's inside, *suffix*, and what becomes of them.
 
-    *prefix* begins with ``data:`` and *suffix* ends with the blank line; *new_prefix* and
+    *prefix* begins an event's first line and *suffix* ends with the blank line; *new_prefix* and
     *new_suffix* stand in their places afterwards.  *seen*, if given, is told the texts.
     """
 
@@ -166,7 +166,10 @@ class Patterns:
                 _SOUND.clear()
             sound = _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail))
             _SOUND[shape] = sound
-        pattern = _pattern(head, tail, new_head, new_tail, seen) if sound else None
+        if not sound or b"\n" in head:
+            return
+        ends = b"data: " + head, tail + b"\n\n", b"data: " + new_head, new_tail + b"\n\n"
+        pattern = new_pattern(*ends, seen)
         if pattern is not None and pattern not in self.known:
             self.known = [pattern, *self.known[: _MOST - 1]]
 
@@ -204,19 +207,17 @@ def _is_sound(
     return same and _HOLE in (delta.get(key), delta.get("reasoning"))
 
 
-def _pattern(
-    head: bytes,
-    tail: bytes,
-    new_head: bytes,
-    new_tail: bytes,
-    seen: Callable[[bytes], None] | None,
+def new_pattern(
+    prefix: bytes,
+    suffix: bytes,
+    new_prefix: bytes,
+    new_suffix: bytes,
+    seen: Callable[[bytes], None] | None = None,
 ) -> Pattern | None:
-    """Return the pattern of events of *head*, a text, *tail*; None if they cannot be told apart."""
-    prefix, suffix = b"data: " + head, tail + b"\n\n"
+    """Return the :class:`Pattern` with these ends; None if its events cannot be told apart."""
     separator = suffix[:_SEPARATOR]
-    if (prefix + suffix).count(separator) != 1 or b"\n" in prefix:
+    if (prefix + suffix).count(separator) != 1:
         return None
-    new_prefix, new_suffix = b"data: " + new_head, new_tail + b"\n\n"
     between = suffix[len(separator) :] + prefix
     return Pattern(
         prefix,

@@ -30,7 +30,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 END = b"0\r\n\r\n"
 CASES = [
     case
-    for case in [*cases("openai"), *cases("azure")]
+    for case in [*cases("openai"), *cases("azure"), *cases("anthropic")]
     if case.answer[0] == 200 and not case.answer[1]["Content-Encoding"]
 ]
 
@@ -156,6 +156,11 @@ def test_streams_of_all_kinds(upstream: socket.socket, part: int) -> None:
 
 PREFIX = b'data: {"choices":[{"index":0,"delta":{"content":"'
 SUFFIX = b'"},"finish_reason":null}]}\n\n'
+TEXT_PREFIX = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":"'
+)
+TEXT_SUFFIX = b'"}}\n\n'
 
 
 @pytest.mark.parametrize(
@@ -172,13 +177,25 @@ SUFFIX = b'"},"finish_reason":null}]}\n\n'
         SUFFIX + b": ping\n\n" + PREFIX,
     ],
 )
-def test_what_is_only_nearly_as_the_last(upstream: socket.socket, odd: bytes) -> None:
-    [case] = [case for case in cases("openai") if case.id == "openai/text"]
-    texts = [b"a", b"b", b"c", b"d", odd, b"e", b"f"]
-    events = [PREFIX + text + SUFFIX for text in texts]
-    events[4] = events[4] if odd else PREFIX + SUFFIX[1:]
-    events.append(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
-    cut = pieces([*events, sse.DONE], 0)
+@pytest.mark.parametrize("translated", [False, True])
+def test_what_is_only_nearly_as_the_last(
+    upstream: socket.socket, odd: bytes, translated: bool
+) -> None:
+    id = "anthropic/text" if translated else "openai/text"
+    [case] = [case for case in [*cases("openai"), *cases("anthropic")] if case.id == id]
+    prefix, suffix = (TEXT_PREFIX, TEXT_SUFFIX) if translated else (PREFIX, SUFFIX)
+    odd = odd.replace(PREFIX, prefix).replace(SUFFIX, suffix)
+    texts = [b"a", b"b", b"c", b"d", odd, b"e", b"f", b"", b"g"]
+    events = [prefix + text + suffix for text in texts]
+    events[4] = events[4] if odd else prefix + suffix[1:]
+    if translated:
+        events.insert(0, b'data: {"type":"message_start","message":{}}\n\n')
+        events.append(b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n')
+        events.append(b'data: {"type":"message_stop"}\n\n')
+    else:
+        events.append(b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
+        events.append(sse.DONE)
+    cut = pieces(events, 0)
     expected = Run(upstream, case, lanes=False).play(cut)
     run = Run(upstream, case, lanes=True)
     assert run.play(cut) == expected
