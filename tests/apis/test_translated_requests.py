@@ -48,7 +48,39 @@ def test_thinking_is_an_effort_where_models_have_one(
 
 def test_servers_of_ones_own_get_them(application: Callable[..., Application]) -> None:
     """vLLM passes over what it does not know; gateways know these."""
-    assert all(f'"{name}"' in json.dumps(sent(application, "openai", "m")) for name in HINTS)
+    body = json.dumps(sent(application, "openai", "m"))
+    assert all(f'"{name}"' in body for name in HINTS)
+    assert '{"type": "redacted_thinking", "data": "d"}' in body
+
+
+def test_a_file_without_a_name_gets_one(application: Callable[..., Application]) -> None:
+    """OpenAI's chat completions want one."""
+    data = "data:application/pdf;base64,JVBERi0="
+    part = {"type": "input_file", "file_data": data}
+    asked = {"model": "m", "input": [{"role": "user", "content": [part]}]}
+    with RawServer.playing(ANSWER) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        answer = call(application({"up": section}), "POST", "/v1/responses", asked)
+        assert answer.status == 200, answer.body
+        (message,) = json.loads(upstream.requests[-1].body)["messages"]
+    assert message["content"] == [{"type": "file", "file": {"file_data": data, "filename": "file"}}]
+
+
+def test_a_response_that_fails_names_the_parameter(
+    application: Callable[..., Application],
+) -> None:
+    error = b'data: {"error":{"message":"why","code":400,"param":"input[0]"}}\n\n'
+    begun = CHUNK.replace(b'"stop"', b"null")
+    with RawServer.playing(ANSWER.replace(CHUNK, begun) + error) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        asked = {"model": "m", "input": "hi", "stream": True}
+        body = call(application({"up": section}), "POST", "/v1/responses", asked).body
+    last = json.loads(body.rpartition(b"data: ")[2])
+    assert last["type"] == "response.failed"
+    assert (last["response"]["error"]["message"], last["response"]["error"]["param"]) == (
+        "why",
+        "input[0]",
+    )
 
 
 def test_a_refusal_names_the_parameter_of_the_callers_api(
