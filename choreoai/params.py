@@ -56,6 +56,25 @@ class CallOptions(TypedDict, total=False):
     extra_body: _Dict | None
 
 
+class SharedParams(CallOptions, total=False):
+    """The parameters that both APIs have, named as in OpenAI's reference."""
+
+    metadata: Mapping[str, str] | None
+    parallel_tool_calls: bool | None
+    prompt_cache_key: str
+    prompt_cache_retention: Literal["in_memory", "24h"] | None
+    safety_identifier: str
+    service_tier: str | None
+    store: bool | None
+    stream_options: _Dict | None
+    temperature: float | None
+    tool_choice: Literal["none", "auto", "required"] | _Dict
+    tools: Iterable[Any]
+    top_logprobs: int | None
+    top_p: float | None
+    user: str
+
+
 class Asked(TypedDict):
     """What every chat completion needs."""
 
@@ -63,8 +82,8 @@ class Asked(TypedDict):
     messages: Messages
 
 
-class CompletionParams(Asked, CallOptions, total=False):
-    """The parameters of the API, named as in OpenAI's reference."""
+class CompletionParams(Asked, SharedParams, total=False):
+    """The parameters of chat completions beside those of :class:`SharedParams`."""
 
     audio: _Dict | None
     frequency_penalty: float | None
@@ -74,29 +93,15 @@ class CompletionParams(Asked, CallOptions, total=False):
     logprobs: bool | None
     max_completion_tokens: int | None
     max_tokens: int | None
-    metadata: Mapping[str, str] | None
     modalities: Sequence[Literal["text", "audio"]] | None
     moderation: _Dict | None
     n: int | None
-    parallel_tool_calls: bool
     prediction: _Dict | None
     presence_penalty: float | None
-    prompt_cache_key: str
     prompt_cache_options: _Dict
-    prompt_cache_retention: Literal["in_memory", "24h"] | None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
-    safety_identifier: str
     seed: int | None
-    service_tier: str | None
     stop: str | Sequence[str] | None
-    store: bool | None
-    stream_options: _Dict | None
-    temperature: float | None
-    tool_choice: Literal["none", "auto", "required"] | _Dict
-    tools: Iterable[Any]
-    top_logprobs: int | None
-    top_p: float | None
-    user: str
     verbosity: Literal["low", "medium", "high"] | None
     web_search_options: _Dict
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict, Union
+from typing import Any, Literal, TypedDict
 
 from .errors import APIError, StreamInterruptedError, frame_error
 from .objects import Object
-from .params import CallOptions
+from .params import SharedParams
 from .reading import Reading
-
-_Dict = Mapping[str, Any]
 
 #: The events that end a response; after any other a stream is cut.
 _LAST = ("response.completed", "response.incomplete", "response.failed")
@@ -23,32 +21,18 @@ class Asked(TypedDict):
     input: Any
 
 
-class ResponseParams(Asked, CallOptions, total=False):
-    """The parameters of the API, named as in OpenAI's reference."""
+class ResponseParams(Asked, SharedParams, total=False):
+    """The parameters of responses beside those of :class:`choreoai.params.SharedParams`."""
 
     background: bool | None
     include: Iterable[str] | None
     instructions: str | None
     max_output_tokens: int | None
     max_tool_calls: int | None
-    metadata: Mapping[str, str] | None
-    parallel_tool_calls: bool | None
     previous_response_id: str | None
-    prompt_cache_key: str
-    prompt_cache_retention: Literal["in_memory", "24h"] | None
-    reasoning: _Dict | None
-    safety_identifier: str
-    service_tier: str | None
-    store: bool | None
-    stream_options: _Dict | None
-    temperature: float | None
-    text: _Dict
-    tool_choice: Union[Literal["none", "auto", "required"], _Dict]
-    tools: Iterable[Any]
-    top_logprobs: int | None
-    top_p: float | None
+    reasoning: Mapping[str, Any] | None
+    text: Mapping[str, Any]
     truncation: Literal["auto", "disabled"] | None
-    user: str
 
 
 class ResponsePart(Object):
