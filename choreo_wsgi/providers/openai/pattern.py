@@ -149,7 +149,9 @@ class Patterns:
             if len(self._candidates) >= _MOST:
                 del self._candidates[next(iter(self._candidates))]
             self._candidates[head, tail] = None
-            if self.known or len(self._candidates) > 1:
+            # With its role a choice begins, and what was done then may not be done again.
+            begins = "role" in chunk["choices"][0]["delta"]
+            if self.known or len(self._candidates) > 1 or begins:
                 return
         sent = frame[6:-2]
         again = [match.span(1) for match in _STRINGS[key].finditer(sent)]

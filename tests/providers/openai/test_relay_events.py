@@ -443,6 +443,17 @@ def test_what_one_stream_has_shown_counts_for_the_next(id: str, at_once: bool) -
     assert contents(frames) == 'Hello wörld \U0001f600 "q" \\ \n'
 
 
+def test_a_role_that_is_repeated_goes_whatever_others_have_shown() -> None:
+    said = [event(f'{{"role":"assistant","content":"{word}"}}') for word in "abcd"]
+    for repair in (False, True, True):
+        frames, failure, _ = relay_all([*said, STOP, sse.DONE], repair=repair)
+        assert failure is None and contents(frames) == "abcd"
+        roles = [
+            one for chunk in chunks(frames) for one in chunk["choices"] if "role" in one["delta"]
+        ]
+        assert len(roles) == (1 if repair else 4)
+
+
 def test_an_id_that_changes_within_a_stream_is_mended_whatever_others_have_shown() -> None:
     relay_all(STREAM)
     own = [block.replace(b"chatcmpl-1", b"chatcmpl-own") for block in STREAM]
