@@ -19,7 +19,9 @@ from typing import Any
 
 from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.receiver import ChunkedReceiver
-from waitress.utilities import BadRequest, Error
+from waitress.utilities import BadRequest
+
+from ..errors import Exhausted, InsufficientStorage
 
 #: Bytes of a body that is taken before anybody is asked; the connection then serves on.
 SMALL = 64 * 1024
@@ -42,20 +44,6 @@ logger = logging.getLogger(__name__)
 #: searches all of an unfinished one again for each packet.
 MAX_CHUNK_LINE = 1024
 MAX_TRAILER = 8 * 1024
-
-
-class BodyNotKept(Error):
-    """There is no room for a request's body."""
-
-    code = 507
-    reason = "Insufficient Storage"
-
-
-class NoDescriptor(Error):
-    """There is no file descriptor left for a request's body."""
-
-    code = 503
-    reason = "Service Unavailable"
 
 
 @lru_cache(512)
@@ -83,6 +71,8 @@ class Parser(HTTPRequestParser):
     """
 
     completed: bool
+    #: Why it is refused: an error of waitress's, or of ours.
+    error: Any
 
     def __init__(self, adj: Any, admitted: Callable[[Parser], bool]) -> None:
         super().__init__(adj)
@@ -106,8 +96,10 @@ class Parser(HTTPRequestParser):
         except OSError as error:  # a large body goes to a temporary file
             logger.error("a request's body cannot be kept: %s", error)
             self.body_rcv = None
-            full = error.errno not in (errno.EMFILE, errno.ENFILE)
-            self.error = (BodyNotKept if full else NoDescriptor)(str(error))
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self.error = Exhausted("the server has no file descriptor left", retry_after=1)
+            else:
+                self.error = InsufficientStorage("the server has no room for the request's body")
             self.completed = True
             return len(data)
         announced = self.headers_finished and not (looked or self.completed)

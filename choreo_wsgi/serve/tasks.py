@@ -22,7 +22,7 @@ from waitress.utilities import build_http_date
 from ..app.account import Account
 from ..app.request import request_id
 from ..chat.source import lane_of
-from ..errors import BodyTooLarge, ChoreoError, Exhausted, InsufficientStorage, InvalidRequest
+from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
 from ..streams.carrier import Load
 from .parser import Parser
 
@@ -308,13 +308,11 @@ _http_date = lru_cache(1)(build_http_date)
 
 
 def _translate(error: Any) -> ChoreoError:
-    """Return waitress's *error* as one of ours."""
+    """Return *error*, waitress's mostly, as one of ours."""
+    if isinstance(error, ChoreoError):
+        return error
     if error.code == 413:
         return BodyTooLarge("the request's body is too long")
-    if error.code == 507:
-        return InsufficientStorage("the server has no room for the request's body")
-    if error.code == 503:
-        return Exhausted("the server has no file descriptor left", retry_after=1)
     if error.code >= 500 and error.code != 501:
         return ChoreoError("the server failed")
     return InvalidRequest(f"{error.reason}: {error.body}", status=error.code)

@@ -14,7 +14,11 @@ from collections.abc import Callable
 from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay.base import Fenced, Reader, Writer
+from .carrier import Load
 from .stream import Control, Generation
+
+#: Blocks of an orphan that need not be waited for before it is the next one's turn.
+BLOCKS = 16
 
 #: Seconds between two looks at a silent stream: whether it was cancelled, or nobody reads it.
 LOOK = 1.0
@@ -22,11 +26,12 @@ LOOK = 1.0
 logger = logging.getLogger(__name__)
 
 
-class Recording:
+class Recording(Load):
     """A *generation* whose frames are numbered and put into the log before they are sent.
 
     *adopt* is called with the recording when its client leaves before the end; it returns
-    whether somebody goes on with it, which is refused only when the server goes down.
+    whether somebody goes on with it, which is refused only when the server goes down.  It is
+    carried as it is then, as an orphan.
     """
 
     def __init__(
@@ -72,9 +77,31 @@ class Recording:
             self.waits = False
             self._record(self._generation.fail(error))
 
-    def give_up(self) -> None:
-        """Stop the generation without an ending in the log, which cannot be written."""
-        self._finish("internal_error")
+    def orphan(self, unread_seconds: float, left: Callable[[], None]) -> None:
+        """Be carried without a client, until nobody has read the log for *unread_seconds*.
+
+        *left* is called once, at the end.
+        """
+        self.waits = False
+        self._unread_seconds = unread_seconds
+        self._left = left
+
+    def step(self, patience: float) -> None:
+        """Log what there is."""
+        try:
+            if time.monotonic() - self._writer.last_read > self._unread_seconds:
+                text = "nobody read the stream for too long"
+                self.abandon(InvalidRequest(text, code="stream_cancelled"))
+            for _ in range(BLOCKS):
+                if not self.receive(patience) or self.fileno() is not None:
+                    break
+        except Exception:
+            logger.exception("a stream without a client cannot go on")
+            self._finish("internal_error")  # without an ending in the log
+
+    def leave(self) -> None:
+        """Count the orphan out."""
+        self._left()
 
     def _finish(self, outcome: str) -> None:
         self.ended = True
@@ -90,11 +117,6 @@ class Recording:
     def last(self) -> int:
         """The number of the last frame in the log."""
         return self._writer.last
-
-    @property
-    def seconds_unread(self) -> float:
-        """For how many seconds nobody has read the stream."""
-        return time.monotonic() - self._writer.last_read
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
