@@ -16,6 +16,7 @@ from raw_server import chat_chunk, frame
 import choreoai
 from choreo_wsgi.sse import Decoder
 from choreoai import ChatCompletionChunk, errors, policy
+from choreoai.parsing import Parser
 from choreoai.reading import Reading, records
 
 # --- models -----------------------------------------------------------------------------
@@ -189,6 +190,13 @@ def test_an_unfinished_fold():
 def test_json_of_an_object_is_as_people_read_it():
     made = ChatCompletionChunk.from_dict({"id": "é", "choices": []})
     assert made.to_json() == '{\n  "id": "é",\n  "choices": []\n}'
+
+
+def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
+    ready = {"type": "json_object"}
+    parser = Parser(ready, {})
+    assert parser.params["response_format"] == ready
+    assert parser.content({"content": "{}"}) is None
 
 
 def test_asking_for_a_long_text_after_each_piece_copies_it_never():
