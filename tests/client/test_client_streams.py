@@ -328,3 +328,15 @@ def test_a_connection_left_in_the_middle_is_not_used_again(server, ask, endless)
     server.scripts[:] = [lambda peer: peer.stream(answer("y"))]
     assert "".join(ask().text) == "y"
     assert server.accepted == 2
+
+
+def test_the_events_of_each_choice_hold_its_own_text(server, clients):
+    pieces = [chat_chunk(text, index=index) for text in ("a", "b") for index in (0, 1)]
+    pieces[1:2] = [chat_chunk("x", index=1)]
+    ends = [chat_chunk(index=index, finish="stop") for index in (0, 1)]
+    server.then(lambda peer: peer.stream([*pieces, *ends]))
+    hi = [{"role": "user", "content": "Hi"}]
+    with clients(server.url).chat.completions.stream(model="m", messages=hi, n=2) as stream:
+        events = list(stream)
+    assert [e.snapshot for e in events if e.type == "content.delta"] == ["a", "x", "ab", "xb"]
+    assert [e.content for e in events if e.type == "content.done"] == ["ab", "xb"]
