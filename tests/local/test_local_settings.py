@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from local_helpers import request
 
-from choreo_wsgi.errors import InvalidRequest, ProviderNotConfigured
+from choreo_wsgi.errors import InvalidRequest
 from choreo_wsgi.local.provider import Local
 from choreo_wsgi.settings import Settings
 
@@ -34,14 +34,4 @@ def test_the_context_is_the_one_of_the_settings(file: Path, slots: int) -> None:
     with pytest.raises(InvalidRequest, match=f" {1024 // slots} tokens") as caught:
         provider.open(request("x" * 1024 * 256))
     assert caught.value.code == "context_length_exceeded"
-    provider.close()
-
-
-def test_without_the_runtime_preloading_says_what_to_install(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    provider = Local("local", {}, Settings(local_model=str(file)))
-    with pytest.raises(ProviderNotConfigured, match="pip install"):
-        provider.preload()
     provider.close()
