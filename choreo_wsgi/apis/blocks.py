@@ -14,6 +14,7 @@ from .. import sse
 from ..chat import jsontext
 from ..chat.answer import AnswerWriter
 from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ..chat.request import ChatRequest
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Block:
 
 
 class BlockWriter(AnswerWriter):
-    """Writes one answer of *model*, as events with *stream*; an API says what is in each event."""
+    """Writes one answer to *request*, as events or not; an API says what is in each event."""
 
     done = b""
     #: Whether each event has its number.
@@ -60,12 +61,12 @@ class BlockWriter(AnswerWriter):
     _sealed: Callable[[Mapping[str, Json]], bytes]
     _drawn: Callable[[str, str], bytes]
 
-    def __init__(self, model: str, stream: bool) -> None:
-        self.model = model
+    def __init__(self, request: ChatRequest) -> None:
+        self.model = request.model
         #: How many events were written.
         self.count = 0
         self._output: list[dict[str, Json]] = []
-        self._stream = stream
+        self._stream = request.stream
         self._text: Block | None = None  # the reasoning or text that is being written
         self._calls: dict[int, Block | None] = {}  # None: closed
         self._finish = Finish()

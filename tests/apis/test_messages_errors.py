@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from choreo_wsgi.apis.messages.writer import error_object, error_status
+from choreo_wsgi.apis import load
 from choreo_wsgi.errors import ChoreoError
 
 
@@ -34,12 +36,14 @@ def failed(status: int, param: str | None = None, message: str = "no") -> Choreo
     ],
 )
 def test_each_status(ours: int, theirs: int, kind: str) -> None:
-    assert error_status(failed(ours)) == theirs
-    assert error_object(failed(ours)) == {"type": "error", "error": {"type": kind, "message": "no"}}
+    status, body = load("messages").error(failed(ours))
+    assert status == theirs
+    assert json.loads(body) == {"type": "error", "error": {"type": kind, "message": "no"}}
 
 
 def test_the_field_is_named_once() -> None:
     """Anthropic has no member for it, so the message begins with it."""
     for message in ("must be a number", "top_p must be a number"):
-        told = error_object(failed(400, "top_p", message))["error"]["message"]
+        told = json.loads(load("messages").error(failed(400, "top_p", message))[1])
+        told = told["error"]["message"]
         assert told in ("top_p: must be a number", "top_p must be a number")

@@ -8,11 +8,12 @@ from ...errors import ChoreoError
 from .. import API
 from ..passing import PassingWriter
 from .request import read_request
-from .writer import MessageWriter, error_object, error_status
+from .writer import MessageWriter, error_object
 
 
 def _error(error: ChoreoError) -> tuple[int, bytes]:
-    return error_status(error), dump(error_object(error))
+    status = 529 if error.status == 503 else error.status  # its own for too much work
+    return status, dump(error_object(error))
 
 
 def estimate(request: ChatRequest) -> dict[str, int]:
@@ -40,7 +41,7 @@ def estimate(request: ChatRequest) -> dict[str, int]:
 APIS = {
     "messages": API(
         lambda body: read_request(loads(body)),
-        lambda request: MessageWriter(request.model, request.stream),
+        MessageWriter,
         _error,
     ),
     "count_tokens": API(

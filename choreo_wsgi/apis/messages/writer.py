@@ -25,7 +25,7 @@ _STOP_REASONS = {
 #: Stop reasons of Anthropic's that no other provider has.
 _OWN_REASONS = ("pause_turn", "model_context_window_exceeded")
 
-#: How Anthropic calls the statuses that errors have here, and those that it has instead.
+#: How Anthropic calls the statuses that errors have.
 _TYPES = {
     401: "authentication_error",
     402: "billing_error",
@@ -37,7 +37,6 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_STATUSES = {503: 529}
 #: The members of chat's parameters that are others here.
 _PARAMS = {
     **NAMES,
@@ -67,13 +66,8 @@ def error_object(error: ChoreoError) -> dict[str, Json]:
     return {"type": "error", "error": {"type": _TYPES.get(error.status, kind), "message": message}}
 
 
-def error_status(error: ChoreoError) -> int:
-    """Return the HTTP status that Anthropic has for *error*."""
-    return _STATUSES.get(error.status, error.status)
-
-
 class MessageWriter(BlockWriter):
-    """Writes one message of *model*, as events with *stream*."""
+    """Writes one message."""
 
     api = "messages"
     ping = sse.frame(b'{"type":"ping"}', event="ping")

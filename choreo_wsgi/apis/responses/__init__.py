@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...chat.request import ChatRequest, loads
+from ...chat.request import loads
 from ...errors import ChoreoError
 from .. import API
 from ..translation import own_param
@@ -13,14 +13,9 @@ from .writer import ResponseWriter
 _PARAMS = {**NAMES, "input": "messages", "text.format": "response_format", "include": "logprobs"}
 
 
-def _writer(request: ChatRequest) -> ResponseWriter:
-    assert request.original is not None
-    return ResponseWriter(request.original, request.answer_id, request.stream)
-
-
 def _error(error: ChoreoError) -> tuple[int, bytes]:
     error.param = own_param(error.param, _PARAMS)
     return error.status, error.body()
 
 
-APIS = {"responses": API(lambda body: read_request(loads(body)), _writer, _error)}
+APIS = {"responses": API(lambda body: read_request(loads(body)), ResponseWriter, _error)}

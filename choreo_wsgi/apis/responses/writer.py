@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...chat import jsontext
 from ...chat.items import Json, ToolCall, Usage, dump
+from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ..blocks import Block, BlockWriter
 from .items import SEALED, chat_name
@@ -62,15 +63,16 @@ _PARTS: dict[str, tuple[str, dict[str, Json]]] = {
 
 
 class ResponseWriter(BlockWriter):
-    """Writes the response *id* to the request *asked*, of events with *stream*."""
+    """Writes the response to *request*, under the id that it is kept by."""
 
     api = "responses"
     numbers = True
 
-    def __init__(self, asked: Mapping[str, Json], id: str = "", stream: bool = True) -> None:
-        super().__init__(asked["model"], stream)
-        self.fixed_id = id
-        self.id = id or "resp_" + secrets.token_hex(24)
+    def __init__(self, request: ChatRequest) -> None:
+        super().__init__(request)
+        asked = request.original or {}
+        self.fixed_id = request.answer_id
+        self.id = self.fixed_id or "resp_" + secrets.token_hex(24)
         self._created = int(time.time())
         given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
         self._repeated = {**_REPEATED, **given}
