@@ -160,7 +160,7 @@ class _Nested:
             value = [kind.from_dict(item) if type(item) is dict else item for item in value]
             members[self._name] = value
         elif value is None and self._empty is not None:
-            value = members[self._name] = self._empty()
+            return self._empty()
         return value
 
     def __set__(self, made: Object, value: Any) -> None:

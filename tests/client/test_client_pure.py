@@ -175,6 +175,17 @@ def test_tool_calls_without_an_index():
     ]
 
 
+def test_a_custom_tool_call_is_put_together_and_sent_back_as_it_came():
+    fold = choreoai.Fold()
+    for name, text in (("sql", "SELECT"), ("", " 1")):
+        piece = {"index": 0, "id": "a", "type": "custom", "custom": {"name": name, "input": text}}
+        fold.add(ChatCompletionChunk.from_dict(chat_chunk(None, tool_calls=[piece])))
+    (call,) = fold.completion().choices[0].message.tool_calls
+    assert call.function.arguments is None
+    made = {"name": "sql", "input": "SELECT 1"}
+    assert call.to_dict() == {"id": "a", "type": "custom", "custom": made}
+
+
 def test_an_unfinished_fold():
     fold = choreoai.Fold()
     assert not fold.finished()
@@ -200,6 +211,10 @@ def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
 
 
 def test_asking_for_a_long_text_after_each_piece_copies_it_never():
+    warm = choreoai.Fold()
+    for _ in range(100):  # Python grows a string in place once it has seen that it can
+        warm.add(ChatCompletionChunk.from_dict(chat_chunk("y")))
+        warm.text()
     fold = choreoai.Fold()
     fold.add(ChatCompletionChunk.from_dict(chat_chunk("x" * 8_000_000)))
     fold.add(ChatCompletionChunk.from_dict(chat_chunk("y")))
