@@ -203,6 +203,12 @@ def test_json_of_an_object_is_as_people_read_it():
     assert made.to_json() == '{\n  "id": "é",\n  "choices": []\n}'
 
 
+def test_a_choice_without_a_number_is_the_first():
+    fold = choreoai.Fold()
+    fold.add(ChatCompletionChunk.from_dict({"choices": [{"delta": {"content": "a"}}]}))
+    assert (fold.text(), fold.completion().choices[0].index) == ("a", 0)
+
+
 def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
     ready = {"type": "json_object"}
     parser = Parser(ready, {})
