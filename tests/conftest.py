@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import ssl
 import threading
@@ -152,7 +153,7 @@ def pytest_runtest_makereport(
     if (
         report.skipped
         and os.environ.get("CI") == "true"
-        and "could not import" in str(call.excinfo)
+        and re.search("could not import|is in the extra", str(call.excinfo))
     ):
         report.outcome = "failed"
         report.longrepr = str(call.excinfo)
