@@ -10,4 +10,6 @@ tests named beside it, and prints the faults that no test noticed.  A fault read
 
 The lines behind ``-`` must stand in the file exactly once, one below the other; those behind
 ``+`` replace them.  The tests are paths for pytest, with ``-k`` and the like if wanted.
+
+``make mutants ARGS=--families`` counts instead what each case of the parametrised tests adds.
 """
