@@ -7,7 +7,7 @@ the chunks that should have been sent.  It keeps the stream's identity and usage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
@@ -81,6 +81,15 @@ class Normaliser:
     def all_finished(self) -> bool:
         """Whether every choice that was asked for has its finish reason."""
         return self._finished >= self.n
+
+    @property
+    def kind(self) -> tuple[Hashable, ...]:
+        """What decides, beside its bytes, what becomes of a piece of text of the one choice.
+
+        Empty unless its role was sent, and neither a call nor its finish.
+        """
+        usual = self.n == 1 and self._active and not self.state and [*self._numbered] == [0]
+        return (self._identity.get("model"), bool(self._tools)) if usual else ()
 
     def take_done(self) -> None:
         """Take note of ``[DONE]``; raises UpstreamTruncated when no choice came before it."""

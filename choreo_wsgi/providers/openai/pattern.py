@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -111,6 +111,9 @@ def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
 
 #: Whether a pattern can be learned from events of a shape: see :func:`_shape`.
 _SOUND: dict[bytes, bool] = {}
+#: What came before and behind the last text, and was sent, in a stream of each kind that was kept
+#: as it came; and the id and time of that stream.
+_LAST: dict[tuple[Hashable, ...], tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {}
 
 
 class Patterns:
@@ -131,16 +134,24 @@ class Patterns:
         self._candidates.clear()
 
     def see(
-        self, raw: bytes, chunk: Json, frame: bytes, seen: Callable[[bytes], None] | None
+        self,
+        raw: bytes,
+        chunk: Json,
+        frame: bytes,
+        seen: Callable[[bytes], None] | None,
+        kind: tuple[Hashable, ...] = (),
     ) -> None:
         """Look at the event *raw*, JSON, of which *chunk*, of one choice, was made.
 
-        It was sent as *frame*.  *seen* is for the pattern.
+        It was sent as *frame*.  *seen* is for the pattern.  *kind*, if it was kept as it came, is
+        all else that decides what becomes of the next piece of text of that choice.
         """
         if len(raw) > SMALL:
             return
         found = _find(raw, chunk)
         if found is None:
+            if kind and not self.known:
+                self._expect(kind, chunk)
             return
         holder, key, match = found
         head, tail = raw[: match.start(1)], raw[match.end(1) :]
@@ -174,6 +185,32 @@ class Patterns:
         pattern = new_pattern(*ends, seen)
         if pattern is not None and pattern not in self.known:
             self.known = [pattern, *self.known[: _MOST - 1]]
+            own = _own_members(chunk)
+            once = own and all((head + tail).count(member) == 1 for member in own)
+            if kind and once and b"\\" not in head + tail and key != "arguments":
+                _LAST.pop(kind, None)
+                _LAST[kind] = (ends, own)
+                if len(_LAST) > _MOST_SHAPES:
+                    del _LAST[next(iter(_LAST))]
+
+    def _expect(self, kind: tuple[Hashable, ...], chunk: Json) -> None:
+        """Expect what came in another stream of this *kind*, with the id and time of *chunk*."""
+        own = _own_members(chunk)
+        if own and kind in _LAST:
+            ends, theirs = _LAST[kind]
+            for their, our in zip(theirs, own, strict=True):
+                ends = tuple(end.replace(their, our) for end in ends)
+            head, tail, new_head, new_tail = ends
+            pattern = new_pattern(head, tail, new_head, new_tail)
+            self.known = [pattern] if pattern is not None else []
+
+
+def _own_members(chunk: Json) -> tuple[bytes, ...]:
+    """Return the values of ``id`` and ``created`` as they stand in JSON; empty for odd ones."""
+    id, created = chunk.get("id"), chunk.get("created")
+    if type(id) is str and _PLAIN_ID.fullmatch(id) and type(created) is int:
+        return b'"%b"' % id.encode(), b"%d," % created
+    return ()
 
 
 def _shape(chunk: Json, *ends: bytes) -> bytes:
@@ -183,10 +220,9 @@ def _shape(chunk: Json, *ends: bytes) -> bytes:
     ends of another stream with this shape are the same JSON with other values in these places.
     """
     shape = b"\n".join(ends)
-    id, created = chunk.get("id"), chunk.get("created")
-    if type(id) is str and _PLAIN_ID.fullmatch(id):
-        shape = shape.replace(b'"%b"' % id.encode(), b'""')
-    return shape.replace(b"%d," % created, b"0,") if type(created) is int else shape
+    for member, blank in zip(_own_members(chunk), (b'""', b"0,"), strict=False):
+        shape = shape.replace(member, blank)
+    return shape
 
 
 def _is_sound(

@@ -169,7 +169,7 @@ class EventRelay:
             end = block.find(b"\n\n", at) + 2
             if end < 2:
                 return  # one line end too many
-            for pattern in self._patterns.known:
+            for pattern in self._patterns.known if end - at <= self._limit else ():
                 if not block.startswith(pattern.prefix, at):
                     continue
                 if attempts and block.startswith(pattern.prefix, end):
@@ -234,7 +234,9 @@ class EventRelay:
             one = chunk["choices"][0]
             choice = normaliser.choices[one["index"]]
             if not choice.finished:
-                self._patterns.see(raw, chunk, frames[-1], choice.listener(one))
+                kind = normaliser.kind if kept else ()
+                kind = (self._include_usage, *kind) if kind else ()
+                self._patterns.see(raw, chunk, frames[-1], choice.listener(one), kind)
 
     def _write(self, chunk: dict[str, Json], raw: bytes | None, marks: Marks) -> bytes:
         """Return the frame of *chunk*, with its usage as the caller asked; *raw* is its JSON."""

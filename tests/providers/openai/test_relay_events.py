@@ -443,6 +443,50 @@ def test_what_one_stream_has_shown_counts_for_the_next(id: str, at_once: bool) -
     assert contents(frames) == 'Hello wörld \U0001f600 "q" \\ \n'
 
 
+OWN = {"id": "chatcmpl-made-up", "created": 2, "model": "m"}
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_the_first_text_is_expected_as_the_last_stream_had_it(include_usage: bool) -> None:
+    """With its own id and time; what differs from it is read as ever."""
+    relay_all(STREAM, include_usage=include_usage, identity=OWN)
+    relay_all([block.replace(b"chatcmpl-1", b"chatcmpl-2") for block in STREAM])
+    named = [block.replace(b"chatcmpl-1", b"chatcmpl-own") for block in STREAM]
+    own = [block.replace(b'"created":1,', b'"created":1700000000,') for block in named]
+    relay = EventRelay(1, Rewriting(include_usage=include_usage, identity=OWN))
+    frames = relay.receive_data(own[0])
+    assert relay.pattern is not None and b'"chatcmpl-own"' in relay.pattern.new_prefix
+    odd = [named[1], STREAM[1], text("x").replace(b'"m"', b'"other"'), event('{"content":null}')]
+    frames += b"".join(map(relay.receive_data, [own[1], *odd, *own[2:]])) + relay.end()
+    told = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
+    assert told == {("chatcmpl-own", 1700000000, "m")}
+    assert contents(frames) == 'HelloHelloHellox wörld \U0001f600 "q" \\ \n'
+    assert all(("usage" in one) == include_usage for one in chunks(frames))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [ROLE, event('{"content":"a"}', usage=f',"usage":{USAGE}')] * 3,
+        [ROLE, *[event('{"role":"assistant","content":"a"}')] * 3],
+        [ROLE, *[event('{"content":"a"}').replace(b'"m"', b'"another"')] * 3],
+        [ROLE, *[event('{"content":"a","tool_calls":null}')] * 3],
+    ],
+)
+def test_what_had_to_be_mended_in_one_stream_is_not_expected_of_the_next(
+    before: list[bytes],
+) -> None:
+    for _ in range(2):
+        relay_all([*before, STOP, sse.DONE], identity=OWN)
+    frames, failure, relay = relay_all([*before, STOP, sse.DONE], identity=OWN)
+    assert failure is None and contents(frames) == "a" * (len(before) - before.count(ROLE))
+    for number, one in enumerate(chunks(frames)):
+        assert one["model"] == "m"
+        for choice in one["choices"]:
+            assert ("role" in choice["delta"]) == (number == 0) and "tool_calls" not in choice
+    assert (relay.usage is not None) == (b"prompt_tokens" in before[1])
+
+
 def test_a_role_that_is_repeated_goes_whatever_others_have_shown() -> None:
     said = [event(f'{{"role":"assistant","content":"{word}"}}') for word in "abcd"]
     for repair in (False, True, True):
