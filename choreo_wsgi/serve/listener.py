@@ -25,7 +25,8 @@ ACCEPTED = 4
 EXHAUSTED = 0.5
 
 #: Seconds for which other processes accept first while this one has more connections than they.
-REST = 0.02
+#: An idle one needs less; while it rests, nobody may be accepting at all.
+REST = 0.001
 
 
 class Listener(Load):
