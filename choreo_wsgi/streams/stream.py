@@ -72,7 +72,7 @@ class Generation:
                 Unavailable("the server is shutting down", code="server_shutting_down")
             )
         try:
-            block = self._take_first()
+            block, self._first = self._first, b""
             if not block and not self._frames.ended:
                 block = self._frames.receive(timeout)
         except ChoreoError as error:
@@ -84,10 +84,6 @@ class Generation:
             self._end("completed")
             return block + self.writer.done
         return block
-
-    def _take_first(self) -> bytes:
-        first, self._first = self._first, b""
-        return first
 
     def fail(self, error: ChoreoError) -> bytes:
         """End with *error*; return its frame, or nothing if the ending has been returned."""
