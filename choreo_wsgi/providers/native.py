@@ -24,6 +24,8 @@ from .reading import SHAPE_ERRORS, find_error, parse_object, read_usage
 
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024
+#: The lines that an event begins with, up to its object, are shorter.
+_LONGEST_HEAD = 200
 
 #: The counts of Responses and Messages by their names in chat.
 _COUNTS = {
@@ -186,8 +188,29 @@ class NativeReply(UpstreamAnswer):
         end = data.rfind(b"\n\n") + 2
         if end > 1:
             data, self._rest = data[:end], data[end:]
-            if not self._decoder.pending and self._is_plain(data):
-                return data
+        at, attempts = 0, 2  # what fails costs the block's length
+        while at < len(data) and not self.ended:
+            head = self._plain_head(data, at) if attempts else b""
+            run = _run(data, at, head) if head else b""
+            if run:
+                self._looked += run
+            else:
+                attempts -= bool(head)
+                end = data.find(b"\n\n", at) + 2
+                run = data[at : len(data) if self._decoder.pending or end < 2 else end]
+                self._take_apart(run)
+            at += len(run)
+        frames, self._looked = self._looked, b""
+        return frames
+
+    def _plain_head(self, data: bytes, at: int) -> bytes:
+        """Return how the event at *at* begins, if its type is never taken apart."""
+        plain = self._dialect.plain
+        head = data[at : data.find(b"{", at, at + _LONGEST_HEAD) + 1]
+        is_plain = plain and head.startswith(b"event: ") and head.endswith(plain)
+        return head if is_plain and not self._decoder.pending else b""
+
+    def _take_apart(self, data: bytes) -> None:
         try:
             events = self._decoder.receive_data(data)
         except sse.DecodeError as error:
@@ -197,24 +220,6 @@ class NativeReply(UpstreamAnswer):
             if self.ended:
                 self.finish()
                 break
-        frames, self._looked = self._looked, b""
-        return frames
-
-    def _is_plain(self, block: bytes) -> bool:
-        """Whether *block* is whole events of two lines, of one type that is not taken apart.
-
-        Without what is between two of them it looks like one: searching for that is the fastest.
-        """
-        head = block[: block.find(b"{") + 1]
-        if not (self._dialect.plain and head.endswith(self._dialect.plain)):
-            return False
-        one = block.replace(b"}\n\n" + head, b"")
-        return (
-            head.startswith(b"event: ")
-            and one.endswith(b"}\n\n")
-            and one.count(b"\n") == 3
-            and b"\r" not in one
-        )
 
     def _look(self, event: sse.Event) -> bytes:
         dialect = self._dialect
@@ -241,6 +246,19 @@ class NativeReply(UpstreamAnswer):
         if any(changed) or b"\n" in data:
             data = dump(value)
         return sse.frame(data, event=kind if dialect.last else "")
+
+
+def _run(data: bytes, at: int, head: bytes) -> bytes:
+    """Return the events in *data* from *at* to the last that begins with *head*.
+
+    Return ``b""`` if others are between them.  Without what is between two of them they look
+    like one: searching for that is the fastest.
+    """
+    between = b"}\n\n" + head
+    run = data[at : data.find(b"\n\n", max(at, data.rfind(between, at)) + 3) + 2]
+    one = run.replace(between, b"")
+    is_one = one.endswith(b"}\n\n") and one.count(b"\n") == 3 and b"\r" not in one
+    return run if is_one else b""
 
 
 class _NotSpoken(ProviderError):
