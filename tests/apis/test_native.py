@@ -37,11 +37,14 @@ USAGE = {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}, "outpu
 #: What only OpenAI itself says: a search, encrypted reasoning.
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
 TEXT = {"type": "response.output_text.delta", "item_id": "m", "output_index": 1, "logprobs": []}
+CALLED = {"type": "response.function_call_arguments.delta", "item_id": "f", "output_index": 2,
+          "delta": "{}"}  # fmt: skip
 EVENTS = numbered(
     {"type": "response.created", "response": {**RESPONSE, "status": "in_progress"}},
     {"type": "response.output_item.added", "output_index": 0, "item": SEARCH},
     {"type": "response.output_item.done", "output_index": 0, "item": SEARCH},
     *({**TEXT, "content_index": 0, "delta": f"w{number} "} for number in range(40)),
+    *(4 * ({**TEXT, "content_index": 0, "delta": "."}, CALLED)),  # two that take turns
     {"type": "response.completed", "response": {**RESPONSE, "status": "completed", "usage": USAGE}},
 )
 MESSAGE = {"id": "msg_up", "type": "message", "role": "assistant", "model": "real", "content": []}
