@@ -54,7 +54,7 @@ class Object:
     @classmethod
     def from_dict(cls: type[T], members: dict[str, Any]) -> T:
         """Return the object for *members*, decoded JSON, which it takes over."""
-        made = cls.__new__(cls)
+        made = object.__new__(cls)
         made.__dict__ = members
         return made
 
@@ -151,12 +151,11 @@ class _Nested:
     def __get__(self, made: Object | None, owner: type[Object]) -> Any:
         if made is None:
             return None
-        members = made.__dict__
+        members, kind = made.__dict__, self._kind
         value = members.get(self._name)
         if type(value) is dict:
-            value = members[self._name] = self._kind.from_dict(value)
-        elif type(value) is list and dict in map(type, value):
-            kind = self._kind
+            value = members[self._name] = kind.from_dict(value)
+        elif type(value) is list and value and type(value[0]) is not kind:
             value = [kind.from_dict(item) if type(item) is dict else item for item in value]
             members[self._name] = value
         elif value is None and self._empty is not None:
