@@ -63,6 +63,8 @@ class Actor:
     """The provider, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
+        #: Whole responses, head and all, for questions that name them.
+        self.giants: dict[str, bytes] = {}
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -82,8 +84,12 @@ class Actor:
                     name, _, value = line.partition(b":")
                     if name.lower() == b"content-length":
                         length = int(value)
-                body = json.loads(lines.read(length) or b"{}")
-                if not self._act(connection, body):
+                sent = lines.read(length)
+                if (at := sent.find(b"giant:")) >= 0:
+                    name = sent[at + len("giant:") : sent.index(b'"', at)].decode()
+                    connection.sendall(self.giants[name])
+                    return
+                if not self._act(connection, json.loads(sent or b"{}")):
                     return
 
     def _act(self, connection: socket.socket, body: dict[str, Any]) -> bool:
@@ -131,9 +137,9 @@ class Actor:
 class Server:
     """Our server, as a process; *port* is where it listens."""
 
-    def __init__(self, upstream: str, *options: str) -> None:
+    def __init__(self, upstream: str, *options: str, module: str = "choreo_wsgi") -> None:
         environment = {**os.environ, "OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "sk-up"}
-        words = [sys.executable, "-m", "choreo_wsgi", "serve", "--listen", "127.0.0.1:0"]
+        words = [sys.executable, "-m", *module.split(), "serve", "--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             [*words, "--log-level", "error", *options],
             env=environment,

@@ -1,17 +1,23 @@
 """``python -m bench hostile``: the worst that one request, or one event, does to others.
 
-For each kind: how long the frames of a stream of 100 a second paused in all at the most, and by
-how much the process grew at its peak, in multiples of the bytes that were sent.
+For each kind: how long the frames of a stream of 100 a second paused at the most, how much CPU
+time the thread that moves all streams spent in one round at the most, and by how much the
+process grew at its peak, in multiples of the bytes that were sent.
+
+``python -m bench.hostile WORD`` runs those with WORD in their names.
 """
 
 from __future__ import annotations
 
-import json
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from .actor import EVENTS, Server, chat, post, read, served
+from . import giants
+from .actor import EVENTS, HEAD, Actor, Server, chat, chunked, event, post, read
 
 MEBIBYTE = 1024 * 1024
 SIZE = 8_000_000
@@ -50,36 +56,118 @@ class Watch:
             last = now
 
 
-def measure(name: str, sent: bytes, size: int) -> None:
-    """Send *sent*, in which, or in the answer to which, *size* bytes are; print a row."""
-    with served() as server:  # a new one each time: freed memory is used again
-        watch = Watch(server)
-        time.sleep(0.5)
-        server.forget_peak()
-        before = server.memory()
-        watch.longest = 0.0
-        with server.connect() as connection:
-            connection.sendall(sent)
-            answer = read(connection)
-        time.sleep(0.3)
-        grown = (server.memory("VmHWM") - before) * 1024
-    status = answer.split(b"\r\n", 1)[0].decode()
+def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes = b"") -> None:
+    """Send *sent*, in which, or in the *answer* to which, *size* bytes are; print a row.
+
+    *small* is a request of the same kind, so that what is loaded once is there already.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        note, sections = Path(folder, "held"), Path(folder, "choreo.ini")
+        note.touch()
+        actor = Actor()
+        actor.giants = {"it": answer, **NOTHING}
+        sections.write_text(giants.PROVIDERS.format(url=actor.url.removesuffix("/v1")))
+        # A new one each time: freed memory is used again.
+        server = Server(
+            actor.url,
+            "--config",
+            str(sections),
+            "--drain-seconds",
+            "0",
+            module=f"bench.held {note}",
+        )
+        try:
+            watch = Watch(server)
+            for request in filter(None, (small, small)):
+                with server.connect() as connection:
+                    connection.sendall(request)
+                    read(connection)
+            time.sleep(0.5)
+            server.forget_peak()
+            before = server.memory()
+            watch.longest = 0.0
+            note.write_text("")
+            with server.connect() as connection:
+                connection.sendall(sent)
+                received = read(connection)
+            time.sleep(0.3)
+            grown = (server.memory("VmHWM") - before) * 1024
+            held = float(note.read_text() or 0)
+        finally:
+            server.close()
+    status = received.split(b"\r\n", 1)[0].decode()
+    failed = "  FAILED" if b'"error":' in received[-2000:] or b"event: error" in received else ""
     print(
-        f"  {name:28}{size / MEBIBYTE:6.1f} MiB   pause {watch.longest * 1000:6.0f} ms   "
-        f"{grown / size:5.1f} x   {status}",
+        f"  {name:46}{size / MEBIBYTE:6.1f} MiB   pause {watch.longest * 1000:5.0f} ms   "
+        f"held {held * 1000:5.0f} ms   {grown / size:5.1f} x   {status}{failed}",
         flush=True,
     )
+
+
+def _response(kind: str, body: bytes) -> bytes:
+    return HEAD % kind.encode() + chunked(body) + b"0\r\n\r\n"
+
+
+#: Small answers of each kind.
+NOTHING = {name: _response(kind, make("ok")) for name, (kind, make) in giants.ANSWERS.items()}
+
+
+def members() -> None:
+    """Requests of chat with something large where nobody looks."""
+    for name, make in MEMBERS.items():
+        if wanted(title := f"request: {name}"):
+            body = chat({"frames": 3})[:-1] + b',"x":' + make() + b"}"
+            measure(title, post(body), len(body))
+
+
+def requests() -> None:
+    """Requests of each API to each kind of provider."""
+    for model, small, api, title, make in giants.requests():
+        if wanted(name := f"request: {api} to {model}, {title}"):
+            body, path = (
+                make().replace(b"giant:none", b"giant:" + small.encode()),
+                giants.PATHS[api],
+            )
+            warm = giants.request(api, model, f'"giant:{small}"')
+            measure(name, post(body, path=path), len(body), small=post(warm, path=path))
+
+
+def answers() -> None:
+    """Answers of each kind of provider in the words of each API, with one large event."""
+    for model, answer, api in giants.asked():
+        kind, make = giants.ANSWERS[answer]
+        path = giants.PATHS[api.partition(" ")[0]]
+        sent, small = (
+            post(giants.request(api, model, f'"giant:{one}"'), path=path) for one in ("it", answer)
+        )
+        for title, text in giants.TEXTS.items():
+            if wanted(name := f"event: {answer} as {api}, {title}"):
+                said = make(text())
+                measure(name, sent, len(said), _response(kind, said), small)
+
+
+def events() -> None:
+    """Events of chat with something large where nobody looks, or in one text."""
+    sent = post(giants.request("chat", "m", '"giant:it"'))
+    start, end = event('{"role":"assistant","content":""}'), event("{}", '"stop"')
+    for name, make in EVENTS.items():
+        if wanted(title := f"event: {name}"):
+            said = _response(giants.EVENTS, start + make() + end + b"data: [DONE]\n\n")
+            measure(title, sent, len(said), said)
+
+
+def wanted(name: str) -> bool:
+    """Whether all the words of the command line are in *name*."""
+    return __name__ != "__main__" or all(word in name for word in sys.argv[1:])
 
 
 def main() -> None:
     """Print the table."""
     print("hostile: the longest pause of another stream, and the growth by the bytes sent")
     measure("nothing", post(chat({"frames": 3})), MEBIBYTE)
-    for name, member in MEMBERS.items():
-        body = chat({"frames": 3})[:-1] + b',"x":' + member() + b"}"
-        measure(f"request: {name}", post(body), len(body))
-    long = json.dumps({"role": "user", "content": "x" * SIZE})
-    body = chat({"frames": 3}).replace(b'"messages": [', b'"messages": [%b,' % long.encode())
-    measure("request: a long message", post(body), len(body))
-    for name, make in EVENTS.items():
-        measure(f"event: {name}", post(chat({"frames": 1, "event": name})), len(make()))
+    for part in (members, requests, answers, events):
+        part()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ socket, a clock or a thread.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = [
@@ -41,6 +42,8 @@ DONE = b"data: [DONE]\n\n"
 _PING = b": ping\n"
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+#: Lines that are longer go the general way.
+_LONG = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -112,12 +115,15 @@ class Decoder:
 
     *max_event_bytes* bounds what is kept for one event, and each line.  *errors* is how
     invalid UTF-8 is met: ``"replace"`` as the standard says, ``"strict"`` to raise.
+    ``shorten``, if set, is given the bytes of each long line of data, and returns those that are
+    decoded for it.
 
     ``last_event_id`` is where to resume: the id of the last event that was complete.
     ``retry`` is the reconnection time last asked for, in milliseconds, or None.
     """
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024, errors: str = "replace") -> None:
+        self.shorten: Callable[[bytes], bytes] | None = None
         self.last_event_id = ""
         self.retry: int | None = None
         self._limit = max_event_bytes
@@ -180,7 +186,7 @@ class Decoder:
         if self._data or self._event:
             return 0
         at = 0
-        new, id, limit = tuple.__new__, self._id, self._limit
+        new, id, limit = tuple.__new__, self._id, min(self._limit, _LONG)
         for line, blank in zip(lines[::2], lines[1::2], strict=False):
             if blank or line[:6] != b"data: " or len(line) > limit:
                 break
@@ -205,8 +211,8 @@ class Decoder:
             if b"\n" not in data and b"\r" not in data:
                 self._rest += data
                 return []
-            data = bytes(self._rest) + data
-            self._rest.clear()
+            self._rest += data
+            data, self._rest = bytes(self._rest), bytearray()
         if not self._started:
             if len(data) < 3 and _BOM.startswith(data):
                 self._rest += data
@@ -227,6 +233,8 @@ class Decoder:
 
     def _take_data(self, value: bytes, size: int) -> None:
         self._size += size
+        if size > _LONG and self.shorten is not None:
+            value = self.shorten(value)
         self._data.append(self._text(value))
 
     def _take_field(self, line: bytes) -> None:

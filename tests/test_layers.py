@@ -152,7 +152,7 @@ def unit(name: str) -> str:
 
 def test_the_imports_are_read() -> None:
     """The reading of imports itself: without it nothing here could fail."""
-    assert MODULES["choreo_wsgi.sse"].now == {"__future__", "re", "typing"}
+    assert MODULES["choreo_wsgi.sse"].now == {"__future__", "collections.abc", "re", "typing"}
     assert "choreo_wsgi.streams.stream" in MODULES["choreo_wsgi.app.application"].now
     assert "choreo_wsgi.providers.base" in MODULES["choreo_wsgi.providers"].now
     assert MODULES["choreo_wsgi"].later == {"choreo_wsgi.wsgi", "choreo_wsgi.app.application"}
@@ -269,6 +269,7 @@ def test_importing_the_client_brings_no_server() -> None:
         "choreo_wsgi.chat",
         "choreo_wsgi.chat.items",  # what those import themselves
         "choreo_wsgi.chat.jsontext",
+        "choreo_wsgi.late",
         "choreo_wsgi.upstream",
         *SHARED,
     }

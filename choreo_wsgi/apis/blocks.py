@@ -7,13 +7,14 @@ provider mixes the pieces of several calls.  The document of an answer is made a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import sse
-from ..chat import jsontext
 from ..chat.answer import AnswerWriter
-from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ..chat.aside import is_object, set_aside
+from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
+from ..chat.longtext import restore
 from ..chat.request import ChatRequest
 
 
@@ -37,11 +38,6 @@ class Block:
     logprobs: list[Json] = field(default_factory=list)
     citations: list[Json] = field(default_factory=list)
 
-    @property
-    def text(self) -> str:
-        """What has filled it so far."""
-        return "".join(self.pieces)
-
 
 class BlockWriter(AnswerWriter):
     """Writes one answer to *request*, as events or not; an API says what is in each event."""
@@ -49,6 +45,8 @@ class BlockWriter(AnswerWriter):
     done = b""
     #: Whether each event has its number.
     numbers = False
+    #: Whether what was said is told again when its block is closed, and at the end.
+    repeats = False
 
     # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
     # a call), its opening, its end with a status; a citation in a text, thinking that came
@@ -56,7 +54,7 @@ class BlockWriter(AnswerWriter):
     _begin: Callable[[], bytes]
     _block: Callable[[str, ToolCall | None], Block]
     _opened: Callable[[Block], bytes]
-    _closed: Callable[[Block, str], bytes]
+    _closed: Callable[[Block, str], Iterator[bytes]]
     _cited: Callable[[Block, Mapping[str, Json]], bytes]
     _sealed: Callable[[Mapping[str, Json]], bytes]
     _drawn: Callable[[str, str], bytes]
@@ -68,7 +66,9 @@ class BlockWriter(AnswerWriter):
         self._output: list[dict[str, Json]] = []
         self._stream = request.stream
         self._text: Block | None = None  # the reasoning or text that is being written
-        self._calls: dict[int, Block | None] = {}  # None: closed
+        self._calls: dict[int, Block] = {}  # those that are open
+        self._ended: set[int] = set()  # those that are not
+        self._marks: Marks = {}  # what the marks in what is written stand for
         self._finish = Finish()
         self._usage: Usage | None = None
 
@@ -86,6 +86,8 @@ class BlockWriter(AnswerWriter):
     def _delta(self, delta: Delta) -> bytes:
         frames = b""
         extra = delta.extra or {}
+        if delta.marks:
+            self._marks |= delta.marks
         logprobs = (delta.logprobs or {}).get("content") or ()
         if delta.reasoning:
             frames += self._say("reasoning", delta.reasoning)
@@ -105,8 +107,9 @@ class BlockWriter(AnswerWriter):
             frames += self._drawn(kind, data) if data else self._leave_out(f"the picture {url}")
         for part in extra.get("content_parts") or ():
             frames += self._leave_out(f"a part of the type {part.get('type')!r}")
-        for call in delta.tool_calls:
-            frames += self._call(call)
+        frames = b"".join([frames, *map(self._call, delta.tool_calls)])
+        if self._stream and not self.repeats:
+            self._marks.clear()
         return frames
 
     def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> bytes:
@@ -114,11 +117,12 @@ class BlockWriter(AnswerWriter):
         frames = b""
         block = self._text
         if block is None or block.kind != kind:
-            frames = self._close_text()
+            frames = b"".join(self._close_text())
             block = self._text = self._block(kind, None)
             frames += self._opened(block)
-        block.pieces.append(text)
-        block.logprobs += logprobs
+        if self.repeats or not self._stream:
+            block.pieces.append(text)
+            block.logprobs += logprobs
         return frames + self._filled(block, text, logprobs) if self._stream else frames
 
     def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
@@ -129,22 +133,23 @@ class BlockWriter(AnswerWriter):
 
     def _leave_out(self, thing: str) -> bytes:
         """Say in a text of its own that the API has no room for *thing*."""
-        frames = self._close_text() + self._say("text", f"[left out: {thing}]")
-        return frames + self._close_text()
+        frames = [*self._close_text(), self._say("text", f"[left out: {thing}]")]
+        return b"".join([*frames, *self._close_text()])
 
     def _whole(self, block: Block) -> bytes:
         """Return the frames for a *block* that came whole."""
-        return self._close_text() + self._opened(block) + self._closed(block, "completed")
+        frames = [*self._close_text(), self._opened(block), *self._closed(block, "completed")]
+        return b"".join(frames)
 
     def _call(self, call: ToolCall) -> bytes:
         frames = b""
+        if call.index in self._ended:
+            return b""  # its arguments were whole
         is_new = call.index not in self._calls
         if is_new:
-            frames = self._close_text()
+            frames = b"".join(self._close_text())
             self._calls[call.index] = self._block("call", call)
         block = self._calls[call.index]
-        if block is None:
-            return b""  # its arguments were whole
         block.item.update(call.extra or {})
         if is_new:
             frames += self._opened(block)
@@ -153,19 +158,22 @@ class BlockWriter(AnswerWriter):
             frames += self._filled(block, call.arguments) if self._stream else b""
         return frames
 
-    def _close_text(self, status: str = "completed") -> bytes:
+    def _close_text(self, status: str = "completed") -> Iterator[bytes]:
         """Close what is being written, before another block is opened."""
         block, self._text = self._text, None
         return self._close_calls() if block is None else self._closed(block, status)
 
-    def _close_calls(self, status: str = "") -> bytes:
+    def _close_calls(self, status: str = "") -> Iterator[bytes]:
         """Close the calls with *status*; without one those whose arguments are whole."""
-        frames = []
-        for index, block in self._calls.items():
-            if block is not None and (status or jsontext.is_object(block.text)):
-                self._calls[index] = None
-                frames.append(self._closed(block, status or "completed"))
-        return b"".join(frames)
+        for index, block in list(self._calls.items()):
+            if status or is_object(block.pieces):
+                del self._calls[index]
+                self._ended.add(index)
+                yield from self._closed(block, status or "completed")
+
+    def _said(self, block: Block) -> str:
+        """Return what has filled *block* so far, a mark if that is long."""
+        return set_aside(block.pieces, self._marks)
 
     def _event(self, type: str, **members: Json) -> bytes:
         """Return the frame of an event with *members*; ``b""`` for a document."""
@@ -173,4 +181,5 @@ class BlockWriter(AnswerWriter):
             return b""
         number = {"sequence_number": self.count} if self.numbers else {}
         self.count += 1
-        return sse.frame(dump({"type": type, **number, **members}), event=type)
+        frame = sse.frame(dump({"type": type, **number, **members}), event=type)
+        return restore(frame, self._marks)

@@ -10,12 +10,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, quote
+from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
+from ..chat.longtext import restore
 from ..chat.request import ChatRequest, parse
+from ..late import Late
 from . import API
+
+if TYPE_CHECKING:
+    from ..chat import aside
+else:
+    aside = Late("choreo_wsgi.chat.aside")
 
 
 class Identity(dict[str, Json]):
@@ -86,7 +94,8 @@ class ChunkWriter(AnswerWriter):
             return role + self._choice(index, {}, item.reason, item.extra)
         if item.reasoning or item.tool_calls or item.refusal or item.extra or item.logprobs:
             more = {"logprobs": item.logprobs} if item.logprobs else None
-            return role + self._choice(index, delta_object(item), None, more)
+            frame = self._choice(index, delta_object(item), None, more)
+            return role + (restore(frame, item.marks) if item.marks else frame)
         if not item.text:
             return role
         before, after = self._text[index]
@@ -159,6 +168,7 @@ class CompletionWriter(AnswerWriter):
         self.identity = identity
         self.model = identity["model"]
         self._choices = [_Choice() for _ in range(n)]
+        self._marks: Marks = {}
         self._usage: Usage | None = None
 
     def write(self, item: Item) -> bytes:
@@ -169,6 +179,7 @@ class CompletionWriter(AnswerWriter):
             self._choices[item.index].finish = item
         else:
             self._choices[item.index].add(item)
+            self._marks |= item.marks or {}
         return b""
 
     def finish(self) -> bytes:
@@ -181,7 +192,7 @@ class CompletionWriter(AnswerWriter):
             "choices": [
                 {
                     "index": index,
-                    "message": choice.message(),
+                    "message": choice.message(self._marks),
                     "finish_reason": choice.finish.reason if choice.finish else None,
                     "logprobs": choice.logprobs or None,
                     **((choice.finish and choice.finish.extra) or {}),
@@ -191,7 +202,7 @@ class CompletionWriter(AnswerWriter):
         }
         if self._usage is not None:
             document["usage"] = self._usage.to_dict()
-        return dump(document)
+        return restore(dump(document), self._marks)
 
 
 @dataclass
@@ -218,28 +229,30 @@ class _Choice:
         if delta.logprobs:
             merge(self.logprobs, delta.logprobs)
 
-    def message(self) -> dict[str, Json]:
-        text = "".join(self.text)
+    def message(self, marks: Marks) -> dict[str, Json]:
+        """Return the message, with *marks* for its long texts."""
+        text = aside.set_aside(self.text, marks)
         message: dict[str, Json] = {
             "role": "assistant",
             "content": text if text or not (self.calls or self.refusal) else None,
-            "refusal": "".join(self.refusal) or None,
+            "refusal": aside.set_aside(self.refusal, marks) or None,
         }
         if self.reasoning:
-            message["reasoning_content"] = "".join(self.reasoning)
+            message["reasoning_content"] = aside.set_aside(self.reasoning, marks)
         if self.calls:
-            message["tool_calls"] = [_call(self.calls[index]) for index in sorted(self.calls)]
+            calls = (self.calls[index] for index in sorted(self.calls))
+            message["tool_calls"] = [_call(pieces, marks) for pieces in calls]
         message.update(self.extra)
         return message
 
 
-def _call(pieces: list[ToolCall]) -> dict[str, Json]:
+def _call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
     call: dict[str, Json] = {
         "id": next((piece.id for piece in pieces if piece.id), ""),
         "type": "function",
         "function": {
             "name": next((piece.name for piece in pieces if piece.name), ""),
-            "arguments": "".join(piece.arguments for piece in pieces),
+            "arguments": aside.set_aside([piece.arguments for piece in pieces], marks),
         },
     }
     for piece in pieces:

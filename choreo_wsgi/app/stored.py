@@ -50,6 +50,7 @@ class StoredResponses:
 
     def create(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response | Pending:
         """Answer a request that asks for a response to be kept, or goes on from one."""
+        request = request.whole()
         fields = request.original or {}
         past: list[Json] | None = None
         previous = fields.get("previous_response_id")

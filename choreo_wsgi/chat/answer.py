@@ -6,12 +6,15 @@ gives each item to the writer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Json, Usage
 from .source import Lane, Over, Source
+
+#: Bytes that are written before others have their turn.
+_ROUND = 256 * 1024
 
 
 class AnswerWriter:
@@ -49,6 +52,10 @@ class AnswerWriter:
         """Return what follows the last item: the last frames, or the whole document."""
         return b""
 
+    def ending(self) -> Iterator[bytes]:
+        """Yield what :meth:`finish` returns, in whole frames: it may be much."""
+        yield self.finish()
+
     def passed(self, frames: bytes) -> None:
         """Take note of *frames* that a provider which speaks this API passed on."""
 
@@ -70,6 +77,7 @@ class Answer(Over):
         self._writer = writer
         self._n = n
         self._finished: set[int] = set()
+        self._frames: Iterator[bytes] | None = None  # those that are still to be returned
         self.label = label
         self.ended = False
         self.usage: Usage | None = None
@@ -80,32 +88,51 @@ class Answer(Over):
         Raises UpstreamTruncated when the source ends before every choice has its finish
         reason, after what came before.
         """
-        if self._source.ended:
-            return self._end()
-        write = self._writer.write
+        if self._frames is None:
+            source = self._source
+            self._frames = self._written([] if source.ended else source.receive(timeout))
         blocks: list[bytes] = []
-        for item in self._source.receive(timeout):
+        size = 0
+        for block in self._frames:
+            blocks.append(block)
+            size += len(block)
+            if size > _ROUND:
+                break
+        else:
+            self._frames = None
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    def _written(self, items: Sequence[Item]) -> Iterator[bytes]:
+        """Yield the frames of *items*, and the ending behind the last."""
+        for item in items:
             if isinstance(item, Usage):
                 self.usage = item
             elif isinstance(item, Finish):
                 self._finished.add(item.index)
-            blocks.append(write(item))
-        block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-        if self._source.ended and not (block and len(self._finished) < self._n):
-            block += self._end()
-        return block
+            yield self._writer.write(item)
+        if not self._source.ended:
+            return
+        if len(self._finished) < self._n:
+            if items:
+                return  # they go first
+            raise UpstreamTruncated("the provider's answer ended before it was complete")
+        self.close()
+        yield from self._writer.ending()
+        self.ended = True
 
     def lane(self) -> Lane | None:
         """Return the lane of the source for texts, if it has one."""
         find, ends = getattr(self._source, "lane", None), self._writer.text_ends
-        return None if find is None or ends is None else find(ends)
+        return None if find is None or ends is None or self._frames is not None else find(ends)
 
-    def _end(self) -> bytes:
-        if len(self._finished) < self._n:
-            raise UpstreamTruncated("the provider's answer ended before it was complete")
-        self.ended = True
-        self.close()
-        return self._writer.finish()
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll, or None."""
+        return None if self._frames is not None else super().fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came: at once while there is more to say."""
+        return 0.0 if self._frames is not None else super().due
 
     def close(self) -> None:
         """Stop the generation."""

@@ -9,20 +9,28 @@ null and ``""`` for what is left out.  A call is recognised by its index and id 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UpstreamInvalid
+from ..late import Late
 from . import jsontext
-from .items import Json, new_call_id
+from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .shapes import arguments_of
+
+if TYPE_CHECKING:
+    from . import aside
+else:
+    aside = Late("choreo_wsgi.chat.aside")
 
 Piece = dict[str, Json]
 #: Calls in one answer, and characters of the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
+#: Pieces are looked at in runs of so many characters.
+_BATCH = 64 * 1024
 #: Where arguments stand, the name of OpenAI's API first.
 _ARGUMENTS = ("arguments", "parameters", "input")
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
@@ -69,16 +77,16 @@ class Call:
             raise UpstreamInvalid("the provider sent a tool call that does not end")
 
     @property
-    def arguments(self) -> str:
+    def arguments(self) -> list[str]:
         """What has come of the arguments; raises UpstreamInvalid where they are no text."""
         self._read()
-        return "".join(self._texts)
+        return self._texts
 
     @property
     def complete(self) -> bool:
         """Whether the arguments are JSON."""
         try:
-            jsontext.parse(self.arguments, jsontext.strict)
+            aside.parse_pieces(self.arguments, {}, jsontext.strict)
         except ValueError:
             return False
         return True
@@ -96,9 +104,8 @@ class Call:
         return not self._broken
 
     def _read(self) -> None:
-        for raw, run in groupby(self._pieces, lambda piece: isinstance(piece, bytes)):
-            pieces: list[Any] = list(run)
-            text = _text(b"".join(pieces)) if raw else "".join(pieces)
+        for raw, some in _batches(self._pieces):
+            text = _text(b"".join(some)) if raw else "".join(some)
             self._texts.append(text)
             text = self._escape + text
             self._escape = "\\" * ((len(text) - len(text.rstrip("\\"))) % 2)
@@ -108,6 +115,20 @@ class Call:
             self._inside ^= len(parts) % 2 == 0
             self._depth += sum(map(outside.count, "[{")) - sum(map(outside.count, "]}"))
         self._pieces.clear()
+
+
+def _batches(pieces: Iterable[str | bytes]) -> Iterator[tuple[bool, list[Any]]]:
+    """Yield runs of *pieces* of one type, none of which is very long."""
+    for raw, run in groupby(pieces, lambda piece: isinstance(piece, bytes)):
+        some: list[Any] = []
+        size = 0
+        for piece in run:
+            some.append(piece)
+            size += len(piece)
+            if size > _BATCH:
+                yield raw, some
+                some, size = [], 0
+        yield raw, some
 
 
 def _text(inside: bytes) -> str:
@@ -122,7 +143,7 @@ def _is_another(call: Call, name: str, text: str) -> bool:
 
     That one is complete.
     """
-    same = name == call.name and (text[:1] != "{" or text == call.arguments)
+    same = name == call.name and (text[:1] != "{" or text == "".join(call.arguments))
     return bool(name and call.name) and not same
 
 
@@ -135,9 +156,13 @@ class ToolCalls:
     """
 
     def __init__(
-        self, new_id: Callable[[], str] = new_call_id, tools: frozenset[str] = frozenset()
+        self,
+        new_id: Callable[[], str] = new_call_id,
+        tools: frozenset[str] = frozenset(),
+        marks: Marks | None = None,
     ) -> None:
         self.tools = tools
+        self.marks: Marks = {} if marks is None else marks
         self.calls: list[Call] = []
         self.begun: list[Call] = []  # by their numbers
         self.state = 0
@@ -145,16 +170,17 @@ class ToolCalls:
         self._by_index: dict[int, Call] = {}
         self._by_key: dict[tuple[int | None, str], Call] = {}
 
-    def take(self, pieces: Json) -> list[Piece]:
-        """Return the pieces to pass on for *pieces*, the ``tool_calls`` of a delta or message.
+    def take(self, given: Json) -> list[Piece]:
+        """Return the pieces to pass on for *given*, the ``tool_calls`` of a delta or message.
 
-        Raises UpstreamInvalid for what is no list of objects.
+        Long arguments are marks of ``marks`` in both.  Raises UpstreamInvalid for what is no list
+        of objects.
         """
-        if isinstance(pieces, dict):
-            pieces = [pieces]
-        if not (isinstance(pieces, list) and all(isinstance(one, dict | None) for one in pieces)):
+        if isinstance(given, dict):
+            given = [given]
+        if not (isinstance(given, list) and all(isinstance(one, dict | None) for one in given)):
             raise UpstreamInvalid("the provider's tool calls are not a list of objects")
-        made = map(self._take, filter(None, pieces))
+        made = map(self._take, filter(None, given))
         return [piece for piece in made if piece is not None]
 
     def close(self) -> list[Piece]:
@@ -172,7 +198,7 @@ class ToolCalls:
                 raise UpstreamInvalid("the provider's tool call has no name")
             if call.custom or call.complete:
                 continue
-            if call.arguments.strip():
+            if any(map(str.strip, call.arguments)):
                 name = call.name[:64]
                 raise UpstreamInvalid(f"the provider's call of {name!r} has broken arguments")
             call.add("{}")
@@ -194,11 +220,12 @@ class ToolCalls:
         text = "" if given == {} else arguments_of(given)
         call = self._find(index, id, name, text) or self._open(index, id)
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
-            text = "" if call.arguments == text else text  # the whole call once more
+            again = "".join(call.arguments) == aside.whole(text, self.marks)
+            text = "" if again else text  # the whole call once more
         if text == "null" and not call.size:
             text = ""
-        if text:
-            call.add(text)
+        for one in filter(None, aside.pieces(text, self.marks)):
+            call.add(one)
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}
@@ -217,7 +244,8 @@ class ToolCalls:
         self.begun.append(call)
         self.state += 1
         call.id = call.id or self._new_id()
-        body = {"name": call.name, "input" if call.custom else "arguments": call.arguments}
+        given = aside.set_aside([*call.arguments], self.marks)
+        body = {"name": call.name, "input" if call.custom else "arguments": given}
         return {"index": call.number, "id": call.id, "type": kind, kind: body}
 
     def _open(self, index: int | None, id: str) -> Call:

@@ -15,6 +15,10 @@ from typing import Any, Union
 #: A value that ``json.loads`` returns.
 Json = Any
 
+#: What marks stand for: the insides of JSON strings as they were written, or parts of them; see
+#: :mod:`~choreo_wsgi.chat.longtext`.
+Marks = dict[bytes, Union[memoryview, bytes]]
+
 
 def new_call_id() -> str:
     """Return an id for a tool call that its provider gave none."""
@@ -41,8 +45,8 @@ class ToolCall:
 class Delta:
     """A piece of an answer; *index* is the choice (0 to n-1) that it belongs to.
 
-    *extra* holds further members of the delta, *logprobs* those of the tokens in the piece, as
-    the API's object of lists.
+    *extra* holds further members of the delta, with *marks* for long strings, and *logprobs* those
+    of the tokens in the piece, as the API's object of lists.
     """
 
     text: str = ""
@@ -52,6 +56,7 @@ class Delta:
     tool_calls: Sequence[ToolCall] = ()
     extra: Mapping[str, Json] | None = None
     logprobs: Mapping[str, Json] | None = None
+    marks: Marks | None = None
 
 
 @dataclass(slots=True)

@@ -118,14 +118,6 @@ def parse(
     return decode(text.decode() if isinstance(text, bytes) else text)
 
 
-def is_object(text: str) -> bool:
-    """Whether *text* is a whole JSON object, as the arguments of a call are at their end."""
-    try:
-        return isinstance(parse(text), dict)
-    except ValueError:
-        return False
-
-
 def whole_number(value: Json) -> int | None:
     """Return the integer that *value* is, also as a float or in a string; None for others."""
     if type(value) is int:

@@ -13,7 +13,7 @@ from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
 from .choice import CHANGED, KEPT, MENDED, Choice
 from .endings import finish_reason
-from .items import Json, new_call_id
+from .items import Json, Marks, new_call_id
 from .jsontext import count, whole_number
 from .shapes import Members as Chunk
 from .shapes import says
@@ -54,6 +54,8 @@ class Normaliser:
         tools: frozenset[str] = frozenset(),
     ) -> None:
         self.n = n
+        #: What the marks stand for that are in a chunk in the place of long strings.
+        self.marks: Marks = {}
         self.choices: dict[int, Choice] = {}
         self.done = False
         self.state = 0
@@ -248,7 +250,7 @@ class Normaliser:
                 ours = number
             else:
                 raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            choice = Choice(ours, ToolCalls(self._new_id, self._tools))
+            choice = Choice(ours, ToolCalls(self._new_id, self._tools, self.marks))
             self._numbered[number] = self.choices[ours] = choice
         return choice
 

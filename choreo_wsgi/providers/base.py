@@ -21,11 +21,12 @@ from .facts import Facts
 
 if TYPE_CHECKING:
     from ..chat import answer as answers
-    from ..chat import choices
+    from ..chat import aside, choices
     from ..chat.answer import AnswerWriter
     from ..chat.request import ChatRequest
 else:
     answers = Late("choreo_wsgi.chat.answer")
+    aside = Late("choreo_wsgi.chat.aside")
     choices = Late("choreo_wsgi.chat.choices")
 
 
@@ -43,6 +44,10 @@ class Provider(ABC):
 
     #: Whether :meth:`open` may block: it looks something up, starts a process, is not known.
     blocking: bool = True
+
+    #: Whether :meth:`open` may be given marks for what is only told, see
+    #: :meth:`~choreo_wsgi.chat.request.ChatRequest.opened`.
+    takes_marks: ClassVar[bool] = False
 
     #: The APIs beside chat that the upstream itself speaks: answered with its own bytes.
     apis: frozenset[str] = frozenset()
@@ -98,9 +103,8 @@ class Provider(ABC):
         """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
         if request.native_only is not None:
             raise request.native_only
-        return answers.Answer(
-            self._open(request.whole()), writer, request.n, self.label(request.model)
-        )
+        request = aside.opened(request) if self.takes_marks else request.whole()
+        return answers.Answer(self._open(request), writer, request.n, self.label(request.model))
 
     def check(self) -> None:
         """Raise ConfigurationError if the options of a section can never work.

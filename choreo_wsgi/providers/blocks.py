@@ -7,21 +7,27 @@ has to be remembered in between.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ..chat.aside import is_object, pieces, set_aside, whole
 from ..chat.endings import finish_reason
-from ..chat.items import Delta, Finish, Item, Json, ToolCall, Usage, new_call_id
-from ..chat.jsontext import is_object
+from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .reading import arguments
 
 
 class Blocks:
-    """The blocks of one answer; its methods return the items that each step completes."""
+    """The blocks of one answer; its methods return the items that each step completes.
 
-    def __init__(self) -> None:
+    What is told may have marks of *marks* in it.
+    """
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
         self.stopped: Finish | None = None
         self._arguments: list[list[str]] = []  # the pieces of each call's, in order
-        self._whole: list[str] = []  # those that came with the start of each call
+        self._whole: list[list[str]] = []  # those that came with the start of each call
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
         self._thinking: list[str] = []
         self._signature = ""
@@ -31,7 +37,7 @@ class Blocks:
         """Begin a tool call in block *index*; *given* are its arguments where none are streamed."""
         number = self._open[index] = len(self._arguments)
         self._arguments.append([])
-        self._whole.append(arguments(given))
+        self._whole.append(arguments(given, self._marks))
         return [Delta(tool_calls=[ToolCall(number, id or new_call_id(), name)])]
 
     def arguments(self, index: int, given: Json) -> list[Item]:
@@ -39,17 +45,17 @@ class Blocks:
         number, piece = self._open.get(index), arguments_of(given)
         if number is None or not piece:
             return []
-        self._arguments[number].append(piece)
+        self._arguments[number] += pieces(piece, self._marks)
         return [Delta(tool_calls=[ToolCall(number, arguments=piece)])]
 
     def think(self, piece: str) -> list[Item]:
         """Go on with the thinking block that is open."""
-        self._thinking.append(piece)
+        self._thinking += pieces(piece, self._marks)
         return [Delta(reasoning=piece)] if piece else []
 
     def sign(self, piece: str) -> None:
         """Take the thinking block's signature, or a piece of it."""
-        self._signature += piece
+        self._signature += whole(piece, self._marks)
 
     def redacted(self, data: str) -> list[Item]:
         """Return a thinking block whose text is hidden."""
@@ -63,14 +69,16 @@ class Blocks:
         parse must be JSON.
         """
         items: list[Item] = []
-        thinking, signature = "".join(self._thinking), self._signature
+        marks: Marks = {}
+        thinking, signature = set_aside(self._thinking, marks), self._signature
         self._thinking, self._signature = [], ""
         if signature:
             block = {"type": "thinking", "thinking": thinking, "signature": signature}
-            items.append(self._thought(block))
+            items.append(replace(self._thought(block), marks=marks))
         number = self._open.get(index)
         if number is not None and not self._arguments[number]:
-            items += self.arguments(index, self._whole[number])
+            for piece in self._whole[number]:
+                items += self.arguments(index, piece)
         self._open.pop(index, None)
         return items
 
@@ -90,7 +98,7 @@ class Blocks:
         if finish is None:
             raise UpstreamTruncated("the provider's stream ended without a stop reason")
         items = [item for index in sorted(self._open) for item in self.close(index)]
-        if finish.reason == "tool_calls" and not all(map(is_object, map("".join, self._arguments))):
+        if finish.reason == "tool_calls" and not all(map(is_object, self._arguments)):
             raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
         return [*items, finish, *([usage] if usage else [])]
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ..chat import jsontext
-from ..chat.items import Json
+from ..chat.aside import parse_pieces, pieces
+from ..chat.items import Json, Marks
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from .parts import Call, Media, Part, Result, Text, cache_control, content
@@ -81,7 +82,7 @@ def conversation(
     OpenAI's own models can be told.
     """
     found = Conversation([], [])
-    calls = _Calls(ids)
+    calls = _Calls(ids, request.marks)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"
         turn = _turn(message, where, calls, blanks)
@@ -164,8 +165,9 @@ def _rank(turn: Turn) -> tuple[int, int]:
 class _Calls:
     """The calls so far, by the id that the caller knows them by."""
 
-    def __init__(self, ids: re.Pattern[str] | None) -> None:
+    def __init__(self, ids: re.Pattern[str] | None, marks: Marks) -> None:
         self._ids = ids
+        self._marks = marks
         # Those of the latest message with the id, for the provider: id, name, order.
         self._known: dict[str, deque[tuple[str, str, int]]] = {}
         self._orders: dict[str, int] = {}
@@ -193,7 +195,7 @@ class _Calls:
             self._known[call["id"]] = same
             extra = call.get("extra_content")
             extra = extra if isinstance(extra, dict) else {}
-            given = _arguments(function.get("arguments"))
+            given = _arguments(function.get("arguments"), self._marks)
             cache = cache_control(call, f"{where}.tool_calls[{index}]")
             yield Call(id, function["name"], given, extra, cache)
 
@@ -241,13 +243,15 @@ class _Calls:
         return made
 
 
-def _arguments(given: str | None) -> dict[str, Json]:
+def _arguments(given: str | None, marks: Marks) -> dict[str, Json]:
     """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
     cut, or that the model got wrong, may stay in the history for good."""
+    value: Json = {}
     try:
-        value = jsontext.parse(given, jsontext.strict) if given and given.strip() else {}
+        if given and given.strip():
+            value = parse_pieces(pieces(given, marks), marks, jsontext.strict)
         if isinstance(value, str):  # encoded twice
-            value = jsontext.parse(value, jsontext.strict)
+            value = parse_pieces(pieces(value, marks), marks, jsontext.strict)
     except ValueError:
         value = given
     if value is None:

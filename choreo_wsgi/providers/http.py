@@ -15,16 +15,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from .. import sse
-from ..chat.items import Item, Json, Usage, new_call_id
+from ..chat.items import Item, Json, Marks, Usage, new_call_id
+from ..chat.longtext import restore
 from ..chat.source import Lane, Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .base import Provider, nothing
-from .reading import SHAPE_ERRORS, parse_json, parse_object, unknown_shape
+from .reading import SHAPE_ERRORS, parse_json, parse_object, spread, unknown_shape
 
 if TYPE_CHECKING:
+    from ..chat import aside
     from ..chat.request import ChatRequest
     from . import answer as answers
     from . import capabilities, failures
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .openai import pattern
 else:
     answers = Late("choreo_wsgi.providers.answer")
+    aside = Late("choreo_wsgi.chat.aside")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
     pattern = Late("choreo_wsgi.providers.openai.pattern")
@@ -66,6 +69,15 @@ class Translator:
     #: With these bytes no body begins that this reads.
     foreign = b"{[<"
 
+    def __init__(self) -> None:
+        #: What the marks stand for that are in the place of long strings until the items are
+        #: returned.
+        self.marks: Marks = {}
+
+    def shorten(self, text: bytes) -> bytes:
+        """Return *text*, JSON, with marks for its long strings."""
+        return aside.shorten_into(self.marks, text)
+
     def receive_data(self, data: bytes) -> list[Item]:
         """Take the next bytes; return the items that they complete, in order.
 
@@ -85,6 +97,13 @@ class Translator:
             self.failure = unknown_shape(error)
         if self.failure is not None and not items:
             raise self.failure
+        return self._spread(items)
+
+    def _spread(self, items: list[Item]) -> list[Item]:
+        marks = getattr(self, "marks", None)  # others' translators have no constructor to call
+        if marks:
+            items = list(spread(items, marks))
+            marks.clear()
         return items
 
     def end(self) -> list[Item]:
@@ -95,7 +114,7 @@ class Translator:
         if self.failure is not None:
             raise self.failure
         try:
-            return self.finish()
+            return self._spread(self.finish())
         except SHAPE_ERRORS as error:
             raise unknown_shape(error) from error
 
@@ -125,8 +144,10 @@ class EventTranslator(Translator):
     """A translator of Server-Sent Events; *limit* bounds the bytes of one."""
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
+        super().__init__()
         self._decoder = sse.Decoder(limit, errors="strict")
         self._limit = limit
+        self._decoder.shorten = self.shorten
 
     def events(self, data: bytes) -> list[sse.Event]:
         """Return the events that *data* completes; those before undecodable bytes too."""
@@ -265,7 +286,8 @@ class HTTPProvider(Provider):
             return nothing(request.n)
         request, names = toolnames.fit_names(request, self.tool_names)
         sent = self.encode(request)
-        sent = replace(sent, headers={**sent.headers, **request.trace})
+        headers = {**sent.headers, **request.trace}
+        sent = replace(sent, headers=headers, body=restore(sent.body, request.marks))
         translator = self.translator(request)
         asking = answers.Asking(
             lambda: self.client.send(sent),

@@ -7,15 +7,19 @@ failure.  How a stream ends is ours: an upstream that stops before its last even
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.items import Json, Usage, dump
+from ..chat.aside import shorten_into
+from ..chat.items import Json, Marks, Usage, dump
 from ..chat.jsontext import count
+from ..chat.longtext import restore
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from .answer import Asking, UpstreamAnswer
@@ -114,9 +118,11 @@ class NativeReply(UpstreamAnswer):
         self.ended = False
         self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
+        self._marks: Marks = {}  # what stands for long strings of what is looked at
         self._decoder = sse.Decoder(limit, errors="strict")
+        self._decoder.shorten = partial(shorten_into, self._marks)
         self._rest = b""  # behind the last whole event
-        self._looked = b""  # the frames of events that were taken apart, before a failure
+        self._looked: list[bytes] = []  # frames of events that were taken apart
         self._started = False
         self._stopped = False  # the reason why a message stopped has come
 
@@ -138,7 +144,7 @@ class NativeReply(UpstreamAnswer):
             if not isinstance(error, ChoreoError):
                 error = UpstreamInvalid("the provider's answer is not as expected")
             failure = self.fail(error)
-            passed, self._looked = self._looked, b""
+            passed = self._taken_apart()
             if not passed:
                 raise failure from None
         if passed:
@@ -151,13 +157,13 @@ class NativeReply(UpstreamAnswer):
             raise UpstreamInvalid("the provider's answer is too long")
         if not self.body_ended:
             return b""
-        body = bytes(self._document)
-        value = parse_object(body)
+        body, self._document = bytes(self._document), bytearray()
+        value = parse_object(shorten_into(self._marks, body))
         failure = find_error(value)
         if failure is not None and self._dialect.member != "response":
-            raise provider_error(failure)
+            raise provider_error(json.loads(restore(dump(failure), self._marks)))
         self.ended = True
-        return dump(value) if self.amend(value) else body
+        return restore(dump(value), self._marks) if self.amend(value) else body
 
     def amend(self, value: Json) -> bool:
         """Write the names that the caller knows into *value*; return whether any differed."""
@@ -193,15 +199,14 @@ class NativeReply(UpstreamAnswer):
             head = self._plain_head(data, at) if attempts else b""
             run = _run(data, at, head) if head else b""
             if run:
-                self._looked += run
+                self._looked.append(run)
             else:
                 attempts -= bool(head)
                 end = data.find(b"\n\n", at) + 2
                 run = data[at : len(data) if self._decoder.pending or end < 2 else end]
                 self._take_apart(run)
             at += len(run)
-        frames, self._looked = self._looked, b""
-        return frames
+        return self._taken_apart()
 
     def _plain_head(self, data: bytes, at: int) -> bytes:
         """Return how the event at *at* begins, if its type is never taken apart."""
@@ -216,10 +221,15 @@ class NativeReply(UpstreamAnswer):
         except sse.DecodeError as error:
             raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
         for event in events:
-            self._looked += self._look(event)
+            self._looked.append(self._look(event))
             if self.ended:
                 self.finish()
                 break
+
+    def _taken_apart(self) -> bytes:
+        looked, self._looked = self._looked, []
+        self._marks.clear()
+        return b"".join(looked)
 
     def _look(self, event: sse.Event) -> bytes:
         dialect = self._dialect
@@ -231,7 +241,7 @@ class NativeReply(UpstreamAnswer):
         value = parse_object(event.data)
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):
-            raise provider_error(value)
+            raise provider_error(json.loads(restore(dump(value), self._marks)))
         if kind in dialect.dropped:
             return b""
         if kind and kind == dialect.first:
@@ -245,7 +255,7 @@ class NativeReply(UpstreamAnswer):
         data = event.data.encode("utf-8", "replace")
         if any(changed) or b"\n" in data:
             data = dump(value)
-        return sse.frame(data, event=kind if dialect.last else "")
+        return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)
 
 
 def _run(data: bytes, at: int, head: bytes) -> bytes:

@@ -56,6 +56,7 @@ class Ollama(HTTPProvider):
 
     type = "ollama"
     facts = BUILT_IN["ollama"]
+    takes_marks = True
 
     @dataclass(frozen=True)
     class Options:
@@ -206,6 +207,7 @@ class OllamaTranslator(Translator):
     def __init__(
         self, limit: int = 8 * 1024 * 1024, new_call_id: Callable[[], str] = new_call_id
     ) -> None:
+        super().__init__()
         self._limit = limit
         self._new_call_id = new_call_id
         self._rest = bytearray()
@@ -262,7 +264,7 @@ class OllamaTranslator(Translator):
         line = line.strip(BLANK).removeprefix(b"data:").strip()  # some frame lines as events
         if self.ended or line in (b"", b"[DONE]"):
             return
-        body = parse_object(line)
+        body = parse_object(self.shorten(line))
         if not isinstance(body.get("message"), dict) and (found := find_error(body)) is not None:
             raise provider_error(found)
         self._message(body.get("message") or {}, items, _logprobs(body.get("logprobs")))
@@ -286,7 +288,7 @@ class OllamaTranslator(Translator):
         for call in message.get("tool_calls") or ():
             function = call["function"]
             id = text(call.get("id")) or self._new_call_id()
-            given = arguments(function.get("arguments"))
+            given = arguments(function.get("arguments"), self.marks)
             items += whole_call(self._calls, id, text(function["name"]), given)
             self._calls += 1
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
+from ..chat.aside import has_marks
 from ..chat.items import Json
 from ..errors import InvalidRequest
 
@@ -213,6 +214,8 @@ def _located(
 
 
 def _base64(data: str, where: str) -> str:
+    if has_marks(data):
+        return data  # only what is base64 was set aside
     data = "".join(data.split()).replace("-", "+").replace("_", "/")  # RFC 4648, section 5
     data += "=" * (-len(data) % 4)
     try:

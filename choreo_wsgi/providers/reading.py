@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from ..chat import jsontext
-from ..chat.items import Delta, Item, Json, ToolCall, Usage
+from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump
 from ..chat.items import new_call_id as new_call_id
+from ..chat.longtext import restore
 from ..chat.shapes import ERROR_HOLDERS
 from ..errors import UpstreamInvalid
+from ..late import Late
+
+if TYPE_CHECKING:
+    from ..chat import aside
+else:
+    aside = Late("choreo_wsgi.chat.aside")
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
@@ -31,36 +40,73 @@ def text(value: Json) -> str:
     return value
 
 
-def arguments(value: Json) -> str:
-    """Return a call's arguments, which came whole, as compact JSON text.
+def arguments(value: Json, marks: Marks | None = None) -> list[str]:
+    """Return a call's arguments, which came whole, as compact JSON text, in pieces.
 
     Raises UpstreamInvalid for what is not an object, or the JSON text of one.
     """
-    given = value
+    marks = marks or {}
+    given: list[str] = []
     if isinstance(value, str):
+        given = list(aside.pieces(value, marks)) if value.strip() else []
         try:
-            value = jsontext.parse(value, _decode) if value.strip() else {}
+            value = aside.parse_pieces(given, {}, _decode) if given else {}
         except ValueError:
             value = [value]
     value = {} if value is None else value
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
-    if isinstance(given, str) and value:
+    if given and value:
         return given
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if not aside.has_marks(text):
+        return [text]
+    return list(aside.decoded(restore(text.encode("utf-8", "backslashreplace"), marks)))
 
 
 def whole_call(
     number: int,
     id: str,
     name: str,
-    given: str,
+    given: Iterable[str],
     index: int = 0,
     extra: dict[str, Json] | None = None,
 ) -> list[Item]:
     """Return a tool call that came whole as any other: who is called first, then with what."""
-    start, rest = ToolCall(number, id, name, "", extra), ToolCall(number, arguments=given)
-    return [Delta(index=index, tool_calls=[start]), Delta(index=index, tool_calls=[rest])]
+    calls = [ToolCall(number, id, name, "", extra)]
+    calls += [ToolCall(number, arguments=piece) for piece in given]
+    return [Delta(index=index, tool_calls=[call]) for call in calls]
+
+
+def spread(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
+    """Yield *items* with what *marks* stand for: of a long text one piece after the other."""
+    for item in items:
+        if isinstance(item, Finish) and item.extra:
+            item = replace(item, extra=_restored(item.extra, marks))
+        if not isinstance(item, Delta):
+            yield item
+            continue
+        index = item.index
+        yield from (
+            Delta("", index, piece) for piece in aside.pieces(item.reasoning, marks) if piece
+        )
+        yield from (Delta(piece, index) for piece in aside.pieces(item.text, marks) if piece)
+        for piece in filter(None, aside.pieces(item.refusal, marks)):
+            yield Delta(index=index, refusal=piece)
+        for call in item.tool_calls:
+            first, *others = aside.pieces(call.arguments, marks)
+            yield Delta(index=index, tool_calls=[replace(call, arguments=first)])
+            for piece in others:
+                yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
+        if item.extra or item.logprobs:
+            found = aside.marks_in(dump(item.extra), marks) | (item.marks or {})
+            logprobs = item.logprobs and _restored(item.logprobs, marks)
+            yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
+
+
+def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
+    restored: dict[str, Json] = json.loads(restore(dump(value), marks))
+    return restored
 
 
 def picture(

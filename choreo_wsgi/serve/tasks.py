@@ -277,7 +277,7 @@ class Task(Load):
                 data = data[: self.content_length - self.content_bytes_written]
             self.content_bytes_written += len(data)
             if head or (data and self.has_body):
-                self.channel.transmit(head + data if self.has_body else head)
+                self.channel.transmit(head, data if self.has_body else b"")
             if last and self.has_body and self.content_length is not None:
                 short = self.content_bytes_written < self.content_length
                 self.close_on_finish = self.close_on_finish or short

@@ -160,7 +160,7 @@ def test_an_event_comes_out_as_without(event: str, monkeypatch: pytest.MonkeyPat
             return frames, error.message
 
     found = relay()
-    monkeypatch.setattr("choreo_wsgi.providers.openai.relay.shorten", lambda text: (text, {}))
+    monkeypatch.setattr("choreo_wsgi.providers.openai.relay.LONG", len(stream))
     assert found == relay()
 
 

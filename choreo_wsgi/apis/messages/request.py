@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
+from ...chat.aside import decoded, set_aside
 from ...chat.checks import filled, model_name
-from ...chat.items import Json, dump
+from ...chat.items import Json, Marks, dump
+from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...chat.schema import (
     BOOLEAN,
@@ -116,17 +118,21 @@ NAMES = {
 }
 
 
-def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest:
-    """Return the chat request for *fields*; when *counting*, ``max_tokens`` may be missing.
+def read_request(
+    fields: dict[str, Json], counting: bool = False, marks: Marks | None = None
+) -> ChatRequest:
+    """Return the chat request for *fields*, in which may be *marks*; when *counting*,
+    ``max_tokens`` may be missing.
 
     Raises InvalidRequest.
     """
+    marks = {} if marks is None else marks
     demand(_CHECK_COUNT if counting else _CHECK, fields)
 
     def translate(body: dict[str, Json]) -> None:
         if stop := list(filter(None, fields.get("stop_sequences") or ())):
             body["stop"] = stop
-        body["messages"] = _chat_messages(fields)
+        body["messages"] = _chat_messages(fields, marks)
         _add_tools(body, fields)
         _check_thinking(fields)
         form = (fields.get("output_config") or {}).get("format") or fields.get("output_format")
@@ -134,10 +140,10 @@ def read_request(fields: dict[str, Json], counting: bool = False) -> ChatRequest
             schema = {"name": "answer", "schema": form["schema"], "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
-    return to_chat(fields, NAMES, translate)
+    return to_chat(fields, NAMES, translate, marks=marks)
 
 
-def _chat_messages(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
+def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, Json]]:
     system = parts(fields.get("system") or "", "system", _part)
     messages = [{"role": "system", "content": system}] if system else []
     for index, message in enumerate(fields["messages"]):
@@ -155,7 +161,7 @@ def _chat_messages(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
                     if block.get("signature") or block.get("data"):
                         say(spoken, "thinking_blocks", [block])
                 elif own and kind == "tool_use":
-                    say(spoken, "tool_calls", [_call(block)])
+                    say(spoken, "tool_calls", [_call(block, marks)])
                 else:
                     said.append(_part(block, here))
             if own and not said:
@@ -165,8 +171,9 @@ def _chat_messages(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
     return messages
 
 
-def _call(block: dict[str, Json]) -> dict[str, Json]:
-    function = {"name": block["name"], "arguments": dump(block["input"]).decode()}
+def _call(block: dict[str, Json], marks: Marks) -> dict[str, Json]:
+    given = set_aside(list(decoded(restore(dump(block["input"]), marks))), marks)
+    function = {"name": block["name"], "arguments": given}
     call = {"id": block["id"], "type": "function", "function": function}
     return {**call, **members(block, "cache_control extra_content")}
 

@@ -6,11 +6,12 @@ https://docs.anthropic.com/en/api/messages-streaming says what is in each event.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ... import sse
-from ...chat import jsontext
-from ...chat.items import Json, ToolCall, Usage, dump
+from ...chat.aside import parse_pieces, set_aside
+from ...chat.items import Json, Marks, ToolCall, Usage, dump
+from ...chat.longtext import restore
 from ...errors import ChoreoError
 from ..blocks import Block, BlockWriter
 from ..translation import own_param
@@ -119,21 +120,21 @@ class MessageWriter(BlockWriter):
         assert self._text is not None
         signature = self._text.item["signature"] = thinking.get("signature") or ""
         frames += self._delta_of(self._text, type="signature_delta", signature=signature)
-        return frames + self._close_text()
+        return b"".join([frames, *self._close_text()])
 
     def _drawn(self, kind: str, data: str) -> bytes:
         return self._leave_out(f"a picture of the type {kind}")
 
-    def _closed(self, block: Block, status: str) -> bytes:
-        if block.kind == "call":
-            block.item["input"] = _input(block.text)
-        elif block.kind in _KINDS:
-            block.item[_KINDS[block.kind][2]] = block.text
-        return self._event("content_block_stop", **block.where)
+    def _closed(self, block: Block, status: str) -> Iterator[bytes]:
+        if block.kind == "call" and not self._stream:
+            block.item["input"] = _input(block.pieces, self._marks)
+        elif block.kind in _KINDS and not self._stream:
+            block.item[_KINDS[block.kind][2]] = self._said(block)
+        yield self._event("content_block_stop", **block.where)
 
     def finish(self) -> bytes:
         """Return the last frames, or the whole document."""
-        frames = self._close_text() + self._close_calls("completed")
+        frames = b"".join([*self._close_text(), *self._close_calls("completed")])
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:
@@ -145,7 +146,8 @@ class MessageWriter(BlockWriter):
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         usage = usage_object(self._usage or Usage())
         if not self._stream:
-            return dump(self._message(self._output, **delta, usage=usage))
+            document = self._message(self._output, **delta, usage=usage)
+            return restore(dump(document), self._marks)
         frames += self._event("message_delta", delta=delta, usage=usage)
         return frames + self._event("message_stop")
 
@@ -154,13 +156,13 @@ class MessageWriter(BlockWriter):
         return sse.frame(dump(error_object(error)), event="error")
 
 
-def _input(arguments: str) -> Json:
+def _input(arguments: list[str], marks: Marks) -> Json:
     """Return the object in a call's *arguments*; whatever else a model wrote stays readable."""
     try:
-        value = jsontext.parse(arguments) if arguments.strip() else {}
+        value = parse_pieces(arguments, marks) if any(map(str.strip, arguments)) else {}
     except ValueError:
         value = None
-    return value if isinstance(value, dict) else {"raw": arguments}
+    return value if isinstance(value, dict) else {"raw": set_aside(arguments, marks)}
 
 
 def usage_object(usage: Usage) -> dict[str, Json]:

@@ -10,10 +10,11 @@ import base64
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ...chat import jsontext
-from ...chat.items import Json, ToolCall, Usage, dump
+from ...chat.aside import marks_in, parse_pieces, set_aside
+from ...chat.items import Json, Marks, ToolCall, Usage, dump
+from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ..blocks import Block, BlockWriter
@@ -66,7 +67,7 @@ class ResponseWriter(BlockWriter):
     """Writes the response to *request*, under the id that it is kept by."""
 
     api = "responses"
-    numbers = True
+    numbers = repeats = True
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request)
@@ -76,6 +77,7 @@ class ResponseWriter(BlockWriter):
         self._created = int(time.time())
         given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
         self._repeated = {**_REPEATED, **given}
+        self._marks = marks_in(dump(given), request.marks)
         #: The caller's tools by their names in chat, where only the names of calls come back.
         self._tools = {
             chat_name(tool): tool for tool in own_tools(asked.get("tools") or (), strict=False)
@@ -145,24 +147,28 @@ class ResponseWriter(BlockWriter):
 
     def _sealed(self, thinking: Mapping[str, Json]) -> bytes:
         plain = {name: value for name, value in thinking.items() if name != "index"}
-        content = SEALED + base64.b64encode(dump([plain])).decode()
+        content = SEALED + base64.b64encode(restore(dump([plain]), self._marks)).decode()
         if self._text is None or self._text.kind != "reasoning":
             return self._whole(self._new("sealed", "sealed", encrypted_content=content))
         self._text.item["encrypted_content"] = content
-        return self._close_text()
+        return b"".join(self._close_text())
 
     def _drawn(self, kind: str, data: str) -> bytes:
-        return self._whole(self._new("picture", "picture", result=data))
+        block = self._new("picture", "picture", result=None)
+        frames = [*self._close_text(), self._opened(block)]
+        block.item["result"] = data
+        return b"".join([*frames, *self._closed(block, "completed")])
 
-    def _closed(self, block: Block, status: str) -> bytes:
-        frames, name = b"", block.event.removeprefix("response.").removesuffix("delta")
+    def _closed(self, block: Block, status: str) -> Iterator[bytes]:
+        name = block.event.removeprefix("response.").removesuffix("delta")
         if block.kind == "call":
-            member, text = "arguments", block.text
-            if "input" in block.item:
-                member, text = "input", _input(text)
-                frames = self._at(block, f"{name}delta", delta=text) if text else b""
+            is_custom = "input" in block.item
+            text = _input(block.pieces, self._marks) if is_custom else self._said(block)
+            if is_custom and text:
+                yield self._at(block, f"{name}delta", delta=text)
+            member = "input" if is_custom else "arguments"
             block.item[member] = text
-            frames += self._at(block, f"{name}done", **{member: text})
+            yield self._at(block, f"{name}done", **{member: text})
         elif block.holder:
             part = self._fill(block)
             told: dict[str, Json] = {
@@ -170,15 +176,16 @@ class ResponseWriter(BlockWriter):
             }
             if block.kind == "text":
                 told["logprobs"] = _logprobs(block.logprobs, whole=False)
-            frames = self._at(block, f"{name}done", **told) + self._part(block, "done", part)
+            yield self._at(block, f"{name}done", **told)
+            yield self._part(block, "done", part)
         if "input" not in block.item:
             block.item["status"] = status
-        return frames + self._item(block, "done")
+        yield self._item(block, "done")
 
-    @staticmethod
-    def _fill(block: Block) -> dict[str, Json]:
+    def _fill(self, block: Block) -> dict[str, Json]:
         """Put what came so far into the item; return its part."""
-        part = {**block.part, "refusal" if block.kind == "refusal" else "text": block.text}
+        member = "refusal" if block.kind == "refusal" else "text"
+        part = {**block.part, member: self._said(block)}
         if block.kind == "text":
             told = _logprobs(block.logprobs)
             part |= {"annotations": block.citations, "logprobs": told}
@@ -189,17 +196,23 @@ class ResponseWriter(BlockWriter):
 
     def finish(self) -> bytes:
         """Return the last frames, or the whole document."""
+        return b"".join(self.ending())
+
+    def ending(self) -> Iterator[bytes]:
+        """Yield the last frames, or the whole document."""
         reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(
             self._finish.reason
         )
         status = "incomplete" if reason else "completed"
-        frames = self._close_text(status) + self._close_calls(status)
+        yield from self._close_text(status)
+        yield from self._close_calls(status)
         response = self.response(status)
         if reason:
             response["incomplete_details"] = {"reason": reason}
-        if not self._stream:
-            return dump(response)
-        return frames + self._event(f"response.{status}", response=response)
+        if self._stream:
+            yield self._event(f"response.{status}", response=response)
+        else:
+            yield restore(dump(response), self._marks)
 
     def passed(self, frames: bytes) -> None:
         """Go on counting, and with the same id, behind *frames* of the provider's own."""
@@ -213,7 +226,7 @@ class ResponseWriter(BlockWriter):
         frames = b"" if self.count else self._begin()
         if self._text is not None:
             self._fill(self._text)
-        frames += failed_event(self.response("failed"), error, self.count)
+        frames += restore(failed_event(self.response("failed"), error, self.count), self._marks)
         self.count += 1
         return frames
 
@@ -252,12 +265,12 @@ def _logprobs(tokens: Iterable[Json], whole: bool = True) -> list[Json]:
     ]
 
 
-def _input(arguments: str) -> str:
+def _input(arguments: list[str], marks: Marks) -> str:
     """Return the text in the arguments of a function that stands for a custom tool."""
     try:
-        return str(jsontext.parse(arguments)["input"])
+        return str(parse_pieces(arguments, marks)["input"])
     except (ValueError, KeyError, TypeError):
-        return arguments
+        return set_aside(arguments, marks)
 
 
 def _usage(usage: Usage | None) -> dict[str, Json] | None:

@@ -51,7 +51,7 @@ class AnthropicTranslator(EventTranslator):
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         super().__init__(limit)
         self._counts: dict[str, int] = {}
-        self._blocks = Blocks()
+        self._blocks = Blocks(self.marks)
         self._begun = False
         self._last = (b"", b"")  # what was around the last text
 

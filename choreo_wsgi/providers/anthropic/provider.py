@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ...chat.longtext import restore
 from ...chat.source import Reply
 from ...late import Late
 from .. import (
@@ -42,6 +43,7 @@ class Anthropic(HTTPProvider):
 
     type = "anthropic"
     facts = BUILT_IN["anthropic"]
+    takes_marks = True
     apis = frozenset(("messages", "count_tokens"))
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)  # 128 here, which no request has
 
@@ -68,6 +70,7 @@ class Anthropic(HTTPProvider):
             return super().answer(request, writer)
         body = {**(request.original or {}), "model": request.model}
         sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
+        sent = replace(sent, body=restore(sent.body, request.marks))
         asking = answers.Asking(
             lambda: self.client.send(sent),
             foreign=b"{[<" if request.stream else b"",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from zlib import crc32
 
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
+from ...chat.aside import whole
 from ...chat.items import Delta, Item, Json, Usage, dump
 from ...chat.jsontext import count
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -40,11 +41,14 @@ _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 class EventReader:
     """Reads the messages of a binary stream, whose framing is botocore's to read.
 
-    *limit* bounds the bytes of one.
+    *limit* bounds the bytes of one; *shorten* is given each payload before it is parsed.
     """
 
-    def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
+    def __init__(
+        self, limit: int = 8 * 1024 * 1024, shorten: Callable[[bytes], bytes] = bytes
+    ) -> None:
         self._limit = limit
+        self._shorten = shorten
         self._buffer = EventStreamBuffer()
         self.held = 0  # bytes of a message that is not whole yet
 
@@ -58,7 +62,7 @@ class EventReader:
         try:
             for message in self._buffer:
                 self.held -= message.prelude.total_length
-                yield _event(message.headers, message.payload)
+                yield _event(message.headers, self._shorten(message.payload))
         except ChoreoError:
             raise
         except _BROKEN as error:
@@ -108,8 +112,9 @@ class BedrockTranslator(Translator):
     """Reads ``POST /model/{id}/converse-stream``; *limit* bounds the bytes of one event."""
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
-        self._reader = EventReader(limit)
-        self._blocks = Blocks()
+        super().__init__()
+        self._reader = EventReader(limit, self.shorten)
+        self._blocks = Blocks(self.marks)
         self._pictures: dict[int, tuple[str, list[bytes]]] = {}  # the open ones: format, pieces
         self._drawn = 0
         self._usage: Usage | None = None
@@ -178,7 +183,7 @@ class BedrockTranslator(Translator):
             if delta["image"].get("error"):
                 message = text(delta["image"]["error"].get("message")) or "no picture came"
                 raise ProviderError(f"the provider's picture failed: {message}")
-            piece = b64decode(text(delta["image"]["source"]["bytes"]))
+            piece = b64decode(whole(text(delta["image"]["source"]["bytes"]), self.marks))
             self._pictures.setdefault(index, ("png", []))[1].append(piece)
 
     def _draw(self, index: int, items: list[Item]) -> None:

@@ -14,6 +14,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
 from ...chat.answer import AnswerWriter
+from ...chat.longtext import restore
 from ...chat.source import Reply
 from ...settings import did_you_mean
 from .. import (
@@ -45,6 +46,7 @@ class Bedrock(HTTPProvider):
 
     type = "bedrock"
     facts = BUILT_IN["bedrock"]
+    takes_marks = True
     # ToolSpecification.name; ids of calls may have more.
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
 
@@ -95,7 +97,7 @@ class Bedrock(HTTPProvider):
             return super().answer(request, writer)
         native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
         sent = self._post(
-            request.model,
+            request,
             "invoke-with-response-stream" if request.stream else "invoke",
             bedrock_request.invocation(request),
         )
@@ -117,19 +119,19 @@ class Bedrock(HTTPProvider):
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""
         able = self.able(request)
-        return self._post(request.model, "converse-stream", bedrock_request.body(request, able))
+        return self._post(request, "converse-stream", bedrock_request.body(request, able))
 
-    def _post(self, model: str, operation: str, body: dict[str, Json]) -> HTTPRequest:
+    def _post(self, request: ChatRequest, operation: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options
         base = options.base_url or f"https://bedrock-runtime.{options.region}.amazonaws.com"
-        url = f"{base.rstrip('/')}/model/{quote(model, safe='')}/{operation}"
+        url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/{operation}"
         headers = {
             "content-type": "application/json",
             "accept": "application/vnd.amazon.eventstream",
         }
         if operation == "invoke":
             headers["accept"] = "application/json"
-        made = HTTPRequest("POST", url, headers, dump(body))
+        made = HTTPRequest("POST", url, headers, restore(dump(body), request.marks))
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
             return made

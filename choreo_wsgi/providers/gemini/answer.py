@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ... import sse
 from ...chat import jsontext
+from ...chat.aside import whole
 from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -77,7 +78,9 @@ class GeminiTranslator(EventTranslator):
         limit: int = 8 * 1024 * 1024,
         new_call_id: Callable[[], str] = new_call_id,
     ) -> None:
+        super().__init__(limit)
         self._decoder: _Events = _Events(limit, errors="strict")
+        self._decoder.shorten = self.shorten
         self._n = n
         self._new_call_id = new_call_id
         self._counts: dict[str, int] = {}
@@ -186,7 +189,7 @@ class GeminiTranslator(EventTranslator):
         if call is not None:
             items += self._call(call, index, text(part.get("thoughtSignature")))
         elif "thoughtSignature" in part:
-            self._signatures[index] = text(part["thoughtSignature"])
+            self._signatures[index] = whole(text(part["thoughtSignature"]), self.marks)
         elif not words and part.keys() - _EMPTY:
             number = self._others.get(index, 0)
             self._others[index] = number + 1
@@ -197,7 +200,7 @@ class GeminiTranslator(EventTranslator):
         self._calls[index] = number + 1
         id = text(call.get("id")) or self._new_call_id()
         extra = _signed(signature) if signature else None
-        given = arguments(call.get("args"))
+        given = arguments(call.get("args"), self.marks)
         return whole_call(number, id, text(call["name"]), given, index, extra)
 
     def _draw(self, part: dict[str, Json], index: int, items: list[Item]) -> None:

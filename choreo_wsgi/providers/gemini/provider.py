@@ -29,6 +29,7 @@ class Gemini(HTTPProvider):
 
     type = "gemini"
     facts = BUILT_IN["gemini"]
+    takes_marks = True
     native = frozenset(("n", "max_tokens", "stop"))
     # FunctionDeclaration.name; Vertex AI and older versions take no colons and 63 characters.
     tool_names = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,62}", re.ASCII)

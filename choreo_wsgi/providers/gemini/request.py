@@ -8,8 +8,8 @@ from __future__ import annotations
 import mimetypes
 import re
 
-from ...chat import jsontext
-from ...chat.items import Json
+from ...chat.aside import parse_pieces, pieces
+from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
@@ -48,7 +48,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     check_media(talk.media, "gemini")
     signed = not _UNSIGNED.match(request.model)
     made: dict[str, Json] = {
-        "contents": [_content(role, run, signed) for role, run in merged(talk.turns)]
+        "contents": [_content(role, run, signed, request.marks) for role, run in merged(talk.turns)]
     }
     if talk.instructions:
         said = "\n\n".join(text.text for text in talk.instructions)
@@ -124,10 +124,10 @@ def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
         made["toolConfig"] = {"functionCallingConfig": calling}
 
 
-def _content(role: str, run: list[Turn], signed: bool) -> dict[str, Json]:
+def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:
     parts: list[dict[str, Json]] = []
     for turn in run:
-        said = [made for part in turn.parts for made in _parts(part)]
+        said = [made for part in turn.parts for made in _parts(part, marks)]
         if role == "assistant":
             _sign(said, turn, signed)
         parts += said
@@ -156,7 +156,7 @@ def _signature(extra: Json) -> str:
     return signature if isinstance(signature, str) else ""
 
 
-def _parts(part: Part) -> list[dict[str, Json]]:
+def _parts(part: Part, marks: Marks) -> list[dict[str, Json]]:
     if isinstance(part, Text):
         return [{"text": part.text}]
     if isinstance(part, Media):
@@ -164,7 +164,7 @@ def _parts(part: Part) -> list[dict[str, Json]]:
     if isinstance(part, Call):
         called = {"name": part.name, "args": part.arguments}
         return [{"functionCall": {**_id(part.id), **called}}]
-    response = {"error": part.text} if part.failed else _response(part.text)
+    response = {"error": part.text} if part.failed else _response(part.text, marks)
     result = {"name": part.name, "response": response}
     # What a tool showed stands beside its answer, which can only be an object.
     return [{"functionResponse": {**_id(part.id), **result}}, *map(_media, part.media)]
@@ -175,10 +175,10 @@ def _id(id: str) -> dict[str, Json]:
     return {} if not id or id.startswith("call_") else {"id": id}
 
 
-def _response(text: str) -> dict[str, Json]:
+def _response(text: str, marks: Marks) -> dict[str, Json]:
     """Return a tool's *text* as the object that must be sent."""
     try:
-        value = jsontext.parse(text)
+        value = parse_pieces(pieces(text, marks), marks)
     except ValueError:
         value = None
     return value if isinstance(value, dict) else {"result": text}

@@ -13,6 +13,7 @@ from ..answer import BLANK
 from ..http import Translator, json_values
 from ..reading import find_error, read_usage, text
 from .events import EventReader, read_chunk
+from .long import AT_ONCE, shorten
 
 #: Members of a delta, and of a choice, that have their place in an item.
 _KNOWN = ("role", "content", "reasoning_content", "refusal", "tool_calls")
@@ -33,8 +34,15 @@ class OpenAITranslator(Translator):
         new_call_id: Callable[[], str] = new_call_id,
         tools: frozenset[str] = frozenset(),
     ) -> None:
+        super().__init__()
         self._reader = EventReader(limit)
+        self._reader.shorten = self.shorten
         self._normaliser = Normaliser(n, new_id=new_call_id, tools=tools)
+        self.marks = self._normaliser.marks
+
+    def shorten(self, text: bytes) -> bytes:
+        """Return *text*, a chunk, with marks for the long strings that a choice says."""
+        return shorten(text, self.marks)
 
     @property
     def usage(self) -> Usage | None:
@@ -126,8 +134,12 @@ def _items(choice: dict[str, Json]) -> list[Item]:
         logprobs or None,
     )
     items: list[Item] = []
+    later = list(item.tool_calls[AT_ONCE:])
+    item.tool_calls = item.tool_calls[:AT_ONCE]
     if item.text or item.reasoning or item.refusal or item.tool_calls or extra or logprobs:
         items.append(item)
+    for at in range(0, len(later), AT_ONCE):
+        items.append(Delta(index=index, tool_calls=later[at : at + AT_ONCE]))
     if choice["finish_reason"]:
         more = {key: value for key, value in choice.items() if key not in _OF_CHOICE and value}
         items.append(Finish(choice["finish_reason"], index, more or None))

@@ -62,6 +62,7 @@ class OpenAI(Provider):
     facts = BUILT_IN["openai"]
     native = frozenset({"n", "stop", "max_tokens"})
     blocking = False
+    takes_marks = True
     #: The APIs that a server of this type is known to speak, without the option ``apis``.
     known_apis: ClassVar[tuple[str, ...]] = ("chat",)
     #: Whether it refuses members that OpenAI's chat does not have, as OpenAI itself does.
@@ -269,8 +270,6 @@ class OpenAI(Provider):
             return False
         named = b"stream_options" in body or b"include_usage" in body
         return named or self._takes_stream_options is None
-
-    # -- models ----------------------------------------------------------------------
 
     def models(self) -> list[str]:
         """Return the models that the upstream lists, at most some minutes old.

@@ -20,16 +20,23 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.choice import CHANGED, KEPT
 from ...chat.items import Json, Usage, dump, new_call_id
-from ...chat.longtext import Marks, restore, shorten
+from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
-from ..reading import SHAPE_ERRORS, parse_object, read_usage, unknown_shape
+from ...late import Late
+from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
 from .events import EventReader, WholeEvents, read_chunk
 from .pattern import SMALL, Pattern, Patterns
+
+if TYPE_CHECKING:
+    from . import long
+else:
+    long = Late("choreo_wsgi.providers.openai.long")
 
 _NULL_USAGE = re.compile(
     rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
@@ -142,7 +149,7 @@ class EventRelay:
         except UpstreamTruncated as error:
             self.failure = error
             raise
-        return b"".join([*frames, *(self._write(chunk, None, {}) for chunk in chunks)])
+        return b"".join([*frames, *(self._write(chunk, None) for chunk in chunks)])
 
     # -- many at once ------------------------------------------------------------------
 
@@ -203,7 +210,10 @@ class EventRelay:
             and block.startswith((b"data: {", b"data: [DONE]"))
             and len(block) <= self._limit
         ):
-            self._take_data(block[6:-2].rstrip(), frames)
+            if len(block) > LONG:
+                self._take_long(memoryview(block)[6:-2], frames)
+            else:
+                self._take_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)
         for event in events:
@@ -215,11 +225,8 @@ class EventRelay:
 
     def _take_data(self, raw: bytes, frames: list[bytes], event: str = "") -> None:
         """Take the data of an event of the type *event*."""
-        short, marks = shorten(raw)
-        if marks and not _are_said(marks, parse_object(short)):
-            short, marks = raw, {}
         normaliser = self.normaliser
-        chunk = read_chunk(short, event)
+        chunk = read_chunk(raw, event)
         if chunk is None:
             normaliser.take_done()
             return
@@ -227,7 +234,7 @@ class EventRelay:
         chunks, verdict = normaliser.take(chunk)
         kept = verdict == KEPT and b"\n" not in raw
         for one in chunks:
-            frames.append(self._write(one, raw if kept else None, marks))
+            frames.append(self._write(one, raw if kept else None))
         if state != normaliser.state:
             self._patterns.forget()
         elif verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1:
@@ -238,7 +245,23 @@ class EventRelay:
                 kind = (self._include_usage, *kind) if kind else ()
                 self._patterns.see(raw, chunk, frames[-1], choice.listener(one), kind)
 
-    def _write(self, chunk: dict[str, Json], raw: bytes | None, marks: Marks) -> bytes:
+    def _take_long(self, raw: memoryview, frames: list[bytes]) -> None:
+        """Take the data of an event that is long; of one with many calls come several frames."""
+        normaliser = self.normaliser
+        normaliser.marks.clear()
+        short = long.shorten(raw, normaliser.marks)
+        state = normaliser.state
+        chunk = read_chunk(short.rstrip())
+        assert chunk is not None  # it begins with a brace
+        chunks, verdict = normaliser.take(chunk)
+        parts = [part for one in chunks for part in long.parts(one)]
+        kept = verdict == KEPT and len(parts) == 1
+        frames += [self._write(part, bytes(raw) if kept else None) for part in parts]
+        normaliser.marks.clear()
+        if state != normaliser.state:
+            self._patterns.forget()
+
+    def _write(self, chunk: dict[str, Json], raw: bytes | None) -> bytes:
         """Return the frame of *chunk*, with its usage as the caller asked; *raw* is its JSON."""
         if self._include_usage:
             if "usage" not in chunk:
@@ -246,20 +269,9 @@ class EventRelay:
         elif "usage" in chunk:
             del chunk["usage"]
             raw = _without_usage(raw) if raw is not None else None
-        return sse.frame(raw) if raw is not None else restore(sse.frame(dump(chunk)), marks)
-
-
-def _are_said(marks: Marks, chunk: Json) -> bool:
-    """Whether *marks* stand in plain deltas of *chunk* only, of which nothing is looked into."""
-    texts: list[Json] = []
-    for one in chunk.get("choices") or ():
-        delta = one.get("delta")
-        if "error" in chunk or one.get("finish_reason") or type(delta) is not dict:
-            return False
-        texts += delta.values()
-    if not all(text is None or type(text) is str for text in texts):
-        return False
-    return all(any(mark.decode() in text for text in texts if text) for mark in marks)
+        if raw is not None:
+            return sse.frame(raw)
+        return restore(sse.frame(dump(chunk)), self.normaliser.marks)
 
 
 def _without_usage(raw: bytes) -> bytes | None:

@@ -1,0 +1,159 @@
+"""Texts that were set aside, taken up again: in pieces, as bytes, as the JSON that is in them.
+
+See :mod:`~choreo_wsgi.chat.longtext`.  What is here is loaded where something is translated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from . import jsontext
+from .items import Json, Marks, dump, quote
+from .longtext import FILLING, LONG, MARK, WINDOW, new_mark, shorten, without_quotes
+
+if TYPE_CHECKING:
+    from .request import ChatRequest
+
+_MARK = re.compile(MARK)
+_PDF = "data:application/pdf;base64,"
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
+
+
+def has_marks(text: str) -> bool:
+    """Whether there may be marks in *text*."""
+    return FILLING in text
+
+
+def marks_in(text: bytes, marks: Marks) -> Marks:
+    """Return those of *marks* that are in *text*, which hold nothing but what they stand for."""
+    return {mark: bytes(inside) for mark, inside in marks.items() if mark in text}
+
+
+def count_marks(text: str) -> int:
+    """Return how many marks there may be in *text*."""
+    return text.count(FILLING)
+
+
+def pieces(text: str, marks: Marks) -> Iterator[str]:
+    """Yield *text*, a string of a value, in pieces with what *marks* stand for among them."""
+    at = 0
+    for found in _MARK.finditer(text) if marks and has_marks(text) else ():
+        inside = marks.get(found[0].encode())
+        if inside is None:
+            continue
+        yield text[at : found.start()]
+        at = found.end()
+        done = 0
+        while done < len(inside):
+            end = done + len(without_quotes(inside, done, WINDOW))
+            yield str(json.loads(b'"' + bytes(inside[done:end]) + b'"'))
+            done = end
+    yield text[at:]
+
+
+def decoded(text: bytes) -> Iterator[str]:
+    """Yield *text*, which is UTF-8, piece by piece."""
+    at = 0
+    while at < len(text):
+        end = at + WINDOW
+        while end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+        yield text[at:end].decode("utf-8", "surrogatepass")
+        at = end
+
+
+def whole(text: str, marks: Marks) -> str:
+    """Return *text*, a string of a value, with what *marks* stand for."""
+    return "".join(pieces(text, marks)) if marks else text
+
+
+def set_aside(texts: list[str], marks: Marks) -> str:
+    """Return *texts* joined, or, if that is long, marks for them, which are put into *marks*.
+
+    The same then stands in *texts*, so that the texts themselves are held no longer.
+    """
+    parts: list[str] = []
+    some: list[str] = []
+    size = 0
+    for at, text in enumerate(texts):
+        some.append(text)
+        texts[at] = ""
+        size += len(text)
+        if size > LONG:  # only so many characters at once are as wide as the widest
+            parts.append(mark := new_mark())
+            marks[mark.encode()] = _inside("".join(some))
+            some, size = [], 0
+    texts[:] = ["".join([*parts, *some])]
+    return texts[0]
+
+
+def _inside(text: str) -> bytes:
+    """Return *text* as it stands between the quotes of a JSON string."""
+    return quote(text)[1:-1].encode("utf-8", "backslashreplace")
+
+
+def shorten_into(marks: Marks, text: bytes | bytearray | memoryview) -> bytes:
+    """Return *text* shortened; what the marks stand for is put into *marks*."""
+    short, found = shorten(text)
+    marks |= found
+    return short
+
+
+def parse_pieces(
+    pieces: Iterable[str], marks: Marks, decode: Callable[[str], Json] = json.loads
+) -> Json:
+    """Return the JSON value in *pieces*, joined, with *marks* for its long strings, as they are
+    added there; raises as :func:`parse`."""
+    texts = list(pieces)
+    if sum(map(len, texts)) <= WINDOW:
+        return jsontext.parse("".join(texts), decode)
+    joined = bytearray()
+    for text in texts:
+        joined += text.encode("utf-8", "surrogatepass")
+    return jsontext.parse(shorten_into(marks, joined), decode)
+
+
+def is_object(pieces: Iterable[str]) -> bool:
+    """Whether *pieces* are a whole JSON object, as the arguments of a call are at their end."""
+    try:
+        return isinstance(parse_pieces(pieces, {}), dict)
+    except ValueError:
+        return False
+
+
+def opened(request: ChatRequest) -> ChatRequest:
+    """Return *request* for who translates it: with its long strings, but for those that
+    a provider is only told: texts of messages, pictures, arguments of calls."""
+    if not request.marks:
+        return request
+    texts = [text for message in request.messages for text in _said(message, request.marks)]
+    known = sum(map(count_marks, texts))
+    return request if known == count_marks(dump(request.body).decode()) else request.whole()
+
+
+def _said(message: dict[str, Json], marks: Marks) -> Iterator[str]:
+    """Yield the strings in *message* that nobody looks into who knows that marks may be there."""
+    content: Json = message.get("content")
+    parts: list[dict[str, Json]] = [{"text": content}] if isinstance(content, str) else content
+    for part in parts or ():
+        url = (part.get("image_url") or {}).get("url")
+        data = (part.get("file") or {}).get("file_data")
+        if part.get("text"):
+            yield part["text"]
+        elif url and _is_base64(url, marks):
+            yield url
+        elif data and data.startswith(_PDF) and _is_base64(data, marks):
+            yield data
+    yield message.get("reasoning_content") or ""
+    for call in message.get("tool_calls") or ():
+        yield (call.get("function") or {}).get("arguments") or ""
+
+
+def _is_base64(url: str, marks: Marks) -> bool:
+    """Whether the data of *url* is base64 in which nothing is to be mended."""
+    data = url.partition(",")[2].rstrip("=")
+    size = sum(len(piece) for piece in pieces(url.partition(",")[2], marks))
+    return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data, marks)))

@@ -1,0 +1,58 @@
+"""Chat chunks of hundreds of kilobytes: their long strings are set aside, many calls divided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...chat import longtext
+from ...chat.items import Json, Marks
+from ...chat.shapes import compact
+from ..reading import find_error, parse_json
+
+#: Tool calls that are told at once.
+AT_ONCE = 16
+
+
+def shorten(data: bytes | memoryview, marks: Marks) -> bytes:
+    """Return the *data* of an event with marks for long strings, which are put into *marks*.
+
+    There are none but for what a choice says: in nothing else are marks expected.
+    """
+    short, found = longtext.shorten(data)
+    if not _are_said(found, parse_json(short)):
+        return bytes(data)
+    marks |= found
+    return short
+
+
+def _are_said(marks: Marks, chunk: Json) -> bool:
+    """Whether all *marks* stand in texts, arguments and pictures of the choices of *chunk*."""
+    if not isinstance(chunk, dict) or find_error(chunk) is not None:
+        return False
+    choices = chunk.get("choices")
+    texts: list[str] = []
+    for one in choices if isinstance(choices, list) else ():
+        said = one.get("delta") or one.get("message") if isinstance(one, dict) else None
+        for name, value in said.items() if isinstance(said, dict) else ():
+            if isinstance(value, str):
+                texts.append(value)
+            elif name == "images":
+                texts.append(compact(value))
+            elif name == "tool_calls" and isinstance(value, list):
+                calls = (call.get("function") for call in value if isinstance(call, dict))
+                given = [call.get("arguments") for call in calls if isinstance(call, dict)]
+                texts += [text for text in given if isinstance(text, str)]
+    return all(any(mark.decode() in text for text in texts) for mark in marks)
+
+
+def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:
+    """Yield *chunk* as several that say as much, one after the other."""
+    for one in chunk["choices"] or [None]:
+        calls = (one["delta"].get("tool_calls") or []) if one else []
+        if len(calls) <= AT_ONCE:
+            yield {**chunk, "choices": [one] if one else []}
+            continue
+        for at in range(0, len(calls), AT_ONCE):
+            delta = {**one["delta"], "tool_calls": calls[at : at + AT_ONCE]}
+            yield {**chunk, "choices": [{**one, "delta": delta}]}
+            one = {"index": one["index"], "delta": {}, "finish_reason": None}
