@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidRequest
 from ..late import Late
 from . import jsontext
-from .items import Json, dump
-from .longtext import Marks, original_offset, restore, shorten
+from .items import Json, Marks, dump
 
 if TYPE_CHECKING:
-    from . import checks
+    from . import checks, longtext
 else:
     checks = Late("choreo_wsgi.chat.checks")
+    longtext = Late("choreo_wsgi.chat.longtext")
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class ChatRequest:
         if not self.marks:
             return self
         body, original = (
-            _decode(restore(dump(value), self.marks).decode())
+            _decode(longtext.restore(dump(value), self.marks).decode())
             for value in (self.body, self.original)
         )
         messages = body.get("messages", self.messages)
@@ -149,7 +149,7 @@ def loads_marked(body: bytes, values: int = 0) -> tuple[dict[str, Json], Marks]:
 
     So many *values* may be in it if they are more than a conversation has.
     """
-    short, marks = shorten(body)
+    short, marks = longtext.shorten(body)
     return _loads(body, short, marks, values), marks
 
 
@@ -161,10 +161,10 @@ def _loads(body: bytes, short: bytes, marks: Marks, values: int) -> dict[str, Js
     except jsontext.TooMuch as error:
         raise _invalid(f"the body {error}") from None
     except UnicodeDecodeError as error:
-        start = original_offset(short, marks, error.start)
+        start = longtext.original_offset(short, marks, error.start)
         raise _invalid(f"the body is not UTF-8: byte {start} is wrong") from None
     except json.JSONDecodeError as error:
-        start = original_offset(short, marks, len(error.doc[: error.pos].encode()))
+        start = longtext.original_offset(short, marks, len(error.doc[: error.pos].encode()))
         raise _invalid(_described(error.msg, body, start)) from None
     if type(value) is not dict:
         raise _invalid("the body must be a JSON object")

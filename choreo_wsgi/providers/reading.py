@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from ..chat import jsontext
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump
 from ..chat.items import new_call_id as new_call_id
-from ..chat.longtext import restore
 from ..chat.shapes import ERROR_HOLDERS
 from ..errors import UpstreamInvalid
 from ..late import Late
 
 if TYPE_CHECKING:
-    from ..chat import aside
+    from ..chat import aside, longtext
 else:
     aside = Late("choreo_wsgi.chat.aside")
+    longtext = Late("choreo_wsgi.chat.longtext")
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
@@ -61,7 +61,7 @@ def arguments(value: Json, marks: Marks | None = None) -> list[str]:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if not aside.has_marks(text):
         return [text]
-    return list(aside.decoded(restore(text.encode("utf-8", "backslashreplace"), marks)))
+    return list(aside.decoded(longtext.restore(text.encode("utf-8", "backslashreplace"), marks)))
 
 
 def whole_call(
@@ -105,7 +105,7 @@ def spread(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
 
 
 def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
-    restored: dict[str, Json] = json.loads(restore(dump(value), marks))
+    restored: dict[str, Json] = json.loads(longtext.restore(dump(value), marks))
     return restored
 
 
