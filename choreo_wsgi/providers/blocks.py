@@ -14,7 +14,7 @@ from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
-from .reading import arguments
+from .translating import arguments
 
 
 class Blocks:

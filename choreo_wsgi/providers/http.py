@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .. import sse
 from ..chat.items import Item, Json, Marks, Usage, new_call_id
-from ..chat.longtext import restore
 from ..chat.source import Lane, Source
 from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_provider
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .base import Provider, nothing
-from .reading import SHAPE_ERRORS, parse_json, parse_object, spread, unknown_shape
+from .reading import SHAPE_ERRORS, parse_object, unknown_shape
 
 if TYPE_CHECKING:
-    from ..chat import aside
+    from ..chat import aside, longtext
     from ..chat.request import ChatRequest
     from . import answer as answers
-    from . import capabilities, failures
+    from . import capabilities, failures, translating
     from . import names as toolnames
     from .answer import Asking
     from .capabilities import Capabilities
@@ -37,21 +36,12 @@ if TYPE_CHECKING:
 else:
     answers = Late("choreo_wsgi.providers.answer")
     aside = Late("choreo_wsgi.chat.aside")
+    longtext = Late("choreo_wsgi.chat.longtext")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
     pattern = Late("choreo_wsgi.providers.openai.pattern")
     toolnames = Late("choreo_wsgi.providers.names")
-
-
-def json_values(body: bytes) -> list[Json]:
-    """Return the values in *body*: of one document, of an array, or of JSON lines; else none."""
-    for texts in ([body], body.splitlines()):
-        try:
-            values = [parse_json(text) for text in texts if text.strip() not in (b"", b"[DONE]")]
-        except UpstreamInvalid:
-            continue
-        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    return []
+    translating = Late("choreo_wsgi.providers.translating")
 
 
 class Translator:
@@ -102,7 +92,7 @@ class Translator:
     def _spread(self, items: list[Item]) -> list[Item]:
         marks = getattr(self, "marks", None)  # others' translators have no constructor to call
         if marks:
-            items = list(spread(items, marks))
+            items = list(translating.spread(items, marks))
             marks.clear()
         return items
 
@@ -287,7 +277,7 @@ class HTTPProvider(Provider):
         request, names = toolnames.fit_names(request, self.tool_names)
         sent = self.encode(request)
         headers = {**sent.headers, **request.trace}
-        sent = replace(sent, headers=headers, body=restore(sent.body, request.marks))
+        sent = replace(sent, headers=headers, body=longtext.restore(sent.body, request.marks))
         translator = self.translator(request)
         asking = answers.Asking(
             lambda: self.client.send(sent),

@@ -34,18 +34,11 @@ from .capabilities import Capabilities, asked_effort
 from .conversation import Turn, conversation
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
-from .http import json_values
 from .parts import Call, Media, Result, Text
-from .reading import (
-    arguments,
-    find_error,
-    parse_object,
-    picture,
-    text,
-    whole_call,
-)
+from .reading import find_error, parse_object, text
 from .support import check, check_media, number
 from .tools import choice, functions, schema
+from .translating import arguments, json_values, picture, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _THINK = {"minimal": "low", "xhigh": "high", "max": "high"}

@@ -14,8 +14,9 @@ from ...chat.jsontext import count
 from ...errors import ChoreoError, UpstreamInvalid
 from ..blocks import Blocks
 from ..failures import failure, provider_error
-from ..http import EventTranslator, json_values
+from ..http import EventTranslator
 from ..reading import find_error, text
+from ..translating import json_values
 
 #: What each type of error would be as an HTTP status; the reverse of their table of errors.
 STATUSES = {

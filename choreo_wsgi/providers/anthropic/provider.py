@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...chat.longtext import restore
 from ...chat.source import Reply
 from ...late import Late
 from .. import (
@@ -22,6 +21,7 @@ from .. import (
 from ..facts import BUILT_IN, CAPABILITIES
 
 if TYPE_CHECKING:
+    from ...chat import longtext
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
     from .. import answer as answers
@@ -32,6 +32,7 @@ else:
     answers = Late("choreo_wsgi.providers.answer")
     anthropic_answer = Late("choreo_wsgi.providers.anthropic.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
+    longtext = Late("choreo_wsgi.chat.longtext")
     native = Late("choreo_wsgi.providers.native")
     anthropic_request = Late("choreo_wsgi.providers.anthropic.request")
 
@@ -70,7 +71,7 @@ class Anthropic(HTTPProvider):
             return super().answer(request, writer)
         body = {**(request.original or {}), "model": request.model}
         sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
-        sent = replace(sent, body=restore(sent.body, request.marks))
+        sent = replace(sent, body=longtext.restore(sent.body, request.marks))
         asking = answers.Asking(
             lambda: self.client.send(sent),
             foreign=b"{[<" if request.stream else b"",

@@ -16,8 +16,9 @@ from ...chat.jsontext import count
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
 from ..failures import failure
-from ..http import Translator, json_values
-from ..reading import SHAPE_ERRORS, parse_object, picture, text
+from ..http import Translator
+from ..reading import SHAPE_ERRORS, parse_object, text
+from ..translating import json_values, picture
 
 #: What each exception is as an HTTP status; as headers they begin with a capital.
 STATUSES = {

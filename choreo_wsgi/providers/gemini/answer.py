@@ -16,14 +16,9 @@ from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure, provider_error
-from ..http import EventTranslator, json_values
-from ..reading import (
-    arguments,
-    find_error,
-    picture,
-    text,
-    whole_call,
-)
+from ..http import EventTranslator
+from ..reading import find_error, text
+from ..translating import arguments, json_values, picture, whole_call
 
 #: Google's canonical codes as HTTP statuses (google/rpc/code.proto).
 STATUSES = {
