@@ -1,0 +1,326 @@
+"""Long texts of requests and answers are passed on in pieces: what is told stays the same."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from typing import Any
+
+import pytest
+from adapter_requests import MODELS
+from aws_events import encode
+
+from choreo_wsgi import sse
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat import aside, longtext
+from choreo_wsgi.chat.items import Delta
+from choreo_wsgi.chat.longtext import LONG
+from choreo_wsgi.providers.http import HTTPProvider
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
+
+PROVIDERS = ("anthropic", "gemini", "ollama", "bedrock")
+#: What is written in more than one way, and what must not be parted.
+PIECE = '\U0001f600 é "q" \\ \n {"a": [1, "\\n"]}, x'
+TEXT = PIECE * (4 * LONG // len(PIECE))
+PICTURE = "iVBORw0KGgo" + "A" * (4 * LONG + 1)
+URL = f"data:image/png;base64,{PICTURE}"
+ARGUMENTS = {"text": TEXT, "list": [1, {"x": [None]}]}
+
+
+def dumped(value: Any, is_ascii: bool) -> bytes:
+    return json.dumps(value, ensure_ascii=is_ascii).encode()
+
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "chat": {
+        "messages": [
+            {"role": "user", "content": TEXT},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "c1",
+                        "type": "function",
+                        "function": {"name": "f", "arguments": json.dumps(ARGUMENTS)},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": json.dumps({"found": TEXT})},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": TEXT},
+                    {"type": "image_url", "image_url": {"url": URL}},
+                ],
+            },
+        ]
+    },
+    "messages": {
+        "max_tokens": 9,
+        "system": TEXT,
+        "messages": [
+            {"role": "user", "content": TEXT},
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": ARGUMENTS}],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "c1", "content": TEXT},
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": PICTURE},
+                    },
+                ],
+            },
+        ],
+    },
+    "responses": {
+        "instructions": TEXT,
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": TEXT}]},
+            {
+                "type": "function_call",
+                "call_id": "c1",
+                "name": "f",
+                "arguments": json.dumps(ARGUMENTS),
+            },
+            {"type": "function_call_output", "call_id": "c1", "output": TEXT},
+            {"role": "user", "content": [{"type": "input_image", "image_url": URL}]},
+        ],
+    },
+}
+#: What others are made of, so that nothing may be set aside in it.
+LOOKED_INTO: dict[str, dict[str, Any]] = {
+    "messages": {
+        "max_tokens": 9,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "document",
+                        "source": {"type": "text", "media_type": "text/plain", "data": TEXT},
+                    }
+                ],
+            }
+        ],
+    },
+    "responses": {
+        "tools": [{"type": "custom", "name": "f"}],
+        "input": [
+            {"role": "user", "content": "hi"},
+            {"type": "custom_tool_call", "call_id": "c1", "name": "f", "input": TEXT},
+            {"type": "custom_tool_call_output", "call_id": "c1", "output": "ok"},
+        ],
+    },
+}
+
+
+def provider(name: str) -> HTTPProvider:
+    made = provider_class(name)(name, {"api_key": "k"}, Settings())
+    assert isinstance(made, HTTPProvider)
+    return made
+
+
+def expect_long(value: Any) -> int:
+    """Check the long strings in *value*; return how many there are."""
+    if isinstance(value, list):
+        return sum(map(expect_long, value))
+    if isinstance(value, dict):
+        return sum(map(expect_long, value.values()))
+    if not isinstance(value, str) or len(value) < LONG:
+        return 0
+    if value.startswith("{"):
+        assert json.loads(value) in (ARGUMENTS, {"found": TEXT}, {"input": TEXT})
+    elif value.startswith("choreo."):
+        assert expect_long(json.loads(b64decode(value.removeprefix("choreo."))))
+    elif value.partition("[left out: ")[0] not in (TEXT, 2 * TEXT, PICTURE, URL):
+        assert b64decode(value).decode() == TEXT  # a document
+    return 1
+
+
+@pytest.mark.parametrize("is_ascii", [True, False])
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    ("api", "body"), [*REQUESTS.items(), *LOOKED_INTO.items()], ids=lambda one: str(one)[:20]
+)
+def test_a_request_is_translated_as_if_nothing_were_long(
+    api: str, body: dict[str, Any], name: str, is_ascii: bool
+) -> None:
+    """Texts, pictures, arguments as text and as JSON, JSON in the results of tools."""
+    if name == "ollama" and body is LOOKED_INTO["messages"]:
+        return  # it takes no documents
+    given = dumped({"model": MODELS[name], **body}, is_ascii)
+    adapter = provider(name)
+    sent = []
+    for request in (aside.opened(load(api).read(given)), load(api).read(given).whole()):
+        made = longtext.restore(adapter.encode(request).body, request.marks)
+        sent.append(json.loads(made))
+        expect_long(sent[-1])
+    assert sent[0] == sent[1]
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "choices": [choice]}
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f"}}
+PARTS = [{"text": TEXT, "thought": True}, {"text": TEXT}]
+#: What each provider sends: reasoning, text, a call, perhaps a picture.
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "openai": [
+        chunk({"reasoning_content": TEXT}),
+        chunk({"content": TEXT, "refusal": TEXT}),
+        chunk({"tool_calls": [{**CALL, "function": {"name": "f", "arguments": '{"text": '}}]}),
+        chunk(
+            {
+                "tool_calls": [
+                    {
+                        "index": 0,
+                        "function": {"arguments": json.dumps(ARGUMENTS)[len('{"text": ') :]},
+                    }
+                ]
+            }
+        ),
+        chunk({"images": [{"type": "image_url", "image_url": {"url": URL}}]}),
+        chunk({}, "tool_calls"),
+    ],
+    "anthropic": [
+        {"type": "message_start", "message": {"usage": {"input_tokens": 1, "output_tokens": 1}}},
+        {
+            "type": "content_block_start",
+            "index": 0,
+            "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "thinking_delta", "thinking": TEXT},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "signature_delta", "signature": PICTURE},
+        },
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": TEXT}},
+        {
+            "type": "content_block_start",
+            "index": 2,
+            "content_block": {"type": "tool_use", "id": "c1", "name": "f", "input": {}},
+        },
+        {
+            "type": "content_block_delta",
+            "index": 2,
+            "delta": {"type": "input_json_delta", "partial_json": json.dumps(ARGUMENTS)},
+        },
+        {"type": "content_block_stop", "index": 2},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}},
+        {"type": "message_stop"},
+    ],
+    "gemini": [
+        {"candidates": [{"content": {"parts": PARTS}}]},
+        {
+            "candidates": [
+                {"content": {"parts": [{"functionCall": {"name": "f", "args": ARGUMENTS}}]}}
+            ]
+        },
+        {
+            "candidates": [
+                {"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": PICTURE}}]}}
+            ]
+        },
+        {"candidates": [{"finishReason": "STOP"}]},
+    ],
+    "ollama": [
+        {"message": {"thinking": TEXT, "content": TEXT, "images": [PICTURE]}},
+        {"message": {"tool_calls": [{"function": {"name": "f", "arguments": ARGUMENTS}}]}},
+        {"message": {}, "done": True, "done_reason": "stop"},
+    ],
+    "bedrock": [
+        {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": TEXT}}},
+        {"contentBlockIndex": 1, "delta": {"text": TEXT}},
+        {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "c1", "name": "f"}}},
+        {"contentBlockIndex": 2, "delta": {"toolUse": {"input": json.dumps(ARGUMENTS)}}},
+        {"contentBlockIndex": 2},
+        {"stopReason": "tool_use"},
+    ],
+}
+_KINDS = {"start": "contentBlockStart", "delta": "contentBlockDelta", "stopReason": "messageStop"}
+
+
+def framed(name: str, events: list[dict[str, Any]], is_ascii: bool) -> bytes:
+    """Return *events* as the provider sends them."""
+    made = b""
+    for event in events:
+        data = dumped(event, is_ascii)
+        if name == "ollama":
+            made += data + b"\n"
+        elif name == "bedrock":
+            kind = next((_KINDS[key] for key in _KINDS if key in event), "contentBlockStop")
+            made += encode({":message-type": "event", ":event-type": kind}, data)
+        else:
+            made += b"data: " + data + b"\n\n"
+    return made + b"data: [DONE]\n\n" if name == "openai" else made
+
+
+def written(name: str, data: bytes, api: str, stream: bool) -> bytes:
+    """Return what the writer of *api* makes of *data*, with the same ids each time."""
+    asked: dict[str, Any] = {"model": "m", "stream": stream, "max_tokens": 9, "input": "hi"}
+    asked["messages"] = [{"role": "user", "content": "hi"}]
+    request = load(api).read(json.dumps(asked).encode())
+    adapter = provider_class(name)(name, {"api_key": "k"}, Settings())
+    adapter.new_call_id = lambda: "c1"
+    translator = (
+        adapter._translator(1, frozenset()) if name == "openai" else adapter.translator(request)
+    )
+    writer = load(api).writer(request)
+    made = []
+    for at in range(0, len(data), 100_000):
+        items = translator.receive_data(data[at : at + 100_000])
+        assert all(len(item.text) <= LONG for item in items if isinstance(item, Delta))
+        made += map(writer.write, items)
+    made += map(writer.write, translator.end())
+    return b"".join([*made, *writer.ending()])
+
+
+@pytest.mark.parametrize("is_ascii", [True, False])
+@pytest.mark.parametrize("api", REQUESTS)
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_is_translated_as_if_nothing_were_long(
+    name: str, api: str, is_ascii: bool
+) -> None:
+    """Reasoning, signatures, texts, arguments and pictures, in documents and in streams."""
+    data = framed(name, ANSWERS[name], is_ascii)
+    assert expect_long(json.loads(written(name, data, api, False))) > 1
+    said: dict[str, str] = {}
+    for event in sse.Decoder(64 * LONG).receive_data(written(name, data, api, True)):
+        collect(json.loads(event.data), said)
+    assert expect_long(said) > 1
+
+
+def collect(value: Any, said: dict[str, str]) -> None:
+    """Add what the deltas in *value*, an event, say to *said*."""
+    if isinstance(value, dict) and isinstance(value.get("delta"), str):
+        said[value["type"]] = said.get(value["type"], "") + value["delta"]
+    elif isinstance(value, dict) and "delta" in value:
+        add(value["delta"], said)
+    elif isinstance(value, dict):
+        for one in value.get("choices") or ():
+            collect(one, said)
+
+
+def add(delta: Any, said: dict[str, str]) -> None:
+    for name, one in delta.items():
+        if name == "tool_calls":
+            for call in one:
+                add(call["function"], said)
+        elif isinstance(one, str):
+            said[name] = said.get(name, "") + one
+        else:
+            expect_long(one)
