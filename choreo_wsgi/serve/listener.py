@@ -26,7 +26,7 @@ EXHAUSTED = 0.5
 
 #: Seconds for which other processes accept first while this one has more connections than they.
 #: An idle one needs less; while it rests, nobody may be accepting at all.
-REST = 0.001
+REST = 0.002
 
 
 class Listener(Load):
