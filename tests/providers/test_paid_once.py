@@ -1,0 +1,58 @@
+"""What a provider may have begun is never asked for twice, whichever API it was asked in."""
+
+from __future__ import annotations
+
+import threading
+
+import harness
+import pytest
+from raw_server import Peer, RawServer, sized
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+PATHS = {
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 9},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/embeddings": {"input": "hi"},
+}
+
+
+@pytest.mark.parametrize(
+    "begun", [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n\r\n", sized(b'{"a":1}')[:-3]]
+)
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "ollama"])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_kept_connection_breaks_when_the_answer_has_begun(
+    path: str, provider: str, begun: bytes
+) -> None:
+    """The first question leaves the connection open; the second is cut off on it."""
+    if provider != "openai" and path in ("/v1/completions", "/v1/embeddings"):
+        return  # it has no such API
+    asked, answered = threading.Semaphore(0), threading.Event()
+
+    def play(peer: Peer) -> None:
+        asked.release()
+        if not answered.is_set():
+            answered.set()
+            peer.send(sized(b'{"error":{"message":"no"}}', "400 No"))
+        else:
+            peer.send(begun)
+            peer.cut()
+
+    with RawServer(play) as upstream:
+        url = upstream.base_url if provider == "openai" else upstream.url
+        options = {"base_url": url, "api_key": "k", "models": "m", "type": provider}
+        if provider == "openai":
+            options |= {"apis": "chat, responses, messages", "usage": "off"}
+        app = harness.make_app(sections={"provider up": options})
+        try:
+            with harness.Server(app) as server, server.connect() as client:
+                client.request("POST", path, {"model": "m", **PATHS[path]})
+                assert client.read_answer().status == 400
+                client.request("POST", path, {"model": "m", **PATHS[path]})
+                assert client.read_answer().status == 502
+        finally:
+            app.close()
+        assert asked.acquire(blocking=False) and asked.acquire(blocking=False)
+        assert not asked.acquire(blocking=False)
