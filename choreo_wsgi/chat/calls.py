@@ -224,6 +224,7 @@ class ToolCalls:
             text = "" if again else text  # the whole call once more
         if text == "null" and not call.size:
             text = ""
+        given = None if call.size else text
         for one in filter(None, aside.pieces(text, self.marks)):
             call.add(one)
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
@@ -233,18 +234,19 @@ class ToolCalls:
         call.name += name if name != call.name else ""
         if not call.name or (not call.size and self._may_go_on(call.name)):
             return None  # it begins when its name has come
-        return {**self._begin(call, kind), **extra}
+        return {**self._begin(call, kind, given), **extra}
 
     def _may_go_on(self, name: str) -> bool:
         longer = (tool for tool in self.tools if tool.startswith(name))
         return name not in self.tools and any(longer)
 
-    def _begin(self, call: Call, kind: str) -> Piece:
+    def _begin(self, call: Call, kind: str, given: str | None = None) -> Piece:
         call.number, call.custom = len(self.begun), kind == "custom"
         self.begun.append(call)
         self.state += 1
         call.id = call.id or self._new_id()
-        given = aside.set_aside([*call.arguments], self.marks)
+        if given is None:
+            given = aside.set_aside([*call.arguments], self.marks)
         body = {"name": call.name, "input" if call.custom else "arguments": given}
         return {"index": call.number, "id": call.id, "type": kind, kind: body}
 
