@@ -104,7 +104,15 @@ def go_on() -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-def server(run_app: RunApp, tap: Tap, go_on: threading.Event) -> Running:
+def inside() -> threading.Semaphore:
+    """Released by each answer to ``/blocked`` that holds a thread."""
+    return threading.Semaphore(0)
+
+
+@pytest.fixture
+def server(
+    run_app: RunApp, tap: Tap, go_on: threading.Event, inside: threading.Semaphore
+) -> Running:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/plain":
             return body_app(b"plain")(environ, start_response)
@@ -114,7 +122,8 @@ def server(run_app: RunApp, tap: Tap, go_on: threading.Event) -> Running:
         return tap.answer(environ, start_response)
 
     def blocked() -> Iterator[bytes]:
-        assert go_on.wait(harness.DEADLINE)
+        inside.release()
+        assert go_on.wait(3 * harness.DEADLINE)  # longer than a client waits for its frame
         yield b"went on"
 
     return run_app(handler)
@@ -154,7 +163,7 @@ def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap
 
 
 def test_it_gets_its_frames_while_all_threads_are_busy(
-    server: Running, tap: Tap, go_on: threading.Event
+    server: Running, tap: Tap, go_on: threading.Event, inside: threading.Semaphore
 ) -> None:
     workers = server.server.carrier.workers
     with ExitStack() as stack, server.connect() as client:
@@ -162,7 +171,7 @@ def test_it_gets_its_frames_while_all_threads_are_busy(
         others = [stack.enter_context(server.connect()) for _ in range(workers.most + 1)]
         for other in others:
             other.request("GET", "/blocked")
-        harness.wait_until(lambda: harness.busy(workers) == workers.most, "all are busy")
+        assert all(inside.acquire(timeout=harness.DEADLINE) for _ in range(workers.most))
         tap.put(b"data: 1\n\n")
         assert client.read_chunk() == b"data: 1\n\n"
         go_on.set()
