@@ -132,6 +132,7 @@ class Server:
         common = adj, application, settings.send_timeout, self.connections, crowd
         self._listeners = [Listener(self.carrier, one, *common) for one in sockets]
         self._signals = 0
+        self._wakes = False
         self._hurry = threading.Event()
         self._ended = threading.Event()
 
@@ -149,6 +150,10 @@ class Server:
             signal.signal(number, self._on_signal)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._on_hangup)
+        # Python runs a handler when the main thread gets to it: a signal that comes just before
+        # the thread waits, or to another thread, has to end that wait.
+        signal.set_wakeup_fd(self.carrier.waker.fileno(), warn_on_full_buffer=False)
+        self._wakes = True
 
     def run(self) -> None:
         """Serve until a drain is over."""
@@ -159,6 +164,8 @@ class Server:
         try:
             self.carrier.run()
         finally:
+            if self._wakes:
+                signal.set_wakeup_fd(-1)
             self._application.close()
             for one in [*self._listeners, *self.connections]:
                 one.leave()

@@ -107,9 +107,9 @@ class Carrier:
         self._calls: deque[Callable[[], object]] = deque()
         self._waiting: dict[Load, None] = {}  # to be stepped when there is time, in this order
         self._put_off = False  # whether the last round had no time for them
-        self._inside, self._outside = socket.socketpair()
+        self._inside, self.waker = socket.socketpair()
         self._inside.setblocking(False)
-        self._outside.setblocking(False)
+        self.waker.setblocking(False)
         self._poller.register(self._inside.fileno(), IN)
         self._woken = self._stopped = False
         self._thread: threading.Thread | None = None
@@ -152,13 +152,13 @@ class Carrier:
         self.workers.close()
         self._poller.close()
         self._inside.close()
-        self._outside.close()
+        self.waker.close()
 
     def _wake(self) -> None:
         if not self._woken:
             self._woken = True
             with contextlib.suppress(OSError):  # full: it wakes up anyway; closed: it is over
-                self._outside.send(b"\0")
+                self.waker.send(b"\0")
 
     # On the carrier's thread
 

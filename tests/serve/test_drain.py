@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import harness
@@ -106,6 +108,24 @@ def test_a_second_signal_does_not_wait(command: Start) -> None:
         await_drain(server)
         server.signal(signal.SIGINT)
         assert b"server_shutting_down" in rest(client)[-1]
+    assert server.finish() == 0
+
+
+def test_a_signal_that_another_thread_gets_is_seen_at_once(command: Start, tmp_path: Path) -> None:
+    """As one that comes just before the loop waits: neither ends the wait by itself."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lines = (
+        "import pathlib, signal, threading",
+        "def told():",
+        f"    pathlib.Path({str(pipe)!r}).read_bytes()",
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)",
+        "threading.Thread(target=told, daemon=True).start()",
+    )
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    server = command(PYTHONPATH=path)
+    pipe.write_bytes(b"now")
     assert server.finish() == 0
 
 
