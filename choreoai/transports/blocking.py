@@ -19,7 +19,9 @@ from urllib3.util.wait import wait_for_read, wait_for_write
 
 from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T
 
-_LONGEST_WAIT = 3600.0  # seconds; poll() cannot wait for more than some weeks
+# Seconds.  Python runs a signal's handler when the main thread gets to it: one that comes just
+# before poll() does not end it.
+_LONGEST_WAIT = 1.0
 # urllib3 tells in words alone that a proxy refuses to make a tunnel, and with which status.
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: 4\d\d\b")
 # These say what is wrong with the configuration: another try finds it the same.

@@ -103,6 +103,32 @@ def test_a_handlers_exception_comes_out_of_the_loop_as_it_is(server, alarm, erro
     assert len(server.requests) == 1
 
 
+def test_a_signal_that_another_thread_gets_ends_the_wait_too(server):
+    """As one that comes just before the wait: the system ends no wait of the main thread."""
+    silence = Silence(*answer("partial")[:2])
+    server.then(silence)
+    error = TimeoutError("mine")
+
+    def handler(signum, frame):
+        raise error
+
+    def get():
+        assert silence.silent.wait(DEADLINE)
+        signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
+
+    old = signal.signal(signal.SIGALRM, handler)
+    thread = threading.Thread(target=get)
+    thread.start()
+    try:
+        with choreoai.ChoreoAI(base_url=server.url) as client:
+            with pytest.raises(TimeoutError) as caught:
+                list(client.chat.completions.create(**HI, stream=True))
+            assert caught.value is error
+    finally:
+        thread.join()
+        signal.signal(signal.SIGALRM, old)
+
+
 def test_a_handlers_exception_ends_the_wait_between_tries(server, alarm):
     refused = threading.Event()
 
