@@ -114,6 +114,7 @@ def test_a_signal_that_another_thread_gets_ends_the_wait_too(server):
 
     def get():
         assert silence.silent.wait(DEADLINE)
+        time.sleep(0.05)  # so that the main thread waits, most of the time
         signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
 
     old = signal.signal(signal.SIGALRM, handler)

@@ -125,6 +125,10 @@ def test_a_signal_that_another_thread_gets_is_seen_at_once(command: Start, tmp_p
     (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     server = command(PYTHONPATH=path)
+    with server.connect() as client:
+        assert client.exchange("GET", "/healthz").status == 200
+    state = Path(f"/proc/{server.process.pid}/stat")
+    harness.wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "it waits")
     pipe.write_bytes(b"now")
     assert server.finish() == 0
 
