@@ -376,6 +376,7 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
     for script in scripts:
         script.finish("one ", Finish())
     assert [text_of(replay(server, id)) for id in ids] == ["one ", "one "]
+    wait_until(lambda: app._resumption().orphans.active == 0, "their end is noticed")
     with server.connect() as client:
         begin(client, ask("echo"))
 
