@@ -46,7 +46,7 @@ class Provider(ABC):
     blocking: bool = True
 
     #: Whether :meth:`open` may be given marks for what is only told, see
-    #: :meth:`~choreo_wsgi.chat.request.ChatRequest.opened`.
+    #: :func:`~choreo_wsgi.chat.aside.opened`.
     takes_marks: ClassVar[bool] = False
 
     #: The APIs beside chat that the upstream itself speaks: answered with its own bytes.

@@ -131,11 +131,16 @@ class Translator:
 
 
 class EventTranslator(Translator):
-    """A translator of Server-Sent Events; *limit* bounds the bytes of one."""
+    """A translator of Server-Sent Events; *limit* bounds the bytes of one.
 
-    def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
+    *decoder* is what reads them.
+    """
+
+    def __init__(
+        self, limit: int = 8 * 1024 * 1024, decoder: type[sse.Decoder] = sse.Decoder
+    ) -> None:
         super().__init__()
-        self._decoder = sse.Decoder(limit, errors="strict")
+        self._decoder = decoder(limit, errors="strict")
         self._limit = limit
         self._decoder.shorten = self.shorten
 

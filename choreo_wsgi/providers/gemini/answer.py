@@ -67,15 +67,15 @@ class GeminiTranslator(EventTranslator):
     *new_call_id* makes the id of a call that came without one.
     """
 
+    _decoder: _Events
+
     def __init__(
         self,
         n: int = 1,
         limit: int = 8 * 1024 * 1024,
         new_call_id: Callable[[], str] = new_call_id,
     ) -> None:
-        super().__init__(limit)
-        self._decoder: _Events = _Events(limit, errors="strict")
-        self._decoder.shorten = self.shorten
+        super().__init__(limit, _Events)
         self._n = n
         self._new_call_id = new_call_id
         self._counts: dict[str, int] = {}
