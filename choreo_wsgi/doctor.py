@@ -128,7 +128,7 @@ class Answer:
     def proxy(self) -> str:
         """The name of the proxy, if it names itself; our own server does not."""
         words = f"{self.headers.get('server', '')} {self.headers.get('via', '')}".lower()
-        names = {proxy for lines in MENDING.values() for proxy in lines}
+        names = (proxy for lines in MENDING.values() for proxy in lines)
         return next((name for name in names if name.lower() in words), "")
 
     @property
