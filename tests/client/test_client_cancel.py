@@ -43,20 +43,23 @@ class Silence:
 
 @pytest.fixture
 def alarm():
-    """Sends SIGALRM with a handler that raises a given exception, once an event is set."""
+    """Sends SIGALRM with a handler that raises a given exception, once an event is set.
+
+    The main thread gets it, or else the one that sends it.
+    """
     old = signal.getsignal(signal.SIGALRM)
     threads = []
 
-    def arm(event, error):
+    def arm(event, error, to_main=True):
         def handler(signum, frame):
             raise error
 
         def send():
             assert event.wait(DEADLINE)
             time.sleep(0.05)  # so that the main thread waits, most of the time
-            signal.pthread_kill(main, signal.SIGALRM)
+            receiver = threading.main_thread() if to_main else threading.current_thread()
+            signal.pthread_kill(receiver.ident, signal.SIGALRM)
 
-        main = threading.main_thread().ident
         signal.signal(signal.SIGALRM, handler)
         threads.append(threading.Thread(target=send))
         threads[-1].start()
@@ -103,31 +106,16 @@ def test_a_handlers_exception_comes_out_of_the_loop_as_it_is(server, alarm, erro
     assert len(server.requests) == 1
 
 
-def test_a_signal_that_another_thread_gets_ends_the_wait_too(server):
+def test_a_signal_that_another_thread_gets_ends_the_wait_too(server, alarm):
     """As one that comes just before the wait: the system ends no wait of the main thread."""
     silence = Silence(*answer("partial")[:2])
     server.then(silence)
     error = TimeoutError("mine")
-
-    def handler(signum, frame):
-        raise error
-
-    def get():
-        assert silence.silent.wait(DEADLINE)
-        time.sleep(0.05)  # so that the main thread waits, most of the time
-        signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
-
-    old = signal.signal(signal.SIGALRM, handler)
-    thread = threading.Thread(target=get)
-    thread.start()
-    try:
-        with choreoai.ChoreoAI(base_url=server.url) as client:
-            with pytest.raises(TimeoutError) as caught:
-                list(client.chat.completions.create(**HI, stream=True))
-            assert caught.value is error
-    finally:
-        thread.join()
-        signal.signal(signal.SIGALRM, old)
+    alarm(silence.silent, error, to_main=False)
+    with choreoai.ChoreoAI(base_url=server.url) as client:
+        with pytest.raises(TimeoutError) as caught:
+            list(client.chat.completions.create(**HI, stream=True))
+        assert caught.value is error
 
 
 def test_a_handlers_exception_ends_the_wait_between_tries(server, alarm):
