@@ -22,21 +22,20 @@ from ..chat.request import ChatRequest
 class Block:
     """A block that is being written.
 
-    *item* is what stands in the document, *holder* its member for a *part* with the text, and
-    *where* what an event says of its place.  A delta's *event* has *before* and *after* its text.
+    *item* is what stands in the document, and *where* what an event says of its place.  What
+    fills it becomes the *member* of its *part*, which is the item itself or stands in it.  A
+    delta's *event* has *before* and *after* its text; without *before* there are no deltas.
     """
 
     kind: str  # text, refusal, reasoning, call or another that is not filled by deltas
     item: dict[str, Json]
     where: dict[str, Json]
+    part: dict[str, Json]
+    member: str = ""
     event: str = ""
     before: str = ""
     after: str = ""
-    holder: str = ""
-    part: Mapping[str, Json] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
-    logprobs: list[Json] = field(default_factory=list)
-    citations: list[Json] = field(default_factory=list)
 
 
 class BlockWriter(AnswerWriter):
@@ -51,16 +50,16 @@ class BlockWriter(AnswerWriter):
     # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
     # a call), its opening, its end with a status; a citation in a text, thinking that came
     # whole (behind its text, if it has any), a picture of a media type, in base64.
-    _begin: Callable[[], bytes]
+    _begin: Callable[[], Iterator[bytes]]
     _block: Callable[[str, ToolCall | None], Block]
-    _opened: Callable[[Block], bytes]
+    _opened: Callable[[Block], Iterator[bytes]]
     _closed: Callable[[Block, str], Iterator[bytes]]
     _cited: Callable[[Block, Mapping[str, Json]], bytes]
-    _sealed: Callable[[Mapping[str, Json]], bytes]
-    _drawn: Callable[[str, str], bytes]
+    _sealed: Callable[[Mapping[str, Json]], Iterator[bytes]]
+    _drawn: Callable[[str, str], Iterator[bytes]]
 
     def __init__(self, request: ChatRequest) -> None:
-        self.model = request.model
+        super().__init__(request.model)
         #: How many events were written.
         self.count = 0
         self._output: list[dict[str, Json]] = []
@@ -74,102 +73,98 @@ class BlockWriter(AnswerWriter):
 
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*."""
-        begun = b"" if self.count or not self._stream else self._begin()
+        begun = b"" if self.count or not self._stream else b"".join(self._begin())
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
             self._finish = item
         else:
-            return begun + self._delta(item)
+            return b"".join([begun, *self._delta(item)])
         return begun
 
-    def _delta(self, delta: Delta) -> bytes:
-        frames = b""
+    def _delta(self, delta: Delta) -> Iterator[bytes]:
         extra = delta.extra or {}
-        if delta.marks:
-            self._marks |= delta.marks
+        self._marks |= delta.marks or {}
         logprobs = (delta.logprobs or {}).get("content") or ()
         if delta.reasoning:
-            frames += self._say("reasoning", delta.reasoning)
+            yield from self._say("reasoning", delta.reasoning)
         for thinking in extra.get("thinking_blocks") or ():
-            frames += self._sealed(thinking)
+            yield from self._sealed(thinking)
         if delta.text or logprobs:
-            frames += self._say("text", delta.text, logprobs)
+            yield from self._say("text", delta.text, logprobs)
         if delta.refusal:
-            frames += self._say("refusal", delta.refusal)
+            yield from self._say("refusal", delta.refusal)
         for annotation in extra.get("annotations") or ():
             told = annotation.get("url_citation")
             if told and self._text is not None and self._text.kind == "text":
-                frames += self._cited(self._text, told)
+                yield self._cited(self._text, told)
         for image in extra.get("images") or ():
             url: str = image["image_url"]["url"]
             kind, _, data = url.removeprefix("data:").partition(";base64,")
-            frames += self._drawn(kind, data) if data else self._leave_out(f"the picture {url}")
+            yield from self._drawn(kind, data) if data else self._leave_out(f"the picture {url}")
         for part in extra.get("content_parts") or ():
-            frames += self._leave_out(f"a part of the type {part.get('type')!r}")
-        frames = b"".join([frames, *map(self._call, delta.tool_calls)])
+            yield from self._leave_out(f"a part of the type {part.get('type')!r}")
+        for call in delta.tool_calls:
+            yield from self._call(call)
         if self._stream and not self.repeats:
             self._marks.clear()
-        return frames
 
-    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> Iterator[bytes]:
         """Add *text* to the block of its *kind*, a new one if another was written before."""
-        frames = b""
-        block = self._text
-        if block is None or block.kind != kind:
-            frames = b"".join(self._close_text())
-            block = self._text = self._block(kind, None)
-            frames += self._opened(block)
-        if self.repeats or not self._stream:
-            block.pieces.append(text)
-            block.logprobs += logprobs
-        return frames + self._filled(block, text, logprobs) if self._stream else frames
+        if self._text is None or self._text.kind != kind:
+            yield from self._close()
+            self._text = self._block(kind, None)
+            yield from self._opened(self._text)
+        yield self._filled(self._text, text, logprobs)
+
+    def _leave_out(self, thing: str) -> Iterator[bytes]:
+        """Say in a text of its own that the API has no room for *thing*."""
+        yield from self._close()
+        yield from self._say("text", f"[left out: {thing}]")
+        yield from self._close()
+
+    def _whole(self, block: Block) -> Iterator[bytes]:
+        """Yield the frames for a *block* that came whole."""
+        yield from self._close()
+        yield from self._opened(block)
+        yield from self._closed(block, "completed")
+
+    def _call(self, call: ToolCall) -> Iterator[bytes]:
+        if call.index in self._ended:
+            return  # its arguments were whole
+        is_new = call.index not in self._calls
+        if is_new:
+            yield from self._close()
+            self._calls[call.index] = self._block("call", call)
+        block = self._calls[call.index]
+        block.item.update(call.extra or {})
+        if is_new:
+            yield from self._opened(block)
+        if call.arguments:
+            yield self._filled(block, call.arguments)
 
     def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+        """Add *text* to *block*; return the frame that tells of it."""
+        if self.repeats or block.kind == "call" or not self._stream:
+            block.pieces.append(text)
+        if not (self._stream and block.before):
+            return b""
         number = f"{self.count}}}" if self.numbers else ""
         self.count += 1
         data = f"{block.before}{quote(text)}{block.after}{number}"
         return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
 
-    def _leave_out(self, thing: str) -> bytes:
-        """Say in a text of its own that the API has no room for *thing*."""
-        frames = [*self._close_text(), self._say("text", f"[left out: {thing}]")]
-        return b"".join([*frames, *self._close_text()])
-
-    def _whole(self, block: Block) -> bytes:
-        """Return the frames for a *block* that came whole."""
-        frames = [*self._close_text(), self._opened(block), *self._closed(block, "completed")]
-        return b"".join(frames)
-
-    def _call(self, call: ToolCall) -> bytes:
-        frames = b""
-        if call.index in self._ended:
-            return b""  # its arguments were whole
-        is_new = call.index not in self._calls
-        if is_new:
-            frames = b"".join(self._close_text())
-            self._calls[call.index] = self._block("call", call)
-        block = self._calls[call.index]
-        block.item.update(call.extra or {})
-        if is_new:
-            frames += self._opened(block)
-        if call.arguments:
-            block.pieces.append(call.arguments)
-            frames += self._filled(block, call.arguments) if self._stream else b""
-        return frames
-
-    def _close_text(self, status: str = "completed") -> Iterator[bytes]:
-        """Close what is being written, before another block is opened."""
+    def _close(self, status: str = "") -> Iterator[bytes]:
+        """Close all that is open, with *status*; without one, before another block is opened,
+        not the calls whose arguments are not whole."""
         block, self._text = self._text, None
-        return self._close_calls() if block is None else self._closed(block, status)
-
-    def _close_calls(self, status: str = "") -> Iterator[bytes]:
-        """Close the calls with *status*; without one those whose arguments are whole."""
-        for index, block in list(self._calls.items()):
-            if status or is_object(block.pieces):
+        if block is not None:
+            yield from self._closed(block, status or "completed")
+        for index, call in list(self._calls.items()):
+            if status or is_object(call.pieces):
                 del self._calls[index]
                 self._ended.add(index)
-                yield from self._closed(block, status or "completed")
+                yield from self._closed(call, status or "completed")
 
     def _said(self, block: Block) -> str:
         """Return what has filled *block* so far, a mark if that is long."""

@@ -59,8 +59,8 @@ class ChunkWriter(AnswerWriter):
     identity: Identity
 
     def __init__(self, identity: Identity, include_usage: bool = False) -> None:
+        super().__init__(identity["model"])
         self.identity = identity
-        self.model = identity["model"]
         self.include_usage = include_usage
         self._usage: Usage | None = None
         self._text: dict[int, tuple[str, str]] = {}
@@ -165,8 +165,8 @@ class CompletionWriter(AnswerWriter):
     identity: Identity
 
     def __init__(self, identity: Identity, n: int = 1) -> None:
+        super().__init__(identity["model"])
         self.identity = identity
-        self.model = identity["model"]
         self._choices = [_Choice() for _ in range(n)]
         self._marks: Marks = {}
         self._usage: Usage | None = None

@@ -74,14 +74,6 @@ _CHECKS = {
 }
 
 
-class PassingWriter(AnswerWriter):
-    """Ends the streams of answers that pass as they are: no provider answers with items."""
-
-    def __init__(self, api: str, model: str) -> None:
-        self.api = api
-        self.model = model
-
-
 def _api(name: str) -> API:
     def read(body: bytes) -> ChatRequest:
         fields, marks = loads_marked(body, _VALUES)
@@ -100,7 +92,7 @@ def _api(name: str) -> API:
             marks=marks,
         )
 
-    return API(read, lambda request: PassingWriter(name, request.model))
+    return API(read, lambda request: AnswerWriter(request.model, name))
 
 
 APIS = {name: _api(name) for name in _CHECKS}

@@ -47,7 +47,11 @@ def members(holder: Mapping[str, Json], names: str) -> dict[str, Json]:
     return {name: holder[name] for name in names.split() if holder.get(name) is not None}
 
 
-def parts(content: Json, where: str, part: Callable[[dict[str, Json], str], Json]) -> Json:
+#: Returns a part of a message, which stands at a place, as chat has it.
+Part = Callable[[dict[str, Json], str], Json]
+
+
+def parts(content: Json, where: str, part: Part) -> Json:
     """Return *content*, a text or a list at *where*, with each *part* as chat has it."""
     if isinstance(content, str):
         return content

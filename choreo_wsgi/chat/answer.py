@@ -23,10 +23,8 @@ class AnswerWriter:
     What stands here is right for OpenAI's chat, and for an answer that passes as it is.
     """
 
-    #: The API's name, as ``chat``; a provider that speaks it may pass bytes on as they are.
+    #: The API's name; a provider that speaks it may pass bytes on as they are.
     api = "chat"
-    #: The model's name, as the caller asked for it.
-    model: str
     #: The identity of the answer, where it has one for the whole of it.
     identity: Mapping[str, Json] | None = None
     #: The id of an answer that is kept here, also over a provider that speaks this API.
@@ -35,6 +33,11 @@ class AnswerWriter:
     ping = sse.ping()
     #: What follows the last frame of a stream that ended well.
     done = sse.DONE
+
+    def __init__(self, model: str, api: str = "") -> None:
+        #: The model's name, as the caller asked for it.
+        self.model = model
+        self.api = api or self.api
 
     @property
     def text_ends(self) -> tuple[bytes, bytes] | None:

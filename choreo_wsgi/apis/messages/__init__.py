@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from ...chat.aside import has_marks
+from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest, loads, loads_marked
-from ...chat.shapes import compact
 from ...errors import ChoreoError
 from .. import API
-from ..passing import PassingWriter
 from .request import read_request
 from .writer import MessageWriter, error_object
 
 
 def _read(body: bytes) -> ChatRequest:
     fields, marks = loads_marked(body)
-    if marks and _has_long_document(fields.get("messages")):
-        fields, marks = loads(body), {}
     return read_request(fields, marks=marks)
-
-
-def _has_long_document(value: Json) -> bool:
-    """Whether a mark stands in a document of text, of which base64 is made for others."""
-    if isinstance(value, list):
-        return any(map(_has_long_document, value))
-    if not isinstance(value, dict):
-        return False
-    source = value.get("source")
-    if isinstance(source, dict) and source.get("type") in ("text", "content"):
-        return has_marks(compact(source))
-    return _has_long_document(value.get("content"))
 
 
 def _error(error: ChoreoError) -> tuple[int, bytes]:
@@ -60,14 +44,10 @@ def estimate(request: ChatRequest) -> dict[str, int]:
 
 
 APIS = {
-    "messages": API(
-        _read,
-        MessageWriter,
-        _error,
-    ),
+    "messages": API(_read, MessageWriter, _error),
     "count_tokens": API(
         lambda body: read_request(loads(body), counting=True),
-        lambda request: PassingWriter("count_tokens", request.model),
+        lambda request: AnswerWriter(request.model, "count_tokens"),
         _error,
         estimate,
     ),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import partial
 
-from ...chat.aside import decoded, set_aside
+from ...chat.aside import decoded, set_aside, whole
 from ...chat.checks import filled, model_name
 from ...chat.items import Json, Marks, dump
 from ...chat.longtext import restore
@@ -31,7 +32,7 @@ from ...chat.schema import (
     text_or,
 )
 from ...errors import InvalidRequest
-from ..translation import add_tools, members, no_tool, parts, say, to_chat
+from ..translation import Part, add_tools, members, no_tool, parts, say, to_chat
 
 _TEXT = strings("text!")
 _SOURCE = object_of(
@@ -144,7 +145,8 @@ def read_request(
 
 
 def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, Json]]:
-    system = parts(fields.get("system") or "", "system", _part)
+    part = partial(_part, marks=marks)
+    system = parts(fields.get("system") or "", "system", part)
     messages = [{"role": "system", "content": system}] if system else []
     for index, message in enumerate(fields["messages"]):
         where, content = f"messages[{index}].content", message["content"]
@@ -155,7 +157,7 @@ def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, J
             for at, block in enumerate(content):
                 here, kind = f"{where}[{at}]", block["type"]
                 if kind == "tool_result" and not own:
-                    messages.append(_result(block, here))  # before what else is said
+                    messages.append(_result(block, here, part))  # before what else is said
                 elif own and kind in ("thinking", "redacted_thinking"):
                     say(spoken, "reasoning_content", block.get("thinking"))
                     if block.get("signature") or block.get("data"):
@@ -163,7 +165,7 @@ def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, J
                 elif own and kind == "tool_use":
                     say(spoken, "tool_calls", [_call(block, marks)])
                 else:
-                    said.append(_part(block, here))
+                    said.append(part(block, here))
             if own and not said:
                 spoken["content"] = None
         if spoken["content"] != []:
@@ -178,14 +180,14 @@ def _call(block: dict[str, Json], marks: Marks) -> dict[str, Json]:
     return {**call, **members(block, "cache_control extra_content")}
 
 
-def _result(block: dict[str, Json], where: str) -> dict[str, Json]:
-    content = parts(block.get("content") or "", f"{where}.content", _part)
+def _result(block: dict[str, Json], where: str, part: Part) -> dict[str, Json]:
+    content = parts(block.get("content") or "", f"{where}.content", part)
     message = {"role": "tool", "tool_call_id": block["tool_use_id"], "content": content}
     failed = {"is_error": True} if block.get("is_error") else {}
     return {**message, **failed, **members(block, "cache_control")}
 
 
-def _part(block: dict[str, Json], where: str) -> dict[str, Json]:
+def _part(block: dict[str, Json], where: str, marks: Marks) -> dict[str, Json]:
     kind = block["type"]
     cached = members(block, "cache_control")
     if kind == "text":
@@ -194,7 +196,7 @@ def _part(block: dict[str, Json], where: str) -> dict[str, Json]:
         lines = [block["title"], block["source"], *(part["text"] for part in block["content"])]
         return {"type": "text", "text": "\n".join(lines), **cached}
     source = block["source"] if kind in ("image", "document") else {}
-    url = _url(source) if source else ""
+    url = _url(source, marks) if source else ""
     if kind == "image" and source["type"] in ("base64", "url"):
         return {"type": "image_url", "image_url": {"url": url}, **cached}
     if kind == "document" and url:
@@ -204,7 +206,7 @@ def _part(block: dict[str, Json], where: str) -> dict[str, Json]:
     raise InvalidRequest(f"this model takes no {kind!r} block{told}", param=f"{where}.type")
 
 
-def _url(source: dict[str, Json]) -> str:
+def _url(source: dict[str, Json], marks: Marks) -> str:
     """Return the URL of what is in *source*, which mostly holds the data; empty if it has none."""
     if source["type"] == "url":
         return str(source["url"])
@@ -215,7 +217,7 @@ def _url(source: dict[str, Json]) -> str:
         text = "\n".join(part["text"] for part in text)
     if not isinstance(text, str):
         return ""
-    return "data:text/plain;base64," + base64.b64encode(text.encode()).decode()
+    return "data:text/plain;base64," + base64.b64encode(whole(text, marks).encode()).decode()
 
 
 def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:

@@ -45,16 +45,15 @@ _PARAMS = {
     "tool_choice.disable_parallel_tool_use": "parallel_tool_calls",
     "stop_sequences": "stop",
 }
-#: A block of each kind, and the delta and the member that its text comes in.
+#: A block of each kind, the member of it that is filled, and the delta that it is filled by.
 _KINDS: dict[str, tuple[dict[str, Json], str, str]] = {
-    "text": ({"type": "text", "text": ""}, "text_delta", "text"),
-    "refusal": ({"type": "text", "text": ""}, "text_delta", "text"),
+    **dict.fromkeys(("text", "refusal"), ({"type": "text", "text": ""}, "text", "text_delta")),
     "reasoning": (
         {"type": "thinking", "thinking": "", "signature": ""},
-        "thinking_delta",
         "thinking",
+        "thinking_delta",
     ),
-    "call": ({"type": "tool_use"}, "input_json_delta", "partial_json"),
+    "call": ({"type": "tool_use", "input": {}}, "input", "input_json_delta"),
 }
 
 
@@ -77,24 +76,28 @@ class MessageWriter(BlockWriter):
         head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant"}
         return {**head, "model": self.model, "content": content, **members}
 
-    def _begin(self) -> bytes:
+    def _begin(self) -> Iterator[bytes]:
         nothing = {"stop_reason": None, "stop_sequence": None, "usage": usage_object(Usage())}
-        return self._event("message_start", message=self._message([], **nothing))
+        yield self._event("message_start", message=self._message([], **nothing))
 
     def _block(self, kind: str, call: ToolCall | None) -> Block:
-        item, delta, member = _KINDS[kind]
-        more = {} if call is None else {"id": call.id, "name": call.name, "input": {}}
-        return self._new(kind, {**item, **more}, delta, member)
+        item, member, delta = _KINDS[kind]
+        block = self._new(
+            kind, item if call is None else {**item, "id": call.id, "name": call.name}
+        )
+        block.member, block.event = member, "content_block_delta"
+        head = dump({"type": block.event, **block.where}).decode()[:-1]
+        name = "partial_json" if kind == "call" else member
+        block.before, block.after = f'{head},"delta":{{"type":"{delta}","{name}":', "}}"
+        return block
 
-    def _new(self, kind: str, item: dict[str, Json], delta: str = "", member: str = "") -> Block:
-        index = len(self._output)
-        self._output.append(item)
-        before = f'{{"type":"content_block_delta","index":{index},"delta":{{"type":"{delta}",'
-        where = {"index": index}
-        return Block(kind, item, where, "content_block_delta", f'{before}"{member}":', "}}")
+    def _new(self, kind: str, item: dict[str, Json]) -> Block:
+        made = dict(item)
+        self._output.append(made)
+        return Block(kind, made, {"index": len(self._output) - 1}, made)
 
-    def _opened(self, block: Block) -> bytes:
-        return self._event("content_block_start", **block.where, content_block=block.item)
+    def _opened(self, block: Block) -> Iterator[bytes]:
+        yield self._event("content_block_start", **block.where, content_block=block.item)
 
     def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         told = {
@@ -110,46 +113,44 @@ class MessageWriter(BlockWriter):
     def _delta_of(self, block: Block, **delta: Json) -> bytes:
         return self._event("content_block_delta", **block.where, delta=delta)
 
-    def _sealed(self, thinking: Mapping[str, Json]) -> bytes:
+    def _sealed(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
         if thinking.get("type") == "redacted_thinking":
             redacted = {"type": "redacted_thinking", "data": thinking.get("data") or ""}
-            return self._whole(self._new("redacted", redacted))
-        frames = b""
+            yield from self._whole(self._new("redacted", redacted))
+            return
         if self._text is None or self._text.kind != "reasoning":
-            frames = self._say("reasoning", thinking.get("thinking") or "")
+            yield from self._say("reasoning", thinking.get("thinking") or "")
         assert self._text is not None
         signature = self._text.item["signature"] = thinking.get("signature") or ""
-        frames += self._delta_of(self._text, type="signature_delta", signature=signature)
-        return b"".join([frames, *self._close_text()])
+        yield self._delta_of(self._text, type="signature_delta", signature=signature)
+        yield from self._close()
 
-    def _drawn(self, kind: str, data: str) -> bytes:
+    def _drawn(self, kind: str, data: str) -> Iterator[bytes]:
         return self._leave_out(f"a picture of the type {kind}")
 
     def _closed(self, block: Block, status: str) -> Iterator[bytes]:
-        if block.kind == "call" and not self._stream:
-            block.item["input"] = _input(block.pieces, self._marks)
-        elif block.kind in _KINDS and not self._stream:
-            block.item[_KINDS[block.kind][2]] = self._said(block)
+        if block.member and not self._stream:
+            is_call = block.kind == "call"
+            said = _input(block.pieces, self._marks) if is_call else self._said(block)
+            block.item[block.member] = said
         yield self._event("content_block_stop", **block.where)
 
-    def finish(self) -> bytes:
-        """Return the last frames, or the whole document."""
-        frames = b"".join([*self._close_text(), *self._close_calls("completed")])
+    def ending(self) -> Iterator[bytes]:
+        """Yield the last frames, or the whole document."""
+        yield from self._close("completed")
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:
             reason = extra["native_finish_reason"]
         named = (self._finish.stop, extra.get("stop_sequence"), extra.get("stop_reason"))  # vLLM's
         sequence = next((word for word in named if word and isinstance(word, str)), None)
-        if sequence is not None:
-            reason = "stop_sequence"
-        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        delta = {"stop_reason": "stop_sequence" if sequence else reason, "stop_sequence": sequence}
         usage = usage_object(self._usage or Usage())
-        if not self._stream:
-            document = self._message(self._output, **delta, usage=usage)
-            return restore(dump(document), self._marks)
-        frames += self._event("message_delta", delta=delta, usage=usage)
-        return frames + self._event("message_stop")
+        if self._stream:
+            yield self._event("message_delta", delta=delta, usage=usage)
+            yield self._event("message_stop")
+        else:
+            yield restore(dump(self._message(self._output, **delta, usage=usage)), self._marks)
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ...chat.aside import has_marks
-from ...chat.items import Json
-from ...chat.request import ChatRequest, loads, loads_marked
+from ...chat.request import ChatRequest, loads_marked
 from ...errors import ChoreoError
 from .. import API
 from ..translation import own_param
@@ -17,19 +15,7 @@ _PARAMS = {**NAMES, "input": "messages", "text.format": "response_format", "incl
 
 def _read(body: bytes) -> ChatRequest:
     fields, marks = loads_marked(body)
-    items = fields.get("input")
-    if marks and isinstance(items, list) and any(map(_is_looked_into, items)):
-        fields, marks = loads(body), {}
-    request = read_request(fields)
-    request.marks = marks
-    return request
-
-
-def _is_looked_into(item: Json) -> bool:
-    """Whether a mark stands where something else is made of the text: in sealed thinking, or in
-    the input of a custom tool."""
-    told = item if isinstance(item, dict) else {}
-    return has_marks(f"{told.get('encrypted_content')}{told.get('input')}")
+    return read_request(fields, marks=marks)
 
 
 def _error(error: ChoreoError) -> tuple[int, bytes]:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ...chat import jsontext
-from ...chat.items import Json
+from ...chat.aside import whole
+from ...chat.items import Json, Marks
 from ...errors import InvalidRequest
 from ..translation import members, parts, say
 
@@ -27,9 +28,9 @@ def kind_of(item: Mapping[str, Json]) -> str:
 
 
 def messages_of(
-    instructions: str | None, items: Sequence[dict[str, Json]], skip: int
+    instructions: str | None, items: Sequence[dict[str, Json]], skip: int, marks: Marks
 ) -> list[dict[str, Json]]:
-    """Return the messages of *items*, of which the first *skip* are not the caller's."""
+    """Return the messages of *items* with *marks*; the first *skip* are not the caller's."""
     messages = [{"role": "system", "content": instructions}] if instructions else []
     spoken: dict[str, Json] = {}  # what the assistant says: reasoning, text and calls are items
     for index, item in enumerate(items, -skip):
@@ -44,11 +45,15 @@ def messages_of(
             spoken = {"role": "assistant", "content": None}
             messages.append(spoken)
         if is_call:
-            say(spoken, "tool_calls", [_call(item)])
+            say(spoken, "tool_calls", [_call(item, marks)])
         elif kind == "reasoning":
             texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
             say(spoken, "reasoning_content", "".join(part["text"] for part in texts))
-            say(spoken, "thinking_blocks", _unsealed(item.get("encrypted_content") or ""))
+            say(
+                spoken,
+                "thinking_blocks",
+                _unsealed(whole(item.get("encrypted_content") or "", marks)),
+            )
         else:
             spoken["content"] = _content(item["content"], f"{where}.content")
     return messages
@@ -104,10 +109,10 @@ def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
     raise InvalidRequest(text, param=f"{where}.type")
 
 
-def _call(item: dict[str, Json]) -> dict[str, Json]:
+def _call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     arguments = item.get("arguments")
     if arguments is None:
-        arguments = json.dumps({"input": item["input"]}, ensure_ascii=False)
+        arguments = json.dumps({"input": whole(item["input"], marks)}, ensure_ascii=False)
     function = {"name": chat_name(item), "arguments": arguments}
     more = members(item, "extra_content")
     return {"id": item["call_id"], "type": "function", "function": function, **more}

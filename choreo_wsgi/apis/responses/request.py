@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...chat.checks import AUDIO_PART, MAX_TOKENS, filled, model_name
-from ...chat.items import Json
+from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
     BOOLEAN,
@@ -124,11 +124,15 @@ NAMES = {
 _LOGPROBS = "message.output_text.logprobs"
 
 
-def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) -> ChatRequest:
-    """Return the chat request for *fields*; *past* are the items of the previous response.
+def read_request(
+    fields: dict[str, Json], past: Sequence[Json] | None = None, marks: Marks | None = None
+) -> ChatRequest:
+    """Return the chat request for *fields*, in which may be *marks*; *past* are the items of the
+    previous response.
 
     Raises InvalidRequest.
     """
+    marks = {} if marks is None else marks
     demand(_REQUEST, fields)
     items = input_items(fields)
     if not (items or past or fields.get("prompt")):
@@ -150,7 +154,7 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) ->
                 code="previous_response_not_found",
             )
         told = [*(past or ()), *items]
-        body["messages"] = messages_of(fields.get("instructions"), told, len(past or ()))
+        body["messages"] = messages_of(fields.get("instructions"), told, len(past or ()), marks)
         tools = list(map(_function, own_tools(fields.get("tools") or ())))
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
@@ -158,7 +162,7 @@ def read_request(fields: dict[str, Json], past: Sequence[Json] | None = None) ->
             if fields.get(name) is not None:
                 raise InvalidRequest(f"{name} is not supported by this model", param=name)
 
-    return to_chat(fields, NAMES, translate, native=_native(fields, items, past))
+    return to_chat(fields, NAMES, translate, native=_native(fields, items, past), marks=marks)
 
 
 def input_items(fields: Mapping[str, Json]) -> list[dict[str, Json]]:

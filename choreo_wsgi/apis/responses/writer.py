@@ -18,6 +18,7 @@ from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ..blocks import Block, BlockWriter
+from ..translation import members
 from .items import SEALED, chat_name
 from .log import failed_event, next_number
 from .request import own_tools
@@ -40,26 +41,25 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-_MESSAGE = {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
-_REASONING: dict[str, Json] = {"type": "reasoning", "summary": []}
-_EMPTY = {"status": "in_progress", "arguments": ""}
-#: The output items: what their ids begin with, what they are at first, the events that fill them.
-_KINDS: dict[str, tuple[str, dict[str, Json], str]] = {
-    "text": ("msg", _MESSAGE, "output_text"),
-    "refusal": ("msg", _MESSAGE, "refusal"),
-    "reasoning": ("rs", _REASONING, "reasoning_text"),
-    "summary": ("rs", _REASONING, "reasoning_summary_text"),
-    "sealed": ("rs", _REASONING, ""),
-    "picture": ("ig", {"type": "image_generation_call", "status": "completed"}, ""),
-    "function": ("fc", {"type": "function_call", **_EMPTY}, "function_call_arguments"),
-    "custom": ("ctc", {"type": "custom_tool_call", "input": ""}, "custom_tool_call_input"),
+#: The output items as they are at first, by what their ids begin with.
+_ITEMS: dict[str, dict[str, Json]] = {
+    "msg": {"type": "message", "status": "in_progress", "role": "assistant", "content": []},
+    "rs": {"type": "reasoning", "summary": []},
+    "ig": {"type": "image_generation_call", "status": "completed"},
+    "fc": {"type": "function_call", "status": "in_progress", "arguments": ""},
+    "ctc": {"type": "custom_tool_call", "input": ""},
 }
-#: The members of items that hold a part, and the part at first.
-_PARTS: dict[str, tuple[str, dict[str, Json]]] = {
-    "text": ("content", {"type": "output_text", "text": "", "annotations": [], "logprobs": []}),
-    "refusal": ("content", {"type": "refusal", "refusal": ""}),
-    "reasoning": ("content", {"type": "reasoning_text", "text": ""}),
-    "summary": ("summary", {"type": "summary_text", "text": ""}),
+#: What each kind of block is in: an item, and a part of the item if it holds parts; then the
+#: events that fill it, and the member that is filled.
+_KINDS = {
+    "text": ("msg", "content", "output_text", "text"),
+    "refusal": ("msg", "content", "refusal", "refusal"),
+    "reasoning": ("rs", "content", "reasoning_text", "text"),
+    "summary": ("rs", "summary", "reasoning_summary_text", "text"),
+    "sealed": ("rs", "", "", ""),
+    "picture": ("ig", "", "", ""),
+    "function": ("fc", "", "function_call_arguments", "arguments"),
+    "custom": ("ctc", "", "custom_tool_call_input", "input"),
 }
 
 
@@ -85,127 +85,114 @@ class ResponseWriter(BlockWriter):
         self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
         self._passed = b""  # the last frames that a provider passed on
 
-    def _begin(self) -> bytes:
+    def _begin(self) -> Iterator[bytes]:
         response = self.response("in_progress")
-        created = self._event("response.created", response=response)
-        return created + self._event("response.in_progress", response=response)
+        yield self._event("response.created", response=response)
+        yield self._event("response.in_progress", response=response)
 
     def _block(self, kind: str, call: ToolCall | None) -> Block:
         if call is None:
-            name = "summary" if kind == "reasoning" and self._summarised else kind
-            return self._new(kind, name)
+            return self._new(kind, "summary" if kind == "reasoning" and self._summarised else kind)
         tool = self._tools.get(call.name) or {"type": "function", "name": call.name}
-        space = {"namespace": tool["namespace"]} if tool.get("namespace") else {}
-        return self._new(kind, tool["type"], call_id=call.id, name=tool["name"], **space)
+        return self._new(kind, tool["type"], call_id=call.id, **members(tool, "name namespace"))
 
-    def _new(self, kind: str, named: str, **members: Json) -> Block:
-        prefix, item, filled = _KINDS[named]
-        holder, part = _PARTS.get(named, ("", {}))
+    def _new(self, kind: str, named: str, **more: Json) -> Block:
+        prefix, holder, filled, member = _KINDS[named]
         index = len(self._output)
         kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
         own = f"{kept}_{index}" if kept else secrets.token_hex(16)
-        made = {"id": f"{prefix}_{own}", **item, **members}
-        self._output.append(made)
-        where = {"item_id": made["id"], "output_index": index}
+        item = {"id": f"{prefix}_{own}", **_ITEMS[prefix], **more}
+        self._output.append(item)
+        block = Block(kind, item, {"item_id": item["id"], "output_index": index}, item, member)
         if holder:
-            where[f"{holder}_index"] = 0
-        event = f"response.{filled}.delta"
-        told = {**where, "logprobs": []} if kind == "text" else where
-        after = f',{dump(told)[1:-1].decode()},"sequence_number":'
-        return Block(kind, made, where, event, f'{{"type":"{event}","delta":', after, holder, part)
+            block.where[f"{holder}_index"] = 0
+            lists: dict[str, Json] = {"annotations": [], "logprobs": []} if kind == "text" else {}
+            block.part = {
+                "type": filled.replace("reasoning_summary", "summary"),
+                member: "",
+                **lists,
+            }
+        block.event = f"response.{filled}.delta"
+        if named != "custom":  # its input is told at its end
+            block.before = f'{{"type":"{block.event}","delta":'
+        told = {**block.where, "logprobs": []} if kind == "text" else block.where
+        block.after = f',{dump(told)[1:-1].decode()},"sequence_number":'
+        return block
 
-    def _at(self, block: Block, event: str, **members: Json) -> bytes:
-        return self._event(f"response.{event}", **block.where, **members)
+    def _at(self, block: Block, event: str, **more: Json) -> bytes:
+        return self._event(f"response.{event}", **block.where, **more)
 
     def _item(self, block: Block, what: str) -> bytes:
         index = block.where["output_index"]
         return self._event(f"response.output_item.{what}", output_index=index, item=block.item)
 
-    def _part(self, block: Block, what: str, part: Mapping[str, Json]) -> bytes:
-        name = "reasoning_summary" if block.holder == "summary" else "content"
-        return self._at(block, f"{name}_part.{what}", part=part)
+    def _part(self, block: Block, what: str) -> bytes:
+        name = "reasoning_summary" if "summary_index" in block.where else "content"
+        return self._at(block, f"{name}_part.{what}", part=block.part)
 
-    def _opened(self, block: Block) -> bytes:
-        frames = self._item(block, "added")
-        return frames + self._part(block, "added", block.part) if block.holder else frames
+    def _opened(self, block: Block) -> Iterator[bytes]:
+        yield self._item(block, "added")
+        if block.part is not block.item:
+            yield self._part(block, "added")
 
     def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
-        if "input" in block.item:
-            return b""
         if not logprobs:
             return super()._filled(block, text)
+        block.pieces.append(text)
+        block.part["logprobs"] += _logprobs(logprobs)
         told = _logprobs(logprobs, whole=False)
         return self._event(block.event, **block.where, delta=text, logprobs=told)
 
     def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         ends = {name: citation.get(name) or 0 for name in ("start_index", "end_index")}
         names = {name: str(citation.get(name) or "") for name in ("title", "url")}
-        told = {"type": "url_citation", **ends, **names}
-        where = {"annotation_index": len(block.citations), "annotation": told}
-        block.citations.append(told)
+        cited: list[Json] = block.part["annotations"]
+        cited.append({"type": "url_citation", **ends, **names})
+        where = {"annotation_index": len(cited) - 1, "annotation": cited[-1]}
         return self._at(block, "output_text.annotation.added", **where)
 
-    def _sealed(self, thinking: Mapping[str, Json]) -> bytes:
+    def _sealed(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
         plain = {name: value for name, value in thinking.items() if name != "index"}
         content = SEALED + base64.b64encode(restore(dump([plain]), self._marks)).decode()
         if self._text is None or self._text.kind != "reasoning":
-            return self._whole(self._new("sealed", "sealed", encrypted_content=content))
-        self._text.item["encrypted_content"] = content
-        return b"".join(self._close_text())
+            yield from self._whole(self._new("sealed", "sealed", encrypted_content=content))
+        else:
+            self._text.item["encrypted_content"] = content
+            yield from self._close()
 
-    def _drawn(self, kind: str, data: str) -> bytes:
+    def _drawn(self, kind: str, data: str) -> Iterator[bytes]:
         block = self._new("picture", "picture", result=None)
-        frames = [*self._close_text(), self._opened(block)]
+        yield from self._close()
+        yield from self._opened(block)
         block.item["result"] = data
-        return b"".join([*frames, *self._closed(block, "completed")])
+        yield from self._closed(block, "completed")
 
     def _closed(self, block: Block, status: str) -> Iterator[bytes]:
-        name = block.event.removeprefix("response.").removesuffix("delta")
-        if block.kind == "call":
-            is_custom = "input" in block.item
+        is_custom = block.member == "input"
+        if block.member:
             text = _input(block.pieces, self._marks) if is_custom else self._said(block)
+            block.part[block.member] = text
             if is_custom and text:
-                yield self._at(block, f"{name}delta", delta=text)
-            member = "input" if is_custom else "arguments"
-            block.item[member] = text
-            yield self._at(block, f"{name}done", **{member: text})
-        elif block.holder:
-            part = self._fill(block)
-            told: dict[str, Json] = {
-                member: part[member] for member in ("text", "refusal") if member in part
-            }
+                yield self._event(block.event, **block.where, delta=text)
+            told: dict[str, Json] = {block.member: text}
             if block.kind == "text":
-                told["logprobs"] = _logprobs(block.logprobs, whole=False)
-            yield self._at(block, f"{name}done", **told)
-            yield self._part(block, "done", part)
-        if "input" not in block.item:
+                told["logprobs"] = _logprobs(block.part["logprobs"], whole=False)
+            yield self._event(f"{block.event.removesuffix('delta')}done", **block.where, **told)
+        if block.part is not block.item:
+            block.item["summary" if "summary_index" in block.where else "content"] = [block.part]
+            yield self._part(block, "done")
+        if not is_custom:
             block.item["status"] = status
         yield self._item(block, "done")
 
-    def _fill(self, block: Block) -> dict[str, Json]:
-        """Put what came so far into the item; return its part."""
-        member = "refusal" if block.kind == "refusal" else "text"
-        part = {**block.part, member: self._said(block)}
-        if block.kind == "text":
-            told = _logprobs(block.logprobs)
-            part |= {"annotations": block.citations, "logprobs": told}
-        block.item[block.holder] = [part]
-        return part
-
     # -- the ending -----------------------------------------------------------------------
-
-    def finish(self) -> bytes:
-        """Return the last frames, or the whole document."""
-        return b"".join(self.ending())
 
     def ending(self) -> Iterator[bytes]:
         """Yield the last frames, or the whole document."""
-        reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(
-            self._finish.reason
-        )
+        reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
+        reason = reasons.get(self._finish.reason)
         status = "incomplete" if reason else "completed"
-        yield from self._close_text(status)
-        yield from self._close_calls(status)
+        yield from self._close(status)
         response = self.response(status)
         if reason:
             response["incomplete_details"] = {"reason": reason}
@@ -223,12 +210,12 @@ class ResponseWriter(BlockWriter):
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
         self.count = next_number(self._passed) or self.count
-        frames = b"" if self.count else self._begin()
-        if self._text is not None:
-            self._fill(self._text)
-        frames += restore(failed_event(self.response("failed"), error, self.count), self._marks)
-        self.count += 1
-        return frames
+        begun = b"" if self.count else b"".join(self._begin())
+        number = self.count
+        for _ in self._close("incomplete"):
+            pass  # what is open is told as far as it came, in the response alone
+        failed = failed_event(self.response("failed"), error, number)
+        return begun + restore(failed, self._marks)
 
     def response(self, status: str) -> dict[str, Json]:
         """Return the response object as it is now."""
