@@ -49,11 +49,8 @@ def messages_of(
         elif kind == "reasoning":
             texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
             say(spoken, "reasoning_content", "".join(part["text"] for part in texts))
-            say(
-                spoken,
-                "thinking_blocks",
-                _unsealed(whole(item.get("encrypted_content") or "", marks)),
-            )
+            sealed = whole(item.get("encrypted_content") or "", marks)
+            say(spoken, "thinking_blocks", _unsealed(sealed))
         else:
             spoken["content"] = _content(item["content"], f"{where}.content")
     return messages
