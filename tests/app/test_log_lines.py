@@ -34,7 +34,7 @@ def run(program: str, **options: Any) -> tuple[str, str]:
     """Return what *program* writes to both outputs; it must end well."""
     with start(program, **options) as process:
         try:
-            out, err = process.communicate(timeout=2 * DEADLINE)
+            out, err = process.communicate(timeout=DEADLINE)
         finally:
             process.kill()
     assert process.returncode == 0, err
@@ -54,7 +54,7 @@ logger.info("the end")
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "done\n"
-            _, err = process.communicate("\n", timeout=2 * DEADLINE)
+            _, err = process.communicate("\n", timeout=DEADLINE)
         finally:
             process.kill()
     lines = err.splitlines()

@@ -230,7 +230,7 @@ def test_a_request_that_fails_at_once_can_be_tried_again(
 
 
 def test_who_joins_a_request_that_fails_gets_its_error(start: Any, script: Script) -> None:
-    _, server = start(heartbeat_seconds="10")
+    _, server = start(heartbeat_seconds="600")
     joined = {**RESUMABLE, "Idempotency-Key": "k-3"}
     with server.connect() as first, server.connect() as second:
         first.request("POST", "/v1/chat/completions", ask(), joined)
@@ -263,7 +263,7 @@ def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(
 def test_an_unkeyed_request_whose_client_leaves_before_the_head_is_stopped(
     start: Any, script: Script
 ) -> None:
-    app, server = start(heartbeat_seconds="10")
+    app, server = start(heartbeat_seconds="600")
     client = server.connect()
     client.request("POST", "/v1/chat/completions", ask(), RESUMABLE)
     assert script.asked.wait(harness.DEADLINE)

@@ -90,23 +90,26 @@ def test_a_client_from_one_loop_to_the_next(server, run):
 
 def test_a_time_limit_that_moves(server, run):
     """A second frame comes inside the limit that began with the first."""
-    left = threading.Event()
+    read_one, left = threading.Event(), threading.Event()
 
     def script(peer):
         peer.head()
         peer.frame(answer("a")[0])
-        threading.Event().wait(0.05)
+        assert read_one.wait(DEADLINE)
         peer.frame(answer("a")[1])
         peer.wait_until_left()
         left.set()
 
     server.then(script)
-    limits = choreoai.Timeout(first_byte=DEADLINE, idle=0.2)
+    limits = choreoai.Timeout(first_byte=DEADLINE, idle=1.0)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url, timeout=limits) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            await stream.__anext__()
+            read_one.set()
             with pytest.raises(choreoai.APITimeoutError, match="nothing new") as caught:
-                await read(client)
+                await stream.get_final_completion()
             assert caught.value.partial_text == "a"
 
     run(main)

@@ -39,7 +39,7 @@ class Run:
 
     def rest(self, status=0):
         """Return what it prints until it ends, which it must do with *status*."""
-        out, err = self.process.communicate(timeout=2 * DEADLINE)
+        out, err = self.process.communicate(timeout=DEADLINE)
         assert self.process.returncode == status, err.decode()
         self.err = err.decode()
         return out.decode()

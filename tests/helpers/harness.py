@@ -23,7 +23,7 @@ from choreo_wsgi.app.application import Application
 from choreo_wsgi.settings import load
 
 #: Seconds after which a test that waits for bytes or for an event fails.
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def require_tool(name: str, package: str) -> str:

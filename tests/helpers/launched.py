@@ -75,7 +75,7 @@ class Launched:
         """End it in the orderly way; return its exit status."""
         self.process.terminate()
         try:
-            return self.process.wait(3 * DEADLINE)
+            return self.process.wait(2 * DEADLINE)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

@@ -302,7 +302,7 @@ class RawServer:
     def _hand_over(self, peer: Peer) -> None:
         self._handed_over.append(peer)
         self._calls.put(peer)
-        peer.over.wait(6 * DEADLINE)
+        peer.over.wait(3 * DEADLINE)
 
 
 def _bare(sock: socket.socket) -> socket.socket:

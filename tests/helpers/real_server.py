@@ -93,7 +93,7 @@ def read_printed(process: subprocess.Popen[bytes], text: str) -> None:
 def read_rest(process: subprocess.Popen[bytes]) -> str:
     """Return what *process* prints until it ends, which it must do well."""
     try:
-        out, err = process.communicate(timeout=3 * harness.DEADLINE)
+        out, err = process.communicate(timeout=2 * harness.DEADLINE)
     finally:
         process.kill()
     assert process.returncode == 0, err.decode()

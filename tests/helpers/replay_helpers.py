@@ -17,7 +17,7 @@ from choreo_wsgi.replay.memory import MemoryStore
 Opener = Callable[..., Store]
 
 #: No wait in these tests is meant to be as long; one that is fails its test.
-DEADLINE = 15.0
+DEADLINE = 30.0
 
 
 def frame(number: int, text: str = "") -> bytes:

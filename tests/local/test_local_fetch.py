@@ -273,7 +273,7 @@ def test_the_command_needs_no_pip(index: Index, model_file: Path, there: bool) -
             env={**environment, "PIP_EXTRA_INDEX_URL": ""},
             capture_output=True,
             text=True,
-            timeout=6 * harness.DEADLINE,
+            timeout=3 * harness.DEADLINE,
             check=False,
         )
     if there:

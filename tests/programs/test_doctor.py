@@ -217,7 +217,7 @@ def check(url: str, *words: str, **environment: str) -> Done:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=6 * harness.DEADLINE,
+        timeout=3 * harness.DEADLINE,
         check=False,
     )
 

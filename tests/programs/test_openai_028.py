@@ -65,7 +65,7 @@ def test_errors_raise(
         printed = read_rest(process)
     assert printed.startswith("half [APIError: ")
     with program(server.url, "nobody", "Hello") as process:
-        _, err = process.communicate(timeout=2 * DEADLINE)
+        _, err = process.communicate(timeout=DEADLINE)
     assert b"InvalidRequestError" in err
 
 

@@ -236,7 +236,7 @@ def test_gunicorn_lets_streams_end(
             assert read_text(client) == "the end"
             said.finish()
             assert list(iter(client.read_frame, b""))[-1] == b"data: [DONE]\n\n"
-        assert one.process.wait(2 * harness.DEADLINE) == 0
+        assert one.process.wait(harness.DEADLINE) == 0
     finally:
         one.abandon()
 

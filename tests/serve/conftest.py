@@ -64,7 +64,7 @@ class Command:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
-    def finish(self, seconds: float = 2 * harness.DEADLINE) -> int:
+    def finish(self, seconds: float = harness.DEADLINE) -> int:
         """Wait for the end; return the exit status."""
         try:
             self.process.communicate(timeout=seconds)
@@ -125,7 +125,7 @@ def run(
             env={**bare_environment, **environment},
             capture_output=True,
             text=True,
-            timeout=3 * harness.DEADLINE,
+            timeout=2 * harness.DEADLINE,
             check=False,
         )
 

@@ -35,7 +35,7 @@ def begin(client: harness.Client, words: int) -> None:
 
 
 def rest(client: harness.Client) -> list[bytes]:
-    deadline = time.monotonic() + 2 * harness.DEADLINE
+    deadline = time.monotonic() + harness.DEADLINE
     frames = []
     while frame := client.read_frame():
         frames.append(frame)
@@ -53,7 +53,7 @@ def await_drain(server: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_streams_that_end_in_time_end_well(command: Start, number: int) -> None:
-    server = command("--drain-seconds", "15", ini=slow_echo(100))
+    server = command("--drain-seconds", "1000", ini=slow_echo(100))
     clients = [server.connect() for _ in range(5)]
     for client in clients:
         begin(client, 20)
@@ -65,23 +65,19 @@ def test_streams_that_end_in_time_end_well(command: Start, number: int) -> None:
 
 
 def test_streams_that_do_not_end_get_the_error_frame(command: Start) -> None:
-    server = command("--drain-seconds", "1.5", ini=slow_echo(100))
-    short, long = server.connect(), server.connect()
-    begin(long, 1000)
-    begin(short, 5)
-    server.signal(signal.SIGTERM)
-    assert rest(short)[-1] == DONE
-    frames = rest(long)
+    server = command("--drain-seconds", "0.5", ini=slow_echo(100))
+    with server.connect() as client:
+        begin(client, 100_000)
+        server.signal(signal.SIGTERM)
+        frames = rest(client)
     assert b"server_shutting_down" in frames[-1]
     assert sum(b'"error"' in frame for frame in frames) == 1
     assert DONE not in frames
-    short.close()
-    long.close()
     assert server.finish() == 0
 
 
 def test_a_draining_server_still_answers_and_takes_no_more(command: Start) -> None:
-    server = command("--drain-seconds", "15", ini=slow_echo(100))
+    server = command("--drain-seconds", "1000", ini=slow_echo(100))
     running = server.connect()
     begin(running, 1000)
     with server.connect() as kept:
@@ -97,7 +93,7 @@ def test_a_draining_server_still_answers_and_takes_no_more(command: Start) -> No
     with server.connect() as client:
         assert client.exchange("GET", "/healthz").status == 200
     running.close()  # the last one leaves: nothing to wait for
-    assert server.finish(10) == 0
+    assert server.finish() == 0
 
 
 def test_a_second_signal_does_not_wait(command: Start) -> None:

@@ -257,7 +257,7 @@ def test_preload_without_the_runtime(
         env=bare_environment,
         capture_output=True,
         text=True,
-        timeout=3 * harness.DEADLINE,
+        timeout=2 * harness.DEADLINE,
         check=False,
     )
     assert done.returncode == 1

@@ -101,7 +101,7 @@ def test_counts_and_sums_are_those_of_what_was_sent(
     assert found["choreo_frames_total",] == 100 * 13
     assert found["choreo_first_token_seconds_count",] == 100
     server.signal(signal.SIGTERM)
-    _, log = server.process.communicate(timeout=3 * harness.DEADLINE)
+    _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
     lines = [line for line in log.splitlines() if "choreo_wsgi.access" in line]
     lines.remove([line for line in lines if "path=/metrics" in line][-1])  # it was not over yet
     seconds = [float(line.partition(" seconds=")[2].split()[0]) for line in lines]
@@ -124,7 +124,7 @@ def test_what_the_server_refuses_itself_is_counted_and_logged(
 
     wait_until(lambda: refused() == len(REFUSED), "all are counted")
     server.signal(signal.SIGTERM)
-    _, log = server.process.communicate(timeout=3 * harness.DEADLINE)
+    _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
     lines = [line for line in log.splitlines() if "choreo_wsgi.access" in line]
     found = [LINE.fullmatch(line) for line in lines if "path=/metrics" not in line]
     assert all(found), lines

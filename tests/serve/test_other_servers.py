@@ -63,7 +63,7 @@ class Other:
         lines: queue.Queue[str | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
         self._reader.start()
-        while (line := lines.get(timeout=2 * harness.DEADLINE)) is not None:
+        while (line := lines.get(timeout=harness.DEADLINE)) is not None:
             found = re.search(r"(?:Serving on|Listening at:) http://127\.0\.0\.1:(\d+)", line)
             found = found or re.search(r"bound to TCP address 127\.0\.0\.1:(\d+)", line)
             if found:

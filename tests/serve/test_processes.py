@@ -146,7 +146,7 @@ def test_a_configuration_that_cannot_be_used_ends_all(
         env=bare_environment,
         capture_output=True,
         text=True,
-        timeout=3 * harness.DEADLINE,
+        timeout=2 * harness.DEADLINE,
         check=False,
     )
     assert done.returncode == 2
@@ -160,7 +160,7 @@ def test_one_that_ends_is_told_of_with_its_status(command: Start) -> None:
     os.kill(killed, signal.SIGKILL)
     harness.wait_until(lambda: len(set(children(server)) - {killed}) == 2, "it is started again")
     server.signal(signal.SIGTERM)
-    _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
+    _, log = server.process.communicate(timeout=harness.DEADLINE)
     assert f"process {killed} ended with status -9\n" in log
 
 

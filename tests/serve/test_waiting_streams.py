@@ -310,7 +310,7 @@ def text_of(frame: bytes) -> str:
 def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
     command: Callable[..., Any], upstream: Upstream
 ) -> None:
-    server = command("--drain-seconds", "1", OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
+    server = command("--drain-seconds", "1000", OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
     with contextlib.ExitStack() as stack:
         short, long = (stack.enter_context(server.connect()) for _ in range(2))
         sides = []
@@ -328,6 +328,7 @@ def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
         upstream.send(sides[0], "last", "stop")
         sides[0].close()
         assert short.read_body().endswith(b"data: [DONE]\n\n")
+        server.signal(signal.SIGTERM)  # a second one ends the drain
         assert b"server_shutting_down" in long.read_frame()
         assert long.read_frame() == b""
     assert server.finish() == 0
