@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..chat.source import Reply, Source
+from ..chat.source import Source
 from ..errors import ConfigurationError, ProviderNotConfigured
 from ..settings import Configuration, Secret, Settings, parse_options, setting, table
 from ..upstream.address import parse_url
@@ -18,7 +17,6 @@ from .registry import Unusable, provider_class
 from .routing import Router, Rule, Target
 
 if TYPE_CHECKING:
-    from ..chat.answer import AnswerWriter
     from ..chat.request import ChatRequest
 
 logger = logging.getLogger(__name__)
@@ -54,37 +52,6 @@ class Broken(Provider):
     def open(self, request: ChatRequest) -> Source:
         """Raise ProviderNotConfigured, which says why."""
         raise ProviderNotConfigured(f"provider {self.name!r} cannot be used: {self.reason}")
-
-
-class ImpliedEcho(Provider):
-    """The echo that nobody configured: loaded when it is first asked for."""
-
-    type = "echo"
-    blocking = False
-
-    @cached_property
-    def _echo(self) -> Provider:
-        return provider_class("echo")(self.name, {}, self.settings)
-
-    def open(self, request: ChatRequest) -> Source:
-        """Begin to answer *request*."""
-        return self._echo.open(request)
-
-    def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Begin to answer *request*, in the words of *writer*."""
-        return self._echo.answer(request, writer)
-
-    def calls(self, request: ChatRequest) -> int:
-        """Return how many answers are under way at once for *request*."""
-        return self._echo.calls(request)
-
-    def label(self, model: str) -> str:
-        """Return the echo's name: there is only one model."""
-        return self.name
-
-    def models(self) -> list[str]:
-        """Return the one model's name."""
-        return [self.name]
 
 
 def build(
@@ -135,10 +102,7 @@ class _Building:
         if not sections:
             self._add_environment()
         if "echo" not in self._providers:
-            kept = self._kept.get("echo")
-            if not isinstance(kept, ImpliedEcho):
-                kept = ImpliedEcho("echo", {}, self._settings)
-            self._providers["echo"] = kept
+            self._providers["echo"] = self._make("echo", "echo", {})
         echo = self._providers["echo"]
         if echo.type == "echo" and all(rule.name != "echo" for rule in self._rules):
             self._rules.append(Rule("echo", echo))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: The setting ``capabilities``, which several types have.
 CAPABILITIES = "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
@@ -39,88 +40,49 @@ class Facts:
         return any(environment.get(name) for name in (*self.keys, self.base_url, *self.also))
 
 
-_OPENAI, _PRESETS = "choreo_wsgi.providers.openai", "choreo_wsgi.providers.openai.presets"
+def _own(where: str, name: str, *patterns: str, home: str = "", **more: Any) -> Facts:
+    """Return the facts of a type in this folder whose variables begin with *name*."""
+    more = {"keys": (f"{name}_API_KEY",), "base_url": f"{name}_BASE_URL", **more}
+    return Facts(f"choreo_wsgi.providers.{where}", patterns=patterns, home=home, **more)
+
 
 #: In alphabetical order, which is the order in which their patterns are asked.
 BUILT_IN: dict[str, Facts] = {
-    "anthropic": Facts(
-        "choreo_wsgi.providers.anthropic.provider:Anthropic",
-        ("ANTHROPIC_API_KEY",),
-        "ANTHROPIC_BASE_URL",
-        ("claude-*",),
-    ),
-    "azure": Facts(
-        f"{_OPENAI}.azure:Azure",
-        ("AZURE_OPENAI_API_KEY",),
-        "AZURE_OPENAI_ENDPOINT",
+    "anthropic": _own("anthropic.provider:Anthropic", "ANTHROPIC", "claude-*"),
+    "azure": _own(
+        *("openai.azure:Azure", "AZURE_OPENAI"),
+        base_url="AZURE_OPENAI_ENDPOINT",
         also=("AZURE_OPENAI_BASE_URL",),
     ),
-    "bedrock": Facts(
-        "choreo_wsgi.providers.bedrock.provider:Bedrock",
-        ("AWS_BEARER_TOKEN_BEDROCK",),
-        "BEDROCK_BASE_URL",
+    "bedrock": _own(
+        *("bedrock.provider:Bedrock", "BEDROCK"),
+        keys=("AWS_BEARER_TOKEN_BEDROCK",),
         also=("AWS_ACCESS_KEY_ID",),
         extra="bedrock",
     ),
-    "deepseek": Facts(
-        f"{_PRESETS}:DeepSeek",
-        ("DEEPSEEK_API_KEY",),
-        "DEEPSEEK_BASE_URL",
-        home="https://api.deepseek.com/v1",
-    ),
+    "deepseek": _own("openai.presets:DeepSeek", "DEEPSEEK", home="https://api.deepseek.com/v1"),
     "echo": Facts("choreo_wsgi.providers.echo:Echo"),
-    "gemini": Facts(
-        "choreo_wsgi.providers.gemini.provider:Gemini",
-        ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-        "GEMINI_BASE_URL",
-        ("gemini-*",),
+    "gemini": _own(
+        *("gemini.provider:Gemini", "GEMINI", "gemini-*"), keys=("GEMINI_API_KEY", "GOOGLE_API_KEY")
     ),
-    "groq": Facts(
-        f"{_PRESETS}:Groq",
-        ("GROQ_API_KEY",),
-        "GROQ_BASE_URL",
-        home="https://api.groq.com/openai/v1",
-    ),
+    "groq": _own("openai.presets:Groq", "GROQ", home="https://api.groq.com/openai/v1"),
     "local": Facts("choreo_wsgi.local.provider:Local"),
-    "mistral": Facts(
-        f"{_PRESETS}:Mistral",
-        ("MISTRAL_API_KEY",),
-        "MISTRAL_BASE_URL",
-        home="https://api.mistral.ai/v1",
-    ),
-    "ollama": Facts("choreo_wsgi.providers.ollama:Ollama", ("OLLAMA_API_KEY",), "OLLAMA_BASE_URL"),
-    "openai": Facts(
-        f"{_OPENAI}.provider:OpenAI",
-        ("OPENAI_API_KEY",),
-        "OPENAI_BASE_URL",
-        ("gpt-*", "chatgpt-*", "o[0-9]*"),
+    "mistral": _own("openai.presets:Mistral", "MISTRAL", home="https://api.mistral.ai/v1"),
+    "ollama": _own("ollama:Ollama", "OLLAMA"),
+    "openai": _own(
+        *("openai.provider:OpenAI", "OPENAI", "gpt-*", "chatgpt-*", "o[0-9]*"),
         home="https://api.openai.com/v1",
     ),
-    "openrouter": Facts(
-        f"{_PRESETS}:OpenRouter",
-        ("OPENROUTER_API_KEY",),
-        "OPENROUTER_BASE_URL",
-        home="https://openrouter.ai/api/v1",
+    "openrouter": _own(
+        "openai.presets:OpenRouter", "OPENROUTER", home="https://openrouter.ai/api/v1"
     ),
-    "sglang": Facts(
-        f"{_PRESETS}:SGLang",
-        ("SGLANG_API_KEY",),
-        "SGLANG_BASE_URL",
-        home="http://127.0.0.1:30000/v1",
-        needs_key=False,
+    "sglang": _own(
+        "openai.presets:SGLang", "SGLANG", home="http://127.0.0.1:30000/v1", needs_key=False
     ),
-    "vllm": Facts(
-        f"{_PRESETS}:VLLM",
-        ("VLLM_API_KEY",),
-        "VLLM_BASE_URL",
-        home="http://127.0.0.1:8000/v1",
-        needs_key=False,
-    ),
-    "xai": Facts(
-        f"{_PRESETS}:XAI",
-        ("XAI_API_KEY", "GROK_API_KEY"),
-        "XAI_BASE_URL",
-        ("grok-*",),
+    "vllm": _own("openai.presets:VLLM", "VLLM", home="http://127.0.0.1:8000/v1", needs_key=False),
+    "xai": _own(
+        *("openai.presets:XAI", "XAI", "grok-*"),
         home="https://api.x.ai/v1",
+        keys=("XAI_API_KEY", "GROK_API_KEY"),
     ),
 }

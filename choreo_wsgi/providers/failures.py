@@ -46,7 +46,12 @@ _NUMBERS = (
 #: The HTTP status that a word in an error stands for; the first that is found in it.
 _STATUSES = (
     (re.compile("context_length|context_size|context_window"), 400),
-    (re.compile("insufficient_quota|rate_limit|too_many_requests|throttl|exhausted|quota"), 429),
+    (
+        re.compile(
+            "insufficient_quota|rate_limit|too_many_requests|throttl|exhausted|quota|not_ready"
+        ),
+        429,
+    ),
     (re.compile("billing|payment|insufficient_(credit|balance|fund)|arrearage"), 402),
     (re.compile("authenticat|unauthori[sz]ed|api_key"), 401),
     (re.compile("permission|forbidden|access_denied"), 403),
@@ -54,9 +59,16 @@ _STATUSES = (
     (re.compile("too_large"), 413),
     (re.compile("timeout|timed_out|deadline"), 504),
     (re.compile("overload|unavailable|busy|capacity"), 503),
-    (re.compile("invalid|bad_request|validation|malformed|unsupported"), 400),
+    (
+        re.compile(
+            "invalid|bad_request|validation|malformed|unsupported|precondition|out_of_range"
+        ),
+        400,
+    ),
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
+#: Google's: a key of ours that is wrong is there an invalid argument, a 400.
+_WRONG_KEY = "API_KEY_INVALID"
 _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_balance")
 
 
@@ -76,14 +88,13 @@ def provider_error(
         error = error["error"]
     members = error if isinstance(error, dict) else {}
     message = error_words(error) or "the provider reported an error"
-    words = [_plain(value) for name in _WORDS if isinstance(value := members.get(name), str)]
-    words = [word for word in words if word and not word.isdigit()]
+    words = _words(members)
     own = next((members[name] for name in _WORDS if _is_word(members.get(name))), None)
     own = own and own[:_MAX_WORD]
     if any(word.startswith(("context_length", "exceed_context_size")) for word in words):
         own = "context_length_exceeded"
     if status is None:
-        status = next(_statuses(members, words), 502)
+        status = next(_numbers(members), None) or named_status(members) or 502
     if any(map(_NO_MONEY.search, words)):
         own = "insufficient_quota"
     param = members.get("param")
@@ -96,11 +107,13 @@ def provider_error(
     )
 
 
-def failure(status: int, told: Json) -> ChoreoError:
-    """Return the error that *told*, of whatever shape, is with the HTTP *status* that a provider's
-    own word for it stands for."""
+def failure(status: int | None, told: Json) -> ChoreoError:
+    """Return the error that *told*, of whatever shape, is with the HTTP *status* that it had, or
+    that its words stand for."""
+    if status is None and isinstance(told, dict):
+        status = named_status(told) or next(_numbers(told), None)
     message = error_words(told)[:_MAX_MESSAGE] or "the provider reported an error"
-    return from_provider(status, message)
+    return from_provider(status or 502, message)
 
 
 def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
@@ -142,21 +155,32 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
     return provider_error(error, status, retry_after(headers, now))
 
 
-def _plain(word: str) -> str:
-    return _CAMEL.sub("_", word.strip()).lower()
+def named_status(members: Mapping[str, Json]) -> int | None:
+    """Return the HTTP status that a word in an error's *members* stands for, or None."""
+    found = (status for word in _words(members) for part, status in _STATUSES if part.search(word))
+    return next(found, None)
+
+
+def _words(members: Mapping[str, Json]) -> list[str]:
+    """Return the words for programs in an error, as ``not_found``, the surest first."""
+    given = [members.get(name) for name in _WORDS]
+    if _WRONG_KEY in str(members.get("details")):
+        given.insert(0, _WRONG_KEY)
+    # AWS has namespaces before a name, and pages behind it.
+    names = (word.rpartition("#")[2].partition(":")[0] for word in given if isinstance(word, str))
+    words = (_CAMEL.sub("_", name.strip()).lower() for name in names)
+    return [word for word in words if word and not word.isdigit()]
 
 
 def _is_word(value: Json) -> bool:
     return isinstance(value, str) and bool(value) and not value.isdigit()
 
 
-def _statuses(members: Mapping[str, Json], words: list[str]) -> Iterator[int]:
-    """Yield the HTTP statuses that an error names, the surest first."""
+def _numbers(members: Mapping[str, Json]) -> Iterator[int]:
+    """Yield the HTTP statuses that an error has as numbers, the surest first."""
     for name in _NUMBERS:
         value = members.get(name)
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
             value = int(value)
         if type(value) is int and 400 <= value < 600:
             yield value
-    for word in words:
-        yield from (status for part, status in _STATUSES if part.search(word))

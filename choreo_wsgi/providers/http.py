@@ -252,6 +252,8 @@ class HTTPProvider(Provider):
     blocking = False
     #: What the provider takes as the name of a tool; None: whatever there is.
     tool_names: ClassVar[re.Pattern[str] | None] = None
+    #: How an error says that the prompt is too long.  None: errors have OpenAI's words for that.
+    too_long: ClassVar[re.Pattern[str] | None] = None
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
@@ -316,8 +318,13 @@ class HTTPProvider(Provider):
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
         """Return the status and code that an error really means; *error* is its JSON object."""
-        code = error.get("code")
-        return status, code if isinstance(code, str) else None
+        if self.too_long is None:
+            code = error.get("code")
+            return status, code if isinstance(code, str) else None
+        status = failures.named_status(error) or status
+        if status in (400, 413) and self.too_long.search(message):
+            return 400, "context_length_exceeded"
+        return status, None
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -5,6 +5,7 @@ The fields are those of https://docs.ollama.com/api/chat.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -50,6 +51,7 @@ class Ollama(HTTPProvider):
     type = "ollama"
     facts = BUILT_IN["ollama"]
     takes_marks = True
+    too_long = re.compile("context length")
 
     @dataclass(frozen=True)
     class Options:
@@ -80,14 +82,6 @@ class Ollama(HTTPProvider):
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's lines."""
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)
-
-    def meaning(
-        self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
-    ) -> tuple[int, str | None]:
-        """Return *status*, and our code for conversations that are too long."""
-        if status == 400 and "context length" in message:
-            return 400, "context_length_exceeded"
-        return status, None
 
 
 def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:

@@ -11,25 +11,12 @@ import re
 from ... import sse
 from ...chat.items import Delta, Item, Json, Usage, dump
 from ...chat.jsontext import count
-from ...errors import ChoreoError, UpstreamInvalid
+from ...errors import UpstreamInvalid
 from ..blocks import Blocks
 from ..failures import failure, provider_error
 from ..http import EventTranslator
 from ..reading import find_error, text
 from ..translating import json_values
-
-#: What each type of error would be as an HTTP status; the reverse of their table of errors.
-STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 
 _COUNTS = (
     "input_tokens",
@@ -128,7 +115,7 @@ class AnthropicTranslator(EventTranslator):
             items += self._blocks.end(self.usage)
             self.ended = True
         elif kind == "error":
-            raise in_band(body)
+            raise failure(None, body.get("error") or body)
         elif kind is None and (found := find_error(body)) is not None:
             raise provider_error(found)
 
@@ -190,10 +177,3 @@ def _events(message: dict[str, Json]) -> list[dict[str, Json]]:
     stop = {name: message.get(name) for name in _STOP}
     events.append({"type": "message_delta", "delta": stop, "usage": message.get("usage")})
     return [*events, {"type": "message_stop"}]
-
-
-def in_band(body: dict[str, Json]) -> ChoreoError:
-    """Return the error of an ``error`` event."""
-    error = body.get("error") or body
-    kind = error.get("type") if isinstance(error, dict) else None
-    return failure(STATUSES.get(kind, 500) if isinstance(kind, str) else 500, error)

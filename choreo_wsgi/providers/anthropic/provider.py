@@ -36,8 +36,6 @@ else:
     native = Late("choreo_wsgi.providers.native")
     anthropic_request = Late("choreo_wsgi.providers.anthropic.request")
 
-_TOO_LONG = re.compile(r"prompt is too long|exceed context limit")
-
 
 class Anthropic(HTTPProvider):
     """Claude at Anthropic, or whatever else speaks the Messages API."""
@@ -47,6 +45,7 @@ class Anthropic(HTTPProvider):
     takes_marks = True
     apis = frozenset(("messages", "count_tokens"))
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)  # 128 here, which no request has
+    too_long = re.compile(r"prompt is too long|exceed context limit")
 
     @dataclass(frozen=True)
     class Options:
@@ -113,12 +112,7 @@ class Anthropic(HTTPProvider):
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
-        """Return the status that the error's type stands for, and our code for long prompts."""
-        kind = error.get("type")
-        if isinstance(kind, str):
-            status = anthropic_answer.STATUSES.get(kind, status)
+        """Return the status and code of an error; that of an empty account is a 400 there."""
         if status == 400 and "credit balance is too low" in message:
             return 402, None
-        if status in (400, 413) and _TOO_LONG.search(message):
-            return 400, "context_length_exceeded"
-        return status, None
+        return super().meaning(status, headers, message, error)

@@ -20,21 +20,6 @@ from ..http import Translator
 from ..reading import SHAPE_ERRORS, parse_object, text
 from ..translating import json_values, picture
 
-#: What each exception is as an HTTP status; as headers they begin with a capital.
-STATUSES = {
-    "validationException": 400,
-    "accessDeniedException": 403,
-    "resourceNotFoundException": 404,
-    "modelTimeoutException": 504,
-    "modelErrorException": 424,
-    "modelStreamErrorException": 424,
-    "modelNotReadyException": 429,
-    "throttlingException": 429,
-    "serviceQuotaExceededException": 429,
-    "internalServerException": 500,
-    "serviceUnavailableException": 503,
-}
-
 #: What botocore raises for bytes that are no message, beside its own errors.
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 
@@ -75,18 +60,14 @@ class EventReader:
 def _event(headers: dict[str, Json], payload: bytes) -> tuple[str, dict[str, Json]]:
     kind = headers.get(":message-type")
     if kind == "error":
-        code = text(headers.get(":error-code"))
-        message = text(headers.get(":error-message")) or code
-        raise failure(_status(code), message)
+        name, message = (text(headers.get(f":error-{part}")) for part in ("code", "message"))
+        raise failure(None, {"code": name, "message": message or name})
     body = parse_object(payload)
     if kind == "exception":
         name = text(headers.get(":exception-type"))
-        raise failure(_status(name), body.get("message") or body.get("originalMessage") or name)
+        message = body.get("message") or body.get("originalMessage") or name
+        raise failure(None, {"code": name, "message": message})
     return text(headers.get(":event-type")), body
-
-
-def _status(name: str) -> int:
-    return STATUSES.get(name[:1].lower() + name[1:], 500)
 
 
 def unwrap(reader: EventReader, data: bytes) -> bytes:

@@ -33,7 +33,7 @@ from .. import (
 from ..answer import Asking
 from ..facts import BUILT_IN, CAPABILITIES
 from . import request as bedrock_request
-from .answer import STATUSES, BedrockTranslator, EventReader, unwrap
+from .answer import BedrockTranslator, EventReader, unwrap
 
 
 class Bedrock(HTTPProvider):
@@ -49,6 +49,7 @@ class Bedrock(HTTPProvider):
     takes_marks = True
     # ToolSpecification.name; ids of calls may have more.
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
+    too_long = re.compile("too long")
 
     @dataclass(frozen=True)
     class Options:
@@ -146,13 +147,9 @@ class Bedrock(HTTPProvider):
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
-        """Return the status that the exception's name stands for; our code for long prompts."""
-        name = headers.get("x-amzn-errortype") or error.get("Code") or error.get("__type") or ""
-        name = str(name).rpartition("#")[2].partition(":")[0]
-        status = STATUSES.get(name[:1].lower() + name[1:], status)
-        if status == 400 and "too long" in message:
-            return 400, "context_length_exceeded"
-        return status, None
+        """Return the status and code of an error, whose name is in a header."""
+        named = {"code": headers.get("x-amzn-errortype"), **error}
+        return super().meaning(status, headers, message, named)
 
 
 class Signer:

@@ -7,31 +7,18 @@ end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ... import sse
 from ...chat import jsontext
 from ...chat.aside import whole
 from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
-from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
+from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure, provider_error
 from ..http import EventTranslator
 from ..reading import find_error, text
 from ..translating import arguments, json_values, picture, whole_call
-
-#: Google's canonical codes as HTTP statuses (google/rpc/code.proto).
-STATUSES = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
 
 _COUNTS = (
     "promptTokenCount",
@@ -111,7 +98,7 @@ class GeminiTranslator(EventTranslator):
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if "error" in body:
-                raise in_band(body["error"])
+                raise failure(None, body["error"])
             if "promptFeedback" in body:
                 self._blocked(body["promptFeedback"])
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
@@ -244,26 +231,9 @@ class GeminiTranslator(EventTranslator):
         if isinstance(body, list) and body:
             body = body[0]
         if isinstance(body, dict) and "error" in body:
-            raise in_band(body["error"])
+            raise failure(None, body["error"])
 
 
 def _signed(signature: str) -> dict[str, Json]:
     """Return the field in which Google's own OpenAI-compatible endpoint gives a signature."""
     return {"extra_content": {"google": {"thought_signature": signature}}}
-
-
-def error_status(status: int, error: Mapping[str, Json]) -> int:
-    """Return the HTTP status that Google's *error* object stands for."""
-    details = error.get("details")
-    for detail in details if isinstance(details, list) else ():
-        # A wrong key of ours is a 400 there: not the caller's fault.
-        if isinstance(detail, dict) and detail.get("reason") == "API_KEY_INVALID":
-            return 401
-    word = error.get("status")
-    return STATUSES.get(word, status) if isinstance(word, str) else status
-
-
-def in_band(error: Json) -> ChoreoError:
-    """Return what an ``error`` object inside the stream means."""
-    members = error if isinstance(error, dict) else {}
-    return failure(error_status(jsontext.count(members.get("code")) or 500, members), error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -11,7 +10,6 @@ from .. import (
     ChatRequest,
     HTTPProvider,
     HTTPRequest,
-    Json,
     Secret,
     Translator,
     dump,
@@ -19,9 +17,7 @@ from .. import (
 )
 from ..facts import BUILT_IN, CAPABILITIES
 from . import request as gemini_request
-from .answer import GeminiTranslator, error_status
-
-_TOO_LONG = re.compile(r"input token count .{0,200}exceeds the maximum", re.S)
+from .answer import GeminiTranslator
 
 
 class Gemini(HTTPProvider):
@@ -33,6 +29,7 @@ class Gemini(HTTPProvider):
     native = frozenset(("n", "max_tokens", "stop"))
     # FunctionDeclaration.name; Vertex AI and older versions take no colons and 63 characters.
     tool_names = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,62}", re.ASCII)
+    too_long = re.compile(r"input token count .{0,200}exceeds the maximum", re.S)
 
     @dataclass(frozen=True)
     class Options:
@@ -62,12 +59,3 @@ class Gemini(HTTPProvider):
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's events."""
         return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
-
-    def meaning(
-        self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
-    ) -> tuple[int, str | None]:
-        """Return the status that the error's details stand for, and our code for long prompts."""
-        status = error_status(status, error)
-        if status == 400 and _TOO_LONG.search(message):
-            return 400, "context_length_exceeded"
-        return status, None

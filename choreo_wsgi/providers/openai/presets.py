@@ -14,26 +14,18 @@ from .provider import OpenAI
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
-class XAI(OpenAI):
-    """Grok, at xAI."""
-
-    type = "xai"
-    facts = BUILT_IN["xai"]
+def _preset(type_: str, **members: object) -> type[OpenAI]:
+    """Return the class of a type that differs from OpenAI's in some *members*, or in nothing."""
+    return type(type_, (OpenAI,), {"type": type_, "facts": BUILT_IN[type_], **members})
 
 
-class OpenRouter(OpenAI):
-    """Models of many makers, at OpenRouter."""
-
-    type = "openrouter"
-    facts = BUILT_IN["openrouter"]
-
-
-class Groq(OpenAI):
-    """Open models at Groq."""
-
-    type = "groq"
-    facts = BUILT_IN["groq"]
-    strict = True
+XAI = _preset("xai")
+OpenRouter = _preset("openrouter")
+Groq = _preset("groq", strict=True)
+DeepSeek = _preset("deepseek", old_limit=True)
+#: Servers of one's own.
+VLLM = _preset("vllm", known_apis=("chat", "responses"))
+SGLang = _preset("sglang", known_apis=("chat", "responses"))
 
 
 class Mistral(OpenAI):
@@ -86,27 +78,3 @@ def _short_id(id: str) -> str:
     if _NINE.fullmatch(id):
         return id
     return hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()[:9]
-
-
-class DeepSeek(OpenAI):
-    """DeepSeek's models."""
-
-    type = "deepseek"
-    facts = BUILT_IN["deepseek"]
-    old_limit = True
-
-
-class VLLM(OpenAI):
-    """A vLLM server of one's own."""
-
-    type = "vllm"
-    known_apis = ("chat", "responses")
-    facts = BUILT_IN["vllm"]
-
-
-class SGLang(OpenAI):
-    """An SGLang server of one's own."""
-
-    type = "sglang"
-    known_apis = ("chat", "responses")
-    facts = BUILT_IN["sglang"]
