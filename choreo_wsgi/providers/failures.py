@@ -46,12 +46,7 @@ _NUMBERS = (
 #: The HTTP status that a word in an error stands for; the first that is found in it.
 _STATUSES = (
     (re.compile("context_length|context_size|context_window"), 400),
-    (
-        re.compile(
-            "insufficient_quota|rate_limit|too_many_requests|throttl|exhausted|quota|not_ready"
-        ),
-        429,
-    ),
+    (re.compile("rate_limit|too_many_requests|throttl|exhausted|quota|not_ready"), 429),
     (re.compile("billing|payment|insufficient_(credit|balance|fund)|arrearage"), 402),
     (re.compile("authenticat|unauthori[sz]ed|api_key"), 401),
     (re.compile("permission|forbidden|access_denied"), 403),
@@ -59,12 +54,8 @@ _STATUSES = (
     (re.compile("too_large"), 413),
     (re.compile("timeout|timed_out|deadline"), 504),
     (re.compile("overload|unavailable|busy|capacity"), 503),
-    (
-        re.compile(
-            "invalid|bad_request|validation|malformed|unsupported|precondition|out_of_range"
-        ),
-        400,
-    ),
+    (re.compile("invalid|bad_request|validation|malformed|unsupported"), 400),
+    (re.compile("failed_precondition|out_of_range"), 400),
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
 #: Google's: a key of ours that is wrong is there an invalid argument, a 400.

@@ -7,8 +7,9 @@ in each place.  The adapters check requests against them (:func:`check`) and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..chat.items import Json
 from ..chat.request import ChatRequest
@@ -37,143 +38,93 @@ class Row:
 
     name: str
     cells: dict[str, Cell]
-    neutral: tuple[Json, ...] = field(default=())
+    neutral: list[Json]
 
 
-SENT, REFUSED = Cell("sent"), Cell("refused")
+_OURS, _HINT = "dropped: bookkeeping at OpenAI", "dropped: a hint"
+_EACH = "done: that many requests at once"
+_MOST = "sent: up to what the model writes at most; 0 is done here"
+_ONE_CALL = "refused: but for models that call one tool at a time"
+_PARAMETERS = f"""
+temperature | sent 1: 0 to 1; where the model has it; the default 1 is not sent
+    | sent 1: 0 to 1; to Claude as at Anthropic | sent | sent
+top_p | sent: where the model has it, and beside temperature; the default 1 is not sent
+    | sent: to Claude as at Anthropic | sent | sent
+top_k | sent | sent: Claude; refused for others | sent | sent
+max_tokens | {_MOST}; required there: the option ``max_tokens`` stands in
+    | {_MOST} | {_MOST} | {_MOST} | sent: up to ``local_max_tokens_limit``
+stop | sent: strings of blanks are done here | sent: strings of blanks are done here | sent | sent
+seed | {_HINT} | {_HINT} | sent | sent
+n | {_EACH} | {_EACH} | sent: as ``candidateCount`` | {_EACH}
+tools | sent
+tool_choice | sent: refused where the model cannot be made to call one
+    | sent: ``none`` leaves the tools out; refused after tool calls | sent
+    | done: ``auto``; ``none`` leaves the tools out; others refused | sent
+parallel_tool_calls [true] | sent | {_ONE_CALL} | {_ONE_CALL} | {_ONE_CALL} | sent
+response_format | sent: ``json_schema``; ``json_object`` refused
+    | sent: ``json_schema``; ``json_object`` refused | sent | sent
+reasoning_effort | sent: as ``effort``, or as a thinking budget for older models
+    | sent: Claude and gpt-oss; refused for others
+    | sent: as ``thinkingLevel``, or as a budget for Gemini 2.5 | sent: as ``think`` | {_HINT}
+thinking | sent: as it came
+    | sent: Claude, as it came; to gpt-oss as an effort; dropped for others
+    | sent: as ``reasoning_effort``, where the model thinks
+    | sent: as ``reasoning_effort`` | {_HINT}
+cache_control | sent | sent: as ``cachePoint`` at the end | {_HINT} | {_HINT}
+frequency_penalty,presence_penalty [0] | refused | refused | sent | sent
+logit_bias [{{}}] | refused | refused | refused | refused | sent
+logprobs [false] | refused | refused | refused | sent | refused
+top_logprobs [0] | refused | refused | refused | sent | refused
+modalities [["text"], []] | refused | refused
+    | sent: ``text`` and ``image``; others refused | refused
+audio | refused
+functions [[]] | refused
+function_call ["none", "auto"] | refused
+web_search_options,moderation | refused
+prediction,verbosity,prompt_cache_key,prompt_cache_options | {_HINT}
+prompt_cache_retention,service_tier | {_HINT}
+safety_identifier,user | sent: as ``metadata.user_id`` | {_OURS} | {_OURS} | {_OURS}
+metadata,store | {_OURS}
+"""
+#: The members of messages that not every provider has.
+_MEMBERS = f"""
+name | {_HINT}
+refusal | sent: as text
+reasoning_content | {_HINT} | {_HINT} | {_HINT} | sent: as ``thinking``
+thinking_blocks | sent | sent | {_HINT} | {_HINT}
+extra_content | {_HINT} | {_HINT} | sent: Google's thought signatures | {_HINT}
+cache_control | sent | sent: as ``cachePoint`` | {_HINT} | {_HINT}
+is_error | sent | sent: as ``status`` | sent: as ``error`` | {_HINT}
+function_call,audio | refused
+"""
 
 
-def _row(name: str, *cells: Cell, local: Cell | None = None, neutral: tuple[Json, ...] = ()) -> Row:
-    """Return a row of one cell for all, or one for each of the providers; *local* if it differs
-    from the last."""
-    cells = cells * len(PROVIDERS) if len(cells) == 1 else cells
-    return Row(name, dict(zip(COLUMNS, (*cells, local or cells[-1]), strict=True)), neutral)
+def _rows(table: str) -> tuple[Row, ...]:
+    """Return the rows of *table*: names, neutral values, and the cells, ``how maximum: note``.
+
+    One cell is for all, the last of four for ``local`` too.
+    """
+    rows: list[Row] = []
+    for line in table.replace("\n    ", " ").strip().splitlines():
+        head, *texts = line.split(" | ")
+        texts *= len(PROVIDERS) if len(texts) == 1 else 1
+        texts += texts[-1:]
+        names, _, neutral = head.partition(" ")
+        cells = dict(zip(COLUMNS, map(_cell, texts), strict=False))
+        rows += [Row(name, cells, json.loads(neutral or "[]")) for name in names.split(",")]
+    return tuple(rows)
 
 
-def _note(text: str) -> Cell:
-    return Cell("sent", text)
+def _cell(text: str) -> Cell:
+    word, _, note = text.partition(": ")
+    how, _, maximum = word.partition(" ")
+    return Cell(how, note, float(maximum) if maximum else None)
 
 
-_CLAUDE = "where the model has it; the default 1 is not sent"
-_ONE = "where the model has it, and beside temperature; the default 1 is not sent"
-_ONE_CALL = Cell("refused", "but for models that call one tool at a time")
-_MOST = "up to what the model writes at most; 0 is done here"
-_HINT = Cell("dropped", "a hint")
-_OURS = Cell("dropped", "bookkeeping at OpenAI")
-_EACH = Cell("done", "that many requests at once")
-
-_HINTS = (
-    *("prediction", "verbosity", "prompt_cache_key", "prompt_cache_options"),
-    *("prompt_cache_retention", "service_tier"),
-)
-
-TABLE: tuple[Row, ...] = (
-    _row(
-        "temperature",
-        Cell("sent", f"0 to 1; {_CLAUDE}", 1.0),
-        Cell("sent", "0 to 1; to Claude as at Anthropic", 1.0),
-        SENT,
-        SENT,
-    ),
-    _row("top_p", _note(_ONE), _note("to Claude as at Anthropic"), SENT, SENT),
-    _row("top_k", SENT, _note("Claude; refused for others"), SENT, SENT),
-    _row(
-        "max_tokens",
-        _note(f"{_MOST}; required there: the option ``max_tokens`` stands in"),
-        _note(_MOST),
-        _note(_MOST),
-        _note(_MOST),
-        local=_note("up to ``local_max_tokens_limit``"),
-    ),
-    _row(
-        "stop",
-        _note("strings of blanks are done here"),
-        _note("strings of blanks are done here"),
-        SENT,
-        SENT,
-    ),
-    _row("seed", _HINT, _HINT, SENT, SENT),
-    _row("n", _EACH, _EACH, _note("as ``candidateCount``"), _EACH),
-    _row("tools", SENT),
-    _row(
-        "tool_choice",
-        _note("refused where the model cannot be made to call one"),
-        _note("``none`` leaves the tools out; refused after tool calls"),
-        SENT,
-        Cell("done", "``auto``; ``none`` leaves the tools out; others refused"),
-        local=SENT,
-    ),
-    _row("parallel_tool_calls", SENT, _ONE_CALL, _ONE_CALL, _ONE_CALL, local=SENT, neutral=(True,)),
-    _row(
-        "response_format",
-        _note("``json_schema``; ``json_object`` refused"),
-        _note("``json_schema``; ``json_object`` refused"),
-        SENT,
-        SENT,
-    ),
-    _row(
-        "reasoning_effort",
-        _note("as ``effort``, or as a thinking budget for older models"),
-        _note("Claude and gpt-oss; refused for others"),
-        _note("as ``thinkingLevel``, or as a budget for Gemini 2.5"),
-        _note("as ``think``"),
-        local=_HINT,
-    ),
-    _row(
-        "thinking",
-        _note("as it came"),
-        _note("Claude, as it came; to gpt-oss as an effort; dropped for others"),
-        _note("as ``reasoning_effort``, where the model thinks"),
-        _note("as ``reasoning_effort``"),
-        local=_HINT,
-    ),
-    _row(
-        "cache_control",
-        SENT,
-        _note("as ``cachePoint`` at the end"),
-        _HINT,
-        _HINT,
-    ),
-    _row("frequency_penalty", REFUSED, REFUSED, SENT, SENT, neutral=(0,)),
-    _row("presence_penalty", REFUSED, REFUSED, SENT, SENT, neutral=(0,)),
-    _row("logit_bias", REFUSED, local=SENT, neutral=({},)),
-    _row("logprobs", REFUSED, REFUSED, REFUSED, SENT, local=REFUSED, neutral=(False,)),
-    _row("top_logprobs", REFUSED, REFUSED, REFUSED, SENT, local=REFUSED, neutral=(0,)),
-    _row(
-        "modalities",
-        REFUSED,
-        REFUSED,
-        _note("``text`` and ``image``; others refused"),
-        REFUSED,
-        neutral=(["text"], []),
-    ),
-    _row("audio", REFUSED),
-    _row("functions", REFUSED, neutral=([],)),
-    _row("function_call", REFUSED, neutral=("none", "auto")),
-    _row("web_search_options", REFUSED),
-    _row("moderation", REFUSED),
-    *(_row(name, _HINT) for name in _HINTS),
-    _row("safety_identifier", _note("as ``metadata.user_id``"), _OURS, _OURS, _OURS),
-    _row("user", _note("as ``metadata.user_id``"), _OURS, _OURS, _OURS),
-    _row("metadata", _OURS),
-    _row("store", _OURS),
-)
+TABLE, MESSAGES = _rows(_PARAMETERS), _rows(_MEMBERS)
 _ROWS = {row.name: row for row in TABLE}
 #: What every request has, or says how its answer comes.
 _PLUMBING = frozenset(("model", "messages", "stream", "stream_options", "max_completion_tokens"))
-
-#: The members of messages that not every provider has.
-MESSAGES: tuple[Row, ...] = (
-    _row("name", _HINT),
-    _row("refusal", _note("as text")),
-    _row("reasoning_content", _HINT, _HINT, _HINT, _note("as ``thinking``")),
-    _row("thinking_blocks", SENT, SENT, _HINT, _HINT),
-    _row("extra_content", _HINT, _HINT, _note("Google's thought signatures"), _HINT),
-    _row("cache_control", SENT, _note("as ``cachePoint``"), _HINT, _HINT),
-    _row("is_error", SENT, _note("as ``status``"), _note("as ``error``"), _HINT),
-    _row("function_call", REFUSED),
-    _row("audio", REFUSED),
-)
 
 #: The kinds of content, and the places (roles) where each may stand.
 KINDS = (
