@@ -1,8 +1,9 @@
 """Answers that come as numbered blocks of text, thinking and tool calls.
 
-Anthropic's Messages and Bedrock's Converse tell the same story in other words: a block starts,
-grows by deltas and stops; then the message stops with a reason.  :class:`Blocks` keeps what
-has to be remembered in between.
+Anthropic's Messages and Bedrock's Converse tell the same story: a block starts, grows by deltas
+and stops; then the message stops with a reason.  :class:`Blocks` reads it in the words of
+https://docs.anthropic.com/en/docs/build-with-claude/streaming; events, blocks and deltas that are
+not known are passed over, as that page asks.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ from dataclasses import replace
 from ..chat.aside import is_object, pieces, set_aside, whole
 from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
+from ..chat.jsontext import count
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
+from .failures import failure, provider_error
+from .reading import find_error, text
 from .translating import arguments
+
+_COUNTS = (
+    *("input_tokens", "output_tokens"),
+    *("cache_creation_input_tokens", "cache_read_input_tokens"),
+)
 
 
 class Blocks:
-    """The blocks of one answer; its methods return the items that each step completes.
-
-    What is told may have marks of *marks* in it.
-    """
+    """The message that events tell of, in which there may be marks of *marks*."""
 
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
-        self.stopped: Finish | None = None
+        self._begun = False
+        self._counts: dict[str, int] = {}
+        self._finish: Finish | None = None
         self._arguments: list[list[str]] = []  # the pieces of each call's, in order
         self._whole: list[list[str]] = []  # those that came with the start of each call
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
@@ -33,14 +41,83 @@ class Blocks:
         self._signature = ""
         self._thoughts = 0
 
-    def call(self, index: int, id: str, name: str, given: Json = None) -> list[Item]:
-        """Begin a tool call in block *index*; *given* are its arguments where none are streamed."""
+    @property
+    def usage(self) -> Usage | None:
+        """What was reported so far; input counts come first, output counts grow."""
+        counts = self._counts
+        if not counts:
+            return None
+        cached = counts.get("cache_read_input_tokens")
+        written = counts.get("cache_creation_input_tokens")
+        # Their input_tokens are only those that no cache had to do with.
+        prompt = counts.get("input_tokens", 0) + (cached or 0) + (written or 0)
+        output = counts.get("output_tokens", 0)
+        return Usage(prompt, output, cached, written, counts.get("thinking_tokens"))
+
+    def take(self, event: dict[str, Json], items: list[Item]) -> None:
+        """Append to *items* what *event* completes; raises the error that it reports."""
+        kind = event.get("type")
+        if kind == "content_block_delta":
+            delta = event["delta"]
+            if delta["type"] == "text_delta":
+                items.append(Delta(text(delta["text"])))
+            else:
+                items += self._delta(event["index"], delta)
+        elif kind == "content_block_start":
+            items += self._start(event["index"], event["content_block"])
+        elif kind == "content_block_stop":
+            items += self._close(event["index"])
+        elif kind == "message_start":
+            if self._begun:  # what came before may be half a call
+                raise UpstreamInvalid("the provider began its answer a second time")
+            self._begun = True
+            self._count(event["message"].get("usage"))
+        elif kind == "message_delta":
+            self._count(event.get("usage"))
+            items += self._stop(event["delta"])
+        elif kind == "error":
+            raise failure(None, event.get("error") or event)
+        elif kind is None and (found := find_error(event)) is not None:
+            raise provider_error(found)
+
+    def end(self) -> list[Item]:
+        """Return the end of the message; raises UpstreamTruncated if no stop reason came."""
+        finish, usage = self._finish, self.usage
+        if finish is None:
+            raise UpstreamTruncated("the provider's stream ended without a stop reason")
+        items = [item for index in sorted(self._open) for item in self._close(index)]
+        if finish.reason == "tool_calls" and not all(map(is_object, self._arguments)):
+            raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
+        return [*items, finish, *([usage] if usage else [])]
+
+    def _start(self, index: int, block: dict[str, Json]) -> list[Item]:
+        kind = block.get("type")
+        if kind == "text" and block.get("text"):
+            return [Delta(text(block["text"]))]
+        if kind == "thinking":
+            self._signature += whole(text(block.get("signature")), self._marks)
+            return self._think(text(block.get("thinking")))
+        if kind == "redacted_thinking":
+            return [self._thought({"type": kind, "data": text(block["data"])})]
+        if kind != "tool_use":
+            return []
         number = self._open[index] = len(self._arguments)
         self._arguments.append([])
-        self._whole.append(arguments(given, self._marks))
-        return [Delta(tool_calls=[ToolCall(number, id or new_call_id(), name)])]
+        self._whole.append(arguments(block.get("input"), self._marks))
+        id = text(block.get("id")) or new_call_id()
+        return [Delta(tool_calls=[ToolCall(number, id, text(block["name"]))])]
 
-    def arguments(self, index: int, given: Json) -> list[Item]:
+    def _delta(self, index: int, delta: dict[str, Json]) -> list[Item]:
+        kind = delta["type"]
+        if kind == "input_json_delta":
+            return self._argue(index, delta["partial_json"])
+        if kind == "thinking_delta":
+            return self._think(text(delta["thinking"]))
+        if kind == "signature_delta":
+            self._signature += whole(text(delta["signature"]), self._marks)
+        return []
+
+    def _argue(self, index: int, given: Json) -> list[Item]:
         """Go on with the call in block *index*; nothing for a tool that the provider runs."""
         number, piece = self._open.get(index), arguments_of(given)
         if number is None or not piece:
@@ -48,20 +125,17 @@ class Blocks:
         self._arguments[number] += pieces(piece, self._marks)
         return [Delta(tool_calls=[ToolCall(number, arguments=piece)])]
 
-    def think(self, piece: str) -> list[Item]:
-        """Go on with the thinking block that is open."""
+    def _think(self, piece: str) -> list[Item]:
         self._thinking += pieces(piece, self._marks)
         return [Delta(reasoning=piece)] if piece else []
 
-    def sign(self, piece: str) -> None:
-        """Take the thinking block's signature, or a piece of it."""
-        self._signature += whole(piece, self._marks)
+    def _thought(self, block: dict[str, Json]) -> Delta:
+        # The index keeps the blocks apart in a client that folds deltas.
+        block = {"index": self._thoughts, **block}
+        self._thoughts += 1
+        return Delta(extra={"thinking_blocks": [block]})
 
-    def redacted(self, data: str) -> list[Item]:
-        """Return a thinking block whose text is hidden."""
-        return [self._thought({"type": "redacted_thinking", "data": data})]
-
-    def close(self, index: int) -> list[Item]:
+    def _close(self, index: int) -> list[Item]:
         """End block *index*.
 
         A thinking block that is signed goes to the caller whole, as ``thinking_blocks``: a later
@@ -78,32 +152,27 @@ class Blocks:
         number = self._open.get(index)
         if number is not None and not self._arguments[number]:
             for piece in self._whole[number]:
-                items += self.arguments(index, piece)
+                items += self._argue(index, piece)
         self._open.pop(index, None)
         return items
 
-    def stop(self, word: str, sequence: str = "") -> None:
-        """Take the message's stop reason; *sequence* is the stop string that ended it, if any.
-
-        Raises ProviderError for a reason that is a failure.
-        """
+    def _stop(self, delta: dict[str, Json]) -> list[Item]:
+        """Take the message's stop reason; raises ProviderError for one that is a failure."""
+        word = text(delta.get("stop_reason"))
+        if not word:
+            return []
+        explained = text((delta.get("stop_details") or {}).get("explanation"))
+        items: list[Item] = [Delta(refusal=explained)] if explained and not self._finish else []
         reason, extra = finish_reason(word, bool(self._arguments))
-        if sequence:
+        if sequence := text(delta.get("stop_sequence")):
             extra = {**(extra or {}), "stop_sequence": sequence}
-        self.stopped = Finish(reason, extra=extra)
+        self._finish = Finish(reason, extra=extra)
+        return items
 
-    def end(self, usage: Usage | None) -> list[Item]:
-        """Return the end of the message; raises UpstreamTruncated if no stop reason came."""
-        finish = self.stopped
-        if finish is None:
-            raise UpstreamTruncated("the provider's stream ended without a stop reason")
-        items = [item for index in sorted(self._open) for item in self.close(index)]
-        if finish.reason == "tool_calls" and not all(map(is_object, self._arguments)):
-            raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
-        return [*items, finish, *([usage] if usage else [])]
-
-    def _thought(self, block: dict[str, Json]) -> Delta:
-        # The index keeps the blocks apart in a client that folds deltas.
-        block = {"index": self._thoughts, **block}
-        self._thoughts += 1
-        return Delta(extra={"thinking_blocks": [block]})
+    def _count(self, usage: dict[str, Json] | None) -> None:
+        """Keep the counts in *usage*: they are running totals, and what is absent stands."""
+        usage = usage or {}
+        counts = {name: count(usage.get(name)) for name in _COUNTS}
+        details = usage.get("output_tokens_details") or {}
+        counts["thinking_tokens"] = count(details.get("thinking_tokens"))
+        self._counts |= {name: number for name, number in counts.items() if number is not None}

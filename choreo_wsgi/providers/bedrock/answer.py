@@ -5,15 +5,14 @@ from __future__ import annotations
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from zlib import crc32
 
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
 from ...chat.aside import whole
-from ...chat.items import Delta, Item, Json, Usage, dump
-from ...chat.jsontext import count
+from ...chat.items import Item, Json, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
+from ..answer import BLANK
 from ..blocks import Blocks
 from ..failures import failure
 from ..http import Translator
@@ -99,114 +98,104 @@ class BedrockTranslator(Translator):
         self._blocks = Blocks(self.marks)
         self._pictures: dict[int, tuple[str, list[bytes]]] = {}  # the open ones: format, pieces
         self._drawn = 0
-        self._usage: Usage | None = None
+        self._begun = False
 
     @property
     def usage(self) -> Usage | None:
         """What the ``metadata`` event reported: it comes last."""
-        return self._usage
+        return self._blocks.usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes."""
-        for kind, body in self._reader.read(data):
-            self._event(kind, body, items)
+        """Append to *items* what *data* completes: of the stream, or a whole answer."""
+        is_document, self._begun = data[:1] == b"{" and not self._begun, True
+        read = self._reader.read
+        for kind, body in _events(parse_object(self.shorten(data))) if is_document else read(data):
+            for event in _told(kind, body):
+                self._blocks.take(event, items)
+            if "contentBlockIndex" in body:
+                self._draw(kind, body["contentBlockIndex"], body, items)
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return the messages of the whole answer of Converse in *body*."""
+        """Return *body*, stripped, if it is the whole answer of Converse."""
         values = json_values(body)
         answer = values[0] if len(values) == 1 else None
-        if not isinstance(answer, dict) or not isinstance(answer.get("output"), dict):
-            return None
-        return b"".join(_framed(kind, dump(event)) for kind, event in _events(answer))
+        is_answer = isinstance(answer, dict) and isinstance(answer.get("output"), dict)
+        return body.strip(BLANK) if is_answer else None
 
     def finish(self) -> list[Item]:
         """Return the finish and the usage, which come after everything else."""
         if self._reader.held:
             raise UpstreamTruncated("the provider's stream ended inside an event")
         self.ended = True
-        return self._blocks.end(self._usage)
+        return self._blocks.end()
 
-    def _event(self, kind: str, body: dict[str, Json], items: list[Item]) -> None:
-        if kind == "contentBlockDelta":
-            self._delta(body["contentBlockIndex"], body["delta"], items)
-        elif kind == "contentBlockStart":
-            self._start(body["contentBlockIndex"], body["start"], items)
-        elif kind == "contentBlockStop":
-            items += self._blocks.close(body["contentBlockIndex"])
-            self._draw(body["contentBlockIndex"], items)
-        elif kind == "messageStop":
-            self._blocks.stop(text(body["stopReason"]))
-        elif kind == "metadata":
-            self._count(body.get("usage") or {})
-
-    def _start(self, index: int, start: dict[str, Json], items: list[Item]) -> None:
-        tool = start.get("toolUse")
-        if tool is not None and tool.get("type") != "server_tool_use":
-            id, name = text(tool.get("toolUseId")), text(tool["name"])
-            items += self._blocks.call(index, id, name, tool.get("input"))
-        elif "image" in start:
-            self._pictures[index] = (text(start["image"].get("format")) or "png", [])
-
-    def _delta(self, index: int, delta: dict[str, Json], items: list[Item]) -> None:
-        if "text" in delta:
-            if delta["text"]:
-                items.append(Delta(text(delta["text"])))
-        elif "toolUse" in delta:
-            items += self._blocks.arguments(index, delta["toolUse"].get("input"))
-        elif "reasoningContent" in delta:
-            piece = delta["reasoningContent"]
-            if piece.get("text"):
-                items += self._blocks.think(text(piece["text"]))
-            self._blocks.sign(text(piece.get("signature")))
-            if piece.get("redactedContent"):
-                items += self._blocks.redacted(text(piece["redactedContent"]))
-        elif "image" in delta:
-            if delta["image"].get("error"):
-                message = text(delta["image"]["error"].get("message")) or "no picture came"
-                raise ProviderError(f"the provider's picture failed: {message}")
-            piece = b64decode(whole(text(delta["image"]["source"]["bytes"]), self.marks))
-            self._pictures.setdefault(index, ("png", []))[1].append(piece)
-
-    def _draw(self, index: int, items: list[Item]) -> None:
-        """Return the picture in block *index* once it is whole."""
-        if index in self._pictures:
+    def _draw(self, kind: str, index: int, body: dict[str, Json], items: list[Item]) -> None:
+        """Take the pieces of the picture in block *index*; append it once it is whole."""
+        image = (body.get("start") or body.get("delta") or {}).get("image")
+        if image and image.get("error"):
+            message = text(image["error"].get("message")) or "no picture came"
+            raise ProviderError(f"the provider's picture failed: {message}")
+        if image:
+            _, pieces = self._pictures.setdefault(index, (text(image.get("format")) or "png", []))
+            if "source" in image:
+                pieces.append(b64decode(whole(text(image["source"]["bytes"]), self.marks)))
+        if kind == "contentBlockStop" and index in self._pictures:
             form, pieces = self._pictures.pop(index)
             data = b64encode(b"".join(pieces)).decode()
             items.append(picture(self._drawn, f"image/{form}", data))
             self._drawn += 1
 
-    def _count(self, usage: dict[str, Json]) -> None:
-        cached = count(usage.get("cacheReadInputTokens"))
-        written = count(usage.get("cacheWriteInputTokens"))
-        read = count(usage.get("inputTokens")) or 0
-        # Its inputTokens are only those that no cache had to do with.
-        prompt = read + (cached or 0) + (written or 0)
-        self._usage = Usage(prompt, count(usage.get("outputTokens")) or 0, cached, written)
+
+#: The members of the usage of Converse, and what they are called in that of Messages.
+_COUNTS = {
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    "cacheReadInputTokens": "cache_read_input_tokens",
+    "cacheWriteInputTokens": "cache_creation_input_tokens",
+}
+
+
+def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
+    """Yield what an event of a *kind* says, in the words of Anthropic's Messages."""
+    if kind == "contentBlockDelta":
+        place = {"type": "content_block_delta", "index": body["contentBlockIndex"]}
+        delta = body["delta"]
+        thought = delta.get("reasoningContent") or {}
+        said = {"text": delta.get("text"), "thinking": thought.get("text")}
+        for name, value in {**said, "signature": thought.get("signature")}.items():
+            if value:
+                yield {**place, "delta": {"type": f"{name}_delta", name: value}}
+        if "toolUse" in delta:
+            piece = {"type": "input_json_delta", "partial_json": delta["toolUse"].get("input")}
+            yield {**place, "delta": piece}
+        if thought.get("redactedContent"):
+            block = {"type": "redacted_thinking", "data": thought["redactedContent"]}
+            yield {**place, "type": "content_block_start", "content_block": block}
+    elif kind == "contentBlockStart" and (tool := body["start"].get("toolUse")) is not None:
+        block = {"type": "tool_use", "id": tool.get("toolUseId"), **tool}
+        index = body["contentBlockIndex"]
+        yield {"type": "content_block_start", "index": index, "content_block": block}
+    elif kind == "contentBlockStop":
+        yield {"type": "content_block_stop", "index": body["contentBlockIndex"]}
+    elif kind == "messageStop":
+        yield {"type": "message_delta", "delta": {"stop_reason": body["stopReason"]}}
+    elif kind == "metadata":
+        usage = body.get("usage") or {}
+        counts = {ours: usage.get(theirs) for theirs, ours in _COUNTS.items()}
+        yield {"type": "message_delta", "delta": {}, "usage": counts}
 
 
 def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
     """Yield the events that say what a whole *answer* says, each with its type."""
     for index, block in enumerate(answer["output"]["message"]["content"]):
         place = {"contentBlockIndex": index}
-        if "toolUse" in block or "image" in block:
+        if "toolUse" in block:
             yield "contentBlockStart", {**place, "start": block}
-        if "toolUse" not in block:
+        else:
             thought = block.get("reasoningContent") or {}
             thought = {**thought, **(thought.get("reasoningText") or {})}
-            delta = {"reasoningContent": thought} if thought else block
-            yield "contentBlockDelta", {**place, "delta": delta}
+            yield "contentBlockDelta", {**place, "delta": {**block, "reasoningContent": thought}}
         yield "contentBlockStop", place
     yield "messageStop", {"stopReason": answer["stopReason"]}
     yield "metadata", {"usage": answer.get("usage")}
-
-
-def _framed(kind: str, payload: bytes) -> bytes:
-    """Return *payload* as a message of the event stream, with the headers of an event *kind*."""
-    head = b"".join(
-        struct.pack(f">B{len(name)}sBH", len(name), name, 7, len(value)) + value
-        for name, value in ((b":message-type", b"event"), (b":event-type", kind.encode()))
-    )
-    made = struct.pack(">II", len(head) + len(payload) + 16, len(head))
-    made += struct.pack(">I", crc32(made)) + head + payload
-    return made + struct.pack(">I", crc32(made))
