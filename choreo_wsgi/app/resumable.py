@@ -183,40 +183,33 @@ class Resumption:
         """Return the response to ``DELETE /v1/streams/<id>``, which stops the generation."""
         self.store.cancel(id, call.key.id)
         # Nobody else tells the readers of a stream that has lost its producer.
-        writer = self.store.take_over(id, call.key.id)
-        if writer is not None:
-            error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-            self._end(writer, call.key.id, error)
+        self._recover(id, call.key.id, 0)
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
 
     def _recover(self, id: str, owner: str, after: int) -> None:
-        """End the log of a stream that has lost its producer."""
-        writer = self.store.take_over(id, owner, after)
-        if writer is None:
+        """End the log of a stream that has lost its producer, in the words of its API."""
+        lost = self.store.lost(id, owner, after)
+        if lost is None:
             return  # somebody was faster, or the producer is back
         error: ChoreoError = ProducerLost("the server of this stream is gone")
-        if writer.cancelled:
+        if lost.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-        self._end(writer, owner, error)
-
-    def _end(self, writer: Writer, owner: str, error: ChoreoError) -> None:
-        """End the log of *writer* with *error*, as its API says it."""
         try:
             # The last frame that is there tells as well as the first, which may be dropped.
-            reader = self.store.read(writer.id, owner, max(0, writer.last - 1))
+            reader = self.store.read(id, owner, max(0, lost.last - 1))
             last = reader.receive(0)
             reader.close()
             api = _api_of(last)
             if api == "responses":
-                told = log.Told(self.events(writer.id, owner))
+                told = log.Told(self.events(id, owner))
                 frame = log.failed_event(told.response("failed"), error, told.number)
             else:
                 frame = _error_frame(api, error)
         except ChoreoError:  # the beginning was dropped
             frame = sse.frame(error.body())
-        writer.append(*sse.number(frame, writer.last + 1), end=True)
+        lost.end(*sse.number(frame, lost.last + 1))
 
     def events(self, id: str, owner: str, after: int = 0) -> list[Any]:
         """Return the data of the events that the log of stream *id* has behind frame *after*."""

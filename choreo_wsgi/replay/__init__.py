@@ -12,9 +12,9 @@ import importlib
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .base import Claim, Fenced, Reader, Store, Writer
+from .base import Claim, Fenced, Lost, Reader, Store, Writer
 
-__all__ = ["Claim", "Fenced", "Reader", "Store", "Writer", "open_store"]
+__all__ = ["Claim", "Fenced", "Lost", "Reader", "Store", "Writer", "open_store"]
 
 _BACKENDS = {
     "memory": "memory",

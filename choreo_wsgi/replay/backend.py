@@ -39,14 +39,13 @@ class Identity:
 
 
 class Write(NamedTuple):
-    """Blocks to append to stream *id*, from the writer of *epoch*.
+    """Blocks to append to stream *id*.
 
     *last* is the number of the writer's last frame.  If the log with the blocks ends before it,
     frames were dropped, and the log begins anew behind *last*.
     """
 
     id: str
-    epoch: int
     blocks: Sequence[Block]
     last: int
     end: bool
@@ -56,15 +55,15 @@ class Outcome(Enum):
     """The result of a :class:`Write`."""
 
     DONE = "done"
-    FENCED = "fenced"  # the stream has a writer of another epoch
+    FENCED = "fenced"  # somebody else ended the stream, as its producer was lost
     MISSING = "missing"  # there is no such stream (any more)
 
 
 class Status(NamedTuple):
     """The state of a stream in the database.
 
-    *fork* is the number after which the writer of *epoch* began.  *beat* is the counter of the
-    *producer*'s lease: None without a lease, negative after the producer has left.
+    *producer* is empty once the stream was ended for it.  *beat* is the counter of its lease:
+    None without a lease, negative after the producer has left.
     """
 
     owner: str
@@ -73,8 +72,6 @@ class Status(NamedTuple):
     ended: bool
     cancelled: bool
     producer: str
-    epoch: int
-    fork: int
     beat: int | None
 
 
@@ -94,15 +91,15 @@ class Backend(ABC):
     """A database of streams; every call may raise Unreachable, within a second or two."""
 
     @abstractmethod
-    def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
+    def insert(self, new: Identity, producer: str) -> tuple[str, str] | None:
         """Create the stream without frames; an existing one of the same id stays as it is.
 
         If its key already names a stream, create none and return that one's id and digest.
         """
 
     @abstractmethod
-    def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Append the blocks of all *writes*, in as few round trips as possible.
+    def write(self, producer: str, writes: Sequence[Write]) -> list[Outcome]:
+        """Append the blocks of all *writes* of *producer*, in as few round trips as possible.
 
         The same write may come twice, so a block that the log has is skipped.  A block whose
         *previous* frame is not in the log replaces the whole log.
@@ -121,16 +118,16 @@ class Backend(ABC):
         """Mark the stream as cancelled, unless it has ended."""
 
     @abstractmethod
-    def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
-        """Make *producer* the stream's next writer, if the stream is still as *seen*."""
+    def end(self, id: str, seen: Status, block: Block) -> None:
+        """End the stream with *block* for its producer, if the stream is still as *seen*."""
 
     @abstractmethod
-    def delete(self, id: str, epoch: int) -> None:
-        """Delete the stream and its key, if its writer is still that of *epoch*."""
+    def delete(self, id: str) -> None:
+        """Delete the stream and its key."""
 
     @abstractmethod
-    def free_key(self, id: str, epoch: int) -> None:
-        """Free the stream's key for another stream, if its writer is still that of *epoch*."""
+    def free_key(self, id: str) -> None:
+        """Free the stream's key for another stream."""
 
     @abstractmethod
     def beat(self, producer: str, running: Sequence[str]) -> Beat:

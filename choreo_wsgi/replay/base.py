@@ -18,8 +18,8 @@ A :class:`Store` holds the frames of resumable streams.  Each stream has one
   expired, an unknown and a malformed id all raise :class:`~choreo_wsgi.errors.NotFound`.
 * A store may be shared by several processes.  A producer that stops renewing its lease is
   *lost*: readers get the rest of the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
-  One caller of :meth:`Store.take_over` then becomes the writer; the old writer, if it still
-  runs, gets :class:`Fenced`.
+  One of those who ask :meth:`Store.lost` then ends the log; the writer, if it still runs, gets
+  :class:`Fenced`.
 * While a shared store cannot be reached, ``append`` fills a bounded buffer, which is written when
   the store is back; all other calls raise :class:`~choreo_wsgi.errors.ReplayUnavailable`.
 
@@ -32,6 +32,7 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import IdempotencyConflict, NotFound, ProducerLost, StreamGone
@@ -44,7 +45,7 @@ _ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
 
 
 class Fenced(ProducerLost):
-    """Another writer took the stream over; frames of this one are dropped."""
+    """Somebody else ended or deleted the stream; frames of this writer are dropped."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class Claim:
 
     id: str
     writer: Writer | None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A running stream whose producer is lost.
+
+    *last* is the number of the last frame that was seen, *cancelled* whether the stream was to
+    stop.  ``end(frames, count)`` ends the log with *count* whole frames, numbered from
+    ``last + 1``; it does nothing when somebody was faster, or the producer is back.
+    """
+
+    last: int
+    cancelled: bool
+    end: Callable[[bytes, int], None]
 
 
 class Writer(ABC):
@@ -84,8 +99,8 @@ class Writer(ABC):
         in a store that cannot be reached at once; then they may be sent to the client.
         ``wait=False`` never waits.  ``end=True`` ends the log with these frames.
 
-        Raises Fenced when another writer took over, ValueError for bytes that do not begin
-        with the next number or do not end a frame, and when the log has ended.
+        Raises Fenced when somebody else ended the log, ValueError for bytes that do not begin
+        with the next number or do not end a frame, and when this writer has ended it.
         """
 
     def finish(self) -> None:
@@ -173,7 +188,7 @@ class Store(ABC):
     def cancel(self, id: str, owner: str) -> None:
         """Ask the producer, wherever it is, to stop; idempotent, nothing to an ended log.
 
-        When the producer is lost, whoever takes over finds ``writer.cancelled`` true.
+        When the producer is lost, ``lost().cancelled`` is true.
         Raises NotFound and ReplayUnavailable.
         """
 
@@ -186,13 +201,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
-        """Become the writer of a stream whose producer is lost.
+    def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
+        """Return what ends a stream whose producer is lost; None if it has one, or has ended.
 
         *after* is the number that the reader is at; numbering goes on above both it and the
-        log.  Returns None when the stream has ended, or has a producer (perhaps because
-        another caller was faster): go on reading.  Raises NotFound and
-        ReplayUnavailable.
+        log.  Raises NotFound and ReplayUnavailable, and so does ``Lost.end``.
         """
 
     @abstractmethod

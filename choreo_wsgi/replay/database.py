@@ -25,8 +25,6 @@ CREATE TABLE stream (
     key TEXT,
     digest TEXT NOT NULL,
     producer TEXT NOT NULL,
-    epoch INTEGER NOT NULL,
-    fork INTEGER NOT NULL DEFAULT 0,
     first INTEGER NOT NULL DEFAULT 1,
     last INTEGER NOT NULL DEFAULT 0,
     size INTEGER NOT NULL DEFAULT 0,
@@ -50,7 +48,7 @@ CREATE TABLE seen (
 ) WITHOUT ROWID;
 CREATE TABLE limits (key TEXT PRIMARY KEY, counts TEXT NOT NULL);
 """
-_VERSION = 3  # of the schema, in PRAGMA user_version
+_VERSION = 4  # of the schema, in PRAGMA user_version
 _TABLES = ("stream", "request", "block", "producer", "seen", "limits")
 
 

@@ -87,7 +87,7 @@ class Keeper:
         if status.producer != self.producer:
             return self._observer.lost(status.producer, status.beat)
         # Ours but without a writer: the answer to its insertion was lost.
-        return id not in self.writers and self._observer.lost(id, status.epoch)
+        return id not in self.writers and self._observer.lost(id, None)
 
     def missing(self, id: str, owner: str) -> ChoreoError:
         """Return the error for a stream that is not in the database."""
@@ -131,15 +131,15 @@ class Keeper:
             self._release(writer)
             self.buffered -= writer.fence() if fence else writer.clear()
         try:
-            self.ask(lambda: self._backend.delete(writer.id, writer.epoch))
+            self.ask(lambda: self._backend.delete(writer.id))
         except ReplayUnavailable:
             self.delete_later(writer.id)
-        self._written([Write(writer.id, 0, (), 0, False)])  # of no epoch: makes readers look
+        self._written([Write(writer.id, (), 0, False)])  # of nothing: makes readers look
 
     def free_key(self, writer: BufferedWriter) -> None:
         """Free the key of *writer*'s stream for another stream."""
         try:
-            self.ask(lambda: self._backend.free_key(writer.id, writer.epoch))
+            self.ask(lambda: self._backend.free_key(writer.id))
         except ReplayUnavailable:
             self.delete_later(writer.id)
 
@@ -236,7 +236,7 @@ class Keeper:
                 self._dirty.update(self.writers)
         self._beaten = True
         while self._strays:
-            self._backend.delete(self._strays[-1], 1)
+            self._backend.delete(self._strays[-1])
             self._strays.pop()
         if not self.reachable:
             self._regain()
@@ -263,10 +263,10 @@ class Keeper:
         if not writes:
             return 0
         try:
-            outcomes = self._backend.write(writes)
+            outcomes = self._backend.write(self.producer, writes)
             for writer, outcome in zip(writers, outcomes, strict=True):
                 if outcome is Outcome.MISSING and not writer.discarded:
-                    self._backend.insert(writer.bare(), self.producer, writer.epoch)
+                    self._backend.insert(writer.bare(), self.producer)
         except Exception:
             with self._dirt:
                 self._dirty.update({writer.id: writer for writer in writers})

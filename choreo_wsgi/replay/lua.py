@@ -38,10 +38,6 @@ local function free_key(id)
     call('HSET', P .. 's:' .. id, 'key', '')
   end
 end
-local function tell_cancelled(producer, id)
-  call('SADD', P .. 'c:' .. producer, id)
-  call('PEXPIRE', P .. 'c:' .. producer, 3600000)
-end
 local function trim(id, size, limit)
   local first
   while size > limit do
@@ -67,9 +63,9 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-#: id, owner, producer, epoch, body's digest, key's digest or '', hold ms
+#: id, owner, producer, body's digest, key's digest or '', hold ms
 INSERT = Script("""
-local id, key, hold = ARGV[1], ARGV[6], ARGV[7]
+local id, key, hold = ARGV[1], ARGV[5], ARGV[6]
 if key ~= '' then
   local known = call('GET', P .. 'k:' .. key)
   if known then
@@ -82,20 +78,20 @@ if key ~= '' then
 end
 if call('EXISTS', P .. 's:' .. id) == 1 then return false end
 call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'producer', ARGV[3],
-  'epoch', ARGV[4], 'fork', 0, 'first', 1, 'last', 0, 'size', 0, 'ended', 0, 'cancelled', 0,
+  'first', 1, 'last', 0, 'size', 0, 'ended', 0, 'cancelled', 0,
   'key', key)
-if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[5]) end
+if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[4]) end
 expire(id, hold)
 return false
 """)
 
-#: id, epoch, last, ends (0 or 1), ttl ms, hold ms, limit, then previous, first, last, frames ...
+#: id, producer, last, ends (0 or 1), ttl ms, hold ms, limit, then previous, first, last, frames ...
 WRITE = Script("""
-local id, epoch, final, ends = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local id, producer, final, ends = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local s, f = P .. 's:' .. id, P .. 'f:' .. id
-local known = call('HMGET', s, 'epoch', 'first', 'last', 'size', 'ended', 'producer')
+local known = call('HMGET', s, 'producer', 'first', 'last', 'size', 'ended')
 if not known[1] then return 'missing' end
-if known[1] ~= epoch then return 'fenced' end
+if known[1] ~= producer then return 'fenced' end
 if known[5] == '1' then return 'done' end
 local first, last, size = tonumber(known[2]), tonumber(known[3]), tonumber(known[4])
 for i = 8, #ARGV, 4 do
@@ -116,7 +112,7 @@ end
 local from, left = trim(id, size, tonumber(ARGV[7]))
 first, size = from or first, left
 call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
-if ends == '1' then call('SREM', P .. 'c:' .. known[6], id) end
+if ends == '1' then call('SREM', P .. 'c:' .. producer, id) end
 expire(id, ends == '1' and ARGV[5] or ARGV[6])
 return 'done'
 """)
@@ -125,7 +121,7 @@ return 'done'
 FETCH = Script("""
 local id, after, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local known = call('HMGET', P .. 's:' .. id, 'owner', 'first', 'last', 'ended',
-  'cancelled', 'producer', 'epoch', 'fork')
+  'cancelled', 'producer')
 if not known[1] then return false end
 local beat = call('GET', P .. 'p:' .. known[6])
 local blocks = {}
@@ -147,37 +143,33 @@ CANCEL = Script("""
 local known = call('HMGET', P .. 's:' .. ARGV[1], 'ended', 'producer')
 if known[1] == '0' then
   call('HSET', P .. 's:' .. ARGV[1], 'cancelled', 1)
-  tell_cancelled(known[2], ARGV[1])
+  call('SADD', P .. 'c:' .. known[2], ARGV[1])
+  call('PEXPIRE', P .. 'c:' .. known[2], 3600000)
 end
 """)
 
-#: id, epoch, last, beat or '', producer, fork, hold ms
-CLAIM = Script("""
-local id = ARGV[1]
+#: id, producer, last, beat or '', ttl ms, then first, last, frames of the end
+END = Script("""
+local id, producer = ARGV[1], ARGV[2]
 local s = P .. 's:' .. id
-local known = call('HMGET', s, 'epoch', 'last', 'ended', 'producer', 'cancelled')
-if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] or known[3] ~= '0' then return 0 end
-if (call('GET', P .. 'p:' .. known[4]) or '') ~= ARGV[4] then return 0 end
-call('HSET', s, 'producer', ARGV[5], 'epoch', tonumber(known[1]) + 1, 'fork', ARGV[6])
-call('SREM', P .. 'c:' .. known[4], id)
-if known[5] == '1' then tell_cancelled(ARGV[5], id) end
-expire(id, ARGV[7])
-return 1
+local known = call('HMGET', s, 'producer', 'last', 'ended')
+if known[1] ~= producer or known[2] ~= ARGV[3] or known[3] ~= '0' then return end
+if (call('GET', P .. 'p:' .. producer) or '') ~= ARGV[4] then return end
+call('XADD', P .. 'f:' .. id, ARGV[7] .. '-0', 'f', ARGV[6], 'b', ARGV[8])
+call('HINCRBY', s, 'size', #ARGV[8])
+call('HSET', s, 'producer', '', 'last', ARGV[7], 'ended', 1)
+call('SREM', P .. 'c:' .. producer, id)
+expire(id, ARGV[5])
 """)
 
-#: id, epoch
+#: id
 DELETE = Script("""
-local id = ARGV[1]
-if call('HGET', P .. 's:' .. id, 'epoch') == ARGV[2] then
-  free_key(id)
-  call('DEL', P .. 's:' .. id, P .. 'f:' .. id)
-end
+free_key(ARGV[1])
+call('DEL', P .. 's:' .. ARGV[1], P .. 'f:' .. ARGV[1])
 """)
 
-#: id, epoch
-FREE_KEY = Script("""
-if call('HGET', P .. 's:' .. ARGV[1], 'epoch') == ARGV[2] then free_key(ARGV[1]) end
-""")
+#: id
+FREE_KEY = Script("free_key(ARGV[1])")
 
 #: producer, lease ms
 BEAT = Script("""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from ..errors import ConfigurationError
 from ..settings import Settings
 from . import base
-from .base import Claim, Reader, Store, Writer
+from .base import Claim, Lost, Reader, Store
 from .log import Log, LogReader
 
 
@@ -76,7 +76,7 @@ class MemoryStore(Store):
     def delete(self, id: str, owner: str) -> None:
         self.drop(self._get(id, owner))
 
-    def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
+    def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
         # A log in memory never outlives its producer.
         self._get(id, owner)
         return None

@@ -48,7 +48,6 @@ class Follower(Reader):
         self._unfollow = unfollow
         self._backend = backend
         self._owner = status.owner
-        self._epoch = status.epoch
         self._producer = status.producer
         self._offered: deque[Write] = deque(maxlen=_OFFERED)
         self._woken = threading.Event()
@@ -107,8 +106,7 @@ class Follower(Reader):
         while self._offered and not self.ended:
             write = self._offered.popleft()
             for block in write.blocks:
-                if write.epoch != self._epoch or block.first > self.last + 1:
-                    # Frames in between are missing: the database has them, or another writer's.
+                if block.first > self.last + 1:  # the database has what is in between
                     self._woken.set()
                     return b"".join(parts)
                 if block.last > self.last:
@@ -133,11 +131,6 @@ class Follower(Reader):
     def _take(self, status: Status, blocks: list[Block]) -> bytes:
         if self.last + 1 < status.first:
             raise gone(self.last, status.first)
-        if self._epoch != status.epoch and self.last > status.fork:
-            # The client has frames of the lost producer that the new one does not continue.
-            raise gone(self.last, status.fork + 1)
-        self._epoch = status.epoch
-        self._producer = status.producer
         if blocks:
             return self._join(status, blocks)
         if self.last < status.last:

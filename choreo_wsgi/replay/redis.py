@@ -83,29 +83,29 @@ class RedisBackend(Backend):
         self._held = time.monotonic()
         self._subscription: Any = None
 
-    def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
+    def insert(self, new: Identity, producer: str) -> tuple[str, str] | None:
         key = ""
         if new.key is not None:
             # Hashed, as owner and key may hold any character.
             key = hashlib.sha256(f"{len(new.owner)}:{new.owner}{new.key}".encode()).hexdigest()
         known = self._run(
             lua.INSERT,
-            *(new.id, new.owner, producer, epoch, new.digest, key, self._hold),
+            *(new.id, new.owner, producer, new.digest, key, self._hold),
         )
         return (known[0].decode(), known[1].decode()) if known else None
 
-    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+    def write(self, producer: str, writes: Sequence[Write]) -> list[Outcome]:
         with _translated():
-            answers = self._write(writes)
+            answers = self._write(producer, writes)
             if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
                 self._client.script_load(lua.WRITE.text)
-                answers = self._write(writes)
+                answers = self._write(producer, writes)
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
         return [Outcome(answer.decode()) for answer in answers]
 
-    def _write(self, writes: Sequence[Write]) -> list[Any]:
+    def _write(self, producer: str, writes: Sequence[Write]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for write in writes:
             blocks = [part for block in write.blocks for part in block]
@@ -113,7 +113,7 @@ class RedisBackend(Backend):
                 lua.WRITE.sha,
                 1,
                 _PREFIX,
-                *(write.id, write.epoch, write.last, int(write.end)),
+                *(write.id, producer, write.last, int(write.end)),
                 *(self._ttl, self._hold, self._stream_bytes),
                 *blocks,
             )
@@ -126,7 +126,7 @@ class RedisBackend(Backend):
         if not answer:
             return None
         known, beat, rows = answer
-        owner, first, last, ended, cancelled, producer, epoch, fork = known
+        owner, first, last, ended, cancelled, producer = known
         status = Status(
             owner=owner.decode(),
             first=int(first),
@@ -134,8 +134,6 @@ class RedisBackend(Backend):
             ended=ended == b"1",
             cancelled=cancelled == b"1",
             producer=producer.decode(),
-            epoch=int(epoch),
-            fork=int(fork),
             beat=None if beat is None else int(beat),
         )
         return status, [Block(-1, int(first), int(last), data) for first, last, data in rows]
@@ -143,17 +141,17 @@ class RedisBackend(Backend):
     def cancel(self, id: str) -> None:
         self._run(lua.CANCEL, id)
 
-    def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
+    def end(self, id: str, seen: Status, block: Block) -> None:
         beat = "" if seen.beat is None else seen.beat
-        return bool(
-            self._run(lua.CLAIM, id, seen.epoch, seen.last, beat, producer, fork, self._hold)
-        )
+        self._run(lua.END, id, seen.producer, seen.last, beat, self._ttl, *block[1:])
+        with _translated():
+            self._client.publish(_CHANNEL, b" ".join([self._me, id.encode()]))
 
-    def delete(self, id: str, epoch: int) -> None:
-        self._run(lua.DELETE, id, epoch)
+    def delete(self, id: str) -> None:
+        self._run(lua.DELETE, id)
 
-    def free_key(self, id: str, epoch: int) -> None:
-        self._run(lua.FREE_KEY, id, epoch)
+    def free_key(self, id: str) -> None:
+        self._run(lua.FREE_KEY, id)
 
     def remembers(self, producer: str) -> bool:
         with _translated():

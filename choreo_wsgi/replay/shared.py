@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from ..errors import ReplayUnavailable
 from ..settings import Settings
-from .backend import Backend, Identity, Status, Unreachable, Write
-from .base import Claim, Reader, Store, Writer, check_id, conflict, gone, new_id, not_found
+from .backend import Backend, Block, Identity, Status, Unreachable, Write
+from .base import Claim, Lost, Reader, Store, check_id, conflict, gone, new_id, not_found
+from .blocks import check_block
 from .keeper import Keeper
 from .reader import Follower
 from .writer import BufferedWriter
@@ -74,7 +75,7 @@ class SharedStore(Store):
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
         new = Identity(new_id(), owner, key, digest)
         try:
-            known = self._keeper.ask(lambda: self._backend.insert(new, self._keeper.producer, 1))
+            known = self._keeper.ask(lambda: self._backend.insert(new, self._keeper.producer))
         except ReplayUnavailable:
             if key is not None:
                 # The key may be in use already, and the generation would be paid for twice.
@@ -82,7 +83,7 @@ class SharedStore(Store):
                 raise
             known = None  # the keeper inserts it when it finds it missing
         if known is None:
-            return Claim(new.id, self._keeper.adopt(BufferedWriter(self._keeper, new, 1)))
+            return Claim(new.id, self._keeper.adopt(BufferedWriter(self._keeper, new)))
         if known[1] != digest:
             raise conflict()
         return Claim(known[0], None)
@@ -110,26 +111,26 @@ class SharedStore(Store):
             self._keeper.forget(writer, fence=True)
             return
         deadline = time.monotonic() + _ENDING
-        while not (status := self._status(id, owner)).ended:
-            if self._keeper.is_lost(id, status):
-                break
+        while not ((status := self._status(id, owner)).ended or self._keeper.is_lost(id, status)):
             if time.monotonic() >= deadline:
                 raise ReplayUnavailable("The stream has not ended yet.", retry_after=1)
             self._keeper.closing.wait(self._keeper.beat / 4)
-        self._keeper.ask(lambda: self._backend.delete(id, status.epoch))
+        self._keeper.ask(lambda: self._backend.delete(id))
         self._wake([id])
 
-    def take_over(self, id: str, owner: str, after: int = 0) -> Writer | None:
+    def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
         seen = self._status(id, owner)
         if seen.ended or not self._keeper.is_lost(id, seen):
             return None
-        fork = max(seen.last, min(after, seen.last + _BEYOND))
-        if not self._keeper.ask(lambda: self._backend.claim(id, seen, self._keeper.producer, fork)):
-            return None
-        identity = Identity(id, owner)
-        writer = BufferedWriter(self._keeper, identity, seen.epoch + 1, seen.last, fork)
-        writer.cancelled = seen.cancelled
-        return self._keeper.adopt(writer)
+        last = max(seen.last, min(after, seen.last + _BEYOND))
+
+        def end(frames: bytes, count: int) -> None:
+            check_block(frames, count, last)
+            block = Block(seen.last, last + 1, last + count, frames)
+            self._keeper.ask(lambda: self._backend.end(id, seen, block))
+            self._wake([id])
+
+        return Lost(last, seen.cancelled, end)
 
     def close(self) -> None:
         self._keeper.close()

@@ -18,7 +18,7 @@ from .shared import BEAT, LEASE, SharedStore
 # Seconds between two polls for frames of other processes.
 _POLL = 0.04
 _STATUS = (
-    "SELECT owner, first, last, ended, cancelled, producer, epoch, fork, "
+    "SELECT owner, first, last, ended, cancelled, producer, "
     "(SELECT beat FROM producer WHERE producer.id = stream.producer), number "
     "FROM stream WHERE id = ? AND (expires IS NULL OR expires > ?)"
 )
@@ -52,7 +52,7 @@ class SQLiteBackend(Backend):
         self.total_bytes = total_bytes
         self._version = -1
 
-    def insert(self, new: Identity, producer: str, epoch: int) -> tuple[str, str] | None:
+    def insert(self, new: Identity, producer: str) -> tuple[str, str] | None:
         with self._file.transaction() as db:
             if new.key is not None:
                 self._remove_expired(db)
@@ -63,24 +63,25 @@ class SQLiteBackend(Backend):
                 if known is not None:
                     return known
             db.execute(
-                "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer, epoch) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (new.id, new.owner, new.key, new.digest, producer, epoch),
+                "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (new.id, new.owner, new.key, new.digest, producer),
             )
         return None
 
-    def write(self, writes: Sequence[Write]) -> list[Outcome]:
+    def write(self, producer: str, writes: Sequence[Write]) -> list[Outcome]:
         with self._file.transaction() as db:
-            return [self._append(db, write) for write in writes]
+            return [self._append(db, producer, write) for write in writes]
 
-    def _append(self, db: sqlite3.Connection, write: Write) -> Outcome:
+    def _append(self, db: sqlite3.Connection, producer: str, write: Write) -> Outcome:
         row = db.execute(
-            "SELECT number, epoch, first, last, size, ended FROM stream WHERE id = ?", (write.id,)
+            "SELECT number, producer, first, last, size, ended FROM stream WHERE id = ?",
+            (write.id,),
         ).fetchone()
         if row is None:
             return Outcome.MISSING
-        number, epoch, first, last, size, ended = row
-        if epoch != write.epoch:
+        number, writer, first, last, size, ended = row
+        if writer != producer:
             return Outcome.FENCED
         if ended:
             return Outcome.DONE
@@ -152,23 +153,28 @@ class SQLiteBackend(Backend):
         with self._file.transaction() as db:
             db.execute("UPDATE stream SET cancelled = 1 WHERE id = ? AND NOT ended", (id,))
 
-    def claim(self, id: str, seen: Status, producer: str, fork: int) -> bool:
+    def end(self, id: str, seen: Status, block: Block) -> None:
+        expires = time.monotonic() + self.ttl
         with self._file.transaction() as db:
             changed = db.execute(
-                "UPDATE stream SET producer = ?, epoch = epoch + 1, fork = ?, expires = NULL "
-                "WHERE id = ? AND epoch = ? AND last = ? AND NOT ended "
+                "UPDATE stream SET producer = '', ended = 1, last = ?, size = size + ?, "
+                "expires = ? WHERE id = ? AND producer = ? AND last = ? AND NOT ended "
                 "AND (SELECT beat FROM producer WHERE producer.id = stream.producer) IS ?",
-                (producer, fork, id, seen.epoch, seen.last, seen.beat),
+                (block.last, len(block.data), expires, id, seen.producer, seen.last, seen.beat),
             )
-            return changed.rowcount == 1
+            if changed.rowcount:
+                db.execute(
+                    "INSERT INTO block SELECT number, ?, ?, ? FROM stream WHERE id = ?",
+                    (block.last, block.first, block.data, id),
+                )
 
-    def delete(self, id: str, epoch: int) -> None:
+    def delete(self, id: str) -> None:
         with self._file.transaction() as db:
-            self._remove(db, "id = ? AND epoch = ?", (id, epoch))
+            self._remove(db, "id = ?", (id,))
 
-    def free_key(self, id: str, epoch: int) -> None:
+    def free_key(self, id: str) -> None:
         with self._file.transaction() as db:
-            db.execute("UPDATE stream SET key = NULL WHERE id = ? AND epoch = ?", (id, epoch))
+            db.execute("UPDATE stream SET key = NULL WHERE id = ?", (id,))
 
     def beat(self, producer: str, running: Sequence[str]) -> Beat:
         with self._file.transaction() as db:
@@ -201,7 +207,7 @@ class SQLiteBackend(Backend):
             self._fit(db)
 
     def _bury(self, db: sqlite3.Connection, producer: str) -> None:
-        # Readers may still come, and take over, until the streams expire.
+        # Readers may still come, and end the streams, until they expire.
         db.execute(
             "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
             (time.monotonic() + self.ttl, producer),

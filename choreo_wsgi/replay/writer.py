@@ -19,21 +19,16 @@ if TYPE_CHECKING:
 _PATIENCE = 0.05
 # Small appends are joined up to this size while they wait.
 _BLOCK = 16 * 1024
+_FENCED = "Another server has ended the stream, or it was deleted."
 
 
 class BufferedWriter(Writer):
-    """The producer's end of the stream *identity*; *epoch* numbers its producers from 1.
+    """The producer's end of the stream *identity*."""
 
-    *written* is the number of the last frame in the log; this writer's frames follow *last*.
-    """
-
-    def __init__(
-        self, keeper: Keeper, identity: Identity, epoch: int, written: int = 0, last: int = 0
-    ) -> None:
+    def __init__(self, keeper: Keeper, identity: Identity) -> None:
         self.id = identity.id
         self.identity = identity
-        self.epoch = epoch
-        self.last = last
+        self.last = 0
         self.cancelled = False
         self.ended = False
         self.discarded = False
@@ -42,8 +37,8 @@ class BufferedWriter(Writer):
         self._done = threading.Event()
         self._fenced = False
         # Under the keeper's lock.
-        self._previous = written  # number of the last frame in the log or in a block
-        self._written = written
+        self._previous = 0  # number of the last frame in the log or in a block
+        self._written = 0
         self._end_written = False
         self._blocks: deque[Block] = deque()
         self._fresh: list[bytes] = []  # not yet a block, so never part of a Write
@@ -52,7 +47,7 @@ class BufferedWriter(Writer):
 
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
         if self._fenced:
-            raise self._lost()
+            raise Fenced(_FENCED)
         if self.ended:
             raise ValueError("the log has ended")
         check_block(frames, count, self.last)
@@ -81,15 +76,11 @@ class BufferedWriter(Writer):
             if left <= 0 or (self._pending() and not self._done.wait(left)):
                 break
         if self._fenced:
-            raise self._lost()
+            raise Fenced(_FENCED)
 
     def _pending(self) -> bool:
         behind = self._written < self.last or (self.ended and not self._end_written)
         return behind and not self._fenced and not self.discarded
-
-    @staticmethod
-    def _lost() -> Fenced:
-        return Fenced("Another server has taken the stream over.")
 
     # The keeper's lock is held in all that follows.  Sizes are returned for its account.
 
@@ -123,21 +114,15 @@ class BufferedWriter(Writer):
     def _seal(self) -> None:
         if self._fresh:
             data = b"".join(self._fresh)
-            first = self._first()
-            self._blocks.append(Block(self._previous, first, self.last, data))
+            self._blocks.append(Block(self._previous, self._previous + 1, self.last, data))
             self._previous = self.last
             self._fresh = []
             self._fresh_size = 0
 
-    def _first(self) -> int:
-        # After a take-over the numbers may begin above the end of the log.
-        head = self._fresh[0]
-        return int(head[4 : head.index(b"\n")])
-
     def take(self) -> Write:
         """Return the buffered frames to write; they stay buffered until :meth:`written`."""
         self._seal()
-        return Write(self.id, self.epoch, tuple(self._blocks), self._previous, self.ended)
+        return Write(self.id, tuple(self._blocks), self._previous, self.ended)
 
     def written(self, write: Write) -> int:
         """Drop the frames of *write*, which is in the log; return the bytes freed."""
@@ -152,7 +137,7 @@ class BufferedWriter(Writer):
         return size
 
     def fence(self) -> int:
-        """Refuse all further frames, as another writer took over; return the bytes freed."""
+        """Refuse all further frames, as the stream was ended; return the bytes freed."""
         self._fenced = True
         return self.clear()
 

@@ -64,7 +64,7 @@ class Recording(Load):
         try:
             self._writer.append(numbered, count, end=generation.ended, wait=self.waits)
         except Fenced as error:
-            # Another replica has the stream: what it writes counts, our client may read it.
+            # Another replica has ended the stream: what its log says counts.
             self._finish("producer_lost")
             return generation.writer.fail(error)
         if generation.ended:

@@ -129,7 +129,7 @@ def test_the_ids_tell_nothing(store: Store) -> None:
 def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
     create(store)
     errors = set()
-    for call in (partial(look, store), store.read, store.cancel, store.take_over):
+    for call in (partial(look, store), store.read, store.cancel, store.lost):
         with pytest.raises(NotFound) as caught:
             call(id, "alice")
         errors.add(caught.value.body())
@@ -142,7 +142,7 @@ def test_another_owner_finds_nothing(store: Store) -> None:
     write(writer, 2)
     with pytest.raises(NotFound) as unknown:
         store.read("strm_" + "a" * 32, "bob")
-    for call in (partial(look, store), store.read, store.cancel, store.take_over):
+    for call in (partial(look, store), store.read, store.cancel, store.lost):
         with pytest.raises(NotFound) as caught:
             call(writer.id, "bob")
         assert caught.value.body() == unknown.value.body()

@@ -50,10 +50,10 @@ def test_a_bug_does_not_end_the_keeper(
     real = backend.write
     failures = [KeyError("a bug")]
 
-    def faulty(writes: Sequence[Write]) -> Any:
+    def faulty(producer: str, writes: Sequence[Write]) -> Any:
         if failures:
             raise failures.pop()
-        return real(writes)
+        return real(producer, writes)
 
     monkeypatch.setattr(backend, "write", faulty)
     writer = create(store)

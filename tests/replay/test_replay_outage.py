@@ -138,7 +138,7 @@ def test_streams_go_on_and_are_complete_afterwards(
         write(begun, 5)
         with pytest.raises(ReplayUnavailable):
             store.create("alice", key="k", digest="d")
-        for call in (partial(look, store), store.read, store.take_over):
+        for call in (partial(look, store), store.read, store.lost):
             with pytest.raises(ReplayUnavailable) as caught:
                 call(writer.id, "alice")
             assert caught.value.retry_after
@@ -174,7 +174,7 @@ def test_an_outage_is_not_taken_for_a_lost_producer(own_redis: RedisServer) -> N
                 write(writer, 1)
                 time.sleep(0.02)
         eventually(lambda: theirs.reachable)
-        assert theirs.take_over(writer.id, "alice") is None
+        assert theirs.lost(writer.id, "alice") is None
         write(writer, 1, end=True)
         assert rest.result(15) == frames(4, writer.last)
     ours.close()

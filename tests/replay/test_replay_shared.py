@@ -23,8 +23,8 @@ from replay_helpers import (
     write,
 )
 
-from choreo_wsgi.errors import NotFound, ProducerLost, StreamGone
-from choreo_wsgi.replay import Store, Writer, sqlite
+from choreo_wsgi.errors import NotFound, ProducerLost
+from choreo_wsgi.replay import Lost, Store, Writer, sqlite
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -57,17 +57,17 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def take_over(store: Store, id: str, after: int = 0) -> Writer:
-    taken: list[Writer] = []
+def find_lost(store: Store, id: str, after: int = 0) -> Lost:
+    found: list[Lost] = []
 
     def try_it() -> bool:
-        writer = store.take_over(id, "alice", after)
-        if writer is not None:
-            taken.append(writer)
-        return bool(taken)
+        lost = store.lost(id, "alice", after)
+        if lost is not None:
+            found.append(lost)
+        return bool(found)
 
     eventually(try_it)
-    return taken[0]
+    return found[0]
 
 
 def test_a_reader_of_another_process_sees_each_frame_as_it_comes(open_shared: Opener) -> None:
@@ -139,7 +139,7 @@ def test_a_key_is_one_stream_for_all_processes(open_shared: Opener) -> None:
     assert sum(claim.writer is not None for claim in claims) == 1
 
 
-def test_a_killed_producer_is_lost_and_can_be_replaced(
+def test_the_stream_of_a_killed_producer_is_lost_and_can_be_ended(
     open_shared: Opener, shared_url: str
 ) -> None:
     reading = open_shared(lease=LEASE)
@@ -163,12 +163,13 @@ def test_a_killed_producer_is_lost_and_can_be_replaced(
             assert late.receive(0) == frames(4, reader.last)
         with pytest.raises(ProducerLost):
             receive(late, 1)
-    writer = take_over(reading, id)
-    assert writer.last == reader.last
-    assert reading.take_over(id, "alice") is None
-    more = write(writer, 3, end=True, text="continued")
-    assert read_all(reader) == more
-    assert read_all(open_shared().read(id, "alice")) == got + more
+    lost = find_lost(reading, id)
+    assert lost.last == reader.last
+    error = frame(lost.last + 1, "lost")
+    lost.end(error, 1)
+    assert reading.lost(id, "alice") is None
+    assert read_all(reader) == error
+    assert read_all(open_shared().read(id, "alice")) == got + error
 
 
 def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
@@ -178,13 +179,13 @@ def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, len(frames(1, 3))) == frames(1, 3)
     ours.close()
-    taken = theirs.take_over(writer.id, "alice")
-    assert taken is not None and taken.last == 3
-    taken.append(frame(4), 1, end=True)
+    lost = theirs.lost(writer.id, "alice")
+    assert lost is not None and lost.last == 3
+    lost.end(frame(4), 1)
     assert read_all(reader) == frame(4)
 
 
-def test_of_several_only_one_takes_over_and_the_old_writer_is_fenced(
+def test_of_several_only_one_ends_a_lost_stream_and_its_writer_is_fenced(
     open_shared: Opener, shared_url: str
 ) -> None:
     others = [open_shared(lease=LEASE) for _ in range(3)]
@@ -195,25 +196,27 @@ def test_of_several_only_one_takes_over_and_the_old_writer_is_fenced(
 
         all_know = threading.Barrier(3)
 
-        def attempt(store: Store) -> list[Writer]:
+        def attempt(name: str, store: Store) -> None:
             reader = store.read(id, "alice")
             with pytest.raises(ProducerLost):
                 while True:
                     receive(reader, 1)
             reader.close()
+            lost = store.lost(id, "alice")
             all_know.wait()
-            taken = store.take_over(id, "alice")
-            return [taken] if taken is not None else []
+            assert lost is not None
+            lost.end(frame(lost.last + 1, name), 1)
 
         with ThreadPoolExecutor(3) as pool:
-            (writer,) = [one for some in pool.map(attempt, others) for one in some]
-        log = frames(1, writer.last)
-        log += write(writer, 1, text="new")
+            list(pool.map(attempt, "abc", others))
+        log = read_all(others[0].read(id, "alice"))
         process.send_signal(signal.SIGCONT)
-        while (said := line(process)) != "fenced":
-            assert int(said) <= writer.last
-        log += write(writer, 1, end=True, text="new")
-    assert read_all(others[0].read(id, "alice")) == log
+        while line(process) != "fenced":
+            pass
+    count = log.count(b"\n\n")
+    assert log in [frames(1, count - 1) + frame(count, name) for name in "abc"]
+    for store in others:
+        assert read_all(store.read(id, "alice")) == log
 
 
 def test_a_cancelled_stream_that_is_lost_stays_cancelled(open_shared: Opener) -> None:
@@ -222,7 +225,7 @@ def test_a_cancelled_stream_that_is_lost_stays_cancelled(open_shared: Opener) ->
     write(writer, 1)
     ours.close()
     theirs.cancel(writer.id, "alice")
-    assert take_over(theirs, writer.id).cancelled
+    assert find_lost(theirs, writer.id).cancelled
 
 
 def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> None:
@@ -233,27 +236,25 @@ def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> N
     ours.close()
     with pytest.raises(ProducerLost):
         receive(ahead, 1)
-    taken = take_over(theirs, writer.id, 5)
-    assert taken.last == 5
-    taken.append(frame(6, "lost"), 1, end=True)
+    lost = find_lost(theirs, writer.id, 5)
+    assert lost.last == 5
+    lost.end(frame(6, "lost"), 1)
     assert read_all(ahead) == frame(6, "lost")
     for after in (0, 3, 4, 5):
         expected = frames(after + 1, 3) + frame(6, "lost")
         assert read_all(theirs.read(writer.id, "alice", after)) == expected
 
 
-def test_who_is_ahead_of_a_continued_log_is_told(open_shared: Opener) -> None:
+def test_who_is_ahead_of_a_lost_stream_is_told_its_end(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 3)
     ahead = theirs.read(writer.id, "alice", 5)
     assert ahead.receive(0) == b""
     ours.close()
-    # Somebody who has no more than the log comes first, and goes on from there.
-    taken = take_over(theirs, writer.id, 3)
-    write(taken, 6, end=True, text="other words")
-    with pytest.raises(StreamGone):
-        receive(ahead, 1)
+    # Somebody who has no more than the log comes first, and ends it there.
+    find_lost(theirs, writer.id, 3).end(frame(4, "lost"), 1)
+    assert read_all(ahead) == frame(4, "lost")
 
 
 def test_a_silent_stream_does_not_expire_while_its_producer_is_there(open_shared: Opener) -> None:
