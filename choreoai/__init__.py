@@ -41,11 +41,11 @@ from .models import ToolCall as ToolCall
 from .models import Usage as Usage
 from .params import NOT_GIVEN as NOT_GIVEN
 from .params import NotGiven as NotGiven
+from .params import Timeout as Timeout
 from .params import not_given as not_given
 from .params import omit as omit
 from .parsing import ParsedChatCompletion as ParsedChatCompletion
 from .parsing import pydantic_function_tool as pydantic_function_tool
-from .policy import Timeout as Timeout
 from .sync.client import ChoreoAI as ChoreoAI
 from .sync.stream import Stream as Stream
 

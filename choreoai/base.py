@@ -1,28 +1,44 @@
-"""What the sync and the async client share: settings, and requests made from them."""
+"""What the sync and the async client share: settings, requests, and when to try again."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
 import requests
 
-from .errors import ChoreoAIError
-from .params import NOT_GIVEN, CallOptions, NotGiven, TimeoutLike, plain
-from .policy import DEFAULT_TIMEOUT, Options, timeout_of
+from choreo_wsgi.upstream.head import retry_after
+
+from .errors import APIConnectionError, APIStatusError, ChoreoAIError
+from .params import NOT_GIVEN, CallOptions, NotGiven, Timeout, TimeoutLike, plain, timeout_of
+from .transports.base import Pool
 
 if TYPE_CHECKING:
     from .aio.exchange import AsyncExchange
     from .sync.exchange import Exchange
 
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
+# 409 too: a server may answer it for a lock that is gone a moment later.
+_RETRIED = frozenset((408, 409, 429))
+_LONGEST_WAIT = 60.0  # seconds
 
 C = TypeVar("C", bound="BaseClient")
+
+
+class Options(NamedTuple):
+    """What a single call asks for beside the API's own parameters."""
+
+    timeout: Timeout
+    max_retries: int
+    resumable: bool
+    headers: Mapping[str, str]
+    query: Mapping[str, object]
 
 
 class BaseClient:
@@ -42,14 +58,12 @@ class BaseClient:
     address that cannot be sent.
     """
 
-    _pool_kind: Any  # makes what keeps the connections
-
     def __init__(
         self,
         api_key: str | None = None,
         base_url: str | None = None,
         *,
-        timeout: TimeoutLike = DEFAULT_TIMEOUT,
+        timeout: TimeoutLike = NOT_GIVEN,
         max_retries: int = 2,
         resumable: bool = False,
         default_headers: Mapping[str, str] | None = None,
@@ -69,19 +83,18 @@ class BaseClient:
         #: How often a call is tried again before the first byte of an answer.
         self.max_retries = max_retries
         #: The limits of a call that names none itself.
-        self.timeout = DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout_of(timeout)
+        self.timeout = timeout_of(timeout)
         self.resumable = resumable
         self._headers = dict(default_headers or {})
         #: The query parameters of every call.
         self.default_query: dict[str, object] = dict(default_query or {})
         if not isinstance(http_client, requests.Session | None):
             raise TypeError("http_client is a requests.Session")
-        self._session = http_client or requests.Session()
+        session = http_client or requests.Session()
         if http_client is None:
-            self._session.proxies.update(proxies or {})
-            self._session.verify, self._session.cert = verify, cert
-        self._closed = False
-        self._pool = self._pool_kind(self._session)
+            session.proxies.update(proxies or {})
+            session.verify, session.cert = verify, cert
+        self._pool = Pool(session)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -97,7 +110,7 @@ class BaseClient:
 
     def is_closed(self) -> bool:
         """Return whether ``close()`` was called."""
-        return self._closed
+        return self._pool.closed
 
     def copy(
         self: C,
@@ -221,6 +234,37 @@ class Answered:
     def retries_taken(self) -> int:
         """How often the request was sent again."""
         return self._exchange.retries
+
+
+def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:
+    """Return the seconds to wait after the failed *attempt* (0, 1, ...), with jitter.
+
+    Doubles each time; the jitter takes up to a half off, so that clients which failed
+    together do not come back together.
+    """
+    return float(min(most, first * 2.0**attempt)) * (1 - random.random() / 2)
+
+
+def retry_delay(
+    error: APIStatusError | APIConnectionError, attempt: int, now: float
+) -> float | None:
+    """Return the seconds to wait after *error* before another try, or None for no other.
+
+    ``x-should-retry`` decides when it is there; otherwise 408, 409, 429 and 5xx are tried
+    again.  ``retry-after-ms``, or ``Retry-After`` (seconds, with decimals or without, or a date,
+    seen from *now*, the Unix time), gives the wait; over a minute it is not worth waiting for,
+    and the caller is told at once.
+    """
+    if not isinstance(error, APIStatusError):
+        return None if error._hopeless else backoff(attempt)
+    should = error.headers.get("x-should-retry", "").strip().lower()
+    retried = error.status_code in _RETRIED or error.status_code >= 500
+    if should == "false" or not (retried or should == "true"):
+        return None
+    asked = retry_after(error.headers, now)
+    if asked is None:
+        return backoff(attempt)
+    return asked if asked <= _LONGEST_WAIT else None
 
 
 def stream_path(id: str) -> str:

@@ -9,9 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Union, overload
-
-from .policy import Timeout
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Union,
+    overload,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
@@ -31,7 +39,40 @@ class NotGiven:
 NOT_GIVEN = NotGiven()
 omit = not_given = NOT_GIVEN
 
+
+class Timeout(NamedTuple):
+    """Limits in seconds; None means no limit.
+
+    *connect*: name look-up aside, until the connection (with TLS) stands, for each address
+    of the host.  *first_byte*: from the request until the answer begins; for a stream until
+    its first chunk, because a server that pings while the model reads a long prompt has not
+    answered yet.  *idle*: between two chunks of a stream, or two pieces of a plain answer; a
+    server's pings do not count.
+    """
+
+    connect: float | None = 10.0
+    first_byte: float | None = 600.0
+    idle: float | None = 300.0
+
+
 TimeoutLike = Union[Timeout, float, None, NotGiven]
+
+_LONGEST_TIMEOUT = 366 * 86400.0
+
+
+def timeout_of(value: TimeoutLike) -> Timeout:
+    """Return *value* as a Timeout: a number is the limit for each of its parts.
+
+    Raises ValueError for what is no time.
+    """
+    if isinstance(value, NotGiven):
+        return Timeout()
+    parts = value if isinstance(value, Timeout) else (value, value, value)
+    for part in parts:
+        if part is not None and not 0 < part <= _LONGEST_TIMEOUT:
+            raise ValueError("a timeout is more than 0 seconds and at most a year, or None")
+    return Timeout(*parts)
+
 
 #: Messages as dictionaries, as objects of this package (an earlier answer's message), or as
 #: anything with ``model_dump`` or ``to_dict``, such as pydantic's and openai's objects.

@@ -117,10 +117,10 @@ class Conversation:
         With *show_model* the name of who answers is printed when it is another than before.
         """
         messages = [*self._messages, {"role": "user", "content": prompt}]
-        completions = self._client.chat.completions
-        printer, said, status = _Printer(), "", 0
+        create = self._client.chat.completions.create
+        printer, said, remark, status = _Printer(), "", "", 0
         try:
-            with completions.create(model=self._model, messages=messages, stream=True) as stream:
+            with create(model=self._model, messages=messages, stream=True) as stream:
                 answers = stream.headers.get("choreo-provider", "")
                 if show_model and answers not in ("", self._answers):
                     self._answers = answers
@@ -131,17 +131,14 @@ class Conversation:
                 finally:
                     said = stream.partial_text
                 for choice in stream.partial.choices:
-                    if choice.finish_reason in _REASONS:
-                        printer.note(_REASONS[choice.finish_reason])
+                    remark = _REASONS.get(choice.finish_reason or "", remark)
         except KeyboardInterrupt:
-            printer.note("stopped")
-            status = 130  # 128 + SIGINT, as shells count
+            remark, status = "stopped", 130  # 128 + SIGINT, as shells count
         except ChoreoAIError as error:
             cut = isinstance(error, APIError) and error.partial_text
-            printer.note(f"{'the answer was cut off' if cut else 'error'}: {error}")
-            status = 1
+            remark, status = f"{'the answer was cut off' if cut else 'error'}: {error}", 1
         finally:
-            printer.end()
+            printer.note(remark)
         if said:
             self._messages = [*messages, {"role": "assistant", "content": said}]
         return status
@@ -167,26 +164,18 @@ class _Printer:
             print(f"\r{dots}", end="", file=sys.stderr, flush=True)
         print("\r   \r", end="", file=sys.stderr, flush=True)
 
-    def _begin(self) -> None:
+    def write(self, text: str) -> None:
         self._begun.set()
         if self._dots.is_alive():
             self._dots.join()
-
-    def write(self, text: str) -> None:
-        self._begin()
-        self._open_line = not text.endswith("\n")
+        self._open_line = text[-1:] not in ("", "\n")
         print(_printable(text), end="", flush=True)
 
     def note(self, text: str) -> None:
-        self.end()
-        print(f"[{text}]", file=sys.stderr)
-
-    def end(self) -> None:
-        """End the dots, and the line."""
-        self._begin()
-        if self._open_line:
-            print(flush=True)
-            self._open_line = False
+        """End the dots and the line; print *text*, if there is any, as a remark."""
+        self.write("\n" if self._open_line else "")
+        if text:
+            print(f"[{text}]", file=sys.stderr)
 
 
 def _decoded(text: str) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -19,12 +17,11 @@ from choreo_wsgi.upstream.coding import Unpacker, is_packed
 from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
-from ..base import stream_path
+from ..base import Options, retry_delay, stream_path
 from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
-from ..policy import Options, retry_delay
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
-from ..transports.nonblocking import Waiter, waiter
+from ..transports.nonblocking import Waiter, dial, waiter
 
 if TYPE_CHECKING:
     from .client import AsyncChoreoAI
@@ -37,7 +34,7 @@ class AsyncExchange:
     """A *request*, sent until an answer comes, and that answer: its head, its body as it comes.
 
     It is tried up to ``options.max_retries`` times more as long as nothing of the answer came:
-    after connection errors, and after the statuses of :func:`choreoai.policy.retry_delay`.
+    after connection errors, and after the statuses of :func:`choreoai.base.retry_delay`.
     A request that was sent and not answered in time is not repeated: it may be at work.
 
     *meaning* makes of a whole body what it says; a stream is read by *reading*.
@@ -67,10 +64,10 @@ class AsyncExchange:
         self._cancelled = False
         self._waits: Waiter | None = None  # there as long as there is a connection
 
-    async def open(self) -> AsyncExchange:
-        """Send the request until the head of a good answer is there; return this exchange.
+    async def open(self) -> None:
+        """Send the request until the head of a good answer is there.
 
-        Raises APIStatusError, APIConnectionError, APITimeoutError and Cancelled.
+        Raises APIStatusError, APIConnectionError and APITimeoutError.
         """
         while True:
             try:
@@ -84,7 +81,11 @@ class AsyncExchange:
             await self.pause(delay)
         # Not those of an answer that goes on with this one.
         self.status_code, self.headers = self._head.status, _dictionary(self._head)
-        return self
+
+    async def fetch(self) -> bytes:
+        """Send the request and return the body of the answer.  Raises what :meth:`open` does."""
+        await self.open()
+        return await self.read()
 
     async def resume(self, id: str, after: int) -> None:
         """Go on with what follows event *after* of the resumable stream *id*.
@@ -92,14 +93,14 @@ class AsyncExchange:
         Raises what :meth:`open` does, after one try.
         """
         headers = {**self.options.headers, "Last-Event-ID": str(after)}
-        options = replace(self.options, headers=headers)
+        options = self.options._replace(headers=headers)
         await self._send(self.client._request("GET", stream_path(id), None, options, True))
 
     async def _send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""
         pool = self.client._pool
         route = self._route = Route.find(pool.session, request.url or "")
-        sock = await pool.connect(route, self.options.timeout.connect)
+        sock = pool.take(route) or await dial(route, self.options.timeout.connect)
         self._rest = b""  # received but not yet asked for
         self._unpack: Callable[[bytes], bytes] | None = None
         self._started = time.monotonic()
@@ -115,11 +116,10 @@ class AsyncExchange:
                     raise
                 # A server that does not want the rest may have answered already.
             self._head = head = await self._read_head(request.method or "GET", deadline)
-        except FramingError as error:
-            self.drop()
-            raise APIError(f"the server's answer cannot be read: {error}") from error
-        except BaseException:
-            self.drop()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, FramingError):
+                raise APIError(f"the server's answer cannot be read: {error}") from error
             raise
         if not 200 <= head.status < 300:
             raise await self.refusal()
@@ -137,10 +137,14 @@ class AsyncExchange:
                 return head
 
     async def _perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
-        if self._waits is None:
-            raise Cancelled
+        waits = self._waits
+        if waits is None:
+            raise Cancelled("the connection was closed")
+        if waits.inherited:
+            message = "the connection belongs to the process that this one was forked from"
+            raise APIConnectionError(message)
         try:
-            done = await self._waits.perform(attempt, write, deadline)
+            done = await waits.perform(attempt, write, deadline)
         except Stalled:
             late = APITimeoutError(f"nothing new came in time: {self.options.timeout}")
             late._hopeless = True  # the request may be at work
@@ -151,7 +155,7 @@ class AsyncExchange:
             if not self._cancelled:
                 raise APIConnectionError(f"the connection broke: {error}") from error
         if self._cancelled:
-            raise Cancelled
+            raise Cancelled("the connection was closed")
         return done
 
     def deadline(self, begun: bool) -> float:
@@ -162,16 +166,14 @@ class AsyncExchange:
     async def receive(self, deadline: float) -> bytes:
         """Return the next bytes of the body, or ``b""`` when it is complete.
 
-        Raises APIConnectionError, APITimeoutError, and Cancelled.
+        The connection is given back with the last bytes, and closed after an error.  Raises
+        APIConnectionError and APITimeoutError.
         """
-        if self._pid != os.getpid():
-            message = "the connection belongs to the process that this one was forked from"
-            raise APIConnectionError(message)
-        framing = self._head.framing
-        while not framing.done:
-            data, self._rest = self._rest, b""
-            data = data or await self._perform(receive_some, False, deadline)
-            try:
+        framing, body = self._head.framing, b""
+        try:
+            while not (body or framing.done):
+                data, self._rest = self._rest, b""
+                data = data or await self._perform(receive_some, False, deadline)
                 body = framing.feed(data)
                 if not body and framing.error is not None:
                     raise framing.error
@@ -182,11 +184,14 @@ class AsyncExchange:
                     self._unpack = Unpacker().unpack if is_packed(coding, body) else bytes
                 if body and self._unpack is not None:
                     body = self._unpack(body)
-            except FramingError as error:
+        except BaseException as error:
+            self.close()
+            if isinstance(error, FramingError):
                 raise APIConnectionError(f"the answer broke off: {error}") from error
-            if body:
-                return body
-        return b""
+            raise
+        if framing.done:
+            self._keep()
+        return body
 
     async def read(self, most: int = 0) -> bytes:
         """Return the body; raises APIConnectionError for more than *most*, or too many, bytes."""
@@ -195,19 +200,12 @@ class AsyncExchange:
         while block := await self.receive(self.deadline(bool(body))):
             body += block
             if len(body) > most:
+                self.close()
                 raise APIConnectionError(f"the answer is longer than {most} bytes")
         return bytes(body)
 
-    async def fetch(self) -> bytes:
-        """Send the request and return the body of the answer.  Raises what :meth:`open` does."""
-        await self.open()
-        try:
-            return await self.read()
-        finally:
-            self.close()
-
     async def refusal(self, start: bytes = b"") -> APIError:
-        """Return the error for an answer whose body began with *start*; closes it."""
+        """Return the error for an answer whose body began with *start*."""
         body: Any = None
         try:
             body = start + await self.read(_MOST_OF_AN_ERROR)
@@ -216,8 +214,6 @@ class AsyncExchange:
             pass  # the status alone says enough
         except (ValueError, RecursionError):
             body = body.decode("utf-8", "replace")
-        finally:
-            self.close()
         if not start or (isinstance(body, dict) and body.get("error")):
             return status_error(self._head.status, _dictionary(self._head), body)
         kind = self._head.headers.get("content-type", "a document")
@@ -234,13 +230,22 @@ class AsyncExchange:
             except APITimeoutError:
                 pass
             finally:
-                self.drop()
+                self.close()
 
     def _hold(self, sock: socket.socket) -> None:
-        self._pid = os.getpid()
         self._waits = waiter(sock)
         if self._cancelled:
-            raise Cancelled
+            raise Cancelled("the connection was closed")
+
+    def _keep(self) -> None:
+        """Give the connection back for other requests, if it can be used for more."""
+        waits, head = self._waits, self._head
+        kept = head.keep_alive and not head.framing.excess and not self._rest
+        if waits is not None and kept and waits.claim.acquire(blocking=False):
+            self._waits = None
+            waits.release()
+            self.client._pool.keep(self._route, waits.sock)
+        self.close()
 
     def cancel(self) -> None:
         """Give up: who waits gets Cancelled at once, except while a connection is made."""
@@ -250,24 +255,10 @@ class AsyncExchange:
             waits.shut_down()
 
     def close(self) -> None:
-        """Give the connection back if the body is complete, close it otherwise."""
-        waits, framing = self._waits, self._head.framing
-        kept = framing.done and not framing.excess and not self._rest and self._head.keep_alive
-        if waits is None or not kept or not waits.claim.acquire(blocking=False):
-            self.drop()
-            return
-        self._waits = None
-        waits.close(keep=True)
-        self.client._pool.keep(self._route, waits.sock)
-
-    def drop(self) -> None:
-        """Close the connection; nothing is asked that could wait."""
+        """Close the connection, if it was not given back; nothing is asked that could wait."""
         waits, self._waits = self._waits, None
-        if waits is not None and self._pid == os.getpid():
-            waits.shut_down()
-            waits.close()
-        elif waits is not None:
-            waits.sock.close()  # the parent's loop goes on with its own
+        if waits is not None:
+            waits.drop()
 
 
 def _dictionary(head: Head) -> Mapping[str, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
-from ..policy import Options
+from ..base import Options
 from ..reading import object_of
 from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
 from .exchange import AsyncExchange
@@ -76,7 +75,7 @@ class AsyncResponses:
                 raise failure_of(response)
             return response
         if options.resumable or body.get("background"):
-            options = replace(options, resumable=True)
+            options = options._replace(resumable=True)
             body["background"] = True
         body["stream"] = True
         return await self._stream("POST", "/responses", options, body)
@@ -120,7 +119,7 @@ class AsyncResponses:
         path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        return await self._stream("GET", path, replace(given, resumable=True), first=first)
+        return await self._stream("GET", path, given._replace(resumable=True), first=first)
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
 
-import requests
-from urllib3.util.wait import wait_for_read
-
 from ..base import BaseClient
 from ..models import Model, ModelList
 from ..objects import Object
 from ..reading import object_of
-from ..transports.base import Route
-from ..transports.blocking import dial
 from .completions import Completions, RawCompletions, StreamedCompletions
 from .exchange import Exchange
 from .raw import RawResponse
@@ -28,67 +19,12 @@ from .responses import Responses
 if TYPE_CHECKING:
     from ..params import CallOptions, Unpack
 
-_IDLE_CONNECTIONS = 100
-
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)
 
 
-class Pool:
-    """Idle connections; threads and tasks may share them.
-
-    Between two requests a connection is a plain socket, and belongs to no event loop.  *session* is
-    there for its settings: proxies, roots, and what the environment says of them.
-    """
-
-    def __init__(self, session: requests.Session) -> None:
-        self.session = session
-        self._pid = os.getpid()
-        self._idle: dict[Route, list[socket.socket]] = defaultdict(list)
-        self._closed = False
-
-    def connect(self, route: Route, limit: float | None) -> socket.socket:
-        """Return an idle connection on which nothing came since, or a new one.
-
-        Raises APIConnectionError, APITimeoutError after *limit* seconds.
-        """
-        if self._pid != os.getpid():
-            # A child of fork(): its parent reads the connections that are idle here.
-            self._close_idle()
-            self._pid = os.getpid()
-        idle = self._idle[route]
-        with suppress(IndexError):  # not asked before: another thread may be quicker
-            while wait_for_read(sock := idle.pop(), 0):
-                sock.close()
-            return sock
-        return dial(route, limit)
-
-    def keep(self, route: Route, sock: socket.socket) -> None:
-        """Take *sock* for the next request on *route*."""
-        idle = self._idle[route]
-        idle.append(sock)
-        if self._closed or len(idle) > _IDLE_CONNECTIONS:
-            idle.pop(0).close()
-
-    def close(self) -> None:
-        """Close the idle connections, and those in use when their answers are read."""
-        self._closed = True
-        self._close_idle()
-
-    def _close_idle(self) -> None:
-        for idle in list(self._idle.values()):
-            while idle:
-                idle.pop().close()
-
-    def __del__(self) -> None:
-        self._close_idle()
-
-
 class ChoreoAI(BaseClient):
     __doc__ = BaseClient.__doc__
-
-    _pool: Pool
-    _pool_kind = Pool
 
     @cached_property
     def chat(self) -> Chat[Completions]:
@@ -124,7 +60,6 @@ class ChoreoAI(BaseClient):
 
     def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""
-        self._closed = True
         self._pool.close()
 
     def __enter__(self) -> ChoreoAI:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
-from ..policy import Options
+from ..base import Options
 from ..reading import object_of
 from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
 from .exchange import Exchange
@@ -74,7 +73,7 @@ class Responses:
                 raise failure_of(response)
             return response
         if options.resumable or body.get("background"):
-            options = replace(options, resumable=True)
+            options = options._replace(resumable=True)
             body["background"] = True
         body["stream"] = True
         return self._stream("POST", "/responses", options, body)
@@ -118,7 +117,7 @@ class Responses:
         path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        return self._stream("GET", path, replace(given, resumable=True), first=first)
+        return self._stream("GET", path, given._replace(resumable=True), first=first)
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""

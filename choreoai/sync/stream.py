@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from choreo_wsgi.sse import Decoder
 
-from ..base import Answered, stream_path
+from ..base import Answered, backoff, stream_path
 from ..errors import (
     APIConnectionError,
     APIError,
@@ -24,7 +24,6 @@ from ..errors import (
 )
 from ..folding import Fold
 from ..models import ChatCompletion, ChatCompletionChunk
-from ..policy import backoff
 from ..reading import Reading, Record, records
 from ..transports.base import Cancelled
 from .exchange import Exchange
@@ -86,11 +85,7 @@ class Stream(Answered, Generic[E]):
         """
         self._exchange.open()
         if "json" in (kind := self.headers.get("content-type", "").lower()) or "html" in kind:
-            try:  # they may be events with a wrong label
-                self._fill()
-            except BaseException:
-                self._exchange.drop()
-                raise
+            self._fill()  # they may be events with a wrong label
         return self
 
     def __iter__(self) -> Iterator[E]:
@@ -105,7 +100,7 @@ class Stream(Answered, Generic[E]):
                 chunk = self._reading.take(self._ready.popleft())
                 if chunk is None:
                     # Only now: what came with the end marker must not wait for the body's end.
-                    with suppress(APIConnectionError, Cancelled):
+                    with suppress(APIConnectionError):
                         self._exchange.receive(time.monotonic() + _PATIENCE)
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
@@ -125,7 +120,7 @@ class Stream(Answered, Generic[E]):
     def _fill(self) -> bool:
         """Wait for the next records; return False when there are no more.
 
-        Raises APITimeoutError, StreamInterruptedError, and Cancelled.
+        Raises APITimeoutError, StreamInterruptedError and Cancelled.
         """
         if self._reading.failure is not None:
             raise self._reading.failure
@@ -136,7 +131,7 @@ class Stream(Answered, Generic[E]):
             why = "the connection was closed before the end of the answer"
             try:
                 block = self._exchange.receive(deadline)
-            except APITimeoutError:
+            except (APITimeoutError, Cancelled):
                 raise
             except APIConnectionError as error:
                 block, why = b"", str(error)
@@ -171,7 +166,6 @@ class Stream(Answered, Generic[E]):
 
     def _cut(self, why: str) -> None:
         """Deal with a connection that is over: be over too, or get another."""
-        self._exchange.close()
         if not self._exchange.options.resumable or self.id is None:
             self._over = why
             return
@@ -283,7 +277,7 @@ class Stream(Answered, Generic[E]):
         self.close()
 
     def __del__(self) -> None:
-        self._exchange.drop()
+        self._exchange.close()
 
 
 class _Text:

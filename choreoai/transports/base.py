@@ -1,19 +1,22 @@
-"""What both transports share: the route to a server, and sockets that never wait."""
+"""What both transports share: the route to a server, sockets that never wait, idle ones."""
 
 from __future__ import annotations
 
-import base64
+import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, Union
 from urllib.parse import urlsplit
 
 import requests
-from requests.utils import get_auth_from_url, select_proxy
+from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
+from urllib3.util.wait import wait_for_read
 
 from ..errors import APIConnectionError, APITimeoutError
 
@@ -25,19 +28,28 @@ Attempt = Callable[[socket.socket], T]
 #: And a whole TLS record, so that none is left over in OpenSSL where no poll sees it.
 BLOCK = 16 * 1024
 _PIECE = 256 * 1024
+_IDLE_CONNECTIONS = 100
 
-_PORTS = {"http": 80, "https": 443}
+PORTS = {"http": 80, "https": 443}
 
 #: What an attempt raises that has to wait.
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Stalled(Exception):
+def wants_to_write(error: OSError, write: bool) -> bool:
+    """Return whether to wait for writing after *error*, one of NOT_READY; *write* is before."""
+    plain = isinstance(error, BlockingIOError)
+    return write if plain else isinstance(error, ssl.SSLWantWriteError)
+
+
+class Stalled(TimeoutError):
     """A time limit passed."""
 
 
-class Cancelled(Exception):
+class Cancelled(APIConnectionError):
     """The call was given up by its caller."""
+
+    _hopeless = True
 
 
 class BaseWaiter:
@@ -45,19 +57,14 @@ class BaseWaiter:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._pid = os.getpid()
         #: Taken once: by who keeps the socket, or by who breaks it off from elsewhere.
         self.claim = threading.Lock()
 
-    @staticmethod
-    def wants_to_write(error: OSError, write: bool) -> bool:
-        """Return whether to wait for writing after *error*, one of NOT_READY; *write* is before.
-
-        Raises *error* if it is not the system's, but a signal handler's.
-        """
-        if error.errno is None:
-            raise error
-        plain = isinstance(error, BlockingIOError)
-        return write if plain else isinstance(error, ssl.SSLWantWriteError)
+    @property
+    def inherited(self) -> bool:
+        """Whether the connection is that of the process that this one was forked from."""
+        return self._pid != os.getpid()
 
     def shut_down(self) -> None:
         """End both directions of the socket: who waits for it goes on at once."""
@@ -67,10 +74,15 @@ class BaseWaiter:
         with suppress(OSError):
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
-    def close(self, keep: bool = False) -> None:
-        """Wait no more; close the socket, unless it is to be kept.  From any thread."""
-        if not keep:
-            self.sock.close()
+    def release(self) -> None:
+        """Wait no more, and leave the socket open."""
+
+    def drop(self) -> None:
+        """Wait no more, and close the socket; from any thread, and nothing here waits."""
+        if not self.inherited:  # else the parent, and its loop, go on with their own
+            self.shut_down()
+            self.release()
+        self.sock.close()
 
 
 def receive_some(sock: socket.socket) -> bytes:
@@ -105,7 +117,7 @@ class Route(NamedTuple):
         split = urlsplit(url)
         host = split.hostname or ""
         authority = f"[{host}]" if ":" in host else host
-        authority += f":{split.port or _PORTS[split.scheme]}"
+        authority += f":{split.port or PORTS[split.scheme]}"
         verify: Any = session.verify  # else an environment's bundle would win over False
         settings = session.merge_environment_settings(url, {}, False, verify, None)
         verify = settings["verify"] is not False and (settings["verify"] or True)
@@ -130,11 +142,9 @@ class Route(NamedTuple):
         return f"{self.scheme}://{self.authority}"
 
     @property
-    def proxy_headers(self) -> dict[str, str]:
+    def proxy_headers(self) -> Mapping[str, str]:
         """The headers that tell the proxy who asks."""
-        pair = ":".join(get_auth_from_url(self.proxy or ""))
-        encoded = base64.b64encode(pair.encode()).decode()
-        return {} if pair == ":" else {"Proxy-Authorization": f"Basic {encoded}"}
+        return HTTPAdapter().proxy_headers(self.proxy) if self.proxy is not None else {}
 
     def message(self, request: requests.PreparedRequest) -> bytes:
         """Return *request* as it is sent on this route."""
@@ -144,28 +154,79 @@ class Route(NamedTuple):
         if self.proxy is not None and self.scheme == "http":
             target = f"http://{authority}{target}"  # RFC 9112, section 3.2.2
             headers.update(self.proxy_headers)
-        lines = [f"{request.method} {target} HTTP/1.1", *map(": ".join, headers.items())]
         body = request.body or b""
         assert isinstance(body, bytes)
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+        return head(f"{request.method} {target}", headers) + body
 
-    def unreachable(
-        self, why: object, *, timed_out: bool = False, hopeless: bool = False
-    ) -> APIConnectionError:
+    def unreachable(self, error: object, hopeless: bool = False) -> APIConnectionError:
         """Return the error for no connection; *hopeless* if another try would find the same."""
-        words = "could not connect" if timed_out else "no connection"
-        kind = APITimeoutError if timed_out else APIConnectionError
-        error = kind(f"{words} to {self.origin}: {why}")
-        error._hopeless = hopeless
-        return error
+        kind, words = APIConnectionError, "no connection"
+        if isinstance(error, TimeoutError):
+            kind, words = APITimeoutError, "could not connect"
+        made = kind(f"{words} to {self.origin}: {str(error) or 'it took too long'}")
+        made._hopeless = hopeless or isinstance(error, ssl.SSLError)
+        return made
+
+
+def head(target: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a request; *target* follows its method."""
+    lines = (f"{target} HTTP/1.1", *map(": ".join, headers.items()), "", "")
+    return "\r\n".join(lines).encode("latin-1")
 
 
 def _usable(proxy: str) -> bool:
     try:
         split = urlsplit(proxy)
-        return split.scheme in _PORTS and bool(split.hostname) and split.port != 0
+        return split.scheme in PORTS and bool(split.hostname) and split.port != 0
     except ValueError:
         return False
+
+
+class Pool:
+    """Idle connections; threads and tasks may share them.
+
+    Between two requests a connection is a plain socket, and belongs to no event loop.  *session* is
+    there for its settings: proxies, roots, and what the environment says of them.
+    """
+
+    def __init__(self, session: requests.Session) -> None:
+        self.session = session
+        self.closed = False
+        self._pid = os.getpid()
+        self._idle: dict[Route, list[socket.socket]] = defaultdict(list)
+
+    def take(self, route: Route) -> socket.socket | None:
+        """Return an idle connection on which nothing came since, if there is one."""
+        if self._pid != os.getpid():
+            # A child of fork(): its parent reads the connections that are idle here.
+            self._close_idle()
+            self._pid = os.getpid()
+        idle = self._idle[route]
+        with suppress(IndexError):  # not asked before: another thread may be quicker
+            while wait_for_read(sock := idle.pop(), 0):
+                sock.close()
+            return sock
+        return None
+
+    def keep(self, route: Route, sock: socket.socket) -> None:
+        """Take *sock* for the next request on *route*."""
+        idle = self._idle[route]
+        idle.append(sock)
+        if self.closed or len(idle) > _IDLE_CONNECTIONS:
+            idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close the idle connections, and those in use when their answers are read."""
+        self.closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        for idle in list(self._idle.values()):
+            while idle:
+                idle.pop().close()
+
+    def __del__(self) -> None:
+        self._close_idle()
 
 
 class Nested:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 import threading
 import time
 from concurrent.futures import Future
@@ -13,19 +12,17 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import HTTPError
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T
+from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T, wants_to_write
 
 # Seconds.  Python runs a signal's handler when the main thread gets to it: one that comes just
 # before poll() does not end it.
 _LONGEST_WAIT = 1.0
 # urllib3 tells in words alone that a proxy refuses to make a tunnel, and with which status.
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: 4\d\d\b")
-# These say what is wrong with the configuration: another try finds it the same.
-_HOPELESS = (ssl.SSLError, SSLError, requests.exceptions.RequestException)
 
 
 class Waiter(BaseWaiter):
@@ -41,7 +38,7 @@ class Waiter(BaseWaiter):
             try:
                 return attempt(self.sock)
             except NOT_READY as error:
-                write = self.wants_to_write(error, write)
+                write = wants_to_write(error, write)
             if (left := deadline - time.monotonic()) <= 0:
                 raise Stalled
             wait = wait_for_write if write else wait_for_read
@@ -108,13 +105,9 @@ def _connect(route: Route, limit: float | None) -> socket.socket:
         root: BaseException = error
         while (deeper := root.__cause__ or root.__context__) is not None:
             root = deeper
-        raise route.unreachable(
-            root,
-            # A refused connection is a ConnectTimeoutError too, for urllib3.
-            timed_out=isinstance(error, (ConnectTimeoutError, TimeoutError))
-            and not isinstance(error, NewConnectionError),
-            hopeless=isinstance(error, _HOPELESS) or bool(_REFUSED_TUNNEL.search(str(root))),
-        ) from error
+        # No connection was tried, or the proxy will say the same again.
+        hopeless = connection is None or bool(_REFUSED_TUNNEL.search(str(root)))
+        raise route.unreachable(root, hopeless) from error
     sock: Any = connection.sock
     if isinstance(sock, SSLTransport):  # it waits, and loses what it cannot send at once
         sock = Nested(sock.socket, sock.sslobj, sock.incoming, sock.outgoing)

@@ -21,6 +21,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, Union
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
@@ -28,7 +29,22 @@ from choreo_wsgi.upstream.framing import FramingError, Truncated
 from choreo_wsgi.upstream.head import head_end, parse_head
 
 from ..errors import APIConnectionError
-from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T, receive_some, send_some
+from .base import (
+    NOT_READY,
+    PORTS,
+    Attempt,
+    BaseWaiter,
+    Nested,
+    Route,
+    Stalled,
+    T,
+    head,
+    receive_some,
+    send_some,
+    wants_to_write,
+)
+
+_LONGEST_TIMER = 86400.0  # seconds
 
 
 class AsyncioWaiter(BaseWaiter):
@@ -39,14 +55,16 @@ class AsyncioWaiter(BaseWaiter):
     loop for each read.  One timer serves all waits: it is set again when it goes off early.
     """
 
+    _attempt: Attempt[Any]
+    _future: asyncio.Future[Any]
+    _deadline: float
+
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._watched: str | None = None
-        self._attempt: Attempt[Any] = receive_some
-        self._future: asyncio.Future[Any] | None = None
-        self._deadline = self._due = inf
+        self._due = inf
         self._timer: asyncio.TimerHandle | None = None
 
     def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> asyncio.Future[T]:
@@ -55,39 +73,39 @@ class AsyncioWaiter(BaseWaiter):
         It is tried when the socket is readable (or writable, with *write*).  Raises what
         it raises, and Stalled at *deadline* (of ``time.monotonic``).
         """
-        self._attempt = attempt
-        self._watch("writer" if write else "reader")
-        self._deadline = deadline
-        if deadline < self._due:
-            self._set_timer(deadline)
         # No coroutine, which would cost each read more.
         future = self._future = self._loop.create_future()
+        self._attempt, self._deadline = attempt, deadline
+        self._watch("writer" if write else "reader")
+        if deadline < self._due:
+            self._set_timer()
         return future
 
-    def _set_timer(self, due: float) -> None:
+    def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._due = due
-        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._ring)
+        self._due = self._deadline
+        left = min(max(0.0, self._due - time.monotonic()), _LONGEST_TIMER)
+        self._timer = self._loop.call_later(left, self._ring)
 
     def _ring(self) -> None:
         self._due = inf
-        if self._future is None or self._future.done() or self._deadline == inf:
+        if self._future.done():
             return
         if time.monotonic() < self._deadline:
-            self._set_timer(self._deadline)
+            self._set_timer()
         else:
             self._future.set_exception(Stalled())
 
     def _ready(self) -> None:
         future = self._future
-        if future is None or future.done():
+        if future.done():
             self._watch(None)  # nobody takes what comes: it stays in the socket
             return
         try:
             future.set_result(self._attempt(self.sock))
         except NOT_READY as error:
-            write = self.wants_to_write(error, self._watched == "writer")
+            write = wants_to_write(error, self._watched == "writer")
             self._watch("writer" if write else "reader")
         except Exception as error:
             future.set_exception(error)
@@ -101,20 +119,20 @@ class AsyncioWaiter(BaseWaiter):
         if wanted is not None:  # Windows needs asyncio.SelectorEventLoop for it
             getattr(self._loop, f"add_{wanted}")(self.sock, self._ready)
 
-    def close(self, keep: bool = False) -> None:
-        if threading.get_ident() != self._thread:  # a finaliser's
-            # The descriptor must not become another's before the loop has forgotten it.
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._close, keep)
-                return
-        self._close(keep)
-
-    def _close(self, keep: bool) -> None:
+    def release(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if not self._loop.is_closed():
             self._watch(None)
-        super().close(keep)
+
+    def drop(self) -> None:
+        if threading.get_ident() != self._thread and not self.inherited:  # a finaliser's
+            self.shut_down()
+            # The descriptor must not become another's before the loop has forgotten it.
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(super().drop)
+                return
+        super().drop()
 
 
 class TrioWaiter(BaseWaiter):
@@ -129,7 +147,7 @@ class TrioWaiter(BaseWaiter):
                 try:
                     return attempt(self.sock)
                 except NOT_READY as error:
-                    write = self.wants_to_write(error, write)
+                    write = wants_to_write(error, write)
         raise Stalled
 
 
@@ -162,22 +180,18 @@ async def lookup(host: str, port: int, limit: float) -> list[Any]:
         raise Stalled
     loop = asyncio.get_running_loop()
     key = (loop, host, port)
-    task = _lookups.get(key)
-    if task is None:
-        task = _lookups[key] = asyncio.ensure_future(loop.run_in_executor(None, find))
-        task.add_done_callback(lambda done: _forget(key, done))
-    if not (await asyncio.wait((task,), timeout=None if limit == inf else limit))[0]:
-        raise Stalled
-    return task.result()
+    found = _lookups.get(key)
+    if found is None:
+        found = _lookups[key] = loop.run_in_executor(None, find)
+    try:
+        return await asyncio.wait_for(asyncio.shield(found), None if limit == inf else limit)
+    except asyncio.TimeoutError:
+        raise Stalled from None
 
 
-_lookups: dict[tuple[Any, str, int], asyncio.Future[list[Any]]] = {}
-
-
-def _forget(key: tuple[Any, str, int], done: asyncio.Future[list[Any]]) -> None:
-    _lookups.pop(key, None)
-    if not done.cancelled():
-        done.exception()  # seen, also when all who asked have gone
+#: Those under way on asyncio.
+_lookups: WeakValueDictionary[tuple[Any, str, int], asyncio.Future[list[Any]]]
+_lookups = WeakValueDictionary()
 
 
 @lru_cache(maxsize=4)
@@ -193,23 +207,19 @@ async def dial(route: Route, limit: float | None) -> socket.socket:
     """
     seconds = inf if limit is None else limit
     at = urlsplit(route.proxy or route.origin)
-    port = at.port or (443 if at.scheme == "https" else 80)
     failure: Exception = OSError("it has no address")
-    places: list[Any] = []
     try:
-        places = await lookup(at.hostname or "", port, seconds)
-    except (OSError, Stalled) as error:
-        failure = error
+        places = await lookup(at.hostname or "", at.port or PORTS[at.scheme], seconds)
+    except OSError as error:
+        raise route.unreachable(error) from error
     for place in places:
         try:
             return await _establish(place, route, time.monotonic() + seconds)
         except APIConnectionError:
             raise  # the proxy's word counts
-        except (OSError, Stalled, FramingError) as error:
+        except (OSError, FramingError) as error:
             failure = error
-    timed_out, hopeless = isinstance(failure, Stalled), isinstance(failure, ssl.SSLError)
-    why = f"not within {limit} seconds" if timed_out else failure
-    raise route.unreachable(why, timed_out=timed_out, hopeless=hopeless) from failure
+    raise route.unreachable(failure) from failure
 
 
 async def _establish(place: Any, route: Route, deadline: float) -> socket.socket:
@@ -242,7 +252,7 @@ async def _perform(sock: socket.socket, attempt: Attempt[T], write: bool, deadli
     try:
         return await waits.perform(attempt, write, deadline)
     finally:
-        waits.close(keep=True)
+        waits.release()
 
 
 _shake_hands: Attempt[None] = methodcaller("do_handshake")
@@ -265,18 +275,17 @@ def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> 
 async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
     """Have the proxy connect to the server: RFC 9110, section 9.3.6."""
     headers = {"Host": route.authority, **route.proxy_headers}
-    lines = [f"CONNECT {route.authority} HTTP/1.1", *map(": ".join, headers.items())]
-    request = memoryview(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    request = memoryview(head(f"CONNECT {route.authority}", headers))
     await _perform(sock, partial(send_some, request), True, deadline)
-    answer = b""
-    while (end := head_end(answer)) < 0:
-        answer += (more := await _perform(sock, receive_some, False, deadline))
+    data = b""
+    while (end := head_end(data)) < 0:
+        data += (more := await _perform(sock, receive_some, False, deadline))
         if not more:
             raise Truncated
-    head = parse_head(answer[:end], "HEAD")
-    if not 200 <= head.status < 300:
-        why = f"the proxy refused the tunnel: {head.status} {head.reason}"
-        raise route.unreachable(why, hopeless=head.status < 500)
+    answer = parse_head(data[:end], "HEAD")
+    if not 200 <= answer.status < 300:
+        why = f"the proxy refused the tunnel: {answer.status} {answer.reason}"
+        raise route.unreachable(why, hopeless=answer.status < 500)
 
 
 @lru_cache(maxsize=8)

@@ -363,7 +363,7 @@ def quick(monkeypatch):
         waits.append(attempt)
         return 0.001
 
-    for module in ("aio.stream", "sync.stream", "policy"):
+    for module in ("aio.stream", "sync.stream", "base"):
         monkeypatch.setattr(f"choreoai.{module}.backoff", backoff)
     return waits
 

@@ -422,7 +422,7 @@ def test_the_words_of_an_error_of_another_shape(server, client, body, message):
     ("status", "connections"), [("403 Forbidden", 1), ("407 X", 1), ("502 Bad", 3)]
 )
 def test_a_tunnel_that_is_refused(server, clients, monkeypatch, status, connections):
-    monkeypatch.setattr("choreoai.policy.backoff", lambda attempt: 0.001)
+    monkeypatch.setattr("choreoai.base.backoff", lambda attempt: 0.001)
     monkeypatch.setenv("https_proxy", server.url)
     server.then(lambda peer: peer.send(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))
     client = clients("https://far.invalid", max_retries=2)

@@ -17,7 +17,7 @@ from raw_server import chat_chunk, frame
 
 import choreoai
 from choreo_wsgi.sse import Decoder
-from choreoai import ChatCompletionChunk, errors, policy
+from choreoai import ChatCompletionChunk, base, errors, params
 from choreoai.parsing import Parser
 from choreoai.reading import Reading, records
 
@@ -358,7 +358,7 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
     ],
 )
 def test_retry_delay(status, headers, delay):
-    assert policy.retry_delay(errors.status_error(status, headers, {}), 0, NOW) == delay
+    assert base.retry_delay(errors.status_error(status, headers, {}), 0, NOW) == delay
 
 
 @pytest.mark.parametrize(
@@ -371,17 +371,17 @@ def test_retry_delay(status, headers, delay):
 def test_retry_delay_backs_off(status, after):
     headers = {} if after is None else {"retry-after": after}
     for attempt, most in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 8.0]):
-        delay = policy.retry_delay(errors.status_error(status, headers, {}), attempt, NOW)
+        delay = base.retry_delay(errors.status_error(status, headers, {}), attempt, NOW)
         assert most / 2 <= delay <= most
 
 
 def test_timeouts():
-    assert policy.timeout_of(3) == choreoai.Timeout(3, 3, 3)
-    assert policy.timeout_of(None) == choreoai.Timeout(None, None, None)
-    assert policy.timeout_of(choreoai.Timeout(idle=5)).idle == 5
+    assert params.timeout_of(3) == choreoai.Timeout(3, 3, 3)
+    assert params.timeout_of(None) == choreoai.Timeout(None, None, None)
+    assert params.timeout_of(choreoai.Timeout(idle=5)).idle == 5
     for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0)):
         with pytest.raises(ValueError, match="timeout"):
-            policy.timeout_of(wrong)
+            params.timeout_of(wrong)
 
 
 # --- settings and errors ----------------------------------------------------------------
