@@ -42,9 +42,8 @@ class BlockWriter(AnswerWriter):
     """Writes one answer to *request*, as events or not; an API says what is in each event."""
 
     done = b""
-    #: Whether each event has its number.
-    numbers = False
-    #: Whether what was said is told again when its block is closed, and at the end.
+    #: Whether each event has its number, and what was said is told again when its block is
+    #: closed, and at the end.
     repeats = False
 
     # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
@@ -149,7 +148,7 @@ class BlockWriter(AnswerWriter):
             block.pieces.append(text)
         if not (self._stream and block.before):
             return b""
-        number = f"{self.count}}}" if self.numbers else ""
+        number = f"{self.count}}}" if self.repeats else ""
         self.count += 1
         data = f"{block.before}{quote(text)}{block.after}{number}"
         return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
@@ -174,7 +173,7 @@ class BlockWriter(AnswerWriter):
         """Return the frame of an event with *members*; ``b""`` for a document."""
         if not self._stream:
             return b""
-        number = {"sequence_number": self.count} if self.numbers else {}
+        number = {"sequence_number": self.count} if self.repeats else {}
         self.count += 1
         frame = sse.frame(dump({"type": type, **number, **members}), event=type)
         return restore(frame, self._marks)

@@ -203,8 +203,8 @@ class Resumption:
             reader.close()
             api = _api_of(last)
             if api == "responses":
-                told = log.Told(self.events(id, owner))
-                frame = log.failed_event(told.response("failed"), error, told.number)
+                response, number = log.read_events(self.events(id, owner), "failed")
+                frame = log.failed_event(response, error, number)
             else:
                 frame = _error_frame(api, error)
         except ChoreoError:  # the beginning was dropped

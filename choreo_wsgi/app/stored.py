@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 from .. import sse
 from ..apis import API
 from ..apis.responses.items import kind_of, listed_item, page
-from ..apis.responses.log import Told
+from ..apis.responses.log import read_events
 from ..apis.responses.request import input_items, read_request
 from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
@@ -178,7 +178,7 @@ class StoredResponses:
         """Return a response as the log tells it so far; *status* is that of one that goes on."""
         # Behind its end a log that has ended gives its last event: that has the whole response.
         events = self._events(call, id, _BEYOND) or self._events(call, id)
-        return Told(events).response(status)
+        return read_events(events, status)[0]
 
     def _items(self, call: Call, id: str) -> list[Json]:
         """Return the items that a response was asked with."""

@@ -27,14 +27,12 @@ def kind_of(item: Mapping[str, Json]) -> str:
     return str(item.get("type") or ("message" if "role" in item else "item_reference"))
 
 
-def messages_of(
-    instructions: str | None, items: Sequence[dict[str, Json]], skip: int, marks: Marks
-) -> list[dict[str, Json]]:
-    """Return the messages of *items* with *marks*; the first *skip* are not the caller's."""
-    messages = [{"role": "system", "content": instructions}] if instructions else []
+def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str, Json]]:
+    """Return the messages of *items* with *marks*."""
+    messages: list[dict[str, Json]] = []
     spoken: dict[str, Json] = {}  # what the assistant says: reasoning, text and calls are items
-    for index, item in enumerate(items, -skip):
-        where, kind = f"input[{max(index, 0)}]", kind_of(item)
+    for index, item in enumerate(items):
+        where, kind = f"input[{index}]", kind_of(item)
         is_call = kind in ("function_call", "custom_tool_call")
         is_text = kind == "message" and item["role"] == "assistant"
         if not (is_call or is_text or kind == "reasoning"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from ... import sse
 from ...chat.items import Json, dump
@@ -12,6 +11,8 @@ from ...errors import ChoreoError
 
 #: The codes that OpenAI's schema knows for a failed response; ours stands in ``type``.
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
+#: The events that end a response: exactly one of them is its last.
+ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
 #: Where an item or a part has what deltas fill it with.
 _FILLED = ("refusal", "text", "input", "arguments")
@@ -50,48 +51,37 @@ def next_number(frames: bytes) -> int:
     return int(found[1]) + 1 if found else 0
 
 
-class Told:
-    """A response put together from its *events*, or what is there of them."""
-
-    def __init__(self, events: Iterable[dict[str, Any]]) -> None:
-        self._response: dict[str, Json] = {}
-        self._items: dict[int, Any] = {}
-        # What is not done yet by the item's place: the item or its part, and what fills it.
-        self._open: dict[int, tuple[Any, list[str]]] = {}
-        self._ended = False
-        #: The number of the next event.
-        self.number = 0
-        for event in events:
-            self._add(event)
-
-    def _add(self, event: dict[str, Any]) -> None:
+def read_events(events: Iterable[Json], status: str) -> tuple[dict[str, Json], int]:
+    """Return the response that *events* tell of, so far as they are there, and the number of the
+    next one.  *status* is that of a response that has not ended.
+    """
+    response: dict[str, Json] = {}
+    items: dict[int, dict[str, Json]] = {}
+    # What is not done yet by the item's place: the item or its part, and what fills it.
+    unfilled: dict[int, tuple[dict[str, Json], list[str]]] = {}
+    kind, number = "", 0
+    for event in events:
         # Before the first event stands how the response was queued, which has no type.
         kind, index = event.get("type", ""), event.get("output_index", -1)
-        self.number = event.get("sequence_number", -1) + 1
+        number = event.get("sequence_number", -1) + 1
         if "response" in event:
-            self._response = event["response"]
-            self._ended = kind not in ("", "response.created", "response.in_progress")
+            response = event["response"]
         elif "item" in event:
-            self._items[index] = event["item"]
-            self._open[index] = event["item"], []
+            items[index] = event["item"]
+            unfilled[index] = event["item"], []
         elif "part" in event:
             holder = "summary" if "summary_index" in event else "content"
-            parts = self._items[index].setdefault(holder, [])
+            parts = items[index].setdefault(holder, [])
             parts[event[f"{holder}_index"] :] = [event["part"]]
-            self._open[index] = event["part"], []
-        elif kind.endswith(".delta") and index in self._open:
-            self._open[index][1].append(event["delta"])
-
-    def response(self, status: str) -> dict[str, Json]:
-        """Return the response as it is; *status* is that of one that has not ended."""
-        if self._ended:
-            return self._response
-        for filled, pieces in self._open.values():
-            member = next((name for name in _FILLED if name in filled), "")
-            if pieces and member:
-                filled[member] = "".join([filled[member], *pieces])
-                pieces.clear()
-        if status == "in_progress" and not self.number:
-            status = "queued"
-        output = [self._items[index] for index in sorted(self._items)]
-        return {**self._response, "status": status, "output": output}
+            unfilled[index] = event["part"], []
+        elif kind.endswith(".delta") and index in unfilled:
+            unfilled[index][1].append(event["delta"])
+    if kind in ENDINGS:
+        return response, number
+    for filled, pieces in unfilled.values():
+        member = next((name for name in _FILLED if name in filled), "")
+        if pieces and member:
+            filled[member] = "".join([filled[member], *pieces])
+    if status == "in_progress" and not number:
+        status = "queued"
+    return {**response, "status": status, "output": [items[at] for at in sorted(items)]}, number

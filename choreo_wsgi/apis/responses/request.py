@@ -153,8 +153,10 @@ def read_request(
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        told = [*(past or ()), *items]
-        body["messages"] = messages_of(fields.get("instructions"), told, len(past or ()), marks)
+        said = messages_of(past or (), marks) + messages_of(items, marks)
+        if system := fields.get("instructions"):
+            said.insert(0, {"role": "system", "content": system})
+        body["messages"] = said
         tools = list(map(_function, own_tools(fields.get("tools") or ())))
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)

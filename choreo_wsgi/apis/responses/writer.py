@@ -67,7 +67,7 @@ class ResponseWriter(BlockWriter):
     """Writes the response to *request*, under the id that it is kept by."""
 
     api = "responses"
-    numbers = repeats = True
+    repeats = True
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request)
