@@ -73,6 +73,8 @@ def add_tools(body: dict[str, Json], tools: list[Json], choice: Json) -> None:
         check_tool_choice(body)
     elif choice == "required" or isinstance(choice, dict):
         raise InvalidRequest("tool_choice asks for a tool, and there are none", param="tool_choice")
+    else:
+        body.pop("parallel_tool_calls", None)  # chat takes it beside tools alone
 
 
 def say(spoken: dict[str, Json], name: str, more: Json) -> None:

@@ -224,6 +224,24 @@ def test_structured_output(responses: Any, asked: list[ChatRequest]) -> None:
     parsed = responses.parse(model="m", input="hi", text_format=Weather).output_parsed
     assert parsed == Weather(city="Oslo", degrees=3)
     assert asked[0].body["response_format"]["json_schema"]["name"] == "Weather"
+    with responses.stream(model="m", input="hi", text_format=Weather) as events:
+        assert events.get_final_response().output_parsed == parsed
+
+
+class City(BaseModel):
+    """The arguments of the function, as the SDK parses them."""
+
+    city: str
+
+
+def test_parsed_arguments(responses: Any) -> None:
+    tool = openai.pydantic_function_tool(City, name="weather")
+    asked: dict[str, Any] = {"model": "m", "input": "hi", "tools": [tool]}
+    with responses.stream(**asked) as events:
+        streamed = events.get_final_response()
+    for response in (responses.parse(**asked), streamed):
+        calls = [item for item in response.output if item.type == "function_call"]
+        assert [call.parsed_arguments for call in calls] == [City(city="Oslo"), City(city="Rome")]
 
 
 def test_a_custom_tool(
@@ -322,6 +340,11 @@ def test_failures_of_a_response(responses: Any) -> None:
          "tool_choice.mode"),
         ({"input": [{"type": "", "role": "user", "content": "x"}]}, None),
         ({"input": [{"id": "msg_1"}]}, "input[0].id"),
+        ({"input": [{"name": "x"}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": None}]}]},
+         "input[0].content[0].image_url"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "filename": "x"}]}]},
+         "input[0].content[0].file_data"),
     ],
 )  # fmt: skip
 def test_what_is_refused_names_the_field(responses: Any, members: Any, param: str | None) -> None:

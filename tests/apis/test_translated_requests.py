@@ -83,6 +83,31 @@ def test_a_response_that_fails_names_the_parameter(
     )
 
 
+def test_calls_in_parallel_are_left_out_without_tools(
+    application: Callable[..., Application],
+) -> None:
+    """OpenAI's chat takes the member beside tools alone."""
+    asked = {"model": "m", "input": "hi", "parallel_tool_calls": False, "tool_choice": "auto"}
+    with RawServer.playing(ANSWER) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        answer = call(application({"up": section}), "POST", "/v1/responses", asked)
+        assert answer.json()["parallel_tool_calls"] is False
+        sent = json.loads(upstream.requests[-1].body)
+    assert sent.keys().isdisjoint(("parallel_tool_calls", "tool_choice", "tools"))
+
+
+def test_a_path_in_the_chat_is_no_path_in_the_message(
+    application: Callable[..., Application],
+) -> None:
+    section = {"type": "bedrock", "models": "*", "api_key": "k", "region": "us-east-1"}
+    block = {"type": "image", "source": {"type": "url", "url": "https://site.example/a.png"}}
+    asked = {"model": "amazon.nova-pro-v1:0", "max_tokens": 9, "system": "s"}
+    asked["messages"] = [{"role": "user", "content": [block]}]
+    answer = call(application({"up": section}), "POST", "/v1/messages", asked)
+    assert answer.status == 400
+    assert answer.json()["error"]["message"].startswith("messages: bedrock ")
+
+
 def test_a_refusal_names_the_parameter_of_the_callers_api(
     application: Callable[..., Application],
 ) -> None:

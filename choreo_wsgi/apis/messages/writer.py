@@ -5,6 +5,7 @@ https://docs.anthropic.com/en/api/messages-streaming says what is in each event.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 
@@ -45,6 +46,8 @@ _PARAMS = {
     "tool_choice.disable_parallel_tool_use": "parallel_tool_calls",
     "stop_sequences": "stop",
 }
+#: A path in a chat: the messages of a message have others.
+_CHAT_PATH = re.compile(r"messages\[.*\.(image_url|file|tool_calls)\b")
 #: A block of each kind, the member of it that is filled, and the delta that it is filled by.
 _KINDS: dict[str, tuple[dict[str, Json], str, str]] = {
     **dict.fromkeys(("text", "refusal"), ({"type": "text", "text": ""}, "text", "text_delta")),
@@ -61,6 +64,8 @@ def error_object(error: ChoreoError) -> dict[str, Json]:
     """Return Anthropic's object for *error*."""
     kind = "invalid_request_error" if error.status < 500 else "api_error"
     message, param = error.message, own_param(error.param, _PARAMS)
+    if param and _CHAT_PATH.match(param):
+        param = "messages"
     if param and not message.startswith(param):
         message = f"{param}: {message}"
     return {"type": "error", "error": {"type": _TYPES.get(error.status, kind), "message": message}}

@@ -24,7 +24,10 @@ def chat_name(item: Mapping[str, Json]) -> str:
 
 def kind_of(item: Mapping[str, Json]) -> str:
     """Return the type of an item; messages and references may come without."""
-    return str(item.get("type") or ("message" if "role" in item else "item_reference"))
+    given = item.get("type") or next(
+        (kind for name, kind in (("role", "message"), ("id", "item_reference")) if name in item), ""
+    )
+    return str(given)
 
 
 def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str, Json]]:
@@ -147,6 +150,9 @@ def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
     if kind == "input_file" and (data := part.get("file_data") or part.get("file_url")):
         file = {"file_data": data, "filename": part.get("filename") or "file"}
         return {"type": "file", "file": file}
-    if "file_id" in part:
+    if part.get("file_id"):
         raise InvalidRequest("this model cannot read stored files", param=f"{where}.file_id")
+    if kind in ("input_image", "input_file"):
+        missing = f"{where}.{'image_url' if kind == 'input_image' else 'file_data'}"
+        raise InvalidRequest(f"{missing} is required", param=missing, code="missing_parameter")
     raise InvalidRequest(f"this model takes no content of type {kind!r}", param=f"{where}.type")

@@ -50,6 +50,7 @@ _ITEM = by_type(
             }
         ),
         "item_reference": strings("id!"),
+        "": strings("type!"),
         "function_call": object_of({"call_id! name! arguments!": STRING, "extra_content": OBJECT}),
         "custom_tool_call": strings("call_id! name! input!"),
         "function_call_output": _OUTPUT,
