@@ -22,7 +22,7 @@ from .app.application import create_app
 from .errors import ChoreoError, ConfigurationError
 from .late import Late
 from .serve.banner import banner
-from .serve.server import Server, adjustments
+from .serve.server import Server
 from .serve.sockets import bind, inherited_sockets
 from .settings import Configuration, Secret, configure, did_you_mean, table
 from .version import __version__
@@ -181,7 +181,7 @@ def _serve(options: argparse.Namespace) -> int:
             print(f"choreo-wsgi: {error.message}", file=sys.stderr)
             return int(processes.MISCONFIGURED)
 
-    sockets = inherited or bind(adjustments(configuration.settings))
+    sockets = inherited or bind(configuration.settings)
     return int(processes.Supervisor(count, sockets, serve).run())
 
 

@@ -190,6 +190,19 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
+        call = self._call(environ)
+        return self._respond(call, start_response, partial(self._dispatch, call))
+
+    def refuse(
+        self, environ: dict[str, Any], start_response: StartResponse, error: ChoreoError
+    ) -> Iterable[bytes]:
+        """Answer with *error* what the server cannot serve; imports nothing, opens nothing."""
+        call, body = self._call(environ), error.body()
+        call.account.outcome = error.code or error.type
+        headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
+        return self._respond(call, start_response, lambda: Response(error.status, headers, [body]))
+
+    def _call(self, environ: Environ) -> Call:
         account = Account(
             id=request_id(environ),
             method=environ["REQUEST_METHOD"],
@@ -197,8 +210,7 @@ class Application:
             client=environ.get("REMOTE_ADDR") or "",
             observers=self.observers,
         )
-        call = Call(environ, account)
-        return self._respond(call, start_response, partial(self._dispatch, call))
+        return Call(environ, account)
 
     def _respond(self, call: Call, start_response: StartResponse, make: Make) -> Iterable[bytes]:
         """Begin to answer with what *make* returns or raises; return the body."""

@@ -69,6 +69,8 @@ class Channel(Load):
 
     def __init__(self, listener: Any, sock: socket.socket, addr: Any) -> None:
         self.listener = listener
+        self.server = listener.server
+        self._carrier = listener.server.carrier
         self.socket = sock
         self.addr = addr
         self.heard = self.began = time.monotonic()
@@ -84,7 +86,7 @@ class Channel(Load):
     @property
     def events(self) -> int:
         """What to poll for: nothing to read while as many requests wait as are allowed."""
-        waiting = len(self.requests) > self.listener.adj.channel_request_lookahead
+        waiting = len(self.requests) > self.server.lookahead
         return (0 if self.closing or waiting else IN) | (OUT if self.unsent else 0)
 
     def fileno(self) -> int | None:
@@ -111,7 +113,7 @@ class Channel(Load):
             if self.unsent:
                 self._flush()
                 if self.task is not None and not self.unsent:
-                    self.listener.carrier.step(self.task)
+                    self._carrier.step(self.task)
             if self.events & IN:
                 self._read()
             if time.monotonic() >= self.due:
@@ -146,7 +148,7 @@ class Channel(Load):
         while at < len(data):
             request = self.request
             if request is None:
-                request = self.request = Parser(self.listener.adj, self._admitted)
+                request = self.request = Parser(self.server.limits, self._admitted)
             at += request.received(data[at:] if at else data)
             if request.expect_continue and request.headers_finished and not self.requests:
                 self._send_continue(request)
@@ -159,8 +161,7 @@ class Channel(Load):
 
     def _begin_next(self) -> None:
         self.task = task = Task(self, self.requests[0])
-        carrier = self.listener.carrier
-        (carrier.take if task.due is None else carrier.give_time)(task)
+        (self._carrier.take if task.due is None else self._carrier.give_time)(task)
 
     def _send_continue(self, request: Parser) -> None:
         """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
@@ -169,13 +170,8 @@ class Channel(Load):
             self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _admitted(self, request: Parser) -> bool:
-        environ = {f"HTTP_{name}": value for name, value in request.headers.items()}
-        environ["REQUEST_METHOD"] = request.command
-        environ["PATH_INFO"] = request.path
-        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
-        environ["REMOTE_ADDR"] = self.addr[0]
         try:
-            self.listener.application.admit(environ)
+            self.server.application.admit(request.environ(self))
         except ChoreoError:
             self.lingers = True
             return False
@@ -195,7 +191,7 @@ class Channel(Load):
             for request in self.requests:
                 request.close()
             self.requests = []
-            self.listener.carrier.step(self)
+            self._carrier.step(self)
             return
         self.requests.pop(0).close()
         waiting = self.request
@@ -203,7 +199,7 @@ class Channel(Load):
             self._begin_next()
         elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
             self._send_continue(waiting)
-        self.listener.carrier.settle(self)
+        self._carrier.settle(self)
 
     def _flush(self) -> None:
         """Send of what is unsent what the system takes now."""
@@ -211,13 +207,13 @@ class Channel(Load):
             sent = self._send_some(self.unsent[:64])
             if sent:
                 self.unsent = _after(self.unsent, sent)
-                self._deadline = time.monotonic() + self.listener.send_timeout
+                self._deadline = time.monotonic() + self.server.settings.send_timeout
             return
         self._lose()
 
     def _time_out(self) -> None:
         if self.unsent:
-            patience = self.listener.send_timeout
+            patience = self.server.settings.send_timeout
             logger.info("a client took no byte for %g s and was cut off", patience)
             self.abort()
         self.closing = True
@@ -246,13 +242,13 @@ class Channel(Load):
         self._lose()
         self.ended = True
         if self.task is not None:
-            self.listener.carrier.step(self.task)
+            self._carrier.step(self.task)
 
     def leave(self) -> None:
         """Close the socket."""
         self._lose()
         self.socket.close()
-        self.listener.left(self)
+        self.server.left(self)
 
     # In any thread
 
@@ -269,9 +265,8 @@ class Channel(Load):
     def keep(self, *parts: bytes | memoryview) -> None:
         """Send *parts* when the client takes them."""
         self.unsent += map(memoryview, parts)
-        self._deadline = time.monotonic() + self.listener.send_timeout
-        carrier = self.listener.carrier
-        carrier.call(functools.partial(carrier.settle, self))
+        self._deadline = time.monotonic() + self.server.settings.send_timeout
+        self._carrier.call(functools.partial(self._carrier.settle, self))
 
     def _send_some(self, parts: Any) -> int:
         """Return how many bytes of *parts* the system takes now; raises Disconnected.
@@ -294,8 +289,7 @@ class Channel(Load):
         with self._sending, contextlib.suppress(OSError):  # closed already
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         self._lose()
-        carrier = self.listener.carrier
-        carrier.call(functools.partial(carrier.step, self))
+        self._carrier.call(functools.partial(self._carrier.step, self))
 
 
 def _after(parts: Iterable[bytes | memoryview], sent: int) -> list[memoryview]:

@@ -14,6 +14,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -44,6 +45,16 @@ logger = logging.getLogger(__name__)
 #: searches all of an unfinished one again for each packet.
 MAX_CHUNK_LINE = 1024
 MAX_TRAILER = 8 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The settings of waitress that its parser looks at; sizes are in bytes."""
+
+    max_request_body_size: int
+    max_request_header_size: int = 65536
+    inbuf_overflow: int = 512 * 1024
+    url_scheme: str = "http"
 
 
 @lru_cache(512)

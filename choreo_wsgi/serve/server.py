@@ -1,14 +1,9 @@
-"""``choreo-wsgi serve``: waitress under the application, from start to drain.
-
-Everything that waitress needs to know follows from ``max_streams``; its own defaults would
-serve four streams.
-"""
+"""``choreo-wsgi serve``: what is under the application, from start to drain."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -17,19 +12,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from waitress.adjustments import Adjustments
-
 from ..errors import ConfigurationError
-from ..settings import Settings
 from ..streams.carrier import Carrier
 from ..streams.workers import Workers
 from .channel import Channel
 from .listener import Listener
-from .sockets import bind, listen_addresses, raise_open_files, socket_options
+from .parser import Limits
+from .sockets import bind, check_exposure, raise_open_files
 
 if TYPE_CHECKING:
     from ..app.application import Application
@@ -61,36 +54,6 @@ SWITCH = 0.002
 YOUNG = 10_000
 
 
-def adjustments(settings: Settings) -> Adjustments:
-    """Return waitress's own settings for *settings*; raises ConfigurationError."""
-    if settings.unix_socket:
-        where: dict[str, Any] = {"unix_socket": settings.unix_socket}
-    else:
-        where = {"listen": " ".join(listen_addresses(settings))}
-    others = {
-        "threads": settings.max_streams + RESERVE,
-        "connection_limit": max(1000, 2 * settings.max_streams),
-        "backlog": max(1024, settings.max_streams),
-        # Reading on while a request runs is how a client that left is noticed; one that only
-        # shut down its sending side cannot be told apart.
-        "channel_request_lookahead": 0 if settings.half_close else 1,
-        # Only what is beyond any doubt is refused before the application sees it.
-        "max_request_body_size": settings.max_body_bytes + 65536,
-        "max_request_header_size": 65536,
-        "recv_bytes": 65536,
-        # The application itself must see that a request came through a proxy.
-        "clear_untrusted_proxy_headers": False,
-        "log_socket_errors": False,
-        "ident": None,
-    }
-    try:
-        return Adjustments(**where, **others)
-    except ValueError:
-        # All that waitress can refuse here: the other values are checked, or ours.
-        names = ", ".join(listen_addresses(settings))
-        raise ConfigurationError(f"listen: there is no such host: {names}") from None
-
-
 class Server:
     """Listens for *application*; binds on creation, so that the addresses are known.
 
@@ -100,6 +63,11 @@ class Server:
     API keys.
     """
 
+    #: Whether connections are closed when their request is answered.
+    draining = False
+    #: Whether another process accepts instead.
+    retired = False
+
     def __init__(
         self,
         application: Application,
@@ -107,30 +75,37 @@ class Server:
         crowd: Callable[[int], bool] | None = None,
     ) -> None:
         settings = self.settings = application.settings
-        self._application = application
+        self.application = application
         self._inherited = bool(inherited)
-        adj = adjustments(settings)
-        if not (application.has_keys or settings.allow_anonymous):
-            _check_exposure(_names(adj, inherited))
-        raise_open_files(2 * adj.connection_limit + 256)
+        self._most = max(1000, 2 * settings.max_streams)
+        raise_open_files(2 * self._most + 256)
         with contextlib.suppress(OSError):  # looked for while there are descriptors
             tempfile.gettempdir()
-        adj.socket_options = socket_options(adj.socket_options, settings.send_timeout)
-        workers = Workers(adj.threads)
+        sockets = inherited or bind(settings)
+        workers = Workers(settings.max_streams + RESERVE)
         try:
+            if not (application.has_keys or settings.allow_anonymous):
+                check_exposure(sockets)
             workers.prove(LEAST_THREADS)
-        except RuntimeError as error:
+        except (ConfigurationError, RuntimeError) as error:
+            workers.close()
+            for one in sockets:
+                one.close()
+            if isinstance(error, ConfigurationError):
+                raise
             raise ConfigurationError(f"threads: {error} (ulimit -u, pids limit)") from None
         self.carrier = Carrier(workers)
         application.carry_with(self.carrier)
-        try:
-            sockets = inherited or bind(adj)
-        except ConfigurationError:
-            self.carrier.close()
-            raise
+        #: How long a request may be that waitress reads.  Only what is beyond any doubt is
+        #: refused before the application sees it.
+        self.limits = Limits(max_request_body_size=settings.max_body_bytes + 65536)
+        #: How many requests may wait behind the one that is answered.  Reading on meanwhile is how
+        #: a client that left is noticed; one that only shut down its sending side cannot be told
+        #: apart.
+        self.lookahead = 0 if settings.half_close else 1
+        self.crowd = crowd
         self.connections: set[Channel] = set()
-        common = adj, application, settings.send_timeout, self.connections, crowd
-        self._listeners = [Listener(self.carrier, one, *common) for one in sockets]
+        self._listeners = [Listener(self, one) for one in sockets]
         self._signals = 0
         self._wakes = False
         self._hurry = threading.Event()
@@ -139,7 +114,20 @@ class Server:
     @property
     def addresses(self) -> list[str]:
         """The URLs that are served, or ``unix:PATH``."""
-        return [_url(item.host, item.port) for item in self._listeners]
+        return [item.url for item in self._listeners]
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many connections as are allowed."""
+        return len(self.connections) >= self._most
+
+    def left(self, channel: Channel) -> None:
+        """Take note that *channel* is closed."""
+        was_full = self.full
+        self.connections.discard(channel)
+        if was_full:
+            for listener in self._listeners:
+                self.carrier.settle(listener)
 
     def handle_signals(self) -> None:
         """Drain on SIGTERM and SIGINT; read keys and providers anew on SIGHUP.
@@ -166,8 +154,8 @@ class Server:
         finally:
             if self._wakes:
                 signal.set_wakeup_fd(-1)
-            self._application.close()
-            for one in [*self._listeners, *self.connections]:
+            self.application.close()
+            for one in [*self.connections, *self._listeners]:
                 one.leave()
             self.carrier.close()
             if self.settings.unix_socket and not self._inherited:
@@ -175,7 +163,7 @@ class Server:
             self._ended.set()
 
     def _on_hangup(self, number: int, frame: Any) -> None:
-        threading.Thread(target=self._application.reload, name="reload", daemon=True).start()
+        threading.Thread(target=self.application.reload, name="reload", daemon=True).start()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals += 1
@@ -191,13 +179,12 @@ class Server:
         callers get an answer; what still runs at the end gets its error frame.
         """
         patience = self.settings.drain_seconds
-        logger.info("shutting down: %d streams have %g s", self._application.active, patience)
+        logger.info("shutting down: %d streams have %g s", self.application.active, patience)
         threading.Thread(target=self._force, name="force", daemon=True).start()
-        self._application.drain()
-        for listener in self._listeners:
-            listener.draining = True
-        self._wait(patience, lambda: self._hurry.is_set() or self._application.active == 0)
-        self._application.stop()
+        self.application.drain()
+        self.draining = True
+        self._wait(patience, lambda: self._hurry.is_set() or self.application.active == 0)
+        self.application.stop()
         self.carrier.step_all()
         if not self._wait(LAST_FRAMES, lambda: not self._busy()):
             for channel in self._busy():
@@ -210,11 +197,10 @@ class Server:
         However long that takes: only SIGTERM cuts a stream.  Requests on connections that are
         kept are looked at with the keys that are valid now.
         """
-        self._application.reload()
-        for listener in self._listeners:
-            listener.retired = listener.draining = True
+        self.application.reload()
+        self.retired = self.draining = True
         self.carrier.step_all()
-        while self._application.active or any(one.expected for one in list(self.connections)):
+        while self.application.active or any(one.expected for one in list(self.connections)):
             if self._signals:
                 return  # it drains already
             time.sleep(0.05)
@@ -237,29 +223,3 @@ class Server:
                 return False
             time.sleep(0.02)
         return True
-
-
-def _names(adj: Adjustments, inherited: Sequence[socket.socket]) -> list[Any]:
-    """Return the internet addresses that are to be listened on."""
-    if inherited:
-        return [item.getsockname() for item in inherited if item.family != socket.AF_UNIX]
-    return [] if adj.unix_socket else [name for *_, name in adj.listen]
-
-
-def _check_exposure(names: Iterable[Any]) -> None:
-    """Raise ConfigurationError if strangers could call at one of *names*.
-
-    Not asked of unix sockets: the file's permissions say who may.
-    """
-    for host, *_ in names:
-        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            raise ConfigurationError(
-                f"listen: {host} can be reached from elsewhere and there are no API keys; "
-                "set CHOREO_API_KEYS, or insist with --allow-anonymous"
-            )
-
-
-def _url(host: str, port: Any) -> str:
-    if host == "unix":
-        return f"unix:{port}"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

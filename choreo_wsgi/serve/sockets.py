@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
@@ -9,8 +10,6 @@ import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from waitress.adjustments import Adjustments
 
 from ..errors import ConfigurationError
 from ..settings import Settings
@@ -78,32 +77,56 @@ def inherited_sockets(environment: Mapping[str, str], process: int) -> list[sock
     return sockets
 
 
-def bind(adj: Adjustments) -> list[socket.socket]:
-    """Return listening sockets for the addresses of *adj*; raises ConfigurationError."""
-    places: list[Any] = list(adj.listen)
-    if adj.unix_socket:
-        places = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, adj.unix_socket)]
+def bind(settings: Settings) -> list[socket.socket]:
+    """Return listening sockets for the addresses of *settings*; raises ConfigurationError."""
+    if settings.unix_socket:
+        places = [(f"unix:{settings.unix_socket}", socket.AF_UNIX, settings.unix_socket)]
+    else:
+        places = [place for text in listen_addresses(settings) for place in _look_up(text)]
     found: list[socket.socket] = []
-    try:
-        for family, kind, protocol, address in places:
-            one = socket.socket(family, kind, protocol)
+    for text, family, address in places:
+        try:
+            one = socket.socket(family)
             found.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if adj.unix_socket and Path(address).is_socket():
+            if settings.unix_socket and Path(address).is_socket():
                 Path(address).unlink()  # of a server that is no more
             one.bind(address)
-            if adj.unix_socket:
-                os.chmod(address, adj.unix_socket_perms)  # noqa: PTH101 (never a link)
-            one.listen(adj.backlog)
-    except OSError as error:
-        for one in found:
-            one.close()
-        host, port = ("unix", address) if adj.unix_socket else address[:2]
-        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise ConfigurationError(f"listen: {name}: {error.strerror or error}") from None
+            if settings.unix_socket:
+                os.chmod(address, 0o600)  # noqa: PTH101 (never a link)
+            one.listen(max(1024, settings.max_streams))
+        except OSError as error:
+            for one in found:
+                one.close()
+            raise ConfigurationError(f"listen: {text}: {error.strerror or error}") from None
     return found
+
+
+def _look_up(text: str) -> list[tuple[str, socket.AddressFamily, Any]]:
+    """Return *text*, HOST:PORT, with each address that it stands for."""
+    host, _, port = text.rpartition(":")
+    name = None if host == "*" else host.strip("[]")
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigurationError(f"listen: there is no such host: {text}") from None
+    return [(text, family, address) for family, _, _, _, address in found]
+
+
+def check_exposure(sockets: Iterable[socket.socket]) -> None:
+    """Raise ConfigurationError if strangers could call at one of *sockets*.
+
+    Not asked of unix sockets: the file's permissions say who may.
+    """
+    for one in sockets:
+        host = one.getsockname()[0] if one.family != socket.AF_UNIX else "::1"
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            raise ConfigurationError(
+                f"listen: {host} can be reached from elsewhere and there are no API keys; "
+                "set CHOREO_API_KEYS, or insist with --allow-anonymous"
+            )
 
 
 def raise_open_files(needed: int) -> None:
@@ -119,15 +142,20 @@ def raise_open_files(needed: int) -> None:
         logger.warning("only %d open files allowed, %d may be needed (ulimit -n)", wanted, needed)
 
 
-def socket_options(options: Iterable[Any], send_timeout: float) -> list[Any]:
-    """Return the options of each connection, with limits on what the system keeps for it."""
-    wanted = list(options)
+def set_options(listener: socket.socket, send_timeout: float) -> None:
+    """Set the options of the connections that *listener* will accept: they inherit them.
+
+    There are limits on what the system keeps for each of them.
+    """
+    listener.setblocking(False)
+    if listener.family == socket.AF_UNIX:
+        return
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Drops a client that vanished without a word, also when its stream is too slow to ever
         # fill a buffer.  Later than we do it, because the system does not send a reset.
         milliseconds = int(send_timeout * 1000) + 10_000
-        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         # Bounds what waits for a slow client, and not, as SO_SNDBUF would, what is under way.
-        wanted.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT))
-    return wanted
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)

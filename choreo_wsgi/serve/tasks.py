@@ -1,4 +1,4 @@
-"""Requests and their answers: environs, response heads, framing, and refusals in our JSON.
+"""Requests and their answers: response heads and framing.
 
 Three things differ from waitress's tasks.  The head and the first bytes of the body leave
 together; a chunked answer leaves the connection open for the next request; the answer to HEAD
@@ -13,14 +13,11 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from http.client import responses
 from operator import length_hint
 from typing import Any
 
 from waitress.utilities import build_http_date
 
-from ..app.account import Account
-from ..app.request import request_id
 from ..chat.source import lane_of
 from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
 from ..streams.carrier import Load
@@ -87,8 +84,8 @@ class Task(Load):
         #: body, so what that gives back is there before the client's next request.
         self._end: bytes | None = None
         self._done = False  # all that is to be sent was given to the channel
-        self._application = channel.listener.application
-        self.environ = {} if request.error else request.environ(channel)
+        self._application = channel.server.application
+        self.environ = request.environ(channel)
         blocks = getattr(self._application, "blocks", lambda environ: True)
         self._blocking = not request.error and blocks(self.environ)
 
@@ -141,17 +138,18 @@ class Task(Load):
         self.channel.answered(self)
 
     def _begin(self) -> None:
-        if self.request.error is not None:
-            self.channel.lingers = True
-            self._refuse(_translate(self.request.error))
-        else:
+        if self.request.error is None:
             body = self._application(self.environ, self.start_response)
-            self._take(body)
-            if self.content_length is None and isinstance(body, list) and len(body) == 1:
-                self.content_length = len(body[0])  # PEP 3333
-            if not isinstance(self._body, _Blocks):
-                # It waits, perhaps for minutes, and the conversation may be megabytes long.
-                self.request.close()
+        else:  # where the next request begins is not known
+            self.channel.lingers = self.close_on_finish = True
+            error = _translate(self.request.error)
+            body = self._application.refuse(self.environ, self.start_response, error)
+        self._take(body)
+        if self.content_length is None and isinstance(body, list) and len(body) == 1:
+            self.content_length = len(body[0])  # PEP 3333
+        if not isinstance(self._body, _Blocks):
+            # It waits, perhaps for minutes, and the conversation may be megabytes long.
+            self.request.close()
 
     def _take(self, body: Any) -> None:
         self._body = body if hasattr(body, "due") else _Blocks(body)
@@ -186,8 +184,11 @@ class Task(Load):
             return
         logger.error("an answer to %s failed", self.request.path, exc_info=error)
         if not self.wrote_header:
+            self.complete = False
+            failure = ChoreoError("the server failed")
+            body = self._application.refuse(self.environ, self.start_response, failure)
             with contextlib.suppress(Disconnected):
-                self._refuse(ChoreoError("the server failed"))
+                self._send(b"".join(body), last=True)
 
     def _close_body(self) -> None:
         body, self._body = self._body, None
@@ -244,7 +245,7 @@ class Task(Load):
                 self.chunked_response = True
             else:
                 keep = False  # it ends with its connection
-        if not keep or self.channel.listener.draining:
+        if not keep or self.channel.server.draining:
             self.close_on_finish = True
         if self.close_on_finish:
             if "connection" not in self._fields:
@@ -282,26 +283,6 @@ class Task(Load):
                 short = self.content_bytes_written < self.content_length
                 self.close_on_finish = self.close_on_finish or short
         self._done = last
-
-    def _refuse(self, error: ChoreoError) -> None:
-        """Answer with *error* and close: where the next request begins is not known."""
-        caller = {"HTTP_X_REQUEST_ID": self.request.headers.get("X_REQUEST_ID", "")}
-        account = Account(
-            id=request_id(caller),
-            method=self.request.command or "",
-            path=self.request.path or "",
-            client=str(self.channel.addr[0]),
-            observers=getattr(self._application, "observers", ()),
-            status=error.status,
-            outcome=error.code or error.type,
-        )
-        body = error.body()
-        headers = [("Content-Length", str(len(body))), ("x-request-id", account.id)]
-        status = f"{error.status} {responses.get(error.status, 'Unknown')}"
-        self.start_response(status, [*error.response_headers(), *headers], (None, None, error))
-        self.close_on_finish = True
-        account.finish()
-        self._send(body, last=True)
 
 
 _http_date = lru_cache(1)(build_http_date)

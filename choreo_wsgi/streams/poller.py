@@ -15,19 +15,15 @@ class Selecting:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self.close = self._selector.close
 
     def register(self, fd: int, events: int) -> None:
-        """Wait for *events* at *fd*; raises FileExistsError if it is waited for already."""
-        reading = selectors.EVENT_READ if events & IN else 0
-        try:
-            self._selector.register(fd, reading | (selectors.EVENT_WRITE if events & OUT else 0))
-        except KeyError:
-            raise FileExistsError from None
-
-    def modify(self, fd: int, events: int) -> None:
-        """Wait for other *events* at *fd*, which may have been closed and opened meanwhile."""
+        """Wait for *events* at *fd*, which may have been closed and opened meanwhile."""
         self.unregister(fd)
-        self.register(fd, events)
+        reading = selectors.EVENT_READ if events & IN else 0
+        self._selector.register(fd, reading | (selectors.EVENT_WRITE if events & OUT else 0))
+
+    modify = register
 
     def unregister(self, fd: int) -> None:
         """Wait for nothing at *fd*."""
@@ -38,10 +34,6 @@ class Selecting:
         """Return which descriptors have what, waiting at most *timeout* seconds for the first."""
         ready = self._selector.select(timeout)
         return [(key.fd, events & IN | (events & 2) << 1) for key, events in ready]
-
-    def close(self) -> None:
-        """Free what it holds."""
-        self._selector.close()
 
 
 def new_poller() -> select.epoll | Selecting:

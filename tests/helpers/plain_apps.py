@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import harness
 
+from choreo_wsgi.app.application import Application, create_app
 from choreo_wsgi.serve.server import Server
-from choreo_wsgi.settings import Settings
+from choreo_wsgi.settings import Settings, configure
 from choreo_wsgi.streams.carrier import Carrier
 
 Handler = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -33,6 +35,14 @@ class PlainApp:
 
     def admit(self, environ: dict[str, Any]) -> None:
         """Take every request."""
+
+    @functools.cached_property
+    def _real(self) -> Application:
+        return create_app(configure({"default_model": "none"}, {}))
+
+    def refuse(self, environ: dict[str, Any], start_response: Any, error: Any) -> Iterable[bytes]:
+        """Answer as the real application does."""
+        return self._real.refuse(environ, start_response, error)
 
     def drain(self) -> None:
         self.told.append("drain")
