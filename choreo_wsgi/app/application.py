@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from http.client import responses
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from .. import apis
@@ -45,6 +45,7 @@ else:
 
 Make = Callable[[], "Response | Pending"]
 _OK = {"status": "ok"}
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
 logger = logging.getLogger(__name__)
 
 
@@ -223,7 +224,7 @@ class Application:
         if "HTTP_CHOREO_CHECK" in environ:
             account.headers.append(("Choreo-Saw", how_it_came(environ, self.settings)))
         # A provider may answer with a number of its own, such as 529.
-        reason = responses.get(response.status, "Error")
+        reason = _REASONS.get(response.status, "Error")
         headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
         headers += self._cors.headers(environ)
         try:

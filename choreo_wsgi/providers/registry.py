@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from functools import cache
-from importlib.metadata import entry_points
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..settings import did_you_mean
@@ -26,7 +26,15 @@ class Unusable(ConfigurationError):
 
 def installed() -> list[str]:
     """Return the types that a configuration may name, without importing any."""
-    return sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))})
+    return sorted({*BUILT_IN, *(entry.name for entry in _entries())})
+
+
+def _entries(**which: str) -> Any:
+    """Return the entry points of the group, or *which* of them."""
+    # Takes longer than all other imports together, and then each package's list is read.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP, **which)
 
 
 @cache
@@ -36,7 +44,7 @@ def provider_class(type: str) -> type[Provider]:
     Raises ConfigurationError when there is none, and Unusable when its module cannot be
     imported, whatever that raises: it may be somebody else's code.
     """
-    entries = list(entry_points(group=GROUP, name=type))
+    entries = [] if type in BUILT_IN else list(_entries(name=type))
     if type not in BUILT_IN and not entries:
         types = installed()
         near = did_you_mean(type, types)
