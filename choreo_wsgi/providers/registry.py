@@ -29,12 +29,12 @@ def installed() -> list[str]:
     return sorted({*BUILT_IN, *(entry.name for entry in _entries())})
 
 
-def _entries(**which: str) -> Any:
-    """Return the entry points of the group, or *which* of them."""
+def _entries() -> Any:
+    """Return the entry points of the group."""
     # Takes longer than all other imports together, and then each package's list is read.
     from importlib.metadata import entry_points
 
-    return entry_points(group=GROUP, **which)
+    return entry_points(group=GROUP)
 
 
 @cache
@@ -44,7 +44,7 @@ def provider_class(type: str) -> type[Provider]:
     Raises ConfigurationError when there is none, and Unusable when its module cannot be
     imported, whatever that raises: it may be somebody else's code.
     """
-    entries = [] if type in BUILT_IN else list(_entries(name=type))
+    entries = [] if type in BUILT_IN else [entry for entry in _entries() if entry.name == type]
     if type not in BUILT_IN and not entries:
         types = installed()
         near = did_you_mean(type, types)
