@@ -221,7 +221,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    print(shown.as_ini(_configuration(options), setting_text))
+    print(*shown.as_ini(_configuration(options), setting_text), sep="\n")
     return 0
 
 

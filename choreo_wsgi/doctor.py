@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from .errors import ChoreoError, ConfigurationError
 from .upstream.address import parse_url
@@ -30,37 +29,30 @@ from .version import __version__
 #: Exit statuses; 1 is no answer at all, 2 a wrong command line.
 BUFFERED, COMPRESSED, OLD_HTTP, TIMED_OUT, NO_HEARTBEAT, NOT_NOTICED = 3, 4, 5, 6, 7, 8
 
-#: The line that mends a finding, for each proxy that can be the cause.
-MENDING = {
-    BUFFERED: {
-        "nginx": "proxy_buffering off; and no proxy_ignore_headers X-Accel-Buffering",
-        "haproxy": "no http-response wait-for-body",
-        "Caddy": "reverse_proxy without response_buffers or buffer_responses; flush_interval -1",
-        "Apache": "ProxyPass with flushpackets=on",
-    },
-    COMPRESSED: {
-        "nginx": "gzip_types without text/event-stream, or gzip off;",
-        "haproxy": "compression type without text/event-stream",
-        "Caddy": "encode without text/event-stream in its match",
-        "Apache": "SetEnvIf Request_URI ^/v1/ no-gzip",
-    },
-    OLD_HTTP: {
-        "nginx": 'proxy_http_version 1.1; with proxy_set_header Connection "";',
-        "Apache": "no SetEnv force-proxy-request-1.0",
-    },
-    TIMED_OUT: {
-        "nginx": "proxy_read_timeout 330s; and proxy_send_timeout 330s;",
-        "haproxy": "timeout server 330s and timeout client 330s",
-        "Caddy": "transport http with read_timeout and response_header_timeout of 330s, or none",
-        "Apache": "ProxyPass with timeout=330",
-        "cloudflare": "a silence of 100 s is its limit: stream, and keep heartbeat_seconds below",
-    },
-    NO_HEARTBEAT: {"any proxy": "pass comment lines (: ping) of text/event-stream as they come"},
-    NOT_NOTICED: {
-        "nginx": "proxy_ignore_client_abort off; and no proxy_store or proxy_cache for /v1/",
-        "haproxy": "option abortonclose",
-    },
-}
+#: The status of a finding, a proxy that can be the cause, and how its configuration mends it.
+MENDING = [
+    row.split(maxsplit=2)
+    for row in """\
+3 nginx proxy_buffering off; and no proxy_ignore_headers X-Accel-Buffering
+3 haproxy no http-response wait-for-body
+3 Caddy reverse_proxy without response_buffers or buffer_responses; flush_interval -1
+3 Apache ProxyPass with flushpackets=on
+4 nginx gzip_types without text/event-stream, or gzip off;
+4 haproxy compression type without text/event-stream
+4 Caddy encode without text/event-stream in its match
+4 Apache SetEnvIf Request_URI ^/v1/ no-gzip
+5 nginx proxy_http_version 1.1; with proxy_set_header Connection "";
+5 Apache no SetEnv force-proxy-request-1.0
+6 nginx proxy_read_timeout 330s; and proxy_send_timeout 330s;
+6 haproxy timeout server 330s and timeout client 330s
+6 Caddy transport http with read_timeout and response_header_timeout of 330s, or none
+6 Apache ProxyPass with timeout=330
+6 cloudflare a silence of 100 s is its limit: stream, and keep heartbeat_seconds below
+7 proxies pass comment lines (: ping) of text/event-stream on as they come
+8 nginx proxy_ignore_client_abort off; and no proxy_store or proxy_cache for /v1/
+8 haproxy option abortonclose
+""".splitlines()
+]
 
 #: How the server says that its request arrived, in answer to the header Choreo-Check.
 _SAW = re.compile(r"(HTTP/[0-9.]+); (forwarded|direct); heartbeat=([0-9.]+)")
@@ -70,6 +62,9 @@ NOT_OURS = "it is not choreo-wsgi's echo (--model), or the header Choreo-Check d
 _GAP = 0.25  # seconds between two words
 _WORDS = 8
 _PATIENCE = 5.0  # seconds in which a server should notice that its client left
+
+#: A result: its exit status, 0 where all is as it should be, and what to say.
+Finding = tuple[int, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{'FOUND' if status else 'ok':6} {text}", flush=True)
         if status:
             worst = min(worst or status, status)
-            lines = MENDING[status]
+            lines = {proxy: line for found, proxy, line in MENDING if found == str(status)}
             for proxy in [route.proxy] if route.proxy in lines else lines:
                 print(f"       {proxy}: {lines[proxy]}", flush=True)
     return worst
@@ -106,7 +101,10 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass
 class Answer:
-    """An answer as it arrived; times are in seconds since the request was sent."""
+    """An answer as it arrived; times are in seconds since the request was sent.
+
+    *wrong* is what is wrong with it, in a few words; nothing when all of it came.
+    """
 
     status: int = 0
     version: int = 11
@@ -116,33 +114,42 @@ class Answer:
     words: list[float] = field(default_factory=list)
     pings: list[float] = field(default_factory=list)
     took: float = 0.0
-    problem: str = ""
-
-    def take(self, text: str, now: float) -> None:
-        """Note a piece of the body."""
-        self.text += text
-        for times, mark in ((self.words, '"content":"word'), (self.pings, ": ping")):
-            times += [now] * (self.text.count(mark) - len(times))
+    wrong: str = ""
 
     @property
     def proxy(self) -> str:
         """The name of the proxy, if it names itself; our own server does not."""
         words = f"{self.headers.get('server', '')} {self.headers.get('via', '')}".lower()
-        names = (proxy for lines in MENDING.values() for proxy in lines)
-        return next((name for name in names if name.lower() in words), "")
+        return next((proxy for _, proxy, _ in MENDING if proxy.lower() in words), "")
 
-    @property
-    def wrong(self) -> str:
-        """What is wrong with it, in a few words; nothing when all of it came."""
-        if self.status in (0, 200):
-            cut = not self.text.rstrip().endswith(("data: [DONE]", "}"))
-            return self.problem or "the answer was cut" * cut
-        if self.status < 400:
-            return f"HTTP {self.status} to {self.headers.get('location', 'nowhere')}: ask there"
+    def read(self, response: http.client.HTTPResponse, began: float, most: int) -> None:
+        """Read *response* until *most* words have come, if it is no 0, else to its end."""
+        self.status, self.version = response.status, response.version
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.packing = self.headers.get("content-encoding", "")
+        if self.status == 200 and "choreo-saw" not in self.headers:
+            self.wrong = NOT_OURS
+            return
+        known = self.packing in ("gzip", "deflate")
+        unpack = zlib.decompressobj(47).decompress if known else bytes
+        while data := response.read1(65536):
+            self.text += unpack(data).decode("utf-8", "replace")
+            for times, mark in ((self.words, '"content":"word'), (self.pings, ": ping")):
+                times += [time.monotonic() - began] * (self.text.count(mark) - len(times))
+            if most and len(self.words) >= most:
+                return
         found = re.search(r'"message": ?"([^"]+)', self.text)
-        if found and "x-request-id" in self.headers:
-            return f"HTTP {self.status} ({found[1][:200]})"
-        return f"HTTP {self.status} from {self.proxy or 'something else'}, not from the server"
+        if self.status == 200:
+            whole = self.text.rstrip().endswith(("data: [DONE]", "}"))
+            self.wrong = "" if whole else "the answer was cut"
+        elif self.status < 400:
+            to = self.headers.get("location", "nowhere")
+            self.wrong = f"HTTP {self.status} to {to}: ask there"
+        elif found and "x-request-id" in self.headers:
+            self.wrong = f"HTTP {self.status} ({found[1][:200]})"
+        else:
+            by = self.proxy or "something else"
+            self.wrong = f"HTTP {self.status} from {by}, not from the server"
 
 
 class Route:
@@ -164,55 +171,41 @@ class Route:
     def ask(
         self,
         count: int,
+        delay: float = 0.0,
         *,
         stream: bool = True,
         leave_after: int = 0,
         packing: str = "gzip",
-        **check: Any,
+        **check: str,
     ) -> Answer:
-        """Ask the echo for *count* words; with *leave_after* leave when that many came.
+        """Ask the echo for *count* words, each after a *delay* in seconds.
 
-        *packing* is what the answer may be packed with; only gzip can be read.  *check* is what
-        the echo is told.
+        With *leave_after* leave when that many came.  *packing* is what the answer may be packed
+        with; only gzip can be read.  *check* is what the echo is told besides.
         """
         answer = Answer()
         # Where frames are held back, the patience of one who leaves ends first.
-        patience = 8 * _GAP if leave_after else check.get("delay_ms", 0) / 1000 * count + 30
+        patience = 8 * _GAP if leave_after else delay * count + 30
         tls = self._address.scheme == "https"
         connect = http.client.HTTPSConnection if tls else http.client.HTTPConnection
         connection = connect(self._address.host, self._address.port, timeout=patience)
         message = {"role": "user", "content": " ".join(["word"] * count)}
         body = {"model": self._model, "messages": [message], "stream": stream}
-        text = json.dumps({**body, "choreo_check": check})
+        body["choreo_check"] = {"delay_ms": delay * 1000, **check}
+        headers = {**self._headers, "Accept-Encoding": packing}
         began = time.monotonic()
         try:
-            headers = {**self._headers, "Accept-Encoding": packing}
-            connection.request("POST", self._target, text, headers)
-            response = connection.getresponse()
-            answer.status, answer.version = response.status, response.version
-            answer.headers = {name.lower(): value for name, value in response.getheaders()}
-            if answer.status == 200 and "choreo-saw" not in answer.headers:
-                answer.problem = NOT_OURS
-            answer.packing = answer.headers.get("content-encoding", "")
-            known = answer.packing in ("gzip", "deflate")
-            unpack = zlib.decompressobj(47).decompress if known else bytes
-            while not answer.problem and (data := response.read1(65536)):
-                answer.take(unpack(data).decode("utf-8", "replace"), time.monotonic() - began)
-                if leave_after and len(answer.words) >= leave_after:
-                    break
+            connection.request("POST", self._target, json.dumps(body), headers)
+            answer.read(connection.getresponse(), began, leave_after)
         except (OSError, http.client.HTTPException, zlib.error) as error:
-            answer.problem = str(error) or type(error).__name__
+            answer.wrong = str(error) or type(error).__name__
             if untrusted := getattr(error, "verify_message", ""):
-                answer.problem = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
+                answer.wrong = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
         finally:
             connection.close()
         answer.took = time.monotonic() - began
         self.proxy = self.proxy or answer.proxy
         return answer
-
-
-#: A result: its exit status, 0 where all is as it should be, and what to say.
-Finding = tuple[int, str]
 
 
 def examine(route: Route, seconds: float) -> Iterator[Finding]:
@@ -221,41 +214,37 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
     *seconds* is the silence that must pass; 0 is two and a half heartbeats of the server.
     Raises ChoreoError when there is no answer to examine.
     """
-    paced = route.ask(_WORDS, delay_ms=_GAP * 1000)
-    if paced.wrong:
+    paced = route.ask(_WORDS, _GAP)
+    saw = _SAW.fullmatch(paced.headers.get("choreo-saw", ""))
+    if not paced.wrong and (saw is None or len(paced.words) != _WORDS):
+        paced.wrong = NOT_OURS
+    if paced.wrong or saw is None:
         raise ChoreoError(f"no stream to examine: {paced.wrong}")
-    saw = _SAW.fullmatch(paced.headers["choreo-saw"])
-    if saw is None or len(paced.words) != _WORDS:
-        raise ChoreoError(f"no stream to examine: {NOT_OURS}")
-    protocol, way, heartbeat = saw[1], saw[2], float(saw[3])
-    through = "directly" if way == "direct" else "through a proxy"
-    yield 0, f"the server answers {f'through {route.proxy}' if route.proxy else through}"
-    yield _pace(paced)
-    if paced.version == 10 or protocol == "HTTP/1.0":
+    through = "directly" if saw[2] == "direct" else f"through {route.proxy or 'a proxy'}"
+    yield 0, f"the server answers {through}"
+    # Each word's delay over the one that was held up least: the way itself takes its time too.
+    delays = [when - (number + 1) * _GAP for number, when in enumerate(paced.words)]
+    late = max(delays) - min(delays)
+    if paced.packing:
+        yield COMPRESSED, f"compression: frames come packed with {paced.packing}, {late:.1f} s late"
+    elif late > 2 * _GAP:
+        yield BUFFERED, f"buffering: frames come in bursts, up to {late:.1f} s late"
+    else:
+        yield 0, f"frames arrive one by one, at most {late * 1000:.0f} ms late"
+    if paced.version == 10 or saw[1] == "HTTP/1.0":
         yield OLD_HTTP, "HTTP/1.0: a stream that is cut looks, to the proxy too, as if it had ended"
     else:
         yield 0, "HTTP/1.1 all the way: a cut shows"
     if not paced.packing and (packing := route.ask(1, packing="br, zstd").packing):
         yield COMPRESSED, f"compression: browsers get it packed with {packing}"
     yield _leaving(route)
+    heartbeat = float(saw[3])
     yield from _silence(route, seconds or 2.5 * heartbeat, heartbeat)
-
-
-def _pace(answer: Answer) -> Finding:
-    # Each word's delay over the one that was held up least: the way itself takes its time too.
-    delays = [when - (number + 1) * _GAP for number, when in enumerate(answer.words)]
-    late = max(delays) - min(delays)
-    if answer.packing:
-        text = f"compression: frames come packed with {answer.packing}, up to {late:.1f} s late"
-        return COMPRESSED, text
-    if late > 2 * _GAP:
-        return BUFFERED, f"buffering: frames come in bursts, up to {late:.1f} s late"
-    return 0, f"frames arrive one by one, at most {late * 1000:.0f} ms late"
 
 
 def _leaving(route: Route) -> Finding:
     id = secrets.token_hex(16)
-    route.ask(int(60 / _GAP), leave_after=2, delay_ms=_GAP * 1000, id=id)
+    route.ask(int(60 / _GAP), _GAP, leave_after=2, id=id)
     left = time.monotonic()
     while (waited := time.monotonic() - left) < _PATIENCE:
         asked = route.ask(1, stream=False, about=id)
@@ -271,7 +260,7 @@ def _leaving(route: Route) -> Finding:
 
 def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[Finding]:
     plain: list[Answer] = []
-    ask = partial(route.ask, 1, delay_ms=seconds * 1000)
+    ask = partial(route.ask, 1, seconds)
     beside = threading.Thread(target=lambda: plain.append(ask(stream=False)), daemon=True)
     beside.start()
     silent = ask()

@@ -1,4 +1,4 @@
-"""Who may call: API keys, or without any, this machine alone."""
+"""Who may call: API keys, or without any, this machine alone; and which web pages."""
 
 from __future__ import annotations
 
@@ -14,40 +14,16 @@ from .request import Environ, Headers
 
 # RFC 6750, section 2.1, but a key may have any visible characters.
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([^\x00-\x20\x7f]+)")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{0,5})?")
-
-_LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{0,5})?")
 
 # Headers that proxies and tunnels add, or their beginnings: with one of them the peer is not
 # the caller.  Looked for in all names at once.
-_ADDED = (
-    *("HTTP_FORWARDED", "HTTP_VIA", "HTTP_CDN_LOOP", "HTTP_FRONT_END_HTTPS"),
-    *("HTTP_X_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_ORIGINAL", "HTTP_X_CLIENT_IP"),
-    *("HTTP_X_CLUSTER_CLIENT_IP", "HTTP_X_REMOTE_ADDR", "HTTP_X_REMOTE_IP", "HTTP_X_PROXY"),
-    *("HTTP_X_SCHEME", "HTTP_X_VARNISH", "HTTP_X_ENVOY", "HTTP_X_AMZN_TRACE", "HTTP_X_AMZ_CF"),
-    *("HTTP_X_AZURE", "HTTP_X_FD_", "HTTP_X_ARR_", "HTTP_X_APPENGINE", "HTTP_X_CLOUD_TRACE"),
-    *("HTTP_CLIENT_IP", "HTTP_TRUE_CLIENT_IP", "HTTP_CF_", "HTTP_FLY_", "HTTP_FASTLY"),
-    *("HTTP_AKAMAI", "HTTP_TAILSCALE", "HTTP_INCAP", "HTTP_PROXY_"),
+_FORWARDING = re.compile(
+    " HTTP_(?:FORWARDED|VIA|CDN_LOOP|FRONT_END_HTTPS|CLIENT_IP|TRUE_CLIENT_IP|CF_|FLY_|FASTLY"
+    "|AKAMAI|TAILSCALE|INCAP|PROXY_|X_(?:FORWARDED|REAL_IP|ORIGINAL|CLIENT_IP|CLUSTER_CLIENT_IP"
+    "|REMOTE_ADDR|REMOTE_IP|PROXY|SCHEME|VARNISH|ENVOY|AMZN_TRACE|AMZ_CF|AZURE|FD_|ARR_"
+    "|APPENGINE|CLOUD_TRACE))"
 )
-_FORWARDING = re.compile(f" HTTP_(?:{'|'.join(name.removeprefix('HTTP_') for name in _ADDED)})")
-
-
-def is_forwarded(environ: Environ) -> bool:
-    """Return whether a proxy shows: by a header that it adds, or as nginx asks by default.
-
-    That is in HTTP/1.0, with ``Connection: close``.  A proxy that speaks HTTP/1.1, passes the
-    caller's Host on and adds nothing cannot be told from a program on this machine.
-    """
-    if _adds(tuple(environ)):
-        return True
-    closes = environ.get("HTTP_CONNECTION", "").strip().lower() == "close"
-    return closes and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
-
-
-@lru_cache(256)
-def _adds(names: tuple[str, ...]) -> bool:
-    return _FORWARDING.search(f" {' '.join(names)}") is not None
-
 
 #: Answered without an API key and to every page: they tell nothing about anybody, or look at
 #: who asks themselves.
@@ -77,18 +53,16 @@ class Gate:
             return ANYBODY
         if not self._keys:
             if not self._open:
-                demand_local(environ)
+                _demand_local(environ, "without API keys this server")
             return ANYBODY
-        header = (environ.get("HTTP_AUTHORIZATION") or "").strip(" \t")
         # Anthropic's clients send x-api-key, Azure's api-key.
         key = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY") or ""
-        if header.strip():
-            match = _BEARER.fullmatch(header)
-            if match is None:
+        if (environ.get("HTTP_AUTHORIZATION") or "").strip():
+            key = _bearer(environ)
+            if not key:
                 raise AuthenticationError(
                     "the Authorization header must be: Bearer KEY", code="malformed_authorization"
                 )
-            key = match[1]
         if not key.strip():
             raise AuthenticationError(
                 "an API key is needed: Authorization: Bearer KEY", code="missing_authorization"
@@ -98,27 +72,51 @@ class Gate:
 
 
 def demand_metrics_key(environ: Environ, key: str) -> None:
-    """Raise AuthenticationError without *key*; PermissionDenied, if it is empty, as demand_local.
+    """Raise AuthenticationError without *key*; without one, PermissionDenied to other machines.
 
     It is a key of its own: who watches the server need not be able to use it.
     """
     if not key:
-        demand_local(environ, "without a metrics_key /metrics")
-        return
-    match = _BEARER.fullmatch((environ.get("HTTP_AUTHORIZATION") or "").strip(" \t"))
-    given = match[1].encode("latin-1", "replace") if match else b""
-    if not hmac.compare_digest(given, key.encode()):
+        _demand_local(environ, "without a metrics_key /metrics")
+    elif not hmac.compare_digest(_bearer(environ).encode("latin-1", "replace"), key.encode()):
         raise AuthenticationError("/metrics needs the metrics_key: Authorization: Bearer KEY")
 
 
-def demand_local(environ: Environ, who: str = "without API keys this server") -> None:
+def _bearer(environ: Environ) -> str:
+    """Return the key in the Authorization header, or nothing."""
+    match = _BEARER.fullmatch((environ.get("HTTP_AUTHORIZATION") or "").strip(" \t"))
+    return match[1] if match else ""
+
+
+# -- this machine ---------------------------------------------------------------------------------
+
+
+def is_forwarded(environ: Environ) -> bool:
+    """Return whether a proxy shows: by a header that it adds, or as nginx asks by default.
+
+    That is in HTTP/1.0, with ``Connection: close``.  A proxy that speaks HTTP/1.1, passes the
+    caller's Host on and adds nothing cannot be told from a program on this machine.
+    """
+    closes = environ.get("HTTP_CONNECTION", "").strip().lower() == "close"
+    return _adds(tuple(environ)) or (closes and environ.get("SERVER_PROTOCOL") == "HTTP/1.0")
+
+
+@lru_cache(256)
+def _adds(names: tuple[str, ...]) -> bool:
+    return _FORWARDING.search(f" {' '.join(names)}") is not None
+
+
+def _demand_local(environ: Environ, who: str) -> None:
     """Raise PermissionDenied unless this machine itself calls, by its own name, without a proxy.
 
     *who* does not answer others, for the message.
     """
-    if not is_local(environ.get("REMOTE_ADDR") or ""):
+    # A foreign name that resolves to this machine (DNS rebinding) does not pass.
+    host = _HOST.fullmatch(environ.get("HTTP_HOST") or "")
+    peer = environ.get("REMOTE_ADDR") or "localhost"  # a unix socket's has no address
+    if not _is_loopback(peer.partition("%")[0]):
         problem = "answers its own machine only"
-    elif not is_loopback(environ.get("HTTP_HOST") or ""):
+    elif not (host and _is_loopback((host[1] or host[2]).lower())):
         problem = "answers to localhost, 127.0.0.1 and [::1] only"
     elif is_forwarded(environ):
         problem = "answers no forwarded requests"
@@ -127,46 +125,22 @@ def demand_local(environ: Environ, who: str = "without API keys this server") ->
     raise PermissionDenied(f"{who} {problem}", code="host_not_allowed")
 
 
+@lru_cache(256)
+def _is_loopback(name: str) -> bool:
+    """Return whether *name*, an address or a host, is localhost, 127.*.*.* or ::1."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    # A socket that listens on IPv6 and IPv4 names an IPv4 peer ::ffff:127.0.0.1.
+    return bool((getattr(address, "ipv4_mapped", None) or address).is_loopback)
+
+
 def how_it_came(environ: Environ, settings: Settings) -> str:
     """Return what ``choreo-wsgi check`` asks for: the protocol, forwarded or not, and pings."""
     way = "forwarded" if is_forwarded(environ) else "direct"
     protocol = environ.get("SERVER_PROTOCOL", "")
     return f"{protocol}; {way}; heartbeat={settings.heartbeat_seconds:g}"
-
-
-@lru_cache(256)
-def is_local(peer: str) -> bool:
-    """Return whether *peer*, a REMOTE_ADDR, is this machine: a loopback address or no address.
-
-    An address is missing where the connection came over a unix socket.
-    """
-    if peer in ("", "localhost"):  # a unix socket's, under gunicorn and uWSGI, and waitress
-        return True
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return False
-    # A socket that listens on IPv6 and IPv4 names an IPv4 peer ::ffff:127.0.0.1.
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
-
-
-@lru_cache(256)
-def is_loopback(host: str) -> bool:
-    """Return whether *host*, a Host header, names this machine: localhost, 127.*.*.*, [::1].
-
-    A foreign name that resolves to this machine (DNS rebinding) does not pass.
-    """
-    match = _HOST.fullmatch(host)
-    if match is None:
-        return False
-    name = match[1].lower()
-    if name in _LOCAL_HOSTS:
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 # -- web pages (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) -----------------------

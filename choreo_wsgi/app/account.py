@@ -1,21 +1,28 @@
-"""The account of one request: everything the log and the metrics tell about it."""
+"""The account of one request, and who is told of it: the log, the metrics, the spans."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..chat.items import Usage
+from ..errors import ConfigurationError
 from . import log
 from .keys import ANYBODY, Key
-from .observers import Observer
+
+if TYPE_CHECKING:
+    from .application import Application
 
 #: Upper bounds, in seconds, by which gaps between blocks of frames are counted.
 GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+#: The settings that ask for an observer, its class, and the package that it needs.
+_OBSERVERS = {"metrics": ("Metrics", "prometheus_client"), "otel": ("Spans", "opentelemetry-sdk")}
 
 
 @dataclass(slots=True)
@@ -61,8 +68,6 @@ class Account:
         for observer in self.observers:
             observer.asked(self)
 
-    # -- what an event stream tells ---------------------------------------------------------
-
     def sent(self, frames: int, now: float) -> None:
         """Count so many *frames*, which go to the client *now*."""
         if self.first is None:
@@ -80,36 +85,70 @@ class Account:
         for observer in self.observers:
             observer.charged(self)
 
-    # -- the end ----------------------------------------------------------------------------
-
     def finish(self, outcome: str = "") -> None:
-        """Write the log line; only the first call does anything."""
+        """Tell everybody of the request, which is over; only the first call does anything."""
         if self.seconds is not None:
             return
         self.seconds = time.monotonic() - self.began
         self.outcome = outcome or self.outcome or "ok"
         if log.access.isEnabledFor(logging.INFO):
-            log.write_account(self.to_dict())
+            log.write_account(self.members())
         for observer in self.observers:
             observer.finished(self)
 
-    def to_dict(self) -> dict[str, str | int | float | None]:
+    def members(self) -> log.Members:
         """Return what the log tells, in its order; None where a member does not apply."""
         usage = self.usage
-        return {
-            "id": self.id,
-            "method": self.method,
-            "path": self.path,
-            "status": self.status,
-            "outcome": self.outcome,
-            "key": self.key.name or None,
-            "api": self.api or None,
-            "model": self.model or None,
-            "provider": self.target or None,
-            "seconds": round(self.seconds or 0, 3),
-            "first": None if self.first is None else round(self.first - self.began, 3),
-            "tokens_in": usage.prompt_tokens if usage else None,
-            "tokens_out": usage.completion_tokens if usage else None,
-            "frames": self.frames or None,
-            "client": self.client or None,
-        }
+        return log.Members(
+            id=self.id,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            outcome=self.outcome,
+            key=self.key.name or None,
+            api=self.api or None,
+            model=self.model or None,
+            provider=self.target or None,
+            seconds=round(self.seconds or 0, 3),
+            first=None if self.first is None else round(self.first - self.began, 3),
+            tokens_in=usage.prompt_tokens if usage else None,
+            tokens_out=usage.completion_tokens if usage else None,
+            frames=self.frames or None,
+            client=self.client or None,
+        )
+
+
+class Observer:
+    """Told of all requests to *app*; a subclass takes what it wants to know."""
+
+    #: The routes that it answers itself, with their methods.
+    routes: Mapping[str, dict[str, Callable[..., Any]]] = {}
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    def asked(self, account: Account) -> None:
+        """Note what a request asks for, and of whom; ``trace`` may be changed."""
+
+    def charged(self, account: Account) -> None:
+        """Count the tokens of a generation that is over, its client there or not."""
+
+    def finished(self, account: Account) -> None:
+        """Count a request that is over."""
+
+
+def load_observers(app: Application) -> list[Observer]:
+    """Return the observers that the settings of *app* ask for; nothing of others is imported.
+
+    Raises ConfigurationError when a package is missing.
+    """
+    found: list[Observer] = []
+    for name, (kind, package) in _OBSERVERS.items():
+        if getattr(app.settings, name):
+            try:
+                module = importlib.import_module(f".{name}", __package__)
+            except ImportError as error:
+                text = f"{name}: needs the extra {name}: pip install {package}"
+                raise ConfigurationError(text) from error
+            found.append(getattr(module, kind)(app))
+    return found

@@ -19,9 +19,9 @@ from ..providers.routing import Router
 from ..settings import Configuration, configure
 from ..streams.stream import Control, EventStream
 from ..version import __version__
-from . import log, observers
+from . import log
 from .access import OPEN, Gate, Policy, how_it_came
-from .account import Account
+from .account import Account, load_observers
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
@@ -84,7 +84,7 @@ class Application:
             "replay_reachable": lambda: self._loaded.store.reachable if self._loaded else 1,
         }
         self.breakers = self._completions.breakers
-        self.observers = observers.load(self)
+        self.observers = load_observers(self)
         self._since = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             **self._endpoints.routes,

@@ -9,11 +9,33 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import AuthenticationError, ConfigurationError, PermissionDenied
 from ..settings import Configuration, parse_options, read_sections, setting
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Rule(NamedTuple):
+    """One limit of a key: at most *limit* in *seconds*, or at once when *seconds* is 0.
+
+    *cost* is what a request adds to it, less than 0 for what it gives back.
+    """
+
+    name: str
+    limit: int
+    seconds: int
+    cost: int = 0
+
+
+#: The options that limit, with the names and seconds of their rules.
+_LIMITS = {
+    "max_streams": ("streams", 0),
+    "requests_per_minute": ("requests", 60),
+    "tokens_per_minute": ("tokens", 60),
+    "tokens_per_day": ("day", 86400),
+}
 
 
 @dataclass(frozen=True)
@@ -32,15 +54,13 @@ class KeyOptions:
     )
 
     @property
-    def limits(self) -> dict[str, tuple[int, int]]:
-        """How much there is of what is counted, and in how many seconds; at once, when in 0."""
-        known = {
-            "streams": (self.max_streams, 0),
-            "requests": (self.requests_per_minute, 60),
-            "tokens": (self.tokens_per_minute, 60),
-            "day": (self.tokens_per_day, 86400),
-        }
-        return {name: limit for name, limit in known.items() if limit[0]}
+    def limits(self) -> list[Rule]:
+        """The limits that the key has."""
+        return [
+            Rule(name, limit, seconds)
+            for option, (name, seconds) in _LIMITS.items()
+            if (limit := getattr(self, option))
+        ]
 
 
 @dataclass(frozen=True)
@@ -78,14 +98,24 @@ class Keys:
 
     def __init__(self, configuration: Configuration) -> None:
         """Read the file; raises ConfigurationError if it or a section cannot be used."""
-        self._known: dict[str, Key] = {}
-        for key in configuration.settings.api_keys:
-            self._add("", {"digest": _digest(key.encode())}, "api_keys")
+        settings, given = configuration.settings, list[tuple[str, Mapping[str, str], str]]()
+        for key in settings.api_keys:
+            given.append(("", {"digest": _digest(key.encode())}, "api_keys"))
         for name, section in configuration.keys.items():
-            self._add(name, section, f"[key {name}]")
-        if configuration.settings.api_keys_file:
-            for name, section, where in _read(configuration.settings.api_keys_file):
-                self._add(name, section, f"api_keys_file: {where}")
+            given.append((name, section, f"[key {name}]"))
+        if settings.api_keys_file:
+            given += _read(settings.api_keys_file)
+        self._known: dict[str, Key] = {}
+        for name, section, where in given:
+            options = parse_options(KeyOptions, section, where)
+            digest = options.digest.lower()
+            if not _DIGEST.fullmatch(digest):
+                # The key itself may stand there by mistake, so it is not shown.
+                raise ConfigurationError(f"{where}: digest is not a SHA-256 digest in hex")
+            if name and digest in self._known:
+                known = self._known[digest].name
+                raise ConfigurationError(f"{where}: {known} has the same digest")
+            self._known.setdefault(digest, Key(digest[:16], name or digest[:16], options))
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -104,18 +134,6 @@ class Keys:
         if known.options.expires <= datetime.now(timezone.utc):
             raise AuthenticationError(f"the API key has expired ({known.options.expires})")
         return known
-
-    def _add(self, name: str, section: Mapping[str, str], where: str) -> None:
-        options = parse_options(KeyOptions, section, where)
-        digest = options.digest.lower()
-        if not _DIGEST.fullmatch(digest):
-            # The key itself may stand there by mistake, so it is not shown.
-            raise ConfigurationError(f"{where}: digest is not a SHA-256 digest in hex")
-        known = self._known.get(digest)
-        if known is None:
-            self._known[digest] = Key(digest[:16], name or digest[:16], options)
-        elif name:
-            raise ConfigurationError(f"{where}: {known.name} has the same digest")
 
 
 def _read(path: str) -> Iterator[tuple[str, Mapping[str, str], str]]:
@@ -138,13 +156,13 @@ def _read(path: str) -> Iterator[tuple[str, Mapping[str, str], str]]:
     if not first[0].startswith("["):
         for number, words in enumerate(lines, 1):
             if words:
-                yield "", {"digest": words[0]}, f"line {number} of {path}"
+                yield "", {"digest": words[0]}, f"api_keys_file: line {number} of {path}"
         return
     for title, section in read_sections(path).items():
         kind, _, name = title.partition(" ")
         if kind != "key" or not name.strip():
             raise ConfigurationError(f"api_keys_file: {path}: [{title}] is no [key NAME]")
-        yield name.strip(), section, f"{path}: [{title}]"
+        yield name.strip(), section, f"api_keys_file: {path}: [{title}]"
 
 
 def _digest(key: bytes) -> str:

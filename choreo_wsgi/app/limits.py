@@ -20,26 +20,22 @@ from typing import Any, NamedTuple
 
 from ..chat.items import Usage
 from ..chat.request import ChatRequest, content_text
-from ..errors import ChoreoError, RateLimited
+from ..errors import RateLimited
 from .account import Account
+from .keys import Rule
 
 #: Seconds after which a caller whose streams are all in use may come back.
 STREAM_RETRY = 1.0
 
-#: A limit that nothing reaches, which JSON and Lua can write.
+#: A limit that nothing reaches, which JSON can write.
 NO_LIMIT = 2**53
 
-
-class Rule(NamedTuple):
-    """One limit of a key: at most *limit* in *seconds*, or at once when *seconds* is 0.
-
-    *cost* is what a request adds to it, less than 0 for what it gives back.
-    """
-
-    name: str
-    limit: int
-    seconds: int
-    cost: int
+_REFUSED = {
+    "streams": "all {} streams of this key are in use",
+    "requests": "this key's limit of {} requests in a minute is reached",
+    "tokens": "this key's limit of {} tokens in a minute is reached",
+    "day": "this key's {} tokens for 24 hours are used up",
+}
 
 
 class State(NamedTuple):
@@ -50,16 +46,21 @@ class State(NamedTuple):
 
 
 Counts = dict[str, Any]
+#: The number of the first rule without room, from 1, or 0; the state of each before it was added.
+Answer = tuple[int, list[State]]
+#: Adds the costs of rules without waiting, for the key that they were taken from.
+Settle = Callable[[Sequence[Rule]], object]
+#: Charges a key for an answer that is over: by its usage, else estimated from its frames.
+#: Without either the provider gave nothing, and only the request counts.
+Charge = Callable[[Usage | None, int], None]
 
 
 def count(
-    counts: Counts, rules: Sequence[Rule], now: float, holder: str = "", lease: float = math.inf
-) -> tuple[int, list[State]]:
+    rules: Sequence[Rule], counts: Counts, now: float, holder: str = "", lease: float = math.inf
+) -> Answer:
     """Add the cost of each rule to a key's *counts*, or nothing if one has no room.
 
-    *holder*, a process, has its places among the key's streams for *lease* seconds.  Returns
-    the number of the first rule without room, counted from 1, or 0; and the state of each rule
-    before that.
+    *holder*, a process, has its places among the key's streams for *lease* seconds.
     """
     refused, states = 0, []
     changed: Counts = {}
@@ -83,15 +84,8 @@ def count(
     return refused, states
 
 
-#: Adds the costs of rules without waiting, for the key that they were taken from.
-Settle = Callable[[Sequence[Rule]], object]
-
-
 class Counters:
-    """Counts within this process.
-
-    *blocking* is whether :meth:`take` may wait.
-    """
+    """Counts within this process; *blocking* is whether :meth:`take` may wait."""
 
     blocking = False
 
@@ -101,13 +95,12 @@ class Counters:
 
     def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
         """Do what :func:`count` does for *key*; return also how to settle what was taken."""
-        refused, states = self._count(key, rules)
-        return refused, states, partial(self._count, key)
 
-    def _count(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State]]:
-        with self._lock:
-            counts = self._counts.setdefault(key, {})
-            return count(counts, rules, time.monotonic())
+        def add(rules: Sequence[Rule]) -> Answer:
+            with self._lock:
+                return count(rules, self._counts.setdefault(key, {}), time.monotonic())
+
+        return *add(rules), add
 
 
 def open_counters(replay: str) -> Counters:
@@ -117,11 +110,6 @@ def open_counters(replay: str) -> Counters:
     module = importlib.import_module(".shared_limits", __package__)
     counters: Counters = module.open_counters(replay)
     return counters
-
-
-#: Charges a key for an answer that is over: by its usage, else estimated from its frames.
-#: Without either the provider gave nothing, and only the request counts.
-Charge = Callable[[Usage | None, int], None]
 
 
 class Limits:
@@ -137,27 +125,30 @@ class Limits:
         *calls* is how many streams it counts as; None is returned if there are no limits.  The
         account gets the ``x-ratelimit-*`` headers.  Raises RateLimited.
         """
-        key = account.key.id
-        limits = account.key.options.limits
+        key, limits = account.key.id, account.key.options.limits
         if not limits:
             return None
-        prompt = answer = 0
-        if "tokens" in limits or "day" in limits:
-            texts = (content_text(message.get("content")) for message in request.messages)
-            prompt = sum(len(text) // 4 + 4 for text in texts)
-            prompt += sum(map(len, request.marks.values())) // 4
-            answer = round(self._answers.get(key, 0))
-            if request.max_tokens is not None:
-                answer = request.max_tokens * request.n
+        texts = (content_text(message.get("content")) for message in request.messages)
+        prompt = sum(len(text) // 4 + 4 for text in texts)
+        prompt += sum(map(len, request.marks.values())) // 4
+        answer = round(self._answers.get(key, 0))
+        if request.max_tokens is not None:
+            answer = request.max_tokens * request.n
         costs = {"streams": calls, "requests": 1}
         rules = [
-            Rule(name, limit, seconds, costs.get(name, min(prompt + answer, limit)))
-            for name, (limit, seconds) in limits.items()
+            rule._replace(cost=costs.get(rule.name, min(prompt + answer, rule.limit)))
+            for rule in limits
         ]
         refused, states, settle = self.counters.take(key, rules)
         account.headers = _headers(rules, states, admitted=not refused)
         if refused:
-            raise _refusal(rules[refused - 1], states[refused - 1])
+            rule, quota = rules[refused - 1], rules[refused - 1].name == "day"
+            raise RateLimited(
+                _REFUSED[rule.name].format(rule.limit),
+                retry_after=states[refused - 1].reset,
+                retry=False if quota else None,
+                code="quota_exceeded" if quota else None,
+            )
         ends = [time.monotonic() + state.reset for state in states]
         return partial(self._settle, settle, key, list(zip(rules, ends, strict=True)), prompt)
 
@@ -187,17 +178,6 @@ class Limits:
         settle(changes)
 
 
-def _refusal(rule: Rule, state: State) -> ChoreoError:
-    if rule.name == "streams":
-        message = f"all {rule.limit} streams of this key are in use"
-    elif rule.name == "day":
-        message = f"this key's {rule.limit} tokens for 24 hours are used up"
-        return RateLimited(message, retry_after=state.reset, retry=False, code="quota_exceeded")
-    else:
-        message = f"this key's limit of {rule.limit} {rule.name} in a minute is reached"
-    return RateLimited(message, retry_after=state.reset)
-
-
 def _headers(
     rules: Sequence[Rule], states: Sequence[State], *, admitted: bool
 ) -> list[tuple[str, str]]:
@@ -208,14 +188,10 @@ def _headers(
         # The minute's tokens are told rather than the day's.
         if rule.seconds and f"x-ratelimit-limit-{name}" not in headers:
             left = state.left - rule.cost if admitted else state.left
+            minutes, seconds = divmod(math.ceil(state.reset), 60)
+            hours, minutes = divmod(minutes, 60)  # written as OpenAI does: 6m0s, 23h59m1s
+            reset = f"{hours}h" * bool(hours) + f"{minutes}m" * bool(hours or minutes)
             headers[f"x-ratelimit-limit-{name}"] = str(rule.limit)
             headers[f"x-ratelimit-remaining-{name}"] = str(max(0, left))
-            headers[f"x-ratelimit-reset-{name}"] = _duration(state.reset)
+            headers[f"x-ratelimit-reset-{name}"] = f"{reset}{seconds}s"
     return list(headers.items())
-
-
-def _duration(seconds: float) -> str:
-    """Return *seconds* as OpenAI writes them: ``6m0s``, ``23h59m1s``."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h" * bool(hours) + f"{minutes}m" * bool(hours or minutes) + f"{rest}s"

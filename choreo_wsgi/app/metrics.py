@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import prometheus_client as prometheus
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from .access import demand_metrics_key
-from .account import GAPS, Account
-from .observers import Observer
+from .account import GAPS, Account, Observer
 from .request import Call
 from .response import Response
 
@@ -30,35 +30,30 @@ if TYPE_CHECKING:
 #: the callers' words.
 MODELS = 200
 
-_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_SECONDS = {"buckets": (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)}
 
-#: Text and labels.
-_COUNTERS = {
-    "requests": ("Requests by how they ended", "api model outcome"),
-    "tokens": ("Tokens that providers reported", "key model direction"),
-    "frames": ("Frames sent to clients", ""),
-    "heartbeats": ("Pings sent to clients", ""),
-    "client_disconnects": ("Clients that left before the end", ""),
-    "failovers": ("Targets passed over for the next", "model"),
-    "replay_errors": ("Requests that the replay store failed", ""),
-}
+_SUM, _MAX = {"multiprocess_mode": "livesum"}, {"multiprocess_mode": "livemax"}
+_MIN = {"multiprocess_mode": "livemin"}
 
-#: Text and upper bounds.
-_HISTOGRAMS = {
-    "request_seconds": ("From a request to its last byte", _SECONDS),
-    "first_token_seconds": ("From a request to the first frame", _SECONDS),
-    "frame_gap_seconds": ("Between frames of a stream", GAPS),
-}
-
-#: Text, and how the figures of several processes become one.
-_GAUGES: dict[str, tuple[str, Any]] = {
-    "active_streams": ("Completions that run, with a client or without", "livesum"),
-    "orphans": ("Resumable streams that go on without a client", "livesum"),
-    "readers": ("Readings of resumable streams", "livesum"),
-    "carried_streams": ("Streams on the server's one loop, without a worker", "livesum"),
-    "loop_lag_seconds": ("How long the loop's last round took, so made others wait", "livemax"),
-    "replay_reachable": ("Whether the replay store can be reached", "livemin"),
-    "breaker_open": ("Whether a target is left out for failing", "livemax"),
+#: Kind, text, labels and options; those of a gauge say how several processes' become one.
+_TABLE: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
+    "requests": (Counter, "Requests by how they ended", "api model outcome", {}),
+    "tokens": (Counter, "Tokens that providers reported", "key model direction", {}),
+    "frames": (Counter, "Frames sent to clients", "", {}),
+    "heartbeats": (Counter, "Pings sent to clients", "", {}),
+    "client_disconnects": (Counter, "Clients that left before the end", "", {}),
+    "failovers": (Counter, "Targets passed over for the next", "model", {}),
+    "replay_errors": (Counter, "Requests that the replay store failed", "", {}),
+    "request_seconds": (Histogram, "From a request to its last byte", "", _SECONDS),
+    "first_token_seconds": (Histogram, "From a request to the first frame", "", _SECONDS),
+    "frame_gap_seconds": (Histogram, "Between frames of a stream", "", {"buckets": GAPS}),
+    "active_streams": (Gauge, "Completions that run, with a client or without", "", _SUM),
+    "orphans": (Gauge, "Resumable streams that go on without a client", "", _SUM),
+    "readers": (Gauge, "Readings of resumable streams", "", _SUM),
+    "carried_streams": (Gauge, "Streams on the server's one loop, without a worker", "", _SUM),
+    "loop_lag_seconds": (Gauge, "How long the loop's last round made others wait", "", _MAX),
+    "replay_reachable": (Gauge, "Whether the replay store can be reached", "", _MIN),
+    "breaker_open": (Gauge, "Whether a target is left out for failing", "target", _MAX),
 }
 
 
@@ -84,52 +79,42 @@ class Metrics(Observer):
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._watching = 0  # the process whose thread looks; a fork has none
         self._registry = prometheus.CollectorRegistry()
-        common: dict[str, Any] = {"namespace": "choreo", "registry": self._registry}
-        self._counters = {
-            name: prometheus.Counter(name, text, labels.split(), **common)
-            for name, (text, labels) in _COUNTERS.items()
-        }
-        self._histograms = {
-            name: prometheus.Histogram(name, text, buckets=bounds, **common)
-            for name, (text, bounds) in _HISTOGRAMS.items()
-        }
-        self._gauges = {
-            name: prometheus.Gauge(
-                name,
-                text,
-                ["target"] if name == "breaker_open" else [],
-                multiprocess_mode=mode,
-                **common,
+        self._metrics: dict[str, Any] = {
+            name: kind(
+                name, text, labels.split(), namespace="choreo", registry=self._registry, **options
             )
-            for name, (text, mode) in _GAUGES.items()
+            for name, (kind, text, labels, options) in _TABLE.items()
         }
+        self._look()
 
     def asked(self, account: Account) -> None:
         """See to it that one of several processes looks once a second, in a thread of its own."""
         if self._shared and self._watching != os.getpid():
             self._watching = os.getpid()
+            self._look()  # before the others are told of this process
             threading.Thread(target=self._watch, name="metrics", daemon=True).start()
 
     def _watch(self) -> None:
         while True:
-            self._look()
             time.sleep(1)
+            self._look()
 
     def finished(self, account: Account) -> None:
         """Count a request that is over."""
-        count, model = self._counters, self._model(account)
+        self.asked(account)
+        count, model = self._metrics, self._model(account)
         count["frames"].inc(account.frames)
         count["heartbeats"].inc(account.pings)
         count["client_disconnects"].inc(account.outcome in ("client_closed", "client_left"))
         count["replay_errors"].inc(account.outcome == "replay_unavailable")
         if account.failovers:
             count["failovers"].labels(model).inc(account.failovers)
-        self._histograms["request_seconds"].observe(account.seconds or 0)
+        count["request_seconds"].observe(account.seconds or 0)
         if account.first is not None:
-            self._histograms["first_token_seconds"].observe(account.first - account.began)
+            count["first_token_seconds"].observe(account.first - account.began)
             # Many at once, for which there is no public way: one by one they would cost a
             # stream a twelfth of its CPU time.
-            gap = self._histograms["frame_gap_seconds"]
+            gap = count["frame_gap_seconds"]
             gap._sum.inc(account.last - account.first)
             for bucket, number in zip(gap._buckets, account.gaps, strict=False):
                 if number:
@@ -140,7 +125,7 @@ class Metrics(Observer):
     def charged(self, account: Account) -> None:
         """Count the tokens of a generation that is over."""
         if account.usage is not None:
-            tokens = self._counters["tokens"].labels
+            tokens = self._metrics["tokens"].labels
             who = (account.key.name, self._model(account))
             tokens(*who, "in").inc(account.usage.prompt_tokens)
             tokens(*who, "out").inc(account.usage.completion_tokens)
@@ -154,11 +139,11 @@ class Metrics(Observer):
 
     def _look(self) -> None:
         for name, look in list(self.app.gauges.items()):
-            self._gauges[name].set(look())
+            self._metrics[name].set(look())
         for target, is_open in self.app.breakers.state().items():
             if is_open or target in self._failing:
                 self._failing.add(target)
-                self._gauges["breaker_open"].labels(target).set(is_open)
+                self._metrics["breaker_open"].labels(target).set(is_open)
 
     def _response(self, call: Call) -> Response:
         """Return the answer to ``GET /metrics``; raises as :func:`demand_metrics_key` does."""

@@ -12,8 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .account import Account
-from .observers import Observer
+from .account import Account, Observer
 
 _TRACER = trace.get_tracer("choreo_wsgi")
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -54,7 +53,7 @@ class Spans(Observer):
         span = account.span
         if span is None:
             return
-        for member, value in account.to_dict().items():
+        for member, value in account.members().items():
             if member in _ATTRIBUTES and value is not None:
                 span.set_attribute(_ATTRIBUTES[member], value)
         provider, _, model = account.target.partition("/")

@@ -6,16 +6,15 @@ that dies does not keep it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import queue
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING
 from ..late import Late
 from ..replay.backend import Unreachable
 from ..replay.lua import Script
-from .limits import NO_LIMIT, Counters, Rule, Settle, State, count
+from .keys import Rule
+from .limits import NO_LIMIT, Answer, Counters, Counts, Settle, State, count
 
 if TYPE_CHECKING:
     from ..replay import database, redis
@@ -37,10 +37,9 @@ LEASE, _RENEW, _RETRY = 60.0, 20.0, 2.0
 
 logger = logging.getLogger(__name__)
 
-
-#: Does what limits.count does for the key of an id and a holder, in one step for all processes;
-#: raises Unreachable, at once if it may not wait, as the flag says.
-Add = Callable[[str, Sequence[Rule], str, bool], tuple[int, list[State]]]
+#: Has a step change the counts of a key at a time, undisturbed by others; returns its answer.
+#: Raises Unreachable.
+Change = Callable[[str, Callable[[Counts, float], Answer]], Answer]
 
 
 def open_counters(replay: str) -> SharedCounters:
@@ -50,139 +49,115 @@ def open_counters(replay: str) -> SharedCounters:
     return SharedCounters(_in_redis(replay))
 
 
-def _in_sqlite(path: Path) -> Add:
+def _in_sqlite(path: Path) -> Change:
     file = database.Database(path)
 
-    def add(key: str, rules: Sequence[Rule], holder: str, wait: bool) -> tuple[int, list[State]]:
-        with file.transaction(wait=wait) as db:
+    def change(key: str, step: Callable[[Counts, float], Answer]) -> Answer:
+        with file.transaction() as db:
             row = db.execute("SELECT counts FROM limits WHERE key = ?", (key,)).fetchone()
             counts = json.loads(row[0]) if row else {}
-            answer = count(counts, rules, time.time(), holder, LEASE)
+            answer = step(counts, time.time())
             db.execute("REPLACE INTO limits VALUES (?, ?)", (key, json.dumps(counts)))
         return answer
 
-    weakref.finalize(add, file.close)
-    return add
+    weakref.finalize(change, file.close)
+    return change
 
 
-# ARGV: the key's id; as JSON the rules, the holder and the seconds of its lease.
-_ADD = Script("""
-local name, asked = P .. 'limit:' .. ARGV[1], cjson.decode(ARGV[2])
-local rules, holder, lease = unpack(asked)
-local time = call('TIME')
-local now = time[1] + time[2] / 1000000
-local counts = cjson.decode(call('GET', name) or '{}')
-local refused, states, changed = 0, {}, {}
-for number, rule in ipairs(rules) do
-  local name, limit, seconds, cost = unpack(rule)
-  local used, ends, reset = unpack(counts[name] or {0, 0})
-  if seconds > 0 then
-    if ends <= now then used, ends = 0, now + seconds end
-    changed[name], reset = {math.max(0, used + cost), ends}, ends - now
-  else
-    local held = {}
-    used, reset = 0, 1
-    for other, places in pairs(counts[name] or {}) do
-      if places[2] > now then held[other], used = places, used + places[1] end
-    end
-    local mine = held[holder] and held[holder][1] or 0
-    held[holder] = {math.max(0, mine + cost), now + lease}
-    changed[name] = held
-  end
-  if used + cost > limit and refused == 0 then refused = number end
-  states[number] = {limit - used, reset}
-end
-if refused == 0 then
-  for rule, value in pairs(changed) do counts[rule] = value end
-  call('SET', name, cjson.encode(counts), 'EX', 86400)
-end
-return cjson.encode({refused, states})
+# ARGV: the key's id; its counts as they were read, and as they shall be, or nothing.
+_SWAP = Script("""
+local name = P .. 'limit:' .. ARGV[1]
+local counts = call('GET', name) or '{}'
+if ARGV[3] == '' or counts ~= ARGV[2] then return {counts, unpack(call('TIME'))} end
+call('SET', name, ARGV[3], 'EX', 86400)
+return false
 """)
 
 
-def _in_redis(url: str) -> Add:
+def _in_redis(url: str) -> Change:
     client = redis.connect(url)
-    # Fewer than the pool has connections: waiting for one is no sign that Redis is away.
-    few = threading.BoundedSemaphore(8)
 
-    def add(key: str, rules: Sequence[Rule], holder: str, wait: bool) -> tuple[int, list[State]]:
-        if not wait:
-            raise Unreachable("it is asked through a network")
-        with few:
-            answer = redis.run(client, _ADD, key, json.dumps([rules, holder, LEASE]))
-        refused, states = json.loads(answer)
-        return refused, [State(*state) for state in states]
+    def change(key: str, step: Callable[[Counts, float], Answer]) -> Answer:
+        was = new = b""
+        while found := redis.run(client, _SWAP, key, was, new):  # another was faster
+            was, seconds, microseconds = found
+            counts = json.loads(was)
+            answer = step(counts, int(seconds) + int(microseconds) / 1e6)
+            new = json.dumps(counts).encode()
+        return answer
 
-    return add
+    return change
 
 
 class SharedCounters(Counters):
-    """Counts with *add*, or as any counters within this process while its store is away."""
+    """Counts by *change*, or as any counters within this process while its store is away."""
 
     blocking = True
 
-    def __init__(self, add: Add) -> None:
+    def __init__(self, change: Change) -> None:
         super().__init__()
-        self._add = add
+        self._change = change
         self._name = secrets.token_hex(4)
         self._keys: set[str] = set()  # those that had places here
-        self._later: queue.SimpleQueue[tuple[str, Sequence[Rule]]] = queue.SimpleQueue()
+        self._later: deque[tuple[str, Sequence[Rule]]] = deque()
+        self._news = threading.Event()
+        self._asking = threading.Lock()  # one at a time: there is no waiting for one another
         self._process = 0  # the one whose thread runs; a fork has none
-        self._retry = 0.0  # when the store may be asked again
-        self._away = False
+        self._retry = 0.0  # when a store that is away may be asked again
 
     def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
-        with self._lock:
-            now = time.monotonic()
-            may_ask = not self._away or now >= self._retry  # one request in a while
-            self._retry = now + _RETRY if may_ask else self._retry
-            self._keys.update(key for rule in rules if not rule.seconds)
+        self._keys.update(key for rule in rules if not rule.seconds)
+        answer = self._add((key, rules))
+        if answer is None:
+            return super().take(key, rules)
+        return *answer, partial(self._put, key)
+
+    def _put(self, key: str, rules: Sequence[Rule]) -> None:
+        """Have *rules* added before this process takes anything else."""
+        self._later.append((key, rules))
+        self._news.set()
+
+    def _add(self, *last: tuple[str, Sequence[Rule]]) -> Answer | None:
+        """Add what was put off and then the *last*; return its answer, None without a store."""
+        if time.monotonic() < self._retry:
+            return None
+        with self._asking:
+            if time.monotonic() < self._retry:
+                return None
+            todo = [*(self._later.popleft() for _ in range(len(self._later))), *last]
+            if not todo:
+                return None
+            if self._retry:
+                self._retry = time.monotonic() + _RETRY  # the others do not wait for this one
             if self._process != os.getpid():
                 self._process = os.getpid()
                 threading.Thread(target=self._run, name="limits", daemon=True).start()
-        if may_ask:
-            with self._losing():
-                refused, states = self._ask(key, rules)
-                if self._away:
-                    self._away = False
-                    logger.info("the limits of keys are shared again")
-                return refused, states, partial(self._settle, key)
-        return super().take(key, rules)
-
-    def _settle(self, key: str, rules: Sequence[Rule]) -> None:
-        try:  # then the next request finds the place free
-            self._ask(key, rules, wait=False)
-        except Unreachable:
-            self._later.put((key, rules))
-
-    def _ask(
-        self, key: str, rules: Sequence[Rule], *, wait: bool = True
-    ) -> tuple[int, list[State]]:
-        return self._add(key, rules, f"{self._name}-{os.getpid()}", wait)
-
-    @contextlib.contextmanager
-    def _losing(self) -> Iterator[None]:
-        """Go on without the store if it is away."""
-        try:
-            yield
-        except Unreachable as error:
-            with self._lock:
-                was, self._away = self._away, True
-            if not was:
-                text = "the limits of keys cannot be shared, each process keeps its own: %s"
-                logger.warning(text, error)
+            try:
+                for key, rules in todo:
+                    holder = f"{self._name}-{self._process}"
+                    answer = self._change(key, partial(count, rules, holder=holder, lease=LEASE))
+            except Unreachable as error:  # what was put off ends with its minute or its lease
+                if not self._retry:
+                    text = "the limits of keys cannot be shared, each process keeps its own: %s"
+                    logger.warning(text, error)
+                self._retry = time.monotonic() + _RETRY
+                return None
+            if self._retry:
+                self._retry = 0.0
+                logger.info("the limits of keys are shared again")
+            return answer
 
     def _run(self) -> None:
         due = time.monotonic() + _RENEW
         while True:
+            self._news.wait(max(0.0, due - time.monotonic()))
+            self._news.clear()
             if time.monotonic() >= due:
                 due = time.monotonic() + _RENEW
                 self.renew()
-            # What fails here ends by itself, with the minute or with the lease.
-            with contextlib.suppress(queue.Empty), self._losing():
-                self._ask(*self._later.get(timeout=_RENEW))
+            self._add()
 
     def renew(self) -> None:
         """Have the thread hold this process's places for another LEASE."""
         for key in tuple(self._keys):
-            self._later.put((key, [Rule("streams", NO_LIMIT, 0, 0)]))
+            self._put(key, [Rule("streams", NO_LIMIT, 0)])

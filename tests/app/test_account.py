@@ -11,7 +11,7 @@ import pytest
 from harness import make_app, wait_until
 from wsgi_calls import call, chat
 
-from choreo_wsgi.app.log import Form, Lines, json_line, text_line
+from choreo_wsgi.app.log import JSONLine, TextLine
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-the-key-of-ann"
@@ -92,16 +92,12 @@ def test_a_client_that_leaves(serve: Any, lines: Any) -> None:
     assert line["outcome"] == "client_closed"
 
 
-def formatted(form: Form, caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [Lines(form).format(record) for record in caplog.records]
-
-
 def test_the_text_stands_in_one_line_whatever_the_caller_sent(
     lines: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = chat("the prompt", model='a"b=c\n2030-01-01 forged\x1b[31mé')
     call(make_app({"default_model": "none"}, ANN), "POST", CHAT, body, **AUTHORIZED)
-    (text,) = formatted(text_line, caplog)
+    (text,) = map(TextLine().format, caplog.records)
     assert text.isprintable() and text.isascii()
     assert r'model="a\"b=c\n2030-01-01 forged\u001b[31m\u00e9"' in text
     assert " status=404 outcome=model_not_found key=ann api=chat " in text
@@ -110,7 +106,7 @@ def test_the_text_stands_in_one_line_whatever_the_caller_sent(
 
 def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
     call(make_app(), "POST", CHAT, chat("the prompt"))
-    (line,) = formatted(json_line, caplog)
+    (line,) = map(JSONLine().format, caplog.records)
     told = json.loads(line)
     assert "\n" not in line and "prompt" not in line
     assert (told["level"], told["model"], told["tokens_out"]) == ("info", "echo", 2)
@@ -122,6 +118,6 @@ def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
         raise ValueError("two\nlines")
     except ValueError:
         logging.getLogger("choreo_wsgi").exception("it failed: %s", "x")
-    (line,) = formatted(json_line, caplog)
+    (line,) = map(JSONLine().format, caplog.records)
     told = json.loads(line)
     assert told["message"] == "it failed: x" and "ValueError: two\nlines" in told["traceback"]

@@ -221,7 +221,9 @@ def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
         with Client(address) as client:
             answer = client.exchange("GET", "/metrics", headers={"Connection": "close"})
         assert answer.status == 200
-        return parse(answer.body.decode())
+        found = parse(answer.body.decode())
+        assert found["choreo_replay_reachable", ()] == 1, "both have told, asked or not"
+        return found
 
     clients = [Client(address) for _ in range(8)]
     for client in clients:

@@ -204,7 +204,7 @@ def test_redis_goes_away(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2 and "each process keeps its own" in warnings[0]  # one each
     redis.start()
-    apps[0]._completions.limits.counters._retry = 0.0  # type: ignore[union-attr]
+    apps[0]._completions.limits.counters._retry = 0.1  # type: ignore[union-attr]
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is Redis's again")
     assert "shared again" in caplog.text
 
@@ -219,7 +219,7 @@ def test_the_file_cannot_be_used(
     assert [ask(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
     assert caplog.text.count("each process keeps its own") == 1
     path.unlink()
-    apps[0]._completions.limits.counters._retry = 0.0  # type: ignore[union-attr]
+    apps[0]._completions.limits.counters._retry = 0.1  # type: ignore[union-attr]
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is shared again")
 
 
