@@ -9,6 +9,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, Union
 from urllib.parse import urlsplit
@@ -229,58 +231,56 @@ class Pool:
         self._close_idle()
 
 
+@dataclass(eq=False)
 class Nested:
     """TLS inside the TLS of a proxy: what is asked of a socket, without ever waiting.
 
     *socket* leads to the proxy; *tls* reads from *incoming* and writes to *outgoing*.
     """
 
-    def __init__(
-        self,
-        socket: socket.socket,
-        tls: ssl.SSLObject,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-    ) -> None:
-        self.socket = socket
-        self.fileno, self.close = socket.fileno, socket.close
-        self._tls = tls
-        self._incoming = incoming
-        self._outgoing = outgoing
-        self._unsent = b""
+    socket: socket.socket
+    tls: ssl.SSLObject
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    unsent: bytes = b""
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self.socket.close()
 
     def do_handshake(self) -> None:
-        self._fed(self._tls.do_handshake)
+        self._perform(self.tls.do_handshake)
         self._flush()
 
     def send(self, data: memoryview) -> int:
-        self._flush()
-        sent = self._tls.write(data)
+        sent = self._perform(partial(self.tls.write, data))
         with suppress(*NOT_READY):
             self._flush()  # what is left goes out before anything else is done
         return sent
 
     def recv(self, size: int) -> bytes:
         """Return all that is there: what stayed in here no poll would see."""
-        self._flush()
-        data = self._fed(lambda: self._tls.read(size))
+        data = self._perform(partial(self.tls.read, size))
         with suppress(ssl.SSLWantReadError):
-            while more := self._tls.read(size):
+            while more := self.tls.read(size):
                 data += more
         return data
 
-    def _fed(self, operation: Callable[[], T]) -> T:
+    def _perform(self, operation: Callable[[], T]) -> T:
         while True:
+            self._flush()
             try:
                 return operation()
             except ssl.SSLWantReadError:
                 self._flush()
             if data := self.socket.recv(BLOCK):
-                self._incoming.write(data)
+                self.incoming.write(data)
             else:
-                self._incoming.write_eof()
+                self.incoming.write_eof()
 
     def _flush(self) -> None:
-        while data := self._unsent or self._outgoing.read(BLOCK):
-            self._unsent = data
-            self._unsent = data[self.socket.send(data) :]
+        while data := self.unsent or self.outgoing.read(BLOCK):
+            self.unsent = data
+            self.unsent = data[self.socket.send(data) :]

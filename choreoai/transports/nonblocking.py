@@ -29,20 +29,8 @@ from choreo_wsgi.upstream.framing import FramingError, Truncated
 from choreo_wsgi.upstream.head import head_end, parse_head
 
 from ..errors import APIConnectionError
-from .base import (
-    NOT_READY,
-    PORTS,
-    Attempt,
-    BaseWaiter,
-    Nested,
-    Route,
-    Stalled,
-    T,
-    head,
-    receive_some,
-    send_some,
-    wants_to_write,
-)
+from . import base
+from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T, receive_some
 
 _LONGEST_TIMER = 86400.0  # seconds
 
@@ -105,7 +93,7 @@ class AsyncioWaiter(BaseWaiter):
         try:
             future.set_result(self._attempt(self.sock))
         except NOT_READY as error:
-            write = wants_to_write(error, self._watched == "writer")
+            write = base.wants_to_write(error, self._watched == "writer")
             self._watch("writer" if write else "reader")
         except Exception as error:
             future.set_exception(error)
@@ -147,7 +135,7 @@ class TrioWaiter(BaseWaiter):
                 try:
                     return attempt(self.sock)
                 except NOT_READY as error:
-                    write = wants_to_write(error, write)
+                    write = base.wants_to_write(error, write)
         raise Stalled
 
 
@@ -209,7 +197,7 @@ async def dial(route: Route, limit: float | None) -> socket.socket:
     at = urlsplit(route.proxy or route.origin)
     failure: Exception = OSError("it has no address")
     try:
-        places = await lookup(at.hostname or "", at.port or PORTS[at.scheme], seconds)
+        places = await lookup(at.hostname or "", at.port or base.PORTS[at.scheme], seconds)
     except OSError as error:
         raise route.unreachable(error) from error
     for place in places:
@@ -275,8 +263,8 @@ def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> 
 async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
     """Have the proxy connect to the server: RFC 9110, section 9.3.6."""
     headers = {"Host": route.authority, **route.proxy_headers}
-    request = memoryview(head(f"CONNECT {route.authority}", headers))
-    await _perform(sock, partial(send_some, request), True, deadline)
+    request = memoryview(base.head(f"CONNECT {route.authority}", headers))
+    await _perform(sock, partial(base.send_some, request), True, deadline)
     data = b""
     while (end := head_end(data)) < 0:
         data += (more := await _perform(sock, receive_some, False, deadline))
