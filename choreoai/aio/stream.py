@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from choreo_wsgi.sse import Decoder
 
-from ..base import Answered, backoff, stream_path
+from ..base import Answered, backoff, retry_delay, stream_path
 from ..errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
     APITimeoutError,
-    InternalServerError,
     NotFoundError,
-    RateLimitError,
     StreamInterruptedError,
 )
 from ..folding import Fold
@@ -100,7 +98,7 @@ class AsyncStream(Answered, Generic[E]):
                 chunk = self._reading.take(self._ready.popleft())
                 if chunk is None:
                     # Only now: what came with the end marker must not wait for the body's end.
-                    with suppress(APIConnectionError):
+                    with suppress(APIConnectionError, Cancelled):
                         await self._exchange.receive(time.monotonic() + _PATIENCE)
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
@@ -131,7 +129,7 @@ class AsyncStream(Answered, Generic[E]):
             why = "the connection was closed before the end of the answer"
             try:
                 block = await self._exchange.receive(deadline)
-            except (APITimeoutError, Cancelled):
+            except APITimeoutError:
                 raise
             except APIConnectionError as error:
                 block, why = b"", str(error)
@@ -147,8 +145,6 @@ class AsyncStream(Answered, Generic[E]):
 
     def _take(self, block: bytes) -> bool:
         """Take the records that *block* completes; return whether there are any."""
-        if self._decoder is None and not block.strip():
-            return False
         self._decoder = self._decoder or Decoder(errors="strict")
         made = records(self._decoder, block)
         # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
@@ -168,7 +164,8 @@ class AsyncStream(Answered, Generic[E]):
         """Deal with a connection that is over: be over too, or get another."""
         if not self._exchange.options.resumable or self.id is None:
             self._over = why
-            return
+            return None
+        self._decoder = None
         while True:
             if self._failures == _MOST_TRIES:
                 raise StreamInterruptedError(f"{why}; reconnecting did not help")
@@ -176,23 +173,18 @@ class AsyncStream(Answered, Generic[E]):
                 await self._exchange.pause(backoff(self._failures, first=0.1))
             self._failures += 1
             try:
-                await self._exchange.resume(self.id, self._last)
-                break
-            except (APIConnectionError, InternalServerError, RateLimitError):
-                pass
-            except APIStatusError as error:
-                message = f"{why}, and the stream cannot be resumed: {error}"
-                kind, code = error.type, error.code
-                raise StreamInterruptedError(message, code=code, type=kind) from error
-        self._decoder = None
+                return await self._exchange.resume(self.id, self._last)
+            except (APIConnectionError, APIStatusError) as error:
+                if retry_delay(error, 0, time.time()) is None:
+                    message = f"{why}, and the stream cannot be resumed: {error}"
+                    code, kind = error.code, error.type
+                    raise StreamInterruptedError(message, code=code, type=kind) from error
 
     def _explain(self, error: BaseException) -> BaseException:
         """Return what to raise for *error*, met while reading."""
         reading = self._reading
         if reading.ended or error is reading.failure:
             return error
-        if isinstance(error, Cancelled):
-            error = StreamInterruptedError("the stream was closed while it was being read")
         if isinstance(error, APIError):
             return reading.fail(error)
         # Not ours: a signal handler's, or a task's cancellation.
@@ -232,9 +224,15 @@ class AsyncStream(Answered, Generic[E]):
         return self._reading.fold.completion()
 
     @property
-    def text(self) -> AsyncIterator[str]:
+    async def text(self) -> AsyncIterator[str]:
         """The pieces of the first choice's text; chunks without choices are passed over."""
-        return _AsyncText(self)
+        with suppress(StopAsyncIteration):
+            while True:
+                # Of the base class: a subclass may make events of the chunks.
+                chunk: Any = await AsyncStream.__anext__(self)
+                said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+                if text := "".join(said):
+                    yield text
 
     async def get_final_completion(self) -> ChatCompletion:
         """Read to the end and return the whole answer as one completion.
@@ -278,21 +276,3 @@ class AsyncStream(Answered, Generic[E]):
 
     def __del__(self) -> None:
         self._exchange.close()
-
-
-class _AsyncText:
-    # Not a generator: an async one that is dropped is finished by the loop some time later,
-    # and would keep the stream open until then.
-    def __init__(self, stream: AsyncStream[Any]) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> _AsyncText:
-        return self
-
-    async def __anext__(self) -> str:
-        while True:
-            # Of the base class: a subclass may make events of the chunks.
-            chunk = await AsyncStream.__anext__(self._stream)
-            said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
-            if text := "".join(said):
-                return text

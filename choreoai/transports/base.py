@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.util.wait import wait_for_read
 
-from ..errors import APIConnectionError, APITimeoutError
+from ..errors import APIConnectionError, APIError, APITimeoutError
 
 T = TypeVar("T")
 #: What is tried on a socket each time that it is ready, until it works.
@@ -48,10 +48,8 @@ class Stalled(TimeoutError):
     """A time limit passed."""
 
 
-class Cancelled(APIConnectionError):
+class Cancelled(APIError):
     """The call was given up by its caller."""
-
-    _hopeless = True
 
 
 class BaseWaiter:
