@@ -10,18 +10,14 @@ from ..chat.checks import MAX_TOKENS, model_name
 from ..chat.items import Json
 from ..chat.request import ChatRequest, loads_marked
 from ..chat.schema import (
-    BOOLEAN,
-    STRING,
     Fault,
     anything,
-    array,
+    check_of,
     demand,
     either,
     integer,
     mapping_of,
     number,
-    object_of,
-    one_of,
     text_or,
 )
 from ..errors import InvalidRequest
@@ -30,45 +26,44 @@ from . import API
 #: As many values may be in a request: texts may be lists of tokens, of which OpenAI takes 300,000.
 _VALUES = 320_000
 _TOKEN = integer(0)
-_TOKENS = array(_TOKEN)
 
 
 def _several(value: Json) -> None:
     """Check for texts, for the tokens of one, or for the tokens of several."""
     if not value:
         raise Fault("must not be empty")
-    each = STRING if type(value[0]) is str else _TOKENS if type(value[0]) is list else _TOKEN
-    array(each)(value)
+    kind = type(value[0])
+    check_of([str if kind is str else [_TOKEN] if kind is list else _TOKEN])(value)
 
 
 _PROMPT = either(str, anything, list, _several)
 _CHECKS = {
-    "completions": object_of(
+    "completions": check_of(
         {
             "model!": model_name,
             "prompt!": _PROMPT,
-            "stream echo": BOOLEAN,
+            "stream echo": bool,
             "n": integer(1, 128),
             "max_tokens": integer(0, MAX_TOKENS),
             "logprobs": integer(0, 5),
-            "suffix": STRING,
+            "suffix": str,
             "best_of": integer(0, 20),
             "temperature": number(0, 2),
             "top_p": number(0, 1),
             "presence_penalty frequency_penalty": number(-2, 2),
             "logit_bias": mapping_of(number(-100, 100)),
-            "stop": text_or(STRING, most=4),
+            "stop": text_or(str, most=4),
             "seed": integer(-9223372036854776000, 9223372036854776000),
-            "stream_options": object_of({"include_usage": BOOLEAN}),
+            "stream_options": {"include_usage": bool},
         }
     ),
-    "embeddings": object_of(
+    "embeddings": check_of(
         {
             "model!": model_name,
             "input!": _PROMPT,
             "dimensions": integer(1),
-            "encoding_format": one_of("float", "base64"),
-            "user": STRING,
+            "encoding_format": "float base64",
+            "user": str,
         }
     ),
 }

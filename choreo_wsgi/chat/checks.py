@@ -13,29 +13,25 @@ from collections.abc import Mapping
 
 from .items import Json
 from .schema import (
-    BOOLEAN,
-    OBJECT,
-    STRING,
-    Check,
     Fault,
     anything,
-    array,
     by_type,
+    check_of,
     demand,
     either,
     integer,
     mapping_of,
     number,
-    object_of,
-    one_of,
-    strings,
+    string,
     text_or,
 )
 
-#: Longer than any model's name with its provider, its region and its tags.
+#: Longer than any model's name with its provider, its region and its tags.  It is logged, sent
+#: back in a header, and remembered.
 MAX_MODEL_NAME = 256
+model_name = string(MAX_MODEL_NAME)
 #: OpenAI refuses longer names of functions, and so do others.
-MAX_FUNCTION_NAME = 64
+_function_name = string(64)
 
 #: No model writes as much; beyond 32 bits providers and libraries fail in ways of their own.
 MAX_TOKENS = 2**31 - 1
@@ -47,34 +43,24 @@ def check(body: dict[str, Json]) -> None:
     demand(check_tool_choice, body)
 
 
-def model_name(value: Json) -> None:
-    """Check the name of a model: it is logged, sent back in a header, and remembered."""
-    STRING(value)
-    if len(value) > MAX_MODEL_NAME:
-        raise Fault(f"must have at most {MAX_MODEL_NAME} characters")
-
-
-def _function_name(value: Json) -> None:
-    STRING(value)
-    if len(value) > MAX_FUNCTION_NAME:
-        raise Fault(f"must have at most {MAX_FUNCTION_NAME} characters")
+_string = check_of(str)
 
 
 def _image_url(value: Json) -> None:
-    STRING(value)
+    _string(value)
     # URL parsers skip leading controls and spaces (WHATWG URL, section 4.4).
     if value[:64].lstrip("".join(map(chr, range(33))))[:5].lower() == "file:":
         raise Fault("must not be a file: URL")
 
 
-AUDIO_PART = object_of({"input_audio!": strings("data! format!")})
+AUDIO_PART = {"input_audio!": {"data! format!": str}}
 _PART = by_type(
     {
-        "text": strings("text!"),
-        "image_url": object_of({"image_url!": object_of({"url!": _image_url, "detail": STRING})}),
+        "text": {"text!": str},
+        "image_url": {"image_url!": {"url!": _image_url, "detail": str}},
         "input_audio": AUDIO_PART,
-        "file": object_of({"file!": strings("file_data file_id filename")}),
-        "refusal": strings("refusal!"),
+        "file": {"file!": {"file_data file_id filename": str}},
+        "refusal": {"refusal!": str},
     }
 )
 _CONTENT = text_or(_PART)
@@ -88,19 +74,17 @@ def _content(value: Json) -> None:
 
 _TOOL_CALL = by_type(
     {
-        "function": object_of(
-            {"id!": STRING, "function!": object_of({"name!": _function_name, "arguments!": STRING})}
-        ),
-        "custom": object_of({"id!": STRING, "custom!": strings("name! input!")}),
+        "function": {"id!": str, "function!": {"name!": _function_name, "arguments!": str}},
+        "custom": {"id!": str, "custom!": {"name! input!": str}},
     }
 )
-_SPOKEN = object_of({"content!": _content, "name": STRING})
-_ASSISTANT = object_of(
+_SPOKEN = {"content!": _content, "name": str}
+_ASSISTANT = check_of(
     {
         "content": _CONTENT,  # may be empty beside calls
-        "name refusal": STRING,
-        "tool_calls": array(_TOOL_CALL),
-        "function_call": object_of({"name!": _function_name, "arguments": STRING}),
+        "name refusal": str,
+        "tool_calls": [_TOOL_CALL],
+        "function_call": {"name!": _function_name, "arguments": str},
     }
 )
 _SAID_BY_ASSISTANT = ("content", "tool_calls", "function_call", "refusal", "audio")
@@ -115,13 +99,13 @@ def _assistant(value: Json) -> None:
         )
 
 
-_ROLES: dict[str, Check] = {
-    **dict.fromkeys(("user", "system", "developer"), _SPOKEN),
+_ROLES = {
+    **dict.fromkeys(("user", "system", "developer"), check_of(_SPOKEN)),
     "assistant": _assistant,
-    "tool": object_of({"content!": _content, "tool_call_id!": STRING}),
-    "function": object_of({"name!": STRING, "content": _content}),
+    "tool": check_of({"content!": _content, "tool_call_id!": str}),
+    "function": check_of({"name!": str, "content": _content}),
 }
-_ROLE = strings("role!")
+_ROLE = check_of({"role!": str})
 
 
 def _message(value: Json) -> None:
@@ -132,7 +116,7 @@ def _message(value: Json) -> None:
     test(value)
 
 
-_MESSAGES = array(_message)
+_MESSAGES = check_of([_message])
 
 
 def _messages(value: Json) -> None:
@@ -143,7 +127,7 @@ def _messages(value: Json) -> None:
 
 def filled(value: Json) -> None:
     """Check for a string that is more than blanks."""
-    STRING(value)
+    _string(value)
     if not value.strip():
         raise Fault("must not be empty")
 
@@ -154,22 +138,19 @@ def _new_name(value: Json) -> None:
     filled(value)
 
 
-_NAMED = object_of({"name!": _new_name})
-_FUNCTION = object_of(
-    {"name!": _new_name, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN}
-)
+_NAMED = {"name!": _new_name}
+_FUNCTION = {"name!": _new_name, "description": str, "parameters": dict, "strict": bool}
 _TOOL = by_type(
     {
-        "function": object_of({"function!": _FUNCTION}),
-        "custom": object_of({"custom!": object_of({"name!": filled, "description": STRING})}),
+        "function": {"function!": _FUNCTION},
+        "custom": {"custom!": {"name!": filled, "description": str}},
     }
 )
-_ALLOWED = object_of({"mode!": STRING, "tools!": array(OBJECT)})
 _TOOL_CHOICE = by_type(
     {
-        "function": object_of({"function!": _NAMED}),
-        "custom": object_of({"custom!": strings("name!")}),
-        "allowed_tools": object_of({"allowed_tools!": _ALLOWED}),
+        "function": {"function!": _NAMED},
+        "custom": {"custom!": {"name!": str}},
+        "allowed_tools": {"allowed_tools!": {"mode!": str, "tools!": [dict]}},
     }
 )
 
@@ -187,33 +168,31 @@ def check_tool_choice(body: Mapping[str, Json]) -> None:
     raise Fault("names a tool that is not among tools", "tool_choice")
 
 
-_JSON_SCHEMA = object_of(
-    {"name!": STRING, "description": STRING, "schema": OBJECT, "strict": BOOLEAN}
-)
+_JSON_SCHEMA = {"name!": str, "description": str, "schema": dict, "strict": bool}
 
-REQUEST = object_of(
+REQUEST = check_of(
     {
         "model!": model_name,
         "messages!": _messages,
-        "stream logprobs parallel_tool_calls store": BOOLEAN,
-        "stream_options": object_of({"include_usage include_obfuscation": BOOLEAN}),
+        "stream logprobs parallel_tool_calls store": bool,
+        "stream_options": {"include_usage include_obfuscation": bool},
         "temperature": number(0, 2),
         "top_p": number(0, 1),
         "n": integer(1, 128),
         "max_tokens max_completion_tokens": integer(0, MAX_TOKENS),
-        "stop": text_or(STRING, most=4),
+        "stop": text_or(str, most=4),
         "presence_penalty frequency_penalty": number(-2, 2),
         "logit_bias": mapping_of(number(-100, 100)),
         "top_logprobs": integer(0, 20),
         "seed": integer(-9223372036854776000, 9223372036854776000),  # as the schema has it
-        "tools": array(_TOOL),
-        "tool_choice": either(str, one_of("none", "auto", "required"), dict, _TOOL_CHOICE),
-        "functions": array(_FUNCTION),
+        "tools": [_TOOL],
+        "tool_choice": either(str, "none auto required", dict, _TOOL_CHOICE),
+        "functions": [_FUNCTION],
         "function_call": either(str, anything, dict, _NAMED),
-        "response_format": by_type({"json_schema": object_of({"json_schema!": _JSON_SCHEMA})}),
-        "modalities": array(STRING),
-        "metadata": mapping_of(STRING),
-        "user safety_identifier service_tier reasoning_effort verbosity": STRING,
-        "prompt_cache_key prompt_cache_retention": STRING,
+        "response_format": by_type({"json_schema": {"json_schema!": _JSON_SCHEMA}}),
+        "modalities": [str],
+        "metadata": mapping_of(str),
+        "user safety_identifier service_tier reasoning_effort verbosity": str,
+        "prompt_cache_key prompt_cache_retention": str,
     }
 )

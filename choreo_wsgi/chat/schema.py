@@ -1,4 +1,14 @@
-"""The words that a table of fields is written in: checks of JSON values.
+"""The notation that a table of fields is written in, and the checks that are made of it.
+
+:func:`check_of` makes a check of what is written as
+
+* ``str``, ``bool`` or ``dict``: a JSON string, boolean or object;
+* ``"low high"``: one of a few words;
+* ``[item]``: an array, each value of which is an *item*;
+* ``{"a! b": value}``: an object, of which the known fields are checked.  A key is the names of
+  the fields with the same check; one with ``!`` must be there, for the others null stands for a
+  field that is not given;
+* any check, as the functions here return them.
 
 A check takes a JSON value and raises :class:`Fault`; each container that the fault passes on
 its way out puts its own step before the path.  So a value without faults pays for no path.
@@ -7,11 +17,13 @@ its way out puts its own step before the path.  So a value without faults pays f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, Union
 
 from ..errors import InvalidRequest
 from .items import Json
 
 Check = Callable[[Json], None]
+Notation = Union[Check, type, str, list[Any], Mapping[str, Any]]
 
 _NAMES: dict[type, str] = {
     str: "a string",
@@ -55,13 +67,35 @@ def _wrong_type(expected: str, value: Json) -> Fault:
     return Fault(f"must be {expected}, not {_NAMES[type(value)]}", code="invalid_parameter_type")
 
 
-def is_a(kind: type) -> Check:
-    """Check that a value is a JSON string, boolean, array or object: *kind* in Python."""
+def check_of(notation: Notation) -> Check:
+    """Return the check that *notation* stands for."""
+    if isinstance(notation, type):
+        return _is_a(notation)
+    if isinstance(notation, str):
+        return _one_of(notation.split())
+    if isinstance(notation, list):
+        return _array(check_of(notation[0]))
+    return _object_of(notation) if isinstance(notation, Mapping) else notation
+
+
+def _is_a(kind: type) -> Check:
     expected = _NAMES[kind]
 
     def test(value: Json) -> None:
         if type(value) is not kind:
             raise _wrong_type(expected, value)
+
+    return test
+
+
+def string(most: int) -> Check:
+    """Check for a string of at most *most* characters."""
+
+    def test(value: Json) -> None:
+        if type(value) is not str:
+            raise _wrong_type("a string", value)
+        if len(value) > most:
+            raise Fault(f"must have at most {most} characters")
 
     return test
 
@@ -93,9 +127,7 @@ def integer(low: int, high: int | None = None) -> Check:
     return test
 
 
-def array(item: Check, most: int | None = None) -> Check:
-    """Check for an array of at most *most* values, each with *item*."""
-
+def _array(item: Check, most: int | None = None) -> Check:
     def test(value: Json) -> None:
         if type(value) is not list:
             raise _wrong_type("an array", value)
@@ -110,12 +142,10 @@ def array(item: Check, most: int | None = None) -> Check:
     return test
 
 
-def object_of(fields: Mapping[str, Check]) -> Check:
-    """Check the known *fields* of an object: a key is the names of those with the same check.
-
-    A name with ``!`` must be there.  For the others null stands for a field that is not given.
-    """
-    checks = {name.rstrip("!"): field for names, field in fields.items() for name in names.split()}
+def _object_of(fields: Mapping[str, Notation]) -> Check:
+    checks: dict[str, Check] = {}
+    for names, field in fields.items():
+        checks |= dict.fromkeys(names.replace("!", "").split(), check_of(field))
     required = [name[:-1] for names in fields for name in names.split() if name[-1] == "!"]
 
     def test(value: Json) -> None:
@@ -134,23 +164,19 @@ def object_of(fields: Mapping[str, Check]) -> Check:
     return test
 
 
-def strings(names: str) -> Check:
-    """Check the fields *names* of an object, each of which is a string; ``!`` as above."""
-    return object_of({names: STRING})
-
-
-def mapping_of(item: Check) -> Check:
+def mapping_of(item: Notation) -> Check:
     """Check the values of an object with any names.
 
     The names are the caller's data: they stand in the message, not in the path.
     """
+    check = check_of(item)
 
     def test(value: Json) -> None:
         if type(value) is not dict:
             raise _wrong_type("an object", value)
         for name, member in value.items():
             try:
-                item(member)
+                check(member)
             except Fault as fault:
                 text = f"has a value at {name[:64]!r} that {fault.text}"
                 raise Fault(text, code=fault.code) from None
@@ -158,44 +184,45 @@ def mapping_of(item: Check) -> Check:
     return test
 
 
-def either(first: type, one: Check, second: type, other: Check) -> Check:
+def either(first: type, one: Notation, second: type, other: Notation) -> Check:
     """Check a value of one of two types with the check of that type."""
     expected = f"{_NAMES[first]} or {_NAMES[second]}"
+    checks = {first: check_of(one), second: check_of(other)}
 
     def test(value: Json) -> None:
-        if type(value) is first:
-            one(value)
-        elif type(value) is second:
-            other(value)
-        else:
+        if type(value) not in checks:
             raise _wrong_type(expected, value)
+        checks[type(value)](value)
 
     return test
 
 
-def text_or(item: Check, most: int | None = None) -> Check:
+def text_or(item: Notation, most: int | None = None) -> Check:
     """Check for a string, or an array of at most *most* values, each with *item*."""
-    return either(str, anything, list, array(item, most))
+    return either(str, str, list, _array(check_of(item), most))
 
 
-def by_type(kinds: Mapping[str, Check], kind_of: Callable[[Json], str] | None = None) -> Check:
+def by_type(kinds: Mapping[str, Notation], kind_of: Callable[[Json], str] | None = None) -> Check:
     """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything.
 
-    With *kind_of*, which returns the kind of an object, it may have no ``type``.
+    A key of *kinds* is the types with the same check.  With *kind_of*, which returns the kind of
+    an object, it may have no ``type``.
     """
-    tag = strings("type!" if kind_of is None else "type")
+    tag = check_of({"type!" if kind_of is None else "type": str})
+    checks: dict[str, Check] = {}
+    for names, kind in kinds.items():
+        checks |= dict.fromkeys(names.split(), check_of(kind))
 
     def test(value: Json) -> None:
         tag(value)
-        found = kinds.get(value["type"] if kind_of is None else kind_of(value))
+        found = checks.get(value["type"] if kind_of is None else kind_of(value))
         if found is not None:
             found(value)
 
     return test
 
 
-def one_of(*words: str) -> Check:
-    """Check for one of a few words."""
+def _one_of(words: list[str]) -> Check:
     listed = ", ".join(words)
 
     def test(value: Json) -> None:
@@ -207,8 +234,3 @@ def one_of(*words: str) -> Check:
 
 def anything(value: Json) -> None:
     """Take any value."""
-
-
-STRING = is_a(str)
-BOOLEAN = is_a(bool)
-OBJECT = is_a(dict)

@@ -15,72 +15,39 @@ from ...chat.checks import filled, model_name
 from ...chat.items import Json, Marks, dump
 from ...chat.longtext import restore
 from ...chat.request import ChatRequest
-from ...chat.schema import (
-    BOOLEAN,
-    OBJECT,
-    STRING,
-    Check,
-    Fault,
-    array,
-    by_type,
-    demand,
-    integer,
-    number,
-    object_of,
-    one_of,
-    strings,
-    text_or,
-)
+from ...chat.schema import Fault, Notation, by_type, check_of, demand, integer, number, text_or
 from ...errors import InvalidRequest
 from ..translation import Part, add_tools, members, no_tool, parts, say, to_chat
 
-_TEXT = strings("text!")
-_SOURCE = object_of(
+_TEXT = {"text!": str}
+_SOURCE = by_type(
     {
-        "source!": by_type(
-            {
-                "base64": strings("media_type! data!"),
-                "url": strings("url!"),
-                "text": strings("data!"),
-                "content": object_of({"content!": text_or(by_type({"text": _TEXT}))}),
-            }
-        ),
-        "title context": STRING,
+        "base64": {"media_type! data!": str},
+        "url": {"url!": str},
+        "text": {"data!": str},
+        "content": {"content!": text_or(by_type({"text": _TEXT}))},
     }
 )
-_BLOCKS: dict[str, Check] = {
+_BLOCKS: dict[str, Notation] = {
     "text": _TEXT,
-    "image": _SOURCE,
-    "document": _SOURCE,
-    "search_result": object_of({"title! source!": STRING, "content!": array(_TEXT)}),
-    "tool_use": object_of({"id! name!": STRING, "input!": OBJECT, "extra_content": OBJECT}),
-    "thinking": strings("thinking! signature"),
-    "redacted_thinking": strings("data!"),
+    "image document": {"source!": _SOURCE, "title context": str},
+    "search_result": {"title! source!": str, "content!": [_TEXT]},
+    "tool_use": {"id! name!": str, "input!": dict, "extra_content": dict},
+    "thinking": {"thinking!": str, "signature": str},
+    "redacted_thinking": {"data!": str},
 }
-_RESULT = {
-    "tool_use_id!": STRING,
-    "content": text_or(by_type(_BLOCKS)),
-    "is_error": BOOLEAN,
+_RESULT = {"tool_use_id!": str, "content": text_or(by_type(_BLOCKS)), "is_error": bool}
+_MESSAGE = {
+    "role!": "user assistant system",
+    "content!": text_or(by_type({**_BLOCKS, "tool_result": _RESULT})),
 }
-_MESSAGE = object_of(
-    {
-        "role!": one_of("user", "assistant", "system"),
-        "content!": text_or(by_type({**_BLOCKS, "tool_result": object_of(_RESULT)})),
-    }
-)
-_TOOL = object_of(
-    {"name!": filled, "description": STRING, "input_schema!": OBJECT, "strict": BOOLEAN}
-)
-_FORMAT = object_of({"type!": one_of("json_schema"), "schema!": OBJECT})
-_CHOICE = {
-    "type!": one_of("auto", "any", "tool", "none"),
-    "name": STRING,
-    "disable_parallel_tool_use": BOOLEAN,
-}
+_MESSAGES = check_of([_MESSAGE])
+_TOOL = {"name!": filled, "description": str, "input_schema!": dict, "strict": bool}
+_FORMAT = {"type!": "json_schema", "schema!": dict}
 
 
 def _messages(value: Json) -> None:
-    array(_MESSAGE)(value)
+    _MESSAGES(value)
     if not value:
         raise Fault("must not be empty", code="invalid_messages_format")
 
@@ -89,25 +56,27 @@ def _kind_of(tool: Mapping[str, Json]) -> str:
     return str(tool.get("type") or "custom")  # which the caller runs, and not Anthropic
 
 
-_REQUEST: dict[str, Check] = {
+_REQUEST: dict[str, Notation] = {
     "model!": model_name,
     "messages!": _messages,
-    "system": text_or(object_of({"type!": one_of("text"), "text!": STRING})),
-    "stream": BOOLEAN,
+    "system": text_or({"type!": "text", "text!": str}),
+    "stream": bool,
     "temperature top_p": number(0, 1),
     "top_k": integer(0),
-    "stop_sequences": array(STRING),
-    "tools": array(by_type({"custom": _TOOL}, _kind_of)),
-    "tool_choice": object_of(_CHOICE),
-    "thinking": object_of(
-        {"type!": one_of("enabled", "disabled", "adaptive"), "budget_tokens": integer(0)}
-    ),
-    "output_config": object_of({"effort": STRING, "format": _FORMAT}),
+    "stop_sequences": [str],
+    "tools": [by_type({"custom": _TOOL}, _kind_of)],
+    "tool_choice": {
+        "type!": "auto any tool none",
+        "name": str,
+        "disable_parallel_tool_use": bool,
+    },
+    "thinking": {"type!": "enabled disabled adaptive", "budget_tokens": integer(0)},
+    "output_config": {"effort": str, "format": _FORMAT},
     "output_format": _FORMAT,
-    "metadata": strings("user_id"),
+    "metadata": {"user_id": str},
 }
-_CHECK = object_of({**_REQUEST, "max_tokens!": integer(0)})
-_CHECK_COUNT = object_of({**_REQUEST, "max_tokens": integer(0)})
+_CHECK = check_of({**_REQUEST, "max_tokens!": integer(0)})
+_CHECK_COUNT = check_of({**_REQUEST, "max_tokens": integer(0)})
 
 #: What chat calls the members that it has too.
 NAMES = {

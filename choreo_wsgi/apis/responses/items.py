@@ -16,6 +16,10 @@ from ..translation import members, parts, say
 SEALED = "choreo."
 
 
+#: The type of an item that has none, and does not tell it otherwise.
+UNTYPED = "untyped"
+
+
 def chat_name(item: Mapping[str, Json]) -> str:
     """Return the name of a tool as a function of chat: that of its namespace stands before it."""
     space = item.get("namespace")
@@ -24,10 +28,8 @@ def chat_name(item: Mapping[str, Json]) -> str:
 
 def kind_of(item: Mapping[str, Json]) -> str:
     """Return the type of an item; messages and references may come without."""
-    given = item.get("type") or next(
-        (kind for name, kind in (("role", "message"), ("id", "item_reference")) if name in item), ""
-    )
-    return str(given)
+    inferred = "message" if "role" in item else "item_reference" if "id" in item else UNTYPED
+    return str(item.get("type") or inferred)
 
 
 def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str, Json]]:

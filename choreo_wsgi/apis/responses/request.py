@@ -11,67 +11,53 @@ from ...chat.checks import AUDIO_PART, MAX_TOKENS, filled, model_name
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
-    BOOLEAN,
-    OBJECT,
-    STRING,
-    array,
     by_type,
+    check_of,
     demand,
     either,
     integer,
     mapping_of,
     number,
-    object_of,
-    one_of,
-    strings,
     text_or,
 )
 from ...errors import InvalidRequest
 from ..translation import add_tools, members, no_tool, to_chat
-from .items import chat_name, kind_of, messages_of
+from .items import UNTYPED, chat_name, kind_of, messages_of
 
-_TEXT = strings("text!")
+_TEXT = {"text!": str}
 _PART = by_type(
     {
-        **dict.fromkeys(("input_text", "output_text", "text"), _TEXT),
-        "refusal": strings("refusal!"),
-        "input_image": strings("image_url detail file_id"),
-        "input_file": strings("file_data file_url file_id filename"),
+        "input_text output_text text": _TEXT,
+        "refusal": {"refusal!": str},
+        "input_image": {"image_url detail file_id": str},
+        "input_file": {"file_data file_url file_id filename": str},
         "input_audio": AUDIO_PART,
     }
 )
-_OUTPUT = object_of({"call_id!": STRING, "output!": text_or(_PART)})
 _ITEM = by_type(
     {
-        "message": object_of(
-            {
-                "role!": one_of("user", "assistant", "system", "developer"),
-                "content!": text_or(_PART),
-            }
-        ),
-        "item_reference": strings("id!"),
-        "": strings("type!"),
-        "function_call": object_of({"call_id! name! arguments!": STRING, "extra_content": OBJECT}),
-        "custom_tool_call": strings("call_id! name! input!"),
-        "function_call_output": _OUTPUT,
-        "custom_tool_call_output": _OUTPUT,
-        "reasoning": object_of({"summary content": array(_TEXT), "encrypted_content": STRING}),
+        "message": {"role!": "user assistant system developer", "content!": text_or(_PART)},
+        "item_reference": {"id!": str},
+        "function_call": {"call_id! name! arguments!": str, "extra_content": dict},
+        "custom_tool_call": {"call_id! name! input!": str},
+        "function_call_output custom_tool_call_output": {
+            "call_id!": str,
+            "output!": text_or(_PART),
+        },
+        "reasoning": {"summary content": [_TEXT], "encrypted_content": str},
+        UNTYPED: {"type!": str},
     },
     kind_of,
 )
 _OWN_TOOLS = {
-    "function": object_of(
-        {"name!": filled, "description": STRING, "parameters": OBJECT, "strict": BOOLEAN}
-    ),
-    "custom": object_of({"name!": filled, "description": STRING, "format": strings("definition")}),
+    "function": {"name!": filled, "description": str, "parameters": dict, "strict": bool},
+    "custom": {"name!": filled, "description": str, "format": {"definition": str}},
 }
-_NAMESPACE = object_of(
-    {"name!": filled, "description": STRING, "tools!": array(by_type(_OWN_TOOLS))}
-)
-_CHOICES = dict.fromkeys(("function", "custom"), object_of({"name!": filled}))
-_ALLOWED = object_of({"mode!": one_of("auto", "required"), "tools!": array(by_type(_CHOICES))})
-_FORMAT = object_of({"type!": one_of("text", "json_object", "json_schema")})
-_SCHEMA = object_of({"name!": STRING, "schema!": OBJECT, "description": STRING, "strict": BOOLEAN})
+_NAMESPACE = {"name!": filled, "description": str, "tools!": [by_type(_OWN_TOOLS)]}
+_CHOICES = {"function custom": {"name!": filled}}
+_ALLOWED = {"mode!": "auto required", "tools!": [by_type(_CHOICES)]}
+_FORMAT = check_of({"type!": "text json_object json_schema"})
+_SCHEMA = check_of({"name!": str, "schema!": dict, "description": str, "strict": bool})
 
 
 def _format(value: Json) -> None:
@@ -80,33 +66,31 @@ def _format(value: Json) -> None:
         _SCHEMA(value)
 
 
-_REQUEST = object_of(
+_REQUEST = check_of(
     {
         "model!": model_name,
         "input": text_or(_ITEM),
-        "stream background store parallel_tool_calls": BOOLEAN,
+        "stream background store parallel_tool_calls": bool,
         "temperature": number(0, 2),
         "top_p": number(0, 1),
         "max_output_tokens": integer(0, MAX_TOKENS),
         "max_tool_calls": integer(0),
         "top_logprobs": integer(0, 20),
-        "tools": array(by_type({**_OWN_TOOLS, "namespace": _NAMESPACE})),
+        "tools": [by_type({**_OWN_TOOLS, "namespace": _NAMESPACE})],
         "tool_choice": either(
             str,
-            one_of("none", "auto", "required"),
+            "none auto required",
             dict,
             by_type({**_CHOICES, "allowed_tools": _ALLOWED}),
         ),
-        "text": object_of({"format": _format, "verbosity": one_of("low", "medium", "high")}),
-        "reasoning": object_of(
-            {"effort": STRING, "summary": one_of("auto", "concise", "detailed")}
-        ),
-        "truncation": one_of("auto", "disabled"),
-        "stream_options": object_of({"include_obfuscation": BOOLEAN}),
-        "metadata": mapping_of(STRING),
-        "include": array(STRING),
-        "instructions previous_response_id user safety_identifier": STRING,
-        "prompt_cache_key prompt_cache_retention service_tier": STRING,
+        "text": {"format": _format, "verbosity": "low medium high"},
+        "reasoning": {"effort": str, "summary": "auto concise detailed"},
+        "truncation": "auto disabled",
+        "stream_options": {"include_obfuscation": bool},
+        "metadata": mapping_of(str),
+        "include": [str],
+        "instructions previous_response_id user safety_identifier": str,
+        "prompt_cache_key prompt_cache_retention service_tier": str,
     }
 )
 
@@ -235,6 +219,6 @@ def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     if kind == "allowed_tools":
         allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
         return {"type": kind, "allowed_tools": allowed}
-    if kind not in _CHOICES:
+    if kind not in _OWN_TOOLS:
         raise no_tool(kind, "tool_choice.type")
     return {"type": "function", "function": {"name": chat_name(choice)}}
