@@ -16,7 +16,16 @@ import requests
 from choreo_wsgi.upstream.head import retry_after
 
 from .errors import APIConnectionError, APIStatusError, ChoreoAIError
-from .params import NOT_GIVEN, CallOptions, NotGiven, Timeout, TimeoutLike, plain, timeout_of
+from .params import (
+    NOT_GIVEN,
+    REQUIRED,
+    CallOptions,
+    NotGiven,
+    Timeout,
+    TimeoutLike,
+    plain,
+    timeout_of,
+)
 from .transports.base import Pool
 
 if TYPE_CHECKING:
@@ -161,7 +170,7 @@ class BaseClient:
                 f"unexpected keyword argument {name!r}; a parameter that is not documented "
                 "goes into extra_body"
             )
-        for name in kind.__required_keys__ - given.keys():
+        for name in REQUIRED & kind.__annotations__.keys() - given.keys():
             raise TypeError(f"missing keyword argument {name!r}")
         options = {name: given.pop(name) for name in CallOptions.__annotations__ if name in given}
         retries, resumable = options.get("max_retries"), options.get("resumable")

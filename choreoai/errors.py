@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 class ChoreoAIError(Exception):
     """The base of all errors that this package raises on its own account."""
 
+    def __init__(self, message: str = "", **members: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        vars(self).update(members)
+
 
 class APIError(ChoreoAIError):
     """A call failed.
@@ -36,11 +41,6 @@ class APIError(ChoreoAIError):
     body: Any = None
     partial_text: str = ""
     partial: ChatCompletion | None = None
-
-    def __init__(self, message: str = "", **members: Any) -> None:
-        super().__init__(message)
-        self.message = message
-        vars(self).update(members)
 
 
 class APIStatusError(APIError):
@@ -155,15 +155,13 @@ def frame_error(body: Any) -> APIError:
 
 def unparsable(reason: str | None, completion: ChatCompletion) -> ChoreoAIError | None:
     """Return why the answer *completion*, ended for *reason*, is not parsed; None if it can be."""
-    error: LengthFinishReasonError | ContentFilterFinishReasonError
     if reason == "length":
-        error = LengthFinishReasonError("the answer reached its token limit")
-    elif reason == "content_filter":
-        error = ContentFilterFinishReasonError("the content filter ended the answer")
-    else:
-        return None
-    error.completion = completion
-    return error
+        text = "the answer reached its token limit"
+        return LengthFinishReasonError(text, completion=completion)
+    if reason == "content_filter":
+        text = "the content filter ended the answer"
+        return ContentFilterFinishReasonError(text, completion=completion)
+    return None
 
 
 def _read(body: Any) -> tuple[str, dict[str, Any]]:

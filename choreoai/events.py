@@ -10,7 +10,8 @@ from typing import Any, Generic, Literal, Union
 from .errors import unparsable
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice, TokenLogprob
-from .parsing import Parser, T
+from .params import T
+from .parsing import Parser
 from .reading import Reading
 
 
@@ -105,10 +106,8 @@ class EventReading(Reading, Generic[T]):
         super().__init__(n)
         self.parser = parser
         self.events: deque[ChatCompletionStreamEvent[T]] = deque()
-        # Of each choice: the call that is open, what was said to be done, the logprobs.
-        self._calls: dict[int, int] = {}
-        self._done: set[tuple[int, str]] = set()
-        self._logprobs: dict[tuple[int, str], list[TokenLogprob]] = {}
+        # What has begun in a choice and is not done: its text, logprobs, the number of a call.
+        self._begun: dict[tuple[int, str], Any] = {}
 
     def of(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent[T]]:
         """Yield the events of *chunk*, which the fold has taken already.
@@ -129,45 +128,41 @@ class EventReading(Reading, Generic[T]):
 
     def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[ChatCompletionStreamEvent[T]]:
         kind: Any
-        delta = choice.delta
         for name in ("content", "refusal"):
-            if (piece := getattr(delta, name)) is not None:
-                text, kind = self.fold.text(index, name), f"{name}.delta"
-                parsed = self.parser.content({name: text}, partial=True)
-                yield TextDeltaEvent(kind, piece, text, parsed)
+            if (piece := getattr(choice.delta, name)) is not None:
+                text = self._begun[index, name] = self.fold.text(index, name)
+                read = self.parser.content(text, partial=True) if name == "content" else None
+                kind = f"{name}.delta"
+                yield TextDeltaEvent(kind, piece, text, read)
             if tokens := getattr(choice.logprobs, name, None):
-                seen = self._logprobs.setdefault((index, name), [])
+                seen = self._begun.setdefault((index, f"logprobs.{name}"), [])
                 seen += tokens
                 kind = f"logprobs.{name}.delta"
                 yield LogprobsEvent(kind, [*seen], **{name: tokens})
-        for call in delta.tool_calls or ():
+        for call in choice.delta.tool_calls or ():
             number = call.index or 0
             name, arguments = self.fold.function(index, number)
             kind = "tool_calls.function.arguments.delta"
             added = call.function.arguments or ""
             yield FunctionToolCallArgumentsEvent(kind, name, number, arguments, added)
-            if number != self._calls.get(index):
+            if number != self._begun.get((index, "call")):
                 yield from self._finish(index)
-                self._calls[index] = number
+                self._begun[index, "call"] = number
 
     def _finish(self, index: int) -> Iterator[ChatCompletionStreamEvent[T]]:
-        """Yield that what came of choice *index* is done, each thing once."""
-        text, refusal = self.fold.text(index), self.fold.text(index, "refusal")
-        if text and (index, "content") not in self._done:
-            self._done.add((index, "content"))
-            message = {"content": text, "refusal": refusal}
-            yield ContentDoneEvent(text, self.parser.content(message))
-        if refusal and (index, "refusal") not in self._done:
-            self._done.add((index, "refusal"))
+        """Yield that what has begun in choice *index* is done."""
+        kind: Any
+        if text := self._begun.pop((index, "content"), None):
+            refused = self.fold.text(index, "refusal")
+            yield ContentDoneEvent(text, self.parser.content(None if refused else text))
+        if refusal := self._begun.pop((index, "refusal"), None):
             yield RefusalDoneEvent(refusal)
         for name in ("content", "refusal"):
-            if found := self._logprobs.pop((index, name), None):
-                kind: Any = f"logprobs.{name}.done"
-                yield LogprobsEvent(kind, found, **{name: found})
-        if (call := self._calls.pop(index, None)) is not None:
+            if tokens := self._begun.pop((index, f"logprobs.{name}"), None):
+                kind = f"logprobs.{name}.done"
+                yield LogprobsEvent(kind, tokens, **{name: tokens})
+        if (call := self._begun.pop((index, "call"), None)) is not None:
             name, arguments = self.fold.function(index, call)
-            kind, parsed = (
-                "tool_calls.function.arguments.done",
-                self.parser.arguments(name, arguments),
-            )
-            yield FunctionToolCallArgumentsEvent(kind, name, call, arguments, "", parsed)
+            read = self.parser.arguments(name, arguments)
+            kind = "tool_calls.function.arguments.done"
+            yield FunctionToolCallArgumentsEvent(kind, name, call, arguments, "", read)

@@ -5,6 +5,7 @@ Pure: objects in, objects out.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from choreo_wsgi.chat.calls import ToolCalls
@@ -67,9 +68,12 @@ class Fold:
                     self._members[name] = {**value} if name == "usage" else value
         for choice in choices:
             index = choice.get("index") or 0
-            whole = self._choices.get(index)
-            if whole is None:
-                whole = self._begin(index)
+            if (whole := self._choices.get(index)) is None:
+                if type(index) is not int:
+                    raise TypeError("an index must be an integer")
+                message = {"role": "assistant", "content": None}
+                whole = {"index": index, "message": message, "finish_reason": None}
+                self._choices[index] = whole
             message, delta = whole["message"], choice.get("delta") or {}
             text, pieces = delta.get("content"), message["content"]
             # What most chunks have is content and nothing else, and a choice of three members.
@@ -80,20 +84,13 @@ class Fold:
             reason = choice.get("finish_reason")
             if reason is not None or len(choice) > 3:
                 self.reason = reason
-                for name, value in choice.items():
-                    if name not in ("index", "delta") and value is not None:
-                        _merge(whole, name, value)
-
-    def _begin(self, index: Any) -> dict[str, Any]:
-        if type(index) is not int:
-            raise TypeError("an index must be an integer")
-        message = {"role": "assistant", "content": None}
-        whole = {"index": index, "message": message, "finish_reason": None}
-        return self._choices.setdefault(index, whole)
+                _merge(whole, choice, ("index", "delta"))
 
     def _add(self, index: int, message: dict[str, Any], delta: dict[str, Any]) -> None:
         if type(delta.get("content")) is list:
             reshape(delta)
+        if type(delta.get("content") or "") is not str:
+            raise TypeError("the content must be text")
         if delta.get("tool_calls"):
             calls = self._calls.setdefault(index, ToolCalls())
             delta["tool_calls"] = calls.take(delta["tool_calls"]) or None
@@ -101,12 +98,8 @@ class Fold:
             whole = message.setdefault("tool_calls", [])
             if piece["index"] == len(whole):
                 whole.append({})
-            for name, value in piece.items():
-                if name != "index" and value is not None:
-                    _merge(whole[piece["index"]], name, value)
-        for name, value in delta.items():
-            if name != "tool_calls" and value is not None:
-                _merge(message, name, "" + value if name == "content" else value)
+            _merge(whole[piece["index"]], piece, ("index",))
+        _merge(message, delta, ("tool_calls",))
 
     def text(self, index: int = 0, name: str = "content") -> str:
         """Return the text of choice *index* so far; its refusal, if that is the *name*."""
@@ -129,24 +122,23 @@ class Fold:
         return ChatCompletion.from_dict(_finish({**self._members, "choices": choices}))
 
 
-def _merge(into: dict[str, Any], name: str, value: Any) -> None:
-    """Add *value* to the member *name*: pieces are joined, lists extended, objects merged."""
-    old = into.get(name)
-    if isinstance(value, str) and name in _PIECES:
-        if isinstance(old, _Text):
-            old.append(value)
+def _merge(into: dict[str, Any], members: dict[str, Any], but: Container[str] = ()) -> None:
+    """Add *members*, all *but* some: pieces are joined, lists extended, objects merged."""
+    for name, value in members.items():
+        old = into.get(name)
+        if value is None or name in but:
+            continue
+        if isinstance(value, str) and name in _PIECES:
+            into[name] = old if isinstance(old, _Text) else _Text()
+            into[name].append(value)
+        elif isinstance(value, dict):
+            into[name] = old if isinstance(old, dict) else {}
+            _merge(into[name], value)
+        elif isinstance(value, list):
+            into[name] = old if isinstance(old, list) else []
+            into[name].extend(value)
         else:
-            into[name] = _Text((value,))
-    elif isinstance(value, dict):
-        if not isinstance(old, dict):
-            old = into[name] = {}
-        for key, item in value.items():
-            if item is not None:
-                _merge(old, key, item)
-    elif isinstance(value, list) and isinstance(old, list):
-        old.extend(value)
-    else:
-        into[name] = [*value] if isinstance(value, list) else value
+            into[name] = value
 
 
 def _finish(value: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
-from typing import Any
+from typing import Any, Generic
 
 from .objects import Object
+from .params import T
 
 
 class Function(Object):
@@ -147,39 +148,35 @@ class ChunkChoice(Object):
     """A piece of one of the *n* answers."""
 
     delta: Delta
-    finish_reason: str | None = None
     index: int = 0
+    finish_reason: str | None = None
     logprobs: Logprobs | None = None
 
 
-class ChatCompletion(Object):
+class _Answer(Object):
+    id: str | None = None
+    choices: list[Any]
+    created: int | None = None
+    model: str | None = None
+    object: str | None = None
+    moderation: Any = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    usage: Usage | None = None
+
+
+class ChatCompletion(_Answer):
     """A whole answer."""
 
-    id: str | None = None
     choices: list[Choice]
-    created: int | None = None
-    model: str | None = None
-    object: str | None = None
     metadata: dict[str, str] | None = None
-    moderation: Any = None
-    service_tier: str | None = None
-    system_fingerprint: str | None = None
-    usage: Usage | None = None
 
 
-class ChatCompletionChunk(Object):
+class ChatCompletionChunk(_Answer):
     """A piece of a streamed answer; the last one may have no choices but the usage."""
 
-    id: str | None = None
     choices: list[ChunkChoice]
-    created: int | None = None
-    model: str | None = None
-    object: str | None = None
-    moderation: Any = None
     obfuscation: str | None = None
-    service_tier: str | None = None
-    system_fingerprint: str | None = None
-    usage: Usage | None = None
 
 
 class Model(Object):
@@ -189,6 +186,7 @@ class Model(Object):
     created: int | None = None
     object: str | None = None
     owned_by: str | None = None
+    shutdown_date: str | None = None
 
 
 class ModelList(Object):
@@ -224,3 +222,97 @@ class AsyncListing:
     async def __aiter__(self) -> AsyncIterator[Model]:
         for model in await self:
             yield model
+
+
+class ResponsePart(Object):
+    """A part of a message or of a reasoning: ``output_text``, ``refusal``, ``summary_text`` ..."""
+
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    parsed: Any = None
+
+    _ours = frozenset(("parsed",))
+
+
+class ResponseItem(Object):
+    """An output item: ``message``, ``reasoning``, ``function_call``, ``custom_tool_call`` ..."""
+
+    id: str = ""
+    type: str = ""
+    status: str | None = None
+    role: str | None = None
+    content: list[ResponsePart]
+    summary: list[ResponsePart]
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    encrypted_content: str | None = None
+    parsed_arguments: Any = None
+
+    _ours = frozenset(("parsed_arguments",))
+
+
+class ResponseFailure(Object):
+    """Why a response failed, or stayed incomplete (*reason*)."""
+
+    code: str | None = None
+    message: str | None = None
+    reason: str | None = None
+
+
+class ResponseUsage(Object):
+    """The tokens of a response."""
+
+    input_tokens: int = 0
+    input_tokens_details: PromptTokensDetails | None = None
+    output_tokens: int = 0
+    output_tokens_details: CompletionTokensDetails | None = None
+    total_tokens: int = 0
+
+
+class Response(Object):
+    """A response, whole or as far as it came; *status* tells."""
+
+    id: str = ""
+    model: str = ""
+    status: str = ""
+    error: ResponseFailure | None = None
+    incomplete_details: ResponseFailure | None = None
+    output: list[ResponseItem]
+    usage: ResponseUsage | None = None
+    previous_response_id: str | None = None
+
+    @property
+    def output_text(self) -> str:
+        """The text of all messages."""
+        return "".join(part.text or "" for part in self._texts())
+
+    def _texts(self) -> list[ResponsePart]:
+        messages = (item for item in self.output if item.type == "message")
+        return [part for item in messages for part in item.content if part.type == "output_text"]
+
+
+class ParsedResponse(Response, Generic[T]):
+    """A response whose text was parsed."""
+
+    @property
+    def output_parsed(self) -> T | None:
+        """The first text as what was asked for, None for a refusal."""
+        return next((part.parsed for part in self._texts() if part.parsed is not None), None)
+
+
+class ResponseEvent(Object):
+    """An event of a response's stream; which members there are depends on its *type*."""
+
+    type: str = ""
+    sequence_number: int = 0
+    response: Response | None = None
+    item: ResponseItem | None = None
+    part: ResponsePart | None = None
+    delta: str | None = None
+    text: str | None = None
+    arguments: str | None = None
+    output_index: int | None = None

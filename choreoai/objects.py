@@ -12,8 +12,8 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 T = TypeVar("T", bound="Object")
 
@@ -29,44 +29,62 @@ class Object:
     _fields: ClassVar[tuple[str, ...]] = ()
     # Those that are not in OpenAI's schema, and in no dump when they are absent.
     _ours: ClassVar[frozenset[str]] = frozenset()
+    # What those are made of that are objects, or lists of them.
+    _kinds: ClassVar[dict[str, type[Object]]] = {}
+    # Those that are never None, so that reading through them is safe, and what makes one.
+    _always: ClassVar[dict[str, Callable[[], Any]]] = {}
 
     def __init_subclass__(cls) -> None:
         """Read the annotations: they say which members are objects."""
         super().__init_subclass__()
         known = vars(sys.modules[cls.__module__])
         annotations = inspect.get_annotations(cls)
-        added = [name for name in annotations if not name.startswith("_")]
-        cls._fields = (*(name for name in cls._fields if name not in added), *added)
-        for name in added:
-            for word in re.findall(r"\w+", annotations[name]):
-                kind = known.get(word)
+        added = {name: text for name, text in annotations.items() if not name.startswith("_")}
+        cls._fields = tuple(dict.fromkeys((*cls._fields, *added)))
+        cls._kinds, cls._always = {**cls._kinds}, {**cls._always}
+        for name, text in added.items():
+            for kind in map(known.get, re.findall(r"\w+", text)):
                 if isinstance(kind, type) and issubclass(kind, Object):
-                    setattr(cls, name, _Nested(name, kind, annotations[name]))
+                    cls._kinds[name] = kind
+                    if "None" not in text:
+                        cls._always[name] = list if text.startswith("list") else kind
 
-    def __init__(self, **members: Any) -> None:
-        self.__dict__ = members
+    def __new__(cls: type[T], **members: Any) -> T:
+        """Return the object for *members*, JSON's values or objects."""
+        return cls.from_dict(members)
+
+    @classmethod
+    def from_dict(cls: type[T], members: dict[str, Any]) -> T:
+        """Return the object for *members*, decoded JSON, which it takes over."""
+        for name, kind in cls._kinds.items():
+            if name in members:
+                value = members[name]
+                if type(value) is list:
+                    make = kind.from_dict
+                    members[name] = [make(one) if type(one) is dict else one for one in value]
+                elif type(value) is dict:
+                    members[name] = kind.from_dict(value)
+                elif value is None and name in cls._always:
+                    members[name] = cls._always[name]()
+        made = object.__new__(cls)
+        made.__dict__ = members
+        return made
+
+    if not TYPE_CHECKING:  # for which an unknown name is a mistake
+
+        def __getattr__(self, name: str) -> Any:
+            if name in self._always:
+                return self._always[name]()
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def _request_id(self) -> str | None:
         """The ``x-request-id`` of the answer that this object is, None for a part of one."""
         return getattr(self, "_id", None)
 
-    @classmethod
-    def from_dict(cls: type[T], members: dict[str, Any]) -> T:
-        """Return the object for *members*, decoded JSON, which it takes over."""
-        made = object.__new__(cls)
-        made.__dict__ = members
-        return made
-
     def to_dict(self) -> dict[str, Any]:
         """Return the object as plain dictionaries and lists, ready for ``json.dumps``."""
         return self.model_dump(exclude_unset=True)
-
-    def _members(self) -> dict[str, Any]:
-        """Return the members, of which those that are objects are made."""
-        for name in self._fields:
-            getattr(self, name)
-        return self.__dict__
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return :meth:`to_dict` as JSON."""
@@ -98,7 +116,7 @@ class Object:
         options = {"exclude_unset": exclude_unset, "exclude_none": exclude_none or exclude_defaults}
         return {
             name: _dumped(value, {**options, "exclude": deeper.get(name) or ()})
-            for name, value in {**fields, **self._members()}.items()
+            for name, value in {**fields, **self.__dict__}.items()
             if not (options["exclude_none"] and value is None)
             and deeper.get(name) not in (True, ...)
             and (include is None or name in include)
@@ -122,48 +140,15 @@ class Object:
         return self.__dict__.keys() & set(self._fields)
 
     def __repr__(self) -> str:
-        members = (
-            f"{name}={value!r}" for name, value in self._members().items() if value is not None
-        )
+        members = [f"{name}={value!r}" for name, value in vars(self).items() if value is not None]
         return f"{type(self).__name__}({', '.join(members)})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._members() == other._members()
+        return self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]
-
-
-class _Nested:
-    """A member that is an object, or a list of them, made of the dictionary when it is read.
-
-    One that cannot be None is always there, so that reading through it is safe.
-    """
-
-    def __init__(self, name: str, kind: type[Object], annotation: str) -> None:
-        self._name = name
-        self._kind = kind
-        self._empty: type | None = None
-        if "None" not in annotation:
-            self._empty = list if annotation.startswith("list") else kind
-
-    def __get__(self, made: Object | None, owner: type[Object]) -> Any:
-        if made is None:
-            return None
-        members, kind = made.__dict__, self._kind
-        value = members.get(self._name)
-        if type(value) is dict:
-            value = members[self._name] = kind.from_dict(value)
-        elif type(value) is list and value and type(value[0]) is not kind:
-            value = [kind.from_dict(item) if type(item) is dict else item for item in value]
-            members[self._name] = value
-        elif value is None and self._empty is not None:
-            return self._empty()
-        return value
-
-    def __set__(self, made: Object, value: Any) -> None:
-        made.__dict__[self._name] = value
 
 
 def _dumped(value: Any, options: dict[str, Any]) -> Any:

@@ -6,23 +6,29 @@ misspelled one is an error, for it and when the program runs.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import Parameter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
+    Generic,
     Literal,
     NamedTuple,
     Protocol,
     TypedDict,
-    TypeVar,
     Union,
     overload,
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Required, TypeVar
     from typing_extensions import Unpack as Unpack
+
+    #: What an answer is parsed as; None where nothing is to be parsed.
+    T = TypeVar("T", default=None)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")  # Python 3.13 has defaults
 
 
 class NotGiven:
@@ -97,9 +103,14 @@ class CallOptions(TypedDict, total=False):
     extra_body: _Dict | None
 
 
+#: What each API demands, where it has it.  The annotations are for type checkers alone.
+REQUIRED = frozenset(("model", "messages", "input"))
+
+
 class SharedParams(CallOptions, total=False):
     """The parameters that both APIs have, named as in OpenAI's reference."""
 
+    model: Required[str]
     metadata: Mapping[str, str] | None
     parallel_tool_calls: bool | None
     prompt_cache_key: str
@@ -116,16 +127,10 @@ class SharedParams(CallOptions, total=False):
     user: str
 
 
-class Asked(TypedDict):
-    """What every chat completion needs."""
-
-    model: str
-    messages: Messages
-
-
-class CompletionParams(Asked, SharedParams, total=False):
+class CompletionParams(SharedParams, total=False):
     """The parameters of chat completions beside those of :class:`SharedParams`."""
 
+    messages: Required[Messages]
     audio: _Dict | None
     frequency_penalty: float | None
     function_call: str | _Dict
@@ -153,6 +158,14 @@ class FormattedParams(CompletionParams, total=False):
     response_format: _Dict
 
 
+if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
+
+    class ParseParams(CompletionParams, Generic[T], total=False):
+        """The parameters of ``parse`` and ``stream``: the format may be a type."""
+
+        response_format: type[T] | _Dict | None
+
+
 W = TypeVar("W", covariant=True)
 S = TypeVar("S", covariant=True)
 
@@ -168,28 +181,6 @@ class Create(Protocol[W, S]):
     def __call__(self, *, stream: Literal[True], **params: Unpack[FormattedParams]) -> S: ...
     @overload
     def __call__(self, *, stream: bool | None, **params: Unpack[FormattedParams]) -> W | S: ...
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def declared(function: F) -> F:
-    """Give *function* a signature that names the parameters of its ``**params``.
-
-    Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
-    """
-    function.__name__ = function.__name__.strip("_")
-    function.__qualname__ = function.__qualname__.replace("._", ".")
-    signature = inspect.signature(function)
-    *named, _ = signature.parameters.values()
-    for name, annotation in FormattedParams.__annotations__.items():
-        if name not in signature.parameters:
-            required = name in FormattedParams.__required_keys__
-            default = Parameter.empty if required else NOT_GIVEN
-            kind = annotation.__forward_arg__
-            named.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
-    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return function
 
 
 def plain(value: Any) -> Any:

@@ -12,18 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from .errors import unparsable
 from .models import ChatCompletion, Choice, Message
-from .params import NOT_GIVEN
+from .params import T
 
 if TYPE_CHECKING:
     import pydantic
-    from typing_extensions import TypeVar
-
-    #: What an answer is parsed as; None where nothing is to be parsed.
-    T = TypeVar("T", default=None)
-else:
-    from typing import TypeVar
-
-    T = TypeVar("T")  # Python 3.13 has defaults
 
 
 class ParsedMessage(Message, Generic[T]):
@@ -107,33 +99,31 @@ def _be_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
 
 
 class Parser(Generic[T]):
-    """Parses what answers to a request with *response_format*, a type or what the API takes.
+    """Parses what answers to a request.
 
-    ``params`` are those of the request, *params* with the format.
+    Its *body* may have a type as the member *name*, which is taken out of it, and strict tools.
     """
 
-    def __init__(self, response_format: Any, params: Mapping[str, Any]) -> None:
-        self.params = {**params, "tools": list(params.get("tools") or ()) or NOT_GIVEN}
+    def __init__(self, body: dict[str, Any], name: str) -> None:
         self._adapter = None
-        if isinstance(response_format, type):
-            self._adapter = _adapter(response_format)
-            schema = strict_schema(response_format)
-            wanted = {"schema": schema, "name": response_format.__name__, "strict": True}
-            response_format = {"type": "json_schema", "json_schema": wanted}
-        if response_format is not None:
-            self.params["response_format"] = response_format
-        self._tools = {
-            tool["function"]["name"]: tool["function"]
-            for tool in self.params["tools"] or ()
-            if isinstance(tool, Mapping) and tool.get("type") == "function"
-        }
+        #: What asks for the type, None without one.
+        self.schema: dict[str, Any] | None = None
+        kind = body.pop(name, None)
+        if isinstance(kind, type):
+            self._adapter = _adapter(kind)
+            self.schema = {"schema": strict_schema(kind), "name": kind.__name__, "strict": True}
+        elif kind is not None:
+            body[name] = kind  # in the API's own words
+        if tools := list(body.pop("tools", None) or ()):
+            body["tools"] = tools
+        functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
+        self._strict = {one.get("name"): one for one in functions if one.get("strict")}
         #: Whether there is anything to parse.
-        self.active = bool(self._adapter) or any(t.get("strict") for t in self._tools.values())
+        self.active = bool(self.schema or self._strict)
 
-    def content(self, message: Mapping[str, Any], *, partial: bool = False) -> Any:
-        """Return the content of *message* parsed; *partial* as far as it came, as plain JSON."""
-        text = message.get("content")
-        if self._adapter is None or not text or message.get("refusal"):
+    def content(self, text: str | None, *, partial: bool = False) -> Any:
+        """Return the answer *text* parsed; *partial* as far as it came, as plain JSON."""
+        if self._adapter is None or not text:
             return None
         if not partial:
             return self._adapter.validate_json(text)
@@ -141,12 +131,13 @@ class Parser(Generic[T]):
 
         return from_json(text, allow_partial=True) if text.strip() else None
 
-    def arguments(self, name: str, text: str) -> Any:
+    def arguments(self, name: Any, text: str | None) -> Any:
         """Return the arguments *text* of the function *name* parsed, None if it is not strict."""
-        tool = self._tools.get(name)
+        if (tool := self._strict.get(name)) is None:
+            return None
         if isinstance(tool, FunctionTool):
-            return tool.model.model_validate_json(text)
-        return json.loads(text) if tool and tool.get("strict") else None
+            return tool.model.model_validate_json(text or "")
+        return json.loads(text or "")
 
     def completion(self, completion: ChatCompletion) -> ParsedChatCompletion[T]:
         """Return *completion* parsed.
@@ -158,9 +149,10 @@ class Parser(Generic[T]):
             if error := unparsable(choice.get("finish_reason"), completion):
                 raise error
             message = choice["message"]
-            message["parsed"] = self.content(message)
+            text = None if message.get("refusal") else message.get("content")
+            message["parsed"] = self.content(text)
             for call in message.get("tool_calls") or ():
                 if function := call.get("function"):
-                    name, text = function.get("name"), function.get("arguments") or ""
-                    function["parsed_arguments"] = self.arguments(name, text)
+                    parsed = self.arguments(function.get("name"), function.get("arguments"))
+                    function["parsed_arguments"] = parsed
         return ParsedChatCompletion[T].from_dict(members)

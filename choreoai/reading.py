@@ -41,46 +41,39 @@ def records(decoder: Decoder, block: bytes) -> list[Record]:
     try:
         events = decoder.receive_data(block)
     except DecodeError as error:
-        broken = error
-        events = error.events
+        events, broken = error.events, APIError(f"the stream cannot be read: {error}")
     for data, kind, id in events:
         text = data.strip()
-        if not text and kind != "error":
-            continue  # what several servers keep a silent connection alive with
-        number = int(id) if id.isascii() and id.isdigit() else None
-        value: Any = None
-        try:
-            value, end = _parse(text)
-            value = value if end == len(text) else None
-        except (ValueError, RecursionError):
-            pass
-        if kind == "error":  # some servers name the event instead of the member
-            value = frame_error(value if isinstance(value, dict) else data)
-        elif text.startswith("[DONE]"):
-            value = DONE
-        elif not isinstance(value, dict):
-            text = data if len(data) < 100 else data[:100] + "..."
-            value = APIError(f"the stream holds what is no chunk: {text!r}", body=data)
-        elif value.get("error"):
-            value = frame_error(value)
-        made.append((number, value))
-        if not isinstance(value, dict):  # nothing follows
-            return made
-    if broken is not None:
-        made.append((None, APIError(f"the stream cannot be read: {broken}")))
-    return made
+        if text or kind == "error":  # without: what several servers keep a stream alive with
+            value = _value(text, kind)
+            made.append((int(id) if id.isascii() and id.isdigit() else None, value))
+            if type(value) is not dict:  # nothing follows
+                return made
+    return made if broken is None else [*made, (None, broken)]
+
+
+def _value(text: str, kind: str) -> dict[str, Any] | APIError | None:
+    """Return what an event of this *kind* says in its *text*."""
+    try:
+        value, end = _parse(text)
+        value = value if end == len(text) else None
+    except (ValueError, RecursionError):
+        value = None
+    if kind == "error":  # some servers name the event instead of the member
+        return frame_error(value if isinstance(value, dict) else text)
+    if isinstance(value, dict):
+        failed = value.get("error") or value.get("type") == "error"
+        return frame_error(value) if failed else value
+    if text.startswith("[DONE]"):
+        return DONE
+    shown = text if len(text) < 100 else text[:100] + "..."
+    return APIError(f"the stream holds what is no chunk: {shown!r}", body=text)
 
 
 def failed(reason: Any) -> APIError | None:
-    """Return the error that the finish reason *reason* stands for, None for an answer's end.
-
-    Some servers say there that the answer broke off: ``error``, ``network_error``, ``abort``.
-    """
-    message = ""
-    if isinstance(reason, dict):  # SGLang: {"type": "abort", "message": ...}
-        reason, message = reason.get("type"), str(reason.get("message") or "")
+    """Return the error that the finish reason *reason* stands for, None for an answer's end."""
     try:
-        finish_reason(str(reason), message=message)
+        finish_reason(reason if isinstance(reason, dict) else str(reason))
     except ProviderError as error:
         return APIError(str(error), code=error.code, type=error.type)
     return None

@@ -1,29 +1,33 @@
-"""The Responses API: its objects, its parameters, and what its events mean.  Pure."""
+"""The Responses API: its parameters, and what its events mean.  Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from .errors import APIError, StreamInterruptedError, frame_error
-from .objects import Object
-from .params import SharedParams
-from .reading import Reading
+from .errors import APIError, StreamInterruptedError
+from .models import ParsedResponse as ParsedResponse
+from .models import Response as Response
+from .models import ResponseEvent as ResponseEvent
+from .models import ResponseFailure as ResponseFailure
+from .models import ResponseItem as ResponseItem
+from .models import ResponsePart as ResponsePart
+from .models import ResponseUsage as ResponseUsage
+from .params import SharedParams, T
+from .parsing import Parser
+from .reading import Reading, object_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Required
 
 #: The events that end a response; after any other a stream is cut.
 _LAST = ("response.completed", "response.incomplete", "response.failed")
 
 
-class Asked(TypedDict):
-    """What every response needs."""
-
-    model: str
-    input: Any
-
-
-class ResponseParams(Asked, SharedParams, total=False):
+class ResponseParams(SharedParams, total=False):
     """The parameters of responses beside those of :class:`choreoai.params.SharedParams`."""
 
+    input: Required[Any]
     background: bool | None
     include: Iterable[str] | None
     instructions: str | None
@@ -35,76 +39,6 @@ class ResponseParams(Asked, SharedParams, total=False):
     truncation: Literal["auto", "disabled"] | None
 
 
-class ResponsePart(Object):
-    """A part of a message or of a reasoning: ``output_text``, ``refusal``, ``summary_text`` ..."""
-
-    type: str = ""
-    text: str | None = None
-    refusal: str | None = None
-
-
-class ResponseItem(Object):
-    """An output item: ``message``, ``reasoning``, ``function_call``, ``custom_tool_call`` ..."""
-
-    id: str = ""
-    type: str = ""
-    status: str | None = None
-    role: str | None = None
-    content: list[ResponsePart]
-    summary: list[ResponsePart]
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    input: str | None = None
-    encrypted_content: str | None = None
-
-
-class ResponseFailure(Object):
-    """Why a response failed, or stayed incomplete (*reason*)."""
-
-    code: str | None = None
-    message: str | None = None
-    reason: str | None = None
-
-
-class ResponseUsage(Object):
-    """The tokens of a response."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-
-
-class Response(Object):
-    """A response, whole or as far as it came; *status* tells."""
-
-    id: str = ""
-    model: str = ""
-    status: str = ""
-    error: ResponseFailure | None = None
-    incomplete_details: ResponseFailure | None = None
-    output: list[ResponseItem]
-    usage: ResponseUsage | None = None
-    previous_response_id: str | None = None
-
-    @property
-    def output_text(self) -> str:
-        """The text of all messages."""
-        parts = (part for item in self.output if item.type == "message" for part in item.content)
-        return "".join(part.text or "" for part in parts if part.type == "output_text")
-
-
-class ResponseEvent(Object):
-    """An event of a response's stream; which members there are depends on its *type*."""
-
-    type: str = ""
-    sequence_number: int = 0
-    response: Response | None = None
-    item: ResponseItem | None = None
-    delta: str | None = None
-    output_index: int | None = None
-
-
 def failure_of(response: Response) -> APIError:
     """Return the error that *response* failed with."""
     error = response.error or ResponseFailure()
@@ -113,27 +47,63 @@ def failure_of(response: Response) -> APIError:
     return APIError(message, code=code, body=response.to_dict())
 
 
-class ResponseReading(Reading):
+def response_of(parser: ResponseParser[Any] | None, body: bytes) -> Response:
+    """Return *body*, an answer, as a response, parsed by *parser*; raises APIError."""
+    response = object_of(Response, body)
+    if response.status == "failed":
+        raise failure_of(response)
+    return response if parser is None else parser.response(response)
+
+
+class ResponseParser(Parser[T]):
+    """Parses the response to a request with this *body*, whose text is to be a *kind*."""
+
+    def __init__(self, body: dict[str, Any], kind: type[T] | None = None) -> None:
+        body["text_format"] = kind
+        super().__init__(body, "text_format")
+        if self.schema is not None:
+            form = {"type": "json_schema", **self.schema}
+            body["text"] = {**(body.get("text") or {}), "format": form}
+        if "tools" in body:  # chat's have one level more
+            body["tools"] = [
+                {"type": "function", **tool["function"]} if "function" in tool else tool
+                for tool in body["tools"]
+            ]
+
+    def response(self, response: Response) -> ParsedResponse[T]:
+        """Return *response* parsed; raises what pydantic does."""
+        for part in response._texts():
+            part.parsed = self.content(part.text)
+        for item in response.output:
+            if item.type == "function_call":
+                item.parsed_arguments = self.arguments(item.name, item.arguments)
+        return ParsedResponse[T].from_dict(vars(response))
+
+
+class ResponseReading(Reading, Generic[T]):
     """A stream of events as far as it was read, from event *first* on."""
 
-    def __init__(self, first: int = 0) -> None:
+    def __init__(self, first: int = 0, parser: ResponseParser[T] | None = None) -> None:
         super().__init__()
         self._next = first
+        self._parser = parser or ResponseParser[T]({})
         #: The response as the last event that holds it had it.
         self.response: Response | None = None
 
+    def parsed(self) -> ParsedResponse[T]:
+        """Return the response, parsed."""
+        return self._parser.response(self.response or Response())
+
     def _read(self, value: dict[str, Any]) -> ResponseEvent:
-        kind, place = value.get("type"), value.get("sequence_number")
-        if not isinstance(kind, str):
+        event = ResponseEvent.from_dict(value)
+        kind, place = event.type, event.sequence_number
+        if type(kind) is not str or not kind:
             raise self.fail(APIError(f"the stream holds what is no event: {value!r}"))
-        if kind == "error":
-            raise self.fail(frame_error(value))
-        if type(place) is int:  # some servers do not count
+        if "sequence_number" in value:  # some servers do not count
             if place != self._next:
                 text = f"event {self._next} is missing: {place} came"
                 raise self.fail(StreamInterruptedError(text))
-            self._next = place + 1
-        event = ResponseEvent.from_dict(value)
+            self._next += 1
         if isinstance(event.response, Response):
             self.response = event.response
         if kind == "response.output_text.delta" and isinstance(event.delta, str):

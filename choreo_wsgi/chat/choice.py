@@ -8,7 +8,7 @@ from ..errors import UpstreamInvalid
 from .calls import ToolCalls
 from .endings import finish_reason
 from .items import Json
-from .shapes import Members, arguments_of, reshape, says, text_of
+from .shapes import Members, arguments_of, reshape, says
 
 #: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
 #: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
@@ -78,12 +78,7 @@ class Choice:
         Raises ProviderError for a *reason* that says failure, and UpstreamInvalid for calls
         that are not whole.
         """
-        word, message = reason, ""
-        if isinstance(reason, dict):  # SGLang: {"type": "abort", "message": ...}
-            word, message = text_of(reason.get("type")) or "error", text_of(reason.get("message"))
-        if not isinstance(word, str):
-            raise UpstreamInvalid("the provider's finish reason is not a string")
-        ours, native = finish_reason(word, bool(self.calls.calls), message)
+        ours, native = finish_reason(reason, bool(self.calls.calls))
         due = self.calls.close() if ours == "tool_calls" else []
         self.finished = True
         finish = {"index": self.index, "delta": {}, "finish_reason": ours, **(native or {})}

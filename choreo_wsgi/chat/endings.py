@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..errors import ProviderError
+from ..errors import ProviderError, UpstreamInvalid
+from .shapes import text_of
 
 #: The finish reasons of OpenAI's API, https://platform.openai.com/docs/api-reference/chat.
 FINISH_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
@@ -59,18 +60,23 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def finish_reason(
-    word: str, called: bool = False, message: str = ""
+    word: Any, called: bool = False, message: str = ""
 ) -> tuple[str, dict[str, Any] | None]:
     """Return OpenAI's finish reason for a provider's *word*, and more members of the choice.
 
+    SGLang says it in an object, ``{"type": "abort", "message": ...}``.
     *called* is whether the choice has tool calls: ``stop`` is then ``tool_calls``, and without
     any ``tool_calls`` is ``stop``.  The second value is ``{"native_finish_reason": word}``
     where the provider's word says more than ours, None for OpenAI's own words.  A word that
     nothing is known of counts as ``stop``.
 
     Raises ProviderError, with the provider's *message* if there is one, for a word that says
-    that the answer failed.
+    that the answer failed, and UpstreamInvalid for what is no word.
     """
+    if isinstance(word, dict):
+        word, message = text_of(word.get("type")) or "error", text_of(word.get("message"))
+    if not isinstance(word, str):
+        raise UpstreamInvalid("the provider's finish reason is not a string")
     reason = word if word in FINISH_REASONS else _meaning(word)
     if not reason:
         raise ProviderError(message or f"the provider ended its answer with {word[:200]!r}")

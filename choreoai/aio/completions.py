@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base import stream_path
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
-from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
-from ..parsing import ParsedChatCompletion, Parser, T
+from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike
+from ..parsing import ParsedChatCompletion, Parser
 from ..reading import Reading, completion_of
 from .exchange import AsyncExchange
 from .raw import AsyncRawResponse, AsyncStreamedResponse
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
-    from ..params import Unpack
+    from ..params import ParseParams, Unpack
     from .client import AsyncChoreoAI
 
 
@@ -59,7 +59,7 @@ class AsyncCompletions:
     def __init__(self, client: AsyncChoreoAI) -> None:
         self._client = client
         #: The same methods; they return the answer's head and body beside its meaning.
-        self.with_raw_response = AsyncRawCompletions(self)
+        self.with_raw_response = AsyncRawCompletions(self._ask)
         #: The same methods; the body is read as it comes.
         self.with_streaming_response = AsyncStreamedCompletions(self._streamed)
 
@@ -76,17 +76,11 @@ class AsyncCompletions:
         """
         return (await self.with_raw_response._create(stream=stream, **params)).parse()
 
-    create: Create[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream]] = (
-        declared(cast(Any, _create))
+    create: Create[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream]] = cast(
+        Any, _create
     )
 
-    @declared
-    async def parse(
-        self,
-        *,
-        response_format: type[T] | Mapping[str, Any] | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> ParsedChatCompletion[T]:
+    async def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
         """Ask for an answer in the form of *response_format*, a pydantic model or a dataclass.
 
         It stands in ``message.parsed``, and parsed arguments of strict tools (and of those of
@@ -94,23 +88,17 @@ class AsyncCompletions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        raw = self.with_raw_response
-        return (await raw.parse(response_format=response_format, **params)).parse()
+        return (await self.with_raw_response.parse(**params)).parse()
 
-    @declared
     @asynccontextmanager
     async def stream(
-        self,
-        *,
-        response_format: type[T] | Mapping[str, Any] | None = None,
-        **params: Unpack[CompletionParams],
+        self, **params: Unpack[ParseParams[T]]
     ) -> AsyncIterator[AsyncChatCompletionStream[T]]:
         """Ask for an answer as a stream of typed events, in an ``async with`` block.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
-        parser = Parser[T](response_format, params)
-        exchange = self._ask(True, parser.params, parser)
+        exchange = self._ask(True, params, parsed=True)
         async with await AsyncChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
@@ -130,20 +118,22 @@ class AsyncCompletions:
         exchange = AsyncExchange(self._client, "GET", path, options, reading=Reading())
         return await AsyncStream(exchange, after)._open()
 
-    @declared
     def _streamed(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
         return AsyncStreamedResponse(self._ask(stream, params))
 
     def _ask(
-        self, stream: bool | None, params: Mapping[str, Any], parser: Parser[Any] | None = None
+        self, stream: bool | None, params: Mapping[str, Any], parsed: bool = False
     ) -> AsyncExchange:
-        """Return the exchange that asks for an answer, parsed by *parser*."""
+        """Return the exchange that asks for an answer, which is *parsed* or not."""
         body, options = self._client._asked(params, FormattedParams)
         if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(body["messages"])
         if stream is not None:
             body["stream"] = stream
+        parser = Parser[Any](body, "response_format") if parsed else None
+        if parser is not None and parser.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": parser.schema}
         n = body.get("n")
         n = n if isinstance(n, int) and n > 0 else 1
         reading: Reading | None = None
@@ -161,28 +151,23 @@ class AsyncCompletions:
 class AsyncRawCompletions:
     """``client.chat.completions.with_raw_response``."""
 
-    def __init__(self, completions: AsyncCompletions) -> None:
-        self._completions = completions
+    def __init__(self, ask: Callable[..., AsyncExchange]) -> None:
+        self._ask = ask
 
     async def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncRawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        return await AsyncRawResponse.fetch(self._completions._ask(stream, params))
+        return await AsyncRawResponse.fetch(self._ask(stream, params))
 
     create: Create[
         Coroutine[Any, Any, AsyncRawResponse[ChatCompletion]],
         Coroutine[Any, Any, AsyncRawResponse[AsyncStream]],
-    ] = declared(cast(Any, _create))
+    ] = cast(Any, _create)
 
-    @declared
     async def parse(
-        self,
-        *,
-        response_format: type[T] | Mapping[str, Any] | None = None,
-        **params: Unpack[CompletionParams],
+        self, **params: Unpack[ParseParams[T]]
     ) -> AsyncRawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
-        parser = Parser[T](response_format, params)
-        return await AsyncRawResponse.fetch(self._completions._ask(False, parser.params, parser))
+        return await AsyncRawResponse.fetch(self._ask(False, params, parsed=True))
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ class AsyncRawResponse(Answered, Generic[T]):
         self._stream = stream
 
     @classmethod
-    async def fetch(cls, exchange: AsyncExchange) -> AsyncRawResponse[T]:
-        """Carry *exchange* out and return what answers it."""
+    async def fetch(cls, exchange: AsyncExchange, kind: Any = AsyncStream) -> AsyncRawResponse[T]:
+        """Carry *exchange* out and return what answers it; a stream is a *kind*."""
         if exchange.reading is None:
             return cls(exchange, await exchange.fetch(), None)
-        return cls(exchange, b"", await AsyncStream(exchange)._open())
+        return cls(exchange, b"", await kind(exchange)._open())
 
     @property
     def text(self) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 from urllib.parse import quote
 
-from ..base import Options
+from ..models import ParsedResponse, Response, ResponseEvent
+from ..params import T
 from ..reading import object_of
-from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
+from ..responses import ResponseParams, ResponseParser, ResponseReading, response_of
 from .exchange import AsyncExchange
+from .raw import AsyncRawResponse
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
@@ -18,27 +21,27 @@ if TYPE_CHECKING:
     from .client import AsyncChoreoAI
 
 
-class AsyncResponseStream(AsyncStream[ResponseEvent]):
+class AsyncResponseStream(AsyncStream[ResponseEvent], Generic[T]):
     """The events of a response, as they come; see :class:`choreoai.AsyncStream`.
 
-    Each is a :class:`choreoai.responses.ResponseEvent`.  Iterating ends in silence only after
+    Each is a :class:`choreoai.models.ResponseEvent`.  Iterating ends in silence only after
     ``response.completed`` or ``response.incomplete``; a response that failed raises.
     """
 
-    _reading: ResponseReading
+    _reading: ResponseReading[T]
 
     @property
     def response(self) -> Response | None:  # type: ignore[override]
         """The response as the last event that holds it had it; its id is there at once."""
         return self._reading.response
 
-    async def get_final_response(self) -> Response:
-        """Read to the end and return the whole response.
+    async def get_final_response(self) -> ParsedResponse[T]:
+        """Read to the end and return the whole response, parsed.
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
         await self._until_end()
-        return self._reading.response or Response()
+        return self._reading.parsed()
 
 
 class AsyncResponses:
@@ -57,33 +60,36 @@ class AsyncResponses:
         self, *, stream: Literal[True], **params: Unpack[ResponseParams]
     ) -> AsyncResponseStream: ...
 
-    async def create(
-        self, *, stream: bool | None = None, **params: Any
-    ) -> Response | AsyncResponseStream:
+    async def create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *input*, a text or a list of items.
 
-        With *stream* an :class:`AsyncResponseStream`, else a :class:`choreoai.responses.Response`.
+        With *stream* an :class:`AsyncResponseStream`, else a :class:`choreoai.models.Response`.
         A stream with the option ``resumable`` is made in the background: it outlives its
         connection, and is read on over another when that breaks.
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        body, options = self._client._asked(params, ResponseParams)
-        if not stream:
-            response = await self._whole("POST", "/responses", options, body)
-            if response.status == "failed":
-                raise failure_of(response)
-            return response
-        if options.resumable or body.get("background"):
-            options = options._replace(resumable=True)
-            body["background"] = True
-        body["stream"] = True
-        return await self._stream("POST", "/responses", options, body)
+        exchange = self._ask(stream, params)
+        return (await AsyncRawResponse.fetch(exchange, AsyncResponseStream)).parse()
+
+    async def parse(
+        self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
+    ) -> ParsedResponse[T]:
+        """Ask for a text in the form of *text_format*, a pydantic model or a dataclass.
+
+        It stands in ``output_parsed``, and the arguments of strict tools in their items'
+        ``parsed_arguments``.  Raises what :meth:`create` raises, and pydantic's ValidationError.
+        """
+        exchange = self._ask(False, params, True, text_format)
+        return (await AsyncRawResponse.fetch(exchange)).parse()
 
     @asynccontextmanager
-    async def stream(self, **params: Unpack[ResponseParams]) -> AsyncIterator[AsyncResponseStream]:
-        """Ask for a stream as :meth:`create` does, in an ``async with`` block that closes it."""
-        async with await self.create(stream=True, **params) as stream:
+    async def stream(
+        self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
+    ) -> AsyncIterator[AsyncResponseStream[T]]:
+        """Ask for what :meth:`parse` does as a stream, in an ``async with`` block."""
+        exchange = self._ask(True, params, True, text_format)
+        async with await AsyncResponseStream[T](exchange)._open() as stream:
             yield stream
 
     @overload
@@ -108,39 +114,48 @@ class AsyncResponses:
         stream: bool = False,
         starting_after: int | None = None,
         **options: Unpack[CallOptions],
-    ) -> Response | AsyncResponseStream:
+    ) -> Any:
         """Return the response *response_id* as far as it came.
 
         With *stream* its events behind number *starting_after*, and those to come.
         """
-        _, given = self._client._asked(options)
         if not stream:
-            return await self._whole("GET", _path(response_id), given)
+            return await self._call("GET", _path(response_id), options)
         path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        return await self._stream("GET", path, given._replace(resumable=True), first=first)
+        return await self._call("GET", path, {**options, "resumable": True}, ResponseReading(first))
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
-        path = _path(response_id) + "/cancel"
-        return await self._whole("POST", path, self._client._asked(options)[1])
+        response: Response = await self._call("POST", _path(response_id) + "/cancel", options)
+        return response
 
     async def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
         _, given = self._client._asked(options)
         await AsyncExchange(self._client, "DELETE", _path(response_id), given).fetch()
 
-    async def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
-        exchange = AsyncExchange(self._client, method, path, options, body)
-        return object_of(Response, await exchange.fetch())
+    def _ask(
+        self, stream: bool | None, params: Any, parsed: bool = False, kind: Any = None
+    ) -> AsyncExchange:
+        """Return the exchange that asks for a response, which is *parsed* as a *kind* or not."""
+        body, options = self._client._asked(params, ResponseParams)
+        parser = ResponseParser[Any](body, kind) if parsed else None
+        if stream:
+            body["stream"] = True
+            if options.resumable or body.get("background"):
+                options = options._replace(resumable=True)
+                body["background"] = True
+        meaning = partial(response_of, parser)
+        reading = ResponseReading[Any](0, parser) if stream else None
+        return AsyncExchange(self._client, "POST", "/responses", options, body, meaning, reading)
 
-    async def _stream(
-        self, method: str, path: str, options: Options, body: Any = None, first: int = 0
-    ) -> AsyncResponseStream:
-        reading = ResponseReading(first)
-        exchange = AsyncExchange(self._client, method, path, options, body, reading=reading)
-        return await AsyncResponseStream(exchange)._open()
+    async def _call(self, method: str, path: str, options: Any, reading: Any = None) -> Any:
+        _, given = self._client._asked(options)
+        meaning = partial(object_of, Response)
+        exchange = AsyncExchange(self._client, method, path, given, None, meaning, reading)
+        return (await AsyncRawResponse.fetch(exchange, AsyncResponseStream)).parse()
 
 
 def _path(response_id: str) -> str:

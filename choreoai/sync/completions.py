@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base import stream_path
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
-from ..params import NOT_GIVEN, CompletionParams, Create, FormattedParams, TimeoutLike, declared
-from ..parsing import ParsedChatCompletion, Parser, T
+from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike
+from ..parsing import ParsedChatCompletion, Parser
 from ..reading import Reading, completion_of
 from .exchange import Exchange
 from .raw import RawResponse, StreamedResponse
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from ..params import Unpack
+    from ..params import ParseParams, Unpack
     from .client import ChoreoAI
 
 
@@ -59,7 +59,7 @@ class Completions:
     def __init__(self, client: ChoreoAI) -> None:
         self._client = client
         #: The same methods; they return the answer's head and body beside its meaning.
-        self.with_raw_response = RawCompletions(self)
+        self.with_raw_response = RawCompletions(self._ask)
         #: The same methods; the body is read as it comes.
         self.with_streaming_response = StreamedCompletions(self._streamed)
 
@@ -76,15 +76,9 @@ class Completions:
         """
         return (self.with_raw_response._create(stream=stream, **params)).parse()
 
-    create: Create[ChatCompletion, Stream] = declared(cast(Any, _create))
+    create: Create[ChatCompletion, Stream] = cast(Any, _create)
 
-    @declared
-    def parse(
-        self,
-        *,
-        response_format: type[T] | Mapping[str, Any] | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> ParsedChatCompletion[T]:
+    def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
         """Ask for an answer in the form of *response_format*, a pydantic model or a dataclass.
 
         It stands in ``message.parsed``, and parsed arguments of strict tools (and of those of
@@ -92,23 +86,15 @@ class Completions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        raw = self.with_raw_response
-        return (raw.parse(response_format=response_format, **params)).parse()
+        return (self.with_raw_response.parse(**params)).parse()
 
-    @declared
     @contextmanager
-    def stream(
-        self,
-        *,
-        response_format: type[T] | Mapping[str, Any] | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> Iterator[ChatCompletionStream[T]]:
+    def stream(self, **params: Unpack[ParseParams[T]]) -> Iterator[ChatCompletionStream[T]]:
         """Ask for an answer as a stream of typed events, in an ``with`` block.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
-        parser = Parser[T](response_format, params)
-        exchange = self._ask(True, parser.params, parser)
+        exchange = self._ask(True, params, parsed=True)
         with ChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
@@ -126,20 +112,22 @@ class Completions:
         exchange = Exchange(self._client, "GET", path, options, reading=Reading())
         return Stream(exchange, after)._open()
 
-    @declared
     def _streamed(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
         return StreamedResponse(self._ask(stream, params))
 
     def _ask(
-        self, stream: bool | None, params: Mapping[str, Any], parser: Parser[Any] | None = None
+        self, stream: bool | None, params: Mapping[str, Any], parsed: bool = False
     ) -> Exchange:
-        """Return the exchange that asks for an answer, parsed by *parser*."""
+        """Return the exchange that asks for an answer, which is *parsed* or not."""
         body, options = self._client._asked(params, FormattedParams)
         if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(body["messages"])
         if stream is not None:
             body["stream"] = stream
+        parser = Parser[Any](body, "response_format") if parsed else None
+        if parser is not None and parser.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": parser.schema}
         n = body.get("n")
         n = n if isinstance(n, int) and n > 0 else 1
         reading: Reading | None = None
@@ -157,28 +145,21 @@ class Completions:
 class RawCompletions:
     """``client.chat.completions.with_raw_response``."""
 
-    def __init__(self, completions: Completions) -> None:
-        self._completions = completions
+    def __init__(self, ask: Callable[..., Exchange]) -> None:
+        self._ask = ask
 
     def _create(self, *, stream: bool | None = None, **params: Any) -> RawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
-        return RawResponse.fetch(self._completions._ask(stream, params))
+        return RawResponse.fetch(self._ask(stream, params))
 
     create: Create[
         RawResponse[ChatCompletion],
         RawResponse[Stream],
-    ] = declared(cast(Any, _create))
+    ] = cast(Any, _create)
 
-    @declared
-    def parse(
-        self,
-        *,
-        response_format: type[T] | Mapping[str, Any] | None = None,
-        **params: Unpack[CompletionParams],
-    ) -> RawResponse[ParsedChatCompletion[T]]:
+    def parse(self, **params: Unpack[ParseParams[T]]) -> RawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
-        parser = Parser[T](response_format, params)
-        return RawResponse.fetch(self._completions._ask(False, parser.params, parser))
+        return RawResponse.fetch(self._ask(False, params, parsed=True))
 
 
 @dataclass(frozen=True)

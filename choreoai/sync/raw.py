@@ -29,11 +29,11 @@ class RawResponse(Answered, Generic[T]):
         self._stream = stream
 
     @classmethod
-    def fetch(cls, exchange: Exchange) -> RawResponse[T]:
-        """Carry *exchange* out and return what answers it."""
+    def fetch(cls, exchange: Exchange, kind: Any = Stream) -> RawResponse[T]:
+        """Carry *exchange* out and return what answers it; a stream is a *kind*."""
         if exchange.reading is None:
             return cls(exchange, exchange.fetch(), None)
-        return cls(exchange, b"", Stream(exchange)._open())
+        return cls(exchange, b"", kind(exchange)._open())
 
     @property
     def text(self) -> str:

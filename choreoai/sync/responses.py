@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 from urllib.parse import quote
 
-from ..base import Options
+from ..models import ParsedResponse, Response, ResponseEvent
+from ..params import T
 from ..reading import object_of
-from ..responses import Response, ResponseEvent, ResponseParams, ResponseReading, failure_of
+from ..responses import ResponseParams, ResponseParser, ResponseReading, response_of
 from .exchange import Exchange
+from .raw import RawResponse
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -18,27 +21,27 @@ if TYPE_CHECKING:
     from .client import ChoreoAI
 
 
-class ResponseStream(Stream[ResponseEvent]):
+class ResponseStream(Stream[ResponseEvent], Generic[T]):
     """The events of a response, as they come; see :class:`choreoai.Stream`.
 
-    Each is a :class:`choreoai.responses.ResponseEvent`.  Iterating ends in silence only after
+    Each is a :class:`choreoai.models.ResponseEvent`.  Iterating ends in silence only after
     ``response.completed`` or ``response.incomplete``; a response that failed raises.
     """
 
-    _reading: ResponseReading
+    _reading: ResponseReading[T]
 
     @property
     def response(self) -> Response | None:  # type: ignore[override]
         """The response as the last event that holds it had it; its id is there at once."""
         return self._reading.response
 
-    def get_final_response(self) -> Response:
-        """Read to the end and return the whole response.
+    def get_final_response(self) -> ParsedResponse[T]:
+        """Read to the end and return the whole response, parsed.
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
         self._until_end()
-        return self._reading.response or Response()
+        return self._reading.parsed()
 
 
 class Responses:
@@ -57,31 +60,36 @@ class Responses:
         self, *, stream: Literal[True], **params: Unpack[ResponseParams]
     ) -> ResponseStream: ...
 
-    def create(self, *, stream: bool | None = None, **params: Any) -> Response | ResponseStream:
+    def create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *input*, a text or a list of items.
 
-        With *stream* an :class:`ResponseStream`, else a :class:`choreoai.responses.Response`.
+        With *stream* an :class:`ResponseStream`, else a :class:`choreoai.models.Response`.
         A stream with the option ``resumable`` is made in the background: it outlives its
         connection, and is read on over another when that breaks.
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        body, options = self._client._asked(params, ResponseParams)
-        if not stream:
-            response = self._whole("POST", "/responses", options, body)
-            if response.status == "failed":
-                raise failure_of(response)
-            return response
-        if options.resumable or body.get("background"):
-            options = options._replace(resumable=True)
-            body["background"] = True
-        body["stream"] = True
-        return self._stream("POST", "/responses", options, body)
+        exchange = self._ask(stream, params)
+        return (RawResponse.fetch(exchange, ResponseStream)).parse()
+
+    def parse(
+        self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
+    ) -> ParsedResponse[T]:
+        """Ask for a text in the form of *text_format*, a pydantic model or a dataclass.
+
+        It stands in ``output_parsed``, and the arguments of strict tools in their items'
+        ``parsed_arguments``.  Raises what :meth:`create` raises, and pydantic's ValidationError.
+        """
+        exchange = self._ask(False, params, True, text_format)
+        return (RawResponse.fetch(exchange)).parse()
 
     @contextmanager
-    def stream(self, **params: Unpack[ResponseParams]) -> Iterator[ResponseStream]:
-        """Ask for a stream as :meth:`create` does, in an ``with`` block that closes it."""
-        with self.create(stream=True, **params) as stream:
+    def stream(
+        self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
+    ) -> Iterator[ResponseStream[T]]:
+        """Ask for what :meth:`parse` does as a stream, in an ``with`` block."""
+        exchange = self._ask(True, params, True, text_format)
+        with ResponseStream[T](exchange)._open() as stream:
             yield stream
 
     @overload
@@ -106,39 +114,48 @@ class Responses:
         stream: bool = False,
         starting_after: int | None = None,
         **options: Unpack[CallOptions],
-    ) -> Response | ResponseStream:
+    ) -> Any:
         """Return the response *response_id* as far as it came.
 
         With *stream* its events behind number *starting_after*, and those to come.
         """
-        _, given = self._client._asked(options)
         if not stream:
-            return self._whole("GET", _path(response_id), given)
+            return self._call("GET", _path(response_id), options)
         path, first = _path(response_id) + "?stream=true", 0
         if starting_after is not None:
             path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        return self._stream("GET", path, given._replace(resumable=True), first=first)
+        return self._call("GET", path, {**options, "resumable": True}, ResponseReading(first))
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
-        path = _path(response_id) + "/cancel"
-        return self._whole("POST", path, self._client._asked(options)[1])
+        response: Response = self._call("POST", _path(response_id) + "/cancel", options)
+        return response
 
     def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
         _, given = self._client._asked(options)
         Exchange(self._client, "DELETE", _path(response_id), given).fetch()
 
-    def _whole(self, method: str, path: str, options: Options, body: Any = None) -> Response:
-        exchange = Exchange(self._client, method, path, options, body)
-        return object_of(Response, exchange.fetch())
+    def _ask(
+        self, stream: bool | None, params: Any, parsed: bool = False, kind: Any = None
+    ) -> Exchange:
+        """Return the exchange that asks for a response, which is *parsed* as a *kind* or not."""
+        body, options = self._client._asked(params, ResponseParams)
+        parser = ResponseParser[Any](body, kind) if parsed else None
+        if stream:
+            body["stream"] = True
+            if options.resumable or body.get("background"):
+                options = options._replace(resumable=True)
+                body["background"] = True
+        meaning = partial(response_of, parser)
+        reading = ResponseReading[Any](0, parser) if stream else None
+        return Exchange(self._client, "POST", "/responses", options, body, meaning, reading)
 
-    def _stream(
-        self, method: str, path: str, options: Options, body: Any = None, first: int = 0
-    ) -> ResponseStream:
-        reading = ResponseReading(first)
-        exchange = Exchange(self._client, method, path, options, body, reading=reading)
-        return ResponseStream(exchange)._open()
+    def _call(self, method: str, path: str, options: Any, reading: Any = None) -> Any:
+        _, given = self._client._asked(options)
+        meaning = partial(object_of, Response)
+        exchange = Exchange(self._client, method, path, given, None, meaning, reading)
+        return (RawResponse.fetch(exchange, ResponseStream)).parse()
 
 
 def _path(response_id: str) -> str:

@@ -548,6 +548,63 @@ class Message(BaseModel):
 message = Message(role="user", content="hi").model_dump()
 print(client.chat.completions.create(model="m", messages=[message]).choices[0].message.content)
 """,
+    "a response": """
+r = client.responses.create(model="m", input="hi", instructions="be brief", temperature=0)
+print(r.id, r.status, r.output_text, r.output[0].content[0].text, r.output[0].role, r._request_id)
+print(r.usage.input_tokens, r.usage.input_tokens_details.cached_tokens, r.usage.total_tokens)
+print(r.usage.output_tokens_details.reasoning_tokens, r.error, r.incomplete_details)
+""",
+    "a response's stream": """
+for event in client.responses.create(model="m", input="hi", stream=True):
+    print(event.type, event.sequence_number)
+    if event.type == "response.output_text.delta":
+        print(event.delta, event.output_index)
+    if event.type == "response.completed":
+        print(event.response.output_text)
+""",
+    "an async response": """
+async def main():
+    async with AsyncOpenAI() as client:
+        print((await client.responses.create(model="m", input="hi")).output_text)
+        async for event in await client.responses.create(model="m", input="hi", stream=True):
+            print(event.type)
+asyncio.run(main())
+""",
+    "a parsed response": MODEL
+    + """
+for said in ("steps", "refuse"):
+    r = client.responses.parse(model="m", input=said, text_format=Answer, text={"verbosity": "low"})
+    print(r.output_parsed, r.output_text, r.output[0].content[0].type)
+try:
+    client.responses.parse(model="m", input="hi", text_format=Answer)
+except ValueError as error:
+    print(type(error).__name__)
+print(client.responses.parse(model="m", input="hi").output_parsed)
+""",
+    "a response's parsed calls": """
+from pydantic import BaseModel
+class weather(BaseModel):
+    "Tell the weather."
+    city: str
+tools = [PKG.pydantic_function_tool(weather)]
+(call,) = client.responses.parse(model="m", input="weather", tools=tools).output
+print(call.type, call.name, call.call_id, call.arguments, call.parsed_arguments.city)
+flat = {"type": "function", "name": "weather", "strict": True, "parameters": {"type": "object"}}
+(call,) = client.responses.parse(model="m", input="weather", tools=[flat]).output
+print(call.parsed_arguments)
+flat["strict"] = False
+(call,) = client.responses.parse(model="m", input="weather", tools=[flat]).output
+print(call.parsed_arguments)
+""",
+    "a response streamed and parsed": MODEL
+    + """
+with client.responses.stream(model="m", input="steps", text_format=Answer) as stream:
+    for event in stream:
+        print(event.type)
+    print(stream.get_final_response().output_parsed)
+with client.responses.stream(model="m", input="hi") as stream:
+    print(stream.get_final_response().output_text)
+""",
     "a conversation": """
 messages = []
 for text in ("say one", "say two"):
@@ -629,6 +686,9 @@ class HabitServer:
         if body is None:
             self._models(peer)
             return
+        if peer.request.path.endswith("/responses"):
+            self._respond(peer, body)
+            return
         said = body["messages"][-1]["content"]
         said = said if isinstance(said, str) else "parts"
         if said == "silence":
@@ -666,6 +726,44 @@ class HabitServer:
         own = {"citations": ["x"]} if said == "rich" else {}
         whole = {**made, "choices": choices, "usage": _USAGE, **own}
         peer.json(whole, X_Habit="yes", X_Request_Id="req-1")
+
+    def _respond(self, peer: Peer, body: dict[str, Any]) -> None:
+        message, _, _ = _message(body["input"])
+        part = {"type": "output_text", "text": message["content"], "annotations": []}
+        if message["refusal"]:
+            part = {"type": "refusal", "refusal": message["refusal"]}
+        item = {"id": "i", "type": "message", "role": "assistant", "status": "completed"}
+        output: list[dict[str, Any]] = [{**item, "content": [part]}]
+        for call in message.get("tool_calls", ()):
+            item = {"id": "i", "type": "function_call", "call_id": call["id"]}
+            output = [{**item, "status": "completed", **call["function"]}]
+        usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        usage["input_tokens_details"] = {"cached_tokens": 1}  # type: ignore[assignment]
+        usage["output_tokens_details"] = {"reasoning_tokens": 1}  # type: ignore[assignment]
+        made = {"id": "r1", "object": "response", "created_at": 7, "model": "m", "tools": []}
+        made |= {"parallel_tool_calls": True, "tool_choice": "auto", "error": None}
+        begun = {**made, "status": "in_progress", "output": []}
+        whole = {**made, "status": "completed", "output": output, "usage": usage}
+        if not body.get("stream"):
+            peer.json(whole, X_Request_Id="req-1")
+            return
+        place = {"item_id": "i", "output_index": 0}
+        events: list[dict[str, Any]] = [
+            {"type": "response.created", "response": begun},
+            {"type": "response.output_item.added", **place, "item": {**output[0], "content": []}},
+            {"type": "response.content_part.added", **place, "content_index": 0,
+             "part": {**part, "text": ""}},
+            {"type": "response.output_text.delta", **place, "content_index": 0,
+             "delta": part.get("text"), "logprobs": []},
+            {"type": "response.output_text.done", **place, "content_index": 0,
+             "text": part.get("text"), "logprobs": []},
+            {"type": "response.output_item.done", **place, "item": output[0]},
+            {"type": "response.completed", "response": whole},
+        ]  # fmt: skip
+        peer.head(X_Request_Id="req-1")
+        for number, event in enumerate(events):
+            peer.frame({**event, "sequence_number": number})
+        peer.end()
 
     def _stream(self, peer: Peer, said: str, body: dict[str, Any]) -> None:
         message, reason, more = _message(said)

@@ -213,9 +213,10 @@ def test_a_choice_without_a_number_is_the_first():
 
 def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
     ready = {"type": "json_object"}
-    parser = Parser(ready, {})
-    assert parser.params["response_format"] == ready
-    assert parser.content({"content": "{}"}) is None
+    body = {"response_format": ready}
+    parser = Parser(body, "response_format")
+    assert body["response_format"] == ready
+    assert parser.content("{}") is None
 
 
 def test_asking_for_a_long_text_after_each_piece_copies_it_never():
