@@ -1,4 +1,4 @@
-"""The largest requests and answers that are within the limits, for each API and provider.
+"""The largest requests that are within the limits, of each API, and who is asked for which giant.
 
 A provider answers with the giant that the question names: ``giant:NAME``.
 """
@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import base64
 import json
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 SIZE = 7_000_000
-
-EVENTS = "text/event-stream"
 
 #: The sections of a configuration file in which each kind of provider has a model.
 PROVIDERS = """
@@ -63,195 +59,6 @@ TEXTS: dict[str, Callable[[], str]] = {
     "escapes": lambda: "\\n" * (SIZE // 2),
 }
 
-
-def _chat(delta: str, finish: str = "null") -> str:
-    return (
-        'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
-        f'"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}\n\n'
-    )
-
-
-def chat_text(text: str) -> bytes:
-    """Return a chat stream in which one event has *text*."""
-    start, end = _chat('{"role":"assistant","content":""}'), _chat("{}", '"stop"')
-    middle = _chat('{"content":"%s"}' % text)
-    return f"{start}{middle}{end}data: [DONE]\n\n".encode()
-
-
-def chat_arguments(text: str) -> bytes:
-    """Return a chat stream in which one event has arguments with *text*."""
-    arguments = json.dumps('{"a":"%s"}' % text, ensure_ascii=False)
-    function = f'{{"name":"f","arguments":{arguments}}}'
-    call = f'{{"index":0,"id":"1","type":"function","function":{function}}}'
-    end = _chat("{}", '"tool_calls"')
-    return f'{_chat(f"""{{"tool_calls":[{call}]}}""")}{end}data: [DONE]\n\n'.encode()
-
-
-def chat_many(text: str) -> bytes:
-    """Return a chat stream in which one event has a thousand calls with pieces of *text*."""
-    piece = text[: len(text) // 1000 // 12 * 12]
-    arguments = json.dumps('{"a":"%s"}' % piece, ensure_ascii=False)
-    calls = ",".join(
-        f'{{"index":{at},"id":"{at}","type":"function","function":'
-        f'{{"name":"f","arguments":{arguments}}}}}'
-        for at in range(1000)
-    )
-    end = _chat("{}", '"tool_calls"')
-    return f'{_chat(f"""{{"tool_calls":[{calls}]}}""")}{end}data: [DONE]\n\n'.encode()
-
-
-def chat_document(text: str) -> bytes:
-    """Return a plain completion with *text*."""
-    return (
-        '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,'
-        f'"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],'
-        '"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
-    ).encode()
-
-
-def _named(*events: str) -> bytes:
-    """Return *events*, JSON objects, as events that are named by their types."""
-    names = (json.loads(event[: event.index(",")] + "}")["type"] for event in events)
-    return "".join(
-        f"event: {name}\ndata: {event}\n\n" for name, event in zip(names, events, strict=True)
-    ).encode()
-
-
-def _message(block: str, delta: str) -> bytes:
-    usage = '{"input_tokens":1,"output_tokens":1}'
-    return _named(
-        '{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant",'
-        f'"model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{usage}}}}}',
-        f'{{"type":"content_block_start","index":0,"content_block":{block}}}',
-        f'{{"type":"content_block_delta","index":0,"delta":{delta}}}',
-        '{"type":"content_block_stop","index":0}',
-        f'{{"type":"message_delta","delta":{{"stop_reason":"end_turn","stop_sequence":null}},'
-        f'"usage":{usage}}}',
-        '{"type":"message_stop","x":1}',
-    )
-
-
-def claude_text(text: str) -> bytes:
-    """Return a message in which one event has *text*."""
-    return _message('{"type":"text","text":""}', '{"type":"text_delta","text":"%s"}' % text)
-
-
-def claude_arguments(text: str) -> bytes:
-    """Return a message in which one event has arguments with *text*."""
-    piece = json.dumps('{"a":"%s"}' % text, ensure_ascii=False)
-    block = '{"type":"tool_use","id":"1","name":"f","input":{}}'
-    made = _message(block, '{"type":"input_json_delta","partial_json":%s}' % piece)
-    return made.replace(b'"end_turn"', b'"tool_use"')
-
-
-def _gemini(part: str) -> bytes:
-    return (
-        f'data: {{"candidates":[{{"index":0,"content":{{"role":"model","parts":[{part}]}}}}]}}\n\n'
-        'data: {"candidates":[{"index":0,"finishReason":"STOP"}],'
-        '"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":1}}\n\n'
-    ).encode()
-
-
-def gemini_text(text: str) -> bytes:
-    """Return a stream in which one event has *text*."""
-    return _gemini('{"text":"%s"}' % text)
-
-
-def gemini_arguments(text: str) -> bytes:
-    """Return a stream in which one event has a call with *text*."""
-    return _gemini('{"functionCall":{"name":"f","args":{"a":"%s"}}}' % text)
-
-
-def gemini_picture(text: str) -> bytes:
-    """Return a stream in which one event has a picture, as long as *text*."""
-    data = "A" * (len(text) // 4 * 4)
-    return _gemini('{"inlineData":{"mimeType":"image/png","data":"%s"}}' % data)
-
-
-def _ollama(message: str) -> bytes:
-    return (
-        f'{{"model":"m","message":{{"role":"assistant",{message}}},"done":false}}\n'
-        '{"model":"m","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}\n'
-    ).encode()
-
-
-def ollama_text(text: str) -> bytes:
-    """Return lines of which one has *text*."""
-    return _ollama('"content":"%s"' % text)
-
-
-def ollama_arguments(text: str) -> bytes:
-    """Return lines of which one has a call with *text*."""
-    return _ollama(
-        '"content":"","tool_calls":[{"function":{"name":"f","arguments":{"a":"%s"}}}]' % text
-    )
-
-
-def _aws(kind: str, payload: bytes) -> bytes:
-    head = b"".join(
-        bytes((len(name),)) + name + struct.pack(">BH", 7, len(value)) + value
-        for name, value in ((b":message-type", b"event"), (b":event-type", kind.encode()))
-    )
-    made = struct.pack(">II", len(head) + len(payload) + 16, len(head))
-    made += struct.pack(">I", zlib.crc32(made)) + head + payload
-    return made + struct.pack(">I", zlib.crc32(made))
-
-
-def bedrock_text(text: str) -> bytes:
-    """Return messages of which one has *text*."""
-    delta = '{"contentBlockIndex":0,"delta":{"text":"%s"}}' % text
-    return (
-        _aws("contentBlockDelta", delta.encode())
-        + _aws("contentBlockStop", b'{"contentBlockIndex":0}')
-        + _aws("messageStop", b'{"stopReason":"end_turn"}')
-        + _aws("metadata", b'{"usage":{"inputTokens":1,"outputTokens":1}}')
-    )
-
-
-def response_text(text: str) -> bytes:
-    """Return a response of which one event has *text*, and the ending that repeats it."""
-    part = '{"type":"output_text","text":"%s"}'
-    said = '{"type":"message","id":"msg_1","role":"assistant","content":[%s]}' % part
-    return _named(
-        '{"type":"response.created","response":{"id":"resp_1","model":"m","output":[]}}',
-        '{"type":"response.output_text.delta","item_id":"msg_1","delta":"%s"}' % text,
-        '{"type":"response.completed","response":{"id":"resp_1","model":"m","output":[%s]}}'
-        % (said % text),
-    )
-
-
-def legacy_text(text: str) -> bytes:
-    """Return a stream of legacy completions in which one event has *text*."""
-    event = 'data: {"id":"c","object":"text_completion","choices":[{"index":0,"text":"%s"}]}\n\n'
-    return (event % text + "data: [DONE]\n\n").encode()
-
-
-def embedding(text: str) -> bytes:
-    """Return a document of embeddings as long as *text*."""
-    numbers = ",".join(["0.0123456"] * (len(text) // 10))
-    return (
-        f'{{"object":"list","data":[{{"index":0,"embedding":[{numbers}]}}],"model":"m"}}'.encode()
-    )
-
-
-#: What a provider may be told to answer with.
-ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
-    "chat text": (EVENTS, chat_text),
-    "chat arguments": (EVENTS, chat_arguments),
-    "chat many calls": (EVENTS, chat_many),
-    "chat document": ("application/json", chat_document),
-    "claude text": (EVENTS, claude_text),
-    "claude arguments": (EVENTS, claude_arguments),
-    "gemini text": (EVENTS, gemini_text),
-    "gemini arguments": (EVENTS, gemini_arguments),
-    "gemini picture": (EVENTS, gemini_picture),
-    "ollama text": ("application/x-ndjson", ollama_text),
-    "ollama arguments": ("application/x-ndjson", ollama_arguments),
-    "bedrock text": ("application/vnd.amazon.eventstream", bedrock_text),
-    "response text": (EVENTS, response_text),
-    "legacy text": (EVENTS, legacy_text),
-    "embedding": ("application/json", embedding),
-}
 
 _TRANSLATED = ("chat", "chat plain", "responses", "responses plain", "messages", "messages plain")
 #: Who answers with what.

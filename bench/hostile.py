@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import giants
+from . import giant_answers, giants
 from .actor import EVENTS, HEAD, Actor, Server, chat, chunked, event, post, read
 
 MEBIBYTE = 1024 * 1024
@@ -109,7 +109,9 @@ def _response(kind: str, body: bytes) -> bytes:
 
 
 #: Small answers of each kind.
-NOTHING = {name: _response(kind, make("ok")) for name, (kind, make) in giants.ANSWERS.items()}
+NOTHING = {
+    name: _response(kind, make("ok")) for name, (kind, make) in giant_answers.ANSWERS.items()
+}
 
 
 def members() -> None:
@@ -135,7 +137,7 @@ def requests() -> None:
 def answers() -> None:
     """Answers of each kind of provider in the words of each API, with one large event."""
     for model, answer, api in giants.asked():
-        kind, make = giants.ANSWERS[answer]
+        kind, make = giant_answers.ANSWERS[answer]
         path = giants.PATHS[api.partition(" ")[0]]
         sent, small = (
             post(giants.request(api, model, f'"giant:{one}"'), path=path) for one in ("it", answer)
