@@ -156,22 +156,21 @@ def test_a_request_behind_another_is_answered_in_turn(keyless: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "code"),
+    ("header", "code", "method", "path"),
     [
-        (None, "missing_authorization"),
-        ("", "missing_authorization"),
-        ("right-key", "malformed_authorization"),
-        ("Bearer", "malformed_authorization"),
-        ("Bearer right-key other-key", "malformed_authorization"),
-        ("Basic cmlnaHQta2V5", "malformed_authorization"),
-        ("Bearer wrong-key", "invalid_api_key"),
-        ("Bearer \xff\xfe", "invalid_api_key"),
-        ("Bearer " + "x" * 10_000, "invalid_api_key"),
+        (None, "missing_authorization", "POST", PATH),
+        ("", "missing_authorization", "POST", PATH),
+        ("right-key", "malformed_authorization", "POST", PATH),
+        ("Bearer", "malformed_authorization", "POST", PATH),
+        ("Bearer right-key other-key", "malformed_authorization", "POST", PATH),
+        ("Basic cmlnaHQta2V5", "malformed_authorization", "POST", PATH),
+        ("Bearer wrong-key", "invalid_api_key", "POST", PATH),
+        ("Bearer \xff\xfe", "invalid_api_key", "POST", PATH),
+        ("Bearer " + "x" * 10_000, "invalid_api_key", "POST", PATH),
+        ("Bearer wrong-key", "invalid_api_key", "GET", "/v1/models"),
+        ("Bearer wrong-key", "invalid_api_key", "GET", "/v1/streams/x"),
+        ("Bearer wrong-key", "invalid_api_key", "GET", "/nothing"),
     ],
-)
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", PATH), ("GET", "/v1/models"), ("GET", "/v1/streams/x"), ("GET", "/nothing")],
 )
 def test_authorization(keyed: Any, header: str | None, code: str, method: str, path: str) -> None:
     headers = {} if header is None else {"Authorization": header}

@@ -179,26 +179,21 @@ def test_each_request_has_its_line_in_the_log(server: Launched) -> None:
     assert " status=404 outcome=model_not_found " in failed
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"X-Forwarded-For": "192.0.2.1"},
-        {"Forwarded": "for=192.0.2.1"},
-        {"X-Real-IP": "192.0.2.1"},
-        {"Via": "1.1 proxy"},
-        {"Host": "llm.example"},
-        {"Origin": "https://page.example"},
-    ],
-    ids=lambda headers: next(iter(headers)),
-)
-def test_without_keys_only_this_machine_is_served(
-    server: Launched, headers: dict[str, str]
-) -> None:
+def test_without_keys_only_this_machine_is_served(server: Launched) -> None:
     """The headers by which a proxy is known reach the application."""
-    with server.connect() as client:
-        refused = client.exchange("POST", PATH, ask(model="echo"), headers)
-    assert refused.status == 403
-    assert refused.error["code"] in ("host_not_allowed", "origin_not_allowed")
+    strange = {
+        "X-Forwarded-For": "192.0.2.1",
+        "Forwarded": "for=192.0.2.1",
+        "X-Real-IP": "192.0.2.1",
+        "Via": "1.1 proxy",
+        "Host": "llm.example",
+        "Origin": "https://page.example",
+    }
+    for header in strange.items():
+        with server.connect() as client:
+            refused = client.exchange("POST", PATH, ask(model="echo"), [header])
+        assert refused.status == 403, header
+        assert refused.error["code"] in ("host_not_allowed", "origin_not_allowed"), header
 
 
 def test_a_resumable_stream(server: Launched, answer: Callable[[], Answer]) -> None:

@@ -30,17 +30,16 @@ def event(kind: str, **body: Any) -> bytes:
 SAMPLE = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "hi"})
 
 
-@pytest.mark.parametrize("at", range(len(SAMPLE)))
-def test_a_changed_byte_is_noticed(at: int) -> None:
+def test_a_changed_byte_is_noticed() -> None:
     """The events before it come all the same."""
-    damaged = bytearray(SAMPLE)
-    damaged[at] ^= 0x20
-    reader = BedrockTranslator()
-    items = reader.receive_data(SAMPLE + bytes(damaged) + SAMPLE)
-    assert items == [Delta("hi")]
-    with pytest.raises(ChoreoError) as caught:
-        reader.end()
-    assert caught.value.code in ("upstream_invalid", "upstream_truncated")
+    for at in range(len(SAMPLE)):
+        damaged = bytearray(SAMPLE)
+        damaged[at] ^= 0x20
+        reader = BedrockTranslator()
+        assert reader.receive_data(SAMPLE + bytes(damaged) + SAMPLE) == [Delta("hi")], at
+        with pytest.raises(ChoreoError) as caught:
+            reader.end()
+        assert caught.value.code in ("upstream_invalid", "upstream_truncated"), at
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,10 @@ def test_cell(row: Row, type: str) -> None:
 
 
 @pytest.mark.parametrize("type", COLUMNS)
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_neutral_values_are_never_refused(row: Row, type: str) -> None:
-    for value in (*row.neutral, *([None] if row.name in SAMPLES[row.name] else [])):
-        sent(type, **{row.name: value})
+def test_neutral_values_are_never_refused(type: str) -> None:
+    for row in TABLE:
+        for value in (*row.neutral, *([None] if row.name in SAMPLES[row.name] else [])):
+            sent(type, **{row.name: value})
 
 
 @pytest.mark.parametrize("type", COLUMNS)
