@@ -199,13 +199,14 @@ def _serve_here(
     except BaseException:
         app.close()
         raise
-    if place is not None:
-        place.serving(server.drain, server.retire)
     key = ""
     if configuration.has_keys:  # the key itself is never printed; a shell can fill it in
         key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
-    if place is None or place.last:
-        print(banner(__version__, server.addresses, app.describe_models(), key), flush=True)
+    text = banner(__version__, server.addresses, app.describe_models(), key)
+    if place is None:
+        print(text, flush=True)
+    else:
+        place.serving(text, server.drain, server.retire)
     server.run()
     return 0
 

@@ -94,12 +94,10 @@ class Place:
     sockets: list[socket.socket]
     #: Where the parent holds the other end: closed with it.
     parent: int
-    #: To be written to when the process serves.
+    #: Where to write what is printed once all serve.
     ready: int
     #: A folder of all processes, for as long as they run.
     folder: Path
-    #: Whether it is the one that says where all listen.
-    last: bool
 
     def share(self, configuration: Configuration) -> Configuration:
         """Return *configuration* for this process: its share of the streams, one log for all."""
@@ -111,8 +109,8 @@ class Place:
             changes["replay"] = f"sqlite:{self.folder / 'replay.sqlite'}"
         return replace(configuration, settings=replace(settings, **changes))
 
-    def serving(self, drain: Callable[[], None], retire: Callable[[], None]) -> None:
-        """Tell the parent that this process serves.
+    def serving(self, text: str, drain: Callable[[], None], retire: Callable[[], None]) -> None:
+        """Tell the parent that this process serves; *text* is printed once all do.
 
         *drain* is called when the parent has gone, *retire* when another process takes over.
         """
@@ -120,17 +118,16 @@ class Place:
         def replaced(number: int, frame: object) -> None:
             threading.Thread(target=retire, name="retire", daemon=True).start()
 
-        signal.signal(signal.SIGUSR1, replaced)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's
-        self.crowd.tell(self.index, 0)
-        os.write(self.ready, b"\0")
-        os.close(self.ready)
-
         def watch() -> None:
             os.read(self.parent, 1)
             drain()
 
+        signal.signal(signal.SIGUSR1, replaced)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's
         threading.Thread(target=watch, name="parent", daemon=True).start()
+        self.crowd.tell(self.index, 0)
+        os.write(self.ready, text.encode())
+        os.close(self.ready)
 
 
 @dataclass
@@ -180,9 +177,8 @@ class Supervisor:
             signal.signal(number, lambda number, frame: self._signals.append(number))
         signal.set_wakeup_fd(self._outside.fileno(), warn_on_full_buffer=False)
         try:
-            for index in range(self._crowd.count - 1):
+            for index in range(self._crowd.count):
                 self._start(index)
-            # The last one says where all listen, so it comes when the others serve.
             while self._processes or (self._restarts and not self._stopping):
                 self._round()
         finally:
@@ -230,7 +226,6 @@ class Supervisor:
         if pid:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.close(told)
-            self._told = self._told or index == self._crowd.count - 1
             self._processes[pid] = _Process(pid, index, time.monotonic(), ready)
             return
         status = 1
@@ -241,19 +236,21 @@ class Supervisor:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
-            last = index == self._crowd.count - 1 and not self._told
-            place = Place(index, self._crowd, self._sockets, self._alive, told, self._folder, last)
+            place = Place(index, self._crowd, self._sockets, self._alive, told, self._folder)
             status = self._serve(place)
         finally:
             logging.shutdown()
             os._exit(status)  # what the parent has begun is not this process's to end
 
     def _on_ready(self, process: _Process) -> None:
-        process.serves = bool(os.read(process.ready, 1))
+        text = os.read(process.ready, 65536).decode()
         os.close(process.ready)
         process.ready = -1
-        if not self._told and all(one.serves for one in self._processes.values()):
-            self._start(self._crowd.count - 1)
+        process.serves = bool(text)
+        serving = sum(one.serves for one in self._processes.values())
+        if not self._told and serving == self._crowd.count:
+            self._told = True
+            print(text, flush=True)
         if not (process.serves and self._replacing[:1] == [process.index]):
             return
         for other in self._processes.values():

@@ -212,7 +212,7 @@ def test_each_has_its_share() -> None:
     crowd = Crowd(3)
 
     def shared(index: int, **settings: Any) -> Settings:
-        place = Place(index, crowd, [], -1, -1, Path("/shared"), False)
+        place = Place(index, crowd, [], -1, -1, Path("/shared"))
         return place.share(Configuration(Settings(**settings), {})).settings
 
     assert [shared(index, max_streams=8).max_streams for index in range(3)] == [3, 3, 2]
