@@ -205,7 +205,7 @@ def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | Non
     account = call.account
     account.charge(frames.usage)
     if recording is not None:
-        slot.settle(account.usage, recording.last)
+        slot.settle(account.usage, recording.writer.last)
         slot.release()
     else:
         slot.settle(account.usage, account.frames)

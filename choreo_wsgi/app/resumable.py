@@ -15,8 +15,7 @@ from ..errors import ChoreoError, InvalidRequest, ProducerLost, RateLimited, Una
 from ..late import Late
 from ..replay import Store, Writer
 from ..settings import Settings
-from ..streams.orphans import Orphans
-from ..streams.recording import Playback, Recording
+from ..streams.recording import Orphans, Playback, Recording
 from ..streams.stream import Control, EventStream, Generation
 from .completions import Completions
 from .pending import Pending

@@ -104,7 +104,7 @@ class StoredResponses:
             return json_response(queued)
 
         def decide(last: bytes) -> Response:
-            failure = recording.failure
+            failure = recording.generation.failure
             if failure is not None and failure.code != "stream_cancelled":
                 raise failure
             return json_response(self._response(call, request.answer_id))

@@ -7,21 +7,29 @@ it was, and goes on live.
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay.base import Fenced, Reader, Writer
-from .carrier import Load
+from .carrier import Carrier, Load
 from .stream import Control, Generation
+from .workers import Workers
 
 #: Blocks of an orphan that need not be waited for before it is the next one's turn.
 BLOCKS = 16
 
 #: Seconds between two looks at a silent stream: whether it was cancelled, or nobody reads it.
 LOOK = 1.0
+
+#: Threads for orphans that must be waited for, where no server has threads of its own.
+THREADS = 256
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +45,14 @@ class Recording(Load):
     def __init__(
         self, generation: Generation, writer: Writer, adopt: Callable[[Recording], bool]
     ) -> None:
-        self._generation = generation
-        self._writer = writer
+        self.generation = generation
+        self.writer = writer
         self._adopt = adopt
         #: Whether :meth:`receive` waits until the log has what it returns.
         self.waits = writer.blocking
-        self.ended = False
+        #: For so long an orphan goes on although nobody reads the log, and what is called then.
+        self.unread_seconds = math.inf
+        self.left: Callable[[], None] | None = None
         self.outcome = ""
         self._asked = time.monotonic()
 
@@ -51,18 +61,19 @@ class Recording(Load):
         self._asked = time.monotonic()
         if self.ended:
             return b""
-        if self._writer.cancelled:
+        if self.writer.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-            return self._record(self._generation.fail(error))
-        return self._record(self._generation.receive(timeout))
+            return self._record(self.generation.fail(error))
+        return self._record(self.generation.receive(timeout))
 
     def _record(self, block: bytes) -> bytes:
-        generation = self._generation
+        """Log *block*, which came from the generation; return it numbered."""
+        generation = self.generation
         if not block and not generation.ended:
             return b""
-        numbered, count = sse.number(block, self._writer.last + 1)
+        numbered, count = sse.number(block, self.writer.last + 1)
         try:
-            self._writer.append(numbered, count, end=generation.ended, wait=self.waits)
+            self.writer.append(numbered, count, end=generation.ended, wait=self.waits)
         except Fenced as error:
             # Another replica has ended the stream: what its log says counts.
             self._finish("producer_lost")
@@ -75,21 +86,12 @@ class Recording(Load):
         """End the log with *error*: nobody goes on with the generation."""
         if not self.ended:
             self.waits = False
-            self._record(self._generation.fail(error))
-
-    def orphan(self, unread_seconds: float, left: Callable[[], None]) -> None:
-        """Be carried without a client, until nobody has read the log for *unread_seconds*.
-
-        *left* is called once, at the end.
-        """
-        self.waits = False
-        self._unread_seconds = unread_seconds
-        self._left = left
+            self._record(self.generation.fail(error))
 
     def step(self, patience: float) -> None:
         """Log what there is."""
         try:
-            if time.monotonic() - self._writer.last_read > self._unread_seconds:
+            if time.monotonic() - self.writer.last_read > self.unread_seconds:
                 text = "nobody read the stream for too long"
                 self.abandon(InvalidRequest(text, code="stream_cancelled"))
             for _ in range(BLOCKS):
@@ -101,32 +103,23 @@ class Recording(Load):
 
     def leave(self) -> None:
         """Count the orphan out."""
-        self._left()
+        if self.left is not None:
+            self.left()
 
     def _finish(self, outcome: str) -> None:
         self.ended = True
         self.outcome = outcome
-        self._generation.close()
-
-    @property
-    def failure(self) -> ChoreoError | None:
-        """What the generation ended with, if that is an error."""
-        return self._generation.failure
-
-    @property
-    def last(self) -> int:
-        """The number of the last frame in the log."""
-        return self._writer.last
+        self.generation.close()
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
-        return None if self.waits else self._generation.fileno()
+        return None if self.waits else self.generation.fileno()
 
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came, or None."""
-        due = self._generation.due
-        if self.waits or (due is None and self._generation.fileno() is None):
+        due = self.generation.due
+        if self.waits or (due is None and self.generation.fileno() is None):
             return None
         look = self._asked + LOOK
         return look if due is None else min(look, due)
@@ -169,7 +162,11 @@ class Playback:
         """Return the frames that are logged, or come within *timeout* seconds."""
         self._asked = time.monotonic()
         try:
-            block = self._receive(timeout)
+            try:
+                block = self._reader.receive(timeout)
+            except ProducerLost:
+                self._recover(self._reader.last)
+                block = b""
             if self._control.stopping and not (block or self._reader.ended):
                 raise Unavailable("the server is shutting down", code="server_shutting_down")
         except ChoreoError as error:
@@ -179,13 +176,6 @@ class Playback:
             self._finish("replayed")
         self._last = block or self._last
         return block
-
-    def _receive(self, timeout: float) -> bytes:
-        try:
-            return self._reader.receive(timeout)
-        except ProducerLost:
-            self._recover(self._reader.last)
-            return b""
 
     def _finish(self, outcome: str) -> None:
         self.ended = True
@@ -207,3 +197,54 @@ class Playback:
         """Stop reading; the stream itself goes on."""
         if not self.ended:
             self._finish("client_closed")
+
+
+class Orphans:
+    """Recordings whose client has left: they go on, each in its slot, which bounds them.
+
+    One that nobody has read for *unread_seconds* is stopped.  Who has a carrier already sets
+    *carrier*; otherwise one is made for the first orphan.
+    """
+
+    def __init__(self, unread_seconds: float) -> None:
+        self.carrier: Carrier | None = None
+        self._own: Carrier | None = None
+        self._unread_seconds = unread_seconds
+        self._lock = threading.Lock()
+        self._owners: Counter[str] = Counter()
+        self._closing = False
+
+    @property
+    def active(self) -> int:
+        """How many there are."""
+        return self._owners.total()
+
+    def active_of(self, owner: str) -> int:
+        """Return how many there are of *owner*."""
+        return self._owners[owner]
+
+    def adopt(self, recording: Recording, owner: str) -> bool:
+        """Go on with *recording*; False after :meth:`close`."""
+        with self._lock:
+            if self._closing:
+                return False
+            self._owners[owner] += 1
+            if self.carrier is None:
+                self.carrier = self._own = Carrier(Workers(THREADS))
+                self._own.start()
+        recording.waits = False
+        recording.unread_seconds = self._unread_seconds
+        recording.left = functools.partial(self._leave, owner)
+        self.carrier.carry(recording)
+        return True
+
+    def _leave(self, owner: str) -> None:
+        with self._lock:
+            self._owners -= Counter((owner,))
+
+    def close(self) -> None:
+        """Take no more; what runs is left as it is."""
+        with self._lock:
+            self._closing = True
+        if self._own is not None:
+            self._own.close()
