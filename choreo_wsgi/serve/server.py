@@ -51,7 +51,7 @@ SWITCH = 0.002
 
 #: Containers that are made before the collector looks for cycles among them.  A request leaves
 #: none, so that there is little to find; the default (700) is reached every few requests.
-YOUNG = 10_000
+YOUNG = 50_000
 
 
 class Server:
