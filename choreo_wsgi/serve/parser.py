@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import ChunkedReceiver
 from waitress.utilities import BadRequest
 
@@ -36,6 +36,7 @@ _ORDINARY = re.compile(
     r"((?:[A-Za-z0-9-]{1,64}:[\t -~]*\r\n)*)\r\n",
     re.ASCII,
 )
+_CODING = re.compile(rb"(?im)^transfer-encoding[ \t]*:(.*(?:\n[ \t].*)*)")
 #: Headers that change how the rest is read.
 _ODD = frozenset(("TRANSFER_ENCODING", "EXPECT"))
 
@@ -205,20 +206,10 @@ class Parser(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the request line and the headers; raises ParsingError."""
         super().parse_header(header_plus)
-        if b"transfer-encoding" not in header_plus.lower():
-            return
-        lines = get_header_lines(header_plus.partition(b"\r\n")[2])
-        fields = [line.partition(b":") for line in lines]
-        codings = [
-            value.strip(b" \t").lower()
-            for name, _, value in fields
-            if name.lower() == b"transfer-encoding"
-        ]
-        if not codings:
-            return
-        if "CONTENT_LENGTH" in self.headers:
+        codings = _CODING.findall(header_plus)
+        if codings and "CONTENT_LENGTH" in self.headers:
             raise ParsingError("Content-Length together with Transfer-Encoding")
-        if self.version != "1.1":
+        if codings and self.version != "1.1":
             raise ParsingError("Transfer-Encoding before HTTP/1.1")
-        if codings != [b"chunked"]:
+        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
             raise ParsingError("Transfer-Encoding is not chunked, once")
