@@ -1,8 +1,8 @@
 """The way to a connection: name, address, proxy, TLS; told step by step, never waiting.
 
 Each function here is a generator that yields what it waits for, as ``(events, until)``, and
-goes on when the socket is ready for the events or the clock has reached *until*.  Without an
-event (0) the next step blocks: it looks a name up.
+goes on when the socket is ready for the events, or with :class:`~.request.Overdue` when the clock
+has reached *until*.  Without an event (0) the next step blocks: it looks a name up.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def connect(
             connection.tls = TLS(context(), address.host)
             while not connection.handshake():
                 yield from _flush(connection, until)
-                yield from _until_readable(until)
+                yield POLLIN, until
                 data = connection.receive_raw()
                 if data is not None:
                     connection.tls.feed(data)
@@ -57,6 +57,8 @@ def connect(
         raise ProviderUnavailable(why) from error
     except FramingError as error:
         raise ProviderUnavailable(f"the proxy's answer cannot be read: {error}") from error
+    except TimeoutError as error:
+        raise ProviderTimeout("no connection to the provider in time") from error
     except OSError as error:
         if _out_of_descriptors():
             raise Exhausted("the server has no file descriptor left", retry_after=1) from error
@@ -122,8 +124,6 @@ def _dial(connection: Connection, places: list[_Place], until: float) -> Steps:
         except BaseException:
             sock.close()
             raise
-    if isinstance(failure, TimeoutError):
-        raise ProviderTimeout("no connection to the provider in time") from failure
     raise failure
 
 
@@ -137,10 +137,6 @@ def _connect_to(sock: socket.socket, place: object, until: float) -> Steps:
     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:
         raise OSError(error, os.strerror(error))
-    try:
-        sock.getpeername()
-    except OSError:
-        raise TimeoutError from None
 
 
 def _tunnel(connection: Connection, until: float) -> Steps:
@@ -154,7 +150,7 @@ def _tunnel(connection: Connection, until: float) -> Steps:
     yield from _flush(connection, until)
     answer = b""
     while (end := head_end(answer)) < 0:
-        yield from _until_readable(until)
+        yield POLLIN, until
         data = connection.receive_raw()
         if data == b"":
             raise ProviderUnavailable("the proxy closed the connection")
@@ -167,14 +163,3 @@ def _tunnel(connection: Connection, until: float) -> Steps:
 def _flush(connection: Connection, until: float) -> Steps:
     while not connection.flush():
         yield POLLOUT, until
-        _check(until)
-
-
-def _until_readable(until: float) -> Steps:
-    yield POLLIN, until
-    _check(until)
-
-
-def _check(until: float) -> None:
-    if time.monotonic() >= until:
-        raise ProviderTimeout("no connection to the provider in time")

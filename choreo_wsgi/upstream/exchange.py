@@ -12,7 +12,7 @@ from .address import Address
 from .connection import POLLIN, POLLOUT, Connection
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
-from .request import Steps
+from .request import Overdue, Steps
 
 if TYPE_CHECKING:
     from .pool import Client
@@ -179,8 +179,9 @@ class Exchange:
                     if not ready and (now := time.monotonic()) < deadline:
                         self._again = now + PAUSE
                         return False
+            overdue = self._waiting is not None and time.monotonic() >= self._waiting[1]
             try:
-                self._waiting = next(steps)
+                self._waiting = steps.throw(Overdue()) if overdue else next(steps)
             except StopIteration:
                 self._steps = self._waiting = None
                 return True
@@ -201,6 +202,8 @@ class Exchange:
         until = time.monotonic() + times.first_byte
         try:
             yield from self._talk(connection, until)
+        except Overdue as error:
+            raise ProviderTimeout("the provider did not answer in time") from error
         except OSError as error:
             if not self._can_be_sent_again(connection):
                 raise UpstreamTruncated("the provider broke the connection off") from error
@@ -232,8 +235,6 @@ class Exchange:
         while self._head is None:
             # A server that does not want the rest of a long body answers before its end.
             yield (POLLIN if self._sent else POLLIN | POLLOUT), until
-            if time.monotonic() >= until:
-                raise ProviderTimeout("the provider did not answer in time")
             if not self._sent:
                 self._send(connection)
             data = connection.receive(0)

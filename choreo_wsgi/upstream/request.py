@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 Steps = Generator[tuple[int, float], None, None]
 
 
+class Overdue(TimeoutError):
+    """Raised inside of steps: what they wait for has not come in time."""
+
+
 @dataclass(frozen=True)
 class Timeouts:
     """How long to wait, in seconds; the names of the settings without ``_timeout``.
