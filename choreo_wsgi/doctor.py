@@ -4,8 +4,7 @@ The model ``echo`` of the server behind the URL answers at times that are known 
 the arrivals here show what the proxies on the way do: they hold frames back, compress, speak
 HTTP/1.0, give up on a silent stream, or keep a generation running whose client has left.  Each
 finding comes with the line of configuration that mends it, and the exit status says which it is.
-
-HTTP/2 and HTTP/3 are not spoken here: a proxy treats a stream alike whatever its client speaks.
+HTTP/2 and HTTP/3 are not spoken: a proxy treats a stream alike whatever its client speaks.
 """
 
 from __future__ import annotations
@@ -152,21 +151,17 @@ class Answer:
             self.wrong = f"HTTP {self.status} from {by}, not from the server"
 
 
+@dataclass
 class Route:
-    """The way to a server: sends requests for its echo along it.
+    """The way to a server: sends requests for its echo, *model*, along it.
 
     *proxy* is the name of the one on the way, if it is known.
     """
 
-    def __init__(self, url: str, key: str, model: str) -> None:
-        self._address, target = parse_url(url, {})
-        self._target = target.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
-        self._model = model
-        self._headers = {"Content-Type": "application/json", "Choreo-Check": "1"}
-        self._headers["User-Agent"] = f"choreo-wsgi/{__version__}"
-        if key:
-            self._headers["Authorization"] = f"Bearer {key}"
-        self.proxy = ""
+    url: str
+    key: str
+    model: str
+    proxy: str = ""
 
     def ask(
         self,
@@ -184,18 +179,22 @@ class Route:
         with; only gzip can be read.  *check* is what the echo is told besides.
         """
         answer = Answer()
+        address, target = parse_url(self.url, {})
+        target = target.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
         # Where frames are held back, the patience of one who leaves ends first.
         patience = 8 * _GAP if leave_after else delay * count + 30
-        tls = self._address.scheme == "https"
+        tls = address.scheme == "https"
         connect = http.client.HTTPSConnection if tls else http.client.HTTPConnection
-        connection = connect(self._address.host, self._address.port, timeout=patience)
+        connection = connect(address.host, address.port, timeout=patience)
         message = {"role": "user", "content": " ".join(["word"] * count)}
-        body = {"model": self._model, "messages": [message], "stream": stream}
+        body = {"model": self.model, "messages": [message], "stream": stream}
         body["choreo_check"] = {"delay_ms": delay * 1000, **check}
-        headers = {**self._headers, "Accept-Encoding": packing}
+        headers = {"Content-Type": "application/json", "Choreo-Check": "1"}
+        headers |= {"User-Agent": f"choreo-wsgi/{__version__}", "Accept-Encoding": packing}
+        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         began = time.monotonic()
         try:
-            connection.request("POST", self._target, json.dumps(body), headers)
+            connection.request("POST", target, json.dumps(body), headers)
             answer.read(connection.getresponse(), began, leave_after)
         except (OSError, http.client.HTTPException, zlib.error) as error:
             answer.wrong = str(error) or type(error).__name__
@@ -203,7 +202,7 @@ class Route:
                 answer.wrong = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
         finally:
             connection.close()
-        answer.took = time.monotonic() - began
+            answer.took = time.monotonic() - began
         self.proxy = self.proxy or answer.proxy
         return answer
 
@@ -220,8 +219,8 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
         paced.wrong = NOT_OURS
     if paced.wrong or saw is None:
         raise ChoreoError(f"no stream to examine: {paced.wrong}")
-    through = "directly" if saw[2] == "direct" else f"through {route.proxy or 'a proxy'}"
-    yield 0, f"the server answers {through}"
+    proxy = route.proxy or ("a proxy" if saw[2] == "forwarded" else "")
+    yield 0, f"the server answers {f'through {proxy}' if proxy else 'directly'}"
     # Each word's delay over the one that was held up least: the way itself takes its time too.
     delays = [when - (number + 1) * _GAP for number, when in enumerate(paced.words)]
     late = max(delays) - min(delays)
@@ -238,8 +237,7 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
     if not paced.packing and (packing := route.ask(1, packing="br, zstd").packing):
         yield COMPRESSED, f"compression: browsers get it packed with {packing}"
     yield _leaving(route)
-    heartbeat = float(saw[3])
-    yield from _silence(route, seconds or 2.5 * heartbeat, heartbeat)
+    yield from _silence(route, seconds or 2.5 * float(saw[3]), float(saw[3]))
 
 
 def _leaving(route: Route) -> Finding:

@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 
     from .. import replay
     from ..streams.carrier import Carrier
-    from . import limits, models, page, resumable
+    from . import limits, models, page, resumable, shared_limits
 else:
     replay = Late("choreo_wsgi.replay")
     limits = Late("choreo_wsgi.app.limits")
     models = Late("choreo_wsgi.app.models")
     page = Late("choreo_wsgi.app.page")
     resumable = Late("choreo_wsgi.app.resumable")
+    shared_limits = Late("choreo_wsgi.app.shared_limits")
 
 Make = Callable[[], "Response | Pending"]
 _OK = {"status": "ok"}
@@ -109,7 +110,10 @@ class Application:
 
     def _admit(self, keys: Keys) -> None:
         if keys.limited and self._completions.limits is None:
-            self._completions.limits = limits.Limits(limits.open_counters(self.settings.replay))
+            replay = self.settings.replay
+            memory = replay.startswith("memory:")
+            found = limits.Limits() if memory else shared_limits.open_limits(replay)
+            self._completions.limits = found
         self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
 
@@ -134,7 +138,7 @@ class Application:
         if path.startswith(("/v1/models", "/v1/responses")) or path == "/metrics":
             return True  # upstreams are asked for their lists; much is read or written
         limits = self._completions.limits
-        if limits is not None and limits.counters.blocking and environ["REQUEST_METHOD"] == "POST":
+        if limits is not None and limits.blocking and environ["REQUEST_METHOD"] == "POST":
             return True
         logged = path.startswith("/v1/streams/") or "HTTP_CHOREO_RESUMABLE" in environ
         if logged and self._resumption().blocking:

@@ -60,7 +60,7 @@ class Completions:
         slot = self._slots.take(calls)
         try:
             if self.limits is not None:
-                slot.charge = self.limits.take(call.account, request, calls)
+                slot.charge = self.limits.admit(call.account, request, calls)
         except BaseException:
             slot.release()
             raise

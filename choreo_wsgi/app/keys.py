@@ -149,14 +149,13 @@ def _read(path: str) -> Iterator[tuple[str, Mapping[str, str], str]]:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"api_keys_file: {path} cannot be read: {reason}") from None
     lines = [line.partition("#")[0].split() for line in text.splitlines()]
-    first = next(filter(None, lines), None)
-    if first is None:
+    rows = [(number, words[0]) for number, words in enumerate(lines, 1) if words]
+    if not rows:
         # No key would mean a server that is open to all of this machine.
         raise ConfigurationError(f"api_keys_file: {path} has no digest in it")
-    if not first[0].startswith("["):
-        for number, words in enumerate(lines, 1):
-            if words:
-                yield "", {"digest": words[0]}, f"api_keys_file: line {number} of {path}"
+    if not rows[0][1].startswith("["):
+        for number, word in rows:
+            yield "", {"digest": word}, f"api_keys_file: line {number} of {path}"
         return
     for title, section in read_sections(path).items():
         kind, _, name = title.partition(" ")

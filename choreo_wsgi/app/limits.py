@@ -10,12 +10,10 @@ A minute, and a day, begins with its first request, so that a limit is exact wit
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from ..chat.items import Usage
@@ -84,14 +82,18 @@ def count(
     return refused, states
 
 
-class Counters:
-    """Counts within this process; *blocking* is whether :meth:`take` may wait."""
+class Limits:
+    """Admits completions within the limits of their keys, counted within this process.
+
+    *blocking* is whether :meth:`admit` may wait.
+    """
 
     blocking = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, Counts] = {}
+        self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
 
     def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
         """Do what :func:`count` does for *key*; return also how to settle what was taken."""
@@ -102,24 +104,7 @@ class Counters:
 
         return *add(rules), add
 
-
-def open_counters(replay: str) -> Counters:
-    """Return the counters, shared by those who share what the setting *replay* names."""
-    if replay.startswith("memory:"):
-        return Counters()
-    module = importlib.import_module(".shared_limits", __package__)
-    counters: Counters = module.open_counters(replay)
-    return counters
-
-
-class Limits:
-    """Admits completions within the limits of their keys."""
-
-    def __init__(self, counters: Counters) -> None:
-        self.counters = counters
-        self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
-
-    def take(self, account: Account, request: ChatRequest, calls: int) -> Charge | None:
+    def admit(self, account: Account, request: ChatRequest, calls: int) -> Charge | None:
         """Take what *request* needs of its key's limits; return how to charge it at its end.
 
         *calls* is how many streams it counts as; None is returned if there are no limits.  The
@@ -139,7 +124,7 @@ class Limits:
             rule._replace(cost=costs.get(rule.name, min(prompt + answer, rule.limit)))
             for rule in limits
         ]
-        refused, states, settle = self.counters.take(key, rules)
+        refused, states, settle = self.take(key, rules)
         account.headers = _headers(rules, states, admitted=not refused)
         if refused:
             rule, quota = rules[refused - 1], rules[refused - 1].name == "day"
@@ -149,33 +134,25 @@ class Limits:
                 retry=False if quota else None,
                 code="quota_exceeded" if quota else None,
             )
-        ends = [time.monotonic() + state.reset for state in states]
-        return partial(self._settle, settle, key, list(zip(rules, ends, strict=True)), prompt)
+        began = time.monotonic()
 
-    def _settle(
-        self,
-        settle: Settle,
-        key: str,
-        taken: Sequence[tuple[Rule, float]],
-        prompt: int,
-        usage: Usage | None,
-        frames: int,
-    ) -> None:
-        """Replace what was *taken*, each until its minute or day ends, by what was used."""
-        if usage is not None:
-            tokens = usage.prompt_tokens + usage.completion_tokens
-            mean = self._answers.get(key, float(usage.completion_tokens))
-            self._answers[key] = mean + (usage.completion_tokens - mean) / 8
-        else:
+        def charge(usage: Usage | None, frames: int) -> None:
+            """Replace what was taken, until its minute or day ends, by what was used."""
             tokens = prompt + frames if frames else 0
-        changes = []
-        for rule, ends in taken:
-            change = tokens - rule.cost if rule.seconds else -rule.cost
-            if rule.seconds and time.monotonic() >= ends:
-                change = max(0, change)  # the next minute knows nothing of the reservation
-            if rule.name != "requests":
-                changes.append(rule._replace(limit=NO_LIMIT, cost=change))
-        settle(changes)
+            if usage is not None:
+                tokens = usage.prompt_tokens + usage.completion_tokens
+                mean = self._answers.get(key, float(usage.completion_tokens))
+                self._answers[key] = mean + (usage.completion_tokens - mean) / 8
+            changes = []
+            for rule, state in zip(rules, states, strict=True):
+                change = tokens - rule.cost if rule.seconds else -rule.cost
+                if rule.seconds and time.monotonic() - began >= state.reset:
+                    change = max(0, change)  # the next minute knows nothing of the reservation
+                if rule.name != "requests":
+                    changes.append(rule._replace(limit=NO_LIMIT, cost=change))
+            settle(changes)
+
+        return charge
 
 
 def _headers(

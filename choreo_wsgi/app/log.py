@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections import deque
-from functools import lru_cache
 
 from ..settings import Settings
 
@@ -52,13 +51,15 @@ class Members(dict[str, "str | int | float | None"]):
     """What the log tells of a request; as text ``name=value`` with spaces between."""
 
     def __str__(self) -> str:
+        texts = [value for value in self.values() if isinstance(value, str)]
+        quoted = not _PLAIN.fullmatch("".join(texts))  # one of them, so not often
         told = []
         for name, value in self.items():
             if value is None or name == "tokens_out":
                 continue
             if name == "tokens_in":
                 told.append(f"usage={value}+{self['tokens_out']}")
-            elif type(value) is str and not _PLAIN.fullmatch(value):
+            elif quoted and isinstance(value, str) and not _PLAIN.fullmatch(value):
                 told.append(f"{name}={json.dumps(value)}")
             else:
                 told.append(f"{name}={value}")
@@ -78,9 +79,8 @@ class TextLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, more with a traceback."""
-        now, text = record.created, record.getMessage()
-        second = _second("%Y-%m-%d %H:%M:%S", int(now), utc=False)
-        line = f"{second},{int(now % 1 * 1000):03d} {record.levelname} {record.name}: {text}"
+        time = self.formatTime(record)
+        line = f"{time} {record.levelname} {record.name}: {record.getMessage()}"
         if not line.isprintable():  # control characters could colour a terminal too
             line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -89,20 +89,17 @@ class TextLine(logging.Formatter):
 class JSONLine(logging.Formatter):
     """Writes a JSON object in one line of ASCII; its time is UTC."""
 
+    converter = staticmethod(time.gmtime)
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        now = record.created
-        second = _second("%Y-%m-%dT%H:%M:%S", int(now), utc=True)
-        told = {"time": f"{second}.{int(now % 1 * 1000):03d}Z", "level": record.levelname.lower()}
-        members = getattr(record, "account", None) or {"message": record.getMessage()}
+        told = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        told |= {"logger": record.name}
+        told |= getattr(record, "account", None) or {"message": record.getMessage()}
         if record.exc_info:
-            members["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({**told, "logger": record.name, **members})
-
-
-@lru_cache(2)
-def _second(form: str, now: int, *, utc: bool) -> str:
-    return time.strftime(form, time.gmtime(now) if utc else time.localtime(now))
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told)
 
 
 class Lines(logging.Handler):

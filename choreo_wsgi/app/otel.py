@@ -18,7 +18,6 @@ _TRACER = trace.get_tracer("choreo_wsgi")
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SUCCESS = ("ok", "completed", "client_closed", "client_left")
 
-
 #: What the log tells of a request, and how the conventions call it.
 _ATTRIBUTES = {
     "id": "choreo.request.id",
@@ -53,9 +52,10 @@ class Spans(Observer):
         span = account.span
         if span is None:
             return
-        for member, value in account.members().items():
-            if member in _ATTRIBUTES and value is not None:
-                span.set_attribute(_ATTRIBUTES[member], value)
+        told = account.members()
+        span.set_attributes(
+            {_ATTRIBUTES[n]: v for n, v in told.items() if n in _ATTRIBUTES and v is not None}
+        )
         provider, _, model = account.target.partition("/")
         if provider:
             span.set_attribute("gen_ai.provider.name", provider)

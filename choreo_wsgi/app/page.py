@@ -12,13 +12,12 @@ from .response import Response
 _HTML = Path(__file__).with_name("page.html").read_bytes()
 
 
-def _hash_of(element: bytes) -> str:
-    """Return the CSP source that allows the page's one *element*, by its content."""
-    match = re.search(rb"<%b>(.*?)</%b>" % (element, element), _HTML, re.DOTALL)
-    assert match is not None
-    return f"'sha256-{base64.b64encode(hashlib.sha256(match[1]).digest()).decode()}'"
-
-
+#: CSP sources that allow the page's own script and style, by their content.
+_SCRIPT, _STYLE = (
+    f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"
+    for name in (b"script", b"style")
+    for content in re.findall(rb"(?s)<%b>(.*?)</%b>" % (name, name), _HTML)
+)
 _HEADERS = [
     ("Content-Type", "text/html; charset=utf-8"),
     ("Content-Length", str(len(_HTML))),
@@ -27,7 +26,7 @@ _HEADERS = [
     ("Referrer-Policy", "no-referrer"),
     (
         "Content-Security-Policy",
-        f"default-src 'none'; script-src {_hash_of(b'script')}; style-src {_hash_of(b'style')}; "
+        f"default-src 'none'; script-src {_SCRIPT}; style-src {_STYLE}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'",
     ),

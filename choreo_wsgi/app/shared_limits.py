@@ -23,7 +23,7 @@ from ..late import Late
 from ..replay.backend import Unreachable
 from ..replay.lua import Script
 from .keys import Rule
-from .limits import NO_LIMIT, Answer, Counters, Counts, Settle, State, count
+from .limits import NO_LIMIT, Answer, Counts, Limits, Settle, State, count
 
 if TYPE_CHECKING:
     from ..replay import database, redis
@@ -42,15 +42,14 @@ logger = logging.getLogger(__name__)
 Change = Callable[[str, Callable[[Counts, float], Answer]], Answer]
 
 
-def open_counters(replay: str) -> SharedCounters:
-    """Return the counters in the store that the setting *replay* names."""
-    if replay.startswith("sqlite:"):
-        return SharedCounters(_in_sqlite(Path(replay.removeprefix("sqlite:") + "-limits")))
-    return SharedCounters(_in_redis(replay))
+def open_limits(replay: str) -> SharedLimits:
+    """Return the limits in the store that the setting *replay* names."""
+    path = replay.removeprefix("sqlite:")
+    return SharedLimits(_in_redis(replay) if path == replay else _in_sqlite(f"{path}-limits"))
 
 
-def _in_sqlite(path: Path) -> Change:
-    file = database.Database(path)
+def _in_sqlite(path: str) -> Change:
+    file = database.Database(Path(path))
 
     def change(key: str, step: Callable[[Counts, float], Answer]) -> Answer:
         with file.transaction() as db:
@@ -89,20 +88,19 @@ def _in_redis(url: str) -> Change:
     return change
 
 
-class SharedCounters(Counters):
-    """Counts by *change*, or as any counters within this process while its store is away."""
+class SharedLimits(Limits):
+    """Counts by *change*, or within this process while its store is away."""
 
     blocking = True
 
     def __init__(self, change: Change) -> None:
         super().__init__()
         self._change = change
-        self._name = secrets.token_hex(4)
         self._keys: set[str] = set()  # those that had places here
         self._later: deque[tuple[str, Sequence[Rule]]] = deque()
         self._news = threading.Event()
         self._asking = threading.Lock()  # one at a time: there is no waiting for one another
-        self._process = 0  # the one whose thread runs; a fork has none
+        self._process, self._holder = 0, ""  # the one whose thread runs; a fork has none
         self._retry = 0.0  # when a store that is away may be asked again
 
     def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
@@ -122,20 +120,18 @@ class SharedCounters(Counters):
         if time.monotonic() < self._retry:
             return None
         with self._asking:
-            if time.monotonic() < self._retry:
+            if time.monotonic() < self._retry or not (self._later or last):
                 return None
             todo = [*(self._later.popleft() for _ in range(len(self._later))), *last]
-            if not todo:
-                return None
             if self._retry:
                 self._retry = time.monotonic() + _RETRY  # the others do not wait for this one
             if self._process != os.getpid():
-                self._process = os.getpid()
+                self._process, self._holder = os.getpid(), secrets.token_hex(8)
                 threading.Thread(target=self._run, name="limits", daemon=True).start()
             try:
                 for key, rules in todo:
-                    holder = f"{self._name}-{self._process}"
-                    answer = self._change(key, partial(count, rules, holder=holder, lease=LEASE))
+                    step = partial(count, rules, holder=self._holder, lease=LEASE)
+                    answer = self._change(key, step)
             except Unreachable as error:  # what was put off ends with its minute or its lease
                 if not self._retry:
                     text = "the limits of keys cannot be shared, each process keeps its own: %s"

@@ -24,9 +24,9 @@ from wsgi_calls import call, chat
 
 from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.app.keys import Key, KeyOptions
-from choreo_wsgi.app.limits import Charge, Counters, Limits, Rule
-from choreo_wsgi.app.shared_limits import open_counters
+from choreo_wsgi.app.keys import Key, KeyOptions, Rule
+from choreo_wsgi.app.limits import Charge, Limits
+from choreo_wsgi.app.shared_limits import open_limits
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError
@@ -150,11 +150,11 @@ def test_streams_over_three_replicas(
 
 def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies does not keep them."""
-    dying, living, other = (open_counters(url) for _ in range(3))
+    dying, living, other = (open_limits(url) for _ in range(3))
     rule = Rule("streams", 3, 0, 2)
 
     def lasting(seconds: float) -> None:
-        monkeypatch.setattr(sys.modules[open_counters.__module__], "LEASE", seconds)
+        monkeypatch.setattr(sys.modules[open_limits.__module__], "LEASE", seconds)
 
     def left() -> int:
         return other.take("k", [rule._replace(cost=0)])[1][0].left
@@ -179,7 +179,7 @@ def test_a_file_that_another_holds_keeps_nobody(
 ) -> None:
     """The thread that carries streams does not wait: what it gives back is added later."""
     monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
-    counters, path = open_counters(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
+    counters, path = open_limits(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("streams", 1, 0, 1)
     refused, _, settle = counters.take("k", [rule])
     assert not refused
@@ -204,7 +204,7 @@ def test_redis_goes_away(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2 and "each process keeps its own" in warnings[0]  # one each
     redis.start()
-    apps[0]._completions.limits.counters._retry = 0.1  # type: ignore[union-attr]
+    apps[0]._completions.limits._retry = 0.1  # type: ignore[union-attr]
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is Redis's again")
     assert "shared again" in caplog.text
 
@@ -219,7 +219,7 @@ def test_the_file_cannot_be_used(
     assert [ask(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
     assert caplog.text.count("each process keeps its own") == 1
     path.unlink()
-    apps[0]._completions.limits.counters._retry = 0.1  # type: ignore[union-attr]
+    apps[0]._completions.limits._retry = 0.1  # type: ignore[union-attr]
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is shared again")
 
 
@@ -235,12 +235,12 @@ def test_what_a_minute_reserved_the_next_does_not_get_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stream that ends a minute later gives back nothing that its minute had."""
-    limits, now = Limits(Counters()), time.monotonic()
+    limits, now = Limits(), time.monotonic()
     key = Key("k", "ann", KeyOptions(tokens_per_minute=1000))
 
     def take(most: int) -> tuple[Charge, str]:
         account = Account(id="", method="", path="", client="", key=key)
-        charge = limits.take(account, ChatRequest("m", [], {}, max_tokens=most), 1)
+        charge = limits.admit(account, ChatRequest("m", [], {}, max_tokens=most), 1)
         assert charge is not None
         return charge, dict(account.headers)["x-ratelimit-remaining-tokens"]
 
