@@ -18,7 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from .errors import ChoreoError, ConfigurationError
@@ -155,34 +155,28 @@ class Answer:
 class Route:
     """The way to a server: sends requests for its echo, *model*, along it.
 
-    *proxy* is the name of the one on the way, if it is known.
+    *packing* is what an answer may be packed with; only gzip can be read.  *proxy* is the name
+    of the one on the way, if it is known.
     """
 
     url: str
     key: str
     model: str
+    packing: str = "gzip"
     proxy: str = ""
 
     def ask(
-        self,
-        count: int,
-        delay: float = 0.0,
-        *,
-        stream: bool = True,
-        leave_after: int = 0,
-        packing: str = "gzip",
-        **check: str,
+        self, count: int, delay: float = 0.0, stream: bool = True, most: int = 0, **check: str
     ) -> Answer:
         """Ask the echo for *count* words, each after a *delay* in seconds.
 
-        With *leave_after* leave when that many came.  *packing* is what the answer may be packed
-        with; only gzip can be read.  *check* is what the echo is told besides.
+        Leave when *most* came, unless it is 0.  *check* is what the echo is told besides.
         """
         answer = Answer()
         address, target = parse_url(self.url, {})
         target = target.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
         # Where frames are held back, the patience of one who leaves ends first.
-        patience = 8 * _GAP if leave_after else delay * count + 30
+        patience = 8 * _GAP if most else delay * count + 30
         tls = address.scheme == "https"
         connect = http.client.HTTPSConnection if tls else http.client.HTTPConnection
         connection = connect(address.host, address.port, timeout=patience)
@@ -190,12 +184,12 @@ class Route:
         body = {"model": self.model, "messages": [message], "stream": stream}
         body["choreo_check"] = {"delay_ms": delay * 1000, **check}
         headers = {"Content-Type": "application/json", "Choreo-Check": "1"}
-        headers |= {"User-Agent": f"choreo-wsgi/{__version__}", "Accept-Encoding": packing}
+        headers |= {"User-Agent": f"choreo-wsgi/{__version__}", "Accept-Encoding": self.packing}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         began = time.monotonic()
         try:
             connection.request("POST", target, json.dumps(body), headers)
-            answer.read(connection.getresponse(), began, leave_after)
+            answer.read(connection.getresponse(), began, most)
         except (OSError, http.client.HTTPException, zlib.error) as error:
             answer.wrong = str(error) or type(error).__name__
             if untrusted := getattr(error, "verify_message", ""):
@@ -215,10 +209,8 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
     """
     paced = route.ask(_WORDS, _GAP)
     saw = _SAW.fullmatch(paced.headers.get("choreo-saw", ""))
-    if not paced.wrong and (saw is None or len(paced.words) != _WORDS):
-        paced.wrong = NOT_OURS
-    if paced.wrong or saw is None:
-        raise ChoreoError(f"no stream to examine: {paced.wrong}")
+    if paced.wrong or saw is None or len(paced.words) != _WORDS:
+        raise ChoreoError(f"no stream to examine: {paced.wrong or NOT_OURS}")
     proxy = route.proxy or ("a proxy" if saw[2] == "forwarded" else "")
     yield 0, f"the server answers {f'through {proxy}' if proxy else 'directly'}"
     # Each word's delay over the one that was held up least: the way itself takes its time too.
@@ -234,7 +226,7 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
         yield OLD_HTTP, "HTTP/1.0: a stream that is cut looks, to the proxy too, as if it had ended"
     else:
         yield 0, "HTTP/1.1 all the way: a cut shows"
-    if not paced.packing and (packing := route.ask(1, packing="br, zstd").packing):
+    if not paced.packing and (packing := replace(route, packing="br, zstd").ask(1).packing):
         yield COMPRESSED, f"compression: browsers get it packed with {packing}"
     yield _leaving(route)
     yield from _silence(route, seconds or 2.5 * float(saw[3]), float(saw[3]))
@@ -242,7 +234,7 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
 
 def _leaving(route: Route) -> Finding:
     id = secrets.token_hex(16)
-    route.ask(int(60 / _GAP), _GAP, leave_after=2, id=id)
+    route.ask(int(60 / _GAP), _GAP, most=2, id=id)
     left = time.monotonic()
     while (waited := time.monotonic() - left) < _PATIENCE:
         asked = route.ask(1, stream=False, about=id)

@@ -88,9 +88,6 @@ def _bearer(environ: Environ) -> str:
     return match[1] if match else ""
 
 
-# -- this machine ---------------------------------------------------------------------------------
-
-
 def is_forwarded(environ: Environ) -> bool:
     """Return whether a proxy shows: by a header that it adds, or as nginx asks by default.
 
@@ -139,8 +136,7 @@ def _is_loopback(name: str) -> bool:
 def how_it_came(environ: Environ, settings: Settings) -> str:
     """Return what ``choreo-wsgi check`` asks for: the protocol, forwarded or not, and pings."""
     way = "forwarded" if is_forwarded(environ) else "direct"
-    protocol = environ.get("SERVER_PROTOCOL", "")
-    return f"{protocol}; {way}; heartbeat={settings.heartbeat_seconds:g}"
+    return f"{environ['SERVER_PROTOCOL']}; {way}; heartbeat={settings.heartbeat_seconds:g}"
 
 
 # -- web pages (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) -----------------------

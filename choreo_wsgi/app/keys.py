@@ -18,7 +18,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Rule(NamedTuple):
-    """One limit of a key: at most *limit* in *seconds*, or at once when *seconds* is 0.
+    """One limit of a key, by its option's *name*: at most *limit* in *seconds*, or at once if 0.
 
     *cost* is what a request adds to it, less than 0 for what it gives back.
     """
@@ -29,12 +29,12 @@ class Rule(NamedTuple):
     cost: int = 0
 
 
-#: The options that limit, with the names and seconds of their rules.
+#: The options that limit, with the seconds of their rules.
 _LIMITS = {
-    "max_streams": ("streams", 0),
-    "requests_per_minute": ("requests", 60),
-    "tokens_per_minute": ("tokens", 60),
-    "tokens_per_day": ("day", 86400),
+    "max_streams": 0,
+    "requests_per_minute": 60,
+    "tokens_per_minute": 60,
+    "tokens_per_day": 86400,
 }
 
 
@@ -56,11 +56,8 @@ class KeyOptions:
     @property
     def limits(self) -> list[Rule]:
         """The limits that the key has."""
-        return [
-            Rule(name, limit, seconds)
-            for option, (name, seconds) in _LIMITS.items()
-            if (limit := getattr(self, option))
-        ]
+        rules = [Rule(name, getattr(self, name), seconds) for name, seconds in _LIMITS.items()]
+        return [rule for rule in rules if rule.limit]
 
 
 @dataclass(frozen=True)
@@ -139,9 +136,7 @@ class Keys:
 def _read(path: str) -> Iterator[tuple[str, Mapping[str, str], str]]:
     """Yield the name and the section of each key in the file *path*, and where it stands.
 
-    The file holds sections ``[key NAME]``, or lines that begin with a digest in hex, as
-    ``sha256sum`` prints it.  The rest of such a line, empty lines and comments (``#``) are for
-    people.
+    It holds sections ``[key NAME]``, or lines that begin with a digest as ``sha256sum`` prints it.
     """
     try:
         text = Path(path).read_text("utf-8-sig")

@@ -1,9 +1,8 @@
 """The limits of API keys: admitted, refused, and settled when a completion is over.
 
-Tokens are known at the end only.  So a completion reserves what it will probably use: its
-prompt (a token for four characters) and its ``max_tokens``, or else what the key's answers took
-in the mean.  At the end the reservation is replaced by what the provider reported, or by a
-token for each frame when the answer was cut before that.
+Tokens are known at the end.  Until then a completion reserves its prompt (a token for four
+characters) and its ``max_tokens``, or else what the key's answers took in the mean; then counts
+what the provider reported, or a token for each frame when the answer was cut before that.
 
 A minute, and a day, begins with its first request, so that a limit is exact within it.
 """
@@ -21,19 +20,13 @@ from ..chat.request import ChatRequest, content_text
 from ..errors import RateLimited
 from .account import Account
 from .keys import Rule
+from .request import Headers
 
 #: Seconds after which a caller whose streams are all in use may come back.
 STREAM_RETRY = 1.0
 
 #: A limit that nothing reaches, which JSON can write.
 NO_LIMIT = 2**53
-
-_REFUSED = {
-    "streams": "all {} streams of this key are in use",
-    "requests": "this key's limit of {} requests in a minute is reached",
-    "tokens": "this key's limit of {} tokens in a minute is reached",
-    "day": "this key's {} tokens for 24 hours are used up",
-}
 
 
 class State(NamedTuple):
@@ -119,7 +112,7 @@ class Limits:
         answer = round(self._answers.get(key, 0))
         if request.max_tokens is not None:
             answer = request.max_tokens * request.n
-        costs = {"streams": calls, "requests": 1}
+        costs = {"max_streams": calls, "requests_per_minute": 1}
         rules = [
             rule._replace(cost=costs.get(rule.name, min(prompt + answer, rule.limit)))
             for rule in limits
@@ -127,9 +120,10 @@ class Limits:
         refused, states, settle = self.take(key, rules)
         account.headers = _headers(rules, states, admitted=not refused)
         if refused:
-            rule, quota = rules[refused - 1], rules[refused - 1].name == "day"
+            rule = rules[refused - 1]
+            quota = rule.name == "tokens_per_day"
             raise RateLimited(
-                _REFUSED[rule.name].format(rule.limit),
+                f"this key's limit is reached: {rule.name} = {rule.limit}",
                 retry_after=states[refused - 1].reset,
                 retry=False if quota else None,
                 code="quota_exceeded" if quota else None,
@@ -148,20 +142,18 @@ class Limits:
                 change = tokens - rule.cost if rule.seconds else -rule.cost
                 if rule.seconds and time.monotonic() - began >= state.reset:
                     change = max(0, change)  # the next minute knows nothing of the reservation
-                if rule.name != "requests":
+                if rule.name != "requests_per_minute":
                     changes.append(rule._replace(limit=NO_LIMIT, cost=change))
             settle(changes)
 
         return charge
 
 
-def _headers(
-    rules: Sequence[Rule], states: Sequence[State], *, admitted: bool
-) -> list[tuple[str, str]]:
+def _headers(rules: Sequence[Rule], states: Sequence[State], *, admitted: bool) -> Headers:
     """Return OpenAI's headers (platform.openai.com/docs/guides/rate-limits)."""
     headers: dict[str, str] = {}
     for rule, state in zip(rules, states, strict=True):
-        name = "tokens" if rule.name == "day" else rule.name
+        name = rule.name.partition("_")[0]
         # The minute's tokens are told rather than the day's.
         if rule.seconds and f"x-ratelimit-limit-{name}" not in headers:
             left = state.left - rule.cost if admitted else state.left

@@ -22,6 +22,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError("a name has letters, digits, spaces and . @ + - _ only")
     key = "sk-" + secrets.token_urlsafe(32)
     print(f"[key {options.name}]\ndigest = {hashlib.sha256(key.encode()).hexdigest()}")
-    print(f"The key, which is shown only now: {key}", file=sys.stderr)
-    print("The section belongs into the ini file or api_keys_file.", file=sys.stderr)
+    told = "The section belongs in the ini file or api_keys_file."
+    print(f"The key, which is shown only now: {key}\n{told}", file=sys.stderr)
     return 0

@@ -53,9 +53,9 @@ class Spans(Observer):
         if span is None:
             return
         told = account.members()
-        span.set_attributes(
-            {_ATTRIBUTES[n]: v for n, v in told.items() if n in _ATTRIBUTES and v is not None}
-        )
+        for member, name in _ATTRIBUTES.items():
+            if told[member] is not None:
+                span.set_attribute(name, told[member])
         provider, _, model = account.target.partition("/")
         if provider:
             span.set_attribute("gen_ai.provider.name", provider)

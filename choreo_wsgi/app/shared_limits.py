@@ -156,4 +156,4 @@ class SharedLimits(Limits):
     def renew(self) -> None:
         """Have the thread hold this process's places for another LEASE."""
         for key in tuple(self._keys):
-            self._put(key, [Rule("streams", NO_LIMIT, 0)])
+            self._put(key, [Rule("max_streams", NO_LIMIT, 0)])

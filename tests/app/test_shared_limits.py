@@ -151,7 +151,7 @@ def test_streams_over_three_replicas(
 def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies does not keep them."""
     dying, living, other = (open_limits(url) for _ in range(3))
-    rule = Rule("streams", 3, 0, 2)
+    rule = Rule("max_streams", 3, 0, 2)
 
     def lasting(seconds: float) -> None:
         monkeypatch.setattr(sys.modules[open_limits.__module__], "LEASE", seconds)
@@ -180,7 +180,7 @@ def test_a_file_that_another_holds_keeps_nobody(
     """The thread that carries streams does not wait: what it gives back is added later."""
     monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
     counters, path = open_limits(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
-    rule = Rule("streams", 1, 0, 1)
+    rule = Rule("max_streams", 1, 0, 1)
     refused, _, settle = counters.take("k", [rule])
     assert not refused
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
