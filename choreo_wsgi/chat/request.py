@@ -54,6 +54,11 @@ class ChatRequest:
     trace: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def threaded(self) -> bool:
+        """Whether the provider is to hold the conversation, as Anthropic's ``thread`` asks."""
+        return bool(self.original and self.original.get("thread"))
+
+    @property
     def last_user_text(self) -> str:
         """The text of the last user message, its text parts joined; ``""`` without one."""
         for message in reversed(self.messages):

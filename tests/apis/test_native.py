@@ -304,6 +304,35 @@ def test_events_of_a_message_pass(native: Make) -> None:
     assert headers["anthropic-version"] == anthropic._constants.ANTHROPIC_API_VERSION
 
 
+def test_who_holds_the_conversation(
+    native: Make, application: Callable[..., Application], serve: Callable[..., harness.Server]
+) -> None:
+    """Anthropic does, and its refusal tells its SDK what to do; nobody else does."""
+    lost = {
+        "type": "not_found_error",
+        "message": "lost",
+        "details": {"error_code": "thread_not_found"},
+    }
+    refusal = json.dumps({"type": "error", "error": lost}).encode()
+    made = native("anthropic", DOCUMENT.replace(b"200 OK", b"404 Not Found") + refusal)
+    held = {"type": "continue", "previous_message_id": "msg_1"}
+    with pytest.raises(anthropic.APIStatusError) as raised:
+        ask_messages(made.url, extra_body={"thread": held})
+    assert made.sent[1]["thread"] == held
+    assert raised.value.body["error"]["details"] == lost["details"]  # type: ignore[index,call-overload]
+    others = {
+        "up": {"type": "openai", "models": "real", "base_url": made.upstream.url, "api_key": "k",
+               "apis": "chat, messages"},
+        "claude": {"type": "bedrock", "models": "anthropic.claude", "region": "us-east-1",
+                   "api_key": "k", "base_url": made.upstream.url},
+    }  # fmt: skip
+    url = serve(application(others)).url
+    for model in ("real", "anthropic.claude"):
+        with pytest.raises(anthropic.BadRequestError, match="thread: "):
+            ask_messages(url, model=model, extra_body={"thread": held})
+    assert len(made.upstream.requests) == 1
+
+
 def test_a_message_without_its_last_event_is_whole(native: Make) -> None:
     """Why it stopped has come, so nothing is missing but the word that nothing follows."""
     assert (

@@ -13,6 +13,7 @@ import harness
 import openai
 import pytest
 from official import MESSAGE, RESPONSE, judge, judge_events
+from openai.lib.responses_tool_runner import RegisteredFunction, ResponsesToolRunner
 from pydantic import BaseModel
 from scripted_provider import Script, Scripted
 
@@ -399,6 +400,42 @@ def test_a_message(messages: Any, asked: list[ChatRequest]) -> None:
     assert (asked[0].body["user"], asked[0].body["top_k"], asked[0].max_tokens) == ("u", 5, 99)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tool_runner_for_messages(url: str, asked: list[ChatRequest], stream: bool) -> None:
+    """It asks the server to hold the conversation; refused that, it sends the whole of it."""
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Return how warm it is in *city*."""
+        return f"{city} warm"
+
+    hello: Any = [{"role": "user", "content": "How warm is it?"}]
+    members: dict[str, Any] = {"tools": [weather], "messages": hello, "stream": stream}
+    with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
+        runner = client.beta.messages.tool_runner(model="m", max_tokens=99, **members)
+        last = [turn.get_final_message() if stream else turn for turn in runner][-1]
+        assert last.content[0].text == "Oslo 3, Rome 21."
+        with pytest.raises(anthropic.BadRequestError, match="thread: ") as raised:
+            thread: Any = {"type": "create"}
+            client.beta.messages.create(model="m", max_tokens=9, messages=hello, thread=thread)
+    assert raised.value.body["error"]["details"]["error_code"] == "thread_unsupported_request"  # type: ignore[index,call-overload]
+    roles = [[message["role"] for message in request.messages] for request in asked]
+    assert roles == [["user"], ["user", "assistant", "tool", "tool"]]
+
+
+@pytest.mark.parametrize("way", [{}, {"stream": True}, {"stream": True, "eager": True}])
+def test_the_tool_runner_for_responses(url: str, asked: list[ChatRequest], way: Any) -> None:
+    """It checks each event against the response at the end."""
+    weather: Any = RegisteredFunction(FUNCTION, lambda given: f"{given['city']} warm")  # type: ignore[arg-type]
+    runner = ResponsesToolRunner(functions=[weather])
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+        last = runner.run(client, {"model": "m", "input": "How warm is it?"}, max_steps=3, **way)
+    assert last.output_text == "Oslo 3, Rome 21."
+    roles = [[message["role"] for message in request.messages] for request in asked]
+    assert roles == [["user"], ["user", "assistant", "tool", "tool"]]
+    assert asked[1].messages[1]["thinking_blocks"][0]["signature"] == SIGNED["signature"]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_tool_loop_over_messages(messages: Any, asked: list[ChatRequest], streamed: bool) -> None:
     def ask(history: Any) -> Any:
@@ -466,6 +503,7 @@ def test_failures_of_a_message(messages: Any) -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": 99}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "much"}}, "thinking.type"),
+        ({"thread": {"type": "create"}}, "thread: "),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"system": [{"type": "image", "source": {"type": "url", "url": "x"}}]}, "system[0]"),
         ({"temperature": 1.5}, "temperature"),

@@ -70,7 +70,7 @@ _REQUEST: dict[str, Notation] = {
         "name": str,
         "disable_parallel_tool_use": bool,
     },
-    "thinking": {"type!": "enabled disabled adaptive", "budget_tokens": integer(0)},
+    "thinking": {"type!": "enabled disabled adaptive between_tools", "budget_tokens": integer(0)},
     "output_config": {"effort": str, "format": _FORMAT},
     "output_format": _FORMAT,
     "metadata": {"user_id": str},
@@ -100,6 +100,11 @@ def read_request(
     demand(_CHECK_COUNT if counting else _CHECK, fields)
 
     def translate(body: dict[str, Json]) -> None:
+        if fields.get("thread") is not None:
+            # Passed over, the next request would have nothing but the last turn.  Anthropic's SDKs
+            # know this code: they send the whole conversation then.
+            text = "this model does not hold conversations"
+            raise InvalidRequest(text, param="thread", code="thread_unsupported_request")
         if stop := list(filter(None, fields.get("stop_sequences") or ())):
             body["stop"] = stop
         body["messages"] = _chat_messages(fields, marks)

@@ -61,14 +61,17 @@ _KINDS: dict[str, tuple[dict[str, Json], str, str]] = {
 
 
 def error_object(error: ChoreoError) -> dict[str, Json]:
-    """Return Anthropic's object for *error*."""
+    """Return Anthropic's object for *error*; only codes about threads are told, for its SDKs."""
     kind = "invalid_request_error" if error.status < 500 else "api_error"
     message, param = error.message, own_param(error.param, _PARAMS)
     if param and _CHAT_PATH.match(param):
         param = "messages"
     if param and not message.startswith(param):
         message = f"{param}: {message}"
-    return {"type": "error", "error": {"type": _TYPES.get(error.status, kind), "message": message}}
+    told: dict[str, Json] = {"type": _TYPES.get(error.status, kind), "message": message}
+    if (error.code or "").startswith("thread_"):
+        told["details"] = {"error_code": error.code}
+    return {"type": "error", "error": told}
 
 
 class MessageWriter(BlockWriter):

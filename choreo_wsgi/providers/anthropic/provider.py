@@ -115,4 +115,8 @@ class Anthropic(HTTPProvider):
         """Return the status and code of an error; that of an empty account is a 400 there."""
         if status == 400 and "credit balance is too low" in message:
             return 402, None
+        details = error.get("details")
+        code = details.get("error_code") if isinstance(details, dict) else None
+        if isinstance(code, str) and code.startswith("thread_"):
+            return status, code
         return super().meaning(status, headers, message, error)

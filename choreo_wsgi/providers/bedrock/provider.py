@@ -94,7 +94,8 @@ class Bedrock(HTTPProvider):
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request*: Messages to Claude with its own events, else with items."""
-        if writer.api != "messages" or "anthropic." not in request.model:
+        is_claude = "anthropic." in request.model
+        if writer.api != "messages" or not is_claude or request.threaded:
             return super().answer(request, writer)
         native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
         sent = self._post(

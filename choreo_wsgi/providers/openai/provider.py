@@ -135,7 +135,7 @@ class OpenAI(Provider):
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request*: chat with the upstream's own bytes, else with items."""
-        if writer.api in self.apis and writer.api != "chat":
+        if writer.api in self.apis and writer.api != "chat" and not request.threaded:
             return self._pass_on(request, writer)
         if writer.api != "chat":
             return super().answer(request, writer)
