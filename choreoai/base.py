@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .aio.exchange import AsyncExchange
     from .sync.exchange import Exchange
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.6.2
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 # 409 too: a server may answer it for a lock that is gone a moment later.
 _RETRIED = frozenset((408, 409, 429))
@@ -82,15 +83,13 @@ class BaseClient:
         cert: Union[str, tuple[str, str], None] = None,
         http_client: requests.Session | None = None,
     ) -> None:
-        if max_retries < 0:
-            raise ValueError("max_retries must be 0 or more")
         self.api_key = api_key or _setting("API_KEY")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise ValueError("the API key holds characters that no header can carry")
         #: The address that all paths are appended to, with its version.
         self.base_url = _base(base_url or _setting("BASE_URL") or "http://localhost:8000")
         #: How often a call is tried again before the first byte of an answer.
-        self.max_retries = max_retries
+        self.max_retries = _retries(max_retries)
         #: The limits of a call that names none itself.
         self.timeout = timeout_of(timeout)
         self.resumable = resumable
@@ -176,7 +175,7 @@ class BaseClient:
         retries, resumable = options.get("max_retries"), options.get("resumable")
         return {**given, **(options.get("extra_body") or {})}, Options(
             timeout_of(options.get("timeout", self.timeout)),
-            self.max_retries if retries is None else retries,
+            self.max_retries if retries is None else _retries(retries),
             self.resumable if resumable is None else resumable,
             options.get("extra_headers") or {},
             options.get("extra_query") or {},
@@ -207,8 +206,8 @@ class BaseClient:
         headers = {name: value for name, value in headers.items() if value is not NOT_GIVEN}
         try:
             for name, value in headers.items():
-                if not isinstance(value, str):
-                    raise ChoreoAIError(f"the value of the header {name!r} is not a text")
+                if not (_NAME.fullmatch(name) and isinstance(value, str)):
+                    raise ChoreoAIError(f"the header {name!r} needs a valid name and a text")
                 value.encode("latin-1")
             query: Any = {**self.default_query, **options.query}
             return requests.Request(
@@ -276,9 +275,17 @@ def retry_delay(
     return asked if asked <= _LONGEST_WAIT else None
 
 
-def stream_path(id: str) -> str:
-    """Return the path of the resumable stream *id*."""
-    return "/streams/" + quote(id, safe="")
+def path_of(folder: str, id: str) -> str:
+    """Return the path of *id* in *folder*; raises ValueError for an id that is empty."""
+    if not id:
+        raise ValueError(f"an id must not be empty, in {folder}")
+    return f"{folder}/{quote(id, safe='')}"
+
+
+def _retries(value: int) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError("max_retries must be 0 or more")
+    return value
 
 
 def _setting(name: str) -> str | None:
@@ -287,7 +294,7 @@ def _setting(name: str) -> str | None:
 
 def _base(url: str) -> str:
     """Return *url* with the API's version at its end, where it names none itself."""
-    url = url.strip().rstrip("/")
+    url = str(url).strip().rstrip("/")
     if not re.match(r"https?://[^/]", url):
         raise ValueError(f"the base URL must begin with http:// or https://, not {url!r}")
     path = "/" + url.split("//", 1)[1].partition("/")[2]

@@ -75,8 +75,9 @@ def timeout_of(value: TimeoutLike) -> Timeout:
         return Timeout()
     parts = value if isinstance(value, Timeout) else (value, value, value)
     for part in parts:
-        if part is not None and not 0 < part <= _LONGEST_TIMEOUT:
-            raise ValueError("a timeout is more than 0 seconds and at most a year, or None")
+        right = part is None or (isinstance(part, (int, float)) and 0 < part <= _LONGEST_TIMEOUT)
+        if not right:
+            raise ValueError("a timeout must be None, a Timeout, or seconds: over 0, up to a year")
     return Timeout(*parts)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Generic, TypeVar
-from urllib.parse import quote
 
-from ..base import BaseClient
+from ..base import BaseClient, path_of
 from ..models import AsyncListing, Model, ModelList
 from ..objects import Object
 from ..reading import object_of
@@ -107,7 +106,7 @@ class AsyncRawModels:
 
     async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> AsyncRawResponse[Model]:
         """Return the answer's head beside the model named *model*."""
-        return await self._get("/models/" + quote(model, safe=""), Model, options)
+        return await self._get(path_of("/models", model), Model, options)
 
     async def _get(self, path: str, kind: type[T], options: CallOptions) -> AsyncRawResponse[T]:
         _, given = self._client._asked(options)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..base import stream_path
+from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike
@@ -114,7 +114,7 @@ class AsyncCompletions:
         _, options = self._client._asked(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        path = stream_path(id)
+        path = path_of("/streams", id)
         exchange = AsyncExchange(self._client, "GET", path, options, reading=Reading())
         return await AsyncStream(exchange, after)._open()
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
-from urllib.parse import quote
 
+from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
 from ..params import T
 from ..reading import object_of
@@ -158,5 +158,4 @@ class AsyncResponses:
         return (await AsyncRawResponse.fetch(exchange, AsyncResponseStream)).parse()
 
 
-def _path(response_id: str) -> str:
-    return "/responses/" + quote(response_id, safe="")
+_path = partial(path_of, "/responses")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..base import stream_path
+from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
 from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike
@@ -108,7 +108,7 @@ class Completions:
         _, options = self._client._asked(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        path = stream_path(id)
+        path = path_of("/streams", id)
         exchange = Exchange(self._client, "GET", path, options, reading=Reading())
         return Stream(exchange, after)._open()
 

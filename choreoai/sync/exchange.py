@@ -17,7 +17,7 @@ from choreo_wsgi.upstream.coding import Unpacker, is_packed
 from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
-from ..base import Options, retry_delay, stream_path
+from ..base import Options, path_of, retry_delay
 from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
@@ -94,7 +94,7 @@ class Exchange:
         """
         headers = {**self.options.headers, "Last-Event-ID": str(after)}
         options = self.options._replace(headers=headers)
-        self._send(self.client._request("GET", stream_path(id), None, options, True))
+        self._send(self.client._request("GET", path_of("/streams", id), None, options, True))
 
     def _send(self, request: PreparedRequest) -> None:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from choreo_wsgi.sse import Decoder
 
-from ..base import Answered, backoff, retry_delay, stream_path
+from ..base import Answered, backoff, path_of, retry_delay
 from ..errors import (
     APIConnectionError,
     APIError,
@@ -264,7 +264,7 @@ class Stream(Answered, Generic[E]):
         self.close()
         if self.id is not None:
             client = self._exchange.client
-            path, options = stream_path(self.id), client._asked({})[1]
+            path, options = path_of("/streams", self.id), client._asked({})[1]
             with suppress(NotFoundError):  # it is over and forgotten
                 Exchange(client, "DELETE", path, options).fetch()
 

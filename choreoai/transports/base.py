@@ -176,6 +176,7 @@ def head(target: str, headers: Mapping[str, str]) -> bytes:
 
 def _usable(proxy: str) -> bool:
     try:
+        HTTPAdapter().proxy_headers(proxy)  # may be of characters that no header can carry
         split = urlsplit(proxy)
         return split.scheme in PORTS and bool(split.hostname) and split.port != 0
     except ValueError:

@@ -96,6 +96,7 @@ def test_a_time_limit_that_moves(server, run):
         peer.head()
         peer.frame(answer("a")[0])
         assert read_one.wait(DEADLINE)
+        assert not left.wait(0.4)  # of the second that the limit has
         peer.frame(answer("a")[1])
         peer.wait_until_left()
         left.set()

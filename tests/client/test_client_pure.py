@@ -380,7 +380,7 @@ def test_timeouts():
     assert params.timeout_of(3) == choreoai.Timeout(3, 3, 3)
     assert params.timeout_of(None) == choreoai.Timeout(None, None, None)
     assert params.timeout_of(choreoai.Timeout(idle=5)).idle == 5
-    for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0)):
+    for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0), "5", (1, 2)):
         with pytest.raises(ValueError, match="timeout"):
             params.timeout_of(wrong)
 
@@ -420,7 +420,15 @@ def test_a_key_that_no_header_can_carry(key):
         choreoai.ChoreoAI(key)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "/v1"])
+@pytest.mark.parametrize("tries", [-1, "2", 1.5])
+def test_tries_that_are_no_number(tries):
+    with pytest.raises(ValueError, match="max_retries"):
+        choreoai.ChoreoAI(max_retries=tries)
+    with pytest.raises(ValueError, match="max_retries"):
+        choreoai.ChoreoAI().models.list(max_retries=tries)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "/v1", 5])
 def test_a_base_url_that_is_none(url):
     with pytest.raises(ValueError, match="base URL"):
         choreoai.ChoreoAI(base_url=url)
