@@ -1,8 +1,6 @@
 """Requests and their answers: response heads and framing.
 
-Three things differ from waitress's tasks.  The head and the first bytes of the body leave
-together; a chunked answer leaves the connection open for the next request; the answer to HEAD
-has no body, whatever the application yields.
+The head and the first bytes of the body leave together; the answer to HEAD has no body.
 """
 
 from __future__ import annotations
@@ -11,9 +9,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from operator import length_hint
 from typing import Any
 
 from waitress.utilities import build_http_date
@@ -38,22 +35,21 @@ class Disconnected(Exception):
 
 
 class _Blocks:
-    """A body that can only be iterated: a worker does that, unless it is a list."""
+    """A body that can only be iterated: a worker does that."""
+
+    due = None
+    ended = False
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._next = iter(body)
-        self.due = 0.0 if isinstance(body, list | tuple) else None
-        self.ended = False
         self.close = getattr(body, "close", lambda: None)
 
     def fileno(self) -> None:
         return None
 
     def ready(self, patience: float) -> bytes:
-        if self.due is None and not patience:
-            return b""
-        block = next(self._next, None)
-        self.ended = block is None or (self.due is not None and not length_hint(self._next))
+        block = next(self._next, None) if patience else b""
+        self.ended = block is None
         return block or b""
 
 
@@ -61,18 +57,16 @@ class Task(Load):
     """One request and its answer.
 
     The application is called, what it returns is sent block by block, and the next block is
-    asked for when the client has taken the last.  A body that tells what it waits for (it has
-    ``ready``, ``fileno``, ``due`` and ``ended``) is the carrier's; one that can only be
-    iterated is a worker's, and so is an application that may block (``blocks(environ)``).
+    asked for when the client has taken the last.  A list is sent at once.  A body that tells what
+    it waits for (it has ``ready``, ``fileno``, ``due`` and ``ended``) is the carrier's; any other
+    is a worker's, and so is an application that may block (``blocks(environ)``).
     """
 
     status = ""
-    response_headers: list[tuple[str, str]]
-    content_length: int | None = None
-    content_bytes_written = 0
-    complete = False  # start_response was called
-    wrote_header = False
-    chunked_response = False
+    #: The length of a body that is a list.
+    _length: int | None = None
+    _wrote_head = False
+    _chunked = False
     close_on_finish = False
 
     def __init__(self, channel: Any, request: Parser) -> None:
@@ -80,20 +74,19 @@ class Task(Load):
         self.request = request
         self.version = "1.1" if request.version == "1.1" else "1.0"
         self._body: Any = None
-        #: The last block, once a worker has it.  The carrier sends the end and then closes the
-        #: body, so what that gives back is there before the client's next request.
+        #: The last block, once it is there.  The carrier sends it and then closes the body, so
+        #: what that gives back is there before the client's next request.
         self._end: bytes | None = None
         self._done = False  # all that is to be sent was given to the channel
         self._application = channel.server.application
-        self.environ = request.environ(channel)
-        blocks = getattr(self._application, "blocks", lambda environ: True)
-        self._blocking = not request.error and blocks(self.environ)
+        self._environ = request.environ(channel)
+        self._blocking = not request.error and self._application.blocks(self._environ)
 
     # What the carrier asks
 
     def fileno(self) -> int | None:
         """Return the descriptor that the body reads from, or None."""
-        if self._body is None or self.channel.unsent:
+        if self._body is None or self._end is not None or self.channel.unsent:
             return None
         number: int | None = self._body.fileno()
         return number
@@ -128,7 +121,7 @@ class Task(Load):
         if self._done:
             self._close_body()
             self.ended = True
-        elif self.chunked_response and self._end is None:
+        elif self._chunked and self._end is None:
             self.lane = lane_of(self._body)
             if self.lane is not None:
                 self.lane.send, self.lane.keep = self.channel.socket.send, self.channel.keep
@@ -139,26 +132,28 @@ class Task(Load):
 
     def _begin(self) -> None:
         if self.request.error is None:
-            body = self._application(self.environ, self.start_response)
+            self._take(self._application(self._environ, self.start_response))
         else:  # where the next request begins is not known
             self.channel.lingers = self.close_on_finish = True
-            error = _translate(self.request.error)
-            body = self._application.refuse(self.environ, self.start_response, error)
-        self._take(body)
-        if self.content_length is None and isinstance(body, list) and len(body) == 1:
-            self.content_length = len(body[0])  # PEP 3333
+            self._refuse(_translate(self.request.error))
         if not isinstance(self._body, _Blocks):
             # It waits, perhaps for minutes, and the conversation may be megabytes long.
             self.request.close()
 
     def _take(self, body: Any) -> None:
-        self._body = body if hasattr(body, "due") else _Blocks(body)
+        self._body = body
+        if isinstance(body, list):
+            self._end = b"".join(body)
+            self._length = len(self._end)
+        elif not hasattr(body, "due"):
+            self._body = _Blocks(body)
 
     def _go_on(self, patience: float) -> bool:
         """Send the next block; return whether there may be another at once."""
         body = self._body
         if self._end is not None:
-            self._send(self._end, last=True)
+            if not patience:
+                self._send(self._end, last=True)
             return False
         block = body.ready(patience)
         decided = getattr(body, "decided", None)
@@ -178,17 +173,20 @@ class Task(Load):
 
     def _fail(self, error: Exception) -> None:
         """Answer 500, or leave the answer without its end."""
-        self._done = self.close_on_finish = True
+        self.close_on_finish = True
         if isinstance(error, Disconnected):
             logger.debug("the client of %s has gone", self.request.path)
-            return
-        logger.error("an answer to %s failed", self.request.path, exc_info=error)
-        if not self.wrote_header:
-            self.complete = False
-            failure = ChoreoError("the server failed")
-            body = self._application.refuse(self.environ, self.start_response, failure)
-            with contextlib.suppress(Disconnected):
-                self._send(b"".join(body), last=True)
+        else:
+            logger.error("an answer to %s failed", self.request.path, exc_info=error)
+            if not self._wrote_head:
+                self._close_body()
+                self._refuse(ChoreoError("the server failed"))
+                with contextlib.suppress(Disconnected):
+                    self._send(self._end or b"", last=True)
+        self._done = True
+
+    def _refuse(self, error: ChoreoError) -> None:
+        self._take(self._application.refuse(self._environ, self.start_response, error))
 
     def _close_body(self) -> None:
         body, self._body = self._body, None
@@ -201,87 +199,54 @@ class Task(Load):
 
     # HTTP
 
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
-        """Take the status and the headers (PEP 3333)."""
-        if exc_info is None:
-            if self.complete:
-                raise RuntimeError("start_response was called twice")
-        elif self.wrote_header:
-            raise exc_info[1]
+    def start_response(self, status: str, headers: list[tuple[str, str]]) -> None:
+        """Take the status and the headers (PEP 3333).  The application is ours: called once."""
         text = status + "".join(map("".join, headers))
         if "\r" in text or "\n" in text:
             raise ValueError("a line break in the response's head")
-        self.complete = True
         self.status = status
-        self.response_headers = list(headers)
-        self._fields = {name.lower(): value for name, value in headers}
-        length = self._fields.get("content-length")
-        self.content_length = None if length is None else int(length)
-        return self.write
+        self._headers = headers
 
-    def write(self, data: bytes) -> None:
-        """Send *data*: PEP 3333's old way to do so."""
-        self._send(data, last=False)
-
-    @property
-    def has_body(self) -> bool:
-        """Whether the answer may have a body (RFC 9110, 6.4.1)."""
-        bodiless = self.status.startswith(("1", "204", "304"))
-        return not bodiless and self.request.command != "HEAD"
-
-    def build_response_header(self) -> bytes:
+    def _head(self) -> bytes:
         """Return the response's head; decides on framing and on keeping the connection."""
-        lines = [f"{name}: {value}" for name, value in self.response_headers]
+        lines = [f"{name}: {value}" for name, value in self._headers]
+        given = {name.lower() for name, _ in self._headers}
         asked = self.request.headers.get("CONNECTION", "").lower()
         options = {option.strip() for option in asked.split(",")}
         keep = "close" not in options and (self.version == "1.1" or "keep-alive" in options)
-        if self.has_body and "content-length" not in self._fields:
-            if self.content_length is not None:
-                lines.append(f"Content-Length: {self.content_length}")
+        # RFC 9110, 6.4.1
+        bodiless = self.status.startswith(("1", "204", "304")) or self.request.command == "HEAD"
+        if not (bodiless or "content-length" in given):
+            if self._length is not None:
+                lines.append(f"Content-Length: {self._length}")
             elif self.version == "1.1":
                 lines.append("Transfer-Encoding: chunked")
-                self.chunked_response = True
+                self._chunked = True
             else:
                 keep = False  # it ends with its connection
         if not keep or self.channel.server.draining:
             self.close_on_finish = True
         if self.close_on_finish:
-            if "connection" not in self._fields:
-                lines.append("Connection: close")
+            lines.append("Connection: close")
         elif self.version == "1.0":
             lines.append("Connection: Keep-Alive")
-        if "date" not in self._fields:
-            lines.append(f"Date: {_http_date(int(time.time()))}")
-        head = "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""])
-        return head.encode("latin-1")
+        lines.append(f"Date: {_http_date(int(time.time()))}")
+        return "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""]).encode("latin-1")
 
     def _send(self, data: bytes, last: bool) -> None:
         """Send a piece of the body: with the head before the first, and the end after the last."""
-        head = b""
-        if not self.wrote_header and (data or last):
-            if not self.complete:
-                raise RuntimeError("the application sent a body without start_response")
-            head = self.build_response_header()
-            self.wrote_header = True
-        if self.chunked_response:
-            end = b"0\r\n\r\n" if last else b""
-            if len(data) >= GATHER:
-                self.channel.transmit(b"%b%X\r\n" % (head, len(data)), data, b"\r\n" + end)
-            elif data:
-                self.channel.transmit(b"%b%X\r\n%b\r\n%b" % (head, len(data), data, end))
-            elif head or end:
-                self.channel.transmit(head + end)
-        else:
-            if self.content_length is not None:
-                data = data[: self.content_length - self.content_bytes_written]
-            self.content_bytes_written += len(data)
-            if head or (data and self.has_body):
-                self.channel.transmit(head, data if self.has_body else b"")
-            if last and self.has_body and self.content_length is not None:
-                short = self.content_bytes_written < self.content_length
-                self.close_on_finish = self.close_on_finish or short
+        before, after = b"", b""
+        if not self._wrote_head and (data or last):
+            before = self._head()
+            self._wrote_head = True
+        if self._chunked:
+            after = b"0\r\n\r\n" if last else b""
+            if data:
+                before, after = b"%b%X\r\n" % (before, len(data)), b"\r\n" + after
+        if len(data) >= GATHER:
+            self.channel.transmit(before, data, after)
+        elif before or data or after:
+            self.channel.transmit(b"%b%b%b" % (before, data, after))
         self._done = last
 
 

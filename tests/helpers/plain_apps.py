@@ -33,6 +33,10 @@ class PlainApp:
     def carry_with(self, carrier: Carrier) -> None:
         pass
 
+    def blocks(self, environ: dict[str, Any]) -> bool:
+        """Whether the function may block."""
+        return True
+
     def admit(self, environ: dict[str, Any]) -> None:
         """Take every request."""
 

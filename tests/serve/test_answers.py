@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -56,24 +55,15 @@ def test_a_frame_arrives_before_the_next_is_made(run_app: RunApp) -> None:
         assert client.read_frame() == b""
 
 
-def test_a_list_of_one_block_has_its_length(run_app: RunApp) -> None:
-    """As PEP 3333 allows; two blocks are chunks."""
-    blocks = [b"all of it"]
-
+def test_a_list_has_its_length(run_app: RunApp) -> None:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [])
-        return blocks
+        return [b"all", b" of ", b"it"]
 
     with run_app(handler).connect() as client:
         answer = client.exchange("GET", "/")
-        assert (answer.headers["content-length"], answer.body) == ("9", b"all of it")
-        assert "transfer-encoding" not in answer.headers
-        blocks.append(b", or not")
-        answer = client.exchange("GET", "/")
-        assert (answer.headers["transfer-encoding"], answer.body) == (
-            "chunked",
-            b"all of it, or not",
-        )
+    assert (answer.headers["content-length"], answer.body) == ("9", b"all of it")
+    assert "transfer-encoding" not in answer.headers
 
 
 def test_a_connection_serves_many_answers(run_app: RunApp) -> None:
@@ -118,16 +108,6 @@ def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_app: RunApp) -> 
     assert body == b"ab"
 
 
-def test_a_longer_body_than_its_length_is_cut(run_app: RunApp) -> None:
-    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Length", "3")])
-        return [b"ab", b"cdef"]
-
-    with run_app(handler).connect() as client:
-        assert client.exchange("GET", "/").body == b"abc"
-        assert client.exchange("GET", "/").body == b"abc"
-
-
 def everything(client: harness.Client) -> bytes:
     """Return all that the server sends until it closes the connection."""
     raw = b""
@@ -142,24 +122,6 @@ def answer_to_get(server: Running, fields: bytes = b"") -> bytes:
         return everything(client)
 
 
-def test_what_is_beyond_a_bodys_length_is_not_sent(run_app: RunApp) -> None:
-    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Length", "3")])
-        return [b"ab", b"cdef", b"ghi"]
-
-    assert answer_to_get(run_app(handler), b"Connection: close\r\n").endswith(b"\r\n\r\nabc")
-
-
-def test_a_body_that_is_too_short_ends_its_connection(run_app: RunApp) -> None:
-    """Where the next answer begins could not be told."""
-
-    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Length", "10")])
-        return [b"ab", b"c"]
-
-    assert answer_to_get(run_app(handler)).endswith(b"\r\n\r\nabc")
-
-
 def test_a_head_with_a_line_break_is_not_sent(run_app: RunApp) -> None:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("X-Given", "a\r\nX-Made: b")])
@@ -167,30 +129,6 @@ def test_a_head_with_a_line_break_is_not_sent(run_app: RunApp) -> None:
 
     raw = answer_to_get(run_app(handler))
     assert raw.startswith(b"HTTP/1.1 500 ") and b"X-Made" not in raw
-
-
-def test_start_response_counts_once(run_app: RunApp) -> None:
-    """PEP 3333: a second call without exc_info is an error of the application's."""
-
-    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [])
-        start_response("201 Created", [])
-        return [b"ab"]
-
-    assert answer_to_get(run_app(handler)).startswith(b"HTTP/1.1 500 ")
-
-
-def test_another_status_comes_too_late_behind_the_head(run_app: RunApp) -> None:
-    def handler(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        yield b"first"
-        try:
-            raise KeyError("in the middle")
-        except KeyError:
-            start_response("500 Oops", [], sys.exc_info())
-        yield b"second"
-
-    assert answer_to_get(run_app(handler)).endswith(b"5\r\nfirst\r\n")
 
 
 def test_a_failure_in_the_middle_leaves_out_the_last_chunk(run_app: RunApp) -> None:
