@@ -7,6 +7,8 @@ import functools
 import select
 import socket
 import ssl
+import struct
+import sys
 from collections.abc import Callable
 
 from .address import Address
@@ -17,6 +19,11 @@ POLLOUT = getattr(select, "POLLOUT", 4)
 
 #: Read at once.  Below 128 KiB, where malloc would begin to map and unmap each buffer.
 BLOCK = 128 * 1024 - 64
+
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+# Under a server with a thread a stream (waitress-serve, gunicorn) a blocking recv() that the
+# kernel ends saves the poll() before each: a quarter of the CPU of a stream at 20 frames a second.
+_KERNEL_TIMES = sys.platform == "linux"
 
 
 class TLS:
@@ -84,6 +91,7 @@ class Connection:
         self._poll: select.epoll | None = None
         self._polled: tuple[socket.socket, int] | None = None  # what it is made for
         self._outgoing = memoryview(b"")
+        self._kernel_time = -1.0
 
     def wait(self, events: int, seconds: float) -> bool:
         """Wait until the socket is ready for one of *events*; return whether it is."""
@@ -136,7 +144,7 @@ class Connection:
         assert self.sock is not None
         try:
             while self._outgoing:
-                sent = self.sock.send(self._outgoing)
+                sent = self.sock.send(self._outgoing, _DONT_WAIT)
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:
             return False
@@ -167,9 +175,16 @@ class Connection:
         if tls is not None and tls.ended:
             return b""
         try:
-            if timeout > 0 and not self.wait(POLLIN, timeout):
+            if timeout <= 0:
+                data = sock.recv(BLOCK, _DONT_WAIT)
+            elif _KERNEL_TIMES:
+                if timeout != self._kernel_time:
+                    self._set_kernel_time(sock, timeout)
+                data = sock.recv(BLOCK)
+            elif self.wait(POLLIN, timeout):
+                data = sock.recv(BLOCK)
+            else:
                 return None
-            data = sock.recv(BLOCK)
         except BlockingIOError:
             return None
         if tls is None:
@@ -184,15 +199,24 @@ class Connection:
         """Return a quick ``receive(0)``; it may raise BlockingIOError for None."""
         if self.tls is not None or self.sock is None:
             return functools.partial(self.receive, 0)
-        return functools.partial(self.sock.recv, BLOCK)
+        return functools.partial(self.sock.recv, BLOCK, _DONT_WAIT)
 
     def receive_raw(self) -> bytes | None:
         """Return the socket's own bytes that are there, None when there are none."""
         assert self.sock is not None
         try:
-            return self.sock.recv(BLOCK)
+            return self.sock.recv(BLOCK, _DONT_WAIT)
         except BlockingIOError:
             return None
+
+    def _set_kernel_time(self, sock: socket.socket, timeout: float) -> None:
+        if self._kernel_time < 0:
+            sock.setblocking(True)  # nobody has waited yet
+        # 0 would be for ever.
+        whole, part = divmod(max(round(timeout * 1e6), 1), 1_000_000)
+        packed = struct.pack("@ll", whole, part)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+        self._kernel_time = timeout
 
     def settled(self) -> bool:
         """Whether an idle connection can take a request: open, silent, its answer at an end."""
