@@ -28,15 +28,26 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("choreo")
 
 
+#: Beginnings of the variables that our programs, the SDKs and the servers of the tests read.
+SETTINGS = re.compile(
+    "CHOREO|OPENAI_|AZURE_|ANTHROPIC_|AWS_|GOOGLE_|GEMINI_|OLLAMA_|OTEL_|PROMETHEUS_|GUNICORN_"
+    "|WEB_CONCURRENCY|LISTEN_|NOTIFY_SOCKET|REQUESTS_CA_BUNDLE|CURL_|SSL_CERT_|NETRC"
+    "|PYTHON(?!PATH|HASHSEED|DONTWRITEBYTECODE)|FORCE_COLOR|NO_COLOR|COLUMNS|.*_PROXY$",
+    re.IGNORECASE,
+)
+#: Of those, what says how the tests run.
+KEPT = ("CHOREO_NIGHTLY",)
+
+
 def pytest_configure() -> None:
     """Make the run independent of the environment it was started in.
 
-    Proxies would be asked for loopback addresses, an ignored SIGINT is inherited by every
-    program that a test starts, and unbuffered output changes what a forked child repeats.
+    Keys, addresses and proxies would be used, an ignored SIGINT is inherited by every program
+    that a test starts, and unbuffered output changes what a forked child repeats.
     Debian keeps nginx, haproxy and apache2 where only root's PATH leads.
     """
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in ("PYTHONUNBUFFERED", "PYTHONWARNINGS"):
+        if SETTINGS.match(name) and name not in KEPT:
             del os.environ[name]
     os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
     if threading.current_thread() is threading.main_thread():

@@ -275,34 +275,20 @@ def test_a_request_without_a_host() -> None:
         admit({"REMOTE_ADDR": "127.0.0.1"})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "FORWARDED",
-        "X_FORWARDED_FOR",
-        "X_FORWARDED_HOST",
-        "X_FORWARDED_PROTO",
-        "X_FORWARDED_PORT",
-        "X_FORWARDED_SERVER",
-        "X_FORWARDED_ANYTHING",
-        "X_ORIGINAL_FOR",
-        "X_REAL_IP",
-        "X_CLIENT_IP",
-        "X_CLUSTER_CLIENT_IP",
-        "X_ENVOY_EXTERNAL_ADDRESS",
-        "VIA",
-        "CF_CONNECTING_IP",
-        "CDN_LOOP",
-        *("X_SCHEME", "X_ORIGINAL_FORWARDED_FOR", "X_AMZN_TRACE_ID", "X_ENVOY_ATTEMPT_COUNT"),
-        *("X_AZURE_CLIENTIP", "CF_RAY", "TAILSCALE_USER_LOGIN", "FLY_REGION", "CLIENT_IP"),
-        "TRUE_CLIENT_IP",
-        "FASTLY_CLIENT_IP",
-        "FLY_CLIENT_IP",
-    ],
-)
+#: Headers that proxies add; where all that begin so count, one of them.
+ADDED = """
+    Forwarded Via CDN-Loop Front-End-Https X-Forwarded-For X-Forwarded-Anything X-Real-IP
+    X-Original-For X-Client-IP X-Cluster-Client-IP X-Remote-Addr X-Remote-IP X-ProxyUser-Ip X-Scheme
+    X-Varnish X-Envoy-External-Address X-Amzn-Trace-Id X-Amz-Cf-Id X-Azure-ClientIP X-FD-HealthProbe
+    X-ARR-SSL X-AppEngine-User-IP X-Cloud-Trace-Context Client-IP True-Client-IP CF-Ray Fly-Region
+    Fastly-Client-IP Akamai-Origin-Hop Tailscale-User-Login Incap-Client-IP Proxy-Client-IP
+""".split()
+
+
+@pytest.mark.parametrize("name", ADDED)
 def test_forwarded_requests(name: str) -> None:
     with pytest.raises(PermissionDenied, match="forwarded"):
-        admit({**LOCAL, "HTTP_" + name: ""})
+        admit({**LOCAL, "HTTP_" + name.upper().replace("-", "_"): ""})
 
 
 @pytest.mark.parametrize(
