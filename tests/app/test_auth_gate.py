@@ -276,13 +276,40 @@ def test_a_request_without_a_host() -> None:
 
 
 #: Headers that proxies add; where all that begin so count, one of them.
-ADDED = """
-    Forwarded Via CDN-Loop Front-End-Https X-Forwarded-For X-Forwarded-Anything X-Real-IP
-    X-Original-For X-Client-IP X-Cluster-Client-IP X-Remote-Addr X-Remote-IP X-ProxyUser-Ip X-Scheme
-    X-Varnish X-Envoy-External-Address X-Amzn-Trace-Id X-Amz-Cf-Id X-Azure-ClientIP X-FD-HealthProbe
-    X-ARR-SSL X-AppEngine-User-IP X-Cloud-Trace-Context Client-IP True-Client-IP CF-Ray Fly-Region
-    Fastly-Client-IP Akamai-Origin-Hop Tailscale-User-Login Incap-Client-IP Proxy-Client-IP
-""".split()
+ADDED = [
+    "Forwarded",
+    "Via",
+    "CDN-Loop",
+    "Front-End-Https",
+    "X-Forwarded-For",
+    "X-Forwarded-Anything",
+    "X-Real-IP",
+    "X-Original-For",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Remote-Addr",
+    "X-Remote-IP",
+    "X-ProxyUser-Ip",
+    "X-Scheme",
+    "X-Varnish",
+    "X-Envoy-External-Address",
+    "X-Amzn-Trace-Id",
+    "X-Amz-Cf-Id",
+    "X-Azure-ClientIP",
+    "X-FD-HealthProbe",
+    "X-ARR-SSL",
+    "X-AppEngine-User-IP",
+    "X-Cloud-Trace-Context",
+    "Client-IP",
+    "True-Client-IP",
+    "CF-Ray",
+    "Fly-Region",
+    "Fastly-Client-IP",
+    "Akamai-Origin-Hop",
+    "Tailscale-User-Login",
+    "Incap-Client-IP",
+    "Proxy-Client-IP",
+]
 
 
 @pytest.mark.parametrize("name", ADDED)

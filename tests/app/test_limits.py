@@ -79,6 +79,13 @@ def test_requests_in_a_minute() -> None:
     assert call(app, "GET", "/v1/models", **ANN).status == 200  # not a completion
 
 
+def test_of_two_limits_the_one_that_is_told_of_is_the_first() -> None:
+    app = app_with({"requests_per_minute": "1", "tokens_per_minute": "20"})
+    assert ask(app, max_tokens=9).status == 200
+    refused = ask(app, max_tokens=9)
+    assert refused.status == 429 and "requests" in refused.error["message"]
+
+
 def test_each_key_has_limits_of_its_own() -> None:
     other = hashlib.sha256(b"sk-bob").hexdigest()
     app = app_with({"requests_per_minute": "1"}, **{"key bob": {"digest": other}})

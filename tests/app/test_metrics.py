@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_provider import Script
 from wsgi_calls import call, chat
 
-from choreo_wsgi.errors import ConfigurationError, ProviderUnavailable
+from choreo_wsgi.errors import ConfigurationError, ProviderError, ProviderUnavailable
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -114,6 +114,16 @@ def test_what_runs_and_who_left(
     script.finish()
     wait_until(lambda: samples(app)["choreo_active_streams", ()] == 0, "the stream has ended")
     app.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_fails_before_it_begins_is_counted_as_its_error(
+    scripted: Callable[[], Script], stream: bool
+) -> None:
+    app = make_app({"metrics": "on"}, {"provider a": {"type": "scripted", "models": "m"}})
+    scripted().say(ProviderError("too long", status=400, code="too_long"))
+    assert call(app, "POST", CHAT, chat("x", model="m", stream=stream)).status == 400
+    assert requests_of(samples(app)) == {("chat", "m", "too_long"): 1}
 
 
 def test_failovers_and_breakers(scripted: Callable[[], Script]) -> None:

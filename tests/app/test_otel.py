@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,9 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
     assert told["gen_ai.request.model"] == told["gen_ai.response.model"] == "echo"
     assert told["gen_ai.usage.input_tokens"] == told["gen_ai.usage.output_tokens"] == 2
     assert told["gen_ai.response.time_to_first_chunk"] >= 0
+    assert (told["http.request.method"], told["url.path"]) == ("POST", CHAT)
+    assert told["http.response.status_code"] == 200 and told["choreo.outcome"] == "completed"
+    assert told["choreo.request.id"].startswith("req_")
     assert "error.type" not in told and span.status.is_ok
     if metrics == "on":
         found = call(app, "GET", "/metrics").body.decode()
@@ -90,7 +94,9 @@ def test_what_asks_no_model_has_no_span(spans: InMemorySpanExporter) -> None:
 
 
 def test_nothing_secret_is_told(spans: InMemorySpanExporter) -> None:
-    app = make_app({"otel": "on", "api_keys": "sk-secret"})
+    section = {"digest": hashlib.sha256(b"sk-secret").hexdigest()}
+    app = make_app({"otel": "on"}, {"key ann": section})
     call(app, "POST", CHAT, chat("the prompt"), HTTP_AUTHORIZATION="Bearer sk-secret")
+    assert only(spans).attributes["choreo.key.name"] == "ann"
     text = only(spans).to_json()
     assert "sk-secret" not in text and "the prompt" not in text

@@ -80,6 +80,23 @@ def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
     harness.wait_until(lambda: made and made[0].fileno() == -1, "it is closed")
 
 
+def test_who_reads_waits_until_there_is_something_to_read(server, monkeypatch):
+    """A socket can nearly always be written to: who waited for that would never rest."""
+    client = choreoai.ChoreoAI("k", server.url)
+    reads = threading.Event()
+    wait = blocking.wait_for_read
+
+    def waiting(*arguments):
+        reads.set()
+        return wait(*arguments)
+
+    monkeypatch.setattr(blocking, "wait_for_read", waiting)
+    server.then(lambda peer: reads.wait(DEADLINE) and peer.send(HEAD + PLAIN))
+    client.chat.completions.create(**HI)
+    assert reads.is_set()
+    client.close()
+
+
 def test_a_mapping_is_an_object(server, client):
     server.then(lambda peer: peer.send(HEAD + PLAIN))
     client.chat.completions.create(**HI, metadata=MappingProxyType({"a": "b"}))

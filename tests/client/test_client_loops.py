@@ -117,6 +117,26 @@ def test_a_time_limit_that_moves(server, run):
     assert left.wait(DEADLINE)
 
 
+@pytest.mark.parametrize(("url", "port"), [("http://llm.test", 80), ("https://llm.test/v1", 443)])
+def test_the_port_of_a_url_without_one(run, monkeypatch, url, port):
+    asked = []
+
+    def find(host, port, **options):
+        if options.get("flags") != socket.AI_NUMERICHOST:
+            asked.append((host, port))
+        raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=url, max_retries=0) as client:
+            with pytest.raises(choreoai.APIConnectionError):
+                await client.models.list()
+
+    run(main)
+    assert asked == [("llm.test", port)]
+
+
 def test_tls(tls_server, run):
     tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000, "b")))
 

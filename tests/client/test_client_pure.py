@@ -219,6 +219,13 @@ def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
     assert parser.content("{}") is None
 
 
+def test_only_strict_tools_have_their_arguments_parsed():
+    tools = [{"function": {"name": "f", "strict": True}}, {"function": {"name": "g"}}]
+    parser = Parser({"tools": tools}, "response_format")
+    assert parser.arguments("f", '{"a": 1}') == {"a": 1}
+    assert parser.arguments("g", '{"a": 1}') is None
+
+
 def test_asking_for_a_long_text_after_each_piece_copies_it_never():
     """Python grows a string in place where nothing traces it: so in a process without a tracer."""
     program = """

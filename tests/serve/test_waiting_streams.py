@@ -10,12 +10,15 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import harness
 import pytest
 from plain_apps import Running, body_app
+
+from choreo_wsgi.serve.tasks import Task
 
 #: Bytes of a frame; several of them are more than a socket takes at once.
 MANY = 4 * 1024
@@ -160,6 +163,40 @@ def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap
         assert tap.closed.wait(harness.DEADLINE)
         # The connection serves on.
         assert client.exchange("GET", "/plain").body == b"plain"
+
+
+def test_a_client_that_takes_nothing_keeps_nobody_busy(
+    server: Running, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came for it is not looked at again in each round of the loop."""
+    looks = 0
+    step = Task.step
+
+    def counted(task: Task, patience: float) -> None:
+        nonlocal looks
+        looks += bool(task.channel.unsent)
+        step(task, patience)
+
+    monkeypatch.setattr(Task, "step", counted)
+    with server.connect() as stuck, server.connect() as client, ThreadPoolExecutor() as pool:
+        begin(server, stuck)
+        putting = pool.submit(tap.put, bytes(32_000_000))
+        try:
+            (channel,) = (one for one in server.server.connections if one.task is not None)
+            before = -1
+
+            def waits() -> bool:
+                nonlocal before
+                before, last = looks, before
+                return bool(channel.unsent) and before == last
+
+            harness.wait_until(waits, "the system's buffers are full and nobody looks")
+            for _ in range(20):
+                assert client.exchange("GET", "/plain").body == b"plain"
+            assert looks <= before + 5
+        finally:
+            tap.shut()
+            assert putting.exception(harness.DEADLINE)
 
 
 def test_it_gets_its_frames_while_all_threads_are_busy(
