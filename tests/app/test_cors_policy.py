@@ -104,8 +104,9 @@ def test_pages_that_this_host_has_served(policy: Policy) -> None:
     policy.check(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
     with pytest.raises(PermissionDenied):
         policy.check(asking("https://chat.test", HTTP_HOST="chat.test:81"))
-    with pytest.raises(PermissionDenied):
-        policy.check(asking("null", HTTP_HOST=""))
+    for nobody in ("null", "http://"):
+        with pytest.raises(PermissionDenied):
+            policy.check(asking(nobody, HTTP_HOST=""))
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN])

@@ -369,8 +369,9 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
         client.reset()
     wait_until(lambda: app._resumption().orphans.active == 2, "an orphan is carried: both")
     with server.connect() as client:
-        refused = client.exchange("POST", "/v1/chat/completions", ask("echo"), RESUMABLE)
-        assert (refused.status, refused.headers["retry-after"]) == (status, "1")
+        for headers in (RESUMABLE, {**RESUMABLE, "Idempotency-Key": "again"}):
+            refused = client.exchange("POST", "/v1/chat/completions", ask("echo"), headers)
+            assert (refused.status, refused.headers["retry-after"]) == (status, "1")
         plain = client.exchange("POST", "/v1/chat/completions", ask("echo", stream=False))
         assert plain.status == 200
     for script in scripts:
@@ -378,7 +379,8 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
     assert [text_of(replay(server, id)) for id in ids] == ["one ", "one "]
     wait_until(lambda: app._resumption().orphans.active == 0, "their end is noticed")
     with server.connect() as client:
-        begin(client, ask("echo"))
+        begin(client, ask("echo"), Idempotency_Key="again")
+        assert text_of(read_to_end(client))
 
 
 def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) -> None:

@@ -41,7 +41,8 @@ texts = st.lists(
     )
 ).map("".join)
 documents = st.recursive(
-    texts, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4)
+    texts | st.integers(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
 )
 
 
@@ -88,6 +89,18 @@ def test_a_string_that_is_used_twice_comes_back_twice() -> None:
     assert json.loads(restore(dump([second, first, second]), marks)) == [
         letter * 4 * WINDOW for letter in "yxy"
     ]
+
+
+def test_every_escape_may_be_in_what_is_set_aside() -> None:
+    for escape in (rb"\n", rb"\t", rb"\r", rb"\/", rb"\b", rb"\f", rb"\"", rb"\\", rb"\u00e9"):
+        short, marks = shorten(b'"%b"' % (escape * 3 * WINDOW))
+        assert marks and len(short) < 3 * WINDOW, escape
+
+
+def test_what_is_long_and_no_string_stays_as_it_is() -> None:
+    value = ["x" * 4 * WINDOW, [0.5] * WINDOW, "y" * 4 * WINDOW]
+    short, marks = shorten(json.dumps(value).encode())
+    assert len(marks) == 2 and json.loads(short)[1] == value[1]
 
 
 @pytest.mark.parametrize("kind", LONG)

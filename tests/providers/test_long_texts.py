@@ -25,7 +25,13 @@ PIECE = '\U0001f600 é "q" \\ \n {"a": [1, "\\n"]}, x'
 TEXT = PIECE * (4 * LONG // len(PIECE))
 PICTURE = "iVBORw0KGgo" + "A" * (4 * LONG + 1)
 URL = f"data:image/png;base64,{PICTURE}"
+PDF = f"data:application/pdf;base64,{'JVBE' * LONG}"
 ARGUMENTS = {"text": TEXT, "list": [1, {"x": [None]}]}
+CALLED = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "f", "arguments": json.dumps(ARGUMENTS)},
+}
 
 
 def dumped(value: Any, is_ascii: bool) -> bytes:
@@ -162,6 +168,24 @@ def test_a_request_is_translated_as_if_nothing_were_long(
         sent.append(json.loads(made))
         expect_long(sent[-1])
     assert sent[0] == sent[1]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": TEXT},
+        {"role": "user", "content": [{"type": "text", "text": TEXT}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}]},
+        {"role": "user", "content": [{"type": "file", "file": {"file_data": PDF}}]},
+        {"role": "assistant", "content": "x", "reasoning_content": TEXT},
+        {"role": "assistant", "content": None, "tool_calls": [CALLED]},
+    ],
+    ids=lambda message: next(reversed(message)),
+)
+def test_what_a_provider_is_only_told_stays_set_aside(message: dict[str, Any]) -> None:
+    user = {"role": "user", "content": "Hi"}
+    request = load("chat").read(dumped({"model": "m", "messages": [user, message]}, False))
+    assert aside.opened(request).marks
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
