@@ -6,7 +6,9 @@ misspelled one is an error, for it and when the program runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -182,6 +184,32 @@ class Create(Protocol[W, S]):
     def __call__(self, *, stream: Literal[True], **params: Unpack[FormattedParams]) -> S: ...
     @overload
     def __call__(self, *, stream: bool | None, **params: Unpack[FormattedParams]) -> W | S: ...
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def declared(kind: Any) -> Callable[[F], F]:
+    """Return what names the members of *kind* in a function's signature, for its ``**params``.
+
+    Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
+    """
+
+    def declare(function: F) -> F:
+        function.__name__ = function.__name__.strip("_")
+        function.__qualname__ = function.__qualname__.replace("._", ".")
+        signature = inspect.signature(function)
+        named = {p.name: p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD}
+        for name, annotation in kind.__annotations__.items():
+            default = Parameter.empty if name in REQUIRED else NOT_GIVEN
+            made = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
+            named.setdefault(name, made.replace(annotation=annotation.__forward_arg__))
+        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=list(named.values())
+        )
+        return function
+
+    return declare
 
 
 def plain(value: Any) -> Any:

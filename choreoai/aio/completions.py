@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
-from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike
+from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, Parser
 from ..reading import Reading, completion_of
 from .exchange import AsyncExchange
@@ -63,6 +63,7 @@ class AsyncCompletions:
         #: The same methods; the body is read as it comes.
         self.with_streaming_response = AsyncStreamedCompletions(self._streamed)
 
+    @declared(FormattedParams)
     async def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *messages*.
 
@@ -80,6 +81,7 @@ class AsyncCompletions:
         Any, _create
     )
 
+    @declared(FormattedParams)
     async def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
         """Ask for an answer in the form of *response_format*, a pydantic model or a dataclass.
 
@@ -90,6 +92,7 @@ class AsyncCompletions:
         """
         return (await self.with_raw_response.parse(**params)).parse()
 
+    @declared(FormattedParams)
     @asynccontextmanager
     async def stream(
         self, **params: Unpack[ParseParams[T]]
@@ -118,6 +121,7 @@ class AsyncCompletions:
         exchange = AsyncExchange(self._client, "GET", path, options, reading=Reading())
         return await AsyncStream(exchange, after)._open()
 
+    @declared(FormattedParams)
     def _streamed(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
         return AsyncStreamedResponse(self._ask(stream, params))
 
@@ -154,6 +158,7 @@ class AsyncRawCompletions:
     def __init__(self, ask: Callable[..., AsyncExchange]) -> None:
         self._ask = ask
 
+    @declared(FormattedParams)
     async def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncRawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
         return await AsyncRawResponse.fetch(self._ask(stream, params))
@@ -163,6 +168,7 @@ class AsyncRawCompletions:
         Coroutine[Any, Any, AsyncRawResponse[AsyncStream]],
     ] = cast(Any, _create)
 
+    @declared(FormattedParams)
     async def parse(
         self, **params: Unpack[ParseParams[T]]
     ) -> AsyncRawResponse[ParsedChatCompletion[T]]:

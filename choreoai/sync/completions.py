@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion
-from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike
+from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike, declared
 from ..parsing import ParsedChatCompletion, Parser
 from ..reading import Reading, completion_of
 from .exchange import Exchange
@@ -63,6 +63,7 @@ class Completions:
         #: The same methods; the body is read as it comes.
         self.with_streaming_response = StreamedCompletions(self._streamed)
 
+    @declared(FormattedParams)
     def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *messages*.
 
@@ -78,6 +79,7 @@ class Completions:
 
     create: Create[ChatCompletion, Stream] = cast(Any, _create)
 
+    @declared(FormattedParams)
     def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
         """Ask for an answer in the form of *response_format*, a pydantic model or a dataclass.
 
@@ -88,6 +90,7 @@ class Completions:
         """
         return (self.with_raw_response.parse(**params)).parse()
 
+    @declared(FormattedParams)
     @contextmanager
     def stream(self, **params: Unpack[ParseParams[T]]) -> Iterator[ChatCompletionStream[T]]:
         """Ask for an answer as a stream of typed events, in an ``with`` block.
@@ -112,6 +115,7 @@ class Completions:
         exchange = Exchange(self._client, "GET", path, options, reading=Reading())
         return Stream(exchange, after)._open()
 
+    @declared(FormattedParams)
     def _streamed(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
         return StreamedResponse(self._ask(stream, params))
 
@@ -148,6 +152,7 @@ class RawCompletions:
     def __init__(self, ask: Callable[..., Exchange]) -> None:
         self._ask = ask
 
+    @declared(FormattedParams)
     def _create(self, *, stream: bool | None = None, **params: Any) -> RawResponse[Any]:
         """Do as ``create``, and return the answer's head beside what it returns."""
         return RawResponse.fetch(self._ask(stream, params))
@@ -157,6 +162,7 @@ class RawCompletions:
         RawResponse[Stream],
     ] = cast(Any, _create)
 
+    @declared(FormattedParams)
     def parse(self, **params: Unpack[ParseParams[T]]) -> RawResponse[ParsedChatCompletion[T]]:
         """Do as ``parse``, and return the answer's head beside what it returns."""
         return RawResponse.fetch(self._ask(False, params, parsed=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
-from ..params import T
+from ..params import T, declared
 from ..reading import object_of
 from ..responses import ResponseParams, ResponseParser, ResponseReading, response_of
 from .exchange import Exchange
@@ -60,6 +60,7 @@ class Responses:
         self, *, stream: Literal[True], **params: Unpack[ResponseParams]
     ) -> ResponseStream: ...
 
+    @declared(ResponseParams)
     def create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *input*, a text or a list of items.
 
@@ -72,6 +73,7 @@ class Responses:
         exchange = self._ask(stream, params)
         return (RawResponse.fetch(exchange, ResponseStream)).parse()
 
+    @declared(ResponseParams)
     def parse(
         self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
     ) -> ParsedResponse[T]:
@@ -83,6 +85,7 @@ class Responses:
         exchange = self._ask(False, params, True, text_format)
         return (RawResponse.fetch(exchange)).parse()
 
+    @declared(ResponseParams)
     @contextmanager
     def stream(
         self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import inspect
 import json
 import os
 import pickle
@@ -439,6 +440,23 @@ def test_tries_that_are_no_number(tries):
 def test_a_base_url_that_is_none(url):
     with pytest.raises(ValueError, match="base URL"):
         choreoai.ChoreoAI(base_url=url)
+
+
+@pytest.mark.parametrize("client", [choreoai.ChoreoAI, choreoai.AsyncChoreoAI])
+def test_signatures_name_every_parameter(client):
+    made = client()
+    completions, responses = made.chat.completions, made.responses
+    raw, streamed = completions.with_raw_response, completions.with_streaming_response
+    for method in (completions.create, completions.parse, completions.stream, raw.create):
+        assert {"messages", "stop", "n", "max_retries"} <= inspect.signature(
+            method
+        ).parameters.keys()
+    for method in (raw.parse, streamed.create, responses.create, responses.parse):
+        parameters = inspect.signature(method).parameters
+        assert {"model", "temperature", "tools", "extra_body"} <= parameters.keys()
+        assert parameters["model"].default is inspect.Parameter.empty
+    for method in (completions.create, responses.create):
+        assert "stream" in inspect.signature(method).parameters
 
 
 def test_another_packages_http_client_is_refused():
