@@ -80,7 +80,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(parser=parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     called = next((word for word in arguments if not word.startswith("-")), "")
     for name, (text, run) in _COMMANDS.items():
         usage = f"choreo-wsgi {name} [--config FILE] [--SETTING VALUE ...]"
@@ -104,8 +105,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in options.parser._actions for flag in action.option_strings]
-        near = did_you_mean(unknown[0].partition("=")[0], flags)
+        port = f" (did you mean '--port {unknown[0]}'?)" if unknown[0].isdigit() else ""
+        near = port or did_you_mean(unknown[0].partition("=")[0], flags)
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    if not hasattr(options, "run"):
+        parser.error("a COMMAND is missing")
     return options
 
 

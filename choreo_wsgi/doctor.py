@@ -174,7 +174,8 @@ class Route:
         """
         answer = Answer()
         address, target = parse_url(self.url, {})
-        target = target.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+        path = "/v1/chat/completions"
+        target = target.rstrip("/").removesuffix(path).removesuffix("/v1") + path
         # Where frames are held back, the patience of one who leaves ends first.
         patience = 8 * _GAP if most else delay * count + 30
         tls = address.scheme == "https"

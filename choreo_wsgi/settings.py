@@ -168,10 +168,12 @@ def read_sections(path: str) -> dict[str, dict[str, str]]:
         parser.read_string(Path(path).read_text(encoding="utf-8-sig"), path)
     except configparser.MissingSectionHeaderError as error:
         problem = f"no [section] before line {error.lineno}"
+    except UnicodeDecodeError:
+        problem = "it is not text in UTF-8"
     except configparser.ParsingError as error:
         lines = ", ".join(str(number) for number, _ in error.errors)
         problem = f"neither a section nor name = value in line {lines}"
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+    except (OSError, configparser.Error) as error:
         problem = getattr(error, "strerror", None) or str(error)
     else:
         return {name: dict(parser[name]) for name in parser.sections()}
@@ -198,18 +200,20 @@ def load(
             if instance in named[kind]:
                 raise ConfigurationError(f"two sections [{kind} {instance}]")
             named[kind][instance] = section
+        elif kind in named:
+            raise ConfigurationError(f"section [{name}] lacks a name: [{kind} NAME]")
         else:
             hint = did_you_mean(kind, ("choreo", "provider NAME", "key NAME"))
             raise ConfigurationError(f"unknown section [{name}]{hint}")
     variables = {_PREFIX + item.name.upper(): item.name for item in dataclasses.fields(Settings)}
     for variable, text in environment.items():
-        if _is_service_link(variable, text) or variable == "CHOREO_CONFIG":
+        if variable == "CHOREO_CONFIG" or _SERVICE_LINK.fullmatch(f"{variable}={text}"):
             continue
         if variable in variables:
             parse_options(Settings, {variables[variable]: text}, variable)
             values[variables[variable]] = text
         elif variable.startswith(_PREFIX):
-            near = did_you_mean(variable, variables)
+            near = did_you_mean(variable, [*variables, "CHOREO_CONFIG"])
             raise ConfigurationError(f"{variable}: no such setting{near}")
     parse_options(Settings, arguments, "command line")
     values.update(arguments)
@@ -223,29 +227,26 @@ _PREFIX = "CHOREO_"
 # Kubernetes gives every pod such variables for every service, including those whose names
 # begin with "choreo" (as in deploy/kubernetes).
 _SERVICE_LINK = re.compile(
-    r"CHOREO_(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)"
+    r"CHOREO_(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)=.*"
+    r"|CHOREO_(.+_)?PORT=(tcp|udp|sctp)://.*"
 )
-
-
-def _is_service_link(variable: str, text: str) -> bool:
-    """Return whether Kubernetes made the variable; CHOREO_PORT=tcp://10.0.0.1:8000 is one too."""
-    is_port = variable.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
-    return is_port or _SERVICE_LINK.fullmatch(variable) is not None
 
 
 # -- values -----------------------------------------------------------------------------------
 
 
-def parse_options(options: type[T], values: Mapping[str, str], where: str) -> T:
+def parse_options(
+    options: type[T], values: Mapping[str, str], where: str, also: Iterable[str] = ()
+) -> T:
     """Return *options* filled from text; *where* names the place in errors.
 
-    Raises ConfigurationError for an unknown key or a value that does not fit.
+    Raises ConfigurationError for an unknown key, which may mean one of *also*, or a wrong value.
     """
     known = {item.name: (item, hint) for item, hint in table(options)}
     parsed = {}
     for name, text in values.items():
         if name not in known:
-            near = did_you_mean(name, known)
+            near = did_you_mean(name, [*known, *also])
             raise ConfigurationError(f"{where}: unknown setting {name!r}{near}")
         parsed[name] = _parse(text.strip(), *known[name], f"{where}: {name}")
     return options(**parsed)

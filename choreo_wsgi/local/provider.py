@@ -143,5 +143,6 @@ def _gguf_file(file: str) -> Path:
             if opened.read(4) != b"GGUF":
                 raise ConfigurationError(f"the local model {path} is not a GGUF file")
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ without a home folder
-        raise ConfigurationError(f"the local model {file} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"the local model {file} cannot be read: {reason}") from error
     return path

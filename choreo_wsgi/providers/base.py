@@ -29,6 +29,9 @@ else:
     aside = Late("choreo_wsgi.chat.aside")
     choices = Late("choreo_wsgi.chat.choices")
 
+#: The settings that every ``[provider NAME]`` has, beside those of its type.
+COMMON = ("type", "models", "priority", "weight")
+
 
 class Provider(ABC):
     """Answers chat completions; *name* is the instance's, from ``[provider NAME]``.
@@ -65,7 +68,7 @@ class Provider(ABC):
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         self.name = name
         self.settings = settings
-        self.options: Any = parse_options(self.Options, options, f"provider {name}")
+        self.options: Any = parse_options(self.Options, options, f"provider {name}", COMMON)
         #: What no error may show: the options of the type Secret; of headers their values.
         self.secrets = tuple(_secrets(self.options))
 

@@ -11,7 +11,7 @@ from ..chat.source import Source
 from ..errors import ConfigurationError, ProviderNotConfigured
 from ..settings import Configuration, Secret, Settings, parse_options, setting, table
 from ..upstream.address import parse_url
-from .base import Provider
+from .base import COMMON, Provider
 from .facts import BUILT_IN
 from .registry import Unusable, provider_class
 from .routing import Router, Rule, Target
@@ -35,9 +35,6 @@ class SectionOptions:
         0, "the lowest is tried first; without it and a weight the order of the sections counts"
     )
     weight: float = setting(1.0, "share among providers of the same priority", minimum=0)
-
-
-_COMMON = frozenset(item.name for item, _ in table(SectionOptions))
 
 
 class Broken(Provider):
@@ -138,7 +135,7 @@ class _Building:
 
     def _add_section(self, name: str, section: Mapping[str, str]) -> None:
         where = f"provider {name}"
-        given = {key: value for key, value in section.items() if key in _COMMON}
+        given = {key: value for key, value in section.items() if key in COMMON}
         common = parse_options(SectionOptions, given, where)
         provider = self._providers[name] = self._make(name, common.type or name)
         provider.check()
@@ -153,7 +150,7 @@ class _Building:
     def _section_options(self, name: str, cls: type[Provider]) -> dict[str, str]:
         """Return the options of a section, its ``env:NAME`` secrets from the environment."""
         section = self._configuration.providers[name]
-        options = {key: value for key, value in section.items() if key not in _COMMON}
+        options = {key: value for key, value in section.items() if key not in COMMON}
         for item, hint in table(cls.Options):
             value = options.get(item.name, "")
             if hint is Secret and value.startswith("env:"):

@@ -48,7 +48,7 @@ def provider_class(type: str) -> type[Provider]:
     if type not in BUILT_IN and not entries:
         types = installed()
         near = did_you_mean(type, types)
-        text = f"no provider of type {type!r}{near}; installed: {', '.join(types)}"
+        text = f"no provider of type {type!r}{near}; type is one of {', '.join(types)}"
         raise ConfigurationError(text)
     try:
         if type in BUILT_IN:

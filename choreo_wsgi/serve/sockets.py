@@ -47,6 +47,8 @@ def listen_addresses(settings: Settings) -> list[str]:
         if match is None:
             bare = text.count(":") > 1 and "[" not in text
             hint = f"; an IPv6 address stands in brackets: [{text}]" if bare else ""
+            if "://" in text:
+                hint = f", which {text.partition('://')[0]}:// is no part of"
             raise ConfigurationError(f"listen: {text!r} is not HOST:PORT{hint}")
         port = int(match[2] or settings.port)
         if port > 65535:

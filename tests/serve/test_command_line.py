@@ -105,7 +105,7 @@ def test_a_switch(run: Run, true: str) -> None:
         ([], {}, "[choreo]\npreload = maybe\n", "preload"),
         ([], {}, "[choreo]\nlog_level = loud\n", "log_level"),
         ([], {}, "[chorea]\nmax_streams = 3\n", "[chorea]"),
-        ([], {}, "[provider]\ntype = echo\n", "[provider]"),
+        ([], {}, "[provider]\ntype = echo\n", "section [provider] lacks a name: [provider NAME]"),
         ([], {}, "[provider x]\ntype = nobody\n", "nobody"),
         ([], {}, "[provider x]\ntype = echo\ndelay = 3\n", "'delay'"),
         ([], {}, "max_streams = 3\n", "[section]"),

@@ -45,7 +45,7 @@ def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -
         ("9151", ["127.0.0.1:9151", "port = 9151"]),
         ("::1", ["[::1]"]),
         ("localhost:http", ["HOST:PORT"]),
-        ("http://localhost:8000", ["HOST:PORT"]),
+        ("http://localhost:8000", ["HOST:PORT, which http:// is no part of"]),
         ("localhost:99999", ["65535"]),
         ("[::1", ["HOST:PORT"]),
         ("no-such-host.invalid:8000", ["no such host", "no-such-host.invalid"]),
@@ -93,6 +93,10 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["models"], {}, "[providers x]\n", "'provider NAME'"),
         (["models"], {}, "[provider x]\ntype = opnai\n", "'openai'"),
         (["models"], {}, "[provider x]\ntype = openai\nbase_uri = x\n", "'base_url'"),
+        (["models"], {}, "[provider x]\ntype = openai\nmodel = x\n", "'models'"),
+        (["models"], {"CHOREO_CONFGI": "k"}, "", "'CHOREO_CONFIG'"),
+        (["--verison"], {}, "", "'--version'"),
+        (["serve", "9000"], {}, "", "'--port 9000'"),
     ],
 )
 def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
