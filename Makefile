@@ -76,7 +76,7 @@ docs: $(VENV)/.check  ## build the documentation, warnings are errors
 
 check: lint types docs test  ## lint, types, docs and tests
 
-sync: $(VENV)/.check  ## make the sync client from the async one
+sync: $(VENV)/.check  ## make the sync client, and the stub of the objects
 	$(BIN)/python tests/helpers/unasync.py
 
 format: $(VENV)/.check  ## put the code into its format

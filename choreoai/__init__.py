@@ -36,6 +36,7 @@ from .models import Logprobs as Logprobs
 from .models import Message as Message
 from .models import Model as Model
 from .models import ModelList as ModelList
+from .models import ParsedChatCompletion as ParsedChatCompletion
 from .models import TokenLogprob as TokenLogprob
 from .models import ToolCall as ToolCall
 from .models import Usage as Usage
@@ -44,7 +45,6 @@ from .params import NotGiven as NotGiven
 from .params import Timeout as Timeout
 from .params import not_given as not_given
 from .params import omit as omit
-from .parsing import ParsedChatCompletion as ParsedChatCompletion
 from .parsing import pydantic_function_tool as pydantic_function_tool
 from .sync.client import ChoreoAI as ChoreoAI
 from .sync.stream import Stream as Stream

@@ -9,7 +9,16 @@ from typing import Any, Generic, Literal, Union
 
 from .errors import unparsable
 from .folding import Fold
-from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice, TokenLogprob
+from .models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChunkChoice,
+    ContentDoneEvent,
+    LogprobsEvent,
+    RefusalDoneEvent,
+    TextDeltaEvent,
+)
+from .models import FunctionToolCallArgumentsEvent as _CallEvent
 from .params import T
 from .parsing import Parser
 from .reading import Reading
@@ -29,72 +38,12 @@ class ChunkEvent:
         return self._fold.completion()
 
 
-@dataclass
-class TextDeltaEvent:
-    """Text came, of the answer or of a refusal: *delta*; *snapshot* is all of it.
-
-    *parsed* is the answer's snapshot as JSON, if a type was asked for.
-    """
-
-    type: Literal["content.delta", "refusal.delta"]
-    delta: str
-    snapshot: str
-    parsed: Any = None
-
-
-@dataclass
-class ContentDoneEvent(Generic[T]):
-    """The text is complete."""
-
-    content: str
-    parsed: T | None = None
-    type: Literal["content.done"] = "content.done"
-
-
-@dataclass
-class RefusalDoneEvent:
-    """The refusal is complete."""
-
-    refusal: str
-    type: Literal["refusal.done"] = "refusal.done"
-
-
-@dataclass
-class FunctionToolCallArgumentsEvent:
-    """A piece of a call's arguments came, or they are complete; *arguments* are all of them."""
-
-    type: Literal["tool_calls.function.arguments.delta", "tool_calls.function.arguments.done"]
-    name: str
-    index: int
-    arguments: str
-    arguments_delta: str = ""
-    parsed_arguments: Any = None
-
-
-@dataclass
-class LogprobsEvent:
-    """Probabilities of tokens came, or are complete, of the text (*content*) or of a refusal.
-
-    *snapshot* is all of them.
-    """
-
-    type: Literal[
-        "logprobs.content.delta",
-        "logprobs.content.done",
-        "logprobs.refusal.delta",
-        "logprobs.refusal.done",
-    ]
-    snapshot: list[TokenLogprob]
-    content: list[TokenLogprob] = field(default_factory=list)
-    refusal: list[TokenLogprob] = field(default_factory=list)
-
-
 ChatCompletionStreamEvent = Union[
     ChunkEvent,
     TextDeltaEvent,
     ContentDoneEvent[T],
     RefusalDoneEvent,
-    FunctionToolCallArgumentsEvent,
+    _CallEvent,
     LogprobsEvent,
 ]
 
@@ -127,42 +76,40 @@ class EventReading(Reading, Generic[T]):
                 yield from self._finish(index)
 
     def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[ChatCompletionStreamEvent[T]]:
-        kind: Any
         for name in ("content", "refusal"):
             if (piece := getattr(choice.delta, name)) is not None:
                 text = self._begun[index, name] = self.fold.text(index, name)
                 read = self.parser.content(text, partial=True) if name == "content" else None
-                kind = f"{name}.delta"
-                yield TextDeltaEvent(kind, piece, text, read)
+                yield TextDeltaEvent(type=f"{name}.delta", delta=piece, snapshot=text, parsed=read)
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._begun.setdefault((index, f"logprobs.{name}"), [])
                 seen += tokens
                 kind = f"logprobs.{name}.delta"
-                yield LogprobsEvent(kind, [*seen], **{name: tokens})
+                yield LogprobsEvent(type=kind, snapshot=[*seen], **{name: tokens})
         for call in choice.delta.tool_calls or ():
             number = call.index or 0
-            name, arguments = self.fold.function(index, number)
-            kind = "tool_calls.function.arguments.delta"
-            added = call.function.arguments or ""
-            yield FunctionToolCallArgumentsEvent(kind, name, number, arguments, added)
+            yield self._call("delta", index, number, arguments_delta=call.function.arguments or "")
             if number != self._begun.get((index, "call")):
                 yield from self._finish(index)
                 self._begun[index, "call"] = number
 
     def _finish(self, index: int) -> Iterator[ChatCompletionStreamEvent[T]]:
         """Yield that what has begun in choice *index* is done."""
-        kind: Any
         if text := self._begun.pop((index, "content"), None):
-            refused = self.fold.text(index, "refusal")
-            yield ContentDoneEvent(text, self.parser.content(None if refused else text))
+            read = None if self.fold.text(index, "refusal") else self.parser.content(text)
+            yield ContentDoneEvent(type="content.done", content=text, parsed=read)
         if refusal := self._begun.pop((index, "refusal"), None):
-            yield RefusalDoneEvent(refusal)
+            yield RefusalDoneEvent(type="refusal.done", refusal=refusal)
         for name in ("content", "refusal"):
             if tokens := self._begun.pop((index, f"logprobs.{name}"), None):
                 kind = f"logprobs.{name}.done"
-                yield LogprobsEvent(kind, tokens, **{name: tokens})
-        if (call := self._begun.pop((index, "call"), None)) is not None:
-            name, arguments = self.fold.function(index, call)
-            read = self.parser.arguments(name, arguments)
-            kind = "tool_calls.function.arguments.done"
-            yield FunctionToolCallArgumentsEvent(kind, name, call, arguments, "", read)
+                yield LogprobsEvent(type=kind, snapshot=tokens, **{name: tokens})
+        if (number := self._begun.pop((index, "call"), None)) is not None:
+            event = self._call("done", index, number)
+            event.parsed_arguments = self.parser.arguments(event.name, event.arguments)
+            yield event
+
+    def _call(self, what: str, index: int, number: int, **more: str) -> _CallEvent:
+        name, arguments = self.fold.function(index, number)
+        kind = f"tool_calls.function.arguments.{what}"
+        return _CallEvent(type=kind, name=name, index=number, arguments=arguments, **more)

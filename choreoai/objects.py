@@ -8,14 +8,25 @@ sent beyond the documented fields included.  A documented field that is absent i
 from __future__ import annotations
 
 import copy
-import inspect
 import json
-import re
-import sys
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+)
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-T = TypeVar("T", bound="Object")
+from .params import T
+
+if TYPE_CHECKING:
+    from .models import Model, ModelList
+
+Made = TypeVar("Made", bound="Object")
 
 
 class Object:
@@ -34,27 +45,14 @@ class Object:
     # Those that are never None, so that reading through them is safe, and what makes one.
     _always: ClassVar[dict[str, Callable[[], Any]]] = {}
 
-    def __init_subclass__(cls) -> None:
-        """Read the annotations: they say which members are objects."""
-        super().__init_subclass__()
-        known = vars(sys.modules[cls.__module__])
-        annotations = inspect.get_annotations(cls)
-        added = {name: text for name, text in annotations.items() if not name.startswith("_")}
-        cls._fields = tuple(dict.fromkeys((*cls._fields, *added)))
-        cls._kinds, cls._always = {**cls._kinds}, {**cls._always}
-        for name, text in added.items():
-            for kind in map(known.get, re.findall(r"\w+", text)):
-                if isinstance(kind, type) and issubclass(kind, Object):
-                    cls._kinds[name] = kind
-                    if "None" not in text:
-                        cls._always[name] = list if text.startswith("list") else kind
+    __class_getitem__: Any = classmethod(GenericAlias)
 
-    def __new__(cls: type[T], **members: Any) -> T:
+    def __new__(cls: type[Made], **members: Any) -> Made:
         """Return the object for *members*, JSON's values or objects."""
         return cls.from_dict(members)
 
     @classmethod
-    def from_dict(cls: type[T], members: dict[str, Any]) -> T:
+    def from_dict(cls: type[Made], members: dict[str, Any]) -> Made:
         """Return the object for *members*, decoded JSON, which it takes over."""
         for name, kind in cls._kinds.items():
             if name in members:
@@ -128,7 +126,9 @@ class Object:
         members = self.model_dump(**options)
         return json.dumps(members, indent=indent, separators=separators, ensure_ascii=False)
 
-    def model_copy(self: T, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> T:
+    def model_copy(
+        self: Made, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Made:
         """Return a copy with the members in *update* replaced."""
         made = copy.deepcopy(self) if deep else copy.copy(self)
         made.__dict__.update(update or {})
@@ -149,6 +149,108 @@ class Object:
         return self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class Listing(Object):
+    """Models that came at once, for ``for`` and ``async for``."""
+
+    data: list[Model]
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.data)
+
+    async def __aiter__(self) -> AsyncIterator[Model]:
+        for one in self.data:
+            yield one
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def has_next_page(self) -> bool:
+        """Return False: all is here."""
+        return False
+
+
+class AsyncListing:
+    """The models of a server, to be awaited or iterated over."""
+
+    def __init__(self, asked: Coroutine[Any, Any, ModelList]) -> None:
+        self._asked = asked
+
+    def __await__(self) -> Generator[Any, Any, ModelList]:
+        return self._asked.__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Model]:
+        for model in await self:
+            yield model
+
+
+class ResponseText(Object):
+    """What a response says."""
+
+    output: list[Any]
+
+    @property
+    def output_text(self) -> str:
+        """The text of all messages."""
+        return "".join(part.text or "" for part in self._texts())
+
+    def _texts(self) -> list[Any]:
+        messages = (item for item in self.output if item.type == "message")
+        return [part for item in messages for part in item.content if part.type == "output_text"]
+
+
+class ParsedText(ResponseText, Generic[T]):
+    """What a response says, parsed."""
+
+    @property
+    def output_parsed(self) -> T | None:
+        """The first text as what was asked for, None for a refusal."""
+        return next((part.parsed for part in self._texts() if part.parsed is not None), None)
+
+
+def read_table(table: str) -> Iterator[tuple[str, list[str], str, dict[str, str]]]:
+    """Yield the classes of *table*: name, bases, docstring, and the members with their types."""
+    for block in table.strip().split("\n\n"):
+        head, *rows = block.splitlines()
+        declared, doc = head.split(": ", 1)
+        name, _, bases = declared.removesuffix(")").partition("(")
+        members: dict[str, str] = {}
+        for names, kind in (row.split(": ", 1) for row in rows):
+            members.update(dict.fromkeys(names.split(), kind))
+        yield name, (bases or "Object").split(", "), doc, members
+
+
+def annotation(kind: str) -> str:
+    """Return the annotation of a member whose type is *kind* in a table."""
+    plain = kind.strip("+!")
+    return plain if "!" in kind or plain == "Any" else f"{plain} | None"
+
+
+def make_classes(table: str, into: dict[str, Any]) -> None:
+    """Put the classes of *table* into the module whose names are *into*."""
+    for name, declared, doc, members in read_table(table):
+        names = [base.partition("[")[0] for base in declared if base != "Generic[T]"]
+        bases = [into.get(name) or globals()[name] for name in names]
+        kinds, always = {**bases[0]._kinds}, {**bases[0]._always}
+        for member, kind in members.items():
+            made_of = into.get(kind.lstrip("+").removeprefix("list[").partition("[")[0].strip("]!"))
+            if made_of is not None:
+                kinds[member] = made_of
+            if "!" in kind:
+                plain = int if kind == "int!" else str
+                always[member] = list if kind.startswith("list") else made_of or plain
+        made = {
+            "__doc__": doc,
+            "__module__": into["__name__"],
+            "__annotations__": {member: annotation(kind) for member, kind in members.items()},
+            "_fields": tuple(dict.fromkeys((*bases[0]._fields, *members))),
+            "_ours": bases[0]._ours | {member for member, kind in members.items() if "+" in kind},
+            "_kinds": kinds,
+            "_always": always,
+        }
+        absent = dict.fromkeys(members.keys() - always.keys())
+        into[name] = type(name, tuple(bases), {**made, **absent})
 
 
 def _dumped(value: Any, options: dict[str, Any]) -> Any:

@@ -11,29 +11,11 @@ from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from .errors import unparsable
-from .models import ChatCompletion, Choice, Message
+from .models import ChatCompletion, ParsedChatCompletion
 from .params import T
 
 if TYPE_CHECKING:
     import pydantic
-
-
-class ParsedMessage(Message, Generic[T]):
-    """A message; *parsed* is its content as what was asked for, None for a refusal."""
-
-    parsed: T | None = None
-
-
-class ParsedChoice(Choice, Generic[T]):
-    """One of the answers, parsed."""
-
-    message: ParsedMessage[T]
-
-
-class ParsedChatCompletion(ChatCompletion, Generic[T]):
-    """A whole answer, parsed."""
-
-    choices: list[ParsedChoice[T]]  # type: ignore[assignment]
 
 
 class FunctionTool(dict[str, Any]):

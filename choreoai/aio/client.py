@@ -7,8 +7,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..base import BaseClient, path_of
-from ..models import AsyncListing, Model, ModelList
-from ..objects import Object
+from ..models import Model, ModelList
+from ..objects import AsyncListing, Object
 from ..reading import object_of
 from .completions import AsyncCompletions, AsyncRawCompletions, AsyncStreamedCompletions
 from .exchange import AsyncExchange

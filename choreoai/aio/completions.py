@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
-from ..models import ChatCompletion
+from ..models import ChatCompletion, ParsedChatCompletion
 from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike, declared
-from ..parsing import ParsedChatCompletion, Parser
+from ..parsing import Parser
 from ..reading import Reading, completion_of
 from .exchange import AsyncExchange
 from .raw import AsyncRawResponse, AsyncStreamedResponse

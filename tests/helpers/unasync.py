@@ -1,10 +1,14 @@
-"""Makes ``choreoai/sync`` from ``choreoai/aio``: ``python tests/helpers/unasync.py``."""
+"""Makes ``choreoai/sync`` from ``choreoai/aio``, and ``choreoai/models.pyi`` from the table.
+
+``python tests/helpers/unasync.py`` writes them.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,8 +21,8 @@ WORDS = (
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAsyncListing\((.*)\)$", r"\1"),
-    (r"\bAsyncListing, ", ""),
-    (r"\bAsyncListing\b", "ModelList"),
+    (r"\bimport AsyncListing, ", "import "),
+    (r"-> AsyncListing\b", "-> ModelList"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bAwaitable\[(.*?)\]", r"\1"),
     (r"\bCoroutine\[Any, Any, ((?:[^][]|\[[^][]*\])*)\]", r"\1"),
@@ -29,27 +33,58 @@ WORDS = (
     (r"\btransports\.nonblocking\b", "transports.blocking"),
 )
 
+STUB = """
+# Made from the table in models.py by `make sync`.
+from typing import Any, Generic, Literal
+from .objects import Listing, Object, ParsedText, ResponseText
+from .params import T
+TABLE: str
+"""
+# Lists of something narrower: nobody puts anything into them.
+IGNORED = "  # type: ignore[assignment]"
+
 
 def translate(text: str) -> str:
     """Return the sync source for the async *text*."""
     for pattern, replacement in WORDS:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return formatted(text, TARGET / "x.py")
+
+
+def formatted(text: str, path: Path) -> str:
+    """Return *text*, the source for *path*, as ruff would have it."""
     for arguments in (["check", "--fix", "--select", "I"], ["format"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--quiet"]
-        command += ["--stdin-filename", str(TARGET / "x.py"), "-"]
+        command += ["--stdin-filename", str(path), "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
         text = done.stdout
     return text
 
 
-def generated() -> dict[Path, str]:
-    """Return the files of the sync client, and what must stand in them."""
-    return {
-        TARGET / path.name: translate(path.read_text(encoding="utf-8"))
-        for path in sorted(SOURCE.glob("*.py"))
-    }
+def stub() -> str:
+    """Return what type checkers are told of the table of objects."""
+    # Only now: the package imports the sync client, which must be made by then.
+    from choreoai.models import TABLE
+    from choreoai.objects import annotation, read_table
+
+    text = STUB
+    known: dict[str, dict[str, str]] = {}
+    for name, bases, doc, members in read_table(TABLE):
+        text += f"class {name}({', '.join(bases)}):\n    {doc!r}\n"
+        known[name] = {**known.get(bases[0], {}), **members}
+        for member, kind in members.items():
+            narrower = kind[:4] == "list" and member in known.get(bases[0], {})
+            text += f"    {member}: {annotation(kind)}{IGNORED if narrower else ''}\n"
+    return formatted(text, ROOT / "choreoai" / "models.pyi")
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Yield the files that are made, and what must stand in them."""
+    for path in sorted(SOURCE.glob("*.py")):
+        yield TARGET / path.name, translate(path.read_text(encoding="utf-8"))
+    yield ROOT / "choreoai" / "models.pyi", stub()
 
 
 if __name__ == "__main__":
-    for path, text in generated().items():
+    for path, text in generated():
         path.write_text(text, encoding="utf-8")
