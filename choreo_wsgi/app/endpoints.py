@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Union
 
 from .. import apis
-from ..apis import API
 from ..errors import InvalidRequest
 from ..late import Late
 from ..settings import Settings
@@ -19,7 +18,6 @@ from .request import Call, Environ, read_body, trace, while_parsing
 from .response import Response, json_response
 
 if TYPE_CHECKING:
-    from ..chat.request import ChatRequest
     from . import stored
     from .resumable import Resumption
 else:
@@ -73,7 +71,6 @@ class Endpoints:
         self._completions = completions
         self._resumption = resumption
         self._settings = settings
-        self._kept: stored.StoredResponses | None = None
         self.routes: dict[str, dict[str, Handler]] = {
             path: {"POST": partial(self._complete, name=name)} for path, name in apis.ROUTES.items()
         }
@@ -88,13 +85,17 @@ class Endpoints:
             }
         for pattern, methods in _RESPONSES:
             if pattern.fullmatch(path):
-                return dict.fromkeys(methods, lambda call: self._stored().route(call))
+                return dict.fromkeys(methods, lambda call: stored.route(self._resumption(), call))
         return None
 
     def _complete(self, call: Call, name: str) -> Response | Pending:
         """Answer a request of the API *name*."""
         api = apis.load(name)
-        request, body = self._read(call, api)
+        body = read_body(call.environ, self._settings)
+        with while_parsing(len(body)):
+            request = api.read(body)
+        request.version = _word(call.environ, "HTTP_ANTHROPIC_VERSION")
+        request.betas = _word(call.environ, "HTTP_ANTHROPIC_BETA")
         call.account.asked(name, request.model, trace(call))
         request.trace = call.account.trace
         if api.estimate is not None:
@@ -107,23 +108,8 @@ class Endpoints:
             asked.setdefault("store", True)
         if name == "responses" and any(asked.get(member) for member in _KEEPING):
             digest = hashlib.sha256(body).hexdigest()
-            return self._stored().create(call, api, request, digest)
+            return stored.create(self._resumption(), call, api, request, digest)
         if is_resumable(call):
             digest = hashlib.sha256(body).hexdigest()
             return self._resumption().begin(call, api, request, digest)
         return self._completions.answer(call, api, request)
-
-    def _read(self, call: Call, api: API) -> tuple[ChatRequest, bytes]:
-        """Return the request in the body, and the body."""
-        body = read_body(call.environ, self._settings)
-        with while_parsing(len(body)):
-            request = api.read(body)
-        request.version = _word(call.environ, "HTTP_ANTHROPIC_VERSION")
-        request.betas = _word(call.environ, "HTTP_ANTHROPIC_BETA")
-        return request, body
-
-    def _stored(self) -> stored.StoredResponses:
-        """Return who keeps responses: loaded when the first is to be kept or asked for."""
-        if self._kept is None:
-            self._kept = stored.StoredResponses(self._resumption())
-        return self._kept

@@ -21,7 +21,7 @@ from .completions import Completions
 from .pending import Pending
 from .request import Call, Headers
 from .response import Response
-from .slots import RETRY_AFTER, Slots
+from .slots import RETRY_AFTER, Slot, Slots
 
 if TYPE_CHECKING:
     from ..apis.responses import log
@@ -91,18 +91,19 @@ class Resumption:
             )
         return key
 
-    def refuse_more_orphans(self, owner: str) -> None:
-        """Refuse to begin another resumable stream while too many have lost their clients.
+    def _take_slot(self, call: Call, request: ChatRequest) -> Slot:
+        """Return the slot of a resumable stream, unless too many have lost their clients.
 
         One that runs is never stopped for that: its client may be about to come back.
         """
         limit, per_key = self._settings.max_orphans, self._settings.max_orphans_per_key
         if limit and self.orphans.active >= limit:
             raise Unavailable("too many streams go on without a client", retry_after=RETRY_AFTER)
-        if per_key and self.orphans.active_of(owner) >= per_key:
+        if per_key and self.orphans.active_of(call.key.id) >= per_key:
             raise RateLimited(
                 "too many streams of this key go on without a client", retry_after=RETRY_AFTER
             )
+        return self.completions.take_slot(call, request)
 
     def record(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Pending:
         """Return the answer to a stream that *writer* logs."""
@@ -117,8 +118,7 @@ class Resumption:
                 writer.discard()
 
         try:
-            self.refuse_more_orphans(call.key.id)
-            slot = self.completions.take_slot(call, request)
+            slot = self._take_slot(call, request)
         except BaseException as error:
             abandon(error)
             raise
@@ -127,14 +127,23 @@ class Resumption:
             api,
             request,
             slot,
-            record=self.recorder(call, writer),
+            record=self._recorder(call, writer),
             abandon=abandon,
             # A client that left can come back only with its key: it has no id yet.
             gone=(lambda: False) if keyed else None,
             headers=stream_head(call, writer.id),
         )
 
-    def recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
+    def record_alone(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Recording:
+        """Begin a stream that *writer* logs, and that nobody is sent."""
+        try:
+            slot = self._take_slot(call, request)
+            return self.completions.record(call, api, request, slot, self._recorder(call, writer))
+        except BaseException:
+            writer.discard()
+            raise
+
+    def _recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
         """Return what logs a generation for *call* with *writer*, also without its client."""
         owner = call.key.id
         return lambda made: Recording(made, writer, lambda one: self.orphans.adopt(one, owner))

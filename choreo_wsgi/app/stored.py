@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 from urllib.parse import parse_qs
 
 from .. import sse
@@ -20,7 +19,6 @@ from ..apis.responses.request import input_items, read_request
 from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, NotFound, StreamGone
-from ..replay import Writer
 from .pending import Pending
 from .request import Call
 from .response import Response, json_response
@@ -37,156 +35,136 @@ _OFFSET = 2
 _BEYOND = 10**15
 
 
-class StoredResponses:
-    """Makes the responses that are kept, and answers the routes under their ids."""
-
-    def __init__(self, resumption: Resumption) -> None:
-        self._resumption = resumption
-        self._store = resumption.store
-        self._completions = resumption.completions
-        self._control = resumption.control
-
-    # -- make -----------------------------------------------------------------------------
-
-    def create(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response | Pending:
-        """Answer a request that asks for a response to be kept, or goes on from one."""
-        request = request.whole()
-        fields = request.original or {}
-        past: list[Json] | None = None
-        previous = fields.get("previous_response_id")
-        if previous and _ID.fullmatch(previous):
-            past = self._past(call, previous)
-        if isinstance(fields.get("input"), list):
-            told: dict[str, list[Json]] = {}
-            fields["input"] = [self._found(call, item, told) for item in fields["input"]]
-        request = replace(read_request(fields, past), trace=request.trace)
-        if not (fields.get("background") or fields.get("store")):
-            return self._completions.answer(call, api, request)
-        claim = self._store.create(
-            call.key.id, key=self._resumption.idempotency_key(call), digest=digest
-        )
-        id = "resp_" + claim.id.removeprefix("strm_")
-        if claim.writer is None:
-            if request.stream:
-                return self._resumption.join(call, claim.id, 1)
-            return json_response(self._response(call, id))
-        kept = replace(request, stream=True, answer_id=id)
-        queued: Json = api.writer(kept)
-        queued = queued.response("queued")
-        items = [*(past or ()), *input_items(fields)]
-        begun = dump({"items": items, "response": queued})
-        frame = sse.frame(begun, 1, event="choreo.request")
-        try:
-            claim.writer.append(frame, 1)
-        except BaseException:
-            claim.writer.discard()
-            raise
+def create(
+    resumption: Resumption, call: Call, api: API, request: ChatRequest, digest: str
+) -> Response | Pending:
+    """Answer a request that asks for a response to be kept, or goes on from one."""
+    request = request.whole()
+    fields = request.original or {}
+    past: list[Json] | None = None
+    previous = fields.get("previous_response_id")
+    if previous and _ID.fullmatch(previous):
+        past = _past(resumption, call, previous)
+    if isinstance(fields.get("input"), list):
+        told: dict[str, list[Json]] = {}
+        fields["input"] = [_found(resumption, call, item, told) for item in fields["input"]]
+    request = replace(read_request(fields, past), trace=request.trace)
+    if not (fields.get("background") or fields.get("store")):
+        return resumption.completions.answer(call, api, request)
+    claim = resumption.store.create(
+        call.key.id, key=resumption.idempotency_key(call), digest=digest
+    )
+    id = "resp_" + claim.id.removeprefix("strm_")
+    if claim.writer is None:
         if request.stream:
-            return self._resumption.record(call, api, kept, claim.writer)
-        return self._begin(
-            call, api, kept, claim.writer, queued if fields.get("background") else None
-        )
+            return resumption.join(call, claim.id, 1)
+        return json_response(_response(resumption, call, id))
+    kept = replace(request, stream=True, answer_id=id)
+    queued: Json = api.writer(kept)
+    queued = queued.response("queued")
+    begun = dump({"items": [*(past or ()), *input_items(fields)], "response": queued})
+    try:
+        claim.writer.append(sse.frame(begun, 1, event="choreo.request"), 1)
+    except BaseException:
+        claim.writer.discard()
+        raise
+    if request.stream:
+        return resumption.record(call, api, kept, claim.writer)
+    recording = resumption.record_alone(call, api, kept, claim.writer)
+    if fields.get("background"):
+        recording.close()  # nobody waits for it: it goes on as without its client
+        return json_response(queued)
 
-    def _begin(
-        self, call: Call, api: API, request: ChatRequest, writer: Writer, queued: Json
-    ) -> Response | Pending:
-        """Answer with the document *queued* at once, or if it is None when it is complete."""
-        try:
-            self._resumption.refuse_more_orphans(call.key.id)
-            slot = self._completions.take_slot(call, request)
-            recorder = self._resumption.recorder(call, writer)
-            recording = self._completions.record(call, api, request, slot, recorder)
-        except BaseException:
-            writer.discard()
-            raise
-        if queued is not None:
-            recording.close()  # nobody waits for it: it goes on as without its client
-            return json_response(queued)
+    def decide(last: bytes) -> Response:
+        failure = recording.generation.failure
+        if failure is not None and failure.code != "stream_cancelled":
+            raise failure
+        return json_response(_response(resumption, call, id))
 
-        def decide(last: bytes) -> Response:
-            failure = recording.generation.failure
-            if failure is not None and failure.code != "stream_cancelled":
-                raise failure
-            return json_response(self._response(call, request.answer_id))
+    return Pending(
+        recording,
+        decide,
+        lambda error: None,
+        gone=call.gone,
+        control=resumption.control,
+        whole=True,
+    )
 
-        gone, control = call.gone, self._control
-        return Pending(
-            recording, decide, lambda error: None, gone=gone, control=control, whole=True
-        )
 
-    # -- under an id ----------------------------------------------------------------------
+def route(resumption: Resumption, call: Call) -> Response:
+    """Answer a request under ``/v1/responses/{id}``."""
+    id, _, what = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
+    call.account.api = "responses"
+    try:
+        return _route(resumption, call, id, what)
+    except NotFound:
+        text = f"there is no response {id[:100]!a}, or no more"
+        raise NotFound(text, code="response_not_found") from None
 
-    def route(self, call: Call) -> Response:
-        """Answer a request under ``/v1/responses/{id}``."""
-        id, _, what = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
-        call.account.api = "responses"
-        try:
-            return self._route(call, id, what)
-        except NotFound:
-            text = f"there is no response {id[:100]!a}, or no more"
-            raise NotFound(text, code="response_not_found") from None
 
-    def _route(self, call: Call, id: str, what: str) -> Response:
-        method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.key.id
-        if method == "POST":
-            told = self._response(call, id, "cancelled")
-            self._resumption.cancel(call, stream)
-            return json_response(told)
-        if method == "DELETE":
-            self._store.cancel(stream, owner)
-            self._store.delete(stream, owner)
-            return json_response({"id": id, "object": "response", "deleted": True})
-        query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-        asked = {name: values[-1] for name, values in query.items()}
-        if what:
-            items = enumerate(self._items(call, id))
-            listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
-            return json_response(page(listed, asked))
-        if asked.get("stream", "false").lower() not in ("true", "1"):
-            return json_response(self._response(call, id))
-        after = asked.get("starting_after")
-        if after and not _NUMBER.fullmatch(after):
-            raise InvalidRequest("not the number of an event", param="starting_after")
-        return self._resumption.join(call, stream, int(after) + _OFFSET if after else 1)
+def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response:
+    method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.key.id
+    if method == "POST":
+        told = _response(resumption, call, id, "cancelled")
+        resumption.cancel(call, stream)
+        return json_response(told)
+    if method == "DELETE":
+        resumption.store.cancel(stream, owner)
+        resumption.store.delete(stream, owner)
+        return json_response({"id": id, "object": "response", "deleted": True})
+    query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    asked = {name: values[-1] for name, values in query.items()}
+    if what:
+        items = enumerate(_items(resumption, call, id))
+        listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
+        return json_response(page(listed, asked))
+    if asked.get("stream", "false").lower() not in ("true", "1"):
+        return json_response(_response(resumption, call, id))
+    after = asked.get("starting_after")
+    if after and not _NUMBER.fullmatch(after):
+        raise InvalidRequest("not the number of an event", param="starting_after")
+    return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
 
-    def _past(self, call: Call, id: str) -> list[Json]:
-        """Return the items of the conversation up to and with the response *id*."""
-        try:
-            return [*self._items(call, id), *self._response(call, id)["output"]]
-        except (NotFound, StreamGone, LookupError):
-            raise InvalidRequest(
-                f"there is no response {id!r} to go on from, or no more",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            ) from None
 
-    def _found(self, call: Call, item: Json, told: dict[str, list[Json]]) -> Json:
-        """Return the item that *item* refers to, or *item*; *told* are outputs read before."""
-        match = _ITEM_ID.fullmatch(str(item.get("id")))
-        if kind_of(item) != "item_reference" or match is None:
-            return item
-        try:
-            if match[1] not in told:
-                told[match[1]] = self._response(call, f"resp_{match[1]}")["output"]
-            return told[match[1]][int(match[2])]
-        except (NotFound, LookupError):
-            return item
+def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
+    """Return the items of the conversation up to and with the response *id*."""
+    try:
+        return [*_items(resumption, call, id), *_response(resumption, call, id)["output"]]
+    except (NotFound, StreamGone, LookupError):
+        raise InvalidRequest(
+            f"there is no response {id!r} to go on from, or no more",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        ) from None
 
-    # -- the log --------------------------------------------------------------------------
 
-    def _response(self, call: Call, id: str, status: str = "in_progress") -> dict[str, Json]:
-        """Return a response as the log tells it so far; *status* is that of one that goes on."""
-        # Behind its end a log that has ended gives its last event: that has the whole response.
-        events = self._events(call, id, _BEYOND) or self._events(call, id)
-        return read_events(events, status)[0]
+def _found(resumption: Resumption, call: Call, item: Json, told: dict[str, list[Json]]) -> Json:
+    """Return the item that *item* refers to, or *item*; *told* are outputs read before."""
+    match = _ITEM_ID.fullmatch(str(item.get("id")))
+    if kind_of(item) != "item_reference" or match is None:
+        return item
+    try:
+        if match[1] not in told:
+            told[match[1]] = _response(resumption, call, f"resp_{match[1]}")["output"]
+        return told[match[1]][int(match[2])]
+    except (NotFound, LookupError):
+        return item
 
-    def _items(self, call: Call, id: str) -> list[Json]:
-        """Return the items that a response was asked with."""
-        items: list[Json] = self._events(call, id)[0]["items"]
-        return items
 
-    def _events(self, call: Call, id: str, after: int = 0) -> list[Any]:
-        return self._resumption.events(_stream_of(id), call.key.id, after)
+def _response(
+    resumption: Resumption, call: Call, id: str, status: str = "in_progress"
+) -> dict[str, Json]:
+    """Return a response as the log tells it so far; *status* is that of one that goes on."""
+    stream, owner = _stream_of(id), call.key.id
+    # Behind its end a log that has ended gives its last event: that has the whole response.
+    events = resumption.events(stream, owner, _BEYOND) or resumption.events(stream, owner)
+    return read_events(events, status)[0]
+
+
+def _items(resumption: Resumption, call: Call, id: str) -> list[Json]:
+    """Return the items that a response was asked with."""
+    items: list[Json] = resumption.events(_stream_of(id), call.key.id)[0]["items"]
+    return items
 
 
 def _stream_of(id: str) -> str:
