@@ -104,9 +104,9 @@ def test_pages_that_this_host_has_served(policy: Policy) -> None:
     policy.check(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
     with pytest.raises(PermissionDenied):
         policy.check(asking("https://chat.test", HTTP_HOST="chat.test:81"))
-    for nobody in ("null", "http://"):
+    for origin, host in (("null", ""), ("http://", ""), ("ftp://chat.test", "chat.test")):
         with pytest.raises(PermissionDenied):
-            policy.check(asking(nobody, HTTP_HOST=""))
+            policy.check(asking(origin, HTTP_HOST=host))
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN])

@@ -310,6 +310,17 @@ def test_ids_tell_nothing(start: Any) -> None:
     assert all(len(set(column)) > 5 for column in zip(*secret, strict=True))
 
 
+def test_asking_for_the_head_of_a_stream_holds_nothing(start: Any) -> None:
+    app, server = start()
+    with server.connect() as client:
+        id = begin(client, ask("echo"))
+        read_to_end(client)
+    with server.connect() as client:
+        client.request("HEAD", f"/v1/streams/{id}")
+        assert client.read_head("HEAD").status in (200, 405)
+    wait_until(lambda: app.active == 0, "the reading has ended")
+
+
 def test_an_expired_stream_is_not_found(start: Any) -> None:
     _, server = start(replay_ttl_seconds="0.2")
     with server.connect() as client:

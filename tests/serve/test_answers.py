@@ -108,6 +108,14 @@ def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_app: RunApp) -> 
     assert body == b"ab"
 
 
+def test_http_1_0_may_ask_to_keep_its_connection(run_app: RunApp) -> None:
+    with run_app(body_app(b"plain")).connect() as client:
+        for _ in range(2):
+            client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            answer = client.read_answer()
+            assert (answer.headers["connection"], answer.body) == ("Keep-Alive", b"plain")
+
+
 def everything(client: harness.Client) -> bytes:
     """Return all that the server sends until it closes the connection."""
     raw = b""

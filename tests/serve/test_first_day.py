@@ -63,6 +63,8 @@ def test_an_address_that_is_none_is_told_as_it_was_written(
 
 def test_the_last_port_is_one() -> None:
     assert listen_addresses(Settings(listen=("[::1]:65535",))) == ["[::1]:65535"]
+    assert listen_addresses(Settings(listen=("localhost",), port=81)) == ["localhost:81"]
+    assert listen_addresses(Settings(host="::1", port=81)) == ["[::1]:81"]
 
 
 def test_an_address_in_use_is_named(run: Run) -> None:

@@ -95,6 +95,32 @@ def test_a_descriptor_that_is_closed_and_used_anew(
         assert load.left.wait(harness.DEADLINE)
 
 
+def test_a_descriptor_that_is_left_for_another(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """What comes to the old one is nothing to the load any more."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        load = Waiting(pair[0])
+        carrier.carry(load)
+        pair[1].sendall(b"a")
+        harness.wait_until(lambda: load.steps, "it is asked")
+
+        def move() -> None:
+            load.sock = ours
+            carrier.settle(load)
+            pair[1].sendall(b"old")
+
+        carrier.call(move)
+        for _ in range(5):
+            passed = threading.Event()
+            carrier.call(passed.set)
+            assert passed.wait(harness.DEADLINE)
+        theirs.sendall(b"e")
+        assert load.left.wait(harness.DEADLINE)
+        assert len(load.steps) == 2
+
+
 def test_a_time_that_comes(carrier: Carrier) -> None:
     load = Waiting(due=time.monotonic() + 0.02)
 
