@@ -50,6 +50,7 @@ def pytest_configure() -> None:
         if SETTINGS.match(name) and name not in KEPT:
             del os.environ[name]
     os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+    os.umask(0o022)  # servers that root starts give their rights up, and read what we wrote
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from choreo_wsgi.chat import request as chat
 from choreo_wsgi.chat.items import dump
-from choreo_wsgi.chat.longtext import WINDOW, original_offset, restore, shorten
+from choreo_wsgi.chat.longtext import WINDOW, new_mark, original_offset, restore, shorten
 from choreo_wsgi.errors import ChoreoError, InvalidRequest
 from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
 
@@ -89,6 +89,13 @@ def test_a_string_that_is_used_twice_comes_back_twice() -> None:
     assert json.loads(restore(dump([second, first, second]), marks)) == [
         letter * 4 * WINDOW for letter in "yxy"
     ]
+
+
+def test_what_only_looks_like_a_mark_is_text() -> None:
+    short, marks = shorten(json.dumps(["x" * 4 * WINDOW]).encode())
+    forged = dump([new_mark(), *json.loads(short)])
+    ((mark, inside),) = marks.items()
+    assert restore(forged, marks) == forged.replace(mark, inside)
 
 
 def test_every_escape_may_be_in_what_is_set_aside() -> None:

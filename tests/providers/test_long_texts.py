@@ -188,6 +188,13 @@ def test_what_a_provider_is_only_told_stays_set_aside(message: dict[str, Any]) -
     assert aside.opened(request).marks
 
 
+@pytest.mark.parametrize("url", [URL + "!", URL + "A"])
+def test_what_is_no_picture_is_looked_into(url: str) -> None:
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    assert not aside.opened(load("chat").read(dumped(body, False))).marks
+
+
 def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "choices": [choice]}
