@@ -11,8 +11,9 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import sse
 from ..chat.items import Item, Json, Marks, Usage, new_call_id
@@ -21,24 +22,25 @@ from ..errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid, from_p
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
+from .answer import Asking, UpstreamAnswer
 from .base import Provider, nothing
 from .reading import SHAPE_ERRORS, parse_object, unknown_shape
 
 if TYPE_CHECKING:
     from ..chat import aside, longtext
+    from ..chat.answer import AnswerWriter
     from ..chat.request import ChatRequest
-    from . import answer as answers
-    from . import capabilities, failures, translating
+    from ..chat.source import Reply
+    from . import capabilities, failures, native, translating
     from . import names as toolnames
-    from .answer import Asking
     from .capabilities import Capabilities
     from .openai import pattern
 else:
-    answers = Late("choreo_wsgi.providers.answer")
     aside = Late("choreo_wsgi.chat.aside")
     longtext = Late("choreo_wsgi.chat.longtext")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
+    native = Late("choreo_wsgi.providers.native")
     pattern = Late("choreo_wsgi.providers.openai.pattern")
     toolnames = Late("choreo_wsgi.providers.names")
     translating = Late("choreo_wsgi.providers.translating")
@@ -160,7 +162,7 @@ class EventTranslator(Translator):
                 yield parse_object(event.data)
 
 
-class HTTPSource(Source):
+class HTTPSource(UpstreamAnswer, Source):
     """The answer to *asking*, read by *translator*.
 
     *names* are the names of tools that were made for the provider, and what they stand for.
@@ -169,10 +171,9 @@ class HTTPSource(Source):
     def __init__(
         self, asking: Asking, translator: Translator, names: Mapping[str, str] | None = None
     ) -> None:
-        self._answer = answers.UpstreamAnswer(asking)
+        super().__init__(asking)
         self._translator = translator
         self._names = names or {}
-        self._failure: ChoreoError | None = None
 
     def receive(self, timeout: float) -> list[Item]:
         """Return what came within *timeout* seconds, in order; what came before a failure first."""
@@ -183,12 +184,12 @@ class HTTPSource(Source):
             return items
         try:
             self._receive(timeout, items)
-            self.usage = self._translator.usage
         except ChoreoError as error:
-            self._failure = self._answer.fail(error)
-            self.usage = self._translator.usage
+            self.fail(error)
             if not items:
                 raise
+        finally:
+            self.usage = self._translator.usage
         if self._names:
             toolnames.restore_names(items, self._names)
         return items
@@ -196,53 +197,41 @@ class HTTPSource(Source):
     def _receive(self, timeout: float, items: list[Item]) -> None:
         translator = self._translator
         try:
-            data = self._answer.read(timeout)
+            data = self.read(timeout)
         except ChoreoError:
+            if not self.good:
+                raise
             # All that matters may have come before the connection broke.
-            if not self._answer.good or not self._complete(items):
+            with suppress(ChoreoError):
+                items += translator.end()
+                self._leave()
+            if not self.ended:
                 raise
             return
         if data:
             items += translator.receive_data(data)
             if translator.failure is not None:
                 raise translator.failure
-        if self._answer.body_ended or translator.ended:
+        if self.body_ended or translator.ended:
             items += translator.end()
             self._leave()
 
-    def _complete(self, items: list[Item]) -> bool:
-        try:
-            items += self._translator.end()
-        except ChoreoError:
-            return False
-        self._leave()
-        return True
+    def _leave(self) -> None:
+        """The answer is complete: leave the connection to others, if it can be."""
+        self.ended, self._failure = True, None
+        self.finish()
 
     def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
         """Return a lane for events of a plain text, which becomes a frame with these *ends*."""
         came = self._translator.ends
         if came is None or self.ended or self._failure is not None:
             return None
-        return self._answer.new_lane(pattern.new_pattern(*came, *ends), plain=True)
-
-    def _leave(self) -> None:
-        """The answer is complete: leave the connection to others, if it can be."""
-        self.ended = True
-        self._answer.finish()
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll for more, or None while only asking tells."""
-        return None if self.ended or self._failure is not None else self._answer.fileno()
-
-    @property
-    def due(self) -> float | None:
-        """When to ask again although nothing came; see :mod:`choreo_wsgi.chat.source`."""
-        return 0.0 if self.ended or self._failure is not None else self._answer.due
+        return self.new_lane(pattern.new_pattern(*came, *ends), plain=True)
 
     def close(self) -> None:
         """Stop the generation."""
         self.usage = self._translator.usage
-        self._answer.close()
+        super().close()
 
 
 class HTTPProvider(Provider):
@@ -282,19 +271,39 @@ class HTTPProvider(Provider):
         if request.max_tokens == 0:
             return nothing(request.n)
         request, names = toolnames.fit_names(request, self.tool_names)
-        sent = self.encode(request)
-        headers = {**sent.headers, **request.trace}
-        sent = replace(sent, headers=headers, body=longtext.restore(sent.body, request.marks))
-        translator = self.translator(request)
-        asking = answers.Asking(
-            lambda: self.client.send(sent),
-            translator.foreign,
-            isinstance(translator, EventTranslator),
-            self.error,
-            translator.unfold,
-            secrets=self.secrets,
-        )
+        sent, translator = self.encode(request), self.translator(request)
+        events, unfold = isinstance(translator, EventTranslator), translator.unfold
+        asking = self.asking(request, sent, translator.foreign, events=events, unfold=unfold)
         return HTTPSource(asking, translator, names)
+
+    def asking(
+        self, request: ChatRequest, sent: HTTPRequest, foreign: bytes, **judged: Any
+    ) -> Asking:
+        """Return how *sent* is sent for *request* and, as :class:`Asking` has it, *judged*."""
+        sent = self.signed(replace(sent, body=longtext.restore(sent.body, request.marks)))
+        sent = replace(sent, headers={**sent.headers, **request.trace})  # proxies may change them
+        judged = {"refused": self.error, "secrets": self.secrets, **judged}
+        return Asking(lambda: self.client.send(sent), foreign, **judged)
+
+    def signed(self, sent: HTTPRequest) -> HTTPRequest:
+        """Return *sent*, which is complete, with its signature, where requests are signed."""
+        return sent
+
+    def passed_on(
+        self,
+        request: ChatRequest,
+        writer: AnswerWriter,
+        sent: HTTPRequest,
+        unwrap: Callable[[bytes], bytes] | None = None,
+        **judged: Any,
+    ) -> Reply:
+        """Return the answer to *sent* in the provider's own words, which are those of *writer*."""
+        asking = self.asking(request, sent, b"{[<" if request.stream else b"", **judged)
+        label, limit = self.label(request.model), self.settings.max_event_bytes
+        reply: Reply = native.NativeReply(
+            asking, writer, request.model, label, request.stream, limit, unwrap
+        )
+        return reply
 
     def key(self) -> str:
         """Return the provider's key; raises ProviderNotConfigured when there is none."""

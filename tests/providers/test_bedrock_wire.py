@@ -89,7 +89,7 @@ def encoded(model: str = "anthropic.claude-v1:0") -> HTTPRequest:
     provider = Bedrock("bedrock", {"region": "eu-west-1"}, Settings())
     messages = [{"role": "user", "content": "hi"}]
     try:
-        return provider.encode(ChatRequest(model, messages, {"model": model}))
+        return provider.signed(provider.encode(ChatRequest(model, messages, {"model": model})))
     finally:
         provider.close()
 

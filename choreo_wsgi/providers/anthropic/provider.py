@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...chat.source import Reply
@@ -21,18 +21,13 @@ from .. import (
 from ..facts import BUILT_IN, CAPABILITIES
 
 if TYPE_CHECKING:
-    from ...chat import longtext
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
-    from .. import answer as answers
-    from .. import capabilities, native
+    from .. import native
     from . import answer as anthropic_answer
     from . import request as anthropic_request
 else:
-    answers = Late("choreo_wsgi.providers.answer")
     anthropic_answer = Late("choreo_wsgi.providers.anthropic.answer")
-    capabilities = Late("choreo_wsgi.providers.capabilities")
-    longtext = Late("choreo_wsgi.chat.longtext")
     native = Late("choreo_wsgi.providers.native")
     anthropic_request = Late("choreo_wsgi.providers.anthropic.request")
 
@@ -70,25 +65,13 @@ class Anthropic(HTTPProvider):
             return super().answer(request, writer)
         body = {**(request.original or {}), "model": request.model}
         sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
-        sent = replace(sent, body=longtext.restore(sent.body, request.marks))
-        asking = answers.Asking(
-            lambda: self.client.send(sent),
-            foreign=b"{[<" if request.stream else b"",
-            refused=self.error,
-            unfold=anthropic_answer.AnthropicTranslator.unfold,
-            secrets=self.secrets,
-        )
-        label, limit = self.label(request.model), self.settings.max_event_bytes
-        reply: Reply = native.NativeReply(
-            asking, writer, request.model, label, request.stream, limit
-        )
-        return reply
+        unfold = anthropic_answer.AnthropicTranslator.unfold
+        return self.passed_on(request, writer, sent, unfold=unfold)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
-        able = self.able(request)
-        body = anthropic_request.body(request, self.options.max_tokens, able)
-        return self._post("/messages", body)
+        made = anthropic_request.body(request, self.options.max_tokens, self.able(request))
+        return self._post("/messages", made)
 
     def _post(
         self, path: str, body: dict[str, Json], version: str = "", betas: str = ""

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from urllib.parse import quote
 
 from botocore.auth import SigV4Auth
@@ -14,7 +13,6 @@ from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
 from ...chat.answer import AnswerWriter
-from ...chat.longtext import restore
 from ...chat.source import Reply
 from ...settings import did_you_mean
 from .. import (
@@ -30,7 +28,6 @@ from .. import (
     dump,
     setting,
 )
-from ..answer import Asking
 from ..facts import BUILT_IN, CAPABILITIES
 from . import request as bedrock_request
 from .answer import BedrockTranslator, EventReader, unwrap
@@ -97,49 +94,34 @@ class Bedrock(HTTPProvider):
         is_claude = "anthropic." in request.model
         if writer.api != "messages" or not is_claude or request.threaded:
             return super().answer(request, writer)
-        native = import_module("choreo_wsgi.providers.native")  # loaded when it is called
-        sent = self._post(
-            request,
-            "invoke-with-response-stream" if request.stream else "invoke",
-            bedrock_request.invocation(request),
+        unwrapping = partial(unwrap, EventReader(self.settings.max_event_bytes))
+        operation = "invoke-with-response-stream" if request.stream else "invoke"
+        sent = self._post(request, operation, bedrock_request.invocation(request))
+        return self.passed_on(
+            request, writer, sent, unwrapping if request.stream else None, events=False
         )
-        sent = replace(sent, headers={**sent.headers, **request.trace})
-        asking = Asking(
-            lambda: self.client.send(sent),
-            foreign=b"{[<" if request.stream else b"",
-            events=False,
-            refused=self.error,
-            secrets=self.secrets,
-        )
-        label, limit = self.label(request.model), self.settings.max_event_bytes
-        unwrapping = partial(unwrap, EventReader(limit)) if request.stream else None
-        reply: Reply = native.NativeReply(
-            asking, writer, request.model, label, request.stream, limit, unwrapping
-        )
-        return reply
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
-        """Return ``POST /model/{id}/converse-stream`` for *request*, with its authorization."""
-        able = self.able(request)
-        return self._post(request, "converse-stream", bedrock_request.body(request, able))
+        """Return ``POST /model/{id}/converse-stream`` for *request*; see :meth:`signed`."""
+        made = bedrock_request.body(request, self.able(request))
+        return self._post(request, "converse-stream", made)
 
     def _post(self, request: ChatRequest, operation: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options
         base = options.base_url or f"https://bedrock-runtime.{options.region}.amazonaws.com"
         url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/{operation}"
-        headers = {
-            "content-type": "application/json",
-            "accept": "application/vnd.amazon.eventstream",
-        }
-        if operation == "invoke":
-            headers["accept"] = "application/json"
-        made = HTTPRequest("POST", url, headers, restore(dump(body), request.marks))
-        if options.api_key:
-            headers["authorization"] = f"Bearer {options.api_key!s}"
-            return made
+        accept = "json" if operation == "invoke" else "vnd.amazon.eventstream"
+        headers = {"content-type": "application/json", "accept": f"application/{accept}"}
+        return HTTPRequest("POST", url, headers, dump(body))
+
+    def signed(self, sent: HTTPRequest) -> HTTPRequest:
+        """Return *sent* with the key, or with a signature of all that it is."""
+        if self.options.api_key:
+            headers = {**sent.headers, "authorization": f"Bearer {self.options.api_key!s}"}
+            return replace(sent, headers=headers)
         if self._signer is None:
-            self._signer = Signer(self.name, options.region, options.profile)
-        return self._signer.sign(made)
+            self._signer = Signer(self.name, self.options.region, self.options.profile)
+        return self._signer.sign(sent)
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's binary events."""
