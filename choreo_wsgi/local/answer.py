@@ -22,8 +22,8 @@ from ..errors import (
 )
 from ..providers.answer import Asking
 from ..providers.failures import read_body
-from ..providers.http import HTTPSource
 from ..providers.openai.chunks import OpenAITranslator
+from ..providers.translating import HTTPSource
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .process import Endpoint, Run

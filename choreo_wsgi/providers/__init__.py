@@ -28,7 +28,8 @@ from .base import Provider
 
 if TYPE_CHECKING:
     from ..chat.request import ChatRequest
-    from .http import EventTranslator, HTTPProvider, Translator
+    from .http import HTTPProvider
+    from .translating import EventTranslator, Translator
 
 __all__ = [
     "ChatRequest",
@@ -58,13 +59,13 @@ __all__ = [
     "setting",
 ]
 
-_http = Late("choreo_wsgi.providers.http")
+_translating = Late("choreo_wsgi.providers.translating")
 #: Not every provider over HTTP needs these: OpenAI's relays bytes.
 _LATE = {
     "ChatRequest": Late("choreo_wsgi.chat.request"),
-    "EventTranslator": _http,
-    "HTTPProvider": _http,
-    "Translator": _http,
+    "EventTranslator": _translating,
+    "HTTPProvider": Late("choreo_wsgi.providers.http"),
+    "Translator": _translating,
 }
 
 

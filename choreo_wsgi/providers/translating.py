@@ -1,16 +1,211 @@
-"""What translators of answers have in common: calls and pictures that came whole, long texts."""
+"""Translators of answers, and what they have in common: calls that came whole, long texts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
+from .. import sse
 from ..chat import aside
-from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, dump
+from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump
 from ..chat.longtext import restore
-from ..errors import UpstreamInvalid
-from .reading import decode, parse_json
+from ..chat.source import Source
+from ..errors import ChoreoError, UpstreamInvalid
+from .answer import Asking, UpstreamAnswer
+from .names import restore_names
+from .openai.lane import Lane
+from .openai.pattern import new_pattern
+from .reading import SHAPE_ERRORS, decode, parse_json, parse_object, unknown_shape
+
+
+class Translator:
+    """Turns the bytes of one answer, split anywhere, into items.
+
+    ``ended`` is true once the provider's terminal event came; ``usage`` is what was
+    reported so far.  A failure inside the answer is kept in ``failure`` while the items
+    before it are returned; the next call raises it.
+    """
+
+    ended = False
+    failure: ChoreoError | None = None
+    #: What is around a plain text in the next events, probably; what came last is looked at.
+    ends: tuple[bytes, bytes] | None = None
+    #: With these bytes no body begins that this reads.
+    foreign = b"{[<"
+
+    def __init__(self) -> None:
+        #: What the marks stand for that are in the place of long strings until the items are
+        #: returned.
+        self.marks: Marks = {}
+
+    def shorten(self, text: bytes) -> bytes:
+        """Return *text*, JSON, with marks for its long strings."""
+        return aside.shorten_into(self.marks, text)
+
+    def receive_data(self, data: bytes) -> list[Item]:
+        """Take the next bytes; return the items that they complete, in order.
+
+        Raises what the provider reported, and UpstreamInvalid for bytes without meaning,
+        unless there are items to return first.
+        """
+        if self.failure is not None:
+            raise self.failure
+        items: list[Item] = []
+        if self.ended:
+            return items
+        try:
+            self.translate(data, items)
+        except ChoreoError as error:
+            self.failure = error
+        except SHAPE_ERRORS as error:
+            self.failure = unknown_shape(error)
+        if self.failure is not None and not items:
+            raise self.failure
+        return self._spread(items)
+
+    def _spread(self, items: list[Item]) -> list[Item]:
+        marks = getattr(self, "marks", None)  # others' translators have no constructor to call
+        if marks:
+            items = list(spread(items, marks))
+            marks.clear()
+        return items
+
+    def end(self) -> list[Item]:
+        """Say that the bytes have ended; return what was held back for that.
+
+        Raises UpstreamTruncated when the provider's terminal event was not seen.
+        """
+        if self.failure is not None:
+            raise self.failure
+        try:
+            return self._spread(self.finish())
+        except SHAPE_ERRORS as error:
+            raise unknown_shape(error) from error
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported so far, or None."""
+        return None
+
+    def translate(self, data: bytes, items: list[Item]) -> None:
+        """Append to *items* what *data* completes; sets ``ended``, raises ChoreoError."""
+        raise NotImplementedError
+
+    def finish(self) -> list[Item]:
+        """Return what the end of the bytes completes, or raise UpstreamTruncated."""
+        raise NotImplementedError
+
+    @staticmethod
+    def unfold(body: bytes) -> bytes | None:
+        """Return the bytes of the stream that says what *body*, a whole document, says.
+
+        Servers and proxies that cannot stream send one all the same.  None if it is something else.
+        """
+        return None
+
+
+class EventTranslator(Translator):
+    """A translator of Server-Sent Events; *limit* bounds the bytes of one.
+
+    *decoder* is what reads them.
+    """
+
+    def __init__(
+        self, limit: int = 8 * 1024 * 1024, decoder: type[sse.Decoder] = sse.Decoder
+    ) -> None:
+        super().__init__()
+        self._decoder = decoder(limit, errors="strict")
+        self._limit = limit
+        self._decoder.shorten = self.shorten
+
+    def events(self, data: bytes) -> list[sse.Event]:
+        """Return the events that *data* completes; those before undecodable bytes too."""
+        try:
+            return self._decoder.receive_data(data)
+        except sse.DecodeError as error:
+            self.failure = UpstreamInvalid(f"the provider's answer cannot be read: {error}")
+            return error.events
+
+    def objects(self, data: bytes) -> Iterator[dict[str, Json]]:
+        """Yield the JSON objects of the events that *data* completes: not of empty keep-alives,
+        nor of the end marker that some put behind answers that have none."""
+        for event in self.events(data):
+            if event.data.strip() not in ("", "[DONE]"):
+                yield parse_object(event.data)
+
+
+class HTTPSource(UpstreamAnswer, Source):
+    """The answer to *asking*, read by *translator*.
+
+    *names* are the names of tools that were made for the provider, and what they stand for.
+    """
+
+    def __init__(
+        self, asking: Asking, translator: Translator, names: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(asking)
+        self._translator = translator
+        self._names = names or {}
+
+    def receive(self, timeout: float) -> list[Item]:
+        """Return what came within *timeout* seconds, in order; what came before a failure first."""
+        if self._failure is not None:
+            raise self._failure
+        items: list[Item] = []
+        if self.ended:
+            return items
+        try:
+            self._receive(timeout, items)
+        except ChoreoError as error:
+            self.fail(error)
+            if not items:
+                raise
+        finally:
+            self.usage = self._translator.usage
+        if self._names:
+            restore_names(items, self._names)
+        return items
+
+    def _receive(self, timeout: float, items: list[Item]) -> None:
+        translator = self._translator
+        try:
+            data = self.read(timeout)
+        except ChoreoError:
+            if not self.good:
+                raise
+            # All that matters may have come before the connection broke.
+            with suppress(ChoreoError):
+                items += translator.end()
+                self._leave()
+            if not self.ended:
+                raise
+            return
+        if data:
+            items += translator.receive_data(data)
+            if translator.failure is not None:
+                raise translator.failure
+        if self.body_ended or translator.ended:
+            items += translator.end()
+            self._leave()
+
+    def _leave(self) -> None:
+        """The answer is complete: leave the connection to others, if it can be."""
+        self.ended, self._failure = True, None
+        self.finish()
+
+    def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
+        """Return a lane for events of a plain text, which becomes a frame with these *ends*."""
+        came = self._translator.ends
+        if came is None or self.ended or self._failure is not None:
+            return None
+        return self.new_lane(new_pattern(*came, *ends), plain=True)
+
+    def close(self) -> None:
+        """Stop the generation."""
+        self.usage = self._translator.usage
+        super().close()
 
 
 def json_values(body: bytes) -> list[Json]:

@@ -7,8 +7,7 @@ import re
 from ... import sse
 from ...chat.items import Delta, Item, Json, Usage, dump
 from ..blocks import Blocks
-from ..http import EventTranslator
-from ..translating import json_values
+from ..translating import EventTranslator, json_values
 
 #: An event as nearly all are, of a text without escapes: read at once, for a third of the time.
 _PLAIN = re.compile(

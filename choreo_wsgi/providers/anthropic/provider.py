@@ -14,7 +14,6 @@ from .. import (
     HTTPRequest,
     Json,
     Secret,
-    Translator,
     dump,
     setting,
 )
@@ -23,7 +22,7 @@ from ..facts import BUILT_IN, CAPABILITIES
 if TYPE_CHECKING:
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
-    from .. import native
+    from .. import Translator, native
     from . import answer as anthropic_answer
     from . import request as anthropic_request
 else:

@@ -15,9 +15,8 @@ from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTrunc
 from ..answer import BLANK
 from ..blocks import Blocks
 from ..failures import failure
-from ..http import Translator
 from ..reading import SHAPE_ERRORS, parse_object, text
-from ..translating import json_values, picture
+from ..translating import Translator, json_values, picture
 
 #: What botocore raises for bytes that are no message, beside its own errors.
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)

@@ -16,9 +16,8 @@ from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure, provider_error
-from ..http import EventTranslator
 from ..reading import find_error, text
-from ..translating import arguments, json_values, picture, whole_call
+from ..translating import EventTranslator, arguments, json_values, picture, whole_call
 
 _COUNTS = (
     "promptTokenCount",

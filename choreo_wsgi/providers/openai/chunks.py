@@ -10,9 +10,8 @@ from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, new_
 from ...chat.normalise import Normaliser
 from ...errors import UpstreamInvalid
 from ..answer import BLANK
-from ..http import Translator
 from ..reading import find_error, read_usage, text
-from ..translating import json_values
+from ..translating import Translator, json_values
 from .events import EventReader, read_chunk
 from .long import AT_ONCE, shorten
 

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
     from .. import answer as answers
-    from .. import capabilities, http, native
+    from .. import capabilities, native, translating
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
     longtext = Late("choreo_wsgi.chat.longtext")
     answers = Late("choreo_wsgi.providers.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
-    http = Late("choreo_wsgi.providers.http")
     native = Late("choreo_wsgi.providers.native")
+    translating = Late("choreo_wsgi.providers.translating")
     relayed = Late("choreo_wsgi.providers.openai.answer")
     chunks = Late("choreo_wsgi.providers.openai.chunks")
     relay = Late("choreo_wsgi.providers.openai.relay")
@@ -192,7 +192,7 @@ class OpenAI(Provider):
         if self.strict and request.original is not None:
             request = strict.without_hints(request)
         tools = _tool_names(request)
-        return http.HTTPSource(self._stream(request), self._translator(request.n, tools))
+        return translating.HTTPSource(self._stream(request), self._translator(request.n, tools))
 
     def _translator(self, n: int, tools: frozenset[str]) -> chunks.OpenAITranslator:
         return chunks.OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id, tools)
