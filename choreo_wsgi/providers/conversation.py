@@ -14,13 +14,16 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..chat import jsontext
 from ..chat.aside import parse_pieces, pieces
 from ..chat.items import Json, Marks
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from .capabilities import Capabilities
 from .parts import Call, Media, Part, Result, Text, cache_control, content
+from .support import check, check_media
 
 #: Stands where a provider wants to read something and nothing was said.
 EMPTY = "(empty)"
@@ -100,6 +103,17 @@ def conversation(
         # What the model is to go on with; Claude refuses a blank at its end.
         last.parts[-1] = Text(last.parts[-1].text.rstrip(), last.parts[-1].cache)
     return found
+
+
+def supported(request: ChatRequest, provider: str, able: Capabilities, **how: Any) -> Conversation:
+    """Return the conversation in *request*, after a look at all that *provider* does not take.
+
+    *how* are further arguments of :func:`conversation`.
+    """
+    check(request, provider, able)
+    talk = conversation(request, **how)
+    check_media(talk.media, provider)
+    return talk
 
 
 def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> Turn:

@@ -32,12 +32,12 @@ from . import (
 )
 from .answer import BLANK
 from .capabilities import Capabilities, asked_effort
-from .conversation import Turn, conversation
+from .conversation import Turn, supported
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text
 from .reading import find_error, parse_object, text
-from .support import check, check_media, number
+from .support import given, number
 from .tools import choice, functions, schema
 from .translating import arguments, json_values, picture, whole_call
 
@@ -89,29 +89,24 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
 
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    check(request, "ollama", able)
-    talk = conversation(request, blanks=True, system_anywhere=True)
-    check_media(talk.media, "ollama")
-    turns = [*talk.system, *_in_order(talk.turns)]
+    talk = supported(request, "ollama", able, blanks=True, system_anywhere=True)
+    asked = request.body
+    options = {
+        **{name: asked.get(name) for name in _SAMPLING},
+        "top_k": number(request, "top_k"),
+        "stop": list(request.stop),
+        "num_predict": able.limit(request.max_tokens),
+    }
     made: dict[str, Json] = {
         "model": request.model,
-        "messages": [_message(turn) for turn in turns],
+        "messages": list(map(_message, [*talk.system, *_in_order(talk.turns)])),
         "stream": True,
+        **given({"options": given(options)}),
     }
-    asked = request.body
-    options = {name: asked[name] for name in _SAMPLING if asked.get(name) is not None}
-    if (top_k := number(request, "top_k")) is not None:
-        options["top_k"] = top_k
-    if request.stop:
-        options["stop"] = list(request.stop)
-    if request.max_tokens is not None:
-        options["num_predict"] = able.limit(request.max_tokens)
-    if options:
-        made["options"] = options
     for name in ("logprobs", "top_logprobs"):
         if asked.get(name):
             made[name] = asked[name]
-    _add_tools(made, request)
+    _add_tools(made, request, able)
     wanted = schema(request)
     if wanted is not None:
         made["format"] = "json" if wanted.schema is None else wanted.schema
@@ -127,9 +122,9 @@ def _think(effort: str, able: Capabilities) -> str | bool:
     return able.effort(effort) if able.efforts else _THINK.get(effort, effort)
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
+def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) -> None:
     tools = functions(request)
-    wanted = choice(request)
+    wanted = choice(request, able)
     if wanted is not None and wanted.mode in ("required", "named"):
         raise InvalidRequest("ollama cannot be made to call a tool", param="tool_choice")
     if not tools or (wanted is not None and wanted.mode == "none"):

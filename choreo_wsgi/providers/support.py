@@ -200,6 +200,11 @@ def kind_of(media: Media) -> str:
     return _TEXT if media.media_type.startswith("text/") else _OTHER
 
 
+def given(members: Mapping[str, Json]) -> dict[str, Json]:
+    """Return those of *members* that are not None, nor empty."""
+    return {name: value for name, value in members.items() if value not in (None, "", [], {})}
+
+
 def number(request: ChatRequest, name: str) -> int | None:
     """Return the parameter *name*, which OpenAI's API does not have, if it is there.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
+from .capabilities import Capabilities
 from .parts import cache_control
 
 #: The parameters of a function that has none.
@@ -84,32 +85,48 @@ def functions(request: ChatRequest) -> list[Function]:
     return list(found.values())
 
 
-def choice(request: ChatRequest) -> Choice | None:
-    """Return how to choose among the functions; None when *request* does not say."""
+def choice(request: ChatRequest, able: Capabilities) -> Choice | None:
+    """Return how to choose among the functions; None when *request* does not say.
+
+    Raises InvalidRequest for what the model is not *able* to do.
+    """
     wanted = request.body.get("tool_choice")
     if wanted is None:
         return None
     if isinstance(wanted, str):
-        return Choice(wanted)
-    if wanted["type"] == "allowed_tools":
-        mode = wanted["allowed_tools"]["mode"]
-        if mode not in ("auto", "required"):
+        made = Choice(wanted)
+    elif wanted["type"] == "function":
+        made = Choice("named", wanted["function"]["name"])
+    elif wanted["type"] == "allowed_tools":
+        made = Choice(wanted["allowed_tools"]["mode"])
+        if made.mode not in ("auto", "required"):
             raise InvalidRequest(
                 "the mode must be auto or required", param="tool_choice.allowed_tools.mode"
             )
-        return Choice(mode)
-    if wanted["type"] == "function":
-        return Choice("named", wanted["function"]["name"])
-    raise InvalidRequest(
-        f"tools of type {wanted['type'][:200]!r} are not supported here", param="tool_choice.type"
-    )
+    else:
+        raise InvalidRequest(
+            f"tools of type {wanted['type'][:200]!r} are not supported here",
+            param="tool_choice.type",
+        )
+    if made.mode in ("required", "named") and not able.forced_tools:
+        raise InvalidRequest(
+            f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
+        )
+    return made
 
 
-def schema(request: ChatRequest) -> Schema | None:
-    """Return the schema that ``response_format`` asks for; None for plain text."""
+def schema(request: ChatRequest, demanding: str = "") -> Schema | None:
+    """Return the schema that ``response_format`` asks for; None for plain text.
+
+    Raises InvalidRequest where a provider that is *demanding* one, named so, gets none.
+    """
     wanted = request.body.get("response_format")
     if wanted is None or wanted["type"] == "text":
         return None
+    if wanted["type"] == "json_object" and demanding:
+        raise InvalidRequest(
+            f"{demanding} has no json_object; use json_schema", param="response_format.type"
+        )
     if wanted["type"] == "json_object":
         return Schema(None)
     if wanted["type"] != "json_schema":

@@ -12,9 +12,9 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
-from ..conversation import EMPTY, Conversation, Turn, conversation, merged
+from ..conversation import EMPTY, Conversation, Turn, merged, supported
 from ..parts import Call, Media, Part, Result, Text, cache_control
-from ..support import check, check_media, number
+from ..support import given, number
 from ..tools import Choice, Function, choice, functions, schema
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
@@ -29,32 +29,27 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
     *default_max_tokens* stands in where the request sets no limit, which Anthropic demands.
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    check(request, "anthropic", able)
-    talk = conversation(request, IDS, system_anywhere=able.system_anywhere)
-    check_media(talk.media, "anthropic")
+    talk = supported(request, "anthropic", able, ids=IDS, system_anywhere=able.system_anywhere)
     asked = request.body
-    given = request.max_tokens
-    limit = able.limit(default_max_tokens if given is None else given)
+    limit = default_max_tokens if request.max_tokens is None else request.max_tokens
     made: dict[str, Json] = {
         "model": request.model,
-        "max_tokens": limit,
+        "max_tokens": able.limit(limit),
         "messages": _messages(talk),
         "stream": True,
+        **sampling(request, able),
     }
-    if system := _system(talk.instructions):
-        made["system"] = system
-    if (cache := cache_control(asked, "")) is not None:
-        made["cache_control"] = cache
-    made.update(sampling(request, able))
-    if (top_k := number(request, "top_k")) is not None:
-        made["top_k"] = top_k
-    if stops := [text for text in request.stop if text.strip()]:
-        made["stop_sequences"] = stops
-    user = asked.get("safety_identifier") or asked.get("user")
-    if user:
-        made["metadata"] = {"user_id": user}
+    more = {
+        "system": _system(talk.instructions),
+        "cache_control": cache_control(asked, ""),
+        "top_k": number(request, "top_k"),
+        "stop_sequences": [text for text in request.stop if text.strip()],
+        "metadata": given({"user_id": asked.get("safety_identifier") or asked.get("user")}),
+    }
+    made |= given(more)
     _add_tools(made, request, talk, able)
-    _add_format(made, request)
+    if (wanted := schema(request, "anthropic")) is not None:
+        made["output_config"] = {"format": {"type": "json_schema", "schema": wanted.schema}}
     _add_thinking(made, request, talk, able)
     return made
 
@@ -70,7 +65,7 @@ def sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
 
 
 def thinking(
-    request: ChatRequest, able: Capabilities, default: int
+    request: ChatRequest, talk: Conversation, able: Capabilities, default: int
 ) -> tuple[dict[str, Json] | None, str, int]:
     """Return the ``thinking`` object, the ``effort`` and the limit of tokens for the effort asked
     for; None, ``""`` and 0 where there is nothing to say.
@@ -102,30 +97,22 @@ def thinking(
     budget = min(budget, limit - 1)
     if budget < able.least:
         return {"type": "disabled"}, "", 0
+    last = next((turn for turn in reversed(talk.turns) if turn.role in ("assistant", "user")), None)
+    if last and not last.thoughts and any(isinstance(part, Call) for part in last.parts):
+        return None, "", 0  # refused in a round of tool calls that came back without its thinking
     return {"type": "enabled", "budget_tokens": budget}, "", limit
-
-
-def can_think(talk: Conversation) -> bool:
-    """Return whether a budget of thinking may be given: not within a round of tool calls that came
-    back without its thinking, which is refused."""
-    for turn in reversed(talk.turns):
-        if turn.role == "assistant":
-            return bool(turn.thoughts) or not any(isinstance(part, Call) for part in turn.parts)
-        if turn.role == "user":
-            return True
-    return True
 
 
 def _add_thinking(
     made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
 ) -> None:
-    given = request.body.get("thinking")
-    object, level, limit = thinking(request, able, made["max_tokens"])
+    own = request.body.get("thinking")
+    object, level, limit = thinking(request, talk, able, made["max_tokens"])
     if level:
         made.setdefault("output_config", {})["effort"] = level
-    if given is not None:
-        made["thinking"] = given
-    if object is None or given is not None or (limit and not can_think(talk)):
+    if own is not None:
+        made["thinking"] = own
+    if object is None or own is not None:
         return
     made["thinking"] = object
     if limit:
@@ -137,29 +124,20 @@ def _add_tools(
     made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
 ) -> None:
     tools = functions(request)
-    if not tools and talk.called:
-        # Calls in the history are refused without the tools that they are of.
-        made["tools"] = [_tool(Function(name)) for name in talk.called]
-        made["tool_choice"] = {"type": "none"}
+    if not tools and not talk.called:
         return
-    if not tools:
-        return
+    wanted = choice(request, able) if tools else Choice("none")
+    # Calls in the history are refused without the tools that they are of.
+    tools = tools or [Function(name) for name in talk.called]
     made["tools"] = [_tool(function) for function in tools]
-    wanted = choice(request)
     single = request.body.get("parallel_tool_calls") is False and able.parallel != "one"
     if wanted is None and not single:
         return
     wanted = wanted or Choice()
-    if wanted.mode in ("required", "named") and not able.forced_tools:
-        raise InvalidRequest(
-            f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
-        )
-    object: dict[str, Json] = {"type": _MODES[wanted.mode]}
-    if wanted.name:
-        object["name"] = wanted.name
+    chosen = given({"type": _MODES[wanted.mode], "name": wanted.name})
     if single and wanted.mode != "none":
-        object["disable_parallel_tool_use"] = True
-    made["tool_choice"] = object
+        chosen["disable_parallel_tool_use"] = True
+    made["tool_choice"] = chosen
 
 
 def _tool(function: Function) -> dict[str, Json]:
@@ -169,18 +147,6 @@ def _tool(function: Function) -> dict[str, Json]:
     if function.strict:
         tool["strict"] = True
     return _cached(tool, function.cache)
-
-
-def _add_format(made: dict[str, Json], request: ChatRequest) -> None:
-    wanted = schema(request)
-    if wanted is None:
-        return
-    if wanted.schema is None:
-        raise InvalidRequest(
-            "anthropic has no json_object; use json_schema", param="response_format.type"
-        )
-    form = {"type": "json_schema", "schema": wanted.schema}
-    made["output_config"] = {"format": form}
 
 
 def _system(texts: list[Text]) -> str | list[dict[str, Json]]:
@@ -202,19 +168,10 @@ def _messages(talk: Conversation) -> list[dict[str, Json]]:
 
 
 def _content(run: list[Turn]) -> str | list[dict[str, Json]]:
-    blocks: list[dict[str, Json]] = []
-    for turn in run:
-        blocks += turn.thoughts
-        blocks += [_block(part) for part in turn.parts]
-    return _plain(blocks) or EMPTY
-
-
-def _plain(blocks: list[dict[str, Json]]) -> str | list[dict[str, Json]]:
-    """Return *blocks*, or the text if that is all they are."""
+    blocks = [block for turn in run for block in (*turn.thoughts, *map(_block, turn.parts))]
     if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
-        text: str = blocks[0]["text"]
-        return text
-    return blocks
+        return str(blocks[0]["text"])
+    return blocks or EMPTY
 
 
 def _cached(block: dict[str, Json], cache: Json) -> dict[str, Json]:

@@ -6,34 +6,38 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStre
 
 from __future__ import annotations
 
-import json
 import re
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
+from ...chat.shapes import compact
 from ...errors import InvalidRequest
-from ..anthropic.request import can_think, sampling, thinking
+from ..anthropic.request import sampling, thinking
 from ..capabilities import Capabilities, asked_effort
-from ..conversation import EMPTY, Conversation, Turn, conversation, merged
-from ..parts import Call, Media, Part, Result, Text, cache_control
-from ..support import check, check_media, number
+from ..conversation import EMPTY, Conversation, Turn, merged, supported
+from ..parts import Call, Media, Part, Text, cache_control
+from ..support import given, number
 from ..tools import Function, choice, functions, schema
 
 #: The pattern of ``toolUseId`` in AWS's description of the service.
 IDS = re.compile(r"[a-zA-Z0-9_.:-]{1,64}", re.ASCII)
-_IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
 _SOUNDS = ("mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "m4a", "mpeg", "webm", "pcm")
 _OFFICE = "application/vnd.openxmlformats-officedocument."
-_DOCUMENTS = {
-    "application/pdf": "pdf",
-    "text/csv": "csv",
-    "application/msword": "doc",
-    _OFFICE + "wordprocessingml.document": "docx",
-    "application/vnd.ms-excel": "xls",
-    _OFFICE + "spreadsheetml.sheet": "xlsx",
-    "text/html": "html",
-    "text/plain": "txt",
-    "text/markdown": "md",
+#: What the formats of media are called, by their kinds and types.
+_FORMS: dict[str, dict[str, str]] = {
+    "image": {f"image/{form}": form for form in ("png", "jpeg", "gif", "webp")},
+    "audio": {f"audio/{form}": form for form in _SOUNDS},
+    "file": {
+        "application/pdf": "pdf",
+        "text/csv": "csv",
+        "application/msword": "doc",
+        _OFFICE + "wordprocessingml.document": "docx",
+        "application/vnd.ms-excel": "xls",
+        _OFFICE + "spreadsheetml.sheet": "xlsx",
+        "text/html": "html",
+        "text/plain": "txt",
+        "text/markdown": "md",
+    },
 }
 _CHOICES: dict[str, dict[str, Json]] = {"auto": {"auto": {}}, "required": {"any": {}}}
 # Document names may have letters, digits, single blanks, hyphens, brackets.
@@ -49,50 +53,45 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     The model's id is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    check(request, "bedrock", able)
-    talk = conversation(request, IDS)
-    check_media(talk.media, "bedrock")
-    blocks = _Blocks()
+    talk = supported(request, "bedrock", able, ids=IDS)
+    names: set[str] = set()
     made: dict[str, Json] = {
-        "messages": [{"role": role, "content": blocks.of(run)} for role, run in merged(talk.turns)]
+        "messages": [
+            {"role": role, "content": _content(run, names)} for role, run in merged(talk.turns)
+        ]
     }
     last = made["messages"][-1]["content"]
     cache = cache_control(request.body, "")
     if cache is not None and "cachePoint" not in last[-1]:
         last.append(_point(cache))
-    if talk.instructions:
-        made["system"] = [
-            block
-            for text in talk.instructions
-            for block in _marked({"text": text.text}, text.cache)
-        ]
     inference = {
         "maxTokens": able.limit(request.max_tokens),
         **_sampling(request, able),
-        "stopSequences": [text for text in request.stop if text.strip()] or None,
+        "stopSequences": [text for text in request.stop if text.strip()],
     }
-    inference = {name: value for name, value in inference.items() if value is not None}
-    if inference:
-        made["inferenceConfig"] = inference
+    texts = [_marked({"text": text.text}, text.cache) for text in talk.instructions]
+    system = [block for blocks in texts for block in blocks]
+    made |= given({"system": system, "inferenceConfig": given(inference)})
     _add_tools(made, request, talk, able)
-    _add_format(made, request)
+    if (wanted := schema(request, "bedrock")) is not None:
+        about = {"name": wanted.name, "description": wanted.description}
+        about = {"schema": compact(wanted.schema), **given(about)}
+        form = {"type": "json_schema", "structure": {"jsonSchema": about}}
+        made["outputConfig"] = {"textFormat": form}
     _add_own_fields(made, request, talk, able)
     return made
 
 
 def _sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
-    if "claude" in request.model:
-        given = sampling(request, able)
-    else:
-        given = {name: request.body.get(name) for name in ("temperature", "top_p")}
-    return {"temperature": given.get("temperature"), "topP": given.get("top_p")}
+    asked = sampling(request, able) if "claude" in request.model else request.body
+    return {"temperature": asked.get("temperature"), "topP": asked.get("top_p")}
 
 
 def _add_tools(
     made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
 ) -> None:
     tools = functions(request)
-    wanted = choice(request)
+    wanted = choice(request, able) if tools else None
     if wanted is not None and wanted.mode == "none":
         if talk.called and tools:
             raise InvalidRequest("bedrock has no 'none' after tool calls", param="tool_choice")
@@ -101,7 +100,7 @@ def _add_tools(
     tools = tools or [Function(name) for name in talk.called]
     if not tools:
         return
-    specs = []
+    specs: list[dict[str, Json]] = []
     for function in tools:
         spec: dict[str, Json] = {"name": function.name, "inputSchema": {"json": function.schema}}
         if function.description:
@@ -111,29 +110,8 @@ def _add_tools(
         specs += _marked({"toolSpec": spec}, function.cache)
     made["toolConfig"] = {"tools": specs}
     if wanted is not None:
-        if wanted.mode != "auto" and not able.forced_tools:
-            raise InvalidRequest(
-                f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
-            )
         named = {"tool": {"name": wanted.name}}
         made["toolConfig"]["toolChoice"] = _CHOICES.get(wanted.mode, named)
-
-
-def _add_format(made: dict[str, Json], request: ChatRequest) -> None:
-    wanted = schema(request)
-    if wanted is None:
-        return
-    if wanted.schema is None:
-        raise InvalidRequest(
-            "bedrock has no json_object; use json_schema", param="response_format.type"
-        )
-    about = {"schema": json.dumps(wanted.schema, ensure_ascii=False, separators=(",", ":"))}
-    if wanted.name:
-        about["name"] = wanted.name
-    if wanted.description:
-        about["description"] = wanted.description
-    form = {"type": "json_schema", "structure": {"jsonSchema": about}}
-    made["outputConfig"] = {"textFormat": form}
 
 
 def _add_own_fields(
@@ -149,13 +127,13 @@ def _add_own_fields(
             raise InvalidRequest(f"bedrock has no {name} for {request.model[:200]}", param=name)
     if (top_k := number(request, "top_k")) is not None:
         own["top_k"] = top_k
-    object, level, limit = thinking(request, able, _DEFAULT_LIMIT)
+    object, level, limit = thinking(request, talk, able, _DEFAULT_LIMIT)
     if oss:
         if (effort := asked_effort(request)) is not None:
             own["reasoning_effort"] = able.effort(effort)
     elif claude and request.body.get("thinking") is not None:
         own["thinking"] = request.body["thinking"]
-    elif object is not None and not (limit and not can_think(talk)):
+    elif object is not None:
         own["thinking"] = object
         if limit:
             made.setdefault("inferenceConfig", {})["maxTokens"] = limit
@@ -177,68 +155,50 @@ def _marked(block: dict[str, Json], cache: Json) -> list[dict[str, Json]]:
     return [block] if cache is None else [block, _point(cache)]
 
 
-class _Blocks:
-    """The blocks of the messages; the names of documents must all be different."""
+def _content(run: list[Turn], names: set[str]) -> list[dict[str, Json]]:
+    """Return the blocks of what one side said in a *run* of turns.
 
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def of(self, run: list[Turn]) -> list[dict[str, Json]]:
-        """Return the blocks of what one side said in a *run* of turns."""
-        blocks: list[dict[str, Json]] = []
-        for turn in run:
-            blocks += [_reasoning(block) for block in turn.thoughts]
-            for part in turn.parts:
-                blocks += _marked(self._block(part), part.cache)
-        # A document alone is refused too.
-        if not blocks or (_has(blocks, "document") and not _has(blocks, "text")):
-            blocks.insert(0, {"text": EMPTY})
-        return blocks
-
-    def _block(self, part: Part) -> dict[str, Json]:
-        if isinstance(part, Text):
-            return {"text": part.text}
-        if isinstance(part, Media):
-            return self._media(part)
-        if isinstance(part, Call):
-            return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": part.arguments}}
-        return self._result(part)
-
-    def _result(self, result: Result) -> dict[str, Json]:
-        said = [self._block(part) for part in result.parts] or [{"text": EMPTY}]
-        made: dict[str, Json] = {"toolUseId": result.id, "content": said}
-        if result.failed:
-            made["status"] = "error"
-        return {"toolResult": made}
-
-    def _media(self, media: Media) -> dict[str, Json]:
-        source = {"bytes": media.data}
-        kinds = {"image": _IMAGES, "file": _DOCUMENTS}.get(media.kind)
-        if kinds is None:
-            form = media.media_type.removeprefix("audio/")
-            form = form if form in _SOUNDS else ""
-        else:
-            form = kinds.get(media.media_type, "")
-        if not form:
-            raise InvalidRequest(f"bedrock takes no {media.media_type[:200]}", param=media.param)
-        if media.kind == "file":
-            name = self._name(media.name)
-            return {"document": {"format": form, "name": name, "source": source}}
-        return {media.kind: {"format": form, "source": source}}
-
-    def _name(self, given: str) -> str:
-        stem = given.rpartition(".")[0] or given
-        name = _UNNAMABLE.sub(" ", stem).strip()[:_MAX_NAME].strip() or "document"
-        number, made = 1, name
-        while made in self._names:
-            number += 1
-            made = f"{name} {number}"
-        self._names.add(made)
-        return made
+    The *names* of documents must all be different.
+    """
+    blocks: list[dict[str, Json]] = []
+    for turn in run:
+        blocks += map(_reasoning, turn.thoughts)
+        for part in turn.parts:
+            blocks += _marked(_block(part, names), part.cache)
+    # A document alone is refused too.
+    kinds = {kind for block in blocks for kind in block}
+    if not blocks or ("document" in kinds and "text" not in kinds):
+        blocks.insert(0, {"text": EMPTY})
+    return blocks
 
 
-def _has(blocks: list[dict[str, Json]], kind: str) -> bool:
-    return any(kind in block for block in blocks)
+def _block(part: Part, names: set[str]) -> dict[str, Json]:
+    if isinstance(part, Text):
+        return {"text": part.text}
+    if isinstance(part, Media):
+        return _media(part, names)
+    if isinstance(part, Call):
+        return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": part.arguments}}
+    said = [_block(one, names) for one in part.parts] or [{"text": EMPTY}]
+    status = {"status": "error"} if part.failed else {}
+    return {"toolResult": {"toolUseId": part.id, "content": said, **status}}
+
+
+def _media(media: Media, names: set[str]) -> dict[str, Json]:
+    form = _FORMS[media.kind].get(media.media_type)
+    if not form:
+        raise InvalidRequest(f"bedrock takes no {media.media_type[:200]}", param=media.param)
+    made = {"format": form, "source": {"bytes": media.data}}
+    if media.kind != "file":
+        return {media.kind: made}
+    stem = media.name.rpartition(".")[0] or media.name
+    stem = _UNNAMABLE.sub(" ", stem).strip()[:_MAX_NAME].strip() or "document"
+    number, name = 1, stem
+    while name in names:
+        number += 1
+        name = f"{stem} {number}"
+    names.add(name)
+    return {"document": {**made, "name": name}}
 
 
 def _reasoning(block: dict[str, Json]) -> dict[str, Json]:

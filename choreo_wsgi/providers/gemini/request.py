@@ -13,9 +13,9 @@ from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
-from ..conversation import EMPTY, Turn, conversation, merged
+from ..conversation import EMPTY, Turn, merged, supported
 from ..parts import Call, Media, Part, Text
-from ..support import check, check_media, number
+from ..support import given, number
 from ..tools import choice, functions, schema
 
 # Gemini 3 and later demand the signatures of calls.
@@ -43,9 +43,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     The model's name is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    check(request, "gemini", able)
-    talk = conversation(request)
-    check_media(talk.media, "gemini")
+    talk = supported(request, "gemini", able)
     signed = not _UNSIGNED.match(request.model)
     made: dict[str, Json] = {
         "contents": [_content(role, run, signed, request.marks) for role, run in merged(talk.turns)]
@@ -53,33 +51,27 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     if talk.instructions:
         said = "\n\n".join(text.text for text in talk.instructions)
         made["systemInstruction"] = {"parts": [{"text": said}], "role": "user"}
-    _add_tools(made, request)
-    generation = _generation(request, able)
-    if generation:
-        made["generationConfig"] = generation
-    return made
+    _add_tools(made, request, able)
+    return made | given({"generationConfig": _generation(request, able)})
 
 
 def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     asked = request.body
-    made = {
-        theirs: asked[ours] for ours, theirs in _GENERATION.items() if asked.get(ours) is not None
+    made = {theirs: asked.get(ours) for ours, theirs in _GENERATION.items()}
+    modalities = asked.get("modalities") or []
+    for index, modality in enumerate(modalities):
+        if modality not in _MODALITIES:
+            raise InvalidRequest(
+                "gemini answers in text and image only", param=f"modalities[{index}]"
+            )
+    made |= {
+        "topK": number(request, "top_k"),
+        "responseModalities": [_MODALITIES[modality] for modality in modalities],
+        "maxOutputTokens": able.limit(request.max_tokens),
+        "stopSequences": list(request.stop),
+        "candidateCount": request.n if request.n > 1 else None,
     }
-    if (top_k := number(request, "top_k")) is not None:
-        made["topK"] = top_k
-    if modalities := asked.get("modalities"):
-        for index, modality in enumerate(modalities):
-            if modality not in _MODALITIES:
-                raise InvalidRequest(
-                    "gemini answers in text and image only", param=f"modalities[{index}]"
-                )
-        made["responseModalities"] = [_MODALITIES[modality] for modality in modalities]
-    if request.max_tokens is not None:
-        made["maxOutputTokens"] = able.limit(request.max_tokens)
-    if request.stop:
-        made["stopSequences"] = list(request.stop)
-    if request.n > 1:
-        made["candidateCount"] = request.n
+    made = given(made)
     wanted = schema(request)
     if wanted is not None:
         made["responseMimeType"] = "application/json"
@@ -94,29 +86,30 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     return made
 
 
-def _thinking(effort: str, given: Json, able: Capabilities) -> dict[str, Json]:
+def _thinking(effort: str, own: Json, able: Capabilities) -> dict[str, Json]:
     shown = {"includeThoughts": effort != "none"}
     if able.thinking != "budget":
         return {**shown, "thinkingLevel": able.effort(effort).upper()}
     if effort == "none" and able.off:
         return {**shown, "thinkingBudget": 0}
-    budget = (given or {}).get("budget_tokens") or _BUDGETS.get(effort, able.least)
+    budget = (own or {}).get("budget_tokens") or _BUDGETS.get(effort, able.least)
     return {**shown, "thinkingBudget": max(able.least, min(budget, able.most))}
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest) -> None:
+def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) -> None:
     tools = functions(request)
     if not tools:
         return
-    declared = []
-    for function in tools:
-        declaration: dict[str, Json] = {"name": function.name}
-        if function.description:
-            declaration["description"] = function.description
-        declaration["parametersJsonSchema"] = function.schema
-        declared.append(declaration)
+    declared = [
+        {
+            "name": function.name,
+            **given({"description": function.description}),
+            "parametersJsonSchema": function.schema,
+        }
+        for function in tools
+    ]
     made["tools"] = [{"functionDeclarations": declared}]
-    wanted = choice(request)
+    wanted = choice(request, able)
     if wanted is not None:
         calling: dict[str, Json] = {"mode": _MODES[wanted.mode]}
         if wanted.name:
