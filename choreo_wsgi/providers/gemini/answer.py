@@ -7,7 +7,9 @@ end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 from ... import sse
 from ...chat import jsontext
@@ -33,7 +35,7 @@ _NOTHING_TO_SAY = ("OTHER", "NO_IMAGE")
 #: A response has one of these; an error has not.
 _ANSWERS = {"candidates", "promptFeedback"}
 #: What a part may have that says nothing.
-_EMPTY = {"text", "thought"}
+_EMPTY = {"text", "thought", "thoughtSignature"}
 _MEMBERS = {*_ANSWERS, "usageMetadata", "modelVersion", "responseId"}
 
 
@@ -65,9 +67,7 @@ class GeminiTranslator(EventTranslator):
         self._n = n
         self._new_call_id = new_call_id
         self._counts: dict[str, int] = {}
-        self._drawn: dict[int, int] = {}  # how many pictures there were, by candidate
-        self._calls: dict[int, int] = {}  # how many there were, by candidate
-        self._others: dict[int, int] = {}  # how many parts of no known kind, by candidate
+        self._numbers: Counter[tuple[str, int]] = Counter()  # of parts, by kind and candidate
         self._signatures: dict[int, str] = {}  # of text, by candidate
         self._stops: dict[int, str] = {}  # finish reasons, by candidate
         self._spoke: set[int] = set()  # the candidates that said anything
@@ -129,12 +129,10 @@ class GeminiTranslator(EventTranslator):
 
     def _last_event(self, items: list[Item]) -> None:
         """Read an event that the bytes ended in: it counts if it is whole."""
-        whole: list[Item] = []
-        try:
-            self.translate(b"\n\n", whole)
-        except UpstreamInvalid:  # it was cut
-            return
-        items += whole
+        last: list[Item] = []
+        with suppress(UpstreamInvalid):  # it was cut
+            self.translate(b"\n\n", last)
+            items += last
 
     def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
         index = candidate.get("index") or 0
@@ -143,9 +141,9 @@ class GeminiTranslator(EventTranslator):
         content = candidate.get("content")
         if content:
             for part in content.get("parts") or ():
-                before = len(items)
-                self._part(part, index, items)
-                self._spoke |= {index} if len(items) > before else set()
+                said = self._part(part, index)
+                self._spoke |= {index} if said else set()
+                items += said
         reason = text(candidate.get("finishReason"))
         if reason and reason != "FINISH_REASON_UNSPECIFIED":
             self._stops[index] = reason
@@ -156,54 +154,46 @@ class GeminiTranslator(EventTranslator):
             if meaning == "stop" and reason.upper() != "STOP":  # only that one is a natural end
                 raise ProviderError(f"{reason}: {message}")
 
-    def _part(self, part: dict[str, Json], index: int, items: list[Item]) -> None:
-        words = part.get("text")
-        if words:
-            words = text(words)
-            items.append(
-                Delta("", index, reasoning=words) if part.get("thought") else Delta(words, index)
-            )
+    def _part(self, part: dict[str, Json], index: int) -> list[Item]:
+        words, signed = text(part.get("text")), _signed(text(part.get("thoughtSignature")))
+        items: list[Item] = []
+        if words and part.get("thought"):
+            items.append(Delta("", index, reasoning=words))
+        elif words:
+            items.append(Delta(words, index))
         if "inlineData" in part:
-            self._draw(part, index, items)
-            return
-        call = part.get("functionCall")
-        if call is not None:
-            items += self._call(call, index, text(part.get("thoughtSignature")))
-        elif "thoughtSignature" in part:
+            data = part["inlineData"]
+            media_type = text(data.get("mimeType"))
+            if part.get("thought"):
+                return items  # a picture that is only a thought is left out by Google's SDK too
+            if not media_type.startswith("image/"):
+                raise UpstreamInvalid(
+                    f"the model answered with {media_type}, which has no place here"
+                )
+            number = self._next("picture", index)
+            items.append(picture(number, media_type, text(data["data"]), index, signed))
+        elif (call := part.get("functionCall")) is not None:
+            number, id = self._next("call", index), text(call.get("id")) or self._new_call_id()
+            given = arguments(call.get("args"), self.marks)
+            items += whole_call(number, id, text(call["name"]), given, index, signed or None)
+        elif signed:
             self._signatures[index] = whole(text(part["thoughtSignature"]), self.marks)
         elif not words and part.keys() - _EMPTY:
-            number = self._others.get(index, 0)
-            self._others[index] = number + 1
-            items.append(Delta(index=index, extra={"content_parts": [{"index": number, **part}]}))
+            other = {"index": self._next("other", index), **part}
+            items.append(Delta(index=index, extra={"content_parts": [other]}))
+        return items
 
-    def _call(self, call: dict[str, Json], index: int, signature: str) -> list[Item]:
-        number = self._calls.get(index, 0)
-        self._calls[index] = number + 1
-        id = text(call.get("id")) or self._new_call_id()
-        extra = _signed(signature) if signature else None
-        given = arguments(call.get("args"), self.marks)
-        return whole_call(number, id, text(call["name"]), given, index, extra)
-
-    def _draw(self, part: dict[str, Json], index: int, items: list[Item]) -> None:
-        """Pass a picture on; one that is only a thought is left out, as Google's SDK does."""
-        data = part["inlineData"]
-        media_type = text(data.get("mimeType"))
-        if part.get("thought"):
-            return
-        if not media_type.startswith("image/"):
-            raise UpstreamInvalid(f"the model answered with {media_type}, which has no place here")
-        number = self._drawn.get(index, 0)
-        self._drawn[index] = number + 1
-        signature = text(part.get("thoughtSignature"))
-        extra = _signed(signature) if signature else {}
-        items.append(picture(number, media_type, text(data["data"]), index, extra))
+    def _next(self, kind: str, index: int) -> int:
+        """Return the number of a part of this *kind* among those of a candidate, from 0."""
+        self._numbers[kind, index] += 1
+        return self._numbers[kind, index] - 1
 
     def _finish(self, index: int, word: str) -> Finish:
         if self._refused or word in _NOTHING_TO_SAY:
             reason = "content_filter" if self._refused else "stop"
             return Finish(reason, index, {"native_finish_reason": word})
         # STOP is also what ends an answer that calls tools, even in a later chunk.
-        reason, extra = finish_reason(word, index in self._calls)
+        reason, extra = finish_reason(word, self._numbers["call", index] > 0)
         return Finish(reason, index, extra)
 
     def _blocked(self, feedback: dict[str, Json]) -> None:
@@ -234,5 +224,6 @@ class GeminiTranslator(EventTranslator):
 
 
 def _signed(signature: str) -> dict[str, Json]:
-    """Return the field in which Google's own OpenAI-compatible endpoint gives a signature."""
-    return {"extra_content": {"google": {"thought_signature": signature}}}
+    """Return the field for a signature, if any, that Google's OpenAI-compatible endpoint has."""
+    signed = {"extra_content": {"google": {"thought_signature": signature}}}
+    return signed if signature else {}
