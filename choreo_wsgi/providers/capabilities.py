@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from ..chat.request import ChatRequest
 from ..errors import ConfigurationError, InvalidRequest
+from ..settings import parse_options, setting
 
 #: The words of ``reasoning_effort``, from the least to the most.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -22,29 +22,29 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What is known of a model.
+    """What is known of a model."""
 
-    *sampling* is ``both``, ``one`` (temperature or top_p, not both together) or ``none``.
-    *thinking* is ``budget`` (in tokens, between *least* and *most*), ``effort`` (a word), ``none``,
-    or ``""`` for unknown.  *off* is how thinking is turned off: ``disabled``, ``between_tools``, or
-    ``""`` where it cannot be.  *efforts* are the words that it takes; a word that is not among
-    them becomes the nearest lower one.  *max_tokens* is the most that it writes, 0 for unknown.
-    *parallel* is ``choose`` where ``parallel_tool_calls`` is the caller's to set, and ``one`` where
-    the model calls one tool at a time anyway: the parameter is then not sent, as it is refused.
-    *forced_tools* is whether it can be made to call a tool, *system_anywhere* whether system
-    messages may stand in the middle of the conversation.
-    """
-
-    sampling: str = "both"
-    thinking: str = ""
-    off: str = "disabled"
-    efforts: tuple[str, ...] = ()
-    least: int = 1024
-    most: int = 32768
-    max_tokens: int = 0
-    parallel: str = "choose"
-    forced_tools: bool = True
-    system_anywhere: bool = False
+    sampling: str = setting(
+        "both", "one: temperature or top_p, not both together", choices=("both", "one", "none")
+    )
+    thinking: str = setting(
+        *("", "asked for by a number of tokens or by a word; empty: not known"),
+        choices=("", "budget", "effort", "none"),
+    )
+    off: str = setting(
+        *("disabled", "how thinking is turned off, if it can be"),
+        choices=("disabled", "between_tools", "no"),
+    )
+    efforts: tuple[str, ...] = setting((), "the words that it takes: others become the next lower")
+    least: int = setting(1024, "tokens of the smallest budget", minimum=0)
+    most: int = setting(32768, "tokens of the largest budget", minimum=0)
+    max_tokens: int = setting(0, "the most that it writes, 0 for unknown", minimum=0)
+    parallel: str = setting(
+        *("choose", "one: it calls one tool at a time, and refuses parallel_tool_calls"),
+        choices=("choose", "one"),
+    )
+    forced_tools: bool = setting(True, "whether it can be made to call a tool")
+    system_anywhere: bool = setting(False, "whether system messages may stand in the middle")
 
     def effort(self, asked: str) -> str:
         """Return the word of the model's that comes nearest to *asked*, never a higher one
@@ -127,13 +127,8 @@ gpt-oss                     2026-11-25 ollama  {_LEVELS}=low|medium|high
 ^(openai/)?o(1|3|4-mini)\b  2026-11-25 o-series parallel=one
 """
 
+
 Override = tuple[str, dict[str, str]]
-_WORDS = {
-    "sampling": ("both", "one", "none"),
-    "thinking": ("budget", "effort", "none"),
-    "parallel": ("choose", "one"),
-    "off": ("disabled", "between_tools", "no"),
-}
 
 
 def capabilities(model: str, overrides: Iterable[Override] = ()) -> Capabilities:
@@ -151,8 +146,10 @@ def _known(model: str) -> Capabilities:
 
 
 def _changed(facts: Capabilities, changes: Mapping[str, str]) -> Capabilities:
-    made: dict[str, Any] = {name: _value(name, word) for name, word in changes.items()}
-    return replace(facts, **made)
+    parsed = parse_options(Capabilities, changes, "capabilities")
+    if not set(parsed.efforts) <= set(EFFORTS):
+        raise ConfigurationError(f"efforts are words of {'|'.join(EFFORTS)}")
+    return replace(facts, **{name: getattr(parsed, name) for name in changes})
 
 
 def overrides(lines: Iterable[str]) -> list[Override]:
@@ -164,40 +161,17 @@ def overrides(lines: Iterable[str]) -> list[Override]:
     made = []
     for line in lines:
         pattern, *pairs = line.split()
-        changes = _pairs(pairs)
         try:
             re.compile(pattern)
-            _changed(Capabilities(), changes)
-        except (re.error, ValueError) as error:
+            _changed(Capabilities(), _pairs(pairs))
+        except (re.error, ConfigurationError) as error:
             raise ConfigurationError(f"capabilities: {line!r}: {error}") from None
-        made.append((pattern, changes))
+        made.append((pattern, _pairs(pairs)))
     return made
 
 
 def _pairs(words: Iterable[str]) -> dict[str, str]:
-    return dict(word.partition("=")[::2] for word in words)
-
-
-def _value(name: str, word: str) -> str | int | bool | tuple[str, ...]:
-    kinds = {field.name: field.type for field in fields(Capabilities)}
-    if name not in kinds:
-        raise ValueError(f"{name!r} is not one of {', '.join(kinds)}")
-    if name == "efforts":
-        efforts = tuple(word.split("|"))
-        if not set(efforts) <= set(EFFORTS):
-            raise ValueError(f"efforts are words of {'|'.join(EFFORTS)}")
-        return efforts
-    if kinds[name] == "int":
-        if not (word.isascii() and word.isdigit()):
-            raise ValueError(f"{name} is a number")
-        return int(word)
-    if kinds[name] == "bool":
-        if word not in ("true", "false"):
-            raise ValueError(f"{name} is true or false")
-        return word == "true"
-    if word not in _WORDS[name]:
-        raise ValueError(f"{name} is one of {', '.join(_WORDS[name])}")
-    return "" if word == "no" else word
+    return dict(word.replace("|", ",").partition("=")[::2] for word in words)
 
 
 def asked_effort(request: ChatRequest) -> str | None:

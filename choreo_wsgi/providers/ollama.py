@@ -117,7 +117,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
 
 
 def _think(effort: str, able: Capabilities) -> str | bool:
-    if effort == "none" and able.off:
+    if effort == "none" and able.off != "no":
         return False
     return able.effort(effort) if able.efforts else _THINK.get(effort, effort)
 

@@ -81,7 +81,7 @@ def thinking(
         if effort == "none":
             return None, "", 0
         raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
-    if effort == "none" and able.off:
+    if effort == "none" and able.off != "no":
         return {"type": able.off}, "", 0
     if able.thinking != "budget":
         # Summaries are what reasoning_content shows; some models leave them out unasked.

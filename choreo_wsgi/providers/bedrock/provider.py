@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 from urllib.parse import quote
 
 from botocore.auth import SigV4Auth
@@ -60,7 +61,6 @@ class Bedrock(HTTPProvider):
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        self._signer: Signer | None = None
         # botocore asks files, processes and addresses for credentials.
         self.blocking = not self.options.api_key
 
@@ -119,9 +119,21 @@ class Bedrock(HTTPProvider):
         if self.options.api_key:
             headers = {**sent.headers, "authorization": f"Bearer {self.options.api_key!s}"}
             return replace(sent, headers=headers)
-        if self._signer is None:
-            self._signer = Signer(self.name, self.options.region, self.options.profile)
-        return self._signer.sign(sent)
+        signed = AWSRequest(sent.method, sent.url, dict(sent.headers), sent.body)
+        frozen = self._credentials.get_frozen_credentials()
+        SigV4Auth(frozen, "bedrock", self.options.region).add_auth(signed)
+        headers = {name.lower(): value for name, value in signed.headers.items()}
+        return replace(sent, headers=headers)
+
+    @cached_property
+    def _credentials(self) -> Any:
+        found = Session(profile=self.options.profile or None).get_credentials()
+        if found is None:
+            raise ProviderNotConfigured(
+                f"provider {self.name!r} has no key: set AWS_BEARER_TOKEN_BEDROCK, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        return found
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's binary events."""
@@ -133,29 +145,3 @@ class Bedrock(HTTPProvider):
         """Return the status and code of an error, whose name is in a header."""
         named = {"code": headers.get("x-amzn-errortype"), **error}
         return super().meaning(status, headers, message, named)
-
-
-class Signer:
-    """Signs requests to Bedrock with AWS Signature Version 4.
-
-    Raises ProviderNotConfigured where there are no credentials.
-    """
-
-    def __init__(self, name: str, region: str, profile: str = "") -> None:
-        self._region = region
-        self._credentials = Session(profile=profile or None).get_credentials()
-        if self._credentials is None:
-            raise ProviderNotConfigured(
-                f"provider {name!r} has no key: set AWS_BEARER_TOKEN_BEDROCK, or "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-
-    def sign(self, request: HTTPRequest) -> HTTPRequest:
-        """Return *request* with the headers of its signature."""
-        signed = AWSRequest(
-            method=request.method, url=request.url, data=request.body, headers=dict(request.headers)
-        )
-        frozen = self._credentials.get_frozen_credentials()
-        SigV4Auth(frozen, "bedrock", self._region).add_auth(signed)
-        headers = {name.lower(): value for name, value in signed.headers.items()}
-        return HTTPRequest(request.method, request.url, headers, request.body)

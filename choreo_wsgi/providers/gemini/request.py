@@ -90,7 +90,7 @@ def _thinking(effort: str, own: Json, able: Capabilities) -> dict[str, Json]:
     shown = {"includeThoughts": effort != "none"}
     if able.thinking != "budget":
         return {**shown, "thinkingLevel": able.effort(effort).upper()}
-    if effort == "none" and able.off:
+    if effort == "none" and able.off != "no":
         return {**shown, "thinkingBudget": 0}
     budget = (own or {}).get("budget_tokens") or _BUDGETS.get(effort, able.least)
     return {**shown, "thinkingBudget": max(able.least, min(budget, able.most))}
