@@ -142,7 +142,7 @@ def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
         yield turn
         for part in turn.parts:
             if isinstance(part, Call) and not calls.has_result(part.id):
-                result = Result(part.id, part.name, [Text(EMPTY)], calls.order(part.id))
+                result = Result(part.id, part.name, [Text(EMPTY)], part.order)
                 yield Turn("tool", [result], {})
 
 
@@ -182,9 +182,8 @@ class _Calls:
     def __init__(self, ids: re.Pattern[str] | None, marks: Marks) -> None:
         self._ids = ids
         self._marks = marks
-        # Those of the latest message with the id, for the provider: id, name, order.
-        self._known: dict[str, deque[tuple[str, str, int]]] = {}
-        self._orders: dict[str, int] = {}
+        # Those of the latest message with the id.
+        self._known: dict[str, deque[Call]] = {}
         self._taken: set[str] = set()
         self._tried: dict[str, int] = {}  # how many ids were made for each
         self._results: dict[str, Result] = {}
@@ -194,7 +193,7 @@ class _Calls:
         for name in ("function_call", "audio"):
             if message.get(name):
                 raise InvalidRequest(f"{name} is not supported here", param=f"{where}.{name}")
-        made: dict[str, deque[tuple[str, str, int]]] = {}
+        made: dict[str, deque[Call]] = {}
         for index, call in enumerate(message.get("tool_calls") or ()):
             if call.get("type", "function") != "function":
                 raise InvalidRequest(
@@ -202,16 +201,18 @@ class _Calls:
                     param=f"{where}.tool_calls[{index}].type",
                 )
             function = call["function"]
-            id = self._fit(call["id"])
-            self._orders[id] = len(self._orders)
-            same = made.setdefault(call["id"], deque())
-            same.append((id, function["name"], self._orders[id]))
-            self._known[call["id"]] = same
             extra = call.get("extra_content")
-            extra = extra if isinstance(extra, dict) else {}
-            given = _arguments(function.get("arguments"), self._marks)
-            cache = cache_control(call, f"{where}.tool_calls[{index}]")
-            yield Call(id, function["name"], given, extra, cache)
+            found = Call(
+                self._fit(call["id"]),
+                function["name"],
+                _arguments(function.get("arguments"), self._marks),
+                len(self._taken),
+                extra if isinstance(extra, dict) else {},
+                cache_control(call, f"{where}.tool_calls[{index}]"),
+            )
+            self._known[call["id"]] = same = made.setdefault(call["id"], deque())
+            same.append(found)
+            yield found
 
     def knows(self, id: str) -> bool:
         """Return whether a call before has the *id*, the caller's."""
@@ -221,25 +222,19 @@ class _Calls:
         """Return whether the call with *id*, the provider's, has a result."""
         return id in self._results
 
-    def order(self, id: str) -> int:
-        """Return the place of the call with *id*, the provider's, among all calls."""
-        return self._orders[id]
-
     def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
         """Return the result in a tool's *message*; nothing if it goes on with one before."""
-        same = self._known[
-            message["tool_call_id"]
-        ]  # several where a server gives parallel calls one id
-        while len(same) > 1 and same[0][0] in self._results:
+        same = self._known[message["tool_call_id"]]  # several where parallel calls have one id
+        while len(same) > 1 and same[0].id in self._results:
             same.popleft()
-        id, name, order = same[0]
-        parts = list(content(message, where, blanks))
-        if id in self._results:
-            self._results[id].parts += parts
+        call, parts = same[0], list(content(message, where, blanks))
+        if call.id in self._results:
+            self._results[call.id].parts += parts
             return []
         failed = message.get("is_error") is True
         cache = next((part.cache for part in reversed(parts) if part.cache), None)
-        result = self._results[id] = Result(id, name, parts, order, failed, cache)
+        result = Result(call.id, call.name, parts, call.order, failed, cache)
+        self._results[call.id] = result
         return [result]
 
     def _fit(self, id: str) -> str:

@@ -31,36 +31,35 @@ def fit_names(
     if fits is None:
         return request, names
 
-    def renamed(tool: Json) -> Json:
-        """Return a tool, a call or a choice of one with a name that fits."""
-        function = tool.get("function") if isinstance(tool, dict) else None
+    def renamed(value: Json) -> Json:
+        """Return tools, calls or a choice, whatever they are in, with names that fit."""
+        if isinstance(value, list):
+            return list(map(renamed, value))
+        if not isinstance(value, dict):
+            return value
+        function = value.get("function")
         if not isinstance(function, dict):
-            return tool
+            return {key: renamed(inner) for key, inner in value.items()}
         name = function.get("name")
         if not isinstance(name, str) or fits.fullmatch(name):
-            return tool
-        made = _made(name)
+            return value
+        stem = _ODD.sub("_", name)[:_STEM]
+        mark = "" if stem[:1].isalpha() else "_"  # Gemini's begin with a letter or that
+        made = f"{mark}{stem}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:10]}"
         names[made] = name
-        return {**tool, "function": {**function, "name": made}}
+        return {**value, "function": {**function, "name": made}}
 
-    body = dict(request.body)
     messages = [
-        {**message, "tool_calls": list(map(renamed, message["tool_calls"]))}
+        {**message, "tool_calls": renamed(message["tool_calls"])}
         if message.get("tool_calls")
         else message
         for message in request.messages
     ]
-    body["messages"] = messages
-    if body.get("tools"):
-        body["tools"] = list(map(renamed, body["tools"]))
-    wanted = renamed(body.get("tool_choice"))
-    if isinstance(wanted, dict) and wanted.get("type") == "allowed_tools":
-        allowed = wanted["allowed_tools"]
-        allowed = {**allowed, "tools": list(map(renamed, allowed["tools"]))}
-        wanted = {**wanted, "allowed_tools": allowed}
-    if wanted is not None:
-        body["tool_choice"] = wanted
-    return (replace(request, body=body, messages=messages) if names else request), names
+    chosen = {name: renamed(request.body.get(name)) for name in ("tools", "tool_choice")}
+    if not names:
+        return request, names
+    body = {**request.body, **{name: one for name, one in chosen.items() if one is not None}}
+    return replace(request, body={**body, "messages": messages}, messages=messages), names
 
 
 def restore_names(items: Iterable[Item], names: Mapping[str, str]) -> None:
@@ -69,9 +68,3 @@ def restore_names(items: Iterable[Item], names: Mapping[str, str]) -> None:
         if isinstance(item, Delta):
             for call in item.tool_calls:
                 call.name = names.get(call.name, call.name)
-
-
-def _made(name: str) -> str:
-    stem = _ODD.sub("_", name)[:_STEM]
-    mark = "" if stem[:1].isalpha() else "_"  # Gemini's begin with a letter or that
-    return f"{mark}{stem}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:10]}"

@@ -76,11 +76,12 @@ class Media:
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call that the model made."""
+    """A tool call that the model made; *order* is its place among all calls."""
 
     id: str
     name: str
     arguments: dict[str, Json]
+    order: int
     extra: Mapping[str, Json] = field(default_factory=dict)
     cache: Json = None
 
