@@ -27,6 +27,11 @@ from .support import check, check_media
 
 #: Stands where a provider wants to read something and nothing was said.
 EMPTY = "(empty)"
+#: The kinds of thinking blocks and their members, the last of which is given back.
+_THOUGHTS: dict[str, tuple[str, ...]] = {
+    "thinking": ("thinking", "signature"),
+    "redacted_thinking": ("data",),
+}
 
 
 @dataclass
@@ -275,17 +280,12 @@ def _thoughts(message: dict[str, Json], where: str) -> list[dict[str, Json]]:
         raise InvalidRequest("must be an array", param=f"{where}.thinking_blocks")
     found = []
     for index, block in enumerate(blocks):
-        kind = block.get("type") if isinstance(block, dict) else None
-        members: tuple[str, ...] = ()
-        if kind == "thinking":
-            members = ("thinking", "signature")
-        elif kind == "redacted_thinking":
-            members = ("data",)
-        if not members or not all(isinstance(block.get(name, ""), str) for name in members):
+        members = _THOUGHTS.get(str(block.get("type")), ()) if isinstance(block, dict) else ()
+        kept = {name: block.get(name, "") for name in members}
+        if not kept or not all(isinstance(value, str) for value in kept.values()):
             raise InvalidRequest(
                 "this is not a thinking block", param=f"{where}.thinking_blocks[{index}]"
             )
-        if block.get(members[-1]):
-            kept = {name: block.get(name, "") for name in members}
+        if kept[members[-1]]:
             found.append({"type": block["type"], **kept})
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -144,13 +145,10 @@ def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) 
 
 def _in_order(turns: list[Turn]) -> list[Turn]:
     """Return *turns* with results in the order of the calls: they have no ids there."""
-    places = [at for at, turn in enumerate(turns) if turn.role == "tool"]
-    ordered = list(turns)
-    for _, run in groupby(enumerate(places), lambda pair: pair[1] - pair[0]):
-        where = [place for _, place in run]
-        results = sorted((turns[place] for place in where), key=_order)
-        for place, turn in zip(where, results, strict=True):
-            ordered[place] = turn
+    ordered: list[Turn] = []
+    for role, run in groupby(turns, lambda turn: turn.role):
+        several = list(run)
+        ordered += sorted(several, key=_order) if role == "tool" else several
     return ordered
 
 
@@ -223,7 +221,8 @@ class OllamaTranslator(Translator):
         """Return what a last line without its line end holds; the answer must be done."""
         items: list[Item] = []
         if not self.ended and self._rest.strip():
-            self._last(bytes(self._rest), items)
+            with suppress(UpstreamInvalid):  # cut inside the line: truncated is what it is
+                self._line(bytes(self._rest), items)
         if not self.ended:
             raise UpstreamTruncated("the provider's stream ended before it was done")
         return items
@@ -235,12 +234,6 @@ class OllamaTranslator(Translator):
         if not all(isinstance(line, dict) for line in lines):
             return None
         return b"".join(dump(line) + b"\n" for line in lines) or None
-
-    def _last(self, line: bytes, items: list[Item]) -> None:
-        try:
-            self._line(line, items)
-        except UpstreamInvalid:  # cut inside the line: truncated is what it is
-            return
 
     def _line(self, line: bytes, items: list[Item]) -> None:
         line = line.strip(BLANK).removeprefix(b"data:").strip()  # some frame lines as events
