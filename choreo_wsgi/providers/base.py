@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.items import Finish, Usage
 from ..chat.source import Reply, Source, from_deltas
+from ..errors import ProviderNotConfigured
 from ..late import Late
 from ..settings import Secret, Settings, parse_options
 from .facts import Facts
@@ -118,6 +119,14 @@ class Provider(ABC):
     def stops(self, request: ChatRequest) -> tuple[str, ...]:
         """Return the stop strings that are looked for here, not by the provider."""
         return () if "stop" in self.native else request.stop
+
+    def key(self) -> str:
+        """Return the provider's key; raises ProviderNotConfigured when there is none."""
+        if not self.options.api_key:
+            raise ProviderNotConfigured(
+                f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
+            )
+        return str(self.options.api_key)
 
     def preload(self) -> None:
         """Do now what would hold up the first request."""

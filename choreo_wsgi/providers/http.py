@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.items import Json, new_call_id
 from ..chat.source import Source
-from ..errors import ChoreoError, ProviderNotConfigured, from_provider
+from ..errors import ChoreoError, from_provider
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
@@ -113,14 +113,6 @@ class HTTPProvider(Provider):
             asking, writer, request.model, label, request.stream, limit, unwrap
         )
         return reply
-
-    def key(self) -> str:
-        """Return the provider's key; raises ProviderNotConfigured when there is none."""
-        if not self.options.api_key:
-            raise ProviderNotConfigured(
-                f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
-            )
-        return str(self.options.api_key)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return what an answer that is no stream means for our caller."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...chat.items import Json, dump, new_call_id
 from ...chat.source import Reply, Source
-from ...errors import ChoreoError, ConfigurationError, ProviderNotConfigured
+from ...errors import ChoreoError, ConfigurationError
 from ...late import Late
 from ...settings import Secret, Settings, setting
 from ...upstream import Client, Exchange, HTTPRequest, Timeouts
@@ -165,16 +165,10 @@ class OpenAI(Provider):
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
         body = {**(request.native or request.original or {}), "model": request.model}
-        sent = longtext.restore(dump(body), request.marks)
         path = native.DIALECTS[writer.api].path
-        url, headers = self.url(path, request.model), {**self._headers, **request.trace}
-        asking = answers.Asking(
-            lambda: self._post(url, headers, sent),
-            foreign=b"{[<" if request.stream else b"",
-            secrets=self.secrets,
-        )
+        asking = self._asking(request, body, path, foreign=b"{[<" if request.stream else b"")
         if not self.options.apis:
-            asking = replace(asking, refused=native.refused)
+            asking.refused = native.refused
         model, limit = request.model, self.settings.max_event_bytes
         label, stream = self.label(model), request.stream
         reply = native.NativeReply(asking, writer, model, label, stream, limit)
@@ -214,15 +208,7 @@ class OpenAI(Provider):
     def _document(self, request: ChatRequest) -> answers.Asking:
         body = {**request.body, "model": request.model, "stream": False}
         body.pop("stream_options", None)
-        sent = longtext.restore(dump(self.prepare(body)), request.marks)
-        url, headers = self._chat(request)
-        return answers.Asking(
-            lambda: self._post(url, headers, sent), foreign=b"", secrets=self.secrets
-        )
-
-    def _chat(self, request: ChatRequest) -> tuple[str, dict[str, str]]:
-        """Return the URL and the headers for *request*, which need not be kept for them."""
-        return self.url("/chat/completions", request.model), {**self._headers, **request.trace}
+        return self._asking(request, self.prepare(body), foreign=b"")
 
     def _stream(self, request: ChatRequest) -> answers.Asking:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
@@ -233,36 +219,40 @@ class OpenAI(Provider):
             # Padding that differs in every event hides that they are alike.
             options.setdefault("include_obfuscation", False)
         body = self.prepare(body)
-        if not self.options.usage or self._takes_stream_options is False:
-            return self._asking(request, body)
 
-        def again(status: int, text: bytes) -> answers.Asking | None:
-            return self._asking(request, body) if self._refused(status, text) else None
+        def asking(body: dict[str, Json]) -> answers.Asking:
+            def accepted() -> None:
+                if self.options.usage:
+                    self._takes_stream_options = "stream_options" in body
 
-        asking = self._asking(request, {**body, "stream_options": options})
-        asking.again = again
-        return asking
-
-    def _asking(self, request: ChatRequest, body: dict[str, Json]) -> answers.Asking:
-        def accepted() -> None:
-            if self.options.usage:
-                self._takes_stream_options = "stream_options" in body
-
-        marks = request.marks
-        url, headers = self._chat(request)
-        return answers.Asking(
-            lambda: self._post(url, headers, longtext.restore(dump(body), marks)),
-            unfold=lambda body: chunks.unfold(body),
-            accepted=accepted,
-            secrets=self.secrets,
-        )
-
-    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Exchange:
-        if self.facts.needs_key and not self.options.api_key and self._base_url == self.facts.home:
-            raise ProviderNotConfigured(
-                f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
+            return self._asking(
+                request, body, unfold=lambda body: chunks.unfold(body), accepted=accepted
             )
-        return self.client.send(HTTPRequest("POST", url, headers, body))
+
+        if not self.options.usage or self._takes_stream_options is False:
+            return asking(body)
+        first = asking({**body, "stream_options": options})
+        first.again = lambda status, text: asking(body) if self._refused(status, text) else None
+        return first
+
+    def _asking(
+        self,
+        request: ChatRequest,
+        body: dict[str, Json],
+        path: str = "/chat/completions",
+        **judged: Any,
+    ) -> answers.Asking:
+        """Return how *body* is sent to *path* and its answer *judged*; *request* is not kept."""
+        marks, url = request.marks, self.url(path, request.model)
+        headers = {**self._headers, **request.trace}
+
+        def begin() -> Exchange:
+            if self.facts.needs_key and self._base_url == self.facts.home:
+                self.key()
+            sent = longtext.restore(dump(body), marks)
+            return self.client.send(HTTPRequest("POST", url, headers, sent))
+
+        return answers.Asking(begin, secrets=self.secrets, **judged)
 
     def _refused(self, status: int, body: bytes) -> bool:
         """Whether a refusal may be of ``stream_options``; sure once they have been taken."""
