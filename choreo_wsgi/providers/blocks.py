@@ -13,26 +13,24 @@ from dataclasses import replace
 from ..chat.aside import is_object, pieces, set_aside, whole
 from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
-from ..chat.jsontext import count
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .failures import failure, provider_error
-from .reading import find_error, text
+from .reading import MESSAGES, Counts, find_error, text
 from .translating import arguments
-
-_COUNTS = (
-    *("input_tokens", "output_tokens"),
-    *("cache_creation_input_tokens", "cache_read_input_tokens"),
-)
 
 
 class Blocks:
-    """The message that events tell of, in which there may be marks of *marks*."""
+    """The message that events tell of, in which there may be marks of *marks*.
 
-    def __init__(self, marks: Marks) -> None:
+    *counts* says what its ``usage`` holds.
+    """
+
+    def __init__(self, marks: Marks, counts: Counts = MESSAGES) -> None:
         self._marks = marks
+        self._counts = counts
+        self._told: dict[str, Json] = {}  # running totals
         self._begun = False
-        self._counts: dict[str, int] = {}
         self._finish: Finish | None = None
         self._arguments: list[list[str]] = []  # the pieces of each call's, in order
         self._whole: list[list[str]] = []  # those that came with the start of each call
@@ -44,15 +42,7 @@ class Blocks:
     @property
     def usage(self) -> Usage | None:
         """What was reported so far; input counts come first, output counts grow."""
-        counts = self._counts
-        if not counts:
-            return None
-        cached = counts.get("cache_read_input_tokens")
-        written = counts.get("cache_creation_input_tokens")
-        # Their input_tokens are only those that no cache had to do with.
-        prompt = counts.get("input_tokens", 0) + (cached or 0) + (written or 0)
-        output = counts.get("output_tokens", 0)
-        return Usage(prompt, output, cached, written, counts.get("thinking_tokens"))
+        return self._counts.read(self._told)
 
     def take(self, event: dict[str, Json], items: list[Item]) -> None:
         """Append to *items* what *event* completes; raises the error that it reports."""
@@ -171,8 +161,4 @@ class Blocks:
 
     def _count(self, usage: dict[str, Json] | None) -> None:
         """Keep the counts in *usage*: they are running totals, and what is absent stands."""
-        usage = usage or {}
-        counts = {name: count(usage.get(name)) for name in _COUNTS}
-        details = usage.get("output_tokens_details") or {}
-        counts["thinking_tokens"] = count(details.get("thinking_tokens"))
-        self._counts |= {name: number for name, number in counts.items() if number is not None}
+        self._told |= {name: told for name, told in (usage or {}).items() if told is not None}

@@ -18,36 +18,25 @@ from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import shorten_into
 from ..chat.items import Json, Marks, Usage, dump
-from ..chat.jsontext import count
 from ..chat.longtext import restore
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from .answer import Asking, UpstreamAnswer
 from .failures import provider_error, refusal
-from .reading import SHAPE_ERRORS, find_error, parse_object, read_usage
+from .reading import (
+    CHAT,
+    MESSAGES,
+    RESPONSES,
+    SHAPE_ERRORS,
+    Counts,
+    find_error,
+    parse_object,
+)
 
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024
 #: The lines that an event begins with, up to its object, are shorter.
 _LONGEST_HEAD = 200
-
-#: The counts of Responses and Messages by their names in chat.
-_COUNTS = {
-    f"{theirs}_tokens{more}": f"{ours}_tokens{more}"
-    for theirs, ours in (("input", "prompt"), ("output", "completion"))
-    for more in ("", "_details")
-}
-
-
-def _usage_of(counts: dict[str, Json]) -> Usage:
-    """Return what a ``usage`` says.  That of Messages has in its input what was not cached."""
-    usage = read_usage({_COUNTS.get(name, name): value for name, value in counts.items()})
-    read = count(counts.get("cache_read_input_tokens"))
-    written = count(counts.get("cache_creation_input_tokens"))
-    if read is not None or written is not None:
-        usage.prompt_tokens += (read or 0) + (written or 0)
-        usage.cached_tokens, usage.cache_write_tokens = read, written
-    return usage
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ class Dialect:
     *plain* is what the two lines of an event that is never taken apart have between them.  The
     event *first* begins an answer, those *last* end it, and those *dropped* are not passed on.
     *member* is where an event has the object with ``id``, ``model`` and ``usage``; a document is
-    that object itself.
+    that object itself.  *counts* says what its ``usage`` holds.
     """
 
     path: str
@@ -66,6 +55,7 @@ class Dialect:
     last: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()
     member: str = ""
+    counts: Counts = CHAT
 
 
 DIALECTS = {
@@ -75,6 +65,7 @@ DIALECTS = {
         "response.created",
         frozenset(("response.completed", "response.incomplete", "response.failed")),
         member="response",
+        counts=RESPONSES,
     ),
     "messages": Dialect(
         "/messages",
@@ -83,8 +74,9 @@ DIALECTS = {
         frozenset(("message_stop",)),
         frozenset(("ping",)),
         member="message",
+        counts=MESSAGES,
     ),
-    "count_tokens": Dialect("/messages/count_tokens"),
+    "count_tokens": Dialect("/messages/count_tokens", counts=MESSAGES),
     "completions": Dialect("/completions"),
     "embeddings": Dialect("/embeddings"),
 }
@@ -129,7 +121,7 @@ class NativeReply(UpstreamAnswer):
     @property
     def usage(self) -> Usage | None:
         """What the upstream reported so far."""
-        return _usage_of(self._counts) if self._counts else None
+        return self._dialect.counts.read(self._counts)
 
     def receive(self, timeout: float) -> bytes:
         """Return what came within *timeout* seconds: frames, or the document once it is whole."""

@@ -13,7 +13,6 @@ from itertools import groupby
 
 from ..chat.endings import finish_reason
 from ..chat.items import new_call_id
-from ..chat.jsontext import count
 from . import (
     ChatRequest,
     Delta,
@@ -37,12 +36,13 @@ from .conversation import Turn, supported
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text
-from .reading import find_error, parse_object, text
+from .reading import Counts, find_error, parse_object, text
 from .support import given, number
 from .tools import choice, functions, schema
 from .translating import arguments, json_values, picture, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+_COUNTS = Counts("prompt_eval_count", "eval_count")
 _THINK = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
@@ -271,10 +271,8 @@ class OllamaTranslator(Translator):
         word = text(body.get("done_reason")) or "stop"
         reason, extra = finish_reason(word, bool(self._calls))
         items.append(Finish(reason, extra=extra))
-        read, written = count(body.get("prompt_eval_count")), count(body.get("eval_count"))
-        if read is not None or written is not None:
-            self._usage = Usage(read or 0, written or 0)
-            items.append(self._usage)
+        self._usage = _COUNTS.read(body)
+        items += [self._usage] if self._usage else []
         self.ended = True
 
 

@@ -97,20 +97,61 @@ def find_error(value: Json) -> Json:
     return None
 
 
+class Counts:
+    """Where a provider's ``usage`` has what stands in a :class:`~choreo_wsgi.chat.items.Usage`.
+
+    Each is the names of counts that are added up; ``a.b`` is *b* within *a*.
+    """
+
+    def __init__(self, prompt: str, completion: str, **more: str) -> None:
+        self._places = [
+            (to, [name.split(".") for name in names.split()])
+            for to, names in {"prompt": prompt, "completion": completion, **more}.items()
+        ]
+
+    def read(self, usage: Mapping[str, Json]) -> Usage | None:
+        """Return what *usage* says, None for nothing; counts that are none are left out."""
+        found: dict[str, int] = {}
+        for to, places in self._places:
+            for first, *within in places:
+                value = usage.get(first)
+                if within:
+                    value = value.get(within[0]) if isinstance(value, dict) else None
+                number = None if value is None else jsontext.count(value)
+                if number is not None:
+                    found[f"{to}_tokens"] = found.get(f"{to}_tokens", 0) + number
+        if not found:
+            return None
+        made = Usage(**found)
+        if made.total_tokens == made.prompt_tokens + made.completion_tokens:
+            made.total_tokens = None
+        return made
+
+
+#: Those of chat completions, of Responses and of Anthropic's Messages, whose input has nothing
+#: that was cached in it.
+CHAT = Counts(
+    *("prompt_tokens", "completion_tokens"),
+    cached="prompt_tokens_details.cached_tokens",
+    cache_write="prompt_tokens_details.cache_write_tokens",
+    reasoning="completion_tokens_details.reasoning_tokens",
+    total="total_tokens",
+)
+RESPONSES = Counts(
+    *("input_tokens", "output_tokens"),
+    cached="input_tokens_details.cached_tokens",
+    cache_write="input_tokens_details.cache_write_tokens",
+    reasoning="output_tokens_details.reasoning_tokens",
+    total="total_tokens",
+)
+MESSAGES = Counts(
+    *("input_tokens cache_creation_input_tokens cache_read_input_tokens", "output_tokens"),
+    cached="cache_read_input_tokens",
+    cache_write="cache_creation_input_tokens",
+    reasoning="output_tokens_details.thinking_tokens",
+)
+
+
 def read_usage(usage: Mapping[str, Json]) -> Usage:
-    """Return what *usage*, the API's object, says; counts that are none are left out."""
-    prompt = usage.get("prompt_tokens_details")
-    completion = usage.get("completion_tokens_details")
-    prompt = prompt if isinstance(prompt, dict) else {}
-    completion = completion if isinstance(completion, dict) else {}
-    read = jsontext.count(usage.get("prompt_tokens")) or 0
-    written = jsontext.count(usage.get("completion_tokens")) or 0
-    total = jsontext.count(usage.get("total_tokens"))
-    return Usage(
-        read,
-        written,
-        jsontext.count(prompt.get("cached_tokens")),
-        jsontext.count(prompt.get("cache_write_tokens")),
-        jsontext.count(completion.get("reasoning_tokens")),
-        total if total != read + written else None,
-    )
+    """Return what *usage*, the object of chat completions, says."""
+    return CHAT.read(usage) or Usage()

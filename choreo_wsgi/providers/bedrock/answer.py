@@ -15,7 +15,7 @@ from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTrunc
 from ..answer import BLANK
 from ..blocks import Blocks
 from ..failures import failure
-from ..reading import SHAPE_ERRORS, parse_object, text
+from ..reading import SHAPE_ERRORS, Counts, parse_object, text
 from ..translating import Translator, json_values, picture
 
 #: What botocore raises for bytes that are no message, beside its own errors.
@@ -94,7 +94,7 @@ class BedrockTranslator(Translator):
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         super().__init__()
         self._reader = EventReader(limit, self.shorten)
-        self._blocks = Blocks(self.marks)
+        self._blocks = Blocks(self.marks, _COUNTS)
         self._pictures: dict[int, tuple[str, list[bytes]]] = {}  # the open ones: format, pieces
         self._drawn = 0
         self._begun = False
@@ -146,13 +146,12 @@ class BedrockTranslator(Translator):
             self._drawn += 1
 
 
-#: The members of the usage of Converse, and what they are called in that of Messages.
-_COUNTS = {
-    "inputTokens": "input_tokens",
-    "outputTokens": "output_tokens",
-    "cacheReadInputTokens": "cache_read_input_tokens",
-    "cacheWriteInputTokens": "cache_creation_input_tokens",
-}
+#: Its inputTokens are only those that no cache had to do with.
+_COUNTS = Counts(
+    *("inputTokens cacheReadInputTokens cacheWriteInputTokens", "outputTokens"),
+    cached="cacheReadInputTokens",
+    cache_write="cacheWriteInputTokens",
+)
 
 
 def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
@@ -180,9 +179,7 @@ def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
     elif kind == "messageStop":
         yield {"type": "message_delta", "delta": {"stop_reason": body["stopReason"]}}
     elif kind == "metadata":
-        usage = body.get("usage") or {}
-        counts = {ours: usage.get(theirs) for theirs, ours in _COUNTS.items()}
-        yield {"type": "message_delta", "delta": {}, "usage": counts}
+        yield {"type": "message_delta", "delta": {}, "usage": body.get("usage")}
 
 
 def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:

@@ -18,16 +18,15 @@ from ...chat.endings import finish_reason
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure, provider_error
-from ..reading import find_error, text
+from ..reading import Counts, find_error, text
 from ..translating import EventTranslator, arguments, json_values, picture, whole_call
 
-_COUNTS = (
-    "promptTokenCount",
-    "toolUsePromptTokenCount",
-    "candidatesTokenCount",
-    "thoughtsTokenCount",
-    "cachedContentTokenCount",
-    "totalTokenCount",
+_COUNTS = Counts(
+    "promptTokenCount toolUsePromptTokenCount",
+    "candidatesTokenCount thoughtsTokenCount",
+    cached="cachedContentTokenCount",
+    reasoning="thoughtsTokenCount",
+    total="totalTokenCount",
 )
 _STRAY_BYTES = 64 * 1024
 #: These end an answer of nothing without a failure: the model chose to say nothing.
@@ -66,7 +65,7 @@ class GeminiTranslator(EventTranslator):
         super().__init__(limit, _Events)
         self._n = n
         self._new_call_id = new_call_id
-        self._counts: dict[str, int] = {}
+        self._usage: Usage | None = None
         self._numbers: Counter[tuple[str, int]] = Counter()  # of parts, by kind and candidate
         self._signatures: dict[int, str] = {}  # of text, by candidate
         self._stops: dict[int, str] = {}  # finish reasons, by candidate
@@ -76,24 +75,13 @@ class GeminiTranslator(EventTranslator):
     @property
     def usage(self) -> Usage | None:
         """What was reported so far: every chunk tells the totals."""
-        counts = self._counts
-        if not counts:
-            return None
-        thoughts = counts.get("thoughtsTokenCount")
-        return Usage(
-            counts.get("promptTokenCount", 0) + counts.get("toolUsePromptTokenCount", 0),
-            counts.get("candidatesTokenCount", 0) + (thoughts or 0),
-            counts.get("cachedContentTokenCount"),
-            None,
-            thoughts,
-            counts.get("totalTokenCount"),
-        )
+        return self._usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
         for body in self.objects(data):
             if "usageMetadata" in body:
-                self._count(body["usageMetadata"])
+                self._usage = _COUNTS.read(body["usageMetadata"] or {}) or self._usage
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if "error" in body:
@@ -124,8 +112,7 @@ class GeminiTranslator(EventTranslator):
         for index, signature in self._signatures.items():
             items.append(Delta(index=index, extra=_signed(signature)))
         items += [self._finish(index, reason) for index, reason in sorted(self._stops.items())]
-        usage = self.usage
-        return [*items, usage] if usage else items
+        return [*items, self._usage] if self._usage else items
 
     def _last_event(self, items: list[Item]) -> None:
         """Read an event that the bytes ended in: it counts if it is whole."""
@@ -203,13 +190,6 @@ class GeminiTranslator(EventTranslator):
             for index in range(self._n):
                 self._stops.setdefault(index, text(reason))
             self._refused = reason
-
-    def _count(self, usage: dict[str, Json] | None) -> None:
-        """Keep the counts in *usage*: they are running totals that replace the earlier ones."""
-        counts = {name: jsontext.count((usage or {}).get(name)) for name in _COUNTS}
-        told = {name: number for name, number in counts.items() if number is not None}
-        if told:
-            self._counts = told
 
     def _bare_error(self, lines: bytes) -> None:
         """Raise the error in *lines*, if it is one and complete."""
