@@ -63,6 +63,15 @@ def demand(test: Check, value: Json) -> None:
         raise fault.error() from None
 
 
+def passes(test: Check, value: Json) -> bool:
+    """Return whether nothing is wrong with *value*."""
+    try:
+        test(value)
+    except Fault:
+        return False
+    return True
+
+
 def _wrong_type(expected: str, value: Json) -> Fault:
     return Fault(f"must be {expected}, not {_NAMES[type(value)]}", code="invalid_parameter_type")
 

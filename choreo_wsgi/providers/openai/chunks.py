@@ -8,6 +8,7 @@ from contextlib import suppress
 from ... import sse
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, new_call_id
 from ...chat.normalise import Normaliser
+from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
 from ..answer import BLANK
 from ..reading import find_error, read_usage, text
@@ -90,40 +91,24 @@ class OpenAITranslator(Translator):
             items.append(read_usage(reported))
 
 
-def _is_image(part: dict[str, Json]) -> bool:
-    place = part.get("image_url")
-    return isinstance(place, dict) and isinstance(place.get("url"), str)
-
-
-def _is_thought(block: dict[str, Json]) -> bool:
-    names = ("type", "thinking", "signature", "data")
-    return all(isinstance(block.get(name), str | None) for name in names)
-
-
-def _is_annotation(one: dict[str, Json]) -> bool:
-    return isinstance(one.get("url_citation"), dict | None)
-
-
 #: Members of a delta that writers of other APIs take apart, and what in them is of use.
-_LISTS: dict[str, Callable[[dict[str, Json]], bool]] = {
-    "images": _is_image,
-    "content_parts": lambda part: True,
-    "thinking_blocks": _is_thought,
-    "annotations": _is_annotation,
+_LISTS = {
+    "images": check_of({"image_url!": {"url!": str}}),
+    "content_parts": check_of(dict),
+    "thinking_blocks": check_of({"type thinking signature data": str}),
+    "annotations": check_of({"url_citation": dict}),
 }
 
 
 def _items(choice: dict[str, Json]) -> list[Item]:
     index, delta = choice["index"], choice["delta"]
     extra = {key: value for key, value in delta.items() if key not in _KNOWN and value is not None}
-    for name, good in _LISTS.items():
-        if name in extra:
-            given = extra[name] if isinstance(extra[name], list) else []
-            extra[name] = [one for one in given if isinstance(one, dict) and good(one)]
+    for name in _LISTS.keys() & extra.keys():
+        given = extra[name] if isinstance(extra[name], list) else []
+        extra[name] = [one for one in given if passes(_LISTS[name], one)]
     found = choice.get("logprobs")
-    logprobs = (
-        {key: value for key, value in found.items() if value} if isinstance(found, dict) else {}
-    )
+    found = found if isinstance(found, dict) else {}
+    logprobs = {key: value for key, value in found.items() if value}
     item = Delta(
         text(delta.get("content")),
         index,
