@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UpstreamInvalid
@@ -29,8 +29,8 @@ Piece = dict[str, Json]
 #: Calls in one answer, and characters of the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
-#: Pieces are looked at in runs of so many characters.
-_BATCH = 64 * 1024
+#: So many pieces are looked at at once.
+_BATCH = 64
 #: Where arguments stand, the name of OpenAI's API first.
 _ARGUMENTS = ("arguments", "parameters", "input")
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
@@ -120,15 +120,8 @@ class Call:
 def _batches(pieces: Iterable[str | bytes]) -> Iterator[tuple[bool, list[Any]]]:
     """Yield runs of *pieces* of one type, none of which is very long."""
     for raw, run in groupby(pieces, lambda piece: isinstance(piece, bytes)):
-        some: list[Any] = []
-        size = 0
-        for piece in run:
-            some.append(piece)
-            size += len(piece)
-            if size > _BATCH:
-                yield raw, some
-                some, size = [], 0
-        yield raw, some
+        while some := list(islice(run, _BATCH)):
+            yield raw, some
 
 
 def _text(inside: bytes) -> str:
