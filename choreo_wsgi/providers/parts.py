@@ -11,7 +11,7 @@ import mimetypes
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Union
 
 from ..chat.aside import has_marks
@@ -158,7 +158,7 @@ def _drawn(message: dict[str, Json], place: str, where: str) -> Iterator[Media]:
             raise InvalidRequest("the image has no image_url.url", param=at)
         extra = image.get("extra_content")
         extra = extra if isinstance(extra, dict) else {}
-        yield _located("image", url, f"{at}.image_url.url", place, extra=extra)
+        yield _located(Media("image", f"{at}.image_url.url", place, extra=extra), url)
 
 
 def _part(part: dict[str, Json], place: str, where: str) -> Iterator[Text | Media]:
@@ -167,7 +167,8 @@ def _part(part: dict[str, Json], place: str, where: str) -> Iterator[Text | Medi
     if kind in ("text", "refusal"):
         yield Text(part[kind], cache)
     elif kind == "image_url":
-        yield _located("image", part["image_url"]["url"], f"{where}.image_url.url", place, cache)
+        media = Media("image", f"{where}.image_url.url", place, cache=cache)
+        yield _located(media, part["image_url"]["url"])
     elif kind == "input_audio":
         audio = part["input_audio"]
         where = f"{where}.input_audio.data"
@@ -188,30 +189,23 @@ def _file(file: dict[str, Json], where: str, place: str, cache: Json) -> Media:
     if not given[:8].lower().startswith(("data:", "https://", "http://")):  # base64 alone
         guessed = mimetypes.guess_type(name)[0] or "application/pdf"
         given = f"data:{guessed};base64,{given}"
-    return _located("file", given, f"{where}.file_data", place, cache, name)
+    return _located(Media("file", f"{where}.file_data", place, name=name, cache=cache), given)
 
 
-def _located(
-    kind: str,
-    url: str,
-    where: str,
-    place: str,
-    cache: Json = None,
-    name: str = "",
-    extra: Mapping[str, Json] | None = None,
-) -> Media:
-    """Return what *url* holds, or names if it begins with https; nothing is fetched here."""
+def _located(media: Media, url: str) -> Media:
+    """Return *media* with what *url* holds, or with *url* itself; nothing is fetched here."""
     match = _DATA_URL.match(url)
     if match:
-        media_type = match[1].lower()
-        media_type = _MENDED.get(media_type, media_type)
-        data = _base64(url[match.end() :], where)
-        if kind == "image" and not media_type.startswith("image/"):  # application/octet-stream
+        media_type = _MENDED.get(match[1].lower(), match[1].lower())
+        data = _base64(url[match.end() :], media.param)
+        if media.kind == "image" and not media_type.startswith("image/"):  # octet-stream
             media_type = next((seen for start, seen in _SEEN if data.startswith(start)), media_type)
-        return Media(kind, where, place, media_type, data, "", name, cache, extra or {})
+        return replace(media, media_type=media_type, data=data)
     if url[:8].lower() == "https://":
-        return Media(kind, where, place, "", "", url, name, cache, extra or {})
-    raise InvalidRequest("only data: URLs in base64 and https: URLs are supported", param=where)
+        return replace(media, url=url)
+    raise InvalidRequest(
+        "only data: URLs in base64 and https: URLs are supported", param=media.param
+    )
 
 
 def _base64(data: str, where: str) -> str:
