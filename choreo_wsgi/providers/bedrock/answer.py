@@ -10,7 +10,7 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
 from ...chat.aside import whole
-from ...chat.items import Item, Json, Usage, dump
+from ...chat.items import Delta, Item, Json, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..answer import BLANK
 from ..blocks import Blocks
@@ -109,6 +109,10 @@ class BedrockTranslator(Translator):
         is_document, self._begun = data[:1] == b"{" and not self._begun, True
         read = self._reader.read
         for kind, body in _events(parse_object(self.shorten(data))) if is_document else read(data):
+            delta = body.get("delta") or {}
+            if delta.get("text"):  # as nearly all are
+                items.append(Delta(text(delta["text"])))
+                continue
             for event in _told(kind, body):
                 self._blocks.take(event, items)
             if "contentBlockIndex" in body:
@@ -160,10 +164,9 @@ def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
         place = {"type": "content_block_delta", "index": body["contentBlockIndex"]}
         delta = body["delta"]
         thought = delta.get("reasoningContent") or {}
-        said = {"text": delta.get("text"), "thinking": thought.get("text")}
-        for name, value in {**said, "signature": thought.get("signature")}.items():
-            if value:
-                yield {**place, "delta": {"type": f"{name}_delta", name: value}}
+        for name, member in (("thinking", "text"), ("signature", "signature")):
+            if thought.get(member):
+                yield {**place, "delta": {"type": f"{name}_delta", name: thought[member]}}
         if "toolUse" in delta:
             piece = {"type": "input_json_delta", "partial_json": delta["toolUse"].get("input")}
             yield {**place, "delta": piece}
