@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..chat.source import Source
@@ -78,19 +78,13 @@ def _check_base_url(name: str, url: str) -> None:
             raise ConfigurationError(text)
 
 
+@dataclass
 class _Building:
-    def __init__(
-        self,
-        configuration: Configuration,
-        environment: Mapping[str, str],
-        kept: Mapping[str, Provider],
-    ) -> None:
-        self._kept = kept
-        self._configuration = configuration
-        self._settings = configuration.settings
-        self._environment = environment
-        self._providers: dict[str, Provider] = {}
-        self._rules: list[Rule] = []
+    _configuration: Configuration
+    _environment: Mapping[str, str]
+    _kept: Mapping[str, Provider]
+    _providers: dict[str, Provider] = field(default_factory=dict)
+    _rules: list[Rule] = field(default_factory=list)
 
     def router(self) -> Router:
         sections = self._configuration.providers
@@ -104,7 +98,8 @@ class _Building:
         if echo.type == "echo" and all(rule.name != "echo" for rule in self._rules):
             self._rules.append(Rule("echo", echo))
         default = self._default()
-        if self._settings.preload and "local" not in {p.type for p in self._providers.values()}:
+        types = {provider.type for provider in self._providers.values()}
+        if self._configuration.settings.preload and "local" not in types:
             raise ConfigurationError(
                 "preload: there is no local model to start; default_model = local adds it"
             )
@@ -121,7 +116,7 @@ class _Building:
             made_from = (cls, options)
             if name in self._kept and self._kept[name].made_from == made_from:
                 return self._kept[name]
-            provider = cls(name, options, self._settings)
+            provider = cls(name, options, self._configuration.settings)
             provider.made_from = made_from
             return provider
         except Unusable as error:
@@ -194,7 +189,7 @@ class _Building:
 
     def _default(self) -> Target | None:
         """Return what answers for names that no rule takes, None for nothing."""
-        name = self._settings.default_model
+        name = self._configuration.settings.default_model
         if not name:
             types = {provider.type for provider in self._providers.values()} - set(_KEYLESS)
             name = "none" if types or self._environment_options() else "local"

@@ -128,22 +128,18 @@ def _prompt_words(request: ChatRequest) -> int:
     return count
 
 
+@dataclass(eq=False)
 class _EchoSource(Source):
-    def __init__(
-        self,
-        words: Iterator[str],
-        reason: str,
-        delay: float,
-        prompt_words: int,
-        on_close: Callable[[], None],
-    ) -> None:
-        self._on_close = on_close
-        self._words = words
-        self._reason = reason
-        self._delay = delay
-        self._due = time.monotonic() + delay
-        self._next = next(words, None)
-        self._usage = self.usage = Usage(prompt_words, 0)
+    _words: Iterator[str]
+    _reason: str
+    _delay: float
+    _prompt_words: int
+    _on_close: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self._due = time.monotonic() + self._delay
+        self._next = next(self._words, None)
+        self._usage = self.usage = Usage(self._prompt_words, 0)
 
     def receive(self, timeout: float) -> list[Item]:
         if self.ended:
