@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -36,30 +37,25 @@ _ARGUMENTS = ("arguments", "parameters", "input")
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """One tool call, and what came of it.  Its *number* is counted when it begins, from 0.
 
     Each piece of the arguments is looked at once, however often somebody asks for them.
     """
 
-    __slots__ = (
-        "_broken", "_depth", "_escape", "_inside", "_pieces", "_texts",
-        "custom", "id", "index", "name", "number", "size",
-    )  # fmt: skip
-
-    def __init__(self, index: int | None, id: str) -> None:
-        self.number = -1
-        self.index = index  # the upstream's
-        self.id = id  # the upstream's
-        self.name = ""
-        self.custom = False
-        self.size = 0  # of the arguments that have come
-        self._pieces: list[str | bytes] = []  # those that have come since
-        self._texts: list[str] = []  # these were read; behind them
-        self._depth = 0  # so many brackets are open,
-        self._inside = False  # a string is,
-        self._escape = ""  # and perhaps an escape
-        self._broken = False  # no JSON, whatever follows
+    index: int | None  # the upstream's
+    id: str  # the upstream's
+    number: int = -1
+    name: str = ""
+    custom: bool = False
+    size: int = 0  # of the arguments that have come
+    _pieces: list[str | bytes] = field(default_factory=list)  # those that have come since
+    _texts: list[str] = field(default_factory=list)  # these were read; behind them
+    _depth: int = 0  # so many brackets are open,
+    _inside: bool = False  # a string is,
+    _escape: str = ""  # and perhaps an escape
+    _broken: bool = False  # no JSON, whatever follows
 
     @property
     def begun(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid
 from .calls import ToolCalls
@@ -15,16 +16,14 @@ from .shapes import Members, arguments_of, reshape, says
 KEPT, MENDED, CHANGED = range(3)
 
 
+@dataclass(slots=True, eq=False)
 class Choice:
     """The choice *index*, whose tool *calls* are put together."""
 
-    __slots__ = ("begun", "calls", "finished", "index")
-
-    def __init__(self, index: int, calls: ToolCalls) -> None:
-        self.index = index
-        self.begun = False  # its role was sent
-        self.finished = False
-        self.calls = calls
+    index: int
+    calls: ToolCalls
+    begun: bool = False  # its role was sent
+    finished: bool = False
 
     @property
     def state(self) -> int:
