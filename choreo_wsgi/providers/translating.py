@@ -202,6 +202,15 @@ class HTTPSource(UpstreamAnswer, Source):
             return None
         return self.new_lane(new_pattern(*came, *ends), plain=True)
 
+    def fileno(self) -> int | None:
+        """Return the file descriptor to poll for more, or None while only asking tells."""
+        return None if self.ended or self._failure is not None else super().fileno()
+
+    @property
+    def due(self) -> float | None:
+        """When to ask again although nothing came: at once where all has come."""
+        return 0.0 if self.ended else super().due
+
     def close(self) -> None:
         """Stop the generation."""
         self.usage = self._translator.usage

@@ -63,26 +63,24 @@ class Anthropic(HTTPProvider):
         if writer.api not in self.apis:
             return super().answer(request, writer)
         body = {**(request.original or {}), "model": request.model}
-        sent = self._post(native.DIALECTS[writer.api].path, body, request.version, request.betas)
+        sent = self._post(request, native.DIALECTS[writer.api].path, body)
         unfold = anthropic_answer.AnthropicTranslator.unfold
         return self.passed_on(request, writer, sent, unfold=unfold)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
         made = anthropic_request.body(request, self.options.max_tokens, self.able(request))
-        return self._post("/messages", made)
+        return self._post(request, "/messages", made)
 
-    def _post(
-        self, path: str, body: dict[str, Json], version: str = "", betas: str = ""
-    ) -> HTTPRequest:
+    def _post(self, request: ChatRequest, path: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options
         headers = {
             "content-type": "application/json",
             "accept": "text/event-stream",
-            "anthropic-version": version or options.version,
+            "anthropic-version": request.version or options.version,
             "x-api-key": self.key(),
         }
-        if beta := ",".join(filter(None, (options.beta, betas))):
+        if beta := ",".join(filter(None, (options.beta, request.betas))):
             headers["anthropic-beta"] = beta
         url = f"{options.base_url.rstrip('/')}/v1{path}"
         return HTTPRequest("POST", url, headers, dump(body))
