@@ -207,13 +207,9 @@ def _described(problem: str, body: bytes, offset: int) -> str:
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _invalid(f"the body has an object with two members named {_twice(pairs)!r}")
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise _invalid(f"the body has an object with two members named {name[:64]!r}")
     return members
-
-
-def _twice(pairs: list[tuple[str, Json]]) -> str:
-    count = Counter(name for name, _ in pairs)
-    return max(count, key=count.__getitem__)[:64]
 
 
 def _constant(text: str) -> None:

@@ -123,7 +123,7 @@ def supported(request: ChatRequest, provider: str, able: Capabilities, **how: An
 
 def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> Turn:
     role = message["role"]
-    if role == "tool" and calls.knows(message["tool_call_id"]):
+    if role == "tool" and message["tool_call_id"] in calls.known:
         return Turn(role, calls.result(message, where, blanks), message)
     if role == "tool":  # its call was cut off the history: what it says still counts
         return Turn("user", list(content(message, where, blanks)), message)
@@ -146,7 +146,7 @@ def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
     for turn in turns:
         yield turn
         for part in turn.parts:
-            if isinstance(part, Call) and not calls.has_result(part.id):
+            if isinstance(part, Call) and part.id not in calls.results:
                 result = Result(part.id, part.name, [Text(EMPTY)], part.order)
                 yield Turn("tool", [result], {})
 
@@ -187,11 +187,11 @@ class _Calls:
     def __init__(self, ids: re.Pattern[str] | None, marks: Marks) -> None:
         self._ids = ids
         self._marks = marks
-        # Those of the latest message with the id.
-        self._known: dict[str, deque[Call]] = {}
+        #: Those of the latest message with the id.
+        self.known: dict[str, deque[Call]] = {}
         self._taken: set[str] = set()
         self._tried: dict[str, int] = {}  # how many ids were made for each
-        self._results: dict[str, Result] = {}
+        self.results: dict[str, Result] = {}  # by the id that the provider knows
 
     def made(self, message: dict[str, Json], where: str) -> Iterator[Call]:
         """Yield the calls in an assistant's *message*."""
@@ -215,31 +215,23 @@ class _Calls:
                 extra if isinstance(extra, dict) else {},
                 cache_control(call, f"{where}.tool_calls[{index}]"),
             )
-            self._known[call["id"]] = same = made.setdefault(call["id"], deque())
+            self.known[call["id"]] = same = made.setdefault(call["id"], deque())
             same.append(found)
             yield found
 
-    def knows(self, id: str) -> bool:
-        """Return whether a call before has the *id*, the caller's."""
-        return id in self._known
-
-    def has_result(self, id: str) -> bool:
-        """Return whether the call with *id*, the provider's, has a result."""
-        return id in self._results
-
     def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
         """Return the result in a tool's *message*; nothing if it goes on with one before."""
-        same = self._known[message["tool_call_id"]]  # several where parallel calls have one id
-        while len(same) > 1 and same[0].id in self._results:
+        same = self.known[message["tool_call_id"]]  # several where parallel calls have one id
+        while len(same) > 1 and same[0].id in self.results:
             same.popleft()
         call, parts = same[0], list(content(message, where, blanks))
-        if call.id in self._results:
-            self._results[call.id].parts += parts
+        if call.id in self.results:
+            self.results[call.id].parts += parts
             return []
         failed = message.get("is_error") is True
         cache = next((part.cache for part in reversed(parts) if part.cache), None)
         result = Result(call.id, call.name, parts, call.order, failed, cache)
-        self._results[call.id] = result
+        self.results[call.id] = result
         return [result]
 
     def _fit(self, id: str) -> str:

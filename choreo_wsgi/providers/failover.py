@@ -163,7 +163,8 @@ class Failover:
 
     def _pass_over(self, error: ChoreoError) -> None:
         """Raise *error* unless the next candidate is to be asked."""
-        if _targets_fault(error):
+        # Another target could do better, unless the request or this process is at fault.
+        if not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500):
             self._breaker.failed()
             if self._left and not self._answered:
                 self.failovers += 1
@@ -215,8 +216,3 @@ class Failover:
         """Stop whoever answers; a client that leaves is no failure of a target."""
         if self._reading is not None:
             self._reading.close()
-
-
-def _targets_fault(error: ChoreoError) -> bool:
-    """Whether another target could do better: not where the request or this process is at fault."""
-    return not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500)

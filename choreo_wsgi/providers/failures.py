@@ -80,8 +80,8 @@ def provider_error(
     members = error if isinstance(error, dict) else {}
     message = error_words(error) or "the provider reported an error"
     words = _words(members)
-    own = next((members[name] for name in _WORDS if _is_word(members.get(name))), None)
-    own = own and own[:_MAX_WORD]
+    given = (word for name in _WORDS if isinstance(word := members.get(name), str))
+    own = next((word[:_MAX_WORD] for word in given if word and not word.isdigit()), None)
     if any(word.startswith(("context_length", "exceed_context_size")) for word in words):
         own = "context_length_exceeded"
     if status is None:
@@ -161,10 +161,6 @@ def _words(members: Mapping[str, Json]) -> list[str]:
     names = (word.rpartition("#")[2].partition(":")[0] for word in given if isinstance(word, str))
     words = (_CAMEL.sub("_", name.strip()).lower() for name in names)
     return [word for word in words if word and not word.isdigit()]
-
-
-def _is_word(value: Json) -> bool:
-    return isinstance(value, str) and bool(value) and not value.isdigit()
 
 
 def _numbers(members: Mapping[str, Json]) -> Iterator[int]:
