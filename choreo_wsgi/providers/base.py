@@ -139,9 +139,12 @@ class Provider(ABC):
         if request.n == 1 or "n" in self.native:
             return self._limited(request, request.n)
         sources: list[Source] = []
+        seed = request.body.get("seed")  # with the same one all would be the same
         try:
             for number in range(request.n):
-                sources.append(self._limited(_single(request, number), 1))
+                more = {} if seed is None else {"seed": seed + number}
+                one = replace(request, n=1, body={**request.body, **more})
+                sources.append(self._limited(one, 1))
         except BaseException:
             choices.Interleaved(sources).close()
             raise
@@ -169,10 +172,3 @@ def _secrets(options: object) -> Iterator[str]:
             if isinstance(each, Secret):
                 words = str.__str__(each).partition(":")[2].split() or [str.__str__(each)]
                 yield from sorted({str.__str__(each), *words}, key=len, reverse=True)
-
-
-def _single(request: ChatRequest, number: int) -> ChatRequest:
-    """Return *request* for one choice; with the same seed all would be the same."""
-    seed = request.body.get("seed")
-    body = request.body if seed is None else {**request.body, "seed": seed + number}
-    return replace(request, n=1, body=body)

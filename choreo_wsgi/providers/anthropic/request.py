@@ -39,8 +39,10 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
         "stream": True,
         **sampling(request, able),
     }
+    said = talk.instructions
+    marked = any(text.cache for text in said)
     more = {
-        "system": _system(talk.instructions),
+        "system": [*map(_block, said)] if marked else "\n\n".join(text.text for text in said),
         "cache_control": cache_control(asked, ""),
         "top_k": number(request, "top_k"),
         "stop_sequences": [text for text in request.stop if text.strip()],
@@ -147,12 +149,6 @@ def _tool(function: Function) -> dict[str, Json]:
     if function.strict:
         tool["strict"] = True
     return _cached(tool, function.cache)
-
-
-def _system(texts: list[Text]) -> str | list[dict[str, Json]]:
-    if any(text.cache for text in texts):
-        return [_block(text) for text in texts]
-    return "\n\n".join(text.text for text in texts)
 
 
 def _messages(talk: Conversation) -> list[dict[str, Json]]:

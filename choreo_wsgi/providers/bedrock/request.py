@@ -64,9 +64,11 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     cache = cache_control(request.body, "")
     if cache is not None and "cachePoint" not in last[-1]:
         last.append(_point(cache))
+    asked = sampling(request, able) if "claude" in request.model else request.body
     inference = {
         "maxTokens": able.limit(request.max_tokens),
-        **_sampling(request, able),
+        "temperature": asked.get("temperature"),
+        "topP": asked.get("top_p"),
         "stopSequences": [text for text in request.stop if text.strip()],
     }
     texts = [_marked({"text": text.text}, text.cache) for text in talk.instructions]
@@ -80,11 +82,6 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
         made["outputConfig"] = {"textFormat": form}
     _add_own_fields(made, request, talk, able)
     return made
-
-
-def _sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
-    asked = sampling(request, able) if "claude" in request.model else request.body
-    return {"temperature": asked.get("temperature"), "topP": asked.get("top_p")}
 
 
 def _add_tools(
