@@ -152,13 +152,18 @@ class Interleaved(Source):
         if self._failure is not None:
             raise self._failure
         items = self._collect(0)
-        if not items and not self.ended and timeout > 0:
-            self._wait(timeout)
-            items = self._collect(0 if self._polled() else self._turn(timeout))
-        return items
-
-    def _turn(self, timeout: float) -> float:
-        return min(timeout, _TURN) if len(self._sources) > 1 else timeout
+        if items or self.ended or timeout <= 0:
+            return items
+        descriptors = [
+            one for source in self._sources.values() if (one := source.fileno()) is not None
+        ]
+        if len(descriptors) < len(self._sources):  # only asking tells: none may hold up the others
+            return self._collect(min(timeout, _TURN) if len(self._sources) > 1 else timeout)
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(timeout * 1000)
+        return self._collect(0)
 
     def _collect(self, timeout: float) -> list[Item]:
         """Ask each source for what it has; the first waits up to *timeout* for it."""
@@ -192,20 +197,6 @@ class Interleaved(Source):
     def _total(self) -> Usage | None:
         counted = list(self._usage.values())
         return sum(counted[1:], counted[0]) if counted else None
-
-    def _polled(self) -> bool:
-        return all(source.fileno() is not None for source in self._sources.values())
-
-    def _wait(self, timeout: float) -> None:
-        """Wait until one of the sources has something, where file descriptors can tell."""
-        if not self._polled():
-            return
-        poll = select.poll()
-        for source in self._sources.values():
-            descriptor = source.fileno()
-            assert descriptor is not None
-            poll.register(descriptor, select.POLLIN)
-        poll.poll(timeout * 1000)
 
     def close(self) -> None:
         for index, source in self._sources.items():
