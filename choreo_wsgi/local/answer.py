@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from ..chat.items import Delta, Item, Json, Usage, dump
 from ..chat.source import Reply, Source
@@ -28,8 +27,6 @@ from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .process import Endpoint, Run
 
-T = TypeVar("T", list[Item], bytes)
-
 #: The length of the prompt, in the chunks of the prefill.  A text cannot contain the pattern:
 #: its quotes would be escaped.
 _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
@@ -38,34 +35,38 @@ _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
 _NEWS = 0.25
 
 
-class Waiting(ABC, Generic[T]):
-    """Waits for the process of *run*, then reads what :meth:`send` opens there.
+class Waiting(Source):
+    """Waits for the process of *run*, then reads what *send* opens there, within the time-outs.
 
-    Both within the time-outs of *settings*.
+    *nothing* is what a reading that brings nothing returns.  A process that sent nothing to
+    anybody for ``idle_timeout`` while somebody waits is stuck (a schema's pattern can do that).
+    It is ended, so that the next request gets a new one.  While it works on a *document* it is
+    silent: ``first_byte_timeout`` bounds that, and others do not take it for stuck meanwhile.
     """
 
-    nothing: T
-
-    def __init__(self, settings: Settings, run: Run) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        run: Run,
+        send: Callable[[Waiting, Endpoint], Source | Reply],
+        nothing: list[Item] | bytes,
+        *,
+        document: bool = False,
+        label: str = "",
+    ) -> None:
         self._settings = settings
         self._run = run
+        self._send = send
+        self._nothing = nothing
+        self._document = document
         self._reading: Any = None
         self._asked_at = 0.0
-        self.ended = False
-        self.usage: Usage | None = None
+        self.label = label
 
-    @abstractmethod
-    def send(self, endpoint: Endpoint) -> Source | Reply:
-        """Ask the process at *endpoint*."""
-
-    @abstractmethod
-    def wait_on(self) -> None:
-        """Take note that nothing came; raises ProviderTimeout when that goes on too long."""
-
-    def receive(self, timeout: float) -> T:
+    def receive(self, timeout: float) -> Any:
         """Return what came within *timeout* seconds."""
         if self.ended:
-            return self.nothing
+            return self._nothing
         if self._reading is None:
             began = time.monotonic()
             endpoint = self._run.wait(timeout)
@@ -73,29 +74,32 @@ class Waiting(ABC, Generic[T]):
                 limit = self._settings.first_byte_timeout
                 if time.monotonic() - self._run.started_at > limit:
                     raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
-                return self.nothing
+                return self._nothing
             self._asked_at = time.monotonic()
-            self._reading = self.send(endpoint)
+            self._reading = self._send(self, endpoint)
             timeout = max(0.0, timeout - (time.monotonic() - began))
         try:
-            came: T = self._reading.receive(timeout)
+            came = self._reading.receive(timeout)
         except (ProviderError, ProviderUnavailable) as error:
             if not self._run.has_ended(_NEWS):
                 raise
             text = "the local model's process has ended unexpectedly; it starts again"
             raise type(error)(text) from error
-        if came:
+        if came or self._document:
             self._run.heard_at = time.monotonic()
-        else:
-            self.wait_on()
+        elif time.monotonic() - self._heard_at > self._settings.idle_timeout:
+            text = f"the local model sent nothing for {self._settings.idle_timeout:g} s"
+            self._run.kill(text)
+            self._reading.close()
+            raise ProviderTimeout(text)
         self.ended = self._reading.ended
         self.usage = self._reading.usage
         return came
 
     def asking(self, endpoint: Endpoint, path: str, body: Json, param: str) -> Asking:
         """Return how *body* is posted to *path*; *param* is the member with the caller's text."""
-        # The first byte comes when a slot is free.  Silence after that is judged by
-        # wait_on, for all who wait together.
+        # The first byte comes when a slot is free.  Silence after that is judged above, for all
+        # who wait together.
         patience = self._settings.first_byte_timeout
         timeouts = Timeouts(self._settings.connect_timeout, patience, patience)
         headers = {
@@ -112,8 +116,7 @@ class Waiting(ABC, Generic[T]):
         )
 
     @property
-    def heard_at(self) -> float:
-        """Since when the process may count as silent."""
+    def _heard_at(self) -> float:
         return max(self._asked_at, self._run.heard_at)
 
     def fileno(self) -> int | None:
@@ -122,9 +125,13 @@ class Waiting(ABC, Generic[T]):
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: also when the process counts as stuck."""
+        """When to ask again although nothing came: also when the process counts as stuck.
+
+        A document's is earlier, to speak for the process before that.
+        """
         due = None if self._reading is None else self._reading.due
-        return None if due is None else min(due, self.heard_at + self._settings.idle_timeout)
+        patience = self._settings.idle_timeout / (2 if self._document else 1)
+        return None if due is None else min(due, self._heard_at + patience)
 
     def close(self) -> None:
         """Stop the generation."""
@@ -134,39 +141,23 @@ class Waiting(ABC, Generic[T]):
             self.usage = self._reading.usage
 
 
-class ChatAnswer(Waiting[list[Item]], Source):
-    """One choice of a chat: the answer to *body*, with the members *tools* if there are any.
+def chat_answer(
+    settings: Settings, run: Run, body: dict[str, Json], tools: dict[str, Json]
+) -> Waiting:
+    """Return one choice of a chat: the answer to *body*, with the members *tools* if any.
 
-    A process that sent nothing to anybody for ``idle_timeout`` while somebody waits is stuck
-    (a schema's pattern can do that).  It is ended, so that the next request gets a new one.
+    Reading it raises InvalidRequest for tools that the model cannot call.
     """
 
-    def __init__(
-        self, settings: Settings, run: Run, body: dict[str, Json], tools: dict[str, Json]
-    ) -> None:
-        super().__init__(settings, run)
-        self.nothing = []
-        self._body = body
-        self._tools = tools
-
-    def send(self, endpoint: Endpoint) -> Source:
-        """Ask the process at *endpoint*; raises InvalidRequest for tools it cannot call."""
-        if self._tools and not endpoint.tools:
-            name = Path(self._run.launch.model).stem
+    def send(waiting: Waiting, endpoint: Endpoint) -> Source:
+        if tools and not endpoint.tools:
+            name = Path(run.launch.model).stem
             raise InvalidRequest(f"the local model {name} cannot call tools", param="tools")
-        body = {**self._body, **self._tools}
-        asking = self.asking(endpoint, "/v1/chat/completions", body, "messages")
-        return HTTPSource(asking, _Chunks(self._run, self._settings.max_event_bytes))
+        path = "/v1/chat/completions"
+        asking = waiting.asking(endpoint, path, {**body, **tools}, "messages")
+        return HTTPSource(asking, _Chunks(run, settings.max_event_bytes))
 
-    def wait_on(self) -> None:
-        """End a process that is stuck."""
-        limit = self._settings.idle_timeout
-        if time.monotonic() - self.heard_at > limit:
-            text = f"the local model sent nothing for {limit:g} s"
-            self._run.kill(text)
-            if self._reading is not None:
-                self._reading.close()
-            raise ProviderTimeout(text)
+    return Waiting(settings, run, send, [])
 
 
 class _Chunks(OpenAITranslator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,41 +117,22 @@ class _Completion(NativeReply):
         }
 
 
-class Passed(Waiting[bytes]):
-    """The process's own answer to *body*, with the model's name as it was asked for."""
+def passed(
+    settings: Settings, run: Run, body: dict[str, Json], writer: AnswerWriter, label: str
+) -> Waiting:
+    """Return the process's own answer to *body*, with the model's name as it was asked for."""
 
-    nothing = b""
-
-    def __init__(
-        self, settings: Settings, run: Run, body: dict[str, Json], writer: AnswerWriter, label: str
-    ) -> None:
-        super().__init__(settings, run)
-        self.label = label
-        self._body = body
-        self._writer = writer
-
-    def send(self, endpoint: Endpoint) -> Reply:
-        """Ask the process at *endpoint*."""
-        param = "input" if "input" in self._body else "prompt"
-        path = "/v1" + DIALECTS[self._writer.api].path
-        most = self._body.get("logprobs")
+    def send(waiting: Waiting, endpoint: Endpoint) -> Reply:
+        param = "input" if "input" in body else "prompt"
+        path = "/v1" + DIALECTS[writer.api].path
+        most = body.get("logprobs")
         # To llama.cpp 0 means none at all, to the API each token's own.
-        body = self._body if most is None else {**self._body, "logprobs": max(1, most)}
-        asking = self.asking(endpoint, path, body, param)
-        stream, limit = bool(self._body.get("stream")), self._settings.max_event_bytes
+        asked = body if most is None else {**body, "logprobs": max(1, most)}
+        asking = waiting.asking(endpoint, path, asked, param)
+        stream = bool(body.get("stream"))
         if not stream:
             asking = replace(asking, foreign=b"")
-        return _Completion(most, asking, self._writer, "", self.label, stream, limit)
+        limit = settings.max_event_bytes
+        return _Completion(most, asking, writer, "", label, stream, limit)
 
-    def wait_on(self) -> None:
-        """Speak for the process: it is silent while it works on a document.
-
-        ``first_byte_timeout`` bounds that, so others do not take the process for stuck meanwhile.
-        """
-        self._run.heard_at = time.monotonic()
-
-    @property
-    def due(self) -> float | None:
-        """When to ask again although nothing came: before others take the process for stuck."""
-        due = None if self._reading is None else self._reading.due
-        return None if due is None else min(due, self.heard_at + self._settings.idle_timeout / 2)
+    return Waiting(settings, run, send, b"", document=True, label=label)

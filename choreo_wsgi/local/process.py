@@ -19,8 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -64,11 +63,8 @@ class Endpoint:
 
     url: str
     unix_socket: str
-    key: str
+    key: str = field(repr=False)
     tools: bool
-
-    def __repr__(self) -> str:
-        return f"Endpoint({self.url!r}, {self.unix_socket!r})"
 
 
 class ModelProcess:
@@ -83,7 +79,9 @@ class ModelProcess:
         self._unix = unix
         self._lock = threading.Lock()
         self._run: Run | None = None
-        _processes.add(self)
+        if hasattr(os, "register_at_fork"):
+            # A fork copies the pipe whose end tells the model to leave.
+            os.register_at_fork(after_in_child=self._disown)
 
     def run(self) -> Run:
         """Return the current run of the process, starting one if there is none.
@@ -108,25 +106,12 @@ class ModelProcess:
         if run is not None:
             run.close()
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """In a forked process: forget the parent's model, which must not outlive the parent."""
         self._lock = threading.Lock()
         run, self._run = self._run, None
         if run is not None:
             run.disown()
-
-
-_processes: weakref.WeakSet[ModelProcess] = weakref.WeakSet()
-
-
-def _disown_all() -> None:
-    for process in list(_processes):
-        process.disown()
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork copies the pipe whose end tells the model to leave.
-    os.register_at_fork(after_in_child=_disown_all)
 
 
 class Run:

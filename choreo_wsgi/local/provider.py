@@ -18,7 +18,7 @@ from ..late import Late
 from ..providers.base import Provider
 from ..settings import Settings, setting
 from . import weights
-from .answer import ChatAnswer
+from .answer import chat_answer
 from .process import NO_RUNTIME, Launch, ModelProcess
 from .request import chat_body, tool_members, with_seed
 
@@ -104,7 +104,7 @@ class Local(Provider):
         self._check_file()
         run = self._process.run()
         answers = [
-            ChatAnswer(self.settings, run, with_seed(body, n), tools) for n in range(request.n)
+            chat_answer(self.settings, run, with_seed(body, n), tools) for n in range(request.n)
         ]
         return answers[0] if request.n == 1 else Interleaved(answers)
 
@@ -116,7 +116,7 @@ class Local(Provider):
         body = passing.BODIES[writer.api](request.whole(), context, self._default, self._limit)
         self._check_file()
         label = self.label(request.model)
-        reply: Reply = passing.Passed(self.settings, self._process.run(), body, writer, label)
+        reply: Reply = passing.passed(self.settings, self._process.run(), body, writer, label)
         return reply
 
     def close(self) -> None:
