@@ -52,7 +52,7 @@ class Members(dict[str, "str | int | float | None"]):
 
     def __str__(self) -> str:
         texts = [value for value in self.values() if isinstance(value, str)]
-        quoted = not _PLAIN.fullmatch("".join(texts))  # one of them, so not often
+        quoted = not (all(texts) and _PLAIN.fullmatch("".join(texts)))  # one of them: not often
         told = []
         for name, value in self.items():
             if value is None or name == "tokens_out":

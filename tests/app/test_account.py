@@ -11,7 +11,7 @@ import pytest
 from harness import make_app, wait_until
 from wsgi_calls import call, chat
 
-from choreo_wsgi.app.log import JSONLine, TextLine
+from choreo_wsgi.app.log import JSONLine, Members, TextLine
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-the-key-of-ann"
@@ -102,6 +102,12 @@ def test_the_text_stands_in_one_line_whatever_the_caller_sent(
     assert r'model="a\"b=c\n2030-01-01 forged\u001b[31m\u00e9"' in text
     assert " status=404 outcome=model_not_found key=ann api=chat " in text
     assert "prompt" not in text and KEY not in text
+
+
+@pytest.mark.parametrize("text", ["", "a b", 'a"', "a=b", "\u00e9", "\n"])
+def test_a_text_that_could_be_taken_for_more_is_quoted(text: str) -> None:
+    told = str(Members(id="plain", method=text, status=200, path="/"))
+    assert told == f"id=plain method={json.dumps(text)} status=200 path=/"
 
 
 def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
