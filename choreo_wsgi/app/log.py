@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import lru_cache
 
 from ..settings import Settings
 
@@ -79,11 +80,16 @@ class TextLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, more with a traceback."""
-        time = self.formatTime(record)
-        line = f"{time} {record.levelname} {record.name}: {record.getMessage()}"
+        now = f"{_second(int(record.created))},{record.msecs:03.0f}"
+        line = f"{now} {record.levelname} {record.name}: {record.getMessage()}"
         if not line.isprintable():  # control characters could colour a terminal too
             line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+@lru_cache(2)  # most lines of a second follow each other
+def _second(now: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
 
 
 class JSONLine(logging.Formatter):
