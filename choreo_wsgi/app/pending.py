@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from ..chat.source import Readable
-from ..errors import Unavailable
 from ..streams.stream import TICK, Control
 from .response import Response
 
@@ -75,8 +74,7 @@ class Pending:
                 or time.monotonic() >= self._deadline
             ):
                 return True
-            if self._control.stopping:
-                raise Unavailable("the server is shutting down", code="server_shutting_down")
+            self._control.check()
             if self._gone():
                 raise ClientGone
         except Exception as error:

@@ -115,7 +115,9 @@ class Parser(HTTPRequestParser):
             self.completed = True
             return len(data)
         announced = self.headers_finished and not (looked or self.completed)
-        if announced and self._is_worth_asking() and not self._admitted(self):
+        # Worth asking: the body costs more than the connection that goes with its refusal.
+        costly = self.chunked or self.expect_continue or self.content_length > SMALL
+        if announced and costly and not self._admitted(self):
             self.close()
             self.body_rcv = None
             self.headers["CONNECTION"] = "close"
@@ -198,10 +200,6 @@ class Parser(HTTPRequestParser):
         """Let the body go."""
         self._body.close()
         super().close()
-
-    def _is_worth_asking(self) -> bool:
-        """Return whether the body costs more than the connection that goes with its refusal."""
-        return self.chunked or self.expect_continue or self.content_length > SMALL
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the request line and the headers; raises ParsingError."""

@@ -108,7 +108,6 @@ class Server:
         self._listeners = [Listener(self, one) for one in sockets]
         self._signals = 0
         self._wakes = False
-        self._hurry = threading.Event()
         self._ended = threading.Event()
 
     @property
@@ -169,8 +168,6 @@ class Server:
         self._signals += 1
         if self._signals == 1:
             threading.Thread(target=self.drain, name="drain", daemon=True).start()
-        else:  # asked twice: whoever asks does not want to wait
-            self._hurry.set()
 
     def drain(self) -> None:
         """Let running streams end, for ``drain_seconds`` at most, and then stop the server.
@@ -180,10 +177,11 @@ class Server:
         """
         patience = self.settings.drain_seconds
         logger.info("shutting down: %d streams have %g s", self.application.active, patience)
-        threading.Thread(target=self._force, name="force", daemon=True).start()
         self.application.drain()
         self.draining = True
-        self._wait(patience, lambda: self._hurry.is_set() or self.application.active == 0)
+        # Asked twice: whoever asks does not want to wait.
+        self._wait(patience, lambda: self._signals > 1 or self.application.active == 0)
+        threading.Thread(target=self._force, name="force", daemon=True).start()
         self.application.stop()
         self.carrier.step_all()
         if not self._wait(LAST_FRAMES, lambda: not self._busy()):
@@ -207,7 +205,6 @@ class Server:
         self.drain()
 
     def _force(self) -> None:
-        self._hurry.wait(self.settings.drain_seconds)
         if not self._ended.wait(LAST_FRAMES + FORCE):
             logger.warning("something still hangs; leaving without it")
             os._exit(0)

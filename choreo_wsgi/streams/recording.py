@@ -167,8 +167,8 @@ class Playback:
             except ProducerLost:
                 self._recover(self._reader.last)
                 block = b""
-            if self._control.stopping and not (block or self._reader.ended):
-                raise Unavailable("the server is shutting down", code="server_shutting_down")
+            if not (block or self._reader.ended):
+                self._control.check()
         except ChoreoError as error:
             self._finish(error.code or error.type)
             return self._fail(error, self._last)

@@ -36,6 +36,11 @@ class Control:
         #: Every stream ends now, with an error frame.
         self.stopping = False
 
+    def check(self) -> None:
+        """Raise Unavailable if streams end now."""
+        if self.stopping:
+            raise Unavailable("the server is shutting down", code="server_shutting_down")
+
 
 class Generation:
     """The *frames* of an answer and its one ending, which *writer* writes.
@@ -67,11 +72,8 @@ class Generation:
         """Return the frames that came within *timeout* seconds; the last bring the ending."""
         if self.ended:
             return b""
-        if self._control.stopping:
-            return self.fail(
-                Unavailable("the server is shutting down", code="server_shutting_down")
-            )
         try:
+            self._control.check()
             block, self._first = self._first, b""
             if not block and not self._frames.ended:
                 block = self._frames.receive(timeout)
