@@ -83,6 +83,7 @@ class Parser(HTTPRequestParser):
     """
 
     completed: bool
+    expect_continue: bool
     #: Why it is refused: an error of waitress's, or of ours.
     error: Any
 
