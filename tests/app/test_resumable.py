@@ -310,6 +310,18 @@ def test_ids_tell_nothing(start: Any) -> None:
     assert all(len(set(column)) > 5 for column in zip(*secret, strict=True))
 
 
+def test_a_reader_of_a_silent_stream_gets_pings(start: Any, script: Script) -> None:
+    _, server = start(heartbeat_seconds="0.05")
+    with server.connect() as client, server.connect(8) as reader:  # if nothing is set it is 10
+        id = begin(client, ask())
+        reader.request("GET", f"/v1/streams/{id}")
+        assert reader.read_head().status == 200
+        for _ in range(3):
+            assert reader.read_frame() == b": ping\n"
+        script.finish("x", Finish())
+        assert text_of(read_to_end(reader)) == "x"
+
+
 def test_asking_for_the_head_of_a_stream_holds_nothing(start: Any) -> None:
     app, server = start()
     with server.connect() as client:
