@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..chat.aside import decoded, set_aside
 from ..chat.checks import check_tool_choice
-from ..chat.items import Json
+from ..chat.items import Json, Marks, dump
+from ..chat.longtext import restore
 from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Fault
 from ..errors import InvalidRequest
@@ -56,6 +58,11 @@ def parts(content: Json, where: str, part: Part) -> Json:
     if isinstance(content, str):
         return content
     return [part(each, f"{where}[{at}]") for at, each in enumerate(content)]
+
+
+def arguments_of(value: Json, marks: Marks) -> str:
+    """Return *value* as the text of a call's arguments; what is long in it goes into *marks*."""
+    return set_aside(list(decoded(restore(dump(value), marks))), marks)
 
 
 def no_tool(kind: str, where: str) -> InvalidRequest:

@@ -10,14 +10,13 @@ import base64
 from collections.abc import Mapping
 from functools import partial
 
-from ...chat.aside import decoded, set_aside, whole
+from ...chat.aside import whole
 from ...chat.checks import filled, model_name
-from ...chat.items import Json, Marks, dump
-from ...chat.longtext import restore
+from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import Fault, Notation, by_type, check_of, demand, integer, number, text_or
 from ...errors import InvalidRequest
-from ..translation import Part, add_tools, members, no_tool, parts, say, to_chat
+from ..translation import Part, add_tools, arguments_of, members, no_tool, parts, say, to_chat
 
 _TEXT = {"text!": str}
 _SOURCE = by_type(
@@ -148,8 +147,7 @@ def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, J
 
 
 def _call(block: dict[str, Json], marks: Marks) -> dict[str, Json]:
-    given = set_aside(list(decoded(restore(dump(block["input"]), marks))), marks)
-    function = {"name": block["name"], "arguments": given}
+    function = {"name": block["name"], "arguments": arguments_of(block["input"], marks)}
     call = {"id": block["id"], "type": "function", "function": function}
     return {**call, **members(block, "cache_control extra_content")}
 

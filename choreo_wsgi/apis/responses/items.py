@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 
 from ...chat import jsontext
 from ...chat.aside import whole
 from ...chat.items import Json, Marks
 from ...errors import InvalidRequest
-from ..translation import members, parts, say
+from ..translation import arguments_of, members, parts, say
 
 #: Begins the ``encrypted_content`` that this server wrote: base64 of JSON follows.
 SEALED = "choreo."
@@ -112,7 +111,7 @@ def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
 def _call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     arguments = item.get("arguments")
     if arguments is None:
-        arguments = json.dumps({"input": whole(item["input"], marks)}, ensure_ascii=False)
+        arguments = arguments_of({"input": item["input"]}, marks)
     function = {"name": chat_name(item), "arguments": arguments}
     more = members(item, "extra_content")
     return {"id": item["call_id"], "type": "function", "function": function, **more}
