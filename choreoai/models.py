@@ -22,8 +22,11 @@ ToolCall: A tool call.
     function: Function!
     type: str
 
-ChunkToolCall(ToolCall): A piece of a tool call; *index* tells of which.
+ChunkToolCall: A piece of a tool call; *index* tells of which.
     index: int
+    id: str
+    function: Function!
+    type: str
 
 URLCitation: Where a web page is cited: from *start_index* to *end_index* of the text.
     end_index start_index: int
@@ -46,9 +49,14 @@ Message: What the model said.
     tool_calls: list[ToolCall]
     reasoning_content: +str
 
-Delta(Message): A piece of a message.
+Delta: A piece of a message.
+    audio: Audio
+    content: str
+    function_call: Function
+    refusal role: str
     tool_calls: list[ChunkToolCall]
     annotations: +list[Annotation]
+    reasoning_content: +str
 
 PromptTokensDetails: What kinds of tokens were read.
     audio_tokens cache_write_tokens cached_tokens image_tokens text_tokens: int
@@ -146,11 +154,33 @@ ResponseUsage: The tokens of a response.
     total_tokens: int!
 
 Response(ResponseText): A response, whole or as far as it came; *status* tells.
-    id model status: str!
+    id: str!
+    created_at: float
     error incomplete_details: ResponseFailure
+    instructions metadata: Any
+    model: str!
+    object: str
     output: list[ResponseItem]!
-    usage: ResponseUsage
+    parallel_tool_calls: bool
+    temperature: float
+    tool_choice tools: Any
+    top_p: float
+    background: bool
+    completed_at: float
+    conversation: Any
+    max_output_tokens max_tool_calls: int
+    moderation: Any
     previous_response_id: str
+    prompt: Any
+    prompt_cache_key prompt_cache_retention: str
+    reasoning: Any
+    safety_identifier service_tier: str
+    status: str!
+    text: Any
+    top_logprobs: int
+    truncation: str
+    usage: ResponseUsage
+    user: str
 
 ParsedResponse(Response, ParsedText[T]): A response whose texts were parsed.
 

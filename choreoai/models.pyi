@@ -20,10 +20,13 @@ class ToolCall(Object):
     function: Function
     type: str | None
 
-class ChunkToolCall(ToolCall):
+class ChunkToolCall(Object):
     "A piece of a tool call; *index* tells of which."
 
     index: int | None
+    id: str | None
+    function: Function
+    type: str | None
 
 class URLCitation(Object):
     "Where a web page is cited: from *start_index* to *end_index* of the text."
@@ -59,11 +62,17 @@ class Message(Object):
     tool_calls: list[ToolCall] | None
     reasoning_content: str | None
 
-class Delta(Message):
+class Delta(Object):
     "A piece of a message."
 
-    tool_calls: list[ChunkToolCall] | None  # type: ignore[assignment]
+    audio: Audio | None
+    content: str | None
+    function_call: Function | None
+    refusal: str | None
+    role: str | None
+    tool_calls: list[ChunkToolCall] | None
     annotations: list[Annotation] | None
+    reasoning_content: str | None
 
 class PromptTokensDetails(Object):
     "What kinds of tokens were read."
@@ -229,13 +238,38 @@ class Response(ResponseText):
     "A response, whole or as far as it came; *status* tells."
 
     id: str
-    model: str
-    status: str
+    created_at: float | None
     error: ResponseFailure | None
     incomplete_details: ResponseFailure | None
+    instructions: Any
+    metadata: Any
+    model: str
+    object: str | None
     output: list[ResponseItem]
-    usage: ResponseUsage | None
+    parallel_tool_calls: bool | None
+    temperature: float | None
+    tool_choice: Any
+    tools: Any
+    top_p: float | None
+    background: bool | None
+    completed_at: float | None
+    conversation: Any
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    moderation: Any
     previous_response_id: str | None
+    prompt: Any
+    prompt_cache_key: str | None
+    prompt_cache_retention: str | None
+    reasoning: Any
+    safety_identifier: str | None
+    service_tier: str | None
+    status: str
+    text: Any
+    top_logprobs: int | None
+    truncation: str | None
+    usage: ResponseUsage | None
+    user: str | None
 
 class ParsedResponse(Response, ParsedText[T]):
     "A response whose texts were parsed."

@@ -80,13 +80,13 @@ class Object:
         """The ``x-request-id`` of the answer that this object is, None for a part of one."""
         return getattr(self, "_id", None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the object as plain dictionaries and lists, ready for ``json.dumps``."""
-        return self.model_dump(exclude_unset=True)
+    def to_dict(self, *, exclude_unset: bool = True, **options: Any) -> dict[str, Any]:
+        """Return :meth:`model_dump` of what came: dictionaries and lists as JSON has them."""
+        return self.model_dump(exclude_unset=exclude_unset, **options)
 
-    def to_json(self, *, indent: int | None = 2) -> str:
+    def to_json(self, *, indent: int | None = 2, exclude_unset: bool = True, **options: Any) -> str:
         """Return :meth:`to_dict` as JSON."""
-        return self.model_dump_json(indent=indent, exclude_unset=True)
+        return self.model_dump_json(indent=indent, exclude_unset=exclude_unset, **options)
 
     model_validate = from_dict
 
@@ -107,14 +107,14 @@ class Object:
         may be a dictionary, of members in members (``__all__`` of a list).  The *others* of
         pydantic's options make no difference: all values are JSON's.
         """
-        fields = dict.fromkeys(name for name in self._fields if name not in self._ours)
+        members = dict(Object.__iter__(self))
         if exclude_unset:
-            fields = {name: None for name in fields if name in self.__dict__}
+            members = {name: members[name] for name in members if name in self.__dict__}
         deeper = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, True)
         options = {"exclude_unset": exclude_unset, "exclude_none": exclude_none or exclude_defaults}
         return {
             name: _dumped(value, {**options, "exclude": deeper.get(name) or ()})
-            for name, value in {**fields, **self.__dict__}.items()
+            for name, value in members.items()
             if not (options["exclude_none"] and value is None)
             and deeper.get(name) not in (True, ...)
             and (include is None or name in include)
@@ -134,10 +134,20 @@ class Object:
         made.__dict__.update(update or {})
         return made
 
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the names and values of the members, as pydantic's models do."""
+        absent = (name for name in self._fields if name not in self._ours)
+        yield from {**dict.fromkeys(absent), **vars(self)}.items()
+
     @property
     def model_fields_set(self) -> set[str]:
         """The names of the documented members that came."""
         return self.__dict__.keys() & set(self._fields)
+
+    @property
+    def model_extra(self) -> dict[str, Any]:
+        """The members that came and are not documented."""
+        return {name: value for name, value in vars(self).items() if name not in self._fields}
 
     def __repr__(self) -> str:
         members = [f"{name}={value!r}" for name, value in vars(self).items() if value is not None]

@@ -161,6 +161,21 @@ class FormattedParams(CompletionParams, total=False):
     response_format: _Dict
 
 
+class ResponseParams(SharedParams, total=False):
+    """The parameters of responses beside those of :class:`SharedParams`."""
+
+    input: Required[Any]
+    background: bool | None
+    include: Iterable[str] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    previous_response_id: str | None
+    reasoning: _Dict | None
+    text: _Dict
+    truncation: Literal["auto", "disabled"] | None
+
+
 if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
 
     class ParseParams(CompletionParams, Generic[T], total=False):

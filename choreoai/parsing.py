@@ -132,6 +132,7 @@ class Parser(Generic[T]):
                 raise error
             message = choice["message"]
             text = None if message.get("refusal") else message.get("content")
+            message.setdefault("tool_calls", None)
             message["parsed"] = self.content(text)
             for call in message.get("tool_calls") or ():
                 if function := call.get("function"):

@@ -1,42 +1,17 @@
-"""The Responses API: its parameters, and what its events mean.  Pure."""
+"""What answers and events of the Responses API mean.  Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import Any, Generic
 
 from .errors import APIError, StreamInterruptedError
-from .models import ParsedResponse as ParsedResponse
-from .models import Response as Response
-from .models import ResponseEvent as ResponseEvent
-from .models import ResponseFailure as ResponseFailure
-from .models import ResponseItem as ResponseItem
-from .models import ResponsePart as ResponsePart
-from .models import ResponseUsage as ResponseUsage
-from .params import SharedParams, T
+from .models import ParsedResponse, Response, ResponseEvent, ResponseFailure
+from .params import T
 from .parsing import Parser
 from .reading import Reading, object_of
 
-if TYPE_CHECKING:
-    from typing_extensions import Required
-
 #: The events that end a response; after any other a stream is cut.
 _LAST = ("response.completed", "response.incomplete", "response.failed")
-
-
-class ResponseParams(SharedParams, total=False):
-    """The parameters of responses beside those of :class:`choreoai.params.SharedParams`."""
-
-    input: Required[Any]
-    background: bool | None
-    include: Iterable[str] | None
-    instructions: str | None
-    max_output_tokens: int | None
-    max_tool_calls: int | None
-    previous_response_id: str | None
-    reasoning: Mapping[str, Any] | None
-    text: Mapping[str, Any]
-    truncation: Literal["auto", "disabled"] | None
 
 
 def failure_of(response: Response) -> APIError:
@@ -99,7 +74,7 @@ class ResponseReading(Reading, Generic[T]):
         kind, place = event.type, event.sequence_number
         if type(kind) is not str or not kind:
             raise self.fail(APIError(f"the stream holds what is no event: {value!r}"))
-        if "sequence_number" in value:  # some servers do not count
+        if value.get("sequence_number") is not None:  # some servers do not count
             if place != self._next:
                 text = f"event {self._next} is missing: {place} came"
                 raise self.fail(StreamInterruptedError(text))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion, ParsedChatCompletion
+from ..objects import Object
 from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike, declared
 from ..parsing import Parser
 from ..reading import Reading, completion_of
@@ -130,7 +131,9 @@ class AsyncCompletions:
     ) -> AsyncExchange:
         """Return the exchange that asks for an answer, which is *parsed* or not."""
         body, options = self._client._asked(params, FormattedParams)
-        if isinstance(body["messages"], (str, bytes, Mapping)):  # whose pieces would be sent
+        if isinstance(
+            body["messages"], (str, bytes, Mapping, Object)
+        ):  # whose pieces would be sent
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(body["messages"])
         if stream is not None:

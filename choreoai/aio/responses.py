@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
-from ..params import T, declared
+from ..params import ResponseParams, T, declared
 from ..reading import object_of
-from ..responses import ResponseParams, ResponseParser, ResponseReading, response_of
+from ..responses import ResponseParser, ResponseReading, response_of
 from .exchange import AsyncExchange
 from .raw import AsyncRawResponse
 from .stream import AsyncStream
@@ -110,24 +110,17 @@ class AsyncResponses:
         **options: Unpack[CallOptions],
     ) -> AsyncResponseStream: ...
 
-    async def retrieve(
-        self,
-        response_id: str,
-        *,
-        stream: bool = False,
-        starting_after: int | None = None,
-        **options: Unpack[CallOptions],
-    ) -> Any:
+    async def retrieve(self, response_id: str, *, stream: bool = False, **options: Any) -> Any:
         """Return the response *response_id* as far as it came.
 
         With *stream* its events behind number *starting_after*, and those to come.
         """
+        after, path = options.pop("starting_after", None), _path(response_id)
         if not stream:
-            return await self._call("GET", _path(response_id), options)
-        path, first = _path(response_id) + "?stream=true", 0
-        if starting_after is not None:
-            path, first = f"{path}&starting_after={starting_after}", starting_after + 1
-        return await self._call("GET", path, {**options, "resumable": True}, ResponseReading(first))
+            return await self._call("GET", path, options)
+        reading = ResponseReading[None](0 if after is None else after + 1)
+        path += "?stream=true" if after is None else f"?stream=true&starting_after={after}"
+        return await self._call("GET", path, {**options, "resumable": True}, reading)
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""

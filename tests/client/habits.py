@@ -517,6 +517,31 @@ print(sorted(c.model_dump(exclude=nested, exclude_unset=True)))
 print(sorted(c.model_dump(exclude=nested, exclude_unset=True)["choices"][0]["message"]))
 print(sorted(c.model_dump(exclude=nested, exclude_unset=True)["choices"][0]))
 """,
+    "dumps in their order": """
+for text in ("hi", "two calls", "logprobs", "refuse"):
+    print(ask(text).to_json(), ask(text).to_dict(exclude_unset=False))
+    for chunk in ask(text, stream=True):
+        print(chunk.to_json(indent=None), chunk.model_dump_json(), chunk.to_dict())
+print(ask().to_json(exclude_none=True, indent=None), ask().to_dict(exclude_none=True))
+print(client.models.retrieve("m1").model_dump(), client.models.list().to_json())
+""",
+    "names and values": """
+print(dict(ask().usage)["total_tokens"])
+print([name for name, value in ask().choices[0].message if value is None])
+print(ask("rich").model_extra, ask("rich").choices[0].message.model_extra, ask().model_extra)
+""",
+    "dumps of a parsed answer": MODEL
+    + """
+messages = [{"role": "user", "content": "steps"}]
+c = client.chat.completions.parse(model="m", messages=messages, response_format=Answer, n=2)
+print(c.to_json(warnings=False), [choice.message.parsed.final for choice in c.choices])
+""",
+    "dumps of events": """
+with client.chat.completions.stream(model="m", messages=HI) as stream:
+    for event in stream:
+        if event.type != "chunk":
+            print(event.model_dump(), event.to_json())
+""",
     "a streaming response as text": """
 with client.chat.completions.with_streaming_response.create(model="m", messages=HI) as response:
     print(json.loads("".join(response.iter_text()))["id"], response.retries_taken)
@@ -553,6 +578,7 @@ r = client.responses.create(model="m", input="hi", instructions="be brief", temp
 print(r.id, r.status, r.output_text, r.output[0].content[0].text, r.output[0].role, r._request_id)
 print(r.usage.input_tokens, r.usage.input_tokens_details.cached_tokens, r.usage.total_tokens)
 print(r.usage.output_tokens_details.reasoning_tokens, r.error, r.incomplete_details)
+print(r.tools, r.tool_choice, r.object, r.temperature, r.metadata, r.reasoning, r.text, r.user)
 """,
     "a response's stream": """
 for event in client.responses.create(model="m", input="hi", stream=True):
