@@ -104,22 +104,23 @@ class Counts:
     """
 
     def __init__(self, prompt: str, completion: str, **more: str) -> None:
+        places = {"prompt": prompt, "completion": completion, **more}
         self._places = [
-            (to, [name.split(".") for name in names.split()])
-            for to, names in {"prompt": prompt, "completion": completion, **more}.items()
+            (f"{to}_tokens", *name.partition(".")[::2])
+            for to, names in places.items()
+            for name in names.split()
         ]
 
     def read(self, usage: Mapping[str, Json]) -> Usage | None:
         """Return what *usage* says, None for nothing; counts that are none are left out."""
         found: dict[str, int] = {}
-        for to, places in self._places:
-            for first, *within in places:
-                value = usage.get(first)
-                if within:
-                    value = value.get(within[0]) if isinstance(value, dict) else None
-                number = None if value is None else jsontext.count(value)
-                if number is not None:
-                    found[f"{to}_tokens"] = found.get(f"{to}_tokens", 0) + number
+        for to, name, within in self._places:
+            value = usage.get(name)
+            if within:
+                value = value.get(within) if isinstance(value, dict) else None
+            number = None if value is None else jsontext.count(value)
+            if number is not None:
+                found[to] = found.get(to, 0) + number
         if not found:
             return None
         made = Usage(**found)

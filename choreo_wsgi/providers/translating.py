@@ -160,10 +160,9 @@ class HTTPSource(UpstreamAnswer, Source):
             self._receive(timeout, items)
         except ChoreoError as error:
             self.fail(error)
+            self.usage = self._translator.usage
             if not items:
                 raise
-        finally:
-            self.usage = self._translator.usage
         if self._names:
             restore_names(items, self._names)
         return items
@@ -193,6 +192,7 @@ class HTTPSource(UpstreamAnswer, Source):
     def _leave(self) -> None:
         """The answer is complete: leave the connection to others, if it can be."""
         self.ended, self._failure = True, None
+        self.usage = self._translator.usage
         self.finish()
 
     def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
