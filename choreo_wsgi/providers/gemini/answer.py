@@ -65,7 +65,7 @@ class GeminiTranslator(EventTranslator):
         super().__init__(limit, _Events)
         self._n = n
         self._new_call_id = new_call_id
-        self._usage: Usage | None = None
+        self._told: dict[str, Json] = {}  # the latest usage
         self._numbers: Counter[tuple[str, int]] = Counter()  # of parts, by kind and candidate
         self._signatures: dict[int, str] = {}  # of text, by candidate
         self._stops: dict[int, str] = {}  # finish reasons, by candidate
@@ -75,13 +75,14 @@ class GeminiTranslator(EventTranslator):
     @property
     def usage(self) -> Usage | None:
         """What was reported so far: every chunk tells the totals."""
-        return self._usage
+        return _COUNTS.read(self._told)
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         """Append to *items* what *data* completes."""
         for body in self.objects(data):
-            if "usageMetadata" in body:
-                self._usage = _COUNTS.read(body["usageMetadata"] or {}) or self._usage
+            told = body.get("usageMetadata") or {}
+            if "totalTokenCount" in told or "promptTokenCount" in told:
+                self._told = told
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if "error" in body:
@@ -112,7 +113,7 @@ class GeminiTranslator(EventTranslator):
         for index, signature in self._signatures.items():
             items.append(Delta(index=index, extra=_signed(signature)))
         items += [self._finish(index, reason) for index, reason in sorted(self._stops.items())]
-        return [*items, self._usage] if self._usage else items
+        return [*items, usage] if (usage := self.usage) else items
 
     def _last_event(self, items: list[Item]) -> None:
         """Read an event that the bytes ended in: it counts if it is whole."""
