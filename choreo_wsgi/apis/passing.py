@@ -6,20 +6,10 @@ https://platform.openai.com/docs/api-reference/completions and /embeddings.
 from __future__ import annotations
 
 from ..chat.answer import AnswerWriter
-from ..chat.checks import MAX_TOKENS, model_name
+from ..chat.checks import MAX_TOKENS, SAMPLING, model_name
 from ..chat.items import Json
 from ..chat.request import ChatRequest, loads_marked
-from ..chat.schema import (
-    Fault,
-    anything,
-    check_of,
-    demand,
-    either,
-    integer,
-    mapping_of,
-    number,
-    text_or,
-)
+from ..chat.schema import Fault, anything, check_of, demand, either, integer
 from ..errors import InvalidRequest
 from . import API
 
@@ -40,20 +30,14 @@ _PROMPT = either(str, anything, list, _several)
 _CHECKS = {
     "completions": check_of(
         {
+            **SAMPLING,
             "model!": model_name,
             "prompt!": _PROMPT,
             "stream echo": bool,
-            "n": integer(1, 128),
             "max_tokens": integer(0, MAX_TOKENS),
             "logprobs": integer(0, 5),
             "suffix": str,
             "best_of": integer(0, 20),
-            "temperature": number(0, 2),
-            "top_p": number(0, 1),
-            "presence_penalty frequency_penalty": number(-2, 2),
-            "logit_bias": mapping_of(number(-100, 100)),
-            "stop": text_or(str, most=4),
-            "seed": integer(-9223372036854776000, 9223372036854776000),
             "stream_options": {"include_usage": bool},
         }
     ),

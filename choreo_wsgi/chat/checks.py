@@ -170,21 +170,25 @@ def check_tool_choice(body: Mapping[str, Json]) -> None:
 
 _JSON_SCHEMA = {"name!": str, "description": str, "schema": dict, "strict": bool}
 
+#: What the older completions have too.
+SAMPLING = {
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "n": integer(1, 128),
+    "stop": text_or(str, most=4),
+    "presence_penalty frequency_penalty": number(-2, 2),
+    "logit_bias": mapping_of(number(-100, 100)),
+    "seed": integer(-9223372036854776000, 9223372036854776000),  # as the schema has it
+}
 REQUEST = check_of(
     {
+        **SAMPLING,
         "model!": model_name,
         "messages!": _messages,
         "stream logprobs parallel_tool_calls store": bool,
         "stream_options": {"include_usage include_obfuscation": bool},
-        "temperature": number(0, 2),
-        "top_p": number(0, 1),
-        "n": integer(1, 128),
         "max_tokens max_completion_tokens": integer(0, MAX_TOKENS),
-        "stop": text_or(str, most=4),
-        "presence_penalty frequency_penalty": number(-2, 2),
-        "logit_bias": mapping_of(number(-100, 100)),
         "top_logprobs": integer(0, 20),
-        "seed": integer(-9223372036854776000, 9223372036854776000),  # as the schema has it
         "tools": [_TOOL],
         "tool_choice": either(str, "none auto required", dict, _TOOL_CHOICE),
         "functions": [_FUNCTION],
