@@ -1,7 +1,7 @@
 """The limits of API keys: admitted, refused, and settled when a completion is over.
 
 Tokens are known at the end.  Until then a completion reserves its prompt (a token for four
-characters) and its ``max_tokens``, or else what the key's answers took in the mean; then counts
+characters) and its ``max_tokens``, or else what the key's answers took on average; then counts
 what the provider reported, or a token for each frame when the answer was cut before that.
 
 A minute, and a day, begins with its first request, so that a limit is exact within it.
