@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import io
 import logging
 import os
 import re
@@ -45,6 +46,9 @@ ELSEWHERE = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that *arguments* (by default the process's) name; return its status."""
+    for stream in (sys.stdout, sys.stderr):  # a name that it cannot show ends no server
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.run(options))
@@ -67,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         command = re.search(r"invalid choice: '([^']*)'", message)
         if command:
-            near = did_you_mean(command[1], [*_COMMANDS, *ELSEWHERE])
+            near = did_you_mean(command[1], [*_COMMANDS, *ELSEWHERE, "--help"])
             message = f"there is no command {command[1]!r}{near}"
         super().error(message)
 
@@ -124,7 +128,7 @@ def _add_settings(command: argparse.ArgumentParser, shown: bool) -> None:
         common: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
         common["help"] = text.replace("%", "%%") if shown else argparse.SUPPRESS
         if hint is bool:
-            command.add_argument(flag, action="store_const", const="true", **common)
+            command.add_argument(flag, nargs="?", const="true", metavar="true|false", **common)
             common["help"] = argparse.SUPPRESS
             opposite = "--no-" + flag.removeprefix("--")
             command.add_argument(opposite, action="store_const", const="false", **common)

@@ -97,6 +97,8 @@ class Keys:
         """Read the file; raises ConfigurationError if it or a section cannot be used."""
         settings, given = configuration.settings, list[tuple[str, Mapping[str, str], str]]()
         for key in settings.api_keys:
+            if len(key.split()) > 1:
+                raise ConfigurationError("api_keys: a key has a space in it; commas stand between")
             given.append(("", {"digest": _digest(key.encode())}, "api_keys"))
         for name, section in configuration.keys.items():
             given.append((name, section, f"[key {name}]"))

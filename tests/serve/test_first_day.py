@@ -99,6 +99,7 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["models"], {"CHOREO_CONFGI": "k"}, "", "'CHOREO_CONFIG'"),
         (["--verison"], {}, "", "'--version'"),
         (["serve", "9000"], {}, "", "'--port 9000'"),
+        (["help"], {}, "", "'--help'"),
     ],
 )
 def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
@@ -114,7 +115,9 @@ def test_help_names_the_values(run: Run) -> None:
     shown = run("serve", "--help").stdout
     assert "--log-level debug|info|warning|error" in shown
     assert "--max-body-bytes BYTES" in shown and "(33554432)" in shown
-    assert re.search(r"--preload +start the local model with the server \(false\)", shown)
+    assert re.search(
+        r"--preload \[true\|false\]\s+start the local model with the server \(false\)", shown
+    )
     assert "sqlite:PATH" in shown and "--api-keys-file PATH" in shown
 
 
@@ -123,6 +126,26 @@ def test_the_help_of_what_only_shows_is_short(run: Run, command: str) -> None:
     shown = run(command, "--help").stdout
     assert len(shown.splitlines()) < 12
     assert "--config FILE" in shown and "choreo-wsgi serve --help" in shown
+
+
+def test_a_terminal_without_utf_8_is_shown_what_it_can_show(run: Run) -> None:
+    ini = "[provider s]\ntype = echo\nmodels = mod\u00e8le-\u20ac\n"
+    done = run("models", ini=ini, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mod\\xe8le-\\u20ac\ts" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "page"), [(["--page", "off"], "false"), (["--page=on"], "true"), (["--page"], "true")]
+)
+def test_a_switch_may_have_its_value(run: Run, words: list[str], page: str) -> None:
+    assert f"\npage = {page}\n" in run("settings", *words).stdout
+
+
+def test_keys_with_a_space_between_are_refused(run: Run) -> None:
+    done = run("models", CHOREO_API_KEYS="sk-one sk-two")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "api_keys: a key has a space in it" in done.stderr and "sk-one" not in done.stderr
 
 
 def test_the_bare_command_says_what_there_is(run: Run) -> None:
