@@ -58,8 +58,9 @@ class Object:
             if name in members:
                 value = members[name]
                 if type(value) is list:
-                    make = kind.from_dict
-                    members[name] = [make(one) if type(one) is dict else one for one in value]
+                    for place, one in enumerate(value):
+                        if type(one) is dict:
+                            value[place] = kind.from_dict(one)
                 elif type(value) is dict:
                     members[name] = kind.from_dict(value)
                 elif value is None and name in cls._always:
