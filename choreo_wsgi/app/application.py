@@ -11,22 +11,21 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from .. import apis
 from ..errors import ChoreoError, ConfigurationError, MethodNotAllowed, NotFound
 from ..late import Late
 from ..providers.building import build
 from ..providers.routing import Router
 from ..settings import Configuration, configure
-from ..streams.stream import Control, EventStream
+from ..streams.stream import Control, EventStream, forget_frames
 from ..version import __version__
 from . import log
 from .access import OPEN, Gate, Policy, how_it_came
-from .account import Account, load_observers
+from .account import load_observers
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
 from .pending import ClientGone, Pending
-from .request import LARGE, Call, Environ, request_id
+from .request import LARGE, Call, Environ, new_call
 from .response import Document, Response, error_response, json_response
 from .slots import Slots
 
@@ -193,27 +192,17 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        call = self._call(environ)
+        call = new_call(environ, self.observers)
         return self._respond(call, start_response, partial(self._dispatch, call))
 
     def refuse(
         self, environ: dict[str, Any], start_response: StartResponse, error: ChoreoError
     ) -> Iterable[bytes]:
         """Answer with *error* what the server cannot serve; imports nothing, opens nothing."""
-        call, body = self._call(environ), error.body()
+        call, body = new_call(environ, self.observers), error.body()
         call.account.outcome = error.code or error.type
         headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
         return self._respond(call, start_response, lambda: Response(error.status, headers, [body]))
-
-    def _call(self, environ: Environ) -> Call:
-        account = Account(
-            id=request_id(environ),
-            method=environ["REQUEST_METHOD"],
-            path=environ.get("PATH_INFO", "") or "/",
-            client=environ.get("REMOTE_ADDR") or "",
-            observers=self.observers,
-        )
-        return Call(environ, account)
 
     def _respond(self, call: Call, start_response: StartResponse, make: Make) -> Iterable[bytes]:
         """Begin to answer with what *make* returns or raises; return the body."""
@@ -252,23 +241,18 @@ class Application:
             account.outcome = error.code or error.type
             if error.status >= 500:
                 logger.warning("%s: %d %s: %s", account.id, error.status, error.code, error.message)
-            return error_response(error, self._error_api(call.environ))
-        except ClientGone:
+            forget_frames(error)
+            return error_response(error, call.environ)
+        except ClientGone as error:
+            forget_frames(error)
             account.outcome = "client_closed"
             return json_response({}, 408)  # nobody reads it
-        except Exception:
+        except Exception as error:
             account.outcome = "internal_error"
             logger.exception("%s: a request failed", account.id)
+            forget_frames(error)
             failure = ChoreoError("the server failed to answer this request")
-            return error_response(failure, self._error_api(call.environ))
-
-    @staticmethod
-    def _error_api(environ: Environ) -> apis.API:
-        """Return the API in whose shape the caller expects errors."""
-        path = environ.get("PATH_INFO", "")
-        if path.startswith("/v1/messages") or "HTTP_ANTHROPIC_VERSION" in environ:
-            return apis.load("messages")
-        return apis.load("responses" if path.startswith("/v1/responses") else "chat")
+            return error_response(failure, call.environ)
 
     def admit(self, environ: Environ) -> None:
         """Raise ChoreoError if *environ*, a head whose body has not come, will be refused."""

@@ -7,13 +7,13 @@ import gc
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
 from ..settings import Settings
-from .account import Account
+from .account import Account, Observer
 from .keys import Key
 
 Environ = Mapping[str, Any]
@@ -42,6 +42,18 @@ class Call:
         """Return whether the client has closed its connection, where the server can tell."""
         tell = self.environ.get("waitress.client_disconnected")
         return bool(tell and tell())
+
+
+def new_call(environ: Environ, observers: Sequence[Observer]) -> Call:
+    """Return the request of *environ* with its account, of which *observers* are told."""
+    account = Account(
+        id=request_id(environ),
+        method=environ["REQUEST_METHOD"],
+        path=environ.get("PATH_INFO", "") or "/",
+        client=environ.get("REMOTE_ADDR") or "",
+        observers=observers,
+    )
+    return Call(environ, account)
 
 
 def trace(call: Call) -> dict[str, str]:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..apis import API
+from .. import apis
 from ..chat.items import dump
 from ..errors import ChoreoError
 from ..streams.stream import EventStream
-from .request import Headers
+from .request import Environ, Headers
 
 
 @dataclass(slots=True)
@@ -58,9 +58,14 @@ def json_response(value: Any, status: int = 200) -> Response:
     return document(dump(value), status)
 
 
-def error_response(error: ChoreoError, api: API) -> Response:
-    """Return the response that reports *error* in the words of *api*."""
-    status, body = api.error(error)
+def error_response(error: ChoreoError, environ: Environ) -> Response:
+    """Return the response that reports *error* in the words of the API that *environ* is for."""
+    path = environ.get("PATH_INFO", "")
+    if path.startswith("/v1/messages") or "HTTP_ANTHROPIC_VERSION" in environ:
+        name = "messages"
+    else:
+        name = "responses" if path.startswith("/v1/responses") else "chat"
+    status, body = apis.load(name).error(error)
     headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
     return Response(status, headers, [body])
 

@@ -42,6 +42,15 @@ class Control:
             raise Unavailable("the server is shutting down", code="server_shutting_down")
 
 
+def forget_frames(error: BaseException) -> None:
+    """Drop the frames that *error* came through, once it has been told.
+
+    Whoever failed keeps the error and is kept by one of its frames, with the whole request: memory
+    that nobody but the cyclic collector would free, whenever it comes.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
 class Generation:
     """The *frames* of an answer and its one ending, which *writer* writes.
 
@@ -92,6 +101,7 @@ class Generation:
         if self.ended:
             return b""
         self.failure = error
+        forget_frames(error)
         self._end(error.code or error.type)
         return self.writer.fail(error)
 

@@ -1,4 +1,4 @@
-"""A running stream holds nothing of its request, however large that was."""
+"""A running stream, and a failed request, hold nothing of the request, however large that was."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import harness
 import pytest
 from plain_apps import Running
 from raw_server import Peer, RawServer, chunk, head
+
+from choreo_wsgi.chat.request import ChatRequest
 
 SIZE = 6_000_000
 EVENT = (
@@ -86,4 +88,45 @@ def test_the_request_is_let_go_of_once_the_stream_runs(
             assert b'"2"' in client.read_frame()
     finally:
         tracemalloc.stop()
+        served.close()
+
+
+def hang_up(peer: Peer) -> None:
+    """Answer not at all."""
+    peer.close()
+
+
+def fail(peer: Peer) -> None:
+    """Answer with an error."""
+    peer.send(head("500 Oops", "application/json", "Content-Length: 2") + b"{}")
+
+
+def break_off(peer: Peer) -> None:
+    """Begin to answer."""
+    peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+    peer.send(chunk(EVENT % (1, b"null")))
+    peer.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("answer", [hang_up, fail, break_off])
+def test_a_failed_request_is_let_go_of_without_the_collector(
+    upstream: Callable[..., RawServer], answer: Callable[[Peer], None], stream: bool
+) -> None:
+    """Errors remember their frames, and frames the request."""
+    section = {"type": "openai", "base_url": upstream(answer).base_url, "api_key": "k"}
+    app = harness.make_app({"listen": "127.0.0.1:0"}, {"provider up": {**section, "models": "m"}})
+    served = Running(app)
+    body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "x"}]}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with served.connect() as client:
+                client.exchange("POST", "/v1/chat/completions", body)
+        harness.wait_until(lambda: not app.active, "all are over")
+        held = [one for one in gc.get_objects() if isinstance(one, ChatRequest)]
+        assert held == []
+    finally:
+        gc.enable()
         served.close()
