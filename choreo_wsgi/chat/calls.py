@@ -136,6 +136,7 @@ def _is_another(call: Call, name: str, text: str) -> bool:
     return bool(name and call.name) and not same
 
 
+@dataclass(eq=False)
 class ToolCalls:
     """The calls of one choice; *new_id* makes the id of one that came without.
 
@@ -144,20 +145,14 @@ class ToolCalls:
     which call an index stands for.
     """
 
-    def __init__(
-        self,
-        new_id: Callable[[], str] = new_call_id,
-        tools: frozenset[str] = frozenset(),
-        marks: Marks | None = None,
-    ) -> None:
-        self.tools = tools
-        self.marks: Marks = {} if marks is None else marks
-        self.calls: list[Call] = []
-        self.begun: list[Call] = []  # by their numbers
-        self.state = 0
-        self._new_id = new_id
-        self._by_index: dict[int, Call] = {}
-        self._by_key: dict[tuple[int | None, str], Call] = {}
+    new_id: Callable[[], str] = new_call_id
+    tools: frozenset[str] = frozenset()
+    marks: Marks = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    begun: list[Call] = field(default_factory=list)  # by their numbers
+    state: int = 0
+    _by_index: dict[int, Call] = field(default_factory=dict)
+    _by_key: dict[tuple[int | None, str], Call] = field(default_factory=dict)
 
     def take(self, given: Json) -> list[Piece]:
         """Return the pieces to pass on for *given*, the ``tool_calls`` of a delta or message.
@@ -233,7 +228,7 @@ class ToolCalls:
         call.number, call.custom = len(self.begun), kind == "custom"
         self.begun.append(call)
         self.state += 1
-        call.id = call.id or self._new_id()
+        call.id = call.id or self.new_id()
         if given is None:
             given = aside.set_aside([*call.arguments], self.marks)
         body = {"name": call.name, "input" if call.custom else "arguments": given}

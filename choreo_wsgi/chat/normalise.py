@@ -8,6 +8,7 @@ the chunks that should have been sent.  It keeps the stream's identity and usage
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
@@ -32,6 +33,7 @@ _FRAME = frozenset(
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
+@dataclass(eq=False)
 class Normaliser:
     """The chunks of one stream of *n* choices.
 
@@ -44,16 +46,14 @@ class Normaliser:
     that finished.
     """
 
-    def __init__(
-        self,
-        n: int = 1,
-        identity: Mapping[str, Json] | None = None,
-        model: str = "",
-        active: bool = True,
-        new_id: Callable[[], str] = new_call_id,
-        tools: frozenset[str] = frozenset(),
-    ) -> None:
-        self.n = n
+    n: int = 1
+    identity: Mapping[str, Json] | None = None
+    model: str = ""
+    active: bool = True
+    new_id: Callable[[], str] = new_call_id
+    tools: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
         #: What the marks stand for that are in a chunk in the place of long strings.
         self.marks: Marks = {}
         self.choices: dict[int, Choice] = {}
@@ -61,11 +61,6 @@ class Normaliser:
         self.state = 0
         self._finished = 0
         self._ended = False
-        self._fallback = identity
-        self._model = model
-        self._active = active
-        self._new_id = new_id
-        self._tools = tools
         self._identity: Chunk = {}
         self._numbered: dict[int, Choice] = {}  # by the upstream's numbers
         self._usage: Chunk | None = None
@@ -90,8 +85,8 @@ class Normaliser:
 
         Empty unless its role was sent, and neither a call nor its finish.
         """
-        usual = self.n == 1 and self._active and not self.state and [*self._numbered] == [0]
-        return (self._identity.get("model"), bool(self._tools)) if usual else ()
+        usual = self.n == 1 and self.active and not self.state and [*self._numbered] == [0]
+        return (self._identity.get("model"), bool(self.tools)) if usual else ()
 
     def take_done(self) -> None:
         """Take note of ``[DONE]``; raises UpstreamTruncated when no choice came before it."""
@@ -112,7 +107,7 @@ class Normaliser:
             return chunks
         self._ended = True
         for _, choice in sorted(self.choices.items()):
-            if self._active and not choice.finished:
+            if self.active and not choice.finished:
                 closing = choice.finish("stop")
                 if not choice.begun:
                     closing[0]["delta"] = {"role": "assistant", **closing[0]["delta"]}
@@ -144,7 +139,7 @@ class Normaliser:
             if not isinstance(one, dict):
                 raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
         reported = self._take_usage(chunk, choices)
-        if not self._active:
+        if not self.active:
             return self._watch(chunk, choices, reported)
         if not choices:
             if reported or (self._finished and "choices" in chunk):
@@ -199,9 +194,9 @@ class Normaliser:
         """Give every chunk the stream's id, object, created and model, as they were first."""
         own = self._identity
         if not own:
-            own = self._identity = _identity(chunk, self._fallback)
-            if self._model:
-                own["model"] = self._model
+            own = self._identity = _identity(chunk, self.identity)
+            if self.model:
+                own["model"] = self.model
         if own.items() <= chunk.items():
             return KEPT
         if own.keys() - chunk.keys():  # those that were missing come first
@@ -229,8 +224,8 @@ class Normaliser:
         ):
             return [], CHANGED
         verdict = MENDED if reported else KEPT
-        if self._model and chunk.get("model") != self._model:
-            chunk["model"], verdict = self._model, MENDED
+        if self.model and chunk.get("model") != self.model:
+            chunk["model"], verdict = self.model, MENDED
         return [chunk], verdict
 
     def _choice(self, index: Json, place: int) -> Choice:
@@ -250,7 +245,7 @@ class Normaliser:
                 ours = number
             else:
                 raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            choice = Choice(ours, ToolCalls(self._new_id, self._tools, self.marks))
+            choice = Choice(ours, ToolCalls(self.new_id, self.tools, self.marks))
             self._numbered[number] = self.choices[ours] = choice
         return choice
 
