@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..chat.items import Usage
 from ..chat.source import Lane, Reply, lane_of
@@ -17,6 +17,7 @@ FAILURES = 5
 OPEN_SECONDS = 30.0
 
 
+@dataclass(eq=False)
 class Breaker:
     """Remembers that a target keeps failing, so that it is not asked first every time.
 
@@ -24,34 +25,28 @@ class Breaker:
     may try (half-open) until one succeeds.
     """
 
-    def __init__(
-        self,
-        failures: int = FAILURES,
-        seconds: float = OPEN_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._limit = failures
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._failed = 0
-        self._open_until = 0.0
+    failures: int = FAILURES
+    seconds: float = OPEN_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _failed: int = 0
+    _open_until: float = 0.0
 
     def allows(self) -> bool:
         """Whether the target may be asked now; in a half-open circuit only one caller may."""
-        if self._failed < self._limit:
+        if self._failed < self.failures:
             return True
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             if now < self._open_until:
                 return False
-            self._open_until = now + self._seconds
+            self._open_until = now + self.seconds
             return True
 
     @property
     def is_open(self) -> bool:
         """Whether the target is left out now."""
-        return self._failed >= self._limit and self._clock() < self._open_until
+        return self._failed >= self.failures and self.clock() < self._open_until
 
     def succeeded(self) -> None:
         """The target answered."""
@@ -61,8 +56,8 @@ class Breaker:
         """The target did not answer as it should."""
         with self._lock:
             self._failed += 1
-            if self._failed >= self._limit:
-                self._open_until = self._clock() + self._seconds
+            if self._failed >= self.failures:
+                self._open_until = self.clock() + self.seconds
 
 
 class Breakers:

@@ -66,6 +66,7 @@ class Rule:
         return Target(self.provider, self.model or asked, self.priority, self.weight)
 
 
+@dataclass(eq=False)
 class Router:
     """The *providers* by name, the *rules* between them, in order, and the *default* target.
 
@@ -73,17 +74,12 @@ class Router:
     built-in type that has no key is told apart from one that nobody knows.
     """
 
-    def __init__(
-        self,
-        providers: Mapping[str, Provider],
-        rules: Sequence[Rule],
-        default: Target | None = None,
-        sections: bool = True,
-    ) -> None:
-        self.providers = providers
-        self._rules = rules
-        self._default = default
-        self._sections = sections
+    providers: Mapping[str, Provider]
+    rules: Sequence[Rule]
+    default: Target | None = None
+    sections: bool = True
+
+    def __post_init__(self) -> None:
         #: Found once for each name that is asked for.
         self.targets = lru_cache(1024)(self._targets)
 
@@ -98,9 +94,9 @@ class Router:
         found = self.by_rules(model)
         if found:
             return sorted(found, key=lambda target: target.priority)
-        if self._default is not None:
-            return [self._default]
-        if not self._sections:
+        if self.default is not None:
+            return [self.default]
+        if not self.sections:
             self._missing_key(model)
         raise ModelNotFound(
             f"no provider answers for the model {model[:200]!r}: GET /v1/models lists the names, "
@@ -110,15 +106,15 @@ class Router:
 
     def by_rules(self, model: str) -> list[Target]:
         """Return who answers for *model* without the default, in the order of the rules."""
-        exact = [rule.target(model) for rule in self._rules if rule.name == model]
+        exact = [rule.target(model) for rule in self.rules if rule.name == model]
         if exact:
             return exact
         name, slash, rest = model.partition("/")
         if slash and rest and name in self.providers:
             return [Target(self.providers[name], rest)]
-        for rule in self._rules:
+        for rule in self.rules:
             if rule.is_pattern and fnmatchcase(model, rule.name):
-                same = [other for other in self._rules if other.name == rule.name]
+                same = [other for other in self.rules if other.name == rule.name]
                 return [other.target(model) for other in same]
         return []
 
@@ -140,32 +136,32 @@ class Router:
     def models(self) -> dict[str, str]:
         """Return the model names that can be asked for, each with who answers it."""
         listed: dict[str, str] = {}
-        for rule in self._rules:
+        for rule in self.rules:
             if not rule.is_pattern:
                 listed.setdefault(rule.name, rule.target(rule.name).label)
-        for rule in self._rules:
+        for rule in self.rules:
             if rule.is_pattern:
                 for name in rule.provider.models():
                     if fnmatchcase(name, rule.name):
                         listed.setdefault(name, rule.provider.label(name))
-        if self._default is not None:
-            listed.setdefault(self._default.label, self._default.label)
+        if self.default is not None:
+            listed.setdefault(self.default.label, self.default.label)
         return listed
 
     def describe(self) -> list[tuple[str, str]]:
         """Return each name or pattern with who answers it, for a person to read."""
         rows: list[tuple[str, str]] = []
-        for rule in self._rules:
+        for rule in self.rules:
             answers = rule.provider.name if rule.is_pattern else rule.target(rule.name).label
             rows.append((rule.name, answers))
-        named = {rule.provider.name for rule in self._rules}
+        named = {rule.provider.name for rule in self.rules}
         for name, provider in self.providers.items():
             if name not in named and (
-                self._default is None or provider is not self._default.provider
+                self.default is None or provider is not self.default.provider
             ):
                 rows.append((f"{name}/*", name))
-        if self._default is not None:
-            rows.append(("any other name", self._default.label))
+        if self.default is not None:
+            rows.append(("any other name", self.default.label))
         return rows
 
     def close(self) -> None:

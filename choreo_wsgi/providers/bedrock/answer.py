@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from botocore.eventstream import EventStreamBuffer, ParserError
 
@@ -22,19 +23,17 @@ from ..translating import Translator, json_values, picture
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 
 
+@dataclass(eq=False)
 class EventReader:
     """Reads the messages of a binary stream, whose framing is botocore's to read.
 
     *limit* bounds the bytes of one; *shorten* is given each payload before it is parsed.
     """
 
-    def __init__(
-        self, limit: int = 8 * 1024 * 1024, shorten: Callable[[bytes], bytes] = bytes
-    ) -> None:
-        self._limit = limit
-        self._shorten = shorten
-        self._buffer = EventStreamBuffer()
-        self.held = 0  # bytes of a message that is not whole yet
+    limit: int = 8 * 1024 * 1024
+    shorten: Callable[[bytes], bytes] = bytes
+    held: int = 0  # bytes of a message that is not whole yet
+    _buffer: EventStreamBuffer = field(default_factory=EventStreamBuffer)
 
     def read(self, data: bytes) -> Iterator[tuple[str, dict[str, Json]]]:
         """Yield the type and the payload of each event that *data* completes.
@@ -46,13 +45,13 @@ class EventReader:
         try:
             for message in self._buffer:
                 self.held -= message.prelude.total_length
-                yield _event(message.headers, self._shorten(message.payload))
+                yield _event(message.headers, self.shorten(message.payload))
         except ChoreoError:
             raise
         except _BROKEN as error:
             raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
-        if self.held > self._limit:
-            raise UpstreamInvalid(f"an event of the answer is longer than {self._limit} bytes")
+        if self.held > self.limit:
+            raise UpstreamInvalid(f"an event of the answer is longer than {self.limit} bytes")
 
 
 def _event(headers: dict[str, Json], payload: bytes) -> tuple[str, dict[str, Json]]:
