@@ -411,6 +411,7 @@ def test_the_tool_runner_for_messages(url: str, asked: list[ChatRequest], stream
 
     hello: Any = [{"role": "user", "content": "How warm is it?"}]
     members: dict[str, Any] = {"tools": [weather], "messages": hello, "stream": stream}
+    members["max_iterations"] = 4
     with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
         runner = client.beta.messages.tool_runner(model="m", max_tokens=99, **members)
         last = [turn.get_final_message() if stream else turn for turn in runner][-1]
