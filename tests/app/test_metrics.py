@@ -225,11 +225,12 @@ def gunicorn(tmp_path: Path) -> Iterator[Launched]:
 
 
 def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
+    """Also if only one of them is asked: a connection that is kept stays with one."""
     address = ("127.0.0.1", gunicorn.port)
+    asking = Client(address)
 
     def look() -> dict[tuple[str, tuple[str, ...]], float]:
-        with Client(address) as client:
-            answer = client.exchange("GET", "/metrics", headers={"Connection": "close"})
+        answer = asking.exchange("GET", "/metrics")
         assert answer.status == 200
         found = parse(answer.body.decode())
         assert found["choreo_replay_reachable", ()] == 1, "both have told, asked or not"
@@ -265,3 +266,4 @@ def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
     assert len(workers) == 2
     files = {re.sub(r"\D", "", path.name) for path in (gunicorn.log.parent / "metrics").iterdir()}
     assert files == workers | {"0"}, "both processes have answered"
+    asking.close()

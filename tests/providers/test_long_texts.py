@@ -188,6 +188,13 @@ def test_what_a_provider_is_only_told_stays_set_aside(message: dict[str, Any]) -
     assert aside.opened(request).marks
 
 
+def test_a_call_of_another_kind_beside_a_long_text() -> None:
+    call = {"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"model": "m", "messages": [{"role": "user", "content": TEXT}, said]}
+    assert aside.opened(load("chat").read(dumped(body, False))).marks
+
+
 @pytest.mark.parametrize("url", [URL + "!", URL + "A"])
 def test_what_is_no_picture_is_looked_into(url: str) -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
