@@ -19,7 +19,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from .errors import ChoreoError, ConfigurationError
 from .upstream.address import parse_url
@@ -142,13 +141,11 @@ class Answer:
             whole = self.text.rstrip().endswith(("data: [DONE]", "}"))
             self.wrong = "" if whole else "the answer was cut"
         elif self.status < 400:
-            to = self.headers.get("location", "nowhere")
-            self.wrong = f"HTTP {self.status} to {to}: ask there"
+            self.wrong = f"HTTP {self.status} to {self.headers.get('location', '?')}: ask there"
         elif found and "x-request-id" in self.headers:
             self.wrong = f"HTTP {self.status} ({found[1][:200]})"
         else:
-            by = self.proxy or "something else"
-            self.wrong = f"HTTP {self.status} from {by}, not from the server"
+            self.wrong = f"HTTP {self.status} from {self.proxy or 'a proxy'}, not from the server"
 
 
 @dataclass
@@ -251,10 +248,10 @@ def _leaving(route: Route) -> Finding:
 
 def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[Finding]:
     plain: list[Answer] = []
-    ask = partial(route.ask, 1, seconds)
-    beside = threading.Thread(target=lambda: plain.append(ask(stream=False)), daemon=True)
+    asked = (1, seconds, False)
+    beside = threading.Thread(target=lambda: plain.append(route.ask(*asked)), daemon=True)
     beside.start()
-    silent = ask()
+    silent = route.ask(1, seconds)
     beside.join()
     for what, answer in (("a silent stream", silent), ("a plain answer", plain[0])):
         if not answer.wrong:

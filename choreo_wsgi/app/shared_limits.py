@@ -37,8 +37,7 @@ LEASE, _RENEW, _RETRY = 60.0, 20.0, 2.0
 
 logger = logging.getLogger(__name__)
 
-#: Has a step change the counts of a key at a time, undisturbed by others; returns its answer.
-#: Raises Unreachable.
+#: Has a step change a key's counts, undisturbed; returns its answer or raises Unreachable.
 Change = Callable[[str, Callable[[Counts, float], Answer]], Answer]
 
 
