@@ -105,11 +105,11 @@ class EventReading(Reading, Generic[T]):
                 kind = f"logprobs.{name}.done"
                 yield LogprobsEvent(type=kind, snapshot=tokens, **{name: tokens})
         if (number := self._begun.pop((index, "call"), None)) is not None:
-            event = self._call("done", index, number)
-            event.parsed_arguments = self.parser.arguments(event.name, event.arguments)
-            yield event
+            yield self._call("done", index, number)
 
     def _call(self, what: str, index: int, number: int, **more: str) -> _CallEvent:
         name, arguments = self.fold.function(index, number)
         kind = f"tool_calls.function.arguments.{what}"
-        return _CallEvent(type=kind, name=name, index=number, arguments=arguments, **more)
+        read = self.parser.arguments(name, arguments, partial=what == "delta")
+        members = {"name": name, "index": number, "arguments": arguments, "parsed_arguments": read}
+        return _CallEvent(type=kind, **members, **more)

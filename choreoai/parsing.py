@@ -80,6 +80,15 @@ def _be_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
         _be_strict(schema, root)
 
 
+def _so_far(text: str) -> Any:
+    """Return what the beginning *text* of a JSON text says, None without pydantic."""
+    try:
+        from pydantic_core import from_json
+    except ImportError:
+        return None
+    return from_json(text, allow_partial=True) if text.strip() else None
+
+
 class Parser(Generic[T]):
     """Parses what answers to a request.
 
@@ -107,16 +116,14 @@ class Parser(Generic[T]):
         """Return the answer *text* parsed; *partial* as far as it came, as plain JSON."""
         if self._adapter is None or not text:
             return None
-        if not partial:
-            return self._adapter.validate_json(text)
-        from pydantic_core import from_json
+        return _so_far(text) if partial else self._adapter.validate_json(text)
 
-        return from_json(text, allow_partial=True) if text.strip() else None
-
-    def arguments(self, name: Any, text: str | None) -> Any:
+    def arguments(self, name: Any, text: str | None, *, partial: bool = False) -> Any:
         """Return the arguments *text* of the function *name* parsed, None if it is not strict."""
         if (tool := self._strict.get(name)) is None:
             return None
+        if partial:
+            return _so_far(text or "")
         if isinstance(tool, FunctionTool):
             return tool.model.model_validate_json(text or "")
         return json.loads(text or "")

@@ -44,11 +44,6 @@ class AsyncChatCompletionStream(AsyncStream[ChatCompletionStreamEvent[T]]):
         """The answer so far."""
         return self.partial
 
-    async def until_done(self) -> AsyncChatCompletionStream[T]:
-        """Read to the end."""
-        await self._until_end()
-        return self
-
     async def get_final_completion(self) -> ParsedChatCompletion[T]:
         """Read to the end and return the whole answer, parsed."""
         return self._reading.parser.completion(await super().get_final_completion())

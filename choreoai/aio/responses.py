@@ -40,7 +40,7 @@ class AsyncResponseStream(AsyncStream[ResponseEvent], Generic[T]):
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
-        await self._until_end()
+        await self.until_done()
         return self._reading.parsed()
 
 

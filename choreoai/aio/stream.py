@@ -239,14 +239,16 @@ class AsyncStream(Answered, Generic[E]):
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
-        await self._until_end()
+        await self.until_done()
         return self.partial
 
-    async def _until_end(self) -> None:
+    async def until_done(self: S) -> S:
+        """Read to the end; raises what :meth:`get_final_completion` does."""
         async for _ in self:
             pass
         if not self._reading.ended:
             raise self._reading.fail(StreamInterruptedError("the stream was closed before its end"))
+        return self
 
     async def close(self) -> None:
         """Close the connection, as often as wanted, also while another reads."""

@@ -44,11 +44,6 @@ class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
         """The answer so far."""
         return self.partial
 
-    def until_done(self) -> ChatCompletionStream[T]:
-        """Read to the end."""
-        self._until_end()
-        return self
-
     def get_final_completion(self) -> ParsedChatCompletion[T]:
         """Read to the end and return the whole answer, parsed."""
         return self._reading.parser.completion(super().get_final_completion())

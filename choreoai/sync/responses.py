@@ -40,7 +40,7 @@ class ResponseStream(Stream[ResponseEvent], Generic[T]):
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
-        self._until_end()
+        self.until_done()
         return self._reading.parsed()
 
 

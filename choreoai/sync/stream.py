@@ -239,14 +239,16 @@ class Stream(Answered, Generic[E]):
 
         Raises what iterating raises, and StreamInterruptedError after an early close.
         """
-        self._until_end()
+        self.until_done()
         return self.partial
 
-    def _until_end(self) -> None:
+    def until_done(self: S) -> S:
+        """Read to the end; raises what :meth:`get_final_completion` does."""
         for _ in self:
             pass
         if not self._reading.ended:
             raise self._reading.fail(StreamInterruptedError("the stream was closed before its end"))
+        return self
 
     def close(self) -> None:
         """Close the connection, as often as wanted, also while another reads."""

@@ -261,6 +261,7 @@ with client.chat.completions.stream(model="m", messages=messages, tools=TOOLS) a
     for event in stream:
         if event.type == "tool_calls.function.arguments.delta":
             print(event.type, event.index, event.name, event.arguments_delta, event.arguments)
+            print(event.parsed_arguments)
         elif event.type == "tool_calls.function.arguments.done":
             print(event.type, event.index, event.name, event.arguments, event.parsed_arguments)
         else:
@@ -629,7 +630,17 @@ with client.responses.stream(model="m", input="steps", text_format=Answer) as st
         print(event.type)
     print(stream.get_final_response().output_parsed)
 with client.responses.stream(model="m", input="hi") as stream:
+    stream.until_done()
     print(stream.get_final_response().output_text)
+"""
+    + """
+from pydantic import BaseModel
+class weather(BaseModel):
+    city: str
+tools = [PKG.pydantic_function_tool(weather)]
+messages = [{"role": "user", "content": "weather"}]
+with client.chat.completions.stream(model="m", messages=messages, tools=tools) as stream:
+    print([e.parsed_arguments for e in stream if e.type.startswith("tool_calls")])
 """,
     "a conversation": """
 messages = []
