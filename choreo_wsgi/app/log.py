@@ -80,7 +80,7 @@ class TextLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, more with a traceback."""
-        now = f"{_second(int(record.created))},{record.msecs:03.0f}"
+        now = f"{_second(int(record.created))},{int(record.msecs):03d}"
         line = f"{now} {record.levelname} {record.name}: {record.getMessage()}"
         if not line.isprintable():  # control characters could colour a terminal too
             line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
