@@ -182,9 +182,9 @@ def history(api: str, model: str, text: str) -> bytes:
 def many_turns(api: str, model: str) -> bytes:
     """Return the body of a request of *api* with thousands of turns."""
     turn = '{"role":"user","content":"%s"},{"role":"assistant","content":"%s"},' % (
-        ("y" * 200,) * 2
+        ("y" * 700,) * 2
     )
-    turns = f'[{turn * 15_000}{{"role":"user","content":"giant:none"}}]'
+    turns = f'[{turn * 5_000}{{"role":"user","content":"giant:none"}}]'
     if api == "responses":
         return request(api, model, turns)
     body = request(api, model, '"-"').decode()

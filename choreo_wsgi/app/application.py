@@ -26,7 +26,7 @@ from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
 from .pending import ClientGone, Pending
 from .request import LARGE, Call, Environ, new_call
-from .response import Document, Response, error_response, json_response
+from .response import Document, Response, error_response, json_response, unexpected
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -248,10 +248,10 @@ class Application:
             account.outcome = "client_closed"
             return json_response({}, 408)  # nobody reads it
         except Exception as error:
-            account.outcome = "internal_error"
+            failure = unexpected(error, "the server failed to answer this request")
+            account.outcome = failure.code or failure.type
             logger.exception("%s: a request failed", account.id)
             forget_frames(error)
-            failure = ChoreoError("the server failed to answer this request")
             return error_response(failure, call.environ)
 
     def admit(self, environ: Environ) -> None:

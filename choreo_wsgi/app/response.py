@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .. import apis
 from ..chat.items import dump
-from ..errors import ChoreoError
+from ..errors import ChoreoError, Exhausted
 from ..streams.stream import EventStream
 from .request import Environ, Headers
 
@@ -75,3 +76,13 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if " " <= char <= "~" else "?" for char in text)
+
+
+def unexpected(error: Exception, message: str) -> ChoreoError:
+    """Return what *error* means to the caller: *message*, unless nothing could be opened for it.
+
+    Then not even a module can be loaded that is needed now for the first time.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return Exhausted("the server has no file descriptor left", retry_after=1)
+    return ChoreoError(message)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import jsontext
 from .items import Json, Marks, dump, quote
-from .longtext import FILLING, LONG, MARK, WINDOW, new_mark, shorten, without_quotes
+from .longtext import FILLING, LONG, MARK, PI, WINDOW, new_mark, places, shorten, without_quotes
 
 if TYPE_CHECKING:
     from .request import ChatRequest
@@ -24,21 +24,27 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 def has_marks(text: str) -> bool:
     """Whether there may be marks in *text*."""
-    return FILLING in text
+    return FILLING in text or PI in text
 
 
 def marks_in(text: bytes, marks: Marks) -> Marks:
     """Return those of *marks* that are in *text*, which hold nothing but what they stand for."""
-    return {mark: bytes(inside) for mark, inside in marks.items() if mark in text}
+    return {found[0]: bytes(marks[found[0]]) for found in places(text, marks)}
 
 
 def count_marks(text: str) -> int:
     """Return how many marks there may be in *text*."""
-    return text.count(FILLING)
+    return text.count(FILLING) + text.count(PI)
 
 
 def pieces(text: str, marks: Marks) -> Iterator[str]:
     """Yield *text*, a string of a value, in pieces with what *marks* stand for among them."""
+    for one in insides(text, marks):
+        yield one if isinstance(one, str) else str(json.loads(b'"' + one + b'"'))
+
+
+def insides(text: str, marks: Marks) -> Iterator[str | bytes]:
+    """Yield what :func:`pieces` does, with the insides of JSON strings as they came."""
     at = 0
     for found in _MARK.finditer(text) if marks and has_marks(text) else ():
         inside = marks.get(found[0].encode())
@@ -49,7 +55,7 @@ def pieces(text: str, marks: Marks) -> Iterator[str]:
         done = 0
         while done < len(inside):
             end = done + len(without_quotes(inside, done, WINDOW))
-            yield str(json.loads(b'"' + bytes(inside[done:end]) + b'"'))
+            yield bytes(inside[done:end])
             done = end
     yield text[at:]
 
@@ -107,13 +113,18 @@ def parse_pieces(
 ) -> Json:
     """Return the JSON value in *pieces*, joined, with *marks* for its long strings, as they are
     added there; raises as :func:`parse`."""
-    texts = list(pieces)
-    if sum(map(len, texts)) <= WINDOW:
-        return jsontext.parse("".join(texts), decode)
-    joined = bytearray()
-    for text in texts:
-        joined += text.encode("utf-8", "surrogatepass")
-    return jsontext.parse(shorten_into(marks, joined), decode)
+    text = bytearray()
+    for piece in pieces:
+        text += piece.encode("utf-8", "surrogatepass")
+    return parse_aside(text, marks, decode)
+
+
+def parse_aside(
+    text: bytes | bytearray, marks: Marks, decode: Callable[[str], Json] = json.loads
+) -> Json:
+    """Return the JSON value in *text*, with *marks* for its long strings, as they are added there;
+    raises as :func:`parse`."""
+    return jsontext.parse(shorten_into(marks, text).decode("utf-8", "surrogatepass"), decode)
 
 
 def is_object(pieces: Iterable[str]) -> bool:

@@ -31,7 +31,7 @@ Piece = dict[str, Json]
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
 #: So many pieces are looked at at once.
-_BATCH = 64
+_BATCH = 16
 #: Where arguments stand, the name of OpenAI's API first.
 _ARGUMENTS = ("arguments", "parameters", "input")
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
@@ -51,7 +51,7 @@ class Call:
     custom: bool = False
     size: int = 0  # of the arguments that have come
     _pieces: list[str | bytes] = field(default_factory=list)  # those that have come since
-    _texts: list[str] = field(default_factory=list)  # these were read; behind them
+    _text: bytearray = field(default_factory=bytearray)  # these were read, in UTF-8; behind them
     _depth: int = 0  # so many brackets are open,
     _inside: bool = False  # a string is,
     _escape: str = ""  # and perhaps an escape
@@ -73,16 +73,17 @@ class Call:
             raise UpstreamInvalid("the provider sent a tool call that does not end")
 
     @property
-    def arguments(self) -> list[str]:
+    def arguments(self) -> str:
         """What has come of the arguments; raises UpstreamInvalid where they are no text."""
         self._read()
-        return self._texts
+        return self._text.decode("utf-8", "surrogatepass")
 
     @property
     def complete(self) -> bool:
         """Whether the arguments are JSON."""
         try:
-            aside.parse_pieces(self.arguments, {}, jsontext.strict)
+            self._read()
+            aside.parse_aside(self._text, {}, jsontext.strict)
         except ValueError:
             return False
         return True
@@ -90,7 +91,7 @@ class Call:
     @property
     def closed(self) -> bool:
         """Whether the arguments are a whole object; asked for each piece, so quick to say no."""
-        last = (self._pieces or self._texts or [""])[-1]
+        last = self._pieces[-1] if self._pieces else self._text
         if self._broken or last[-1:] not in ("}", b"}"):
             return False
         self._read()
@@ -100,9 +101,9 @@ class Call:
         return not self._broken
 
     def _read(self) -> None:
-        for raw, some in _batches(self._pieces):
+        for raw, some in _batches(_taken(self._pieces)):
             text = _text(b"".join(some)) if raw else "".join(some)
-            self._texts.append(text)
+            self._text += text.encode("utf-8", "surrogatepass")
             text = self._escape + text
             self._escape = "\\" * ((len(text) - len(text.rstrip("\\"))) % 2)
             text = text.removesuffix(self._escape).replace("\\\\", "").replace('\\"', "")
@@ -110,7 +111,13 @@ class Call:
             outside = "".join(parts[self._inside :: 2])
             self._inside ^= len(parts) % 2 == 0
             self._depth += sum(map(outside.count, "[{")) - sum(map(outside.count, "]}"))
-        self._pieces.clear()
+
+
+def _taken(pieces: list[str | bytes]) -> Iterator[str | bytes]:
+    """Yield *pieces*, which are held no longer then."""
+    pieces.reverse()
+    while pieces:
+        yield pieces.pop()
 
 
 def _batches(pieces: Iterable[str | bytes]) -> Iterator[tuple[bool, list[Any]]]:
@@ -132,7 +139,7 @@ def _is_another(call: Call, name: str, text: str) -> bool:
 
     That one is complete.
     """
-    same = name == call.name and (text[:1] != "{" or text == "".join(call.arguments))
+    same = name == call.name and (text[:1] != "{" or text == call.arguments)
     return bool(name and call.name) and not same
 
 
@@ -182,7 +189,7 @@ class ToolCalls:
                 raise UpstreamInvalid("the provider's tool call has no name")
             if call.custom or call.complete:
                 continue
-            if any(map(str.strip, call.arguments)):
+            if call.arguments.strip():
                 name = call.name[:64]
                 raise UpstreamInvalid(f"the provider's call of {name!r} has broken arguments")
             call.add("{}")
@@ -204,13 +211,14 @@ class ToolCalls:
         text = "" if given == {} else arguments_of(given)
         call = self._find(index, id, name, text) or self._open(index, id)
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
-            again = "".join(call.arguments) == aside.whole(text, self.marks)
+            again = call.arguments == aside.whole(text, self.marks)
             text = "" if again else text  # the whole call once more
         if text == "null" and not call.size:
             text = ""
         given = None if call.size else text
-        for one in filter(None, aside.pieces(text, self.marks)):
-            call.add(one)
+        for one in aside.insides(text, self.marks):
+            if one:
+                call.add(one)
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}
@@ -230,7 +238,7 @@ class ToolCalls:
         self.state += 1
         call.id = call.id or self.new_id()
         if given is None:
-            given = aside.set_aside([*call.arguments], self.marks)
+            given = aside.set_aside([call.arguments], self.marks)
         body = {"name": call.name, "input" if call.custom else "arguments": given}
         return {"index": call.number, "id": call.id, "type": kind, kind: body}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UpstreamInvalid
-from .items import Json, new_call_id
+from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .normalise import COUNTS, Normaliser
 from .shapes import REASONING
@@ -24,12 +24,13 @@ def normalise_completion(
     identity: Mapping[str, Json],
     new_id: Callable[[], str] = new_call_id,
     tools: frozenset[str] = frozenset(),
+    marks: Marks | None = None,
 ) -> tuple[Chunk, Chunk | None]:
     """Return what *reply*, a plain completion, should have been, and its ``usage``.
 
     It is *reply* itself when nothing is wrong with it.  The whole document goes through the
     :class:`Normaliser` as one chunk does, so that both follow the same rules; its end is what
-    ``[DONE]`` is to a stream.  The other arguments are as there.
+    ``[DONE]`` is to a stream.  The other arguments are as there; long strings may be *marks*.
 
     Raises UpstreamInvalid for what is no completion, and ProviderError for a finish that says
     that the answer failed.
@@ -51,6 +52,8 @@ def normalise_completion(
         rest = {key: value for key, value in one.items() if key not in instead}
         chunk["choices"].append({**rest, "index": number, "message": dict(message)})
     normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
+    if marks is not None:
+        normaliser.marks = marks
     chunks, _ = normaliser.take(chunk)
     normaliser.take_done()
     chunks += normaliser.end()

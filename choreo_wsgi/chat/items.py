@@ -10,7 +10,17 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
+
+from ..late import Late
+
+if TYPE_CHECKING:
+    from . import large
+else:
+    large = Late("choreo_wsgi.chat.large")
+
+#: A longer list is written in parts.
+LONG_LIST = 64
 
 #: A value that ``json.loads`` returns.
 Json = Any
@@ -156,3 +166,9 @@ def dump(value: Json) -> bytes:
     Half of a surrogate pair stays the escape that it came as: its other half may come next.
     """
     return _encode(value).encode("utf-8", "backslashreplace")
+
+
+def dump_large(value: dict[str, Json]) -> bytes:
+    """Return what :func:`dump` does, without a second copy of what is in long lists."""
+    lists = (len(each) for each in value.values() if isinstance(each, list))
+    return large.write(value, dump) if max(lists, default=0) > LONG_LIST else dump(value)

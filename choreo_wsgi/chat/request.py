@@ -122,9 +122,10 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
 
 # Digits of an integer: more than a float can hold (309), far below Python's limit for int().
 _MAX_DIGITS = 400
-# Values that any body may hold, and the bytes for each of the others.  Schemas of tools have
-# about 15 bytes a value, messages 30 and more.
-_FEW_VALUES, _BYTES_A_VALUE = 10_000, 16
+# Values that any body may hold, the bytes for each of the others, and the most.  Schemas of tools
+# have about 15 bytes a value, messages 30 and more; 1,000 turns with 100 tools have 30,000 values.
+# Translated for a provider each is there twice, in objects of 50 to 250 bytes.
+_FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 10_000, 16, 40_000
 # Bytes of a body that are searched at once.
 _WINDOW = 256 * 1024
 
@@ -159,8 +160,7 @@ def loads_marked(body: bytes, values: int = 0) -> tuple[dict[str, Json], Marks]:
 
 
 def _loads(body: bytes, short: bytes, marks: Marks, values: int) -> dict[str, Json]:
-    # A value takes some 100 bytes of memory, one of two bytes too.
-    few = min(jsontext.MAX_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
+    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
     try:
         value = jsontext.parse(short, _decode, max(few, values))
     except jsontext.TooMuch as error:
@@ -229,7 +229,7 @@ def _float(text: str) -> float:
     return value
 
 
-_decode = jsontext.decoder(
+_decode = jsontext.Decoder(
     object_pairs_hook=_object,
     parse_constant=_constant,
     parse_int=_int,

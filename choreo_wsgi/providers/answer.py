@@ -32,6 +32,9 @@ _ERROR_BYTES = 64 * 1024
 _MAX_DOCUMENT = 64 * 1024 * 1024
 #: What is unpacked at once of a body that came packed: as much as a block that is not.
 _STEP = 128 * 1024
+#: When so many bytes have come without anything to pass on, one event is large, or a document:
+#: it may take long to read, so the rest is left to who may wait, a worker.
+HEAVY = 64 * 1024
 #: A shorter key could be any word: it is not looked for in messages.
 _SHORTEST_SECRET = 8
 
@@ -98,6 +101,9 @@ class UpstreamAnswer:
         self._begun: Exchange | None = None  # the exchange whose body has been looked at
         self._packing: Unpacker | None = None
         self._waits = False  # there is more to unpack of what has come
+        #: Bytes since the last that was of use; who reads sets it to 0.
+        self.unused = 0
+        self._late: bytes | None = None  # what is left to who may wait
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
         #: Whether what the exchange gives needs to be looked at no more.
@@ -109,7 +115,7 @@ class UpstreamAnswer:
     @property
     def body_ended(self) -> bool:
         """Whether the body of a good answer was returned to its end."""
-        return self.good and self._exchange.ended and not self._waits
+        return self.good and self._exchange.ended and not self._waits and self._late is None
 
     def read(self, timeout: float) -> bytes:
         """Return what came of the body within *timeout* seconds.
@@ -129,16 +135,30 @@ class UpstreamAnswer:
         self._hear()
         if self._pause and timeout > 0:
             time.sleep(self._pause)
-        is_open = self._open and self._failure is None
-        data = self._exchange.receive(timeout) if is_open else self.read(timeout)
+        if self._open and self._failure is None:
+            data = self._weighed(self._exchange.receive, timeout)
+        else:
+            data = self.read(timeout)
         self._pause = _pause_after(len(data), self._pause)
         self._paused = time.monotonic() if self._pause else 0.0
+        return data
+
+    def _weighed(self, receive: Callable[[float], bytes], timeout: float) -> bytes:
+        """Return what *receive* does; from within a large event on only to who may wait."""
+        late, self._late = self._late, None
+        if late is not None:
+            return late
+        data = receive(timeout)
+        if self.unused > HEAVY and timeout <= 0 and (data or self._exchange.ended):
+            self._late, data = data, b""
+        self.unused += len(data)
         return data
 
     def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:
         """Return a lane for events that all follow *pattern*; for *plain* see there."""
         chunks = self._exchange.chunks()
-        if pattern is None or not self._open or self._pause or chunks is None:
+        late = self._late is not None
+        if pattern is None or not self._open or self._pause or late or chunks is None:
             return None
         self._lane = Lane(self._exchange, *chunks, pattern, BURST, plain)
         return self._lane
@@ -164,25 +184,13 @@ class UpstreamAnswer:
     def _read(self, timeout: float) -> bytes:
         exchange = self._exchange
         try:
-            data = b"" if self._waits else exchange.receive(timeout)
+            data = self._weighed(self._unpacked, timeout)
         except ChoreoError:
             asking = self._asking
             if self._body and asking is not None and self._is_good(asking) is not None:
                 return self._refuse(asking)  # an error page that was cut says enough
             raise
-        if exchange.status is None:
-            return b""
-        if data and self._begun is not exchange:
-            self._begun = exchange
-            coding = exchange.headers.get("Content-Encoding", "").strip().lower()
-            self._packing = Unpacker() if is_packed(coding, data) else None
-        if self._packing is not None:
-            try:
-                data = self._packing.step(data, _STEP)
-                self._waits = self._packing.waiting
-            except FramingError as error:
-                raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
-        if self.good:
+        if self.good or self._late is not None or exchange.status is None:
             return data
         self._body += data
         ended = exchange.ended and not self._waits
@@ -202,6 +210,22 @@ class UpstreamAnswer:
                 return b""
         limit = _MAX_DOCUMENT if well else _ERROR_BYTES
         return self._refuse(asking) if ended or len(self._body) >= limit else b""
+
+    def _unpacked(self, timeout: float) -> bytes:
+        """Return what came of the body, as it was before it was packed."""
+        exchange = self._exchange
+        data = b"" if self._waits else exchange.receive(timeout)
+        if data and self._begun is not exchange:
+            self._begun = exchange
+            coding = exchange.headers.get("Content-Encoding", "").strip().lower()
+            self._packing = Unpacker() if is_packed(coding, data) else None
+        if self._packing is not None:
+            try:
+                data = self._packing.step(data, _STEP)
+                self._waits = self._packing.waiting
+            except FramingError as error:
+                raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
+        return data
 
     def _is_good(self, asking: Asking) -> bool | None:
         """Whether the body begins as what was asked for; None: more of it must be seen."""
@@ -241,11 +265,17 @@ class UpstreamAnswer:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None: a burst is waited for."""
-        return None if self._pause or self._waits else self._exchange.fileno()
+        waits = self._pause or self._waits or self._late is not None
+        return None if waits else self._exchange.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at once for what waits, or after a pause."""
+        """When to ask again although nothing came: at once for what waits, or after a pause.
+
+        None, and no descriptor, while what has come is left to who may wait.
+        """
+        if self._late is not None:
+            return None
         if self._waits or self._failure is not None:
             return 0.0
         self._hear()

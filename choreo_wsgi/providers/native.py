@@ -17,7 +17,7 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import shorten_into
-from ..chat.items import Json, Marks, Usage, dump
+from ..chat.items import Json, Marks, Usage, dump, dump_large
 from ..chat.longtext import restore
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -140,6 +140,7 @@ class NativeReply(UpstreamAnswer):
             if not passed:
                 raise failure from None
         if passed:
+            self.unused = 0
             self._writer.passed(passed)
         return passed
 
@@ -155,7 +156,7 @@ class NativeReply(UpstreamAnswer):
         if failure is not None and self._dialect.member != "response":
             raise provider_error(json.loads(restore(dump(failure), self._marks)))
         self.ended = True
-        return restore(dump(value), self._marks) if self.amend(value) else body
+        return restore(dump_large(value), self._marks) if self.amend(value) else body
 
     def amend(self, value: Json) -> bool:
         """Write the names that the caller knows into *value*; return whether any differed."""

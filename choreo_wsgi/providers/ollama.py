@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..chat.endings import finish_reason
-from ..chat.items import new_call_id
+from ..chat.items import dump_large, new_call_id
 from . import (
     ChatRequest,
     Delta,
@@ -78,7 +78,9 @@ class Ollama(HTTPProvider):
         made = body(request, self.able(request))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
-        return HTTPRequest("POST", f"{options.base_url.rstrip('/')}/api/chat", headers, dump(made))
+        return HTTPRequest(
+            "POST", f"{options.base_url.rstrip('/')}/api/chat", headers, dump_large(made)
+        )
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's lines."""

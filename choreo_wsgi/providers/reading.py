@@ -47,7 +47,7 @@ def _float(text: str) -> Json:
     return int(Decimal(text))
 
 
-decode = jsontext.decoder(parse_constant=jsontext.refuse, parse_float=_float)
+decode = jsontext.Decoder(parse_constant=jsontext.refuse, parse_float=_float)
 
 
 def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:

@@ -183,6 +183,8 @@ class HTTPSource(UpstreamAnswer, Source):
             return
         if data:
             items += translator.receive_data(data)
+            if items:
+                self.unused = 0
             if translator.failure is not None:
                 raise translator.failure
         if self.body_ended or translator.ended:

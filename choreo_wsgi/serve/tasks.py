@@ -15,6 +15,7 @@ from typing import Any
 
 from waitress.utilities import build_http_date
 
+from ..app.response import unexpected
 from ..chat.source import lane_of
 from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
 from ..streams.carrier import Load
@@ -180,7 +181,7 @@ class Task(Load):
             logger.error("an answer to %s failed", self.request.path, exc_info=error)
             if not self._wrote_head:
                 self._close_body()
-                self._refuse(ChoreoError("the server failed"))
+                self._refuse(unexpected(error, "the server failed"))
                 with contextlib.suppress(Disconnected):
                     self._send(self._end or b"", last=True)
         self._done = True

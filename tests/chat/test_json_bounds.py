@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo_wsgi.chat import jsontext
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat import items, jsontext, large
 from choreo_wsgi.chat import request as chat
-from choreo_wsgi.chat.jsontext import MAX_DEPTH, MAX_VALUES, TooMuch, check_bounds
+from choreo_wsgi.chat.items import dump_large
+from choreo_wsgi.chat.jsontext import MAX_DEPTH, TooMuch, check_bounds
+from choreo_wsgi.chat.longtext import restore
 from choreo_wsgi.errors import InvalidRequest, UpstreamInvalid
 from choreo_wsgi.providers.reading import parse_object
 
@@ -108,6 +111,94 @@ def test_values_are_counted_exactly(value: Any, ascii: bool, piece: int) -> None
                 check_bounds(given, count - 1)
 
 
+jsons = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5)
+    ),
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), jsons, max_size=6) | jsons,
+    st.booleans(),
+    st.sampled_from([None, 1]),
+    st.integers(1, 20),
+    st.integers(0, 100),
+    st.sampled_from([b"", b" ", b",", b"]", b"}", b'"', b"1", b"\xff", b"x"]),
+)
+def test_a_large_text_is_read_as_a_small_one(
+    value: Any, ascii: bool, indent: int | None, piece: int, place: int, odd: bytes
+) -> None:
+    """Wherever its parts end, also where it is no JSON."""
+    text = json.dumps(value, ensure_ascii=ascii, indent=indent).encode("utf-8", "surrogatepass")
+    for some in (text, text[:place], text[:place] + odd + text[place:]):
+        try:
+            wanted = jsontext.strict(some.decode())
+        except ValueError:
+            wanted = ValueError
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(large, "WINDOW", piece)
+            patch.setattr(jsontext, "_LARGE", 0)
+            try:
+                found = jsontext.parse(some, jsontext.strict)
+            except ValueError:
+                found = ValueError
+            assert found == wanted
+            try:
+                found = large.read(some, jsontext.strict)
+            except ValueError:
+                found = wanted if type(wanted) is not dict or not wanted else None
+            assert found == wanted
+
+
+@pytest.mark.parametrize("more", ["", "\U0001f600", "é"])
+def test_a_conversation_of_thousands_of_turns_takes_little(more: str) -> None:
+    """What it says, and an object for each turn; one wide character makes none of it wide."""
+    turn = {"role": "user", "content": "some words, " * 50}
+    body = json.dumps({"model": "m", "messages": [turn] * 10_000, "x": more}, ensure_ascii=False)
+    sent = body.encode()
+    tracemalloc.start()
+    try:
+        value = chat.loads(sent)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        written = dump_large(value)
+        _, writing = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert json.loads(written) == value == json.loads(body)
+    assert peak < 2 * len(sent)
+    assert writing - held < 1.3 * len(sent)
+
+
+@given(st.dictionaries(st.text(max_size=3), jsons | st.lists(jsons, min_size=3), max_size=4))
+def test_what_is_written_in_parts_is_the_same(value: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(items, "LONG_LIST", 2)
+        patch.setattr(large, "AT_ONCE", 2)
+        assert dump_large(value) == items.dump(value)
+
+
+@pytest.mark.parametrize("lists", [1, 2_000])
+def test_three_hundred_thousand_tokens_take_little(lists: int) -> None:
+    each = list(range(100_000, 100_000 + 300_000 // lists))
+    asked = {"model": "m", "input": each if lists == 1 else [each] * lists}
+    body = json.dumps(asked).encode()
+    read = load("embeddings").read
+    tracemalloc.start()
+    try:
+        request = read(body)
+        assert request.original is not None
+        sent = restore(dump_large(request.original), request.marks)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert json.loads(sent) == asked
+    assert peak < 2 * len(body)
+
+
 def test_an_ordinary_conversation_is_far_below_the_bound() -> None:
     message = {
         "role": "assistant",
@@ -116,7 +207,12 @@ def test_an_ordinary_conversation_is_far_below_the_bound() -> None:
             {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
         ],
     }
-    assert values_in({"messages": [message] * 2000}) < MAX_VALUES / 2
+    member = {"type": "string", "description": "as it is"}
+    schema = {"type": "object", "properties": dict.fromkeys("abcd", member)}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    asked = {"model": "m", "messages": [message] * 2000, "tools": [tool] * 100}
+    assert values_in(asked) < 30_000
+    assert chat.loads(json.dumps(asked).encode()) == asked
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from choreo_wsgi.chat import longtext
 from choreo_wsgi.chat import request as chat
 from choreo_wsgi.chat.items import dump
 from choreo_wsgi.chat.longtext import WINDOW, new_mark, original_offset, restore, shorten
@@ -40,25 +41,49 @@ texts = st.lists(
         ["a", "\\", '"', "\n", "é", "字", "😀", "\t", "u", "d83d", "\\u", "/", "b" * 30]
     )
 ).map("".join)
+numbers = st.lists(
+    st.one_of(st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False)),
+    min_size=4,
+)
 documents = st.recursive(
-    texts | st.integers(),
+    texts | st.integers() | numbers,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
 )
 
 
-@given(documents, st.booleans(), st.integers(8, 40))
-def test_what_is_set_aside_comes_back(value: Any, ascii: bool, window: int) -> None:
+def shortened(text: bytes, window: int, cut: int) -> tuple[bytes, longtext.Marks]:
+    """Return what is made of *text* if little of a string stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(longtext, "_HEAD", 8)
+        return shorten(text, window, cut)
+
+
+@given(documents, st.booleans(), st.integers(8, 40), st.integers(1, 40))
+def test_what_is_set_aside_comes_back(value: Any, ascii: bool, window: int, cut: int) -> None:
     """Wherever windows end; also when what was parsed in between is written anew."""
     text = json.dumps(value, ensure_ascii=ascii).encode()
-    short, marks = shorten(text, window)
+    short, marks = shortened(text, window, cut)
     assert restore(short, marks) == text
     assert json.loads(restore(dump(json.loads(short)), marks)) == value
 
 
-@given(st.binary(max_size=300), st.integers(8, 40))
-def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int) -> None:
-    for data in (text, b'"' + text, b'"' + text + b'"'):
-        short, marks = shorten(data, window)
+nearly = st.lists(
+    st.sampled_from(
+        [b"1,", b"2 ,", b"-0.5,", b"01,", b"-,", b"1e9,", b"[", b"]", b"{", b'"', b":", b",", b"1"]
+    )
+)
+
+
+@given(st.binary(max_size=300) | nearly.map(b"".join), st.integers(8, 40), st.integers(1, 40))
+def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int, cut: int) -> None:
+    for data in (
+        text,
+        b'"' + text,
+        b'"' + text + b'"',
+        b"[" + text + b"1]",
+        b'{"a":[' + text + b"1]}",
+    ):
+        short, marks = shortened(data, window, cut)
         assert restore(short, marks) == data
         try:
             json.loads(data.decode())
@@ -76,7 +101,7 @@ def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int) -> None
 @pytest.mark.parametrize("window", range(8, 20))
 def test_half_an_escape_does_not_go_on_in_a_mark(window: int) -> None:
     text = rb'"\u12a\n' + b"x" * 100 + b'"'
-    short, marks = shorten(text, window)
+    short, marks = shorten(text, window, window)
     assert restore(short, marks) == text
     with pytest.raises(ValueError, match="escape"):
         json.loads(short)
@@ -199,9 +224,10 @@ def test_what_is_wrong_is_found_where_it_is(end: bytes, message: str) -> None:
             load(body)
 
 
-def test_positions_are_those_of_the_whole() -> None:
+def test_positions_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(["x" * 300, "é" * 300, 1]).encode()
-    short, marks = shorten(text, 16)
+    monkeypatch.setattr(longtext, "_HEAD", 1)
+    short, marks = shorten(text, 16, 8)
     assert len(marks) == 2
     at = short.index(b", 1]")
     assert text[original_offset(short, marks, at) :] == b", 1]"

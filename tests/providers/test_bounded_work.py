@@ -145,8 +145,8 @@ def test_whether_a_call_is_over(pieces: list[Any], closed: bool) -> None:
         for piece in pieces:
             call.add(piece)
             if ask_at_each:
-                assert not call.closed or piece is pieces[-1] or "".join(call.arguments) == "{}"
-                assert isinstance("".join(call.arguments), str)
+                assert not call.closed or piece is pieces[-1] or call.arguments == "{}"
+                assert isinstance(call.arguments, str)
         assert call.closed == closed
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...chat.items import dump_large
 from ...chat.source import Reply
 from ...late import Late
 from .. import (
@@ -14,7 +15,6 @@ from .. import (
     HTTPRequest,
     Json,
     Secret,
-    dump,
     setting,
 )
 from ..facts import BUILT_IN, CAPABILITIES
@@ -83,7 +83,7 @@ class Anthropic(HTTPProvider):
         if beta := ",".join(filter(None, (options.beta, request.betas))):
             headers["anthropic-beta"] = beta
         url = f"{options.base_url.rstrip('/')}/v1{path}"
-        return HTTPRequest("POST", url, headers, dump(body))
+        return HTTPRequest("POST", url, headers, dump_large(body))
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's events."""

@@ -14,6 +14,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
 from ...chat.answer import AnswerWriter
+from ...chat.items import dump_large
 from ...chat.source import Reply
 from ...settings import did_you_mean
 from .. import (
@@ -26,7 +27,6 @@ from .. import (
     Secret,
     Settings,
     Translator,
-    dump,
     setting,
 )
 from ..facts import BUILT_IN, CAPABILITIES
@@ -112,7 +112,7 @@ class Bedrock(HTTPProvider):
         url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/{operation}"
         accept = "json" if operation == "invoke" else "vnd.amazon.eventstream"
         headers = {"content-type": "application/json", "accept": f"application/{accept}"}
-        return HTTPRequest("POST", url, headers, dump(body))
+        return HTTPRequest("POST", url, headers, dump_large(body))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent* with the key, or with a signature of all that it is."""

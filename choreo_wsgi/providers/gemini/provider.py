@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from ...chat.items import dump_large
 from .. import (
     ChatRequest,
     HTTPProvider,
     HTTPRequest,
     Secret,
     Translator,
-    dump,
     setting,
 )
 from ..facts import BUILT_IN, CAPABILITIES
@@ -54,7 +54,7 @@ class Gemini(HTTPProvider):
             "x-goog-api-key": self.key(),
         }
         able = self.able(request)
-        return HTTPRequest("POST", url, headers, dump(gemini_request.body(request, able)))
+        return HTTPRequest("POST", url, headers, dump_large(gemini_request.body(request, able)))
 
     def translator(self, request: ChatRequest) -> Translator:
         """Return what reads the answer's events."""

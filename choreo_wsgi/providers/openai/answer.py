@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Usage, dump
+from ...chat.items import Marks, Usage, dump
+from ...chat.longtext import restore
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
@@ -18,11 +19,12 @@ from .relay import EventRelay, Rewriting
 if TYPE_CHECKING:
     from ...chat import completion
     from .. import failures
-    from . import chunks
+    from . import chunks, long
 else:
     failures = Late("choreo_wsgi.providers.failures")
     chunks = Late("choreo_wsgi.providers.openai.chunks")
     completion = Late("choreo_wsgi.chat.completion")
+    long = Late("choreo_wsgi.providers.openai.long")
 
 #: Values in a document: an answer of 1,500 tokens with the 20 likeliest of each has as many.
 _MOST_VALUES = 300_000
@@ -68,6 +70,8 @@ class RelayedStream(UpstreamAnswer):
             data = self.read_burst(timeout)
             if data:
                 frames = relay.receive_data(data)
+                if frames:
+                    self.unused = 0
                 self._finished = relay.normaliser.all_finished
                 if relay.failure is not None:  # nothing more needs to come for it
                     self.fail(relay.failure)
@@ -173,8 +177,9 @@ class RelayedDocument(UpstreamAnswer):
         return document
 
     def _read_document(self, body: bytes) -> bytes:
+        marks: Marks = {}
         try:
-            reply = parse_json(body, _MOST_VALUES)
+            reply = parse_json(long.shorten(body, marks, _MOST_VALUES), _MOST_VALUES)
         except UpstreamInvalid:
             reply = None
         if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
@@ -185,13 +190,13 @@ class RelayedDocument(UpstreamAnswer):
             return self._end(translator)
         rewriting = self._rewriting
         mended, usage = completion.normalise_completion(
-            reply, rewriting.identity or {}, rewriting.new_call_id, rewriting.tools
+            reply, rewriting.identity or {}, rewriting.new_call_id, rewriting.tools, marks
         )
         self.usage = read_usage(usage) if usage is not None else None
         made = mended if rewriting.repair else reply
         if rewriting.model and made.get("model") != rewriting.model:
             made = {**made, "model": rewriting.model}
-        return body if made is reply else dump(made)
+        return body if made is reply else restore(dump(made), marks)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ...chat import longtext
 from ...chat.items import Json, Marks
+from ...chat.jsontext import MAX_VALUES
 from ...chat.shapes import compact
 from ..reading import find_error, parse_json
 
@@ -13,13 +14,13 @@ from ..reading import find_error, parse_json
 AT_ONCE = 16
 
 
-def shorten(data: bytes | memoryview, marks: Marks) -> bytes:
-    """Return the *data* of an event with marks for long strings, which are put into *marks*.
+def shorten(data: bytes | memoryview, marks: Marks, values: int = MAX_VALUES) -> bytes:
+    """Return *data*, a chunk or a completion of at most so many *values*, with *marks* put into it.
 
-    There are none but for what a choice says: in nothing else are marks expected.
+    They stand for long strings of what a choice says: in nothing else are they expected.
     """
     short, found = longtext.shorten(data)
-    if not _are_said(found, parse_json(short)):
+    if found and not _are_said(found, parse_json(short, values)):
         return bytes(data)
     marks |= found
     return short
@@ -42,7 +43,8 @@ def _are_said(marks: Marks, chunk: Json) -> bool:
                 calls = (call.get("function") for call in value if isinstance(call, dict))
                 given = [call.get("arguments") for call in calls if isinstance(call, dict)]
                 texts += [text for text in given if isinstance(text, str)]
-    return all(any(mark.decode() in text for text in texts) for mark in marks)
+    said = longtext.places("".join(texts).encode("utf-8", "replace"), marks)
+    return marks.keys() == {found[0] for found in said}
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:

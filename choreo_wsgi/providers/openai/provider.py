@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...chat.items import Json, dump, new_call_id
+from ...chat.items import Json, dump_large, new_call_id
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError
 from ...late import Late
@@ -249,7 +249,7 @@ class OpenAI(Provider):
         def begin() -> Exchange:
             if self.facts.needs_key and self._base_url == self.facts.home:
                 self.key()
-            sent = longtext.restore(dump(body), marks)
+            sent = longtext.restore(dump_large(body), marks)
             return self.client.send(HTTPRequest("POST", url, headers, sent))
 
         return answers.Asking(begin, secrets=self.secrets, **judged)

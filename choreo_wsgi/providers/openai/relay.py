@@ -115,6 +115,7 @@ class EventRelay:
         try:
             if block:
                 self._relay(block, frames)
+                block = b""  # not there beside its frames joined
             if self._whole.too_large and not self.normaliser.done:
                 raise UpstreamInvalid(
                     f"the provider sent an event of more than {self._limit} bytes"
@@ -195,7 +196,10 @@ class EventRelay:
                     at = end
                     break
             else:
-                self._take_block(block[at:end], frames)
+                if LONG < end - at <= self._limit and _is_one_object(block, at, end):
+                    self._take_long(memoryview(block)[at + 6 : end - 2], frames)
+                else:
+                    self._take_block(block[at:end], frames)
                 at = end
 
     # -- one at a time -----------------------------------------------------------------
@@ -205,15 +209,9 @@ class EventRelay:
         one_line = block.find(b"\n") == len(block) - 2
         if one_line and block[:1] in b":\n":
             return  # a comment, or nothing, of which there may be thousands
-        if (
-            one_line
-            and block.startswith((b"data: {", b"data: [DONE]"))
-            and len(block) <= self._limit
-        ):
-            if len(block) > LONG:
-                self._take_long(memoryview(block)[6:-2], frames)
-            else:
-                self._take_data(block[6:-2].rstrip(), frames)
+        usual = one_line and block.startswith((b"data: {", b"data: [DONE]"))
+        if usual and len(block) <= self._limit:
+            self._take_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)
         for event in events:
@@ -253,10 +251,8 @@ class EventRelay:
         state = normaliser.state
         chunk = read_chunk(short.rstrip())
         assert chunk is not None  # it begins with a brace
-        chunks, verdict = normaliser.take(chunk)
-        parts = [part for one in chunks for part in long.parts(one)]
-        kept = verdict == KEPT and len(parts) == 1
-        frames += [self._write(part, bytes(raw) if kept else None) for part in parts]
+        chunks, _ = normaliser.take(chunk)
+        frames += [self._write(part, None) for one in chunks for part in long.parts(one)]
         normaliser.marks.clear()
         if state != normaliser.state:
             self._patterns.forget()
@@ -272,6 +268,11 @@ class EventRelay:
         if raw is not None:
             return sse.frame(raw)
         return restore(sse.frame(dump(chunk)), self.normaliser.marks)
+
+
+def _is_one_object(block: bytes, at: int, end: int) -> bool:
+    """Whether the event in *block* from *at* to *end* is one line, which begins an object."""
+    return block.startswith(b"data: {", at) and block.find(b"\n", at) == end - 2
 
 
 def _without_usage(raw: bytes) -> bytes | None:

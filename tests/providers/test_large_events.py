@@ -1,0 +1,189 @@
+"""Who reads one large event: not the thread that carries all streams."""
+
+from __future__ import annotations
+
+import json
+import select
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from aws_events import encode
+from harness import DEADLINE
+from raw_server import RawServer, chunked, sized
+
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat.source import Reply
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
+from choreo_wsgi.streams.carrier import Carrier, Load
+from choreo_wsgi.streams.workers import Workers
+
+LARGE = "x" * 500_000
+
+
+def events(*values: Any) -> bytes:
+    return b"".join(b"data: %b\n\n" % json.dumps(value).encode() for value in values)
+
+
+def chat(text: str) -> bytes:
+    frame = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    said = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    return events(*({**frame, "choices": [one]} for one in (said, end))) + b"data: [DONE]\n\n"
+
+
+def document(text: str) -> bytes:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps({"id": "c", "created": 1, "model": "m", "choices": [choice]}).encode()
+
+
+def claude(text: str) -> bytes:
+    told: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": "m", "model": "m", "usage": {}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": text},
+        },
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
+        {"type": "message_stop"},
+    ]
+    return b"".join(b"event: %b\n" % one["type"].encode() + events(one) for one in told)
+
+
+def gemini(text: str) -> bytes:
+    part = {"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}
+    return events({"candidates": [part]})
+
+
+def ollama(text: str) -> bytes:
+    said = {"message": {"content": text}, "done": True, "done_reason": "stop"}
+    return json.dumps(said).encode() + b"\n"
+
+
+def bedrock(text: str) -> bytes:
+    return b"".join(
+        encode({":message-type": "event", ":event-type": kind}, json.dumps(value).encode())
+        for kind, value in (
+            ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": text}}),
+            ("messageStop", {"stopReason": "end_turn"}),
+        )
+    )
+
+
+Make = Callable[[str], bytes]
+STREAMS: list[tuple[str, str, Make]] = [
+    ("openai", "chat", chat),
+    ("openai", "messages", chat),
+    ("anthropic", "messages", claude),
+    ("anthropic", "chat", claude),
+    ("gemini", "responses", gemini),
+    ("ollama", "chat", ollama),
+    ("bedrock", "chat", bedrock),
+]
+
+
+@contextmanager
+def opened(name: str, api: str, answer: bytes, stream: bool = True) -> Iterator[Reply]:
+    asked: dict[str, Any] = {"model": "m", "stream": stream, "input": "hi"}
+    if api != "responses":
+        asked = {"model": "m", "stream": stream, "max_tokens": 9}
+        asked["messages"] = [{"role": "user", "content": "hi"}]
+    request = load(api).read(json.dumps(asked).encode())
+    with RawServer.playing(answer) as upstream:
+        options = {"api_key": "k", "base_url": f"http://127.0.0.1:{upstream.port}"}
+        provider = provider_class(name)(name, options, Settings())
+        reply = provider.answer(request, load(api).writer(request))
+        try:
+            yield reply
+        finally:
+            reply.close()
+            provider.close()
+
+
+def read(reply: Reply) -> tuple[bytes, list[int]]:
+    """Return what is read, and how many bytes came each time when only waiting told."""
+    out, left = b"", []
+    while not reply.ended:
+        number, due = reply.fileno(), reply.due
+        only_waiting = number is None and due is None
+        block = reply.receive(DEADLINE if only_waiting else 0)
+        out += block
+        if only_waiting:
+            left.append(len(block))
+        elif number is not None and not block:
+            select.select([number], [], [], DEADLINE)
+    return out, left
+
+
+@pytest.mark.parametrize(("name", "api", "make"), STREAMS)
+def test_a_large_event_is_left_to_who_may_wait(name: str, api: str, make: Make) -> None:
+    """A small one is not; of a large one the thread that carries takes bytes, and no more."""
+    kinds = {"ollama": "application/x-ndjson", "bedrock": "application/vnd.amazon.eventstream"}
+    kind = kinds.get(name, "text/event-stream")
+    for text in ("x", LARGE):
+        with opened(name, api, sized(make(text), kind=kind)) as reply:
+            out, left = read(reply)
+        assert out.count(b"x") >= len(text)
+        if text == LARGE:
+            assert max(left) > 100_000
+        else:
+            assert not left
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_large_document_is_left_to_who_may_wait(folded: bool) -> None:
+    for text in ("x", LARGE):
+        made = sized(document(text))
+        if folded:
+            made = sized(chat(text), kind="text/event-stream")
+        with opened("openai", "chat", made, stream=False) as reply:
+            out, left = read(reply)
+        assert json.loads(out)["choices"][0]["message"]["content"] == text
+        assert bool(left) == (text == LARGE)
+
+
+def test_a_document_instead_of_a_stream() -> None:
+    with opened("openai", "chat", sized(document(LARGE))) as reply:
+        out, left = read(reply)
+    assert LARGE.encode() in out.replace(b'"},"finish_reason"', b"")
+    assert max(left) > 100_000
+
+
+def test_the_carrier_has_a_worker_read_it() -> None:
+    """While it reads the others are carried on."""
+    threads: list[str] = []
+    done = threading.Event()
+
+    class Reading(Load):
+        def __init__(self, reply: Reply) -> None:
+            self.reply = reply
+            self.fileno = reply.fileno  # type: ignore[method-assign]
+
+        @property
+        def due(self) -> float | None:
+            return self.reply.due
+
+        def step(self, patience: float) -> None:
+            if len(self.reply.receive(patience)) > 100_000:
+                threads.append(threading.current_thread().name)
+            self.ended = self.reply.ended
+
+        def leave(self) -> None:
+            done.set()
+
+    carrier = Carrier(Workers(2))
+    with opened("openai", "chat", chunked([chat(LARGE)])) as reply:
+        carrier.start()
+        try:
+            carrier.carry(Reading(reply))
+            assert done.wait(DEADLINE)
+        finally:
+            carrier.close()
+    assert threads and "carrier" not in threads
