@@ -178,6 +178,8 @@ class CompletionWriter(AnswerWriter):
         elif isinstance(item, Finish):
             self._choices[item.index].finish = item
         else:
+            for call in item.tool_calls:  # there may be thousands at once
+                call.arguments = aside.set_aside([call.arguments], self._marks)
             self._choices[item.index].add(item)
             self._marks |= item.marks or {}
         return b""
@@ -247,12 +249,14 @@ class _Choice:
 
 
 def _call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
+    given = [piece.arguments for piece in pieces]
+    is_long = any(map(aside.has_marks, given))
     call: dict[str, Json] = {
         "id": next((piece.id for piece in pieces if piece.id), ""),
         "type": "function",
         "function": {
             "name": next((piece.name for piece in pieces if piece.name), ""),
-            "arguments": aside.set_aside([piece.arguments for piece in pieces], marks),
+            "arguments": "".join(given) if is_long else aside.set_aside(given, marks),
         },
     }
     for piece in pieces:

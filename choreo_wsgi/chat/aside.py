@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from . import jsontext
 from .items import Json, Marks, dump, quote
-from .longtext import FILLING, LONG, MARK, PI, WINDOW, new_mark, places, shorten, without_quotes
+from .longtext import FILLING, MARK, PI, WINDOW, new_mark, places, shorten, without_quotes
 
 if TYPE_CHECKING:
     from .request import ChatRequest
 
 _MARK = re.compile(MARK)
+#: A text that is not longer stays as it is.
+_SHORT = 4 * 1024
 _PDF = "data:application/pdf;base64,"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
@@ -88,7 +90,7 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         some.append(text)
         texts[at] = ""
         size += len(text)
-        if size > LONG:  # only so many characters at once are as wide as the widest
+        if size > _SHORT:  # only so many characters at once are as wide as the widest
             parts.append(mark := new_mark())
             marks[mark.encode()] = _inside("".join(some))
             some, size = [], 0

@@ -32,7 +32,8 @@ class Blocks:
         self._told: dict[str, Json] = {}  # running totals
         self._begun = False
         self._finish: Finish | None = None
-        self._arguments: list[list[str]] = []  # the pieces of each call's, in order
+        self._arguments: list[list[str]] = []  # the pieces of each call's, while it is open
+        self._broken = False  # the arguments of a call are not JSON
         self._whole: list[list[str]] = []  # those that came with the start of each call
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
         self._thinking: list[str] = []
@@ -76,7 +77,7 @@ class Blocks:
         if finish is None:
             raise UpstreamTruncated("the provider's stream ended without a stop reason")
         items = [item for index in sorted(self._open) for item in self._close(index)]
-        if finish.reason == "tool_calls" and not all(map(is_object, self._arguments)):
+        if finish.reason == "tool_calls" and self._broken:
             raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
         return [*items, finish, *([usage] if usage else [])]
 
@@ -140,10 +141,12 @@ class Blocks:
             block = {"type": "thinking", "thinking": thinking, "signature": signature}
             items.append(replace(self._thought(block), marks=marks))
         number = self._open.get(index)
-        if number is not None and not self._arguments[number]:
-            for piece in self._whole[number]:
+        if number is not None:
+            for piece in () if self._arguments[number] else self._whole[number]:
                 items += self._argue(index, piece)
-        self._open.pop(index, None)
+            self._broken |= not is_object(self._arguments[number])
+            self._arguments[number] = []
+            del self._open[index]
         return items
 
     def _stop(self, delta: dict[str, Json]) -> list[Item]:
