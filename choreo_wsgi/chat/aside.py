@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from . import jsontext
+from .cutting import shorten, without_quotes
 from .items import Json, Marks, dump, quote
-from .longtext import FILLING, MARK, PI, WINDOW, new_mark, places, shorten, without_quotes
+from .longtext import FILLING, MARK, PI, WINDOW, new_mark, places
 
 if TYPE_CHECKING:
     from .request import ChatRequest

@@ -16,9 +16,10 @@ from . import jsontext
 from .items import Json, Marks, dump
 
 if TYPE_CHECKING:
-    from . import checks, longtext
+    from . import checks, cutting, longtext
 else:
     checks = Late("choreo_wsgi.chat.checks")
+    cutting = Late("choreo_wsgi.chat.cutting")
     longtext = Late("choreo_wsgi.chat.longtext")
 
 
@@ -126,8 +127,8 @@ _MAX_DIGITS = 400
 # have about 15 bytes a value, messages 30 and more; 1,000 turns with 100 tools have 30,000 values.
 # Translated for a provider each is there twice, in objects of 50 to 250 bytes.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 10_000, 16, 40_000
-# Bytes of a body that are searched at once.
-_WINDOW = 256 * 1024
+# Bytes of a body that are searched at once, and of one in which something may be cut out.
+_WINDOW, _LARGE = 256 * 1024, 64 * 1024
 
 # The bytes of a character behind its first.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
@@ -155,7 +156,7 @@ def loads_marked(body: bytes, values: int = 0) -> tuple[dict[str, Json], Marks]:
 
     So many *values* may be in it if they are more than a conversation has.
     """
-    short, marks = longtext.shorten(body)
+    short, marks = cutting.shorten(body) if len(body) > _LARGE else (body, {})
     return _loads(body, short, marks, values), marks
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo_wsgi.chat import longtext
+from choreo_wsgi.chat import cutting, longtext
 from choreo_wsgi.chat import request as chat
+from choreo_wsgi.chat.cutting import shorten
 from choreo_wsgi.chat.items import dump
-from choreo_wsgi.chat.longtext import WINDOW, new_mark, original_offset, restore, shorten
+from choreo_wsgi.chat.longtext import WINDOW, new_mark, original_offset, restore
 from choreo_wsgi.errors import ChoreoError, InvalidRequest
 from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
 
@@ -54,7 +55,7 @@ documents = st.recursive(
 def shortened(text: bytes, window: int, cut: int) -> tuple[bytes, longtext.Marks]:
     """Return what is made of *text* if little of a string stays as it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(longtext, "_HEAD", 8)
+        patch.setattr(cutting, "_HEAD", 8)
         return shorten(text, window, cut)
 
 
@@ -226,7 +227,7 @@ def test_what_is_wrong_is_found_where_it_is(end: bytes, message: str) -> None:
 
 def test_positions_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(["x" * 300, "é" * 300, 1]).encode()
-    monkeypatch.setattr(longtext, "_HEAD", 1)
+    monkeypatch.setattr(cutting, "_HEAD", 1)
     short, marks = shorten(text, 16, 8)
     assert len(marks) == 2
     at = short.index(b", 1]")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
 from ...chat.items import Marks, Usage, dump
-from ...chat.longtext import restore
+from ...chat.longtext import LONG, restore
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
@@ -179,7 +179,8 @@ class RelayedDocument(UpstreamAnswer):
     def _read_document(self, body: bytes) -> bytes:
         marks: Marks = {}
         try:
-            reply = parse_json(long.shorten(body, marks, _MOST_VALUES), _MOST_VALUES)
+            short = long.shorten(body, marks, _MOST_VALUES) if len(body) > LONG else body
+            reply = parse_json(short, _MOST_VALUES)
         except UpstreamInvalid:
             reply = None
         if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):

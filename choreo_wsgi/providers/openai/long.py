@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...chat import longtext
+from ...chat import cutting, longtext
 from ...chat.items import Json, Marks
 from ...chat.jsontext import MAX_VALUES
 from ...chat.shapes import compact
@@ -19,7 +19,7 @@ def shorten(data: bytes | memoryview, marks: Marks, values: int = MAX_VALUES) ->
 
     They stand for long strings of what a choice says: in nothing else are they expected.
     """
-    short, found = longtext.shorten(data)
+    short, found = cutting.shorten(data)
     if found and not _are_said(found, parse_json(short, values)):
         return bytes(data)
     marks |= found

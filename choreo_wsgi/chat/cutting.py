@@ -1,0 +1,127 @@
+"""What is long in a JSON text is cut out of it before it is parsed.
+
+See :mod:`~choreo_wsgi.chat.longtext`.  The text is looked at in windows, between which other
+threads have their turn.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from .items import Marks
+from .longtext import PI, WINDOW, new_mark
+
+#: Shorter strings stay, and runs of numbers that are shorter by FEWER times.
+CUT, FEWER = 2 * 1024, 8
+#: Bytes that stay at the start of a string, as what tells of which kind a picture is, and those
+#: at its end.
+_HEAD, _TAIL = 256, 8
+
+_DIGITS_ONLY = bytes(set(range(256)) - set(b"0123456789"))
+_BLANK = r"[ \t\r\n]*"
+_NUMBER = r"(?:0|-?[1-9][0-9]{0,17}|-0(?=\.))(?:\.[0-9]{1,25})?(?:[eE][-+]?[0-9]{1,2})?"
+_NUMBERS = re.compile(rf"(?<=[\[,])(?:{_BLANK}{_NUMBER}{_BLANK},){{1,1000}}".encode())
+
+_CONTROLS = bytes(range(32))
+_SHORT_ESCAPES = (rb"\n", rb"\t", rb"\r", rb"\/", rb"\b", rb"\f")
+_HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]..")
+_DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
+
+
+def shorten(
+    text: bytes | bytearray | memoryview, window: int = WINDOW, cut: int = CUT
+) -> tuple[bytes, Marks]:
+    """Return *text* with marks for what is long in it, and what they stand for.
+
+    What is cut out is what a JSON parser accepts in its place.  A text in which that is not so is
+    returned as it is, so that a parser tells what is wrong with it, and where.
+    """
+    marks: Marks = {}
+    if len(text) <= 2 * window:
+        return bytes(text), marks
+    view = memoryview(text)
+    parts: list[bytes | memoryview] = []
+    inside = False
+    mark = b""
+    at = done = start = 0  # the last mark stands for what is from *start* to *done*
+
+    def set_aside(begin: int, end: int, new: str) -> None:
+        nonlocal mark, start, done
+        mark, start = new.encode(), begin
+        parts.extend((view[done:begin], mark))
+        marks[mark] = view[begin:end]
+        done = end
+
+    while at < len(text):
+        plain = without_quotes(text, at, window)
+        pieces = plain.split(b'"')
+        place = at
+        at += len(plain)
+        if not inside and max(map(len, pieces)) < cut:
+            inside = len(pieces) % 2 == 0
+            continue
+        for number, piece in enumerate(pieces, 1):
+            end = place + len(piece)
+            goes_on = inside and mark and place == done
+            if inside and (goes_on or len(piece) >= cut):
+                if not _is_inside_a_string(piece):
+                    return bytes(text), {}
+                tail = piece[-2 * _TAIL :] if number < len(pieces) else b"\\"
+                stop = end - _TAIL if tail.isascii() and b"\\" not in tail else end
+                if goes_on:
+                    done = max(done, stop)
+                    marks[mark] = view[start:done]
+                elif (begin := place + len(without_quotes(text, place, _HEAD))) < stop:
+                    set_aside(begin, stop, new_mark())
+            elif len(piece) >= cut and 3 * len(piece.translate(None, _DIGITS_ONLY)) > len(piece):
+                for run in _NUMBERS.finditer(piece):
+                    if FEWER * len(run[0]) >= cut:
+                        digits = f"{PI}{secrets.randbelow(10**40):040}"
+                        set_aside(place + run.start(), place + run.end() - 1, digits)
+            place = end + 1
+            inside = not inside
+        inside = not inside
+    return b"".join([*parts, view[done:]]) if marks else bytes(text), marks
+
+
+def without_quotes(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:
+    """Return a window of *text*, of the same length, in which only the ends of strings are quotes.
+
+    It ends neither in an escape nor in a character, nor between two that are one character.
+    """
+    end = at + window
+    for _ in range(3):
+        if end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+    plain = bytes(text[at:end])
+    if b"\\" not in plain:
+        return plain
+    plain = plain.replace(rb"\\", b"__").replace(rb"\"", b"__")
+    if end < len(text) and (escape := plain.rfind(b"\\", -5)) > 0:
+        plain = plain[:escape]
+    if len(plain) > 6 and end < len(text) and _HIGH_SURROGATE.match(plain, len(plain) - 6):
+        plain = plain[:-6]
+    return plain
+
+
+def _is_inside_a_string(plain: bytes) -> bool:
+    """Whether a JSON parser accepts *plain*, without quotes, inside of a string."""
+    if len(plain.translate(None, _CONTROLS)) != len(plain):
+        return False
+    escapes = plain.count(b"\\")
+    if escapes and rb"\u" in plain:
+        escapes -= plain.translate(_DIGITS).count(rb"\u0000")
+    for escape in _SHORT_ESCAPES:
+        if not escapes:
+            break
+        escapes -= plain.count(escape)
+    if escapes:
+        return False
+    if plain.isascii():
+        return True
+    try:
+        plain.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
