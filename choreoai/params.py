@@ -9,17 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypedDict,
-    Union,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypedDict, overload
 
 if TYPE_CHECKING:
     from typing_extensions import Required, TypeVar
@@ -63,7 +53,7 @@ class Timeout(NamedTuple):
     idle: float | None = 300.0
 
 
-TimeoutLike = Union[Timeout, float, None, NotGiven]
+TimeoutLike = Timeout | float | None | NotGiven
 
 _LONGEST_TIMEOUT = 366 * 86400.0
 
