@@ -80,7 +80,7 @@ def test_requests_in_a_minute() -> None:
 
 
 def test_of_two_limits_the_one_that_is_told_of_is_the_first() -> None:
-    app = app_with({"requests_per_minute": "1", "tokens_per_minute": "20"})
+    app = app_with({"requests_per_minute": "1", "tokens_per_minute": "15"})
     assert ask(app, max_tokens=9).status == 200
     refused = ask(app, max_tokens=9)
     assert refused.status == 429 and "requests" in refused.error["message"]
