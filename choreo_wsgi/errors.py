@@ -13,7 +13,8 @@ InvalidRequest          400     invalid_request_error      invalid_parameter_val
                                                            invalid_parameter_type,
                                                            invalid_messages_format,
                                                            context_length_exceeded,
-                                                           previous_response_not_found
+                                                           previous_response_not_found,
+                                                           thread_unsupported_request
 ModelNotFound           404     invalid_request_error      model_not_found
 MethodNotAllowed        405     invalid_request_error      method_not_allowed
 IdempotencyConflict     409     invalid_request_error      idempotency_conflict
@@ -305,13 +306,12 @@ def from_provider(
 ) -> ChoreoError:
     """Return the error that a provider's HTTP *status* and *message* mean for our caller.
 
-    400, 404, 413, 422 and 429 keep their meaning.  401, 402 and 403 become 502: the caller's
-    key was fine, ours was not.  *code* and *param* are the provider's own, when it gave any.
+    400, 404, 413, 422 and 429 keep their meaning; 401, 402 and 403, which are about our key,
+    become 502.  *code* and *param* are the provider's own, when it gave any.
     """
-    if code == "context_length_exceeded":
-        return InvalidRequest(message, code=code, param=param)
-    if status in (400, 422):
-        return InvalidRequest(message, status=status, code=code, param=param)
+    if status in (400, 422) or code == "context_length_exceeded":
+        kept = 422 if status == 422 else 400
+        return InvalidRequest(message, status=kept, code=code, param=param)
     if status in _OURS_TO_MEND:
         return ProviderError(message, code=_OURS_TO_MEND[status], param=param, retry=False)
     kind = _KEPT.get(status, ProviderError)

@@ -43,7 +43,7 @@ WIRE = """
 503 service_unavailable_error service_overloaded server_shutting_down
 503 service_unavailable_error provider_service_unavailable replay_unavailable
 504 provider_error provider_timeout
-400 invalid_request_error previous_response_not_found
+400 invalid_request_error previous_response_not_found thread_unsupported_request
 400 invalid_request_error stream_cancelled
 """
 
