@@ -74,6 +74,31 @@ def test_an_event_may_not_be_longer_than_max_event_bytes(dialect: Dialect) -> No
         assert call.is_left()
 
 
+@pytest.mark.parametrize(
+    ("type", "path", "body"),
+    [
+        ("anthropic", "/v1/messages", {"messages": [{"role": "user", "content": "x"}]}),
+        ("openai", "/v1/responses", {"input": "x"}),
+    ],
+)
+def test_nor_an_event_that_is_passed_on(type: str, path: str, body: dict[str, Any]) -> None:
+    dialect = DIALECTS[type]
+    with RawServer() as upstream:
+        options = dialect.options(upstream.url)
+        if type == "openai":
+            options["apis"] = "chat, responses"
+        app = harness.make_app(
+            {"max_event_bytes": "4096"}, {"provider p": {"type": type, **options}}
+        )
+        with harness.Server(app) as server, server.connect() as client:
+            client.request("POST", path, {"model": "p/m", "stream": True, "max_tokens": 9, **body})
+            call = upstream.call()
+            call.head(kind=dialect.kind).body(b'event: x\ndata: {"type": "' + b"y" * 200_000)
+            assert client.read_answer().status == 502
+            assert call.is_left()
+        app.close()
+
+
 @every_provider
 def test_a_silent_provider_is_left_after_first_byte_timeout(dialect: Dialect) -> None:
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -17,3 +18,13 @@ def test_nobody_waits_for_a_log_that_nobody_reads(command: Callable[..., Any]) -
             assert client.exchange("GET", "/healthz").status == 200
     server.signal(signal.SIGTERM)
     assert server.process.wait(harness.DEADLINE) == 0
+
+
+def test_each_line_may_be_a_json_object(command: Callable[..., Any]) -> None:
+    server = command("--log-format", "json", "--drain-seconds", "0")
+    with server.connect() as client:
+        client.exchange("GET", "/healthz")
+    server.signal(signal.SIGTERM)
+    _, log = server.process.communicate(timeout=harness.DEADLINE)
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert "/healthz" in [line.get("path") for line in lines]
