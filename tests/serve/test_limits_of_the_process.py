@@ -15,7 +15,7 @@ import harness
 import pytest
 from plain_apps import Running, body_app
 
-from choreo_wsgi.serve.server import SWITCH
+from choreo_wsgi.serve.server import RESERVE, SWITCH
 
 Start = Callable[..., Any]
 
@@ -82,3 +82,8 @@ def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> Non
         check=True,
     )
     assert "only 300 open files allowed, 2256 may be needed" in done.stderr
+
+
+def test_there_may_be_as_many_threads_as_streams_and_some(run_app: Callable[..., Running]) -> None:
+    server = run_app(body_app(b"ok"), max_streams=3)
+    assert server.server.carrier.workers.most == 3 + RESERVE
