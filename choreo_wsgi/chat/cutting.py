@@ -67,7 +67,7 @@ def shorten(
             if inside and (goes_on or len(piece) >= cut):
                 if not _is_inside_a_string(piece):
                     return bytes(text), {}
-                tail = piece[-2 * _TAIL :] if number < len(pieces) else b"\\"
+                tail = bytes(view[end - 2 * _TAIL : end]) if number < len(pieces) else b"\\"
                 stop = end - _TAIL if tail.isascii() and b"\\" not in tail else end
                 if goes_on:
                     done = max(done, stop)

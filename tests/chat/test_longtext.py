@@ -65,6 +65,8 @@ def test_what_is_set_aside_comes_back(value: Any, ascii: bool, window: int, cut:
     text = json.dumps(value, ensure_ascii=ascii).encode()
     short, marks = shortened(text, window, cut)
     assert restore(short, marks) == text
+    for mark, inside in marks.items():
+        assert json.loads(b'"%b"' % inside if mark.startswith(b"~") else b"[%b]" % inside)
     assert json.loads(restore(dump(json.loads(short)), marks)) == value
 
 
@@ -128,6 +130,16 @@ def test_every_escape_may_be_in_what_is_set_aside() -> None:
     for escape in (rb"\n", rb"\t", rb"\r", rb"\/", rb"\b", rb"\f", rb"\"", rb"\\", rb"\u00e9"):
         short, marks = shorten(b'"%b"' % (escape * 3 * WINDOW))
         assert marks and len(short) < 3 * WINDOW, escape
+
+
+@pytest.mark.parametrize("escape", [rb"\\n", rb"\n", rb"\\\"", rb"\u00e9", "é".encode()])
+def test_no_escape_is_parted(escape: bytes) -> None:
+    """Neither at the start of a long string nor at its end."""
+    for shift in range(12):
+        short, marks = shorten(b'"%b%b"' % (b"x" * shift, escape * WINDOW))
+        parts = [json.loads(b'"%b"' % inside) for inside in marks.values()]
+        assert parts and json.loads(short)[:shift] == "x" * shift
+        assert set("".join(parts)) == set(json.loads(b'"%b"' % escape))
 
 
 def test_what_is_long_and_no_string_stays_as_it_is() -> None:
