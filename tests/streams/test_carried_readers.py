@@ -106,11 +106,14 @@ def test_a_descriptor_is_readable_while_there_is_something() -> None:
 
 
 @pytest.mark.parametrize("kind", [Playback, Recording])
-def test_what_is_silent_is_asked_again_later_not_at_once(kind: type) -> None:
-    """Whoever carries it would go round and round."""
+def test_what_is_silent_is_asked_again_later_not_at_once(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever carries it would go round and round; and nothing is logged."""
     logs = store()
     writer = logs.create("o").writer
     assert writer is not None
+    monkeypatch.setattr(type(writer), "append", lambda *_, **__: pytest.fail("it is logged"))
     silence: Any = SimpleNamespace(receive=lambda _: b"", fileno=lambda: 3, due=None, ended=False)
     carried = (
         Playback(logs.read(writer.id, "o"), Control(), lambda _: None, lambda *_: b"")
