@@ -41,8 +41,8 @@ Each setting can be given in three places; the first that has it counts:
    ``[choreo]``.
 
 Lists are separated by commas.  A switch is ``true`` or ``false``; on the command line it is
-``--preload`` or ``--no-preload``.  Times are in seconds, sizes in bytes.  A key that is not
-known is an error.  ``choreo-wsgi settings`` prints what is in force.
+``--preload`` or ``--no-preload``, or ``--preload off``.  Times are in seconds, sizes in bytes.  A
+key that is not known is an error.  ``choreo-wsgi settings`` prints what is in force.
 
 """
 
