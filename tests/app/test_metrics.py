@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -222,6 +224,29 @@ def gunicorn(tmp_path: Path) -> Iterator[Launched]:
     wait_until(lambda: len(list(folder.glob("counter_*"))) == 2, "both have loaded it", 60)
     yield one
     one.abandon()
+
+
+NOT_ASKED = """
+import time
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from harness import make_app
+from wsgi_calls import call, chat
+
+app, others = make_app({"metrics": "on"}), CollectorRegistry()
+MultiProcessCollector(others)
+app.gauges["active_streams"] = lambda: 3
+call(app, "POST", "/v1/chat/completions", chat("x"))
+deadline = time.monotonic() + 20
+while others.get_sample_value("choreo_active_streams") != 3:
+    assert time.monotonic() < deadline
+"""
+
+
+def test_one_of_two_processes_tells_without_being_asked(tmp_path: Path) -> None:
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, "-c", NOT_ASKED], env=env, timeout=60, check=True)
 
 
 def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
