@@ -85,5 +85,7 @@ def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> Non
 
 
 def test_there_may_be_as_many_threads_as_streams_and_some(run_app: Callable[..., Running]) -> None:
-    server = run_app(body_app(b"ok"), max_streams=3)
-    assert server.server.carrier.workers.most == 3 + RESERVE
+    for streams, connections in ((3, 1000), (600, 1200)):
+        server = run_app(body_app(b"ok"), max_streams=streams).server
+        assert server.carrier.workers.most == streams + RESERVE
+        assert server._most == connections
