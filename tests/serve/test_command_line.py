@@ -252,6 +252,8 @@ def test_a_unix_socket(
     with harness.Client(str(path)) as client:
         assert client.exchange("GET", "/healthz").status == 200
     assert pasted(server, {"PATH": os.environ["PATH"]}).endswith("data: [DONE]\n\n")
+    server.signal(15)
+    assert server.finish() == 0 and not path.exists()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(run: Run, tmp_path: Path) -> None:
