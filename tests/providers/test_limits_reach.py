@@ -55,8 +55,10 @@ def begun(client: harness.Client, upstream: RawServer, dialect: Dialect) -> Peer
     call.head(kind=dialect.kind)
     call.body(dialect.start + dialect.text("one"))
     assert client.read_head().status == 200
-    while b'"one"' not in client.read_frame():
-        pass
+    frames = [client.read_frame()]
+    while b'"one"' not in frames[-1]:
+        assert frames[-1], f"the answer has ended: {frames}"
+        frames.append(client.read_frame())
     return call
 
 
