@@ -126,6 +126,8 @@ class Application:
     def carry_with(self, carrier: Carrier) -> None:
         """Have *carrier*, the server's, go on with the streams without a client."""
         self._carrier = carrier
+        if self._loaded is not None:  # as a shared store is, from the start
+            self._loaded.orphans.carrier = carrier
         self.gauges["carried_streams"] = lambda: carrier.carried
         self.gauges["loop_lag_seconds"] = lambda: carrier.lag
 

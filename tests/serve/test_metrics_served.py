@@ -75,6 +75,22 @@ def test_streams_on_the_loop_are_told(command: Callable[..., Any], processes: st
     wait_until(lambda: look(server)["choreo_client_disconnects_total",] == 8, "all are counted")
 
 
+@pytest.mark.parametrize("store", ["memory:", "sqlite:{}/replay.db"])
+def test_streams_without_a_client_are_on_the_same_loop(
+    command: Callable[..., Any], tmp_path: Path, store: str
+) -> None:
+    options = ("--metrics", "--drain-seconds", "0", "--heartbeat-seconds", "0.2")
+    server = command(*options, "--replay", store.format(tmp_path), ini=SLOW)
+    body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
+    alone = look(server)["choreo_carried_streams",]  # the look itself
+    with server.connect() as client:
+        client.request("POST", CHAT, body, {"Choreo-Resumable": "1"})
+        assert client.read_head().status == 200
+        client.reset()
+    wait_until(lambda: look(server)["choreo_orphans",] == 1, "it is an orphan")
+    wait_until(lambda: look(server)["choreo_carried_streams",] == alone + 1, "it is carried")
+
+
 @ONE_AND_TWO
 def test_counts_and_sums_are_those_of_what_was_sent(
     command: Callable[..., Any], processes: str
