@@ -224,15 +224,9 @@ class AsyncStream(Answered, Generic[E]):
         return self._reading.fold.completion()
 
     @property
-    async def text(self) -> AsyncIterator[str]:
+    def text(self) -> AsyncIterator[str]:
         """The pieces of the first choice's text; chunks without choices are passed over."""
-        with suppress(StopAsyncIteration):
-            while True:
-                # Of the base class: a subclass may make events of the chunks.
-                chunk: Any = await AsyncStream.__anext__(self)
-                said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
-                if text := "".join(said):
-                    yield text
+        return _AsyncText(self)
 
     async def get_final_completion(self) -> ChatCompletion:
         """Read to the end and return the whole answer as one completion.
@@ -278,3 +272,21 @@ class AsyncStream(Answered, Generic[E]):
 
     def __del__(self) -> None:
         self._exchange.close()
+
+
+class _AsyncText:
+    # Not a generator: an async one that is dropped is finished by the loop some time later,
+    # which would keep the stream open until then; trio warns of it too.
+    def __init__(self, stream: AsyncStream[Any]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _AsyncText:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            # Of the base class: a subclass may make events of the chunks.
+            chunk: Any = await AsyncStream.__anext__(self._stream)
+            said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+            if text := "".join(said):
+                return text

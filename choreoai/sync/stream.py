@@ -226,13 +226,7 @@ class Stream(Answered, Generic[E]):
     @property
     def text(self) -> Iterator[str]:
         """The pieces of the first choice's text; chunks without choices are passed over."""
-        with suppress(StopIteration):
-            while True:
-                # Of the base class: a subclass may make events of the chunks.
-                chunk: Any = Stream.__next__(self)
-                said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
-                if text := "".join(said):
-                    yield text
+        return _Text(self)
 
     def get_final_completion(self) -> ChatCompletion:
         """Read to the end and return the whole answer as one completion.
@@ -278,3 +272,21 @@ class Stream(Answered, Generic[E]):
 
     def __del__(self) -> None:
         self._exchange.close()
+
+
+class _Text:
+    # Not a generator: an async one that is dropped is finished by the loop some time later,
+    # which would keep the stream open until then; trio warns of it too.
+    def __init__(self, stream: Stream[Any]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> _Text:
+        return self
+
+    def __next__(self) -> str:
+        while True:
+            # Of the base class: a subclass may make events of the chunks.
+            chunk: Any = Stream.__next__(self._stream)
+            said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+            if text := "".join(said):
+                return text

@@ -73,6 +73,23 @@ def test_a_stream_and_its_connection_used_again(server, run):
     assert server.accepted == 1
 
 
+def test_texts_that_are_left_close_their_stream_at_once(server, run):
+    """The loop need not go on for that, and trio has nothing to warn of."""
+    silence = Silence(*answer("a", "b")[:2])
+    server.then(silence)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            async for text in stream.text:
+                assert text == "a"
+                break
+            del stream
+            assert silence.left.wait(DEADLINE)
+
+    run(main)
+
+
 def test_a_client_from_one_loop_to_the_next(server, run):
     server.then(lambda peer: peer.stream(answer("a")))
     client = choreoai.AsyncChoreoAI(base_url=server.url)
