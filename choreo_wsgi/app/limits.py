@@ -106,9 +106,11 @@ class Limits:
         key, limits = account.key.id, account.key.options.limits
         if not limits:
             return None
-        texts = (content_text(message.get("content")) for message in request.messages)
-        prompt = sum(len(text) // 4 + 4 for text in texts)
-        prompt += sum(map(len, request.marks.values())) // 4
+        prompt = 0
+        if any(rule.name.startswith("tokens") for rule in limits):
+            texts = (content_text(message.get("content")) for message in request.messages)
+            prompt = sum(len(text) // 4 + 4 for text in texts)
+            prompt += sum(map(len, request.marks.values())) // 4
         answer = round(self._answers.get(key, 0))
         if request.max_tokens is not None:
             answer = request.max_tokens * request.n
