@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
+from choreo_wsgi.chat.endings import RESPONSE_ENDINGS
+
 from .errors import APIError, StreamInterruptedError
 from .models import ParsedResponse, Response, ResponseEvent, ResponseFailure
 from .params import T
 from .parsing import Parser
 from .reading import Reading, object_of
-
-#: The events that end a response; after any other a stream is cut.
-_LAST = ("response.completed", "response.incomplete", "response.failed")
 
 
 def failure_of(response: Response) -> APIError:
@@ -85,7 +84,7 @@ class ResponseReading(Reading, Generic[T]):
             self.fold.take({"choices": [{"delta": {"content": event.delta}}]})
         if kind == "response.failed":
             raise self.fail(failure_of(self.response or Response()))
-        self.ended = kind in _LAST
+        self.ended = kind in RESPONSE_ENDINGS  # after any other a stream is cut
         return event
 
     def _end(self) -> None:

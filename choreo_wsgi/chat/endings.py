@@ -12,6 +12,8 @@ from typing import Any
 from ..errors import ProviderError, UpstreamInvalid
 from .shapes import text_of
 
+#: The events that end a response of OpenAI's Responses API: exactly one of them is its last.
+RESPONSE_ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 #: The finish reasons of OpenAI's API, https://platform.openai.com/docs/api-reference/chat.
 FINISH_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
 

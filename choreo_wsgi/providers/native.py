@@ -17,6 +17,7 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import shorten_into
+from ..chat.endings import RESPONSE_ENDINGS
 from ..chat.items import Json, Marks, Usage, dump, dump_large
 from ..chat.longtext import restore
 from ..chat.source import Reply
@@ -63,7 +64,7 @@ DIALECTS = {
         "/responses",
         b".delta\ndata: {",
         "response.created",
-        frozenset(("response.completed", "response.incomplete", "response.failed")),
+        frozenset(RESPONSE_ENDINGS),
         member="response",
         counts=RESPONSES,
     ),

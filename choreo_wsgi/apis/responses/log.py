@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable
 
 from ... import sse
+from ...chat.endings import RESPONSE_ENDINGS
 from ...chat.items import Json, dump
 from ...errors import ChoreoError
 
 #: The codes that OpenAI's schema knows for a failed response; ours stands in ``type``.
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
-#: The events that end a response: exactly one of them is its last.
-ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
 #: Where an item or a part has what deltas fill it with.
 _FILLED = ("refusal", "text", "input", "arguments")
@@ -76,7 +75,7 @@ def read_events(events: Iterable[Json], status: str) -> tuple[dict[str, Json], i
             unfilled[index] = event["part"], []
         elif kind.endswith(".delta") and index in unfilled:
             unfilled[index][1].append(event["delta"])
-    if kind in ENDINGS:
+    if kind in RESPONSE_ENDINGS:
         return response, number
     for filled, pieces in unfilled.values():
         member = next((name for name in _FILLED if name in filled), "")
