@@ -26,7 +26,7 @@ from .endpoints import TEMPLATES, Endpoints
 from .keys import Keys
 from .pending import ClientGone, Pending
 from .request import LARGE, Call, Environ, new_call
-from .response import Document, Response, error_response, json_response, unexpected
+from .response import Document, Response, error_answer, error_response, json_response, unexpected
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -201,10 +201,10 @@ class Application:
         self, environ: dict[str, Any], start_response: StartResponse, error: ChoreoError
     ) -> Iterable[bytes]:
         """Answer with *error* what the server cannot serve; imports nothing, opens nothing."""
-        call, body = new_call(environ, self.observers), error.body()
+        call = new_call(environ, self.observers)
         call.account.outcome = error.code or error.type
-        headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
-        return self._respond(call, start_response, lambda: Response(error.status, headers, [body]))
+        answer = error_answer(error, error.status, error.body())
+        return self._respond(call, start_response, lambda: answer)
 
     def _respond(self, call: Call, start_response: StartResponse, make: Make) -> Iterable[bytes]:
         """Begin to answer with what *make* returns or raises; return the body."""

@@ -66,7 +66,11 @@ def error_response(error: ChoreoError, environ: Environ) -> Response:
         name = "messages"
     else:
         name = "responses" if path.startswith("/v1/responses") else "chat"
-    status, body = apis.load(name).error(error)
+    return error_answer(error, *apis.load(name).error(error))
+
+
+def error_answer(error: ChoreoError, status: int, body: bytes) -> Response:
+    """Return the response that reports *error* with this *status* and *body*."""
     headers = [*error.response_headers(), ("Content-Length", str(len(body)))]
     return Response(status, headers, [body])
 
