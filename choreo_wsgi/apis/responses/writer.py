@@ -127,7 +127,7 @@ class ResponseWriter(BlockWriter):
         return self._event(f"response.output_item.{what}", output_index=index, item=block.item)
 
     def _part(self, block: Block, what: str) -> bytes:
-        name = "reasoning_summary" if "summary_index" in block.where else "content"
+        name = "reasoning_summary" if _holder(block) == "summary" else "content"
         return self._at(block, f"{name}_part.{what}", part=block.part)
 
     def _opened(self, block: Block) -> Iterator[bytes]:
@@ -179,7 +179,7 @@ class ResponseWriter(BlockWriter):
                 told["logprobs"] = _logprobs(block.part["logprobs"], whole=False)
             yield self._event(f"{block.event.removesuffix('delta')}done", **block.where, **told)
         if block.part is not block.item:
-            block.item["summary" if "summary_index" in block.where else "content"] = [block.part]
+            block.item[_holder(block)] = [block.part]
             yield self._part(block, "done")
         if not is_custom:
             block.item["status"] = status
@@ -250,6 +250,11 @@ def _logprobs(tokens: Iterable[Json], whole: bool = True) -> list[Json]:
         for one in tokens
         if isinstance(one, dict)
     ]
+
+
+def _holder(block: Block) -> str:
+    """Return the member of the item of *block* in which its part stands."""
+    return "summary" if "summary_index" in block.where else "content"
 
 
 def _input(arguments: list[str], marks: Marks) -> str:
