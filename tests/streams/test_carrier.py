@@ -59,13 +59,19 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_a_descriptor_that_turns_readable(
-    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def asked_once(carrier: Carrier, pair: tuple[socket.socket, socket.socket]) -> Waiting:
+    """Carry what waits for the first of *pair*, and has been asked for what came there."""
     load = Waiting(pair[0])
     carrier.carry(load)
     pair[1].sendall(b"a")
     harness.wait_until(lambda: load.steps, "it is asked")
+    return load
+
+
+def test_a_descriptor_that_turns_readable(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    load = asked_once(carrier, pair)
     pair[1].sendall(b"e")
     assert load.left.wait(harness.DEADLINE)
     assert load.steps == ["carrier", "carrier"]
@@ -78,10 +84,7 @@ def test_a_descriptor_that_is_closed_and_used_anew(
     """As that of a connection that is made a second time: the number says nothing."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        load = Waiting(pair[0])
-        carrier.carry(load)
-        pair[1].sendall(b"a")
-        harness.wait_until(lambda: load.steps, "it is asked")
+        load = asked_once(carrier, pair)
         stepped = threading.Event()
 
         def anew() -> None:
@@ -101,10 +104,7 @@ def test_a_descriptor_that_is_left_for_another(
     """What comes to the old one is nothing to the load any more."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        load = Waiting(pair[0])
-        carrier.carry(load)
-        pair[1].sendall(b"a")
-        harness.wait_until(lambda: load.steps, "it is asked")
+        load = asked_once(carrier, pair)
 
         def move() -> None:
             load.sock = ours
