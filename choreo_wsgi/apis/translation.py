@@ -10,22 +10,23 @@ from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest, request_of
-from ..chat.schema import Fault
+from ..chat.schema import Check, Fault
 from ..errors import InvalidRequest
 
 
 def to_chat(
     fields: dict[str, Json],
     names: Mapping[str, str],
+    possible: Check,
     translate: Callable[[dict[str, Json]], None],
     **more: Any,
 ) -> ChatRequest:
     """Return the chat request for the checked *fields*; *more* are further members of it.
 
     *names* are chat's names of the members that it has too, also inside another (``a.b``).
-    *translate* adds the others to the request's body.  What no chat API can do, for which it
-    raises InvalidRequest or Fault, stays in the request as ``native_only``: a provider that
-    speaks the API may take it.
+    *possible* checks for members that no chat API has and that must not be dropped, *translate*
+    adds the others to the request's body.  The Fault or InvalidRequest that either raises stays
+    in the request as ``native_only``: a provider that speaks the API may take it.
     """
     body: dict[str, Json] = {"model": fields["model"], "messages": []}
     for name, chat_name in names.items():
@@ -36,12 +37,22 @@ def to_chat(
             body[chat_name] = value
     native_only: InvalidRequest | None = None
     try:
+        try:
+            possible(fields)
+        except Fault as fault:
+            raise Fault(f"{fault.text} with this model", fault.path, fault.code) from None
         translate(body)
     except Fault as fault:
         native_only = fault.error()
     except InvalidRequest as error:
         native_only = error
     return request_of(body, original=fields, native_only=native_only, **more)
+
+
+def nothing(value: Json) -> None:
+    """Check for an empty value of a member that only a provider which speaks the API has."""
+    if value:
+        raise Fault("is not supported")
 
 
 def members(holder: Mapping[str, Json], names: str) -> dict[str, Json]:

@@ -98,7 +98,7 @@ MESSAGE: dict[str, Any] = {
     "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}},
     "output_format": {"type": "json_schema", "schema": SCHEMA},
     "metadata": {"user_id": "u"}, "stop_sequences": ["x"], "temperature": 1, "top_k": 3,
-    "container": "c", "context_management": {"edits": []}, "mcp_servers": [],
+    "speed": "fast", "context_management": {"edits": []}, "mcp_servers": [],
 }  # fmt: skip
 COMPLETION = {"model": "up", "prompt": ["a", "b"], "max_tokens": 5, "n": 2, "best_of": 2,
               "echo": True, "logprobs": 2, "suffix": "x", "stop": ["a"], "logit_bias": {"5": 1},

@@ -416,7 +416,7 @@ def test_the_tool_runner_for_messages(url: str, asked: list[ChatRequest], stream
         runner = client.beta.messages.tool_runner(model="m", max_tokens=99, **members)
         last = [turn.get_final_message() if stream else turn for turn in runner][-1]
         assert last.content[0].text == "Oslo 3, Rome 21."
-        with pytest.raises(anthropic.BadRequestError, match="thread: ") as raised:
+        with pytest.raises(anthropic.BadRequestError, match="thread is not supported") as raised:
             thread: Any = {"type": "create"}
             client.beta.messages.create(model="m", max_tokens=9, messages=hello, thread=thread)
     assert raised.value.body["error"]["details"]["error_code"] == "thread_unsupported_request"  # type: ignore[index,call-overload]
@@ -504,7 +504,7 @@ def test_failures_of_a_message(messages: Any) -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": 99}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "much"}}, "thinking.type"),
-        ({"thread": {"type": "create"}}, "thread: "),
+        ({"thread": {"type": "create"}}, "thread is not supported"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"system": [{"type": "image", "source": {"type": "url", "url": "x"}}]}, "system[0]"),
         ({"temperature": 1.5}, "temperature"),

@@ -123,3 +123,39 @@ def test_a_refusal_names_the_parameter_of_the_callers_api(
     message["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
     told = call(app, "POST", "/v1/messages", message).json()["error"]["message"]
     assert told.startswith("tool_choice.disable_parallel_tool_use: ")
+
+
+#: What would change the answer, and what may come of the same member without a refusal.
+REFUSED: list[tuple[str, str, Any, Any]] = [
+    ("responses", "conversation", "conv_1", None),
+    ("responses", "prompt", {"id": "pmpt_1"}, None),
+    ("responses", "moderation", {"model": "m", "policy": {"input": {"mode": "block"}}}, None),
+    ("responses", "image.context_compression", "enabled", "auto"),
+    ("responses", "access_programs.cyber", "daybreak_red", "standard"),
+    ("responses", "prompt_cache_options.prewarm", True, False),
+    ("messages", "container", {"skills": []}, None),
+    ("messages", "container", "container_1", ""),
+    ("messages", "mcp_servers", [{"type": "url", "url": "https://x", "name": "n"}], []),
+    ("messages", "compaction", {"type": "summarize"}, None),
+    ("messages", "fallbacks", [{"model": "m"}], "default"),
+    ("messages", "inference_geo", "us", "global"),
+    ("messages", "billing_policy.bill_to", "user_profile", "self"),
+]
+
+
+@pytest.mark.parametrize(("route", "path", "refused", "taken"), REFUSED)
+def test_what_would_change_the_answer_is_not_dropped(
+    application: Callable[..., Application], route: str, path: str, refused: Any, taken: Any
+) -> None:
+    app = application({"echo": {"models": "m"}})
+    outer, _, inner = path.partition(".")
+    asked: dict[str, Any] = {"model": "m", "input": "hi", "max_tokens": 9}
+    asked["messages"] = [{"role": "user", "content": "hi"}]
+    for value, status in ((refused, 400), (taken, 200)):
+        members = {**asked, outer: {inner: value} if inner else value}
+        answer = call(app, "POST", f"/v1/{route}", members)
+        assert answer.status == status, answer.body
+        assert status == 200 or path in answer.json()["error"]["message"]
+    if route == "messages":  # a count of tokens has no need of it
+        members = {**asked, outer: {inner: refused} if inner else refused}
+        assert call(app, "POST", "/v1/messages/count_tokens", members).status == 200

@@ -14,9 +14,29 @@ from ...chat.aside import whole
 from ...chat.checks import filled, model_name
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
-from ...chat.schema import Fault, Notation, by_type, check_of, demand, integer, number, text_or
+from ...chat.schema import (
+    Fault,
+    Notation,
+    by_type,
+    check_of,
+    demand,
+    either,
+    integer,
+    number,
+    text_or,
+)
 from ...errors import InvalidRequest
-from ..translation import Part, add_tools, arguments_of, members, no_tool, parts, say, to_chat
+from ..translation import (
+    Part,
+    add_tools,
+    arguments_of,
+    members,
+    no_tool,
+    nothing,
+    parts,
+    say,
+    to_chat,
+)
 
 _TEXT = {"text!": str}
 _SOURCE = by_type(
@@ -77,6 +97,23 @@ _REQUEST: dict[str, Notation] = {
 _CHECK = check_of({**_REQUEST, "max_tokens!": integer(0)})
 _CHECK_COUNT = check_of({**_REQUEST, "max_tokens": integer(0)})
 
+
+def _thread(value: Json) -> None:
+    # Passed over, the next request would have nothing but the last turn.  Anthropic's SDKs know
+    # this code: they send the whole conversation then.
+    raise Fault("is not supported", code="thread_unsupported_request")
+
+
+#: What a chat can do of members that would change the answer; others that it has not are dropped.
+_POSSIBLE = check_of(
+    {
+        "container mcp_servers compaction": nothing,
+        "thread": _thread,
+        "fallbacks": either(str, "default", list, nothing),
+        "inference_geo": "global",
+        "billing_policy": {"bill_to": "self"},
+    }
+)
 #: What chat calls the members that it has too.
 NAMES = {
     **{name: name for name in ("temperature", "top_p", "top_k", "thinking", "stream")},
@@ -99,11 +136,6 @@ def read_request(
     demand(_CHECK_COUNT if counting else _CHECK, fields)
 
     def translate(body: dict[str, Json]) -> None:
-        if fields.get("thread") is not None:
-            # Passed over, the next request would have nothing but the last turn.  Anthropic's SDKs
-            # know this code: they send the whole conversation then.
-            text = "this model does not hold conversations"
-            raise InvalidRequest(text, param="thread", code="thread_unsupported_request")
         if stop := list(filter(None, fields.get("stop_sequences") or ())):
             body["stop"] = stop
         body["messages"] = _chat_messages(fields, marks)
@@ -114,7 +146,7 @@ def read_request(
             schema = {"name": "answer", "schema": form["schema"], "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
-    return to_chat(fields, NAMES, translate, marks=marks)
+    return to_chat(fields, NAMES, _POSSIBLE, translate, marks=marks)
 
 
 def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, Json]]:

@@ -21,7 +21,7 @@ from ...chat.schema import (
     text_or,
 )
 from ...errors import InvalidRequest
-from ..translation import add_tools, members, no_tool, to_chat
+from ..translation import add_tools, members, no_tool, nothing, to_chat
 from .items import UNTYPED, chat_name, kind_of, messages_of
 
 _TEXT = {"text!": str}
@@ -84,7 +84,7 @@ _REQUEST = check_of(
             by_type({**_CHOICES, "allowed_tools": _ALLOWED}),
         ),
         "text": {"format": _format, "verbosity": "low medium high"},
-        "reasoning": {"effort": str, "summary": "auto concise detailed"},
+        "reasoning": {"effort": str, "summary generate_summary": "auto concise detailed"},
         "truncation": "auto disabled",
         "stream_options": {"include_obfuscation": bool},
         "metadata": mapping_of(str),
@@ -96,7 +96,8 @@ _REQUEST = check_of(
 
 _SAME = (
     *("temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier"),
-    *("prompt_cache_key", "prompt_cache_retention", "service_tier", "stream"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+    *("service_tier", "stream"),
 )
 #: What chat calls the members that it has too.
 NAMES = {
@@ -105,6 +106,15 @@ NAMES = {
     "text.verbosity": "verbosity",
     "reasoning.effort": "reasoning_effort",
 }
+#: What a chat can do of members that would change the answer; others that it has not are dropped.
+_POSSIBLE = check_of(
+    {
+        "conversation prompt moderation": nothing,
+        "access_programs": {"cyber": "standard"},
+        "image": {"context_compression": "auto disabled"},
+        "prompt_cache_options": {"prewarm": nothing},
+    }
+)
 #: What a request includes to have the logarithms of its tokens' probabilities.
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -145,11 +155,9 @@ def read_request(
         tools = list(map(_function, own_tools(fields.get("tools") or ())))
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
-        for name in ("conversation", "prompt"):
-            if fields.get(name) is not None:
-                raise InvalidRequest(f"{name} is not supported by this model", param=name)
 
-    return to_chat(fields, NAMES, translate, native=_native(fields, items, past), marks=marks)
+    native = _native(fields, items, past)
+    return to_chat(fields, NAMES, _POSSIBLE, translate, native=native, marks=marks)
 
 
 def input_items(fields: Mapping[str, Json]) -> list[dict[str, Json]]:

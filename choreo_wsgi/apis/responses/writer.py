@@ -82,7 +82,8 @@ class ResponseWriter(BlockWriter):
         self._tools = {
             chat_name(tool): tool for tool in own_tools(asked.get("tools") or (), strict=False)
         }
-        self._summarised = bool((asked.get("reasoning") or {}).get("summary"))
+        reasoning = asked.get("reasoning") or {}
+        self._summarised = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
         self._passed = b""  # the last frames that a provider passed on
 
     def _begin(self) -> Iterator[bytes]:
