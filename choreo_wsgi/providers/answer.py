@@ -10,21 +10,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import ChoreoError, UpstreamInvalid
-from ..late import Late
 from ..upstream import Exchange
 from ..upstream.coding import Unpacker, is_packed
 from ..upstream.framing import FramingError
 from .openai.lane import Lane
 from .openai.pattern import Pattern
 from .reading import SHAPE_ERRORS, unknown_shape
-
-if TYPE_CHECKING:
-    from . import failures
-else:
-    failures = Late("choreo_wsgi.providers.failures")
 
 #: An error's body is read up to here; the rest says nothing more.
 _ERROR_BYTES = 64 * 1024
@@ -63,10 +56,6 @@ def _pause_after(size: int, last: float) -> float:
     return last if size < _FULL else last / 2
 
 
-def _refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-    return failures.refusal(status, headers, body, time.time())
-
-
 @dataclass(slots=True)
 class Asking:
     """How a request is sent, and how its answer is judged.
@@ -80,9 +69,9 @@ class Asking:
     """
 
     begin: Callable[[], Exchange]
+    refused: Callable[[int, Mapping[str, str], bytes], ChoreoError]
     foreign: bytes = b"{[<"
     events: bool = True
-    refused: Callable[[int, Mapping[str, str], bytes], ChoreoError] = _refused
     unfold: Callable[[bytes], bytes | None] = lambda body: None
     again: Callable[[int, bytes], Asking | None] = lambda status, body: None
     accepted: Callable[[], None] = lambda: None

@@ -10,62 +10,35 @@ from __future__ import annotations
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from ..chat.items import Json, new_call_id
+from ..chat.items import Json
 from ..chat.source import Source
 from ..errors import ChoreoError, from_provider
 from ..late import Late
-from ..settings import Settings
-from ..upstream import Client, HTTPRequest, Timeouts
-from .base import Provider, nothing
+from ..upstream import HTTPRequest
+from .asking import OverHTTP
+from .base import nothing
 
 if TYPE_CHECKING:
-    from ..chat import longtext
-    from ..chat.answer import AnswerWriter
     from ..chat.request import ChatRequest
-    from ..chat.source import Reply
-    from . import answer as answers
-    from . import capabilities, failures, native, translating
-    from . import names as toolnames
-    from .answer import Asking
-    from .capabilities import Capabilities
+    from . import failures, names, translating
     from .translating import Translator
 else:
-    longtext = Late("choreo_wsgi.chat.longtext")
-    answers = Late("choreo_wsgi.providers.answer")
-    capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
-    native = Late("choreo_wsgi.providers.native")
-    toolnames = Late("choreo_wsgi.providers.names")
+    names = Late("choreo_wsgi.providers.names")
     translating = Late("choreo_wsgi.providers.translating")
 
 
-class HTTPProvider(Provider):
-    """A provider behind HTTP; see the module's text."""
+class HTTPProvider(OverHTTP):
+    """A provider behind HTTP whose answers are translated; see the module's text."""
 
     native: ClassVar[frozenset[str]] = frozenset(("max_tokens", "stop"))
-    blocking = False
     #: What the provider takes as the name of a tool; None: whatever there is.
     tool_names: ClassVar[re.Pattern[str] | None] = None
     #: How an error says that the prompt is too long.  None: errors have OpenAI's words for that.
     too_long: ClassVar[re.Pattern[str] | None] = None
-
-    def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
-        super().__init__(name, options, settings)
-        self.client = Client(
-            Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.idle_timeout)
-        )
-        #: Makes the id of a tool call whose provider has none.
-        self.new_call_id: Callable[[], str] = new_call_id
-        given = getattr(self.options, "capabilities", ())
-        self._overrides = capabilities.overrides(given) if given else []
-
-    def able(self, request: ChatRequest) -> Capabilities:
-        """Return what the model of *request* can do."""
-        return capabilities.capabilities(request.model, self._overrides)
 
     @abstractmethod
     def encode(self, request: ChatRequest) -> HTTPRequest:
@@ -79,45 +52,16 @@ class HTTPProvider(Provider):
         """Begin to answer *request*."""
         if request.max_tokens == 0:
             return nothing(request.n)
-        request, names = toolnames.fit_names(request, self.tool_names)
+        request, known = names.fit_names(request, self.tool_names)
         sent, translator = self.encode(request), self.translator(request)
         events, unfold = isinstance(translator, translating.EventTranslator), translator.unfold
         asking = self.asking(request, sent, translator.foreign, events=events, unfold=unfold)
-        return translating.HTTPSource(asking, translator, names)
-
-    def asking(
-        self, request: ChatRequest, sent: HTTPRequest, foreign: bytes, **judged: Any
-    ) -> Asking:
-        """Return how *sent* is sent for *request* and, as :class:`Asking` has it, *judged*."""
-        sent = self.signed(replace(sent, body=longtext.restore(sent.body, request.marks)))
-        sent = replace(sent, headers={**sent.headers, **request.trace})  # proxies may change them
-        judged = {"refused": self.error, "secrets": self.secrets, **judged}
-        return answers.Asking(lambda: self.client.send(sent), foreign, **judged)
-
-    def signed(self, sent: HTTPRequest) -> HTTPRequest:
-        """Return *sent*, which is complete, with its signature, where requests are signed."""
-        return sent
-
-    def passed_on(
-        self,
-        request: ChatRequest,
-        writer: AnswerWriter,
-        sent: HTTPRequest,
-        unwrap: Callable[[bytes], bytes] | None = None,
-        **judged: Any,
-    ) -> Reply:
-        """Return the answer to *sent* in the provider's own words, which are those of *writer*."""
-        asking = self.asking(request, sent, b"{[<" if request.stream else b"", **judged)
-        label, limit = self.label(request.model), self.settings.max_event_bytes
-        reply: Reply = native.NativeReply(
-            asking, writer, request.model, label, request.stream, limit, unwrap
-        )
-        return reply
+        return translating.HTTPSource(asking, translator, known)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-        """Return what an answer that is no stream means for our caller."""
+        """Return the error in an answer; :meth:`meaning` says what it really means."""
         if status < 400:
-            return failures.refusal(status, headers, body, time.time())
+            return super().error(status, headers, body)
         message, error = failures.read_body(body)
         message = message or f"the provider answered {status}"
         status, code = self.meaning(status, headers, message, error)
@@ -135,7 +79,3 @@ class HTTPProvider(Provider):
         if status in (400, 413) and self.too_long.search(message):
             return 400, "context_length_exceeded"
         return status, None
-
-    def close(self) -> None:
-        """Close the pooled connections."""
-        self.client.close()

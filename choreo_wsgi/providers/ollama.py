@@ -75,7 +75,7 @@ class Ollama(HTTPProvider):
         headers = {"content-type": "application/json", "accept": "application/x-ndjson"}
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
-        made = body(request, self.able(request))
+        made = body(request, self.able(request.model))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
         return HTTPRequest(

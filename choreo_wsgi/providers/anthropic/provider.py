@@ -69,7 +69,7 @@ class Anthropic(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
-        made = anthropic_request.body(request, self.options.max_tokens, self.able(request))
+        made = anthropic_request.body(request, self.options.max_tokens, self.able(request.model))
         return self._post(request, "/messages", made)
 
     def _post(self, request: ChatRequest, path: str, body: dict[str, Json]) -> HTTPRequest:

@@ -53,7 +53,7 @@ class Gemini(HTTPProvider):
             "accept": "text/event-stream",
             "x-goog-api-key": self.key(),
         }
-        able = self.able(request)
+        able = self.able(request.model)
         return HTTPRequest("POST", url, headers, dump_large(gemini_request.body(request, able)))
 
     def translator(self, request: ChatRequest) -> Translator:

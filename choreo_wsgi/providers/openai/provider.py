@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ...chat.items import Json, dump_large, new_call_id
+from ...chat.items import Json, dump_large
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError
 from ...late import Late
 from ...settings import Secret, Settings, setting
-from ...upstream import Client, Exchange, HTTPRequest, Timeouts
-from ..base import Provider
+from ...upstream import HTTPRequest
+from ..asking import OverHTTP
 from ..facts import BUILT_IN, CAPABILITIES
 from ..reading import parse_object
 
 if TYPE_CHECKING:
-    from ...chat import longtext
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
-    from .. import answer as answers
-    from .. import capabilities, native, translating
+    from .. import native, translating
+    from ..answer import Asking
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
-    longtext = Late("choreo_wsgi.chat.longtext")
-    answers = Late("choreo_wsgi.providers.answer")
-    capabilities = Late("choreo_wsgi.providers.capabilities")
     native = Late("choreo_wsgi.providers.native")
     translating = Late("choreo_wsgi.providers.translating")
     relayed = Late("choreo_wsgi.providers.openai.answer")
@@ -51,7 +47,7 @@ _LIST_PATIENCE = 5.0
 _MAX_REPLY = 64 * 1024 * 1024
 
 
-class OpenAI(Provider):
+class OpenAI(OverHTTP):
     """Passes requests and answers through; of the answers only what must change is touched.
 
     The upstream is always asked for usage.  One that refuses to be asked is asked once more
@@ -61,7 +57,6 @@ class OpenAI(Provider):
     type = "openai"
     facts = BUILT_IN["openai"]
     native = frozenset({"n", "stop", "max_tokens"})
-    blocking = False
     takes_marks = True
     #: The APIs that a server of this type is known to speak, without the option ``apis``.
     known_apis: ClassVar[tuple[str, ...]] = ("chat",)
@@ -91,12 +86,6 @@ class OpenAI(Provider):
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
         given = self.options
-        timeouts = Timeouts(
-            given.connect_timeout or settings.connect_timeout,
-            given.first_byte_timeout or settings.first_byte_timeout,
-            given.idle_timeout or settings.idle_timeout,
-        )
-        self.client = Client(timeouts, unix_socket=given.unix_socket)
         self._base_url = (given.base_url or self.facts.home).rstrip("/")
         known = self.known_apis
         if self.type == "openai" and self._base_url == OpenAI.facts.home:
@@ -105,9 +94,6 @@ class OpenAI(Provider):
         if unknown := self.apis - _APIS:
             raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
         self._headers = self.request_headers()
-        self._overrides = capabilities.overrides(given.capabilities) if given.capabilities else []
-        #: Makes the id of a tool call whose upstream has none.
-        self.new_call_id: Callable[[], str] = new_call_id
         # None: not known yet.
         self._takes_stream_options: bool | None = None
         self._listed: tuple[float, list[str]] = (0.0, [])
@@ -165,13 +151,9 @@ class OpenAI(Provider):
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
         body = {**(request.native or request.original or {}), "model": request.model}
-        path = native.DIALECTS[writer.api].path
-        asking = self._asking(request, body, path, foreign=b"{[<" if request.stream else b"")
-        if not self.options.apis:
-            asking.refused = native.refused
-        model, limit = request.model, self.settings.max_event_bytes
-        label, stream = self.label(model), request.stream
-        reply = native.NativeReply(asking, writer, model, label, stream, limit)
+        sent = self._post(request, body, native.DIALECTS[writer.api].path)
+        refused = self.error if self.options.apis else native.refused
+        reply = self.passed_on(request, writer, sent, refused=refused)
         if self.options.apis:
             return reply
 
@@ -195,7 +177,7 @@ class OpenAI(Provider):
         """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
         if _ABLE.isdisjoint(body):
             return body
-        able = capabilities.capabilities(body["model"], self._overrides)
+        able = self.able(body["model"])
         if self.old_limit and "max_completion_tokens" in body:
             body["max_tokens"] = body.pop("max_completion_tokens")
         for name in _LIMITS:
@@ -205,12 +187,12 @@ class OpenAI(Provider):
             body.pop("parallel_tool_calls", None)
         return body
 
-    def _document(self, request: ChatRequest) -> answers.Asking:
+    def _document(self, request: ChatRequest) -> Asking:
         body = {**request.body, "model": request.model, "stream": False}
         body.pop("stream_options", None)
-        return self._asking(request, self.prepare(body), foreign=b"")
+        return self.asking(request, self._post(request, self.prepare(body)), b"")
 
-    def _stream(self, request: ChatRequest) -> answers.Asking:
+    def _stream(self, request: ChatRequest) -> Asking:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
         if "n" not in request.body and request.n == 1:
             del body["n"]
@@ -220,13 +202,14 @@ class OpenAI(Provider):
             options.setdefault("include_obfuscation", False)
         body = self.prepare(body)
 
-        def asking(body: dict[str, Json]) -> answers.Asking:
+        def asking(body: dict[str, Json]) -> Asking:
             def accepted() -> None:
                 if self.options.usage:
                     self._takes_stream_options = "stream_options" in body
 
-            return self._asking(
-                request, body, unfold=lambda body: chunks.unfold(body), accepted=accepted
+            sent = self._post(request, body)
+            return self.asking(
+                request, sent, unfold=lambda body: chunks.unfold(body), accepted=accepted
             )
 
         if not self.options.usage or self._takes_stream_options is False:
@@ -235,24 +218,13 @@ class OpenAI(Provider):
         first.again = lambda status, text: asking(body) if self._refused(status, text) else None
         return first
 
-    def _asking(
-        self,
-        request: ChatRequest,
-        body: dict[str, Json],
-        path: str = "/chat/completions",
-        **judged: Any,
-    ) -> answers.Asking:
-        """Return how *body* is sent to *path* and its answer *judged*; *request* is not kept."""
-        marks, url = request.marks, self.url(path, request.model)
-        headers = {**self._headers, **request.trace}
-
-        def begin() -> Exchange:
-            if self.facts.needs_key and self._base_url == self.facts.home:
-                self.key()
-            sent = longtext.restore(dump_large(body), marks)
-            return self.client.send(HTTPRequest("POST", url, headers, sent))
-
-        return answers.Asking(begin, secrets=self.secrets, **judged)
+    def _post(
+        self, request: ChatRequest, body: dict[str, Json], path: str = "/chat/completions"
+    ) -> HTTPRequest:
+        if self.facts.needs_key and self._base_url == self.facts.home:
+            self.key()
+        url = self.url(path, request.model)
+        return HTTPRequest("POST", url, self._headers, dump_large(body))
 
     def _refused(self, status: int, body: bytes) -> bool:
         """Whether a refusal may be of ``stream_options``; sure once they have been taken."""
@@ -293,10 +265,6 @@ class OpenAI(Provider):
         models = data if isinstance(data, list) else []
         names = [model.get("id") for model in models if isinstance(model, dict)]
         return [name for name in names if isinstance(name, str)]
-
-    def close(self) -> None:
-        """Close the pooled connections."""
-        self.client.close()
 
 
 def _tool_names(request: ChatRequest) -> frozenset[str]:
