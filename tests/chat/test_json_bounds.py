@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import traced
 
 from choreo_wsgi.apis import load
 from choreo_wsgi.chat import items, jsontext, large
@@ -41,15 +41,10 @@ GREEDY = {
 def test_a_body_that_holds_too_much_is_refused_before_it_is_parsed(kind: str) -> None:
     body = b'{"model":"m","messages":[],"x":' + GREEDY[kind] + b"}"
     parsed = []
-    tracemalloc.start()
-    try:
-        with pytest.raises(TooMuch):
-            jsontext.parse(body, parsed.append)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    with traced() as memory, pytest.raises(TooMuch):
+        jsontext.parse(body, parsed.append)
     assert not parsed
-    assert peak < 4 * MEBIBYTE
+    assert memory.peak < 4 * MEBIBYTE
     with pytest.raises(InvalidRequest) as caught:
         chat.loads(body)
     assert caught.value.code == "invalid_json"
@@ -70,14 +65,10 @@ def test_a_body_that_holds_too_much_is_refused_before_it_is_parsed(kind: str) ->
 def test_a_long_text_is_no_reason(text: bytes) -> None:
     """Four times its size at most, with the bytes themselves."""
     body = b'{"x":"' + text + b'"}'
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         (value,) = chat.loads(body).values()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert value == json.loads(body)["x"]
-    assert peak + len(body) < 4.1 * len(body)
+    assert memory.peak + len(body) < 4.1 * len(body)
 
 
 def values_in(value: Any) -> int:
@@ -158,19 +149,13 @@ def test_a_conversation_of_thousands_of_turns_takes_little(more: str) -> None:
     turn = {"role": "user", "content": "some words, " * 50}
     body = json.dumps({"model": "m", "messages": [turn] * 10_000, "x": more}, ensure_ascii=False)
     sent = body.encode()
-    tracemalloc.start()
-    try:
+    with traced() as reading:
         value = chat.loads(sent)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        held = tracemalloc.get_traced_memory()[0]
+    with traced() as writing:
         written = dump_large(value)
-        _, writing = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert json.loads(written) == value == json.loads(body)
-    assert peak < 2 * len(sent)
-    assert writing - held < 1.3 * len(sent)
+    assert reading.peak < 2 * len(sent)
+    assert writing.peak < 1.3 * len(sent)
 
 
 @given(st.dictionaries(st.text(max_size=3), jsons | st.lists(jsons, min_size=3), max_size=4))
@@ -187,16 +172,12 @@ def test_three_hundred_thousand_tokens_take_little(lists: int) -> None:
     asked = {"model": "m", "input": each if lists == 1 else [each] * lists}
     body = json.dumps(asked).encode()
     read = load("embeddings").read
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         request = read(body)
         assert request.original is not None
         sent = restore(dump_large(request.original), request.marks)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert json.loads(sent) == asked
-    assert peak < 2 * len(body)
+    assert memory.peak < 2 * len(body)
 
 
 def test_an_ordinary_conversation_is_far_below_the_bound() -> None:

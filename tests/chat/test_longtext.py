@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import traced
 
 from choreo_wsgi.chat import cutting, longtext
 from choreo_wsgi.chat import request as chat
@@ -152,14 +152,10 @@ def test_what_is_long_and_no_string_stays_as_it_is() -> None:
 def test_a_request_that_passes_takes_little(kind: str) -> None:
     """The body itself, and what is sent upstream: no third copy, however wide its characters."""
     body = b'{"model":"m","messages":[{"role":"user","content":"' + LONG[kind] + b'"}]}'
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         request = chat.parse(body)
         sent = restore(dump({**request.body, "model": "other"}), request.marks)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 2.2 * len(body)  # where there are backslashes they are searched for halves
+    assert memory.peak < 2.2 * len(body)  # where there are backslashes they are searched for halves
     assert json.loads(sent) == {**json.loads(body), "model": "other"}
     whole = request.whole()
     assert whole.messages == whole.body["messages"] == json.loads(body)["messages"]
@@ -173,14 +169,10 @@ def test_an_event_takes_little(kind: str, model: str) -> None:
     event = EVENT % LONG[kind]
     relay = EventRelay(1, Rewriting(model=model))
     frames = []
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         for at in range(0, len(event), 128 * 1024):
             frames.append(relay.receive_data(event[at : at + 128 * 1024]))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 3.3 * len(event)
+    assert memory.peak < 3.3 * len(event)
     (frame,) = filter(None, frames)
     wanted = json.loads(event[6:])
     assert json.loads(frame[6:]) == {**wanted, "model": model or "m"}

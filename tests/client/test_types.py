@@ -16,28 +16,31 @@ CHECKERS = {
 }
 
 
-def lines_with_errors(checker: str, name: str) -> set[int]:
-    """Return the numbers of the lines of the program *name* that *checker* objects to."""
+@pytest.fixture(scope="module", params=CHECKERS)
+def errors(request: pytest.FixtureRequest) -> dict[str, set[int]]:
+    """The lines that a checker objects to, by the program; it reads the package once for both."""
+    checker = str(request.param)
     pytest.importorskip(checker, reason=f"{checker} is in the extra `check`")
-    command = [sys.executable, "-m", checker, *CHECKERS[checker], str(FOLDER / name)]
+    programs = ["uses_everything.py", "ten_mistakes.py"]
+    command = [sys.executable, "-m", checker, *CHECKERS[checker]]
+    command += [str(FOLDER / name) for name in programs]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert not ran.stderr, ran.stderr
-    found = re.findall(rf"{name}:(\d+)(?::\d+)?(?: -|:) error: (.*)", ran.stdout)
-    assert found or ran.returncode == 0, ran.stdout
-    return {int(number) for number, _ in found}
+    found = re.findall(r"(\w+\.py):(\d+)(?::\d+)?(?: -|:) error: ", ran.stdout)
+    assert found and ran.returncode == 1, ran.stdout
+    assert {name for name, _ in found} <= set(programs), ran.stdout
+    return {name: {int(number) for at, number in found if at == name} for name in programs}
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("checker", CHECKERS)
-def test_a_program_that_uses_everything_is_right(checker: str) -> None:
-    assert lines_with_errors(checker, "uses_everything.py") == set()
+def test_a_program_that_uses_everything_is_right(errors: dict[str, set[int]]) -> None:
+    assert errors["uses_everything.py"] == set()
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("checker", CHECKERS)
-def test_each_of_ten_mistakes_is_found(checker: str) -> None:
+def test_each_of_ten_mistakes_is_found(errors: dict[str, set[int]]) -> None:
     text = (FOLDER / "ten_mistakes.py").read_text(encoding="utf-8")
     lines = enumerate(text.splitlines(), 1)
     mistakes = {number for number, line in lines if line.endswith("# MISTAKE")}
     assert len(mistakes) == 10
-    assert lines_with_errors(checker, "ten_mistakes.py") == mistakes
+    assert errors["ten_mistakes.py"] == mistakes

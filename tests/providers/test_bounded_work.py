@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from work import calls
+from work import calls, traced
 
 from choreo_wsgi.chat import jsontext
 from choreo_wsgi.chat.calls import Call, ToolCalls
@@ -73,6 +72,7 @@ def tools(names: str) -> Callable[[int], Callable[[], object]]:
 def test_a_conversation_is_read_in_steps_of_its_length(
     make: Callable[[int], Callable[[], object]],
 ) -> None:
+    make(4)()  # what is prepared once
     once, twice = calls(make(400)), calls(make(800))
     assert twice < 2.2 * once
 
@@ -92,14 +92,9 @@ def test_words_of_a_provider_are_cut() -> None:
 def test_an_address_of_a_picture_takes_no_more_than_itself() -> None:
     url = "data:image/png" + ";a=b" * 2_000_000
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
-    tracemalloc.start()
-    try:
-        with pytest.raises(ChoreoError):
-            list(content(message, "messages[0]", True))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 2 * len(url)
+    with traced() as memory, pytest.raises(ChoreoError):
+        list(content(message, "messages[0]", True))
+    assert memory.peak < 2 * len(url)
 
 
 def test_arguments_are_parsed_once_however_many_pieces_look_like_their_end(
@@ -166,15 +161,11 @@ def test_what_is_packed_comes_in_pieces() -> None:
     text = b": a comment\n\n" * 1_000_000
     for packed in (gzip.compress(text), b"".join(map(gzip.compress, (text[:7], text[7:])))):
         unpacker, found = Unpacker(), [b""]
-        tracemalloc.start()
-        try:
-            found.append(unpacker.step(packed, 1000))
-            while unpacker.waiting:
-                assert len(found[-1]) <= 1000
-                found[:] = [b"".join(found)] if len(found) > 1000 else found
-                found.append(unpacker.step(b"", 1000))
-        finally:
-            tracemalloc.stop()
+        found.append(unpacker.step(packed, 1000))
+        while unpacker.waiting:
+            assert len(found[-1]) <= 1000
+            found[:] = [b"".join(found)] if len(found) > 1000 else found
+            found.append(unpacker.step(b"", 1000))
         assert b"".join(found) == text
         with pytest.raises(FramingError, match="too much"):
             Unpacker().unpack(gzip.compress(bytes(20_000_000)))

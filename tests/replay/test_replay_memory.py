@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
 import pytest
 from replay_helpers import frame, frames, read_all
+from work import traced
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.replay import open_store
@@ -42,17 +42,14 @@ def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
     """Many logs of hardly anything are bounded as well as few long ones."""
     count = 500
     store = MemoryStore(ttl=60, stream_bytes=1_000_000, total_bytes=1_000_000_000)
-    tracemalloc.start()
-    try:
+    with traced() as memory:
         for number in range(count):
             named = f"{key}{number:05}" if key else None
             writer = store.create("alice", key=named, digest=f"{number:064}").writer
             assert writer is not None
             for last in range(1, frames + 1):
                 writer.append(frame(last, "x" * 100), 1, end=last == frames)
-        taken, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        taken = memory.now
     assert 0.8 * taken < store.size < 2 * taken
     store.close()
 
