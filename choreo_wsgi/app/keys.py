@@ -20,13 +20,16 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class Rule(NamedTuple):
     """One limit of a key, by its option's *name*: at most *limit* in *seconds*, or at once if 0.
 
-    *cost* is what a request adds to it, less than 0 for what it gives back.
+    *cost* is what a request adds to it, less than 0 for what it gives back.  Once it is counted,
+    *left* is what there was for it, and *reset* the seconds until all of it is there again.
     """
 
     name: str
     limit: int
     seconds: int
     cost: int = 0
+    left: int = 0
+    reset: float = 0.0
 
 
 #: The options that limit, with the seconds of their rules.
@@ -56,7 +59,7 @@ class KeyOptions:
     @property
     def limits(self) -> list[Rule]:
         """The limits that the key has."""
-        rules = [Rule(name, getattr(self, name), seconds) for name, seconds in _LIMITS.items()]
+        rules = (Rule(name, getattr(self, name), seconds) for name, seconds in _LIMITS.items())
         return [rule for rule in rules if rule.limit]
 
 
@@ -95,17 +98,8 @@ class Keys:
 
     def __init__(self, configuration: Configuration) -> None:
         """Read the file; raises ConfigurationError if it or a section cannot be used."""
-        settings, given = configuration.settings, list[tuple[str, Mapping[str, str], str]]()
-        for key in settings.api_keys:
-            if len(key.split()) > 1:
-                raise ConfigurationError("api_keys: a key has a space in it; commas stand between")
-            given.append(("", {"digest": _digest(key.encode())}, "api_keys"))
-        for name, section in configuration.keys.items():
-            given.append((name, section, f"[key {name}]"))
-        if settings.api_keys_file:
-            given += _read(settings.api_keys_file)
         self._known: dict[str, Key] = {}
-        for name, section, where in given:
+        for name, section, where in _given(configuration):
             options = parse_options(KeyOptions, section, where)
             digest = options.digest.lower()
             if not _DIGEST.fullmatch(digest):
@@ -135,11 +129,18 @@ class Keys:
         return known
 
 
-def _read(path: str) -> Iterator[tuple[str, Mapping[str, str], str]]:
-    """Yield the name and the section of each key in the file *path*, and where it stands.
-
-    It holds sections ``[key NAME]``, or lines that begin with a digest as ``sha256sum`` prints it.
-    """
+def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str], str]]:
+    """Yield the name and the section of each key, and where it stands."""
+    for key in configuration.settings.api_keys:
+        if len(key.split()) > 1:
+            raise ConfigurationError("api_keys: a key has a space in it; commas stand between")
+        yield "", {"digest": _digest(key.encode())}, "api_keys"
+    for name, section in configuration.keys.items():
+        yield name, section, f"[key {name}]"
+    path = configuration.settings.api_keys_file
+    if not path:
+        return
+    # It holds sections [key NAME], or lines that begin with a digest as sha256sum prints it.
     try:
         text = Path(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

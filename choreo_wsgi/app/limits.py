@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..chat.items import Usage
 from ..chat.request import ChatRequest, content_text
@@ -25,20 +25,10 @@ from .request import Headers
 #: Seconds after which a caller whose streams are all in use may come back.
 STREAM_RETRY = 1.0
 
-#: A limit that nothing reaches, which JSON can write.
+#: A limit that nothing reaches.
 NO_LIMIT = 2**53
 
-
-class State(NamedTuple):
-    """What is left under a rule, and the seconds until all of it is there again."""
-
-    left: int
-    reset: float
-
-
 Counts = dict[str, Any]
-#: The number of the first rule without room, from 1, or 0; the state of each before it was added.
-Answer = tuple[int, list[State]]
 #: Adds the costs of rules without waiting, for the key that they were taken from.
 Settle = Callable[[Sequence[Rule]], object]
 #: Charges a key for an answer that is over: by its usage, else estimated from its frames.
@@ -48,31 +38,34 @@ Charge = Callable[[Usage | None, int], None]
 
 def count(
     rules: Sequence[Rule], counts: Counts, now: float, holder: str = "", lease: float = math.inf
-) -> Answer:
+) -> list[Rule]:
     """Add the cost of each rule to a key's *counts*, or nothing if one has no room.
 
-    *holder*, a process, has its places among the key's streams for *lease* seconds.
+    Return the rules with what was left before.  *holder*, a process, has its places among the
+    key's streams for *lease* seconds.
     """
-    refused, states = 0, []
-    changed: Counts = {}
-    for number, (name, limit, seconds, cost) in enumerate(rules, 1):
-        if seconds:
+    counted, changed = list[Rule](), dict[str, Any]()
+    for rule in rules:
+        name, reset = rule.name, STREAM_RETRY
+        if rule.seconds:
             used, ends = counts.get(name, (0, 0))
             if ends <= now:
-                used, ends = 0, now + seconds
-            changed[name], reset = (max(0, used + cost), ends), ends - now
+                used, ends = 0, now + rule.seconds
+            changed[name], reset = (max(0, used + rule.cost), ends), ends - now
         else:  # each holder's places, and until when it has them
             held = {id: (n, ends) for id, (n, ends) in counts.get(name, {}).items() if ends > now}
             used = sum(n for n, _ in held.values())
             mine, _ = held.get(holder, (0, 0))
-            held[holder] = (max(0, mine + cost), now + lease)
-            changed[name], reset = held, STREAM_RETRY
-        if used + cost > limit and not refused:
-            refused = number
-        states.append(State(limit - used, reset))
-    if not refused:
+            changed[name] = held | {holder: (max(0, mine + rule.cost), now + lease)}
+        counted.append(rule._replace(left=rule.limit - used, reset=reset))
+    if refused(counted) is None:
         counts.update(changed)
-    return refused, states
+    return counted
+
+
+def refused(counted: Sequence[Rule]) -> Rule | None:
+    """Return the first rule that had no room."""
+    return next((rule for rule in counted if rule.cost > rule.left), None)
 
 
 class Limits:
@@ -88,14 +81,14 @@ class Limits:
         self._counts: dict[str, Counts] = {}
         self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
 
-    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[list[Rule], Settle]:
         """Do what :func:`count` does for *key*; return also how to settle what was taken."""
 
-        def add(rules: Sequence[Rule]) -> Answer:
+        def add(rules: Sequence[Rule]) -> list[Rule]:
             with self._lock:
                 return count(rules, self._counts.setdefault(key, {}), time.monotonic())
 
-        return *add(rules), add
+        return add(rules), add
 
     def admit(self, account: Account, request: ChatRequest, calls: int) -> Charge | None:
         """Take what *request* needs of its key's limits; return how to charge it at its end.
@@ -115,18 +108,18 @@ class Limits:
         if request.max_tokens is not None:
             answer = request.max_tokens * request.n
         costs = {"max_streams": calls, "requests_per_minute": 1}
-        rules = [
+        wanted = [
             rule._replace(cost=costs.get(rule.name, min(prompt + answer, rule.limit)))
             for rule in limits
         ]
-        refused, states, settle = self.take(key, rules)
-        account.headers = _headers(rules, states, admitted=not refused)
-        if refused:
-            rule = rules[refused - 1]
-            quota = rule.name == "tokens_per_day"
+        rules, settle = self.take(key, wanted)
+        full = refused(rules)
+        account.headers = _headers(rules, admitted=full is None)
+        if full is not None:
+            quota = full.name == "tokens_per_day"
             raise RateLimited(
-                f"this key's limit is reached: {rule.name} = {rule.limit}",
-                retry_after=states[refused - 1].reset,
+                f"this key's limit is reached: {full.name} = {full.limit}",
+                retry_after=full.reset,
                 retry=False if quota else None,
                 code="quota_exceeded" if quota else None,
             )
@@ -140,26 +133,27 @@ class Limits:
                 mean = self._answers.get(key, float(usage.completion_tokens))
                 self._answers[key] = mean + (usage.completion_tokens - mean) / 8
             changes = []
-            for rule, state in zip(rules, states, strict=True):
+            for rule in rules:
                 change = tokens - rule.cost if rule.seconds else -rule.cost
-                if rule.seconds and time.monotonic() - began >= state.reset:
+                if rule.seconds and time.monotonic() - began >= rule.reset:
                     change = max(0, change)  # the next minute knows nothing of the reservation
                 if rule.name != "requests_per_minute":
                     changes.append(rule._replace(limit=NO_LIMIT, cost=change))
-            settle(changes)
+            if changes:
+                settle(changes)
 
         return charge
 
 
-def _headers(rules: Sequence[Rule], states: Sequence[State], *, admitted: bool) -> Headers:
+def _headers(rules: Sequence[Rule], *, admitted: bool) -> Headers:
     """Return OpenAI's headers (platform.openai.com/docs/guides/rate-limits)."""
     headers: dict[str, str] = {}
-    for rule, state in zip(rules, states, strict=True):
+    for rule in rules:
         name = rule.name.partition("_")[0]
         # The minute's tokens are told rather than the day's.
         if rule.seconds and f"x-ratelimit-limit-{name}" not in headers:
-            left = state.left - rule.cost if admitted else state.left
-            minutes, seconds = divmod(math.ceil(state.reset), 60)
+            left = rule.left - rule.cost if admitted else rule.left
+            minutes, seconds = divmod(math.ceil(rule.reset), 60)
             hours, minutes = divmod(minutes, 60)  # written as OpenAI does: 6m0s, 23h59m1s
             reset = f"{hours}h" * bool(hours) + f"{minutes}m" * bool(hours or minutes)
             headers[f"x-ratelimit-limit-{name}"] = str(rule.limit)

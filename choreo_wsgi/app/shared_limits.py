@@ -23,7 +23,7 @@ from ..late import Late
 from ..replay.backend import Unreachable
 from ..replay.lua import Script
 from .keys import Rule
-from .limits import NO_LIMIT, Answer, Counts, Limits, Settle, State, count
+from .limits import NO_LIMIT, Counts, Limits, Settle, count
 
 if TYPE_CHECKING:
     from ..replay import database, redis
@@ -37,8 +37,10 @@ LEASE, _RENEW, _RETRY = 60.0, 20.0, 2.0
 
 logger = logging.getLogger(__name__)
 
-#: Has a step change a key's counts, undisturbed; returns its answer or raises Unreachable.
-Change = Callable[[str, Callable[[Counts, float], Answer]], Answer]
+#: Counts for a key, at a time of the store's.
+Step = Callable[[Counts, float], list[Rule]]
+#: Has a step change a key's counts, undisturbed; returns what that does, or raises Unreachable.
+Change = Callable[[str, Step], list[Rule]]
 
 
 def open_limits(replay: str) -> SharedLimits:
@@ -50,39 +52,45 @@ def open_limits(replay: str) -> SharedLimits:
 def _in_sqlite(path: str) -> Change:
     file = database.Database(Path(path))
 
-    def change(key: str, step: Callable[[Counts, float], Answer]) -> Answer:
+    def change(key: str, step: Step) -> list[Rule]:
         with file.transaction() as db:
             row = db.execute("SELECT counts FROM limits WHERE key = ?", (key,)).fetchone()
             counts = json.loads(row[0]) if row else {}
-            answer = step(counts, time.time())
+            counted = step(counts, time.time())
             db.execute("REPLACE INTO limits VALUES (?, ?)", (key, json.dumps(counts)))
-        return answer
+        return counted
 
     weakref.finalize(change, file.close)
     return change
 
 
-# ARGV: the key's id; its counts as they were read, and as they shall be, or nothing.
+# ARGV: the key's id; its counts as they were known here, and as they shall be.
 _SWAP = Script("""
 local name = P .. 'limit:' .. ARGV[1]
 local counts = call('GET', name) or '{}'
-if ARGV[3] == '' or counts ~= ARGV[2] then return {counts, unpack(call('TIME'))} end
-call('SET', name, ARGV[3], 'EX', 86400)
-return false
+local known = counts == ARGV[2]
+if known then call('SET', name, ARGV[3], 'EX', 86400) end
+return {known and 1 or 0, counts, unpack(call('TIME'))}
 """)
 
 
 def _in_redis(url: str) -> Change:
     client = redis.connect(url)
+    known: dict[str, bytes] = {}  # as they were left: mostly nobody has come between
+    ahead = 0.0  # how far its clock is before ours
 
-    def change(key: str, step: Callable[[Counts, float], Answer]) -> Answer:
-        was = new = b""
-        while found := redis.run(client, _SWAP, key, was, new):  # another was faster
-            was, seconds, microseconds = found
+    def change(key: str, step: Step) -> list[Rule]:
+        nonlocal ahead
+        swapped = 0
+        while not swapped:
+            was = known.get(key, b" {}")  # which is not what is there: first its clock is read
             counts = json.loads(was)
-            answer = step(counts, int(seconds) + int(microseconds) / 1e6)
+            counted = step(counts, time.time() + ahead)
             new = json.dumps(counts).encode()
-        return answer
+            swapped, was, seconds, microseconds = redis.run(client, _SWAP, key, was, new)
+            known[key] = new if swapped else was
+            ahead = int(seconds) + int(microseconds) / 1e6 - time.time()
+        return counted
 
     return change
 
@@ -102,19 +110,19 @@ class SharedLimits(Limits):
         self._process, self._holder = 0, ""  # the one whose thread runs; a fork has none
         self._retry = 0.0  # when a store that is away may be asked again
 
-    def take(self, key: str, rules: Sequence[Rule]) -> tuple[int, list[State], Settle]:
+    def take(self, key: str, rules: Sequence[Rule]) -> tuple[list[Rule], Settle]:
         self._keys.update(key for rule in rules if not rule.seconds)
         answer = self._add((key, rules))
         if answer is None:
             return super().take(key, rules)
-        return *answer, partial(self._put, key)
+        return answer, partial(self._put, key)
 
     def _put(self, key: str, rules: Sequence[Rule]) -> None:
         """Have *rules* added before this process takes anything else."""
         self._later.append((key, rules))
         self._news.set()
 
-    def _add(self, *last: tuple[str, Sequence[Rule]]) -> Answer | None:
+    def _add(self, *last: tuple[str, Sequence[Rule]]) -> list[Rule] | None:
         """Add what was put off and then the *last*; return its answer, None without a store."""
         if time.monotonic() < self._retry:
             return None

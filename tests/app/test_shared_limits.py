@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import harness
 import pytest
 from harness import Server, make_app, wait_until
+from redis import Redis
 from replay_helpers import RedisServer
 from scripted_provider import Script
 from wsgi_calls import call, chat
@@ -25,7 +26,7 @@ from wsgi_calls import call, chat
 from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.app.keys import Key, KeyOptions, Rule
-from choreo_wsgi.app.limits import Charge, Limits
+from choreo_wsgi.app.limits import Charge, Limits, refused
 from choreo_wsgi.app.shared_limits import open_limits
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
@@ -157,19 +158,19 @@ def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(sys.modules[open_limits.__module__], "LEASE", seconds)
 
     def left() -> int:
-        return other.take("k", [rule._replace(cost=0)])[1][0].left
+        return other.take("k", [rule._replace(cost=0)])[0][0].left
 
     lasting(0.0)
-    assert dying.take("k", [rule])[0] == 0
+    assert refused(dying.take("k", [rule])[0]) is None
     wait_until(lambda: left() == 3, "its lease is over")
     lasting(60.0)
-    assert living.take("k", [rule])[0] == 0 and left() == 1
+    assert refused(living.take("k", [rule])[0]) is None and left() == 1
     lasting(0.0)
     living.renew()
     wait_until(lambda: left() == 3, "it is renewed, for no time")
     lasting(60.0)
-    refused, _, settle = living.take("k", [rule])
-    assert not refused and other.take("k", [rule])[0] == 1
+    taken, settle = living.take("k", [rule])
+    assert refused(taken) is None and refused(other.take("k", [rule])[0]) is not None
     settle([rule._replace(cost=-2)])
     wait_until(lambda: left() == 3, "they are given back")
 
@@ -181,13 +182,24 @@ def test_a_file_that_another_holds_keeps_nobody(
     monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
     counters, path = open_limits(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("max_streams", 1, 0, 1)
-    refused, _, settle = counters.take("k", [rule])
-    assert not refused
+    taken, settle = counters.take("k", [rule])
+    assert refused(taken) is None
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         settle([rule._replace(cost=-1)])
         other.execute("COMMIT")
-    wait_until(lambda: counters.take("k", [rule])[0] == 0, "it is given back")
+    wait_until(lambda: refused(counters.take("k", [rule])[0]) is None, "it is given back")
+
+
+def test_a_request_is_one_round_trip(redis: RedisServer) -> None:
+    """While no other process comes between; the first one reads the clock of the store."""
+    limits, key = open_limits(redis.url), Key("k", "ann", KeyOptions(requests_per_minute=100))
+    for _ in range(20):
+        account = Account(id="", method="", path="", client="", key=key)
+        assert limits.admit(account, ChatRequest("m", [], {}), 1) is not None
+    stats = Redis.from_url(redis.url).info("commandstats")
+    assert stats["cmdstat_set"]["calls"] == 20
+    assert stats["cmdstat_evalsha"]["calls"] + stats["cmdstat_eval"]["calls"] == 22
 
 
 @pytest.mark.parametrize("url", ["redis"], indirect=True)
