@@ -7,7 +7,6 @@ it was, and goes on live.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -50,9 +49,8 @@ class Recording(Load):
         self._adopt = adopt
         #: Whether :meth:`receive` waits until the log has what it returns.
         self.waits = writer.blocking
-        #: For so long an orphan goes on although nobody reads the log, and what is called then.
+        #: For so long an orphan goes on although nobody reads the log.
         self.unread_seconds = math.inf
-        self.left: Callable[[], None] | None = None
         self.outcome = ""
         self._asked = time.monotonic()
 
@@ -100,11 +98,6 @@ class Recording(Load):
         except Exception:
             logger.exception("a stream without a client cannot go on")
             self._finish("internal_error")  # without an ending in the log
-
-    def leave(self) -> None:
-        """Count the orphan out."""
-        if self.left is not None:
-            self.left()
 
     def _finish(self, outcome: str) -> None:
         self.ended = True
@@ -232,15 +225,19 @@ class Orphans:
             if self.carrier is None:
                 self.carrier = self._own = Carrier(Workers(THREADS))
                 self._own.start()
+        ended = recording.generation.on_end
+
+        def on_end() -> None:  # before the log has the end: who has read that may begin another
+            with self._lock:
+                self._owners -= Counter((owner,))
+            if ended is not None:
+                ended()
+
+        recording.generation.on_end = on_end
         recording.waits = False
         recording.unread_seconds = self._unread_seconds
-        recording.left = functools.partial(self._leave, owner)
         self.carrier.carry(recording)
         return True
-
-    def _leave(self, owner: str) -> None:
-        with self._lock:
-            self._owners -= Counter((owner,))
 
     def close(self) -> None:
         """Take no more; what runs is left as it is."""

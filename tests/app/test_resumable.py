@@ -146,6 +146,28 @@ def test_a_cut_stream_goes_on_and_is_read_on_live(start: Any, script: Script) ->
     wait_until(lambda: app.active == 0, "nothing is left running")
 
 
+def test_an_orphan_is_counted_out_before_its_log_ends(
+    start: Any, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever has read the end may begin the next."""
+    app, server = start()
+    orphans, counted = app._resumption().orphans, list[int]()
+    append = Log.append
+
+    def append_and_count(self: Log, *frames: Any, end: bool, **more: Any) -> None:
+        counted.extend([orphans.active] * end)
+        append(self, *frames, end=end, **more)
+
+    monkeypatch.setattr(Log, "append", append_and_count)
+    client = server.connect()
+    id = begin(client, ask())
+    client.reset()
+    wait_until(lambda: orphans.active == 1, "an orphan is carried: the stream")
+    script.finish("one", Finish())
+    assert text_of(replay(server, id)) == "one"
+    assert counted == [0]
+
+
 def test_several_readers_at_once(start: Any, script: Script) -> None:
     _, server = start()
     with server.connect() as writer:
@@ -400,7 +422,7 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
     for script in scripts:
         script.finish("one ", Finish())
     assert [text_of(replay(server, id)) for id in ids] == ["one ", "one "]
-    wait_until(lambda: app._resumption().orphans.active == 0, "their end is noticed")
+    assert app._resumption().orphans.active == 0
     with server.connect() as client:
         begin(client, ask("echo"), Idempotency_Key="again")
         assert text_of(read_to_end(client))
