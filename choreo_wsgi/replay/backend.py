@@ -10,9 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Unreachable(Exception):
@@ -20,43 +18,25 @@ class Unreachable(Exception):
 
 
 class Block(NamedTuple):
-    """Frames *first* to *last*; *previous* is the number of the frame appended before them."""
+    """Frames *first* to *last*."""
 
-    previous: int
     first: int
     last: int
     data: bytes
 
 
-@dataclass(frozen=True)
-class Identity:
-    """The fixed properties of a stream; see :meth:`~choreo_wsgi.replay.base.Store.create`."""
-
-    id: str
-    owner: str
-    key: str | None = None
-    digest: str = ""
-
-
 class Write(NamedTuple):
-    """Blocks to append to stream *id*.
+    """Blocks to append to stream *id* of *owner*.
 
     *last* is the number of the writer's last frame.  If the log with the blocks ends before it,
     frames were dropped, and the log begins anew behind *last*.
     """
 
     id: str
+    owner: str
     blocks: Sequence[Block]
     last: int
     end: bool
-
-
-class Outcome(Enum):
-    """The result of a :class:`Write`."""
-
-    DONE = "done"
-    FENCED = "fenced"  # somebody else ended the stream, as its producer was lost
-    MISSING = "missing"  # there is no such stream (any more)
 
 
 class Status(NamedTuple):
@@ -91,31 +71,36 @@ class Backend(ABC):
     """A database of streams; every call may raise Unreachable, within a second or two."""
 
     @abstractmethod
-    def insert(self, new: Identity, producer: str) -> tuple[str, str] | None:
+    def insert(
+        self, id: str, owner: str, key: str | None, digest: str, producer: str
+    ) -> tuple[str, str] | None:
         """Create the stream without frames; an existing one of the same id stays as it is.
 
         If its key already names a stream, create none and return that one's id and digest.
         """
 
     @abstractmethod
-    def write(self, producer: str, writes: Sequence[Write]) -> list[Outcome]:
+    def write(self, producer: str, writes: Sequence[Write]) -> list[bool]:
         """Append the blocks of all *writes* of *producer*, in as few round trips as possible.
 
-        The same write may come twice, so a block that the log has is skipped.  A block whose
-        *previous* frame is not in the log replaces the whole log.
+        The same write may come twice, so a block that the log has is skipped.  A block that does
+        not follow the last one in the log replaces the whole log.  A stream that does not exist
+        (any more) is created, without a key.
+
+        Returns for each whether it was done: False if somebody else ended the stream, as its
+        producer was lost.
         """
 
     @abstractmethod
     def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
         """Return the state of the stream and the next blocks that end after frame *after*.
 
-        None if there is no such stream; no blocks if *after* is None.  *previous* of the blocks
-        is not set.
+        None if there is no such stream; no blocks if *after* is None.
         """
 
     @abstractmethod
-    def cancel(self, id: str) -> None:
-        """Mark the stream as cancelled, unless it has ended."""
+    def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
+        """Have the stream's producer told that it is cancelled, or read, unless it has ended."""
 
     @abstractmethod
     def end(self, id: str, seen: Status, block: Block) -> None:
@@ -137,13 +122,8 @@ class Backend(ABC):
         """Return whether the lease of *producer* exists: False if the database lost its data."""
         return True
 
-    @abstractmethod
-    def see(self, id: str, producer: str) -> None:
-        """Note for *producer* that its stream has a reader."""
-
-    @abstractmethod
     def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
-        """Delete expired streams, and more while all streams exceed their limit.
+        """Delete what a database does not by itself: expired streams, and more than its limit.
 
         *lost* says whether a producer with this beat is lost.
         """

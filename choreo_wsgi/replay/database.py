@@ -1,4 +1,4 @@
-"""The SQLite file: its schema and its connections."""
+"""The SQLite file: its schema, and a connection to it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ CREATE TABLE stream (
     size INTEGER NOT NULL DEFAULT 0,
     ended INTEGER NOT NULL DEFAULT 0,
     cancelled INTEGER NOT NULL DEFAULT 0,
+    read INTEGER NOT NULL DEFAULT 0,
     expires REAL  -- by the steady clock of the machine; NULL while there is a producer
 );
 CREATE UNIQUE INDEX stream_key ON stream (owner, key) WHERE key IS NOT NULL;
@@ -43,87 +44,47 @@ CREATE TABLE block (
     PRIMARY KEY (stream, last)
 ) WITHOUT ROWID;
 CREATE TABLE producer (id TEXT PRIMARY KEY, beat INTEGER NOT NULL);
-CREATE TABLE seen (
-    producer TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (producer, id)
-) WITHOUT ROWID;
 CREATE TABLE limits (key TEXT PRIMARY KEY, counts TEXT NOT NULL);
 """
-_VERSION = 4  # of the schema, in PRAGMA user_version
+_VERSION = 5  # of the schema, in PRAGMA user_version
 _TABLES = ("stream", "request", "block", "producer", "seen", "limits")
 
 
 class Database:
-    """The file *path*; every failure raises Unreachable.
+    """A connection to the file *path*, each of whose transactions starts with *begin*.
 
-    One connection writes and one reads, each under its lock: with a connection a thread, a
-    thousand streams would be a thousand caches and file descriptors.
+    It is made at the first use.  Every failure raises Unreachable.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begin: str = "BEGIN IMMEDIATE") -> None:
         self._path = path
-        self._write_lock = threading.Lock()
-        self._read_lock = threading.Lock()
-        self._writing: sqlite3.Connection | None = None
-        self._reading: sqlite3.Connection | None = None
+        self._begin = begin
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
 
     @contextlib.contextmanager
-    def transaction(self, *, wait: bool = True) -> Iterator[sqlite3.Connection]:
-        """Yield a connection for one transaction, which an exception rolls back.
-
-        Without *wait* it fails at once while there is another.
-        """
-        if not self._write_lock.acquire(wait):
-            raise Unreachable("another thread is at it")
-        try:
-            with _translated():
-                self._writing = self._writing or connect(self._path)
-                self._writing.execute(f"PRAGMA busy_timeout={1000 * _BUSY * wait:.0f}")
-                with _within(self._writing, "BEGIN IMMEDIATE"):
-                    yield self._writing
-        finally:
-            self._write_lock.release()
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection that reads one snapshot of the file."""
-        with self.reading() as db, _within(db, "BEGIN"):
-            yield db
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection whose statements each read the current state."""
-        with self._read_lock, _translated():
-            self._reading = self._reading or connect(self._path)
-            yield self._reading
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection for one transaction, which an exception rolls back."""
+        with self._lock:
+            try:
+                db = self._db = self._db or connect(self._path)
+                db.execute(self._begin)
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                    raise
+            except (sqlite3.Error, OSError) as error:
+                raise Unreachable(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """Close the connections."""
-        with self._write_lock, self._read_lock:
-            for connection in (self._reading, self._writing):
-                if connection is not None:
-                    with contextlib.suppress(sqlite3.Error):
-                        connection.close()
-            self._reading = self._writing = None
-
-
-@contextlib.contextmanager
-def _within(db: sqlite3.Connection, begin: str) -> Iterator[None]:
-    db.execute(begin)
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
+        """Close the connection."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            db, self._db = self._db, None
+            if db is not None:
+                db.close()
 
 
 def connect(path: Path) -> sqlite3.Connection:

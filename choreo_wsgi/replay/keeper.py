@@ -11,11 +11,11 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..errors import ChoreoError, ReplayUnavailable
-from .backend import Backend, Observer, Outcome, Status, Unreachable, Write
+from .backend import Backend, Observer, Status, Unreachable, Write
 from .base import not_found
 from .writer import BufferedWriter
 
@@ -58,8 +58,8 @@ class Keeper:
         self.recheck = min(2.0, lease / 2)
         self.producer = ""  # the name of this process, once the keeper runs
         self.closing = threading.Event()
+        self.backend = backend
         self.writers: dict[str, BufferedWriter] = {}
-        self._backend = backend
         self._buffer_bytes = buffer_bytes
         self._written = written
         self._restored = restored
@@ -67,7 +67,7 @@ class Keeper:
         self._beaten = False
         self._emptied = -math.inf  # when the database was last seen to have lost its data
         self._strays: list[str] = []  # to be deleted when the database is back
-        self._dirty: dict[str, BufferedWriter] = {}
+        self._dirty: dict[str, BufferedWriter] = {}  # those of the writers with something to write
         # Guards the writers and their buffers; the keeper waits on it for something to write.
         self._dirt = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
@@ -89,12 +89,16 @@ class Keeper:
         # Ours but without a writer: the answer to its insertion was lost.
         return id not in self.writers and self._observer.lost(id, None)
 
+    def own(self, id: str, owner: str) -> BufferedWriter | None:
+        """Return the writer of stream *id* of *owner*, if this process has it."""
+        writer = self.writers.get(id)
+        return writer if writer is not None and writer.owner == owner else None
+
     def missing(self, id: str, owner: str) -> ChoreoError:
         """Return the error for a stream that is not in the database."""
-        writer = self.writers.get(id)
-        if writer is None or writer.identity.owner != owner:
+        if self.own(id, owner) is None:
             emptied = time.monotonic() - self._emptied < _RETURN or (
-                self._beaten and not self.ask(lambda: self._backend.remembers(self.producer))
+                self._beaten and not self.ask(lambda: self.backend.remembers(self.producer))
             )
             if not emptied:
                 return not_found()
@@ -102,44 +106,40 @@ class Keeper:
         # with the frames that are still buffered.
         return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
 
-    def see(self, id: str, producer: str) -> None:
-        """Tell the *producer* of stream *id* that it has a reader."""
-        writer = self.writers.get(id)
-        if writer is not None:
-            writer.last_read = time.monotonic()
-        else:
-            self.ask(lambda: self._backend.see(id, producer))
-
     def adopt(self, writer: BufferedWriter) -> BufferedWriter:
         """Write the frames of *writer* from now on, until its end is written."""
         with self._dirt:
             self.writers[writer.id] = writer
         return writer
 
-    def append(self, writer: BufferedWriter, change: Callable[[], int]) -> None:
-        """Apply *change* to *writer*, which returns the bytes added, and write them soon."""
+    def append(self, writer: BufferedWriter, frames: bytes, count: int, end: bool) -> None:
+        """Have *count* frames added to *writer*, and written soon."""
         with self._dirt:
-            self.buffered += change()
+            if writer.id not in self.writers:
+                return  # it was fenced just now
+            writer.buffer(frames, count, end)
             self._dirty[writer.id] = writer
             if self.buffered > self._buffer_bytes:
-                self._drop()
+                # From the largest buffers first: a small one may hold the end of a stream.
+                while self.buffered > self._buffer_bytes * 9 // 10:
+                    max(self.writers.values(), key=lambda one: one.size).drop()
             self._dirt.notify()
 
-    def forget(self, writer: BufferedWriter, fence: bool = False) -> None:
-        """Delete the stream of *writer*; with *fence* its next append raises Fenced."""
+    def forget(self, writer: BufferedWriter) -> None:
+        """Delete the stream of *writer*, whose next append raises Fenced."""
         with self._dirt:
             self._release(writer)
-            self.buffered -= writer.fence() if fence else writer.clear()
+            writer.fence()
         try:
-            self.ask(lambda: self._backend.delete(writer.id))
+            self.ask(lambda: self.backend.delete(writer.id))
         except ReplayUnavailable:
             self.delete_later(writer.id)
-        self._written([Write(writer.id, (), 0, False)])  # of nothing: makes readers look
+        self._written([Write(writer.id, writer.owner, (), 0, False)])  # makes readers look
 
     def free_key(self, writer: BufferedWriter) -> None:
         """Free the key of *writer*'s stream for another stream."""
         try:
-            self.ask(lambda: self._backend.free_key(writer.id))
+            self.ask(lambda: self.backend.free_key(writer.id))
         except ReplayUnavailable:
             self.delete_later(writer.id)
 
@@ -182,18 +182,9 @@ class Keeper:
         logger.warning("the replay store is back")
         self._restored()
 
-    def _drop(self) -> None:
-        # From the largest buffers first: a small one may hold the end of a stream.
-        writers = [*self.writers.values(), *self._dirty.values()]
-        freed = 1
-        while freed and self.buffered > self._buffer_bytes * 9 // 10:
-            freed = max(writers, key=lambda writer: writer.size).drop()
-            self.buffered -= freed
-
     def _release(self, writer: BufferedWriter) -> None:
         self._dirty.pop(writer.id, None)
-        if self.writers.get(writer.id) is writer:
-            del self.writers[writer.id]
+        self.writers.pop(writer.id, None)
 
     # The thread.
 
@@ -228,7 +219,7 @@ class Keeper:
     def _renew(self) -> None:
         with self._dirt:
             running = list(self.writers)
-        beat = self._backend.beat(self.producer, running)
+        beat = self.backend.beat(self.producer, running)
         if beat.fresh and self._beaten:
             # The database came back empty: insert the running streams again.
             self._emptied = time.monotonic()
@@ -236,7 +227,7 @@ class Keeper:
                 self._dirty.update(self.writers)
         self._beaten = True
         while self._strays:
-            self._backend.delete(self._strays[-1])
+            self.backend.delete(self._strays[-1])
             self._strays.pop()
         if not self.reachable:
             self._regain()
@@ -252,7 +243,7 @@ class Keeper:
         def lost(producer: str, beat: int | None) -> bool:
             return producer != self.producer and self._observer.lost(producer, beat)
 
-        self._backend.sweep(lost)
+        self.backend.sweep(lost)
 
     def _flush(self) -> int:
         """Write the buffered frames; return of how many streams."""
@@ -262,37 +253,28 @@ class Keeper:
             self._dirty.clear()
         if not writes:
             return 0
+        done: Sequence[bool | None] = [None] * len(writes)  # None: it is not known
+        written: list[Write] = []
         try:
-            outcomes = self._backend.write(self.producer, writes)
-            for writer, outcome in zip(writers, outcomes, strict=True):
-                if outcome is Outcome.MISSING and not writer.discarded:
-                    self._backend.insert(writer.bare(), self.producer)
-        except Exception:
+            done = self.backend.write(self.producer, writes)
+        finally:
             with self._dirt:
-                self._dirty.update({writer.id: writer for writer in writers})
-            raise
-        with self._dirt:
-            for writer, write, outcome in zip(writers, writes, outcomes, strict=True):
-                self._settle(writer, write, outcome)
-        done = [
-            write
-            for write, outcome in zip(writes, outcomes, strict=True)
-            if outcome is Outcome.DONE
-        ]
-        self._written(done)
+                for writer, write, is_done in zip(writers, writes, done, strict=True):
+                    if writer.id not in self.writers:
+                        # Deleted meanwhile, and perhaps made anew by this very write.
+                        self._strays.append(writer.id)
+                    elif is_done is None:
+                        self._dirty[writer.id] = writer
+                    elif not is_done:
+                        self._release(writer)
+                        writer.fence()
+                    else:
+                        writer.written(write)
+                        written.append(write)
+                        if write.end:
+                            self._release(writer)
+        self._written(written)
         return len(writes)
-
-    def _settle(self, writer: BufferedWriter, write: Write, outcome: Outcome) -> None:
-        if outcome is Outcome.MISSING:
-            if not writer.discarded:
-                self._dirty[writer.id] = writer  # again, now that it has been made
-        elif outcome is Outcome.FENCED:
-            self.buffered -= writer.fence()
-            self._release(writer)
-        else:
-            self.buffered -= writer.written(write)
-            if write.end:
-                self._release(writer)
 
     def _leave(self) -> None:
         deadline = time.monotonic() + _CLOSE
@@ -300,6 +282,6 @@ class Keeper:
             while self.reachable and self._dirty and time.monotonic() < deadline:
                 self._flush()
             if self.reachable:
-                self._backend.leave(self.producer)
+                self.backend.leave(self.producer)
         except Unreachable as error:
             self._lose(error)

@@ -8,8 +8,6 @@ All keys share the hash tag ``{choreo}``, so that they live in one slot:
                    first number) and ``b`` (the frames)
 ``k:<digest>``     string: the stream that an idempotency key names, and its body's digest
 ``p:<producer>``   string: the beat of a producer's lease
-``c:<producer>``   set: its streams that are cancelled
-``r:<producer>``   set: its streams that were read since it last looked
 ``wake``           channel: which streams have grown
 =================  =====================================================================
 
@@ -24,6 +22,10 @@ import hashlib
 _PRELUDE = """
 local P = KEYS[1]
 local call = redis.call
+local function make(id, owner, producer, key)
+  call('HSET', P .. 's:' .. id, 'owner', owner, 'producer', producer, 'first', 1, 'last', 0,
+    'size', 0, 'ended', 0, 'cancelled', 0, 'key', key)
+end
 local function expire(id, ms)
   call('PEXPIRE', P .. 's:' .. id, ms)
   call('PEXPIRE', P .. 'f:' .. id, ms)
@@ -37,20 +39,6 @@ local function free_key(id)
     if known and string.sub(known, 1, #id) == id then call('DEL', P .. 'k:' .. key) end
     call('HSET', P .. 's:' .. id, 'key', '')
   end
-end
-local function trim(id, size, limit)
-  local first
-  while size > limit do
-    local rows = call('XRANGE', P .. 'f:' .. id, '-', '+', 'COUNT', 64)
-    if #rows == 0 then break end
-    for _, row in ipairs(rows) do
-      if size <= limit then break end
-      call('XDEL', P .. 'f:' .. id, row[1])
-      first = tonumber(string.match(row[1], '^%d+')) + 1
-      size = size - #row[2][4]
-    end
-  end
-  return first, size
 end
 """
 
@@ -77,31 +65,32 @@ if key ~= '' then
   end
 end
 if call('EXISTS', P .. 's:' .. id) == 1 then return false end
-call('HSET', P .. 's:' .. id, 'owner', ARGV[2], 'producer', ARGV[3],
-  'first', 1, 'last', 0, 'size', 0, 'ended', 0, 'cancelled', 0,
-  'key', key)
+make(id, ARGV[2], ARGV[3], key)
 if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[4]) end
 expire(id, hold)
 return false
 """)
 
-#: id, producer, last, ends (0 or 1), ttl ms, hold ms, limit, then previous, first, last, frames ...
+#: id, owner, producer, last, ends (0 or 1), ttl ms, hold ms, limit, then first, last, frames ...
 WRITE = Script("""
-local id, producer, final, ends = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local s, f = P .. 's:' .. id, P .. 'f:' .. id
+local id, producer, final, ends = ARGV[1], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local s, f, limit = P .. 's:' .. id, P .. 'f:' .. id, tonumber(ARGV[8])
+if call('EXISTS', s) == 0 then
+  call('DEL', f)
+  make(id, ARGV[2], producer, '')
+end
 local known = call('HMGET', s, 'producer', 'first', 'last', 'size', 'ended')
-if not known[1] then return 'missing' end
-if known[1] ~= producer then return 'fenced' end
-if known[5] == '1' then return 'done' end
+if known[1] ~= producer then return 0 end
+if known[5] == '1' then return 1 end
 local first, last, size = tonumber(known[2]), tonumber(known[3]), tonumber(known[4])
-for i = 8, #ARGV, 4 do
-  local number, data = tonumber(ARGV[i + 2]), ARGV[i + 3]
+for i = 9, #ARGV, 3 do
+  local from, number, data = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
   if number > last then
-    if tonumber(ARGV[i]) > last then
+    if from > last + 1 then
       call('DEL', f)
-      first, size = tonumber(ARGV[i + 1]), 0
+      first, size = from, 0
     end
-    call('XADD', f, ARGV[i + 2] .. '-0', 'f', ARGV[i + 1], 'b', data)
+    call('XADD', f, ARGV[i + 1] .. '-0', 'f', from, 'b', data)
     last, size = number, size + #data
   end
 end
@@ -109,12 +98,15 @@ if final > last then
   call('DEL', f)
   first, last, size = final + 1, final, 0
 end
-local from, left = trim(id, size, tonumber(ARGV[7]))
-first, size = from or first, left
+while size > limit do
+  local row = call('XRANGE', f, '-', '+', 'COUNT', 1)[1]
+  if not row then break end
+  call('XDEL', f, row[1])
+  first, size = tonumber(string.match(row[1], '^%d+')) + 1, size - #row[2][4]
+end
 call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
-if ends == '1' then call('SREM', P .. 'c:' .. producer, id) end
-expire(id, ends == '1' and ARGV[5] or ARGV[6])
-return 'done'
+expire(id, ends == '1' and ARGV[6] or ARGV[7])
+return 1
 """)
 
 #: id, after or '', bytes
@@ -125,7 +117,7 @@ local known = call('HMGET', P .. 's:' .. id, 'owner', 'first', 'last', 'ended',
 if not known[1] then return false end
 local beat = call('GET', P .. 'p:' .. known[6])
 local blocks = {}
-while after ~= '' and tonumber(known[3]) > tonumber(after) and wanted > 0 do
+while after ~= '' and wanted > 0 do
   local rows = call('XRANGE', P .. 'f:' .. id, after .. '-1', '+', 'COUNT', 64)
   if #rows == 0 then break end
   for _, row in ipairs(rows) do
@@ -138,14 +130,10 @@ end
 return {known, beat, blocks}
 """)
 
-#: id
-CANCEL = Script("""
-local known = call('HMGET', P .. 's:' .. ARGV[1], 'ended', 'producer')
-if known[1] == '0' then
-  call('HSET', P .. 's:' .. ARGV[1], 'cancelled', 1)
-  call('SADD', P .. 'c:' .. known[2], ARGV[1])
-  call('PEXPIRE', P .. 'c:' .. known[2], 3600000)
-end
+#: id, cancelled or read
+MARK = Script("""
+local s = P .. 's:' .. ARGV[1]
+if call('HGET', s, 'ended') == '0' then call('HSET', s, ARGV[2], 1) end
 """)
 
 #: id, producer, last, beat or '', ttl ms, then first, last, frames of the end
@@ -158,7 +146,6 @@ if (call('GET', P .. 'p:' .. producer) or '') ~= ARGV[4] then return end
 call('XADD', P .. 'f:' .. id, ARGV[7] .. '-0', 'f', ARGV[6], 'b', ARGV[8])
 call('HINCRBY', s, 'size', #ARGV[8])
 call('HSET', s, 'producer', '', 'last', ARGV[7], 'ended', 1)
-call('SREM', P .. 'c:' .. producer, id)
 expire(id, ARGV[5])
 """)
 
@@ -171,20 +158,23 @@ call('DEL', P .. 's:' .. ARGV[1], P .. 'f:' .. ARGV[1])
 #: id
 FREE_KEY = Script("free_key(ARGV[1])")
 
-#: producer, lease ms
+#: producer, lease ms, hold ms or '', then the ids of its running streams.  With the hold they
+#: are kept, though they may be silent.
 BEAT = Script("""
-local p, c, r = P .. 'p:' .. ARGV[1], P .. 'c:' .. ARGV[1], P .. 'r:' .. ARGV[1]
+local p, cancelled, read = P .. 'p:' .. ARGV[1], {}, {}
 local count = call('INCR', p)
 call('PEXPIRE', p, ARGV[2])
-call('PEXPIRE', c, 3600000)
-local read = call('SMEMBERS', r)
-if #read > 0 then call('DEL', r) end
-return {count, call('SMEMBERS', c), read}
-""")
-
-#: hold ms, then ids: streams whose producer is there, though it may be silent
-HOLD = Script("""
-for i = 2, #ARGV do
-  if call('HGET', P .. 's:' .. ARGV[i], 'ended') == '0' then expire(ARGV[i], ARGV[1]) end
+for i = 4, #ARGV do
+  local s = P .. 's:' .. ARGV[i]
+  local known = call('HMGET', s, 'ended', 'cancelled', 'read')
+  if known[1] == '0' then
+    if known[2] == '1' then cancelled[#cancelled + 1] = ARGV[i] end
+    if known[3] == '1' then
+      read[#read + 1] = ARGV[i]
+      call('HSET', s, 'read', 0)
+    end
+    if ARGV[3] ~= '' then expire(ARGV[i], ARGV[3]) end
+  end
 end
+return {count, cancelled, read}
 """)

@@ -7,10 +7,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import ProducerLost, ReplayUnavailable
-from .backend import Backend, Block, Status, Write
+from .backend import Block, Write
 from .base import Reader, gone
 from .blocks import cut, last_frame
 from .keeper import Keeper
@@ -26,29 +26,20 @@ _PATIENCE = 30.0
 
 
 class Follower(Reader):
-    """A reading of stream *id* behind frame *after*, which queries the database only when woken.
+    """A reading of stream *id* of *owner* behind frame *after*.
 
-    After *follow* it is woken whenever the stream may have grown, until *unfollow*.
+    It queries the database only when woken.  *unfollow* is called when it is closed.
     """
 
     def __init__(
-        self,
-        keeper: Keeper,
-        backend: Backend,
-        id: str,
-        after: int,
-        status: Status,
-        follow: Callable[[Follower], None],
-        unfollow: Callable[[Follower], None],
+        self, keeper: Keeper, id: str, owner: str, after: int, unfollow: Callable[[Follower], None]
     ) -> None:
         self.id = id
         self.last = after
         self.ended = False
         self._keeper = keeper
+        self._owner = owner
         self._unfollow = unfollow
-        self._backend = backend
-        self._owner = status.owner
-        self._producer = status.producer
         self._offered: deque[Write] = deque(maxlen=_OFFERED)
         self._woken = threading.Event()
         self._woken.set()
@@ -56,7 +47,6 @@ class Follower(Reader):
         self._told = -math.inf
         self._away = 0.0  # since when the database is, 0 when it is not
         self._closed = False
-        follow(self)
 
     def wake(self) -> None:
         """Make the reader look; called when its stream may have grown."""
@@ -95,67 +85,55 @@ class Follower(Reader):
             if self._looked >= self._told + _SEE and not self.ended:
                 self._told = self._looked
                 with contextlib.suppress(ReplayUnavailable):
-                    self._keeper.see(self.id, self._producer)
+                    self._keeper.ask(lambda: self._keeper.backend.mark(self.id, "read"))
             return frames
-        except ReplayUnavailable:
-            self._wait_out()
+        except ReplayUnavailable as error:
+            self._away = self._away or self._looked
+            if self._looked - self._away > _PATIENCE or self._keeper.closing.is_set():
+                text = "The store of resumable streams is gone."
+                raise ReplayUnavailable(text, retry_after=5) from error
             return b""
 
     def _take_offered(self) -> bytes:
-        parts: list[bytes] = []
+        frames = b""
         while self._offered and not self.ended:
             write = self._offered.popleft()
             for block in write.blocks:
                 if block.first > self.last + 1:  # the database has what is in between
                     self._woken.set()
-                    return b"".join(parts)
-                if block.last > self.last:
-                    parts.append(cut(block.data, self.last))
-                    self.last = block.last
-            self.ended = write.end and bool(parts) and self.last == write.last
+                    return frames
+                frames += self._rest([block])
+            self.ended = write.end and bool(frames) and self.last == write.last
+        return frames
+
+    def _rest(self, blocks: Iterable[Block]) -> bytes:
+        """Return the frames of *blocks* that come after the last one that was handed over."""
+        parts = []
+        for first, last, data in blocks:
+            if last > self.last:
+                parts.append(cut(data, self.last) if first <= self.last else data)
+                self.last = last
         return b"".join(parts)
 
     def _fetch(self) -> bytes:
-        found = self._keeper.ask(lambda: self._backend.fetch(self.id, self.last))
+        fetch = self._keeper.backend.fetch
+        found = self._keeper.ask(lambda: fetch(self.id, self.last))
         if found is None:
             raise self._keeper.missing(self.id, self._owner)
         self._away = 0.0
-        return self._take(*found)
-
-    def _wait_out(self) -> None:
-        now = time.monotonic()
-        self._away = self._away or now
-        if now - self._away > _PATIENCE or self._keeper.closing.is_set():
-            raise ReplayUnavailable("The store of resumable streams is gone.", retry_after=5)
-
-    def _take(self, status: Status, blocks: list[Block]) -> bytes:
+        status, blocks = found
         if self.last + 1 < status.first:
             raise gone(self.last, status.first)
-        if blocks:
-            return self._join(status, blocks)
-        if self.last < status.last:
+        if self.last < status.last and not blocks:
             raise gone(self.last, status.last + 1)  # the database evicted them
-        if status.ended:
-            frames = self._final(status) if self.last > status.last else b""
-            self.ended = True
-            return frames
-        if self._keeper.is_lost(self.id, status):
-            self._woken.set()
-            raise ProducerLost("The server that was producing the stream is gone.")
-        return b""
-
-    def _join(self, status: Status, blocks: list[Block]) -> bytes:
-        head = blocks[0]
-        parts = [cut(head.data, self.last) if head.first <= self.last else head.data]
-        parts += [block.data for block in blocks[1:]]
-        self.last = blocks[-1].last
+        frames = self._rest(blocks)
+        if status.ended and self.last > status.last > 0:
+            end = self._keeper.ask(lambda: fetch(self.id, status.last - 1))
+            frames = last_frame(end[1][-1].data) if end and end[1] else b""
+        self.ended = status.ended and self.last >= status.last
         if self.last < status.last:
             self._woken.set()  # there is more
-        self.ended = status.ended and self.last >= status.last
-        return b"".join(parts)
-
-    def _final(self, status: Status) -> bytes:
-        if not status.last:
-            return b""
-        found = self._keeper.ask(lambda: self._backend.fetch(self.id, status.last - 1))
-        return last_frame(found[1][-1].data) if found and found[1] else b""
+        elif not (blocks or self.ended) and self._keeper.is_lost(self.id, status):
+            self._woken.set()
+            raise ProducerLost("The server that was producing the stream is gone.")
+        return frames

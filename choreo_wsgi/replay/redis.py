@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,7 +18,7 @@ from redis.retry import Retry
 from ..errors import ConfigurationError
 from ..settings import Settings
 from . import lua
-from .backend import Backend, Beat, Block, Identity, Outcome, Status, Unreachable, Write
+from .backend import Backend, Beat, Block, Status, Unreachable, Write
 from .base import READ_BYTES
 from .shared import BEAT, LEASE, SharedStore
 
@@ -83,18 +83,17 @@ class RedisBackend(Backend):
         self._held = time.monotonic()
         self._subscription: Any = None
 
-    def insert(self, new: Identity, producer: str) -> tuple[str, str] | None:
-        key = ""
-        if new.key is not None:
+    def insert(
+        self, id: str, owner: str, key: str | None, digest: str, producer: str
+    ) -> tuple[str, str] | None:
+        name = ""
+        if key is not None:
             # Hashed, as owner and key may hold any character.
-            key = hashlib.sha256(f"{len(new.owner)}:{new.owner}{new.key}".encode()).hexdigest()
-        known = self._run(
-            lua.INSERT,
-            *(new.id, new.owner, producer, new.digest, key, self._hold),
-        )
+            name = hashlib.sha256(f"{len(owner)}:{owner}{key}".encode()).hexdigest()
+        known = self._run(lua.INSERT, id, owner, producer, digest, name, self._hold)
         return (known[0].decode(), known[1].decode()) if known else None
 
-    def write(self, producer: str, writes: Sequence[Write]) -> list[Outcome]:
+    def write(self, producer: str, writes: Sequence[Write]) -> list[bool]:
         with _translated():
             answers = self._write(producer, writes)
             if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
@@ -103,7 +102,7 @@ class RedisBackend(Backend):
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
-        return [Outcome(answer.decode()) for answer in answers]
+        return [answer == 1 for answer in answers]
 
     def _write(self, producer: str, writes: Sequence[Write]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -113,7 +112,7 @@ class RedisBackend(Backend):
                 lua.WRITE.sha,
                 1,
                 _PREFIX,
-                *(write.id, producer, write.last, int(write.end)),
+                *(write.id, write.owner, producer, write.last, int(write.end)),
                 *(self._ttl, self._hold, self._stream_bytes),
                 *blocks,
             )
@@ -136,14 +135,14 @@ class RedisBackend(Backend):
             producer=producer.decode(),
             beat=None if beat is None else int(beat),
         )
-        return status, [Block(-1, int(first), int(last), data) for first, last, data in rows]
+        return status, [Block(int(first), int(last), data) for first, last, data in rows]
 
-    def cancel(self, id: str) -> None:
-        self._run(lua.CANCEL, id)
+    def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
+        self._run(lua.MARK, id, mark)
 
     def end(self, id: str, seen: Status, block: Block) -> None:
         beat = "" if seen.beat is None else seen.beat
-        self._run(lua.END, id, seen.producer, seen.last, beat, self._ttl, *block[1:])
+        self._run(lua.END, id, seen.producer, seen.last, beat, self._ttl, *block)
         with _translated():
             self._client.publish(_CHANNEL, b" ".join([self._me, id.encode()]))
 
@@ -158,20 +157,12 @@ class RedisBackend(Backend):
             return bool(self._client.exists(f"{_PREFIX}p:{producer}"))
 
     def beat(self, producer: str, running: Sequence[str]) -> Beat:
-        count, cancelled, read = self._run(lua.BEAT, producer, _LEASE_MS)
         now = time.monotonic()
-        if running and now >= self._held + _HOLD_EVERY:
-            self._held = now
-            self._run(lua.HOLD, self._hold, *running)
-        return Beat(count == 1, [id.decode() for id in cancelled], [id.decode() for id in read])
-
-    def see(self, id: str, producer: str) -> None:
-        key = f"{_PREFIX}r:{producer}"
-        with _translated():
-            self._client.pipeline(transaction=False).sadd(key, id).pexpire(key, _LEASE_MS).execute()
-
-    def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
-        """Do nothing: streams of lost producers expire by themselves."""
+        hold = self._hold if now >= self._held + _HOLD_EVERY else ""
+        count, *news = self._run(lua.BEAT, producer, _LEASE_MS, hold, *running)
+        self._held = now if hold else self._held
+        cancelled, read = ([id.decode() for id in ids] for ids in news)
+        return Beat(count == 1, cancelled, read)
 
     def changed(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event

@@ -7,7 +7,6 @@ readers.  Frames that this process has written go to its own readers directly.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import TypeVar
 
 from ..errors import ReplayUnavailable
 from ..settings import Settings
-from .backend import Backend, Block, Identity, Status, Unreachable, Write
+from .backend import Backend, Block, Status, Unreachable, Write
 from .base import Claim, Lost, Reader, Store, check_id, conflict, gone, new_id, not_found
 from .blocks import check_block
 from .keeper import Keeper
@@ -53,7 +52,7 @@ class SharedStore(Store):
             lease=lease,
             beat=beat,
             written=self._hand_over,
-            restored=self._wake_all,
+            restored=self._wake,
         )
         # Guards the followers; the watcher waits on it for the first.
         self._following = threading.Condition(threading.Lock())
@@ -73,17 +72,19 @@ class SharedStore(Store):
     # The port.
 
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
-        new = Identity(new_id(), owner, key, digest)
+        keeper, id = self._keeper, new_id()
         try:
-            known = self._keeper.ask(lambda: self._backend.insert(new, self._keeper.producer))
+            known = keeper.ask(
+                lambda: self._backend.insert(id, owner, key, digest, keeper.producer)
+            )
         except ReplayUnavailable:
             if key is not None:
                 # The key may be in use already, and the generation would be paid for twice.
-                self._keeper.delete_later(new.id)
+                keeper.delete_later(id)
                 raise
-            known = None  # the keeper inserts it when it finds it missing
+            known = None  # its first write creates it
         if known is None:
-            return Claim(new.id, self._keeper.adopt(BufferedWriter(self._keeper, new)))
+            return Claim(id, keeper.adopt(BufferedWriter(keeper, id, owner)))
         if known[1] != digest:
             raise conflict()
         return Claim(known[0], None)
@@ -93,22 +94,40 @@ class SharedStore(Store):
         after = min(after, status.last + _BEYOND)
         if after + 1 < status.first:
             raise gone(after, status.first)
-        return Follower(self._keeper, self._backend, id, after, status, self.follow, self.unfollow)
+        follower = Follower(self._keeper, id, owner, after, self._unfollow)
+        with self._following:
+            self._followers.setdefault(id, set()).add(follower)
+            if self._watcher is None and not self._keeper.closing.is_set():
+                self._watcher = threading.Thread(
+                    target=self._watch, name="choreo-replay-watcher", daemon=True
+                )
+                self._watcher.start()
+            self._following.notify_all()
+        return follower
+
+    def _unfollow(self, follower: Follower) -> None:
+        with self._following:
+            others = self._followers.get(follower.id, set())
+            others.discard(follower)
+            if not others:
+                self._followers.pop(follower.id, None)
 
     def cancel(self, id: str, owner: str) -> None:
-        writer = self._keeper.writers.get(id)
-        if writer is None or writer.identity.owner != owner:
+        writer = self._keeper.own(id, owner)
+        if writer is None:
             self._status(id, owner)
-            self._keeper.ask(lambda: self._backend.cancel(id))
-            return
-        writer.cancelled = writer.cancelled or not writer.ended
-        with contextlib.suppress(ReplayUnavailable):  # the writer is ours and has been told
-            self._keeper.ask(lambda: self._backend.cancel(id))
+        else:
+            writer.cancelled |= not writer.ended
+        try:
+            self._keeper.ask(lambda: self._backend.mark(id, "cancelled"))
+        except ReplayUnavailable:
+            if writer is None:  # ours has been told
+                raise
 
     def delete(self, id: str, owner: str) -> None:
-        writer = self._keeper.writers.get(id)
-        if writer is not None and writer.identity.owner == owner:
-            self._keeper.forget(writer, fence=True)
+        writer = self._keeper.own(id, owner)
+        if writer is not None:
+            self._keeper.forget(writer)
             return
         deadline = time.monotonic() + _ENDING
         while not ((status := self._status(id, owner)).ended or self._keeper.is_lost(id, status)):
@@ -126,7 +145,7 @@ class SharedStore(Store):
 
         def end(frames: bytes, count: int) -> None:
             check_block(frames, count, last)
-            block = Block(seen.last, last + 1, last + count, frames)
+            block = Block(last + 1, last + count, frames)
             self._keeper.ask(lambda: self._backend.end(id, seen, block))
             self._wake([id])
 
@@ -137,33 +156,10 @@ class SharedStore(Store):
         with self._following:
             self._following.notify_all()
             watcher, self._watcher = self._watcher, None
-        self._wake_all()
+        self._wake()
         if watcher is not None:
             watcher.join()
         self._backend.close()
-
-    # For readers.
-
-    def follow(self, follower: Follower) -> None:
-        """Wake *follower* from now on whenever its stream may have grown."""
-        with self._following:
-            self._followers.setdefault(follower.id, set()).add(follower)
-            if self._watcher is None and not self._keeper.closing.is_set():
-                self._watcher = threading.Thread(
-                    target=self._watch, name="choreo-replay-watcher", daemon=True
-                )
-                self._watcher.start()
-            self._following.notify_all()
-
-    def unfollow(self, follower: Follower) -> None:
-        """Forget *follower*."""
-        with self._following:
-            others = self._followers.get(follower.id, set())
-            others.discard(follower)
-            if not others:
-                self._followers.pop(follower.id, None)
-
-    # Inside.
 
     def _status(self, id: str, owner: str) -> Status:
         check_id(id)
@@ -176,22 +172,18 @@ class SharedStore(Store):
 
     def _hand_over(self, writes: list[Write]) -> None:
         """Pass *writes* to the readers in this process."""
-        for write in writes:
-            for follower in self._of([write.id]):
-                follower.offer(write)
+        with self._following:
+            pairs = [(one, write) for write in writes for one in self._followers.get(write.id, ())]
+        for follower, write in pairs:
+            follower.offer(write)
 
-    def _wake(self, ids: Iterable[str]) -> None:
-        for follower in self._of(ids):
+    def _wake(self, ids: Iterable[str] | None = None) -> None:
+        """Wake the readers of the streams *ids*, or all."""
+        with self._following:
+            ids = list(self._followers) if ids is None else ids
+            followers = [one for id in ids for one in self._followers.get(id, ())]
+        for follower in followers:
             follower.wake()
-
-    def _wake_all(self) -> None:
-        with self._following:
-            ids = list(self._followers)
-        self._wake(ids)
-
-    def _of(self, ids: Iterable[str]) -> list[Follower]:
-        with self._following:
-            return [follower for id in ids for follower in self._followers.get(id, ())]
 
     def _watch(self) -> None:
         closing = self._keeper.closing

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .backend import Backend, Beat, Block, Identity, Outcome, Status, Write
+from .backend import Backend, Beat, Block, Status, Write
 from .base import READ_BYTES
 from .database import Database
 from .shared import BEAT, LEASE, SharedStore
@@ -22,6 +23,7 @@ _STATUS = (
     "(SELECT beat FROM producer WHERE producer.id = stream.producer), number "
     "FROM stream WHERE id = ? AND (expires IS NULL OR expires > ?)"
 )
+_INSERT = "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) VALUES (?, ?, ?, ?, ?)"
 
 
 def open_store(
@@ -46,49 +48,45 @@ class SQLiteBackend(Backend):
     """The streams in the file *path*; *ttl* is in seconds, sizes in bytes."""
 
     def __init__(self, path: Path, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
+        # Two connections: with one for each thread a thousand streams would be a thousand caches
+        # and file descriptors.
         self._file = Database(path)
+        self._snapshots = Database(path, "BEGIN")
         self.ttl = ttl
         self.stream_bytes = stream_bytes
         self.total_bytes = total_bytes
         self._version = -1
 
-    def insert(self, new: Identity, producer: str) -> tuple[str, str] | None:
+    def insert(
+        self, id: str, owner: str, key: str | None, digest: str, producer: str
+    ) -> tuple[str, str] | None:
         with self._file.transaction() as db:
-            if new.key is not None:
+            if key is not None:
                 self._remove_expired(db)
                 known: tuple[str, str] | None = db.execute(
-                    "SELECT id, digest FROM stream WHERE owner = ? AND key = ?",
-                    (new.owner, new.key),
+                    "SELECT id, digest FROM stream WHERE owner = ? AND key = ?", (owner, key)
                 ).fetchone()
                 if known is not None:
                     return known
-            db.execute(
-                "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (new.id, new.owner, new.key, new.digest, producer),
-            )
+            db.execute(_INSERT, (id, owner, key, digest, producer))
         return None
 
-    def write(self, producer: str, writes: Sequence[Write]) -> list[Outcome]:
+    def write(self, producer: str, writes: Sequence[Write]) -> list[bool]:
         with self._file.transaction() as db:
             return [self._append(db, producer, write) for write in writes]
 
-    def _append(self, db: sqlite3.Connection, producer: str, write: Write) -> Outcome:
-        row = db.execute(
+    def _append(self, db: sqlite3.Connection, producer: str, write: Write) -> bool:
+        db.execute(_INSERT, (write.id, write.owner, None, "", producer))
+        number, writer, first, last, size, ended = db.execute(
             "SELECT number, producer, first, last, size, ended FROM stream WHERE id = ?",
             (write.id,),
         ).fetchone()
-        if row is None:
-            return Outcome.MISSING
-        number, writer, first, last, size, ended = row
-        if writer != producer:
-            return Outcome.FENCED
-        if ended:
-            return Outcome.DONE
+        if writer != producer or ended:
+            return bool(writer == producer)
         for block in write.blocks:
             if block.last <= last:
                 continue
-            if block.previous > last:
+            if block.first > last + 1:
                 db.execute("DELETE FROM block WHERE stream = ?", (number,))
                 first, size = block.first, 0
             db.execute(
@@ -108,7 +106,7 @@ class SQLiteBackend(Backend):
             "WHERE number = ?",
             (first, last, size, write.end, expires, number),
         )
-        return Outcome.DONE
+        return True
 
     @staticmethod
     def _trim(db: sqlite3.Connection, number: int, size: int, limit: int) -> tuple[int, int]:
@@ -127,7 +125,7 @@ class SQLiteBackend(Backend):
         return gone + 1, size
 
     def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
-        with self._file.snapshot() as db:
+        with self._snapshots.transaction() as db:
             row = db.execute(_STATUS, (id, time.monotonic())).fetchone()
             if row is None:
                 return None
@@ -142,16 +140,16 @@ class SQLiteBackend(Backend):
                     (number, after),
                 )
                 for first, last, data in rows:
-                    blocks.append(Block(-1, first, last, data))
+                    blocks.append(Block(first, last, data))
                     size += len(data)
                     if size >= READ_BYTES:
                         break
                 rows.close()
             return status, blocks
 
-    def cancel(self, id: str) -> None:
+    def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
         with self._file.transaction() as db:
-            db.execute("UPDATE stream SET cancelled = 1 WHERE id = ? AND NOT ended", (id,))
+            db.execute(f"UPDATE stream SET {mark} = 1 WHERE id = ? AND NOT ended", (id,))
 
     def end(self, id: str, seen: Status, block: Block) -> None:
         expires = time.monotonic() + self.ttl
@@ -181,17 +179,14 @@ class SQLiteBackend(Backend):
             known = db.execute("UPDATE producer SET beat = beat + 1 WHERE id = ?", (producer,))
             if fresh := not known.rowcount:
                 db.execute("INSERT INTO producer VALUES (?, 0)", (producer,))
-            cancelled = db.execute(
-                "SELECT id FROM stream WHERE producer = ? AND NOT ended AND cancelled", (producer,)
-            ).fetchall()
-            seen = db.execute("SELECT id FROM seen WHERE producer = ?", (producer,)).fetchall()
-            if seen:
-                db.execute("DELETE FROM seen WHERE producer = ?", (producer,))
-        return Beat(fresh, [id for (id,) in cancelled], [id for (id,) in seen])
-
-    def see(self, id: str, producer: str) -> None:
-        with self._file.transaction() as db:
-            db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (producer, id))
+            news = "FROM stream WHERE producer = ? AND NOT ended AND"
+            cancelled, read = (
+                [id for (id,) in db.execute(f"SELECT id {news} {mark}", (producer,))]
+                for mark in ("cancelled", "read")
+            )
+            if read:
+                db.execute("UPDATE stream SET read = 0 WHERE producer = ? AND read", (producer,))
+        return Beat(fresh, cancelled, read)
 
     def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
         with self._file.transaction() as db:
@@ -212,7 +207,6 @@ class SQLiteBackend(Backend):
             "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
             (time.monotonic() + self.ttl, producer),
         )
-        db.execute("DELETE FROM seen WHERE producer = ?", (producer,))
         db.execute(
             "DELETE FROM producer WHERE id = ? AND NOT EXISTS "
             "(SELECT 1 FROM stream WHERE producer = ? AND NOT ended)",
@@ -257,7 +251,7 @@ class SQLiteBackend(Backend):
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
     ) -> Iterable[str]:
         stop.wait(_POLL)
-        with self._file.reading() as db:
+        with self._snapshots.transaction() as db:
             # Changes when another connection has written; cheap to read.
             (version,) = db.execute("PRAGMA data_version").fetchone()
             if version == self._version:
@@ -275,4 +269,5 @@ class SQLiteBackend(Backend):
             db.execute("UPDATE producer SET beat = -1 WHERE id = ?", (producer,))
 
     def close(self) -> None:
+        self._snapshots.close()
         self._file.close()

@@ -12,7 +12,7 @@ from replay_helpers import RedisServer, frame, frames, read_all, receive, write
 
 from choreo_wsgi.errors import ReplayUnavailable
 from choreo_wsgi.replay import Writer, database, open_store
-from choreo_wsgi.replay.backend import Backend, Block, Identity, Outcome, Status, Write
+from choreo_wsgi.replay.backend import Backend, Block, Status, Write
 from choreo_wsgi.replay.base import READ_BYTES
 from choreo_wsgi.replay.redis import RedisBackend
 from choreo_wsgi.replay.sqlite import SQLiteBackend
@@ -42,11 +42,11 @@ def status_of(backend: Backend, id: str) -> Status:
 
 def test_the_same_write_may_come_twice(backend: Backend) -> None:
     """Its answer was lost on the way, so the keeper writes it again."""
-    backend.insert(Identity("s", "alice"), "p")
-    first = Write("s", [Block(0, 1, 3, frames(1, 3))], 3, False)
-    both = Write("s", [*first.blocks, Block(3, 4, 4, frame(4))], 4, False)
-    assert backend.write("p", [first]) == backend.write("p", [first]) == [Outcome.DONE]
-    assert backend.write("p", [both, both]) == [Outcome.DONE, Outcome.DONE]
+    backend.insert("s", "alice", None, "", "p")
+    first = Write("s", "alice", [Block(1, 3, frames(1, 3))], 3, False)
+    both = Write("s", "alice", [*first.blocks, Block(4, 4, frame(4))], 4, False)
+    assert backend.write("p", [first]) == backend.write("p", [first]) == [True]
+    assert backend.write("p", [both, both]) == [True, True]
     found = backend.fetch("s", 0)
     assert found is not None
     assert b"".join(block.data for block in found[1]) == frames(1, 4)
@@ -54,46 +54,46 @@ def test_the_same_write_may_come_twice(backend: Backend) -> None:
 
 def test_only_what_did_not_change_since_is_ended_as_lost(backend: Backend) -> None:
     def end(seen: Status, text: str) -> bytes:
-        backend.end("s", seen, Block(seen.last, 2, 2, frame(2, text)))
+        backend.end("s", seen, Block(2, 2, frame(2, text)))
         found = backend.fetch("s", 0)
         assert found is not None
         return b"".join(block.data for block in found[1])
 
     backend.beat("p", ["s"])
-    backend.insert(Identity("s", "alice"), "p")
+    backend.insert("s", "alice", None, "", "p")
     seen = status_of(backend, "s")
     backend.beat("p", ["s"])  # its producer is there after all
     assert end(seen, "too early") == b""
     seen = status_of(backend, "s")
-    backend.write("p", [Write("s", [Block(0, 1, 1, frame(1))], 1, False)])
+    backend.write("p", [Write("s", "alice", [Block(1, 1, frame(1))], 1, False)])
     assert end(seen, "of less") == frame(1)
     seen = status_of(backend, "s")
     assert end(seen, "lost") == end(seen, "again") == frame(1) + frame(2, "lost")
     ended = status_of(backend, "s")
     assert (ended.last, ended.ended, ended.producer) == (2, True, "")
-    late = Write("s", [Block(1, 2, 2, frame(2))], 2, True)
-    assert backend.write("p", [late]) == [Outcome.FENCED]
+    late = Write("s", "alice", [Block(2, 2, frame(2))], 2, True)
+    assert backend.write("p", [late]) == [False]
     assert end(ended, "once more") == frame(1) + frame(2, "lost")
 
 
 def test_a_freed_key_names_another_stream(backend: Backend) -> None:
-    backend.insert(Identity("s", "alice", "key", "digest"), "p")
-    other = Identity("t", "alice", "key", "digest")
-    assert backend.insert(other, "p") == ("s", "digest")
+    backend.insert("s", "alice", "key", "digest", "p")
+    other = ("t", "alice", "key", "digest", "p")
+    assert backend.insert(*other) == ("s", "digest")
     backend.free_key("s")
-    assert backend.insert(other, "p") is None
+    assert backend.insert(*other) is None
     backend.free_key("s")
     backend.delete("s")
     assert backend.fetch("s", None) is None
-    assert backend.insert(Identity("u", "alice", "key", "digest"), "p") == ("t", "digest")
+    assert backend.insert("u", "alice", "key", "digest", "p") == ("t", "digest")
 
 
 def test_a_log_is_fetched_in_pieces(backend: Backend) -> None:
-    backend.insert(Identity("s", "alice"), "p")
+    backend.insert("s", "alice", None, "", "p")
     sizes = [READ_BYTES // 2] * 8
     for number, size in enumerate(sizes, 1):
-        block = Block(number - 1, number, number, b"x" * size)
-        backend.write("p", [Write("s", [block], number, False)])
+        block = Block(number, number, b"x" * size)
+        backend.write("p", [Write("s", "alice", [block], number, False)])
     after = 0
     while after < len(sizes):
         found = backend.fetch("s", after)
@@ -106,23 +106,21 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
     import redis
 
     backend = RedisBackend(shared_redis.url, ttl=60, stream_bytes=ROOM)
-    backend.insert(Identity("silent", "alice", "key", "digest"), "p")
+    backend.insert("silent", "alice", "key", "digest", "p")
     backend.beat("p", ["silent"])
-    backend.write("p", [Write("silent", [Block(0, 1, 1, frame(1))], 1, False)])
-    backend.cancel("silent")
-    backend.see("silent", "p")
+    backend.write("p", [Write("silent", "alice", [Block(1, 1, frame(1))], 1, False)])
+    backend.mark("silent", "cancelled")
+    backend.mark("silent", "read")
     # And one that was cancelled, and ended as lost.
-    backend.insert(Identity("lost", "alice"), "q")
-    backend.cancel("lost")
-    backend.end("lost", status_of(backend, "lost"), Block(0, 1, 1, frame(1)))
+    backend.insert("lost", "alice", None, "", "q")
+    backend.mark("lost", "cancelled")
+    backend.end("lost", status_of(backend, "lost"), Block(1, 1, frame(1)))
     with redis.Redis.from_url(shared_redis.url) as client:
         left = {key: client.pttl(key) for key in client.keys("{choreo}:*")}
-        assert len(left) >= 8 and min(left.values()) > 0
-        assert left[b"{choreo}:c:p"] <= 3_600_000
+        assert len(left) >= 6 and min(left.values()) > 0
         assert left[b"{choreo}:s:lost"] <= 60_000 and left[b"{choreo}:f:lost"] <= 60_000
-        assert b"{choreo}:c:q" not in left
         assert 60_000 < left[b"{choreo}:s:silent"] <= 120_000
-        backend.write("p", [Write("silent", [], 1, True)])
+        backend.write("p", [Write("silent", "alice", [], 1, True)])
         assert client.pttl("{choreo}:s:silent") <= 60_000
     backend.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from replay_helpers import (
+    DEADLINE,
     Opener,
     RedisServer,
     eventually,
@@ -179,6 +181,41 @@ def test_a_stream_that_lost_its_producer_can_be_deleted(open_shared: Opener) -> 
         theirs.read(writer.id, "alice")
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_stream_that_is_deleted_while_it_is_written_stays_deleted(
+    answered: bool, open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_shared()
+    backend = store._backend  # type: ignore[attr-defined]
+    real = backend.write
+    writer = create(store)
+    written = threading.Event()
+
+    def late(*what: Any) -> Any:
+        store.delete(writer.id, "alice")
+        done = real(*what)
+        written.set()
+        if not answered:
+            raise Unreachable("the answer was lost")
+        return done
+
+    monkeypatch.setattr(backend, "write", late)
+    writer.append(frame(1), 1, wait=False)
+    assert written.wait(DEADLINE)
+
+    def there() -> bool:
+        try:
+            return bool(look(store, writer.id))
+        except NotFound:
+            return False
+        except ReplayUnavailable:
+            return True
+
+    eventually(lambda: not there())
+    with pytest.raises(Fenced):
+        writer.append(frame(2), 1)
+
+
 def test_a_writer_that_waits_for_nothing_is_told_that_it_is_fenced(open_shared: Opener) -> None:
     store = open_shared()
     writer = create(store)
@@ -197,6 +234,6 @@ def test_what_fails_within_a_transaction_leaves_nothing(tmp_path: Path) -> None:
         db.execute("INSERT INTO producer VALUES ('p', 1)")
         raise ZeroDivisionError
     for database in (second, first):
-        with database.transaction(wait=False) as db:
+        with database.transaction() as db:
             assert db.execute("SELECT count(*) FROM producer").fetchone() == (0,)
         database.close()
