@@ -48,14 +48,14 @@ class BlockWriter(AnswerWriter):
 
     # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
     # a call), its opening, its end with a status; a citation in a text, thinking that came
-    # whole (behind its text, if it has any), a picture of a media type, in base64.
+    # whole (behind its text, if it has any), a picture of a media type, in base64, and its part.
     _begin: Callable[[], Iterator[bytes]]
     _block: Callable[[str, ToolCall | None], Block]
     _opened: Callable[[Block], Iterator[bytes]]
     _closed: Callable[[Block, str], Iterator[bytes]]
     _cited: Callable[[Block, Mapping[str, Json]], bytes]
     _sealed: Callable[[Mapping[str, Json]], Iterator[bytes]]
-    _drawn: Callable[[str, str], Iterator[bytes]]
+    _drawn: Callable[[str, str, Mapping[str, Json]], Iterator[bytes]]
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request.model)
@@ -100,7 +100,10 @@ class BlockWriter(AnswerWriter):
         for image in extra.get("images") or ():
             url: str = image["image_url"]["url"]
             kind, _, data = url.removeprefix("data:").partition(";base64,")
-            yield from self._drawn(kind, data) if data else self._leave_out(f"the picture {url}")
+            if data:
+                yield from self._drawn(kind, data, image)
+            else:
+                yield from self._leave_out(f"the picture {url}")
         for part in extra.get("content_parts") or ():
             yield from self._leave_out(f"a part of the type {part.get('type')!r}")
         for call in delta.tool_calls:

@@ -42,6 +42,9 @@ def to_chat(
         except Fault as fault:
             raise Fault(f"{fault.text} with this model", fault.path, fault.code) from None
         translate(body)
+        for message in body["messages"]:
+            if not (message["content"] or "tool_calls" in message):
+                message["content"] = ""  # nothing alone is null
     except Fault as fault:
         native_only = fault.error()
     except InvalidRequest as error:

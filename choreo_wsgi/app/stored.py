@@ -48,8 +48,10 @@ def create(
     if isinstance(fields.get("input"), list):
         told: dict[str, list[Json]] = {}
         fields["input"] = [_found(resumption, call, item, told) for item in fields["input"]]
+    if fields.get("background"):
+        fields["store"] = True
     request = replace(read_request(fields, past), trace=request.trace)
-    if not (fields.get("background") or fields.get("store")):
+    if not fields.get("store"):
         return resumption.completions.answer(call, api, request)
     claim = resumption.store.create(
         call.key.id, key=resumption.idempotency_key(call), digest=digest

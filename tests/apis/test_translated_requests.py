@@ -159,3 +159,44 @@ def test_what_would_change_the_answer_is_not_dropped(
     if route == "messages":  # a count of tokens has no need of it
         members = {**asked, outer: {inner: refused} if inner else refused}
         assert call(app, "POST", "/v1/messages/count_tokens", members).status == 200
+
+
+def test_a_picture_that_was_drawn_is_given_back(application: Callable[..., Application]) -> None:
+    """As chat has it, with the type and the signature that it came with."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,AAAA"}}
+    picture["extra_content"] = {"google": {"thought_signature": "s"}}
+    drawn = CHUNK.replace(b'"content":"hi"', b'"images":[%b]' % json.dumps(picture).encode())
+    with RawServer.playing(ANSWER.replace(CHUNK, drawn)) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        app = application({"up": section})
+        asked: dict[str, Any] = {"model": "m", "input": [{"role": "user", "content": "draw"}]}
+        made = call(app, "POST", "/v1/responses", asked).json()["output"]
+        assert [item["type"] for item in made] == ["image_generation_call"]
+        asked["input"] += [*made, {"type": "image_generation_call", "id": "ig_1", "result": None}]
+        asked["input"] += [{"role": "user", "content": "more"}]
+        assert call(app, "POST", "/v1/responses", asked).status == 200
+        _, said, _ = json.loads(upstream.requests[-1].body)["messages"]
+    assert said == {"role": "assistant", "content": "", "images": [picture]}
+
+
+@pytest.mark.parametrize(
+    ("route", "member", "given"),
+    [
+        ("responses", "input", {"type": "reasoning", "id": "rs_1", "summary": []}),
+        ("responses", "input", {"role": "assistant", "content": []}),
+        ("messages", "messages", {"role": "assistant", "content": []}),
+        ("messages", "messages", {"role": "assistant",
+                                  "content": [{"type": "redacted_thinking", "data": "d"}]}),
+    ],
+)  # fmt: skip
+def test_who_said_nothing_is_not_sent_as_null(
+    application: Callable[..., Application], route: str, member: str, given: Any
+) -> None:
+    """Chat takes null beside calls alone."""
+    hello = {"role": "user", "content": "hi"}
+    with RawServer.playing(ANSWER) as upstream:
+        section = {"type": "groq", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        asked = {"model": "m", "max_tokens": 9, member: [hello, given, hello]}
+        assert call(application({"up": section}), "POST", f"/v1/{route}", asked).status == 200
+        messages = json.loads(upstream.requests[-1].body)["messages"]
+    assert [message["content"] for message in messages] == ["hi", "", "hi"]

@@ -203,6 +203,15 @@ def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:
         assert list(third)[-1].response.usage.input_tokens == 5  # type: ignore[union-attr]
 
 
+def test_a_conversation_goes_on_without_new_input(served: Callable[..., str]) -> None:
+    with client_of(served()) as client:
+        first = client.responses.create(model="slow", input="again", background=True)
+        assert first.store is True  # it is kept, whether or not that was said
+        wait_for(client.responses, first.id, "completed")
+        second = client.responses.create(model="slow", previous_response_id=first.id)
+        assert second.output_text == "again"
+
+
 def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
     """As the Vercel AI SDK names them, which does not say ``store``."""
     with client_of(served(keep_responses="on")) as client:

@@ -133,7 +133,7 @@ class MessageWriter(BlockWriter):
         yield self._delta_of(self._text, type="signature_delta", signature=signature)
         yield from self._close()
 
-    def _drawn(self, kind: str, data: str) -> Iterator[bytes]:
+    def _drawn(self, kind: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
         return self._leave_out(f"a picture of the type {kind}")
 
     def _closed(self, block: Block, status: str) -> Iterator[bytes]:

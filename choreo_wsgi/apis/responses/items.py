@@ -39,7 +39,8 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
         where, kind = f"input[{index}]", kind_of(item)
         is_call = kind in ("function_call", "custom_tool_call")
         is_text = kind == "message" and item["role"] == "assistant"
-        if not (is_call or is_text or kind == "reasoning"):
+        is_picture = kind == "image_generation_call"
+        if not (is_call or is_text or is_picture or kind == "reasoning"):
             spoken = {}
             messages.append(_other(kind, item, where))
             continue
@@ -48,6 +49,8 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
             messages.append(spoken)
         if is_call:
             say(spoken, "tool_calls", [_call(item, marks)])
+        elif is_picture:
+            say(spoken, "images", _drawn(item))
         elif kind == "reasoning":
             texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
             say(spoken, "reasoning_content", "".join(part["text"] for part in texts))
@@ -115,6 +118,15 @@ def _call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     function = {"name": chat_name(item), "arguments": arguments}
     more = members(item, "extra_content")
     return {"id": item["call_id"], "type": "function", "function": function, **more}
+
+
+def _drawn(item: dict[str, Json]) -> list[Json]:
+    """Return the picture in an *item*, which has none if it was not finished."""
+    if not item.get("result"):
+        return []
+    url = f"data:image/{item.get('output_format') or 'png'};base64,{item['result']}"
+    picture = {"type": "image_url", "image_url": {"url": url}, **members(item, "extra_content")}
+    return [picture]
 
 
 def _unsealed(text: str) -> list[Json]:

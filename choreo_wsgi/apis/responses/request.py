@@ -45,6 +45,7 @@ _ITEM = by_type(
             "output!": text_or(_PART),
         },
         "reasoning": {"summary content": [_TEXT], "encrypted_content": str},
+        "image_generation_call": {"result output_format": str, "extra_content": dict},
         UNTYPED: {"type!": str},
     },
     kind_of,
@@ -130,7 +131,7 @@ def read_request(
     marks = {} if marks is None else marks
     demand(_REQUEST, fields)
     items = input_items(fields)
-    if not (items or past or fields.get("prompt")):
+    if not (items or fields.get("previous_response_id") or fields.get("prompt")):
         raise InvalidRequest("input is required", param="input", code="missing_parameter")
 
     def translate(body: dict[str, Json]) -> None:
@@ -173,7 +174,7 @@ def _native(
 
     What is kept here is not kept there, and what came before is told again.
     """
-    kept = bool(fields.get("background") or fields.get("store"))
+    kept = bool(fields.get("store"))  # as all that are made in the background
     if past is None and not kept:
         return None
     native = {name: value for name, value in fields.items() if name != "background"}

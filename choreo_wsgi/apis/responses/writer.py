@@ -161,8 +161,9 @@ class ResponseWriter(BlockWriter):
             self._text.item["encrypted_content"] = content
             yield from self._close()
 
-    def _drawn(self, kind: str, data: str) -> Iterator[bytes]:
-        block = self._new("picture", "picture", result=None)
+    def _drawn(self, kind: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
+        told = {"output_format": kind.removeprefix("image/"), **members(image, "extra_content")}
+        block = self._new("picture", "picture", result=None, **told)
         yield from self._close()
         yield from self._opened(block)
         block.item["result"] = data
