@@ -12,7 +12,7 @@ import json
 from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
-from ..providers.support import check, number
+from ..providers.support import check
 
 #: Members that mean the same to llama.cpp as to the OpenAI API.
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias")
@@ -39,7 +39,7 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     check(request, "local")
     asked = default if request.max_tokens is None else request.max_tokens
     given = request.body
-    passed = (*SAMPLING, "response_format")
+    passed = (*SAMPLING, "response_format", "top_k")
     body: dict[str, Json] = {name: given[name] for name in passed if given.get(name) is not None}
     body["messages"] = [_message(at, message) for at, message in enumerate(request.messages)]
     body["max_tokens"] = min(asked, limit)
@@ -47,8 +47,6 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     body["stream_options"] = {"include_usage": True}
     # A sign of life for each piece of the prompt: see the provider's patience.
     body["return_progress"] = True
-    if (top_k := number(request, "top_k")) is not None:
-        body["top_k"] = top_k
     if request.stop:
         body["stop"] = list(request.stop)
     if given.get("seed") is not None:

@@ -20,9 +20,8 @@ from ..chat import jsontext
 from ..chat.aside import parse_pieces, pieces
 from ..chat.items import Json, Marks
 from ..chat.request import ChatRequest
-from ..errors import InvalidRequest
 from .capabilities import Capabilities
-from .parts import Call, Media, Part, Result, Text, cache_control, content
+from .parts import Call, Media, Part, Result, Text, content
 from .support import check, check_media
 
 #: Stands where a provider wants to read something and nothing was said.
@@ -96,7 +95,7 @@ def conversation(
         turn = _turn(message, where, calls, blanks)
         if not turn.parts and turn.role == "tool":
             continue  # it goes on with a result before
-        cache = cache_control(message, where)
+        cache = message.get("cache_control")
         if cache is not None and turn.parts:
             turn.parts[-1] = replace(turn.parts[-1], cache=cache)
         first = turn.role == "system" and not (system_anywhere and found.turns)
@@ -127,16 +126,10 @@ def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> 
         return Turn(role, calls.result(message, where, blanks), message)
     if role == "tool":  # its call was cut off the history: what it says still counts
         return Turn("user", list(content(message, where, blanks)), message)
-    if role not in ("system", "developer", "user", "assistant"):
-        raise InvalidRequest(
-            f"messages of the role {role[:200]!r} are not supported here",
-            param=f"{where}.role",
-            code="invalid_messages_format",
-        )
     parts: list[Part] = list(content(message, where, blanks))
     if role == "assistant":
-        parts += calls.made(message, where)
-        return Turn(role, parts, message, _thoughts(message, where))
+        parts += calls.made(message)
+        return Turn(role, parts, message, _thoughts(message))
     return Turn("system" if role == "developer" else role, parts, message)
 
 
@@ -193,18 +186,10 @@ class _Calls:
         self._tried: dict[str, int] = {}  # how many ids were made for each
         self.results: dict[str, Result] = {}  # by the id that the provider knows
 
-    def made(self, message: dict[str, Json], where: str) -> Iterator[Call]:
+    def made(self, message: dict[str, Json]) -> Iterator[Call]:
         """Yield the calls in an assistant's *message*."""
-        for name in ("function_call", "audio"):
-            if message.get(name):
-                raise InvalidRequest(f"{name} is not supported here", param=f"{where}.{name}")
         made: dict[str, deque[Call]] = {}
-        for index, call in enumerate(message.get("tool_calls") or ()):
-            if call.get("type", "function") != "function":
-                raise InvalidRequest(
-                    "only function tools are supported here",
-                    param=f"{where}.tool_calls[{index}].type",
-                )
+        for call in message.get("tool_calls") or ():
             function = call["function"]
             extra = call.get("extra_content")
             found = Call(
@@ -213,7 +198,7 @@ class _Calls:
                 _arguments(function.get("arguments"), self._marks),
                 len(self._taken),
                 extra if isinstance(extra, dict) else {},
-                cache_control(call, f"{where}.tool_calls[{index}]"),
+                call.get("cache_control"),
             )
             self.known[call["id"]] = same = made.setdefault(call["id"], deque())
             same.append(found)
@@ -265,19 +250,11 @@ def _arguments(given: str | None, marks: Marks) -> dict[str, Json]:
     return value if isinstance(value, dict) else {"_raw": given}
 
 
-def _thoughts(message: dict[str, Json], where: str) -> list[dict[str, Json]]:
+def _thoughts(message: dict[str, Json]) -> list[dict[str, Json]]:
     """Return the thinking blocks that can be given back: those that are signed, or hidden."""
-    blocks = message.get("thinking_blocks") or []
-    if not isinstance(blocks, list):
-        raise InvalidRequest("must be an array", param=f"{where}.thinking_blocks")
     found = []
-    for index, block in enumerate(blocks):
-        members = _THOUGHTS.get(str(block.get("type")), ()) if isinstance(block, dict) else ()
-        kept = {name: block.get(name, "") for name in members}
-        if not kept or not all(isinstance(value, str) for value in kept.values()):
-            raise InvalidRequest(
-                "this is not a thinking block", param=f"{where}.thinking_blocks[{index}]"
-            )
-        if kept[members[-1]]:
+    for block in message.get("thinking_blocks") or ():
+        kept = {name: block.get(name) or "" for name in _THOUGHTS[block["type"]]}
+        if [*kept.values()][-1]:
             found.append({"type": block["type"], **kept})
     return found

@@ -37,7 +37,7 @@ from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text
 from .reading import Counts, find_error, parse_object, text
-from .support import given, number
+from .support import given
 from .tools import choice, functions, schema
 from .translating import arguments, json_values, picture, whole_call
 
@@ -96,7 +96,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     asked = request.body
     options = {
         **{name: asked.get(name) for name in _SAMPLING},
-        "top_k": number(request, "top_k"),
+        "top_k": request.body.get("top_k"),
         "stop": list(request.stop),
         "num_predict": able.limit(request.max_tokens),
     }

@@ -133,37 +133,18 @@ def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text
             yield each
 
 
-def cache_control(holder: Mapping[str, Json], where: str) -> dict[str, Json] | None:
-    """Return the ``cache_control`` of a message, part or tool."""
-    given = holder.get("cache_control")
-    if given is None or isinstance(given, dict):
-        return given
-    raise InvalidRequest(
-        "cache_control must be an object",
-        param=f"{where}.cache_control".lstrip("."),
-        code="invalid_parameter_type",
-    )
-
-
 def _drawn(message: dict[str, Json], place: str, where: str) -> Iterator[Media]:
     """Yield the pictures that the model drew in an earlier turn, as ``images`` has them."""
-    images = message.get("images") or []
-    if not isinstance(images, list):
-        raise InvalidRequest("images must be an array", param=f"{where}.images")
-    for index, image in enumerate(images):
-        at = f"{where}.images[{index}]"
-        url = image.get("image_url") if isinstance(image, dict) else None
-        url = url.get("url") if isinstance(url, dict) else None
-        if not isinstance(url, str):
-            raise InvalidRequest("the image has no image_url.url", param=at)
+    for index, image in enumerate(message.get("images") or ()):
         extra = image.get("extra_content")
         extra = extra if isinstance(extra, dict) else {}
-        yield _located(Media("image", f"{at}.image_url.url", place, extra=extra), url)
+        media = Media("image", f"{where}.images[{index}].image_url.url", place, extra=extra)
+        yield _located(media, image["image_url"]["url"])
 
 
 def _part(part: dict[str, Json], place: str, where: str) -> Iterator[Text | Media]:
     kind = part["type"]
-    cache = cache_control(part, where)
+    cache = part.get("cache_control")
     if kind in ("text", "refusal"):
         yield Text(part[kind], cache)
     elif kind == "image_url":
@@ -174,12 +155,8 @@ def _part(part: dict[str, Json], place: str, where: str) -> Iterator[Text | Medi
         where = f"{where}.input_audio.data"
         data = _base64(audio["data"], where)
         yield Media("audio", where, place, f"audio/{audio['format']}", data, cache=cache)
-    elif kind == "file":
-        yield _file(part.get("file") or {}, f"{where}.file", place, cache)
     else:
-        raise InvalidRequest(
-            f"content of type {kind[:200]!r} is not supported here", param=f"{where}.type"
-        )
+        yield _file(part.get("file") or {}, f"{where}.file", place, cache)
 
 
 def _file(file: dict[str, Json], where: str, place: str, cache: Json) -> Media:

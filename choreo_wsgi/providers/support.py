@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from ..chat.items import Json
 from ..chat.request import ChatRequest
+from ..chat.schema import Fault, check_of, demand, either, integer, text_or
 from ..errors import InvalidRequest
-from .capabilities import Capabilities
+from .capabilities import EFFORTS, Capabilities
 from .parts import Media
 
 #: The columns.  OpenAI and everything compatible with it is sent a request as it came.
@@ -156,6 +157,44 @@ def takes(provider: str, place: str, kind: str) -> bool:
     return kind in _TAKEN.get((provider, place), ())
 
 
+def _refuse(value: Json) -> None:
+    if value:
+        raise Fault("is not supported here")
+
+
+_NUMBERS = {"top_k": integer(1, 2**31 - 1)}
+_FUNCTION = {"type": "function", "cache_control": dict}
+_THOUGHT = {"type!": "thinking redacted_thinking", "thinking signature data": str}
+_CHOICE = {
+    "type": "function allowed_tools",
+    "allowed_tools": {"mode": "auto required", "tools": [{"function!": {"name!": str}}]},
+}
+_MESSAGE = {
+    "role": "system developer user assistant tool",
+    "content": text_or(
+        {"type": "text refusal image_url input_audio file", "cache_control": dict},
+    ),
+    "cache_control": dict,
+    "tool_calls": [_FUNCTION],
+    "images": [{"image_url!": {"url!": str}}],
+    "thinking_blocks": [_THOUGHT],
+    "function_call audio": _refuse,
+}
+#: What the adapters read beside OpenAI's schema, and where they take less than that allows.
+_READ = check_of(
+    {
+        "messages": [_MESSAGE],
+        "tools": [{**_FUNCTION, "function": {"cache_control": dict}}],
+        "tool_choice": either(str, str, dict, _CHOICE),
+        "response_format": {"type": "text json_object json_schema"},
+        "reasoning_effort": " ".join(EFFORTS),
+        "thinking cache_control": dict,
+        **_NUMBERS,
+    }
+)
+_READ_LOCALLY = check_of(_NUMBERS)
+
+
 def check(request: ChatRequest, provider: str, able: Capabilities | None = None) -> None:
     """Raise InvalidRequest, naming the parameter, for what *provider* cannot do with a model that
     is *able* to do so much (None: nothing is known of it)."""
@@ -174,6 +213,7 @@ def check(request: ChatRequest, provider: str, able: Capabilities | None = None)
             raise InvalidRequest(f"{provider} does not support {name}", param=name)
         if cell.maximum is not None and value > cell.maximum:
             raise InvalidRequest(f"{provider} takes {name} up to {cell.maximum:g}", param=name)
+    demand(_READ_LOCALLY if provider == "local" else _READ, request.body)
 
 
 def check_media(media: Iterable[Media], provider: str) -> None:
@@ -203,14 +243,3 @@ def kind_of(media: Media) -> str:
 def given(members: Mapping[str, Json]) -> dict[str, Json]:
     """Return those of *members* that are not None, nor empty."""
     return {name: value for name, value in members.items() if value not in (None, "", [], {})}
-
-
-def number(request: ChatRequest, name: str) -> int | None:
-    """Return the parameter *name*, which OpenAI's API does not have, if it is there.
-
-    Raises InvalidRequest unless it is a positive integer.
-    """
-    value = request.body.get(name)
-    if value is not None and not (type(value) is int and 0 < value < 2**31):
-        raise InvalidRequest(f"{name} must be a positive integer", param=name)
-    return value

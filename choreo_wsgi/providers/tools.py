@@ -8,7 +8,6 @@ from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from .capabilities import Capabilities
-from .parts import cache_control
 
 #: The parameters of a function that has none.
 NOTHING: dict[str, Json] = {"type": "object", "properties": {}}
@@ -54,33 +53,19 @@ class Schema:
 def functions(request: ChatRequest) -> list[Function]:
     """Return the functions of *request* that its ``tool_choice`` allows."""
     found: dict[bytes, Function] = {}  # by all that they say: the same one twice is refused
-    for index, tool in enumerate(request.body.get("tools") or ()):
-        if tool["type"] != "function":
-            raise InvalidRequest(
-                f"tools of type {tool['type'][:200]!r} are not supported here",
-                param=f"tools[{index}].type",
-            )
+    for tool in request.body.get("tools") or ():
         function = tool["function"]
         made = Function(
             function["name"],
             function.get("description") or "",
             function.get("parameters"),
             function.get("strict") is True,
-            cache_control(tool, f"tools[{index}]")
-            or cache_control(function, f"tools[{index}].function"),
+            tool.get("cache_control") or function.get("cache_control"),
         )
         found.setdefault(dump(vars(made)), made)
     wanted = request.body.get("tool_choice")
     if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
-        allowed = set()
-        for index, tool in enumerate(wanted["allowed_tools"]["tools"]):
-            function = tool.get("function")
-            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                raise InvalidRequest(
-                    "only functions with a name can be allowed here",
-                    param=f"tool_choice.allowed_tools.tools[{index}]",
-                )
-            allowed.add(function["name"])
+        allowed = {tool["function"]["name"] for tool in wanted["allowed_tools"]["tools"]}
         return [function for function in found.values() if function.name in allowed]
     return list(found.values())
 
@@ -97,17 +82,8 @@ def choice(request: ChatRequest, able: Capabilities) -> Choice | None:
         made = Choice(wanted)
     elif wanted["type"] == "function":
         made = Choice("named", wanted["function"]["name"])
-    elif wanted["type"] == "allowed_tools":
-        made = Choice(wanted["allowed_tools"]["mode"])
-        if made.mode not in ("auto", "required"):
-            raise InvalidRequest(
-                "the mode must be auto or required", param="tool_choice.allowed_tools.mode"
-            )
     else:
-        raise InvalidRequest(
-            f"tools of type {wanted['type'][:200]!r} are not supported here",
-            param="tool_choice.type",
-        )
+        made = Choice(wanted["allowed_tools"]["mode"])
     if made.mode in ("required", "named") and not able.forced_tools:
         raise InvalidRequest(
             f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
@@ -129,11 +105,6 @@ def schema(request: ChatRequest, demanding: str = "") -> Schema | None:
         )
     if wanted["type"] == "json_object":
         return Schema(None)
-    if wanted["type"] != "json_schema":
-        raise InvalidRequest(
-            f"answers of type {wanted['type'][:200]!r} are not supported here",
-            param="response_format.type",
-        )
     about = wanted["json_schema"]
     given = about.get("schema") or {"type": "object"}
     return Schema(given, about.get("name") or "", about.get("description") or "")

@@ -13,8 +13,8 @@ from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Conversation, Turn, merged, supported
-from ..parts import Call, Media, Part, Result, Text, cache_control
-from ..support import given, number
+from ..parts import Call, Media, Part, Result, Text
+from ..support import given
 from ..tools import Choice, Function, choice, functions, schema
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
@@ -43,8 +43,8 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
     marked = any(text.cache for text in said)
     more = {
         "system": [*map(_block, said)] if marked else "\n\n".join(text.text for text in said),
-        "cache_control": cache_control(asked, ""),
-        "top_k": number(request, "top_k"),
+        "cache_control": asked.get("cache_control"),
+        "top_k": request.body.get("top_k"),
         "stop_sequences": [text for text in request.stop if text.strip()],
         "metadata": given({"user_id": asked.get("safety_identifier") or asked.get("user")}),
     }

@@ -15,8 +15,8 @@ from ...errors import InvalidRequest
 from ..anthropic.request import sampling, thinking
 from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Conversation, Turn, merged, supported
-from ..parts import Call, Media, Part, Text, cache_control
-from ..support import given, number
+from ..parts import Call, Media, Part, Text
+from ..support import given
 from ..tools import Function, choice, functions, schema
 
 #: The pattern of ``toolUseId`` in AWS's description of the service.
@@ -61,7 +61,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
         ]
     }
     last = made["messages"][-1]["content"]
-    cache = cache_control(request.body, "")
+    cache = request.body.get("cache_control")
     if cache is not None and "cachePoint" not in last[-1]:
         last.append(_point(cache))
     asked = sampling(request, able) if "claude" in request.model else request.body
@@ -122,7 +122,7 @@ def _add_own_fields(
         known = claude or (oss and name == "reasoning_effort")
         if request.body.get(name) is not None and not known:
             raise InvalidRequest(f"bedrock has no {name} for {request.model[:200]}", param=name)
-    if (top_k := number(request, "top_k")) is not None:
+    if (top_k := request.body.get("top_k")) is not None:
         own["top_k"] = top_k
     object, level, limit = thinking(request, talk, able, _DEFAULT_LIMIT)
     if oss:

@@ -15,7 +15,7 @@ from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Turn, merged, supported
 from ..parts import Call, Media, Part, Text
-from ..support import given, number
+from ..support import given
 from ..tools import choice, functions, schema
 
 # Gemini 3 and later demand the signatures of calls.
@@ -65,7 +65,7 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
                 "gemini answers in text and image only", param=f"modalities[{index}]"
             )
     made |= {
-        "topK": number(request, "top_k"),
+        "topK": request.body.get("top_k"),
         "responseModalities": [_MODALITIES[modality] for modality in modalities],
         "maxOutputTokens": able.limit(request.max_tokens),
         "stopSequences": list(request.stop),
