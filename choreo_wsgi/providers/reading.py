@@ -104,23 +104,23 @@ class Counts:
     """
 
     def __init__(self, prompt: str, completion: str, **more: str) -> None:
-        places = {"prompt": prompt, "completion": completion, **more}
-        self._places = [
-            (f"{to}_tokens", *name.partition(".")[::2])
-            for to, names in places.items()
-            for name in names.split()
-        ]
+        self._places: dict[str, list[tuple[str, str]]] = {}  # by the member of the usage
+        for to, names in {"prompt": prompt, "completion": completion, **more}.items():
+            for name in names.split():
+                member, _, within = name.partition(".")
+                self._places.setdefault(member, []).append((f"{to}_tokens", within))
 
     def read(self, usage: Mapping[str, Json]) -> Usage | None:
         """Return what *usage* says, None for nothing; counts that are none are left out."""
         found: dict[str, int] = {}
-        for to, name, within in self._places:
-            value = usage.get(name)
-            if within:
-                value = value.get(within) if isinstance(value, dict) else None
-            number = None if value is None else jsontext.count(value)
-            if number is not None:
-                found[to] = found.get(to, 0) + number
+        for name in self._places.keys() & usage:
+            for to, within in self._places[name]:
+                value = usage[name]
+                if within:
+                    value = value.get(within) if isinstance(value, dict) else None
+                number = None if value is None else jsontext.count(value)
+                if number is not None:
+                    found[to] = found.get(to, 0) + number
         if not found:
             return None
         made = Usage(**found)

@@ -58,10 +58,11 @@ class Limits:
     url_scheme: str = "http"
 
 
-@lru_cache(512)
-def _name(header: str) -> str:
-    """Return the name of a *header* as waitress has it."""
-    return header.upper().replace("-", "_")
+@lru_cache(256)  # of a client, and of all that use one library, most are the same
+def _field(line: str) -> tuple[str, str]:
+    """Return the name of the header in *line*, as waitress has it, and its value."""
+    name, _, value = line.partition(":")
+    return name.upper().replace("-", "_"), value.strip(" \t")
 
 
 @lru_cache(256)
@@ -141,13 +142,10 @@ class Parser(HTTPRequestParser):
         match = _ORDINARY.fullmatch(data[:end].decode("latin-1"))
         if match is None:
             return 0
-        headers: dict[str, str] = {}
-        for line in match[6].split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                headers[_name(name)] = value.strip(" \t")
+        lines = match[6].split("\r\n")[:-1]
+        headers = dict(map(_field, lines))
         length = headers.get("CONTENT_LENGTH", "0")
-        twice = len(headers) != match[6].count("\r\n")
+        twice = len(headers) < len(lines)
         if twice or not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):
             return 0
         if int(length) > SMALL:
@@ -189,8 +187,7 @@ class Parser(HTTPRequestParser):
             # Noticed only while something may be read: see channel_request_lookahead.
             "waitress.client_disconnected": lambda: not channel.connected,
         }
-        for name, value in self.headers.items():
-            environ[_variable(name)] = value
+        environ.update(zip(map(_variable, self.headers), self.headers.values(), strict=True))
         return environ
 
     def get_body_stream(self) -> Any:

@@ -11,7 +11,8 @@ Pure, and nothing of ours is imported: the client (``choreoai``) reads with it t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 #: Longest line of a chunk's size with its extensions, and longest trailer section.
@@ -247,23 +248,23 @@ class Headers(Protocol):
         """Return the values of all headers called *name*, or None."""
 
 
-def framing_of(method: str, status: int, headers: Headers) -> Framing:
+def framing_of(method: str, status: int, headers: Headers) -> Callable[[], Framing]:
     """Return how the body of the answer to *method* ends: RFC 9112, section 6.3.
 
     Raises FramingError when the head contradicts itself or names a transfer coding other
     than chunked.
     """
     if method == "HEAD" or status < 200 or status in (204, 304):
-        return Sized(0)
+        return partial(Sized, 0)
     transfer = headers.get_all("Transfer-Encoding")
     if transfer is not None:
         if ",".join(transfer).strip().lower() != "chunked":
             raise FramingError("an unknown transfer coding")
-        return Chunked()
+        return Chunked
     lengths = set(headers.get_all("Content-Length") or ())
     if not lengths:
-        return UntilClose()
+        return UntilClose
     length = lengths.pop().strip()
     if lengths or not _LENGTH.fullmatch(length):
         raise FramingError("no clear length")
-    return Sized(int(length))
+    return partial(Sized, int(length))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from ..errors import ConfigurationError
 from ..version import __version__
@@ -54,8 +54,8 @@ class Head:
     status: int
     reason: str
     headers: Headers
-    framing: Framing
     keep_alive: bool
+    framing: Framing
 
 
 def request_head(
@@ -105,24 +105,30 @@ def parse_head(data: bytes, method: str) -> Head:
     Raises FramingError for what is not HTTP/1, and for a body whose end or coding is
     not clear.
     """
+    new_head, new_framing = _read_head(data, method)
+    return new_head(new_framing())
+
+
+@lru_cache(64)  # a server's answers of one second have mostly the same
+def _read_head(data: bytes, method: str) -> tuple[Callable[[Framing], Head], Callable[[], Framing]]:
     match = _STATUS.match(data)
     if match is None:
         raise FramingError("it is not HTTP")
     headers = _parse_headers(data[match.end() :].decode("latin-1"))
     status = int(match[2])
-    framing = framing_of(method, status, headers)
+    new_framing = framing_of(method, status, headers)
     options = headers.get("connection").lower()
     keep = "close" not in options if match[1] == b"1" else "keep-alive" in options
-    keep = keep and not isinstance(framing, UntilClose)
+    keep = keep and new_framing is not UntilClose
     if "transfer-encoding" in headers and "content-length" in headers:
         keep = False  # RFC 9112 6.1: what follows may not be what it seems
     coding = headers.get("content-encoding", "identity").lower()
-    if coding not in _CODINGS and not framing.done:
+    if coding not in _CODINGS and not new_framing().done:
         raise FramingError(f"it is compressed with {coding[:40]!r}")
-    return Head(status, (match[3] or b"").decode("latin-1"), headers, framing, keep)
+    reason = (match[3] or b"").decode("latin-1")
+    return partial(Head, status, reason, headers, keep), new_framing
 
 
-@lru_cache(64)  # a server's answers of one second have mostly the same
 def _parse_headers(text: str) -> Headers:
     """Return the headers in *text*; a line that begins with white space belongs to the last.
 
