@@ -57,7 +57,7 @@ class Lane(Protocol):
     #: When something passed here last, ``time.monotonic()``; 0 before.
     heard: float
     #: Told how many frames pass, and when.
-    told: Callable[[int, float], None] | None
+    told: Callable[[int, float], None]
     #: Sends without waiting, as ``socket.send`` does; is given what that did not take.
     send: Callable[[bytes], int]
     keep: Callable[[bytes], None]

@@ -167,13 +167,12 @@ class EventStream:
         heartbeat: float,
         ping: bytes = sse.ping(),
         on_close: Callable[[str], None],
-        meter: Meter | None = None,
+        meter: Meter,
     ) -> None:
         self._generation = generation
         self._gone = gone
         self._heartbeat = heartbeat
         self._ping = ping
-        self._tick = min(TICK, heartbeat)
         self._on_close: Callable[[str], None] | None = on_close
         self._meter = meter
         self._last_sent: float | None = None
@@ -184,7 +183,7 @@ class EventStream:
 
     def __next__(self) -> bytes:
         while not self.ended:
-            block = self.ready(self._tick)
+            block = self.ready(min(TICK, self._heartbeat))
             if block:
                 return block
         self.close()
@@ -213,7 +212,7 @@ class EventStream:
     def lane(self) -> Lane | None:
         """Return a lane for :meth:`ready`, if there is one for the next frames."""
         self._lane = lane = None if self._last_sent is None else lane_of(self._generation)
-        if lane is not None and self._meter is not None:
+        if lane is not None:
             lane.told = self._meter.sent
         return lane
 
@@ -235,15 +234,13 @@ class EventStream:
         block = self._generation.receive(timeout if begun else 0)
         now = time.monotonic()
         if block:
-            if self._meter is not None:
-                self._meter.sent(sse.count(block), now)
+            self._meter.sent(sse.count(block), now)
         elif begun and self._gone():
             self.close()
             return b""
         # At the start a ping, if nothing else is there: the head leaves with the first bytes.
         elif last is None or now - last >= self._heartbeat:
-            if self._meter is not None:
-                self._meter.pings += 1
+            self._meter.pings += 1
             block = self._ping
         if block:
             self._last_sent = now

@@ -14,6 +14,7 @@ from scripted_provider import Script
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, Identity
+from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.slots import Slots
 from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.items import Delta, Finish, Usage
@@ -54,13 +55,17 @@ class Run:
         frames = Answer(script, writer(), n, "label")
         self.generation = Generation(frames, self.control, writer(), first)
         self.stream = EventStream(
-            self.generation, gone=gone, heartbeat=heartbeat, on_close=on_close
+            self.generation, gone=gone, heartbeat=heartbeat, on_close=on_close, meter=account()
         )
 
     def check_all_is_given_back(self) -> None:
         assert self.slots.active == 0
         assert self.script.closed.is_set()
         assert len(self.outcomes) == 1
+
+
+def account() -> Account:
+    return Account("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
 
 
 def events(blocks: list[bytes]) -> list[Any]:
@@ -285,7 +290,11 @@ def sent(monkeypatch: pytest.MonkeyPatch, pauses: list[float], heartbeat: float)
     monkeypatch.setattr(stream, "time", clock)
     generation = Timed(clock, pauses)
     carried = EventStream(
-        generation, gone=never_gone, heartbeat=heartbeat, on_close=lambda outcome: None
+        generation,
+        gone=never_gone,
+        heartbeat=heartbeat,
+        on_close=lambda outcome: None,
+        meter=account(),
     )
     return [(round(clock.now - 1000, 6), block) for block in carried]
 
@@ -335,7 +344,9 @@ def test_a_client_is_looked_after_at_every_tick_of_silence(
         return len(looks) == 5
 
     closed: list[str] = []
-    carried = EventStream(Timed(clock, [100.0]), gone=gone, heartbeat=10.0, on_close=closed.append)
+    carried = EventStream(
+        Timed(clock, [100.0]), gone=gone, heartbeat=10.0, on_close=closed.append, meter=account()
+    )
     assert list(carried) == [sse.ping()]
     assert looks == [0.25, 0.5, 0.75, 1.0, 1.25]
     assert len(closed) == 1

@@ -44,6 +44,7 @@ class Lane:
 
     keep: Callable[[bytes], None]
     send: Callable[[bytes], int]
+    told: Callable[[int, float], None]
 
     def __init__(
         self,
@@ -66,7 +67,6 @@ class Lane:
         self._before, self._after = pattern.new_prefix, pattern.new_suffix + b"\r\n"
         self._length = len(self._before) + len(self._after) - 2
         self.heard = 0.0
-        self.told: Callable[[int, float], None] | None = None
 
     def pass_on(self, now: float) -> bool:
         """Send what came until *now*; return False if the answer has to go on the long way."""
@@ -102,8 +102,7 @@ class Lane:
             self._reading.unread = data
             return False
         self.heard = now
-        if self.told is not None:
-            self.told(frames, now)
+        self.told(frames, now)
         try:
             sent = self.send(chunk)
         except OSError:
