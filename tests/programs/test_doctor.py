@@ -9,16 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import harness
 import pytest
 from launched import Launched, free_port, running
 from raw_server import certificate
 from real_server import KEY
+
+from choreo_wsgi import doctor
 
 NGINX = """
 worker_processes 1; pid FOLDER/pid; error_log FOLDER/error.log; daemon off;
@@ -281,6 +284,26 @@ def test_without_a_proxy(keyed_server: Launched) -> None:
     assert done.returncode == 0, done.stdout
     for word in ("answers directly", "one by one", "a client that leaves is noticed", "heartbeats"):
         assert word in done.stdout
+
+
+def test_a_machine_that_was_busy_once_holds_nothing_back() -> None:
+    app = harness.make_app({"default_model": "echo", "heartbeat_seconds": "0.5"})
+    streams = []
+
+    def busy(environ: Any, start_response: Any) -> Iterator[bytes]:
+        """Be late with a word of the first stream."""
+        streams.append(environ)
+        is_first = len(streams) == 1
+        with contextlib.closing(app(environ, start_response)) as blocks:  # type: ignore[type-var]
+            for number, block in enumerate(blocks):
+                if is_first and number == 3:
+                    time.sleep(1)
+                yield block
+
+    with harness.Server(busy) as server:
+        found = list(doctor.examine(doctor.Route(server.url, "", "echo"), 0.5))
+    app.close()
+    assert not any(status for status, _ in found), found
 
 
 @pytest.mark.parametrize(
