@@ -104,7 +104,8 @@ class Keys:
             digest = options.digest.lower()
             if not _DIGEST.fullmatch(digest):
                 # The key itself may stand there by mistake, so it is not shown.
-                raise ConfigurationError(f"{where}: digest is not a SHA-256 digest in hex")
+                wrong = "is not a SHA-256 digest in hex" if digest else "is missing"
+                raise ConfigurationError(f"{where}: digest {wrong}: see choreo-wsgi key NAME")
             if name and digest in self._known:
                 known = self._known[digest].name
                 raise ConfigurationError(f"{where}: {known} has the same digest")

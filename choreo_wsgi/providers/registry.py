@@ -48,8 +48,8 @@ def provider_class(type: str) -> type[Provider]:
     if type not in BUILT_IN and not entries:
         types = installed()
         near = did_you_mean(type, types)
-        text = f"no provider of type {type!r}{near}; type is one of {', '.join(types)}"
-        raise ConfigurationError(text)
+        known = f"type, by default the section's name, is one of {', '.join(types)}"
+        raise ConfigurationError(f"no provider of type {type!r}{near}; {known}")
     try:
         if type in BUILT_IN:
             module, _, name = BUILT_IN[type].where.partition(":")

@@ -223,7 +223,7 @@ def test_a_key_expires(expires: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, "digest"),
+        ({}, "digest is missing"),
         ({"digest": KEY}, "digest"),
         ({"digest": "a" * 63}, "digest"),
         ({"digest": "a" * 64, "expires": "tomorrow"}, "expires.*'tomorrow'"),
