@@ -23,7 +23,7 @@ from .access import OPEN, Gate, Policy, how_it_came
 from .account import load_observers
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
-from .keys import Keys
+from .keys import Key, known_keys
 from .pending import ClientGone, Pending
 from .request import LARGE, Call, Environ, new_call
 from .response import Document, Response, error_answer, error_response, json_response, unexpected
@@ -62,7 +62,8 @@ class Application:
         self._environment = environment
         self._again = configuration.again
         self._replaced: list[Router] = []
-        keys = Keys(configuration)
+        keys = known_keys(configuration)
+        self._gate = Gate(keys, self.settings)
         self._router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
@@ -107,13 +108,12 @@ class Application:
                 self._loaded.orphans.carrier = self._carrier
             return self._loaded
 
-    def _admit(self, keys: Keys) -> None:
-        if keys.limited and self._completions.limits is None:
+    def _admit(self, keys: Mapping[str, Key]) -> None:
+        if self._completions.limits is None and any(key.options.limits for key in keys.values()):
             replay = self.settings.replay
             memory = replay.startswith("memory:")
             found = limits.Limits() if memory else shared_limits.open_limits(replay)
             self._completions.limits = found
-        self._gate = Gate(keys, self.settings)
         self._cors = Policy(self.settings, keys=bool(keys))
 
     # -- for whoever runs it ------------------------------------------------------------
@@ -169,7 +169,8 @@ class Application:
             if self._again is None:
                 raise ConfigurationError("it did not come from a file")
             configuration = self._again()
-            keys = Keys(configuration)
+            keys = known_keys(configuration)
+            gate = Gate(keys, self.settings)
             router = build(configuration, self._environment, self._router.providers)
         except ConfigurationError as error:
             logger.error("the configuration stays as it was: %s", error.message)
@@ -177,6 +178,7 @@ class Application:
         # What only the old one has may still answer; it is closed at the end.
         self._replaced.append(self._router)
         self._router = self._completions.router = router
+        self._gate = gate
         self._admit(keys)
         logger.info("the keys and providers were read anew")
         return True

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import AuthenticationError, ConfigurationError, PermissionDenied
+from ..errors import ConfigurationError, PermissionDenied
 from ..settings import Configuration, parse_options, read_sections, setting
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -93,41 +93,24 @@ class Key:
 ANYBODY = Key()
 
 
-class Keys:
-    """The keys of ``api_keys``, of ``api_keys_file`` and of the sections ``[key NAME]``."""
+def known_keys(configuration: Configuration) -> dict[str, Key]:
+    """Return the keys of *configuration* by their digests.
 
-    def __init__(self, configuration: Configuration) -> None:
-        """Read the file; raises ConfigurationError if it or a section cannot be used."""
-        self._known: dict[str, Key] = {}
-        for name, section, where in _given(configuration):
-            options = parse_options(KeyOptions, section, where)
-            digest = options.digest.lower()
-            if not _DIGEST.fullmatch(digest):
-                # The key itself may stand there by mistake, so it is not shown.
-                wrong = "is not a SHA-256 digest in hex" if digest else "is missing"
-                raise ConfigurationError(f"{where}: digest {wrong}: see choreo-wsgi key NAME")
-            if name and digest in self._known:
-                known = self._known[digest].name
-                raise ConfigurationError(f"{where}: {known} has the same digest")
-            self._known.setdefault(digest, Key(digest[:16], name or digest[:16], options))
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
-    @property
-    def limited(self) -> bool:
-        """Whether any key has a limit that is counted."""
-        return any(key.options.limits for key in self._known.values())
-
-    def find(self, key: bytes) -> Key:
-        """Return the key that is written *key*; raises AuthenticationError."""
-        # A lookup by digest: its timing tells nothing about the keys themselves.
-        known = self._known.get(_digest(key))
-        if known is None:
-            raise AuthenticationError("the API key is not known here")
-        if known.options.expires <= datetime.now(timezone.utc):
-            raise AuthenticationError(f"the API key has expired ({known.options.expires})")
-        return known
+    They stand in ``api_keys``, in ``api_keys_file`` and in sections ``[key NAME]``.  Raises
+    ConfigurationError if the file or a section cannot be used.
+    """
+    known: dict[str, Key] = {}
+    for name, section, where in _given(configuration):
+        options = parse_options(KeyOptions, section, where)
+        digest = options.digest.lower()
+        if not _DIGEST.fullmatch(digest):
+            # The key itself may stand there by mistake, so it is not shown.
+            wrong = "is not a SHA-256 digest in hex" if digest else "is missing"
+            raise ConfigurationError(f"{where}: digest {wrong}: see choreo-wsgi key NAME")
+        if name and digest in known:
+            raise ConfigurationError(f"{where}: {known[digest].name} has the same digest")
+        known.setdefault(digest, Key(digest[:16], name or digest[:16], options))
+    return known
 
 
 def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str], str]]:
@@ -135,7 +118,7 @@ def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str
     for key in configuration.settings.api_keys:
         if len(key.split()) > 1:
             raise ConfigurationError("api_keys: a key has a space in it; commas stand between")
-        yield "", {"digest": _digest(key.encode())}, "api_keys"
+        yield "", {"digest": digest_of(key.encode())}, "api_keys"
     for name, section in configuration.keys.items():
         yield name, section, f"[key {name}]"
     path = configuration.settings.api_keys_file
@@ -163,5 +146,6 @@ def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str
         yield name.strip(), section, f"api_keys_file: {path}: [{title}]"
 
 
-def _digest(key: bytes) -> str:
+def digest_of(key: bytes) -> str:
+    """Return the digest by which *key* is known."""
     return hashlib.sha256(key).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from choreo_wsgi.app.access import Gate
-from choreo_wsgi.app.keys import Keys
+from choreo_wsgi.app.keys import known_keys
 from choreo_wsgi.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -27,7 +27,7 @@ def digest(key: str) -> str:
 
 def gate_for(**settings: Any) -> Gate:
     given = Settings(**settings)
-    return Gate(Keys(Configuration(given, {})), given)
+    return Gate(known_keys(Configuration(given, {})), given)
 
 
 def keyed(*keys: str, **settings: Any) -> Gate:

@@ -17,7 +17,7 @@ from scripted_provider import Script
 from wsgi_calls import Called, call, chat
 
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.app.keys import Keys
+from choreo_wsgi.app.keys import digest_of, known_keys
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.settings import Configuration, Settings
@@ -233,20 +233,22 @@ def test_a_key_expires(expires: str, status: int) -> None:
 )
 def test_a_section_that_cannot_be_used(section: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\[key ann\].*{message}") as caught:
-        Keys(Configuration(Settings(), {}, {"ann": section}))
+        known_keys(Configuration(Settings(), {}, {"ann": section}))
     assert KEY not in caught.value.message
 
 
 def test_two_keys_with_one_digest() -> None:
     with pytest.raises(ConfigurationError, match="ann has the same digest"):
-        Keys(Configuration(Settings(), {}, {"ann": {"digest": DIGEST}, "bob": {"digest": DIGEST}}))
+        known_keys(
+            Configuration(Settings(), {}, {"ann": {"digest": DIGEST}, "bob": {"digest": DIGEST}})
+        )
 
 
 def test_sections_in_the_file_of_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# who may call\n[key ann]\ndigest = {DIGEST}\nmodels = echo\n")
-    keys = Keys(Configuration(Settings(api_keys_file=str(path)), {}))
-    assert keys.find(KEY.encode()).name == "ann"
+    keys = known_keys(Configuration(Settings(api_keys_file=str(path)), {}))
+    assert keys[digest_of(KEY.encode())].name == "ann"
     path.write_text(f"[provider ann]\ndigest = {DIGEST}\n")
     with pytest.raises(ConfigurationError, match=r"\[provider ann\] is no \[key NAME\]"):
-        Keys(Configuration(Settings(api_keys_file=str(path)), {}))
+        known_keys(Configuration(Settings(api_keys_file=str(path)), {}))

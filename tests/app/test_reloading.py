@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from wsgi_calls import call
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.providers import Provider
@@ -43,4 +44,19 @@ def test_a_configuration_that_was_made_by_a_program(caplog: pytest.LogCaptureFix
     app = Application(type(configuration)(configuration.settings, {}), {})
     assert not app.reload()
     assert "it did not come from a file" in caplog.text
+    app.close()
+
+
+def test_the_last_key_of_a_server_behind_a_proxy_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without keys it would not have started."""
+    path = tmp_path / "choreo.ini"
+    head = "[choreo]\nbehind_proxy = true\n"
+    path.write_text(f"{head}[key ann]\ndigest = {'a' * 64}\n")
+    app = Application(configure({}, {}, str(path)), {})
+    path.write_text(f"{head}[provider x]\ntype = echo\nmodels = x\n")
+    assert not app.reload()
+    assert "stays as it was: behind_proxy" in caplog.text
+    assert call(app, "GET", "/v1/models").status == 401
     app.close()
