@@ -158,19 +158,12 @@ class Resumption:
 
     def join(self, call: Call, id: str, after: int) -> Response:
         """Return the response that reads the log of stream *id* behind frame *after*."""
-        owner = call.key.id
         slot = self.readers.take()
         try:
-            reader = self.store.read(id, owner, after)
+            playback = self.playback(call, id, after)
         except BaseException:
             slot.release()
             raise
-
-        def fail(error: ChoreoError, last: bytes) -> bytes:
-            api = call.account.api
-            return _error_frame(_api_of(last) if api == "streams" else api, error, last)
-
-        playback = Playback(reader, self.control, lambda last: self._recover(id, owner, last), fail)
 
         def on_close(outcome: str) -> None:
             slot.release()
@@ -184,6 +177,17 @@ class Resumption:
             meter=call.account,
         )
         return Response(200, [*sse.HEAD, *stream_head(call, id)], stream)
+
+    def playback(self, call: Call, id: str, after: int) -> Playback:
+        """Return the reading of the log of stream *id* behind frame *after*, for *call*."""
+        owner = call.key.id
+
+        def fail(error: ChoreoError, last: bytes) -> bytes:
+            api = call.account.api
+            return _error_frame(_api_of(last) if api == "streams" else api, error, last)
+
+        reader = self.store.read(id, owner, after)
+        return Playback(reader, self.control, lambda last: self._recover(id, owner, last), fail)
 
     # -- stop -----------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ _NUMBER = re.compile(r"[0-9]{1,17}")
 _OFFSET = 2
 #: A frame's number beyond the end of every log.
 _BEYOND = 10**15
+#: Seconds that a response may take to end after it was cancelled, until that is taken for granted.
+_PATIENCE = 3.0
 
 
 def create(
@@ -93,7 +95,7 @@ def create(
     )
 
 
-def route(resumption: Resumption, call: Call) -> Response:
+def route(resumption: Resumption, call: Call) -> Response | Pending:
     """Answer a request under ``/v1/responses/{id}``."""
     id, _, what = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
     call.account.api = "responses"
@@ -104,12 +106,19 @@ def route(resumption: Resumption, call: Call) -> Response:
         raise NotFound(text, code="response_not_found") from None
 
 
-def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response:
+def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response | Pending:
     method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.key.id
     if method == "POST":
-        told = _response(resumption, call, id, "cancelled")
         resumption.cancel(call, stream)
-        return json_response(told)
+        return Pending(
+            resumption.playback(call, stream, _BEYOND),
+            lambda last: json_response(_response(resumption, call, id, "cancelled")),
+            lambda error: None,
+            gone=call.gone,
+            control=resumption.control,
+            patience=_PATIENCE,
+            whole=True,
+        )
     if method == "DELETE":
         resumption.store.cancel(stream, owner)
         resumption.store.delete(stream, owner)

@@ -187,6 +187,17 @@ def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
         assert client.responses.cancel(id).status == "cancelled"
 
 
+def test_one_that_was_cancelled_does_not_go_on(scripted_url: tuple[str, Script]) -> None:
+    """Whoever asks next is told the same, also where its producer looks once a second."""
+    url, script = scripted_url
+    with client_of(url) as client:
+        script.say("one ")
+        id = client.responses.create(model="m", input="hi", background=True).id
+        wait_for(client.responses, id, "in_progress")
+        assert client.responses.cancel(id).status == "cancelled"
+        assert client.responses.retrieve(id).status == "cancelled"
+
+
 def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         first = client.responses.create(model="slow", input="one", store=True, instructions="x")
