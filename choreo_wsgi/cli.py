@@ -16,6 +16,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .app import log
@@ -190,7 +191,11 @@ def _serve(options: argparse.Namespace) -> int:
             return int(processes.MISCONFIGURED)
 
     sockets = inherited or bind(configuration.settings)
-    return int(processes.Supervisor(count, sockets, serve).run())
+    try:
+        return int(processes.Supervisor(count, sockets, serve).run())
+    finally:
+        if configuration.settings.unix_socket and not inherited:
+            Path(configuration.settings.unix_socket).unlink(missing_ok=True)
 
 
 def _serve_here(

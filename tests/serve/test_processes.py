@@ -198,6 +198,7 @@ def test_a_unix_socket_for_both(command: Start, tmp_path: Path) -> None:
             assert client.exchange("GET", "/healthz").status == 200
     server.signal(signal.SIGTERM)
     assert server.finish() == 0
+    assert not path.exists()
 
 
 def test_an_address_that_is_taken_ends_all(run: Start) -> None:
