@@ -56,7 +56,7 @@ class Settings:
     port: int = setting(8000, "port to listen on where listen names none", minimum=0, maximum=65535)
     unix_socket: str = setting("", "path of a unix socket to listen on instead")
     api_keys: tuple[Secret, ...] = setting((), "keys that callers must present, comma separated")
-    api_keys_file: str = setting("", "file with the SHA-256 digest of a key (hex) on each line")
+    api_keys_file: str = setting("", "file of sections [key NAME], or of SHA-256 digests in lines")
     allow_anonymous: bool = setting(False, "serve callers without a key on any address")
     behind_proxy: bool = setting(False, "strangers may call through a proxy: demand API keys")
     cors_origins: tuple[str, ...] = setting(("*",), "web origins that may call when there are keys")

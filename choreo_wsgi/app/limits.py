@@ -21,9 +21,7 @@ from ..errors import RateLimited
 from .account import Account
 from .keys import Rule
 from .request import Headers
-
-#: Seconds after which a caller whose streams are all in use may come back.
-STREAM_RETRY = 1.0
+from .slots import RETRY_AFTER
 
 #: A limit that nothing reaches.
 NO_LIMIT = 2**53
@@ -46,7 +44,7 @@ def count(
     """
     counted, changed = list[Rule](), dict[str, Any]()
     for rule in rules:
-        name, reset = rule.name, STREAM_RETRY
+        name, reset = rule.name, RETRY_AFTER
         if rule.seconds:
             used, ends = counts.get(name, (0, 0))
             if ends <= now:
