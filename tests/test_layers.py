@@ -263,7 +263,7 @@ def test_importing_the_server_package_imports_nothing_of_it() -> None:
 
 
 def test_importing_the_client_brings_no_server() -> None:
-    new = imported_by("import choreoai")
+    new = imported_by("from choreoai import ChoreoAI")
     assert {name for name in new if name.startswith("choreo_wsgi")} == {
         "choreo_wsgi",
         "choreo_wsgi.chat",

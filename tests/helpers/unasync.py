@@ -1,4 +1,4 @@
-"""Makes ``choreoai/sync`` from ``choreoai/aio``, and ``choreoai/models.pyi`` from the table.
+"""Makes ``choreoai/sync`` from ``choreoai/aio``, and two stubs from the tables that they tell of.
 
 ``python tests/helpers/unasync.py`` writes them.
 """
@@ -78,11 +78,23 @@ def stub() -> str:
     return formatted(text, ROOT / "choreoai" / "models.pyi")
 
 
+def face() -> str:
+    """Return what type checkers are told of the names in the package."""
+    from choreoai import ALIASES, FACE
+
+    text = "from choreo_wsgi.version import __version__ as __version__\n"
+    for module, names in FACE.items():
+        text += "".join(f"from .{module} import {name} as {name}\n" for name in names.split())
+    text += "".join(f"{alias} = {name}\n" for alias, name in ALIASES.items())
+    return formatted(text, ROOT / "choreoai" / "__init__.pyi")
+
+
 def generated() -> Iterator[tuple[Path, str]]:
     """Yield the files that are made, and what must stand in them."""
     for path in sorted(SOURCE.glob("*.py")):
         yield TARGET / path.name, translate(path.read_text(encoding="utf-8"))
     yield ROOT / "choreoai" / "models.pyi", stub()
+    yield ROOT / "choreoai" / "__init__.pyi", face()
 
 
 if __name__ == "__main__":
