@@ -29,7 +29,12 @@ FACE = {
     "sync.stream": "Stream",
 }
 #: For programs written for the openai package: ``import choreoai as openai``.
-ALIASES = {"AsyncOpenAI": "AsyncChoreoAI", "OpenAI": "ChoreoAI", "OpenAIError": "ChoreoAIError"}
+ALIASES = {
+    "AsyncOpenAI": "AsyncChoreoAI",
+    "Omit": "NotGiven",
+    "OpenAI": "ChoreoAI",
+    "OpenAIError": "ChoreoAIError",
+}
 
 _MODULES = {name: module for module, names in FACE.items() for name in names.split()}
 __all__ = [*_MODULES, *ALIASES]

@@ -46,5 +46,6 @@ from .sync.client import ChoreoAI as ChoreoAI
 from .sync.stream import Stream as Stream
 
 AsyncOpenAI = AsyncChoreoAI
+Omit = NotGiven
 OpenAI = ChoreoAI
 OpenAIError = ChoreoAIError

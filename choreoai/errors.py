@@ -5,6 +5,7 @@ The names are those of the openai package, so that code written for it catches t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,14 @@ class APIError(ChoreoAIError):
     *code*, *type* and *param* are those of the server's error object, None when it sent
     none; *body* is what the server sent, decoded.  An error raised by a stream also holds
     the answer as far as it came: *partial_text* (the first choice's text) and *partial*
-    (all of it, as an unfinished completion).
+    (all of it, as an unfinished completion).  *request* is what was sent, if it is known.
     """
 
     code: str | None = None
     type: str | None = None
     param: str | None = None
     body: Any = None
+    request: Any = None
     partial_text: str = ""
     partial: ChatCompletion | None = None
 
@@ -46,22 +48,27 @@ class APIError(ChoreoAIError):
 class APIStatusError(APIError):
     """The server answered with a status that is not a success.
 
-    *headers* are those of the answer; their names are found in any case.  *body* is the error
-    object in it, or all of it, if there is none.
+    *headers* are those of the answer; their names are found in any case.  *content* is its whole
+    body, and *body* the error object in that, or all of it, if there is none.
     """
 
     status_code: int = 0
     headers: Mapping[str, str]
-    _whole: Any = None
+    content: bytes = b""
 
     @property
     def response(self) -> APIStatusError:
-        """This error: it has the answer's ``status_code``, ``headers`` and ``json()``."""
+        """This error, which has what is asked of an answer: ``headers``, ``text``, ``json()``."""
         return self
+
+    @property
+    def text(self) -> str:
+        """The whole body as text."""
+        return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
         """Return the whole body, decoded; its text, if it is not JSON."""
-        return self._whole
+        return decoded(self.content)
 
     @property
     def request_id(self) -> str | None:
@@ -135,14 +142,22 @@ _BY_STATUS = dict(zip(_STATUSES, APIStatusError.__subclasses__(), strict=False))
 _CUTS = frozenset(("upstream_truncated", "producer_lost", "server_shutting_down"))
 
 
-def status_error(status: int, headers: Mapping[str, str], body: Any) -> APIStatusError:
-    """Return the error for an answer with *status*; *body* is its JSON, or its text."""
+def decoded(content: bytes) -> Any:
+    """Return the JSON value in *content*, or else its text, None if it is empty."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode("utf-8", "replace") or None
+
+
+def status_error(status: int, headers: Mapping[str, str], content: bytes) -> APIStatusError:
+    """Return the error for an answer with *status* and the body *content*."""
     kind = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
-    message, details = _read(body)
+    message, details = _read(decoded(content))
     if 300 <= status < 400 and (place := headers.get("location")):
         message = f"the server redirects to {place}, and redirects are not followed"
     text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
-    details.update(status_code=status, headers=CaseInsensitiveDict(headers), _whole=body)
+    details.update(status_code=status, headers=CaseInsensitiveDict(headers), content=content)
     return kind(text, **details)
 
 

@@ -12,9 +12,9 @@ import json
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
     Coroutine,
     Generator,
+    Iterable,
     Iterator,
     Mapping,
 )
@@ -91,11 +91,16 @@ class Object:
 
     model_validate = from_dict
 
+    @classmethod
+    def model_validate_json(cls: type[Made], text: str | bytes) -> Made:
+        """Return the object for *text*, JSON such as :meth:`model_dump_json` returns."""
+        return cls.from_dict(json.loads(text))
+
     def model_dump(
         self,
         *,
-        include: Collection[str] | None = None,
-        exclude: Collection[str] = (),
+        include: Any = True,
+        exclude: Any = False,
         exclude_unset: bool = False,
         exclude_none: bool = False,
         exclude_defaults: bool = False,
@@ -104,22 +109,15 @@ class Object:
         """Return the object as a dictionary, as pydantic's models do: all documented fields.
 
         Those that did not come are None; *exclude_unset* leaves them out, *exclude_none* and
-        *exclude_defaults* all that are None.  *include* and *exclude* name members; *exclude*
-        may be a dictionary, of members in members (``__all__`` of a list).  The *others* of
-        pydantic's options make no difference: all values are JSON's.
+        *exclude_defaults* all that are None.  *include* and *exclude* are the names of members, or
+        dictionaries of members in members (in a list by their places, or ``__all__``).  The
+        *others* of pydantic's options make no difference: all values are JSON's.
         """
-        members = dict(Object.__iter__(self))
-        if exclude_unset:
-            members = {name: members[name] for name in members if name in self.__dict__}
-        deeper = exclude if isinstance(exclude, Mapping) else dict.fromkeys(exclude, True)
-        options = {"exclude_unset": exclude_unset, "exclude_none": exclude_none or exclude_defaults}
-        return {
-            name: _dumped(value, {**options, "exclude": deeper.get(name) or ()})
-            for name, value in members.items()
-            if not (options["exclude_none"] and value is None)
-            and deeper.get(name) not in (True, ...)
-            and (include is None or name in include)
-        }
+        given = True if include is None else include, exclude or False
+        dumped: dict[str, Any] = _dumped(
+            self, *given, exclude_unset=exclude_unset, exclude_none=exclude_none or exclude_defaults
+        )
+        return dumped
 
     def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
         """Return :meth:`model_dump` as JSON."""
@@ -157,7 +155,7 @@ class Object:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self.__dict__ == other.__dict__
+        return dict(Object.__iter__(self)) == dict(Object.__iter__(other))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -264,12 +262,36 @@ def make_classes(table: str, into: dict[str, Any]) -> None:
         into[name] = type(name, tuple(bases), {**made, **absent})
 
 
-def _dumped(value: Any, options: dict[str, Any]) -> Any:
-    if isinstance(value, list):
-        excluded = options["exclude"]
-        if isinstance(excluded, Mapping):
-            options = {**options, "exclude": excluded.get("__all__", ())}
-        return [_dumped(item, options) for item in value]
-    # Also of pydantic's, in a parsed message.
-    dump = getattr(value, "model_dump", None)
-    return value if dump is None else dump(**options)
+def _dumped(value: Any, include: Any, exclude: Any, **options: bool) -> Any:
+    members: Iterable[tuple[Any, Any]]
+    if isinstance(value, Object):
+        members = (
+            (name, one)
+            for name, one in Object.__iter__(value)
+            if (name in vars(value) or not options["exclude_unset"])
+            and (one is not None or not options["exclude_none"])
+        )
+    elif isinstance(value, (list, dict)):
+        members = enumerate(value) if isinstance(value, list) else value.items()
+    elif hasattr(value, "model_dump"):  # pydantic's, in a parsed message
+        given = {"include": None if include is True else include, "exclude": exclude or None}
+        return value.model_dump(**given, **options)
+    else:
+        return value
+    kept = {
+        key: _dumped(one, inside, outside, **options)
+        for key, one in members
+        if (inside := _part(include, key)) is not False
+        and (outside := _part(exclude, key)) is not True
+    }
+    return [*kept.values()] if isinstance(value, list) else kept
+
+
+def _part(named: Any, key: Any) -> Any:
+    """Return what *named*, True for all and False for nothing, names in the member *key*."""
+    if isinstance(named, bool):
+        return named
+    if not isinstance(named, Mapping):
+        return key in named or "__all__" in named
+    found = named.get(key, named.get("__all__", False))
+    return True if found is ... else found

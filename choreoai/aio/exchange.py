@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,14 @@ from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
 from ..base import Options, path_of, retry_delay
-from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, status_error
+from ..errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    decoded,
+    status_error,
+)
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
 from ..transports.nonblocking import Waiter, dial, waiter
@@ -74,6 +81,7 @@ class AsyncExchange:
                 await self._send(self._request)
                 break
             except (APIStatusError, APIConnectionError) as error:
+                error.request = self._request
                 delay = retry_delay(error, self.retries, time.time())
                 if delay is None or self.retries >= self.options.max_retries:
                     raise
@@ -206,16 +214,12 @@ class AsyncExchange:
 
     async def refusal(self, start: bytes = b"") -> APIError:
         """Return the error for an answer whose body began with *start*."""
-        body: Any = None
-        try:
-            body = start + await self.read(_MOST_OF_AN_ERROR)
-            body = json.loads(body)
-        except APIConnectionError:
-            pass  # the status alone says enough
-        except (ValueError, RecursionError):
-            body = body.decode("utf-8", "replace")
+        content = start
+        with suppress(APIConnectionError):  # the status alone says enough
+            content += await self.read(_MOST_OF_AN_ERROR)
+        body = decoded(content)
         if not start or (isinstance(body, dict) and body.get("error")):
-            return status_error(self._head.status, _dictionary(self._head), body)
+            return status_error(self._head.status, _dictionary(self._head), content)
         kind = self._head.headers.get("content-type", "a document")
         return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
 

@@ -90,17 +90,19 @@ class AsyncStreamedResponse(Answered, Generic[T]):
         stream: Any = AsyncStream(self._exchange)
         return stream  # type: ignore[no-any-return]
 
-    async def iter_bytes(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes."""
+    async def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, in pieces of at most *chunk_size* bytes."""
         begun = False
         while block := await self._exchange.receive(self._exchange.deadline(begun)):
-            yield block
             begun = True
+            size = chunk_size or len(block)
+            for start in range(0, len(block), size):
+                yield block[start : start + size]
 
-    async def iter_text(self) -> AsyncIterator[str]:
-        """Yield the body as it comes, as text."""
+    async def iter_text(self, chunk_size: int | None = None) -> AsyncIterator[str]:
+        """Yield the body as it comes, as text from *chunk_size* bytes at most."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        async for block in self.iter_bytes():
+        async for block in self.iter_bytes(chunk_size):
             yield decoder.decode(block)
 
     async def iter_lines(self) -> AsyncIterator[str]:

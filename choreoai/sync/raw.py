@@ -90,17 +90,19 @@ class StreamedResponse(Answered, Generic[T]):
         stream: Any = Stream(self._exchange)
         return stream  # type: ignore[no-any-return]
 
-    def iter_bytes(self) -> Iterator[bytes]:
-        """Yield the body as it comes."""
+    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        """Yield the body as it comes, in pieces of at most *chunk_size* bytes."""
         begun = False
         while block := self._exchange.receive(self._exchange.deadline(begun)):
-            yield block
             begun = True
+            size = chunk_size or len(block)
+            for start in range(0, len(block), size):
+                yield block[start : start + size]
 
-    def iter_text(self) -> Iterator[str]:
-        """Yield the body as it comes, as text."""
+    def iter_text(self, chunk_size: int | None = None) -> Iterator[str]:
+        """Yield the body as it comes, as text from *chunk_size* bytes at most."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for block in self.iter_bytes():
+        for block in self.iter_bytes(chunk_size):
             yield decoder.decode(block)
 
     def iter_lines(self) -> Iterator[str]:

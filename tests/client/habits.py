@@ -526,6 +526,41 @@ for text in ("hi", "two calls", "logprobs", "refuse"):
 print(ask().to_json(exclude_none=True, indent=None), ask().to_dict(exclude_none=True))
 print(client.models.retrieve("m1").model_dump(), client.models.list().to_json())
 """,
+    "dumps of members in members": """
+c = ask("two calls", n=2)
+print(c.model_dump(include={"id", "usage"}), c.model_dump(exclude={"usage", "choices"}))
+print(c.model_dump(include={"choices": {0: {"message": {"content", "role"}}}}))
+print(c.model_dump(include={"choices": {"__all__": {"index"}}}))
+print(c.model_dump(exclude={"choices": {0: True, 1: {"message": {"tool_calls": {1: ...}}}}}))
+print(c.model_dump(exclude={"choices": {"__all__": {"message"}}, "usage": {"prompt_tokens"}}))
+print(c.model_dump_json(include={"choices": {1: {"index"}}}, exclude_none=True))
+print(c.choices[0].message.model_dump(exclude={"tool_calls": {"__all__": {"function": {"name"}}}}))
+""",
+    "there and back": """
+c = ask("two calls")
+kind = type(c)
+print(kind.model_validate(c.model_dump()) == c, kind.model_validate_json(c.model_dump_json()) == c)
+print(kind.model_validate_json(c.to_json()) == c, kind.model_validate(ask().to_dict()) == c)
+""",
+    "the answer of an error": """
+for status in (400, 404, 422):
+    try:
+        ask(f"status {status}")
+    except PKG.APIStatusError as error:
+        print(error.response.text, error.response.content, error.response.json())
+        print(error.request.method, str(error.request.url).endswith("/v1/chat/completions"))
+try:
+    OpenAI(base_url="http://127.0.0.1:9/v1", max_retries=0).models.list()
+except PKG.APIConnectionError as error:
+    print(error.request.method, error.request.url)
+""",
+    "a streaming response in pieces": """
+create = client.chat.completions.with_streaming_response.create
+with create(model="m", messages=HI) as response:
+    print([len(piece) > 7 for piece in response.iter_bytes(7)].count(True))
+with create(model="m", messages=HI) as response:
+    print("".join(response.iter_text(chunk_size=3)))
+""",
     "names and values": """
 print(dict(ask().usage)["total_tokens"])
 print([name for name, value in ask().choices[0].message if value is None])

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import chat_chunk, frame
@@ -367,7 +368,7 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
     ],
 )
 def test_retry_delay(status, headers, delay):
-    assert base.retry_delay(errors.status_error(status, headers, {}), 0, NOW) == delay
+    assert base.retry_delay(errors.status_error(status, headers, b"{}"), 0, NOW) == delay
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_retry_delay(status, headers, delay):
 def test_retry_delay_backs_off(status, after):
     headers = {} if after is None else {"retry-after": after}
     for attempt, most in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 8.0]):
-        delay = base.retry_delay(errors.status_error(status, headers, {}), attempt, NOW)
+        delay = base.retry_delay(errors.status_error(status, headers, b"{}"), attempt, NOW)
         assert most / 2 <= delay <= most
 
 
@@ -480,17 +481,22 @@ def test_the_key_is_not_in_a_repr():
     ],
 )
 def test_error_objects_of_all_kinds(body, message, code):
-    error = errors.status_error(400, {"x-request-id": "r"}, body)
+    text = (body or "") if isinstance(body, str | None) else json.dumps(body)
+    content = text.encode()
+    error = errors.status_error(400, {"x-request-id": "r"}, content)
+    assert (error.text, error.content) == (text, content)
     assert (str(error), error.code, error.json()) == (message, code, body)
     assert error.body == (body["error"] if isinstance(body, dict) and "error" in body else body)
     assert error.request_id == "r"
 
 
 def test_errors_can_be_pickled():
-    error = errors.status_error(429, {}, {"error": {"message": "m", "code": "c"}})
+    error = errors.status_error(429, {}, b'{"error": {"message": "m", "code": "c"}}')
+    error.request = requests.Request("POST", "http://server/", json={}).prepare()
     copied = pickle.loads(pickle.dumps(error))
     assert type(copied) is choreoai.RateLimitError
     assert (copied.code, copied.status_code, str(copied)) == ("c", 429, str(error))
+    assert copied.request.url == "http://server/"
 
 
 def test_the_names_that_are_loaded_late_are_there():
