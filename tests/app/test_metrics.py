@@ -89,6 +89,8 @@ def test_gaps_and_seconds_are_those_of_the_log(
     assert found["choreo_frame_gap_seconds_count", ()] == blocks - 1
     seconds = found["choreo_request_seconds_sum", ()]
     assert abs(seconds - line["seconds"]) < 0.001
+    # Each word comes 20 ms after the one before, or later.
+    assert found["choreo_frame_gap_seconds_bucket", ("0.01",)] <= blocks - 1 - 8
     gaps, first = found["choreo_frame_gap_seconds_sum", ()], line["first"]
     assert 0 < gaps <= seconds - first + 0.001
 
@@ -104,12 +106,18 @@ def test_what_runs_and_who_left(
     script = scripted()
     client = server.connect()
     client.request("POST", CHAT, chat("x", model="s", stream=True), {"Choreo-Resumable": "1"})
-    client.read_head()
+    id = client.read_head().headers["choreo-stream-id"]
     assert client.read_frame() == client.read_frame() == b": ping\n"
     assert samples(app)["choreo_active_streams", ()] == 1
     client.reset()
     wait_until(lambda: samples(app)["choreo_orphans", ()] == 1, "the stream is an orphan")
     wait_until(lambda: samples(app)["choreo_client_disconnects_total", ()] == 1, "it is counted")
+    with server.connect() as again:
+        again.request("GET", f"/v1/streams/{id}")
+        assert again.read_head().status == 200
+        again.read_frame()
+        assert samples(app)["choreo_readers", ()] == 1
+    wait_until(lambda: samples(app)["choreo_readers", ()] == 0, "the reader has left")
     found = samples(app)
     assert found["choreo_active_streams", ()] == 1  # it keeps its slot
     assert found["choreo_heartbeats_total", ()] >= 2

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from harness import DEADLINE
 
 from choreo_wsgi.app.request import read_body, request_id, while_parsing
 from choreo_wsgi.errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
@@ -219,7 +220,7 @@ def test_one_large_body_is_parsed_at_a_time_without_the_collector() -> None:
         thread.start()
         with while_parsing(1000):  # small ones wait for nobody
             assert not entered.is_set()
-    assert entered.wait(10)
+    assert entered.wait(DEADLINE)
     thread.join()
     assert gc.isenabled()
 

@@ -95,4 +95,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(open_any: Opener) -> Store:
-    return open_any()
+    """A store whose readers look when they are woken, and not every two seconds anyway."""
+    store = open_any()
+    if store.blocking:
+        store._keeper.recheck = 1000.0  # type: ignore[attr-defined]
+    return store

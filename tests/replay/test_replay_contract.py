@@ -9,7 +9,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from replay_helpers import Opener, eventually, frame, frames, look, read_all, receive, write
+from replay_helpers import (
+    DEADLINE,
+    Opener,
+    eventually,
+    frame,
+    frames,
+    look,
+    read_all,
+    receive,
+    write,
+)
 
 from choreo_wsgi import sse
 from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
@@ -58,13 +68,13 @@ def test_a_waiting_reader_is_woken(store: Store) -> None:
     writer = create(store)
     reader = store.read(writer.id, "alice")
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(reader.receive, 10.0)
+        waiting = pool.submit(reader.receive, 2 * DEADLINE)
         writer.append(frame(1), 1)
-        assert waiting.result(5) == frame(1)
+        assert waiting.result(DEADLINE) == frame(1)
         # The end wakes as well, though there is nothing to hand over.
         waiting = pool.submit(read_all, reader)
         writer.finish()
-        assert waiting.result(5) == b""
+        assert waiting.result(DEADLINE) == b""
 
 
 def test_receive_returns_when_nothing_comes(store: Store) -> None:
@@ -84,7 +94,7 @@ def test_closing_a_reader_ends_its_wait(store: Store) -> None:
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(reader.receive, 60.0)
         reader.close()
-        assert waiting.result(5) == b""
+        assert waiting.result(DEADLINE) == b""
     writer.finish()
 
 
@@ -98,7 +108,7 @@ def test_several_readers_and_writers_at_once(store: Store) -> None:
         ]
         for _ in pool.map(lambda writer: write(writer, 30, end=True), writers):
             pass
-        results = [reading.result(20) for reading in readings]
+        results = [reading.result(DEADLINE) for reading in readings]
     assert results == [frames(1, 30), frames(4, 30), frames(18, 30)] * 8
 
 
@@ -112,7 +122,7 @@ def test_what_is_read_live_is_what_is_replayed(store: Store) -> None:
             writer.append(block, 7, wait=first % 2 == 0)
             sent += block
         writer.finish()
-        assert live.result(10) == sent
+        assert live.result(DEADLINE) == sent
     assert read_all(store.read(writer.id, "alice")) == sent
 
 

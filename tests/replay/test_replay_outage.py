@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from replay_helpers import RedisServer, eventually, frame, frames, look, read_all, receive, write
+from replay_helpers import (
+    DEADLINE,
+    RedisServer,
+    eventually,
+    frame,
+    frames,
+    look,
+    read_all,
+    receive,
+    write,
+)
 
 from choreo_wsgi.errors import NotFound, ReplayUnavailable, StreamGone
 from choreo_wsgi.replay import Store, Writer, open_store
@@ -176,7 +186,7 @@ def test_an_outage_is_not_taken_for_a_lost_producer(own_redis: RedisServer) -> N
         eventually(lambda: theirs.reachable)
         assert theirs.lost(writer.id, "alice") is None
         write(writer, 1, end=True)
-        assert rest.result(15) == frames(4, writer.last)
+        assert rest.result(DEADLINE) == frames(4, writer.last)
     ours.close()
     theirs.close()
 
@@ -312,7 +322,7 @@ def test_a_live_reader_outlives_a_redis_that_comes_back_empty(
         # The producer makes the stream anew though it has nothing to say.
         eventually(lambda: found(theirs, writer.id))
         sent = write(writer, 2, end=True)
-        assert rest.result(15) == sent
+        assert rest.result(DEADLINE) == sent
     ours.close()
     theirs.close()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from replay_helpers import (
+    DEADLINE,
     Opener,
     eventually,
     frame,
@@ -295,6 +296,6 @@ def test_a_stream_of_another_process_is_deleted_when_it_has_ended(open_shared: O
         deleting = pool.submit(theirs.delete, writer.id, "alice")
         eventually(lambda: writer.cancelled)
         writer.append(frame(3), 1, end=True)
-        deleting.result(10)
+        deleting.result(DEADLINE)
     with pytest.raises(NotFound):
         ours.read(writer.id, "alice")

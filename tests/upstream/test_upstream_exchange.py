@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi.errors import (
@@ -69,7 +70,7 @@ def test_the_body_comes_as_it_is_sent(upstream: Start, client: Make) -> None:
     def answer(peer: Peer) -> None:
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
         peer.send(chunk(b"first"))
-        more.wait(10)
+        more.wait(DEADLINE)
         peer.send(chunk(b"second") + b"0\r\n\r\n")
 
     server = upstream(answer)
@@ -92,7 +93,7 @@ def test_receive_of_zero_never_blocks(upstream: Start, client: Make) -> None:
     go = threading.Event()
 
     def answer(peer: Peer) -> None:
-        go.wait(10)
+        go.wait(DEADLINE)
         peer.send(sized(b"hello"))
 
     exchange = client().send(post(upstream(answer).url))
@@ -174,7 +175,7 @@ def test_a_connection_that_died_idle_is_replaced_unseen(upstream: Start, client:
     pool = client()
     for _ in range(3):
         assert read(pool.send(post(server.url))) == b"hello"
-        assert served.acquire(timeout=10)
+        assert served.acquire(timeout=DEADLINE)
         assert server.wait(lambda: server.open == 0)
     assert len(server.requests) == 3
 
@@ -208,7 +209,7 @@ def test_what_may_have_been_begun_is_not_asked_for_twice(
         if len(server.requests) == 1:
             peer.send(sized(b"hello"))
         else:
-            go.wait(10)
+            go.wait(DEADLINE)
             peer.close()
 
     server = upstream(answer)
@@ -351,7 +352,7 @@ def test_an_end_mark_that_comes_late_does_not_cost_the_connection(
 
     def answer(peer: Peer) -> None:
         peer.send(chunked([b"all"])[:-5])
-        go.wait(10)
+        go.wait(DEADLINE)
         peer.send(b"0\r\n\r\n")
         go.clear()
 
@@ -394,7 +395,7 @@ def test_resets_lose_nothing_that_came(upstream: Start, client: Make, framing: A
 
     def answer(peer: Peer) -> None:
         peer.send(framing([b"hello", b"world"])[:-9])
-        read_it.wait(10)
+        read_it.wait(DEADLINE)
         peer.reset()
 
     exchange = client().send(post(upstream(answer).url))
@@ -458,7 +459,7 @@ def test_the_prefill_may_last_longer_than_a_silence(upstream: Start, client: Mak
 
     def answer(peer: Peer) -> None:
         peer.send(chunked([b"x"])[:-11])  # the head at once, as vLLM does
-        quiet.wait(10)
+        quiet.wait(DEADLINE)
         peer.send(chunked([b"x"])[-11:])
 
     server = upstream(answer)
@@ -550,7 +551,7 @@ def test_closing_while_a_long_body_is_sent(upstream: Start, client: Make) -> Non
         assert not exchange._sent
         exchange.close()
         stop.set()
-        peer.settimeout(5)
+        peer.settimeout(DEADLINE)
         while peer.recv(1 << 20):
             pass
         peer.close()
@@ -568,7 +569,7 @@ def test_a_descriptor_tells_when_more_can_be_sent(client: Make) -> None:
                 exchange.receive(0)
             descriptor = exchange.fileno()
             assert descriptor is not None and exchange.events & select.POLLOUT
-            peer.settimeout(5)
+            peer.settimeout(DEADLINE)
             while not select.select([descriptor], [], [], 0)[0]:
                 assert peer.recv(1 << 20)
             exchange.close()
@@ -608,7 +609,7 @@ def test_closing_in_the_handshake(client: Make) -> None:
         peer, _ = listener.accept()
         assert peer.recv(65536)  # the client's hello; it gets no answer
         exchange.close()
-        peer.settimeout(5)
+        peer.settimeout(DEADLINE)
         assert peer.recv(1) == b""
         peer.close()
 
@@ -665,7 +666,7 @@ def test_one_record_that_is_read_in_pieces_is_not_left_behind(
 
     def answer(peer: Peer) -> None:
         peer.send(chunked([b"x" * 16000])[:-5])  # one record, then silence
-        hold.wait(10)
+        hold.wait(DEADLINE)
         peer.send(b"0\r\n\r\n")
 
     server = upstream(answer, context=tls[0])
@@ -744,7 +745,7 @@ def tunnel(port: int) -> Callable[[Peer], None]:
             back = threading.Thread(target=relay_bytes, args=(there, peer.sock))
             back.start()
             relay_bytes(peer.sock, there)
-            back.join(10)
+            back.join(DEADLINE)
         peer.close()
 
     return answer

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, head, sized
 
 from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
@@ -68,7 +69,7 @@ def server(upstream: Start, hold: threading.Event) -> RawServer:
     """Answers ``x`` when *hold* is set."""
 
     def answer(peer: Peer) -> None:
-        assert hold.wait(10)
+        assert hold.wait(DEADLINE)
         peer.send(sized(b"x"))
 
     return upstream(answer)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 
 from choreo_wsgi import sse
@@ -170,7 +171,7 @@ def test_frames_arrive_before_the_next_is_made(upstream: Start, provider: Make) 
     def answer(peer: Peer) -> None:
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
         for one in STREAM:
-            assert go.acquire(timeout=10)
+            assert go.acquire(timeout=DEADLINE)
             peer.send(chunk(one))
         peer.send(b"0\r\n\r\n")
 
@@ -190,7 +191,7 @@ def test_a_reset_after_the_finish_is_no_failure(upstream: Start, provider: Make)
 
     def answer(peer: Peer) -> None:
         peer.send(chunked(STREAM[:-2])[:-5])
-        got_it.wait(10)
+        got_it.wait(DEADLINE)
         peer.reset()
 
     frames = stream(provider(upstream(answer)))
@@ -206,7 +207,7 @@ def test_a_reset_before_the_finish_is_one(upstream: Start, provider: Make) -> No
 
     def answer(peer: Peer) -> None:
         peer.send(chunked([ROLE, *WORDS])[:-5])
-        got_it.wait(10)
+        got_it.wait(DEADLINE)
         peer.reset()
 
     frames = stream(provider(upstream(answer)))
@@ -678,16 +679,16 @@ def test_nobody_waits_for_a_list_that_somebody_asks_for(upstream: Start, provide
 
     def answer(peer: Peer) -> None:
         asked.set()
-        go.wait(10)
+        go.wait(DEADLINE)
         peer.send(sized(b'{"data":[{"id":"a"}]}'))
 
     ours = provider(upstream(answer))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ours.models)
-        assert asked.wait(10)
+        assert asked.wait(DEADLINE)
         assert ours.models() == []
         go.set()
-        assert first.result(10) == ["a"]
+        assert first.result(DEADLINE) == ["a"]
     assert ours.models() == ["a"]
 
 

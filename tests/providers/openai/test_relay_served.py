@@ -98,7 +98,7 @@ def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -
     def answer(peer: Peer) -> None:
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
         for one in STREAM:
-            assert go.acquire(timeout=10)
+            assert go.acquire(timeout=harness.DEADLINE)
             peer.send(chunk(one))
         peer.send(b"0\r\n\r\n")
 
@@ -171,7 +171,7 @@ def test_whoever_leaves_leaves_nothing(upstream: Start, served: Serve, phase: st
                 client.read_head()
                 client.read_frame()
             else:
-                assert asked.acquire(timeout=10)
+                assert asked.acquire(timeout=harness.DEADLINE)
         for client in clients:
             client.close()
         arrived = 20 * (round + 1)
