@@ -31,9 +31,32 @@ _FORWARDING = re.compile(
 #: who asks themselves.
 OPEN = ("", "/", "/health", "/healthz", "/readyz", "/metrics")
 
+# Web pages: CORS, https://fetch.spec.whatwg.org/#http-cors-protocol
+
+METHODS = "GET, POST, DELETE"
+
+# The response headers that a page may read; with an Authorization header Fetch knows no "*".
+_EXPOSED = (
+    "x-request-id, Retry-After, Content-Location, "
+    "Choreo-Provider, Choreo-Resumable, Choreo-Stream-Id, x-should-retry, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+)
+_REQUEST_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key")
+# Choreo-* is ours; the others are sent by OpenAI's and Anthropic's clients in a browser.
+_ASKED = re.compile(
+    r"(?:choreo|openai|anthropic|x-stainless)-[a-z0-9-]{1,64}|x-request-id|(?:x-)?api-key"
+)
+_LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?")
+_MAX_AGE = "600"  # seconds; browsers cut it to 2 hours at most
+
 
 class Gate:
-    """Decides who may call: the holders of *keys*, by digest, or without keys this machine."""
+    """Decides who may call: the holders of *keys*, by digest, or without keys this machine.
+
+    And which web pages: with keys those of ``cors_origins``, without keys those that this machine
+    serves.  Never with credentials: this server uses no cookies.
+    """
 
     def __init__(self, keys: Mapping[str, Key], settings: Settings) -> None:
         """Raise ConfigurationError if there must be keys and are none."""
@@ -44,6 +67,8 @@ class Gate:
             )
         self._keys = keys
         self._open = settings.allow_anonymous
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins)
+        self._every = bool(keys) and "*" in self._origins
 
     def admit(self, environ: Environ) -> Key:
         """Return the caller's key, ANYBODY without keys and for what anybody may ask.
@@ -77,6 +102,49 @@ class Gate:
         if known.options.expires <= datetime.now(timezone.utc):
             raise AuthenticationError(f"the API key has expired ({known.options.expires})")
         return known
+
+    def cors_headers(self, environ: Environ) -> Headers:
+        """Return the headers for every answer to *environ*, errors included; never raises."""
+        headers = [("Vary", "Origin")]
+        origin = environ.get("HTTP_ORIGIN")
+        if origin and self._allows(origin):
+            headers.append(("Access-Control-Allow-Origin", "*" if self._every else origin))
+            headers.append(("Access-Control-Expose-Headers", _EXPOSED))
+        return headers
+
+    def check_origin(self, environ: Environ) -> None:
+        """Raise PermissionDenied when a page of a foreign origin calls.
+
+        A page that this host has served may always call: browsers send an Origin with every
+        request other than GET, also to the page's own host.
+        """
+        origin = environ.get("HTTP_ORIGIN")
+        if not origin or self._allows(origin):
+            return
+        scheme, _, host = origin.partition("://")
+        own = environ.get("HTTP_HOST") or ""
+        if scheme not in ("http", "https") or not own or host.lower() != own.lower():
+            raise PermissionDenied("pages of this origin may not call", code="origin_not_allowed")
+
+    def preflight(self, environ: Environ) -> Headers:
+        """Return the headers that the answer to ``OPTIONS`` (204) adds to :meth:`cors_headers`.
+
+        Raises PermissionDenied.
+        """
+        self.check_origin(environ)
+        asked = str(environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or "").lower()
+        more = [name for part in asked.split(",")[:64] if _ASKED.fullmatch(name := part.strip())]
+        return [
+            ("Allow", f"{METHODS}, OPTIONS"),
+            ("Access-Control-Allow-Methods", METHODS),
+            ("Access-Control-Allow-Headers", ", ".join([*_REQUEST_HEADERS, *more])),
+            ("Access-Control-Max-Age", _MAX_AGE),
+        ]
+
+    def _allows(self, origin: str) -> bool:
+        if self._keys:
+            return self._every or origin.lower() in self._origins
+        return _LOCAL.fullmatch(origin) is not None
 
 
 def demand_metrics_key(environ: Environ, key: str) -> None:
@@ -145,79 +213,3 @@ def how_it_came(environ: Environ, settings: Settings) -> str:
     """Return what ``choreo-wsgi check`` asks for: the protocol, forwarded or not, and pings."""
     way = "forwarded" if is_forwarded(environ) else "direct"
     return f"{environ['SERVER_PROTOCOL']}; {way}; heartbeat={settings.heartbeat_seconds:g}"
-
-
-# -- web pages (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) -----------------------
-
-METHODS = "GET, POST, DELETE"
-
-# The response headers that a page may read; with an Authorization header Fetch knows no "*".
-_EXPOSED = (
-    "x-request-id, Retry-After, Content-Location, "
-    "Choreo-Provider, Choreo-Resumable, Choreo-Stream-Id, x-should-retry, "
-    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
-    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
-)
-_REQUEST_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID", "Idempotency-Key")
-# Choreo-* is ours; the others are sent by OpenAI's and Anthropic's clients in a browser.
-_ASKED = re.compile(
-    r"(?:choreo|openai|anthropic|x-stainless)-[a-z0-9-]{1,64}|x-request-id|(?:x-)?api-key"
-)
-_LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?")
-_MAX_AGE = "600"  # seconds; browsers cut it to 2 hours at most
-
-
-class Policy:
-    """Decides which web pages may call.
-
-    With keys those of ``settings.cors_origins``, without keys those served by this machine.
-    Never with credentials: this server uses no cookies.
-    """
-
-    def __init__(self, settings: Settings, *, keys: bool) -> None:
-        origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins)
-        self._origins = origins if keys else None
-        self._every = keys and "*" in origins
-
-    def headers(self, environ: Environ) -> Headers:
-        """Return the headers for every answer to *environ*, errors included; never raises."""
-        headers = [("Vary", "Origin")]
-        origin = environ.get("HTTP_ORIGIN")
-        if origin and self._allows(origin):
-            headers.append(("Access-Control-Allow-Origin", "*" if self._every else origin))
-            headers.append(("Access-Control-Expose-Headers", _EXPOSED))
-        return headers
-
-    def check(self, environ: Environ) -> None:
-        """Raise PermissionDenied when a page of a foreign origin calls.
-
-        A page that this host has served may always call: browsers send an Origin with every
-        request other than GET, also to the page's own host.
-        """
-        origin = environ.get("HTTP_ORIGIN")
-        if not origin or self._allows(origin):
-            return
-        scheme, _, host = origin.partition("://")
-        own = environ.get("HTTP_HOST") or ""
-        if scheme not in ("http", "https") or not own or host.lower() != own.lower():
-            raise PermissionDenied("pages of this origin may not call", code="origin_not_allowed")
-
-    def preflight(self, environ: Environ) -> Headers:
-        """Return the headers that the answer to ``OPTIONS`` (204) adds to :meth:`headers`.
-
-        Raises PermissionDenied.
-        """
-        self.check(environ)
-        asked = str(environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or "").lower()
-        more = [name for part in asked.split(",")[:64] if _ASKED.fullmatch(name := part.strip())]
-        return [
-            ("Allow", f"{METHODS}, OPTIONS"),
-            ("Access-Control-Allow-Methods", METHODS),
-            ("Access-Control-Allow-Headers", ", ".join([*_REQUEST_HEADERS, *more])),
-            ("Access-Control-Max-Age", _MAX_AGE),
-        ]
-
-    def _allows(self, origin: str) -> bool:
-        if self._origins is None:
-            return _LOCAL.fullmatch(origin) is not None
-        return self._every or origin.lower() in self._origins

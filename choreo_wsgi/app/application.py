@@ -19,7 +19,7 @@ from ..settings import Configuration, configure
 from ..streams.stream import Control, EventStream, forget_frames
 from ..version import __version__
 from . import log
-from .access import OPEN, Gate, Policy, how_it_came
+from .access import OPEN, Gate, how_it_came
 from .account import load_observers
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
@@ -75,7 +75,7 @@ class Application:
         self._loaded: resumable.Resumption | None = None
         if not self.settings.replay.startswith("memory:"):
             self._resumption()  # a wrong address is told at start
-        self._admit(keys)
+        self._count_limits(keys)
         self._endpoints = Endpoints(self._completions, self._resumption, self.settings)
         #: What ``/metrics`` looks at; a server adds what it knows itself.
         self.gauges: dict[str, Callable[[], float]] = {
@@ -108,13 +108,12 @@ class Application:
                 self._loaded.orphans.carrier = self._carrier
             return self._loaded
 
-    def _admit(self, keys: Mapping[str, Key]) -> None:
+    def _count_limits(self, keys: Mapping[str, Key]) -> None:
         if self._completions.limits is None and any(key.options.limits for key in keys.values()):
             replay = self.settings.replay
             memory = replay.startswith("memory:")
             found = limits.Limits() if memory else shared_limits.open_limits(replay)
             self._completions.limits = found
-        self._cors = Policy(self.settings, keys=bool(keys))
 
     # -- for whoever runs it ------------------------------------------------------------
 
@@ -179,7 +178,7 @@ class Application:
         self._replaced.append(self._router)
         self._router = self._completions.router = router
         self._gate = gate
-        self._admit(keys)
+        self._count_limits(keys)
         logger.info("the keys and providers were read anew")
         return True
 
@@ -221,7 +220,7 @@ class Application:
         # A provider may answer with a number of its own, such as 529.
         reason = _REASONS.get(response.status, "Error")
         headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
-        headers += self._cors.headers(environ)
+        headers += self._gate.cors_headers(environ)
         try:
             start_response(f"{response.status} {reason}", headers)
         except BaseException:
@@ -266,11 +265,11 @@ class Application:
     def _dispatch(self, call: Call) -> Response | Pending:
         method, path = call.account.method, call.account.path
         if method == "OPTIONS":
-            return Response(204, self._cors.preflight(call.environ))
+            return Response(204, self._gate.preflight(call.environ))
         handlers = self._handlers(path)
         call.account.key = self._gate.admit(call.environ)
         if path not in OPEN:
-            self._cors.check(call.environ)
+            self._gate.check_origin(call.environ)
         if handlers is None:
             raise NotFound(f"there is no {path!a} here; there is {', '.join(self._route_names())}")
         handler = handlers.get("GET" if method == "HEAD" else method)

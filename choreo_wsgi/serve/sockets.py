@@ -49,6 +49,8 @@ def listen_addresses(settings: Settings) -> list[str]:
             hint = f"; an IPv6 address stands in brackets: [{text}]" if bare else ""
             if "://" in text:
                 hint = f", which {text.partition('://')[0]}:// is no part of"
+            elif "/" in text:
+                hint = "; the path of a unix socket goes to the setting unix_socket"
             raise ConfigurationError(f"listen: {text!r} is not HOST:PORT{hint}")
         port = int(match[2] or settings.port)
         if port > 65535:

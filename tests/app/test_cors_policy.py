@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from choreo_wsgi.app.access import Policy
+from choreo_wsgi.app.access import Gate
+from choreo_wsgi.app.keys import Key
 from choreo_wsgi.errors import PermissionDenied
 from choreo_wsgi.settings import Settings
 
-KEYLESS = Policy(Settings(), keys=False)
-OPEN = Policy(Settings(), keys=True)
-LISTED = Policy(Settings(cors_origins=("https://App.test", "http://x.test:81/")), keys=True)
+KEYS = {"digest": Key()}
+KEYLESS = Gate({}, Settings())
+OPEN = Gate(KEYS, Settings())
+LISTED = Gate(KEYS, Settings(cors_origins=("https://App.test", "http://x.test:81/")))
 
 
 def asking(origin: str | None, **variables: str) -> dict[str, Any]:
@@ -20,11 +22,11 @@ def asking(origin: str | None, **variables: str) -> dict[str, Any]:
     return environ if origin is None else {**environ, "HTTP_ORIGIN": origin}
 
 
-def allowed(policy: Policy, origin: str) -> str | None:
+def allowed(policy: Gate, origin: str) -> str | None:
     """Return Access-Control-Allow-Origin; check that the two other doors agree with it."""
     environ = asking(origin)
-    answer = dict(policy.headers(environ)).get("Access-Control-Allow-Origin")
-    for door in (policy.check, policy.preflight):
+    answer = dict(policy.cors_headers(environ)).get("Access-Control-Allow-Origin")
+    for door in (policy.check_origin, policy.preflight):
         if answer is None:
             with pytest.raises(PermissionDenied) as caught:
                 door(environ)
@@ -88,30 +90,30 @@ def test_with_keys_the_listed_origins() -> None:
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN, LISTED])
-def test_callers_that_are_no_pages(policy: Policy) -> None:
-    policy.check(asking(None))
-    assert policy.headers(asking(None)) == [("Vary", "Origin")]
+def test_callers_that_are_no_pages(policy: Gate) -> None:
+    policy.check_origin(asking(None))
+    assert policy.cors_headers(asking(None)) == [("Vary", "Origin")]
     assert ("Allow", "GET, POST, DELETE, OPTIONS") in policy.preflight(asking(None))
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, LISTED])
-def test_pages_that_this_host_has_served(policy: Policy) -> None:
+def test_pages_that_this_host_has_served(policy: Gate) -> None:
     """Browsers send an Origin to the page's own host too, where CORS does not apply."""
     own = asking("https://chat.test", HTTP_HOST="chat.test")
-    policy.check(own)
-    assert "Access-Control-Allow-Origin" not in dict(policy.headers(own))
-    policy.check(asking("https://chat.test", HTTP_HOST="Chat.TEST"))
-    policy.check(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
+    policy.check_origin(own)
+    assert "Access-Control-Allow-Origin" not in dict(policy.cors_headers(own))
+    policy.check_origin(asking("https://chat.test", HTTP_HOST="Chat.TEST"))
+    policy.check_origin(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
     with pytest.raises(PermissionDenied):
-        policy.check(asking("https://chat.test", HTTP_HOST="chat.test:81"))
+        policy.check_origin(asking("https://chat.test", HTTP_HOST="chat.test:81"))
     for origin, host in (("null", ""), ("http://", ""), ("ftp://chat.test", "chat.test")):
         with pytest.raises(PermissionDenied):
-            policy.check(asking(origin, HTTP_HOST=host))
+            policy.check_origin(asking(origin, HTTP_HOST=host))
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN])
-def test_what_every_answer_says(policy: Policy) -> None:
-    headers = dict(policy.headers(asking("http://localhost:3000")))
+def test_what_every_answer_says(policy: Gate) -> None:
+    headers = dict(policy.cors_headers(asking("http://localhost:3000")))
     exposed = {name.strip().lower() for name in headers["Access-Control-Expose-Headers"].split(",")}
     assert exposed >= {
         "x-request-id",

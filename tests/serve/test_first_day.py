@@ -46,6 +46,7 @@ def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -
         ("::1", ["[::1]"]),
         ("localhost:http", ["HOST:PORT"]),
         ("http://localhost:8000", ["HOST:PORT, which http:// is no part of"]),
+        ("unix:/tmp/x", ["HOST:PORT; the path of a unix socket goes to the setting unix_socket"]),
         ("localhost:99999", ["65535"]),
         ("[::1", ["HOST:PORT"]),
         ("no-such-host.invalid:8000", ["no such host", "no-such-host.invalid"]),
