@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import sse
 from ..apis import API
 from ..chat.source import Reply
-from ..providers.failover import Breakers, Candidate, Failover, in_order
+from ..providers.failover import Breakers, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
 from ..streams.stream import Control, Endable, EventStream, Generation
@@ -182,22 +182,10 @@ class Completions:
         return Pending(reply, decide, give_up, gone=call.gone, control=self._control)
 
     def _failover(self, request: ChatRequest, writer: AnswerWriter) -> Failover:
-        def candidate(target: Target) -> Candidate:
-            def begin() -> Reply:
-                return target.provider.answer(request.with_model(target.model), writer)
+        def begin(target: Target) -> Reply:
+            return target.provider.answer(request.with_model(target.model), writer)
 
-            breaker = self.breakers.of(target.label)
-            return Candidate(
-                breaker,
-                begin,
-                target.priority,
-                target.weight,
-                label=target.label,
-                blocking=target.provider.blocking,
-            )
-
-        targets = self.router.targets(request.model)
-        return Failover(in_order([candidate(target) for target in targets]))
+        return Failover(in_order(self.router.targets(request.model)), begin, self.breakers.of)
 
 
 def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..chat.items import Usage
 from ..chat.source import Lane, Reply, lane_of
 from ..errors import ChoreoError, Exhausted
+from .routing import Target
 
 #: So many failures in a row open a circuit, for so many seconds.
 FAILURES = 5
@@ -87,48 +88,43 @@ class Breakers:
         return breaker
 
 
-@dataclass(slots=True)
-class Candidate:
-    """A target that can be asked: its *breaker*, how to *begin*, and whether that may block."""
-
-    breaker: Breaker
-    begin: Callable[[], Reply]
-    priority: int = 0
-    weight: float = 1.0
-    label: str = ""
-    blocking: bool = False
-
-
 def in_order(
-    candidates: Sequence[Candidate], random: Callable[[], float] = random.random
-) -> list[Candidate]:
-    """Return *candidates* in the order to ask them.
+    targets: Sequence[Target], random: Callable[[], float] = random.random
+) -> list[Target]:
+    """Return *targets* in the order to ask them.
 
     Lower priority numbers come first; those of one priority are drawn by weight.
     """
-    if len(candidates) == 1:
-        return list(candidates)
+    if len(targets) == 1:
+        return list(targets)
     # Efraimidis and Spirakis: sorting by u ** (1 / w) draws by weight without replacement.
     keyed = [
         (item.priority, -(random() ** (1 / item.weight)) if item.weight else 1.0, place)
-        for place, item in enumerate(candidates)
+        for place, item in enumerate(targets)
     ]
-    return [candidates[place] for _, _, place in sorted(keyed)]
+    return [targets[place] for _, _, place in sorted(keyed)]
 
 
 class Failover:
-    """Reads from the first of *candidates* that answers; itself a reply.
+    """Reads from the first of *targets* that answers; itself a reply.
 
-    A candidate that fails before its first byte with something that another could do better
-    (no connection, 429, 5xx, a timeout) is passed over for the next.  Those with an open
-    circuit are asked only when nobody else is left.  After the first byte nothing is tried
-    again.
+    *begin* asks one of them; *breaker_of* returns the breaker for its label.  One that fails
+    before its first byte with something that another could do better (no connection, 429, 5xx,
+    a timeout) is passed over for the next.  Those with an open circuit are asked only when nobody
+    else is left.  After the first byte nothing is tried again.
     """
 
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self._left = list(candidates)
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        begin: Callable[[Target], Reply],
+        breaker_of: Callable[[str], Breaker],
+    ) -> None:
+        self._left = list(targets)
+        self._begin: Callable[[Target], Reply] | None = begin
+        self._breaker_of = breaker_of
         self._answered = False
-        #: How many candidates were passed over so far.
+        #: How many targets were passed over so far.
         self.failovers = 0
         self.ended = False
         self._reading: Reply | None = None  # nobody is asked before the first receive()
@@ -137,7 +133,7 @@ class Failover:
     @property
     def label(self) -> str:
         """Who answers, or is being asked."""
-        return self._label if self._reading is None else self._reading.label
+        return self._target.label if self._reading is None else self._reading.label
 
     @property
     def usage(self) -> Usage | None:
@@ -147,17 +143,12 @@ class Failover:
     def _choose(self) -> None:
         """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
-        place = 0
-        while place < len(self._left) and not self._left[place].breaker.allows():
-            place += 1
-        candidate = self._left.pop(place if place < len(self._left) else 0)
-        self._begin: Callable[[], Reply] | None = candidate.begin
-        self._breaker = candidate.breaker
-        self._blocking = candidate.blocking
-        self._label = candidate.label
+        breakers = [self._breaker_of(target.label) for target in self._left]
+        place = next((n for n, breaker in enumerate(breakers) if breaker.allows()), 0)
+        self._target, self._breaker = self._left.pop(place), breakers[place]
 
     def _pass_over(self, error: ChoreoError) -> None:
-        """Raise *error* unless the next candidate is to be asked."""
+        """Raise *error* unless the next target is to be asked."""
         # Another target could do better, unless the request or this process is at fault.
         if not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500):
             self._breaker.failed()
@@ -173,11 +164,13 @@ class Failover:
         reading = self._reading
         try:
             if reading is None:
-                if self._blocking and timeout <= 0:
+                if self._target.provider.blocking and timeout <= 0:
                     return b""
-                begin, self._begin = self._begin, None  # it holds the request
+                begin = self._begin
                 assert begin is not None
-                reading = self._reading = begin()
+                if not self._left:
+                    self._begin = None  # it holds the request, which may be megabytes
+                reading = self._reading = begin(self._target)
             block = reading.receive(timeout)
         except ChoreoError as error:
             if reading is not None:
@@ -187,7 +180,8 @@ class Failover:
         if block or reading.ended:
             if not self._answered:
                 self._answered = True
-                self._left.clear()  # they hold the request, which may be megabytes
+                self._left.clear()
+                self._begin = None
                 self._breaker.succeeded()
             self.ended = reading.ended
         return block
@@ -204,7 +198,7 @@ class Failover:
     def due(self) -> float | None:
         """When to ask again although nothing came; None before a target that may block."""
         if self._reading is None:
-            return None if self._blocking else 0.0
+            return None if self._target.provider.blocking else 0.0
         return self._reading.due
 
     def close(self) -> None:

@@ -22,7 +22,9 @@ from choreo_wsgi.errors import (
     RateLimited,
     UpstreamTruncated,
 )
-from choreo_wsgi.providers.failover import Breaker, Breakers, Candidate, Failover, in_order
+from choreo_wsgi.providers.echo import Echo
+from choreo_wsgi.providers.failover import Breaker, Breakers, Failover, in_order
+from choreo_wsgi.settings import Settings
 
 
 class Clock:
@@ -58,11 +60,19 @@ class Answering:
 
 
 class Target:
-    """A candidate that counts how often it is asked; a sole error is raised by *begin*."""
+    """A target that counts how often it is asked; a sole error is raised by *begin*."""
+
+    provider = Echo("echo", {}, Settings())
 
     def __init__(
-        self, label: str, *steps: bytes | Exception, refuses: ChoreoError | None = None
+        self,
+        label: str,
+        *steps: bytes | Exception,
+        refuses: ChoreoError | None = None,
+        priority: int = 0,
+        weight: float = 1.0,
     ) -> None:
+        self.priority, self.weight = priority, weight
         self.label = label
         self.steps = steps
         self.refuses = refuses
@@ -75,13 +85,15 @@ class Target:
         self.readings.append(Answering(self.label, *self.steps))
         return self.readings[-1]
 
-    def candidate(self, priority: int = 0, weight: float = 1.0) -> Candidate[Answering]:
-        return Candidate(self.breaker, self.begin, priority, weight, label=self.label)
+
+def failover_of(*targets: Target) -> Failover:
+    breakers = {target.label: target.breaker for target in targets}
+    return Failover(targets, Target.begin, breakers.__getitem__)
 
 
 def read(*targets: Target) -> tuple[bytes, str]:
     """Return what a caller of *targets* reads, and from whom."""
-    failover = Failover([target.candidate() for target in targets])
+    failover = failover_of(*targets)
     blocks = []
     while not failover.ended:
         blocks.append(failover.receive(0))
@@ -173,7 +185,7 @@ def test_our_own_lack_of_something_is_no_targets_failure() -> None:
 def test_a_client_that_leaves_is_no_failure() -> None:
     target = Target("a", b"", b"x", b"y")
     for reads in (0, 1, 2) * 3:
-        failover = Failover([target.candidate()])
+        failover = failover_of(target)
         for _ in range(reads):
             failover.receive(0)
         failover.close()
@@ -183,7 +195,7 @@ def test_a_client_that_leaves_is_no_failure() -> None:
 
 def test_usage_and_label_are_of_whoever_answers() -> None:
     target = Target("b", b"x", b"y")
-    failover = Failover([Target("a", ProviderTimeout("")).candidate(), target.candidate()])
+    failover = failover_of(Target("a", ProviderTimeout("")), target)
     assert failover.label == "a"
     assert failover.receive(0) == b"" and not failover.ended
     assert failover.label == "b" and failover.usage is None
@@ -196,38 +208,37 @@ def test_usage_and_label_are_of_whoever_answers() -> None:
 # -- order ------------------------------------------------------------------------------------
 
 
-def labels(targets: list[Candidate[Answering]], names: dict[int, str]) -> list[str]:
-    return [names[id(candidate)] for candidate in targets]
+def labels(targets: list[Target]) -> list[str]:
+    return [target.label for target in targets]
 
 
-def named(**targets: tuple[int, float]) -> tuple[list[Candidate[Answering]], dict[int, str]]:
-    made = {name: Target(name).candidate(*how) for name, how in targets.items()}
-    return list(made.values()), {id(candidate): name for name, candidate in made.items()}
+def named(**targets: tuple[int, float]) -> list[Target]:
+    return [Target(name, priority=how[0], weight=how[1]) for name, how in targets.items()]
 
 
 def test_the_lowest_priority_number_is_first() -> None:
-    candidates, names = named(c=(3, 100.0), a=(-1, 0.1), b=(2, 1.0))
-    assert labels(in_order(candidates), names) == ["a", "b", "c"]
+    targets = named(c=(3, 100.0), a=(-1, 0.1), b=(2, 1.0))
+    assert labels(in_order(targets)) == ["a", "b", "c"]
 
 
 def test_one_priority_is_drawn_by_weight() -> None:
-    candidates, names = named(heavy=(0, 3.0), light=(0, 1.0), later=(1, 100.0))
+    targets = named(heavy=(0, 3.0), light=(0, 1.0), later=(1, 100.0))
     draw = random.Random(7).random
-    orders = Counter(tuple(labels(in_order(candidates, draw), names)) for _ in range(2000))
+    orders = Counter(tuple(labels(in_order(targets, draw))) for _ in range(2000))
     assert set(orders) == {("heavy", "light", "later"), ("light", "heavy", "later")}
     assert 0.70 < orders[("heavy", "light", "later")] / 2000 < 0.80
 
 
 def test_weight_zero_is_a_last_resort() -> None:
-    candidates, names = named(never=(0, 0.0), one=(0, 1.0), two=(0, 1e-9))
+    targets = named(never=(0, 0.0), one=(0, 1.0), two=(0, 1e-9))
     for _ in range(100):
-        assert labels(in_order(candidates), names)[-1] == "never"
+        assert labels(in_order(targets))[-1] == "never"
 
 
 @pytest.mark.parametrize("draw", [lambda: 0.0, lambda: 1.0 - 2**-53])
 def test_the_ends_of_the_random_range_are_drawn_too(draw: Callable[[], float]) -> None:
-    candidates, _ = named(a=(0, 1.0), b=(0, 1e-300), c=(0, 1e300), d=(0, 5e-324))
-    assert len(in_order(candidates, draw)) == 4
+    targets = named(a=(0, 1.0), b=(0, 1e-300), c=(0, 1e300), d=(0, 5e-324))
+    assert len(in_order(targets, draw)) == 4
 
 
 # -- the circuit ------------------------------------------------------------------------------
