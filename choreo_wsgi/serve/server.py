@@ -122,9 +122,8 @@ class Server:
 
     def left(self, channel: Channel) -> None:
         """Take note that *channel* is closed."""
-        was_full = self.full
         self.connections.discard(channel)
-        if was_full:
+        if len(self.connections) == self._most - 1:
             for listener in self._listeners:
                 self.carrier.settle(listener)
 

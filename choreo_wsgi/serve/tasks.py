@@ -202,37 +202,34 @@ class Task(Load):
 
     def start_response(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Take the status and the headers (PEP 3333).  The application is ours: called once."""
-        text = status + "".join(map("".join, headers))
-        if "\r" in text or "\n" in text:
+        lines = [status, *[f"{name}: {value}" for name, value in headers], ""]
+        self.status, self._given = status, "\r\n".join(lines)
+        if not self._given.count("\r") == self._given.count("\n") == len(lines) - 1:
             raise ValueError("a line break in the response's head")
-        self.status = status
-        self._headers = headers
 
     def _head(self) -> bytes:
         """Return the response's head; decides on framing and on keeping the connection."""
-        lines = [f"{name}: {value}" for name, value in self._headers]
-        given = {name.lower() for name, _ in self._headers}
+        more = f"Date: {_http_date(int(time.time()))}\r\n"
         asked = self.request.headers.get("CONNECTION", "").lower()
-        options = {option.strip() for option in asked.split(",")}
+        options = "".join(asked.split()).split(",")
         keep = "close" not in options and (self.version == "1.1" or "keep-alive" in options)
         # RFC 9110, 6.4.1
         bodiless = self.status.startswith(("1", "204", "304")) or self.request.command == "HEAD"
-        if not (bodiless or "content-length" in given):
+        if not (bodiless or "\r\ncontent-length:" in self._given.lower()):
             if self._length is not None:
-                lines.append(f"Content-Length: {self._length}")
+                more += f"Content-Length: {self._length}\r\n"
             elif self.version == "1.1":
-                lines.append("Transfer-Encoding: chunked")
+                more += "Transfer-Encoding: chunked\r\n"
                 self._chunked = True
             else:
                 keep = False  # it ends with its connection
         if not keep or self.channel.server.draining:
             self.close_on_finish = True
         if self.close_on_finish:
-            lines.append("Connection: close")
+            more += "Connection: close\r\n"
         elif self.version == "1.0":
-            lines.append("Connection: Keep-Alive")
-        lines.append(f"Date: {_http_date(int(time.time()))}")
-        return "\r\n".join([f"HTTP/{self.version} {self.status}", *lines, "", ""]).encode("latin-1")
+            more += "Connection: Keep-Alive\r\n"
+        return f"HTTP/{self.version} {self._given}{more}\r\n".encode("latin-1")
 
     def _send(self, data: bytes, last: bool) -> None:
         """Send a piece of the body: with the head before the first, and the end after the last."""
