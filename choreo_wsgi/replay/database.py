@@ -53,7 +53,7 @@ _TABLES = ("stream", "request", "block", "producer", "seen", "limits")
 class Database:
     """A connection to the file *path*, each of whose transactions starts with *begin*.
 
-    It is made at the first use.  Every failure raises Unreachable.
+    It is made at the first use, and anew after a failure.  Every failure raises Unreachable.
     """
 
     def __init__(self, path: Path, begin: str = "BEGIN IMMEDIATE") -> None:
@@ -61,29 +61,40 @@ class Database:
         self._begin = begin
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._inode = 0
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection for one transaction, which an exception rolls back."""
         with self._lock:
             try:
-                db = self._db = self._db or connect(self._path)
-                db.execute(self._begin)
+                if self._db is None:
+                    self._db = connect(self._path)
+                    self._inode = self._path.stat().st_ino
+                elif self._path.stat().st_ino != self._inode:
+                    # Whoever comes later would not find what we write.
+                    raise OSError("the file was replaced")
+                self._db.execute(self._begin)
                 try:
-                    yield db
-                    db.execute("COMMIT")
+                    yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
                     with contextlib.suppress(sqlite3.Error):
-                        db.execute("ROLLBACK")
+                        self._db.execute("ROLLBACK")
                     raise
             except (sqlite3.Error, OSError) as error:
+                self._close()
                 raise Unreachable(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            db, self._db = self._db, None
-            if db is not None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
                 db.close()
 
 

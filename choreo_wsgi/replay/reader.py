@@ -122,10 +122,12 @@ class Follower(Reader):
             raise self._keeper.missing(self.id, self._owner)
         self._away = 0.0
         status, blocks = found
+        first = blocks[0].first if blocks else status.last + 1
         if self.last + 1 < status.first:
             raise gone(self.last, status.first)
-        if self.last < status.last and not blocks:
-            raise gone(self.last, status.last + 1)  # the database evicted them
+        # What is missing was evicted by the database, but for frames that a producer lost.
+        if self.last + 1 < first and (status.producer or not blocks):
+            raise gone(self.last, first)
         frames = self._rest(blocks)
         if status.ended and self.last > status.last > 0:
             end = self._keeper.ask(lambda: fetch(self.id, status.last - 1))

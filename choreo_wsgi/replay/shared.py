@@ -195,9 +195,11 @@ class SharedStore(Store):
                 continue
             try:
                 self._wake(self._backend.changed(self._waiting, closing))
-            except Unreachable as error:
-                # The keeper finds out whether the database is away or only this call failed.
-                logger.debug("watching the replay store failed: %s", error)
+            except Exception as error:
+                # The keeper finds out whether the database is away or only this call failed.  A
+                # bug must not end the thread.
+                level = logging.DEBUG if isinstance(error, Unreachable) else logging.ERROR
+                logger.log(level, "watching the replay store failed: %r", error)
                 closing.wait(self._keeper.beat)
 
     def _waiting(self) -> dict[str, int]:

@@ -112,7 +112,8 @@ def test_what_one_stream_buffers_is_bounded(tmp_path: Path, lock: sqlite3.Connec
     store.close()
 
 
-def test_frames_that_redis_let_go_of_are_gone(shared_redis: RedisServer) -> None:
+@pytest.mark.parametrize("later", [0, 2])
+def test_frames_that_redis_let_go_of_are_gone(later: int, shared_redis: RedisServer) -> None:
     """``maxmemory`` may take a stream's blocks and leave what is known of it."""
     import redis
 
@@ -122,10 +123,62 @@ def test_frames_that_redis_let_go_of_are_gone(shared_redis: RedisServer) -> None
     eventually(lambda: look(other, writer.id).last == 3)
     with redis.Redis.from_url(shared_redis.url) as client:
         assert client.delete("{choreo}:f:" + writer.id) == 1
+    write(writer, later)
+    eventually(lambda: look(other, writer.id).last == 3 + later)
     with pytest.raises(StreamGone):
         receive(other.read(writer.id, "alice"), 1)
     store.close()
     other.close()
+
+
+def test_a_file_that_is_deleted_is_made_anew(tmp_path: Path) -> None:
+    """What is written to the old one nobody who comes later would find."""
+    path = tmp_path / "replay.db"
+    ours, theirs = (open_store(f"sqlite:{path}", Settings()) for _ in range(2))
+    writer = create(ours)
+    write(writer, 3)
+    assert receive(ours.read(writer.id, "alice"), 1) == frames(1, 3)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    writer.append(frame(4), 1, wait=False)
+    eventually(path.exists)
+    writer.append(frame(5), 1, end=True, wait=False)
+
+    def found(store: Store) -> bool:
+        try:
+            return bool(look(store, writer.id).ended)
+        except (NotFound, ReplayUnavailable):
+            return False
+
+    for store in (ours, theirs):
+        eventually(lambda store=store: found(store))
+        kept = read_all(store.read(writer.id, "alice", look(store, writer.id).first - 1))
+        assert kept and frames(1, 5).endswith(kept)
+        store.close()
+
+
+def test_a_bug_does_not_end_the_watcher(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = open_shared(), open_shared()
+    backend = theirs._backend  # type: ignore[attr-defined]
+    real = backend.changed
+    failures = [KeyError("a bug")]
+
+    def faulty(*what: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*what)
+
+    monkeypatch.setattr(backend, "changed", faulty)
+    # Nobody looks without being woken.
+    monkeypatch.setattr(theirs._keeper, "recheck", 2 * DEADLINE)  # type: ignore[attr-defined]
+    writer = create(ours)
+    reader = theirs.read(writer.id, "alice")
+    assert reader.receive(0) == b""
+    eventually(lambda: "KeyError" in caplog.text)
+    sent = write(writer, 1)
+    assert receive(reader, 1) == sent
 
 
 def test_a_reader_is_told_of_a_long_outage(
