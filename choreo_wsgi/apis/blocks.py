@@ -23,8 +23,9 @@ class Block:
     """A block that is being written.
 
     *item* is what stands in the document, and *where* what an event says of its place.  What
-    fills it becomes the *member* of its *part*, which is the item itself or stands in it.  A
-    delta's *event* has *before* and *after* its text; without *before* there are no deltas.
+    fills it becomes the *member* of its *part*, which is the item itself or stands in its list
+    *holder*.  A delta's *event* has *before* and *after* its text; without *before* there are
+    none.
     """
 
     kind: str  # text, refusal, reasoning, call or another that is not filled by deltas
@@ -32,6 +33,7 @@ class Block:
     where: dict[str, Json]
     part: dict[str, Json]
     member: str = ""
+    holder: str = ""
     event: str = ""
     before: str = ""
     after: str = ""

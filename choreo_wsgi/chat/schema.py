@@ -211,13 +211,19 @@ def text_or(item: Notation, most: int | None = None) -> Check:
     return either(str, str, list, _array(check_of(item), most))
 
 
-def by_type(kinds: Mapping[str, Notation], kind_of: Callable[[Json], str] | None = None) -> Check:
-    """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything.
+def by_type(
+    kinds: Mapping[str, Notation],
+    kind_of: Callable[[Json], str] | None = None,
+    only: bool = False,
+) -> Check:
+    """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything,
+    unless those are the *only* types.
 
     A key of *kinds* is the types with the same check.  With *kind_of*, which returns the kind of
     an object, it may have no ``type``.
     """
-    tag = check_of({"type!" if kind_of is None else "type": str})
+    known = " ".join(kinds) if only else str
+    tag = check_of({"type!" if kind_of is None else "type": known})
     checks: dict[str, Check] = {}
     for names, kind in kinds.items():
         checks |= dict.fromkeys(names.split(), check_of(kind))

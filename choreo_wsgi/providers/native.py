@@ -255,14 +255,22 @@ class NativeReply(UpstreamAnswer):
 def _run(data: bytes, at: int, head: bytes) -> bytes:
     """Return the events in *data* from *at* to the last that begins with *head*.
 
-    Return ``b""`` if others are between them.  Without what is between two of them they look
-    like one: searching for that is the fastest.
+    Return ``b""`` if others are between them, or they are not UTF-8.  Without what is between two
+    of them they look like one: searching for that is the fastest.
     """
     between = b"}\n\n" + head
     run = data[at : data.find(b"\n\n", max(at, data.rfind(between, at)) + 3) + 2]
     one = run.replace(between, b"")
     is_one = one.endswith(b"}\n\n") and one.count(b"\n") == 3 and b"\r" not in one
-    return run if is_one else b""
+    return run if is_one and (run.isascii() or _is_text(run)) else b""
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _NotSpoken(ProviderError):

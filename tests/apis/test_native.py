@@ -333,6 +333,23 @@ def test_who_holds_the_conversation(
     assert len(made.upstream.requests) == 1
 
 
+@pytest.mark.parametrize("at", [10, 41])
+def test_bytes_that_are_no_text_are_the_upstreams_fault(native: Make, at: int) -> None:
+    """The SDKs cannot read them: what came before is told, then the error in the API's words."""
+    events = [frames(event) for event in MESSAGES]
+    events[at] = events[at].replace(b"w", b"\xff")
+    message = native("anthropic", HEAD + b"".join(events))
+    with pytest.raises(anthropic.APIStatusError, match="cannot be read"):
+        ask_messages(message.url)
+    told = [frames(event) for event in EVENTS]
+    told[at] = told[at].replace(b"w", b"\xff")
+    kinds = [
+        event.type
+        for event in ask_responses(native("openai", HEAD + b"".join(told)).url, stream=True)
+    ]
+    assert kinds == [event["type"] for event in EVENTS[:at]] + ["response.failed"]
+
+
 def test_a_message_without_its_last_event_is_whole(native: Make) -> None:
     """Why it stopped has come, so nothing is missing but the word that nothing follows."""
     assert (

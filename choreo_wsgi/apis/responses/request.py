@@ -57,16 +57,8 @@ _OWN_TOOLS = {
 _NAMESPACE = {"name!": filled, "description": str, "tools!": [by_type(_OWN_TOOLS)]}
 _CHOICES = {"function custom": {"name!": filled}}
 _ALLOWED = {"mode!": "auto required", "tools!": [by_type(_CHOICES)]}
-_FORMAT = check_of({"type!": "text json_object json_schema"})
-_SCHEMA = check_of({"name!": str, "schema!": dict, "description": str, "strict": bool})
-
-
-def _format(value: Json) -> None:
-    _FORMAT(value)
-    if value["type"] == "json_schema":
-        _SCHEMA(value)
-
-
+_SCHEMA = {"name!": str, "schema!": dict, "description": str, "strict": bool}
+_FORMAT = by_type({"text json_object": {}, "json_schema": _SCHEMA}, only=True)
 _REQUEST = check_of(
     {
         "model!": model_name,
@@ -84,7 +76,7 @@ _REQUEST = check_of(
             dict,
             by_type({**_CHOICES, "allowed_tools": _ALLOWED}),
         ),
-        "text": {"format": _format, "verbosity": "low medium high"},
+        "text": {"format": _FORMAT, "verbosity": "low medium high"},
         "reasoning": {"effort": str, "summary generate_summary": "auto concise detailed"},
         "truncation": "auto disabled",
         "stream_options": {"include_obfuscation": bool},

@@ -104,7 +104,8 @@ class ResponseWriter(BlockWriter):
         own = f"{kept}_{index}" if kept else secrets.token_hex(16)
         item = {"id": f"{prefix}_{own}", **_ITEMS[prefix], **more}
         self._output.append(item)
-        block = Block(kind, item, {"item_id": item["id"], "output_index": index}, item, member)
+        where = {"item_id": item["id"], "output_index": index}
+        block = Block(kind, item, where, item, member, holder)
         if holder:
             block.where[f"{holder}_index"] = 0
             lists: dict[str, Json] = {"annotations": [], "logprobs": []} if kind == "text" else {}
@@ -128,7 +129,7 @@ class ResponseWriter(BlockWriter):
         return self._event(f"response.output_item.{what}", output_index=index, item=block.item)
 
     def _part(self, block: Block, what: str) -> bytes:
-        name = "reasoning_summary" if _holder(block) == "summary" else "content"
+        name = "reasoning_summary" if block.holder == "summary" else "content"
         return self._at(block, f"{name}_part.{what}", part=block.part)
 
     def _opened(self, block: Block) -> Iterator[bytes]:
@@ -181,7 +182,7 @@ class ResponseWriter(BlockWriter):
                 told["logprobs"] = _logprobs(block.part["logprobs"], whole=False)
             yield self._event(f"{block.event.removesuffix('delta')}done", **block.where, **told)
         if block.part is not block.item:
-            block.item[_holder(block)] = [block.part]
+            block.item[block.holder] = [block.part]
             yield self._part(block, "done")
         if not is_custom:
             block.item["status"] = status
@@ -252,11 +253,6 @@ def _logprobs(tokens: Iterable[Json], whole: bool = True) -> list[Json]:
         for one in tokens
         if isinstance(one, dict)
     ]
-
-
-def _holder(block: Block) -> str:
-    """Return the member of the item of *block* in which its part stands."""
-    return "summary" if "summary_index" in block.where else "content"
 
 
 def _input(arguments: list[str], marks: Marks) -> str:
