@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import make_app, wait_until
-from wsgi_calls import call, chat
+from wsgi_calls import call, chat, environ_of
 
 from choreo_wsgi.app.log import JSONLine, Members, TextLine
 
@@ -78,6 +78,17 @@ def test_every_other_request(
     (line,) = lines()
     assert (line["status"], line["outcome"], line["path"]) == (status, outcome, path)
     assert line["key"] == ("ann" if more is AUTHORIZED else None)
+
+
+def test_a_server_that_takes_no_head_is_told_of_once(lines: Any) -> None:
+    def refuse(status: str, headers: Any, exc_info: Any = None) -> Any:
+        raise OSError("no")
+
+    app = make_app({})
+    for path, body in ((CHAT, chat("one", stream=True)), ("/healthz", None)):
+        with pytest.raises(OSError, match="no"):
+            list(app(environ_of("POST" if body else "GET", path, body), refuse))
+    assert [line["outcome"] for line in lines()] == ["client_closed", "start_response_failed"]
 
 
 def test_a_client_that_leaves(serve: Any, lines: Any) -> None:

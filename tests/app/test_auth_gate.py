@@ -145,6 +145,12 @@ def test_a_file_of_digests(tmp_path: Path) -> None:
         gate.admit(bearer(digest("one")))
 
 
+def test_a_file_as_some_editors_write_it(tmp_path: Path) -> None:
+    """With a byte order mark.  A key without a name is told by the beginning of its digest."""
+    gate = from_file(tmp_path, b"\xef\xbb\xbf" + digest("one").encode())
+    assert gate.admit(bearer("one")).name == digest("one")[:16]
+
+
 def test_keys_and_a_file_together(tmp_path: Path) -> None:
     path = tmp_path / "digests"
     path.write_text(digest("one"))

@@ -17,6 +17,9 @@ OPEN = Gate(KEYS, Settings())
 LISTED = Gate(KEYS, Settings(cors_origins=("https://App.test", "http://x.test:81/")))
 
 
+RATES = ("limit", "remaining", "reset")
+
+
 def asking(origin: str | None, **variables: str) -> dict[str, Any]:
     environ: dict[str, Any] = {"HTTP_HOST": "localhost:8000", **variables}
     return environ if origin is None else {**environ, "HTTP_ORIGIN": origin}
@@ -123,6 +126,7 @@ def test_what_every_answer_says(policy: Gate) -> None:
         "choreo-provider",
         "choreo-resumable",
         "x-should-retry",
+        *(f"x-ratelimit-{what}-{of}" for what in RATES for of in ("requests", "tokens")),
     }
     assert headers["Vary"] == "Origin"
     assert "Access-Control-Allow-Credentials" not in headers
@@ -158,6 +162,7 @@ ALWAYS = {"authorization", "content-type", "last-event-id", "idempotency-key"}
                 "anthropic-dangerous-direct-browser-access",
             },
         ),
+        ("openai-organization", {"openai-organization"}),
         ("x-evil, cookie", set()),
         ("choreo-x\r\nset-cookie: a", set()),
         ("choreo-\xe9", set()),

@@ -101,8 +101,16 @@ def test_the_wait_is_that_of_the_limit_that_refuses() -> None:
 
 def test_a_long_text_is_counted_too() -> None:
     app = app_with({"tokens_per_minute": "100000"})
-    answer = ask(app, "long " * 20_000, max_tokens=1)
-    assert 70_000 < int(answer.headers["x-ratelimit-remaining-tokens"]) < 76_000
+    answer = ask(app, "long " * 60_000, max_tokens=1)  # long enough to be set aside
+    assert 20_000 < int(answer.headers["x-ratelimit-remaining-tokens"]) < 26_000
+
+
+def test_more_than_the_limit_can_be_asked_for_alone() -> None:
+    """It takes all of it, or could never be asked for; each choice counts."""
+    app = app_with({"tokens_per_minute": "1000"})
+    assert ask(app, max_tokens=5000).headers["x-ratelimit-remaining-tokens"] == "0"
+    app = app_with({"tokens_per_minute": "1000"})
+    assert ask(app, max_tokens=100, n=3).headers["x-ratelimit-remaining-tokens"] == "695"
 
 
 def test_each_key_has_limits_of_its_own() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
-from wsgi_calls import call
+from wsgi_calls import call, chat
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.providers import Provider
@@ -37,6 +38,22 @@ def test_a_provider_whose_section_is_the_same_goes_on(
     monkeypatch.setattr(type(before["b"]), "close", lambda provider: closed.append(provider))
     app.close()
     assert before["b"] in closed and after["b"] in closed
+
+
+def test_what_a_key_has_used_stays_used(tmp_path: Path) -> None:
+    path = tmp_path / "choreo.ini"
+    digest = hashlib.sha256(b"sk-ann").hexdigest()
+    path.write_text(f"[key ann]\ndigest = {digest}\nrequests_per_minute = 1\n")
+    app = Application(configure({}, {}, str(path)), {})
+    statuses = []
+    for _ in range(2):
+        asked = call(
+            app, "POST", "/v1/chat/completions", chat("x"), HTTP_AUTHORIZATION="Bearer sk-ann"
+        )
+        statuses.append(asked.status)
+        assert app.reload()
+    assert statuses == [200, 429]
+    app.close()
 
 
 def test_a_configuration_that_was_made_by_a_program(caplog: pytest.LogCaptureFixture) -> None:

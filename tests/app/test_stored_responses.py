@@ -250,8 +250,9 @@ def test_what_is_not_there(served: Callable[..., str]) -> None:
         for asking, id in ((client, passing.id), (other, kept.id), (client, gone.id),
                            (client, "resp_"), (client, "resp_" + "x" * 32)):  # fmt: skip
             for ask in (asking.responses.retrieve, asking.responses.cancel):
-                with pytest.raises(openai.NotFoundError):
+                with pytest.raises(openai.NotFoundError) as missed:
                     ask(id)
+                assert missed.value.code == "response_not_found"
             with pytest.raises(openai.BadRequestError) as raised:
                 asking.responses.create(model="slow", input="x", previous_response_id=id)
             assert raised.value.code == "previous_response_not_found"

@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
-from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
+from choreo_wsgi.upstream import Client, Exchange, HTTPRequest, Timeouts
 
 Start = Callable[..., RawServer]
 Make = Callable[..., Client]
@@ -49,12 +50,12 @@ def read(exchange: Exchange, timeout: float = 0.25) -> bytes:
     return body
 
 
-def failure(exchange: Exchange) -> tuple[bytes, ChoreoError]:
+def failure(exchange: Exchange, timeout: float = 0.25) -> tuple[bytes, ChoreoError]:
     """Read until it fails; return what came before, and the failure."""
     body = b""
     try:
         while not exchange.ended:
-            body += exchange.receive(0.25)
+            body += exchange.receive(timeout)
     except ChoreoError as error:
         return body, error
     pytest.fail("the exchange did not fail")
@@ -258,6 +259,45 @@ def test_a_body_of_which_a_part_was_sent_may_be_sent_again(
     kept.abort()
     assert read(exchange) == b"hello"
     assert len(server.requests[-1].body) == 8_000_000
+
+
+def test_closing_wakes_who_is_waiting(upstream: Start, client: Make) -> None:
+    """From another thread, however long that would wait."""
+    begun, done = threading.Event(), threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        peer.send(chunk(b"first"))
+        done.wait(2 * DEADLINE)
+
+    exchange = client(idle=3600).send(post(upstream(answer).url))
+    while exchange.receive(0.25) != b"first":
+        pass
+
+    def wait() -> ChoreoError:
+        begun.set()
+        return failure(exchange, 3600)[1]
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait)
+            assert begun.wait(DEADLINE)
+            exchange.close()
+            assert isinstance(waiting.result(DEADLINE), ProviderUnavailable)
+    finally:
+        done.set()
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_the_environment_names_whom_to_trust(
+    name: str, tls: tuple[ssl.SSLContext, str], tmp_path: Path
+) -> None:
+    """A file of certificates, or for the first two a folder of them as OpenSSL has it."""
+    _, file = tls
+    timeouts = Timeouts(connect=1, first_byte=1, idle=1)
+    context = Client(timeouts, environ={name: file}).ssl_context
+    assert len(context.get_ca_certs()) == 1
+    assert Client(timeouts, environ={name: str(tmp_path)}).ssl_context.get_ca_certs() == []
 
 
 def test_an_idle_connection_holds_nothing(upstream: Start, client: Make) -> None:

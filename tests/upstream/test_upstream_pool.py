@@ -142,6 +142,8 @@ def test_small_writes_leave_at_once(
     assert read(client().send(post(server.url))) == b"x"
     (sock,) = made
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    # A provider that is gone without a word is noticed by the system.
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_an_address_that_hangs_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
