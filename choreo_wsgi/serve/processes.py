@@ -273,19 +273,23 @@ class Supervisor:
                 self._on_end(process, os.waitstatus_to_exitcode(status))
 
     def _on_end(self, process: _Process, status: int) -> None:
-        if not process.replaced:
-            self._crowd.leave(process.index)
-        if self._stopping or process.replaced:
+        index = process.index
+        # Another one replaces it, or should have been replaced by it.
+        vacant = all(other.index != index for other in self._processes.values())
+        if vacant:
+            self._crowd.leave(index)
+        if self._stopping:
             return
-        if not process.serves and self._replacing[:1] == [process.index]:
+        if not process.serves and self._replacing[:1] == [index]:
             logger.error("a new process does not start (status %d); the old ones stay", status)
             self._replacing = []
-        elif not process.serves and status == MISCONFIGURED:
+        elif not self._told and status == MISCONFIGURED:
             self._status = status
             self._stop()
-        else:
-            lived = time.monotonic() - process.began
-            backoff = FIRST_BACKOFF if lived > STABLE else self._backoff[process.index]
-            self._backoff[process.index] = min(2 * backoff, LONGEST_BACKOFF)
+        elif not process.replaced:
             logger.error("process %d ended with status %d", process.pid, status)
-            self._restarts[process.index] = time.monotonic() + backoff
+        if vacant:
+            lived = time.monotonic() - process.began
+            backoff = FIRST_BACKOFF if lived > STABLE else self._backoff[index]
+            self._backoff[index] = min(2 * backoff, LONGEST_BACKOFF)
+            self._restarts[index] = time.monotonic() + backoff

@@ -186,6 +186,46 @@ def test_new_ones_that_do_not_start_leave_the_old_ones(command: Start, tmp_path:
     assert server.finish() == 0
 
 
+def test_one_that_cannot_be_started_again_leaves_the_others(command: Start, tmp_path: Path) -> None:
+    """The file was changed since; once it can be used, there are as many as before."""
+    server = command("--processes", "2", ini=SLOW)
+    config = tmp_path / "choreo-0.ini"
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    killed, other = children(server)
+    config.write_text("[provider x]\ntype = no-such-type\n")
+    os.kill(killed, signal.SIGKILL)
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        if "ended with status 2" in line:
+            break
+    with server.connect() as client:
+        assert client.exchange("GET", "/healthz").status == 200
+    config.write_text(SLOW)
+    harness.wait_until(
+        lambda: len(children(server)) == 2 and killed not in children(server), "both run again"
+    )
+    assert other in children(server)
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_one_that_ends_while_it_is_replaced_is_not_replaced_twice(command: Start) -> None:
+    server = command("--processes", "2")
+    harness.wait_until(lambda: len(children(server)) == 2, "both run")
+    old = children(server)
+    server.signal(signal.SIGHUP)
+    harness.wait_until(lambda: len(children(server)) == 3, "the first is being replaced")
+    os.kill(old[0], signal.SIGKILL)
+    harness.wait_until(lambda: not set(old) & set(children(server)), "both are replaced")
+    clients = [server.connect() for _ in range(8)]
+    assert [client.exchange("GET", "/healthz").status for client in clients] == [200] * 8
+    assert len(children(server)) == 2
+    for client in clients:
+        client.close()
+    server.signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
 def test_a_unix_socket_for_both(command: Start, tmp_path: Path) -> None:
     """What an earlier server left at its path is replaced; its permissions are as set."""
     path = tmp_path / "choreo.sock"
