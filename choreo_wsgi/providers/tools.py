@@ -51,7 +51,10 @@ class Schema:
 
 
 def functions(request: ChatRequest) -> list[Function]:
-    """Return the functions of *request* that its ``tool_choice`` allows."""
+    """Return the functions of *request* that its ``tool_choice`` allows.
+
+    Raises InvalidRequest where that allows others, or demands one of none.
+    """
     found: dict[bytes, Function] = {}  # by all that they say: the same one twice is refused
     for tool in request.body.get("tools") or ():
         function = tool["function"]
@@ -66,7 +69,13 @@ def functions(request: ChatRequest) -> list[Function]:
     wanted = request.body.get("tool_choice")
     if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
         allowed = {tool["function"]["name"] for tool in wanted["allowed_tools"]["tools"]}
-        return [function for function in found.values() if function.name in allowed]
+        kept = [function for function in found.values() if function.name in allowed]
+        is_required = wanted["allowed_tools"]["mode"] == "required"
+        if not allowed <= {function.name for function in kept} or (is_required and not kept):
+            raise InvalidRequest(
+                "tool_choice must allow tools that are among tools", param="tool_choice"
+            )
+        return kept
     return list(found.values())
 
 

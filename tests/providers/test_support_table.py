@@ -210,6 +210,10 @@ def test_allowed_tools(type: str) -> None:
     body = sent(type, tools=[TOOL, other], tool_choice=wanted)
     only = sent(type, tools=[other], tool_choice="auto")
     assert body == only
+    for mode, names in (("auto", [named, {**named, "function": {"name": "z"}}]), ("required", [])):
+        wanted["allowed_tools"] = {"mode": mode, "tools": names}
+        with pytest.raises(InvalidRequest):
+            sent(type, tools=[TOOL, other], tool_choice=wanted)
 
 
 THINKING: list[tuple[str, dict[str, Any], Any, int]] = [

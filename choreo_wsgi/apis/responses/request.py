@@ -206,7 +206,7 @@ def own_tools(
 def _function(tool: dict[str, Json]) -> dict[str, Json]:
     description = tool.get("description") or ""
     if grammar := (tool.get("format") or {}).get("definition"):
-        description += f"\n\nThe input follows this grammar:\n{grammar}"
+        description = f"{description}\n\nThe input follows this grammar:\n{grammar}".strip()
     is_custom = tool["type"] == "custom"
     more = {"parameters": _INPUT} if is_custom else members(tool, "parameters strict")
     function = {"name": chat_name(tool), **more}
