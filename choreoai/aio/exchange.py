@@ -28,7 +28,8 @@ from ..errors import (
 )
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
-from ..transports.nonblocking import Waiter, dial, waiter
+from ..transports.loops import Waiter, waiter
+from ..transports.nonblocking import dial
 
 if TYPE_CHECKING:
     from .client import AsyncChoreoAI

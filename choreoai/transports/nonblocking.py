@@ -1,9 +1,4 @@
-"""Below the async client: sockets connected and waited for on asyncio's, uvloop's or trio's loop.
-
-They are connected as requests would have them.  The one thing that is asked of a loop is to
-try something each time a socket is ready, until it works: receive, send, connect, shake
-hands.  No loop's own streams are used, so a connection can be kept from one loop to the next.
-"""
+"""Below the async client: sockets connected on the running loop, as requests would have them."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import os
 import socket
 import ssl
 import sys
-import threading
 import time
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -30,128 +24,8 @@ from choreo_wsgi.upstream.head import head_end, parse_head
 
 from ..errors import APIConnectionError
 from . import base
-from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T, receive_some
-
-_LONGEST_TIMER = 86400.0  # seconds
-
-
-class AsyncioWaiter(BaseWaiter):
-    """Waits on an asyncio loop.
-
-    The attempt is made inside the loop's callback, and the callback stays registered
-    from one wait to the next: for a stream that saves two system calls and a turn of the
-    loop for each read.  One timer serves all waits: it is set again when it goes off early.
-    """
-
-    _attempt: Attempt[Any]
-    _future: asyncio.Future[Any]
-    _deadline: float
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._watched: str | None = None
-        self._due = inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> asyncio.Future[T]:
-        """Await ``attempt(sock)``, made as soon as the socket lets it come to an end.
-
-        It is tried when the socket is readable (or writable, with *write*).  Raises what
-        it raises, and Stalled at *deadline* (of ``time.monotonic``).
-        """
-        # No coroutine, which would cost each read more.
-        future = self._future = self._loop.create_future()
-        self._attempt, self._deadline = attempt, deadline
-        self._watch("writer" if write else "reader")
-        if deadline < self._due:
-            self._set_timer()
-        return future
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._due = self._deadline
-        left = min(max(0.0, self._due - time.monotonic()), _LONGEST_TIMER)
-        self._timer = self._loop.call_later(left, self._ring)
-
-    def _ring(self) -> None:
-        self._due = inf
-        if self._future.done():
-            return
-        if time.monotonic() < self._deadline:
-            self._set_timer()
-        else:
-            self._future.set_exception(Stalled())
-
-    def _ready(self) -> None:
-        future = self._future
-        if future.done():
-            self._watch(None)  # nobody takes what comes: it stays in the socket
-            return
-        try:
-            future.set_result(self._attempt(self.sock))
-        except NOT_READY as error:
-            write = base.wants_to_write(error, self._watched == "writer")
-            self._watch("writer" if write else "reader")
-        except Exception as error:
-            future.set_exception(error)
-
-    def _watch(self, wanted: str | None) -> None:
-        if wanted == self._watched:
-            return
-        if self._watched is not None:
-            getattr(self._loop, f"remove_{self._watched}")(self.sock)
-        self._watched = wanted
-        if wanted is not None:  # Windows needs asyncio.SelectorEventLoop for it
-            getattr(self._loop, f"add_{wanted}")(self.sock, self._ready)
-
-    def release(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._loop.is_closed():
-            self._watch(None)
-
-    def drop(self) -> None:
-        if threading.get_ident() != self._thread and not self.inherited:  # a finaliser's
-            self.shut_down()
-            # The descriptor must not become another's before the loop has forgotten it.
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(super().drop)
-                return
-        super().drop()
-
-
-class TrioWaiter(BaseWaiter):
-    """Waits on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
-
-    async def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
-        trio = sys.modules["trio"]
-        with trio.move_on_after(max(0.0, deadline - time.monotonic())):
-            while True:
-                ready = trio.lowlevel.wait_writable if write else trio.lowlevel.wait_readable
-                await ready(self.sock)
-                try:
-                    return attempt(self.sock)
-                except NOT_READY as error:
-                    write = base.wants_to_write(error, write)
-        raise Stalled
-
-
-#: Who waits for one socket.
-Waiter = Union[AsyncioWaiter, TrioWaiter]
-
-
-def _on_trio() -> Any:
-    """Return the module trio if that runs the current task."""
-    trio = sys.modules.get("trio")
-    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
-
-
-def waiter(sock: socket.socket) -> Waiter:
-    """Return who waits for *sock* on the loop that runs the current task."""
-    return TrioWaiter(sock) if _on_trio() else AsyncioWaiter(sock)
+from .base import Attempt, Nested, Route, Stalled, T, receive_some
+from .loops import on_trio, waiter
 
 
 async def lookup(host: str, port: int, limit: float) -> list[Any]:
@@ -160,7 +34,7 @@ async def lookup(host: str, port: int, limit: float) -> list[Any]:
     with suppress(socket.gaierror):  # an address: nothing to look up
         return find(flags=socket.AI_NUMERICHOST)
     # A thousand streams that begin at once must not begin a thousand threads.
-    if trio := _on_trio():
+    if trio := on_trio():
         limiter = _two_at_a_time(trio.lowlevel.current_trio_token())
         with trio.move_on_after(limit):
             run = trio.to_thread.run_sync

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import resource
 import socket
@@ -71,6 +72,35 @@ def test_a_stream_and_its_connection_used_again(server, run):
 
     run(main)
     assert server.accepted == 1
+
+
+def test_a_reading_task_is_itself_whoever_wakes_it(server):
+    """The loop's callback wakes it in its own context; a cancellation says what it was told."""
+    silence = Silence(*answer("a", "b")[:2])
+    server.then(silence)
+    own = contextvars.ContextVar("own", default="nobody's")
+
+    async def main():
+        async def read():
+            own.set("the reader's")
+            async for _ in stream:
+                seen.append((own.get(), asyncio.current_task().get_name()))
+                if len(seen) == 2:
+                    both.set()
+
+        seen, both = [], asyncio.Event()
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            task = asyncio.create_task(read(), name="reader")
+            await asyncio.wait_for(both.wait(), DEADLINE)
+            task.cancel("enough")
+            with pytest.raises(asyncio.CancelledError) as raised:
+                await task
+        assert seen == [("the reader's", "reader")] * 2 and own.get() == "nobody's"
+        assert sys.version_info < (3, 11) or raised.value.args == ("enough",)
+
+    asyncio.run(main())
+    assert silence.left.wait(DEADLINE)
 
 
 def test_texts_that_are_left_close_their_stream_at_once(server, run):

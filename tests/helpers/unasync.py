@@ -30,7 +30,7 @@ WORDS = (
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\b(_?)Async(?=[A-Z])", r"\1"),
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
-    (r"\btransports\.nonblocking\b", "transports.blocking"),
+    (r"\btransports\.(loops|nonblocking)\b", "transports.blocking"),
 )
 
 STUB = """
