@@ -84,6 +84,8 @@ class BaseClient:
         http_client: requests.Session | None = None,
     ) -> None:
         self.api_key = api_key or _setting("API_KEY")
+        if not isinstance(self.api_key, str | None):
+            raise TypeError("api_key is a text")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise ValueError("the API key holds characters that no header can carry")
         #: The address that all paths are appended to, with its version.
@@ -222,6 +224,9 @@ class Answered:
 
     def __init__(self, exchange: AsyncExchange | Exchange) -> None:
         self._exchange = exchange
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} belongs to its connection, and has no copies")
 
     @property
     def status_code(self) -> int:

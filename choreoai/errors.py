@@ -53,7 +53,7 @@ class APIStatusError(APIError):
     """
 
     status_code: int = 0
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = CaseInsensitiveDict()
     content: bytes = b""
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -126,11 +126,11 @@ class AsyncCompletions:
     ) -> AsyncExchange:
         """Return the exchange that asks for an answer, which is *parsed* or not."""
         body, options = self._client._asked(params, FormattedParams)
-        if isinstance(
-            body["messages"], (str, bytes, Mapping, Object)
-        ):  # whose pieces would be sent
+        messages = body["messages"]
+        pieces = (str, bytes, Mapping, Object)  # those of one message would be sent
+        if not isinstance(messages, Iterable) or isinstance(messages, pieces):
             raise TypeError("messages must be a list of messages")
-        body["messages"] = list(body["messages"])
+        body["messages"] = list(messages)
         if stream is not None:
             body["stream"] = stream
         parser = Parser[Any](body, "response_format") if parsed else None

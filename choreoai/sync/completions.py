@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -120,11 +120,11 @@ class Completions:
     ) -> Exchange:
         """Return the exchange that asks for an answer, which is *parsed* or not."""
         body, options = self._client._asked(params, FormattedParams)
-        if isinstance(
-            body["messages"], (str, bytes, Mapping, Object)
-        ):  # whose pieces would be sent
+        messages = body["messages"]
+        pieces = (str, bytes, Mapping, Object)  # those of one message would be sent
+        if not isinstance(messages, Iterable) or isinstance(messages, pieces):
             raise TypeError("messages must be a list of messages")
-        body["messages"] = list(body["messages"])
+        body["messages"] = list(messages)
         if stream is not None:
             body["stream"] = stream
         parser = Parser[Any](body, "response_format") if parsed else None

@@ -196,6 +196,9 @@ class Pool:
         self._pid = os.getpid()
         self._idle: dict[Route, list[socket.socket]] = defaultdict(list)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a client has connections: no pickle, and no copy but client.copy()")
+
     def take(self, route: Route) -> socket.socket | None:
         """Return an idle connection on which nothing came since, if there is one."""
         if self._pid != os.getpid():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import select
 import socket
 import threading
@@ -407,11 +409,23 @@ def test_a_call_that_is_not_to_be_tried_again(server, client, quick):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0]])
+@pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0], None, 3])
 def test_messages_that_are_no_list(server, client, messages):
     with pytest.raises(TypeError, match="list of messages"):
         client.chat.completions.create(model="m", messages=messages)
     assert not server.requests
+
+
+def test_what_has_a_connection_has_no_copies(server, clients):
+    server.then(lambda peer: peer.stream(answer("a", "b")))
+    with choreoai.ChoreoAI(base_url=server.url) as client:
+        for made in (client, client.chat.completions.create(model="m", messages=HI, stream=True)):
+            for copies in (copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cop"):
+                    copies(made)
+        with pytest.raises(TypeError):
+            copy.copy(made)
+        assert "".join(made.text) == "ab"
 
 
 def test_not_more_often_than_asked(server, clients, quick):

@@ -429,6 +429,12 @@ def test_a_key_that_no_header_can_carry(key):
         choreoai.ChoreoAI(key)
 
 
+@pytest.mark.parametrize("key", [b"key", 5, str])
+def test_a_key_that_is_no_text(key):
+    with pytest.raises(TypeError, match="api_key"):
+        choreoai.ChoreoAI(key)
+
+
 @pytest.mark.parametrize("tries", [-1, "2", 1.5])
 def test_tries_that_are_no_number(tries):
     with pytest.raises(ValueError, match="max_retries"):
@@ -495,6 +501,7 @@ def test_errors_can_be_pickled():
     error.request = requests.Request("POST", "http://server/", json={}).prepare()
     copied = pickle.loads(pickle.dumps(error))
     assert type(copied) is choreoai.RateLimitError
+    assert choreoai.RateLimitError("by a test").request_id is None
     assert (copied.code, copied.status_code, str(copied)) == ("c", 429, str(error))
     assert copied.request.url == "http://server/"
 
