@@ -176,6 +176,8 @@ def _configuration(options: argparse.Namespace) -> Configuration:
 def _serve(options: argparse.Namespace) -> int:
     configuration = _configuration(options)
     log.set_up(logging.getLogger(), configuration.settings)
+    # No line of ours shows them, and each request would look for them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # It reports every client that left; the application's own line says more.
     logging.getLogger("waitress").setLevel(logging.WARNING)
     inherited = inherited_sockets(os.environ, os.getpid())

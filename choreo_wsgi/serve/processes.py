@@ -20,7 +20,6 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import tempfile
 import threading
 import time
@@ -69,19 +68,18 @@ class Crowd:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._numbers = mmap.mmap(-1, 4 * count)
+        self._numbers = memoryview(mmap.mmap(-1, 4 * count)).cast("I")
         for index in range(count):
             self.leave(index)
 
     def leave(self, index: int) -> None:
         """Count process *index* no more: it does not run."""
-        struct.pack_into("I", self._numbers, 4 * index, _ABSENT)
+        self._numbers[index] = _ABSENT
 
     def tell(self, index: int, connections: int) -> bool:
         """Set the number of process *index*; return whether it is clearly above the mean."""
-        struct.pack_into("I", self._numbers, 4 * index, connections)
-        numbers = struct.unpack(f"{self.count}I", self._numbers)
-        there = [number for number in numbers if number != _ABSENT]
+        self._numbers[index] = connections
+        there = [number for number in self._numbers if number != _ABSENT]
         return bool(connections > 1.02 * sum(there) / len(there) + 1)
 
 

@@ -183,9 +183,9 @@ class Server:
         threading.Thread(target=self._force, name="force", daemon=True).start()
         self.application.stop()
         self.carrier.step_all()
-        if not self._wait(LAST_FRAMES, lambda: not self._busy()):
-            for channel in self._busy():
-                channel.abort()
+        self._wait(LAST_FRAMES, lambda: not self._busy())
+        for channel in self._busy():
+            channel.abort()
         self.carrier.stop()
 
     def retire(self) -> None:
