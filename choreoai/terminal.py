@@ -73,7 +73,11 @@ class Conversation:
     def hold(self) -> int:
         """Ask and answer in turn until the input ends."""
         with suppress(ImportError):
-            import readline  # noqa: F401  - line editing and history for input()
+            import readline  # line editing and history for input()
+
+            # Where there is no locale it would take a letter beyond ASCII for a key with Meta.
+            for option in ("convert-meta off", "input-meta on", "output-meta on"):
+                readline.parse_and_bind(f"set {option}")
         print(f"{self._describe()}; /help lists the commands.", file=sys.stderr)
         while True:
             try:

@@ -269,17 +269,21 @@ def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "typed", "meant"),
-    [("ascii", "café".encode(), "café"), ("latin-1", b"coffee", "coffee")],
+    ("variables", "typed", "meant"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, "café".encode(), "café"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"coffee", "coffee"),
+        ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "INPUTRC": "/dev/null"}, b"\xc3\xa9 x", "é x"),
+    ],
 )
 def test_a_terminal_that_is_not_utf_8(
-    scripts, scripted, screen, monkeypatch, encoding, typed, meant
+    scripts, scripted, screen, monkeypatch, variables, typed, meant
 ):
     requests = []
     script = Scripted.script
     monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    monkeypatch.setenv("PYTHONUTF8", "0")
+    for name, value in {**variables, "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)
     answer = scripts()
     terminal = screen()
     terminal.expect("> ")
