@@ -399,8 +399,9 @@ def test_a_failure_before_the_first_byte_is_an_http_error(
 
 
 def test_a_failure_later_is_one_error_frame(
-    application: Make, scripted: Callable[[], Script]
+    application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A bug, and so the log has its traceback."""
     script = scripted()
     script.finish("a", RuntimeError("inner secret"))
     answer = call(scripted_app(application), "POST", CHAT, chat("a", stream=True))
@@ -409,6 +410,7 @@ def test_a_failure_later_is_one_error_frame(
     assert data[-1]["error"]["code"] == "internal_error"
     assert sse.DONE not in answer.body and b"secret" not in answer.body
     assert b'"finish_reason":"stop"' not in answer.body
+    assert "RuntimeError: inner secret" in caplog.text
 
 
 def test_a_plain_answer_that_is_cut_is_no_answer(

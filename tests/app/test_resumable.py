@@ -12,6 +12,7 @@ import harness
 import pytest
 from harness import Client, Server, make_app, wait_until
 from scripted_provider import Script
+from wsgi_calls import call
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
@@ -123,8 +124,11 @@ def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
     assert replay(server, id) == frames
 
 
-def test_a_cut_stream_goes_on_and_is_read_on_live(start: Any, script: Script) -> None:
+def test_a_cut_stream_goes_on_and_is_read_on_live(
+    start: Any, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
     """The client goes; what comes meanwhile is kept; a new reader gets it and what follows."""
+    caplog.set_level("INFO", "choreo_wsgi.access")
     app, server = start()
     client = server.connect()
     id = begin(client, ask())
@@ -144,6 +148,30 @@ def test_a_cut_stream_goes_on_and_is_read_on_live(start: Any, script: Script) ->
     assert numbers(seen + rest) == list(range(1, 7))
     assert text_of(seen + rest) == HELLO["content"]
     wait_until(lambda: app.active == 0, "nothing is left running")
+
+    def outcomes() -> list[str]:
+        return [line.account["outcome"] for line in caplog.records if hasattr(line, "account")]
+
+    wait_until(lambda: len(outcomes()) == 2, "both lines are logged")
+    assert outcomes() == ["client_left", "replayed"]
+
+
+def test_a_stream_that_does_not_begin_leaves_no_log(start: Any, script: Script) -> None:
+    app, server = start()
+    script.say(RuntimeError("boom"))
+    with server.connect() as client:
+        asked = client.exchange("POST", "/v1/chat/completions", ask(), RESUMABLE)
+    assert asked.status == 500
+    assert app._resumption().store.size == 0
+
+
+def test_the_way_back_is_below_the_mount(start: Any) -> None:
+    """PEP 3333: its bytes are handed over as Latin-1."""
+    app, _ = start()
+    mount = "/caf\u00e9".encode().decode("latin-1")
+    more = {"SCRIPT_NAME": mount, "HTTP_CHOREO_RESUMABLE": "1"}
+    answer = call(app, "POST", "/v1/chat/completions", ask("echo"), **more)
+    assert answer.headers["content-location"].startswith("/caf%C3%A9/v1/streams/strm_")
 
 
 def test_an_orphan_is_counted_out_before_its_log_ends(

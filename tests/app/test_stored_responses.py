@@ -120,6 +120,8 @@ def test_a_key_is_one_response(served: Callable[..., str], stream: bool) -> None
             second.id,
             client.responses.retrieve(first.id).output_text,
         )
+        with pytest.raises(openai.ConflictError):
+            client.responses.create(**{**asked, "input": "ho"}, extra_headers=headers)
 
 
 def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
@@ -185,6 +187,15 @@ def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
         assert script.closed.wait(harness.DEADLINE)
         assert client.responses.retrieve(id).status == "cancelled"
         assert client.responses.cancel(id).status == "cancelled"
+
+
+def test_one_that_is_deleted_is_not_made_any_more(scripted_url: tuple[str, Script]) -> None:
+    """Though its model says nothing that would tell of it."""
+    url, script = scripted_url
+    with client_of(url) as client:
+        id = client.responses.create(model="m", input="hi", background=True).id
+        client.responses.delete(id)
+        assert script.closed.wait(harness.DEADLINE)
 
 
 def test_one_that_was_cancelled_does_not_go_on(scripted_url: tuple[str, Script]) -> None:
