@@ -167,8 +167,15 @@ def _response(
 ) -> dict[str, Json]:
     """Return a response as the log tells it so far; *status* is that of one that goes on."""
     stream, owner = _stream_of(id), call.key.id
-    # Behind its end a log that has ended gives its last event: that has the whole response.
-    events = resumption.events(stream, owner, _BEYOND) or resumption.events(stream, owner)
+    # Behind its end a log that has ended gives its last event: that has the whole response, but
+    # where a provider's own events broke off.
+    events = resumption.events(stream, owner, _BEYOND)
+    if not (events and (events[-1].get("response") or {}).get("output")):
+        try:
+            events = resumption.events(stream, owner)
+        except StreamGone:
+            if not events:
+                raise
     return read_events(events, status)[0]
 
 

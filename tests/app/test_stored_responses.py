@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,11 @@ import pytest
 from official import RESPONSE, judge
 from openai.types.responses import Response, ResponseItem
 from pydantic import TypeAdapter
+from raw_server import RawServer
 from scripted_provider import Script
 from wsgi_calls import call
 
+from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import PermissionDenied
@@ -207,6 +210,36 @@ def test_one_that_was_cancelled_does_not_go_on(scripted_url: tuple[str, Script])
         wait_for(client.responses, id, "in_progress")
         assert client.responses.cancel(id).status == "cancelled"
         assert client.responses.retrieve(id).status == "cancelled"
+
+
+def test_what_a_provider_told_itself_is_there_when_it_breaks_off(
+    served: Callable[..., str],
+) -> None:
+    """Its events pass; what they told until then is in the response that has failed."""
+    response = {"id": "resp_up", "object": "response", "model": "m", "output": []}
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress"}
+    part = {"type": "output_text", "text": "", "annotations": []}
+    where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**response, "status": "in_progress"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}},
+        {"type": "response.content_part.added", **where, "part": part},
+        {"type": "response.output_text.delta", **where, "delta": "as far "},
+        {"type": "response.output_text.delta", **where, "delta": "as here"},
+    ]
+    told = b"".join(
+        sse.frame(json.dumps({**event, "sequence_number": at}).encode(), event=event["type"])
+        for at, event in enumerate(events)
+    )
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    with RawServer.playing(head + told) as upstream:
+        section = {"type": "openai", "models": "m", "base_url": upstream.url, "api_key": "k"}
+        section["apis"] = "chat, responses"
+        with client_of(served({"up": section})) as client:
+            id = client.responses.create(model="m", input="hi", background=True).id
+            failed = wait_for(client.responses, id, "failed")
+    assert (failed.id, failed.output_text) == (id, "as far as here")
+    assert failed.output[0].status == "incomplete"  # type: ignore[union-attr]
 
 
 def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:

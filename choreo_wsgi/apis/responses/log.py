@@ -29,9 +29,7 @@ def failed_event(response: dict[str, Json], error: ChoreoError, number: int) -> 
             "type": error.code or error.type,
             "param": error.param,
         }
-    for item in response["output"]:
-        if item.get("status") == "in_progress":
-            item["status"] = "incomplete"
+    _break_off(response["output"])
     event = {"type": "response.failed", "sequence_number": number, "response": response}
     return sse.frame(dump(event), event="response.failed")
 
@@ -75,12 +73,22 @@ def read_events(events: Iterable[Json], status: str) -> tuple[dict[str, Json], i
             unfilled[index] = event["part"], []
         elif kind.endswith(".delta") and index in unfilled:
             unfilled[index][1].append(event["delta"])
-    if kind in RESPONSE_ENDINGS:
+    if kind in RESPONSE_ENDINGS and (response.get("output") or not items):
         return response, number
     for filled, pieces in unfilled.values():
         member = next((name for name in _FILLED if name in filled), "")
         if pieces and member:
             filled[member] = "".join([filled[member], *pieces])
-    if status == "in_progress" and not number:
+    output = [items[at] for at in sorted(items)]
+    if kind in RESPONSE_ENDINGS:  # what a provider's own events told before they broke off
+        _break_off(output)
+        status = response["status"]
+    elif status == "in_progress" and not number:
         status = "queued"
-    return {**response, "status": status, "output": [items[at] for at in sorted(items)]}, number
+    return {**response, "status": status, "output": output}, number
+
+
+def _break_off(output: Iterable[dict[str, Json]]) -> None:
+    for item in output:
+        if item.get("status") == "in_progress":
+            item["status"] = "incomplete"
