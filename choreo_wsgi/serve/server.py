@@ -78,7 +78,7 @@ class Server:
         self.application = application
         self._inherited = bool(inherited)
         self._most = max(1000, 2 * settings.max_streams)
-        raise_open_files(2 * self._most + 256)
+        raise_open_files(3 * self._most + 256)
         with contextlib.suppress(OSError):  # looked for while there are descriptors
             tempfile.gettempdir()
         sockets = inherited or bind(settings)

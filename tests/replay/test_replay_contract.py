@@ -412,3 +412,4 @@ def test_a_closed_store_answers_nobody(open_any: Opener) -> None:
         store.close()
         store.close()
         assert waiting.exception(5) is not None
+    reader.close()
