@@ -36,29 +36,32 @@ _NEWS = 0.25
 
 
 class Waiting(Source):
-    """Waits for the process of *run*, then reads what *send* opens there, within the time-outs.
+    """Waits for the process of *run*, posts *body* to *path* there, and hands over what is read.
 
-    *nothing* is what a reading that brings nothing returns.  A process that sent nothing to
-    anybody for ``idle_timeout`` while somebody waits is stuck (a schema's pattern can do that).
-    It is ended, so that the next request gets a new one.  While it works on a *document* it is
-    silent: ``first_byte_timeout`` bounds that, and others do not take it for stuck meanwhile.
+    *read* opens the answer.  A process that sent nothing to anybody for ``idle_timeout`` while
+    somebody waits is stuck (a schema's pattern can do that).  It is ended, so that the next
+    request gets a new one.  While it works on a *document* it is silent: ``first_byte_timeout``
+    bounds that, and others do not take it for stuck meanwhile.
     """
 
     def __init__(
         self,
         settings: Settings,
         run: Run,
-        send: Callable[[Waiting, Endpoint], Source | Reply],
-        nothing: list[Item] | bytes,
+        path: str,
+        body: dict[str, Json],
+        read: Callable[[Asking], Source | Reply],
         *,
         document: bool = False,
         label: str = "",
     ) -> None:
         self._settings = settings
         self._run = run
-        self._send = send
-        self._nothing = nothing
+        self._path = path
+        self._body = body
+        self._read = read
         self._document = document
+        self._nothing: list[Item] | bytes = b"" if document else []
         self._reading: Any = None
         self._asked_at = 0.0
         self.label = label
@@ -76,7 +79,7 @@ class Waiting(Source):
                     raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
                 return self._nothing
             self._asked_at = time.monotonic()
-            self._reading = self._send(self, endpoint)
+            self._reading = self._read(self._asking(endpoint))
             timeout = max(0.0, timeout - (time.monotonic() - began))
         try:
             came = self._reading.receive(timeout)
@@ -96,8 +99,11 @@ class Waiting(Source):
         self.usage = self._reading.usage
         return came
 
-    def asking(self, endpoint: Endpoint, path: str, body: Json, param: str) -> Asking:
-        """Return how *body* is posted to *path*; *param* is the member with the caller's text."""
+    def _asking(self, endpoint: Endpoint) -> Asking:
+        body = self._body
+        if "tools" in body and not endpoint.tools:
+            name = Path(self._run.launch.model).stem
+            raise InvalidRequest(f"the local model {name} cannot call tools", param="tools")
         # The first byte comes when a slot is free.  Silence after that is judged above, for all
         # who wait together.
         patience = self._settings.first_byte_timeout
@@ -110,9 +116,13 @@ class Waiting(Source):
         }
         # Without an environment: no proxy stands between us and our own process.
         client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
-        request = HTTPRequest("POST", endpoint.url + path, headers, dump(body))
+        request = HTTPRequest("POST", endpoint.url + self._path, headers, dump(body))
+        param = next(name for name in ("messages", "prompt", "input") if name in body)
         return Asking(
-            lambda: client.send(request), refused=partial(_refusal, param), secrets=(endpoint.key,)
+            lambda: client.send(request),
+            partial(_refusal, param),
+            foreign=b"{[<" if body.get("stream") else b"",
+            secrets=(endpoint.key,),
         )
 
     @property
@@ -141,23 +151,16 @@ class Waiting(Source):
             self.usage = self._reading.usage
 
 
-def chat_answer(
-    settings: Settings, run: Run, body: dict[str, Json], tools: dict[str, Json]
-) -> Waiting:
-    """Return one choice of a chat: the answer to *body*, with the members *tools* if any.
+def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> Waiting:
+    """Return one choice of a chat: the answer to *body*.
 
     Reading it raises InvalidRequest for tools that the model cannot call.
     """
 
-    def send(waiting: Waiting, endpoint: Endpoint) -> Source:
-        if tools and not endpoint.tools:
-            name = Path(run.launch.model).stem
-            raise InvalidRequest(f"the local model {name} cannot call tools", param="tools")
-        path = "/v1/chat/completions"
-        asking = waiting.asking(endpoint, path, {**body, **tools}, "messages")
+    def read(asking: Asking) -> Source:
         return HTTPSource(asking, _Chunks(run, settings.max_event_bytes))
 
-    return Waiting(settings, run, send, [])
+    return Waiting(settings, run, "/v1/chat/completions", body, read)
 
 
 class _Chunks(OpenAITranslator):

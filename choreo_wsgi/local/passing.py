@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -13,10 +12,11 @@ from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import InvalidRequest
+from ..providers.answer import Asking
 from ..providers.native import DIALECTS, NativeReply
 from ..settings import Settings
 from .answer import Waiting
-from .process import Endpoint, Run
+from .process import Run
 from .request import SAMPLING, SEEDS, demand_fit
 
 #: Members of a completion that mean the same to llama.cpp as to the OpenAI API.
@@ -121,18 +121,13 @@ def passed(
     settings: Settings, run: Run, body: dict[str, Json], writer: AnswerWriter, label: str
 ) -> Waiting:
     """Return the process's own answer to *body*, with the model's name as it was asked for."""
+    most = body.get("logprobs")
+    # To llama.cpp 0 means none at all, to the API each token's own.
+    asked = body if most is None else {**body, "logprobs": max(1, most)}
+    stream, limit = bool(body.get("stream")), settings.max_event_bytes
 
-    def send(waiting: Waiting, endpoint: Endpoint) -> Reply:
-        param = "input" if "input" in body else "prompt"
-        path = "/v1" + DIALECTS[writer.api].path
-        most = body.get("logprobs")
-        # To llama.cpp 0 means none at all, to the API each token's own.
-        asked = body if most is None else {**body, "logprobs": max(1, most)}
-        asking = waiting.asking(endpoint, path, asked, param)
-        stream = bool(body.get("stream"))
-        if not stream:
-            asking = replace(asking, foreign=b"")
-        limit = settings.max_event_bytes
+    def read(asking: Asking) -> Reply:
         return _Completion(most, asking, writer, "", label, stream, limit)
 
-    return Waiting(settings, run, send, b"", document=True, label=label)
+    path = "/v1" + DIALECTS[writer.api].path
+    return Waiting(settings, run, path, asked, read, document=True, label=label)

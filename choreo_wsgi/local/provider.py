@@ -99,13 +99,10 @@ class Local(Provider):
             nothing = [Finish("length", index) for index in range(request.n)]
             return from_deltas([*nothing, Usage()])
         context = self._launch.context // self._launch.slots
-        body = chat_body(request, context, self._default, self._limit)
-        tools = tool_members(request)
+        body = {**chat_body(request, context, self._default, self._limit), **tool_members(request)}
         self._check_file()
         run = self._process.run()
-        answers = [
-            chat_answer(self.settings, run, with_seed(body, n), tools) for n in range(request.n)
-        ]
+        answers = [chat_answer(self.settings, run, with_seed(body, n)) for n in range(request.n)]
         return answers[0] if request.n == 1 else Interleaved(answers)
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
