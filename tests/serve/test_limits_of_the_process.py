@@ -57,7 +57,7 @@ def few_files() -> Iterator[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs /proc")
 def test_the_limit_of_open_files_is_raised(command: Start, few_files: int) -> None:
-    """A stream needs two, its client's and its provider's, and a reader three; shells allow 1024."""
+    """A stream needs its client's and its provider's, a reader three; shells allow 1024."""
     server = command("--max-streams", "100")
     limits = Path(f"/proc/{server.process.pid}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
