@@ -121,6 +121,18 @@ def test_events_of_a_response_pass_with_what_no_chat_can_say(native: Make) -> No
     assert headers["Authorization"] == "Bearer sk-upstream"
 
 
+def test_reasoning_that_was_sealed_here_is_not_given_to_another(native: Make) -> None:
+    """Claude's thinking is nothing that OpenAI can decrypt; its own goes back as it came."""
+    made = native("openai", HEAD + frames(*EVENTS))
+    own = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+    plain = {"type": "reasoning", "id": "rs_2", "summary": []}
+    for content in ("choreo.W3t9XQ==", "choreo." + "A" * 100_000):
+        sealed = {**own, "id": "rs_3", "encrypted_content": content}
+        input = [{"role": "user", "content": "hi"}, own, sealed, plain]
+        ask_responses(made.url, stream=True, input=input)
+        assert made.sent[1]["input"] == [input[0], own, plain]
+
+
 def test_the_callers_name_of_the_model_stands_in_the_answer(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
     events = ask_responses(made.url, model="alias", stream=True)

@@ -61,6 +61,12 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
     return messages
 
 
+def is_sealed(item: Mapping[str, Json], marks: Marks) -> bool:
+    """Return whether an *item* with *marks* is reasoning that this server sealed."""
+    sealed = item.get("encrypted_content") if kind_of(item) == "reasoning" else None
+    return whole(sealed or "", marks).startswith(SEALED)
+
+
 def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
     """Return an *item* of the input as a list of them shows it; *id* is that of one without."""
     content, kind = item.get("content"), kind_of(item)

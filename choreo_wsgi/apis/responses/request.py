@@ -22,7 +22,7 @@ from ...chat.schema import (
 )
 from ...errors import InvalidRequest
 from ..translation import add_tools, members, no_tool, nothing, to_chat
-from .items import UNTYPED, chat_name, kind_of, messages_of
+from .items import UNTYPED, chat_name, is_sealed, kind_of, messages_of
 
 _TEXT = {"text!": str}
 _PART = by_type(
@@ -149,7 +149,7 @@ def read_request(
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 
-    native = _native(fields, items, past)
+    native = _native(fields, items, past, marks)
     return to_chat(fields, NAMES, _POSSIBLE, translate, native=native, marks=marks)
 
 
@@ -160,20 +160,29 @@ def input_items(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
 
 
 def _native(
-    fields: dict[str, Json], items: Sequence[Json], past: Sequence[Json] | None
+    fields: dict[str, Json], items: Sequence[Json], past: Sequence[Json] | None, marks: Marks
 ) -> dict[str, Json] | None:
     """Return the request for a provider that speaks this API, where it is not the caller's.
 
-    What is kept here is not kept there, and what came before is told again.
+    What is kept here is not kept there, and what came before is told again, but for reasoning
+    that the provider cannot read: what was sealed here, and what it would have to have kept.
     """
     kept = bool(fields.get("store"))  # as all that are made in the background
-    if past is None and not kept:
+    given = [item for item in items if not is_sealed(item, marks)]
+    if past is None and not kept and len(given) == len(items):
         return None
     native = {name: value for name, value in fields.items() if name != "background"}
     native |= {"store": False, "stream": True} if kept else {}
     if past is not None:
-        native["input"] = [*past, *items]
         del native["previous_response_id"]
+        told = [item for item in past if not is_sealed(item, marks)]
+        given[:0] = [
+            item
+            for item in told
+            if kind_of(item) != "reasoning" or item.get("encrypted_content") or item.get("content")
+        ]
+    if past is not None or len(given) < len(items):
+        native["input"] = given
     return native
 
 
