@@ -122,6 +122,8 @@ def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
         assert replay(server, id, after) == frames[after:]
         assert replay(server, id, Last_Event_ID=str(after)) == frames[after:]
     assert replay(server, id) == frames
+    for name in ("starting_after", "from"):  # as OpenAI and llama.cpp call it
+        assert replay(server, f"{id}?{name}=2") == frames[2:]
 
 
 def test_a_cut_stream_goes_on_and_is_read_on_live(
@@ -434,7 +436,7 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
     start: Any, scripted: Callable[[], Script], limit: str, status: int
 ) -> None:
     """None that runs is stopped, and what is not resumable begins."""
-    app, server = start(**{limit: "1"})
+    app, server = start(**{limit: "2"})
     scripts = [scripted(), scripted()]
     clients = [server.connect(), server.connect()]
     ids = [begin(client, ask()) for client in clients]

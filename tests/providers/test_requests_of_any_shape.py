@@ -156,7 +156,7 @@ def test_it_is_sent_or_refused_by_name(type: str) -> None:
     provider = provider_class(type)(type, {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider) and set(models) == set(MODELS)
 
-    @settings(max_examples=examples(300, 20_000), deadline=None)
+    @settings(max_examples=examples(150, 20_000), deadline=None)
     @given(messages, fields, st.sampled_from(models[type]))
     def check(said: Any, more: Any, model: str) -> None:
         try:
