@@ -134,6 +134,17 @@ def _text(inside: bytes) -> str:
         raise UpstreamInvalid("the provider's tool call cannot be read") from error
 
 
+def _once(text: str) -> str:
+    """Return *text*, arguments, which may be JSON that was written as a JSON string once more."""
+    if text[:1] != '"' or aside.has_marks(text):
+        return text
+    try:
+        inner = json.loads(text)
+    except ValueError:
+        return text
+    return str(inner) if inner.lstrip()[:1] == "{" else text
+
+
 def _is_another(call: Call, name: str, text: str) -> bool:
     """Return whether a start with *name* and the arguments *text* does not repeat *call*.
 
@@ -207,14 +218,14 @@ class ToolCalls:
         id = id if isinstance(id, str) else "" if id is None else str(id)
         name = name if isinstance(name, str) else ""
         given = next((found for key in _ARGUMENTS if (found := inner.get(key)) is not None), None)
-        # An empty object at the start is where the arguments will be.
-        text = "" if given == {} else arguments_of(given)
+        # An empty object at the start is where the arguments will be; PHP has no other than [].
+        text = "" if given in ({}, []) else arguments_of(given)
         call = self._find(index, id, name, text) or self._open(index, id)
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
             again = call.arguments == aside.whole(text, self.marks)
             text = "" if again else text  # the whole call once more
-        if text == "null" and not call.size:
-            text = ""
+        if not call.size:
+            text = "" if text in ("null", "None", "[]") else _once(text)
         given = None if call.size else text
         for one in aside.insides(text, self.marks):
             if one:
@@ -223,14 +234,17 @@ class ToolCalls:
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}
             return made if text or extra or made == piece else None
-        call.name += name if name != call.name else ""
+        again = name == call.name or (name.startswith(call.name) and self._is_begun(name))
+        call.name = name if again else call.name + name
         if not call.name or (not call.size and self._may_go_on(call.name)):
             return None  # it begins when its name has come
         return {**self._begin(call, kind, given), **extra}
 
     def _may_go_on(self, name: str) -> bool:
-        longer = (tool for tool in self.tools if tool.startswith(name))
-        return name not in self.tools and any(longer)
+        return name not in self.tools and self._is_begun(name)
+
+    def _is_begun(self, name: str) -> bool:
+        return any(tool.startswith(name) for tool in self.tools)
 
     def _begin(self, call: Call, kind: str, given: str | None = None) -> Piece:
         call.number, call.custom = len(self.begun), kind == "custom"

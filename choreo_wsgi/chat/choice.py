@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid
 from .calls import ToolCalls
-from .endings import finish_reason
+from .endings import finish_reason, is_finish
 from .items import Json
 from .shapes import Members, arguments_of, reshape, says
 
@@ -39,6 +39,8 @@ class Choice:
         """
         delta, verdict = self._delta(one)
         reason = one.get("finish_reason")
+        if reason and not is_finish(reason):
+            reason = ""
         closing: list[Members] = []
         if not reason or self.finished:
             if (self.finished or may_be_empty) and not says(delta) and not _has_logprobs(one):
@@ -96,6 +98,11 @@ class Choice:
         if type(delta) is not dict or "message" in one:
             delta = one["delta"] = self._delta_instead(one, delta)
             verdict = CHANGED
+        if "finish_reason" in delta:
+            reason, verdict = delta.pop("finish_reason"), CHANGED
+            one["finish_reason"] = one.get("finish_reason") or reason
+        if type(one.get("logprobs")) not in (dict, type(None)):
+            one["logprobs"], verdict = None, max(verdict, MENDED)
         if reshape(delta):
             verdict = max(verdict, MENDED)
         legacy = delta.get("function_call")
@@ -122,7 +129,7 @@ class Choice:
             # A document at the end (MiniMax) repeats what its chunks said.
             return {} if self.begun else message
         if delta is None:
-            delta = one.pop("text", None)
+            delta = one.pop("text", None) if message is None else message
         if delta is None or isinstance(delta, str | list):
             return {"content": delta} if delta else {}
         raise UpstreamInvalid("the provider's delta is not an object")

@@ -15,7 +15,17 @@ _IDENTITY = ("id", "created", "model")
 #: Finish reasons that need no look at anything else.
 _ENDINGS = frozenset(("stop", "length", "content_filter"))
 #: Members of a message, and of a choice, that need a closer look.
-_CLOSER = frozenset(("tool_calls", "function_call", "audio", "reasoning_details", *REASONING))
+_CLOSER = frozenset(
+    (
+        "tool_calls",
+        "function_call",
+        "audio",
+        "reasoning_details",
+        "usage",
+        "finish_reason",
+        *REASONING,
+    )
+)
 _ELSEWHERE = frozenset(("delta", "usage"))
 
 
@@ -102,6 +112,7 @@ def _is_plain(one: Json, place: int) -> bool:
         and message.get("refusal") is None
         and _CLOSER.isdisjoint(message)
         and _ELSEWHERE.isdisjoint(one)
+        and isinstance(one.get("logprobs"), dict | None)
     )
 
 

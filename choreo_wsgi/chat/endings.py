@@ -42,6 +42,8 @@ MEANINGS = {
         too_many_tool_calls unexpected_tool_call
     """,
 }
+#: What stands for null: the choice goes on (DashScope, Vertex AI, templates of Python).
+_GOES_ON = frozenset(("null", "none", "undefined", "unspecified", "finish_reason_unspecified"))
 _MEANING = {word: reason for reason, words in MEANINGS.items() for word in words.split()}
 # Words that are not in the table, by what is in them; the first that fits.
 _PARTS = (
@@ -87,6 +89,11 @@ def finish_reason(
     elif reason == "tool_calls" and not called:
         reason = "stop"
     return reason, None if word in FINISH_REASONS else {"native_finish_reason": word[:_LONGEST]}
+
+
+def is_finish(word: Any) -> bool:
+    """Return whether *word*, a provider's finish reason, says that the choice is over."""
+    return bool(word) and not (isinstance(word, str) and word.lower() in _GOES_ON)
 
 
 def _meaning(word: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
 from .choice import CHANGED, KEPT, MENDED, Choice
-from .endings import finish_reason
+from .endings import finish_reason, is_finish
 from .items import Json, Marks, new_call_id
 from .jsontext import count, whole_number
 from .shapes import Members as Chunk
@@ -178,8 +178,9 @@ class Normaliser:
         elif found is not None:
             chunk["usage"] = None
         for one in choices:
-            if "usage" in one:
-                found = one.pop("usage") or found
+            for holder in (one, one.get("delta")):
+                if isinstance(holder, dict) and "usage" in holder:
+                    found = holder.pop("usage") or found
         if found is None:
             return False
         if isinstance(found, dict) and found:
@@ -212,7 +213,7 @@ class Normaliser:
             choice = self._choice(one.get("index"), place)
             if not isinstance(one.get("delta", {}), dict | None):
                 raise UpstreamInvalid("the provider's delta is not an object")
-            if one.get("finish_reason") and not choice.finished:
+            if is_finish(one.get("finish_reason")) and not choice.finished:
                 finish_reason(str(one["finish_reason"]))
                 choice.finished = True
                 self._finished += 1

@@ -16,11 +16,9 @@ from .base import Provider
 
 if TYPE_CHECKING:
     from ..chat import longtext
-    from ..chat.answer import AnswerWriter
     from ..chat.request import ChatRequest
-    from ..chat.source import Reply
     from . import answer as answers
-    from . import capabilities, failures, native
+    from . import capabilities, failures
     from .answer import Asking
     from .capabilities import Capabilities
 else:
@@ -28,7 +26,6 @@ else:
     answers = Late("choreo_wsgi.providers.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
-    native = Late("choreo_wsgi.providers.native")
 
 
 class OverHTTP(Provider):
@@ -62,22 +59,6 @@ class OverHTTP(Provider):
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent*, which is complete, with its signature, where requests are signed."""
         return sent
-
-    def passed_on(
-        self,
-        request: ChatRequest,
-        writer: AnswerWriter,
-        sent: HTTPRequest,
-        unwrap: Callable[[bytes], bytes] | None = None,
-        **judged: Any,
-    ) -> Reply:
-        """Return the answer to *sent* in the provider's own words, which are those of *writer*."""
-        asking = self.asking(request, sent, b"{[<" if request.stream else b"", **judged)
-        label, limit = self.label(request.model), self.settings.max_event_bytes
-        reply: Reply = native.NativeReply(
-            asking, writer, request.model, label, request.stream, limit, unwrap
-        )
-        return reply
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return what an answer that is not what was asked for means for our caller."""

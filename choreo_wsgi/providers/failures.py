@@ -57,9 +57,17 @@ _STATUSES = (
     (re.compile("invalid|bad_request|validation|malformed|unsupported"), 400),
     (re.compile("failed_precondition|out_of_range"), 400),
 )
+#: An error may come as an event of the stream that was asked for.
+_EVENT = re.compile(r"^(event:.*\s+)?data:\s*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
 #: Google's: a key of ours that is wrong is there an invalid argument, a 400.
 _WRONG_KEY = "API_KEY_INVALID"
+#: Servers that have no code for it say so in the words of OpenAI, vLLM, SGLang or llama.cpp.
+_TOO_LONG = re.compile(
+    r"maximum context length|context (length|size|window) (exceeded|is too)|"
+    r"exceeds? the (available|model's|maximum) context|prompt is too long",
+    re.I,
+)
 _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_balance")
 
 
@@ -82,7 +90,9 @@ def provider_error(
     words = _words(members)
     given = (word for name in _WORDS if isinstance(word := members.get(name), str))
     own = next((word[:_MAX_WORD] for word in given if word and not word.isdigit()), None)
-    if any(word.startswith(("context_length", "exceed_context_size")) for word in words):
+    if any(word.startswith(("context_length", "exceed_context_size")) for word in words) or (
+        status in (400, 413) and _TOO_LONG.search(message[:_MAX_MESSAGE])
+    ):
         own = "context_length_exceeded"
     if status is None:
         status = next(_numbers(members), None) or named_status(members) or 502
@@ -113,7 +123,7 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     The message is ``""`` for an empty body and for HTML; a body of another kind is its own
     message, cut short.
     """
-    shown = body.decode("utf-8", "replace").strip()
+    shown = _EVENT.sub("", body.decode("utf-8-sig", "replace").strip())
     try:
         value = jsontext.parse(shown)
     except ValueError:

@@ -20,9 +20,12 @@ from ..chat.aside import shorten_into
 from ..chat.endings import RESPONSE_ENDINGS
 from ..chat.items import Json, Marks, Usage, dump, dump_large
 from ..chat.longtext import restore
+from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
+from ..upstream import HTTPRequest
 from .answer import Asking, UpstreamAnswer
+from .asking import OverHTTP
 from .failures import provider_error, refusal
 from .reading import (
     CHAT,
@@ -271,6 +274,21 @@ def _is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def passed_on(
+    provider: OverHTTP,
+    request: ChatRequest,
+    writer: AnswerWriter,
+    sent: HTTPRequest,
+    unwrap: Callable[[bytes], bytes] | None = None,
+    **judged: Any,
+) -> Reply:
+    """Return the answer to *sent* in the words of *provider*, which are those of *writer*."""
+    asking = provider.asking(request, sent, b"{[<" if request.stream else b"", **judged)
+    model, limit = request.model, provider.settings.max_event_bytes
+    label = provider.label(model)
+    return NativeReply(asking, writer, model, label, request.stream, limit, unwrap)
 
 
 class _NotSpoken(ProviderError):

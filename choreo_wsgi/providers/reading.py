@@ -79,15 +79,18 @@ def find_error(value: Json) -> Json:
         return None
     if found := next(filter(None, map(value.get, ERROR_HOLDERS)), None):
         return value if isinstance(found, str | bool) else found
-    state = value.get("base_resp")
-    if isinstance(state, dict) and state.get("status_code"):
-        return state
+    for name in ("base_resp", "header", "x_groq"):  # MiniMax, Spark, Groq
+        state = value.get(name)
+        if isinstance(state, dict) and any(map(state.get, ("status_code", "code", "error"))):
+            return state
     choices = value.get("choices")
     if choices:
         for one in choices if isinstance(choices, list) else ():
             if isinstance(one, dict) and one.get("error"):
                 return one["error"]
         return None
+    if isinstance(value.get("error"), dict | list):  # an empty one
+        return value
     if value.get("object") == "error" or value.get("type") == "error":
         return value
     if any(map(value.get, ("error_message", "error_msg", "errorMessage", "detail"))):

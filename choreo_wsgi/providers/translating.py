@@ -243,7 +243,7 @@ def arguments(value: Json, marks: Marks | None = None) -> list[str]:
             value = aside.parse_pieces(given, {}, decode) if given else {}
         except ValueError:
             value = [value]
-    value = {} if value is None else value
+    value = {} if value in (None, []) else value
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
     if given and value:

@@ -158,3 +158,22 @@ def test_a_prompt_that_is_too_long_has_one_code(name: str) -> None:
 )
 def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, now=100.0) == seconds
+
+
+def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
+    for before in (b"data: ", b"event: error\ndata: ", b"\xef\xbb\xbf"):
+        assert refusal(429, {}, before + b'{"error":{"message":"busy"}}', 0).message == "busy"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 10 tokens. However, you requested 12",
+        "the request exceeds the available context size, try increasing it",
+        "prompt is too long: 12 tokens > 10 maximum",
+    ],
+)
+def test_a_prompt_that_is_too_long_by_the_words_alone(message: str) -> None:
+    told = json.dumps({"object": "error", "message": message, "code": 400}).encode()
+    assert refusal(400, {}, told, 0).code == "context_length_exceeded"
+    assert refusal(500, {}, told, 0).code != "context_length_exceeded"

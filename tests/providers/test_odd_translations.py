@@ -130,3 +130,11 @@ def test_parts_of_no_known_kind_are_passed_on() -> None:
 
 def test_every_provider_is_here() -> None:
     assert {type for type, _ in GOOD} | {"bedrock"} == set(MODELS)
+
+
+def test_the_sources_of_a_candidate_come_with_its_finish() -> None:
+    sources = {"groundingMetadata": {"webSearchQueries": ["q"]}}
+    body = response({"text": "a"})
+    body["candidates"][0] |= sources
+    finish = answer("gemini", events(body), 1000)[-1]["choices"][0]
+    assert finish["finish_reason"] == "stop" and sources.items() <= finish.items()

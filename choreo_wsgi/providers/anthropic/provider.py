@@ -65,7 +65,7 @@ class Anthropic(HTTPProvider):
         body = {**(request.original or {}), "model": request.model}
         sent = self._post(request, native.DIALECTS[writer.api].path, body)
         unfold = anthropic_answer.AnthropicTranslator.unfold
-        return self.passed_on(request, writer, sent, unfold=unfold)
+        return native.passed_on(self, request, writer, sent, unfold=unfold)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""

@@ -27,6 +27,7 @@ from .. import (
     Secret,
     Settings,
     Translator,
+    native,
     setting,
 )
 from ..facts import BUILT_IN, CAPABILITIES
@@ -97,8 +98,8 @@ class Bedrock(HTTPProvider):
         unwrapping = partial(unwrap, EventReader(self.settings.max_event_bytes))
         operation = "invoke-with-response-stream" if request.stream else "invoke"
         sent = self._post(request, operation, bedrock_request.invocation(request))
-        return self.passed_on(
-            request, writer, sent, unwrapping if request.stream else None, events=False
+        return native.passed_on(
+            self, request, writer, sent, unwrapping if request.stream else None, events=False
         )
 
     def encode(self, request: ChatRequest) -> HTTPRequest:

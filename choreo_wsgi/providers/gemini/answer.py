@@ -14,7 +14,7 @@ from contextlib import suppress
 from ... import sse
 from ...chat import jsontext
 from ...chat.aside import whole
-from ...chat.endings import finish_reason
+from ...chat.endings import finish_reason, is_finish
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure, provider_error
@@ -31,6 +31,8 @@ _COUNTS = Counts(
 _STRAY_BYTES = 64 * 1024
 #: These end an answer of nothing without a failure: the model chose to say nothing.
 _NOTHING_TO_SAY = ("OTHER", "NO_IMAGE")
+#: What a candidate tells of its sources.
+_SOURCES = ("citationMetadata", "groundingMetadata", "urlContextMetadata")
 #: A response has one of these; an error has not.
 _ANSWERS = {"candidates", "promptFeedback"}
 #: What a part may have that says nothing.
@@ -69,6 +71,7 @@ class GeminiTranslator(EventTranslator):
         self._numbers: Counter[tuple[str, int]] = Counter()  # of parts, by kind and candidate
         self._signatures: dict[int, str] = {}  # of text, by candidate
         self._stops: dict[int, str] = {}  # finish reasons, by candidate
+        self._sources: dict[int, dict[str, Json]] = {}  # by candidate
         self._spoke: set[int] = set()  # the candidates that said anything
         self._refused = ""  # why there are no candidates at all
 
@@ -132,8 +135,10 @@ class GeminiTranslator(EventTranslator):
                 said = self._part(part, index)
                 self._spoke |= {index} if said else set()
                 items += said
+        told = {name: candidate[name] for name in _SOURCES if candidate.get(name)}
+        self._sources[index] = self._sources.get(index, {}) | told
         reason = text(candidate.get("finishReason"))
-        if reason and reason != "FINISH_REASON_UNSPECIFIED":
+        if is_finish(reason):
             self._stops[index] = reason
             if reason in _NOTHING_TO_SAY and index not in self._spoke:
                 return
@@ -182,7 +187,7 @@ class GeminiTranslator(EventTranslator):
             return Finish(reason, index, {"native_finish_reason": word})
         # STOP is also what ends an answer that calls tools, even in a later chunk.
         reason, extra = finish_reason(word, self._numbers["call", index] > 0)
-        return Finish(reason, index, extra)
+        return Finish(reason, index, {**(extra or {}), **self._sources.get(index, {})} or None)
 
     def _blocked(self, feedback: dict[str, Json]) -> None:
         """A prompt that was refused has no candidates at all."""

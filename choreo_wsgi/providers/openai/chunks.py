@@ -13,7 +13,7 @@ from ...errors import UpstreamInvalid
 from ..answer import BLANK
 from ..reading import find_error, read_usage, text
 from ..translating import Translator, json_values
-from .events import EventReader, read_chunk
+from .events import EventReader, read_chunks
 from .long import AT_ONCE, shorten
 
 #: Members of a delta, and of a choice, that have their place in an item.
@@ -72,14 +72,14 @@ class OpenAITranslator(Translator):
         return items
 
     def _take(self, event: sse.Event, items: list[Item]) -> None:
-        chunk = read_chunk(event.data.strip().encode(), event.event)
-        if chunk is None:
-            self._normaliser.take_done()
-            self._end(items)
-            return
-        for one in self._normaliser.take(chunk)[0]:
-            for choice in one["choices"]:
-                items += _items(choice)
+        for _, chunk in read_chunks(event.data.strip().encode(), event.event):
+            if chunk is None:
+                self._normaliser.take_done()
+                self._end(items)
+                return
+            for one in self._normaliser.take(chunk)[0]:
+                for choice in one["choices"]:
+                    items += _items(choice)
 
     def _end(self, items: list[Item]) -> None:
         for chunk in self._normaliser.end():

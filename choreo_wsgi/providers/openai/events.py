@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ... import sse
@@ -13,11 +14,16 @@ from ..reading import find_error, parse_json, parse_object
 
 if TYPE_CHECKING:
     from .. import failures
+    from . import joined
 else:
     failures = Late("choreo_wsgi.providers.failures")
+    joined = Late("choreo_wsgi.providers.openai.joined")
 
 #: The end marker, also twice, in quotes, in small letters, without its brackets.
-_DONE = re.compile(rb'["\[ ]*DONE\b', re.I)
+DONE = re.compile(rb'["\[ ]*DONE\b', re.I)
+#: What keeps a stream alive without being a comment of Server-Sent Events.
+_KEEP_ALIVE = re.compile(rb'(:.*|"?(ping|heart-?beat|keep-?alive)"?)?', re.I)
+_SHOWN = 200
 
 
 def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
@@ -25,15 +31,40 @@ def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
 
     Raises the error that it reports, and UpstreamInvalid for what is no chunk.
     """
-    if not data.startswith(b"{") and _DONE.match(data):
-        return None
-    chunk = parse_json(data or b"{}")
+    if not data.startswith(b"{"):
+        if DONE.match(data):
+            return None
+        if _KEEP_ALIVE.fullmatch(data):
+            return {}
+    try:
+        chunk = parse_json(data)
+    except UpstreamInvalid as error:
+        shown = data[:_SHOWN].decode("utf-8", "replace")
+        if event == "error":
+            raise failures.provider_error(shown) from None
+        raise UpstreamInvalid(f"{error.message}: {shown}") from None
     failure = chunk if event == "error" else find_error(chunk)
     if failure is not None:
         raise failures.provider_error(failure)
     if not isinstance(chunk, dict):
         raise UpstreamInvalid("the provider sent an event that is not a JSON object")
     return chunk
+
+
+def read_chunks(data: bytes, event: str = "") -> Iterator[tuple[bytes, dict[str, Json] | None]]:
+    """Yield the chunks in the *data* of an *event* as :func:`read_chunk` does, each with its JSON.
+
+    Some servers join several to one event, see :mod:`.joined`.
+    """
+    try:
+        chunk = read_chunk(data, event)
+    except UpstreamInvalid:
+        several = joined.events_in(data)
+        if not several:
+            raise
+        yield from ((one, read_chunk(one)) for one in several)
+    else:
+        yield data, chunk
 
 
 class EventReader(sse.Decoder):
@@ -47,9 +78,11 @@ class EventReader(sse.Decoder):
         self.error: ChoreoError | None = None
 
     def unknown(self, line: bytes) -> None:
-        """Remember an ``error:`` line as the provider's error."""
-        if line.startswith(b"error:") and self.error is None:
-            self.error = failures.provider_error(parse_object(line[6:]))
+        """Remember an ``error:`` line, or one of bare JSON, as the provider's error."""
+        if line.startswith((b"error:", b"{")) and self.error is None:
+            told = parse_object(line.removeprefix(b"error:"))
+            if line.startswith(b"error:") or find_error(told) is not None:
+                self.error = failures.provider_error(told)
 
     def read(self, data: bytes) -> tuple[list[sse.Event], ChoreoError | None]:
         """Return the events that *data* completes, and the failure behind them, if any."""

@@ -153,7 +153,7 @@ class OpenAI(OverHTTP):
         body = {**(request.native or request.original or {}), "model": request.model}
         sent = self._post(request, body, native.DIALECTS[writer.api].path)
         refused = self.error if self.options.apis else native.refused
-        reply = self.passed_on(request, writer, sent, refused=refused)
+        reply = native.passed_on(self, request, writer, sent, refused=refused)
         if self.options.apis:
             return reply
 

@@ -30,7 +30,7 @@ from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
 from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
-from .events import EventReader, WholeEvents, read_chunk
+from .events import EventReader, WholeEvents, read_chunk, read_chunks
 from .pattern import SMALL, Pattern, Patterns
 
 if TYPE_CHECKING:
@@ -223,11 +223,15 @@ class EventRelay:
 
     def _take_data(self, raw: bytes, frames: list[bytes], event: str = "") -> None:
         """Take the data of an event of the type *event*."""
+        for data, chunk in read_chunks(raw, event):
+            if chunk is None:
+                self.normaliser.take_done()
+                return
+            self._take_chunk(data, chunk, frames)
+
+    def _take_chunk(self, raw: bytes, chunk: dict[str, Json], frames: list[bytes]) -> None:
+        """Take *chunk*, which was *raw*."""
         normaliser = self.normaliser
-        chunk = read_chunk(raw, event)
-        if chunk is None:
-            normaliser.take_done()
-            return
         state = normaliser.state
         chunks, verdict = normaliser.take(chunk)
         kept = verdict == KEPT and b"\n" not in raw
