@@ -104,7 +104,7 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         tokens = "[" + "1234567," * 300_000 + "1]"
         yield "m", answer, api, "text", partial(_telling, api, "m", TEXTS["text"])
-        yield "m", answer, api, "tokens", partial(request, api, "m", tokens)
+        yield "m", answer, api, "tokens", partial(request, api, "m", tokens, user="giant:none")
 
 
 def _telling(api: str, model: str, text: Callable[[], str]) -> bytes:

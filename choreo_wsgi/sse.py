@@ -37,10 +37,6 @@ HEAD: tuple[tuple[str, str], ...] = (
 #: The end marker of a stream that ended as it should.
 DONE = b"data: [DONE]\n\n"
 
-# One newline, not two: with ``id:`` lines in use a comment that ends in a blank line
-# dispatches an empty event in several clients, which then fail to parse it as JSON.
-_PING = b": ping\n"
-
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 #: Lines that are longer go the general way.
 _LONG = 64 * 1024
@@ -102,7 +98,9 @@ def count(block: bytes) -> int:
 
 def ping() -> bytes:
     """Return the comment that keeps a silent connection alive; only sent between frames."""
-    return _PING
+    # One newline, not two: with ``id:`` lines in use a comment that ends in a blank line
+    # dispatches an empty event in several clients, which then fail to parse it as JSON.
+    return b": ping\n"
 
 
 class Decoder:

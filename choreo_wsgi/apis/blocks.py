@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import is_object, set_aside
+from ..chat.calls import Brackets
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest
@@ -38,6 +39,22 @@ class Block:
     before: str = ""
     after: str = ""
     pieces: list[str] = field(default_factory=list)
+    _seen: int = 0  # so many of them
+    _brackets: Brackets = field(default_factory=Brackets)
+    _broken: bool = False  # no JSON, whatever follows
+
+    @property
+    def whole(self) -> bool:
+        """Whether the pieces are a whole object; each is looked at once."""
+        if self._broken or self.pieces[-1][-1:] != "}":
+            return False
+        for piece in self.pieces[self._seen :]:
+            self._brackets.add(piece)
+        self._seen = len(self.pieces)
+        if not self._brackets.closed:
+            return False
+        self._broken = not is_object(self.pieces)
+        return not self._broken
 
 
 class BlockWriter(AnswerWriter):
@@ -67,7 +84,8 @@ class BlockWriter(AnswerWriter):
         self._stream = request.stream
         self._text: Block | None = None  # the reasoning or text that is being written
         self._calls: dict[int, Block] = {}  # those that are open
-        self._ended: set[int] = set()  # those that are not
+        self._grown: dict[int, None] = {}  # those of them that may be whole by now
+        self._ended: set[int] = set()  # those that are not open any more
         self._marks: Marks = {}  # what the marks in what is written stand for
         self._finish = Finish()
         self._usage: Usage | None = None
@@ -145,6 +163,7 @@ class BlockWriter(AnswerWriter):
         if is_new:
             yield from self._opened(block)
         if call.arguments:
+            self._grown[call.index] = None
             yield self._filled(block, call.arguments)
 
     def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
@@ -164,8 +183,10 @@ class BlockWriter(AnswerWriter):
         block, self._text = self._text, None
         if block is not None:
             yield from self._closed(block, status or "completed")
-        for index, call in list(self._calls.items()):
-            if status or is_object(call.pieces):
+        grown, self._grown = self._grown, {}
+        for index in list(self._calls if status else grown):
+            call = self._calls[index]
+            if status or call.whole:
                 del self._calls[index]
                 self._ended.add(index)
                 yield from self._closed(call, status or "completed")

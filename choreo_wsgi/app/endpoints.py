@@ -106,10 +106,12 @@ class Endpoints:
         asked = request.original or {}
         if name == "responses" and self._settings.keep_responses:
             asked.setdefault("store", True)
-        if name == "responses" and any(asked.get(member) for member in _KEEPING):
-            digest = hashlib.sha256(body).hexdigest()
+        kept = name == "responses" and any(asked.get(member) for member in _KEEPING)
+        resumable = not kept and is_resumable(call)
+        digest = hashlib.sha256(body).hexdigest() if kept or resumable else ""
+        del body  # it may be large, and what follows writes it anew
+        if kept:
             return stored.create(self._resumption(), call, api, request, digest)
-        if is_resumable(call):
-            digest = hashlib.sha256(body).hexdigest()
+        if resumable:
             return self._resumption().begin(call, api, request, digest)
         return self._completions.answer(call, api, request)

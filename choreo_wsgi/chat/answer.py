@@ -6,6 +6,7 @@ gives each item to the writer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from .. import sse
@@ -13,7 +14,7 @@ from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Json, Usage
 from .source import Lane, Over, Source
 
-#: Bytes that are written before others have their turn.
+#: Bytes that are written before others have their turn; a block that is larger is never copied.
 _ROUND = 256 * 1024
 
 
@@ -81,6 +82,7 @@ class Answer(Over):
         self._n = n
         self._finished: set[int] = set()
         self._frames: Iterator[bytes] | None = None  # those that are still to be returned
+        self._kept = b""  # the first of them, if that is large
         self.label = label
         self.ended = False
         self.usage: Usage | None = None
@@ -91,12 +93,18 @@ class Answer(Over):
         Raises UpstreamTruncated when the source ends before every choice has its finish
         reason, after what came before.
         """
+        if self._kept:
+            block, self._kept = self._kept, b""
+            return block
         if self._frames is None:
             source = self._source
             self._frames = self._written([] if source.ended else source.receive(timeout))
         blocks: list[bytes] = []
         size = 0
         for block in self._frames:
+            if blocks and len(block) > _ROUND:
+                self._kept = block
+                break
             blocks.append(block)
             size += len(block)
             if size > _ROUND:
@@ -107,7 +115,10 @@ class Answer(Over):
 
     def _written(self, items: Sequence[Item]) -> Iterator[bytes]:
         """Yield the frames of *items*, and the ending behind the last."""
-        for item in items:
+        waiting, came = deque(items), bool(items)
+        del items  # each is let go of once it is written
+        while waiting:
+            item = waiting.popleft()
             if isinstance(item, Usage):
                 self.usage = item
             elif isinstance(item, Finish):
@@ -116,7 +127,7 @@ class Answer(Over):
         if not self._source.ended:
             return
         if len(self._finished) < self._n:
-            if items:
+            if came:
                 return  # they go first
             raise UpstreamTruncated("the provider's answer ended before it was complete")
         self.close()

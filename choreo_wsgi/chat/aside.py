@@ -93,13 +93,13 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         size += len(text)
         if size > _SHORT:  # only so many characters at once are as wide as the widest
             parts.append(mark := new_mark())
-            marks[mark.encode()] = _inside("".join(some))
+            marks[mark.encode()] = inside("".join(some))
             some, size = [], 0
     texts[:] = ["".join([*parts, *some])]
     return texts[0]
 
 
-def _inside(text: str) -> bytes:
+def inside(text: str) -> bytes:
     """Return *text* as it stands between the quotes of a JSON string."""
     return quote(text)[1:-1].encode("utf-8", "backslashreplace")
 

@@ -9,10 +9,11 @@ null and ``""`` for what is left out.  A call is recognised by its index and id 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid
 from ..late import Late
@@ -30,18 +31,40 @@ Piece = dict[str, Json]
 #: Calls in one answer, and characters of the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
-#: So many pieces are looked at at once.
-_BATCH = 16
+#: So many pieces are looked at at once; behind a larger one, whether the arguments are whole.
+_BATCH, _LARGE = 16, 2 * 1024
 #: Where arguments stand, the name of OpenAI's API first.
 _ARGUMENTS = ("arguments", "parameters", "input")
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
+
+
+class Brackets:
+    """Whether a JSON text that comes in pieces is whole: neither a string nor a bracket is open."""
+
+    _depth, _inside, _escape = 0, False, ""
+
+    def add(self, text: str) -> None:
+        """Take the next piece."""
+        text = self._escape + text
+        self._escape = "\\" * ((len(text) - len(text.rstrip("\\"))) % 2)
+        text = text.removesuffix(self._escape).replace("\\\\", "").replace('\\"', "")
+        parts = text.split('"')
+        outside = "".join(parts[self._inside :: 2])
+        self._inside ^= len(parts) % 2 == 0
+        self._depth += sum(map(outside.count, "[{")) - sum(map(outside.count, "]}"))
+
+    @property
+    def closed(self) -> bool:
+        """Whether all is closed that was opened."""
+        return not (self._inside or self._depth)
 
 
 @dataclass(slots=True, eq=False)
 class Call:
     """One tool call, and what came of it.  Its *number* is counted when it begins, from 0.
 
-    Each piece of the arguments is looked at once, however often somebody asks for them.
+    Each piece of the arguments is looked at once, however often somebody asks for them.  Those of a
+    call that has begun are not kept once they are a whole object: they may be megabytes.
     """
 
     index: int | None  # the upstream's
@@ -50,20 +73,19 @@ class Call:
     name: str = ""
     custom: bool = False
     size: int = 0  # of the arguments that have come
-    _pieces: list[str | bytes] = field(default_factory=list)  # those that have come since
-    _text: bytearray = field(default_factory=bytearray)  # these were read, in UTF-8; behind them
-    _depth: int = 0  # so many brackets are open,
-    _inside: bool = False  # a string is,
-    _escape: str = ""  # and perhaps an escape
+    _pieces: deque[bytes] = field(default_factory=deque)  # those that have come since
+    _text: bytearray = field(default_factory=bytearray)  # these were read, in UTF-8
+    _brackets: Brackets = field(default_factory=Brackets)
     _broken: bool = False  # no JSON, whatever follows
+    _digest: bytes = b""  # of the arguments, once they are not kept
 
     @property
     def begun(self) -> bool:
         """Whether its first piece was passed on."""
         return self.number >= 0
 
-    def add(self, piece: str | bytes) -> None:
-        """Take a *piece* of the arguments: text, or the inside of a JSON string as it came.
+    def add(self, piece: bytes) -> None:
+        """Take a *piece* of the arguments, the inside of a JSON string as it came.
 
         Raises UpstreamInvalid when they are too long.
         """
@@ -78,11 +100,18 @@ class Call:
         self._read()
         return self._text.decode("utf-8", "surrogatepass")
 
+    def says(self, arguments: str) -> bool:
+        """Whether *arguments* are what has come."""
+        text = arguments.encode("utf-8", "surrogatepass")
+        return sha256(text).digest() == self._digest if self._digest else text == self._text
+
     @property
     def complete(self) -> bool:
         """Whether the arguments are JSON."""
+        self._read()
+        if self._digest:
+            return not self._text.strip()
         try:
-            self._read()
             aside.parse_aside(self._text, {}, jsontext.strict)
         except ValueError:
             return False
@@ -91,47 +120,28 @@ class Call:
     @property
     def closed(self) -> bool:
         """Whether the arguments are a whole object; asked for each piece, so quick to say no."""
+        if self._digest:
+            return self.complete
         last = self._pieces[-1] if self._pieces else self._text
-        if self._broken or last[-1:] not in ("}", b"}"):
+        if self._broken or last[-1:] != b"}":
             return False
         self._read()
-        if self._inside or self._depth:
+        if not self._brackets.closed:
             return False
         self._broken = not self.complete  # what is no JSON although all is closed never will be
+        if self.begun and not self._broken:
+            self._digest, self._text = sha256(self._text).digest(), bytearray()
         return not self._broken
 
     def _read(self) -> None:
-        for raw, some in _batches(_taken(self._pieces)):
-            text = _text(b"".join(some)) if raw else "".join(some)
+        while self._pieces:
+            some = [self._pieces.popleft() for _ in range(min(_BATCH, len(self._pieces)))]
+            try:
+                text: str = json.loads(b'"%b"' % b"".join(some))
+            except ValueError as error:
+                raise UpstreamInvalid("the provider's tool call cannot be read") from error
             self._text += text.encode("utf-8", "surrogatepass")
-            text = self._escape + text
-            self._escape = "\\" * ((len(text) - len(text.rstrip("\\"))) % 2)
-            text = text.removesuffix(self._escape).replace("\\\\", "").replace('\\"', "")
-            parts = text.split('"')
-            outside = "".join(parts[self._inside :: 2])
-            self._inside ^= len(parts) % 2 == 0
-            self._depth += sum(map(outside.count, "[{")) - sum(map(outside.count, "]}"))
-
-
-def _taken(pieces: list[str | bytes]) -> Iterator[str | bytes]:
-    """Yield *pieces*, which are held no longer then."""
-    pieces.reverse()
-    while pieces:
-        yield pieces.pop()
-
-
-def _batches(pieces: Iterable[str | bytes]) -> Iterator[tuple[bool, list[Any]]]:
-    """Yield runs of *pieces* of one type, none of which is very long."""
-    for raw, run in groupby(pieces, lambda piece: isinstance(piece, bytes)):
-        while some := list(islice(run, _BATCH)):
-            yield raw, some
-
-
-def _text(inside: bytes) -> str:
-    try:
-        return str(json.loads(b'"' + inside + b'"'))
-    except ValueError as error:
-        raise UpstreamInvalid("the provider's tool call cannot be read") from error
+            self._brackets.add(text)
 
 
 def _once(text: str) -> str:
@@ -143,15 +153,6 @@ def _once(text: str) -> str:
     except ValueError:
         return text
     return str(inner) if inner.lstrip()[:1] == "{" else text
-
-
-def _is_another(call: Call, name: str, text: str) -> bool:
-    """Return whether a start with *name* and the arguments *text* does not repeat *call*.
-
-    That one is complete.
-    """
-    same = name == call.name and (text[:1] != "{" or text == call.arguments)
-    return bool(name and call.name) and not same
 
 
 @dataclass(eq=False)
@@ -203,7 +204,7 @@ class ToolCalls:
             if call.arguments.strip():
                 name = call.name[:64]
                 raise UpstreamInvalid(f"the provider's call of {name!r} has broken arguments")
-            call.add("{}")
+            call.add(b"{}")
             due.append({"index": call.number, "function": {"arguments": "{}"}})
         return due
 
@@ -222,26 +223,28 @@ class ToolCalls:
         text = "" if given in ({}, []) else arguments_of(given)
         call = self._find(index, id, name, text) or self._open(index, id)
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
-            again = call.arguments == aside.whole(text, self.marks)
+            again = call.says(aside.whole(text, self.marks))
             text = "" if again else text  # the whole call once more
         if not call.size:
             text = "" if text in ("null", "None", "[]") else _once(text)
-        given = None if call.size else text
+        size, given = call.size, None if call.size else text
         for one in aside.insides(text, self.marks):
             if one:
-                call.add(one)
+                call.add(one if isinstance(one, bytes) else aside.inside(one))
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}
-            return made if text or extra or made == piece else None
-        again = name == call.name or (name.startswith(call.name) and self._is_begun(name))
-        call.name = name if again else call.name + name
-        if not call.name or (not call.size and self._may_go_on(call.name)):
-            return None  # it begins when its name has come
-        return {**self._begin(call, kind, given), **extra}
-
-    def _may_go_on(self, name: str) -> bool:
-        return name not in self.tools and self._is_begun(name)
+            passed = made if text or extra or made == piece else None
+        else:
+            again = name == call.name or (name.startswith(call.name) and self._is_begun(name))
+            call.name = name if again else call.name + name
+            unknown = not call.size and call.name not in self.tools
+            if not call.name or (unknown and self._is_begun(call.name)):
+                return None  # it begins when its name has come
+            passed = {**self._begin(call, kind, given), **extra}
+        if call.size > size + _LARGE:
+            _ = call.closed  # then they are kept no longer
+        return passed
 
     def _is_begun(self, name: str) -> bool:
         return any(tool.startswith(name) for tool in self.tools)
@@ -278,11 +281,18 @@ class ToolCalls:
         current = last if index is None else self._by_index.get(index)
         if id:
             known = self._by_key.get((index, id))
-            if known is not None and known.closed and _is_another(known, name, text):
-                return None
+            if known is not None and name and known.name and known.closed:
+                given = aside.whole(text, self.marks)
+                if name != known.name or (text[:1] == "{" and not known.says(given)):
+                    return None  # another call
             if known is None and (other := self._by_key.get((None, id))) is not None:
                 known = other if other.index is None else None
-            if known is None and current is not None and self._goes_on(current, name):
+            # Ids that are made anew for every piece: only a name can begin a call.
+            if (
+                known is None
+                and current is not None
+                and (not (name or current.closed) if current.begun else not current.id)
+            ):
                 known = current
                 known.id = known.id or (id if not known.begun else "")
             if known is not None:
@@ -296,11 +306,3 @@ class ToolCalls:
             return None
         # The same start once more, or a second call of the same function.
         return None if text[:1] == "{" and current.closed else current
-
-    @staticmethod
-    def _goes_on(call: Call, name: str) -> bool:
-        """Whether a piece with an id that is new, and *name*, still belongs to *call*."""
-        if not call.begun:
-            return not call.id
-        # Ids that are made anew for every piece: only a name can begin a call.
-        return not name and not call.closed

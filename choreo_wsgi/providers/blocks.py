@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..chat.aside import is_object, pieces, set_aside, whole
+from ..chat.aside import is_object, pieces, set_aside
 from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ..chat.shapes import arguments_of
@@ -37,7 +37,7 @@ class Blocks:
         self._whole: list[list[str]] = []  # those that came with the start of each call
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
         self._thinking: list[str] = []
-        self._signature = ""
+        self._signature: list[str] = []
         self._thoughts = 0
 
     @property
@@ -86,7 +86,7 @@ class Blocks:
         if kind == "text" and block.get("text"):
             return [Delta(text(block["text"]))]
         if kind == "thinking":
-            self._signature += whole(text(block.get("signature")), self._marks)
+            self._signature += pieces(text(block.get("signature")), self._marks)
             return self._think(text(block.get("thinking")))
         if kind == "redacted_thinking":
             return [self._thought({"type": kind, "data": text(block["data"])})]
@@ -105,7 +105,7 @@ class Blocks:
         if kind == "thinking_delta":
             return self._think(text(delta["thinking"]))
         if kind == "signature_delta":
-            self._signature += whole(text(delta["signature"]), self._marks)
+            self._signature += pieces(text(delta["signature"]), self._marks)
         return []
 
     def _argue(self, index: int, given: Json) -> list[Item]:
@@ -135,8 +135,8 @@ class Blocks:
         """
         items: list[Item] = []
         marks: Marks = {}
-        thinking, signature = set_aside(self._thinking, marks), self._signature
-        self._thinking, self._signature = [], ""
+        thinking, signature = set_aside(self._thinking, marks), "".join(self._signature)
+        self._thinking, self._signature = [], []
         if signature:
             block = {"type": "thinking", "thinking": thinking, "signature": signature}
             items.append(replace(self._thought(block), marks=marks))

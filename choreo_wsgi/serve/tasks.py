@@ -23,8 +23,8 @@ from .parser import Parser
 
 logger = logging.getLogger(__name__)
 
-#: Blocks that are sent before it is the next one's turn.
-BLOCKS = 16
+#: Blocks that are sent before it is the next one's turn, unless one is LARGE.
+BLOCKS, LARGE = 16, 128 * 1024
 
 #: From this many bytes on, a block is handed to the system as it is, with its chunk's frame
 #: beside it; copying a smaller one into its frame is cheaper.
@@ -168,7 +168,8 @@ class Task(Load):
         if block or last:
             self._send(block, last)
         # A descriptor that is polled is asked for anew by the carrier; asking twice is dear.
-        if not block or self.channel.unsent or self.descriptor is not None:
+        large = len(block) > LARGE
+        if not block or large or self.channel.unsent or self.descriptor is not None:
             return False
         return body.fileno() is None and body.due is not None and body.due <= time.monotonic()
 

@@ -90,6 +90,7 @@ class Connection:
         self.round_trip = 0.0
         self._poll: select.epoll | None = None
         self._polled: tuple[socket.socket, int] | None = None  # what it is made for
+        self._parts: list[memoryview] = []  # to be sent behind what goes out now
         self._outgoing = memoryview(b"")
         self._kernel_time = -1.0
 
@@ -129,12 +130,9 @@ class Connection:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def queue(self, data: bytes) -> None:
-        """Take *data* to be sent by :meth:`flush`."""
-        if self.tls is not None:
-            self.tls.encrypt(data)
-            data = self.tls.outgoing()
-        self.queue_raw(data)
+    def queue(self, *parts: bytes) -> None:
+        """Take *parts* to be sent by :meth:`flush`; they are neither joined nor encrypted yet."""
+        self._parts += map(memoryview, parts)
 
     def flush(self) -> bool:
         """Send what the socket takes without waiting; return whether that was all.
@@ -143,7 +141,9 @@ class Connection:
         """
         assert self.sock is not None
         try:
-            while self._outgoing:
+            while self._outgoing or self._parts:
+                if not self._outgoing:
+                    self._outgoing = self._next_part()
                 sent = self.sock.send(self._outgoing, _DONT_WAIT)
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:
@@ -151,6 +151,15 @@ class Connection:
         self._outgoing = memoryview(b"")  # an empty slice would hold all that was sent
         self._poll = self._polled = None
         return True
+
+    def _next_part(self) -> memoryview:
+        part = self._parts.pop(0)
+        if self.tls is None:
+            return part
+        if len(part) > BLOCK:
+            self._parts.insert(0, part[BLOCK:])
+        self.tls.encrypt(part[:BLOCK])
+        return memoryview(self.tls.outgoing())
 
     def handshake(self) -> bool:
         """Go on with the TLS handshake; return whether it is over.  Raises OSError."""
@@ -163,7 +172,7 @@ class Connection:
         """Take *data*, encrypted already, to be sent by :meth:`flush`."""
         if data:
             left = self._outgoing
-            self._outgoing = memoryview(bytes(left) + data if left else data)  # no copy of a body
+            self._outgoing = memoryview(bytes(left) + data if left else data)
 
     def receive(self, timeout: float) -> bytes | None:
         """Return what came within *timeout* seconds, None when nothing, ``b""`` at the end.

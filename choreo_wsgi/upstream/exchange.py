@@ -33,7 +33,7 @@ class Exchange:
     receive; any thread may close.
     """
 
-    def __init__(self, client: Client, address: Address, method: str, request: bytes) -> None:
+    def __init__(self, client: Client, address: Address, method: str, *request: bytes) -> None:
         self.status: int | None = None
         self.headers = Headers()
         #: Whether the body was returned to its end.
@@ -230,7 +230,7 @@ class Exchange:
         self._sent_at = time.monotonic()
 
     def _talk(self, connection: Connection, until: float) -> Steps:
-        connection.queue(self._request)
+        connection.queue(*self._request)
         self._send(connection)
         while self._head is None:
             # A server that does not want the rest of a long body answers before its end.
@@ -255,7 +255,7 @@ class Exchange:
             if head.status >= 200:  # not 100 Continue or 103 Early Hints
                 self.status, self.headers = head.status, head.headers
                 self._head, self._framing = head, head.framing
-                self._request = b""
+                self._request = ()
                 self.heard = time.monotonic()
                 self._early, self.unread = b"", data
                 break

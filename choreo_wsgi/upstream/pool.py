@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..late import Late
 from .address import Address, parse_url
-from .connection import Connection
+from .connection import BLOCK, Connection
 from .exchange import Exchange
 from .head import request_head
 from .request import HTTPRequest, Steps, Timeouts
@@ -64,7 +64,9 @@ class Client:
             headers = {**headers, "Proxy-Authorization": address.proxy.authorization}
         size = len(request.body)
         head = request_head(request.method, target, host, headers, size)
-        return Exchange(self, address, request.method, head + request.body)
+        # A long body is sent as it is: joined it would be there twice.
+        parts = (head, request.body) if size > BLOCK else (head + request.body,)
+        return Exchange(self, address, request.method, *parts)
 
     def close(self) -> None:
         """Close the idle connections; exchanges under way are their holders' to close."""

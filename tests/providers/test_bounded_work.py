@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from work import calls, traced
 
-from choreo_wsgi.chat import jsontext
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat import aside, jsontext
 from choreo_wsgi.chat.calls import Call, ToolCalls
 from choreo_wsgi.chat.endings import finish_reason
+from choreo_wsgi.chat.items import Delta, Finish, ToolCall
+from choreo_wsgi.chat.longtext import new_mark
 from choreo_wsgi.chat.request import parse
 from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
+from choreo_wsgi.providers.blocks import Blocks
 from choreo_wsgi.providers.conversation import conversation
 from choreo_wsgi.providers.failures import refusal
 from choreo_wsgi.providers.parts import content
@@ -138,7 +142,7 @@ def test_whether_a_call_is_over(pieces: list[Any], closed: bool) -> None:
     for ask_at_each in (False, True):
         call = Call(0, "id")
         for piece in pieces:
-            call.add(piece)
+            call.add(piece if isinstance(piece, bytes) else aside.inside(piece))
             if ask_at_each:
                 assert not call.closed or piece is pieces[-1] or call.arguments == "{}"
                 assert isinstance(call.arguments, str)
@@ -155,6 +159,94 @@ def test_calls_and_arguments_without_end() -> None:
     with pytest.raises(UpstreamInvalid, match="does not end"):
         for _ in range(20):
             made.take([{"index": 0, "function": {"arguments": "x" * 1024 * 1024}}])
+
+
+def long_call(text: str) -> tuple[ToolCalls, dict[str, Any]]:
+    """Return the calls with one that came whole, and its piece, of which most is set aside."""
+    made = ToolCalls()
+    mark = new_mark()
+    made.marks[mark.encode()] = text.encode()
+    function = {"name": "f", "arguments": f'{{"a":"{mark}"}}'}
+    piece = {"index": 0, "id": "c", "type": "function", "function": function}
+    assert made.take([piece]) == [piece]
+    return made, piece
+
+
+def test_arguments_that_came_whole_are_not_kept() -> None:
+    with traced() as memory:
+        made, _ = long_call("x" * 4_000_000)
+        made.marks.clear()
+        assert memory.now < 400_000
+        assert made.close() == []
+
+
+def test_a_long_call_that_comes_again_is_told_once() -> None:
+    made, piece = long_call("x" * 100_000)
+    assert made.take([piece]) == []
+    assert made.take([{**piece, "index": 1}]) == [{**piece, "index": 1, "id": made.begun[1].id}]
+    made.take([{"index": 0, "function": {"arguments": " "}}])
+    assert made.close() == []
+
+
+def test_nothing_may_follow_a_long_call() -> None:
+    made, _ = long_call("x" * 100_000)
+    made.take([{"index": 0, "function": {"arguments": "{}"}}])
+    with pytest.raises(UpstreamInvalid, match="broken"):
+        made.close()
+
+
+def open_calls(count: int) -> list[Delta]:
+    """Return calls of which each is still open when the next ones begin."""
+    pieces = [ToolCall(at, f"c{at}", "f", '{"a":"}') for at in range(count)]
+    pieces += [ToolCall(at, arguments='"}') for at in range(count)]
+    return [Delta(tool_calls=[piece]) for piece in pieces]
+
+
+def texts_beside_a_call(count: int) -> list[Delta]:
+    """Return a call that grows by what looks like its end, with texts in between."""
+    made = [Delta(tool_calls=[ToolCall(0, "c", "f", '{"a":"')])]
+    for _ in range(count):
+        made += [Delta(tool_calls=[ToolCall(0, arguments="}")]), Delta("x"), Delta(reasoning="x")]
+    return [*made, Delta(tool_calls=[ToolCall(0, arguments='"}')])]
+
+
+@pytest.mark.parametrize("api", ["messages", "responses"])
+@pytest.mark.parametrize("make", [open_calls, texts_beside_a_call])
+def test_calls_that_are_open_are_not_looked_through_again(
+    make: Callable[[int], list[Delta]], api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+    is_object = aside.is_object
+
+    def look(pieces: list[str]) -> bool:
+        nonlocal looked
+        looked += 1
+        return is_object(pieces)
+
+    monkeypatch.setattr("choreo_wsgi.apis.blocks.is_object", look)
+    asked = {"model": "m", "stream": True, "max_tokens": 9, "input": "hi"}
+    asked["messages"] = [{"role": "user", "content": "hi"}]
+
+    def work(count: int) -> Callable[[], object]:
+        writer = load(api).writer(load(api).read(json.dumps(asked).encode()))
+        items = [*make(count), Finish("tool_calls")]
+        return lambda: [*map(writer.write, items), *writer.ending()]
+
+    once, twice = calls(work(100)), calls(work(200))
+    assert twice < 2.2 * once
+    assert looked <= 301
+
+
+def test_a_signature_in_pieces_is_put_together_once() -> None:
+    blocks = Blocks({})
+    piece = {"type": "signature_delta", "signature": "x" * 1000}
+    with traced() as memory:
+        for _ in range(1000):
+            blocks.take({"type": "content_block_delta", "index": 0, "delta": piece}, [])
+    assert memory.peak < 500_000  # nothing of a megabyte was made
+    items: list[Any] = []
+    blocks.take({"type": "content_block_stop", "index": 0}, items)
+    assert items[0].extra["thinking_blocks"][0]["signature"] == "x" * 1_000_000
 
 
 def test_what_is_packed_comes_in_pieces() -> None:

@@ -699,6 +699,34 @@ def test_tls(
     assert server.accepted == 1
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_long_body_is_not_copied(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str], secure: bool
+) -> None:
+    body = bytes(range(256)) * 40_000
+    received: list[bool] = []
+
+    def answer(peer: Peer) -> None:
+        received.append(peer.request.body == body)
+        peer.send(sized(b"x"))
+
+    server = upstream(answer, context=tls[0] if secure else None)
+    pool = client(environ={"SSL_CERT_FILE": tls[1]})
+    assert read(pool.send(post(server.url))) == b"x"
+    ours = [tracemalloc.Filter(True, "*/choreo_wsgi/*")]
+    tracemalloc.start()
+    try:
+        exchange = pool.send(post(server.url, body))
+        said = b""
+        while not exchange._sent:
+            said += exchange.receive(0.25)
+            found = tracemalloc.take_snapshot().filter_traces(ours).statistics("lineno")
+            assert sum(one.size for one in found) < len(body) / 10, found[:3]
+        assert said + read(exchange) == b"x" and received == [False, True]
+    finally:
+        tracemalloc.stop()
+
+
 def test_one_record_that_is_read_in_pieces_is_not_left_behind(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
