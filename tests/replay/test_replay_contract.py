@@ -24,6 +24,7 @@ from replay_helpers import (
 from choreo_wsgi import sse
 from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
 from choreo_wsgi.replay import Fenced, Store, Writer, open_store
+from choreo_wsgi.replay.base import READ_BYTES
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -75,6 +76,13 @@ def test_a_waiting_reader_is_woken(store: Store) -> None:
         waiting = pool.submit(read_all, reader)
         writer.finish()
         assert waiting.result(DEADLINE) == b""
+
+
+def test_more_than_is_read_at_once_is_read_without_being_woken(store: Store) -> None:
+    writer = create(store)
+    text = "x" * (READ_BYTES // 4)
+    sent = write(writer, 10, end=True, text=text)
+    assert read_all(store.read(writer.id, "alice")) == sent
 
 
 def test_receive_returns_when_nothing_comes(store: Store) -> None:

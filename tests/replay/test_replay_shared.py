@@ -299,3 +299,31 @@ def test_a_stream_of_another_process_is_deleted_when_it_has_ended(open_shared: O
         deleting.result(DEADLINE)
     with pytest.raises(NotFound):
         ours.read(writer.id, "alice")
+
+
+@pytest.mark.parametrize("how", ["append", "finish", "delete"])
+def test_a_reader_is_woken_by_another_process(
+    open_shared: Opener, shared_url: str, how: str
+) -> None:
+    """At once, and not when it looks anyway, every two seconds."""
+    ours, theirs = open_shared(), open_shared()
+    told = how != "delete" or shared_url.startswith("sqlite")  # Redis tells of frames only
+    ours._keeper.recheck = 1000.0 if told else 0.05  # type: ignore[attr-defined]
+    writer = theirs.create("alice").writer
+    assert writer is not None
+    writer.append(frame(1), 1)
+    reader = ours.read(writer.id, "alice")
+    assert receive(reader, 1) == frame(1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(reader.receive, 2 * DEADLINE)
+        if how == "append":
+            writer.append(frame(2), 1)
+            assert waiting.result(DEADLINE) == frame(2)
+        elif how == "finish":
+            writer.finish()
+            assert waiting.result(DEADLINE) == b"" and reader.ended
+        else:
+            theirs.delete(writer.id, "alice")
+            with pytest.raises(NotFound):
+                waiting.result(DEADLINE)
+    reader.close()
