@@ -57,6 +57,7 @@ _STATUSES = (
     (re.compile("invalid|bad_request|validation|malformed|unsupported"), 400),
     (re.compile("failed_precondition|out_of_range"), 400),
 )
+_SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?)s", re.ASCII)
 #: An error may come as an event of the stream that was asked for.
 _EVENT = re.compile(r"^(event:.*\s+)?data:\s*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
@@ -104,8 +105,18 @@ def provider_error(
         message[:_MAX_MESSAGE],
         code=own,
         param=param[:_MAX_WORD] if isinstance(param, str) else None,
-        retry_after=retry_after,
+        retry_after=retry_delay(members) if retry_after is None else retry_after,
     )
+
+
+def retry_delay(error: Mapping[str, Json]) -> float | None:
+    """Return the seconds to wait that a google.rpc.RetryInfo in an *error* names, or None."""
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (found := _SECONDS.fullmatch(delay)):
+            return float(found[1])
+    return None
 
 
 def failure(status: int | None, told: Json) -> ChoreoError:

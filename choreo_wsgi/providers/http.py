@@ -66,6 +66,7 @@ class HTTPProvider(OverHTTP):
         message = message or f"the provider answered {status}"
         status, code = self.meaning(status, headers, message, error)
         wait = failures.retry_after(headers, time.time())
+        wait = failures.retry_delay(error) if wait is None else wait
         return from_provider(status, message, code=code, retry_after=wait)
 
     def meaning(

@@ -9,6 +9,8 @@ import pytest
 
 from choreo_wsgi.errors import UpstreamInvalid
 from choreo_wsgi.providers.failures import failure, find_error, provider_error, refusal
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
 from choreo_wsgi.upstream.head import retry_after
 
 CHUNK = {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
@@ -158,6 +160,19 @@ def test_a_prompt_that_is_too_long_has_one_code(name: str) -> None:
 )
 def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, now=100.0) == seconds
+
+
+def test_the_delay_that_google_asks_for() -> None:
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "33.5s"}
+    told = {"error": {"message": "m", "status": "RESOURCE_EXHAUSTED", "details": [1, {}, info]}}
+    assert refusal(429, {}, json.dumps([told]).encode(), 0).retry_after == 33.5
+    assert refusal(429, {"retry-after": "2"}, json.dumps(told).encode(), 0).retry_after == 2
+    info["retryDelay"] = "soon"
+    assert refusal(429, {}, json.dumps(told).encode(), 0).retry_after is None
+    gemini = provider_class("gemini")("gemini", {"api_key": "k"}, Settings())
+    info["retryDelay"] = "7s"
+    error = gemini.error(429, {}, json.dumps(told).encode())  # type: ignore[attr-defined]
+    assert error.retry_after == 7
 
 
 def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
