@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 SIZE = 7_000_000
 
 
-def called(count: int, size: int) -> list[dict[str, Any]]:
+def called(count: int, size: int, start: str = "") -> list[dict[str, Any]]:
     """Return so many calls with *size* bytes of arguments."""
-    arguments = json.dumps({"a": "x" * size})
+    arguments = json.dumps({"a": start + "x" * size})
     return [
         {
             "index": number,
@@ -35,6 +35,7 @@ SAID: dict[str, Callable[[int], dict[str, Any]]] = {
     "emoji": lambda size: {"content": "\U0001f600" + "x" * size},
     "arguments": lambda size: {"tool_calls": called(1, size)},
     "many calls": lambda size: {"tool_calls": called(1000, size // 1000)},
+    "many emoji": lambda size: {"tool_calls": called(1000, size // 1000, "\U0001f600")},
 }
 ASKED = {
     "/v1/responses": {"input": "%s"},
@@ -60,6 +61,7 @@ def events(delta: dict[str, Any]) -> bytes:
         ("arguments", "/v1/messages", False),
         ("many calls", "/v1/responses", True),
         ("many calls", "/v1/messages", False),
+        ("many emoji", "/v1/messages", False),
     ],
 )
 def test_a_large_event(command: Callable[..., Any], kind: str, path: str, stream: bool) -> None:
