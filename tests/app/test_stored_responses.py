@@ -197,6 +197,7 @@ def test_one_that_is_deleted_is_not_made_any_more(scripted_url: tuple[str, Scrip
     url, script = scripted_url
     with client_of(url) as client:
         id = client.responses.create(model="m", input="hi", background=True).id
+        assert script.asked.wait(harness.DEADLINE)
         client.responses.delete(id)
         assert script.closed.wait(harness.DEADLINE)
 
