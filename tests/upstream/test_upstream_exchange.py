@@ -27,7 +27,7 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
-from choreo_wsgi.upstream import Client, Exchange, HTTPRequest, Timeouts
+from choreo_wsgi.upstream import Client, Exchange, HTTPRequest, Timeouts, connection
 
 Start = Callable[..., RawServer]
 Make = Callable[..., Client]
@@ -725,6 +725,26 @@ def test_a_long_body_is_not_copied(
         assert said + read(exchange) == b"x" and received == [False, True]
     finally:
         tracemalloc.stop()
+
+
+def test_a_long_body_is_encrypted_piece_by_piece(
+    upstream: Start,
+    client: Make,
+    tls: tuple[ssl.SSLContext, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    encrypt = connection.TLS.encrypt
+
+    def note(self: connection.TLS, data: bytes) -> None:
+        sizes.append(len(data))
+        encrypt(self, data)
+
+    monkeypatch.setattr(connection.TLS, "encrypt", note)
+    server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
+    exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(server.url, b"y" * 1_000_000))
+    assert read(exchange) == b"x"
+    assert sum(sizes) > 1_000_000 and max(sizes) <= connection.BLOCK
 
 
 def test_one_record_that_is_read_in_pieces_is_not_left_behind(
