@@ -587,6 +587,9 @@ def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_
     other, writer = elsewhere(url)
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    store = open_store(url, Settings())
+    assert store.lost(writer.id, "") is None  # though nobody reads it
+    store.close()
     first, last = replay(server, writer.id)
     assert numbers([first, last]) == [1, 2] and b'"stream_cancelled"' in last
 
