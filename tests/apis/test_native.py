@@ -316,6 +316,24 @@ def test_events_of_a_message_pass(native: Make) -> None:
     assert headers["anthropic-version"] == anthropic._constants.ANTHROPIC_API_VERSION
 
 
+def test_thinking_of_another_model_is_not_given_to_claude(native: Make) -> None:
+    """It has no signature, and Anthropic refuses the request; Claude's own goes back."""
+    made = native("anthropic", HEAD + frames(*MESSAGES))
+    own = {"type": "thinking", "thinking": "so", "signature": "EqQB"}
+    sealed = {"type": "redacted_thinking", "data": "EmwK"}
+    said = {"type": "text", "text": "4"}
+    foreign = {"type": "thinking", "thinking": "hm" * 50_000, "signature": ""}
+    unsigned = {"type": "thinking", "thinking": "hm"}
+    turns: Any = [
+        {"role": "user", "content": "2 + 2"},
+        {"role": "assistant", "content": [foreign, unsigned, own, sealed, said]},
+        {"role": "user", "content": [{"type": "text", "text": "sure?"}]},
+    ]
+    ask_messages(made.url, messages=turns)
+    kept = {"role": "assistant", "content": [own, sealed, said]}
+    assert made.sent[1]["messages"] == [turns[0], kept, turns[2]]
+
+
 def test_who_holds_the_conversation(
     native: Make, application: Callable[..., Application], serve: Callable[..., harness.Server]
 ) -> None:

@@ -62,7 +62,7 @@ class Anthropic(HTTPProvider):
         """Begin to answer *request*: Messages with the upstream's own events, else with items."""
         if writer.api not in self.apis:
             return super().answer(request, writer)
-        body = {**(request.original or {}), "model": request.model}
+        body = anthropic_request.passed(request)
         sent = self._post(request, native.DIALECTS[writer.api].path, body)
         unfold = anthropic_answer.AnthropicTranslator.unfold
         return native.passed_on(self, request, writer, sent, unfold=unfold)

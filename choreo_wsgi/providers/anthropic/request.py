@@ -56,6 +56,25 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
     return made
 
 
+def passed(request: ChatRequest) -> dict[str, Json]:
+    """Return *request*, one of the Messages API, as Claude takes it.
+
+    Thinking without a signature, which is another model's, is left out: Anthropic refuses it.
+    """
+    made = {**(request.original or {}), "model": request.model}
+    made["messages"] = [
+        {**message, "content": [*filter(_is_claudes, message["content"])]}
+        if message["role"] == "assistant" and isinstance(message["content"], list)
+        else message
+        for message in made["messages"]
+    ]
+    return made
+
+
+def _is_claudes(block: Json) -> bool:
+    return block["type"] != "thinking" or bool(block.get("signature"))
+
+
 def sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     """Return temperature and top_p as the model takes them."""
     # 1 is the default, and refused by models and versions that have no sampling.

@@ -12,7 +12,7 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...chat.shapes import compact
 from ...errors import InvalidRequest
-from ..anthropic.request import sampling, thinking
+from ..anthropic.request import passed, sampling, thinking
 from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Conversation, Turn, merged, supported
 from ..parts import Call, Media, Part, Text
@@ -210,7 +210,7 @@ def invocation(request: ChatRequest) -> dict[str, Json]:
 
     https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html
     """
-    made = {"anthropic_version": "bedrock-2023-05-31", **(request.original or {})}
+    made = {"anthropic_version": "bedrock-2023-05-31", **passed(request)}
     for name in ("model", "stream"):  # the URL says both
         made.pop(name, None)
     if betas := [beta for word in request.betas.split(",") if (beta := word.strip())]:
