@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+from concurrent import futures
 from concurrent.futures import Future
 from http.client import HTTPException
 from typing import Any
@@ -19,7 +20,7 @@ from urllib3.util.wait import wait_for_read, wait_for_write
 from .base import NOT_READY, Attempt, BaseWaiter, Nested, Route, Stalled, T, wants_to_write
 
 # Seconds.  Python runs a signal's handler when the main thread gets to it: one that comes just
-# before poll() does not end it.
+# before a wait does not end that.
 _LONGEST_WAIT = 1.0
 # urllib3 tells in words alone that a proxy refuses to make a tunnel, and with which status.
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: 4\d\d\b")
@@ -61,6 +62,8 @@ def dial(route: Route, limit: float | None) -> socket.socket:
     made: Future[socket.socket] = Future()
     try:  # a handler may raise while the thread is started, too
         threading.Thread(target=_connect_into, args=(made, route, limit), daemon=True).start()
+        while not made.done():
+            futures.wait((made,), _LONGEST_WAIT)
         return made.result()
     except BaseException:
         made.add_done_callback(_close)  # one that comes too late

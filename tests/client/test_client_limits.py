@@ -47,9 +47,9 @@ def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
     connect = blocking._connect
 
     class Waited(Future):
-        def result(self, timeout=None):
+        def done(self):
             waiting.set()
-            return super().result(timeout)
+            return super().done()
 
     def slowly(*where):
         go.wait(DEADLINE)

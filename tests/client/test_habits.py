@@ -10,6 +10,16 @@ import json
 import pytest
 from habits import SNIPPETS, START, HabitServer
 
+#: The snippets close no client.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clients():
+    """Collect the clients in this module, where one that is not closed may be warned of."""
+    yield
+    gc.collect()
+
 
 def run(package: str, program: str, server) -> tuple[str, list]:
     """Return what *program* prints with *package*, and what it sends."""
@@ -23,17 +33,13 @@ def run(package: str, program: str, server) -> tuple[str, list]:
     return out.getvalue(), sorted(habits.sent, key=lambda one: json.dumps(one, sort_keys=True))
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the snippets close no client
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_the_same_program(name, server, monkeypatch):
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-habit")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
-    try:
-        theirs = run("openai", SNIPPETS[name], server)
-        ours = run("choreoai", SNIPPETS[name], server)
-    finally:
-        gc.collect()  # in here, where a client that is not closed may be warned of
+    theirs = run("openai", SNIPPETS[name], server)
+    ours = run("choreoai", SNIPPETS[name], server)
     assert ours[0] == theirs[0]
     assert ours[1] == theirs[1]
     assert ours[0]
