@@ -327,11 +327,12 @@ def test_thinking_of_another_model_is_not_given_to_claude(native: Make) -> None:
     turns: Any = [
         {"role": "user", "content": "2 + 2"},
         {"role": "assistant", "content": [foreign, unsigned, own, sealed, said]},
+        {"role": "assistant", "content": [unsigned]},
         {"role": "user", "content": [{"type": "text", "text": "sure?"}]},
     ]
     ask_messages(made.url, messages=turns)
     kept = {"role": "assistant", "content": [own, sealed, said]}
-    assert made.sent[1]["messages"] == [turns[0], kept, turns[2]]
+    assert made.sent[1]["messages"] == [turns[0], kept, turns[3]]
 
 
 def test_who_holds_the_conversation(

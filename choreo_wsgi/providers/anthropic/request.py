@@ -61,14 +61,15 @@ def passed(request: ChatRequest) -> dict[str, Json]:
 
     Thinking without a signature, which is another model's, is left out: Anthropic refuses it.
     """
-    made = {**(request.original or {}), "model": request.model}
-    made["messages"] = [
-        {**message, "content": [*filter(_is_claudes, message["content"])]}
-        if message["role"] == "assistant" and isinstance(message["content"], list)
-        else message
-        for message in made["messages"]
-    ]
-    return made
+    original = request.original or {}
+    messages = []
+    for message in original["messages"]:
+        content = message["content"]
+        if message["role"] == "assistant" and isinstance(content, list):
+            content = [block for block in content if _is_claudes(block)]
+        if content or not message["content"]:
+            messages.append({**message, "content": content})
+    return {**original, "model": request.model, "messages": messages}
 
 
 def _is_claudes(block: Json) -> bool:
