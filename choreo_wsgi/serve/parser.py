@@ -30,6 +30,9 @@ SMALL = 64 * 1024
 #: Bytes of an ordinary head.
 LONGEST = 16 * 1024
 
+#: Bytes of a head whose lines are worth remembering.
+SHORT = 4 * 1024
+
 #: The method, the target with its path and its query, the version, and the headers.
 _ORDINARY = re.compile(
     r"([A-Z]{1,16}) ((/(?:[\w.~-][\w.~/-]*)?)(?:\?([\w.~/=&%+:,-]*))?) HTTP/(1\.[01])\r\n"
@@ -143,7 +146,8 @@ class Parser(HTTPRequestParser):
         if match is None:
             return 0
         lines = match[6].split("\r\n")[:-1]
-        headers = dict(map(_field, lines))
+        # Of a long head nothing is kept.
+        headers = dict(map(_field if end <= SHORT else _field.__wrapped__, lines))
         length = headers.get("CONTENT_LENGTH", "0")
         twice = len(headers) < len(lines)
         if twice or not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):

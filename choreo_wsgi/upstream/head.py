@@ -16,6 +16,9 @@ MAX_HEAD = 64 * 1024
 
 _MAX_HEADERS = 100
 
+#: Bytes of a head that is worth remembering.
+_SHORT = 2 * 1024
+
 #: Content codings that a caller can undo (providers.answer), though identity is asked for.
 _CODINGS = frozenset(("identity", "gzip", "x-gzip", "deflate"))
 
@@ -105,11 +108,13 @@ def parse_head(data: bytes, method: str) -> Head:
     Raises FramingError for what is not HTTP/1, and for a body whose end or coding is
     not clear.
     """
-    new_head, new_framing = _read_head(data, method)
+    # A long head is kept by nobody.
+    read = _read_head if len(data) <= _SHORT else _read_head.__wrapped__
+    new_head, new_framing = read(data, method)
     return new_head(new_framing())
 
 
-@lru_cache(64)  # a server's answers of one second have mostly the same
+@lru_cache(64)  # the answers of one second of a server of one's own have mostly the same
 def _read_head(data: bytes, method: str) -> tuple[Callable[[Framing], Head], Callable[[], Framing]]:
     match = _STATUS.match(data)
     if match is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from waitress.adjustments import Adjustments
+from work import traced
 
 from choreo_wsgi.serve.parser import SMALL, Parser
 
@@ -128,3 +129,14 @@ def test_what_clients_send_is_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
         for cuts in ((), (len(head % size),), (len(head % size) + 1,) if size else ()):
             found = read(Parser, head % size + b"x" * size, cuts)
             assert found[0] and found[3] is None and found[-1] == b"x" * size
+
+
+def test_long_heads_are_not_remembered() -> None:
+    """The lines of short ones are, as many clients send the same."""
+    with traced() as memory:
+        for number in range(300):
+            parser = Parser(ADJUSTMENTS, lambda parser: True)
+            parser.received(b"GET / HTTP/1.1\r\nX: %015000d\r\n\r\n" % number)
+            assert parser.headers["X"]
+            parser.close()
+        assert memory.now < 1_000_000

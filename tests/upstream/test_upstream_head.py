@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from work import traced
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.upstream.address import Proxy, parse_url
@@ -158,3 +159,11 @@ def test_no_proxy(word: str, host: str, direct: bool) -> None:
 def test_only_http_proxies() -> None:
     with pytest.raises(ConfigurationError):
         parse_url("http://h/", {"http_proxy": "socks5://p"})
+
+
+def test_long_heads_are_not_remembered() -> None:
+    """Short ones are, as many answers have the same."""
+    with traced() as memory:
+        for number in range(100):
+            parse(f"HTTP/1.1 200 OK\nContent-Length: 5\nX: {number:030000}\n\n")
+        assert memory.now < 500_000
