@@ -312,3 +312,14 @@ def test_the_lazy_package_refuses_other_names() -> None:
     module = importlib.import_module("choreo_wsgi")
     with pytest.raises(AttributeError, match="no_such_name"):
         module.no_such_name  # noqa: B018
+
+
+def test_every_module_can_be_read_in_one_sitting() -> None:
+    """So many lines are the limit, blank ones, comments and docstrings counted."""
+    sizes = {
+        path: len(path.read_text("utf-8").splitlines())
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert len(sizes) > 100
+    assert {path: size for path, size in sizes.items() if size > 320} == {}

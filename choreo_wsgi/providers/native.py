@@ -265,15 +265,8 @@ def _run(data: bytes, at: int, head: bytes) -> bytes:
     run = data[at : data.find(b"\n\n", max(at, data.rfind(between, at)) + 3) + 2]
     one = run.replace(between, b"")
     is_one = one.endswith(b"}\n\n") and one.count(b"\n") == 3 and b"\r" not in one
-    return run if is_one and (run.isascii() or _is_text(run)) else b""
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    is_text = run.isascii() or run.decode("utf-8", "ignore").encode() == run
+    return run if is_one and is_text else b""
 
 
 def passed_on(
