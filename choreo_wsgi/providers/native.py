@@ -39,6 +39,8 @@ from .reading import (
 
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024
+#: What a 404 says whose route is there: something else is not, as an item that was not stored.
+_NAMED = (b"model", b"deployment", b" with id ")
 #: The lines that an event begins with, up to its object, are shorter.
 _LONGEST_HEAD = 200
 
@@ -292,7 +294,7 @@ def refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError
     """Return what a refusal means of an API that the upstream may not have after all."""
     error = refusal(status, headers, body, time.time())
     text = body.lower()
-    missing = status in (404, 405, 501) and not (b"model" in text or b"deployment" in text)
+    missing = status in (404, 405, 501) and not any(word in text for word in _NAMED)
     missing = missing or (status == 400 and b"operation is unsupported" in text)  # Azure's
     return _NotSpoken(error.message) if missing else error
 

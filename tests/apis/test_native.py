@@ -270,9 +270,18 @@ def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:
         assert ask_responses(made.url).output_text == "by chat"
     targets = [asked.path.rpartition("/")[2] for asked in made.upstream.requests]
     assert targets == ["responses", "completions", "completions"]
-    gone = native("vllm", missing + b'{"error":{"message":"The model `real` does not exist."}}')
-    with pytest.raises(openai.NotFoundError, match="does not exist"):
-        ask_responses(gone.url)
+
+
+@pytest.mark.parametrize(
+    "text", ["The model `real` does not exist.", "Item with id 'rs_1' not found."]
+)
+def test_what_a_server_does_not_find_is_not_the_api(native: Make, text: str) -> None:
+    head = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    gone = native("vllm", head + json.dumps({"error": {"message": text}}).encode())
+    for _ in range(2):
+        with pytest.raises(openai.NotFoundError, match=text[-10:]):
+            ask_responses(gone.url)
+    assert {asked.path for asked in gone.upstream.requests} == {"/responses"}
 
 
 def test_azure_has_it_in_the_new_form(native: Make) -> None:

@@ -202,15 +202,23 @@ def test_one_that_is_deleted_is_not_made_any_more(scripted_url: tuple[str, Scrip
         assert script.closed.wait(harness.DEADLINE)
 
 
-def test_one_that_was_cancelled_does_not_go_on(scripted_url: tuple[str, Script]) -> None:
-    """Whoever asks next is told the same, also where its producer looks once a second."""
-    url, script = scripted_url
-    with client_of(url) as client:
+def test_one_that_was_cancelled_elsewhere_does_not_go_on(
+    application: Make,
+    serve: Callable[..., harness.Server],
+    scripted: Callable[[], Script],
+    tmp_path: Path,
+) -> None:
+    """The server that makes it learns of that a moment later: for so long the answer waits."""
+    script, replay = scripted(), f"sqlite:{tmp_path / 'log.sqlite'}"
+    made = [application({"scripted": {"models": "m"}}, replay=replay) for _ in range(2)]
+    urls = [serve(one, threads=40).url for one in made]
+    with client_of(urls[0]) as making, client_of(urls[1]) as asking:
         script.say("one ")
-        id = client.responses.create(model="m", input="hi", background=True).id
-        wait_for(client.responses, id, "in_progress")
-        assert client.responses.cancel(id).status == "cancelled"
-        assert client.responses.retrieve(id).status == "cancelled"
+        id = making.responses.create(model="m", input="hi", background=True).id
+        wait_for(asking.responses, id, "in_progress")
+        assert asking.responses.cancel(id).status == "cancelled"
+        assert asking.responses.retrieve(id).status == "cancelled"
+    script.finish(Finish())
 
 
 def test_what_a_provider_told_itself_is_there_when_it_breaks_off(
