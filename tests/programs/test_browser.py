@@ -62,7 +62,8 @@ def test_react_shows_each_word_as_it_comes(
 
 
 def test_the_local_model(pages: Pages, browser: Browser, local_server: Launched) -> None:
-    browser.goto(pages.url("chat", server=local_server.url, model="gpt-4"))
+    url = pages.url("chat", server=local_server.url, model="gpt-4", question="Tell a long story.")
+    browser.goto(url)
     browser.click("button")
     answers = browser.until("state", "done")["answer"]
     assert len([text for text in answers if text]) >= 3

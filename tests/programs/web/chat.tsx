@@ -8,6 +8,7 @@ const settings = new URLSearchParams(location.search);
 const server = settings.get('server');
 const key = settings.get('key') ?? 'any';
 const model = settings.get('model');
+const question = settings.get('question') ?? 'Say hello.';
 
 function Chat() {
   const [answer, setAnswer] = useState('');
@@ -46,7 +47,7 @@ function Chat() {
 
   return (
     <main>
-      <button onClick={() => ask('Say hello.').catch(error => setState(String(error)))}>Ask</button>
+      <button onClick={() => ask(question).catch(error => setState(String(error)))}>Ask</button>
       <p id="answer">{answer}</p>
       <p id="state">{state}</p>
     </main>
