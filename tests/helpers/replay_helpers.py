@@ -20,6 +20,13 @@ Opener = Callable[..., Store]
 DEADLINE = 30.0
 
 
+def create(store: Store, owner: str = "alice", **more: str | None) -> Writer:
+    """Return the writer of a new stream of *owner* in *store*."""
+    writer = store.create(owner, **more).writer
+    assert writer is not None
+    return writer
+
+
 def frame(number: int, text: str = "") -> bytes:
     """Return frame *number*; its data are hard to tell from framing."""
     data = f'{{"n":{number},"text":"{text}\\n\\nid: {number + 1}\\ndata: é\u2028"}}'

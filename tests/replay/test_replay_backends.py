@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from replay_helpers import RedisServer, frame, frames, read_all, receive, write
+from replay_helpers import RedisServer, create, frame, frames, read_all, receive, write
 
 from choreo_wsgi.errors import ReplayUnavailable
 from choreo_wsgi.replay import Writer, database, open_store
@@ -129,8 +129,7 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
 def test_the_addresses_of_a_server(scheme: str, shared_redis: RedisServer) -> None:
     url = scheme + shared_redis.url.removeprefix("redis")
     store = open_store(url, Settings())
-    writer = store.create("alice").writer
-    assert writer is not None
+    writer = create(store)
     sent = write(writer, 3, end=True)
     assert read_all(store.read(writer.id, "alice")) == sent
     store.close()
@@ -139,8 +138,7 @@ def test_the_addresses_of_a_server(scheme: str, shared_redis: RedisServer) -> No
 def first_stream(path: Path) -> Writer:
     """Write a stream of three frames to the file *path*, and close its store."""
     store = open_store(f"sqlite:{path}", Settings())
-    writer = store.create("alice", key="k", digest="d").writer
-    assert writer is not None
+    writer = create(store, key="k", digest="d")
     sent = write(writer, 3)
     assert receive(store.read(writer.id, "alice"), len(sent)) == sent
     store.close()

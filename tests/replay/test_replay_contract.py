@@ -12,6 +12,7 @@ import pytest
 from replay_helpers import (
     DEADLINE,
     Opener,
+    create,
     eventually,
     frame,
     frames,
@@ -28,12 +29,6 @@ from choreo_wsgi.replay.base import READ_BYTES
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
-
-
-def create(store: Store, owner: str = "alice", **more: str) -> Writer:
-    writer = store.create(owner, **more).writer
-    assert writer is not None
-    return writer
 
 
 def test_a_finished_stream_replays_identically(store: Store) -> None:

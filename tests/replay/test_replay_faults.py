@@ -14,6 +14,7 @@ from replay_helpers import (
     DEADLINE,
     Opener,
     RedisServer,
+    create,
     eventually,
     frame,
     frames,
@@ -24,16 +25,10 @@ from replay_helpers import (
 )
 
 from choreo_wsgi.errors import NotFound, ReplayUnavailable, StreamGone
-from choreo_wsgi.replay import Fenced, Store, Writer, open_store
+from choreo_wsgi.replay import Fenced, Store, open_store
 from choreo_wsgi.replay.backend import Unreachable, Write
 from choreo_wsgi.replay.database import Database
 from choreo_wsgi.settings import Settings
-
-
-def create(store: Store) -> Writer:
-    writer = store.create("alice").writer
-    assert writer is not None
-    return writer
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from replay_helpers import frame, frames, read_all
+from replay_helpers import create, frame, frames, read_all
 from work import traced
 
 from choreo_wsgi.errors import ConfigurationError
@@ -45,8 +45,7 @@ def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
     with traced() as memory:
         for number in range(count):
             named = f"{key}{number:05}" if key else None
-            writer = store.create("alice", key=named, digest=f"{number:064}").writer
-            assert writer is not None
+            writer = create(store, key=named, digest=f"{number:064}")
             for last in range(1, frames + 1):
                 writer.append(frame(last, "x" * 100), 1, end=last == frames)
         taken = memory.now
@@ -74,8 +73,7 @@ def test_the_account_is_even_in_the_end() -> None:
 
 def test_a_reader_keeps_up_while_the_window_moves() -> None:
     store = MemoryStore(ttl=60, stream_bytes=1024, total_bytes=1_000_000)
-    writer = store.create("alice").writer
-    assert writer is not None
+    writer = create(store)
     reader = store.read(writer.id, "alice")
     got = b""
     for number in range(1, 200):
@@ -88,8 +86,7 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
 
 def test_a_replay_comes_in_pieces() -> None:
     store = MemoryStore(ttl=60, stream_bytes=16 * READ_BYTES, total_bytes=64 * READ_BYTES)
-    writer = store.create("alice").writer
-    assert writer is not None
+    writer = create(store)
     while writer.last * 1000 < 4 * READ_BYTES:
         writer.append(frame(writer.last + 1, "x" * 1000), 1)
     writer.finish()

@@ -16,6 +16,7 @@ import pytest
 from replay_helpers import (
     DEADLINE,
     RedisServer,
+    create,
     eventually,
     frame,
     frames,
@@ -104,12 +105,6 @@ def open_it(database: Database) -> Iterator[Callable[..., Store]]:
     yield open_
     for store in stores:
         store.close()
-
-
-def create(store: Store) -> Writer:
-    writer = store.create("alice").writer
-    assert writer is not None
-    return writer
 
 
 def is_ended(store: Store, writer: Writer) -> bool:

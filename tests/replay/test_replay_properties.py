@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nightly import examples
-from replay_helpers import Opener, frame, frames, look, read_all
+from replay_helpers import Opener, create, frame, frames, look, read_all
 
 from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
@@ -34,9 +34,7 @@ class Model:
     def __init__(self, store: Store, limit: int) -> None:
         self.store = store
         self.limit = limit
-        writer = store.create("alice").writer
-        assert writer is not None
-        self.writer: Writer = writer
+        self.writer: Writer = create(store)
         self.frames: list[bytes] = []
         self.readers: list[tuple[Reader, int, bytearray]] = []
 

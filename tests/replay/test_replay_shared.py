@@ -15,6 +15,7 @@ import pytest
 from replay_helpers import (
     DEADLINE,
     Opener,
+    create,
     eventually,
     frame,
     frames,
@@ -25,19 +26,13 @@ from replay_helpers import (
 )
 
 from choreo_wsgi.errors import NotFound, ProducerLost
-from choreo_wsgi.replay import Lost, Store, Writer, sqlite
+from choreo_wsgi.replay import Lost, Store, sqlite
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
 
 #: Short enough for a test, and several beats.
 LEASE = 0.6
-
-
-def create(store: Store) -> Writer:
-    writer = store.create("alice").writer
-    assert writer is not None
-    return writer
 
 
 @contextlib.contextmanager
