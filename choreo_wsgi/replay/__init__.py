@@ -1,6 +1,6 @@
 """Replay logs: the frames of resumable streams, kept so that a reconnect can read on.
 
-:mod:`~choreo_wsgi.replay.base` is the port.  ``memory:`` is the default;
+:mod:`~choreo_wsgi.replay.base` says the rules.  ``memory:`` is the default;
 ``sqlite:PATH`` survives a restart and is shared by the processes of one host;
 ``redis://`` (and ``rediss://``, ``unix://``, ``valkey://``) is shared by any number of
 replicas.
@@ -12,7 +12,10 @@ import importlib
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .base import Claim, Fenced, Lost, Reader, Store, Writer
+from .base import Claim, Fenced, Lost
+from .reader import Reader
+from .store import Store
+from .writer import Writer
 
 __all__ = ["Claim", "Fenced", "Lost", "Reader", "Store", "Writer", "open_store"]
 

@@ -1,7 +1,6 @@
-"""The operations that a shared store needs from its database, and the detection of lost producers.
+"""The operations that a store needs from its database, and the detection of lost producers.
 
-The operations of a :class:`Backend` are atomic and stateless; :mod:`~choreo_wsgi.replay.shared`
-implements the port with them.
+The operations of a :class:`Backend` are atomic and stateless.
 """
 
 from __future__ import annotations
@@ -70,6 +69,10 @@ class Beat(NamedTuple):
 class Backend(ABC):
     """A database of streams; every call may raise Unreachable, within a second or two."""
 
+    #: Whether it is this process's alone and never away or waited for.  Who overrides nothing
+    #: below that has a body has no other processes to tell.
+    local = False
+
     @abstractmethod
     def insert(
         self, id: str, owner: str, key: str | None, digest: str, producer: str
@@ -102,7 +105,6 @@ class Backend(ABC):
     def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
         """Have the stream's producer told that it is cancelled, or read, unless it has ended."""
 
-    @abstractmethod
     def end(self, id: str, seen: Status, block: Block) -> None:
         """End the stream with *block* for its producer, if the stream is still as *seen*."""
 
@@ -114,9 +116,9 @@ class Backend(ABC):
     def free_key(self, id: str) -> None:
         """Free the stream's key for another stream."""
 
-    @abstractmethod
     def beat(self, producer: str, running: Sequence[str]) -> Beat:
         """Renew the lease of *producer*, whose streams are *running*."""
+        return Beat(False, [], [])
 
     def remembers(self, producer: str) -> bool:
         """Return whether the lease of *producer* exists: False if the database lost its data."""
@@ -128,7 +130,6 @@ class Backend(ABC):
         *lost* says whether a producer with this beat is lost.
         """
 
-    @abstractmethod
     def changed(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
     ) -> Iterable[str]:
@@ -137,8 +138,8 @@ class Backend(ABC):
         *waiting* returns the ids that readers wait for now, each with the number of the last
         frame that its readers have.
         """
+        return ()
 
-    @abstractmethod
     def leave(self, producer: str) -> None:
         """Give up the lease, so that unfinished streams count as lost at once."""
 

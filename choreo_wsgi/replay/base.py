@@ -1,7 +1,8 @@
-"""The port of the replay logs: the interface of a store of resumable streams.
+"""The rules of the replay logs, and what all parts of the store need.
 
-A :class:`Store` holds the frames of resumable streams.  Each stream has one
-:class:`Writer` at a time, its producer, and any number of :class:`Reader`.
+A :class:`~choreo_wsgi.replay.store.Store` holds the frames of resumable streams.  Each stream has
+one :class:`~choreo_wsgi.replay.writer.Writer` at a time, its producer, and any number of
+:class:`~choreo_wsgi.replay.reader.Reader`.
 
 * A *frame* is one SSE event as :func:`choreo_wsgi.sse.frame` writes it with an ``id``:
   ``id: <n>``, one ``data:`` line, a blank line.  Numbers count from 1 without a gap; only
@@ -18,10 +19,10 @@ A :class:`Store` holds the frames of resumable streams.  Each stream has one
   expired, an unknown and a malformed id all raise :class:`~choreo_wsgi.errors.NotFound`.
 * A store may be shared by several processes.  A producer that stops renewing its lease is
   *lost*: readers get the rest of the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
-  One of those who ask :meth:`Store.lost` then ends the log; the writer, if it still runs, gets
+  One of those who ask ``Store.lost`` then ends the log; the writer, if it still runs, gets
   :class:`Fenced`.
-* While a shared store cannot be reached, ``append`` fills a bounded buffer, which is written when
-  the store is back; all other calls raise :class:`~choreo_wsgi.errors.ReplayUnavailable`.
+* While the database cannot be reached, ``append`` fills a bounded buffer, which is written when
+  it is back; all other calls raise :class:`~choreo_wsgi.errors.ReplayUnavailable`.
 
 All methods may be called from any thread; one Writer or Reader only from one at a time,
 except ``Reader.close()``.
@@ -31,11 +32,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import IdempotencyConflict, NotFound, ProducerLost, StreamGone
+
+if TYPE_CHECKING:
+    from .writer import Writer
 
 #: About how much a reader hands over at once: enough to be efficient, little enough that
 #: a thousand replays at the same time are not a thousand whole logs in memory.
@@ -73,149 +77,6 @@ class Lost:
     end: Callable[[bytes, int], None]
 
 
-class Writer(ABC):
-    """The producer's end of a stream.
-
-    *last* is the number of the frame appended last.  *cancelled* turns true within about a
-    second after ``Store.cancel``, wherever that was called: stop, append the error frame,
-    end.  *last_read* is when (``time.monotonic``) the stream was last known to have a
-    reader, or else was created; it may lag by a few seconds.  *ended* is whether the log
-    was ended or discarded by this writer.  *blocking* is whether ``append`` may wait.
-    """
-
-    blocking: bool = True
-
-    id: str
-    last: int
-    cancelled: bool
-    last_read: float
-    ended: bool
-
-    @abstractmethod
-    def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
-        """Append *count* whole *frames*, joined, numbered from ``last + 1``.
-
-        Returns when they are in the log, in a shared store after at most 50 ms (0.05 s),
-        in a store that cannot be reached at once; then they may be sent to the client.
-        ``wait=False`` never waits.  ``end=True`` ends the log with these frames.
-
-        Raises Fenced when somebody else ended the log, ValueError for bytes that do not begin
-        with the next number or do not end a frame, and when this writer has ended it.
-        """
-
-    def finish(self) -> None:
-        """End the log with what it has; nothing happens when it has ended before."""
-        if not self.ended:
-            self.append(b"", 0, end=True)
-
-    @abstractmethod
-    def discard(self) -> None:
-        """Forget the stream and its idempotency key, as if it had never been created.
-
-        Idempotent; readers get NotFound.
-        """
-
-    @abstractmethod
-    def fail(self, frames: bytes, count: int) -> None:
-        """End the log with *count* frames that hold an error, and free the idempotency key.
-
-        For a request that failed before its first frame: callers that joined it by its key read
-        the error, later requests with the key begin a new stream.
-        """
-
-
-class Reader(ABC):
-    """A reading of a stream, in the manner of a source.
-
-    *last* is the number of the frame handed over last (at first, what was asked for).
-    *ended* turns true with the last block of an ended log.
-    """
-
-    id: str
-    last: int
-    ended: bool
-
-    @abstractmethod
-    def receive(self, timeout: float) -> bytes:
-        """Return the frames after *last*, joined; ``b""`` if none came in *timeout* seconds.
-
-        A reader beyond the end of an ended log gets its last frame, so that it learns how
-        the stream ended.  Raises StreamGone when the window has moved past *last*,
-        NotFound when the stream expired or was discarded, ProducerLost when all is
-        read and the producer is lost, ReplayUnavailable when the store cannot be reached
-        for long (a short outage is a silence).  The first call never waits when there is
-        something to hand over.
-        """
-
-    def fileno(self) -> int | None:
-        """Return the descriptor that turns readable when there may be more, or None."""
-        return None
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the reader; a ``receive`` in another thread returns soon."""
-
-
-class Store(ABC):
-    """The replay logs of all streams; *blocking* is whether its methods may wait."""
-
-    blocking: bool = True
-
-    @property
-    def reachable(self) -> bool:
-        """Whether the store can be used now."""
-        return True
-
-    @abstractmethod
-    def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
-        """Make a stream of *owner*.
-
-        *key* is the caller's Idempotency-Key and *digest* that of the request's body.  Of
-        several calls with the same owner and key one makes the stream, the others get its
-        id to join as long as it is there.  Raises IdempotencyConflict when their digest
-        differs, and ReplayUnavailable when a key is given and the store cannot be reached
-        (without one the stream begins in the buffer).
-        """
-
-    @abstractmethod
-    def read(self, id: str, owner: str, after: int = 0) -> Reader:
-        """Return a reader of what follows frame *after*.
-
-        Raises NotFound, StreamGone and ReplayUnavailable at once.
-        """
-
-    @abstractmethod
-    def cancel(self, id: str, owner: str) -> None:
-        """Ask the producer, wherever it is, to stop; idempotent, nothing to an ended log.
-
-        When the producer is lost, ``lost().cancelled`` is true.
-        Raises NotFound and ReplayUnavailable.
-        """
-
-    @abstractmethod
-    def delete(self, id: str, owner: str) -> None:
-        """Forget a stream; its readers get NotFound, and its producer, should it run, Fenced.
-
-        One that runs in another process must have been cancelled, and has a few seconds to
-        end.  Raises NotFound and ReplayUnavailable.
-        """
-
-    @abstractmethod
-    def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
-        """Return what ends a stream whose producer is lost; None if it has one, or has ended.
-
-        *after* is the number that the reader is at; numbering goes on above both it and the
-        log.  Raises NotFound and ReplayUnavailable, and so does ``Lost.end``.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Write what is buffered, for a second or two at most, and free everything.
-
-        Streams that have not ended are lost to their readers at once.
-        """
-
-
 def new_id() -> str:
     """Return a new stream id: 192 random bits, which tell neither count nor time."""
     return "strm_" + secrets.token_urlsafe(24)
@@ -241,3 +102,33 @@ def gone(after: int, first: int) -> StreamGone:
     """Return the error for a reading *after* a frame that is before the window."""
     message = f"The stream's frames before {first} are no longer kept; {after + 1} was asked for."
     return StreamGone(message)
+
+
+def check_block(frames: bytes, count: int, last: int) -> None:
+    """Raise ValueError unless *frames* look like *count* frames that follow *last*."""
+    if not count:
+        if frames:
+            raise ValueError("frames without a count")
+    elif not (frames.startswith(b"id: %d\n" % (last + 1)) and frames.endswith(b"\n\n")):
+        raise ValueError(f"not {count} whole frames from number {last + 1}")
+
+
+def cut(block: bytes, after: int) -> bytes:
+    """Return what follows frame *after* in *block*, which holds the frame after it.
+
+    Blocks are cut only where a reading begins inside one.  A number is found by its line at the
+    start of a frame.  It cannot occur elsewhere: data is one line, and so a blank line only ever
+    ends a frame.
+    """
+    line = b"id: %d\n" % (after + 1)
+    if block.startswith(line):
+        return block
+    # From the end: who follows a stream live is nearly there.
+    at = block.rfind(b"\n\n" + line)
+    return block[at + 2 :] if at >= 0 else b""
+
+
+def last_frame(block: bytes) -> bytes:
+    """Return the last frame of *block*."""
+    at = block.rfind(b"\n\nid: ", 0, -2)
+    return block[at + 2 :] if at >= 0 else block

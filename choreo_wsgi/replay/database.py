@@ -71,9 +71,7 @@ class Database:
                 if self._db is None:
                     self._db = connect(self._path)
                     self._inode = self._path.stat().st_ino
-                elif self._path.stat().st_ino != self._inode:
-                    # Whoever comes later would not find what we write.
-                    raise OSError("the file was replaced")
+                self._check_file()
                 self._db.execute(self._begin)
                 try:
                     yield self._db
@@ -85,6 +83,17 @@ class Database:
             except (sqlite3.Error, OSError) as error:
                 self._close()
                 raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+    def _check_file(self) -> None:
+        """Raise OSError if the file is another: whoever comes later would not find our frames."""
+        found = self._path.stat()
+        if found.st_ino == self._inode and found.st_size:
+            return
+        if found.st_ino == self._inode:
+            # It was emptied, and stays locked while anybody has it open: begin a new one.
+            for ending in ("", "-wal", "-shm"):
+                Path(f"{self._path}{ending}").unlink(missing_ok=True)
+        raise OSError("the file was replaced")
 
     def close(self) -> None:
         """Close the connection."""

@@ -11,13 +11,13 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import ChoreoError, ReplayUnavailable
-from .backend import Backend, Observer, Status, Unreachable, Write
+from .backend import Backend, Observer, Status, Unreachable
 from .base import not_found
-from .writer import BufferedWriter
+from .writer import Writer
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class Keeper:
     """Writes to *backend* and queries it.
 
     While the database is away at most *stream_bytes* of one stream are buffered and
-    *buffer_bytes* of all.  *lease* and *beat* are in seconds.  *written* is called with every
-    batch that was written, *restored* when the database is back.
+    *buffer_bytes* of all.  *lease* and *beat* are in seconds.  *wake* is called with the ids of
+    the streams that have grown, with None when the database is back.
     """
 
     def __init__(
@@ -47,8 +47,7 @@ class Keeper:
         buffer_bytes: int,
         lease: float,
         beat: float,
-        written: Callable[[list[Write]], None],
-        restored: Callable[[], None],
+        wake: Callable[[Iterable[str] | None], None],
     ) -> None:
         self.stream_bytes = stream_bytes
         self.buffered = 0
@@ -59,15 +58,14 @@ class Keeper:
         self.producer = ""  # the name of this process, once the keeper runs
         self.closing = threading.Event()
         self.backend = backend
-        self.writers: dict[str, BufferedWriter] = {}
+        self.writers: dict[str, Writer] = {}
         self._buffer_bytes = buffer_bytes
-        self._written = written
-        self._restored = restored
+        self._wake = wake
         self._observer = Observer(lease)
         self._beaten = False
         self._emptied = -math.inf  # when the database was last seen to have lost its data
         self._strays: list[str] = []  # to be deleted when the database is back
-        self._dirty: dict[str, BufferedWriter] = {}  # those of the writers with something to write
+        self._dirty: dict[str, Writer] = {}  # those of the writers with something to write
         # Guards the writers and their buffers; the keeper waits on it for something to write.
         self._dirt = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
@@ -89,7 +87,7 @@ class Keeper:
         # Ours but without a writer: the answer to its insertion was lost.
         return id not in self.writers and self._observer.lost(id, None)
 
-    def own(self, id: str, owner: str) -> BufferedWriter | None:
+    def own(self, id: str, owner: str) -> Writer | None:
         """Return the writer of stream *id* of *owner*, if this process has it."""
         writer = self.writers.get(id)
         return writer if writer is not None and writer.owner == owner else None
@@ -106,26 +104,29 @@ class Keeper:
         # with the frames that are still buffered.
         return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
 
-    def adopt(self, writer: BufferedWriter) -> BufferedWriter:
+    def adopt(self, writer: Writer) -> Writer:
         """Write the frames of *writer* from now on, until its end is written."""
         with self._dirt:
             self.writers[writer.id] = writer
         return writer
 
-    def append(self, writer: BufferedWriter, frames: bytes, count: int, end: bool) -> None:
+    def append(self, writer: Writer, frames: bytes, count: int, end: bool) -> None:
         """Have *count* frames added to *writer*, and written soon."""
         with self._dirt:
             if writer.id not in self.writers:
                 return  # it was fenced just now
             writer.buffer(frames, count, end)
-            self._dirty[writer.id] = writer
+            if not self.backend.local:
+                self._dirty[writer.id] = writer
+                self._dirt.notify()
             if self.buffered > self._buffer_bytes:
                 # From the largest buffers first: a small one may hold the end of a stream.
                 while self.buffered > self._buffer_bytes * 9 // 10:
                     max(self.writers.values(), key=lambda one: one.size).drop()
-            self._dirt.notify()
+        if self.backend.local:
+            self._write([writer])
 
-    def forget(self, writer: BufferedWriter) -> None:
+    def forget(self, writer: Writer) -> None:
         """Delete the stream of *writer*, whose next append raises Fenced."""
         with self._dirt:
             self._release(writer)
@@ -134,9 +135,9 @@ class Keeper:
             self.ask(lambda: self.backend.delete(writer.id))
         except ReplayUnavailable:
             self.delete_later(writer.id)
-        self._written([Write(writer.id, writer.owner, (), 0, False)])  # makes readers look
+        self._wake([writer.id])
 
-    def free_key(self, writer: BufferedWriter) -> None:
+    def free_key(self, writer: Writer) -> None:
         """Free the key of *writer*'s stream for another stream."""
         try:
             self.ask(lambda: self.backend.free_key(writer.id))
@@ -180,9 +181,9 @@ class Keeper:
         with self._dirt:
             self.reachable = True
         logger.warning("the replay store is back")
-        self._restored()
+        self._wake(None)
 
-    def _release(self, writer: BufferedWriter) -> None:
+    def _release(self, writer: Writer) -> None:
         self._dirty.pop(writer.id, None)
         self.writers.pop(writer.id, None)
 
@@ -249,12 +250,16 @@ class Keeper:
         """Write the buffered frames; return of how many streams."""
         with self._dirt:
             writers = list(self._dirty.values())
-            writes = [writer.take() for writer in writers]
             self._dirty.clear()
-        if not writes:
-            return 0
+        if writers:
+            self._write(writers)
+        return len(writers)
+
+    def _write(self, writers: Sequence[Writer]) -> None:
+        with self._dirt:
+            writes = [writer.take() for writer in writers]
         done: Sequence[bool | None] = [None] * len(writes)  # None: it is not known
-        written: list[Write] = []
+        written: list[str] = []
         try:
             done = self.backend.write(self.producer, writes)
         finally:
@@ -270,11 +275,10 @@ class Keeper:
                         writer.fence()
                     else:
                         writer.written(write)
-                        written.append(write)
+                        written.append(writer.id)
                         if write.end:
                             self._release(writer)
-        self._written(written)
-        return len(writes)
+        self._wake(written)
 
     def _leave(self) -> None:
         deadline = time.monotonic() + _CLOSE

@@ -2,163 +2,210 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from . import base
-from .base import Claim, Lost, Reader, Store
-from .log import Log, LogReader
+from .backend import Backend, Block, Status, Write
+from .base import READ_BYTES
+from .store import BEAT, LEASE, Store
+
+# Frames are joined up to this size: an object for each would take more memory than its bytes.
+_CHUNK = 16 * 1024
+# Bytes of an empty log, about, with its writer and its entries in the tables.
+_OVERHEAD = 2900
 
 
-def open_store(url: str, settings: Settings) -> MemoryStore:
+def open_store(url: str, settings: Settings) -> Store:
     """Return an empty store; *url* is ``memory:``."""
     if url not in ("memory:", "memory://"):
         raise ConfigurationError(f"replay: {url!r}: memory: takes no address")
-    return MemoryStore(
+    backend = MemoryBackend(
         ttl=settings.replay_ttl_seconds,
         stream_bytes=settings.replay_stream_bytes,
         total_bytes=settings.replay_total_bytes,
     )
+    return Store(backend, settings, lease=LEASE, beat=BEAT)
 
 
-class MemoryStore(Store):
+class Log:
+    """One stream."""
+
+    def __init__(self, id: str, owner: str, key: str | None, digest: str, producer: str) -> None:
+        self.id = id
+        self.owner = owner
+        self.key = key
+        self.digest = digest
+        self.producer = producer
+        self.first = 1
+        self.last = 0
+        self.size = 0
+        self.ended = False
+        self.cancelled = False
+        self.expires = math.inf  # time.monotonic(), once ended
+        self.counted = 0  # what the store holds for it, in bytes
+        self._chunks: deque[Block] = deque()
+        self._tail = bytearray()  # the newest frames, from number _tail_first
+        self._tail_first = 1
+
+    @property
+    def cost(self) -> int:
+        """The bytes of memory that the log takes, about."""
+        return _OVERHEAD + len(self.key or "") + self.size
+
+    def add(self, write: Write, limit: int) -> None:
+        """Append the blocks of *write*, and keep at most *limit* bytes."""
+        for block in write.blocks:
+            if not self._tail:
+                self._tail_first = block.first
+            self._tail += block.data
+            self.last = block.last
+            self.size += len(block.data)
+            if len(self._tail) >= min(_CHUNK, limit // 4):
+                self._chunks.append(Block(self._tail_first, self.last, bytes(self._tail)))
+                self._tail = bytearray()
+        if write.last > self.last:  # a block that is larger than all that is kept
+            self.last, limit = write.last, 0
+        self.trim(limit)
+
+    def trim(self, size: int) -> None:
+        """Drop the oldest frames, a chunk at a time, so that at most *size* bytes are left."""
+        while self.size > size and self._chunks:
+            chunk = self._chunks.popleft()
+            self.first = chunk.last + 1
+            self.size -= len(chunk.data)
+        if self.size > size or not size:
+            self._tail = bytearray()
+            self.first, self.size = self.last + 1, 0
+
+    def read(self, after: int) -> list[Block]:
+        """Return blocks with about READ_BYTES behind frame *after*."""
+        blocks: list[Block] = []
+        size = 0
+        for block in self._chunks:
+            if block.last > after:
+                blocks.append(block)
+                size += len(block.data)
+                if size >= READ_BYTES:
+                    return blocks
+        if self._tail and self.last > after:
+            blocks.append(Block(self._tail_first, self.last, bytes(self._tail)))
+        return blocks
+
+
+class MemoryBackend(Backend):
     """Logs that live as long as the process; *ttl* is in seconds, sizes in bytes."""
 
-    blocking = False
+    local = True
 
     def __init__(self, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
         self.ttl = ttl
         self.stream_bytes = stream_bytes
         self.total_bytes = total_bytes
-        # Taken before a log's own lock, never after it.
         self._lock = threading.Lock()
         self._logs: dict[str, Log] = {}
         self._keys: dict[tuple[str, str], Log] = {}
         self._ended: OrderedDict[str, Log] = OrderedDict()  # the first expires first
         self.size = 0  # bytes retained, with what the logs themselves cost
-        self._closed = threading.Event()
-        self._sweeper: threading.Thread | None = None
 
-    def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
+    def insert(
+        self, id: str, owner: str, key: str | None, digest: str, producer: str
+    ) -> tuple[str, str] | None:
         with self._lock:
-            self._sweep()
-            known = self._keys.get((owner, key)) if key is not None else None
+            self._remove_expired()
+            known = None if key is None else self._keys.get((owner, key))
             if known is not None:
-                if known.digest != digest:
-                    raise base.conflict()
-                return Claim(known.id, None)
-            log = Log(self, owner, key, digest)
-            self._logs[log.id] = log
+                return known.id, known.digest
+            self._logs[id] = log = Log(id, owner, key, digest, producer)
             if key is not None:
                 self._keys[owner, key] = log
-            if self._sweeper is None and not self._closed.is_set():
-                # At the first use, not before: a server may fork after it made its store.
-                self._sweeper = threading.Thread(target=self._run, name="replay", daemon=True)
-                self._sweeper.start()
-        self.account(log)
-        return Claim(log.id, log)
-
-    def read(self, id: str, owner: str, after: int = 0) -> Reader:
-        log = self._get(id, owner)
-        if after + 1 < log.first:
-            raise base.gone(after, log.first)
-        log.last_read = time.monotonic()
-        return LogReader(log, after)
-
-    def cancel(self, id: str, owner: str) -> None:
-        log = self._get(id, owner)
-        with log.lock:
-            log.cancelled = log.cancelled or not log.ended
-
-    def delete(self, id: str, owner: str) -> None:
-        self.drop(self._get(id, owner))
-
-    def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
-        # A log in memory never outlives its producer.
-        self._get(id, owner)
+            self._account(log)
         return None
 
-    def close(self) -> None:
-        self._closed.set()
+    def write(self, producer: str, writes: Sequence[Write]) -> list[bool]:
         with self._lock:
-            for log in list(self._logs.values()):
-                self._remove(log)
-            sweeper, self._sweeper = self._sweeper, None
-        if sweeper is not None:
-            sweeper.join()
+            return [self._append(write) for write in writes]
 
-    def _get(self, id: str, owner: str) -> Log:
-        log = self._logs.get(id)
-        if log is None or log.owner != owner or (log.ended and log.expires <= time.monotonic()):
-            raise base.not_found()
-        return log
-
-    def account(self, log: Log) -> None:
-        """Update the memory that *log* takes, and drop logs when all take too much."""
+    def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
         with self._lock:
-            if log.removed:
-                return
-            size = log.cost
-            self.size += size - log.counted
-            log.counted = size
-            if log.ended and log.id not in self._ended:
-                log.expires = time.monotonic() + self.ttl
-                self._ended[log.id] = log
-            if self.size > self.total_bytes:
-                self._fit()
+            log = self._logs.get(id)
+            if log is None or log.expires <= time.monotonic():
+                return None
+            numbers = (log.owner, log.first, log.last)
+            status = Status(*numbers, log.ended, log.cancelled, log.producer, 0)
+            return status, [] if after is None else log.read(after)
 
-    def free_key(self, log: Log) -> None:
-        """Let the idempotency key of *log* name another stream."""
+    def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
         with self._lock:
-            if log.key is not None and not log.removed:
+            if (log := self._logs.get(id)) is not None and mark == "cancelled":
+                log.cancelled |= not log.ended
+
+    def delete(self, id: str) -> None:
+        with self._lock:
+            if id in self._logs:
+                self._remove(self._logs[id])
+
+    def free_key(self, id: str) -> None:
+        with self._lock:
+            if (log := self._logs.get(id)) is not None and log.key is not None:
                 del self._keys[log.owner, log.key]
                 log.key = None
 
-    def drop(self, log: Log) -> None:
-        """Forget *log*; its readers get NotFound."""
+    def sweep(self, lost: Callable[[str, int | None], bool]) -> None:
         with self._lock:
-            self._remove(log)
+            self._remove_expired()
+
+    def close(self) -> None:
+        with self._lock:
+            for log in list(self._logs.values()):
+                self._remove(log)
 
     # The lock is held in all that follows.
 
-    def _fit(self) -> None:
+    def _append(self, write: Write) -> bool:
+        log = self._logs.get(write.id)
+        if log is None:
+            return False
+        log.add(write, self.stream_bytes)
+        if write.end and not log.ended:
+            log.ended = True
+            log.expires = time.monotonic() + self.ttl
+            self._ended[log.id] = log
+        self._account(log)
+        return True
+
+    def _account(self, log: Log) -> None:
+        """Update the memory that *log* takes, and drop logs when all take too much."""
+        self._count(log)
+        if self.size <= self.total_bytes:
+            return
         # Free 10 % extra, so that the next append need not.
         goal = self.total_bytes * 9 // 10
         while self._ended and self.size > goal:
             self._remove(next(iter(self._ended.values())))
-        if self.size <= goal:
-            return
-        for log in sorted(self._logs.values(), key=lambda log: log.counted, reverse=True):
-            with log.lock:
-                log.trim(log.size // 2)
-                size = log.cost
-            self.size += size - log.counted
-            log.counted = size
+        for largest in sorted(self._logs.values(), key=lambda one: one.counted, reverse=True):
             if self.size <= goal:
                 return
+            largest.trim(largest.size // 2)
+            self._count(largest)
 
-    def _sweep(self) -> None:
+    def _count(self, log: Log) -> None:
+        self.size += log.cost - log.counted
+        log.counted = log.cost
+
+    def _remove_expired(self) -> None:
         now = time.monotonic()
-        while self._ended:
-            log = next(iter(self._ended.values()))
-            if log.expires > now:
-                return
+        while self._ended and (log := next(iter(self._ended.values()))).expires <= now:
             self._remove(log)
 
     def _remove(self, log: Log) -> None:
-        if log.removed:
-            return
         del self._logs[log.id]
         self._ended.pop(log.id, None)
         if log.key is not None:
             del self._keys[log.owner, log.key]
         self.size -= log.counted
-        log.clear()
-
-    def _run(self) -> None:
-        while not self._closed.wait(min(1.0, self.ttl)):
-            with self._lock:
-                self._sweep()

@@ -1,38 +1,62 @@
-"""The reader of a shared store."""
+"""The reader of a stream."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from ..errors import ProducerLost, ReplayUnavailable
-from .backend import Block, Write
-from .base import Reader, gone
-from .blocks import cut, last_frame
+from .backend import Block
+from .base import cut, gone, last_frame
 from .keeper import Keeper
 
 # Seconds between two notes to the producer that somebody reads.
 _SEE = 5.0
-# How many writes, of at most so many bytes, are kept for a busy reader.  It fetches all others
-# from the database.
-_OFFERED = 8
-_OFFERED_BYTES = 64 * 1024
 # Seconds that an outage may last before readers are told.
 _PATIENCE = 30.0
 
 
-class Follower(Reader):
-    """A reading of stream *id* of *owner* behind frame *after*.
+class Wake:
+    """A descriptor, readable from :meth:`set` to :meth:`clear`, for one thread at a time."""
 
-    It queries the database only when woken.  *unfollow* is called when it is closed.
+    def __init__(self) -> None:
+        # Not a pipe: Windows cannot wait for one.
+        self._inside, self._outside = socket.socketpair()
+        self._set = False
+        self.fileno = self._inside.fileno
+
+    def set(self) -> None:
+        """Make the descriptor readable."""
+        if not self._set:
+            self._set = True
+            self._outside.send(b"\1")
+
+    def clear(self) -> None:
+        """Make it unreadable."""
+        if self._set:
+            self._set = False
+            self._inside.recv(1)
+
+    def close(self) -> None:
+        """Free the descriptor."""
+        self._inside.close()
+        self._outside.close()
+
+
+class Reader:
+    """A reading of stream *id* of *owner* behind frame *after*, in the manner of a source.
+
+    *last* is the number of the frame handed over last (at first, *after*).  *ended* turns true
+    with the last block of an ended log.  It queries the database only when woken.  *unfollow*
+    is called when it is closed.
     """
 
     def __init__(
-        self, keeper: Keeper, id: str, owner: str, after: int, unfollow: Callable[[Follower], None]
+        self, keeper: Keeper, id: str, owner: str, after: int, unfollow: Callable[[Reader], None]
     ) -> None:
         self.id = id
         self.last = after
@@ -40,9 +64,10 @@ class Follower(Reader):
         self._keeper = keeper
         self._owner = owner
         self._unfollow = unfollow
-        self._offered: deque[Write] = deque(maxlen=_OFFERED)
         self._woken = threading.Event()
         self._woken.set()
+        self._lock = threading.Lock()
+        self._descriptor: Wake | None = None  # says the same, made when it is asked for
         self._looked = -math.inf
         self._told = -math.inf
         self._away = 0.0  # since when the database is, 0 when it is not
@@ -50,16 +75,36 @@ class Follower(Reader):
 
     def wake(self) -> None:
         """Make the reader look; called when its stream may have grown."""
-        self._woken.set()
+        with self._lock:
+            self._woken.set()
+            if self._descriptor is not None:
+                self._descriptor.set()
 
-    def offer(self, write: Write) -> None:
-        """Take a *write* of this process, so that it need not be fetched."""
-        if sum(len(block.data) for block in write.blocks) <= _OFFERED_BYTES:
-            self._offered.append(write)
-        self._woken.set()
+    def fileno(self) -> int | None:
+        """Return the descriptor that turns readable when there may be more, or None."""
+        with self._lock:
+            if self._descriptor is None and self._keeper.backend.local and not self._closed:
+                try:
+                    self._descriptor = Wake()
+                except OSError:
+                    return None  # none is left
+                if self._woken.is_set():
+                    self._descriptor.set()
+            return None if self._descriptor is None else self._descriptor.fileno()
 
     def receive(self, timeout: float) -> bytes:
+        """Return the frames after *last*, joined; ``b""`` if none came in *timeout* seconds.
+
+        A reader beyond the end of an ended log gets its last frame, so that it learns how
+        the stream ended.  Raises StreamGone when the window has moved past *last*,
+        NotFound when the stream expired or was discarded, ProducerLost when all is
+        read and the producer is lost, ReplayUnavailable when the store cannot be reached
+        for long (a short outage is a silence).  The first call never waits when there is
+        something to hand over.
+        """
         deadline = time.monotonic() + timeout
+        if (writer := self._keeper.writers.get(self.id)) is not None:
+            writer.last_read = time.monotonic()
         while not (self.ended or self._closed):
             if self._woken.is_set() or time.monotonic() >= self._looked + self._keeper.recheck:
                 frames = self._look()
@@ -72,17 +117,26 @@ class Follower(Reader):
         return b""
 
     def close(self) -> None:
+        """Free the reader; a ``receive`` in another thread returns soon."""
         self._closed = True
-        self._woken.set()
+        self.wake()
+        with self._lock:
+            if self._descriptor is not None:
+                self._descriptor.close()
+                self._descriptor = None
         self._unfollow(self)
 
     def _look(self) -> bytes:
         # Cleared before the query, so that frames appended after it wake this reader again.
-        self._woken.clear()
+        with self._lock:
+            self._woken.clear()
+            if self._descriptor is not None:
+                self._descriptor.clear()
         self._looked = time.monotonic()
         try:
-            frames = self._take_offered() or self._fetch()
-            if self._looked >= self._told + _SEE and not self.ended:
+            frames = self._fetch()
+            is_ours = self.id in self._keeper.writers
+            if self._looked >= self._told + _SEE and not (self.ended or is_ours):
                 self._told = self._looked
                 with contextlib.suppress(ReplayUnavailable):
                     self._keeper.ask(lambda: self._keeper.backend.mark(self.id, "read"))
@@ -93,18 +147,6 @@ class Follower(Reader):
                 text = "The store of resumable streams is gone."
                 raise ReplayUnavailable(text, retry_after=5) from error
             return b""
-
-    def _take_offered(self) -> bytes:
-        frames = b""
-        while self._offered and not self.ended:
-            write = self._offered.popleft()
-            for block in write.blocks:
-                if block.first > self.last + 1:  # the database has what is in between
-                    self._woken.set()
-                    return frames
-                frames += self._rest([block])
-            self.ended = write.end and bool(frames) and self.last == write.last
-        return frames
 
     def _rest(self, blocks: Iterable[Block]) -> bytes:
         """Return the frames of *blocks* that come after the last one that was handed over."""
@@ -134,8 +176,8 @@ class Follower(Reader):
             frames = last_frame(end[1][-1].data) if end and end[1] else b""
         self.ended = status.ended and self.last >= status.last
         if self.last < status.last:
-            self._woken.set()  # there is more
+            self.wake()  # there is more
         elif not (blocks or self.ended) and self._keeper.is_lost(self.id, status):
-            self._woken.set()
+            self.wake()
             raise ProducerLost("The server that was producing the stream is gone.")
         return frames

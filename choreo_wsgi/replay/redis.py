@@ -20,7 +20,7 @@ from ..settings import Settings
 from . import lua
 from .backend import Backend, Beat, Block, Status, Unreachable, Write
 from .base import READ_BYTES
-from .shared import BEAT, LEASE, SharedStore
+from .store import BEAT, LEASE, Store
 
 _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"
@@ -36,16 +36,14 @@ _LEASE_MS = 60_000  # a lease is lost long before: by its beat, see Observer
 _WATCH = 0.25
 
 
-def open_store(
-    url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT
-) -> SharedStore:
+def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT) -> Store:
     """Return the store at *url*: ``redis://``, ``rediss://`` (TLS) or ``unix://``."""
     backend = RedisBackend(
         url,
         ttl=settings.replay_ttl_seconds,
         stream_bytes=settings.replay_stream_bytes,
     )
-    return SharedStore(backend, settings, lease=lease, beat=beat)
+    return Store(backend, settings, lease=lease, beat=beat)
 
 
 def connect(url: str) -> Any:

@@ -14,7 +14,7 @@ from ..settings import Settings
 from .backend import Backend, Beat, Block, Status, Write
 from .base import READ_BYTES
 from .database import Database
-from .shared import BEAT, LEASE, SharedStore
+from .store import BEAT, LEASE, Store
 
 # Seconds between two polls for frames of other processes.
 _POLL = 0.04
@@ -26,9 +26,7 @@ _STATUS = (
 _INSERT = "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) VALUES (?, ?, ?, ?, ?)"
 
 
-def open_store(
-    url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT
-) -> SharedStore:
+def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT) -> Store:
     """Return the store in the file of *url*, ``sqlite:PATH``, which is created if needed."""
     path = Path(url.partition(":")[2])
     if not path.name or path.is_dir():
@@ -41,7 +39,7 @@ def open_store(
         stream_bytes=settings.replay_stream_bytes,
         total_bytes=settings.replay_total_bytes,
     )
-    return SharedStore(backend, settings, lease=lease, beat=beat)
+    return Store(backend, settings, lease=lease, beat=beat)
 
 
 class SQLiteBackend(Backend):

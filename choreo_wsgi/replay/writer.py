@@ -1,4 +1,4 @@
-"""The writer of a shared store: it buffers frames until the keeper has written them."""
+"""The writer of a stream: it buffers frames until the keeper has written them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .backend import Block, Write
-from .base import Fenced, Writer
-from .blocks import check_block
+from .base import Fenced, check_block
 
 if TYPE_CHECKING:
     from .keeper import Keeper
@@ -20,8 +19,15 @@ _PATIENCE = 0.05
 _BLOCK = 16 * 1024
 
 
-class BufferedWriter(Writer):
-    """The producer's end of stream *id* of *owner*."""
+class Writer:
+    """The producer's end of stream *id* of *owner*.
+
+    *last* is the number of the frame appended last.  *cancelled* turns true within about a
+    second after ``Store.cancel``, wherever that was called: stop, append the error frame,
+    end.  *last_read* is when (``time.monotonic``) the stream was last known to have a
+    reader, or else was created; it may lag by a few seconds.  *ended* is whether the log
+    was ended or discarded by this writer.  *blocking* is whether ``append`` may wait.
+    """
 
     def __init__(self, keeper: Keeper, id: str, owner: str) -> None:
         self.id = id
@@ -30,6 +36,7 @@ class BufferedWriter(Writer):
         self.cancelled = False
         self.ended = False
         self.last_read = time.monotonic()
+        self.blocking = not keeper.backend.local
         self._keeper = keeper
         self._done = threading.Event()
         self._fenced = False
@@ -41,6 +48,15 @@ class BufferedWriter(Writer):
         self._end_written = False
 
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
+        """Append *count* whole *frames*, joined, numbered from ``last + 1``.
+
+        Returns when they are in the log, in a shared database after at most 50 ms (0.05 s),
+        in one that cannot be reached at once; then they may be sent to the client.
+        ``wait=False`` never waits.  ``end=True`` ends the log with these frames.
+
+        Raises Fenced when somebody else ended the log, ValueError for bytes that do not begin
+        with the next number or do not end a frame, and when this writer has ended it.
+        """
         if self.ended:
             raise ValueError("the log has ended")
         self._check_fence()
@@ -62,11 +78,25 @@ class BufferedWriter(Writer):
         behind = self._written < self.last or (self.ended and not self._end_written)
         return behind and not self._fenced
 
+    def finish(self) -> None:
+        """End the log with what it has; nothing happens when it has ended before."""
+        if not self.ended:
+            self.append(b"", 0, end=True)
+
     def discard(self) -> None:
+        """Forget the stream and its idempotency key, as if it had never been created.
+
+        Idempotent; readers get NotFound.
+        """
         self.ended = True
         self._keeper.forget(self)
 
     def fail(self, frames: bytes, count: int) -> None:
+        """End the log with *count* frames that hold an error, and free the idempotency key.
+
+        For a request that failed before its first frame: callers that joined it by its key read
+        the error, later requests with the key begin a new stream.
+        """
         self.append(frames, count, end=True)
         self._keeper.free_key(self)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
-from ..replay.base import Fenced, Reader, Writer
+from ..replay import Fenced, Reader, Writer
 from .carrier import Carrier, Load
 from .stream import Control, Generation
 from .workers import Workers

@@ -11,6 +11,7 @@ from typing import Any
 import harness
 import pytest
 from harness import Client, Server, make_app, wait_until
+from replay_helpers import size_of
 from scripted_provider import Script
 from wsgi_calls import call
 
@@ -19,7 +20,6 @@ from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ProviderError
 from choreo_wsgi.replay import Store, Writer, open_store
-from choreo_wsgi.replay.memory import Log
 from choreo_wsgi.settings import Settings
 
 RESUMABLE = {"Choreo-Resumable": "1"}
@@ -164,7 +164,7 @@ def test_a_stream_that_does_not_begin_leaves_no_log(start: Any, script: Script) 
     with server.connect() as client:
         asked = client.exchange("POST", "/v1/chat/completions", ask(), RESUMABLE)
     assert asked.status == 500
-    assert app._resumption().store.size == 0
+    assert size_of(app._resumption().store) == 0
 
 
 def test_the_way_back_is_below_the_mount(start: Any) -> None:
@@ -182,13 +182,13 @@ def test_an_orphan_is_counted_out_before_its_log_ends(
     """So that whoever has read the end may begin the next."""
     app, server = start()
     orphans, counted = app._resumption().orphans, list[int]()
-    append = Log.append
+    append = Writer.append
 
-    def append_and_count(self: Log, *frames: Any, end: bool, **more: Any) -> None:
+    def append_and_count(self: Writer, *frames: Any, end: bool, **more: Any) -> None:
         counted.extend([orphans.active] * end)
         append(self, *frames, end=end, **more)
 
-    monkeypatch.setattr(Log, "append", append_and_count)
+    monkeypatch.setattr(Writer, "append", append_and_count)
     client = server.connect()
     id = begin(client, ask())
     client.reset()
@@ -533,14 +533,14 @@ def test_one_that_cannot_be_logged_leaves_the_others_going(
     for client in clients:
         client.reset()
     wait_until(lambda: app._resumption().orphans.active == 2, "an orphan is carried: both")
-    append = Log.append
+    append = Writer.append
 
-    def failing(log: Log, *block: Any, **how: Any) -> None:
+    def failing(log: Writer, *block: Any, **how: Any) -> None:
         if log.id == ids[0]:
             raise OSError("no room")
         append(log, *block, **how)
 
-    monkeypatch.setattr(Log, "append", failing)
+    monkeypatch.setattr(Writer, "append", failing)
     scripts[0].say("lost")
     assert scripts[0].closed.wait(harness.DEADLINE)
     scripts[1].finish("one ", Finish())

@@ -10,9 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from replay_helpers import frames
-
-from choreo_wsgi.replay.memory import MemoryStore
+from replay_helpers import frames, in_memory, size_of
 
 
 def memory(field: str) -> float:
@@ -25,7 +23,7 @@ def memory(field: str) -> float:
 
 
 def main(streams: int, count: int, budget: int) -> None:
-    store = MemoryStore(ttl=0.5, stream_bytes=4 * 1024 * 1024, total_bytes=budget)
+    store = in_memory(ttl=0.5, stream_bytes=4 * 1024 * 1024, total_bytes=budget)
     block = frames(1, count, "x" * 200)
     idle = memory("VmRSS")
     most = 0
@@ -33,16 +31,16 @@ def main(streams: int, count: int, budget: int) -> None:
     for writer in running:
         assert writer is not None
         writer.append(block, count)
-        most = max(most, store.size)
+        most = max(most, size_of(store))
     for writer in running:
         assert writer is not None
         writer.finish()
     peak = memory("VmHWM")
     del running, writer
     deadline = time.monotonic() + 15
-    while store.size and time.monotonic() < deadline:
+    while size_of(store) and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(memory("VmRSS") - idle, peak - idle, most, store.size)
+    print(memory("VmRSS") - idle, peak - idle, most, size_of(store))
     store.close()
 
 

@@ -10,14 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from choreo_wsgi import sse
-from choreo_wsgi.replay import Reader, Store, Writer
-from choreo_wsgi.replay.memory import MemoryStore
+from choreo_wsgi.replay import Reader, Store, Writer, open_store
+from choreo_wsgi.settings import Settings
 
 #: Opens a store with these settings; two calls open the same data, where they are shared.
 Opener = Callable[..., Store]
 
 #: No wait in these tests is meant to be as long; one that is fails its test.
 DEADLINE = 30.0
+
+
+def in_memory(ttl: float, stream_bytes: int, total_bytes: int) -> Store:
+    """Return a store in memory with these settings."""
+    settings = Settings(
+        replay_ttl_seconds=ttl, replay_stream_bytes=stream_bytes, replay_total_bytes=total_bytes
+    )
+    return open_store("memory:", settings)
+
+
+def size_of(store: Store) -> int:
+    """Return how many bytes a *store* in memory counts."""
+    size: int = store._backend.size  # type: ignore[attr-defined]
+    return size
 
 
 def create(store: Store, owner: str = "alice", **more: str | None) -> Writer:
@@ -67,7 +81,7 @@ def read_all(reader: Reader) -> bytes:
 
 def look(store: Store, id: str, owner: str = "alice") -> Any:
     """Return the state of a stream: its numbers *first* and *last*, *ended*, *cancelled*."""
-    return store._get(id, owner) if isinstance(store, MemoryStore) else store._status(id, owner)  # type: ignore[attr-defined]
+    return store._status(id, owner)
 
 
 def eventually(condition: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -126,17 +127,18 @@ def test_frames_that_redis_let_go_of_are_gone(later: int, shared_redis: RedisSer
     other.close()
 
 
-def test_a_file_that_is_deleted_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_file_that_is_deleted_or_emptied_is_made_anew(tmp_path: Path, emptied: bool) -> None:
     """What is written to the old one nobody who comes later would find."""
     path = tmp_path / "replay.db"
     ours, theirs = (open_store(f"sqlite:{path}", Settings()) for _ in range(2))
     writer = create(ours)
     write(writer, 3)
     assert receive(ours.read(writer.id, "alice"), 1) == frames(1, 3)
-    for file in tmp_path.iterdir():
-        file.unlink()
+    for file in [path] if emptied else list(tmp_path.iterdir()):
+        os.truncate(file, 0) if emptied else file.unlink()
     writer.append(frame(4), 1, wait=False)
-    eventually(path.exists)
+    eventually(lambda: path.exists() and path.stat().st_size)
     writer.append(frame(5), 1, end=True, wait=False)
 
     def found(store: Store) -> bool:

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from replay_helpers import create, frame, frames, read_all
+from replay_helpers import create, frame, frames, in_memory, read_all, size_of
 from work import traced
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.replay import open_store
 from choreo_wsgi.replay.base import READ_BYTES
-from choreo_wsgi.replay.memory import MemoryStore
 from choreo_wsgi.settings import Settings
 
 
@@ -41,7 +40,7 @@ def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
 def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
     """Many logs of hardly anything are bounded as well as few long ones."""
     count = 500
-    store = MemoryStore(ttl=60, stream_bytes=1_000_000, total_bytes=1_000_000_000)
+    store = in_memory(ttl=60, stream_bytes=1_000_000, total_bytes=1_000_000_000)
     with traced() as memory:
         for number in range(count):
             named = f"{key}{number:05}" if key else None
@@ -49,30 +48,30 @@ def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
             for last in range(1, frames + 1):
                 writer.append(frame(last, "x" * 100), 1, end=last == frames)
         taken = memory.now
-    assert 0.8 * taken < store.size < 2 * taken
+    assert 0.8 * taken < size_of(store) < 2 * taken
     store.close()
 
 
 def test_the_account_is_even_in_the_end() -> None:
-    store = MemoryStore(ttl=60, stream_bytes=4096, total_bytes=400_000)
+    store = in_memory(ttl=60, stream_bytes=4096, total_bytes=400_000)
     writers = [store.create("alice", key=str(n), digest="d").writer for n in range(100)]
     for writer in writers:
         assert writer is not None
         for number in range(1, 31):
             writer.append(frame(number, "x" * 100), 1)
-            assert store.size <= 400_000
+            assert size_of(store) <= 400_000
         writer.finish()
     for writer in writers:
         assert writer is not None
         writer.discard()
-    assert store.size == 0
+    assert size_of(store) == 0
     assert store.create("alice", key="1", digest="other").writer is not None
     store.close()
-    assert store.size == 0
+    assert size_of(store) == 0
 
 
 def test_a_reader_keeps_up_while_the_window_moves() -> None:
-    store = MemoryStore(ttl=60, stream_bytes=1024, total_bytes=1_000_000)
+    store = in_memory(ttl=60, stream_bytes=1024, total_bytes=1_000_000)
     writer = create(store)
     reader = store.read(writer.id, "alice")
     got = b""
@@ -85,7 +84,7 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
 
 
 def test_a_replay_comes_in_pieces() -> None:
-    store = MemoryStore(ttl=60, stream_bytes=16 * READ_BYTES, total_bytes=64 * READ_BYTES)
+    store = in_memory(ttl=60, stream_bytes=16 * READ_BYTES, total_bytes=64 * READ_BYTES)
     writer = create(store)
     while writer.last * 1000 < 4 * READ_BYTES:
         writer.append(frame(writer.last + 1, "x" * 1000), 1)

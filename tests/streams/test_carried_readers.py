@@ -14,10 +14,11 @@ import harness
 import pytest
 from plain_apps import Running
 from raw_server import Peer, RawServer, chunk, head
+from replay_helpers import in_memory
 
-from choreo_wsgi.replay import log as replay_log
-from choreo_wsgi.replay.memory import MemoryStore
-from choreo_wsgi.replay.wake import Wake
+from choreo_wsgi.replay import Store
+from choreo_wsgi.replay import reader as replay_reader
+from choreo_wsgi.replay.reader import Wake
 from choreo_wsgi.streams.recording import LOOK, Playback, Recording
 from choreo_wsgi.streams.stream import Control
 
@@ -74,8 +75,8 @@ def readable(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 0)[0])
 
 
-def store() -> MemoryStore:
-    return MemoryStore(ttl=60, stream_bytes=10_000, total_bytes=100_000)
+def store() -> Store:
+    return in_memory(ttl=60, stream_bytes=10_000, total_bytes=100_000)
 
 
 def test_a_descriptor_is_readable_while_there_is_something() -> None:
@@ -94,7 +95,7 @@ def test_a_descriptor_is_readable_while_there_is_something() -> None:
     assert not readable(descriptor)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(reader.receive, 60)
-        harness.wait_until(lambda: getattr(reader, "_waits"), "it waits")  # noqa: B009
+        harness.wait_until(waiting.running, "it waits")
         reader.close()
         assert waiting.result(harness.DEADLINE) == b""
     with pytest.raises(OSError):
@@ -138,7 +139,7 @@ def test_without_a_descriptor_a_reader_waits_all_the_same(monkeypatch: pytest.Mo
         def __init__(self) -> None:
             raise OSError("no descriptor is left")
 
-    monkeypatch.setattr(replay_log, "Wake", NoWake)
+    monkeypatch.setattr(replay_reader, "Wake", NoWake)
     logs = store()
     writer = logs.create("o").writer
     assert writer is not None
@@ -154,7 +155,6 @@ def test_without_a_descriptor_a_reader_waits_all_the_same(monkeypatch: pytest.Mo
 
 def test_a_wake_is_readable_from_set_to_clear() -> None:
     wake = Wake()
-    wake.wait(0)
     for _ in range(3):
         wake.set()
         wake.set()

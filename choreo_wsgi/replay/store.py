@@ -1,8 +1,8 @@
-"""A store that several processes share, on top of any database.
+"""The store of resumable streams, on top of any database.
 
 Two threads serve all streams of a store: the :mod:`~choreo_wsgi.replay.keeper`, and, once there
-is a reader, the *watcher*, which polls the database for frames of other processes and wakes the
-readers.  Frames that this process has written go to its own readers directly.
+is a reader of a database that processes share, the *watcher*, which polls it for frames of other
+processes and wakes the readers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import TypeVar
 
 from ..errors import ReplayUnavailable
 from ..settings import Settings
-from .backend import Backend, Block, Status, Unreachable, Write
-from .base import Claim, Lost, Reader, Store, check_id, conflict, gone, new_id, not_found
-from .blocks import check_block
+from .backend import Backend, Block, Status, Unreachable
+from .base import Claim, Lost, check_block, check_id, conflict, gone, new_id, not_found
 from .keeper import Keeper
-from .reader import Follower
-from .writer import BufferedWriter
+from .reader import Reader
+from .writer import Writer
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -36,14 +35,16 @@ _BEYOND = 1_000_000
 _ENDING = 3.0
 
 
-class SharedStore(Store):
-    """The port on top of a :class:`~choreo_wsgi.replay.backend.Backend`.
+class Store:
+    """The replay logs of all streams, in a :class:`~choreo_wsgi.replay.backend.Backend`.
 
-    While the database is away at most ``replay_stream_bytes`` of one stream are buffered and
-    ``replay_total_bytes`` of all.  *lease* and *beat* are in seconds.
+    *blocking* is whether its methods may wait.  While the database is away at most
+    ``replay_stream_bytes`` of one stream are buffered and ``replay_total_bytes`` of all.
+    *lease* and *beat* are in seconds.
     """
 
     def __init__(self, backend: Backend, settings: Settings, *, lease: float, beat: float) -> None:
+        self.blocking = not backend.local
         self._backend = backend
         self._keeper = Keeper(
             backend,
@@ -51,12 +52,11 @@ class SharedStore(Store):
             buffer_bytes=settings.replay_total_bytes,
             lease=lease,
             beat=beat,
-            written=self._hand_over,
-            restored=self._wake,
+            wake=self._wake,
         )
-        # Guards the followers; the watcher waits on it for the first.
+        # Guards the readers; the watcher waits on it for the first.
         self._following = threading.Condition(threading.Lock())
-        self._followers: dict[str, set[Follower]] = {}
+        self._readers: dict[str, set[Reader]] = {}
         self._watcher: threading.Thread | None = None
 
     @property
@@ -69,9 +69,15 @@ class SharedStore(Store):
         """The number of bytes that wait to be written."""
         return self._keeper.buffered
 
-    # The port.
-
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
+        """Make a stream of *owner*.
+
+        *key* is the caller's Idempotency-Key and *digest* that of the request's body.  Of
+        several calls with the same owner and key one makes the stream, the others get its
+        id to join as long as it is there.  Raises IdempotencyConflict when their digest
+        differs, and ReplayUnavailable when a key is given and the store cannot be reached
+        (without one the stream begins in the buffer).
+        """
         keeper, id = self._keeper, new_id()
         try:
             known = keeper.ask(
@@ -84,35 +90,44 @@ class SharedStore(Store):
                 raise
             known = None  # its first write creates it
         if known is None:
-            return Claim(id, keeper.adopt(BufferedWriter(keeper, id, owner)))
+            return Claim(id, keeper.adopt(Writer(keeper, id, owner)))
         if known[1] != digest:
             raise conflict()
         return Claim(known[0], None)
 
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
+        """Return a reader of what follows frame *after*.
+
+        Raises NotFound, StreamGone and ReplayUnavailable at once.
+        """
         status = self._status(id, owner)
         after = min(after, status.last + _BEYOND)
         if after + 1 < status.first:
             raise gone(after, status.first)
-        follower = Follower(self._keeper, id, owner, after, self._unfollow)
+        reader = Reader(self._keeper, id, owner, after, self._unfollow)
         with self._following:
-            self._followers.setdefault(id, set()).add(follower)
-            if self._watcher is None and not self._keeper.closing.is_set():
+            self._readers.setdefault(id, set()).add(reader)
+            if self.blocking and self._watcher is None and not self._keeper.closing.is_set():
                 self._watcher = threading.Thread(
                     target=self._watch, name="choreo-replay-watcher", daemon=True
                 )
                 self._watcher.start()
             self._following.notify_all()
-        return follower
+        return reader
 
-    def _unfollow(self, follower: Follower) -> None:
+    def _unfollow(self, reader: Reader) -> None:
         with self._following:
-            others = self._followers.get(follower.id, set())
-            others.discard(follower)
+            others = self._readers.get(reader.id, set())
+            others.discard(reader)
             if not others:
-                self._followers.pop(follower.id, None)
+                self._readers.pop(reader.id, None)
 
     def cancel(self, id: str, owner: str) -> None:
+        """Ask the producer, wherever it is, to stop; idempotent, nothing to an ended log.
+
+        When the producer is lost, ``lost().cancelled`` is true.
+        Raises NotFound and ReplayUnavailable.
+        """
         writer = self._keeper.own(id, owner)
         if writer is None:
             self._status(id, owner)
@@ -125,6 +140,11 @@ class SharedStore(Store):
                 raise
 
     def delete(self, id: str, owner: str) -> None:
+        """Forget a stream; its readers get NotFound, and its producer, should it run, Fenced.
+
+        One that runs in another process must have been cancelled, and has a few seconds to
+        end.  Raises NotFound and ReplayUnavailable.
+        """
         writer = self._keeper.own(id, owner)
         if writer is not None:
             self._keeper.forget(writer)
@@ -138,6 +158,11 @@ class SharedStore(Store):
         self._wake([id])
 
     def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
+        """Return what ends a stream whose producer is lost; None if it has one, or has ended.
+
+        *after* is the number that the reader is at; numbering goes on above both it and the
+        log.  Raises NotFound and ReplayUnavailable, and so does ``Lost.end``.
+        """
         seen = self._status(id, owner)
         if seen.ended or not self._keeper.is_lost(id, seen):
             return None
@@ -152,6 +177,10 @@ class SharedStore(Store):
         return Lost(last, seen.cancelled, end)
 
     def close(self) -> None:
+        """Write what is buffered, for a second or two at most, and free everything.
+
+        Streams that have not ended are lost to their readers at once.
+        """
         self._keeper.close()
         with self._following:
             self._following.notify_all()
@@ -170,26 +199,19 @@ class SharedStore(Store):
             raise not_found()
         return found[0]
 
-    def _hand_over(self, writes: list[Write]) -> None:
-        """Pass *writes* to the readers in this process."""
-        with self._following:
-            pairs = [(one, write) for write in writes for one in self._followers.get(write.id, ())]
-        for follower, write in pairs:
-            follower.offer(write)
-
     def _wake(self, ids: Iterable[str] | None = None) -> None:
         """Wake the readers of the streams *ids*, or all."""
         with self._following:
-            ids = list(self._followers) if ids is None else ids
-            followers = [one for id in ids for one in self._followers.get(id, ())]
-        for follower in followers:
-            follower.wake()
+            ids = list(self._readers) if ids is None else ids
+            readers = [one for id in ids for one in self._readers.get(id, ())]
+        for reader in readers:
+            reader.wake()
 
     def _watch(self) -> None:
         closing = self._keeper.closing
         while not closing.is_set():
             with self._following:
-                self._following.wait_for(lambda: self._followers or closing.is_set(), 60)
+                self._following.wait_for(lambda: self._readers or closing.is_set(), 60)
             if not self.reachable:
                 closing.wait(self._keeper.beat)
                 continue
@@ -204,7 +226,4 @@ class SharedStore(Store):
 
     def _waiting(self) -> dict[str, int]:
         with self._following:
-            return {
-                id: min(follower.last for follower in followers)
-                for id, followers in self._followers.items()
-            }
+            return {id: min(one.last for one in ones) for id, ones in self._readers.items()}
