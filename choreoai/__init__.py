@@ -21,7 +21,7 @@ FACE = {
         Annotation Audio ChatCompletion ChatCompletionChunk Choice ChunkChoice ChunkToolCall Delta
         Function Logprobs Message Model ModelList ParsedChatCompletion TokenLogprob ToolCall Usage
     """,
-    "params": "NOT_GIVEN NotGiven Timeout not_given omit",
+    "options": "NOT_GIVEN NotGiven Timeout not_given omit",
     "parsing": "pydantic_function_tool",
     "aio.client": "AsyncChoreoAI",
     "aio.stream": "AsyncStream",

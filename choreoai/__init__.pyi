@@ -36,11 +36,11 @@ from .models import ParsedChatCompletion as ParsedChatCompletion
 from .models import TokenLogprob as TokenLogprob
 from .models import ToolCall as ToolCall
 from .models import Usage as Usage
-from .params import NOT_GIVEN as NOT_GIVEN
-from .params import NotGiven as NotGiven
-from .params import Timeout as Timeout
-from .params import not_given as not_given
-from .params import omit as omit
+from .options import NOT_GIVEN as NOT_GIVEN
+from .options import NotGiven as NotGiven
+from .options import Timeout as Timeout
+from .options import not_given as not_given
+from .options import omit as omit
 from .parsing import pydantic_function_tool as pydantic_function_tool
 from .sync.client import ChoreoAI as ChoreoAI
 from .sync.stream import Stream as Stream

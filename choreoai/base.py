@@ -16,7 +16,7 @@ import requests
 from choreo_wsgi.upstream.head import retry_after
 
 from .errors import APIConnectionError, APIStatusError, ChoreoAIError
-from .params import (
+from .options import (
     NOT_GIVEN,
     REQUIRED,
     CallOptions,

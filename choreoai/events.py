@@ -9,17 +9,9 @@ from typing import Any, Generic, Literal, Union
 
 from .errors import unparsable
 from .folding import Fold
-from .models import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChunkChoice,
-    ContentDoneEvent,
-    LogprobsEvent,
-    RefusalDoneEvent,
-    TextDeltaEvent,
-)
-from .models import FunctionToolCallArgumentsEvent as _CallEvent
-from .params import T
+from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice
+from .models.events import BY_TYPE, StreamEvent
+from .options import T
 from .parsing import Parser
 from .reading import Reading
 
@@ -38,14 +30,7 @@ class ChunkEvent:
         return self._fold.completion()
 
 
-ChatCompletionStreamEvent = Union[
-    ChunkEvent,
-    TextDeltaEvent,
-    ContentDoneEvent[T],
-    RefusalDoneEvent,
-    _CallEvent,
-    LogprobsEvent,
-]
+ChatCompletionStreamEvent = Union[ChunkEvent, StreamEvent[T]]
 
 
 class EventReading(Reading, Generic[T]):
@@ -75,17 +60,17 @@ class EventReading(Reading, Generic[T]):
             if choice.finish_reason is not None:
                 yield from self._finish(index)
 
-    def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[ChatCompletionStreamEvent[T]]:
+    def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[Any]:
         for name in ("content", "refusal"):
             if (piece := getattr(choice.delta, name)) is not None:
                 text = self._begun[index, name] = self.fold.text(index, name)
-                read = self.parser.content(text, partial=True) if name == "content" else None
-                yield TextDeltaEvent(type=f"{name}.delta", delta=piece, snapshot=text, parsed=read)
+                read = {"parsed": self.parser.content(text, partial=True)}
+                more = read if name == "content" else {}
+                yield _event(f"{name}.delta", delta=piece, snapshot=text, **more)
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._begun.setdefault((index, f"logprobs.{name}"), [])
                 seen += tokens
-                kind = f"logprobs.{name}.delta"
-                yield LogprobsEvent(type=kind, snapshot=[*seen], **{name: tokens})
+                yield _event(f"logprobs.{name}.delta", snapshot=[*seen], **{name: tokens})
         for call in choice.delta.tool_calls or ():
             number = call.index or 0
             yield self._call("delta", index, number, arguments_delta=call.function.arguments or "")
@@ -93,23 +78,25 @@ class EventReading(Reading, Generic[T]):
                 yield from self._finish(index)
                 self._begun[index, "call"] = number
 
-    def _finish(self, index: int) -> Iterator[ChatCompletionStreamEvent[T]]:
+    def _finish(self, index: int) -> Iterator[Any]:
         """Yield that what has begun in choice *index* is done."""
         if text := self._begun.pop((index, "content"), None):
             read = None if self.fold.text(index, "refusal") else self.parser.content(text)
-            yield ContentDoneEvent(type="content.done", content=text, parsed=read)
+            yield _event("content.done", content=text, parsed=read)
         if refusal := self._begun.pop((index, "refusal"), None):
-            yield RefusalDoneEvent(type="refusal.done", refusal=refusal)
+            yield _event("refusal.done", refusal=refusal)
         for name in ("content", "refusal"):
             if tokens := self._begun.pop((index, f"logprobs.{name}"), None):
-                kind = f"logprobs.{name}.done"
-                yield LogprobsEvent(type=kind, snapshot=tokens, **{name: tokens})
+                yield _event(f"logprobs.{name}.done", **{name: tokens})
         if (number := self._begun.pop((index, "call"), None)) is not None:
             yield self._call("done", index, number)
 
-    def _call(self, what: str, index: int, number: int, **more: str) -> _CallEvent:
+    def _call(self, what: str, index: int, number: int, **more: str) -> Any:
         name, arguments = self.fold.function(index, number)
-        kind = f"tool_calls.function.arguments.{what}"
         read = self.parser.arguments(name, arguments, partial=what == "delta")
         members = {"name": name, "index": number, "arguments": arguments, "parsed_arguments": read}
-        return _CallEvent(type=kind, **members, **more)
+        return _event(f"tool_calls.function.arguments.{what}", **members, **more)
+
+
+def _event(kind: str, **members: Any) -> Any:
+    return BY_TYPE[kind](type=kind, **members)

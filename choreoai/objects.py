@@ -8,7 +8,9 @@ sent beyond the documented fields included.  A documented field that is absent i
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+import sys
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -21,7 +23,7 @@ from collections.abc import (
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from .params import T
+from .options import T
 
 if TYPE_CHECKING:
     from .models import Model, ModelList
@@ -46,6 +48,21 @@ class Object:
     _always: ClassVar[dict[str, Callable[[], Any]]] = {}
 
     __class_getitem__: Any = classmethod(GenericAlias)
+
+    def __init_subclass__(cls) -> None:
+        """Read the annotations of the class: a member without a value there is never None."""
+        super().__init_subclass__()
+        declared: dict[str, str] = inspect.get_annotations(cls)
+        cls._fields = tuple(dict.fromkeys((*cls._fields, *declared)))
+        cls._kinds, cls._always = {**cls._kinds}, {**cls._always}
+        for name, kind in declared.items():
+            named = kind.removeprefix("list[").partition("[")[0].split()[0].rstrip("]")
+            made_of = vars(sys.modules[cls.__module__]).get(named)
+            if isinstance(made_of, type) and issubclass(made_of, Object):
+                cls._kinds[name] = made_of
+            if name not in vars(cls):
+                plain = int if kind == "int" else cls._kinds.get(name, str)
+                cls._always[name] = list if kind.startswith("list") else plain
 
     def __new__(cls: type[Made], **members: Any) -> Made:
         """Return the object for *members*, JSON's values or objects."""
@@ -163,7 +180,8 @@ class Object:
 class Listing(Object):
     """Models that came at once, for ``for`` and ``async for``."""
 
-    data: list[Model]
+    if TYPE_CHECKING:
+        data: list[Model]
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.data)
@@ -197,7 +215,8 @@ class AsyncListing:
 class ResponseText(Object):
     """What a response says."""
 
-    output: list[Any]
+    if TYPE_CHECKING:
+        output: list[Any]
 
     @property
     def output_text(self) -> str:
@@ -216,50 +235,6 @@ class ParsedText(ResponseText, Generic[T]):
     def output_parsed(self) -> T | None:
         """The first text as what was asked for, None for a refusal."""
         return next((part.parsed for part in self._texts() if part.parsed is not None), None)
-
-
-def read_table(table: str) -> Iterator[tuple[str, list[str], str, dict[str, str]]]:
-    """Yield the classes of *table*: name, bases, docstring, and the members with their types."""
-    for block in table.strip().split("\n\n"):
-        head, *rows = block.splitlines()
-        declared, doc = head.split(": ", 1)
-        name, _, bases = declared.removesuffix(")").partition("(")
-        members: dict[str, str] = {}
-        for names, kind in (row.split(": ", 1) for row in rows):
-            members.update(dict.fromkeys(names.split(), kind))
-        yield name, (bases or "Object").split(", "), doc, members
-
-
-def annotation(kind: str) -> str:
-    """Return the annotation of a member whose type is *kind* in a table."""
-    plain = kind.strip("+!")
-    return plain if "!" in kind or plain == "Any" else f"{plain} | None"
-
-
-def make_classes(table: str, into: dict[str, Any]) -> None:
-    """Put the classes of *table* into the module whose names are *into*."""
-    for name, declared, doc, members in read_table(table):
-        names = [base.partition("[")[0] for base in declared if base != "Generic[T]"]
-        bases = [into.get(name) or globals()[name] for name in names]
-        kinds, always = {**bases[0]._kinds}, {**bases[0]._always}
-        for member, kind in members.items():
-            made_of = into.get(kind.lstrip("+").removeprefix("list[").partition("[")[0].strip("]!"))
-            if made_of is not None:
-                kinds[member] = made_of
-            if "!" in kind:
-                plain = int if kind == "int!" else str
-                always[member] = list if kind.startswith("list") else made_of or plain
-        made = {
-            "__doc__": doc,
-            "__module__": into["__name__"],
-            "__annotations__": {member: annotation(kind) for member, kind in members.items()},
-            "_fields": tuple(dict.fromkeys((*bases[0]._fields, *members))),
-            "_ours": bases[0]._ours | {member for member, kind in members.items() if "+" in kind},
-            "_kinds": kinds,
-            "_always": always,
-        }
-        absent = dict.fromkeys(members.keys() - always.keys())
-        into[name] = type(name, tuple(bases), {**made, **absent})
 
 
 def _dumped(value: Any, include: Any, exclude: Any, **options: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The documented parameters, typed once for all that take them.
+"""The documented parameters, made from the types of openai 3.57.0 by `make sync`.
 
 A type checker then knows every parameter of ``create``, ``parse`` and ``stream``, and a
 misspelled one is an error, for it and when the program runs.
@@ -6,164 +6,97 @@ misspelled one is an error, for it and when the program runs.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import Parameter
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypedDict, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+from .options import CallOptions, Messages, T
 
 if TYPE_CHECKING:
-    from typing_extensions import Required, TypeVar
-    from typing_extensions import Unpack as Unpack
-
-    #: What an answer is parsed as; None where nothing is to be parsed.
-    T = TypeVar("T", default=None)
-else:
-    from typing import TypeVar
-
-    T = TypeVar("T")  # Python 3.13 has defaults
+    from typing_extensions import Required
 
 
-class NotGiven:
-    """The type of :data:`NOT_GIVEN`."""
-
-    def __bool__(self) -> Literal[False]:
-        return False
-
-    def __repr__(self) -> str:
-        return "NOT_GIVEN"
-
-
-#: Stands where a caller gave nothing: the client's own setting, or the server's, counts.
-NOT_GIVEN = NotGiven()
-omit = not_given = NOT_GIVEN
-
-
-class Timeout(NamedTuple):
-    """Limits in seconds; None means no limit.
-
-    *connect*: name look-up aside, until the connection (with TLS) stands, for each address
-    of the host.  *first_byte*: from the request until the answer begins; for a stream until
-    its first chunk, because a server that pings while the model reads a long prompt has not
-    answered yet.  *idle*: between two chunks of a stream, or two pieces of a plain answer; a
-    server's pings do not count.
-    """
-
-    connect: float | None = 10.0
-    first_byte: float | None = 600.0
-    idle: float | None = 300.0
-
-
-TimeoutLike = Timeout | float | None | NotGiven
-
-_LONGEST_TIMEOUT = 366 * 86400.0
-
-
-def timeout_of(value: TimeoutLike) -> Timeout:
-    """Return *value* as a Timeout: a number is the limit for each of its parts.
-
-    Raises ValueError for what is no time.
-    """
-    if isinstance(value, NotGiven):
-        return Timeout()
-    parts = value if isinstance(value, Timeout) else (value, value, value)
-    for part in parts:
-        right = part is None or (isinstance(part, (int, float)) and 0 < part <= _LONGEST_TIMEOUT)
-        if not right:
-            raise ValueError("a timeout must be None, a Timeout, or seconds: over 0, up to a year")
-    return Timeout(*parts)
-
-
-#: Messages as dictionaries, as objects of this package (an earlier answer's message), or as
-#: anything with ``model_dump`` or ``to_dict``, such as pydantic's and openai's objects.
-Messages = Iterable[Any]
-
-_Dict = Mapping[str, Any]
-
-
-class CallOptions(TypedDict, total=False):
-    """What a single call can ask for beside the API's own parameters.
-
-    *timeout*, *max_retries* and *resumable* stand in for the client's own.  *extra_headers*
-    and *extra_query* are added to the client's defaults; *extra_body* is merged into the JSON
-    body, and holds what a provider understands beyond the documented parameters.
-    """
-
-    timeout: TimeoutLike
-    max_retries: int
-    resumable: bool | None
-    extra_headers: Mapping[str, str] | None
-    extra_query: Mapping[str, object] | None
-    extra_body: _Dict | None
-
-
-#: What each API demands, where it has it.  The annotations are for type checkers alone.
-REQUIRED = frozenset(("model", "messages", "input"))
-
-
-class SharedParams(CallOptions, total=False):
-    """The parameters that both APIs have, named as in OpenAI's reference."""
-
-    model: Required[str]
-    metadata: Mapping[str, str] | None
-    parallel_tool_calls: bool | None
-    prompt_cache_key: str
-    prompt_cache_retention: Literal["in_memory", "24h"] | None
-    safety_identifier: str
-    service_tier: str | None
-    store: bool | None
-    stream_options: _Dict | None
-    temperature: float | None
-    tool_choice: Literal["none", "auto", "required"] | _Dict
-    tools: Iterable[Any]
-    top_logprobs: int | None
-    top_p: float | None
-    user: str
-
-
-class CompletionParams(SharedParams, total=False):
-    """The parameters of chat completions beside those of :class:`SharedParams`."""
+class CompletionParams(CallOptions, total=False):
+    """The parameters of chat completions, as in OpenAI's reference."""
 
     messages: Required[Messages]
-    audio: _Dict | None
+    model: Required[str]
+    audio: Mapping[str, Any] | None
     frequency_penalty: float | None
-    function_call: str | _Dict
-    functions: Iterable[_Dict]
+    function_call: Literal["none", "auto"] | Mapping[str, Any]
+    functions: Iterable[Mapping[str, Any]]
     logit_bias: Mapping[str, int] | None
     logprobs: bool | None
     max_completion_tokens: int | None
     max_tokens: int | None
+    metadata: Mapping[str, str] | None
     modalities: Sequence[Literal["text", "audio"]] | None
-    moderation: _Dict | None
+    moderation: Mapping[str, Any] | None
     n: int | None
-    prediction: _Dict | None
+    parallel_tool_calls: bool | None
+    prediction: Mapping[str, Any] | None
     presence_penalty: float | None
-    prompt_cache_options: _Dict
+    prompt_cache_key: str | None
+    prompt_cache_options: Mapping[str, Any]
+    prompt_cache_retention: Literal["in_memory", "24h"] | None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
+    safety_identifier: str | None
     seed: int | None
+    service_tier: str | None
     stop: str | Sequence[str] | None
+    store: bool | None
+    stream_options: Mapping[str, Any] | None
+    temperature: float | None
+    tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any]
+    tools: Iterable[Any]
+    top_logprobs: int | None
+    top_p: float | None
+    user: str
     verbosity: Literal["low", "medium", "high"] | None
-    web_search_options: _Dict
+    web_search_options: Mapping[str, Any]
+
+
+class ResponseParams(CallOptions, total=False):
+    """The parameters of responses, as in OpenAI's reference."""
+
+    access_programs: Mapping[str, Any]
+    background: bool | None
+    background_options: Mapping[str, Any]
+    context_management: Iterable[Mapping[str, Any]] | None
+    conversation: str | Mapping[str, Any] | None
+    image: Mapping[str, Any]
+    include: Iterable[str] | None
+    input: Required[Any]
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    metadata: Mapping[str, str] | None
+    model: Required[str]
+    moderation: Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    previous_response_id: str | None
+    prompt: Mapping[str, Any] | None
+    prompt_cache_key: str | None
+    prompt_cache_options: Mapping[str, Any]
+    prompt_cache_retention: Literal["in_memory", "24h"] | None
+    reasoning: Mapping[str, Any] | None
+    safety_identifier: str | None
+    service_tier: str | None
+    store: bool | None
+    stream_options: Mapping[str, Any] | None
+    temperature: float | None
+    text: Mapping[str, Any]
+    tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any]
+    tools: Iterable[Any]
+    top_logprobs: int | None
+    top_p: float | None
+    truncation: Literal["auto", "disabled"] | None
+    user: str
 
 
 class FormattedParams(CompletionParams, total=False):
     """The parameters of ``create``, where the response format is JSON and no type."""
 
-    response_format: _Dict
-
-
-class ResponseParams(SharedParams, total=False):
-    """The parameters of responses beside those of :class:`SharedParams`."""
-
-    input: Required[Any]
-    background: bool | None
-    include: Iterable[str] | None
-    instructions: str | None
-    max_output_tokens: int | None
-    max_tool_calls: int | None
-    previous_response_id: str | None
-    reasoning: _Dict | None
-    text: _Dict
-    truncation: Literal["auto", "disabled"] | None
+    response_format: Mapping[str, Any]
 
 
 if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
@@ -171,65 +104,4 @@ if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
     class ParseParams(CompletionParams, Generic[T], total=False):
         """The parameters of ``parse`` and ``stream``: the format may be a type."""
 
-        response_format: type[T] | _Dict | None
-
-
-W = TypeVar("W", covariant=True)
-S = TypeVar("S", covariant=True)
-
-
-class Create(Protocol[W, S]):
-    """The signature of ``create``, which returns *W*, or *S* for a stream."""
-
-    @overload
-    def __call__(
-        self, *, stream: Literal[False] | None = None, **params: Unpack[FormattedParams]
-    ) -> W: ...
-    @overload
-    def __call__(self, *, stream: Literal[True], **params: Unpack[FormattedParams]) -> S: ...
-    @overload
-    def __call__(self, *, stream: bool | None, **params: Unpack[FormattedParams]) -> W | S: ...
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def declared(kind: Any) -> Callable[[F], F]:
-    """Return what names the members of *kind* in a function's signature, for its ``**params``.
-
-    Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
-    """
-
-    def declare(function: F) -> F:
-        function.__name__ = function.__name__.strip("_")
-        function.__qualname__ = function.__qualname__.replace("._", ".")
-        signature = inspect.signature(function)
-        named = {p.name: p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD}
-        for name, annotation in kind.__annotations__.items():
-            default = Parameter.empty if name in REQUIRED else NOT_GIVEN
-            made = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
-            named.setdefault(name, made.replace(annotation=annotation.__forward_arg__))
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=list(named.values())
-        )
-        return function
-
-    return declare
-
-
-def plain(value: Any) -> Any:
-    """Return *value*, no JSON type by itself, as one: ``default`` of ``json.dumps``.
-
-    Raises TypeError for what has no JSON form.
-    """
-    if isinstance(value, Mapping):
-        return dict(value)
-    # pydantic's models, openai's among them, iterate over pairs: asked before iterables are.
-    if not isinstance(value, type):
-        if callable(convert := getattr(value, "to_dict", None)):
-            return convert()
-        if callable(dump := getattr(value, "model_dump", None)):
-            return dump(mode="json", exclude_unset=True, by_alias=True)
-    if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray, memoryview)):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} is not a JSON type")
+        response_format: type[T] | Mapping[str, Any] | None

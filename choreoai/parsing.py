@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from .errors import unparsable
 from .models import ChatCompletion, ParsedChatCompletion
-from .params import T
+from .options import T
 
 if TYPE_CHECKING:
     import pydantic

@@ -8,7 +8,7 @@ from choreo_wsgi.chat.endings import RESPONSE_ENDINGS
 
 from .errors import APIError, StreamInterruptedError
 from .models import ParsedResponse, Response, ResponseEvent, ResponseFailure
-from .params import T
+from .options import T
 from .parsing import Parser
 from .reading import Reading, object_of
 

@@ -16,7 +16,7 @@ from .raw import AsyncRawResponse
 from .responses import AsyncResponses
 
 if TYPE_CHECKING:
-    from ..params import CallOptions, Unpack
+    from ..options import CallOptions, Unpack
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
-from ..params import ResponseParams, T, declared
+from ..options import T, declared
+from ..params import ResponseParams
 from ..reading import object_of
 from ..responses import ResponseParser, ResponseReading, response_of
 from .exchange import AsyncExchange
@@ -17,7 +18,7 @@ from .raw import AsyncRawResponse
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
-    from ..params import CallOptions, Unpack
+    from ..options import CallOptions, Unpack
     from .client import AsyncChoreoAI
 
 

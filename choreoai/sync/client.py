@@ -16,7 +16,7 @@ from .raw import RawResponse
 from .responses import Responses
 
 if TYPE_CHECKING:
-    from ..params import CallOptions, Unpack
+    from ..options import CallOptions, Unpack
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)

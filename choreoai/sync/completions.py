@@ -11,7 +11,8 @@ from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion, ParsedChatCompletion
 from ..objects import Object
-from ..params import NOT_GIVEN, Create, FormattedParams, T, TimeoutLike, declared
+from ..options import NOT_GIVEN, Create, T, TimeoutLike, declared
+from ..params import FormattedParams
 from ..parsing import Parser
 from ..reading import Reading, completion_of
 from .exchange import Exchange
@@ -19,7 +20,8 @@ from .raw import RawResponse, StreamedResponse
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from ..params import ParseParams, Unpack
+    from ..options import Unpack
+    from ..params import ParseParams
     from .client import ChoreoAI
 
 

@@ -19,7 +19,7 @@ from raw_server import chat_chunk, frame
 
 import choreoai
 from choreo_wsgi.sse import Decoder
-from choreoai import ChatCompletionChunk, base, errors, params
+from choreoai import ChatCompletionChunk, base, errors, options
 from choreoai.parsing import Parser
 from choreoai.reading import Reading, records
 
@@ -386,12 +386,12 @@ def test_retry_delay_backs_off(status, after):
 
 
 def test_timeouts():
-    assert params.timeout_of(3) == choreoai.Timeout(3, 3, 3)
-    assert params.timeout_of(None) == choreoai.Timeout(None, None, None)
-    assert params.timeout_of(choreoai.Timeout(idle=5)).idle == 5
+    assert options.timeout_of(3) == choreoai.Timeout(3, 3, 3)
+    assert options.timeout_of(None) == choreoai.Timeout(None, None, None)
+    assert options.timeout_of(choreoai.Timeout(idle=5)).idle == 5
     for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0), "5", (1, 2)):
         with pytest.raises(ValueError, match="timeout"):
-            params.timeout_of(wrong)
+            options.timeout_of(wrong)
 
 
 # --- settings and errors ----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Makes ``choreoai/sync`` from ``choreoai/aio``, and two stubs from the tables that they tell of.
+"""Makes what is made of the client: ``choreoai/sync``, objects, parameters, a stub.
 
 ``python tests/helpers/unasync.py`` writes them.
 """
@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import from_openai
+
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "choreoai" / "aio"
-TARGET = ROOT / "choreoai" / "sync"
+PACKAGE = ROOT / "choreoai"
+SOURCE = PACKAGE / "aio"
+TARGET = PACKAGE / "sync"
 
 #: What becomes of the words of the async client, in code and in docstrings.
 WORDS = (
@@ -33,16 +36,6 @@ WORDS = (
     (r"\btransports\.(loops|nonblocking)\b", "transports.blocking"),
 )
 
-STUB = """
-# Made from the table in models.py by `make sync`.
-from typing import Any, Generic, Literal
-from .objects import Listing, Object, ParsedText, ResponseText
-from .params import T
-TABLE: str
-"""
-# Lists of something narrower: nobody puts anything into them.
-IGNORED = "  # type: ignore[assignment]"
-
 
 def translate(text: str) -> str:
     """Return the sync source for the async *text*."""
@@ -53,29 +46,12 @@ def translate(text: str) -> str:
 
 def formatted(text: str, path: Path) -> str:
     """Return *text*, the source for *path*, as ruff would have it."""
-    for arguments in (["check", "--fix", "--select", "I"], ["format"]):
+    for arguments in (["check", "--fix", "--select", "I,F401"], ["format"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--quiet"]
         command += ["--stdin-filename", str(path), "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
         text = done.stdout
     return text
-
-
-def stub() -> str:
-    """Return what type checkers are told of the table of objects."""
-    # Only now: the package imports the sync client, which must be made by then.
-    from choreoai.models import TABLE
-    from choreoai.objects import annotation, read_table
-
-    text = STUB
-    known: dict[str, dict[str, str]] = {}
-    for name, bases, doc, members in read_table(TABLE):
-        text += f"class {name}({', '.join(bases)}):\n    {doc!r}\n"
-        known[name] = {**known.get(bases[0], {}), **members}
-        for member, kind in members.items():
-            narrower = kind[:4] == "list" and member in known.get(bases[0], {})
-            text += f"    {member}: {annotation(kind)}{IGNORED if narrower else ''}\n"
-    return formatted(text, ROOT / "choreoai" / "models.pyi")
 
 
 def face() -> str:
@@ -86,15 +62,18 @@ def face() -> str:
     for module, names in FACE.items():
         text += "".join(f"from .{module} import {name} as {name}\n" for name in names.split())
     text += "".join(f"{alias} = {name}\n" for alias, name in ALIASES.items())
-    return formatted(text, ROOT / "choreoai" / "__init__.pyi")
+    return formatted(text, PACKAGE / "__init__.pyi")
 
 
 def generated() -> Iterator[tuple[Path, str]]:
     """Yield the files that are made, and what must stand in them."""
     for path in sorted(SOURCE.glob("*.py")):
         yield TARGET / path.name, translate(path.read_text(encoding="utf-8"))
-    yield ROOT / "choreoai" / "models.pyi", stub()
-    yield ROOT / "choreoai" / "__init__.pyi", face()
+    for module, text in from_openai.models():
+        path = PACKAGE / "models" / f"{module}.py"
+        yield path, formatted(text, path)
+    yield PACKAGE / "params.py", formatted(from_openai.params(), PACKAGE / "params.py")
+    yield PACKAGE / "__init__.pyi", face()
 
 
 if __name__ == "__main__":
