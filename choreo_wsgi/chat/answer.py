@@ -135,12 +135,10 @@ class Answer(Over):
         self.ended = True
 
     def lane(self) -> Lane | None:
-        """Return the lane of the source for texts, if it has one."""
         find, ends = getattr(self._source, "lane", None), self._writer.text_ends
         return None if find is None or ends is None or self._frames is not None else find(ends)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
         return None if self._frames is not None else super().fileno()
 
     @property
@@ -149,7 +147,6 @@ class Answer(Over):
         return 0.0 if self._frames is not None else super().due
 
     def close(self) -> None:
-        """Stop the generation."""
         self._source.close()
         if self.usage is None:
             self.usage = self._source.usage  # of an answer that was broken off

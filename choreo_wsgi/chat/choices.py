@@ -132,7 +132,6 @@ class Shortened(Over, Source):
         return [Delta(text, item.index), finish] if text else [finish]
 
     def close(self) -> None:
-        """Stop the generation."""
         self._source.close()
         self.usage = self._source.usage
 

@@ -39,7 +39,7 @@ class Normaliser:
 
     *identity* has the ``id``, ``created`` and ``model`` that stand in for the upstream's where
     it gives none; without an identity those members are left as they come.  *model* is the name to
-    write for the upstream's, or empty.  *active* False leaves everything as it comes but usage
+    write for the upstream's, or empty.  *repair* False leaves everything as it comes but usage
     and the model's name.  *new_id* and *tools* are for :class:`~choreo_wsgi.chat.calls.ToolCalls`.
 
     ``done`` is whether ``[DONE]`` came.  ``state`` counts the calls that began and the choices
@@ -49,7 +49,7 @@ class Normaliser:
     n: int = 1
     identity: Mapping[str, Json] | None = None
     model: str = ""
-    active: bool = True
+    repair: bool = True
     new_id: Callable[[], str] = new_call_id
     tools: frozenset[str] = frozenset()
 
@@ -85,7 +85,7 @@ class Normaliser:
 
         Empty unless its role was sent, and neither a call nor its finish.
         """
-        usual = self.n == 1 and self.active and not self.state and [*self._numbered] == [0]
+        usual = self.n == 1 and self.repair and not self.state and [*self._numbered] == [0]
         return (self._identity.get("model"), bool(self.tools)) if usual else ()
 
     def take_done(self) -> None:
@@ -107,7 +107,7 @@ class Normaliser:
             return chunks
         self._ended = True
         for _, choice in sorted(self.choices.items()):
-            if self.active and not choice.finished:
+            if self.repair and not choice.finished:
                 closing = choice.finish("stop")
                 if not choice.begun:
                     closing[0]["delta"] = {"role": "assistant", **closing[0]["delta"]}
@@ -139,7 +139,7 @@ class Normaliser:
             if not isinstance(one, dict):
                 raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
         reported = self._take_usage(chunk, choices)
-        if not self.active:
+        if not self.repair:
             return self._watch(chunk, choices, reported)
         if not choices:
             if reported or (self._finished and "choices" in chunk):

@@ -94,12 +94,10 @@ class Over:
     _source: Readable[Any]
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
         return self._source.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
         return self._source.due
 
 

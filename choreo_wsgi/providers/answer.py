@@ -275,5 +275,4 @@ class UpstreamAnswer:
         self._exchange.finish()
 
     def close(self) -> None:
-        """Break the exchange off."""
         self._exchange.close()

@@ -47,7 +47,6 @@ class Broken(Provider):
         self.reason = reason
 
     def open(self, request: ChatRequest) -> Source:
-        """Raise ProviderNotConfigured, which says why."""
         raise ProviderNotConfigured(f"provider {self.name!r} cannot be used: {self.reason}")
 
 

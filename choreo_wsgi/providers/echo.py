@@ -69,7 +69,6 @@ class Echo(Provider):
         self._checks: OrderedDict[str, str] = OrderedDict()
 
     def open(self, request: ChatRequest) -> Source:
-        """Return the source of the pieces."""
         delay = self.options.delay_ms / 1000 if request.stream else 0.0
         text = request.last_user_text
         id = ""
@@ -156,7 +155,6 @@ class _EchoSource(Source):
 
     @property
     def due(self) -> float | None:
-        """When the next piece comes."""
         return self._due if self._delay and self._next is not None else 0.0
 
     def _wait(self, timeout: float) -> bool:

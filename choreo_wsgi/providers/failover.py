@@ -137,7 +137,6 @@ class Failover:
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider reported so far."""
         return None if self._reading is None else self._reading.usage
 
     def _choose(self) -> None:
@@ -187,11 +186,9 @@ class Failover:
         return block
 
     def lane(self) -> Lane | None:
-        """Return the lane of whoever answers, if it has one."""
         return lane_of(self._reading)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
         return None if self._reading is None else self._reading.fileno()
 
     @property

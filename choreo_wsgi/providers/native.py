@@ -25,8 +25,8 @@ from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..upstream import HTTPRequest
 from .answer import Asking, UpstreamAnswer
-from .asking import OverHTTP
 from .failures import provider_error, refusal
+from .http import OverHTTP
 from .reading import (
     CHAT,
     MESSAGES,

@@ -83,7 +83,6 @@ class Ollama(HTTPProvider):
         )
 
     def translator(self, request: ChatRequest) -> Translator:
-        """Return what reads the answer's lines."""
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)
 
 
@@ -200,11 +199,9 @@ class OllamaTranslator(Translator):
 
     @property
     def usage(self) -> Usage | None:
-        """What the last line reported."""
         return self._usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes."""
         first, newline, others = data.partition(b"\n")
         self._rest += first
         if newline and not self._indented:

@@ -165,6 +165,5 @@ class Router:
         return rows
 
     def close(self) -> None:
-        """Close every provider."""
         for provider in self.providers.values():
             provider.close()

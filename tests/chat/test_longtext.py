@@ -15,8 +15,9 @@ from choreo_wsgi.chat import request as chat
 from choreo_wsgi.chat.cutting import shorten
 from choreo_wsgi.chat.items import dump
 from choreo_wsgi.chat.longtext import WINDOW, new_mark, original_offset, restore
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError, InvalidRequest
-from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+from choreo_wsgi.providers.openai.relay import EventRelay
 
 SIZE = 8_000_000
 #: Inside of JSON strings of 8 MB, as they are sent.
@@ -167,7 +168,7 @@ def test_a_request_that_passes_takes_little(kind: str) -> None:
 def test_an_event_takes_little(kind: str, model: str) -> None:
     """Itself, its JSON, and the frame."""
     event = EVENT % LONG[kind]
-    relay = EventRelay(1, Rewriting(model=model))
+    relay = EventRelay(Normaliser(model=model))
     frames = []
     with traced() as memory:
         for at in range(0, len(event), 128 * 1024):
@@ -200,10 +201,8 @@ def test_an_event_comes_out_as_without(event: str, monkeypatch: pytest.MonkeyPat
     stream += b'data: {"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
 
     def relay() -> tuple[bytes, str]:
-        rewriting = Rewriting(
-            model="r", identity={"id": "i", "created": 1}, new_call_id=lambda: "c"
-        )
-        relay, frames = EventRelay(1, rewriting), b""
+        mending = Normaliser(1, {"id": "i", "created": 1}, "r", new_id=lambda: "c")
+        relay, frames = EventRelay(mending), b""
         try:
             return relay.receive_data(stream + b"data: [DONE]\n\n") + relay.end(), ""
         except ChoreoError as error:

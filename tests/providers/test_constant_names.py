@@ -7,7 +7,8 @@ import json
 import pytest
 
 from choreo_wsgi import sse
-from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+from choreo_wsgi.chat.normalise import Normaliser
+from choreo_wsgi.providers.openai.relay import EventRelay
 
 
 def chunk(number: int, delta: dict[str, str], reason: str | None = None) -> bytes:
@@ -27,7 +28,7 @@ def test_names_stay_as_they_were_first(size: int) -> None:
     body = chunk(0, {"role": "assistant", "content": ""})
     body += b"".join(chunk(number, {"content": text}) for number, text in enumerate(texts))
     body += chunk(50, {}, "stop") + b"data: [DONE]\n\n"
-    relay = EventRelay(1, Rewriting())
+    relay = EventRelay(Normaliser())
     out = b"".join(relay.receive_data(body[at : at + size]) for at in range(0, len(body), size))
     out += relay.end()
     chunks = [json.loads(event.data) for event in sse.Decoder().receive_data(out)]

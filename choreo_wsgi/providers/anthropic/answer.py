@@ -28,11 +28,9 @@ class AnthropicTranslator(EventTranslator):
 
     @property
     def usage(self) -> Usage | None:
-        """What was reported so far."""
         return self._blocks.usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes."""
         last, self.ends, at = self._last, None, 0
         if self._decoder.between and len(data) <= self._limit:
             while (plain := _PLAIN.match(data, at)) is not None:

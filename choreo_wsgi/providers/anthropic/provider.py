@@ -86,7 +86,6 @@ class Anthropic(HTTPProvider):
         return HTTPRequest("POST", url, headers, dump_large(body))
 
     def translator(self, request: ChatRequest) -> Translator:
-        """Return what reads the answer's events."""
         return anthropic_answer.AnthropicTranslator(self.settings.max_event_bytes)
 
     def meaning(

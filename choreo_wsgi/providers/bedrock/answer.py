@@ -104,7 +104,6 @@ class BedrockTranslator(Translator):
         return self._blocks.usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes: of the stream, or a whole answer."""
         is_document, self._begun = data[:1] == b"{" and not self._begun, True
         read = self._reader.read
         for kind, body in _events(parse_object(self.shorten(data))) if is_document else read(data):

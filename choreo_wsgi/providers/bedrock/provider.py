@@ -137,7 +137,6 @@ class Bedrock(HTTPProvider):
         return found
 
     def translator(self, request: ChatRequest) -> Translator:
-        """Return what reads the answer's binary events."""
         return BedrockTranslator(self.settings.max_event_bytes)
 
     def meaning(

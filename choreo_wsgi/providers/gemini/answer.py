@@ -81,7 +81,6 @@ class GeminiTranslator(EventTranslator):
         return _COUNTS.read(self._told)
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes."""
         for body in self.objects(data):
             told = body.get("usageMetadata") or {}
             if "totalTokenCount" in told or "promptTokenCount" in told:

@@ -57,5 +57,4 @@ class Gemini(HTTPProvider):
         return HTTPRequest("POST", url, headers, dump_large(gemini_request.body(request, able)))
 
     def translator(self, request: ChatRequest) -> Translator:
-        """Return what reads the answer's events."""
         return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Marks, Usage, dump
+from ...chat.items import Usage, dump
 from ...chat.longtext import LONG, restore
+from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
 from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape
 from .lane import Lane
-from .relay import EventRelay, Rewriting
+from .relay import EventRelay
 
 if TYPE_CHECKING:
     from ...chat import completion
@@ -49,7 +50,6 @@ class RelayedStream(UpstreamAnswer):
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider reported so far."""
         return self._relay.usage
 
     def receive(self, timeout: float) -> bytes:
@@ -118,7 +118,7 @@ class RelayedStream(UpstreamAnswer):
 class RelayedDocument(UpstreamAnswer):
     """The document of a plain completion, passed on: see ``chat.source.Reply``.
 
-    *rewriting* is what to change, *limit* bounds the bytes.  A stream that comes instead is
+    *normaliser* says what to change, *limit* bounds the bytes.  A stream that comes instead is
     read by what *translator* makes, and folded by *writer*.
     """
 
@@ -128,14 +128,14 @@ class RelayedDocument(UpstreamAnswer):
         label: str,
         writer: AnswerWriter,
         translator: Callable[[], chunks.OpenAITranslator],
-        rewriting: Rewriting,
+        normaliser: Normaliser,
         limit: int,
     ) -> None:
         super().__init__(asking)
         self.label = label
         self._writer = writer
         self._translator = translator
-        self._rewriting = rewriting
+        self._normaliser = normaliser
         self._limit = limit
         self._size = 0
         self._document = bytearray()
@@ -165,10 +165,10 @@ class RelayedDocument(UpstreamAnswer):
                 self._fold(self._folding, data)
             if not self.body_ended:
                 return b""
-            if self._folding is not None:
-                document = self._end(self._folding)
+            if self._folding is None:
+                document = self._mended(bytes(self._document))
             else:
-                document = self._read_document(bytes(self._document))
+                document = self._end(self._folding)
         except ChoreoError as error:
             raise self.fail(error) from None
         except SHAPE_ERRORS as error:
@@ -176,10 +176,10 @@ class RelayedDocument(UpstreamAnswer):
         self.ended = True
         return document
 
-    def _read_document(self, body: bytes) -> bytes:
-        marks: Marks = {}
+    def _mended(self, body: bytes) -> bytes:
+        given = self._normaliser
         try:
-            short = long.shorten(body, marks, _MOST_VALUES) if len(body) > LONG else body
+            short = long.shorten(body, given.marks, _MOST_VALUES) if len(body) > LONG else body
             reply = parse_json(short, _MOST_VALUES)
         except UpstreamInvalid:
             reply = None
@@ -189,15 +189,14 @@ class RelayedDocument(UpstreamAnswer):
             translator = self._translator()
             self._fold(translator, events)
             return self._end(translator)
-        rewriting = self._rewriting
         mended, usage = completion.normalise_completion(
-            reply, rewriting.identity or {}, rewriting.new_call_id, rewriting.tools, marks
+            reply, given.identity or {}, given.new_id, given.tools, given.marks
         )
         self.usage = read_usage(usage) if usage is not None else None
-        made = mended if rewriting.repair else reply
-        if rewriting.model and made.get("model") != rewriting.model:
-            made = {**made, "model": rewriting.model}
-        return body if made is reply else restore(dump(made), marks)
+        made = mended if given.repair else reply
+        if given.model and made.get("model") != given.model:
+            made = {**made, "model": given.model}
+        return body if made is reply else restore(dump(made), given.marks)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

@@ -47,12 +47,10 @@ class OpenAITranslator(Translator):
 
     @property
     def usage(self) -> Usage | None:
-        """What was reported so far."""
         found = self._normaliser.usage
         return read_usage(found) if found is not None else None
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes."""
         events, failure = self._reader.read(data)
         for event in events:
             self._take(event, items)
@@ -62,7 +60,6 @@ class OpenAITranslator(Translator):
             raise failure
 
     def finish(self) -> list[Item]:
-        """Return the finishes that are still due, and the usage."""
         items: list[Item] = []
         if not self.ended:
             with suppress(UpstreamInvalid):  # unless it was cut

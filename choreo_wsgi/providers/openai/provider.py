@@ -15,11 +15,12 @@ from ...errors import ChoreoError, ConfigurationError
 from ...late import Late
 from ...settings import Secret, Settings, setting
 from ...upstream import HTTPRequest
-from ..asking import OverHTTP
 from ..facts import BUILT_IN, CAPABILITIES
+from ..http import OverHTTP
 from ..reading import parse_object
 
 if TYPE_CHECKING:
+    from ...chat import normalise
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
     from .. import native, translating
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
+    normalise = Late("choreo_wsgi.chat.normalise")
     native = Late("choreo_wsgi.providers.native")
     translating = Late("choreo_wsgi.providers.translating")
     relayed = Late("choreo_wsgi.providers.openai.answer")
@@ -128,25 +130,16 @@ class OpenAI(OverHTTP):
         # The name that was asked for, where the upstream knows the model by another.
         renamed = writer.model if writer.model != request.model else ""
         label, limit = self.label(request.model), self.settings.max_event_bytes
-        rewriting = relay.Rewriting(
-            request.include_usage,
-            renamed,
-            self.options.repair,
-            writer.identity,
-            self.new_call_id,
-            _tool_names(request),
+        tools, repair = _tool_names(request), self.options.repair
+        mending = normalise.Normaliser(
+            request.n, writer.identity, renamed, repair, self.new_call_id, tools
         )
         if request.stream:
-            events = relay.EventRelay(request.n, rewriting, limit)
+            events = relay.EventRelay(mending, request.include_usage, limit)
             return relayed.RelayedStream(self._stream(request), events, label)
-        return relayed.RelayedDocument(
-            self._document(request),
-            label,
-            writer,
-            partial(self._translator, request.n, rewriting.tools),
-            rewriting,
-            _MAX_REPLY,
-        )
+        fold = partial(self._translator, request.n, tools)
+        asking = self._document(request)
+        return relayed.RelayedDocument(asking, label, writer, fold, mending, _MAX_REPLY)
 
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""

@@ -17,14 +17,12 @@ socket or a clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.choice import CHANGED, KEPT
-from ...chat.items import Json, Usage, dump, new_call_id
+from ...chat.items import Json, Usage, dump
 from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
@@ -47,42 +45,21 @@ _LAST_MEMBER = b',"usage":null}'
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[35]|6[157])")
 
 
-@dataclass(slots=True)
-class Rewriting:
-    """What is changed in every chunk of a stream.
-
-    *model* is the name to write for the upstream's, or empty.  *include_usage* is whether
-    the caller asked for usage; *repair* whether to mend what upstreams get wrong; *identity* has
-    the ``id``, ``created`` and ``model`` for a stream that has none; *new_call_id* makes the id
-    of a tool call that has none; *tools* are the names that can be called.
-    """
-
-    include_usage: bool = False
-    model: str = ""
-    repair: bool = True
-    identity: Mapping[str, Json] | None = None
-    new_call_id: Callable[[], str] = new_call_id
-    tools: frozenset[str] = frozenset()
-
-
 class EventRelay:
-    """Rewrites the events of one stream of *n* choices, as *rewriting* says.
+    """Rewrites the events of one stream, as *normaliser* mends its chunks.
 
-    ``failure`` is what the next call will raise, when frames had to be returned first.
+    *include_usage* is whether the caller asked for usage.  ``failure`` is what the next call will
+    raise, when frames had to be returned first.
     """
 
     def __init__(
-        self, n: int, rewriting: Rewriting, max_event_bytes: int = 8 * 1024 * 1024
+        self,
+        normaliser: Normaliser,
+        include_usage: bool = False,
+        max_event_bytes: int = 8 * 1024 * 1024,
     ) -> None:
-        self.normaliser = Normaliser(
-            n,
-            rewriting.identity,
-            rewriting.model,
-            rewriting.repair,
-            rewriting.new_call_id,
-            rewriting.tools,
-        )
-        self._include_usage = rewriting.include_usage
+        self.normaliser = normaliser
+        self._include_usage = include_usage
         self._limit = max_event_bytes
         self._whole = WholeEvents(max_event_bytes)
         self._reader = EventReader(max_event_bytes)

@@ -11,8 +11,9 @@ import pytest
 from mistaken_streams import FAILURES, Choice, StrictReader, mean, tell
 from nightly import examples
 
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError, ProviderError
-from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+from choreo_wsgi.providers.openai.relay import EventRelay
 
 IDENTITY = {"id": "chatcmpl-ours", "created": 1, "model": "asked"}
 
@@ -28,7 +29,7 @@ def in_pieces(random: Random, raw: bytes) -> list[bytes]:
 
 def relay(random: Random, raw: bytes, n: int, usage: bool) -> tuple[bytes, ChoreoError | None]:
     """Return the frames that *raw* becomes, and the error that it ends in."""
-    relay = EventRelay(n, Rewriting(usage, random.choice(("", "renamed")), True, IDENTITY))
+    relay = EventRelay(Normaliser(n, IDENTITY, random.choice(("", "renamed"))), usage)
     frames = b""
     try:
         for piece in in_pieces(random, raw):

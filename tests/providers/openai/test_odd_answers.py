@@ -10,8 +10,9 @@ from mistaken_streams import StrictReader
 
 from choreo_wsgi import sse
 from choreo_wsgi.chat.completion import normalise_completion
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
-from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+from choreo_wsgi.providers.openai.relay import EventRelay
 
 IDENTITY = {"id": "chatcmpl-own", "created": 1, "model": "m"}
 TOOLS = frozenset(("f", "g", "get_weather"))
@@ -27,9 +28,8 @@ def stream(events: list[bytes]) -> tuple[StrictReader, ChoreoError | None]:
     whole, pieces = [b"".join(events)], [bytes([byte]) for byte in b"".join(events)]
     told = []
     for blocks in (whole, pieces):
-        relay = EventRelay(
-            1, Rewriting(True, "", True, IDENTITY, lambda: f"call_{len(told)}", TOOLS)
-        )
+        new_id, include_usage = lambda: f"call_{len(told)}", True
+        relay = EventRelay(Normaliser(1, IDENTITY, "", True, new_id, TOOLS), include_usage)
         frames, failure = b"", None
         try:
             for block in blocks:

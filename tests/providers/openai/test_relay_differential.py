@@ -13,7 +13,7 @@ from nightly import examples
 
 from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError
-from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+from choreo_wsgi.providers.openai.relay import EventRelay
 
 Json = Any
 EVENTS = 40  # in a stream
@@ -127,10 +127,10 @@ def whole(value: Json) -> Json:
     return {key: whole(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def plainly(events: list[str], rewriting: Rewriting) -> tuple[list[Json], bool]:
+def plainly(
+    events: list[str], normaliser: Normaliser, include_usage: bool
+) -> tuple[list[Json], bool]:
     """Return the chunks that *events* become, and whether that ends in an error."""
-    new_id = rewriting.new_call_id
-    normaliser = Normaliser(2, rewriting.identity, rewriting.model, new_id=new_id)
     chunks: list[Json] = []
     for event in events:
         try:
@@ -138,7 +138,7 @@ def plainly(events: list[str], rewriting: Rewriting) -> tuple[list[Json], bool]:
         except (ValueError, ChoreoError):
             return chunks, True
         for chunk in made:
-            if rewriting.include_usage:
+            if include_usage:
                 chunk.setdefault("usage", None)
             else:
                 chunk.pop("usage", None)
@@ -146,8 +146,10 @@ def plainly(events: list[str], rewriting: Rewriting) -> tuple[list[Json], bool]:
     return chunks, False
 
 
-def relayed(pieces: list[bytes], rewriting: Rewriting) -> tuple[list[Json], bool]:
-    relay = EventRelay(2, rewriting)
+def relayed(
+    pieces: list[bytes], normaliser: Normaliser, include_usage: bool
+) -> tuple[list[Json], bool]:
+    relay = EventRelay(normaliser, include_usage)
     frames, failed = b"", False
     try:
         for piece in [*pieces, b""]:
@@ -175,7 +177,7 @@ def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
             cuts.append(cuts[-1] + random.randint(1, size))
         pieces = [raw[a:b] for a, b in itertools.pairwise(cuts)]
         identity = {"id": "o", "created": 2, "model": "o"}
-        rewriting = Rewriting(
-            random.random() < 0.5, random.choice(("", "r")), True, identity, lambda: "call_new"
-        )
-        assert relayed(pieces, rewriting) == plainly(events, rewriting), seed
+        usage, model = random.random() < 0.5, random.choice(("", "r"))
+
+        one, other = (Normaliser(2, identity, model, new_id=lambda: "call_new") for _ in range(2))
+        assert relayed(pieces, one, usage) == plainly(events, other, usage), seed

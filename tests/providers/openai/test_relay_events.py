@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from choreo_wsgi import sse
 from choreo_wsgi.chat.items import Usage
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import (
     ChoreoError,
     InvalidRequest,
@@ -20,7 +21,7 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
-from choreo_wsgi.providers.openai.relay import EventRelay, Rewriting
+from choreo_wsgi.providers.openai.relay import EventRelay
 
 NULL = ',"usage":null'
 USAGE = '{"prompt_tokens":4,"completion_tokens":7,"total_tokens":11}'
@@ -51,7 +52,8 @@ def relay_all(
     blocks: list[bytes], n: int = 1, limit: int = 1 << 23, **rewriting: Any
 ) -> tuple[bytes, ChoreoError | None, EventRelay]:
     """Relay *blocks*; return the frames, the failure they end in, and the relay."""
-    relay = EventRelay(n, Rewriting(**rewriting), limit)
+    include_usage = rewriting.pop("include_usage", False)
+    relay = EventRelay(Normaliser(n, **rewriting), include_usage, limit)
     frames = b""
     try:
         for block in blocks:
@@ -120,7 +122,7 @@ def test_one_byte_at_a_time() -> None:
 
 
 def test_a_whole_event_never_waits_for_the_next() -> None:
-    relay = EventRelay(1, Rewriting())
+    relay = EventRelay(Normaliser())
     for one in STREAM[:-2]:
         assert relay.receive_data(one) == without_usage([one])
 
@@ -131,14 +133,14 @@ def test_other_line_ends(end: bytes) -> None:
     for at in range(len(raw) + 1):
         frames, error, _ = relay_all([raw[:at], raw[at:]])
         assert error is None and frames == without_usage(STREAM[:-2]), at
-    relay = EventRelay(1, Rewriting())
+    relay = EventRelay(Normaliser())
     assert relay.receive_data(STREAM[0].replace(b"\n", end)) == without_usage(STREAM[:1])
 
 
 def test_line_ends_of_each_kind_one_byte_at_a_time() -> None:
     """CR, LF, LF are a line's end and a blank line: the event is whole with the last byte."""
     for end in (b"\r\n\n", b"\n\r\n", b"\r\r\n", b"\r\n\r"):
-        relay = EventRelay(1, Rewriting())
+        relay = EventRelay(Normaliser())
         frames = [relay.receive_data(bytes([byte])) for byte in ROLE.removesuffix(b"\n\n") + end]
         if not frames[-1] and end.endswith(b"\r\n"):
             frames.pop()  # it was whole with the CR
@@ -154,7 +156,7 @@ def test_what_stands_beside_a_finish_that_is_repeated_is_kept() -> None:
 
 def test_the_end_may_be_said_twice() -> None:
     """What is due then is given once."""
-    relay = EventRelay(1, Rewriting(include_usage=True))
+    relay = EventRelay(Normaliser(), include_usage=True)
     relay.receive_data(b"".join(STREAM))
     assert b'"usage":{' in relay.end()
     assert relay.end() == b""
@@ -347,7 +349,7 @@ def test_an_end_before_any_choice_is_a_failure(stream: list[bytes]) -> None:
 def test_what_is_no_chunk_is_a_failure_and_loses_nothing(bad: bytes) -> None:
     good = [ROLE, text("a"), text("b"), text("c")]
     for blocks in ([b"".join(good) + bad + STOP], [*good, bad, STOP]):
-        relay = EventRelay(1, Rewriting())
+        relay = EventRelay(Normaliser())
         frames, failure = b"", None
         for block in [*blocks, b""]:
             try:
@@ -410,7 +412,7 @@ def test_an_error_in_the_stream_is_the_providers_own(
     good = [ROLE, text("a"), text("b")]
     bad = bad.removesuffix(b"\n\n") + b"\n\n"
     for blocks in ([b"".join(good) + bad + text("c") + STOP], [*good, bad, STOP], [bad]):
-        relay = EventRelay(1, Rewriting())
+        relay = EventRelay(Normaliser())
         frames, failure = b"", None
         for block in [*blocks, b""]:
             try:
@@ -434,7 +436,7 @@ def test_what_one_stream_has_shown_counts_for_the_next(id: str, at_once: bool) -
     relay_all(STREAM, model="asked")
     named = [block.replace(b'"chatcmpl-1"', json.dumps(id).encode()) for block in STREAM]
     later = [block.replace(b'"created":1,', b'"created":1700000000,') for block in named]
-    relay = EventRelay(1, Rewriting(model="asked"))
+    relay = EventRelay(Normaliser(model="asked"))
     frames = b"".join(map(relay.receive_data, later[:2]))
     assert (relay.pattern is not None) == at_once
     frames += b"".join(map(relay.receive_data, later[2:])) + relay.end()
@@ -453,7 +455,7 @@ def test_the_first_text_is_expected_as_the_last_stream_had_it(include_usage: boo
     relay_all([block.replace(b"chatcmpl-1", b"chatcmpl-2") for block in STREAM])
     named = [block.replace(b"chatcmpl-1", b"chatcmpl-own") for block in STREAM]
     own = [block.replace(b'"created":1,', b'"created":1700000000,') for block in named]
-    relay = EventRelay(1, Rewriting(include_usage=include_usage, identity=OWN))
+    relay = EventRelay(Normaliser(identity=OWN), include_usage)
     frames = relay.receive_data(own[0])
     assert relay.pattern is not None and b'"chatcmpl-own"' in relay.pattern.new_prefix
     odd = [named[1], STREAM[1], text("x").replace(b'"m"', b'"other"'), event('{"content":null}')]
@@ -593,7 +595,7 @@ def test_a_string_that_does_not_end_with_its_event_is_a_failure() -> None:
 
 
 def test_an_event_that_never_ends_is_not_collected_for_ever() -> None:
-    relay = EventRelay(1, Rewriting(), 1000)
+    relay = EventRelay(Normaliser(), max_event_bytes=1000)
     with pytest.raises(UpstreamInvalid):
         for _ in range(10):
             relay.receive_data(b"data: " + b"x" * 500)
