@@ -14,7 +14,7 @@ from ..upstream.address import parse_url
 from .base import COMMON, Provider
 from .facts import BUILT_IN
 from .registry import Unusable, provider_class
-from .routing import Router, Rule, Target
+from .routing import Router, Target
 
 if TYPE_CHECKING:
     from ..chat.request import ChatRequest
@@ -83,7 +83,7 @@ class _Building:
     _environment: Mapping[str, str]
     _kept: Mapping[str, Provider]
     _providers: dict[str, Provider] = field(default_factory=dict)
-    _rules: list[Rule] = field(default_factory=list)
+    _rules: list[Target] = field(default_factory=list)
 
     def router(self) -> Router:
         sections = self._configuration.providers
@@ -95,7 +95,7 @@ class _Building:
             self._providers["echo"] = self._make("echo", "echo", {})
         echo = self._providers["echo"]
         if echo.type == "echo" and all(rule.name != "echo" for rule in self._rules):
-            self._rules.append(Rule("echo", echo))
+            self._rules.append(Target(echo, "", name="echo"))
         default = self._default()
         types = {provider.type for provider in self._providers.values()}
         if self._configuration.settings.preload and "local" not in types:
@@ -139,7 +139,7 @@ class _Building:
             model, equals, upstream = (part.strip() for part in entry.partition("="))
             if not model or (equals and not upstream):
                 raise ConfigurationError(f"{where}: models: {entry!r} lacks a name")
-            self._rules.append(Rule(model, provider, upstream, priority, common.weight))
+            self._rules.append(Target(provider, upstream, priority, common.weight, model))
 
     def _section_options(self, name: str, cls: type[Provider]) -> dict[str, str]:
         """Return the options of a section, its ``env:NAME`` secrets from the environment."""
@@ -165,9 +165,10 @@ class _Building:
             provider = self._providers[type] = self._make(type, type, options)
             if "base_url" in options and type == "openai":
                 everything = provider
-            self._rules += [Rule(pattern, provider) for pattern in BUILT_IN[type].patterns]
+            patterns = BUILT_IN[type].patterns
+            self._rules += [Target(provider, "", name=pattern) for pattern in patterns]
         if everything is not None:
-            self._rules.append(Rule("*", everything))
+            self._rules.append(Target(everything, "", name="*"))
 
     def _environment_options(self) -> list[tuple[str, dict[str, str]]]:
         """Return the types that the environment has a key or an address for, with it."""

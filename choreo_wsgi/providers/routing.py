@@ -15,7 +15,7 @@ Looked at in this order, the first that takes the name decides:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -33,28 +33,22 @@ else:
 
 @dataclass(frozen=True)
 class Target:
-    """One provider for a model, and the model's name there."""
+    """One provider for a model, and the model's name there.
+
+    As a rule it is for all models that *name* stands for, a pattern perhaps; *model* is empty
+    where their names stay.
+    """
 
     provider: Provider
     model: str
     priority: int = 0
     weight: float = 1.0
+    name: str = ""
 
     @cached_property
     def label(self) -> str:
         """Who answers, as ``provider/model``."""
         return self.provider.label(self.model)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A model name or pattern, and who takes it; *model* is empty when the name stays."""
-
-    name: str
-    provider: Provider
-    model: str = ""
-    priority: int = 0
-    weight: float = 1.0
 
     @property
     def is_pattern(self) -> bool:
@@ -62,8 +56,8 @@ class Rule:
         return "*" in self.name
 
     def target(self, asked: str) -> Target:
-        """Return the target for the model name *asked*."""
-        return Target(self.provider, self.model or asked, self.priority, self.weight)
+        """Return what the rule comes to for the model name *asked*."""
+        return replace(self, model=self.model or asked)
 
 
 @dataclass(eq=False)
@@ -75,7 +69,7 @@ class Router:
     """
 
     providers: Mapping[str, Provider]
-    rules: Sequence[Rule]
+    rules: Sequence[Target]
     default: Target | None = None
     sections: bool = True
 
@@ -150,15 +144,14 @@ class Router:
 
     def describe(self) -> list[tuple[str, str]]:
         """Return each name or pattern with who answers it, for a person to read."""
-        rows: list[tuple[str, str]] = []
-        for rule in self.rules:
-            answers = rule.provider.name if rule.is_pattern else rule.target(rule.name).label
-            rows.append((rule.name, answers))
+        rows = [
+            (rule.name, rule.provider.name if rule.is_pattern else rule.target(rule.name).label)
+            for rule in self.rules
+        ]
         named = {rule.provider.name for rule in self.rules}
         for name, provider in self.providers.items():
-            if name not in named and (
-                self.default is None or provider is not self.default.provider
-            ):
+            default = self.default is not None and provider is self.default.provider
+            if name not in named and not default:
                 rows.append((f"{name}/*", name))
         if self.default is not None:
             rows.append(("any other name", self.default.label))
