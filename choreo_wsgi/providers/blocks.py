@@ -67,7 +67,7 @@ class Blocks:
             self._count(event.get("usage"))
             items += self._stop(event["delta"])
         elif kind == "error":
-            raise failure(None, event.get("error") or event)
+            raise failure(event.get("error") or event)
         elif kind is None and (found := find_error(event)) is not None:
             raise provider_error(found)
 

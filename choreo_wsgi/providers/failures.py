@@ -20,7 +20,7 @@ document that came with status 200.  Shapes that were met::
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ..chat import jsontext
 from ..chat.items import Json
@@ -69,6 +69,8 @@ _TOO_LONG = re.compile(
     r"exceeds? the (available|model's|maximum) context|prompt is too long",
     re.I,
 )
+#: Returns the status and code that a status, headers, a message and its object really mean.
+Meaning = Callable[[int, Mapping[str, str], str, Mapping[str, Json]], "tuple[int, str | None]"]
 _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_balance")
 
 
@@ -119,13 +121,12 @@ def retry_delay(error: Mapping[str, Json]) -> float | None:
     return None
 
 
-def failure(status: int | None, told: Json) -> ChoreoError:
-    """Return the error that *told*, of whatever shape, is with the HTTP *status* that it had, or
-    that its words stand for."""
-    if status is None and isinstance(told, dict):
-        status = named_status(told) or next(_numbers(told), None)
+def failure(told: Json) -> ChoreoError:
+    """Return the error that *told*, of whatever shape, is with the status that its words mean."""
+    members = told if isinstance(told, dict) else {}
+    status = named_status(members) or next(_numbers(members), 502)
     message = error_words(told)[:_MAX_MESSAGE] or "the provider reported an error"
-    return from_provider(status or 502, message)
+    return from_provider(status, message)
 
 
 def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
@@ -148,10 +149,17 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     return message, error if isinstance(error, dict) else value if isinstance(value, dict) else {}
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) -> ChoreoError:
+def refusal(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float,
+    meaning: Meaning | None = None,
+) -> ChoreoError:
     """Return what an answer means that is not what was asked for.
 
-    The names in *headers* are in lower case; *now* is the time in seconds since 1970.
+    The names in *headers* are in lower case; *now* is the time in seconds since 1970.  *meaning*
+    is for errors whose words are not OpenAI's.
     """
     message, error = read_body(body)
     if 200 <= status < 300:
@@ -163,8 +171,13 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
         return UpstreamInvalid(f"the provider's answer is not what was asked for{said}")
     if status < 400:
         return UpstreamInvalid(f"the provider answered {status}, which is not followed")
-    error = {**error, "error": None, "message": message or f"the provider answered {status}"}
-    return provider_error(error, status, retry_after(headers, now))
+    message = message or f"the provider answered {status}"
+    wait = retry_after(headers, now)
+    if meaning is None:
+        return provider_error({**error, "error": None, "message": message}, status, wait)
+    wait = retry_delay(error) if wait is None else wait
+    status, code = meaning(status, headers, message, error)
+    return from_provider(status, message, code=code, retry_after=wait)
 
 
 def named_status(members: Mapping[str, Json]) -> int | None:

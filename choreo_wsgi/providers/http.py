@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.items import Json, new_call_id
 from ..chat.source import Source
-from ..errors import ChoreoError, from_provider
+from ..errors import ChoreoError
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
@@ -108,14 +108,7 @@ class HTTPProvider(OverHTTP):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return the error in an answer; :meth:`meaning` says what it really means."""
-        if status < 400:
-            return super().error(status, headers, body)
-        message, error = failures.read_body(body)
-        message = message or f"the provider answered {status}"
-        status, code = self.meaning(status, headers, message, error)
-        wait = failures.retry_after(headers, time.time())
-        wait = failures.retry_delay(error) if wait is None else wait
-        return from_provider(status, message, code=code, retry_after=wait)
+        return failures.refusal(status, headers, body, time.time(), self.meaning)
 
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]

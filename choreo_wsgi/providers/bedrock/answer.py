@@ -58,12 +58,12 @@ def _event(headers: dict[str, Json], payload: bytes) -> tuple[str, dict[str, Jso
     kind = headers.get(":message-type")
     if kind == "error":
         name, message = (text(headers.get(f":error-{part}")) for part in ("code", "message"))
-        raise failure(None, {"code": name, "message": message or name})
+        raise failure({"code": name, "message": message or name})
     body = parse_object(payload)
     if kind == "exception":
         name = text(headers.get(":exception-type"))
         message = body.get("message") or body.get("originalMessage") or name
-        raise failure(None, {"code": name, "message": message})
+        raise failure({"code": name, "message": message})
     return text(headers.get(":event-type")), body
 
 

@@ -88,7 +88,7 @@ class GeminiTranslator(EventTranslator):
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if "error" in body:
-                raise failure(None, body["error"])
+                raise failure(body["error"])
             if "promptFeedback" in body:
                 self._blocked(body["promptFeedback"])
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
@@ -205,7 +205,7 @@ class GeminiTranslator(EventTranslator):
         if isinstance(body, list) and body:
             body = body[0]
         if isinstance(body, dict) and "error" in body:
-            raise failure(None, body["error"])
+            raise failure(body["error"])
 
 
 def _signed(signature: str) -> dict[str, Json]:
