@@ -8,8 +8,7 @@ import pytest
 from aws_events import encode
 from corpus_cases import cases
 
-from choreo_wsgi.errors import ChoreoError
-from choreo_wsgi.providers.failures import failure
+from choreo_wsgi.errors import ChoreoError, from_provider
 
 #: As the providers' pages have them, and google/rpc/code.proto.
 WORDS = {
@@ -75,5 +74,5 @@ def test_an_error_in_the_stream_is_told_as_its_status_would_be(
     translator = case.playing()[0].translator(case.request)
     with pytest.raises(ChoreoError, match="why") as caught:
         translator.receive_data(said(provider, word))
-    expected = failure(status, {"message": "why"})
+    expected = from_provider(status, "why")
     assert (caught.value.status, caught.value.code) == (expected.status, expected.code)
