@@ -20,7 +20,7 @@ _TOKEN = integer(0)
 
 def _several(value: Json) -> None:
     """Check for texts, for the tokens of one, or for the tokens of several."""
-    if not value:
+    if not (value and value[0] != []):
         raise Fault("must not be empty")
     kind = type(value[0])
     check_of([str if kind is str else [_TOKEN] if kind is list else _TOKEN])(value)

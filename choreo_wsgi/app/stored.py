@@ -51,6 +51,8 @@ def create(
         told: dict[str, list[Json]] = {}
         fields["input"] = [_found(resumption, call, item, told) for item in fields["input"]]
     if fields.get("background"):
+        if fields.get("store") is False:
+            raise InvalidRequest("must not be false in the background", param="store")
         fields["store"] = True
     request = replace(read_request(fields, past), trace=request.trace)
     if not fields.get("store"):
@@ -129,7 +131,10 @@ def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response |
         items = enumerate(_items(resumption, call, id))
         listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
         return json_response(page(listed, asked))
-    if asked.get("stream", "false").lower() not in ("true", "1"):
+    wanted = asked.get("stream", "false").lower()
+    if wanted not in ("true", "1", "false", "0"):
+        raise InvalidRequest("must be true or false", param="stream")
+    if wanted in ("false", "0"):
         return json_response(_response(resumption, call, id))
     after = asked.get("starting_after")
     if after and not _NUMBER.fullmatch(after):

@@ -458,6 +458,9 @@ def test_embeddings_pass_and_others_have_none(native: Make) -> None:
             client.embeddings.create(model="echo", input="hi")
         with pytest.raises(openai.BadRequestError, match="has no completions"):
             client.completions.create(model="echo", prompt="hi")
+        for empty in ([], [[]]):
+            with pytest.raises(openai.BadRequestError, match="input must not be empty"):
+                client.embeddings.create(model="real", input=empty)
         with pytest.raises(openai.BadRequestError) as raised:
             client.embeddings.create(model="real", input=7)  # type: ignore[arg-type]
         assert raised.value.param == "input"

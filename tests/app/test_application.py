@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+import anthropic
 import harness
 import pytest
 from scripted_provider import Script
@@ -243,6 +244,31 @@ def test_models_have_the_shape_of_the_callers_api(application: Make) -> None:
     assert listed["data"][0]["type"] == "model"
     one = call(app, "GET", "/v1/models/echo", HTTP_ANTHROPIC_VERSION="2023-06-01").json()
     assert one == listed["data"][0]
+
+
+def test_anthropics_pages_of_models(
+    application: Make, serve: Callable[..., harness.Server]
+) -> None:
+    """Its SDK turns them; no limit is all of them."""
+    names = ["m0", "m1", "m2", "m3", "echo"]
+    app = application({"more": {"type": "echo", "models": ", ".join(names[:4])}})
+    with anthropic.Anthropic(base_url=serve(app).url, api_key="k", max_retries=0) as client:
+
+        def ids(**asked: Any) -> list[str]:
+            return [model.id for model in client.models.list(**asked).data]
+
+        for limit in (1, 2, 5, 6):
+            assert [model.id for model in client.models.list(limit=limit)] == names
+            turned = client.models.list(limit=limit, before_id="echo")
+            assert sorted(model.id for model in turned) == names[:4]
+        assert ids() == names
+        assert ids(after_id="m1", limit=2) == ["m2", "m3"]
+        assert ids(before_id="m3", limit=2) == ["m1", "m2"]
+        assert ids(before_id="m0") == ids(after_id="echo") == []
+        wrong: list[dict[str, Any]] = [{"limit": 0}, {"limit": 1001}, {"after_id": "x"}]
+        for asked in (*wrong, {"limit": "x"}, {"before_id": "m"}):
+            with pytest.raises(anthropic.BadRequestError, match=next(iter(asked))):
+                ids(**asked)
 
 
 @pytest.mark.parametrize(

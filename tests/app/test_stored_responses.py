@@ -337,6 +337,11 @@ def test_a_number_that_is_none(application: Make) -> None:
     path = f"/v1/responses/{kept['id']}"
     answer = call(app, "GET", path, QUERY_STRING="stream=true&starting_after=-1")
     assert (answer.status, answer.error["param"]) == (400, "starting_after")
+    answer = call(app, "GET", path, QUERY_STRING="stream=maybe")
+    assert (answer.status, answer.error["param"]) == (400, "stream")
+    unkept = {"model": "echo", "input": "x", "store": False, "background": True}
+    answer = call(app, "POST", "/v1/responses", unkept)
+    assert (answer.status, answer.error["param"]) == (400, "store")
     assert call(app, "PUT", path).headers["allow"] == "GET, DELETE, HEAD, OPTIONS"
     assert call(app, "GET", f"{path}/cancel").headers["allow"] == "POST, OPTIONS"
 
