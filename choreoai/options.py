@@ -5,13 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
     from typing_extensions import Unpack as Unpack
-
-    from .params import FormattedParams
 
     #: What an answer is parsed as; None where nothing is to be parsed.
     T = TypeVar("T", default=None)
@@ -94,23 +92,6 @@ class CallOptions(TypedDict, total=False):
 
 #: What each API demands, where it has it.  The annotations are for type checkers alone.
 REQUIRED = frozenset(("model", "messages", "input"))
-
-
-W = TypeVar("W", covariant=True)
-S = TypeVar("S", covariant=True)
-
-
-class Create(Protocol[W, S]):
-    """The signature of ``create``, which returns *W*, or *S* for a stream."""
-
-    @overload
-    def __call__(
-        self, *, stream: Literal[False] | None = None, **params: Unpack[FormattedParams]
-    ) -> W: ...
-    @overload
-    def __call__(self, *, stream: Literal[True], **params: Unpack[FormattedParams]) -> S: ...
-    @overload
-    def __call__(self, *, stream: bool | None, **params: Unpack[FormattedParams]) -> W | S: ...
 
 
 F = TypeVar("F", bound=Callable[..., Any])

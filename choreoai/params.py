@@ -7,12 +7,12 @@ misspelled one is an error, for it and when the program runs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from .options import CallOptions, Messages, T
 
 if TYPE_CHECKING:
-    from typing_extensions import Required
+    from typing_extensions import Required, Unpack
 
 
 class CompletionParams(CallOptions, total=False):
@@ -105,3 +105,30 @@ if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
         """The parameters of ``parse`` and ``stream``: the format may be a type."""
 
         response_format: type[T] | Mapping[str, Any] | None
+
+    W = TypeVar("W", covariant=True)
+    S = TypeVar("S", covariant=True)
+
+    class CreateCompletion(Protocol[W, S]):
+        """The signature of ``create``, which returns *W*, or *S* for a stream."""
+
+        @overload
+        def __call__(
+            self, *, stream: Literal[False] | None = None, **params: Unpack[FormattedParams]
+        ) -> W: ...
+        @overload
+        def __call__(self, *, stream: Literal[True], **params: Unpack[FormattedParams]) -> S: ...
+        @overload
+        def __call__(self, *, stream: bool | None, **params: Unpack[FormattedParams]) -> W | S: ...
+
+    class CreateResponse(Protocol[W, S]):
+        """The signature of ``create``, which returns *W*, or *S* for a stream."""
+
+        @overload
+        def __call__(
+            self, *, stream: Literal[False] | None = None, **params: Unpack[ResponseParams]
+        ) -> W: ...
+        @overload
+        def __call__(self, *, stream: Literal[True], **params: Unpack[ResponseParams]) -> S: ...
+        @overload
+        def __call__(self, *, stream: bool | None, **params: Unpack[ResponseParams]) -> W | S: ...

@@ -119,11 +119,12 @@ def completion_of(body: bytes, n: int) -> ChatCompletion:
 class Reading:
     """A stream of *n* choices as far as it was read.
 
-    ``fold`` holds what came.  ``last_event_id`` is the number of the last event taken, None
-    before the first.
+    ``fold`` holds what came, behind the event number *after*.  ``last_event_id`` is the number of
+    the last event taken, None before the first.
     """
 
-    def __init__(self, n: int = 1) -> None:
+    def __init__(self, n: int = 1, after: int = 0) -> None:
+        self.after = after
         self.last_event_id: int | None = None
         self.ended = False
         self.failure: Exception | None = None

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from ..base import BaseClient, path_of
 from ..models import Model, ModelList
 from ..objects import AsyncListing, Object
 from ..reading import object_of
-from .completions import AsyncCompletions, AsyncRawCompletions, AsyncStreamedCompletions
-from .exchange import AsyncExchange
-from .raw import AsyncRawResponse
+from .completions import AsyncCompletions
+from .resource import AsyncResource
 from .responses import AsyncResponses
 
 if TYPE_CHECKING:
     from ..options import CallOptions, Unpack
+    from .wrapped import (
+        AsyncRawClient,
+        AsyncRawModels,
+        AsyncStreamedClient,
+        AsyncStreamedModels,
+    )
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)
@@ -43,19 +48,17 @@ class AsyncChoreoAI(BaseClient):
     @cached_property
     def models(self) -> AsyncModels:
         """The server's models."""
-        return AsyncModels(AsyncRawModels(self))
+        return AsyncModels(self)
 
     @cached_property
-    def with_raw_response(self) -> AsyncClientWith[AsyncRawCompletions]:
+    def with_raw_response(self) -> AsyncRawClient:
         """``with_raw_response`` of all resources."""
-        raw = self.chat.completions.with_raw_response
-        return AsyncClientWith(AsyncChat(raw), self.models.with_raw_response)
+        return cast("AsyncRawClient", AsyncClientWith(self, "with_raw_response"))
 
     @cached_property
-    def with_streaming_response(self) -> AsyncClientWith[AsyncStreamedCompletions]:
-        """``with_streaming_response`` of the completions; models are read at once."""
-        streamed = self.chat.completions.with_streaming_response
-        return AsyncClientWith(AsyncChat(streamed), self.models.with_raw_response)
+    def with_streaming_response(self) -> AsyncStreamedClient:
+        """``with_streaming_response`` of all resources."""
+        return cast("AsyncStreamedClient", AsyncClientWith(self, "with_streaming_response"))
 
     async def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""
@@ -75,49 +78,31 @@ class AsyncChat(Generic[R]):
     completions: R
 
 
-@dataclass(frozen=True)
-class AsyncModels:
+class AsyncModels(AsyncResource):
     """``client.models``."""
 
-    #: The same methods; they return the answer's head and body beside its meaning.
-    with_raw_response: AsyncRawModels
+    if TYPE_CHECKING:
+        with_raw_response: AsyncRawModels
+        with_streaming_response: AsyncStreamedModels
 
     def list(self, **options: Unpack[CallOptions]) -> AsyncListing:
         """Return the models that can be asked for."""
-        return AsyncListing(self._list(options))
-
-    async def _list(self, options: CallOptions) -> ModelList:
-        return (await self.with_raw_response.list(**options)).parse()
+        return AsyncListing(self._get("/models", ModelList, options))
 
     async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Return the model named *model*; raises NotFoundError."""
-        return (await self.with_raw_response.retrieve(model, **options)).parse()
-
-
-class AsyncRawModels:
-    """``client.models.with_raw_response``."""
-
-    def __init__(self, client: AsyncChoreoAI) -> None:
-        self._client = client
-
-    async def list(self, **options: Unpack[CallOptions]) -> AsyncRawResponse[ModelList]:
-        """Return the answer's head beside the models."""
-        return await self._get("/models", ModelList, options)
-
-    async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> AsyncRawResponse[Model]:
-        """Return the answer's head beside the model named *model*."""
         return await self._get(path_of("/models", model), Model, options)
 
-    async def _get(self, path: str, kind: type[T], options: CallOptions) -> AsyncRawResponse[T]:
+    async def _get(self, path: str, kind: type[T], options: CallOptions) -> T:
         _, given = self._client._asked(options)
-        meaning = partial(object_of, kind)
-        exchange = AsyncExchange(self._client, "GET", path, given, meaning=meaning)
-        return await AsyncRawResponse.fetch(exchange)
+        exchange = self._exchange("GET", path, given, meaning=partial(object_of, kind))
+        return await self._carry(exchange)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class AsyncClientWith(Generic[R]):
-    """``client.with_raw_response`` and ``client.with_streaming_response``."""
+class AsyncClientWith:
+    """``client.with_raw_response`` or ``client.with_streaming_response``, by its *name*."""
 
-    chat: AsyncChat[R]
-    models: AsyncRawModels
+    def __init__(self, client: AsyncChoreoAI, name: str) -> None:
+        self.chat = AsyncChat(getattr(client.chat.completions, name))
+        self.models = getattr(client.models, name)
+        self.responses = getattr(client.responses, name)

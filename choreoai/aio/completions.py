@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion, ParsedChatCompletion
 from ..objects import Object
-from ..options import NOT_GIVEN, Create, T, TimeoutLike, declared
+from ..options import NOT_GIVEN, T, TimeoutLike, declared
 from ..params import FormattedParams
 from ..parsing import Parser
 from ..reading import Reading, completion_of
 from .exchange import AsyncExchange
-from .raw import AsyncRawResponse, AsyncStreamedResponse
+from .resource import AsyncResource
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
     from ..options import Unpack
-    from ..params import ParseParams
-    from .client import AsyncChoreoAI
+    from ..params import CreateCompletion, ParseParams
+    from .wrapped import AsyncRawCompletions, AsyncStreamedCompletions
 
 
 class AsyncChatCompletionStream(AsyncStream[ChatCompletionStreamEvent[T]]):
@@ -51,15 +50,12 @@ class AsyncChatCompletionStream(AsyncStream[ChatCompletionStreamEvent[T]]):
         return self._reading.parser.completion(await super().get_final_completion())
 
 
-class AsyncCompletions:
+class AsyncCompletions(AsyncResource):
     """``client.chat.completions``."""
 
-    def __init__(self, client: AsyncChoreoAI) -> None:
-        self._client = client
-        #: The same methods; they return the answer's head and body beside its meaning.
-        self.with_raw_response = AsyncRawCompletions(self._ask)
-        #: The same methods; the body is read as it comes.
-        self.with_streaming_response = AsyncStreamedCompletions(self._streamed)
+    if TYPE_CHECKING:
+        with_raw_response: AsyncRawCompletions
+        with_streaming_response: AsyncStreamedCompletions
 
     @declared(FormattedParams)
     async def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
@@ -73,11 +69,11 @@ class AsyncCompletions:
         Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError when the
         arguments cannot be written as JSON, and TypeError for a parameter of another name.
         """
-        return (await self.with_raw_response._create(stream=stream, **params)).parse()
+        return await self._carry(self._ask(stream, params))
 
-    create: Create[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream]] = cast(
-        Any, _create
-    )
+    create: CreateCompletion[
+        Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream]
+    ] = cast(Any, _create)
 
     @declared(FormattedParams)
     async def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
@@ -88,7 +84,9 @@ class AsyncCompletions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        return (await self.with_raw_response.parse(**params)).parse()
+        completion: ParsedChatCompletion[T]
+        completion = await self._carry(self._ask(False, params, parsed=True))
+        return completion
 
     @declared(FormattedParams)
     @asynccontextmanager
@@ -116,12 +114,10 @@ class AsyncCompletions:
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
         path = path_of("/streams", id)
-        exchange = AsyncExchange(self._client, "GET", path, options, reading=Reading())
-        return await AsyncStream(exchange, after)._open()
-
-    @declared(FormattedParams)
-    def _streamed(self, *, stream: bool | None = None, **params: Any) -> AsyncStreamedResponse[Any]:
-        return AsyncStreamedResponse(self._ask(stream, params))
+        reading = Reading(after=after)
+        stream: AsyncStream
+        stream = await self._carry(self._exchange("GET", path, options, reading=reading))
+        return stream
 
     def _ask(
         self, stream: bool | None, params: Mapping[str, Any], parsed: bool = False
@@ -149,36 +145,4 @@ class AsyncCompletions:
             return completion if parser is None else parser.completion(completion)
 
         path = "/chat/completions"
-        return AsyncExchange(self._client, "POST", path, options, body, meaning, reading)
-
-
-class AsyncRawCompletions:
-    """``client.chat.completions.with_raw_response``."""
-
-    def __init__(self, ask: Callable[..., AsyncExchange]) -> None:
-        self._ask = ask
-
-    @declared(FormattedParams)
-    async def _create(self, *, stream: bool | None = None, **params: Any) -> AsyncRawResponse[Any]:
-        """Do as ``create``, and return the answer's head beside what it returns."""
-        return await AsyncRawResponse.fetch(self._ask(stream, params))
-
-    create: Create[
-        Coroutine[Any, Any, AsyncRawResponse[ChatCompletion]],
-        Coroutine[Any, Any, AsyncRawResponse[AsyncStream]],
-    ] = cast(Any, _create)
-
-    @declared(FormattedParams)
-    async def parse(
-        self, **params: Unpack[ParseParams[T]]
-    ) -> AsyncRawResponse[ParsedChatCompletion[T]]:
-        """Do as ``parse``, and return the answer's head beside what it returns."""
-        return await AsyncRawResponse.fetch(self._ask(False, params, parsed=True))
-
-
-@dataclass(frozen=True)
-class AsyncStreamedCompletions:
-    """``client.chat.completions.with_streaming_response``."""
-
-    #: Returns the answer to what ``create`` would send, to be entered with ``async with``.
-    create: Create[AsyncStreamedResponse[ChatCompletion], AsyncStreamedResponse[AsyncStream]]
+        return self._exchange("POST", path, options, body, meaning, reading)

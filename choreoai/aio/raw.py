@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Generic, TypeVar
 
 from ..base import Answered
 from ..objects import Object
 from .exchange import AsyncExchange
-from .stream import AsyncStream
 
 T = TypeVar("T")
 
@@ -29,11 +28,11 @@ class AsyncRawResponse(Answered, Generic[T]):
         self._stream = stream
 
     @classmethod
-    async def fetch(cls, exchange: AsyncExchange, kind: Any = AsyncStream) -> AsyncRawResponse[T]:
-        """Carry *exchange* out and return what answers it; a stream is a *kind*."""
+    async def fetch(cls, exchange: AsyncExchange) -> AsyncRawResponse[T]:
+        """Carry *exchange* out and return what answers it."""
         if exchange.reading is None:
             return cls(exchange, await exchange.fetch(), None)
-        return cls(exchange, b"", await kind(exchange)._open())
+        return cls(exchange, b"", await exchange.stream(exchange)._open())
 
     @property
     def text(self) -> str:
@@ -60,7 +59,11 @@ class AsyncStreamedResponse(Answered, Generic[T]):
 
     _exchange: AsyncExchange
 
+    def __init__(self, asked: Awaitable[AsyncExchange]) -> None:
+        self._asked = asked
+
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
+        self._exchange = await self._asked
         await self._exchange.open()
         return self
 
@@ -87,8 +90,7 @@ class AsyncStreamedResponse(Answered, Generic[T]):
         """Return what the method would have returned; raises APIError."""
         if self._exchange.reading is None:
             return self._exchange.meaning(await self.read())  # type: ignore[no-any-return]
-        stream: Any = AsyncStream(self._exchange)
-        return stream  # type: ignore[no-any-return]
+        return self._exchange.stream(self._exchange)  # type: ignore[no-any-return]
 
     async def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         """Yield the body as it comes, in pieces of at most *chunk_size* bytes."""

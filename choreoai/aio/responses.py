@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
@@ -14,12 +14,13 @@ from ..params import ResponseParams
 from ..reading import object_of
 from ..responses import ResponseParser, ResponseReading, response_of
 from .exchange import AsyncExchange
-from .raw import AsyncRawResponse
+from .resource import AsyncResource
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
     from ..options import CallOptions, Unpack
-    from .client import AsyncChoreoAI
+    from ..params import CreateResponse
+    from .wrapped import AsyncRawResponses, AsyncStreamedResponses
 
 
 class AsyncResponseStream(AsyncStream[ResponseEvent], Generic[T]):
@@ -45,24 +46,16 @@ class AsyncResponseStream(AsyncStream[ResponseEvent], Generic[T]):
         return self._reading.parsed()
 
 
-class AsyncResponses:
+class AsyncResponses(AsyncResource):
     """``client.responses``."""
 
-    def __init__(self, client: AsyncChoreoAI) -> None:
-        self._client = client
-
-    @overload
-    async def create(
-        self, *, stream: Literal[False] | None = None, **params: Unpack[ResponseParams]
-    ) -> Response: ...
-
-    @overload
-    async def create(
-        self, *, stream: Literal[True], **params: Unpack[ResponseParams]
-    ) -> AsyncResponseStream: ...
+    _stream = AsyncResponseStream
+    if TYPE_CHECKING:
+        with_raw_response: AsyncRawResponses
+        with_streaming_response: AsyncStreamedResponses
 
     @declared(ResponseParams)
-    async def create(self, *, stream: bool | None = None, **params: Any) -> Any:
+    async def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *input*, a text or a list of items.
 
         With *stream* an :class:`AsyncResponseStream`, else a :class:`choreoai.models.Response`.
@@ -71,8 +64,11 @@ class AsyncResponses:
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        exchange = self._ask(stream, params)
-        return (await AsyncRawResponse.fetch(exchange, AsyncResponseStream)).parse()
+        return await self._carry(self._ask(stream, params))
+
+    create: CreateResponse[
+        Coroutine[Any, Any, Response], Coroutine[Any, Any, AsyncResponseStream]
+    ] = cast(Any, _create)
 
     @declared(ResponseParams)
     async def parse(
@@ -83,8 +79,9 @@ class AsyncResponses:
         It stands in ``output_parsed``, and the arguments of strict tools in their items'
         ``parsed_arguments``.  Raises what :meth:`create` raises, and pydantic's ValidationError.
         """
-        exchange = self._ask(False, params, True, text_format)
-        return (await AsyncRawResponse.fetch(exchange)).parse()
+        response: ParsedResponse[T]
+        response = await self._carry(self._ask(False, params, True, text_format))
+        return response
 
     @declared(ResponseParams)
     @asynccontextmanager
@@ -121,7 +118,7 @@ class AsyncResponses:
             return await self._call("GET", path, options)
         reading = ResponseReading[None](0 if after is None else after + 1)
         path += "?stream=true" if after is None else f"?stream=true&starting_after={after}"
-        return await self._call("GET", path, {**options, "resumable": True}, reading)
+        return await self._call("GET", path, {**options, "resumable": True}, reading=reading)
 
     async def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
@@ -130,8 +127,7 @@ class AsyncResponses:
 
     async def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        _, given = self._client._asked(options)
-        await AsyncExchange(self._client, "DELETE", _path(response_id), given).fetch()
+        await self._call("DELETE", _path(response_id), options, meaning=lambda body: None)
 
     def _ask(
         self, stream: bool | None, params: Any, parsed: bool = False, kind: Any = None
@@ -146,13 +142,12 @@ class AsyncResponses:
                 body["background"] = True
         meaning = partial(response_of, parser)
         reading = ResponseReading[Any](0, parser) if stream else None
-        return AsyncExchange(self._client, "POST", "/responses", options, body, meaning, reading)
+        return self._exchange("POST", "/responses", options, body, meaning, reading)
 
-    async def _call(self, method: str, path: str, options: Any, reading: Any = None) -> Any:
+    async def _call(self, method: str, path: str, options: Any, **more: Any) -> Any:
         _, given = self._client._asked(options)
-        meaning = partial(object_of, Response)
-        exchange = AsyncExchange(self._client, method, path, given, None, meaning, reading)
-        return (await AsyncRawResponse.fetch(exchange, AsyncResponseStream)).parse()
+        more.setdefault("meaning", partial(object_of, Response))
+        return await self._carry(self._exchange(method, path, given, **more))
 
 
 _path = partial(path_of, "/responses")

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from ..base import BaseClient, path_of
 from ..models import Model, ModelList
 from ..objects import Object
 from ..reading import object_of
-from .completions import Completions, RawCompletions, StreamedCompletions
-from .exchange import Exchange
-from .raw import RawResponse
+from .completions import Completions
+from .resource import Resource
 from .responses import Responses
 
 if TYPE_CHECKING:
     from ..options import CallOptions, Unpack
+    from .wrapped import (
+        RawClient,
+        RawModels,
+        StreamedClient,
+        StreamedModels,
+    )
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Object)
@@ -43,19 +48,17 @@ class ChoreoAI(BaseClient):
     @cached_property
     def models(self) -> Models:
         """The server's models."""
-        return Models(RawModels(self))
+        return Models(self)
 
     @cached_property
-    def with_raw_response(self) -> ClientWith[RawCompletions]:
+    def with_raw_response(self) -> RawClient:
         """``with_raw_response`` of all resources."""
-        raw = self.chat.completions.with_raw_response
-        return ClientWith(Chat(raw), self.models.with_raw_response)
+        return cast("RawClient", ClientWith(self, "with_raw_response"))
 
     @cached_property
-    def with_streaming_response(self) -> ClientWith[StreamedCompletions]:
-        """``with_streaming_response`` of the completions; models are read at once."""
-        streamed = self.chat.completions.with_streaming_response
-        return ClientWith(Chat(streamed), self.models.with_raw_response)
+    def with_streaming_response(self) -> StreamedClient:
+        """``with_streaming_response`` of all resources."""
+        return cast("StreamedClient", ClientWith(self, "with_streaming_response"))
 
     def close(self) -> None:
         """Close the idle connections; streams that are being read go on."""
@@ -75,49 +78,31 @@ class Chat(Generic[R]):
     completions: R
 
 
-@dataclass(frozen=True)
-class Models:
+class Models(Resource):
     """``client.models``."""
 
-    #: The same methods; they return the answer's head and body beside its meaning.
-    with_raw_response: RawModels
+    if TYPE_CHECKING:
+        with_raw_response: RawModels
+        with_streaming_response: StreamedModels
 
     def list(self, **options: Unpack[CallOptions]) -> ModelList:
         """Return the models that can be asked for."""
-        return self._list(options)
-
-    def _list(self, options: CallOptions) -> ModelList:
-        return (self.with_raw_response.list(**options)).parse()
+        return self._get("/models", ModelList, options)
 
     def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
         """Return the model named *model*; raises NotFoundError."""
-        return (self.with_raw_response.retrieve(model, **options)).parse()
-
-
-class RawModels:
-    """``client.models.with_raw_response``."""
-
-    def __init__(self, client: ChoreoAI) -> None:
-        self._client = client
-
-    def list(self, **options: Unpack[CallOptions]) -> RawResponse[ModelList]:
-        """Return the answer's head beside the models."""
-        return self._get("/models", ModelList, options)
-
-    def retrieve(self, model: str, **options: Unpack[CallOptions]) -> RawResponse[Model]:
-        """Return the answer's head beside the model named *model*."""
         return self._get(path_of("/models", model), Model, options)
 
-    def _get(self, path: str, kind: type[T], options: CallOptions) -> RawResponse[T]:
+    def _get(self, path: str, kind: type[T], options: CallOptions) -> T:
         _, given = self._client._asked(options)
-        meaning = partial(object_of, kind)
-        exchange = Exchange(self._client, "GET", path, given, meaning=meaning)
-        return RawResponse.fetch(exchange)
+        exchange = self._exchange("GET", path, given, meaning=partial(object_of, kind))
+        return self._carry(exchange)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class ClientWith(Generic[R]):
-    """``client.with_raw_response`` and ``client.with_streaming_response``."""
+class ClientWith:
+    """``client.with_raw_response`` or ``client.with_streaming_response``, by its *name*."""
 
-    chat: Chat[R]
-    models: RawModels
+    def __init__(self, client: ChoreoAI, name: str) -> None:
+        self.chat = Chat(getattr(client.chat.completions, name))
+        self.models = getattr(client.models, name)
+        self.responses = getattr(client.responses, name)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion, ParsedChatCompletion
 from ..objects import Object
-from ..options import NOT_GIVEN, Create, T, TimeoutLike, declared
+from ..options import NOT_GIVEN, T, TimeoutLike, declared
 from ..params import FormattedParams
 from ..parsing import Parser
 from ..reading import Reading, completion_of
 from .exchange import Exchange
-from .raw import RawResponse, StreamedResponse
+from .resource import Resource
 from .stream import Stream
 
 if TYPE_CHECKING:
     from ..options import Unpack
-    from ..params import ParseParams
-    from .client import ChoreoAI
+    from ..params import CreateCompletion, ParseParams
+    from .wrapped import RawCompletions, StreamedCompletions
 
 
 class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
@@ -51,15 +50,12 @@ class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
         return self._reading.parser.completion(super().get_final_completion())
 
 
-class Completions:
+class Completions(Resource):
     """``client.chat.completions``."""
 
-    def __init__(self, client: ChoreoAI) -> None:
-        self._client = client
-        #: The same methods; they return the answer's head and body beside its meaning.
-        self.with_raw_response = RawCompletions(self._ask)
-        #: The same methods; the body is read as it comes.
-        self.with_streaming_response = StreamedCompletions(self._streamed)
+    if TYPE_CHECKING:
+        with_raw_response: RawCompletions
+        with_streaming_response: StreamedCompletions
 
     @declared(FormattedParams)
     def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
@@ -73,9 +69,9 @@ class Completions:
         Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError when the
         arguments cannot be written as JSON, and TypeError for a parameter of another name.
         """
-        return (self.with_raw_response._create(stream=stream, **params)).parse()
+        return self._carry(self._ask(stream, params))
 
-    create: Create[ChatCompletion, Stream] = cast(Any, _create)
+    create: CreateCompletion[ChatCompletion, Stream] = cast(Any, _create)
 
     @declared(FormattedParams)
     def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
@@ -86,7 +82,9 @@ class Completions:
         :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        return (self.with_raw_response.parse(**params)).parse()
+        completion: ParsedChatCompletion[T]
+        completion = self._carry(self._ask(False, params, parsed=True))
+        return completion
 
     @declared(FormattedParams)
     @contextmanager
@@ -110,12 +108,10 @@ class Completions:
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
         path = path_of("/streams", id)
-        exchange = Exchange(self._client, "GET", path, options, reading=Reading())
-        return Stream(exchange, after)._open()
-
-    @declared(FormattedParams)
-    def _streamed(self, *, stream: bool | None = None, **params: Any) -> StreamedResponse[Any]:
-        return StreamedResponse(self._ask(stream, params))
+        reading = Reading(after=after)
+        stream: Stream
+        stream = self._carry(self._exchange("GET", path, options, reading=reading))
+        return stream
 
     def _ask(
         self, stream: bool | None, params: Mapping[str, Any], parsed: bool = False
@@ -143,34 +139,4 @@ class Completions:
             return completion if parser is None else parser.completion(completion)
 
         path = "/chat/completions"
-        return Exchange(self._client, "POST", path, options, body, meaning, reading)
-
-
-class RawCompletions:
-    """``client.chat.completions.with_raw_response``."""
-
-    def __init__(self, ask: Callable[..., Exchange]) -> None:
-        self._ask = ask
-
-    @declared(FormattedParams)
-    def _create(self, *, stream: bool | None = None, **params: Any) -> RawResponse[Any]:
-        """Do as ``create``, and return the answer's head beside what it returns."""
-        return RawResponse.fetch(self._ask(stream, params))
-
-    create: Create[
-        RawResponse[ChatCompletion],
-        RawResponse[Stream],
-    ] = cast(Any, _create)
-
-    @declared(FormattedParams)
-    def parse(self, **params: Unpack[ParseParams[T]]) -> RawResponse[ParsedChatCompletion[T]]:
-        """Do as ``parse``, and return the answer's head beside what it returns."""
-        return RawResponse.fetch(self._ask(False, params, parsed=True))
-
-
-@dataclass(frozen=True)
-class StreamedCompletions:
-    """``client.chat.completions.with_streaming_response``."""
-
-    #: Returns the answer to what ``create`` would send, to be entered with ``with``.
-    create: Create[StreamedResponse[ChatCompletion], StreamedResponse[Stream]]
+        return self._exchange("POST", path, options, body, meaning, reading)

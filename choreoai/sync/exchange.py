@@ -44,7 +44,8 @@ class Exchange:
     after connection errors, and after the statuses of :func:`choreoai.base.retry_delay`.
     A request that was sent and not answered in time is not repeated: it may be at work.
 
-    *meaning* makes of a whole body what it says; a stream is read by *reading*.
+    *meaning* makes of a whole body what it says; a stream is read by *reading*, and is
+    a *stream*.
     """
 
     status_code: int
@@ -61,9 +62,12 @@ class Exchange:
         body: Any = None,
         meaning: Callable[[bytes], Any] = bytes,
         reading: Reading | None = None,
+        *,
+        stream: Any = None,
     ) -> None:
         self.meaning = meaning
         self.reading = reading
+        self.stream = stream
         self.retries = 0
         self.client = client
         self._request = client._request(method, path, body, options, reading is not None)

@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from ..base import Answered
 from ..objects import Object
 from .exchange import Exchange
-from .stream import Stream
 
 T = TypeVar("T")
 
@@ -29,11 +28,11 @@ class RawResponse(Answered, Generic[T]):
         self._stream = stream
 
     @classmethod
-    def fetch(cls, exchange: Exchange, kind: Any = Stream) -> RawResponse[T]:
-        """Carry *exchange* out and return what answers it; a stream is a *kind*."""
+    def fetch(cls, exchange: Exchange) -> RawResponse[T]:
+        """Carry *exchange* out and return what answers it."""
         if exchange.reading is None:
             return cls(exchange, exchange.fetch(), None)
-        return cls(exchange, b"", kind(exchange)._open())
+        return cls(exchange, b"", exchange.stream(exchange)._open())
 
     @property
     def text(self) -> str:
@@ -60,7 +59,11 @@ class StreamedResponse(Answered, Generic[T]):
 
     _exchange: Exchange
 
+    def __init__(self, asked: Exchange) -> None:
+        self._asked = asked
+
     def __enter__(self) -> StreamedResponse[T]:
+        self._exchange = self._asked
         self._exchange.open()
         return self
 
@@ -87,8 +90,7 @@ class StreamedResponse(Answered, Generic[T]):
         """Return what the method would have returned; raises APIError."""
         if self._exchange.reading is None:
             return self._exchange.meaning(self.read())  # type: ignore[no-any-return]
-        stream: Any = Stream(self._exchange)
-        return stream  # type: ignore[no-any-return]
+        return self._exchange.stream(self._exchange)  # type: ignore[no-any-return]
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         """Yield the body as it comes, in pieces of at most *chunk_size* bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
@@ -14,12 +14,13 @@ from ..params import ResponseParams
 from ..reading import object_of
 from ..responses import ResponseParser, ResponseReading, response_of
 from .exchange import Exchange
-from .raw import RawResponse
+from .resource import Resource
 from .stream import Stream
 
 if TYPE_CHECKING:
     from ..options import CallOptions, Unpack
-    from .client import ChoreoAI
+    from ..params import CreateResponse
+    from .wrapped import RawResponses, StreamedResponses
 
 
 class ResponseStream(Stream[ResponseEvent], Generic[T]):
@@ -45,24 +46,16 @@ class ResponseStream(Stream[ResponseEvent], Generic[T]):
         return self._reading.parsed()
 
 
-class Responses:
+class Responses(Resource):
     """``client.responses``."""
 
-    def __init__(self, client: ChoreoAI) -> None:
-        self._client = client
-
-    @overload
-    def create(
-        self, *, stream: Literal[False] | None = None, **params: Unpack[ResponseParams]
-    ) -> Response: ...
-
-    @overload
-    def create(
-        self, *, stream: Literal[True], **params: Unpack[ResponseParams]
-    ) -> ResponseStream: ...
+    _stream = ResponseStream
+    if TYPE_CHECKING:
+        with_raw_response: RawResponses
+        with_streaming_response: StreamedResponses
 
     @declared(ResponseParams)
-    def create(self, *, stream: bool | None = None, **params: Any) -> Any:
+    def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
         """Ask *model* to answer *input*, a text or a list of items.
 
         With *stream* an :class:`ResponseStream`, else a :class:`choreoai.models.Response`.
@@ -71,8 +64,9 @@ class Responses:
 
         Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
         """
-        exchange = self._ask(stream, params)
-        return (RawResponse.fetch(exchange, ResponseStream)).parse()
+        return self._carry(self._ask(stream, params))
+
+    create: CreateResponse[Response, ResponseStream] = cast(Any, _create)
 
     @declared(ResponseParams)
     def parse(
@@ -83,8 +77,9 @@ class Responses:
         It stands in ``output_parsed``, and the arguments of strict tools in their items'
         ``parsed_arguments``.  Raises what :meth:`create` raises, and pydantic's ValidationError.
         """
-        exchange = self._ask(False, params, True, text_format)
-        return (RawResponse.fetch(exchange)).parse()
+        response: ParsedResponse[T]
+        response = self._carry(self._ask(False, params, True, text_format))
+        return response
 
     @declared(ResponseParams)
     @contextmanager
@@ -121,7 +116,7 @@ class Responses:
             return self._call("GET", path, options)
         reading = ResponseReading[None](0 if after is None else after + 1)
         path += "?stream=true" if after is None else f"?stream=true&starting_after={after}"
-        return self._call("GET", path, {**options, "resumable": True}, reading)
+        return self._call("GET", path, {**options, "resumable": True}, reading=reading)
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
         """Have the server stop making a response; return it as far as it came."""
@@ -130,8 +125,7 @@ class Responses:
 
     def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
         """Have the server forget a response."""
-        _, given = self._client._asked(options)
-        Exchange(self._client, "DELETE", _path(response_id), given).fetch()
+        self._call("DELETE", _path(response_id), options, meaning=lambda body: None)
 
     def _ask(
         self, stream: bool | None, params: Any, parsed: bool = False, kind: Any = None
@@ -146,13 +140,12 @@ class Responses:
                 body["background"] = True
         meaning = partial(response_of, parser)
         reading = ResponseReading[Any](0, parser) if stream else None
-        return Exchange(self._client, "POST", "/responses", options, body, meaning, reading)
+        return self._exchange("POST", "/responses", options, body, meaning, reading)
 
-    def _call(self, method: str, path: str, options: Any, reading: Any = None) -> Any:
+    def _call(self, method: str, path: str, options: Any, **more: Any) -> Any:
         _, given = self._client._asked(options)
-        meaning = partial(object_of, Response)
-        exchange = Exchange(self._client, method, path, given, None, meaning, reading)
-        return (RawResponse.fetch(exchange, ResponseStream)).parse()
+        more.setdefault("meaning", partial(object_of, Response))
+        return self._carry(self._exchange(method, path, given, **more))
 
 
 _path = partial(path_of, "/responses")

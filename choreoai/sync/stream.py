@@ -64,14 +64,14 @@ class Stream(Answered, Generic[E]):
     _exchange: Exchange
     _reading: Reading
 
-    def __init__(self, exchange: Exchange, after: int = 0) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         super().__init__(exchange)
         self._reading = exchange.reading or Reading()
         self._ready: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()
         self._over: str | None = None  # why nothing more comes from the connection
-        self._after = self._last = after  # the number of the last event that came
+        self._after = self._last = self._reading.after  # the number of the last event that came
         self._begun = False  # a record came, so that from now on the idle limit counts
         self._failures = 0
         self._decoder: Decoder | None = None  # there when the body has begun

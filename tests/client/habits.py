@@ -658,6 +658,41 @@ flat["strict"] = False
 (call,) = client.responses.parse(model="m", input="weather", tools=[flat]).output
 print(call.parsed_arguments)
 """,
+    "the heads of responses": """
+r = client.responses.with_raw_response.create(model="m", input="hi")
+print(r.headers["x-request-id"], r.status_code, r.parse().output_text)
+r = client.responses.with_raw_response.create(model="m", input="hi", stream=True)
+print(r.headers["x-request-id"], [event.type for event in r.parse()])
+with client.responses.with_streaming_response.create(model="m", input="hi") as r:
+    print(r.headers["x-request-id"], r.parse().output_text)
+with client.responses.with_streaming_response.create(model="m", input="hi", stream=True) as r:
+    print([line for line in r.iter_lines() if line][-1])
+print(client.with_raw_response.responses.create(model="m", input="hi").parse().status)
+async def main():
+    client = AsyncOpenAI()
+    r = await client.responses.with_raw_response.create(model="m", input="hi")
+    print(r.headers["x-request-id"], r.parse().output_text)
+    async with client.responses.with_streaming_response.create(
+        model="m", input="hi", stream=True
+    ) as r:
+        stream = await r.parse()
+        print([event.type async for event in stream])
+asyncio.run(main())
+""",
+    "models as they come": """
+with client.models.with_streaming_response.list() as r:
+    print(r.status_code, [model.id for model in r.parse().data])
+async def main():
+    async with AsyncOpenAI().models.with_streaming_response.list() as r:
+        print(r.status_code, len(await r.read()) > 0)
+    print((await AsyncOpenAI().models.with_raw_response.list()).parse().data[0].id)
+asyncio.run(main())
+""",
+    "documented members of a request": """
+client.responses.create(model="m", input="hi", conversation="conv_1", prompt={"id": "p"})
+r = client.responses.create(model="m", input="hi", context_management=[{"type": "compaction"}])
+print(r.conversation, r.prompt, r.usage.model_dump())
+""",
     "a response streamed and parsed": MODEL
     + """
 with client.responses.stream(model="m", input="steps", text_format=Answer) as stream:

@@ -209,10 +209,10 @@ misspelled one is an error, for it and when the program runs.
 """
 from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 from .options import CallOptions, Messages, T
 if TYPE_CHECKING:
-    from typing_extensions import Required
+    from typing_extensions import Required, Unpack
 
 '''
 PARAM_TAIL = '''
@@ -227,6 +227,22 @@ if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
         """The parameters of ``parse`` and ``stream``: the format may be a type."""
 
         response_format: type[T] | Mapping[str, Any] | None
+
+    W = TypeVar("W", covariant=True)
+    S = TypeVar("S", covariant=True)
+'''
+CREATE = '''
+    class Create{api}(Protocol[W, S]):
+        """The signature of ``create``, which returns *W*, or *S* for a stream."""
+
+        @overload
+        def __call__(
+            self, *, stream: Literal[False] | None = None, **params: Unpack[{params}]
+        ) -> W: ...
+        @overload
+        def __call__(self, *, stream: Literal[True], **params: Unpack[{params}]) -> S: ...
+        @overload
+        def __call__(self, *, stream: bool | None, **params: Unpack[{params}]) -> W | S: ...
 '''
 
 
@@ -341,4 +357,5 @@ def params() -> str:
         for member, kind in theirs.items():
             if member != "response_format":
                 text += f"    {member}: {PARAMS.get(member) or spelled(kind, {}, narrow=True)}\n"
-    return text + PARAM_TAIL
+    text += PARAM_TAIL + CREATE.format(api="Completion", params="FormattedParams")
+    return text + CREATE.format(api="Response", params="ResponseParams")

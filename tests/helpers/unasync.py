@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -37,11 +38,11 @@ WORDS = (
 )
 
 
-def translate(text: str) -> str:
-    """Return the sync source for the async *text*."""
+def translate(text: str, name: str) -> str:
+    """Return the sync source, a module of this *name*, for the async *text*."""
     for pattern, replacement in WORDS:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    return formatted(text, TARGET / "x.py")
+    return formatted(text, TARGET / name)
 
 
 def formatted(text: str, path: Path) -> str:
@@ -65,15 +66,75 @@ def face() -> str:
     return formatted(text, PACKAGE / "__init__.pyi")
 
 
+WRAPPED_HEAD = """# Made from the resources in this folder by `make sync`: the types of
+# ``with_raw_response`` and ``with_streaming_response``.
+from collections.abc import Coroutine
+from typing import Any, Literal, overload
+from .raw import AsyncRawResponse, AsyncStreamedResponse
+from .client import AsyncChat
+from .stream import AsyncStream
+from .responses import AsyncResponseStream
+from ..models import ChatCompletion, Model, ModelList, ParsedChatCompletion
+from ..models import ParsedResponse, Response
+from ..options import NOT_GIVEN, CallOptions, T, TimeoutLike, Unpack
+from ..params import CreateCompletion, CreateResponse, ParseParams, ResponseParams
+"""
+CLIENT_WITH = """
+class Async{form}Client:
+    @property
+    def chat(self) -> AsyncChat[Async{form}Completions]: ...
+    @property
+    def models(self) -> Async{form}Models: ...
+    @property
+    def responses(self) -> Async{form}Responses: ...
+"""
+
+
+def wrapped() -> str:
+    """Return the types of the resources' methods that return answers in another form."""
+    text = WRAPPED_HEAD
+    for form in ("Raw", "Streamed"):
+        for module in ("completions", "responses", "client"):
+            for node in ast.parse((SOURCE / f"{module}.py").read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef) and "AsyncResource" in map(
+                    ast.unparse, node.bases
+                ):
+                    text += f"class {node.name.replace('Async', f'Async{form}')}:\n"
+                    text += "".join(method(one, form) for one in node.body)
+        text += CLIENT_WITH.format(form=form)
+    return formatted(text, SOURCE / "wrapped.pyi")
+
+
+def method(node: ast.stmt, form: str) -> str:
+    """Return what becomes of *node*, in a resource, in the *form* Raw or Streamed."""
+    if isinstance(node, ast.AnnAssign):  # create
+        pattern = r"Coroutine\[Any, Any, (\w+)\]"
+        other = rf"Async{form}Response[\1]"
+        other = f"Coroutine[Any, Any, {other}]" if form == "Raw" else other
+        return f"    {re.sub(pattern, other, ast.unparse(node).partition(' = ')[0])}\n"
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name[0] == "_":
+        return ""
+    names = [*map(ast.unparse, node.decorator_list)]
+    if "asynccontextmanager" in names:
+        return ""
+    returned = ast.unparse(node.returns or ast.Constant(None)).replace("AsyncListing", "ModelList")
+    begin = "async def" if form == "Raw" else "def"
+    text = "    @overload\n" if "overload" in names else ""
+    text += f"    {begin} {node.name}({ast.unparse(node.args)})"
+    return "" if returned == "Any" else f"{text} -> Async{form}Response[{returned}]: ...\n"
+
+
 def generated() -> Iterator[tuple[Path, str]]:
     """Yield the files that are made, and what must stand in them."""
     for path in sorted(SOURCE.glob("*.py")):
-        yield TARGET / path.name, translate(path.read_text(encoding="utf-8"))
+        yield TARGET / path.name, translate(path.read_text(encoding="utf-8"), path.name)
     for module, text in from_openai.models():
         path = PACKAGE / "models" / f"{module}.py"
         yield path, formatted(text, path)
     yield PACKAGE / "params.py", formatted(from_openai.params(), PACKAGE / "params.py")
     yield PACKAGE / "__init__.pyi", face()
+    yield SOURCE / "wrapped.pyi", wrapped()
+    yield TARGET / "wrapped.pyi", translate(wrapped(), "wrapped.pyi")
 
 
 if __name__ == "__main__":
