@@ -223,12 +223,16 @@ class Resumption:
             frame = sse.frame(error.body())
         lost.end(*sse.number(frame, lost.last + 1))
 
-    def events(self, id: str, owner: str, after: int = 0) -> list[Any]:
-        """Return the data of the events that the log of stream *id* has behind frame *after*."""
+    def events(self, id: str, owner: str, after: int = 0, timeout: float = 0.0) -> list[Any]:
+        """Return the data of the events that the log of stream *id* has behind frame *after*.
+
+        A store that may wait does so for *timeout* seconds, if the log has not ended.
+        """
+        timeout = timeout if self.blocking else 0.0
         reader, decoder = self.store.read(id, owner, after), sse.Decoder()
         events: list[Any] = []
         try:
-            while not reader.ended and (block := reader.receive(0)):
+            while not reader.ended and (block := reader.receive(timeout)):
                 events += [json.loads(event.data) for event in decoder.receive_data(block)]
         except ProducerLost:
             pass  # whoever reads the stream ends it

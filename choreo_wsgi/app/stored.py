@@ -35,6 +35,8 @@ _OFFSET = 2
 _BEYOND = 10**15
 #: Seconds that a response may take to end after it was cancelled, until that is taken for granted.
 _PATIENCE = 3.0
+#: Seconds that the end of a response may come later to the log than to its client.
+_LAG = 1.0
 
 
 def create(
@@ -145,7 +147,14 @@ def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response |
 def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
     """Return the items of the conversation up to and with the response *id*."""
     try:
-        return [*_items(resumption, call, id), *_response(resumption, call, id)["output"]]
+        # Whoever was told of the end may ask a moment before it is in the log.
+        response = _response(resumption, call, id, timeout=_LAG)
+        if response["status"] in ("queued", "in_progress"):
+            text = f"the response {id!r} has not ended yet"
+            raise InvalidRequest(
+                text, param="previous_response_id", code="previous_response_not_found"
+            )
+        return [*_items(resumption, call, id), *response["output"]]
     except (NotFound, StreamGone, LookupError):
         raise InvalidRequest(
             f"there is no response {id!r} to go on from, or no more",
@@ -168,13 +177,17 @@ def _found(resumption: Resumption, call: Call, item: Json, told: dict[str, list[
 
 
 def _response(
-    resumption: Resumption, call: Call, id: str, status: str = "in_progress"
+    resumption: Resumption,
+    call: Call,
+    id: str,
+    status: str = "in_progress",
+    timeout: float = 0.0,
 ) -> dict[str, Json]:
     """Return a response as the log tells it so far; *status* is that of one that goes on."""
     stream, owner = _stream_of(id), call.key.id
     # Behind its end a log that has ended gives its last event: that has the whole response, but
     # where a provider's own events broke off.
-    events = resumption.events(stream, owner, _BEYOND)
+    events = resumption.events(stream, owner, _BEYOND, timeout)
     if not (events and (events[-1].get("response") or {}).get("output")):
         try:
             events = resumption.events(stream, owner)

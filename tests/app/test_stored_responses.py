@@ -276,6 +276,19 @@ def test_a_conversation_goes_on_without_new_input(served: Callable[..., str]) ->
         assert second.output_text == "again"
 
 
+def test_a_conversation_does_not_go_on_from_half_an_answer(
+    scripted_url: tuple[str, Script],
+) -> None:
+    url, script = scripted_url
+    with client_of(url) as client:
+        begun = client.responses.create(model="m", input="hi", background=True)
+        script.say("half")
+        for _ in range(2):
+            with pytest.raises(openai.BadRequestError, match="has not ended yet") as caught:
+                client.responses.create(model="m", input="on", previous_response_id=begun.id)
+            assert caught.value.param == "previous_response_id"
+
+
 def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
     """As the Vercel AI SDK names them, which does not say ``store``."""
     with client_of(served(keep_responses="on")) as client:
