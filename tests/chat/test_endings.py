@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from choreo_wsgi.chat.endings import FINISH_REASONS, MEANINGS, finish_reason
+from choreo_wsgi.chat.endings import FINISH_REASONS, MEANINGS, finish_reason, is_finish
 from choreo_wsgi.errors import ProviderError
 
 
@@ -60,3 +60,43 @@ def test_words_that_say_failure(word: str) -> None:
         finish_reason(word, called=True)
     with pytest.raises(ProviderError, match=r"^the scheduler gave up$"):
         finish_reason(word.upper(), message="the scheduler gave up")
+
+
+#: In words of the table, and in words that only hold one that is known.
+SAID = {
+    "length": """context_length_exceeded error_limit max_context_length max_length
+        max_output_tokens max_token max_new_tokens model_context_window_exceeded out_of_context
+        token_limit max_thinking_tokens tokenLimitReached context_window_full budget_used""",
+    "content_filter": """block blocked blocklist content_filtered content_policy error_toxic
+        flagged guardrail image_prohibited_content image_recitation image_safety model_armor
+        moderation prohibited_content recitation refusal refused sensitive spii input_filter
+        prohibitedUse usage_policy moderated""",
+    "tool_calls": "call function_calls tool tool_call tool_use tools use_function",
+}
+FAILED = """abort aborted error image_other insufficient_system_resource interrupted language
+    missing_thought_signature network_error no_image other overloaded timed_out timeout
+    too_many_tool_calls unexpected_tool_call aborting failed invalid_output time_out canceled
+    crashed exception insufficient_memory unavailable unexpected interruption disconnected
+    rate_limited killed evicted preempted expired out_of_memory worker_oom quota_reached
+    corrupted lost"""
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [(word, reason) for reason in SAID for word in SAID[reason].split()]
+)
+def test_what_a_word_stands_for(word: str, reason: str) -> None:
+    assert finish_reason(word, called=True) == (reason, {"native_finish_reason": word})
+
+
+@pytest.mark.parametrize("word", FAILED.split())
+def test_what_a_failure_is_called(word: str) -> None:
+    with pytest.raises(ProviderError, match=word):
+        finish_reason(word)
+
+
+@pytest.mark.parametrize(
+    "word", ["", None, "null", "None", "undefined", "UNSPECIFIED", "FINISH_REASON_UNSPECIFIED"]
+)
+def test_what_ends_nothing(word: str | None) -> None:
+    assert not is_finish(word)
+    assert is_finish("stop") and is_finish({"type": "abort"})

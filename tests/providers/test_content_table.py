@@ -12,6 +12,7 @@ from choreo_wsgi.errors import InvalidRequest
 from choreo_wsgi.providers.support import KINDS, MESSAGES, PLACES, PROVIDERS, Row, takes
 
 DATA = "iVBORw0KGgo="
+OFFICE = "application/vnd.openxmlformats-officedocument."
 LINK = "https://example.com/a.png"
 
 #: Each kind of content as a part, and what shows that it was sent.
@@ -152,6 +153,14 @@ MENDED = [
     ("data:image/jpg;base64,/9j/4AAQ", "image/jpeg"),
     ("DATA:IMAGE/PNG;BASE64,iVBORw0KGgo=", "image/png"),
     ("data:image/png;base64,iVBOR\\nw0KGgo", "image/png"),
+    ("data:image/pjpeg;base64,/9j/4AAQ", "image/jpeg"),
+    ("data:image/x-png;base64,iVBORw0KGgo=", "image/png"),
+    ("data:application/octet-stream;base64,iVBORw0KGgo=", "image/png"),
+    ("data:application/octet-stream;base64,/9j/4AAQ", "image/jpeg"),
+    ("data:application/octet-stream;base64,R0lGODlh", "image/gif"),
+    ("data:;charset=x;base64,UklGRgAA".replace(":;", ":a/b;"), "image/webp"),
+    ("data:image/gif;name=a.gif;base64,R0lGODlh", "image/gif"),
+    ("data:image/webp;base64,UklGRgAA", "image/webp"),
 ]
 
 
@@ -174,3 +183,51 @@ def test_a_file_may_be_base64_alone() -> None:
 
 def test_every_model_of_the_samples_is_there() -> None:
     assert set(MODELS) == set(PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("type", "media_type", "taken"),
+    [
+        ("anthropic", "application/x-pdf", "application/pdf"),
+        ("bedrock", "application/x-pdf", "pdf"),
+        ("bedrock", "text/x-markdown", "md"),
+        ("bedrock", "text/markdown", "md"),
+        ("bedrock", "text/html", "html"),
+        ("bedrock", "text/plain", "txt"),
+        ("bedrock", "application/msword", "doc"),
+        ("bedrock", OFFICE + "wordprocessingml.document", "docx"),
+        ("bedrock", "application/vnd.ms-excel", "xls"),
+        ("bedrock", OFFICE + "spreadsheetml.sheet", "xlsx"),
+    ],
+)
+def test_documents_that_are_taken(type: str, media_type: str, taken: str) -> None:
+    part = {"type": "file", "file": {"file_data": f"data:{media_type};base64,YSxiCg=="}}
+    asked = {"type": "text", "text": "read"}
+    blocks = sent(type, messages=talk("user", [asked, part]))["messages"][0]["content"]
+    if type == "bedrock":
+        source = {"bytes": "YSxiCg=="}
+        assert blocks[1] == {"document": {"format": taken, "source": source, "name": "document"}}
+    else:
+        assert blocks[1]["source"]["media_type"] == taken
+
+
+@pytest.mark.parametrize(
+    "form", ["mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "m4a", "mpeg", "webm", "pcm"]
+)
+def test_sounds_that_bedrock_takes(form: str) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": DATA, "format": form}}
+    (block,) = sent("bedrock", messages=talk("user", [part]))["messages"][0]["content"]
+    assert block == {"audio": {"format": form, "source": {"bytes": DATA}}}
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "gif", "webp"])
+def test_pictures_that_bedrock_takes(form: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{DATA}"}}
+    (block,) = sent("bedrock", messages=talk("user", [part]))["messages"][0]["content"]
+    assert block == {"image": {"format": form, "source": {"bytes": DATA}}}
+
+
+def test_a_text_may_begin_with_a_byte_order_mark() -> None:
+    part = {"type": "file", "file": {"file_data": "data:text/plain;base64,77u/YQ=="}}
+    (block,) = sent("anthropic", messages=talk("user", [part]))["messages"][0]["content"]
+    assert block["source"]["data"] == "a"

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from choreo_wsgi.errors import UpstreamInvalid
-from choreo_wsgi.providers.failures import failure, find_error, provider_error, refusal
+from choreo_wsgi.providers.failures import (
+    failure,
+    find_error,
+    named_status,
+    provider_error,
+    refusal,
+)
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.upstream.head import retry_after
@@ -59,6 +65,101 @@ def test_an_error_of_any_shape_is_found_and_told(shape: Any, status: int) -> Non
     assert "the cause" in error.message and error.status == 422
     # In a document that came with 200 the error has to name one itself.
     assert refusal(200, {}, json.dumps(shape).encode(), 0).status == status
+
+
+WORDS = {
+    400: """context_length_exceeded context_size context_window_exceeded InvalidParameter
+        bad_request ValidationException malformed unsupported_value failed_precondition
+        OUT_OF_RANGE""",
+    401: "AuthenticationError unauthorized Unauthorised API_KEY_INVALID",
+    402: """billing_error payment_required insufficient_credits insufficient_fund Arrearage""",
+    403: "PermissionDenied forbidden AccessDeniedException",
+    404: "not_found model_does_not_exist",
+    413: "request_too_large",
+    429: """rate_limit_error TooManyRequests ThrottlingException RESOURCE_EXHAUSTED QuotaExceeded
+        ModelNotReadyException""",
+    503: "overloaded_error ServiceUnavailable busy no_capacity",
+    504: "timeout_error timed_out DEADLINE_EXCEEDED",
+}
+MEMBERS = ("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type")
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [(word, status) for status in WORDS for word in WORDS[status].split()]
+)
+def test_a_word_stands_for_a_status(word: str, status: int) -> None:
+    assert named_status({"code": word}) == status
+    assert provider_error({"message": "why", "code": word}).status == failure(status, {}).status
+
+
+@pytest.mark.parametrize("member", [*MEMBERS, "Code"])
+def test_where_the_word_stands(member: str) -> None:
+    error = provider_error({"error": {"message": "why", member: "not_found"}})
+    assert (error.status, error.message) == (404, "why")
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["code", "status", "status_code", "statusCode", "http_status", "error_code", "StatusCode"],
+)
+@pytest.mark.parametrize("value", [404, "404"])
+def test_where_a_status_stands(member: str, value: Any) -> None:
+    assert provider_error({"error": {"message": "why", member: value}}).status == 404
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "message",
+        "error_message",
+        "errorMessage",
+        "error_msg",
+        "Message",
+        "msg",
+        "status_msg",
+        "faultstring",
+        "detail",
+        "details",
+        "error_description",
+        "description",
+        "error",
+        "errors",
+        "Error",
+        "fault",
+        "exception",
+        "failure",
+        "title",
+    ],
+)
+def test_where_the_words_for_people_stand(member: str) -> None:
+    told = {"error": {"code": 404, member: "the cause"}}
+    assert provider_error(told).message == refusal(404, {}, json.dumps(told).encode(), 0).message
+    assert provider_error(told).message == "the cause"
+
+
+@pytest.mark.parametrize(
+    "word", ["insufficient_quota", "insufficient_credits", "insufficient_balance"]
+)
+def test_an_empty_account_has_one_code(word: str) -> None:
+    assert provider_error({"message": "why", "code": word}, 429).code == "insufficient_quota"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "This model's maximum context length is 9 tokens",
+        "context size exceeded",
+        "the context window is too small",
+        "the request exceeds the available context size",
+        "exceeds the model's context window",
+        "they exceed the maximum context",
+        "Prompt is too long",
+    ],
+)
+def test_too_long_a_prompt_has_one_code(told: str) -> None:
+    for status in (400, 413):
+        assert provider_error({"message": told}, status).code == "context_length_exceeded"
+    assert provider_error({"message": told}, 404).code != "context_length_exceeded"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import harness
 import pytest
@@ -235,6 +236,66 @@ def test_a_model_without_its_key_says_which_variable_to_set(
             router(default_model="none").targets(name)
         assert variable in missing.value.message
         assert missing.value.status == 502 and missing.value.code == "provider_not_configured"
+
+
+_AZURE = {"AZURE_OPENAI_BASE_URL": NOWHERE, "AZURE_OPENAI_API_KEY": "k"}
+_AWS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "provider", "options"),
+    [
+        ({"DEEPSEEK_API_KEY": "k"}, "deepseek", {"api_key": "k"}),
+        ({"GROQ_API_KEY": "k"}, "groq", {"api_key": "k"}),
+        ({"MISTRAL_API_KEY": "k"}, "mistral", {"api_key": "k"}),
+        ({"OPENROUTER_API_KEY": "k"}, "openrouter", {"api_key": "k"}),
+        ({"SGLANG_BASE_URL": NOWHERE}, "sglang", {"base_url": NOWHERE}),
+        ({"VLLM_BASE_URL": NOWHERE}, "vllm", {"base_url": NOWHERE}),
+        ({"OLLAMA_BASE_URL": NOWHERE}, "ollama", {"base_url": NOWHERE}),
+        ({"AZURE_OPENAI_BASE_URL": NOWHERE}, "azure", {"base_url": NOWHERE, "api_key": ""}),
+        (_AZURE, "azure", {"api_key": "k", "api_version": ""}),
+        ({**_AZURE, "OPENAI_API_VERSION": "2024-10-21"}, "azure", {"api_version": "2024-10-21"}),
+        (
+            {**_AZURE, "OPENAI_API_VERSION": "x", "AZURE_OPENAI_API_VERSION": "2024-06-01"},
+            "azure",
+            {"api_version": "2024-06-01"},
+        ),
+        (_AWS, "bedrock", {"api_key": "", "region": "us-east-1"}),
+        ({**_AWS, "AWS_DEFAULT_REGION": "eu-west-1"}, "bedrock", {"region": "eu-west-1"}),
+        ({"GEMINI_API_KEY": "k", "GOOGLE_API_KEY": "g"}, "gemini", {"api_key": "k"}),
+    ],
+)
+def test_the_environment_configures_a_type(
+    environment: dict[str, str], provider: str, options: dict[str, str]
+) -> None:
+    routes = router(environment=environment)
+    assert answers(routes, f"{provider}/m") == [(provider, "m")]
+    found: Any = routes.providers[provider].options
+    assert {name: getattr(found, name) for name in options} == options
+    assert [name for name in routes.providers if name not in ("echo", "local")] == [provider]
+
+
+@pytest.mark.parametrize(
+    ("type", "home"),
+    [
+        ("deepseek", "https://api.deepseek.com/v1"),
+        ("groq", "https://api.groq.com/openai/v1"),
+        ("mistral", "https://api.mistral.ai/v1"),
+        ("openai", "https://api.openai.com/v1"),
+        ("openrouter", "https://openrouter.ai/api/v1"),
+        ("sglang", "http://127.0.0.1:30000/v1"),
+        ("vllm", "http://127.0.0.1:8000/v1"),
+        ("xai", "https://api.x.ai/v1"),
+    ],
+)
+def test_where_a_type_is_at_home(type: str, home: str) -> None:
+    provider: Any = router({type: {"api_key": "k"}}).providers[type]
+    assert provider.url("/chat/completions", "m") == f"{home}/chat/completions"
+
+
+def test_a_key_alone_is_for_ollamas_cloud() -> None:
+    options: Any = router(environment={"OLLAMA_API_KEY": "k"}).providers["ollama"].options
+    assert (options.api_key, options.base_url) == ("k", "https://ollama.com")
 
 
 def test_one_providers_key_is_not_anothers() -> None:

@@ -67,6 +67,17 @@ def test_a_stranger_is_refused_before_his_body(
         assert client.at_end()
 
 
+def test_a_stranger_may_go_on_sending_for_a_while(served: Callable[..., Running]) -> None:
+    """Otherwise what is on its way resets the connection, and he never reads why."""
+    server = served(api_keys="k")
+    with server.connect() as client:
+        client.send(head())
+        assert client.read_answer().status == 401
+        assert client.at_end()
+        for _ in range(3):
+            client.send(b"x" * 1000)
+
+
 def test_nothing_that_follows_is_taken_for_a_request(served: Callable[..., Running]) -> None:
     """What was to be the body holds one, and comes together with the head, or later."""
     server = served(api_keys="k")

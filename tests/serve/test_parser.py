@@ -81,7 +81,7 @@ def read(kind: type[Parser], data: bytes, cuts: Sequence[int] = ()) -> tuple[Any
     whole = parser.completed and error is None
     return (
         *(parser.completed, parser.empty, parser.expect_continue, error, used),
-        *(parser.command, parser.request_uri, parser.path, parser.query, parser.version),
+        *(parser.command, parser.path, parser.query, parser.version),
         parser.headers,
         parser.get_body_stream().read() if whole else None,
     )
