@@ -50,7 +50,7 @@ _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what
 
 
 class Channel(Load):
-    """One connection to the client at *addr*, accepted by *listener*."""
+    """One connection to the client at *host*, accepted by *listener*."""
 
     gives_way = keeps_descriptor = True
     connected = True
@@ -67,12 +67,12 @@ class Channel(Load):
     #: When the client is cut off for not taking what is unsent.
     _deadline = 0.0
 
-    def __init__(self, listener: Any, sock: socket.socket, addr: Any) -> None:
+    def __init__(self, listener: Any, sock: socket.socket, host: str) -> None:
         self.listener = listener
         self.server = listener.server
         self._carrier = listener.server.carrier
         self.socket = sock
-        self.addr = addr
+        self.host = host
         self.heard = self.began = time.monotonic()
         #: Those that came whole; the first is being answered.
         self.requests: list[Parser] = []

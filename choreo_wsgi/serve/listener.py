@@ -86,7 +86,7 @@ class Listener(Load):
                     logger.warning("no connection can be accepted: %s", error.strerror)
                     self.due = time.monotonic() + EXHAUSTED
                 return
-            channel = Channel(self, connection, address[:2] if address else ("localhost", None))
+            channel = Channel(self, connection, address[0] if address else "localhost")
             server.connections.add(channel)
             server.carrier.give_time(channel)  # mostly its request has come as well
             if server.full:

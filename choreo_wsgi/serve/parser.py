@@ -33,9 +33,9 @@ LONGEST = 16 * 1024
 #: Bytes of a head whose lines are worth remembering.
 SHORT = 4 * 1024
 
-#: The method, the target with its path and its query, the version, and the headers.
+#: The method, the path and the query of the target, the version, and the headers.
 _ORDINARY = re.compile(
-    r"([A-Z]{1,16}) ((/(?:[\w.~-][\w.~/-]*)?)(?:\?([\w.~/=&%+:,-]*))?) HTTP/(1\.[01])\r\n"
+    r"([A-Z]{1,16}) (/(?:[\w.~-][\w.~/-]*)?)(?:\?([\w.~/=&%+:,-]*))? HTTP/(1\.[01])\r\n"
     r"((?:[A-Za-z0-9-]{1,64}:[\t -~]*\r\n)*)\r\n",
     re.ASCII,
 )
@@ -99,7 +99,7 @@ class Parser(HTTPRequestParser):
         self._body = io.BytesIO()
 
     # A request refused before these are known is still answered and logged.
-    command = path = query = fragment = request_uri = ""
+    command = path = query = fragment = ""
 
     def received(self, data: bytes) -> int:
         """Take bytes from the client; return how many belong to this request."""
@@ -145,7 +145,7 @@ class Parser(HTTPRequestParser):
         match = _ORDINARY.fullmatch(data[:end].decode("latin-1"))
         if match is None:
             return 0
-        lines = match[6].split("\r\n")[:-1]
+        lines = match[5].split("\r\n")[:-1]
         # Of a long head nothing is kept.
         headers = dict(map(_field if end <= SHORT else _field.__wrapped__, lines))
         length = headers.get("CONTENT_LENGTH", "0")
@@ -154,8 +154,8 @@ class Parser(HTTPRequestParser):
             return 0
         if int(length) > SMALL:
             return 0
-        self.command, self.request_uri, self.path = match.group(1, 2, 3)
-        self.query, self.version = match[4] or "", match[5]
+        self.command, self.path, query, self.version = match.group(1, 2, 3, 4)
+        self.query = query or ""
         self.headers = headers
         self.headers_finished = True
         self._left = int(length)
@@ -175,16 +175,12 @@ class Parser(HTTPRequestParser):
     def environ(self, channel: Any) -> dict[str, Any]:
         """Return the WSGI environ of the request, which came over *channel* (PEP 3333)."""
         path = self.path
-        host, port = channel.addr
         environ = {
             **channel.listener.variables,
-            "REMOTE_ADDR": host,
-            "REMOTE_HOST": host,
-            "REMOTE_PORT": str(port),
+            "REMOTE_ADDR": channel.host,
             "REQUEST_METHOD": self.command.upper(),
             "SERVER_PROTOCOL": "HTTP/1.1" if self.version == "1.1" else "HTTP/1.0",
             "PATH_INFO": "/" + path.lstrip("/") if path.startswith("//") else path,
-            "REQUEST_URI": self.request_uri,
             "QUERY_STRING": self.query,
             "wsgi.errors": sys.stderr,
             "wsgi.input": self.get_body_stream(),
