@@ -41,7 +41,7 @@ ELSEWHERE = {
     "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
     "key": ("make an API key and print its section", "choreo_wsgi.app.newkey"),
     "check": ("find what stands between clients and streams", "choreo_wsgi.doctor"),
-    "chat": ("ask a running server, in the terminal", "choreoai.terminal"),
+    "chat": ("ask a running server, in the terminal", "choreo_wsgi.terminal"),
 }
 
 

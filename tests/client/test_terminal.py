@@ -181,8 +181,7 @@ def screen():
 def test_a_waiting_indicator_until_the_first_token(scripts, screen):
     answer = scripts()
     terminal = screen("Go")
-    terminal.expect("\r.  ")
-    terminal.expect("\r.. ")
+    terminal.expect("...")
     answer.finish("word\x1b[31m", Finish())
     shown = terminal.expect("word")
     assert shown.endswith("\r   \rword")

@@ -1,16 +1,14 @@
-"""``choreo-wsgi chat``: a conversation in the terminal, streamed with this client."""
+"""``choreo-wsgi chat``: a conversation in the terminal, streamed with the client."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import itertools
 import sys
-import threading
 from contextlib import suppress
 from typing import Any
 
-from . import APIError, ChoreoAI, ChoreoAIError
+from choreoai import APIError, ChoreoAI, ChoreoAIError
 
 _HELP = """\
 /model NAME   ask another model; without NAME, list those of the server
@@ -151,27 +149,19 @@ class Conversation:
 class _Printer:
     """Writes an answer to standard output and remarks to standard error.
 
-    On a terminal dots come and go until there is something to write.
+    On a terminal dots stand there until there is something to write.
     """
 
     def __init__(self) -> None:
         self._open_line = False
-        self._begun = threading.Event()
-        self._dots = threading.Thread(target=self._wait, daemon=True)
-        if sys.stdout.isatty() and sys.stderr.isatty():
-            self._dots.start()
-
-    def _wait(self) -> None:
-        for dots in itertools.cycle((".  ", ".. ", "...", "   ")):
-            if self._begun.wait(0.25):
-                break
-            print(f"\r{dots}", end="", file=sys.stderr, flush=True)
-        print("\r   \r", end="", file=sys.stderr, flush=True)
+        self._dots = sys.stdout.isatty() and sys.stderr.isatty()
+        if self._dots:
+            print("...", end="", file=sys.stderr, flush=True)
 
     def write(self, text: str) -> None:
-        self._begun.set()
-        if self._dots.is_alive():
-            self._dots.join()
+        if self._dots:
+            self._dots = False
+            print("\r   \r", end="", file=sys.stderr, flush=True)
         self._open_line = text[-1:] not in ("", "\n")
         print(_printable(text), end="", flush=True)
 
