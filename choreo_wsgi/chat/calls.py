@@ -20,7 +20,7 @@ from ..late import Late
 from . import jsontext
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
-from .shapes import arguments_of
+from .shapes import arguments_of, numbered
 
 if TYPE_CHECKING:
     from . import aside
@@ -179,6 +179,7 @@ class ToolCalls:
         Long arguments are marks of ``marks`` in both.  Raises UpstreamInvalid for what is no list
         of objects.
         """
+        given = numbered(given)
         if isinstance(given, dict):
             given = [given]
         if not (isinstance(given, list) and all(isinstance(one, dict | None) for one in given)):

@@ -14,6 +14,8 @@ from .shapes import Members, arguments_of, reshape, says
 #: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
 #: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
 KEPT, MENDED, CHANGED = range(3)
+#: Other names of a finish reason, which may stand beside it too.
+_REASONS = ("finishReason", "stop_reason")
 
 
 @dataclass(slots=True, eq=False)
@@ -37,13 +39,18 @@ class Choice:
         There are none when nothing is left to say, which matters after the finish, and where
         the piece *may_be_empty*.
         """
+        told = type(one.get("delta")) is dict or "message" in one
         delta, verdict = self._delta(one)
         reason = one.get("finish_reason")
+        if not reason:
+            reason = next(filter(None, map(one.get, _REASONS)), reason)
         if reason and not is_finish(reason):
             reason = ""
         closing: list[Members] = []
         if not reason or self.finished:
-            if (self.finished or may_be_empty) and not says(delta) and not _has_logprobs(one):
+            # Before anything was said, what has no delta says nothing that is known.
+            nothing = self.finished or may_be_empty or not (told or self.begun)
+            if nothing and not says(delta) and not _has_logprobs(one):
                 return [], CHANGED
             if reason is not None or "finish_reason" not in one:
                 one["finish_reason"] = None  # "" for null, or one more finish
@@ -129,7 +136,8 @@ class Choice:
             # A document at the end (MiniMax) repeats what its chunks said.
             return {} if self.begun else message
         if delta is None:
-            delta = one.pop("text", None) if message is None else message
+            said = one.pop("text", None) or one.pop("content", None)
+            delta = said if message is None else message
         if delta is None or isinstance(delta, str | list):
             return {"content": delta} if delta else {}
         raise UpstreamInvalid("the provider's delta is not an object")

@@ -8,7 +8,7 @@ from ..errors import UpstreamInvalid
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .normalise import COUNTS, Normaliser
-from .shapes import REASONING
+from .shapes import REASONING, numbered
 from .shapes import Members as Chunk
 
 _IDENTITY = ("id", "created", "model")
@@ -47,7 +47,7 @@ def normalise_completion(
     """
     if _is_right(reply):
         return reply, reply["usage"]
-    choices = reply.get("choices")
+    choices = numbered(reply.get("choices"))
     choices = choices if isinstance(choices, list) else [choices]
     choices = [one for one in choices if one is not None]
     messages = list(map(_message, choices))
@@ -58,7 +58,7 @@ def normalise_completion(
         numbers = list(range(len(choices)))  # of two with one number neither is the other
     chunk = {**reply, "choices": []}
     for one, message, number in zip(choices, messages, numbers, strict=True):
-        instead = () if one.get("message") is not None else ("delta", "text")
+        instead = () if one.get("message") is not None else ("delta", "text", "content")
         rest = {key: value for key, value in one.items() if key not in instead}
         chunk["choices"].append({**rest, "index": number, "message": dict(message)})
     normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
@@ -119,7 +119,7 @@ def _is_plain(one: Json, place: int) -> bool:
 def _message(one: Json) -> Json:
     """Return the message of the choice *one*, or what stands in its place; None for none."""
     members = one if isinstance(one, dict) else {}
-    names = ("message", "delta", "text")
+    names = ("message", "delta", "text", "content")
     said = next((members[name] for name in names if members.get(name) is not None), None)
     return {"content": said} if isinstance(said, str | list) else said
 

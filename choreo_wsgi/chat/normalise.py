@@ -17,7 +17,7 @@ from .endings import finish_reason, is_finish
 from .items import Json, Marks, new_call_id
 from .jsontext import count, whole_number
 from .shapes import Members as Chunk
-from .shapes import says
+from .shapes import numbered, says
 
 _OBJECT = "chat.completion.chunk"
 #: Members of a chunk that say nothing by themselves.
@@ -90,7 +90,8 @@ class Normaliser:
 
     def take_done(self) -> None:
         """Take note of ``[DONE]``; raises UpstreamTruncated when no choice came before it."""
-        if not self.choices:
+        begun = any(choice.begun for choice in self.choices.values()) or not self.repair
+        if not (begun and self.choices):
             raise UpstreamTruncated("the provider's answer ended before it began")
         self.done = True
 
@@ -131,6 +132,7 @@ class Normaliser:
         """
         choices = chunk.get("choices")
         if not isinstance(choices, list) or None in choices:
+            choices = numbered(choices)
             several = choices if isinstance(choices, list) else [choices]
             choices = list(filter(None, several))
             if "choices" in chunk:

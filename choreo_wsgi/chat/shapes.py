@@ -20,6 +20,8 @@ REASONING = (
 )
 #: Members that the schema has, but never as null.
 _NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *REASONING)
+#: Other names of members that the schema has.
+_RENAMED = {"text": "content", "output_text": "content", "toolCalls": "tool_calls"}
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
@@ -52,6 +54,14 @@ def text_of(value: Json) -> str:
     return compact(value)
 
 
+def numbered(value: Json) -> Json:
+    """Return *value*; an object whose names are numbers is a list that PHP wrote."""
+    if isinstance(value, dict) and value and all(map(str.isdigit, value)):
+        members = {int(number): one for number, one in value.items()}
+        return [{"index": i, **one} if type(one) is dict else one for i, one in members.items()]
+    return value
+
+
 def arguments_of(value: Json) -> str:
     """Return a call's arguments as JSON text; an object that came whole is written as JSON."""
     return value if isinstance(value, str) else "" if value is None else compact(value)
@@ -73,6 +83,10 @@ def reshape(said: Members) -> bool:
         ):
             return False
     changed = False
+    for name, ours in _RENAMED.items():
+        if said.get(name) and not said.get(ours):
+            said[ours], changed = said.pop(name), True
+    content = said.get("content")
     if content is not None and type(content) is not str:
         _take_parts(said, content)
         changed = True

@@ -8,6 +8,7 @@ not known are passed over, as that page asks.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from ..chat.aside import is_object, pieces, set_aside
@@ -38,7 +39,7 @@ class Blocks:
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
         self._thinking: list[str] = []
         self._signature: list[str] = []
-        self._thoughts = 0
+        self._counted: Counter[str] = Counter()  # what was said of each list of a delta
 
     @property
     def usage(self) -> Usage | None:
@@ -83,13 +84,14 @@ class Blocks:
 
     def _start(self, index: int, block: dict[str, Json]) -> list[Item]:
         kind = block.get("type")
-        if kind == "text" and block.get("text"):
-            return [Delta(text(block["text"]))]
+        if kind == "text":
+            said = [Delta(text(block["text"]))] if block.get("text") else []
+            return [*said, *map(self._cited, block.get("citations") or ())]
         if kind == "thinking":
             self._signature += pieces(text(block.get("signature")), self._marks)
             return self._think(text(block.get("thinking")))
         if kind == "redacted_thinking":
-            return [self._thought({"type": kind, "data": text(block["data"])})]
+            return [self._listed("thinking_blocks", {"type": kind, "data": text(block["data"])})]
         if kind != "tool_use":
             return []
         number = self._open[index] = len(self._arguments)
@@ -104,6 +106,8 @@ class Blocks:
             return self._argue(index, delta["partial_json"])
         if kind == "thinking_delta":
             return self._think(text(delta["thinking"]))
+        if kind == "citations_delta":
+            return [self._cited(delta["citation"])]
         if kind == "signature_delta":
             self._signature += pieces(text(delta["signature"]), self._marks)
         return []
@@ -120,11 +124,20 @@ class Blocks:
         self._thinking += pieces(piece, self._marks)
         return [Delta(reasoning=piece)] if piece else []
 
-    def _thought(self, block: dict[str, Json]) -> Delta:
-        # The index keeps the blocks apart in a client that folds deltas.
-        block = {"index": self._thoughts, **block}
-        self._thoughts += 1
-        return Delta(extra={"thinking_blocks": [block]})
+    def _listed(self, name: str, one: dict[str, Json]) -> Delta:
+        """Return *one* more of the delta's list *name*."""
+        # The index keeps them apart in a client that folds deltas.
+        one = {"index": self._counted[name], **one}
+        self._counted[name] += 1
+        return Delta(extra={name: [one]})
+
+    def _cited(self, citation: dict[str, Json]) -> Delta:
+        """Return a citation: of a page as OpenAI's chat has it, else as it came."""
+        if not citation.get("url"):
+            return self._listed("citations", citation)
+        names = {"url": "url", "title": "title", "content": "cited_text"}
+        told = {ours: citation[name] for ours, name in names.items() if citation.get(name)}
+        return self._listed("annotations", {"type": "url_citation", "url_citation": told})
 
     def _close(self, index: int) -> list[Item]:
         """End block *index*.
@@ -139,7 +152,7 @@ class Blocks:
         self._thinking, self._signature = [], []
         if signature:
             block = {"type": "thinking", "thinking": thinking, "signature": signature}
-            items.append(replace(self._thought(block), marks=marks))
+            items.append(replace(self._listed("thinking_blocks", block), marks=marks))
         number = self._open.get(index)
         if number is not None:
             for piece in () if self._arguments[number] else self._whole[number]:

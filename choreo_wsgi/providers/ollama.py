@@ -13,6 +13,7 @@ from itertools import groupby
 
 from ..chat.endings import finish_reason
 from ..chat.items import dump_large, new_call_id
+from ..chat.shapes import numbered, reshape
 from . import (
     ChatRequest,
     Delta,
@@ -43,6 +44,7 @@ from .translating import arguments, json_values, picture, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _COUNTS = Counts("prompt_eval_count", "eval_count")
+_SAID = {"response": "content", "thinking": "reasoning_content"}
 _THINK = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
@@ -241,7 +243,11 @@ class OllamaTranslator(Translator):
         body = parse_object(self.shorten(line))
         if not isinstance(body.get("message"), dict) and (found := find_error(body)) is not None:
             raise provider_error(found)
-        self._message(body.get("message") or {}, items, _logprobs(body.get("logprobs")))
+        # What answers like /api/generate has its members at the top.
+        said = body.get("message") or {name: body[name] for name in _SAID.keys() & body.keys()}
+        said = {_SAID.get(name, name): value for name, value in said.items()}
+        reshape(said)
+        self._message(said, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:
             self._done(body, items)
 
@@ -251,15 +257,16 @@ class OllamaTranslator(Translator):
         items: list[Item],
         logprobs: dict[str, Json] | None,
     ) -> None:
-        if message.get("thinking"):
-            items.append(Delta(reasoning=text(message["thinking"])))
+        if message.get("reasoning_content"):
+            items.append(Delta(reasoning=text(message["reasoning_content"])))
         if message.get("content") or logprobs:
             items.append(Delta(text(message.get("content")), logprobs=logprobs))
         for data in message.get("images") or ():
             media_type = "image/jpeg" if text(data).startswith("/9j/") else "image/png"
             items.append(picture(self._drawn, media_type, data))
             self._drawn += 1
-        for call in message.get("tool_calls") or ():
+        calls = numbered(message.get("tool_calls") or [])
+        for call in calls if isinstance(calls, list) else [calls]:
             function = call["function"]
             id = text(call.get("id")) or self._new_call_id()
             given = arguments(function.get("arguments"), self.marks)

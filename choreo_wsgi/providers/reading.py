@@ -9,7 +9,7 @@ from math import isfinite
 from ..chat import jsontext
 from ..chat.items import Json, Usage
 from ..chat.items import new_call_id as new_call_id
-from ..chat.shapes import ERROR_HOLDERS
+from ..chat.shapes import ERROR_HOLDERS, numbered
 from ..errors import UpstreamInvalid
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
@@ -85,9 +85,11 @@ def find_error(value: Json) -> Json:
             return state
     choices = value.get("choices")
     if choices:
-        for one in choices if isinstance(choices, list) else ():
-            if isinstance(one, dict) and one.get("error"):
-                return one["error"]
+        for one in filter(None, numbered(choices)):
+            said = (one.get("delta"), one.get("message")) if isinstance(one, dict) else ()
+            for holder in (one, *said):
+                if isinstance(holder, dict) and holder.get("error"):
+                    return holder["error"]
         return None
     if isinstance(value.get("error"), dict | list):  # an empty one
         return value
@@ -98,6 +100,15 @@ def find_error(value: Json) -> Json:
     if any(map(value.get, ("message", "msg", "details", "Message"))):
         return None if value.get("code") in (0, 200, "0", "200") else value
     return None
+
+
+def unwrapped(value: Json) -> Json:
+    """Return the completion, or chunk, that *value* has one level further in, or *value*."""
+    if isinstance(value, dict) and "choices" not in value:
+        for inner in map(value.get, ("data", "result", "response", "output")):
+            if isinstance(inner, dict) and inner.get("choices"):
+                return {"usage": value["usage"], **inner} if value.get("usage") else inner
+    return value
 
 
 class Counts:

@@ -42,6 +42,8 @@ GOOD = [
     ("anthropic", b'{"type":"message","content":"a","stop_reason":"end_turn"}'),
     ("gemini", events(response({"text": "a"}, reason="stop")) + b"data: [DONE]\n\n"),
     ("gemini", lines(response({"text": "a"}))),
+    ("ollama", lines({"response": "a", "done": False}, {"response": "", "done": True})),
+    ("ollama", lines({"message": {"content": [{"type": "text", "text": "a"}]}, "done": True})),
     ("ollama", events(line("a"), line("", True)) + b"data: [DONE]\n\n"),
     ("ollama", b"\xef\xbb\xbf" + lines(line("a"), line("", True))),
 ]
@@ -138,3 +140,50 @@ def test_the_sources_of_a_candidate_come_with_its_finish() -> None:
     body["candidates"][0] |= sources
     finish = answer("gemini", events(body), 1000)[-1]["choices"][0]
     assert finish["finish_reason"] == "stop" and sources.items() <= finish.items()
+
+
+PAGE = {"type": "web_search_result_location", "url": "https://x", "title": "X", "cited_text": "q"}
+PLACE = {"type": "char_location", "document_title": "D", "start_char_index": 0, "cited_text": "q"}
+PAGE_THERE = {"title": "X", "location": {"web": {"url": "https://x"}}, "sourceContent": []}
+
+
+def cited(type: str, citation: Any) -> bytes:
+    if type == "bedrock":
+        said = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "a"})
+        said += event("contentBlockDelta", contentBlockIndex=0, delta={"citation": citation})
+        return said + event("messageStop", stopReason="end_turn")
+    delta = {"type": "citations_delta", "citation": citation}
+    block = {"type": "content_block_delta", "index": 0, "delta": delta}
+    return events(START, TEXT, block, block, STOP, END)
+
+
+def extras(type: str, body: bytes) -> dict[str, list[Any]]:
+    """Return the lists that the deltas of a stream have beside its text."""
+    found: dict[str, list[Any]] = {}
+    for one in (one for chunk in answer(type, body, 9, "x") for one in chunk["choices"]):
+        for name in one["delta"].keys() & {"annotations", "citations"}:
+            found.setdefault(name, []).extend(one["delta"][name])
+    return found
+
+
+def test_cited_pages_are_annotations_and_other_places_citations() -> None:
+    note = {"type": "url_citation", "url_citation": {"url": "https://x", "title": "X"}}
+    noted = {**note, "url_citation": {**note["url_citation"], "content": "q"}}  # type: ignore[dict-item]
+    assert extras("anthropic", cited("anthropic", PAGE)) == {
+        "annotations": [{"index": 0, **noted}, {"index": 1, **noted}]
+    }
+    assert extras("anthropic", cited("anthropic", PLACE)) == {
+        "citations": [{"index": 0, **PLACE}, {"index": 1, **PLACE}]
+    }
+    assert extras("bedrock", cited("bedrock", PAGE_THERE)) == {
+        "annotations": [{"index": 0, **note}]
+    }
+
+
+def test_a_whole_answer_with_citations_has_its_text() -> None:
+    content = {"content": [{"text": "a"}, {"text": "b"}], "citations": [PAGE_THERE]}
+    message = {"role": "assistant", "content": [{"citationsContent": content}]}
+    body = json.dumps({"output": {"message": message}, "stopReason": "end_turn"}).encode()
+    choices = [one for chunk in answer("bedrock", body, 10**6, "x") for one in chunk["choices"]]
+    assert "".join(one["delta"].get("content") or "" for one in choices) == "ab"
+    assert extras("bedrock", body)["annotations"]

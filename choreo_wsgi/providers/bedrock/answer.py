@@ -168,6 +168,8 @@ def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
         if "toolUse" in delta:
             piece = {"type": "input_json_delta", "partial_json": delta["toolUse"].get("input")}
             yield {**place, "delta": piece}
+        if "citation" in delta:
+            yield {**place, "delta": {"type": "citations_delta", "citation": _cited(**delta)}}
         if thought.get("redactedContent"):
             block = {"type": "redacted_thinking", "data": thought["redactedContent"]}
             yield {**place, "type": "content_block_start", "content_block": block}
@@ -183,10 +185,22 @@ def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
         yield {"type": "message_delta", "delta": {}, "usage": body.get("usage")}
 
 
+def _cited(citation: dict[str, Json], **_: Json) -> dict[str, Json]:
+    """Return a *citation* of Converse, its page and its text as Anthropic's have them."""
+    said = "".join(one.get("text") or "" for one in citation.get("sourceContent") or ())
+    page = (citation.get("location") or {}).get("web") or {}
+    told = {name: value for name, value in citation.items() if name != "sourceContent"}
+    return {**told, **({"url": page["url"]} if page.get("url") else {}), "cited_text": said}
+
+
 def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
     """Yield the events that say what a whole *answer* says, each with its type."""
     for index, block in enumerate(answer["output"]["message"]["content"]):
         place = {"contentBlockIndex": index}
+        cited = block.get("citationsContent") or {}
+        for one in (*(cited.get("content") or ()), *(cited.get("citations") or ())):
+            delta = one if "text" in one else {"citation": one}
+            yield "contentBlockDelta", {**place, "delta": delta}
         if "toolUse" in block:
             yield "contentBlockStart", {**place, "start": block}
         else:

@@ -13,7 +13,7 @@ from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
-from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape
+from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape, unwrapped
 from .lane import Lane
 from .relay import EventRelay
 
@@ -180,9 +180,10 @@ class RelayedDocument(UpstreamAnswer):
         given = self._normaliser
         try:
             short = long.shorten(body, given.marks, _MOST_VALUES) if len(body) > LONG else body
-            reply = parse_json(short, _MOST_VALUES)
+            came = parse_json(short, _MOST_VALUES)
         except UpstreamInvalid:
-            reply = None
+            came = None
+        reply = unwrapped(came)
         if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
             if (events := chunks.unfold(body)) is None:
                 raise failures.refusal(200, {}, body, 0.0)
@@ -196,7 +197,7 @@ class RelayedDocument(UpstreamAnswer):
         made = mended if given.repair else reply
         if given.model and made.get("model") != given.model:
             made = {**made, "model": given.model}
-        return body if made is reply else restore(dump(made), given.marks)
+        return body if made is came else restore(dump(made), given.marks)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ... import sse
-from ...chat.items import Json
+from ...chat.items import Json, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..reading import find_error, parse_json, parse_object
+from ..reading import find_error, parse_json, parse_object, unwrapped
 
 if TYPE_CHECKING:
     from .. import failures
@@ -64,7 +64,8 @@ def read_chunks(data: bytes, event: str = "") -> Iterator[tuple[bytes, dict[str,
             raise
         yield from ((one, read_chunk(one)) for one in several)
     else:
-        yield data, chunk
+        inner = unwrapped(chunk)
+        yield (data if inner is chunk else dump(inner)), inner
 
 
 class EventReader(sse.Decoder):

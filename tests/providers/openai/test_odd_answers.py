@@ -284,3 +284,61 @@ def test_no_choice_of_a_document_is_lost(first: Any, second: Any) -> None:
 def test_what_has_no_choice_is_no_completion(choices: Any) -> None:
     with pytest.raises(UpstreamInvalid):
         normalise_completion({"choices": choices}, IDENTITY)
+
+
+def relayed(*chunks: Any) -> Any:
+    frames = [sse.frame(json.dumps(one).encode()) for one in chunks]
+    reader, failure = stream([*frames, sse.DONE])
+    if failure is not None:
+        return failure.message
+    choice = reader.choices[0]
+    return "".join(choice.text), choice.calls, choice.finish
+
+
+SAID = {"content": "a"}
+CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ({"choices": {"0": {"delta": SAID}}}, {"choices": {"0": {"finish_reason": "stop"}}}),
+        ({"choices": [{"content": "a"}]}, {"choices": [{"delta": {}, "finishReason": "stop"}]}),
+        ({"choices": [{"delta": {"text": "a"}}]}, {"choices": [{"stop_reason": "end_turn"}]}),
+        ({"data": chunk(SAID)}, {"code": 0, "msg": "ok", "result": chunk({}, "stop")}),
+    ],
+)
+def test_a_chunk_in_other_nestings_and_words(first: Any, last: Any) -> None:
+    assert relayed(first, last) == ("a", [], "stop")
+
+
+def test_another_name_of_a_finish_reason_counts_where_there_is_no_other() -> None:
+    limit = {"choices": [{"delta": {}, "stop_reason": "max_tokens"}]}
+    assert relayed(chunk(SAID), limit)[2] == "length"
+    matched = {"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "END"}]}
+    assert relayed(chunk(SAID), matched)[2] == "stop"
+
+
+@pytest.mark.parametrize("calls", [{"0": CALL}, {"1": CALL, "2": {**CALL, "id": "d"}}])
+def test_calls_that_are_numbered_by_names(calls: Any) -> None:
+    for name in ("tool_calls", "toolCalls"):
+        found = relayed(chunk({name: calls}), chunk({}, "tool_calls"))
+        assert len(found[1]) == len(calls) and found[2] == "tool_calls"
+        assert len(document({name: calls})["choices"][0]["message"]["tool_calls"]) == len(calls)
+
+
+@pytest.mark.parametrize("choice", [{"answer": "a"}, {"index": 0, "answer": "a"}, {"delta": None}])
+def test_a_stream_that_says_nothing_known_is_an_error(choice: Any) -> None:
+    assert relayed({"choices": [choice]}) == "the provider's answer ended before it began"
+
+
+def test_an_error_in_a_delta_is_one() -> None:
+    assert relayed(chunk({"error": {"message": "busy"}})) == "busy"
+    assert relayed(chunk(SAID), chunk({"error": "busy"})) == "busy"
+
+
+@pytest.mark.parametrize("name", ["text", "output_text"])
+def test_a_document_in_other_words(name: str) -> None:
+    reply = {"choices": {"0": {"message": {name: "a"}, "finishReason": "length"}}}
+    choice = normalise_completion(reply, IDENTITY)[0]["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "length")
