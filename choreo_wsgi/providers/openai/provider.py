@@ -17,19 +17,19 @@ from ...settings import Secret, Settings, setting
 from ...upstream import HTTPRequest
 from ..facts import BUILT_IN, CAPABILITIES
 from ..http import OverHTTP
-from ..reading import parse_object
 
 if TYPE_CHECKING:
     from ...chat import normalise
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
-    from .. import native, translating
+    from .. import native, reading, translating
     from ..answer import Asking
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
     normalise = Late("choreo_wsgi.chat.normalise")
     native = Late("choreo_wsgi.providers.native")
+    reading = Late("choreo_wsgi.providers.reading")
     translating = Late("choreo_wsgi.providers.translating")
     relayed = Late("choreo_wsgi.providers.openai.answer")
     chunks = Late("choreo_wsgi.providers.openai.chunks")
@@ -254,7 +254,7 @@ class OpenAI(OverHTTP):
                 body += exchange.receive(0.25)
         finally:
             exchange.close()
-        data = parse_object(bytes(body)).get("data") if exchange.status == 200 else None
+        data = reading.parse_object(bytes(body)).get("data") if exchange.status == 200 else None
         models = data if isinstance(data, list) else []
         names = [model.get("id") for model in models if isinstance(model, dict)]
         return [name for name in names if isinstance(name, str)]
