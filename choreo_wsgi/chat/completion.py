@@ -13,20 +13,13 @@ from .shapes import Members as Chunk
 
 _IDENTITY = ("id", "created", "model")
 #: Finish reasons that need no look at anything else.
-_ENDINGS = frozenset(("stop", "length", "content_filter"))
+_ENDINGS = {"stop", "length", "content_filter"}
 #: Members of a message, and of a choice, that need a closer look.
-_CLOSER = frozenset(
-    (
-        "tool_calls",
-        "function_call",
-        "audio",
-        "reasoning_details",
-        "usage",
-        "finish_reason",
-        *REASONING,
-    )
-)
-_ELSEWHERE = frozenset(("delta", "usage"))
+_CLOSER = {
+    *("tool_calls", "function_call", "audio", "reasoning_details", "usage", "finish_reason"),
+    *REASONING,
+}
+_ELSEWHERE = {"delta", "usage"}
 
 
 def normalise_completion(

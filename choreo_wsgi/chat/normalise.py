@@ -21,12 +21,10 @@ from .shapes import numbered, says
 
 _OBJECT = "chat.completion.chunk"
 #: Members of a chunk that say nothing by themselves.
-_FRAME = frozenset(
-    (
-        *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
-        *("service_tier", "obfuscation", "x_groq", "provider"),
-    )
-)
+_FRAME = {
+    *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
+    *("service_tier", "obfuscation", "x_groq", "provider"),
+}
 
 
 #: The members of ``usage`` that the schema requires.

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.items import Json, new_call_id
+from ..chat.longtext import restore
 from ..chat.source import Source
 from ..errors import ChoreoError
 from ..late import Late
@@ -24,7 +25,6 @@ from ..upstream import Client, HTTPRequest, Timeouts
 from .base import Provider, nothing
 
 if TYPE_CHECKING:
-    from ..chat import longtext
     from ..chat.request import ChatRequest
     from . import answer as answers
     from . import capabilities, failures, names, translating
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from .capabilities import Capabilities
     from .translating import Translator
 else:
-    longtext = Late("choreo_wsgi.chat.longtext")
     answers = Late("choreo_wsgi.providers.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
@@ -63,7 +62,7 @@ class OverHTTP(Provider):
         self, request: ChatRequest, sent: HTTPRequest, foreign: bytes = b"{[<", **judged: Any
     ) -> Asking:
         """Return how *sent* is sent for *request* and, as :class:`Asking` has it, *judged*."""
-        sent = self.signed(replace(sent, body=longtext.restore(sent.body, request.marks)))
+        sent = self.signed(replace(sent, body=restore(sent.body, request.marks)))
         sent = replace(sent, headers={**sent.headers, **request.trace})  # proxies may change them
         judged = {"refused": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
         return answers.Asking(lambda: self.client.send(sent), **judged)

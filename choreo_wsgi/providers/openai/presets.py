@@ -48,26 +48,20 @@ class Mistral(OpenAI):
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
         """Return *body* with ids of tool calls that Mistral takes."""
-        body = super().prepare(body)
-        messages = body.get("messages")
-        if not isinstance(messages, list):
-            return body
-        return {**body, "messages": [_with_short_ids(message) for message in messages]}
+        return {**super().prepare(body), "messages": [*map(_with_short_ids, body["messages"])]}
 
 
-def _with_short_ids(message: Json) -> Json:
+def _with_short_ids(message: dict[str, Json]) -> dict[str, Json]:
     """Return *message* with the ids of its calls, or of the call it answers, made to fit."""
-    if not isinstance(message, dict):
-        return message
-    changed: dict[str, Json] = {}
-    if isinstance(message.get("tool_call_id"), str):
-        changed["tool_call_id"] = _short_id(message["tool_call_id"])
-    if isinstance(message.get("tool_calls"), list):
-        changed["tool_calls"] = [
+    made = dict(message)
+    if message.get("tool_call_id"):
+        made["tool_call_id"] = _short_id(message["tool_call_id"])
+    if message.get("tool_calls"):
+        made["tool_calls"] = [
             {**call, "id": _short_id(call["id"])} if isinstance(call.get("id"), str) else call
             for call in message["tool_calls"]
         ]
-    return {**message, **changed} if changed else message
+    return made
 
 
 def _short_id(id: str) -> str:
