@@ -39,7 +39,7 @@ else:
 
 ELSEWHERE = {
     "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
-    "key": ("make an API key and print its section", "choreo_wsgi.app.newkey"),
+    "key": ("make an API key and print its section", "choreo_wsgi.app.keys"),
     "check": ("find what stands between clients and streams", "choreo_wsgi.doctor"),
     "chat": ("ask a running server, in the terminal", "choreo_wsgi.terminal"),
 }
@@ -176,8 +176,10 @@ def _configuration(options: argparse.Namespace) -> Configuration:
 def _serve(options: argparse.Namespace) -> int:
     configuration = _configuration(options)
     log.set_up(logging.getLogger(), configuration.settings)
-    # No line of ours shows them, and each request would look for them.
+    # No line of ours shows them, nor who logs, and each request would look for them ("Optimization"
+    # in Python's documentation of logging).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     # It reports every client that left; the application's own line says more.
     logging.getLogger("waitress").setLevel(logging.WARNING)
     inherited = inherited_sockets(os.environ, os.getpid())

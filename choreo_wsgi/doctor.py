@@ -19,7 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .errors import ChoreoError, ConfigurationError
 from .upstream.address import parse_url
@@ -40,10 +40,10 @@ MENDING = [
 4 haproxy compression type without text/event-stream
 4 Caddy encode without text/event-stream in its match
 4 Apache SetEnvIf Request_URI ^/v1/ no-gzip
-5 nginx proxy_http_version 1.1; with proxy_set_header Connection "";
+5 nginx proxy_http_version 1.1; proxy_set_header Connection ""; chunked_transfer_encoding on;
 5 Apache no SetEnv force-proxy-request-1.0
 6 nginx proxy_read_timeout 330s; and proxy_send_timeout 330s;
-6 haproxy timeout server 330s and timeout client 330s
+6 haproxy timeout server 330s, timeout client 330s and no http-response wait-for-body
 6 Caddy transport http with read_timeout and response_header_timeout of 330s, or none
 6 Apache ProxyPass with timeout=330
 6 cloudflare a silence of 100 s is its limit: stream, and keep heartbeat_seconds below
@@ -61,9 +61,6 @@ NOT_OURS = "it is not choreo-wsgi's echo (--model), or the header Choreo-Check d
 _GAP = 0.25  # seconds between two words
 _WORDS = 8
 _PATIENCE = 5.0  # seconds in which a server should notice that its client left
-
-#: A result: its exit status, 0 where all is as it should be, and what to say.
-Finding = tuple[int, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +103,6 @@ class Answer:
     """
 
     status: int = 0
-    version: int = 11
     headers: dict[str, str] = field(default_factory=dict)
     packing: str = ""
     text: str = ""
@@ -123,14 +119,13 @@ class Answer:
 
     def read(self, response: http.client.HTTPResponse, began: float, most: int) -> None:
         """Read *response* until *most* words have come, if it is no 0, else to its end."""
-        self.status, self.version = response.status, response.version
+        self.status = response.status
         self.headers = {name.lower(): value for name, value in response.getheaders()}
         self.packing = self.headers.get("content-encoding", "")
         if self.status == 200 and "choreo-saw" not in self.headers:
             self.wrong = NOT_OURS
             return
-        known = self.packing in ("gzip", "deflate")
-        unpack = zlib.decompressobj(47).decompress if known else bytes
+        unpack = zlib.decompressobj(47).decompress if self.packing == "gzip" else bytes
         while data := response.read1(65536):
             self.text += unpack(data).decode("utf-8", "replace")
             for times, mark in ((self.words, '"content":"word'), (self.pings, ": ping")):
@@ -153,22 +148,27 @@ class Answer:
 class Route:
     """The way to a server: sends requests for its echo, *model*, along it.
 
-    *packing* is what an answer may be packed with; only gzip can be read.  *proxy* is the name
-    of the one on the way, if it is known.
+    *proxy* is the name of the one on the way, if it is known.
     """
 
     url: str
     key: str
     model: str
-    packing: str = "gzip"
     proxy: str = ""
 
     def ask(
-        self, count: int, delay: float = 0.0, stream: bool = True, most: int = 0, **check: str
+        self,
+        count: int,
+        delay: float = 0.0,
+        stream: bool = True,
+        most: int = 0,
+        packing: str = "gzip",
+        **check: str,
     ) -> Answer:
         """Ask the echo for *count* words, each after a *delay* in seconds.
 
-        Leave when *most* came, unless it is 0.  *check* is what the echo is told besides.
+        Leave when *most* came, unless it is 0.  *packing* is what the answer may be packed with;
+        only gzip can be read.  *check* is what the echo is told besides.
         """
         answer = Answer()
         address, target = parse_url(self.url, {})
@@ -183,7 +183,7 @@ class Route:
         body = {"model": self.model, "messages": [message], "stream": stream}
         body["choreo_check"] = {"delay_ms": delay * 1000, **check}
         headers = {"Content-Type": "application/json", "Choreo-Check": "1"}
-        headers |= {"User-Agent": f"choreo-wsgi/{__version__}", "Accept-Encoding": self.packing}
+        headers |= {"User-Agent": f"choreo-wsgi/{__version__}", "Accept-Encoding": packing}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         began = time.monotonic()
         try:
@@ -196,12 +196,14 @@ class Route:
         finally:
             connection.close()
             answer.took = time.monotonic() - began
+        if self.key and answer.status == 401 and "key is needed" in answer.wrong:
+            answer.wrong += ": Authorization does not pass"
         self.proxy = self.proxy or answer.proxy
         return answer
 
 
-def examine(route: Route, seconds: float) -> Iterator[Finding]:
-    """Yield the findings about *route* one after the other.
+def examine(route: Route, seconds: float) -> Iterator[tuple[int, str]]:
+    """Yield the findings about *route*: an exit status, 0 where all is well, and what to say.
 
     *seconds* is the silence that must pass; 0 is two and a half heartbeats of the server.
     Raises ChoreoError when there is no answer to examine.
@@ -221,11 +223,11 @@ def examine(route: Route, seconds: float) -> Iterator[Finding]:
         yield BUFFERED, f"buffering: frames come in bursts, up to {late:.1f} s late"
     else:
         yield 0, f"frames arrive one by one, at most {late * 1000:.0f} ms late"
-    if paced.version == 10 or saw[1] == "HTTP/1.0":
-        yield OLD_HTTP, "HTTP/1.0: a stream that is cut looks, to the proxy too, as if it had ended"
+    if saw[1] == "HTTP/1.0" or not {"transfer-encoding", "content-length"} & paced.headers.keys():
+        yield OLD_HTTP, "HTTP/1.0 or no chunks: a stream that is cut looks as if it had ended"
     else:
         yield 0, "HTTP/1.1 all the way: a cut shows"
-    if not paced.packing and (packing := replace(route, packing="br, zstd").ask(1).packing):
+    if not paced.packing and (packing := route.ask(1, packing="br, zstd").packing):
         yield COMPRESSED, f"compression: browsers get it packed with {packing}"
     yield _leaving(route)
     yield from _silence(route, seconds or 2.5 * float(saw[3]), float(saw[3]))
@@ -238,7 +240,7 @@ def _late(paced: Answer) -> float:
     return max(delays, default=math.inf) - min(delays, default=0.0)
 
 
-def _leaving(route: Route) -> Finding:
+def _leaving(route: Route) -> tuple[int, str]:
     id = secrets.token_hex(16)
     route.ask(int(60 / _GAP), _GAP, most=2, id=id)
     left = time.monotonic()
@@ -254,7 +256,7 @@ def _leaving(route: Route) -> Finding:
     return 0, f"whether a leaving client is noticed cannot be told: {why}"
 
 
-def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[Finding]:
+def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[tuple[int, str]]:
     plain: list[Answer] = []
     asked = (1, seconds, False)
     beside = threading.Thread(target=lambda: plain.append(route.ask(*asked)), daemon=True)
@@ -264,7 +266,7 @@ def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[Finding
     for what, answer in (("a silent stream", silent), ("a plain answer", plain[0])):
         if not answer.wrong:
             yield 0, f"{what} of {seconds:g} s passes"
-        elif 400 <= answer.status < 500:
+        elif 400 <= answer.status < 502 or answer.status == 503:  # a limit, not a time
             raise ChoreoError(f"{what} cannot be asked for: {answer.wrong}")
         else:
             after = f"after {answer.took:.1f} s: {answer.wrong}"

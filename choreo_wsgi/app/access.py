@@ -48,6 +48,7 @@ _ASKED = re.compile(
     r"(?:choreo|openai|anthropic|x-stainless)-[a-z0-9-]{1,64}|x-request-id|(?:x-)?api-key"
 )
 _LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s*]+/?", re.IGNORECASE)
 _MAX_AGE = "600"  # seconds; browsers cut it to 2 hours at most
 
 
@@ -59,12 +60,15 @@ class Gate:
     """
 
     def __init__(self, keys: Mapping[str, Key], settings: Settings) -> None:
-        """Raise ConfigurationError if there must be keys and are none."""
+        """Raise ConfigurationError if there must be keys and are none, or for no origin."""
         if settings.behind_proxy and not keys:
             raise ConfigurationError(
                 "behind_proxy: strangers look local behind a proxy; set api_keys, api_keys_file "
                 "or a section [key NAME]"
             )
+        for origin in settings.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigurationError(f"cors_origins: {origin!r} is not like https://HOST")
         self._keys = keys
         self._open = settings.allow_anonymous
         self._origins = frozenset(origin.lower().rstrip("/") for origin in settings.cors_origins)

@@ -92,7 +92,8 @@ class Account:
         self.seconds = time.monotonic() - self.began
         self.outcome = outcome or self.outcome or "ok"
         if log.access.isEnabledFor(logging.INFO):
-            log.write_account(self.members())
+            members = self.members()
+            log.access.info(members, extra={"account": members})
         for observer in self.observers:
             observer.finished(self)
 

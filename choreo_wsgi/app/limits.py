@@ -10,10 +10,10 @@ A minute, and a day, begins with its first request, so that a limit is exact wit
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..chat.items import Usage
 from ..chat.request import ChatRequest, content_text
@@ -23,10 +23,8 @@ from .keys import Rule
 from .request import Headers
 from .slots import RETRY_AFTER
 
-#: A limit that nothing reaches.
-NO_LIMIT = 2**53
-
-Counts = dict[str, Any]
+#: What is used of each of a key's rules: by whom, and until when that counts.
+Counts = dict[str, dict[str, tuple[int, float]]]
 #: Adds the costs of rules without waiting, for the key that they were taken from.
 Settle = Callable[[Sequence[Rule]], object]
 #: Charges a key for an answer that is over: by its usage, else estimated from its frames.
@@ -40,22 +38,19 @@ def count(
     """Add the cost of each rule to a key's *counts*, or nothing if one has no room.
 
     Return the rules with what was left before.  *holder*, a process, has its places among the
-    key's streams for *lease* seconds.
+    key's streams for *lease* seconds; a minute belongs to all.
     """
-    counted, changed = list[Rule](), dict[str, Any]()
+    counted, changed = list[Rule](), Counts()
     for rule in rules:
-        name, reset = rule.name, RETRY_AFTER
-        if rule.seconds:
-            used, ends = counts.get(name, (0, 0))
-            if ends <= now:
-                used, ends = 0, now + rule.seconds
-            changed[name], reset = (max(0, used + rule.cost), ends), ends - now
-        else:  # each holder's places, and until when it has them
-            held = {id: (n, ends) for id, (n, ends) in counts.get(name, {}).items() if ends > now}
-            used = sum(n for n, _ in held.values())
-            mine, _ = held.get(holder, (0, 0))
-            changed[name] = held | {holder: (max(0, mine + rule.cost), now + lease)}
-        counted.append(rule._replace(left=rule.limit - used, reset=reset))
+        held = {id: (n, ends) for id, (n, ends) in counts.get(rule.name, {}).items() if ends > now}
+        id, ends = ("", now + rule.seconds) if rule.seconds else (holder, now + lease)
+        mine, began = held.get(id, (0, ends))
+        changed[rule.name] = held | {
+            id: (max(0, mine + rule.cost), began if rule.seconds else ends)
+        }
+        left = rule.limit - sum(n for n, _ in held.values())
+        reset = began - now if rule.seconds else RETRY_AFTER
+        counted.append(rule._replace(left=left, reset=reset))
     if refused(counted) is None:
         counts.update(changed)
     return counted
@@ -136,7 +131,7 @@ class Limits:
                 if rule.seconds and time.monotonic() - began >= rule.reset:
                     change = max(0, change)  # the next minute knows nothing of the reservation
                 if rule.name != "requests_per_minute":
-                    changes.append(rule._replace(limit=NO_LIMIT, cost=change))
+                    changes.append(rule._replace(limit=sys.maxsize, cost=change))
             if changes:
                 settle(changes)
 

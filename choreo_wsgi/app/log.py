@@ -22,14 +22,9 @@ from ..settings import Settings
 #: Gets one line for each request; the record's ``account`` has its members.
 access = logging.getLogger("choreo_wsgi.access")
 
-#: Lines that wait to be written; more are dropped.
-MOST = 10_000
-
-#: Seconds between two writes: lines that come together are written together.
-PAUSE = 0.05
-
-#: Seconds that the end of the process waits for the last lines.
-LAST = 1.0
+#: Lines that wait to be written (more are dropped), the seconds between two writes (lines that
+#: come together are written together), and those that the end of the process waits for the last.
+MOST, PAUSE, LAST = 10_000, 0.05, 1.0
 
 _PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
 
@@ -65,14 +60,6 @@ class Members(dict[str, "str | int | float | None"]):
             else:
                 told.append(f"{name}={value}")
         return " ".join(told)
-
-
-def write_account(members: Members) -> None:
-    """Log the *members* of a request's account."""
-    # Not by access.info(), which looks through the stack for who calls.
-    record = access.makeRecord(access.name, logging.INFO, "", 0, members, (), None)
-    record.account = members
-    access.handle(record)
 
 
 class TextLine(logging.Formatter):
@@ -122,7 +109,6 @@ class Lines(logging.Handler):
         self._lines: deque[str] = deque()
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
-        self._writing = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Have the line of *record* written, unless too many wait already."""
@@ -136,29 +122,29 @@ class Lines(logging.Handler):
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
-        if not self._news.is_set():
-            self._news.set()
+        self._news.set()
 
     def flush(self) -> None:
         """Wait a moment for the lines to be written."""
         deadline = time.monotonic() + LAST
-        while (self._lines or self._writing) and time.monotonic() < deadline:
+        while self._lines and time.monotonic() < deadline:
             time.sleep(PAUSE / 5)
 
     def _run(self) -> None:
         while self._news.wait():
             self._news.clear()
-            self._writing = True
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            lines = tuple(self._lines)
+            text = "".join(lines)
             if self.dropped:
-                lines.append(f"{self.dropped} lines of the log were dropped\n")
+                text += f"{self.dropped} lines of the log were dropped\n"
                 self.dropped = 0
             # To the descriptor: the end of the process would wait for the lock of a stream's
             # buffer, in which a thread is stuck.  Where it fails there is nobody to tell.
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
-                data = "".join(lines).encode("utf-8", "backslashreplace")
+                data = text.encode("utf-8", "backslashreplace")
                 while data:
                     data = data[os.write(descriptor, data) :]
-            self._writing = False
+            for _ in lines:  # only now: flush() waits for them
+                self._lines.popleft()
             time.sleep(PAUSE)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,30 +31,34 @@ if TYPE_CHECKING:
 #: the callers' words.
 MODELS = 200
 
-_SECONDS = {"buckets": (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)}
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_Seconds, _Gaps = partial(Histogram, buckets=_SECONDS), partial(Histogram, buckets=GAPS)
+# How several processes' gauges become one.
+_Sum, _Max = (
+    partial(Gauge, multiprocess_mode="livesum"),
+    partial(Gauge, multiprocess_mode="livemax"),
+)
+_Min = partial(Gauge, multiprocess_mode="livemin")
 
-_SUM, _MAX = {"multiprocess_mode": "livesum"}, {"multiprocess_mode": "livemax"}
-_MIN = {"multiprocess_mode": "livemin"}
-
-#: Kind, text, labels and options; those of a gauge say how several processes' become one.
-_TABLE: dict[str, tuple[Any, str, str, dict[str, Any]]] = {
-    "requests": (Counter, "Requests by how they ended", "api model outcome", {}),
-    "tokens": (Counter, "Tokens that providers reported", "key model direction", {}),
-    "frames": (Counter, "Frames sent to clients", "", {}),
-    "heartbeats": (Counter, "Pings sent to clients", "", {}),
-    "client_disconnects": (Counter, "Clients that left before the end", "", {}),
-    "failovers": (Counter, "Targets passed over for the next", "model", {}),
-    "replay_errors": (Counter, "Requests that the replay store failed", "", {}),
-    "request_seconds": (Histogram, "From a request to its last byte", "", _SECONDS),
-    "first_token_seconds": (Histogram, "From a request to the first frame", "", _SECONDS),
-    "frame_gap_seconds": (Histogram, "Between frames of a stream", "", {"buckets": GAPS}),
-    "active_streams": (Gauge, "Completions that run, with a client or without", "", _SUM),
-    "orphans": (Gauge, "Resumable streams that go on without a client", "", _SUM),
-    "readers": (Gauge, "Readings of resumable streams", "", _SUM),
-    "carried_streams": (Gauge, "Streams on the server's one loop, without a worker", "", _SUM),
-    "loop_lag_seconds": (Gauge, "How long the loop's last round made others wait", "", _MAX),
-    "replay_reachable": (Gauge, "Whether the replay store can be reached", "", _MIN),
-    "breaker_open": (Gauge, "Whether a target is left out for failing", "target", _MAX),
+#: Kind, text and labels.
+_TABLE: dict[str, tuple[Any, str, str]] = {
+    "requests": (Counter, "Requests by how they ended", "api model outcome"),
+    "tokens": (Counter, "Tokens that providers reported", "key model direction"),
+    "frames": (Counter, "Frames sent to clients", ""),
+    "heartbeats": (Counter, "Pings sent to clients", ""),
+    "client_disconnects": (Counter, "Clients that left before the end", ""),
+    "failovers": (Counter, "Targets passed over for the next", "model"),
+    "replay_errors": (Counter, "Requests that the replay store failed", ""),
+    "request_seconds": (_Seconds, "From a request to its last byte", ""),
+    "first_token_seconds": (_Seconds, "From a request to the first frame", ""),
+    "frame_gap_seconds": (_Gaps, "Between frames of a stream", ""),
+    "active_streams": (_Sum, "Completions that run, with a client or without", ""),
+    "orphans": (_Sum, "Resumable streams that go on without a client", ""),
+    "readers": (_Sum, "Readings of resumable streams", ""),
+    "carried_streams": (_Sum, "Streams on the server's one loop, without a worker", ""),
+    "loop_lag_seconds": (_Max, "How long the loop's last round made others wait", ""),
+    "replay_reachable": (_Min, "Whether the replay store can be reached", ""),
+    "breaker_open": (_Max, "Whether a target is left out for failing", "target"),
 }
 
 
@@ -80,10 +85,8 @@ class Metrics(Observer):
         self._watching = 0  # the process whose thread looks; a fork has none
         self._registry = prometheus.CollectorRegistry()
         self._metrics: dict[str, Any] = {
-            name: kind(
-                name, text, labels.split(), namespace="choreo", registry=self._registry, **options
-            )
-            for name, (kind, text, labels, options) in _TABLE.items()
+            name: kind(name, text, labels.split(), namespace="choreo", registry=self._registry)
+            for name, (kind, text, labels) in _TABLE.items()
         }
         self._look()
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 
 from .response import Response
 
 _HTML = Path(__file__).with_name("page.html").read_bytes()
 
-
 #: CSP sources that allow the page's own script and style, by their content.
-_SCRIPT, _STYLE = (
-    f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"
-    for name in (b"script", b"style")
-    for content in re.findall(rb"(?s)<%b>(.*?)</%b>" % (name, name), _HTML)
-)
+_OWN = {
+    name: f"'sha256-{b64encode(sha256(content).digest()).decode()}'"
+    for name, content in re.findall(rb"(?s)<(script|style)>(.*?)</\1>", _HTML)
+}
 _HEADERS = [
     ("Content-Type", "text/html; charset=utf-8"),
     ("Content-Length", str(len(_HTML))),
@@ -26,7 +24,7 @@ _HEADERS = [
     ("Referrer-Policy", "no-referrer"),
     (
         "Content-Security-Policy",
-        f"default-src 'none'; script-src {_SCRIPT}; style-src {_STYLE}; "
+        f"default-src 'none'; script-src {_OWN[b'script']}; style-src {_OWN[b'style']}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'",
     ),

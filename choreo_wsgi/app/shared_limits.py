@@ -6,24 +6,27 @@ that dies does not keep it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ..late import Late
 from ..replay.backend import Unreachable
 from ..replay.lua import Script
 from .keys import Rule
-from .limits import NO_LIMIT, Counts, Limits, Settle, count
+from .limits import Counts, Limits, Settle, count
 
 if TYPE_CHECKING:
     from ..replay import database, redis
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 Step = Callable[[Counts, float], list[Rule]]
 #: Has a step change a key's counts, undisturbed; returns what that does, or raises Unreachable.
 Change = Callable[[str, Step], list[Rule]]
+Counted = Future["list[Rule] | None"]
 
 
 def open_limits(replay: str) -> SharedLimits:
@@ -96,7 +100,7 @@ def _in_redis(url: str) -> Change:
 
 
 class SharedLimits(Limits):
-    """Counts by *change*, or within this process while its store is away."""
+    """Counts by *change*, in a thread of its own, or in this process while the store is away."""
 
     blocking = True
 
@@ -104,63 +108,58 @@ class SharedLimits(Limits):
         super().__init__()
         self._change = change
         self._keys: set[str] = set()  # those that had places here
-        self._later: deque[tuple[str, Sequence[Rule]]] = deque()
-        self._news = threading.Event()
-        self._asking = threading.Lock()  # one at a time: there is no waiting for one another
+        self._todo = SimpleQueue[tuple[str, Sequence[Rule], Counted]]()
         self._process, self._holder = 0, ""  # the one whose thread runs; a fork has none
         self._retry = 0.0  # when a store that is away may be asked again
 
     def take(self, key: str, rules: Sequence[Rule]) -> tuple[list[Rule], Settle]:
         self._keys.update(key for rule in rules if not rule.seconds)
-        answer = self._add((key, rules))
-        if answer is None:
-            return super().take(key, rules)
-        return answer, partial(self._put, key)
+        counted = self._put(key, rules).result() if time.monotonic() >= self._retry else None
+        return super().take(key, rules) if counted is None else (counted, partial(self._put, key))
 
-    def _put(self, key: str, rules: Sequence[Rule]) -> None:
-        """Have *rules* added before this process takes anything else."""
-        self._later.append((key, rules))
-        self._news.set()
-
-    def _add(self, *last: tuple[str, Sequence[Rule]]) -> list[Rule] | None:
-        """Add what was put off and then the *last*; return its answer, None without a store."""
-        if time.monotonic() < self._retry:
-            return None
-        with self._asking:
-            if time.monotonic() < self._retry or not (self._later or last):
-                return None
-            todo = [*(self._later.popleft() for _ in range(len(self._later))), *last]
-            if self._retry:
-                self._retry = time.monotonic() + _RETRY  # the others do not wait for this one
+    def _put(self, key: str, rules: Sequence[Rule]) -> Counted:
+        """Have *rules* added, after all that was put before; the answer is None without a store."""
+        with self._lock:
             if self._process != os.getpid():
                 self._process, self._holder = os.getpid(), secrets.token_hex(8)
+                self._todo = SimpleQueue()
                 threading.Thread(target=self._run, name="limits", daemon=True).start()
-            try:
-                for key, rules in todo:
-                    step = partial(count, rules, holder=self._holder, lease=LEASE)
-                    answer = self._change(key, step)
-            except Unreachable as error:  # what was put off ends with its minute or its lease
-                if not self._retry:
-                    text = "the limits of keys cannot be shared, each process keeps its own: %s"
-                    logger.warning(text, error)
-                self._retry = time.monotonic() + _RETRY
-                return None
-            if self._retry:
-                self._retry = 0.0
-                logger.info("the limits of keys are shared again")
-            return answer
+        counted = Counted()
+        self._todo.put((key, rules, counted))
+        return counted
 
     def _run(self) -> None:
         due = time.monotonic() + _RENEW
         while True:
-            self._news.wait(max(0.0, due - time.monotonic()))
-            self._news.clear()
             if time.monotonic() >= due:
                 due = time.monotonic() + _RENEW
                 self.renew()
-            self._add()
+            with contextlib.suppress(Empty):
+                key, rules, counted = self._todo.get(timeout=max(0.0, due - time.monotonic()))
+                try:
+                    counted.set_result(self._add(key, rules))
+                except Exception as error:  # what the store holds is not ours
+                    counted.set_exception(error)
+
+    def _add(self, key: str, rules: Sequence[Rule]) -> list[Rule] | None:
+        if time.monotonic() < self._retry:
+            return None
+        if self._retry:
+            self._retry = time.monotonic() + _RETRY  # the others do not wait for this one
+        try:
+            answer = self._change(key, partial(count, rules, holder=self._holder, lease=LEASE))
+        except Unreachable as error:  # what is not given back ends with its minute or its lease
+            if not self._retry:
+                text = "the limits of keys cannot be shared, each process keeps its own: %s"
+                logger.warning(text, error)
+            self._retry = time.monotonic() + _RETRY
+            return None
+        if self._retry:
+            self._retry = 0.0
+            logger.info("the limits of keys are shared again")
+        return answer
 
     def renew(self) -> None:
         """Have the thread hold this process's places for another LEASE."""
         for key in tuple(self._keys):
-            self._put(key, [Rule("max_streams", NO_LIMIT, 0)])
+            self._put(key, [Rule("max_streams", sys.maxsize, 0)])

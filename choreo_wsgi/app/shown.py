@@ -12,7 +12,7 @@ _MASK = "***"
 
 # A user's name and password in a URL, or a password in its query, as Redis takes it.
 _IN_URL = re.compile(r"(?<=://)[^/?#\s]*(?=@)|(?<=password=)[^&#\s]+")
-_SECRET = ("key", "secret", "token", "password", "headers")
+_SECRET = re.compile(r"(key|secret|token|password|headers)(_|$)")
 
 
 def as_ini(configuration: Configuration, written: Callable[[Any], str]) -> Iterator[str]:
@@ -28,6 +28,6 @@ def as_ini(configuration: Configuration, written: Callable[[Any], str]) -> Itera
             yield f"\n[{kind} {name}]"
             for key, text in section.items():
                 # What may be a key and is not the name of a variable.
-                secret = any(word in key for word in _SECRET) and not text.startswith("env:")
+                secret = _SECRET.search(key) and not text.startswith("env:")
                 shown = _MASK if secret else _IN_URL.sub(_MASK, text).replace("\n", "\n    ")
                 yield f"{key} = {shown}"

@@ -120,6 +120,10 @@ class Provider(ABC):
         """Return the stop strings that are looked for here, not by the provider."""
         return () if "stop" in self.native else request.stop
 
+    def lacks_key(self) -> bool:
+        """Return whether there is no key and nothing can be had without one."""
+        return self.facts.needs_key and bool(self.facts.keys) and not self.options.api_key
+
     def key(self) -> str:
         """Return the provider's key; raises ProviderNotConfigured when there is none."""
         if not self.options.api_key:

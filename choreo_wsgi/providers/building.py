@@ -117,6 +117,9 @@ class _Building:
                 return self._kept[name]
             provider = cls(name, options, self._configuration.settings)
             provider.made_from = made_from
+            if provider.lacks_key():
+                variables = " or ".join(provider.facts.keys)
+                logger.warning("provider %s has no key, so its models fail: %s", name, variables)
             return provider
         except Unusable as error:
             reason = error.message

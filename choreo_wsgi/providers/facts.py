@@ -58,6 +58,7 @@ BUILT_IN: dict[str, Facts] = {
         *("bedrock.provider:Bedrock", "BEDROCK"),
         keys=("AWS_BEARER_TOKEN_BEDROCK",),
         also=("AWS_ACCESS_KEY_ID",),
+        needs_key=False,
         extra="bedrock",
     ),
     "deepseek": _own("openai.presets:DeepSeek", "DEEPSEEK", home="https://api.deepseek.com/v1"),
@@ -68,7 +69,7 @@ BUILT_IN: dict[str, Facts] = {
     "groq": _own("openai.presets:Groq", "GROQ", home="https://api.groq.com/openai/v1"),
     "local": Facts("choreo_wsgi.local.provider:Local"),
     "mistral": _own("openai.presets:Mistral", "MISTRAL", home="https://api.mistral.ai/v1"),
-    "ollama": _own("ollama:Ollama", "OLLAMA"),
+    "ollama": _own("ollama:Ollama", "OLLAMA", needs_key=False),
     "openai": _own(
         *("openai.provider:OpenAI", "OPENAI", "gpt-*", "chatgpt-*", "o[0-9]*"),
         home="https://api.openai.com/v1",

@@ -8,7 +8,7 @@ import pytest
 
 from choreo_wsgi.app.access import Gate
 from choreo_wsgi.app.keys import Key
-from choreo_wsgi.errors import PermissionDenied
+from choreo_wsgi.errors import ConfigurationError, PermissionDenied
 from choreo_wsgi.settings import Settings
 
 KEYS = {"digest": Key()}
@@ -18,6 +18,16 @@ LISTED = Gate(KEYS, Settings(cors_origins=("https://App.test", "http://x.test:81
 
 
 RATES = ("limit", "remaining", "reset")
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.test", "app.test:3000", "https://*.app.test", "https://a/b"]
+)
+def test_what_is_no_origin_is_told_at_start(origin: str) -> None:
+    """It would never be that of a page."""
+    with pytest.raises(ConfigurationError, match=r"cors_origins: .* is not like https://HOST"):
+        Gate(KEYS, Settings(cors_origins=("*", origin)))
+    Gate(KEYS, Settings(cors_origins=("null", "http://[::1]:80/", "chrome-extension://abc")))
 
 
 def asking(origin: str | None, **variables: str) -> dict[str, Any]:

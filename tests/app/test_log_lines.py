@@ -150,7 +150,7 @@ other = logging.StreamHandler()
 other.setFormatter(logging.Formatter("other: %%(message)s of %%(account)r"))
 first = logger.handlers[0]
 %s
-log.write_account(members)
+access.info(members, extra={"account": members})
 first.flush()
 """
 WORDS = 'id="x 1" status=200 usage=3+4'

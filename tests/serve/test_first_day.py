@@ -112,6 +112,32 @@ def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
     assert len(done.stderr.splitlines()) < 6
 
 
+@pytest.mark.parametrize(
+    ("ini", "said"),
+    [
+        ("[provider gemini]\n", "gemini has no key, so its models fail: GEMINI_API_KEY or GOOGLE"),
+        ("[provider a]\ntype = anthropic\n", "a has no key, so its models fail: ANTHROPIC_API_KEY"),
+        ("[provider o]\ntype = openai\nmodels = x\n", "o has no key, so its models fail: OPENAI"),
+        ("[provider groq]\n", "groq has no key, so its models fail: GROQ_API_KEY"),
+        ("[provider o]\ntype = openai\nbase_url = http://127.0.0.1:1/v1\n", ""),
+        ("[provider ollama]\n[provider vllm]\n[provider echo]\n[provider local]\n", ""),
+    ],
+)
+def test_a_provider_without_its_key_is_told_of_at_start(run: Run, ini: str, said: str) -> None:
+    """A warning: its key may be meant to come later, and the others can be used."""
+    done = run("models", ini=ini)
+    assert done.returncode == 0
+    assert said in done.stderr and len(done.stderr.splitlines()) == bool(said)
+
+
+def test_the_settings_that_are_shown_hide_secrets_only(run: Run) -> None:
+    digest = f"digest = {'0' * 64}"
+    ini = f"[key ann]\n{digest}\ntokens_per_minute = 500\n[provider openai]\napi_key = sk-1\n"
+    shown = run("settings", ini=ini).stdout
+    assert digest in shown and "tokens_per_minute = 500" in shown
+    assert "api_key = ***" in shown and "sk-1" not in shown
+
+
 def test_help_names_the_values(run: Run) -> None:
     shown = run("serve", "--help").stdout
     assert "--log-level debug|info|warning|error" in shown

@@ -211,10 +211,14 @@ class OpenAI(OverHTTP):
         first.again = lambda status, text: asking(body) if self._refused(status, text) else None
         return first
 
+    def lacks_key(self) -> bool:
+        """Return whether there is no key for the provider's own address."""
+        return super().lacks_key() and self._base_url == self.facts.home
+
     def _post(
         self, request: ChatRequest, body: dict[str, Json], path: str = "/chat/completions"
     ) -> HTTPRequest:
-        if self.facts.needs_key and self._base_url == self.facts.home:
+        if self.lacks_key():
             self.key()
         url = self.url(path, request.model)
         return HTTPRequest("POST", url, self._headers, dump_large(body))
