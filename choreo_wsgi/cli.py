@@ -39,7 +39,7 @@ else:
 
 ELSEWHERE = {
     "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
-    "key": ("make an API key and print its section", "choreo_wsgi.app.keys"),
+    "key": ("make an API key and print its section", "choreo_wsgi.app.shown"),
     "check": ("find what stands between clients and streams", "choreo_wsgi.doctor"),
     "chat": ("ask a running server, in the terminal", "choreo_wsgi.terminal"),
 }

@@ -191,6 +191,8 @@ class Route:
             answer.read(connection.getresponse(), began, most)
         except (OSError, http.client.HTTPException, zlib.error) as error:
             answer.wrong = str(error) or type(error).__name__
+            if type(error) is http.client.BadStatusLine:
+                answer.wrong = "what answers does not speak HTTP"
             if untrusted := getattr(error, "verify_message", ""):
                 answer.wrong = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
         finally:

@@ -213,13 +213,12 @@ def load(
             parse_options(Settings, {variables[variable]: text}, variable)
             values[variables[variable]] = text
         elif variable.startswith(_PREFIX):
-            near = did_you_mean(variable, [*variables, "CHOREO_CONFIG"])
+            near = did_you_mean(variable, [*variables, "CHOREO_CONFIG"], 0.8)  # all begin alike
             raise ConfigurationError(f"{variable}: no such setting{near}")
     parse_options(Settings, arguments, "command line")
     values.update(arguments)
-    return Configuration(
-        parse_options(Settings, values, "settings"), named["provider"], named["key"]
-    )
+    settings = parse_options(Settings, values, "settings")
+    return Configuration(settings, named["provider"], named["key"])
 
 
 _PREFIX = "CHOREO_"
@@ -252,9 +251,9 @@ def parse_options(
     return options(**parsed)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` with the nearest of *known*, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
+def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Return `` (did you mean 'x'?)`` with the nearest of *known*, so much *alike*, or nothing."""
+    near = difflib.get_close_matches(name, known, 1, alike)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -263,15 +262,16 @@ def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> An
         raise TypeError(f"{where}: no way to read a {hint}")
     shown = "the value" if hint in (Secret, tuple[Secret, ...]) else repr(text)
     cast, kind = _CASTS[hint]
+    if text[1:] and text[0] == text[-1] and text[0] in "'\"":
+        raise ConfigurationError(f"{where}: leave out the quotation marks: they belong to no value")
     try:
         value = cast(text)
     except (ValueError, KeyError):
         raise ConfigurationError(f"{where}: {shown} is not {kind}") from None
-    about = item.metadata
-    if about["choices"] and value not in about["choices"]:
-        choices = ", ".join(about["choices"])
-        near = did_you_mean(text, about["choices"])
-        raise ConfigurationError(f"{where}: {shown} is not one of {choices}{near}")
+    about, choices = item.metadata, item.metadata["choices"]
+    if choices and value not in choices:
+        near = did_you_mean(text.lower(), choices)
+        raise ConfigurationError(f"{where}: {shown} is not one of {', '.join(choices)}{near}")
     if about["minimum"] is not None and value < about["minimum"]:
         raise ConfigurationError(f"{where}: {text} is below the minimum {about['minimum']:g}")
     if about["maximum"] is not None and value > about["maximum"]:
@@ -279,8 +279,8 @@ def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> An
     return value
 
 
-_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True}
-_BOOLEANS |= {"0": False, "false": False, "no": False, "off": False}
+_BOOLEANS = dict.fromkeys(("1", "true", "yes", "on"), True)
+_BOOLEANS |= dict.fromkeys(("0", "false", "no", "off"), False)
 
 
 def _int(text: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -84,12 +83,12 @@ class Gate:
             return ANYBODY
         if not self._keys:
             if not self._open:
-                _demand_local(environ, "without API keys this server")
+                demand_local(environ, "without API keys this server")
             return ANYBODY
         # Anthropic's clients send x-api-key, Azure's api-key.
         key = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY") or ""
         if (environ.get("HTTP_AUTHORIZATION") or "").strip():
-            key = _bearer(environ)
+            key = bearer(environ)
             if not key:
                 raise AuthenticationError(
                     "the Authorization header must be: Bearer KEY", code="malformed_authorization"
@@ -151,18 +150,7 @@ class Gate:
         return _LOCAL.fullmatch(origin) is not None
 
 
-def demand_metrics_key(environ: Environ, key: str) -> None:
-    """Raise AuthenticationError without *key*; without one, PermissionDenied to other machines.
-
-    It is a key of its own: who watches the server need not be able to use it.
-    """
-    if not key:
-        _demand_local(environ, "without a metrics_key /metrics")
-    elif not hmac.compare_digest(_bearer(environ).encode("latin-1", "replace"), key.encode()):
-        raise AuthenticationError("/metrics needs the metrics_key: Authorization: Bearer KEY")
-
-
-def _bearer(environ: Environ) -> str:
+def bearer(environ: Environ) -> str:
     """Return the key in the Authorization header, or nothing."""
     match = _BEARER.fullmatch((environ.get("HTTP_AUTHORIZATION") or "").strip(" \t"))
     return match[1] if match else ""
@@ -183,7 +171,7 @@ def _adds(names: tuple[str, ...]) -> bool:
     return _FORWARDING.search(f" {' '.join(names)}") is not None
 
 
-def _demand_local(environ: Environ, who: str) -> None:
+def demand_local(environ: Environ, who: str) -> None:
     """Raise PermissionDenied unless this machine itself calls, by its own name, without a proxy.
 
     *who* does not answer others, for the message.

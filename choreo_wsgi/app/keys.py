@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
-import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -152,22 +149,3 @@ def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str
 def digest_of(key: bytes) -> str:
     """Return the digest by which *key* is known."""
     return hashlib.sha256(key).hexdigest()
-
-
-# -- the command choreo-wsgi key: a new key, and the section that admits it ---------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to *parser*."""
-    parser.add_argument("name", metavar="NAME", help="the name that the log shows")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Print the section to standard output and the key, this once, to standard error."""
-    if not re.fullmatch(r"[\w.@+-]([\w .@+-]*[\w.@+-])?", options.name):
-        raise ConfigurationError("a name has letters, digits, spaces and . @ + - _ only")
-    key = "sk-" + secrets.token_urlsafe(32)
-    print(f"[key {options.name}]\ndigest = {digest_of(key.encode())}")
-    told = "The section belongs in the ini file or api_keys_file."
-    print(f"The key, which is shown only now: {key}\n{told}", file=sys.stderr)
-    return 0

@@ -8,6 +8,7 @@ that run) is looked at once a second.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import threading
 import time
@@ -19,7 +20,8 @@ import prometheus_client as prometheus
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from .access import demand_metrics_key
+from ..errors import AuthenticationError
+from .access import bearer, demand_local
 from .account import GAPS, Account, Observer
 from .request import Call
 from .response import Response
@@ -149,8 +151,19 @@ class Metrics(Observer):
                 self._metrics["breaker_open"].labels(target).set(is_open)
 
     def _response(self, call: Call) -> Response:
-        """Return the answer to ``GET /metrics``; raises as :func:`demand_metrics_key` does."""
-        demand_metrics_key(call.environ, self.app.settings.metrics_key)
+        """Return the answer to ``GET /metrics``.
+
+        Raises AuthenticationError without the ``metrics_key``, which is a key of its own: who
+        watches the server need not be able to use it; without one, PermissionDenied to other
+        machines.
+        """
+        key = self.app.settings.metrics_key
+        if not key:
+            demand_local(call.environ, "without a metrics_key /metrics")
+        elif not hmac.compare_digest(
+            bearer(call.environ).encode("latin-1", "replace"), key.encode()
+        ):
+            raise AuthenticationError("/metrics needs the metrics_key: Authorization: Bearer KEY")
         self._look()
         registry = self._registry
         if self._shared:

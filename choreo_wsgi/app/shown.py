@@ -1,12 +1,17 @@
-"""The settings in force as an ini file, without anything secret."""
+"""Sections of the ini file that commands print: the settings in force, and a new key's."""
 
 from __future__ import annotations
 
+import argparse
 import re
+import secrets
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..errors import ConfigurationError
 from ..settings import Configuration, Secret, table
+from .keys import digest_of
 
 _MASK = "***"
 
@@ -31,3 +36,22 @@ def as_ini(configuration: Configuration, written: Callable[[Any], str]) -> Itera
                 secret = _SECRET.search(key) and not text.startswith("env:")
                 shown = _MASK if secret else _IN_URL.sub(_MASK, text).replace("\n", "\n    ")
                 yield f"{key} = {shown}"
+
+
+# -- the command choreo-wsgi key ----------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to *parser*."""
+    parser.add_argument("name", metavar="NAME", help="the name that the log shows")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the section to standard output and the key, this once, to standard error."""
+    if not re.fullmatch(r"[\w.@+-]([\w .@+-]*[\w.@+-])?", options.name):
+        raise ConfigurationError("a name has letters, digits, spaces and . @ + - _ only")
+    key = "sk-" + secrets.token_urlsafe(32)
+    print(f"[key {options.name}]\ndigest = {digest_of(key.encode())}")
+    told = "The section belongs in the ini file or api_keys_file."
+    print(f"The key, which is shown only now: {key}\n{told}", file=sys.stderr)
+    return 0

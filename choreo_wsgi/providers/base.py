@@ -122,7 +122,9 @@ class Provider(ABC):
 
     def lacks_key(self) -> bool:
         """Return whether there is no key and nothing can be had without one."""
-        return self.facts.needs_key and bool(self.facts.keys) and not self.options.api_key
+        facts, options = self.facts, self.options
+        needed = facts.keys and facts.needs_key and not options.api_key
+        return bool(needed) and facts.home in ("", options.base_url or facts.home)
 
     def key(self) -> str:
         """Return the provider's key; raises ProviderNotConfigured when there is none."""

@@ -102,6 +102,10 @@ class _Building:
             raise ConfigurationError(
                 "preload: there is no local model to start; default_model = local adds it"
             )
+        for name, provider in self._providers.items():
+            if provider.lacks_key():
+                variables = " or ".join(provider.facts.keys)
+                logger.warning("provider %s has no key, so its models fail: %s", name, variables)
         return Router(self._providers, self._rules, default, bool(sections))
 
     def _make(self, name: str, type: str, options: Mapping[str, str] | None = None) -> Provider:
@@ -117,9 +121,6 @@ class _Building:
                 return self._kept[name]
             provider = cls(name, options, self._configuration.settings)
             provider.made_from = made_from
-            if provider.lacks_key():
-                variables = " or ".join(provider.facts.keys)
-                logger.warning("provider %s has no key, so its models fail: %s", name, variables)
             return provider
         except Unusable as error:
             reason = error.message
@@ -150,6 +151,10 @@ class _Building:
         options = {key: value for key, value in section.items() if key not in COMMON}
         for item, hint in table(cls.Options):
             value = options.get(item.name, "")
+            if hint is Secret and value.startswith("$"):
+                raise ConfigurationError(
+                    f"provider {name}: {item.name}: a variable is written env:{value.strip('${}')}"
+                )
             if hint is Secret and value.startswith("env:"):
                 variable = value.removeprefix("env:")
                 if variable not in self._environment:

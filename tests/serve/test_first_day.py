@@ -101,6 +101,7 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["--verison"], {}, "", "'--version'"),
         (["serve", "9000"], {}, "", "'--port 9000'"),
         (["help"], {}, "", "'--help'"),
+        (["models", "--log-format", "JSON"], {}, "", "'json'"),
     ],
 )
 def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
@@ -113,6 +114,35 @@ def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
 
 
 @pytest.mark.parametrize(
+    ("environment", "ini"),
+    [
+        ({"CHOREO_API_KEYS": "'a-key'"}, ""),
+        ({"OPENAI_API_KEY": '"a-key"'}, ""),  # as docker run --env-file hands it over
+        ({}, '[choreo]\nreplay = "memory:"\n'),
+        ({}, '[provider o]\ntype = openai\napi_key = "a-key"\n'),
+    ],
+)
+def test_quotation_marks_belong_to_no_value(
+    run: Run, environment: dict[str, str], ini: str
+) -> None:
+    done = run("models", ini=ini, **environment)
+    assert done.returncode == 2 and "leave out the quotation marks" in done.stderr
+    assert "a-key" not in done.stderr
+
+
+@pytest.mark.parametrize("value", ["$A_KEY", "${A_KEY}"])
+def test_a_variable_of_a_shell_in_the_file_is_told_how_it_is_written(run: Run, value: str) -> None:
+    done = run("models", ini=f"[provider o]\ntype = openai\napi_key = {value}\n", A_KEY="sk-1")
+    assert done.returncode == 2
+    assert "provider o: api_key: a variable is written env:A_KEY" in done.stderr
+
+
+def test_a_variable_that_is_near_to_none_is_met_with_none(run: Run) -> None:
+    done = run("models", CHOREO_DEBUG="1")
+    assert done.returncode == 2 and done.stderr == "choreo-wsgi: CHOREO_DEBUG: no such setting\n"
+
+
+@pytest.mark.parametrize(
     ("ini", "said"),
     [
         ("[provider gemini]\n", "gemini has no key, so its models fail: GEMINI_API_KEY or GOOGLE"),
@@ -120,6 +150,7 @@ def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
         ("[provider o]\ntype = openai\nmodels = x\n", "o has no key, so its models fail: OPENAI"),
         ("[provider groq]\n", "groq has no key, so its models fail: GROQ_API_KEY"),
         ("[provider o]\ntype = openai\nbase_url = http://127.0.0.1:1/v1\n", ""),
+        ("[provider azure]\napi_key = k\nbase_url = https://x.openai.azure.com\n", ""),
         ("[provider ollama]\n[provider vllm]\n[provider echo]\n[provider local]\n", ""),
     ],
 )

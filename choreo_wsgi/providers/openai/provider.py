@@ -211,10 +211,6 @@ class OpenAI(OverHTTP):
         first.again = lambda status, text: asking(body) if self._refused(status, text) else None
         return first
 
-    def lacks_key(self) -> bool:
-        """Return whether there is no key for the provider's own address."""
-        return super().lacks_key() and self._base_url == self.facts.home
-
     def _post(
         self, request: ChatRequest, body: dict[str, Json], path: str = "/chat/completions"
     ) -> HTTPRequest:
