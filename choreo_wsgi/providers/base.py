@@ -124,7 +124,7 @@ class Provider(ABC):
         """Return whether there is no key and nothing can be had without one."""
         facts, options = self.facts, self.options
         needed = facts.keys and facts.needs_key and not options.api_key
-        return bool(needed) and facts.home in ("", options.base_url or facts.home)
+        return bool(needed) and facts.home in ("", (options.base_url or facts.home).rstrip("/"))
 
     def key(self) -> str:
         """Return the provider's key; raises ProviderNotConfigured when there is none."""
