@@ -195,8 +195,9 @@ def _serve(options: argparse.Namespace) -> int:
             return int(processes.MISCONFIGURED)
 
     sockets = inherited or bind(configuration.settings)
+    patience = configuration.settings.drain_seconds + processes.ENDING
     try:
-        return int(processes.Supervisor(count, sockets, serve).run())
+        return int(processes.Supervisor(count, sockets, serve, patience).run())
     finally:
         if configuration.settings.unix_socket and not inherited:
             Path(configuration.settings.unix_socket).unlink(missing_ok=True)

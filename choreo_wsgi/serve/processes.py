@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import select
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 #: Seconds before a process that died is started again, at first and at most; it is as at first
 #: again after a process has lived for STABLE seconds.
 FIRST_BACKOFF, LONGEST_BACKOFF, STABLE = 0.2, 10.0, 30.0
+
+#: Seconds beyond ``drain_seconds`` in which a process ends, by force if need be; one that has not
+#: even then, because somebody has stopped it (SIGSTOP), is killed.
+ENDING = 8.0
 
 _ABSENT = 0xFFFFFFFF
 
@@ -141,13 +146,20 @@ class _Process:
 class Supervisor:
     """Runs *serve* in *count* processes, each at a :class:`Place`, on *sockets*.
 
-    *serve* returns the status of the process; it is called after a fork.
+    *serve* returns the status of the process; it is called after a fork.  A process that has
+    not ended *patience* seconds after it was asked to is killed.
     """
 
     def __init__(
-        self, count: int, sockets: list[socket.socket], serve: Callable[[Place], int]
+        self,
+        count: int,
+        sockets: list[socket.socket],
+        serve: Callable[[Place], int],
+        patience: float,
     ) -> None:
         self._serve = serve
+        self._patience = patience
+        self._deadline = math.inf  # when those are killed that have not ended
         self._sockets = sockets
         self._crowd = Crowd(count)
         self._processes: dict[int, _Process] = {}
@@ -186,7 +198,7 @@ class Supervisor:
 
     def _round(self) -> None:
         waiting: list[Any] = [one.ready for one in self._processes.values() if one.ready >= 0]
-        due = min(self._restarts.values(), default=time.monotonic() + 60)
+        due = min([*self._restarts.values(), self._deadline, time.monotonic() + 60])
         patience = max(0.0, due - time.monotonic())
         ready, _, _ = select.select([self._inside, *waiting], [], [], patience)
         with contextlib.suppress(BlockingIOError):
@@ -198,6 +210,8 @@ class Supervisor:
                 self._on_ready(process)
         self._reap()
         now = time.monotonic()
+        if now >= self._deadline:
+            self._kill()
         for index in [index for index, when in self._restarts.items() if when <= now]:
             del self._restarts[index]
             if not self._stopping:
@@ -212,9 +226,17 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Drain all; the second time in a hurry."""
+        patience = ENDING if self._stopping else self._patience
+        self._deadline = min(self._deadline, time.monotonic() + patience)
         self._stopping = True
         for pid in self._processes:
             os.kill(pid, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        self._deadline = math.inf
+        for pid in self._processes:
+            logger.error("process %d does not end: it is killed", pid)
+            os.kill(pid, signal.SIGKILL)
 
     def _start(self, index: int) -> None:
         ready, told = os.pipe()

@@ -135,6 +135,31 @@ def test_they_end_with_their_parent(command: Start) -> None:
     harness.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alone), "both end")
 
 
+STANDS_STILL = """
+import os, signal, sys
+from choreo_wsgi.serve.processes import Supervisor
+
+def serve(place):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    place.serving("ready", lambda: None, lambda: None)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return 0
+
+sys.exit(Supervisor(2, [], serve, 0.2).run())
+"""
+
+
+def test_one_that_stands_still_is_killed() -> None:
+    words = [sys.executable, "-c", STANDS_STILL]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=harness.DEADLINE)
+    assert server.returncode == 0
+    assert errors.count(b"does not end: it is killed") == 2
+
+
 def test_a_configuration_that_cannot_be_used_ends_all(
     bare_environment: dict[str, str], tmp_path: Path
 ) -> None:
