@@ -167,9 +167,13 @@ class CompletionWriter(AnswerWriter):
     def __init__(self, identity: Identity, n: int = 1) -> None:
         super().__init__(identity["model"])
         self.identity = identity
-        self._choices = [_Choice() for _ in range(n)]
+        self._n = n
         self._marks: Marks = {}
         self._usage: Usage | None = None
+
+    @cached_property
+    def _choices(self) -> list[_Choice]:  # an upstream's own document needs none
+        return [_Choice() for _ in range(self._n)]
 
     def write(self, item: Item) -> bytes:
         """Keep *item*."""

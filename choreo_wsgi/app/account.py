@@ -92,8 +92,7 @@ class Account:
         self.seconds = time.monotonic() - self.began
         self.outcome = outcome or self.outcome or "ok"
         if log.access.isEnabledFor(logging.INFO):
-            members = self.members()
-            log.access.info(members, extra={"account": members})
+            log.write_account(self.members())
         for observer in self.observers:
             observer.finished(self)
 

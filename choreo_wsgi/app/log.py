@@ -47,19 +47,62 @@ class Members(dict[str, "str | int | float | None"]):
     """What the log tells of a request; as text ``name=value`` with spaces between."""
 
     def __str__(self) -> str:
-        texts = [value for value in self.values() if isinstance(value, str)]
-        quoted = not (all(texts) and _PLAIN.fullmatch("".join(texts)))  # one of them: not often
-        told = []
-        for name, value in self.items():
-            if value is None or name == "tokens_out":
-                continue
-            if name == "tokens_in":
-                told.append(f"usage={value}+{self['tokens_out']}")
-            elif quoted and isinstance(value, str) and not _PLAIN.fullmatch(value):
-                told.append(f"{name}={json.dumps(value)}")
-            else:
-                told.append(f"{name}={value}")
+        get = self.get
+        same = tuple(map(get, _SAME))
+        short = len(str(get("path"))) + len(str(get("model"))) < _SHORT
+        told = [_told("id", get("id")), (_told_all if short else _told_all.__wrapped__)(same)]
+        for name in ("seconds", "first"):
+            if get(name) is not None:
+                told.append(f"{name}={get(name)}")
+        if get("tokens_in") is not None:
+            told.append(f"usage={get('tokens_in')}+{get('tokens_out')}")
+        for name in ("frames", "client"):
+            if get(name) is not None:
+                told.append(_told(name, get(name)))
         return " ".join(told)
+
+
+#: Members that are the same for many requests.
+_SAME = ("method", "path", "status", "outcome", "key", "api", "model", "provider")
+#: Characters of a path and a model's name that are worth remembering.
+_SHORT = 256
+
+
+def _told(name: str, value: str | int | float | None) -> str:
+    plain = not isinstance(value, str) or _PLAIN.fullmatch(value)
+    return f"{name}={value if plain else json.dumps(value)}"
+
+
+@lru_cache(256)
+def _told_all(values: tuple[str | int | float | None, ...]) -> str:
+    told = zip(_SAME, values, strict=True)
+    return " ".join([_told(name, value) for name, value in told if value is not None])
+
+
+def _alone() -> Lines | None:
+    """Return who writes the lines, if nobody else is to see what becomes one."""
+    last = access
+    while last.propagate and last.parent is not None and not last.handlers:
+        last = last.parent
+    own = last.handlers[0] if len(last.handlers) == 1 else None
+    if (
+        type(own) is Lines
+        and type(own.formatter) is TextLine
+        and own.level <= logging.INFO
+        and not (access.filters or own.filters or (last.propagate and last.parent))
+        and logging.getLogRecordFactory() is logging.LogRecord
+    ):
+        return own
+    return None
+
+
+def write_account(members: Members) -> None:
+    """Log the *members* of a request's account."""
+    own = _alone()
+    if own is not None:  # a record costs twice what reading the request's head does
+        own.write(f"{_moment(time.time())} INFO {access.name}: {members}\n")
+    else:
+        access.info(members, extra={"account": members})
 
 
 class TextLine(logging.Formatter):
@@ -67,11 +110,14 @@ class TextLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, more with a traceback."""
-        now = f"{_second(int(record.created))},{int(record.msecs):03d}"
-        line = f"{now} {record.levelname} {record.name}: {record.getMessage()}"
+        line = f"{_moment(record.created)} {record.levelname} {record.name}: {record.getMessage()}"
         if not line.isprintable():  # control characters could colour a terminal too
             line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _moment(now: float) -> str:
+    return f"{_second(int(now))},{int(now % 1 * 1000):03d}"
 
 
 @lru_cache(2)  # most lines of a second follow each other
@@ -111,18 +157,23 @@ class Lines(logging.Handler):
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the line of *record* written, unless too many wait already."""
+        """Have the line of *record* written."""
+        try:
+            self.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+    def write(self, line: str) -> None:
+        """Have *line* written, unless too many wait already."""
         if len(self._lines) >= MOST:
             self.dropped += 1
             return
-        try:
-            self._lines.append(self.format(record) + "\n")
-        except Exception:
-            self.handleError(record)
+        self._lines.append(line)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
-        self._news.set()
+        if not self._news.is_set():
+            self._news.set()
 
     def flush(self) -> None:
         """Wait a moment for the lines to be written."""

@@ -141,6 +141,8 @@ def request_id(environ: Environ) -> str:
 
 def _check_type(environ: Environ) -> None:
     given = str(environ.get("CONTENT_TYPE") or "")
+    if given == "application/json" and "HTTP_CONTENT_ENCODING" not in environ:
+        return
     # Nothing but application/json: other types, or none, a browser sends to any site without
     # asking it first (Fetch, "CORS-safelisted request-header").
     if given.partition(";")[0].strip().lower() != "application/json":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import count
 
 from ..errors import UpstreamInvalid
 from .items import Json, Marks, new_call_id
@@ -85,7 +86,7 @@ def _is_right(reply: Chunk) -> bool:
         and {*map(type, map(usage.get, COUNTS))} == {int}
         and type(reply.get("choices")) is list
         and reply["choices"] != []
-        and all(_is_plain(one, place) for place, one in enumerate(reply["choices"]))
+        and all(map(_is_plain, reply["choices"], count()))
     )
 
 

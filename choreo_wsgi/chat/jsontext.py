@@ -47,7 +47,10 @@ class Decoder(json.JSONDecoder):
         """
         if text[:1] != "{":
             return self.decode(text)
-        value, end = self.raw_decode(text)
+        try:
+            value, end = self.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration as error:
+            raise json.JSONDecodeError("Expecting value", text, error.value) from None
         if end != len(text) and text[end:].strip(" \t\r\n"):
             self.decode(text)  # raises that there is more
         return value

@@ -99,7 +99,6 @@ class UpstreamAnswer:
         self._open = False
         self._pause = 0.0  # how long the next read of a burst is put off,
         self._paused = 0.0  # and since when
-        self._lane: Lane | None = None
 
     @property
     def body_ended(self) -> bool:
@@ -113,7 +112,6 @@ class UpstreamAnswer:
         """
         if self._failure is not None:
             raise self._failure
-        self._hear()
         try:
             return self._read(timeout)
         except ChoreoError as error:
@@ -121,7 +119,6 @@ class UpstreamAnswer:
 
     def read_burst(self, timeout: float) -> bytes:
         """Return what came, as :meth:`read` does; while much comes, less often."""
-        self._hear()
         if self._pause and timeout > 0:
             time.sleep(self._pause)
         if self._open and self._failure is None:
@@ -149,13 +146,7 @@ class UpstreamAnswer:
         late = self._late is not None
         if pattern is None or not self._open or self._pause or late or chunks is None:
             return None
-        self._lane = Lane(self._exchange, *chunks, pattern, BURST, plain)
-        return self._lane
-
-    def _hear(self) -> None:
-        """Tell the exchange what passed by it."""
-        if self._lane is not None:
-            self._exchange.heard = max(self._exchange.heard, self._lane.heard)
+        return Lane(self._exchange, *chunks, pattern, BURST, plain)
 
     def fail(self, error: ChoreoError) -> ChoreoError:
         """Let go of the answer because of *error*; return it with ``***`` for secrets."""
@@ -267,7 +258,6 @@ class UpstreamAnswer:
             return None
         if self._waits or self._failure is not None:
             return 0.0
-        self._hear()
         return self._paused + self._pause if self._pause else self._exchange.due
 
     def finish(self) -> None:

@@ -143,7 +143,12 @@ class Failover:
         """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
         breakers = [self._breaker_of(target.label) for target in self._left]
-        place = next((n for n, breaker in enumerate(breakers) if breaker.allows()), 0)
+        place = 0
+        while not breakers[place].allows():
+            place += 1
+            if place == len(breakers):
+                place = 0
+                break
         self._target, self._breaker = self._left.pop(place), breakers[place]
 
     def _pass_over(self, error: ChoreoError) -> None:

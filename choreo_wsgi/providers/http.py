@@ -12,7 +12,6 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.items import Json, new_call_id
@@ -61,9 +60,14 @@ class OverHTTP(Provider):
     def asking(
         self, request: ChatRequest, sent: HTTPRequest, foreign: bytes = b"{[<", **judged: Any
     ) -> Asking:
-        """Return how *sent* is sent for *request* and, as :class:`Asking` has it, *judged*."""
-        sent = self.signed(replace(sent, body=restore(sent.body, request.marks)))
-        sent = replace(sent, headers={**sent.headers, **request.trace})  # proxies may change them
+        """Return how *sent* is sent for *request* and, as :class:`Asking` has it, *judged*.
+
+        *sent* is taken over: it gets its long strings and more headers.
+        """
+        if request.marks:
+            sent.body = restore(sent.body, request.marks)
+        sent = self.signed(sent)
+        sent.headers = {**sent.headers, **request.trace}  # not signed: proxies may change them
         judged = {"refused": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
         return answers.Asking(lambda: self.client.send(sent), **judged)
 

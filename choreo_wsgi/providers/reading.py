@@ -68,6 +68,10 @@ def parse_object(text: str | bytes) -> dict[str, Json]:
     return value
 
 
+_STATES = ("base_resp", "header", "x_groq")  # MiniMax, Spark, Groq
+_SUSPECT = frozenset((*ERROR_HOLDERS, *_STATES))
+
+
 def find_error(value: Json) -> Json:
     """Return the part of *value*, a parsed answer or event, that reports an error, or None.
 
@@ -77,12 +81,13 @@ def find_error(value: Json) -> Json:
         return next((found for one in value if (found := find_error(one)) is not None), None)
     if not isinstance(value, dict):
         return None
-    if found := next(filter(None, map(value.get, ERROR_HOLDERS)), None):
-        return value if isinstance(found, str | bool) else found
-    for name in ("base_resp", "header", "x_groq"):  # MiniMax, Spark, Groq
-        state = value.get(name)
-        if isinstance(state, dict) and any(map(state.get, ("status_code", "code", "error"))):
-            return state
+    if not _SUSPECT.isdisjoint(value):
+        if found := next(filter(None, map(value.get, ERROR_HOLDERS)), None):
+            return value if isinstance(found, str | bool) else found
+        for name in _STATES:
+            state = value.get(name)
+            if isinstance(state, dict) and any(map(state.get, ("status_code", "code", "error"))):
+                return state
     choices = value.get("choices")
     if choices:
         for one in filter(None, numbered(choices)):
@@ -127,12 +132,15 @@ class Counts:
     def read(self, usage: Mapping[str, Json]) -> Usage | None:
         """Return what *usage* says, None for nothing; counts that are none are left out."""
         found: dict[str, int] = {}
-        for name in self._places.keys() & usage:
-            for to, within in self._places[name]:
-                value = usage[name]
+        for name, places in self._places.items():
+            counted = usage.get(name)
+            if counted is None:
+                continue
+            for to, within in places:
+                value = counted
                 if within:
-                    value = value.get(within) if isinstance(value, dict) else None
-                number = None if value is None else jsontext.count(value)
+                    value = counted.get(within) if isinstance(counted, dict) else None
+                number = value if type(value) is int and value >= 0 else jsontext.count(value)
                 if number is not None:
                     found[to] = found.get(to, 0) + number
         if not found:

@@ -90,8 +90,8 @@ class Channel(Load):
         return (0 if self.closing or waiting else IN) | (OUT if self.unsent else 0)
 
     def fileno(self) -> int | None:
-        """Return the descriptor to poll, or None."""
-        return self.socket.fileno() if self.events else None
+        """Return the descriptor to poll, if there are events to poll for."""
+        return self.socket.fileno()
 
     @property
     def due(self) -> float:
@@ -191,7 +191,9 @@ class Channel(Load):
             for request in self.requests:
                 request.close()
             self.requests = []
-            self._carrier.step(self)
+            if not self.unsent:
+                self._close()
+            self._carrier.settle(self)
             return
         self.requests.pop(0).close()
         waiting = self.request
@@ -239,9 +241,9 @@ class Channel(Load):
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
             return
-        self._lose()
         self.ended = True
         if self.task is not None:
+            self._lose()
             self._carrier.step(self.task)
 
     def leave(self) -> None:

@@ -37,6 +37,7 @@ class Listener(Load):
         self.server = server
         self.socket = sock
         self._expected = 1  # connections that probably wait
+        self._kind = int(sock.family), int(sock.type), sock.proto
         set_options(sock, server.settings.send_timeout)
         name: Any = sock.getsockname()
         if isinstance(name, str):
@@ -78,7 +79,8 @@ class Listener(Load):
             if self.fileno() is None:
                 return
             try:
-                connection, address = self.socket.accept()
+                # Not accept(): it makes members of enums of what all connections have alike.
+                number, address = self.socket._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:  # for one, the client has been quicker
@@ -86,6 +88,7 @@ class Listener(Load):
                     logger.warning("no connection can be accepted: %s", error.strerror)
                     self.due = time.monotonic() + EXHAUSTED
                 return
+            connection = socket.socket(*self._kind, fileno=number)
             channel = Channel(self, connection, address[0] if address else "localhost")
             server.connections.add(channel)
             server.carrier.give_time(channel)  # mostly its request has come as well

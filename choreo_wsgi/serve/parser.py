@@ -164,8 +164,11 @@ class Parser(HTTPRequestParser):
     def _take_body(self, data: bytes, at: int) -> int:
         """Take what *data* has from *at* of an ordinary body; return its size."""
         piece = data[at : at + self._left]
-        self._body.write(piece)
         self._left -= len(piece)
+        if self._left or self.body_bytes_received:
+            self._body.write(piece)
+        else:
+            self._body = io.BytesIO(piece)  # whole, as mostly: it is not copied
         self.body_bytes_received += len(piece)
         if not self._left:
             self._body.seek(0)

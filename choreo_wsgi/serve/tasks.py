@@ -203,17 +203,16 @@ class Task(Load):
 
     def start_response(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Take the status and the headers (PEP 3333).  The application is ours: called once."""
-        lines = [status, *[f"{name}: {value}" for name, value in headers], ""]
-        self.status, self._given = status, "\r\n".join(lines)
-        if not self._given.count("\r") == self._given.count("\n") == len(lines) - 1:
+        self.status = status
+        self._given = given = "".join([f"{status}\r\n", *map("%s: %s\r\n".__mod__, headers)])
+        if not given.count("\r") == given.count("\n") == len(headers) + 1:
             raise ValueError("a line break in the response's head")
 
     def _head(self) -> bytes:
         """Return the response's head; decides on framing and on keeping the connection."""
         more = f"Date: {_http_date(int(time.time()))}\r\n"
-        asked = self.request.headers.get("CONNECTION", "").lower()
-        options = "".join(asked.split()).split(",")
-        keep = "close" not in options and (self.version == "1.1" or "keep-alive" in options)
+        asked = self.request.headers.get("CONNECTION")
+        keep = self.version == "1.1" if asked is None else _keeps(asked, self.version)
         # RFC 9110, 6.4.1
         bodiless = self.status.startswith(("1", "204", "304")) or self.request.command == "HEAD"
         if not (bodiless or "\r\ncontent-length:" in self._given.lower()):
@@ -250,6 +249,13 @@ class Task(Load):
 
 
 _http_date = lru_cache(1)(build_http_date)
+
+
+@lru_cache(16)
+def _keeps(asked: str, version: str) -> bool:
+    """Return whether the connection of a client that has *asked* so is kept (RFC 9112, 9.3)."""
+    options = "".join(asked.lower().split()).split(",")
+    return "close" not in options and (version == "1.1" or "keep-alive" in options)
 
 
 def _translate(error: Any) -> ChoreoError:

@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..chat.source import Lane
-from .poller import IN, new_poller
+from .poller import EPOLL, IN, new_poller
 from .workers import Workers
 
 #: Seconds that the poller waits at most.
@@ -72,7 +72,7 @@ class Load:
 
     @property
     def events(self) -> int:
-        """What to poll for there."""
+        """What to poll for there, if it keeps its descriptor."""
         return IN
 
     @property
@@ -137,7 +137,7 @@ class Carrier:
 
     def step_all(self) -> None:
         """Ask every load now: something concerns them all."""
-        self.call(self._step_all)
+        self.call(lambda: [*map(self.step, list(self._loads))])
 
     def stop(self) -> None:
         """Make :meth:`run` return; what is carried stays as it is."""
@@ -150,9 +150,8 @@ class Carrier:
         if self._thread is not None:
             self._thread.join(4 * PATIENCE)
         self.workers.close()
-        self._poller.close()
-        self._inside.close()
-        self.waker.close()
+        for one in (self._poller, self._inside, self.waker):
+            one.close()
 
     def _wake(self) -> None:
         if not self._woken:
@@ -178,10 +177,9 @@ class Carrier:
         ready = self._poller.poll(patience)
         self._woken = True  # we look again before we wait
         now = time.monotonic()
-        polled = self._polled
         moved: list[Load] = []
         for descriptor, _ in ready:
-            load = polled.get(descriptor)
+            load = self._polled.get(descriptor)
             if load is None:
                 self._forget(descriptor)
             elif load.gives_way:
@@ -203,10 +201,6 @@ class Carrier:
                 del self._waiting[load]
                 self.step(load)
         self.lag = time.monotonic() - now
-
-    def _step_all(self) -> None:
-        for load in list(self._loads):
-            self.step(load)
 
     def take(self, load: Load) -> None:
         """Take *load* over and wait for what it waits for, until it has ended."""
@@ -260,14 +254,15 @@ class Carrier:
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
-        before, events = load.descriptor, load.events
+        before, events = load.descriptor, load.events if load.keeps_descriptor else IN
+        descriptor = descriptor if events else None
         if load.keeps_descriptor and descriptor == before and events == load.polled:
             return
         # What a stream has closed can be another stream's descriptor by now.
         if before is not None and before != descriptor and self._polled.get(before) is load:
             self._polled[before] = None  # mostly an upstream's, who will be asked again
             if load.keeps_descriptor:
-                self._forget(before)
+                self._forget(before, closing=load.ended)
         load.descriptor, load.polled = descriptor, events
         if descriptor is None:
             return
@@ -282,15 +277,16 @@ class Carrier:
         except FileNotFoundError:
             self._poller.register(descriptor, events)
 
-    def _forget(self, descriptor: int) -> None:
+    def _forget(self, descriptor: int, closing: bool = False) -> None:
         """Poll *descriptor* no more, unless it is our own, which has only woken us."""
         if descriptor == self._inside.fileno():
             with contextlib.suppress(BlockingIOError):
                 self._inside.recv(4096)
             return
-        del self._polled[descriptor]
-        with contextlib.suppress(OSError):  # closed: then nothing is polled any more
-            self._poller.unregister(descriptor)
+        self._polled.pop(descriptor, None)
+        if not (closing and EPOLL):  # epoll itself takes note of what is closed
+            with contextlib.suppress(OSError):  # closed: then nothing is polled any more
+                self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
         if due >= load.timer:

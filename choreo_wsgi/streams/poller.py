@@ -9,6 +9,9 @@ import selectors
 #: What is waited for, as epoll has it.
 IN, OUT = 1, 4
 
+#: Whether a descriptor that is closed is polled no more.
+EPOLL = hasattr(select, "epoll")
+
 
 class Selecting:
     """What is used of ``select.epoll``, for macOS, BSD and Windows."""
@@ -40,4 +43,4 @@ def new_poller() -> select.epoll | Selecting:
     """Return the fastest poller that there is."""
     # selectors.EpollSelector makes objects in Python of what epoll returns: felt at each frame
     # of a stream at a model's pace.
-    return select.epoll() if hasattr(select, "epoll") else Selecting()
+    return select.epoll() if EPOLL else Selecting()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Seconds that the news of a closed connection takes, besides its round trip.
 _AT_ONCE = 0.1
-
+_NO_HEADERS = Headers()
 _UNREADABLE = "the provider's answer cannot be read"
 
 #: Seconds between two questions whether a socket is writable, where nobody tells.
@@ -35,7 +35,7 @@ class Exchange:
 
     def __init__(self, client: Client, address: Address, method: str, *request: bytes) -> None:
         self.status: int | None = None
-        self.headers = Headers()
+        self.headers = _NO_HEADERS
         #: Whether the body was returned to its end.
         self.ended = False
         self._client = client

@@ -117,8 +117,8 @@ def test_the_text_stands_in_one_line_whatever_the_caller_sent(
 
 @pytest.mark.parametrize("text", ["", "a b", 'a"', "a=b", "\u00e9", "\n"])
 def test_a_text_that_could_be_taken_for_more_is_quoted(text: str) -> None:
-    told = str(Members(id="plain", method=text, status=200, path="/"))
-    assert told == f"id=plain method={json.dumps(text)} status=200 path=/"
+    told = str(Members(id="plain", method=text, path="/", status=200))
+    assert told == f"id=plain method={json.dumps(text)} path=/ status=200"
 
 
 def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:

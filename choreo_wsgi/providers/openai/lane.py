@@ -22,6 +22,8 @@ class Reading(Protocol):
 
     #: What was read and has to be looked at again: bytes, or the failure of the connection.
     unread: bytes | OSError
+    #: When something came last, ``time.monotonic()``.
+    heard: float
 
 
 class Lane:
@@ -101,7 +103,7 @@ class Lane:
         if chunk is None:
             self._reading.unread = data
             return False
-        self.heard = now
+        self.heard = self._reading.heard = now
         self.told(frames, now)
         try:
             sent = self.send(chunk)

@@ -38,6 +38,7 @@ else:
 
 _APIS = frozenset(("chat", "responses", "messages", "completions", "embeddings"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
+_NO_NAMES: frozenset[str] = frozenset()
 _ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))  # depends on what the model can do
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
@@ -262,5 +263,7 @@ class OpenAI(OverHTTP):
 
 def _tool_names(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions that *request* offers."""
-    tools = [tool.get("function") or {} for tool in request.body.get("tools") or ()]
+    if not request.body.get("tools"):
+        return _NO_NAMES
+    tools = [tool.get("function") or {} for tool in request.body["tools"]]
     return frozenset([function["name"] for function in tools if "name" in function])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ... import sse
@@ -62,9 +63,12 @@ class EventRelay:
         self._include_usage = include_usage
         self._limit = max_event_bytes
         self._whole = WholeEvents(max_event_bytes)
-        self._reader = EventReader(max_event_bytes)
         self._patterns = Patterns()
         self.failure: ChoreoError | None = None
+
+    @cached_property
+    def _reader(self) -> EventReader:  # most streams have no event that needs it
+        return EventReader(self._limit)
 
     @property
     def done(self) -> bool:
