@@ -152,11 +152,10 @@ class Application:
         self._control.stopping = True
 
     def close(self) -> None:
-        """Let the providers and the replay store go."""
-        if self._loaded is not None:
-            self._loaded.close()
-        for router in (*self._replaced, self._router):
-            router.close()
+        """Let the providers, the replay store and that of the limits go."""
+        for one in (self._loaded, self._completions.limits, *self._replaced, self._router):
+            if one is not None:
+                one.close()
 
     def reload(self) -> bool:
         """Read keys and providers anew; streams that run go on as they began.

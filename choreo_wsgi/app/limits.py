@@ -74,6 +74,9 @@ class Limits:
         self._counts: dict[str, Counts] = {}
         self._answers: dict[str, float] = {}  # the mean of the tokens of a key's answers
 
+    def close(self) -> None:
+        """End what runs beside the requests."""
+
     def take(self, key: str, rules: Sequence[Rule]) -> tuple[list[Rule], Settle]:
         """Do what :func:`count` does for *key*; return also how to settle what was taken."""
 

@@ -108,7 +108,7 @@ class SharedLimits(Limits):
         super().__init__()
         self._change = change
         self._keys: set[str] = set()  # those that had places here
-        self._todo = SimpleQueue[tuple[str, Sequence[Rule], Counted]]()
+        self._todo = SimpleQueue[tuple[str, Sequence[Rule], Counted] | None]()
         self._process, self._holder = 0, ""  # the one whose thread runs; a fork has none
         self._retry = 0.0  # when a store that is away may be asked again
 
@@ -135,7 +135,10 @@ class SharedLimits(Limits):
                 due = time.monotonic() + _RENEW
                 self.renew()
             with contextlib.suppress(Empty):
-                key, rules, counted = self._todo.get(timeout=max(0.0, due - time.monotonic()))
+                todo = self._todo.get(timeout=max(0.0, due - time.monotonic()))
+                if todo is None:
+                    return
+                key, rules, counted = todo
                 try:
                     counted.set_result(self._add(key, rules))
                 except Exception as error:  # what the store holds is not ours
@@ -158,6 +161,9 @@ class SharedLimits(Limits):
             self._retry = 0.0
             logger.info("the limits of keys are shared again")
         return answer
+
+    def close(self) -> None:
+        self._todo.put(None)
 
     def renew(self) -> None:
         """Have the thread hold this process's places for another LEASE."""

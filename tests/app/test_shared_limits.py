@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import harness
 import pytest
@@ -60,6 +61,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def replicas(url: str) -> Iterator[Start]:
     """``replicas(**limits)``: three applications with one store and one key."""
     apps: list[Application] = []
+    others = renewing()
 
     def start(provider: str = "echo", **limits: str) -> list[Application]:
         section = {"digest": hashlib.sha256(KEY.encode()).hexdigest(), **limits}
@@ -71,6 +73,19 @@ def replicas(url: str) -> Iterator[Start]:
     yield start
     for app in apps:
         app.close()
+    wait_until(lambda: not renewing() - others, "the threads of the limits end")
+
+
+def renewing() -> set[threading.Thread]:
+    """Return the threads that hold places in a store."""
+    return {thread for thread in threading.enumerate() if thread.name == "limits"}
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], Limits]]:
+    """``opened(url)``: the limits in a store, closed when the test is over."""
+    with contextlib.ExitStack() as stack:
+        yield lambda url: stack.enter_context(contextlib.closing(open_limits(url)))
 
 
 def ask(app: Application, text: str = "one two", **more: int) -> tuple[int, dict[str, str]]:
@@ -149,9 +164,11 @@ def test_streams_over_three_replicas(
         client.close()
 
 
-def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_are_leases_that_are_renewed(
+    url: str, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that dies does not keep them."""
-    dying, living, other = (open_limits(url) for _ in range(3))
+    dying, living, other = (opened(url) for _ in range(3))
     rule = Rule("max_streams", 3, 0, 2)
 
     def lasting(seconds: float) -> None:
@@ -176,11 +193,11 @@ def test_places_are_leases_that_are_renewed(url: str, monkeypatch: pytest.Monkey
 
 
 def test_a_file_that_another_holds_keeps_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that carries streams does not wait: what it gives back is added later."""
     monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
-    counters, path = open_limits(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
+    counters, path = opened(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("max_streams", 1, 0, 1)
     taken, settle = counters.take("k", [rule])
     assert refused(taken) is None
@@ -191,9 +208,9 @@ def test_a_file_that_another_holds_keeps_nobody(
     wait_until(lambda: refused(counters.take("k", [rule])[0]) is None, "it is given back")
 
 
-def test_a_request_is_one_round_trip(redis: RedisServer) -> None:
+def test_a_request_is_one_round_trip(redis: RedisServer, opened: Any) -> None:
     """While no other process comes between; the first one reads the clock of the store."""
-    limits, key = open_limits(redis.url), Key("k", "ann", KeyOptions(requests_per_minute=100))
+    limits, key = opened(redis.url), Key("k", "ann", KeyOptions(requests_per_minute=100))
     for _ in range(20):
         account = Account(id="", method="", path="", client="", key=key)
         assert limits.admit(account, ChatRequest("m", [], {}), 1) is not None

@@ -19,8 +19,8 @@ from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError, InvalidRequest
 from choreo_wsgi.providers.openai.relay import EventRelay
 
-SIZE = 8_000_000
-#: Inside of JSON strings of 8 MB, as they are sent.
+SIZE = 3_000_000
+#: Inside of JSON strings of 3 MB, as they are sent.
 LONG = {
     "plain": b"x" * SIZE,
     "one emoji": "\U0001f600".encode() + b"x" * SIZE,

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -369,12 +370,15 @@ def test_a_crash_between_two_requests_goes_unnoticed(make: Callable[..., Local])
 
 
 def test_a_stuck_process_is_replaced(make: Callable[..., Local]) -> None:
-    provider = make(Settings(idle_timeout=3))
+    provider = make()
     read_all(provider.open(request(max_tokens=2)))
     stuck = pid(provider)
     os.kill(stuck, signal.SIGSTOP)
+    patient = provider.settings
+    provider.settings = replace(patient, idle_timeout=1)
     with pytest.raises((ProviderTimeout, ProviderError)):
         read_all(provider.open(request(max_tokens=2)))
+    provider.settings = patient
     assert provider._process.run().has_ended(PATIENCE) or pid(provider) != stuck
     assert finishes(read_all(provider.open(request(max_tokens=2)))) == {0: "length"}
 

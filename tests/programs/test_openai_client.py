@@ -139,7 +139,7 @@ def test_an_error_before_the_stream_raises(
     thread = threading.Thread(target=lambda: _refuse(answer()))
     thread.start()
     with pytest.raises(openai.RateLimitError) as limited:
-        next(asking(server.url))
+        next(asking(keyed_server.url, KEY))
     thread.join()
     assert limited.value.response.headers["retry-after"] == "7"
     assert "slow down" in str(limited.value)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from corpus_cases import Case, cases, fold, outcome, plain, request_sent, writer
+from nightly import examples
 
 from choreo_wsgi import sse
 
 CASES = cases()
 #: Longer answers are split at so many places, spread over them, and at every byte at once.
-SPLITS = 250
+SPLITS = examples(80, 250)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 

@@ -52,6 +52,7 @@ def begun(client: harness.Client, upstream: RawServer, dialect: Dialect) -> Peer
     """Ask, and let the upstream say one word, which arrives."""
     client.request("POST", CHAT, asked())
     call = upstream.call()
+    assert call.request.path == dialect.target  # no stranger's
     call.head(kind=dialect.kind)
     call.body(dialect.start + dialect.text("one"))
     assert client.read_head().status == 200

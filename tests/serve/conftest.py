@@ -15,6 +15,7 @@ import harness
 import pytest
 from plain_apps import Handler, PlainApp, Running
 
+from choreo_wsgi import cli
 from choreo_wsgi.settings import Settings
 
 
@@ -106,6 +107,13 @@ def command(bare_environment: dict[str, str], tmp_path: Path) -> Iterator[Callab
         one.process.communicate()
 
 
+def configured(ini: str, folder: Path) -> list[str]:
+    """Return the words that name a file in *folder* with *ini*, if there is any."""
+    path = folder / "choreo.ini"
+    path.write_text(ini)
+    return ["--config", str(path)] if ini else []
+
+
 @pytest.fixture
 def run(
     bare_environment: dict[str, str], tmp_path: Path
@@ -115,18 +123,36 @@ def run(
     def call(
         *arguments: str, ini: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "choreo_wsgi", *arguments]
-        if ini:
-            path = tmp_path / "choreo.ini"
-            path.write_text(ini)
-            words += ["--config", str(path)]
         return subprocess.run(
-            words,
+            [sys.executable, "-m", "choreo_wsgi", *arguments, *configured(ini, tmp_path)],
             env={**bare_environment, **environment},
             capture_output=True,
             text=True,
             timeout=2 * harness.DEADLINE,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def run_here(
+    bare_environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As ``run``, in this process: for rows of words that end it before anything is served."""
+
+    def call(
+        *arguments: str, ini: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        words = [*arguments, *configured(ini, tmp_path)]
+        monkeypatch.setattr(os, "environ", {**bare_environment, **environment})
+        try:
+            status = cli.main(words)
+        except SystemExit as ended:  # argparse's way
+            status = int(ended.code or 0)
+        return subprocess.CompletedProcess(words, status, *capsys.readouterr())
 
     return call

@@ -113,9 +113,9 @@ def test_a_switch(run: Run, true: str) -> None:
     ],
 )
 def test_what_is_not_known_is_an_error(
-    run: Run, arguments: list[str], environment: dict[str, str], ini: str, message: str
+    run_here: Run, arguments: list[str], environment: dict[str, str], ini: str, message: str
 ) -> None:
-    done = run("models", *arguments, ini=ini, **environment)
+    done = run_here("models", *arguments, ini=ini, **environment)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -167,7 +167,7 @@ def test_chat(run: Run, command: Start) -> None:
 @pytest.mark.parametrize(
     "where",
     [
-        ["--host", "0.0.0.0"],
+        ["--host", "0.0.0.0", "--port", "0"],
         ["--listen", "0.0.0.0:0"],
         ["--listen", "127.0.0.1:0", "--listen", "*:0"],
         ["--listen", "[::]:0"],

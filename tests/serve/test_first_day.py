@@ -15,6 +15,7 @@ from typing import Any
 import harness
 import pytest
 from bare_site import bare_site
+from launched import free_port
 
 from choreo_wsgi.serve.sockets import listen_addresses
 from choreo_wsgi.settings import Settings
@@ -24,11 +25,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 # -- where it listens ---------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -> None:
@@ -53,9 +49,9 @@ def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -
     ],
 )
 def test_an_address_that_is_none_is_told_as_it_was_written(
-    run: Run, listen: str, words: list[str]
+    run_here: Run, listen: str, words: list[str]
 ) -> None:
-    done = run("serve", "--listen", listen)
+    done = run_here("serve", "--listen", listen)
     assert done.returncode == 2
     for word in words:
         assert word in done.stderr
@@ -105,9 +101,9 @@ def test_an_address_in_use_is_named(run: Run) -> None:
     ],
 )
 def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
-    run: Run, arguments: list[str], environment: dict[str, str], ini: str, meant: str
+    run_here: Run, arguments: list[str], environment: dict[str, str], ini: str, meant: str
 ) -> None:
-    done = run(*arguments, ini=ini, **environment)
+    done = run_here(*arguments, ini=ini, **environment)
     assert done.returncode == 2
     assert f"did you mean {meant}" in done.stderr
     assert len(done.stderr.splitlines()) < 6
@@ -273,9 +269,9 @@ def test_a_provider_without_models_is_shown(run: Run) -> None:
     ],
 )
 def test_options_are_checked_before_the_first_request(
-    run: Run, section: str, words: list[str]
+    run_here: Run, section: str, words: list[str]
 ) -> None:
-    done = run("models", ini=f"[provider x]\n{section}\n")
+    done = run_here("models", ini=f"[provider x]\n{section}\n")
     assert done.returncode == 2
     for word in ["x", *words]:
         assert word in done.stderr
@@ -283,9 +279,9 @@ def test_options_are_checked_before_the_first_request(
 
 
 @pytest.mark.parametrize("version", ["", "2024-10-21", "2025-03-01-preview", "preview", "latest"])
-def test_azure_as_its_pages_have_it(run: Run, version: str) -> None:
+def test_azure_as_its_pages_have_it(run_here: Run, version: str) -> None:
     ini = "[provider x]\ntype = azure\nbase_url = https://x.openai.azure.com\napi_key = k\n"
-    done = run("models", ini=f"{ini}api_version = {version}\n")
+    done = run_here("models", ini=f"{ini}api_version = {version}\n")
     assert (done.returncode, done.stderr) == (0, "")
 
 
