@@ -73,6 +73,8 @@ def check_bounds(text: bytes | str, values: int = MAX_VALUES) -> None:
     # These are upper bounds, as strings may hold brackets and commas too.
     opened = text.count("[") + text.count("{") if isinstance(text, str) else _opened(text)
     if opened <= MAX_DEPTH:
+        if len(text) <= values:
+            return
         commas = text.count(",") if isinstance(text, str) else text.count(b",")
         if opened + commas <= values:
             return

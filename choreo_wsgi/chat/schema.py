@@ -164,10 +164,9 @@ def _object_of(fields: Mapping[str, Notation]) -> Check:
             if name not in value:
                 raise Fault("is required", "." + name, code="missing_parameter")
         for name, member in value.items():
-            check = checks.get(name)
-            if check is not None and (member is not None or name in required):
+            if name in checks and (member is not None or name in required):
                 try:
-                    check(member)
+                    checks[name](member)
                 except Fault as fault:
                     raise fault.under("." + name) from None
 

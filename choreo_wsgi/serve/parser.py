@@ -33,12 +33,11 @@ LONGEST = 16 * 1024
 #: Bytes of a head whose lines are worth remembering.
 SHORT = 4 * 1024
 
-#: The method, the path and the query of the target, the version, and the headers.
-_ORDINARY = re.compile(
-    r"([A-Z]{1,16}) (/(?:[\w.~-][\w.~/-]*)?)(?:\?([\w.~/=&%+:,-]*))? HTTP/(1\.[01])\r\n"
-    r"((?:[A-Za-z0-9-]{1,64}:[\t -~]*\r\n)*)\r\n",
-    re.ASCII,
+#: The method, the path and the query of the target, and the version.
+_REQUEST = re.compile(
+    r"([A-Z]{1,16}) (/(?:[\w.~-][\w.~/-]*)?)(?:\?([\w.~/=&%+:,-]*))? HTTP/(1\.[01])", re.ASCII
 )
+_FIELD = re.compile(r"([A-Za-z0-9-]{1,64}):([\t -~]*)", re.ASCII)
 _CODING = re.compile(rb"(?im)^transfer-encoding[ \t]*:(.*(?:\n[ \t].*)*)")
 #: Headers that change how the rest is read.
 _ODD = frozenset(("TRANSFER_ENCODING", "EXPECT"))
@@ -61,11 +60,18 @@ class Limits:
     url_scheme: str = "http"
 
 
+@lru_cache(256)
+def _request(line: str) -> tuple[str, str, str, str] | None:
+    """Return the method, the path, the query and the version in *line*, None if it is odd."""
+    match = _REQUEST.fullmatch(line)
+    return None if match is None else (match[1], match[2], match[3] or "", match[4])
+
+
 @lru_cache(256)  # of a client, and of all that use one library, most are the same
-def _field(line: str) -> tuple[str, str]:
-    """Return the name of the header in *line*, as waitress has it, and its value."""
-    name, _, value = line.partition(":")
-    return name.upper().replace("-", "_"), value.strip(" \t")
+def _field(line: str) -> tuple[str, str] | None:
+    """Return the name of the header in *line*, as waitress has it, and its value, or None."""
+    match = _FIELD.fullmatch(line)
+    return None if match is None else (match[1].upper().replace("-", "_"), match[2].strip(" \t"))
 
 
 @lru_cache(256)
@@ -141,25 +147,25 @@ class Parser(HTTPRequestParser):
 
     def _read_ordinary(self, data: bytes) -> int:
         """Read the head at the start of *data*; return where it ends, 0 if it is not ordinary."""
-        end = data.find(b"\r\n\r\n", 0, LONGEST) + 4
-        match = _ORDINARY.fullmatch(data[:end].decode("latin-1"))
-        if match is None:
-            return 0
-        lines = match[5].split("\r\n")[:-1]
+        end = data.find(b"\r\n\r\n", 0, LONGEST)
+        line, *lines = data[: max(end, 0)].decode("latin-1").split("\r\n")
         # Of a long head nothing is kept.
-        headers = dict(map(_field if end <= SHORT else _field.__wrapped__, lines))
+        request = (_request if end <= SHORT else _request.__wrapped__)(line)
+        fields = [*map(_field if end <= SHORT else _field.__wrapped__, lines)]
+        if request is None or None in fields:
+            return 0
+        headers = dict(filter(None, fields))
         length = headers.get("CONTENT_LENGTH", "0")
         twice = len(headers) < len(lines)
         if twice or not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):
             return 0
         if int(length) > SMALL:
             return 0
-        self.command, self.path, query, self.version = match.group(1, 2, 3, 4)
-        self.query = query or ""
+        self.command, self.path, self.query, self.version = request
         self.headers = headers
         self.headers_finished = True
         self._left = int(length)
-        return end
+        return end + 4
 
     def _take_body(self, data: bytes, at: int) -> int:
         """Take what *data* has from *at* of an ordinary body; return its size."""
