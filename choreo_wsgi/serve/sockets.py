@@ -35,7 +35,8 @@ def listen_addresses(settings: Settings) -> list[str]:
 
     Raises ConfigurationError, which says what could be meant, for anything else.
     """
-    host = f"[{settings.host}]" if settings.host.count(":") > 1 else settings.host
+    bare = settings.host.count(":") > 1 and "[" not in settings.host
+    host = f"[{settings.host}]" if bare else settings.host
     found = []
     for text in settings.listen or (host,):
         if text.isdecimal():

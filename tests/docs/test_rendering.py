@@ -36,8 +36,9 @@ async function problems(name, width) {
     if (e.scrollWidth > e.clientWidth) found.push('cut, ' + words(e));
   for (const e of body.querySelectorAll('thead tr'))
     if (!e.textContent.trim()) found.push('empty header, ' + words(e.closest('table')));
-  for (const e of body.querySelectorAll('td'))
-    if (e.scrollWidth > e.clientWidth + 1) found.push('cut, ' + words(e));
+  for (const e of body.querySelectorAll('td, p, li, dt, h1, h2, h3'))
+    if (e.scrollWidth > e.clientWidth + 1)
+      found.push('cut, ' + words(e));
   for (const e of body.querySelectorAll('p, li, td, dd'))
     if ([...e.childNodes].some(n => n.nodeType == 3 && /``|\\.\\. \\w+::/.test(n.data)))
       found.push('raw markup, ' + words(e));

@@ -17,6 +17,7 @@ import pytest
 from bare_site import bare_site
 from launched import free_port
 
+from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.serve.sockets import listen_addresses
 from choreo_wsgi.settings import Settings
 
@@ -61,7 +62,11 @@ def test_an_address_that_is_none_is_told_as_it_was_written(
 def test_the_last_port_is_one() -> None:
     assert listen_addresses(Settings(listen=("[::1]:65535",))) == ["[::1]:65535"]
     assert listen_addresses(Settings(listen=("localhost",), port=81)) == ["localhost:81"]
-    assert listen_addresses(Settings(host="::1", port=81)) == ["[::1]:81"]
+    for host in ("::1", "[::1]", "[::1]:81"):
+        assert listen_addresses(Settings(host=host, port=81)) == ["[::1]:81"]
+    assert listen_addresses(Settings(host="localhost:82", port=81)) == ["localhost:82"]
+    with pytest.raises(ConfigurationError, match=r"'\[::1' is not HOST:PORT"):
+        listen_addresses(Settings(host="[::1"))
 
 
 def test_an_address_in_use_is_named(run: Run) -> None:
