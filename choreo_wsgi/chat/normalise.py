@@ -29,6 +29,12 @@ _FRAME = {
 
 #: The members of ``usage`` that the schema requires.
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_COUNTED_AS = (
+    ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
+    ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
+    ("total_tokens", "totalTokens"),
+)
+_COUNTED = [name for names in _COUNTED_AS for name in names]
 
 
 @dataclass(eq=False)
@@ -183,7 +189,7 @@ class Normaliser:
                     found = holder.pop("usage") or found
         if found is None:
             return False
-        if isinstance(found, dict) and found:
+        if isinstance(found, dict) and any(count(found.get(name)) is not None for name in _COUNTED):
             self._usage, self._reporter = found, chunk
         return True
 
@@ -272,11 +278,7 @@ def complete_usage(usage: Chunk) -> Chunk:
         return usage
     prompt, completion, total = (
         next((n for name in names if (n := count(usage.get(name))) is not None), None)
-        for names in (
-            ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
-            ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
-            ("total_tokens", "totalTokens"),
-        )
+        for names in _COUNTED_AS
     )
     if total is None:
         total = (prompt or 0) + (completion or 0)

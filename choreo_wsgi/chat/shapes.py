@@ -21,7 +21,10 @@ REASONING = (
 #: Members that the schema has, but never as null.
 _NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *REASONING)
 #: Other names of members that the schema has.
-_RENAMED = {"text": "content", "output_text": "content", "toolCalls": "tool_calls"}
+_RENAMED = {
+    **dict.fromkeys(("text", "output_text"), "content"),
+    **dict.fromkeys(("toolCalls", "tool_call"), "tool_calls"),
+}
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))

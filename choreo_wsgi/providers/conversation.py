@@ -14,7 +14,6 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ..chat import jsontext
 from ..chat.aside import parse_pieces, pieces
@@ -77,17 +76,20 @@ class Conversation:
 
 def conversation(
     request: ChatRequest,
+    provider: str,
+    able: Capabilities,
     ids: re.Pattern[str] | None = None,
     blanks: bool = False,
     system_anywhere: bool = False,
 ) -> Conversation:
-    """Return the conversation in *request*.
+    """Return the conversation in *request*, after a look at all that *provider* does not take.
 
-    *ids* is what the provider takes as the id of a call, *blanks* whether it takes texts without
-    a visible character, *system_anywhere* whether system messages that come later stay in their
-    place.  Raises InvalidRequest, naming the field, for what is not a conversation or what only
-    OpenAI's own models can be told.
+    The model is *able* to do so much.  *ids* is what the provider takes as the id of a call,
+    *blanks* whether it takes texts without a visible character, *system_anywhere* whether system
+    messages that come later stay in their place.  Raises InvalidRequest, naming the field, for
+    what is not a conversation or what only OpenAI's own models can be told.
     """
+    check(request, provider, able)
     found = Conversation([], [])
     calls = _Calls(ids, request.marks)
     for index, message in enumerate(request.messages):
@@ -106,18 +108,8 @@ def conversation(
     if last and last.role == "assistant" and last.parts and isinstance(last.parts[-1], Text):
         # What the model is to go on with; Claude refuses a blank at its end.
         last.parts[-1] = Text(last.parts[-1].text.rstrip(), last.parts[-1].cache)
+    check_media(found.media, provider)
     return found
-
-
-def supported(request: ChatRequest, provider: str, able: Capabilities, **how: Any) -> Conversation:
-    """Return the conversation in *request*, after a look at all that *provider* does not take.
-
-    *how* are further arguments of :func:`conversation`.
-    """
-    check(request, provider, able)
-    talk = conversation(request, **how)
-    check_media(talk.media, provider)
-    return talk
 
 
 def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> Turn:

@@ -33,7 +33,7 @@ from . import (
 )
 from .answer import BLANK
 from .capabilities import Capabilities, asked_effort
-from .conversation import Turn, supported
+from .conversation import Turn, conversation
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text
@@ -93,7 +93,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
 
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    talk = supported(request, "ollama", able, blanks=True, system_anywhere=True)
+    talk = conversation(request, "ollama", able, blanks=True, system_anywhere=True)
     asked = request.body
     options = {
         **{name: asked.get(name) for name in _SAMPLING},
@@ -113,7 +113,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     _add_tools(made, request, able)
     wanted = schema(request)
     if wanted is not None:
-        made["format"] = "json" if wanted.schema is None else wanted.schema
+        made["format"] = wanted["schema"] or "json"
     effort = asked_effort(request)
     if effort is not None:
         made["think"] = _think(effort, able)

@@ -81,8 +81,10 @@ def find_error(value: Json) -> Json:
         return next((found for one in value if (found := find_error(one)) is not None), None)
     if not isinstance(value, dict):
         return None
+    found: Json = None
     if not _SUSPECT.isdisjoint(value):
-        if found := next(filter(None, map(value.get, ERROR_HOLDERS)), None):
+        found = next(filter(None, map(value.get, ERROR_HOLDERS)), None)
+        if found and not (isinstance(found, dict) and not any(found.values())):
             return value if isinstance(found, str | bool) else found
         for name in _STATES:
             state = value.get(name)
@@ -96,7 +98,7 @@ def find_error(value: Json) -> Json:
                 if isinstance(holder, dict) and holder.get("error"):
                     return holder["error"]
         return None
-    if isinstance(value.get("error"), dict | list):  # an empty one
+    if found or isinstance(value.get("error"), dict | list):  # an empty one
         return value
     if value.get("object") == "error" or value.get("type") == "error":
         return value

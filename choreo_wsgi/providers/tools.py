@@ -41,15 +41,6 @@ class Choice:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Schema:
-    """The JSON schema that the answer must follow; None for any JSON object."""
-
-    schema: dict[str, Json] | None
-    name: str = ""
-    description: str = ""
-
-
 def functions(request: ChatRequest) -> list[Function]:
     """Return the functions of *request* that its ``tool_choice`` allows.
 
@@ -100,10 +91,11 @@ def choice(request: ChatRequest, able: Capabilities) -> Choice | None:
     return made
 
 
-def schema(request: ChatRequest, demanding: str = "") -> Schema | None:
-    """Return the schema that ``response_format`` asks for; None for plain text.
+def schema(request: ChatRequest, demanding: str = "") -> dict[str, Json] | None:
+    """Return the ``json_schema`` that ``response_format`` asks for; None for plain text.
 
-    Raises InvalidRequest where a provider that is *demanding* one, named so, gets none.
+    Its ``schema`` is always there, None for any JSON object.  Raises InvalidRequest where a
+    provider that is *demanding* one, named so, gets none.
     """
     wanted = request.body.get("response_format")
     if wanted is None or wanted["type"] == "text":
@@ -113,7 +105,6 @@ def schema(request: ChatRequest, demanding: str = "") -> Schema | None:
             f"{demanding} has no json_object; use json_schema", param="response_format.type"
         )
     if wanted["type"] == "json_object":
-        return Schema(None)
-    about = wanted["json_schema"]
-    given = about.get("schema") or {"type": "object"}
-    return Schema(given, about.get("name") or "", about.get("description") or "")
+        return {"schema": None}
+    about: dict[str, Json] = wanted["json_schema"]
+    return {**about, "schema": about.get("schema") or {"type": "object"}}

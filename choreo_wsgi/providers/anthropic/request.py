@@ -12,7 +12,7 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
-from ..conversation import EMPTY, Conversation, Turn, merged, supported
+from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Result, Text
 from ..support import given
 from ..tools import Choice, Function, choice, functions, schema
@@ -29,7 +29,7 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
     *default_max_tokens* stands in where the request sets no limit, which Anthropic demands.
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    talk = supported(request, "anthropic", able, ids=IDS, system_anywhere=able.system_anywhere)
+    talk = conversation(request, "anthropic", able, ids=IDS, system_anywhere=able.system_anywhere)
     asked = request.body
     limit = default_max_tokens if request.max_tokens is None else request.max_tokens
     made: dict[str, Json] = {
@@ -51,7 +51,7 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
     made |= given(more)
     _add_tools(made, request, talk, able)
     if (wanted := schema(request, "anthropic")) is not None:
-        made["output_config"] = {"format": {"type": "json_schema", "schema": wanted.schema}}
+        made["output_config"] = {"format": {"type": "json_schema", "schema": wanted["schema"]}}
     _add_thinking(made, request, talk, able)
     return made
 

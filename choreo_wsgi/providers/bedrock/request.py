@@ -14,7 +14,7 @@ from ...chat.shapes import compact
 from ...errors import InvalidRequest
 from ..anthropic.request import passed, sampling, thinking
 from ..capabilities import Capabilities, asked_effort
-from ..conversation import EMPTY, Conversation, Turn, merged, supported
+from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Text
 from ..support import given
 from ..tools import Function, choice, functions, schema
@@ -53,7 +53,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     The model's id is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    talk = supported(request, "bedrock", able, ids=IDS)
+    talk = conversation(request, "bedrock", able, ids=IDS)
     names: set[str] = set()
     made: dict[str, Json] = {
         "messages": [
@@ -76,8 +76,8 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     made |= given({"system": system, "inferenceConfig": given(inference)})
     _add_tools(made, request, talk, able)
     if (wanted := schema(request, "bedrock")) is not None:
-        about = {"name": wanted.name, "description": wanted.description}
-        about = {"schema": compact(wanted.schema), **given(about)}
+        about = given({name: wanted.get(name) for name in ("name", "description")})
+        about["schema"] = compact(wanted["schema"])
         form = {"type": "json_schema", "structure": {"jsonSchema": about}}
         made["outputConfig"] = {"textFormat": form}
     _add_own_fields(made, request, talk, able)

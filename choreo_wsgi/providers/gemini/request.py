@@ -13,7 +13,7 @@ from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, asked_effort
-from ..conversation import EMPTY, Turn, merged, supported
+from ..conversation import EMPTY, Turn, conversation, merged
 from ..parts import Call, Media, Part, Text
 from ..support import given
 from ..tools import choice, functions, schema
@@ -43,7 +43,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     The model's name is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    talk = supported(request, "gemini", able)
+    talk = conversation(request, "gemini", able)
     signed = not _UNSIGNED.match(request.model)
     made: dict[str, Json] = {
         "contents": [_content(role, run, signed, request.marks) for role, run in merged(talk.turns)]
@@ -75,8 +75,8 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     wanted = schema(request)
     if wanted is not None:
         made["responseMimeType"] = "application/json"
-        if wanted.schema is not None:
-            made["responseJsonSchema"] = wanted.schema
+        if wanted["schema"] is not None:
+            made["responseJsonSchema"] = wanted["schema"]
     effort = asked_effort(request)
     if effort is not None:
         if able.thinking != "none":

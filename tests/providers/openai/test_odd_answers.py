@@ -321,7 +321,7 @@ def test_another_name_of_a_finish_reason_counts_where_there_is_no_other() -> Non
 
 @pytest.mark.parametrize("calls", [{"0": CALL}, {"1": CALL, "2": {**CALL, "id": "d"}}])
 def test_calls_that_are_numbered_by_names(calls: Any) -> None:
-    for name in ("tool_calls", "toolCalls"):
+    for name in ("tool_calls", "toolCalls", "tool_call"):
         found = relayed(chunk({name: calls}), chunk({}, "tool_calls"))
         assert len(found[1]) == len(calls) and found[2] == "tool_calls"
         assert len(document({name: calls})["choices"][0]["message"]["tool_calls"]) == len(calls)
@@ -342,3 +342,21 @@ def test_a_document_in_other_words(name: str) -> None:
     reply = {"choices": {"0": {"message": {name: "a"}, "finishReason": "length"}}}
     choice = normalise_completion(reply, IDENTITY)[0]["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "length")
+
+
+def test_an_error_that_is_empty_is_none_beside_an_answer() -> None:
+    error = {"message": None, "code": None}
+    assert relayed({**chunk(SAID), "error": error}, chunk({}, "stop")) == ("a", [], "stop")
+    assert relayed({"error": error}).startswith("{")
+
+
+def test_null_keeps_a_stream_alive() -> None:
+    last = sse.frame(json.dumps(chunk({}, "stop")).encode())
+    reader, failure = stream([b"data: null\n\n", last, sse.DONE])
+    assert failure is None and reader.choices[0].finish == "stop"
+
+
+def test_usage_without_a_count_is_none() -> None:
+    usage = {"usage": {"prompt_tokens": 1}, "cost": 0.1}
+    _, made = normalise_completion({"choices": [{"message": SAID}], "usage": usage}, IDENTITY)
+    assert made is None
