@@ -22,7 +22,7 @@ else:
 #: The end marker, also twice, in quotes, in small letters, without its brackets.
 DONE = re.compile(rb'["\[ ]*DONE\b', re.I)
 #: What keeps a stream alive without being a comment of Server-Sent Events.
-_KEEP_ALIVE = re.compile(rb'(:.*|"?(ping|heart-?beat|keep-?alive|null)"?)?', re.I)
+_KEEP_ALIVE = re.compile(rb'(:.*|"?(ping|heart-?beat|keep-?alive)"?)?', re.I)
 _SHOWN = 200
 
 

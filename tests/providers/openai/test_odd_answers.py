@@ -350,12 +350,6 @@ def test_an_error_that_is_empty_is_none_beside_an_answer() -> None:
     assert relayed({"error": error}).startswith("{")
 
 
-def test_null_keeps_a_stream_alive() -> None:
-    last = sse.frame(json.dumps(chunk({}, "stop")).encode())
-    reader, failure = stream([b"data: null\n\n", last, sse.DONE])
-    assert failure is None and reader.choices[0].finish == "stop"
-
-
 def test_usage_without_a_count_is_none() -> None:
     usage = {"usage": {"prompt_tokens": 1}, "cost": 0.1}
     _, made = normalise_completion({"choices": [{"message": SAID}], "usage": usage}, IDENTITY)
