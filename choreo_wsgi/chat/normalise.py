@@ -34,7 +34,7 @@ _COUNTED_AS = (
     ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
     ("total_tokens", "totalTokens"),
 )
-_COUNTED = [name for names in _COUNTED_AS for name in names]
+_COUNTED = {name for names in _COUNTED_AS for name in names}
 
 
 @dataclass(eq=False)
@@ -189,7 +189,7 @@ class Normaliser:
                     found = holder.pop("usage") or found
         if found is None:
             return False
-        if isinstance(found, dict) and any(count(found.get(name)) is not None for name in _COUNTED):
+        if isinstance(found, dict) and not _COUNTED.isdisjoint(found):
             self._usage, self._reporter = found, chunk
         return True
 
