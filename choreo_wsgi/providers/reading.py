@@ -78,7 +78,7 @@ def find_error(value: Json) -> Json:
     An error beside choices, or in one of them, counts too, as OpenRouter sends it.
     """
     if isinstance(value, list):
-        return next((found for one in value if (found := find_error(one)) is not None), None)
+        return next((one for one in map(find_error, value) if one is not None), None)
     if not isinstance(value, dict):
         return None
     found: Json = None
