@@ -261,6 +261,7 @@ def test_anthropics_pages_of_models(
             assert [model.id for model in client.models.list(limit=limit)] == names
             turned = client.models.list(limit=limit, before_id="echo")
             assert sorted(model.id for model in turned) == names[:4]
+        assert not client.models.list(limit=5).has_more
         assert ids() == names
         assert ids(after_id="m1", limit=2) == ["m2", "m3"]
         assert ids(before_id="m3", limit=2) == ["m1", "m2"]

@@ -290,6 +290,17 @@ def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
     assert read_all(store.read(writer.id, "alice", 399)) == frames(400, 401)
 
 
+def test_a_block_larger_than_all_that_is_retained(open_any: Opener) -> None:
+    store = open_any(replay_stream_bytes=4096)
+    writer = create(store)
+    write(writer, 2)
+    writer.append(frame(3, "x" * 8192), 1)
+    with pytest.raises(StreamGone):
+        store.read(writer.id, "alice", 2)
+    write(writer, 1, end=True)
+    assert read_all(store.read(writer.id, "alice", 3)) == frame(4)
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_all_streams_together_stay_within_their_limit(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from replay_helpers import create, frame, frames, in_memory, read_all, size_of
+from replay_helpers import create, eventually, frame, frames, in_memory, look, read_all, size_of
 from work import traced
 
-from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.errors import ConfigurationError, NotFound
 from choreo_wsgi.replay import open_store
 from choreo_wsgi.replay.base import READ_BYTES
 from choreo_wsgi.settings import Settings
@@ -76,10 +76,29 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
     reader = store.read(writer.id, "alice")
     got = b""
     for number in range(1, 200):
-        writer.append(frame(number), 1)
+        writer.append(frame(number), 1, wait=False)
         got += reader.receive(0)
+        assert got.endswith(frame(number))
     writer.finish()
     assert got + read_all(reader) == frames(1, 199)
+    store.close()
+
+
+def test_what_has_expired_is_gone_before_it_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("choreo_wsgi.replay.keeper._SWEEP", 1e9)
+    store = in_memory(ttl=0.05, stream_bytes=1024, total_bytes=1_000_000)
+    writer = create(store)
+    writer.finish()
+
+    def is_gone() -> bool:
+        try:
+            look(store, writer.id)
+        except NotFound:
+            return True
+        return False
+
+    eventually(is_gone)
+    assert size_of(store) > 0
     store.close()
 
 
