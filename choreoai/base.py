@@ -7,7 +7,7 @@ import os
 import random
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
@@ -38,6 +38,7 @@ _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 _RETRIED = frozenset((408, 409, 429))
 _LONGEST_WAIT = 60.0  # seconds
 
+A = TypeVar("A", bound="Answered")
 C = TypeVar("C", bound="BaseClient")
 
 
@@ -141,6 +142,12 @@ class BaseClient:
         *default_headers* and *default_query* are added to those there are, *set_...* replace
         them.
         """
+        for added, replacing in (
+            (default_headers, set_default_headers),
+            (default_query, set_default_query),
+        ):
+            if added is not None and replacing is not None:
+                raise ValueError("a default is either added or set")
         made = type(self)(
             api_key or self.api_key,
             base_url or self.base_url,
@@ -211,7 +218,7 @@ class BaseClient:
                 if not (_NAME.fullmatch(name) and isinstance(value, str)):
                     raise ChoreoAIError(f"the header {name!r} needs a valid name and a text")
                 value.encode("latin-1")
-            query: Any = {**self.default_query, **options.query}
+            query = [*_query({**self.default_query, **options.query})]
             return requests.Request(
                 method, self.base_url + path, headers, data=data, params=query
             ).prepare()
@@ -242,6 +249,21 @@ class Answered:
     def request_id(self) -> str | None:
         """The ``x-request-id`` of the answer."""
         return self.headers.get("x-request-id")
+
+    @property
+    def http_response(self: A) -> A:
+        """What has ``status_code``, ``headers`` and the body: this answer itself."""
+        return self
+
+    @property
+    def http_request(self) -> requests.PreparedRequest:
+        """The request, with its ``method``, ``url``, ``headers`` and ``body``."""
+        return self._exchange.request
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection was closed or given back."""
+        return self._exchange.closed
 
     @property
     def retries_taken(self) -> int:
@@ -304,6 +326,18 @@ def _base(url: str) -> str:
         raise ValueError(f"the base URL must begin with http:// or https://, not {url!r}")
     path = "/" + url.split("//", 1)[1].partition("/")[2]
     return url if _VERSIONED.search(path) else url + "/v1"
+
+
+def _query(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the parameters that *value* stands for: ``a[b]`` in an object, ``a[]`` in a list."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _query(one, f"{name}[{key}]" if name else key)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _query(one, f"{name}[]")
+    elif value is not None and value is not NOT_GIVEN:
+        yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _merged(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .models import Model, ModelList
 
 Made = TypeVar("Made", bound="Object")
+Item = TypeVar("Item")
 
 
 class Object:
@@ -38,8 +39,8 @@ class Object:
     __slots__ = ("__dict__", "__weakref__", "_id")
     _id: str | None
 
-    # The documented members, in their order.
-    _fields: ClassVar[tuple[str, ...]] = ()
+    #: The documented members with their types, in their order.
+    model_fields: ClassVar[dict[str, str]] = {}
     # Those that are not in OpenAI's schema, and in no dump when they are absent.
     _ours: ClassVar[frozenset[str]] = frozenset()
     # What those are made of that are objects, or lists of them.
@@ -53,7 +54,7 @@ class Object:
         """Read the annotations of the class: a member without a value there is never None."""
         super().__init_subclass__()
         declared: dict[str, str] = inspect.get_annotations(cls)
-        cls._fields = tuple(dict.fromkeys((*cls._fields, *declared)))
+        cls.model_fields = {**cls.model_fields, **declared}
         cls._kinds, cls._always = {**cls._kinds}, {**cls._always}
         for name, kind in declared.items():
             named = kind.removeprefix("list[").partition("[")[0].split()[0].rstrip("]")
@@ -109,6 +110,13 @@ class Object:
     model_validate = from_dict
 
     @classmethod
+    def model_construct(cls: type[Made], _fields_set: object = None, **members: Any) -> Made:
+        """Return the object for *members*, unchecked, as all are."""
+        return cls.from_dict(members)
+
+    construct = model_construct
+
+    @classmethod
     def model_validate_json(cls: type[Made], text: str | bytes) -> Made:
         """Return the object for *text*, JSON such as :meth:`model_dump_json` returns."""
         return cls.from_dict(json.loads(text))
@@ -152,18 +160,18 @@ class Object:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the names and values of the members, as pydantic's models do."""
-        absent = (name for name in self._fields if name not in self._ours)
+        absent = (name for name in self.model_fields if name not in self._ours)
         yield from {**dict.fromkeys(absent), **vars(self)}.items()
 
     @property
     def model_fields_set(self) -> set[str]:
         """The names of the documented members that came."""
-        return self.__dict__.keys() & set(self._fields)
+        return self.__dict__.keys() & set(self.model_fields)
 
     @property
     def model_extra(self) -> dict[str, Any]:
         """The members that came and are not documented."""
-        return {name: value for name, value in vars(self).items() if name not in self._fields}
+        return {name: value for name, value in vars(self).items() if name not in self.model_fields}
 
     def __repr__(self) -> str:
         members = [f"{name}={value!r}" for name, value in vars(self).items() if value is not None]
@@ -186,9 +194,8 @@ class Listing(Object):
     def __iter__(self) -> Iterator[Model]:
         return iter(self.data)
 
-    async def __aiter__(self) -> AsyncIterator[Model]:
-        for one in self.data:
-            yield one
+    def __aiter__(self) -> AsyncIterator[Model]:
+        return Both(self.data).__aiter__()
 
     def __len__(self) -> int:
         return len(self.data)
@@ -196,6 +203,21 @@ class Listing(Object):
     def has_next_page(self) -> bool:
         """Return False: all is here."""
         return False
+
+    def next_page_info(self) -> None:
+        """Return None: all is here."""
+
+    def iter_pages(self: Made) -> Both[Made]:
+        """Return all pages: this one."""
+        return Both([self])
+
+
+class Both(list[Item]):
+    """A list for ``for`` and ``async for``."""
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        for one in self:
+            yield one
 
 
 class AsyncListing:

@@ -49,18 +49,23 @@ class Timeout(NamedTuple):
     idle: float | None = 300.0
 
 
-TimeoutLike = Timeout | float | None | NotGiven
+TimeoutLike = Timeout | tuple[float | None, float | None] | float | None | NotGiven
 
 _LONGEST_TIMEOUT = 366 * 86400.0
 
 
-def timeout_of(value: TimeoutLike) -> Timeout:
+def timeout_of(value: Any) -> Timeout:
     """Return *value* as a Timeout: a number is the limit for each of its parts.
 
+    httpx's Timeout, and the pairs *connect*, *read* of requests, limit the silence of a server.
     Raises ValueError for what is no time.
     """
     if isinstance(value, NotGiven):
         return Timeout()
+    if hasattr(value, "read"):
+        value = (value.connect, value.read)
+    if isinstance(value, tuple) and len(value) == 2:
+        value = Timeout(value[0], value[1], value[1])
     parts = value if isinstance(value, Timeout) else (value, value, value)
     for part in parts:
         right = part is None or (isinstance(part, (int, float)) and 0 < part <= _LONGEST_TIMEOUT)

@@ -71,10 +71,15 @@ class AsyncExchange:
         self.stream = stream
         self.retries = 0
         self.client = client
-        self._request = client._request(method, path, body, options, reading is not None)
+        self.request = client._request(method, path, body, options, reading is not None)
         self.options = options
         self._cancelled = False
         self._waits: Waiter | None = None  # there as long as there is a connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no connection, or none any more."""
+        return self._waits is None
 
     async def open(self) -> None:
         """Send the request until the head of a good answer is there.
@@ -83,10 +88,10 @@ class AsyncExchange:
         """
         while True:
             try:
-                await self._send(self._request)
+                await self._send(self.request)
                 break
             except (APIStatusError, APIConnectionError) as error:
-                error.request = self._request
+                error.request = self.request
                 delay = retry_delay(error, self.retries, time.time())
                 if delay is None or self.retries >= self.options.max_retries:
                     raise

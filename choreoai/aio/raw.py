@@ -61,6 +61,7 @@ class AsyncStreamedResponse(Answered, Generic[T]):
 
     def __init__(self, asked: Awaitable[AsyncExchange]) -> None:
         self._asked = asked
+        self._content: bytes | None = None
 
     async def __aenter__(self) -> AsyncStreamedResponse[T]:
         self._exchange = await self._asked
@@ -76,7 +77,9 @@ class AsyncStreamedResponse(Answered, Generic[T]):
 
     async def read(self) -> bytes:
         """Return the whole body."""
-        return await self._exchange.read()
+        if self._content is None:
+            self._content = await self._exchange.read()
+        return self._content
 
     async def text(self) -> str:
         """Return the whole body as text."""

@@ -103,6 +103,8 @@ class AsyncStream(Answered, Generic[E]):
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
                 replaced = self._explain(error)
+                if isinstance(replaced, APIError):
+                    replaced.request = self._exchange.request
                 await self.close()
                 if replaced is error:
                     raise

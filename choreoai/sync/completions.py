@@ -123,7 +123,7 @@ class Completions(Resource):
         if not isinstance(messages, Iterable) or isinstance(messages, pieces):
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(messages)
-        if stream is not None:
+        if isinstance(stream, bool):
             body["stream"] = stream
         parser = Parser[Any](body, "response_format") if parsed else None
         if parser is not None and parser.schema is not None:

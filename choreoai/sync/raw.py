@@ -61,6 +61,7 @@ class StreamedResponse(Answered, Generic[T]):
 
     def __init__(self, asked: Exchange) -> None:
         self._asked = asked
+        self._content: bytes | None = None
 
     def __enter__(self) -> StreamedResponse[T]:
         self._exchange = self._asked
@@ -76,7 +77,9 @@ class StreamedResponse(Answered, Generic[T]):
 
     def read(self) -> bytes:
         """Return the whole body."""
-        return self._exchange.read()
+        if self._content is None:
+            self._content = self._exchange.read()
+        return self._content
 
     def text(self) -> str:
         """Return the whole body as text."""

@@ -103,6 +103,8 @@ class Stream(Answered, Generic[E]):
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
                 replaced = self._explain(error)
+                if isinstance(replaced, APIError):
+                    replaced.request = self._exchange.request
                 self.close()
                 if replaced is error:
                     raise

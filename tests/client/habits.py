@@ -679,6 +679,39 @@ async def main():
         print([event.type async for event in stream])
 asyncio.run(main())
 """,
+    "parameters of the address": """
+client = client.copy(default_query={"a": ["b", "c"], "none": None})
+ask(extra_query={"x": "y z", "l": ["a", "b"], "t": True, "n": None, "d": {"k": ["v"]}, "f": 1.5})
+for both in ("headers", "query"):
+    try:
+        client.copy(**{f"default_{both}": {"a": "b"}, f"set_default_{both}": {"c": "d"}})
+    except ValueError:
+        print("not both")
+""",
+    "pages of models": """
+page = client.models.list()
+print([[model.id for model in page] for page in page.iter_pages()], page.next_page_info())
+async def main():
+    page = await AsyncOpenAI().models.list()
+    print([[model.id async for model in page] async for page in page.iter_pages()])
+asyncio.run(main())
+""",
+    "what a raw answer is about": """
+r = client.chat.completions.with_raw_response.create(model="m", messages=HI)
+print(r.http_response.status_code, r.http_response.headers["content-type"], r.is_closed)
+print(r.http_response.json()["object"], r.http_request.method, str(r.http_request.url)[-12:])
+with client.chat.completions.with_streaming_response.create(model="m", messages=HI) as r:
+    print(r.is_closed, r.read() == r.read(), r.json()["object"], r.parse().id, r.is_closed)
+try:
+    list(ask("broken", stream=True))
+except PKG.APIError as error:
+    print(error.request.method, str(error.request.url)[-12:])
+""",
+    "made by hand": """
+kind = type(ask())
+print(kind.construct(id="a").id, kind.model_construct(id="b").id, list(kind.model_fields))
+print(ask(stream=PKG.NOT_GIVEN).id, ask(stream=PKG.omit).id)
+""",
     "models as they come": """
 with client.models.with_streaming_response.list() as r:
     print(r.status_code, [model.id for model in r.parse().data])

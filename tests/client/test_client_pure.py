@@ -389,7 +389,11 @@ def test_timeouts():
     assert options.timeout_of(3) == choreoai.Timeout(3, 3, 3)
     assert options.timeout_of(None) == choreoai.Timeout(None, None, None)
     assert options.timeout_of(choreoai.Timeout(idle=5)).idle == 5
-    for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0), "5", (1, 2)):
+    assert options.timeout_of((2, 9)) == choreoai.Timeout(2, 9, 9)
+    httpx = pytest.importorskip("httpx")
+    assert options.timeout_of(httpx.Timeout(9, connect=2)) == choreoai.Timeout(2, 9, 9)
+    assert options.timeout_of(httpx.Timeout(None)) == choreoai.Timeout(None, None, None)
+    for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0), "5", (1,)):
         with pytest.raises(ValueError, match="timeout"):
             options.timeout_of(wrong)
 
