@@ -8,7 +8,7 @@ import random
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union
+from typing import Any, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
 import requests
@@ -28,17 +28,12 @@ from .options import (
 )
 from .transports.base import Pool
 
-if TYPE_CHECKING:
-    from .aio.exchange import AsyncExchange
-    from .sync.exchange import Exchange
-
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.6.2
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
 # 409 too: a server may answer it for a lock that is gone a moment later.
 _RETRIED = frozenset((408, 409, 429))
 _LONGEST_WAIT = 60.0  # seconds
 
-A = TypeVar("A", bound="Answered")
 C = TypeVar("C", bound="BaseClient")
 
 
@@ -224,51 +219,6 @@ class BaseClient:
             ).prepare()
         except (requests.exceptions.RequestException, UnicodeError) as error:
             raise ChoreoAIError(str(error)) from error
-
-
-class Answered:
-    """What has an answer's head."""
-
-    def __init__(self, exchange: AsyncExchange | Exchange) -> None:
-        self._exchange = exchange
-
-    def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} belongs to its connection, and has no copies")
-
-    @property
-    def status_code(self) -> int:
-        """The answer's status."""
-        return self._exchange.status_code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The answer's headers; names are found whatever their case."""
-        return self._exchange.headers
-
-    @property
-    def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer."""
-        return self.headers.get("x-request-id")
-
-    @property
-    def http_response(self: A) -> A:
-        """What has ``status_code``, ``headers`` and the body: this answer itself."""
-        return self
-
-    @property
-    def http_request(self) -> requests.PreparedRequest:
-        """The request, with its ``method``, ``url``, ``headers`` and ``body``."""
-        return self._exchange.request
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the connection was closed or given back."""
-        return self._exchange.closed
-
-    @property
-    def retries_taken(self) -> int:
-        """How often the request was sent again."""
-        return self._exchange.retries
 
 
 def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:

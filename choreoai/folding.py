@@ -9,6 +9,7 @@ from collections.abc import Container
 from typing import Any
 
 from choreo_wsgi.chat.calls import ToolCalls
+from choreo_wsgi.chat.endings import is_finish
 from choreo_wsgi.chat.shapes import reshape
 
 from .models import ChatCompletion, ChatCompletionChunk
@@ -69,8 +70,8 @@ class Fold:
         for choice in choices:
             index = choice.get("index") or 0
             if (whole := self._choices.get(index)) is None:
-                if type(index) is not int:
-                    raise TypeError("an index must be an integer")
+                if type(index) is not int or index < 0:
+                    raise TypeError("an index must be a number from 0 on")
                 message = {"role": "assistant", "content": None}
                 whole = {"index": index, "message": message, "finish_reason": None}
                 self._choices[index] = whole
@@ -82,6 +83,8 @@ class Fold:
             else:
                 self._add(index, message, delta)
             reason = choice.get("finish_reason")
+            if reason is not None and not is_finish(reason):  # "null", "": it goes on
+                reason = choice["finish_reason"] = None
             if reason is not None or len(choice) > 3:
                 self.reason = reason
                 _merge(whole, choice, ("index", "delta"))

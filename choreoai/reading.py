@@ -62,7 +62,7 @@ def _value(text: str, kind: str) -> dict[str, Any] | APIError | None:
     if kind == "error":  # some servers name the event instead of the member
         return frame_error(value if isinstance(value, dict) else text)
     if isinstance(value, dict):
-        failed = value.get("error") or value.get("type") == "error"
+        failed = value.get("error") or "error" in (value.get("type"), value.get("object"))
         return frame_error(value) if failed else value
     if text.startswith("[DONE]"):
         return DONE

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
-from ..base import Answered
+from ..answered import Answered
 from ..objects import Object
 from .exchange import Exchange
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from choreo_wsgi.sse import Decoder
 
-from ..base import Answered, backoff, path_of, retry_delay
+from ..answered import Answered
+from ..base import backoff, path_of, retry_delay
 from ..errors import (
     APIConnectionError,
     APIError,

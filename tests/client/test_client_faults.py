@@ -291,6 +291,23 @@ def test_a_finish_reason_that_is_a_failure_raises(server, ask, client, word):
         client.chat.completions.create(**HI)
 
 
+@pytest.mark.parametrize("word", ["null", "", "none"])
+def test_a_finish_reason_that_stands_for_none_ends_nothing(server, ask, word):
+    server.then(lambda peer: peer.stream([chat_chunk("some", finish=word)], done=False))
+    stream = ask()
+    with pytest.raises(choreoai.StreamInterruptedError) as raised:
+        list(stream)
+    assert raised.value.partial_text == "some"
+    assert raised.value.partial.choices[0].finish_reason is None
+
+
+def test_an_error_as_vllm_writes_it(server, ask):
+    error = {"object": "error", "message": "no memory", "code": 500}
+    server.then(lambda peer: peer.stream([chat_chunk("some"), error]))
+    with pytest.raises(choreoai.APIError, match="no memory"):
+        list(ask())
+
+
 @pytest.mark.parametrize("word", ["stop", "length", "end_turn", "COMPLETE"])
 def test_a_finish_reason_that_is_none_comes_as_it_is(server, ask, word):
     server.then(lambda peer: peer.stream([chat_chunk("a"), chat_chunk(None, finish=word)]))
