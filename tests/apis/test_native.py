@@ -133,6 +133,12 @@ def test_reasoning_that_was_sealed_here_is_not_given_to_another(native: Make) ->
         assert made.sent[1]["input"] == [input[0], own, plain]
 
 
+def test_a_stored_prompt_needs_no_input(native: Make) -> None:
+    made = native("openai", HEAD + frames(*EVENTS))
+    ask_responses(made.url, stream=True, input=openai.omit, prompt={"id": "pmpt_1"})
+    assert made.sent[1] == {"model": "real", "stream": True, "prompt": {"id": "pmpt_1"}}
+
+
 def test_the_callers_name_of_the_model_stands_in_the_answer(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
     events = ask_responses(made.url, model="alias", stream=True)

@@ -153,3 +153,45 @@ def test_an_odd_request_is_answered_or_refused(
             assert told["error"]["type"] == "invalid_request_error"
         elif answer.status == 400:
             assert answer.error["param"], (path, new, answer.body)
+
+
+CUSTOM = {"type": "custom", "custom": {"name": "p"}}
+TOOL_USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+THINKING = {"type": "thinking", "thinking": "t", "signature": "s"}
+RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("route", "members", "param"),
+    [
+        ("responses", {"tool_choice": {"type": "allowed_tools", "tools": []}}, "tool_choice.mode"),
+        ("chat/completions", {"tools": [CUSTOM], "tool_choice": {"type": "custom", "custom": {}}},
+         "tool_choice.custom.name"),
+        ("chat/completions", {"tools": [CUSTOM], "tool_choice": {"type": "custom"}},
+         "tool_choice.custom"),
+        ("messages", {"messages": [{"role": "user", "content": [TOOL_USE]}]}, None),
+        ("messages", {"messages": [{"role": "user", "content": [THINKING]}]}, None),
+        ("messages", {"messages": [{"role": "user", "content": "x"},
+                                   {"role": "assistant", "content": [RESULT]}]}, None),
+    ],
+)  # fmt: skip
+def test_what_only_another_may_say(
+    application: Callable[..., Application], route: str, members: Any, param: str | None
+) -> None:
+    """A user calls no tool, an assistant has no results; a choice says what it chooses."""
+    app = application({"echo": {"models": "echo"}})
+    said = {"input": "hi"} if route == "responses" else {}
+    said = said or {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    answer = call(app, "POST", f"/v1/{route}", {"model": "echo", **said, **members})
+    assert answer.status == 400, answer.body
+    if param is not None:
+        assert answer.error["param"] == param
+
+
+def test_an_item_that_is_referred_to_is_named_in_short(
+    application: Callable[..., Application],
+) -> None:
+    app = application({"echo": {"models": "echo"}})
+    asked = {"model": "echo", "input": [{"type": "item_reference", "id": "x" * 5000}]}
+    error = call(app, "POST", "/v1/responses", asked).error
+    assert error["param"] == "input[0].id" and len(error["message"]) < 300

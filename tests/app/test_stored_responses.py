@@ -22,8 +22,8 @@ from wsgi_calls import call
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.chat.items import Finish, Usage
-from choreo_wsgi.errors import PermissionDenied
+from choreo_wsgi.chat.items import Delta, Finish, ToolCall, Usage
+from choreo_wsgi.errors import PermissionDenied, from_provider
 
 Make = Callable[..., Application]
 ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
@@ -142,6 +142,24 @@ def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
         done = wait_for(client.responses, begun.id, "incomplete")
         assert done.incomplete_details is not None
         assert done.output_text == "one two "
+
+
+@pytest.mark.parametrize("kind", ["function", "custom"])
+def test_a_response_whose_text_is_done_so_far(scripted_url: tuple[str, Script], kind: str) -> None:
+    """What has ended is told whole, and what has begun as far as it came."""
+    url, script = scripted_url
+    tool: Any = {"type": kind, "name": "f"}
+    with client_of(url) as client:
+        begun = client.responses.create(model="m", input="hi", background=True, tools=[tool])
+        script.say("text", Delta(tool_calls=[ToolCall(0, "call_1", "f", '{"input":"a')]))
+        harness.wait_until(lambda: len(client.responses.retrieve(begun.id).output) == 2, "its call")
+        text, made = client.responses.retrieve(begun.id).output
+        judge(RESPONSE, client.responses.retrieve(begun.id).to_dict(mode="json"))
+        assert (text.type, text.status, text.content[0].text) == ("message", "completed", "text")
+        assert (made.type, made.name) == (f"{kind}_call".replace("custom", "custom_tool"), "f")
+        script.finish(Delta(tool_calls=[ToolCall(0, "", "", 'b"}')]), Finish("tool_calls"))
+        done = wait_for(client.responses, begun.id, "completed").output[1]
+        assert (done.input if kind == "custom" else done.arguments) in ("ab", '{"input":"ab"}')
 
 
 def test_a_response_of_which_nothing_has_come(scripted_url: tuple[str, Script]) -> None:
@@ -375,3 +393,27 @@ def test_a_failure_of_a_kept_response(
         with pytest.raises(openai.APIStatusError) as raised:
             client.responses.create(model="m", input="hi", store=True)
         assert raised.value.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(429, "rate_limit_exceeded"), (400, "invalid_prompt"), (503, "server_error")],
+)
+def test_the_code_of_a_response_that_fails(
+    scripted_url: tuple[str, Script], status: int, code: str
+) -> None:
+    url, script = scripted_url
+    with client_of(url) as client:
+        script.say("half", from_provider(status, "why"))
+        (*_, last) = client.responses.create(model="m", input="hi", stream=True)
+        assert (last.type, last.response.error.code) == ("response.failed", code)
+
+
+def test_a_filtered_response_says_so(scripted_url: tuple[str, Script]) -> None:
+    url, script = scripted_url
+    with client_of(url) as client:
+        script.finish("half", Finish("content_filter"))
+        response = client.responses.create(model="m", input="hi")
+        assert response.status == "incomplete"
+        assert response.incomplete_details.reason == "content_filter"
+        assert response.output[0].status == "incomplete"

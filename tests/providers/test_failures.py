@@ -292,3 +292,25 @@ def test_a_prompt_that_is_too_long_by_the_words_alone(message: str) -> None:
     told = json.dumps({"object": "error", "message": message, "code": 400}).encode()
     assert refusal(400, {}, told, 0).code == "context_length_exceeded"
     assert refusal(500, {}, told, 0).code != "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("type", "status", "told", "code"),
+    [
+        ("anthropic", 400, "Your credit balance is too low to access", "provider_payment_required"),
+        ("anthropic", 400, "prompt is too long: 9 tokens", "context_length_exceeded"),
+        ("anthropic", 413, "prompt is too long: 9 tokens", "context_length_exceeded"),
+        ("anthropic", 400, "input length and max_tokens exceed context limit: 9",
+         "context_length_exceeded"),
+        ("gemini", 400, "The input token count (9) exceeds the maximum number of tokens",
+         "context_length_exceeded"),
+        ("bedrock", 400, "Input is too long for requested model.", "context_length_exceeded"),
+        ("ollama", 400, "the input is above the context length", "context_length_exceeded"),
+    ],
+)  # fmt: skip
+def test_what_a_400_means_there(type: str, status: int, told: str, code: str) -> None:
+    provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
+    body = {"message": told, "error": {"message": told}}
+    error = provider.error(status, {}, json.dumps(body).encode())
+    assert error.code == code and told in error.message
+    provider.close()

@@ -187,3 +187,46 @@ def test_a_whole_answer_with_citations_has_its_text() -> None:
     choices = [one for chunk in answer("bedrock", body, 10**6, "x") for one in chunk["choices"]]
     assert "".join(one["delta"].get("content") or "" for one in choices) == "ab"
     assert extras("bedrock", body)["annotations"]
+
+
+def test_all_that_gemini_counts() -> None:
+    counts = {
+        "promptTokenCount": 10, "toolUsePromptTokenCount": 5, "candidatesTokenCount": 20,
+        "thoughtsTokenCount": 3, "cachedContentTokenCount": 4, "totalTokenCount": 38,
+    }  # fmt: skip
+    *_, last = answer("gemini", events(response({"text": "a"}, usageMetadata=counts)), 1000)
+    usage = last["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (15, 23)
+    assert usage["total_tokens"] == 38
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 4
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 3
+
+
+@pytest.mark.parametrize("member", ["citationMetadata", "groundingMetadata", "urlContextMetadata"])
+def test_the_sources_that_gemini_names(member: str) -> None:
+    said = response({"text": "a"})
+    said["candidates"][0][member] = {"found": ["x"]}
+    chunks = answer("gemini", events(said), 1000)
+    assert any(one.get(member) == {"found": ["x"]} for chunk in chunks for one in chunk["choices"])
+
+
+def test_a_prompt_that_is_blocked_for_no_reason_is_not() -> None:
+    feedback = {"blockReason": "BLOCKED_REASON_UNSPECIFIED"}
+    chunks = answer("gemini", events(response({"text": "a"}, promptFeedback=feedback)), 1000)
+    reasons = [one["finish_reason"] for chunk in chunks for one in chunk["choices"]]
+    assert reasons[-1] == "stop"
+    feedback = {"promptFeedback": {"blockReason": "SAFETY"}}
+    chunks = answer("gemini", events(feedback), 1000)
+    reasons = [one["finish_reason"] for chunk in chunks for one in chunk["choices"]]
+    assert reasons[-1] == "content_filter"
+
+
+def test_thinking_that_claude_counts() -> None:
+    told = {"output_tokens": 9, "output_tokens_details": {"thinking_tokens": 7}}
+    made = {"cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "input_tokens": 3}
+    start = {"type": "message_start", "message": {"usage": made}}
+    *_, last = answer("anthropic", events(start, TEXT, {**STOP, "usage": told}, END), 1000)
+    usage = last["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 9)
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 7
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 4, "cache_write_tokens": 2}

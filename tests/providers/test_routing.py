@@ -293,6 +293,18 @@ def test_where_a_type_is_at_home(type: str, home: str) -> None:
     assert provider.url("/chat/completions", "m") == f"{home}/chat/completions"
 
 
+@pytest.mark.parametrize("end", ["", "/", "/openai", "/openai/", "/openai/v1", "/openai/v1/"])
+def test_where_azure_is_however_its_address_ends(end: str) -> None:
+    options = {"api_key": "k", "base_url": f"https://x.openai.azure.com{end}"}
+    provider: Any = router({"azure": options}).providers["azure"]
+    home = "https://x.openai.azure.com/openai"
+    assert provider.url("/responses", "m") == f"{home}/v1/responses"
+    options["api_version"] = "2024-10-21"
+    provider = router({"azure": options}).providers["azure"]
+    asked = f"{home}/deployments/a%2Fb/chat/completions?api-version=2024-10-21"
+    assert provider.url("/chat/completions", "a/b") == asked
+
+
 def test_a_key_alone_is_for_ollamas_cloud() -> None:
     options: Any = router(environment={"OLLAMA_API_KEY": "k"}).providers["ollama"].options
     assert (options.api_key, options.base_url) == ("k", "https://ollama.com")
