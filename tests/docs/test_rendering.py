@@ -36,7 +36,7 @@ async function problems(name, width) {
     if (e.scrollWidth > e.clientWidth) found.push('cut, ' + words(e));
   for (const e of body.querySelectorAll('thead tr'))
     if (!e.textContent.trim()) found.push('empty header, ' + words(e.closest('table')));
-  for (const e of body.querySelectorAll('td, p, li, dt, h1, h2, h3'))
+  for (const e of body.querySelectorAll('td, p, li, h1, h2, h3'))
     if (e.scrollWidth > e.clientWidth + 1)
       found.push('cut, ' + words(e));
   for (const e of body.querySelectorAll('p, li, td, dd'))
