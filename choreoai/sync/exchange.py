@@ -33,6 +33,8 @@ from ..transports.blocking import Waiter, dial, waiter
 if TYPE_CHECKING:
     from .client import ChoreoAI
 
+# Seconds within which a kept connection shows that it had been closed before the request came.
+_AT_ONCE = 0.1
 _MOST_OF_AN_ERROR = 1024 * 1024
 _MOST_OF_AN_ANSWER = 256 * 1024 * 1024
 
@@ -41,7 +43,8 @@ class Exchange:
     """A *request*, sent until an answer comes, and that answer: its head, its body as it comes.
 
     It is tried up to ``options.max_retries`` times more as long as nothing of the answer came:
-    after connection errors, and after the statuses of :func:`choreoai.base.retry_delay`.
+    after connection errors, and after the statuses of :func:`choreoai.base.retry_delay`.  It is no
+    try if a kept connection proves dead.
     A request that was sent and not answered in time is not repeated: it may be at work.
 
     *meaning* makes of a whole body what it says; a stream is read by *reading*, and is
@@ -72,7 +75,7 @@ class Exchange:
         self.client = client
         self.request = client._request(method, path, body, options, reading is not None)
         self.options = options
-        self._cancelled = False
+        self._cancelled = self._stale = False
         self._waits: Waiter | None = None  # there as long as there is a connection
 
     @property
@@ -91,6 +94,8 @@ class Exchange:
                 break
             except (APIStatusError, APIConnectionError) as error:
                 error.request = self.request
+                if self._stale:
+                    continue
                 delay = retry_delay(error, self.retries, time.time())
                 if delay is None or self.retries >= self.options.max_retries:
                     raise
@@ -117,7 +122,9 @@ class Exchange:
         """Send *request* once, and read the head of its answer; APIError if it has no form."""
         pool = self.client._pool
         route = self._route = Route.find(pool.session, request.url or "")
-        sock = pool.take(route) or dial(route, self.options.timeout.connect)
+        kept = pool.take(route)
+        sock = kept or dial(route, self.options.timeout.connect)
+        self._stale = False  # whether a kept connection was dead already
         self._rest = b""  # received but not yet asked for
         self._unpack: Callable[[bytes], bytes] | None = None
         self._started = time.monotonic()
@@ -137,6 +144,9 @@ class Exchange:
             self.close()
             if isinstance(error, FramingError):
                 raise APIError(f"the server's answer cannot be read: {error}") from error
+            broke = isinstance(error, APIConnectionError) and not error._hopeless
+            soon = time.monotonic() - self._started < _AT_ONCE
+            self._stale = kept is not None and broke and soon and not self._rest
             raise
         if not 200 <= head.status < 300:
             raise self.refusal()

@@ -301,6 +301,26 @@ def test_a_finish_reason_that_stands_for_none_ends_nothing(server, ask, word):
     assert raised.value.partial.choices[0].finish_reason is None
 
 
+def test_a_kept_connection_that_proves_dead_is_no_try(server, client, ask):
+    """The server closed it while it was idle, and that shows only when it is used."""
+
+    def answer(peer):
+        peer.json(COMPLETION)
+
+    for _ in range(2):
+        server.then(answer, lambda peer: peer.reset())
+    server.then(lambda peer: peer.stream([chat_chunk("ok", finish="stop")]))
+    assert client.chat.completions.create(**HI).id == "c"
+    assert client.chat.completions.create(**HI).id == "c"  # the second try
+    assert [chunk.choices[0].delta.content for chunk in ask()] == ["ok"]
+
+
+def test_a_new_connection_that_breaks_is_one(server, client):
+    server.then(lambda peer: peer.reset(), lambda peer: peer.json(COMPLETION))
+    with pytest.raises(choreoai.APIConnectionError):
+        client.chat.completions.create(**HI)
+
+
 def test_an_error_as_vllm_writes_it(server, ask):
     error = {"object": "error", "message": "no memory", "code": 500}
     server.then(lambda peer: peer.stream([chat_chunk("some"), error]))
