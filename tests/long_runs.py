@@ -25,7 +25,7 @@ RUNS = {
 def main(names: list[str]) -> int:
     """Run those of RUNS that are named, by default all; return 1 if one failed."""
     chosen = {name: RUNS[name] for name in names or RUNS}
-    lines = []
+    lines: list[str] = []
     failed = False
     for name, words in chosen.items():
         began = time.monotonic()
@@ -36,12 +36,15 @@ def main(names: list[str]) -> int:
                 words, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
             )
         failed = failed or done.returncode != 0
-        last = (log.read_text("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
+        said = log.read_text("utf-8", "replace").strip().splitlines() or ["no output"]
+        last = said[-1]
         verdict = "ok" if done.returncode == 0 else "FAILED"
         lines.append(
             f"{verdict:7}{name:22}{time.monotonic() - began:7.0f} s  {last.strip('= ')[:60]}"
         )
         print(lines[-1], f"({log.relative_to(ROOT)})", flush=True)
+        which = [line[:100] for line in said if line.startswith(("FAILED ", "ERROR "))]
+        lines += [f"       {line}" for line in which[:8]]
     print("\n" + "\n".join(lines))
     return int(failed)
 

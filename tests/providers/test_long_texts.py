@@ -150,16 +150,20 @@ def expect_long(value: Any) -> int:
 
 
 @pytest.mark.parametrize("is_ascii", [True, False])
-@pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize(
-    ("api", "body"), [*REQUESTS.items(), *LOOKED_INTO.items()], ids=lambda one: str(one)[:20]
+    ("api", "body", "name"),
+    [
+        (api, body, name)
+        for api, body in [*REQUESTS.items(), *LOOKED_INTO.items()]
+        for name in PROVIDERS
+        if name != "ollama" or body is not LOOKED_INTO["messages"]  # it takes no documents
+    ],
+    ids=lambda one: str(one)[:20],
 )
 def test_a_request_is_translated_as_if_nothing_were_long(
     api: str, body: dict[str, Any], name: str, is_ascii: bool
 ) -> None:
     """Texts, pictures, arguments as text and as JSON, JSON in the results of tools."""
-    if name == "ollama" and body is LOOKED_INTO["messages"]:
-        return  # it takes no documents
     given = dumped({"model": MODELS[name], **body}, is_ascii)
     adapter = provider(name)
     sent = []
