@@ -80,11 +80,11 @@ def test_settings_shows_each_setting_with_its_text_and_no_key(run: Run) -> None:
 
 
 @pytest.mark.parametrize("true", ["1", "true", "yes", "on"])
-def test_a_switch(run: Run, true: str) -> None:
-    assert shown(run("settings"), "preload") == "false"
-    assert shown(run("settings", "--preload"), "preload") == "true"
-    assert shown(run("settings", CHOREO_PRELOAD=true), "preload") == "true"
-    assert shown(run("settings", "--no-preload", CHOREO_PRELOAD=true), "preload") == "false"
+def test_a_switch(run_here: Run, true: str) -> None:
+    assert shown(run_here("settings"), "preload") == "false"
+    assert shown(run_here("settings", "--preload"), "preload") == "true"
+    assert shown(run_here("settings", CHOREO_PRELOAD=true), "preload") == "true"
+    assert shown(run_here("settings", "--no-preload", CHOREO_PRELOAD=true), "preload") == "false"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import fcntl
 import json
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import harness
 import pytest
+from launched import Launched, running
 from raw_server import Peer, RawServer, chat_chunk
 
 Start = Callable[..., Any]
@@ -87,29 +88,35 @@ FIRST: dict[str, bytes] = {
 }
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launched, RawServer]]:
+    """A server and its upstream, whose requests a test answers itself."""
+    folder = tmp_path_factory.mktemp("serve")
+    with RawServer() as upstream, running(folder, settings(upstream)) as server:
+        yield server, upstream
+        assert server.end() == 0
+
+
 @pytest.mark.parametrize(("path", "model", "stream"), WAYS)
 def test_a_client_that_leaves_frees_the_provider(
-    command: Start, path: str, model: str, stream: bool
+    served: tuple[Launched, RawServer], path: str, model: str, stream: bool
 ) -> None:
     """Before the answer, and in the middle of it."""
-    with RawServer() as upstream:
-        server = command(ini=settings(upstream))
-        with server.connect() as client:
-            ask(client, path, model, stream)
-            peer = upstream.call()
-        peer.wait_until_left()
-        with server.connect() as client:
-            ask(client, path, model, stream)
-            peer = upstream.call()
-            if stream:
-                peer.head().body(FIRST[peer.request.path])
-                assert client.read_head().status == 200
-                client.read_frame()
-            else:
-                peer.head(kind="application/json", framing=100).body(b'{"x":')
-        peer.wait_until_left()
-    server.signal(signal.SIGTERM)
-    assert server.finish() == 0
+    server, upstream = served
+    with server.connect() as client:
+        ask(client, path, model, stream)
+        peer = upstream.call()
+    peer.wait_until_left()
+    with server.connect() as client:
+        ask(client, path, model, stream)
+        peer = upstream.call()
+        if stream:
+            peer.head().body(FIRST[peer.request.path])
+            assert client.read_head().status == 200
+            client.read_frame()
+        else:
+            peer.head(kind="application/json", framing=100).body(b'{"x":')
+    peer.wait_until_left()
 
 
 def play(peer: Peer) -> None:
