@@ -46,6 +46,9 @@ class Provider(ABC):
     #: done here: that many sources at once, the text cut, the pieces of text counted.
     native: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether the provider takes stop strings without a visible character.
+    blank_stops: ClassVar[bool] = True
+
     #: Whether :meth:`open` may block: it looks something up, starts a process, is not known.
     blocking: bool = True
 
@@ -118,7 +121,9 @@ class Provider(ABC):
 
     def stops(self, request: ChatRequest) -> tuple[str, ...]:
         """Return the stop strings that are looked for here, not by the provider."""
-        return () if "stop" in self.native else request.stop
+        if "stop" not in self.native:
+            return request.stop
+        return () if self.blank_stops else tuple(stop for stop in request.stop if not stop.strip())
 
     def lacks_key(self) -> bool:
         """Return whether there is no key and nothing can be had without one."""

@@ -155,11 +155,12 @@ def merged(turns: list[Turn]) -> list[tuple[str, list[Turn]]]:
         runs[-1][1].append(turn)
     for speaker, run in runs:
         if speaker == "user":
-            run.sort(key=_rank)
+            run.sort(key=rank)
     return runs or [("user", [])]
 
 
-def _rank(turn: Turn) -> tuple[int, int]:
+def rank(turn: Turn) -> tuple[int, int]:
+    """Return the place of *turn* among those of its side: results first, as their calls were."""
     result = turn.parts[0] if turn.role == "tool" else None
     if isinstance(result, Result):
         return 0, result.order

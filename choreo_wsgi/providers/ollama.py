@@ -33,7 +33,7 @@ from . import (
 )
 from .answer import BLANK
 from .capabilities import Capabilities, asked_effort
-from .conversation import Turn, conversation
+from .conversation import Turn, conversation, rank
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text
@@ -149,14 +149,10 @@ def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) 
 def _in_order(turns: list[Turn]) -> list[Turn]:
     """Return *turns* with results in the order of the calls: they have no ids there."""
     ordered: list[Turn] = []
-    for role, run in groupby(turns, lambda turn: turn.role):
+    for is_result, run in groupby(turns, lambda turn: turn.role == "tool"):
         several = list(run)
-        ordered += sorted(several, key=_order) if role == "tool" else several
+        ordered += sorted(several, key=rank) if is_result else several
     return ordered
-
-
-def _order(turn: Turn) -> int:
-    return next(part.order for part in turn.parts if isinstance(part, Result))
 
 
 def _message(turn: Turn) -> dict[str, Json]:

@@ -37,6 +37,7 @@ class Anthropic(HTTPProvider):
     type = "anthropic"
     facts = BUILT_IN["anthropic"]
     takes_marks = True
+    blank_stops = False
     apis = frozenset(("messages", "count_tokens"))
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)  # 128 here, which no request has
     too_long = re.compile(r"prompt is too long|exceed context limit")
@@ -53,10 +54,6 @@ class Anthropic(HTTPProvider):
         # The smallest ceiling of the models of 2025 and later is four times as high.
         max_tokens: int = setting(16384, "max_tokens of requests that set none", minimum=1)
         capabilities: tuple[str, ...] = setting((), CAPABILITIES)
-
-    def stops(self, request: ChatRequest) -> tuple[str, ...]:
-        """Return the stop strings that Claude refuses: those without a visible character."""
-        return tuple(text for text in request.stop if not text.strip())
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request*: Messages with the upstream's own events, else with items."""

@@ -46,6 +46,7 @@ class Bedrock(HTTPProvider):
     type = "bedrock"
     facts = BUILT_IN["bedrock"]
     takes_marks = True
+    blank_stops = False
     # ToolSpecification.name; ids of calls may have more.
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
     too_long = re.compile("too long")
@@ -85,10 +86,6 @@ class Bedrock(HTTPProvider):
             near = did_you_mean(profile, known)
             text = f"provider {self.name}: profile: AWS's files have no {profile!r}{near}"
             raise ConfigurationError(text)
-
-    def stops(self, request: ChatRequest) -> tuple[str, ...]:
-        """Return the stop strings that are refused: those without a visible character."""
-        return tuple(text for text in request.stop if not text.strip())
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request*: Messages to Claude with its own events, else with items."""

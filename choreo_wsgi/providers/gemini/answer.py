@@ -94,7 +94,11 @@ class GeminiTranslator(EventTranslator):
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
                 raise provider_error(found)
         if self._decoder.stray:
-            self._bare_error(self._decoder.stray)
+            told = None
+            with suppress(ValueError):  # it is not complete, or something else
+                told = find_error(jsontext.parse(self._decoder.stray))
+            if told is not None:
+                raise failure(told)
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
@@ -108,7 +112,10 @@ class GeminiTranslator(EventTranslator):
         """Return the finish of each candidate, and the usage."""
         items: list[Item] = []
         if len(self._stops) < self._n:
-            self._last_event(items)
+            with suppress(UpstreamInvalid):  # an event that the bytes ended in, unless it was cut
+                last: list[Item] = []
+                self.translate(b"\n\n", last)
+                items += last
         if len(self._stops) < self._n:
             raise UpstreamTruncated("the provider's stream ended without a finish reason")
         self.ended = True
@@ -116,13 +123,6 @@ class GeminiTranslator(EventTranslator):
             items.append(Delta(index=index, extra=_signed(signature)))
         items += [self._finish(index, reason) for index, reason in sorted(self._stops.items())]
         return [*items, usage] if (usage := self.usage) else items
-
-    def _last_event(self, items: list[Item]) -> None:
-        """Read an event that the bytes ended in: it counts if it is whole."""
-        last: list[Item] = []
-        with suppress(UpstreamInvalid):  # it was cut
-            self.translate(b"\n\n", last)
-            items += last
 
     def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
         index = candidate.get("index") or 0
@@ -195,17 +195,6 @@ class GeminiTranslator(EventTranslator):
             for index in range(self._n):
                 self._stops.setdefault(index, text(reason))
             self._refused = reason
-
-    def _bare_error(self, lines: bytes) -> None:
-        """Raise the error in *lines*, if it is one and complete."""
-        try:
-            body = jsontext.parse(lines)
-        except ValueError:
-            return
-        if isinstance(body, list) and body:
-            body = body[0]
-        if isinstance(body, dict) and "error" in body:
-            raise failure(body["error"])
 
 
 def _signed(signature: str) -> dict[str, Json]:
