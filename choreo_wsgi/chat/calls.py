@@ -179,9 +179,7 @@ class ToolCalls:
         Long arguments are marks of ``marks`` in both.  Raises UpstreamInvalid for what is no list
         of objects.
         """
-        given = numbered(given)
-        if isinstance(given, dict):
-            given = [given]
+        given = [found] if isinstance(found := numbered(given), dict) else found
         if not (isinstance(given, list) and all(isinstance(one, dict | None) for one in given)):
             raise UpstreamInvalid("the provider's tool calls are not a list of objects")
         made = map(self._take, filter(None, given))

@@ -115,12 +115,10 @@ class Source:
         raise NotImplementedError
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
         return None
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
         return None
 
     def close(self) -> None:

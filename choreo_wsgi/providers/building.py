@@ -182,7 +182,8 @@ class _Building:
         """Return the types that the environment has a key or an address for, with it."""
         found: list[tuple[str, dict[str, str]]] = []
         for type, facts in BUILT_IN.items():
-            if not facts.may_be_configured(self._environment):
+            names = (*facts.keys, facts.base_url, *facts.also)
+            if not any(map(self._environment.get, names)):
                 continue
             try:
                 options = provider_class(type).from_environment(self._environment)

@@ -6,7 +6,6 @@ only then is a type's module imported.  The classes take their facts from here t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +33,6 @@ class Facts:
     home: str = ""
     needs_key: bool = True
     extra: str = ""
-
-    def may_be_configured(self, environment: Mapping[str, str]) -> bool:
-        """Return whether *environment* has a variable that could configure this type."""
-        return any(environment.get(name) for name in (*self.keys, self.base_url, *self.also))
 
 
 def _own(where: str, name: str, *patterns: str, home: str = "", **more: Any) -> Facts:

@@ -132,7 +132,6 @@ class Failover:
 
     @property
     def label(self) -> str:
-        """Who answers, or is being asked."""
         return self._target.label if self._reading is None else self._reading.label
 
     @property
