@@ -92,10 +92,10 @@ def find_error(value: Json) -> Json:
                 return state
     choices = value.get("choices")
     if choices:
-        for one in filter(None, numbered(choices)):
+        for one in numbered(choices):
             said = (one.get("delta"), one.get("message")) if isinstance(one, dict) else ()
             for holder in (one, *said):
-                if isinstance(holder, dict) and holder.get("error"):
+                if isinstance(holder, dict) and "error" in holder and holder["error"]:
                     return holder["error"]
         return None
     if found or isinstance(value.get("error"), dict | list):  # an empty one

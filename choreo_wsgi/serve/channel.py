@@ -46,6 +46,9 @@ LINGER_SECONDS = 3.0
 #: Bytes that are read at once.
 READ = 64 * 1024
 
+#: The end of the connection leaves in the packet of the last bytes: half of what two packets cost.
+_MORE = getattr(socket, "MSG_MORE", 0)
+
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
 
 
@@ -254,13 +257,14 @@ class Channel(Load):
 
     # In any thread
 
-    def transmit(self, *parts: bytes) -> None:
+    def transmit(self, *parts: bytes, parting: bool = False) -> None:
         """Send *parts*; what the system does not take now is kept as ``unsent``.
 
-        Raises Disconnected when the client has gone.
+        They are *parting* if the connection is closed next, as the client expects.  Raises
+        Disconnected when the client has gone.
         """
         with self._sending:
-            sent = 0 if self.unsent else self._send_some(parts)
+            sent = 0 if self.unsent else self._send_some(parts, _MORE if parting else 0)
             if sent < sum(map(len, parts)):
                 self.keep(*_after(parts, sent))
 
@@ -270,7 +274,7 @@ class Channel(Load):
         self._deadline = time.monotonic() + self.server.settings.send_timeout
         self._carrier.call(functools.partial(self._carrier.settle, self))
 
-    def _send_some(self, parts: Any) -> int:
+    def _send_some(self, parts: Any, flags: int = 0) -> int:
         """Return how many bytes of *parts* the system takes now; raises Disconnected.
 
         The caller holds the lock.
@@ -279,8 +283,8 @@ class Channel(Load):
             raise Disconnected
         try:
             if len(parts) == 1:
-                return int(self.socket.send(parts[0]))
-            return int(self.socket.sendmsg(parts))
+                return int(self.socket.send(parts[0], flags))
+            return int(self.socket.sendmsg(parts, (), flags))
         except BlockingIOError:
             return 0
         except OSError:

@@ -68,6 +68,8 @@ class Task(Load):
     _length: int | None = None
     _wrote_head = False
     _chunked = False
+    #: Whether the client itself expects that the connection is closed.
+    _parting = False
     close_on_finish = False
 
     def __init__(self, channel: Any, request: Parser) -> None:
@@ -213,6 +215,7 @@ class Task(Load):
         more = f"Date: {_http_date(int(time.time()))}\r\n"
         asked = self.request.headers.get("CONNECTION")
         keep = self.version == "1.1" if asked is None else _keeps(asked, self.version)
+        self._parting = not keep
         # RFC 9110, 6.4.1
         bodiless = self.status.startswith(("1", "204", "304")) or self.request.command == "HEAD"
         if not (bodiless or "\r\ncontent-length:" in self._given.lower()):
@@ -242,9 +245,10 @@ class Task(Load):
             if data:
                 before, after = b"%b%X\r\n" % (before, len(data)), b"\r\n" + after
         if len(data) >= GATHER:
-            self.channel.transmit(before, data, after)
+            self.channel.transmit(before, data, after, parting=last and self._parting)
         elif before or data or after:
-            self.channel.transmit(b"%b%b%b" % (before, data, after))
+            joined = b"%b%b%b" % (before, data, after)
+            self.channel.transmit(joined, parting=last and self._parting)
         self._done = last
 
 
