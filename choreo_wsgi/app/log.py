@@ -79,8 +79,8 @@ def _told_all(values: tuple[str | int | float | None, ...]) -> str:
     return " ".join([_told(name, value) for name, value in told if value is not None])
 
 
-def _alone() -> Lines | None:
-    """Return who writes the lines, if nobody else is to see what becomes one."""
+def write_account(members: Members) -> None:
+    """Log the *members* of a request's account."""
     last = access
     while last.propagate and last.parent is not None and not last.handlers:
         last = last.parent
@@ -92,14 +92,7 @@ def _alone() -> Lines | None:
         and not (access.filters or own.filters or (last.propagate and last.parent))
         and logging.getLogRecordFactory() is logging.LogRecord
     ):
-        return own
-    return None
-
-
-def write_account(members: Members) -> None:
-    """Log the *members* of a request's account."""
-    own = _alone()
-    if own is not None:  # a record costs twice what reading the request's head does
+        # Nobody else would see a record, which costs twice what reading the request's head does.
         own.write(f"{_moment(time.time())} INFO {access.name}: {members}\n")
     else:
         access.info(members, extra={"account": members})

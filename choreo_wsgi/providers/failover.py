@@ -142,12 +142,8 @@ class Failover:
         """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
         breakers = [self._breaker_of(target.label) for target in self._left]
-        place = 0
-        while not breakers[place].allows():
-            place += 1
-            if place == len(breakers):
-                place = 0
-                break
+        others = (n for n, breaker in enumerate(breakers) if breaker.allows())
+        place = 0 if breakers[0].allows() else next(others, 0)
         self._target, self._breaker = self._left.pop(place), breakers[place]
 
     def _pass_over(self, error: ChoreoError) -> None:
