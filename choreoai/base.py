@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, Union
 from urllib.parse import quote
 
 import requests
+from requests.structures import CaseInsensitiveDict
 
 from choreo_wsgi.upstream.head import retry_after
 
@@ -193,7 +194,7 @@ class BaseClient:
         Raises ChoreoAIError for what JSON or a header cannot express.
         """
         accepted = "text/event-stream" if streamed else "application/json"
-        headers: dict[str, Any] = {"Accept": accepted, **self.default_headers}
+        headers: Any = CaseInsensitiveDict({"Accept": accepted, **self.default_headers})
         headers.update(options.headers)
         data = None
         if body is not None:

@@ -125,6 +125,8 @@ class Completions(Resource):
         body["messages"] = list(messages)
         if isinstance(stream, bool):
             body["stream"] = stream
+        if not parsed and isinstance(body.get("response_format"), type):
+            raise TypeError("a type as response_format is for parse() and stream()")
         parser = Parser[Any](body, "response_format") if parsed else None
         if parser is not None and parser.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": parser.schema}

@@ -688,6 +688,20 @@ for both in ("headers", "query"):
     except ValueError:
         print("not both")
 """,
+    "names of headers in any case": """
+client = OpenAI(default_headers={"X-Default": "d", "authorization": "Bearer z"})
+ask(extra_headers={"content-type": "application/json; charset=utf-8", "x-extra": "1"})
+ask(extra_headers={"x-default": PKG.omit})
+ask(extra_headers={"X-DEFAULT": "e"})
+print("sent")
+""",
+    "a type where JSON belongs": MODEL
+    + """
+try:
+    ask(response_format=Answer)
+except TypeError:
+    print("a TypeError")
+""",
     "pages of models": """
 page = client.models.list()
 print([[model.id for model in page] for page in page.iter_pages()], page.next_page_info())

@@ -25,7 +25,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 def test_the_callers_own_idempotency_key_is_kept(server, clients):
     server.then(lambda peer: peer.stream(answer("x")))
     client = clients(server.url, resumable=True)
-    own = {"Idempotency-Key": "mine"}
+    own = {"idempotency-key": "mine"}
     for given in ({}, own):
         list(client.chat.completions.create(**HI, stream=True, extra_headers=given))
     first, second = (request.headers["idempotency-key"] for request in server.requests)
