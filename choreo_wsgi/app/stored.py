@@ -13,7 +13,8 @@ from urllib.parse import parse_qs
 
 from .. import sse
 from ..apis import API
-from ..apis.responses.items import kind_of, listed_item, page
+from ..apis.pages import page
+from ..apis.responses.items import kind_of, listed_item
 from ..apis.responses.log import read_events
 from ..apis.responses.request import input_items, read_request
 from ..chat.items import Json, dump
@@ -132,7 +133,11 @@ def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response |
     if what:
         items = enumerate(_items(resumption, call, id))
         listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
-        return json_response(page(listed, asked))
+        order = asked.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest("order must be one of asc, desc", param="order")
+        listed = listed if order == "asc" else listed[::-1]
+        return json_response({"object": "list", **page(listed, asked, 100, 20, "after")})
     wanted = asked.get("stream", "false").lower()
     if wanted not in ("true", "1", "false", "0"):
         raise InvalidRequest("must be true or false", param="stream")

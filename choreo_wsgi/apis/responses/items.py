@@ -79,28 +79,6 @@ def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
     return {"id": f"{prefix}_{id}", "type": kind, "status": "completed", **told}
 
 
-def page(items: list[dict[str, Json]], asked: Mapping[str, str]) -> dict[str, Json]:
-    """Return the page of *items* that the parameters *asked* for: the last ones come first.
-
-    They are ``order`` (``asc``, ``desc``), ``limit`` (1 to 100) and ``after``, an item's id.
-    Raises InvalidRequest.
-    """
-    order, limit = asked.get("order", "desc"), asked.get("limit", "20")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("order must be one of asc, desc", param="order")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= 100):
-        raise InvalidRequest("limit must be from 1 to 100", param="limit")
-    shown = items if order == "asc" else items[::-1]
-    ids = [item["id"] for item in shown]
-    if asked.get("after"):
-        if asked["after"] not in ids:
-            raise InvalidRequest("after must be the id of an item", param="after")
-        shown = shown[ids.index(asked["after"]) + 1 :]
-    data = shown[: int(limit)]
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-    return {"object": "list", "data": data, "has_more": len(data) < len(shown), **ends}
-
-
 def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
     if kind == "message":
         role = "user" if item["role"] == "user" else "system"
