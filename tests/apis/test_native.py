@@ -13,7 +13,7 @@ import anthropic
 import harness
 import openai
 import pytest
-from raw_server import Peer, RawServer, Request
+from raw_server import Peer, RawServer, Request, sized
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
@@ -137,6 +137,21 @@ def test_a_stored_prompt_needs_no_input(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
     ask_responses(made.url, stream=True, input=openai.omit, prompt={"id": "pmpt_1"})
     assert made.sent[1] == {"model": "real", "stream": True, "prompt": {"id": "pmpt_1"}}
+
+
+def test_what_came_with_an_early_end_is_passed_before_it_is_told(native: Make) -> None:
+    made = native("openai", sized(frames(*EVENTS[:5]), kind="text/event-stream"))
+    *events, failed = ask_responses(made.url, stream=True)
+    assert [event.to_dict() for event in events] == EVENTS[:5]
+    assert (failed.type, failed.sequence_number) == ("response.failed", 5)
+
+
+def test_an_event_may_have_its_data_in_several_lines(native: Make) -> None:
+    lines = [json.dumps(event, indent=1).encode() for event in (EVENTS[0], EVENTS[-1])]
+    body = b"".join(b"data: " + one.replace(b"\n", b"\ndata: ") + b"\n\n" for one in lines)
+    made = native("openai", HEAD + body)
+    events = ask_responses(made.url, stream=True)
+    assert [event.to_dict() for event in events] == [EVENTS[0], EVENTS[-1]]
 
 
 def test_the_callers_name_of_the_model_stands_in_the_answer(native: Make) -> None:

@@ -285,6 +285,7 @@ def test_a_finish_reason_that_is_a_failure_raises(server, ask, client, word):
     with pytest.raises(choreoai.APIError, match=word) as caught:
         list(ask())
     assert caught.value.partial_text == "half"
+    assert (caught.value.type, caught.value.code) == ("provider_error", "provider_api_error")
     choice = {**COMPLETION["choices"][0], "finish_reason": word}
     server.scripts[:] = [lambda peer: peer.json({**COMPLETION, "choices": [choice]})]
     with pytest.raises(choreoai.APIError, match=word):

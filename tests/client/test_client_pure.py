@@ -425,6 +425,24 @@ def test_settings_from_the_environment(monkeypatch):
     assert choreoai.ChoreoAI().api_key == "sk-env"
     assert choreoai.AsyncChoreoAI().base_url == "http://env:9/v1"
     assert choreoai.ChoreoAI(api_key="sk-own").api_key == "sk-own"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://openai:9")
+    assert choreoai.ChoreoAI().api_key == "sk-env"
+    monkeypatch.delenv("CHOREOAI_API_KEY")
+    monkeypatch.setenv("CHOREOAI_BASE_URL", "")
+    assert choreoai.ChoreoAI().api_key == "sk-openai"
+    assert choreoai.ChoreoAI().base_url == "http://openai:9/v1"
+
+
+def test_a_copy_keeps_what_is_not_changed():
+    settings = {"api_key": "k", "base_url": "http://a:9", "timeout": 3.0, "max_retries": 7}
+    client = choreoai.ChoreoAI(**settings, default_headers={"X-A": "a"}, default_query={"b": "1"})
+    for name, new in {**settings, "api_key": "n", "base_url": "http://n:1/v1"}.items():
+        copy = client.with_options(**{name: new})
+        made = {one: getattr(copy, one) for one in settings}
+        kept = {one: getattr(client, one) for one in settings}
+        assert made == {**kept, name: getattr(choreoai.ChoreoAI(**{name: new}), name)}
+        assert copy.default_query == client.default_query
 
 
 @pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "\x00"])

@@ -116,6 +116,30 @@ def test_http_1_0_may_ask_to_keep_its_connection(run_app: RunApp) -> None:
             assert (answer.headers["connection"], answer.body) == ("Keep-Alive", b"plain")
 
 
+@pytest.mark.parametrize(
+    ("version", "asked", "kept"),
+    [
+        ("1.1", "Close", False),
+        ("1.1", "x-other, CLOSE", False),
+        ("1.1", "x-other", True),
+        ("1.1", "keep-alive", True),
+        ("1.0", "Keep-Alive", True),
+        ("1.0", "keep-alive, close", False),
+        ("1.0", "x-other", False),
+    ],
+)
+def test_a_connection_is_kept_as_its_client_says(
+    run_app: RunApp, version: str, asked: str, kept: bool
+) -> None:
+    with run_app(body_app(b"plain")).connect() as client:
+        client.send(f"GET / HTTP/{version}\r\nHost: a\r\nConnection: {asked}\r\n\r\n".encode())
+        assert client.read_answer().body == b"plain"
+        if kept:
+            assert client.exchange("GET", "/").body == b"plain"
+        else:
+            assert client.at_end()
+
+
 def everything(client: harness.Client) -> bytes:
     """Return all that the server sends until it closes the connection."""
     raw = b""
@@ -220,6 +244,21 @@ def test_a_client_that_takes_nothing_is_cut_off(run_app: RunApp) -> None:
             while data := client.socket.recv(1 << 20):
                 last = (last + data)[-5:]
         assert last != b"0\r\n\r\n"
+
+
+def test_a_client_that_takes_a_little_now_and_then_is_not_cut_off(run_app: RunApp) -> None:
+    """It has ``send_timeout`` for each piece and not for the whole."""
+    body, pause = b"x" * 24_000_000, threading.Event()
+    with run_app(body_app(body), send_timeout=2).connect() as client:
+        client.request("GET", "/")
+        taken = 0
+        for _ in range(15):
+            pause.wait(0.2)
+            taken += len(client.socket.recv(1 << 20))
+        while taken < len(body):
+            piece = client.socket.recv(1 << 20)
+            assert piece, f"cut off after {taken} bytes"
+            taken += len(piece)
 
 
 def test_a_slow_client_gets_every_byte(run_app: RunApp) -> None:

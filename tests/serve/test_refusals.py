@@ -242,6 +242,39 @@ def test_a_refused_client_that_goes_on_sending_is_overdue(server: Running) -> No
         assert channel.due <= now + 5
 
 
+def test_what_a_refused_client_sends_is_no_request(server: Running, paths: list[str]) -> None:
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+        channel = only_channel(server)
+        assert client.read_answer().status == 413
+        assert client.at_end()
+        client.send(b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
+        came = channel.heard
+        client.send(b"GET /third HTTP/1.1\r\nHost: a\r\n\r\n")
+        harness.wait_until(lambda: channel.heard > came, "it was heard")
+        assert channel.requests == [] and channel.request is None
+    harness.wait_until(lambda: not server.server.connections, "the connection's end")
+    assert paths == []
+
+
+def test_a_failure_of_a_connection_is_logged_and_ends_it_alone(
+    run_app: RunApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = run_app(body_app(b"ok"))
+    with server.connect() as other, server.connect() as client:
+        assert other.exchange("GET", "/").body == b"ok"
+        assert client.exchange("GET", "/").body == b"ok"
+        for channel in list(server.server.connections):
+            if channel.socket.getpeername() == client.socket.getsockname():
+                channel._receive = None  # type: ignore[method-assign, assignment]
+        client.request("GET", "/")
+        assert client.at_end()
+        assert other.exchange("GET", "/").body == b"ok"
+    (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert record.exc_info is not None and "connection failed" in record.getMessage()
+    caplog.clear()
+
+
 def test_a_body_is_asked_for_when_its_turn_has_come(run_app: RunApp) -> None:
     """The request before it is still being answered when its head comes."""
     begun, go = threading.Event(), threading.Event()
