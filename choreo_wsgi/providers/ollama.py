@@ -133,17 +133,11 @@ def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) 
         raise InvalidRequest("ollama cannot be made to call a tool", param="tool_choice")
     if not tools or (wanted is not None and wanted.mode == "none"):
         return
-    made["tools"] = [
-        {
-            "type": "function",
-            "function": {
-                "name": function.name,
-                "description": function.description,
-                "parameters": function.schema,
-            },
-        }
-        for function in tools
-    ]
+    offered = (
+        {"name": tool.name, "description": tool.description, "parameters": tool.schema}
+        for tool in tools
+    )
+    made["tools"] = [{"type": "function", "function": function} for function in offered]
 
 
 def _in_order(turns: list[Turn]) -> list[Turn]:

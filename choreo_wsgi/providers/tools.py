@@ -27,6 +27,12 @@ class Function:
     cache: Json = None
 
     @property
+    def named(self) -> dict[str, Json]:
+        """The members that Anthropic and Bedrock call alike."""
+        members = {"description": self.description, "strict": self.strict}
+        return {"name": self.name, **{name: told for name, told in members.items() if told}}
+
+    @property
     def schema(self) -> dict[str, Json]:
         """The parameters as a schema that says that it is one of an object."""
         given = self.parameters or NOTHING

@@ -151,7 +151,10 @@ def _add_tools(
     wanted = choice(request, able) if tools else Choice("none")
     # Calls in the history are refused without the tools that they are of.
     tools = tools or [Function(name) for name in talk.called]
-    made["tools"] = [_tool(function) for function in tools]
+    made["tools"] = [
+        _cached({**function.named, "input_schema": function.schema}, function.cache)
+        for function in tools
+    ]
     single = request.body.get("parallel_tool_calls") is False and able.parallel != "one"
     if wanted is None and not single:
         return
@@ -160,15 +163,6 @@ def _add_tools(
     if single and wanted.mode != "none":
         chosen["disable_parallel_tool_use"] = True
     made["tool_choice"] = chosen
-
-
-def _tool(function: Function) -> dict[str, Json]:
-    tool: dict[str, Json] = {"name": function.name, "input_schema": function.schema}
-    if function.description:
-        tool["description"] = function.description
-    if function.strict:
-        tool["strict"] = True
-    return _cached(tool, function.cache)
 
 
 def _messages(talk: Conversation) -> list[dict[str, Json]]:
@@ -213,9 +207,7 @@ def _result(result: Result) -> dict[str, Json]:
         block["content"] = [_block(replace(part, cache=None)) for part in result.parts]
     elif result.parts:
         block["content"] = result.text
-    if result.failed:
-        block["is_error"] = True
-    return block
+    return {**block, "is_error": True} if result.failed else block
 
 
 def _media(media: Media) -> dict[str, Json]:

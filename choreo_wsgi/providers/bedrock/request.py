@@ -99,11 +99,7 @@ def _add_tools(
         return
     specs: list[dict[str, Json]] = []
     for function in tools:
-        spec: dict[str, Json] = {"name": function.name, "inputSchema": {"json": function.schema}}
-        if function.description:
-            spec["description"] = function.description
-        if function.strict:
-            spec["strict"] = True
+        spec = {**function.named, "inputSchema": {"json": function.schema}}
         specs += _marked({"toolSpec": spec}, function.cache)
     made["toolConfig"] = {"tools": specs}
     if wanted is not None:

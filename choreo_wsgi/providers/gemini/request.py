@@ -100,13 +100,10 @@ def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) 
     tools = functions(request)
     if not tools:
         return
+    names = [given({"name": tool.name, "description": tool.description}) for tool in tools]
     declared = [
-        {
-            "name": function.name,
-            **given({"description": function.description}),
-            "parametersJsonSchema": function.schema,
-        }
-        for function in tools
+        {**name, "parametersJsonSchema": tool.schema}
+        for name, tool in zip(names, tools, strict=True)
     ]
     made["tools"] = [{"functionDeclarations": declared}]
     wanted = choice(request, able)
