@@ -64,11 +64,6 @@ class Store:
         """Whether the database answered when it was last asked."""
         return self._keeper.reachable
 
-    @property
-    def buffered(self) -> int:
-        """The number of bytes that wait to be written."""
-        return self._keeper.buffered
-
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
         """Make a stream of *owner*.
 

@@ -103,7 +103,7 @@ def test_what_one_stream_buffers_is_bounded(tmp_path: Path, lock: sqlite3.Connec
     lock.execute("BEGIN EXCLUSIVE")
     for _ in range(200):
         writer.append(frame(writer.last + 1, "x" * 400), 1, wait=False)
-        assert store.buffered <= 20_000  # type: ignore[attr-defined]
+        assert store._keeper.buffered <= 20_000  # type: ignore[attr-defined]
     lock.execute("ROLLBACK")
     store.close()
 

@@ -196,10 +196,10 @@ def test_what_is_buffered_is_bounded(database: Database, open_it: Callable[..., 
         for writer in writers:
             for _ in range(100):
                 writer.append(frame(writer.last + 1, "x" * 400), 1)
-        assert store.buffered <= 50_000  # type: ignore[attr-defined]
+        assert store._keeper.buffered <= 50_000  # type: ignore[attr-defined]
     for writer in writers:
         write(writer, 1, end=True)
-    eventually(lambda: store.buffered == 0)  # type: ignore[attr-defined]
+    eventually(lambda: store._keeper.buffered == 0)  # type: ignore[attr-defined]
     last = writers[-1]
     eventually(lambda: is_ended(store, last))
     record = look(store, last.id)
