@@ -48,6 +48,8 @@ class Answered:
         """The request, with its ``method``, ``url``, ``headers`` and ``body``."""
         return self._exchange.request
 
+    request = http_request
+
     @property
     def is_closed(self) -> bool:
         """Whether the connection was closed or given back."""

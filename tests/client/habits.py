@@ -716,8 +716,10 @@ print(r.http_response.status_code, r.http_response.headers["content-type"], r.is
 print(r.http_response.json()["object"], r.http_request.method, str(r.http_request.url)[-12:])
 with client.chat.completions.with_streaming_response.create(model="m", messages=HI) as r:
     print(r.is_closed, r.read() == r.read(), r.json()["object"], r.parse().id, r.is_closed)
+stream = ask("broken", stream=True)
+print(stream.response.request.method)
 try:
-    list(ask("broken", stream=True))
+    list(stream)
 except PKG.APIError as error:
     print(error.request.method, str(error.request.url)[-12:])
 """,

@@ -390,9 +390,9 @@ def test_timeouts():
     assert options.timeout_of(None) == choreoai.Timeout(None, None, None)
     assert options.timeout_of(choreoai.Timeout(idle=5)).idle == 5
     assert options.timeout_of((2, 9)) == choreoai.Timeout(2, 9, 9)
-    httpx = pytest.importorskip("httpx")
-    assert options.timeout_of(httpx.Timeout(9, connect=2)) == choreoai.Timeout(2, 9, 9)
-    assert options.timeout_of(httpx.Timeout(None)) == choreoai.Timeout(None, None, None)
+    openai = pytest.importorskip("openai")
+    assert options.timeout_of(openai.Timeout(9, connect=2)) == choreoai.Timeout(2, 9, 9)
+    assert options.timeout_of(openai.Timeout(None)) == choreoai.Timeout(None, None, None)
     for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0), "5", (1,)):
         with pytest.raises(ValueError, match="timeout"):
             options.timeout_of(wrong)
