@@ -207,6 +207,12 @@ def test_variables_of_others_are_not_settings() -> None:
         "CHOREO_PORT": "tcp://10.0.0.1:8000",
         "CHOREO_PORT_8000_TCP": "tcp://10.0.0.1:8000",
         "CHOREO_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "CHOREO_PORT_53_UDP_PROTO": "udp",
+        "CHOREO_PORT_9_SCTP": "sctp://10.0.0.1:9",
+        "CHOREO_DNS_PORT": "udp://10.0.0.1:53",
+        "CHOREO_SIGNALS_PORT": "sctp://10.0.0.1:9",
+        "CHOREO_B_SERVICE_HOST": "10.0.0.2",
+        "CHOREO_B_PORT_80_TCP_PORT": "80",
     }
     ours = {name.replace("CHOREO_", "CHOREO_WSGI_"): text for name, text in links.items()}
     assert configure({}, {**links, **ours}).settings == Settings()

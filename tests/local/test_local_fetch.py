@@ -158,7 +158,27 @@ def test_a_page_of_html_is_a_list_too(index: Index) -> None:
     assert index.asked[-1] == f"/files/a&b/{fetch.WHEEL}"
 
 
-@pytest.mark.parametrize("way", ["PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "UV_DEFAULT_INDEX"])
+@pytest.mark.parametrize("folder", [".pip", ".config/pip"])
+@pytest.mark.parametrize("member", ["index-url", "extra-index-url"])
+def test_the_index_is_the_one_of_pips_own_file(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, member: str
+) -> None:
+    nowhere = f"http://{index.host}/nowhere"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL")
+    if member == "index-url":
+        monkeypatch.delenv("PIP_INDEX_URL")
+    else:
+        monkeypatch.setenv("PIP_INDEX_URL", nowhere)
+    path = tmp_path / folder / "pip.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"[global]\n{member} = {index.url}\n")
+    assert fetch_model(print).read_bytes() == MODEL
+
+
+@pytest.mark.parametrize(
+    "way", ["PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "UV_DEFAULT_INDEX", "UV_INDEX_URL"]
+)
 def test_the_index_is_the_one_that_pip_or_uv_would_ask(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

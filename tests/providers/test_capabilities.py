@@ -36,6 +36,58 @@ def sent(type: str, model: str, options: dict[str, str] | None = None, **more: A
         provider.close()
 
 
+OLDER = ("low", "medium", "high", "max")
+NEWER = ("low", "medium", "high", "xhigh", "max")
+#: What models can do, by their names at their makers, at Bedrock and at Vertex AI.
+ABLE: list[tuple[str, dict[str, Any]]] = [
+    ("claude-3-haiku-20240307", {"thinking": "none", "max_tokens": 4096}),
+    ("claude-3-5-haiku-latest", {"thinking": "none", "max_tokens": 8192}),
+    ("claude-3-7-sonnet@20250219", {"thinking": "budget", "max_tokens": 64000}),
+    *(
+        (name, {"thinking": "budget", "max_tokens": 32000, "sampling": "both"})
+        for name in ("claude-opus-4", "claude-opus-4-0", "claude-opus-4@20250514",
+                     "anthropic.claude-opus-4-20250514-v1:0", "claude-opus-4-v1")
+    ),
+    ("claude-opus-4-1-20250805", {"sampling": "one", "max_tokens": 32000}),
+    ("claude-sonnet-4-20250514", {"thinking": "budget", "max_tokens": 64000, "sampling": "both"}),
+    ("claude-haiku-4-5", {"sampling": "one", "thinking": "budget", "max_tokens": 64000}),
+    ("claude-opus-4-6", {"sampling": "one", "efforts": OLDER, "max_tokens": 128000}),
+    ("claude-sonnet-4-6", {"sampling": "one", "efforts": OLDER, "max_tokens": 64000}),
+    ("claude-opus-4-7", {"sampling": "none", "efforts": NEWER, "system_anywhere": False}),
+    ("claude-opus-4-8", {"efforts": NEWER, "system_anywhere": True, "off": "disabled"}),
+    ("claude-haiku-5", {"efforts": NEWER, "off": "disabled", "forced_tools": True}),
+    ("claude-opus-5-5", {"off": "no", "forced_tools": False, "system_anywhere": True}),
+    ("claude-sonnet-5-5", {"off": "between_tools", "forced_tools": False}),
+    ("claude-fable-5", {"off": "no", "forced_tools": True, "max_tokens": 128000}),
+    ("claude-mythos-5", {"off": "no", "forced_tools": True, "efforts": NEWER}),
+    ("claude-fable-5-1", {"off": "no", "forced_tools": False}),
+    ("claude-mythos-5-2", {"off": "no", "forced_tools": False}),
+    ("gemini-1.5-pro", {"thinking": "none", "max_tokens": 0}),
+    ("gemini-2.0-flash", {"thinking": "none", "max_tokens": 8192}),
+    ("gemini-2.5-pro", {"off": "no", "least": 128, "most": 32768, "max_tokens": 65536}),
+    ("gemini-2.5-flash", {"off": "disabled", "least": 1, "most": 24576}),
+    ("gemini-2.5-flash-lite", {"least": 512, "most": 24576, "max_tokens": 65536}),
+    ("gemini-3-pro-preview", {"efforts": ("low", "high"), "max_tokens": 65536}),
+    ("gemini-3.1-pro-preview", {"efforts": ("low", "medium", "high"), "max_tokens": 65536}),
+    ("gemini-3.8-flash", {"efforts": ("minimal", "low", "medium", "high"), "off": "no"}),
+    ("gpt-oss:20b", {"efforts": ("low", "medium", "high"), "off": "no"}),
+    *((name, {"parallel": "one"}) for name in ("o1", "o3-mini", "o4-mini", "openai/o3")),
+    *((name, {"parallel": "choose"}) for name in ("o4", "o33", "x-o1", "gpt-5")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "facts"), ABLE, ids=[name for name, _ in ABLE])
+def test_what_a_model_can_do(model: str, facts: dict[str, Any]) -> None:
+    able = capabilities(model)
+    assert {name: getattr(able, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize("fact", ["least=-1", "most=-1", "max_tokens=-1"])
+def test_less_than_nothing_is_no_capability(fact: str) -> None:
+    with pytest.raises(ConfigurationError, match=fact.partition("=")[0]):
+        overrides([f"m {fact}"])
+
+
 def provider_of(model: str) -> str:
     family = model.partition("-")[0]
     return {"claude": "anthropic", "gemini": "gemini"}.get(family, "ollama")
