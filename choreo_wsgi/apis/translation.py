@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..chat.aside import decoded, set_aside
 from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
-from ..chat.longtext import restore
+from ..chat.longtext import Written, new_mark
 from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Check, Fault
 from ..errors import InvalidRequest
+
+#: Characters of arguments that are there as a text.
+_LONG = 300
 
 
 def to_chat(
@@ -75,8 +77,23 @@ def parts(content: Json, where: str, part: Part) -> Json:
 
 
 def arguments_of(value: Json, marks: Marks) -> str:
-    """Return *value* as the text of a call's arguments; what is long in it goes into *marks*."""
-    return set_aside(list(decoded(restore(dump(value), marks))), marks)
+    """Return *value* as the text of a call's arguments; if it is long a mark, put into *marks*."""
+    if not _is_long(value):
+        return dump(value).decode("utf-8", "surrogatepass")
+    marks[(mark := new_mark()).encode()] = Written(value)
+    return mark
+
+
+def _is_long(value: Json) -> bool:
+    size, waiting = 0, [value]
+    while waiting and size <= _LONG:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+        size += len(one) if isinstance(one, str) else 4
+    return size > _LONG
 
 
 def no_tool(kind: str, where: str) -> InvalidRequest:

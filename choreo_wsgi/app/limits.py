@@ -99,7 +99,8 @@ class Limits:
         if any(rule.name.startswith("tokens") for rule in limits):
             texts = (content_text(message.get("content")) for message in request.messages)
             prompt = sum(len(text) // 4 + 4 for text in texts)
-            prompt += sum(map(len, request.marks.values())) // 4
+            held = (one for one in request.marks.values() if isinstance(one, bytes | memoryview))
+            prompt += sum(map(len, held)) // 4
         answer = round(self._answers.get(key, 0))
         if request.max_tokens is not None:
             answer = request.max_tokens * request.n

@@ -5,6 +5,7 @@ See :mod:`~choreo_wsgi.chat.longtext`.  What is here is loaded where something i
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from . import jsontext
 from .cutting import shorten, without_quotes
 from .items import Json, Marks, dump, quote
-from .longtext import FILLING, MARK, PI, WINDOW, new_mark, places
+from .longtext import FILLING, MARK, PI, WINDOW, Written, new_mark, places, restore
 
 if TYPE_CHECKING:
     from .request import ChatRequest
@@ -32,7 +33,7 @@ def has_marks(text: str) -> bool:
 
 def marks_in(text: bytes, marks: Marks) -> Marks:
     """Return those of *marks* that are in *text*, which hold nothing but what they stand for."""
-    return {found[0]: bytes(marks[found[0]]) for found in places(text, marks)}
+    return {found[0]: restore(found[0], marks) for found in places(text, marks)}
 
 
 def count_marks(text: str) -> int:
@@ -55,6 +56,10 @@ def insides(text: str, marks: Marks) -> Iterator[str | bytes]:
             continue
         yield text[at : found.start()]
         at = found.end()
+        if isinstance(inside, Written):
+            decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
+            yield from map(decode, inside.text(marks))
+            continue
         done = 0
         while done < len(inside):
             end = done + len(without_quotes(inside, done, WINDOW))

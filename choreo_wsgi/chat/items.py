@@ -16,6 +16,7 @@ from ..late import Late
 
 if TYPE_CHECKING:
     from . import large
+    from .longtext import Written
 else:
     large = Late("choreo_wsgi.chat.large")
 
@@ -25,9 +26,9 @@ LONG_LIST = 64
 #: A value that ``json.loads`` returns.
 Json = Any
 
-#: What marks stand for: the insides of JSON strings as they were written, or parts of them; see
-#: :mod:`~choreo_wsgi.chat.longtext`.
-Marks = dict[bytes, Union[memoryview, bytes]]
+#: What marks stand for: the insides of JSON strings as they were written, or parts of them, or
+#: a value whose text is to be written there; see :mod:`~choreo_wsgi.chat.longtext`.
+Marks = dict[bytes, Union[memoryview, bytes, "Written"]]
 
 
 def new_call_id() -> str:

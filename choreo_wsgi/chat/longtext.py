@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Iterator
 
+from .items import Json, dump
 from .items import Marks as Marks
 
 #: Bytes that are looked at at once.
@@ -41,17 +42,47 @@ def places(text: bytes, marks: Marks) -> Iterator[re.Match[bytes]]:
             yield found
 
 
+class Written:
+    """Stands for the JSON text of *value*, which is written when it is needed.
+
+    So the arguments of a call, an object to one API and a text to another, are there once.
+    """
+
+    def __init__(self, value: Json) -> None:
+        self.value = value
+
+    def text(self, marks: Marks) -> Iterator[bytes]:
+        """Yield the JSON text, piece by piece, with what *marks* stand for."""
+        for part in _parts(dump(self.value), marks):
+            for at in range(0, len(part), WINDOW):
+                yield bytes(part[at : at + WINDOW])
+
+    def inside(self, marks: Marks) -> Iterator[bytes]:
+        """Yield the text as it stands between the quotes of a JSON string."""
+        for piece in self.text(marks):  # control characters are escaped in it already
+            yield piece.replace(b"\\", rb"\\").replace(b'"', rb"\"")
+
+
 def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, JSON that was written, with what *marks* stand for in their places."""
-    parts: list[bytes | memoryview] = []
+    parts = [*_parts(text, marks)]
+    return b"".join(parts) if len(parts) > 1 else text
+
+
+def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
     at = 0
     for found in places(text, marks):
-        parts += [text[at : found.start()], marks[found[0]]]
+        yield text[at : found.start()]
+        inside = marks[found[0]]
+        if isinstance(inside, Written):
+            yield from inside.inside(marks)
+        else:
+            yield inside
         at = found.end()
-    return b"".join([*parts, text[at:]]) if parts else text
+    yield text[at:] if at else text
 
 
 def original_offset(text: bytes, marks: Marks, offset: int) -> int:
     """Return where the byte at *offset* in a shortened *text* was before."""
     before = (found[0] for found in places(text, marks) if found.end() <= offset)
-    return offset + sum(len(marks[mark]) - len(mark) for mark in before)
+    return offset + sum(len(restore(mark, marks)) - len(mark) for mark in before)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from ..chat import jsontext
 from ..chat.aside import parse_pieces, pieces
 from ..chat.items import Json, Marks
+from ..chat.longtext import Written
 from ..chat.request import ChatRequest
 from .capabilities import Capabilities
 from .parts import Call, Media, Part, Result, Text, content
@@ -32,7 +33,7 @@ _THOUGHTS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class Turn:
     """What ``system``, ``user``, ``assistant`` or ``tool`` said.
 
@@ -230,9 +231,10 @@ class _Calls:
 def _arguments(given: str | None, marks: Marks) -> dict[str, Json]:
     """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
     cut, or that the model got wrong, may stay in the history for good."""
-    value: Json = {}
+    written = marks.get((given or "").encode("utf-8", "replace")) if marks else None
+    value: Json = written.value if isinstance(written, Written) else {}
     try:
-        if given and given.strip():
+        if not value and given and given.strip():
             value = parse_pieces(pieces(given, marks), marks, jsontext.strict)
         if isinstance(value, str):  # encoded twice
             value = parse_pieces(pieces(value, marks), marks, jsontext.strict)

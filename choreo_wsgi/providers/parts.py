@@ -39,7 +39,7 @@ _SEEN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Text:
     """A piece of text; *cache* is its ``cache_control``."""
 
@@ -47,7 +47,7 @@ class Text:
     cache: Json = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Media:
     """A picture, a recording or a document: base64 *data* of *media_type*, or a *url*.
 
@@ -74,7 +74,7 @@ class Media:
             raise InvalidRequest("the text is not UTF-8", param=self.param) from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """A tool call that the model made; *order* is its place among all calls."""
 
@@ -86,7 +86,7 @@ class Call:
     cache: Json = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Result:
     """What the call *id* of the tool *name* came to; *order* is the place of the call."""
 

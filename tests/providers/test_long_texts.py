@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from adapter_requests import MODELS
 from aws_events import encode
+from work import traced
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis import load
 from choreo_wsgi.chat import aside, longtext
 from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.longtext import LONG
+from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
@@ -172,6 +175,61 @@ def test_a_request_is_translated_as_if_nothing_were_long(
         sent.append(json.loads(made))
         expect_long(sent[-1])
     assert sent[0] == sent[1]
+
+
+def objects(value: Any) -> Iterator[Any]:
+    """Yield the objects in *value*, and those whose JSON text is in it."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        yield from objects(one)
+
+
+#: Arguments of 1 MB.
+LARGE_ARGUMENTS: dict[str, Any] = {
+    "a text": {"a": "x" * 1_000_000},
+    "lines": {"a": "line of code\n" * 75_000},
+    "quotes": {"a": 'say "hi"' * 100_000},
+    "an emoji": {"a": "\U0001f600" + "x" * 1_000_000},
+    "long texts": {"a": ["y" * 3000] * 320},
+    "numbers": {"a": [12345.75] * 110_000},
+}
+
+
+@pytest.mark.parametrize("name", ["openai", "gemini", "bedrock"])
+@pytest.mark.parametrize("api", REQUESTS)
+@pytest.mark.parametrize("arguments", LARGE_ARGUMENTS.values(), ids=LARGE_ARGUMENTS)
+def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, name: str) -> None:
+    """Beside the request as it came, and as it is sent; or the provider's objects in between."""
+    body = json.loads(json.dumps(REQUESTS[api]).replace(json.dumps(TEXT)[1:-1], "ok"))
+    for holder in (*body.get("messages", ()), *body.get("input", ())):
+        for part in (holder, *(holder.get("tool_calls") or ()), *(holder.get("content") or ())):
+            if isinstance(part, dict) and part.get("type") in ("function", "function_call"):
+                part.get("function", part)["arguments"] = json.dumps(arguments)
+            elif isinstance(part, dict) and part.get("type") == "tool_use":
+                part["input"] = arguments
+    given = dumped({"model": MODELS.get(name, "m"), **body}, False)
+    adapter: Any = provider_class(name)(name, {"api_key": "k"}, Settings())
+    sent: list[bytes] = []
+
+    def send(request: ChatRequest) -> None:
+        opened = aside.opened(request)
+        if name == "openai":
+            made = adapter._post(opened, adapter.prepare(dict(opened.body)))
+        else:
+            made = adapter.encode(opened)
+        sent.append(longtext.restore(made.body, opened.marks))
+
+    read = load(api).read
+    send(read(given))  # loads what is needed
+    sent.clear()
+    with traced() as memory:
+        send(read(given))
+    assert memory.peak < 3 * len(given)
+    assert arguments in list(objects(json.loads(sent[0])))
 
 
 @pytest.mark.parametrize(

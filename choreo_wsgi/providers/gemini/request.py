@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from contextlib import suppress
 
 from ...chat.aside import parse_pieces, pieces
 from ...chat.items import Json, Marks
@@ -167,10 +168,10 @@ def _id(id: str) -> dict[str, Json]:
 
 def _response(text: str, marks: Marks) -> dict[str, Json]:
     """Return a tool's *text* as the object that must be sent."""
-    try:
-        value = parse_pieces(pieces(text, marks), marks)
-    except ValueError:
-        value = None
+    value = None
+    if text.lstrip()[:1] == "{":
+        with suppress(ValueError):
+            value = parse_pieces(pieces(text, marks), marks)
     return value if isinstance(value, dict) else {"result": text}
 
 
