@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..chat.aside import has_marks
 from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
 from ..chat.longtext import Written, new_mark
@@ -78,8 +79,9 @@ def parts(content: Json, where: str, part: Part) -> Json:
 
 def arguments_of(value: Json, marks: Marks) -> str:
     """Return *value* as the text of a call's arguments; if it is long a mark, put into *marks*."""
-    if not _is_long(value):
-        return dump(value).decode("utf-8", "surrogatepass")
+    text = "" if _is_long(value) else dump(value).decode("utf-8", "surrogatepass")
+    if text and not has_marks(text):
+        return text
     marks[(mark := new_mark()).encode()] = Written(value)
     return mark
 

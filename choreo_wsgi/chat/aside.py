@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from . import jsontext
 from .cutting import shorten, without_quotes
-from .items import Json, Marks, dump, quote
-from .longtext import FILLING, MARK, PI, WINDOW, Written, new_mark, places, restore
+from .items import FILLING, Json, Marks, dump, quote
+from .longtext import MARK, PI, WINDOW, Written, new_mark, places, restore
 
 if TYPE_CHECKING:
     from .request import ChatRequest
@@ -132,7 +132,7 @@ def parse_aside(
 ) -> Json:
     """Return the JSON value in *text*, with *marks* for its long strings, as they are added there;
     raises as :func:`parse`."""
-    return jsontext.parse(shorten_into(marks, text).decode("utf-8", "surrogatepass"), decode)
+    return jsontext.parse(shorten_into(marks, text), decode, errors="surrogatepass")
 
 
 def is_object(pieces: Iterable[str]) -> bool:

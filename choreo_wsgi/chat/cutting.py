@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 import secrets
+from typing import cast
 
 from .items import Marks
 from .longtext import PI, WINDOW, new_mark
 
 #: Shorter strings stay, and runs of numbers that are shorter by FEWER times.
 CUT, FEWER = 2 * 1024, 8
+#: Shorter strings stay even if they are wide: if one character makes four bytes of each.
+_WIDE = 256
+#: What a mark takes, about: its text, twice, and what it stands for.
+_MARK_SIZE = 400
 #: Bytes that stay at the start of a string, as what tells of which kind a picture is, and those
 #: at its end.
 _HEAD, _TAIL = 256, 8
@@ -26,6 +31,10 @@ _NUMBERS = re.compile(rf"(?<=[\[,])(?:{_BLANK}{_NUMBER}{_BLANK},){{1,1000}}".enc
 _CONTROLS = bytes(range(32))
 _SHORT_ESCAPES = (rb"\n", rb"\t", rb"\r", rb"\/", rb"\b", rb"\f")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]..")
+_CONTINUATIONS = bytes(range(0x80, 0xC0))
+_NOT_ASCII = re.compile(rb"[\x80-\xff]|\\u")
+_FOUR_BYTES = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
+_TWO_BYTES = re.compile(rb"[\xc4-\xef]|\\u(?!00)")
 _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 
 
@@ -38,9 +47,11 @@ def shorten(
     returned as it is, so that a parser tells what is wrong with it, and where.
     """
     marks: Marks = {}
+    as_it_is = cast(bytes, bytes(text) if isinstance(text, memoryview) else text)
     if len(text) <= 2 * window:
-        return bytes(text), marks
+        return as_it_is, marks
     view = memoryview(text)
+    found: dict[bytes, memoryview] = {}
     parts: list[bytes | memoryview] = []
     inside = False
     mark = b""
@@ -50,7 +61,7 @@ def shorten(
         nonlocal mark, start, done
         mark, start = new.encode(), begin
         parts.extend((view[done:begin], mark))
-        marks[mark] = view[begin:end]
+        found[mark] = view[begin:end]
         done = end
 
     while at < len(text):
@@ -58,21 +69,23 @@ def shorten(
         pieces = plain.split(b'"')
         place = at
         at += len(plain)
-        if not inside and max(map(len, pieces)) < cut:
+        least = cut if plain.isascii() and rb"\u" not in plain else min(cut, _WIDE)
+        if not inside and max(map(len, pieces)) < least:
             inside = len(pieces) % 2 == 0
             continue
         for number, piece in enumerate(pieces, 1):
             end = place + len(piece)
             goes_on = inside and mark and place == done
-            if inside and (goes_on or len(piece) >= cut):
+            is_long = len(piece) >= cut or (len(piece) >= least and _is_wide(piece))
+            if inside and (goes_on or is_long):
                 if not _is_inside_a_string(piece):
-                    return bytes(text), {}
+                    return as_it_is, {}
                 tail = bytes(view[end - 2 * _TAIL : end]) if number < len(pieces) else b"\\"
                 stop = end - _TAIL if tail.isascii() and b"\\" not in tail else end
                 if goes_on:
                     done = max(done, stop)
-                    marks[mark] = view[start:done]
-                elif (begin := place + len(without_quotes(text, place, _HEAD))) < stop:
+                    found[mark] = view[start:done]
+                elif (begin := place + _head(text, place)) < stop:
                     set_aside(begin, stop, new_mark())
             elif len(piece) >= cut and 3 * len(piece.translate(None, _DIGITS_ONLY)) > len(piece):
                 for run in _NUMBERS.finditer(piece):
@@ -82,7 +95,25 @@ def shorten(
             place = end + 1
             inside = not inside
         inside = not inside
-    return b"".join([*parts, view[done:]]) if marks else bytes(text), marks
+    if not found:
+        return as_it_is, marks
+    if 2 * sum(map(len, found.values())) < len(text):  # they need not hold all of it
+        marks = {mark: bytes(inside) for mark, inside in found.items()}
+    return b"".join([*parts, view[done:]]), marks or {**found}
+
+
+def _head(text: bytes | bytearray | memoryview, at: int) -> int:
+    """Return how many bytes stay at the start of a string, none of which makes it wide."""
+    head = without_quotes(text, at, _HEAD)
+    found = _NOT_ASCII.search(head)
+    return found.start() if found else len(head)
+
+
+def _is_wide(plain: bytes) -> bool:
+    """Whether the text of *plain* takes more memory than a mark and what it stands for."""
+    width = 4 if _FOUR_BYTES.search(plain) else 2 if _TWO_BYTES.search(plain) else 1
+    characters = len(plain.translate(None, _CONTINUATIONS)) - 5 * plain.count(rb"\u")
+    return width * characters > len(plain) + _MARK_SIZE
 
 
 def without_quotes(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:

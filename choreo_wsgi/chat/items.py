@@ -26,9 +26,11 @@ LONG_LIST = 64
 #: A value that ``json.loads`` returns.
 Json = Any
 
-#: What marks stand for: the insides of JSON strings as they were written, or parts of them, or
-#: a value whose text is to be written there; see :mod:`~choreo_wsgi.chat.longtext`.
+#: What marks stand for: insides of JSON strings as they were written, parts of them, or values
+#: whose text is to be written there; see :mod:`~choreo_wsgi.chat.longtext`.
 Marks = dict[bytes, Union[memoryview, bytes, "Written"]]
+#: How the mark of a string ends: what is so long has it.
+FILLING = "~~more~~"
 
 
 def new_call_id() -> str:
@@ -169,7 +171,7 @@ def dump(value: Json) -> bytes:
     return _encode(value).encode("utf-8", "backslashreplace")
 
 
-def dump_large(value: dict[str, Json]) -> bytes:
-    """Return what :func:`dump` does, without a second copy of what is in long lists."""
+def dump_large(value: dict[str, Json], marks: Marks | None = None) -> bytes:
+    """Return what :func:`dump` does, in parts where there are *marks* or long lists in *value*."""
     lists = (len(each) for each in value.values() if isinstance(each, list))
-    return large.write(value, dump) if max(lists, default=0) > LONG_LIST else dump(value)
+    return large.write(value, dump) if marks or max(lists, default=0) > LONG_LIST else dump(value)

@@ -120,9 +120,12 @@ def _structure(text: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def parse(
-    text: bytes | str, decode: Callable[[str], Json] = json.loads, values: int = MAX_VALUES
+    text: bytes | str,
+    decode: Callable[[str], Json] = json.loads,
+    values: int = MAX_VALUES,
+    errors: str = "strict",
 ) -> Json:
-    """Return the JSON value in *text*, as *decode* reads it.
+    """Return the JSON value in *text*, as *decode* reads it; *errors* as :meth:`bytes.decode` has.
 
     Raises TooMuch, UnicodeDecodeError, and what *decode* raises; all are ValueErrors.
     """
@@ -132,7 +135,7 @@ def parse(
     if len(text) > _LARGE and isinstance(decode, Decoder):
         with suppress(ValueError):  # the other way tells what is wrong
             return large.read(text, decode)
-    return decode(text.decode())
+    return decode(text.decode("utf-8", errors))
 
 
 def whole_number(value: Json) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 #: Bytes that are decoded at once.
 WINDOW = 64 * 1024
-#: Elements of a list that are written at once; a list that is not longer is written as a whole.
+#: Elements of a list that are written at once.
 AT_ONCE = 64
 
 
@@ -42,19 +42,24 @@ def read(text: bytes, decoder: json.JSONDecoder) -> Any:
     return dict(members) if hook is None else hook(members)
 
 
-def write(value: dict[str, Any], dump: Callable[[Any], bytes]) -> bytes:
-    """Return *value* as JSON, of which *dump* writes the parts."""
+def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
+    """Return *value* as JSON, of which *dump* writes the parts: what has no part that has parts."""
     written = io.BytesIO()
-    for name, member in value.items():
-        written.write(b",%b:" % dump(name) if written.tell() else b"{%b:" % dump(name))
-        if not isinstance(member, list) or not member:
-            written.write(dump(member))
-            continue
-        for at in range(0, len(member), AT_ONCE):
-            some = dump(member[at : at + AT_ONCE])
-            written.write((b"," if at else b"[") + some[1:-1])
-        written.write(b"]")
-    written.write(b"}")
+
+    def put(value: Any) -> None:
+        is_object = isinstance(value, dict)
+        inner = value.values() if is_object else value if isinstance(value, list) else ()
+        if len(inner) < AT_ONCE and not any(isinstance(one, dict | list) for one in inner):
+            written.write(dump(value))
+            return
+        before = b"{" if is_object else b"["
+        for one in value:
+            written.write(before + dump(one) + b":" if is_object else before)
+            put(value[one] if is_object else one)
+            before = b","
+        written.write(b"}" if is_object else b"]")
+
+    put(value)
     return written.getvalue()
 
 

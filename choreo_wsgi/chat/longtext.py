@@ -14,15 +14,13 @@ import re
 import secrets
 from collections.abc import Iterator
 
-from .items import Json, dump
+from .items import FILLING, Json, dump_large
 from .items import Marks as Marks
 
 #: Bytes that are looked at at once.
 WINDOW = 64 * 1024
 #: In a shorter text nothing is set aside.
 LONG = 2 * WINDOW
-#: So long that a string with a mark is too long for whatever has a limit, as a model's name has.
-FILLING = "~" * 300
 #: How the mark of a string is written, as a regular expression.
 MARK = "~[0-9a-f]{32}" + FILLING
 #: The mark of numbers is a number: so it begins, which 40 digits follow.
@@ -53,7 +51,7 @@ class Written:
 
     def text(self, marks: Marks) -> Iterator[bytes]:
         """Yield the JSON text, piece by piece, with what *marks* stand for."""
-        for part in _parts(dump(self.value), marks):
+        for part in _parts(dump_large(self.value, marks), marks):
             for at in range(0, len(part), WINDOW):
                 yield bytes(part[at : at + WINDOW])
 
@@ -70,16 +68,16 @@ def restore(text: bytes, marks: Marks) -> bytes:
 
 
 def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
-    at = 0
+    at, view = 0, memoryview(text)
     for found in places(text, marks):
-        yield text[at : found.start()]
+        yield view[at : found.start()]
         inside = marks[found[0]]
         if isinstance(inside, Written):
             yield from inside.inside(marks)
         else:
             yield inside
         at = found.end()
-    yield text[at:] if at else text
+    yield view[at:]
 
 
 def original_offset(text: bytes, marks: Marks, offset: int) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Union
 
 from ..errors import InvalidRequest
-from .items import Json
+from .items import FILLING, Json
 
 Check = Callable[[Json], None]
 Notation = Union[Check, type, str, list[Any], Mapping[str, Any]]
@@ -103,7 +103,7 @@ def string(most: int) -> Check:
     def test(value: Json) -> None:
         if type(value) is not str:
             raise _wrong_type("a string", value)
-        if len(value) > most:
+        if len(value) > most or FILLING in value:
             raise Fault(f"must have at most {most} characters")
 
     return test

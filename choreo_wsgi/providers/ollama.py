@@ -81,7 +81,10 @@ class Ollama(HTTPProvider):
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
         return HTTPRequest(
-            "POST", f"{options.base_url.rstrip('/')}/api/chat", headers, dump_large(made)
+            "POST",
+            f"{options.base_url.rstrip('/')}/api/chat",
+            headers,
+            dump_large(made, request.marks),
         )
 
     def translator(self, request: ChatRequest) -> Translator:

@@ -195,7 +195,9 @@ LARGE_ARGUMENTS: dict[str, Any] = {
     "quotes": {"a": 'say "hi"' * 100_000},
     "an emoji": {"a": "\U0001f600" + "x" * 1_000_000},
     "long texts": {"a": ["y" * 3000] * 320},
-    "numbers": {"a": [12345.75] * 110_000},
+    "numbers": {"a": [12345.75] * 40_000},
+    "short texts": {"a": [{"k": "v" * 400}] * 2_000},
+    "emoji in many": {"a": ["\U0001f600" + "y" * 1_000] * 900},
 }
 
 
@@ -228,8 +230,32 @@ def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, nam
     sent.clear()
     with traced() as memory:
         send(read(given))
-    assert memory.peak < 3 * len(given)
+    assert memory.peak < 4 * len(given)
     assert arguments in list(objects(json.loads(sent[0])))
+
+
+@pytest.mark.parametrize("letter", ["y", "\U0001f600", "\u201c", "字"])
+@pytest.mark.parametrize("is_ascii", [True, False])
+@pytest.mark.parametrize("api", REQUESTS)
+def test_many_turns_take_little_whatever_their_letters(
+    api: str, is_ascii: bool, letter: str
+) -> None:
+    """One wide letter makes a whole text wide."""
+    turns = [{"role": role, "content": letter + "y" * 700} for role in ("user", "assistant")]
+    name = "input" if api == "responses" else "messages"
+    body = {"model": MODELS["bedrock"], "max_tokens": 9, name: turns * 700}
+    given, read = dumped(body, is_ascii), load(api).read
+    adapter = provider("bedrock")
+
+    def send() -> bytes:
+        request = aside.opened(read(given))
+        return longtext.restore(adapter.encode(request).body, request.marks)
+
+    whole = read(given).whole()
+    assert json.loads(send()) == json.loads(adapter.encode(whole).body)
+    with traced() as memory:
+        send()
+    assert memory.peak < 4 * len(given)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Anthropic(HTTPProvider):
         if beta := ",".join(filter(None, (options.beta, request.betas))):
             headers["anthropic-beta"] = beta
         url = f"{options.base_url.rstrip('/')}/v1{path}"
-        return HTTPRequest("POST", url, headers, dump_large(body))
+        return HTTPRequest("POST", url, headers, dump_large(body, request.marks))
 
     def translator(self, request: ChatRequest) -> Translator:
         return anthropic_answer.AnthropicTranslator(self.settings.max_event_bytes)

@@ -110,7 +110,7 @@ class Bedrock(HTTPProvider):
         url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/{operation}"
         accept = "json" if operation == "invoke" else "vnd.amazon.eventstream"
         headers = {"content-type": "application/json", "accept": f"application/{accept}"}
-        return HTTPRequest("POST", url, headers, dump_large(body))
+        return HTTPRequest("POST", url, headers, dump_large(body, request.marks))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent* with the key, or with a signature of all that it is."""

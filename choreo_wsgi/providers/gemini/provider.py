@@ -54,7 +54,9 @@ class Gemini(HTTPProvider):
             "x-goog-api-key": self.key(),
         }
         able = self.able(request.model)
-        return HTTPRequest("POST", url, headers, dump_large(gemini_request.body(request, able)))
+        return HTTPRequest(
+            "POST", url, headers, dump_large(gemini_request.body(request, able), request.marks)
+        )
 
     def translator(self, request: ChatRequest) -> Translator:
         return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)

@@ -218,7 +218,7 @@ class OpenAI(OverHTTP):
         if self.lacks_key():
             self.key()
         url = self.url(path, request.model)
-        return HTTPRequest("POST", url, self._headers, dump_large(body))
+        return HTTPRequest("POST", url, self._headers, dump_large(body, request.marks))
 
     def _refused(self, status: int, body: bytes) -> bool:
         """Whether a refusal may be of ``stream_options``; sure once they have been taken."""
