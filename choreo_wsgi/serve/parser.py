@@ -151,13 +151,12 @@ class Parser(HTTPRequestParser):
         line, *lines = data[: max(end, 0)].decode("latin-1").split("\r\n")
         # Of a long head nothing is kept.
         request = (_request if end <= SHORT else _request.__wrapped__)(line)
-        fields = [*map(_field if end <= SHORT else _field.__wrapped__, lines)]
-        if request is None or None in fields:
-            return 0
+        fields = map(_field if end <= SHORT else _field.__wrapped__, lines)
         headers = dict(filter(None, fields))
         length = headers.get("CONTENT_LENGTH", "0")
-        twice = len(headers) < len(lines)
-        if twice or not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):
+        if request is None or len(headers) < len(lines):  # one is odd, or there twice
+            return 0
+        if not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):
             return 0
         if int(length) > SMALL:
             return 0

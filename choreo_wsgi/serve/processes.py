@@ -210,8 +210,10 @@ class Supervisor:
                 self._on_ready(process)
         self._reap()
         now = time.monotonic()
-        if now >= self._deadline:
-            self._kill()
+        for pid in self._processes if now >= self._deadline else ():
+            logger.error("process %d does not end: it is killed", pid)
+            os.kill(pid, signal.SIGKILL)
+            self._deadline = math.inf
         for index in [index for index, when in self._restarts.items() if when <= now]:
             del self._restarts[index]
             if not self._stopping:
@@ -226,17 +228,10 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Drain all; the second time in a hurry."""
-        patience = ENDING if self._stopping else self._patience
-        self._deadline = min(self._deadline, time.monotonic() + patience)
+        self._deadline = min(self._deadline, time.monotonic() + self._patience)
         self._stopping = True
         for pid in self._processes:
             os.kill(pid, signal.SIGTERM)
-
-    def _kill(self) -> None:
-        self._deadline = math.inf
-        for pid in self._processes:
-            logger.error("process %d does not end: it is killed", pid)
-            os.kill(pid, signal.SIGKILL)
 
     def _start(self, index: int) -> None:
         ready, told = os.pipe()

@@ -151,11 +151,16 @@ sys.exit(Supervisor(2, [], serve, 0.2).run())
 
 def test_one_that_stands_still_is_killed() -> None:
     words = [sys.executable, "-c", STANDS_STILL]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, start_new_session=True) as server:
         assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        server.send_signal(signal.SIGTERM)
-        _, errors = server.communicate(timeout=harness.DEADLINE)
+        try:
+            assert server.stdout.readline() == b"ready\n"
+            server.send_signal(signal.SIGTERM)
+            _, errors = server.communicate(timeout=harness.DEADLINE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all have ended
+                os.killpg(server.pid, signal.SIGKILL)
     assert server.returncode == 0
     assert errors.count(b"does not end: it is killed") == 2
 
