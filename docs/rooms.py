@@ -12,7 +12,12 @@ PICTURE = Path(__file__).with_name("rooms.svg")
 
 #: From the top down: the name of a room (a folder, or a module on the ground), and its purpose.
 FLOORS = (
-    (("cli", "the command"), ("doctor", "what proxies do"), ("wsgi", "the plain callable")),
+    (
+        ("cli", "the command"),
+        ("doctor", "what proxies do"),
+        ("terminal", "a chat by choreoai"),
+        ("wsgi", "the plain callable"),
+    ),
     (("serve", "waitress under the application: connections, the loop, the drain"),),
     (("app", "one HTTP request: routes, keys, limits, log, resumption"),),
     (("apis", "a module for each public API: its request, its answer"),),
