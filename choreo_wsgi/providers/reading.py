@@ -90,9 +90,9 @@ def find_error(value: Json) -> Json:
             state = value.get(name)
             if isinstance(state, dict) and any(map(state.get, ("status_code", "code", "error"))):
                 return state
-    choices = value.get("choices")
+    choices = numbered(value.get("choices"))
     if choices:
-        for one in numbered(choices):
+        for one in choices if isinstance(choices, list) else ():
             said = (one.get("delta"), one.get("message")) if isinstance(one, dict) else ()
             for holder in (one, *said):
                 if isinstance(holder, dict) and "error" in holder and holder["error"]:

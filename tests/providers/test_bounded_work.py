@@ -19,6 +19,7 @@ from choreo_wsgi.chat.longtext import new_mark
 from choreo_wsgi.chat.request import parse
 from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
 from choreo_wsgi.providers.blocks import Blocks
+from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.conversation import conversation
 from choreo_wsgi.providers.failures import refusal
 from choreo_wsgi.providers.parts import content
@@ -46,13 +47,13 @@ def answered(number: int) -> dict[str, Any]:
 def one_id(count: int) -> Callable[[], object]:
     made = {"role": "assistant", "tool_calls": [called(1)] * count}
     request = with_messages([made, *[answered(1)] * count])
-    return lambda: conversation(request)
+    return lambda: conversation(request, "gemini", Capabilities())
 
 
 def many_ids(count: int) -> Callable[[], object]:
     made = {"role": "assistant", "tool_calls": list(map(called, range(count)))}
     request = with_messages([made, *map(answered, range(count))])
-    return lambda: conversation(request)
+    return lambda: conversation(request, "gemini", Capabilities())
 
 
 def tools(names: str) -> Callable[[int], Callable[[], object]]:
