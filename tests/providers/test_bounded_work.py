@@ -109,10 +109,10 @@ def test_arguments_are_parsed_once_however_many_pieces_look_like_their_end(
     parsed = 0
     parse_one = jsontext.parse
 
-    def parse_and_count(text: str, *more: Any) -> Any:
+    def parse_and_count(text: str, *more: Any, **named: Any) -> Any:
         nonlocal parsed
         parsed += len(text)
-        return parse_one(text, *more)
+        return parse_one(text, *more, **named)
 
     monkeypatch.setattr(jsontext, "parse", parse_and_count)
     for start in ('{"a":"', "{", '{"a":1} {', "[}", '"'):
