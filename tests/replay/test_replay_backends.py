@@ -12,7 +12,7 @@ from replay_helpers import RedisServer, create, frame, frames, read_all, receive
 
 from choreo_wsgi.errors import ReplayUnavailable
 from choreo_wsgi.replay import Writer, database, open_store
-from choreo_wsgi.replay.backend import Backend, Block, Status, Write
+from choreo_wsgi.replay.backend import Backend, Block, Status, Unreachable, Write
 from choreo_wsgi.replay.base import READ_BYTES
 from choreo_wsgi.replay.redis import RedisBackend
 from choreo_wsgi.replay.sqlite import SQLiteBackend
@@ -50,6 +50,8 @@ def test_the_same_write_may_come_twice(backend: Backend) -> None:
     found = backend.fetch("s", 0)
     assert found is not None
     assert b"".join(block.data for block in found[1]) == frames(1, 4)
+    backend.insert("s", "alice", None, "", "p")  # the answer to that can be lost too
+    assert status_of(backend, "s").last == 4
 
 
 def test_only_what_did_not_change_since_is_ended_as_lost(backend: Backend) -> None:
@@ -124,6 +126,35 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
         assert client.pttl("{choreo}:s:silent") <= 60_000
         backend.leave("p")
         assert client.pttl("{choreo}:p:p") > 0
+    backend.close()
+
+
+def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
+    """And nobody takes it for another server that has ended the stream."""
+    import redis
+
+    backend = RedisBackend(own_redis.url, ttl=60, stream_bytes=ROOM)
+    backend.insert("s", "alice", None, "", "p")
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(Unreachable):
+            backend.write("p", [Write("s", "alice", [Block(1, 1, frame(1))], 1, False)])
+        client.config_set("maxmemory", 0)
+    assert backend.write("p", [Write("s", "alice", [Block(1, 1, frame(1))], 1, False)]) == [True]
+    backend.close()
+
+
+def test_a_key_whose_stream_redis_let_go_of_is_free(shared_redis: RedisServer) -> None:
+    import redis
+
+    backend = RedisBackend(shared_redis.url, ttl=60, stream_bytes=ROOM)
+    assert backend.insert("a", "bob", "key", "d", "p") is None
+    assert backend.insert("b", "bob", "key", "d", "p") == ("a", "d")
+    with redis.Redis.from_url(shared_redis.url) as client:
+        client.delete("{choreo}:s:a")
+    assert backend.insert("b", "bob", "key", "d", "p") is None
+    assert backend.insert("c", "bob", "key", "d", "p") == ("b", "d")
     backend.close()
 
 
