@@ -124,7 +124,7 @@ class EventRelay:
             raise self.failure
         frames: list[bytes] = []
         if not self.normaliser.done:
-            with suppress(UpstreamInvalid):  # unless it was cut
+            with suppress(UpstreamInvalid, *SHAPE_ERRORS):  # unless it was cut
                 self._one_by_one(self._whole.end(), frames)
         try:
             chunks = self.normaliser.end(self._include_usage)

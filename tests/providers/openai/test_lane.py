@@ -105,9 +105,10 @@ class Run:
 
 
 @pytest.fixture
-def upstream(tmp_path: Path) -> Iterator[socket.socket]:
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    monkeypatch.chdir(tmp_path)  # a socket's path may have a hundred bytes
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "upstream"))
+        listener.bind("upstream")
         listener.listen()
         yield listener
 
