@@ -101,6 +101,8 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answers[0], api, "picture", partial(picture, api, model)
             yield model, answers[0], api, "arguments", made
             yield model, answers[0], api, "turns", partial(many_turns, api, model)
+            wide = partial(many_turns, api, model, "\U0001f600")
+            yield model, answers[0], api, "turns with emoji", wide
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         tokens = "[" + "1234567," * 300_000 + "1]"
         yield "m", answer, api, "text", partial(_telling, api, "m", TEXTS["text"])
@@ -179,10 +181,10 @@ def history(api: str, model: str, text: str) -> bytes:
     return body.replace('"content":"giant:none"}]', f'"content":"giant:none"}},{turns}]').encode()
 
 
-def many_turns(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with thousands of turns."""
+def many_turns(api: str, model: str, letter: str = "y") -> bytes:
+    """Return the body of a request of *api* with thousands of turns, each with a *letter*."""
     turn = '{"role":"user","content":"%s"},{"role":"assistant","content":"%s"},' % (
-        ("y" * 700,) * 2
+        (letter + "y" * 699,) * 2
     )
     turns = f'[{turn * 5_000}{{"role":"user","content":"giant:none"}}]'
     if api == "responses":

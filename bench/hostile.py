@@ -2,7 +2,7 @@
 
 For each kind: how long the frames of a stream of 100 a second paused at the most, how much CPU
 time the thread that moves all streams spent in one round at the most, and by how much the
-process grew at its peak, in multiples of the bytes that were sent.
+process grew at its peak, in multiples of the bytes that were sent.  The last line names the worst.
 
 ``python -m bench.hostile WORD`` runs those with WORD in their names.
 """
@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 from . import giant_answers, giants
@@ -38,6 +39,10 @@ MEMBERS: dict[str, Callable[[], bytes]] = {
     "as many values as may be": lambda: b"[" + b'{"a":1},' * 6_000 + b"1]",
     "deep": lambda: b"[" * SIZE,
 }
+
+
+#: Of each row: the pause and the time held in ms, the growth, and its name.
+WORST: list[tuple[float, float, float, str]] = []
 
 
 class Watch:
@@ -97,6 +102,7 @@ def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes
             held = float(note.read_text() or 0)
         finally:
             server.close()
+    WORST.append((watch.longest * 1000, held * 1000, grown / size, name))
     status = received.split(b"\r\n", 1)[0].decode()
     failed = "  FAILED" if b'"error":{' in received[-2000:] or b"event: error" in received else ""
     print(
@@ -173,6 +179,11 @@ def main() -> None:
     measure("nothing", post(chat({"frames": 3})), MEBIBYTE)
     for part in (members, requests, answers, events):
         part()
+    pause, held, grown = (max(WORST, key=itemgetter(figure)) for figure in range(3))
+    print(
+        f"worst: pause {pause[0]:.0f} ms ({pause[3]}); held {held[1]:.0f} ms ({held[3]}); "
+        f"growth {grown[2]:.1f} x ({grown[3]})"
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ CUT, FEWER = 2 * 1024, 8
 _WIDE = 256
 #: What a mark takes, about: its text, twice, and what it stands for.
 _MARK_SIZE = 400
+#: A view takes more than a copy does, and holds the whole text, in which that is little.
+_SHORT = 1024
 #: Bytes that stay at the start of a string, as what tells of which kind a picture is, and those
 #: at its end.
 _HEAD, _TAIL = 256, 8
@@ -97,7 +99,8 @@ def shorten(
         inside = not inside
     if not found:
         return as_it_is, marks
-    if 2 * sum(map(len, found.values())) < len(text):  # they need not hold all of it
+    size = sum(map(len, found.values()))
+    if 2 * size < len(text) or size < _SHORT * len(found):  # they need not hold all of it
         marks = {mark: bytes(inside) for mark, inside in found.items()}
     return b"".join([*parts, view[done:]]), marks or {**found}
 

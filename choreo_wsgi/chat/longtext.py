@@ -70,7 +70,8 @@ def restore(text: bytes, marks: Marks) -> bytes:
 def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
     at, view = 0, memoryview(text)
     for found in places(text, marks):
-        yield view[at : found.start()]
+        between = view[at : found.start()]
+        yield bytes(between) if len(between) < 256 else between  # a view takes 184 bytes
         inside = marks[found[0]]
         if isinstance(inside, Written):
             yield from inside.inside(marks)
