@@ -290,12 +290,14 @@ def test_half_close_serves_a_client_that_sends_no_more(run_app: RunApp) -> None:
     go = threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        assert go.wait(harness.DEADLINE)
+        assert environ["PATH_INFO"] == "/other" or go.wait(harness.DEADLINE)
         return body_app(b"answer")(environ, start_response)
 
-    with run_app(handler, half_close=True).connect() as client:
+    server = run_app(handler, half_close=True)
+    with server.connect() as client, server.connect() as other:
         client.request("GET", "/")
         client.socket.shutdown(1)
+        assert other.exchange("GET", "/other").body == b"answer"  # the end has been there by now
         go.set()
         assert client.read_answer().body == b"answer"
 
