@@ -77,7 +77,7 @@ docs: $(VENV)/.check  ## build the documentation, warnings are errors
 check: lint types docs test  ## lint, types, docs and tests
 
 sync: $(VENV)/.check  ## make the sync client, and the stub of the objects
-	$(BIN)/python tests/helpers/unasync.py
+	$(BIN)/python tests/generate/unasync.py
 
 format: $(VENV)/.check  ## put the code into its format
 	$(BIN)/ruff check --fix .

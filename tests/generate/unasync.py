@@ -1,6 +1,6 @@
 """Makes what is made of the client: ``choreoai/sync``, objects, parameters, a stub.
 
-``python tests/helpers/unasync.py`` writes them.
+``python tests/generate/unasync.py`` writes them.
 """
 
 from __future__ import annotations
