@@ -38,8 +38,8 @@ def server(upstream: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def keyed_server(
     upstream: RawServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launched]:
-    """A server that wants the API key ``KEY``; nothing begins before its upstream has answered."""
-    config = told_ini(upstream, api_keys=KEY, heartbeat_seconds=60)
+    """A server that wants the API key ``KEY``."""
+    config = told_ini(upstream, api_keys=KEY)
     with running(tmp_path_factory.mktemp("serve"), config) as one:
         yield one
 

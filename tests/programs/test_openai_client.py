@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from launched import Launched
+from launched import Launched, running
 from proxy import Proxy
-from real_server import KEY, Answer, ask, read_event
+from raw_server import RawServer
+from real_server import KEY, Answer, ask, read_event, told_ini
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 RESUMABLE = {"Choreo-Resumable": "1"}
@@ -124,7 +126,7 @@ def test_usage(server: Launched, asking: Asking) -> None:
 
 
 def test_an_error_before_the_stream_raises(
-    server: Launched, keyed_server: Launched, answer: Callable[[], Answer], asking: Asking
+    server: Launched, keyed_server: Launched, asking: Asking
 ) -> None:
     with pytest.raises(openai.NotFoundError) as not_found:
         next(asking(server.url, model="nobody"))
@@ -136,10 +138,19 @@ def test_an_error_before_the_stream_raises(
     with pytest.raises(openai.BadRequestError) as bad:
         next(asking(server.url, temperature=3))
     assert bad.value.param == "temperature"
+
+
+def test_a_refusal_of_the_upstream_raises(
+    upstream: RawServer, answer: Callable[[], Answer], asking: Asking, tmp_path: Path
+) -> None:
+    """However late it comes, as long as no heartbeat has begun the stream."""
     thread = threading.Thread(target=lambda: _refuse(answer()))
     thread.start()
-    with pytest.raises(openai.RateLimitError) as limited:
-        next(asking(keyed_server.url, KEY))
+    with (
+        running(tmp_path, told_ini(upstream, heartbeat_seconds=60)) as patient,
+        pytest.raises(openai.RateLimitError) as limited,
+    ):
+        next(asking(patient.url))
     thread.join()
     assert limited.value.response.headers["retry-after"] == "7"
     assert "slow down" in str(limited.value)
