@@ -69,8 +69,9 @@ _SHORT = 256
 
 
 def _told(name: str, value: str | int | float | None) -> str:
-    plain = not isinstance(value, str) or _PLAIN.fullmatch(value)
-    return f"{name}={value if plain else json.dumps(value)}"
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        value = json.dumps(value).replace("\x7f", r"\u007f")  # the one control character it leaves
+    return f"{name}={value}"
 
 
 @lru_cache(256)

@@ -7,6 +7,7 @@ null where the schema has no null.  Each function here looks at nothing but what
 from __future__ import annotations
 
 import json
+import re
 
 from .items import Json
 
@@ -25,6 +26,7 @@ _RENAMED = {
     **dict.fromkeys(("text", "output_text"), "content"),
     **dict.fromkeys(("toolCalls", "tool_call"), "tool_calls"),
 }
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
@@ -59,7 +61,7 @@ def text_of(value: Json) -> str:
 
 def numbered(value: Json) -> Json:
     """Return *value*; an object whose names are numbers is a list that PHP wrote."""
-    if isinstance(value, dict) and value and all(map(str.isdigit, value)):
+    if isinstance(value, dict) and value and all(map(_NUMBER.fullmatch, value)):
         members = {int(number): one for number, one in value.items()}
         return [{"index": i, **one} if type(one) is dict else one for i, one in members.items()]
     return value

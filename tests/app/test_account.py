@@ -106,11 +106,11 @@ def test_a_client_that_leaves(serve: Any, lines: Any) -> None:
 def test_the_text_stands_in_one_line_whatever_the_caller_sent(
     lines: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = chat("the prompt", model='a"b=c\n2030-01-01 forged\x1b[31mé')
+    body = chat("the prompt", model='a"b=c\n2030-01-01 forged\x1b[31mé\x7f')
     call(make_app({"default_model": "none"}, ANN), "POST", CHAT, body, **AUTHORIZED)
     (text,) = map(TextLine().format, caplog.records)
     assert text.isprintable() and text.isascii()
-    assert r'model="a\"b=c\n2030-01-01 forged\u001b[31m\u00e9"' in text
+    assert r'model="a\"b=c\n2030-01-01 forged\u001b[31m\u00e9\u007f"' in text
     assert " status=404 outcome=model_not_found key=ann api=chat " in text
     assert "prompt" not in text and KEY not in text
 

@@ -327,6 +327,12 @@ def test_calls_that_are_numbered_by_names(calls: Any) -> None:
         assert len(document({name: calls})["choices"][0]["message"]["tool_calls"]) == len(calls)
 
 
+@pytest.mark.parametrize("name", ["\xb2", "-1", "9" * 5000, "a"])
+def test_choices_by_names_that_are_no_numbers_are_an_error(name: str) -> None:
+    told = relayed({"choices": {name: {"delta": SAID}}})
+    assert told == "the provider's answer ended before it began"
+
+
 @pytest.mark.parametrize("choice", [{"answer": "a"}, {"index": 0, "answer": "a"}, {"delta": None}])
 def test_a_stream_that_says_nothing_known_is_an_error(choice: Any) -> None:
     assert relayed({"choices": [choice]}) == "the provider's answer ended before it began"
