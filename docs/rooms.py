@@ -28,6 +28,7 @@ FLOORS = (
     (
         ("sse", "the bytes of a stream"),
         ("errors", "what a caller is told"),
+        ("ids", ""),
         ("late", ""),
         ("version", ""),
     ),

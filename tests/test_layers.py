@@ -19,7 +19,7 @@ PACKAGES = ("choreo_wsgi", "choreoai")
 #: The rooms (folders) and the modules on the ground, from the bottom up.  A module imports only
 #: from lines above its own; the modules of one room may also import each other.
 LAYERS = """
-version sse errors late
+version sse errors late ids
 __init__ settings
 chat upstream
 providers replay
@@ -268,6 +268,7 @@ def test_importing_the_client_brings_no_server() -> None:
         "choreo_wsgi",
         "choreo_wsgi.chat",
         "choreo_wsgi.chat.items",  # what those import themselves
+        "choreo_wsgi.ids",
         "choreo_wsgi.chat.jsontext",
         "choreo_wsgi.late",
         "choreo_wsgi.upstream",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMediaType
+from ..ids import random_hex
 from ..settings import Settings
 from .account import Account, Observer
 from .keys import Key
@@ -136,7 +136,7 @@ def request_id(environ: Environ) -> str:
     given = environ.get("HTTP_X_REQUEST_ID", "")
     if _VISIBLE.fullmatch(given):
         return str(given)
-    return "req_" + os.urandom(16).hex()
+    return "req_" + random_hex()
 
 
 def _check_type(environ: Environ) -> None:

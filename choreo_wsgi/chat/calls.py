@@ -12,10 +12,10 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid
+from ..ids import digest
 from ..late import Late
 from . import jsontext
 from .items import Json, Marks, new_call_id
@@ -103,7 +103,7 @@ class Call:
     def says(self, arguments: str) -> bool:
         """Whether *arguments* are what has come."""
         text = arguments.encode("utf-8", "surrogatepass")
-        return sha256(text).digest() == self._digest if self._digest else text == self._text
+        return digest(text) == self._digest if self._digest else text == self._text
 
     @property
     def complete(self) -> bool:
@@ -130,7 +130,7 @@ class Call:
             return False
         self._broken = not self.complete  # what is no JSON although all is closed never will be
         if self.begun and not self._broken:
-            self._digest, self._text = sha256(self._text).digest(), bytearray()
+            self._digest, self._text = digest(self._text), bytearray()
         return not self._broken
 
     def _read(self) -> None:

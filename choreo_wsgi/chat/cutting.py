@@ -7,11 +7,10 @@ threads have their turn.
 from __future__ import annotations
 
 import re
-import secrets
 from typing import cast
 
 from .items import Marks
-from .longtext import PI, WINDOW, new_mark
+from .longtext import WINDOW, new_mark, new_number
 
 #: Shorter strings stay, and runs of numbers that are shorter by FEWER times.
 CUT, FEWER = 2 * 1024, 8
@@ -92,7 +91,7 @@ def shorten(
             elif len(piece) >= cut and 3 * len(piece.translate(None, _DIGITS_ONLY)) > len(piece):
                 for run in _NUMBERS.finditer(piece):
                     if FEWER * len(run[0]) >= cut:
-                        digits = f"{PI}{secrets.randbelow(10**40):040}"
+                        digits = new_number()
                         set_aside(place + run.start(), place + run.end() - 1, digits)
             place = end + 1
             inside = not inside

@@ -7,11 +7,11 @@ writes each as its own events.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
+from ..ids import random_hex
 from ..late import Late
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ FILLING = "~~more~~"
 
 def new_call_id() -> str:
     """Return an id for a tool call that its provider gave none."""
-    return "call_" + secrets.token_hex(12)
+    return "call_" + random_hex()[:24]
 
 
 @dataclass(slots=True)

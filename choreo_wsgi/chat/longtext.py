@@ -11,9 +11,9 @@ made of them is in :mod:`~choreo_wsgi.chat.aside`.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator
 
+from ..ids import random_hex
 from .items import FILLING, Json, dump_large
 from .items import Marks as Marks
 
@@ -30,7 +30,12 @@ _MARKS = re.compile(f"{MARK}|{PI}[0-9]{{40}}".encode())
 
 def new_mark() -> str:
     """Return a mark: nobody can write one that is known here."""
-    return f"~{secrets.token_hex(16)}{FILLING}"
+    return f"~{random_hex()}{FILLING}"
+
+
+def new_number() -> str:
+    """Return a mark that is a number in JSON."""
+    return f"{PI}{int(random_hex(), 16):040}"
 
 
 def places(text: bytes, marks: Marks) -> Iterator[re.Match[bytes]]:

@@ -46,7 +46,7 @@ FORCE = 3.0
 
 #: Seconds after which a thread that waits for the interpreter makes another hand it over: the
 #: loop would wait for that long, behind a worker that computes, before each of its steps.
-SWITCH = 0.002
+SWITCH = 0.0002
 
 #: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: larger blocks glibc maps, and gives back at once.  Left
 #: alone it raises that to the largest ever freed, and an event of 8 MiB leaves several times that.

@@ -6,14 +6,14 @@ https://docs.anthropic.com/en/api/messages-streaming says what is in each event.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 
 from ... import sse
 from ...chat.aside import is_object, set_aside
 from ...chat.items import Json, Marks, ToolCall, Usage, dump
-from ...chat.longtext import PI, restore
+from ...chat.longtext import new_number, restore
 from ...errors import ChoreoError
+from ...ids import random_hex
 from ..blocks import Block, BlockWriter
 from ..translation import own_param
 from .request import NAMES
@@ -81,7 +81,7 @@ class MessageWriter(BlockWriter):
     ping = sse.frame(b'{"type":"ping"}', event="ping")
 
     def _message(self, content: list[dict[str, Json]], **members: Json) -> dict[str, Json]:
-        head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant"}
+        head = {"id": "msg_" + random_hex()[:24], "type": "message", "role": "assistant"}
         return {**head, "model": self.model, "content": content, **members}
 
     def _begin(self) -> Iterator[bytes]:
@@ -174,7 +174,7 @@ def _input(arguments: list[str], marks: Marks) -> Json:
     # It is written as it came: the values of a thousand calls take several times their bytes.
     data = b"".join(piece.encode("utf-8", "backslashreplace") for piece in arguments)
     arguments.clear()
-    number = f"{PI}{secrets.randbelow(10**40):040}"
+    number = new_number()
     marks[number.encode()] = data
     return int(number)
 

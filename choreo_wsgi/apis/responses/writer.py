@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -17,6 +16,7 @@ from ...chat.items import Json, Marks, ToolCall, Usage, dump
 from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
+from ...ids import random_hex
 from ..blocks import Block, BlockWriter
 from ..translation import members
 from .items import SEALED, chat_name
@@ -73,7 +73,7 @@ class ResponseWriter(BlockWriter):
         super().__init__(request)
         asked = request.original or {}
         self.fixed_id = request.answer_id
-        self.id = self.fixed_id or "resp_" + secrets.token_hex(24)
+        self.id = self.fixed_id or f"resp_{random_hex()}{random_hex()[:16]}"
         self._created = int(time.time())
         given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
         self._repeated = {**_REPEATED, **given}
@@ -101,7 +101,7 @@ class ResponseWriter(BlockWriter):
         prefix, holder, filled, member = _KINDS[named]
         index = len(self._output)
         kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
-        own = f"{kept}_{index}" if kept else secrets.token_hex(16)
+        own = f"{kept}_{index}" if kept else random_hex()
         item = {"id": f"{prefix}_{own}", **_ITEMS[prefix], **more}
         self._output.append(item)
         where = {"item_id": item["id"], "output_index": index}
