@@ -164,7 +164,7 @@ def events() -> None:
     start, end = event('{"role":"assistant","content":""}'), event("{}", '"stop"')
     for name, make in EVENTS.items():
         if wanted(title := f"event: {name}"):
-            said = _response(giants.EVENTS, start + make() + end + b"data: [DONE]\n\n")
+            said = _response(giant_answers.EVENTS, start + make() + end + b"data: [DONE]\n\n")
             measure(title, sent, len(said), said)
 
 
