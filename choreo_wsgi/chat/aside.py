@@ -8,12 +8,13 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import jsontext
 from .cutting import shorten, without_quotes
-from .items import FILLING, Json, Marks, dump, quote
+from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, quote
 from .longtext import MARK, PI, WINDOW, Written, new_mark, places, restore
 
 if TYPE_CHECKING:
@@ -176,3 +177,32 @@ def _is_base64(url: str, marks: Marks) -> bool:
     data = url.partition(",")[2].rstrip("=")
     size = sum(len(piece) for piece in pieces(url.partition(",")[2], marks))
     return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data, marks)))
+
+
+def spread(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
+    """Yield *items* with what *marks* stand for: of a long text one piece after the other."""
+    for item in items:
+        if isinstance(item, Finish) and item.extra:
+            item = replace(item, extra=_restored(item.extra, marks))
+        if not isinstance(item, Delta):
+            yield item
+            continue
+        index = item.index
+        yield from (Delta("", index, piece) for piece in pieces(item.reasoning, marks) if piece)
+        yield from (Delta(piece, index) for piece in pieces(item.text, marks) if piece)
+        for piece in filter(None, pieces(item.refusal, marks)):
+            yield Delta(index=index, refusal=piece)
+        for call in item.tool_calls:
+            first, *others = pieces(call.arguments, marks)
+            yield Delta(index=index, tool_calls=[replace(call, arguments=first)])
+            for piece in others:
+                yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
+        if item.extra or item.logprobs:
+            found = marks_in(dump(item.extra), marks) | (item.marks or {})
+            logprobs = item.logprobs and _restored(item.logprobs, marks)
+            yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
+
+
+def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
+    restored: dict[str, Json] = json.loads(restore(dump(value), marks))
+    return restored

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from .. import sse
 from ..chat import aside
-from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump
+from ..chat.items import Delta, Item, Json, Marks, ToolCall, Usage
 from ..chat.longtext import restore
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
@@ -18,6 +17,9 @@ from .names import restore_names
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
 from .reading import SHAPE_ERRORS, decode, parse_json, parse_object, unknown_shape
+
+#: Characters of long texts that are returned at once.
+SOME = 256 * 1024
 
 
 class Translator:
@@ -32,6 +34,7 @@ class Translator:
     failure: ChoreoError | None = None
     #: What is around a plain text in the next events, probably; what came last is looked at.
     ends: tuple[bytes, bytes] | None = None
+    _undelivered: Iterator[Item] | None = None
     #: With these bytes no body begins that this reads.
     foreign = b"{[<"
 
@@ -40,6 +43,11 @@ class Translator:
         #: returned.
         self.marks: Marks = {}
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are more items already, which ``receive_data(b"")`` returns."""
+        return self._undelivered is not None
+
     def shorten(self, text: bytes) -> bytes:
         """Return *text*, JSON, with marks for its long strings."""
         return aside.shorten_into(self.marks, text)
@@ -47,29 +55,52 @@ class Translator:
     def receive_data(self, data: bytes) -> list[Item]:
         """Take the next bytes; return the items that they complete, in order.
 
+        Of very long ones some are *waiting* then: all at once would take several times their bytes.
         Raises what the provider reported, and UpstreamInvalid for bytes without meaning,
         unless there are items to return first.
         """
-        if self.failure is not None:
+        if self.waiting and not data:
+            return self._some()
+        before = self._all()
+        if self.failure is not None and not before:
             raise self.failure
+        if self.ended or self.failure is not None:
+            return before
         items: list[Item] = []
-        if self.ended:
-            return items
         try:
             self.translate(data, items)
         except ChoreoError as error:
             self.failure = error
         except SHAPE_ERRORS as error:
             self.failure = unknown_shape(error)
-        if self.failure is not None and not items:
+        if self.failure is not None and not (before or items):
             raise self.failure
-        return self._spread(items)
+        return before + self._spread(items)
 
     def _spread(self, items: list[Item]) -> list[Item]:
         marks = getattr(self, "marks", None)  # others' translators have no constructor to call
-        if marks:
-            items = list(spread(items, marks))
-            marks.clear()
+        if not marks:
+            return items
+        self._undelivered = aside.spread(items, dict(marks))
+        marks.clear()
+        return self._some()
+
+    def _all(self) -> list[Item]:
+        items, self._undelivered = list(self._undelivered or ()), None
+        return items
+
+    def _some(self) -> list[Item]:
+        """Return items of about SOME characters, of those that wait."""
+        items: list[Item] = []
+        size = 0
+        for item in self._undelivered or ():
+            items.append(item)
+            if isinstance(item, Delta):
+                size += len(item.text) + len(item.reasoning)
+                size += sum(len(call.arguments) for call in item.tool_calls)
+            if size > SOME:
+                return items
+        self._undelivered = None
         return items
 
     def end(self) -> list[Item]:
@@ -80,7 +111,7 @@ class Translator:
         if self.failure is not None:
             raise self.failure
         try:
-            return self._spread(self.finish())
+            return [*self._all(), *self._spread(self.finish()), *self._all()]
         except SHAPE_ERRORS as error:
             raise unknown_shape(error) from error
 
@@ -169,8 +200,10 @@ class HTTPSource(UpstreamAnswer, Source):
 
     def _receive(self, timeout: float, items: list[Item]) -> None:
         translator = self._translator
+        data = b""
         try:
-            data = self.read(timeout)
+            if not translator.waiting:
+                data = self.read(timeout)
         except ChoreoError:
             if not self.good:
                 raise
@@ -181,10 +214,12 @@ class HTTPSource(UpstreamAnswer, Source):
             if not self.ended:
                 raise
             return
-        if data:
+        if data or translator.waiting:
             items += translator.receive_data(data)
             if items:
                 self.unused = 0
+            if translator.waiting:
+                return
             if translator.failure is not None:
                 raise translator.failure
         if self.body_ended or translator.ended:
@@ -200,18 +235,19 @@ class HTTPSource(UpstreamAnswer, Source):
     def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
         """Return a lane for events of a plain text, which becomes a frame with these *ends*."""
         came = self._translator.ends
-        if came is None or self.ended or self._failure is not None:
+        if came is None or self._translator.waiting or self.ended or self._failure is not None:
             return None
         return self.new_lane(new_pattern(*came, *ends), plain=True)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None while only asking tells."""
-        return None if self.ended or self._failure is not None else super().fileno()
+        at_once = self.ended or self._failure is not None or self._translator.waiting
+        return None if at_once else super().fileno()
 
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came: at once where all has come."""
-        return 0.0 if self.ended else super().due
+        return 0.0 if self.ended or self._translator.waiting else super().due
 
     def close(self) -> None:
         """Stop the generation."""
@@ -282,34 +318,3 @@ def picture(
     url = f"data:{media_type};base64,{data}"
     image = {"index": number, "type": "image_url", "image_url": {"url": url}, **(extra or {})}
     return Delta(index=index, extra={"images": [image]})
-
-
-def spread(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
-    """Yield *items* with what *marks* stand for: of a long text one piece after the other."""
-    for item in items:
-        if isinstance(item, Finish) and item.extra:
-            item = replace(item, extra=_restored(item.extra, marks))
-        if not isinstance(item, Delta):
-            yield item
-            continue
-        index = item.index
-        yield from (
-            Delta("", index, piece) for piece in aside.pieces(item.reasoning, marks) if piece
-        )
-        yield from (Delta(piece, index) for piece in aside.pieces(item.text, marks) if piece)
-        for piece in filter(None, aside.pieces(item.refusal, marks)):
-            yield Delta(index=index, refusal=piece)
-        for call in item.tool_calls:
-            first, *others = aside.pieces(call.arguments, marks)
-            yield Delta(index=index, tool_calls=[replace(call, arguments=first)])
-            for piece in others:
-                yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
-        if item.extra or item.logprobs:
-            found = aside.marks_in(dump(item.extra), marks) | (item.marks or {})
-            logprobs = item.logprobs and _restored(item.logprobs, marks)
-            yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
-
-
-def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
-    restored: dict[str, Json] = json.loads(restore(dump(value), marks))
-    return restored

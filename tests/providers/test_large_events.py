@@ -15,8 +15,11 @@ from harness import DEADLINE
 from raw_server import RawServer, chunked, sized
 
 from choreo_wsgi.apis import load
+from choreo_wsgi.chat.items import Delta, Finish
 from choreo_wsgi.chat.source import Reply
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.providers.translating import SOME
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.streams.carrier import Carrier, Load
 from choreo_wsgi.streams.workers import Workers
@@ -187,3 +190,36 @@ def test_the_carrier_has_a_worker_read_it() -> None:
         finally:
             carrier.close()
     assert threads and "carrier" not in threads
+
+
+def event_of_many(size: int) -> bytes:
+    """Return an event with calls whose arguments are long and wide: one character of four bytes."""
+    arguments = json.dumps('{"a":"\U0001f600%s"}' % ("x" * size), ensure_ascii=False)
+    calls = ",".join(
+        f'{{"index":{at},"id":"c{at}","type":"function","function":'
+        f'{{"name":"f","arguments":{arguments}}}}}'
+        for at in range(200)
+    )
+    delta = f'{{"index":0,"delta":{{"tool_calls":[{calls}]}},"finish_reason":null}}'
+    return f'data: {{"id":"i","model":"m","choices":[{delta}]}}\n\n'.encode()
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_long_arguments_of_many_calls_are_decoded_a_part_at_a_time(patient: bool) -> None:
+    translator = OpenAITranslator()
+    items = translator.receive_data(event_of_many(5_000))
+    assert translator.waiting and len(items) < 200
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}\n\n'
+    while patient and translator.waiting:
+        more = translator.receive_data(b"")
+        assert 0 < sum(len(call.arguments) for one in more for call in one.tool_calls) < 2 * SOME
+        items += more
+    items += [*translator.receive_data(end + b"data: [DONE]\n\n"), *translator.end()]
+    assert not translator.waiting
+    said: dict[int, str] = {}
+    for item in items:
+        for call in item.tool_calls if isinstance(item, Delta) else ():
+            said[call.index] = said.get(call.index, "") + call.arguments
+    assert [*said] == [*range(200)]
+    assert {*said.values()} == {'{"a":"\U0001f600%s"}' % ("x" * 5_000)}
+    assert isinstance(items[-1], Finish)

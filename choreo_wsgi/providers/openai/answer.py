@@ -202,6 +202,9 @@ class RelayedDocument(UpstreamAnswer):
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):
             self._writer.write(item)
+        while translator.waiting:
+            for item in translator.receive_data(b""):
+                self._writer.write(item)
         if translator.failure is not None:
             raise translator.failure
 
