@@ -193,9 +193,9 @@ def spread(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
         for piece in filter(None, pieces(item.refusal, marks)):
             yield Delta(index=index, refusal=piece)
         for call in item.tool_calls:
-            first, *others = pieces(call.arguments, marks)
-            yield Delta(index=index, tool_calls=[replace(call, arguments=first)])
-            for piece in others:
+            said = pieces(call.arguments, marks)
+            yield Delta(index=index, tool_calls=[replace(call, arguments=next(said))])
+            for piece in said:
                 yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
         if item.extra or item.logprobs:
             found = marks_in(dump(item.extra), marks) | (item.marks or {})

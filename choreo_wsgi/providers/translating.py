@@ -96,7 +96,7 @@ class Translator:
         for item in self._undelivered or ():
             items.append(item)
             if isinstance(item, Delta):
-                size += len(item.text) + len(item.reasoning)
+                size += len(item.text) + len(item.reasoning) + len(item.refusal)
                 size += sum(len(call.arguments) for call in item.tool_calls)
             if size > SOME:
                 return items
