@@ -17,6 +17,7 @@ from ..errors import ChoreoError
 
 if TYPE_CHECKING:
     from ..chat.answer import AnswerWriter
+    from ..chat.items import Json
     from ..chat.request import ChatRequest
 
 
@@ -30,26 +31,32 @@ class API:
 
     *read* returns the request in a body, or raises InvalidRequest.  *writer* returns what
     writes a new answer to a request.  *error* returns the status and the JSON document that
-    tell of an error.  *estimate* answers for a provider that has not the API, with a document.
+    tell of an error.  *estimate* returns the document for a provider that has not the API.
     """
 
     read: Callable[[bytes], ChatRequest]
     writer: Callable[[ChatRequest], AnswerWriter]
     error: Callable[[ChoreoError], tuple[int, bytes]] = _as_chat
-    estimate: Callable[[ChatRequest], dict[str, int]] | None = None
+    estimate: Callable[[ChatRequest], dict[str, Json]] | None = None
 
 
 #: The API of each path.
 ROUTES = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "responses",
+    "/v1/responses/input_tokens": "input_tokens",
+    "/v1/responses/compact": "compact",
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "count_tokens",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
 }
 #: The modules of those that are not called as their API.
-_MODULES = {"count_tokens": "messages", "completions": "passing", "embeddings": "passing"}
+_MODULES = {
+    **dict.fromkeys(("input_tokens", "compact"), "responses"),
+    "count_tokens": "messages",
+    **dict.fromkeys(("completions", "embeddings"), "passing"),
+}
 
 
 @cache

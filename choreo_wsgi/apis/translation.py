@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..chat.aside import has_marks
@@ -127,6 +127,31 @@ def say(spoken: dict[str, Json], name: str, more: Json) -> None:
     else:
         old += more
         spoken[name] = old
+
+
+#: Parts whose tokens are not those of their bytes.
+_MEDIA = ("image", "document", "input_image", "input_file", "input_audio")
+
+
+def estimate(turns: Sequence[Json], more: list[Json]) -> int:
+    """Return about how many tokens *turns* and *more* have, for a provider that does not count.
+
+    Four bytes of UTF-8 count as a token, a turn as four more, and a picture or a document as
+    1,600, Anthropic's figure for a picture of the largest size.
+    """
+    tokens, waiting = 4 * len(turns), [*turns, *more]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            tokens += (len(value.encode("utf-8", "replace")) + 3) // 4
+        elif isinstance(value, dict):
+            if value.get("type") in _MEDIA:
+                tokens += 1600
+            else:
+                waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return tokens
 
 
 def own_param(param: str | None, names: Mapping[str, str]) -> str | None:

@@ -275,7 +275,8 @@ class Application:
         if handler is None:
             allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]
             raise MethodNotAllowed(
-                f"{method!a} is not allowed here", headers=(("Allow", ", ".join(allowed)),)
+                f"{method!a} is not allowed here, {' or '.join(handlers)} is",
+                headers=(("Allow", ", ".join(allowed)),),
             )
         return handler(call)
 

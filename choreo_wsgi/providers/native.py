@@ -82,6 +82,8 @@ DIALECTS = {
         member="message",
         counts=MESSAGES,
     ),
+    "input_tokens": Dialect("/responses/input_tokens"),
+    "compact": Dialect("/responses/compact", counts=RESPONSES),
     "count_tokens": Dialect("/messages/count_tokens", counts=MESSAGES),
     "completions": Dialect("/completions"),
     "embeddings": Dialect("/embeddings"),

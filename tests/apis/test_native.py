@@ -94,7 +94,8 @@ def native(
         section = {"type": kind, "base_url": upstream.url, "api_key": "sk-upstream"}
         section["models"] = "alias = real, real"
         if kind == "openai":
-            section |= {"base_url": upstream.url + "/v1", "apis": "chat, responses"}
+            section["base_url"] = upstream.url + "/v1"
+            section["apis"] = "chat, responses, input_tokens, compact"
         return Native(upstream, serve(application({"up": section})).url)
 
     yield make
@@ -438,6 +439,32 @@ def test_tokens_are_counted_by_who_can(
             counted = client.messages.count_tokens(model=model, messages=messages)
         assert counted.input_tokens == expected
     assert made.sent[0] == "/v1/messages/count_tokens"
+
+
+def test_a_response_is_counted_and_compacted_by_who_can(native: Make) -> None:
+    compacted = {"id": "cmp_1", "object": "response.compaction", "created_at": 1, "output": []}
+    usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
+    answers: dict[str, Any] = {
+        "/v1/responses/input_tokens": {"object": "response.input_tokens", "input_tokens": 14},
+        "/v1/responses/compact": {**compacted, "usage": usage},
+    }
+    made = native("openai", lambda asked: DOCUMENT + json.dumps(answers[asked.path]).encode())
+    picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 9999}
+    items: Any = [{"role": "user", "content": [{"type": "input_text", "text": "hi"}, picture]}]
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        assert client.responses.input_tokens.count(model="alias", input="hi").input_tokens == 14
+        assert made.sent[1] == {"model": "real", "input": "hi"}
+        answer = client.responses.compact(model="alias", input="hi")
+        assert (answer.id, answer.usage.total_tokens) == ("cmp_1", 10)
+        count = client.responses.input_tokens.count
+        assert count(model="echo", input="x" * 400, instructions="y" * 40).input_tokens == 115
+        assert 1600 < count(model="echo", input=items).input_tokens < 1620
+        with pytest.raises(openai.BadRequestError, match="send all of the input") as raised:
+            count(model="echo", previous_response_id="resp_x")
+        assert raised.value.param == "previous_response_id"
+        with pytest.raises(openai.BadRequestError, match="send the input as it is") as raised:
+            client.responses.compact(model="echo", input="hi")
+        assert raised.value.param == "model"
 
 
 COMPLETION = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "real"}

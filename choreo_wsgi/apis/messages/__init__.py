@@ -7,6 +7,7 @@ from ...chat.items import Json, dump
 from ...chat.request import ChatRequest, loads, loads_marked
 from ...errors import ChoreoError
 from .. import API
+from ..translation import estimate
 from .request import read_request
 from .writer import MessageWriter, error_object
 
@@ -21,26 +22,10 @@ def _error(error: ChoreoError) -> tuple[int, bytes]:
     return status, dump(error_object(error))
 
 
-def estimate(request: ChatRequest) -> dict[str, int]:
-    """Return about how many tokens *request* has, for a provider that does not count.
-
-    Four bytes of UTF-8 count as a token, a message as four more, and a picture or a
-    document as 1,600, Anthropic's figure for a picture of the largest size.
-    """
+def _count(request: ChatRequest) -> dict[str, Json]:
     asked = request.original or {}
-    tokens = 4 * len(asked["messages"])
-    waiting: list[Json] = [asked.get("system"), asked["messages"], asked.get("tools")]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            tokens += (len(value.encode("utf-8", "replace")) + 3) // 4
-        elif isinstance(value, dict) and "source" in value:
-            tokens += 1600
-        elif isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return {"input_tokens": tokens}
+    told = [asked.get("system"), asked.get("tools")]
+    return {"input_tokens": estimate(asked["messages"], told)}
 
 
 APIS = {
@@ -49,6 +34,6 @@ APIS = {
         lambda body: read_request(loads(body), counting=True),
         lambda request: AnswerWriter(request.model, "count_tokens"),
         _error,
-        estimate,
+        _count,
     ),
 }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ...chat.request import ChatRequest, loads_marked
-from ...errors import ChoreoError
+from collections.abc import Callable
+
+from ...chat.answer import AnswerWriter
+from ...chat.items import Json
+from ...chat.request import ChatRequest, loads, loads_marked
+from ...errors import ChoreoError, InvalidRequest
 from .. import API
-from ..translation import own_param
-from .request import NAMES, read_request
+from ..translation import estimate, own_param
+from .request import NAMES, input_items, read_request
 from .writer import ResponseWriter
 
 #: The members of chat's parameters that are others here.
@@ -23,4 +27,35 @@ def _error(error: ChoreoError) -> tuple[int, bytes]:
     return error.status, error.body()
 
 
-APIS = {"responses": API(_read, ResponseWriter, _error)}
+def _count(request: ChatRequest) -> dict[str, Json]:
+    asked = request.original or {}
+    if asked.get("previous_response_id"):
+        text = "what came before is not counted here: send all of the input"
+        raise InvalidRequest(text, param="previous_response_id")
+    told = [asked.get("instructions"), asked.get("tools")]
+    tokens = estimate(input_items(asked), told)
+    return {"object": "response.input_tokens", "input_tokens": tokens}
+
+
+def _aside(
+    name: str, missing: str, counted: Callable[[ChatRequest], dict[str, Json]] | None = None
+) -> API:
+    """Return the API *name* beside that of responses; without it a model has *missing*."""
+
+    def read(body: bytes) -> ChatRequest:
+        request = read_request(loads(body))
+        request.stream = False
+        request.native_only = InvalidRequest(missing, param="model")
+        return request
+
+    return API(read, lambda request: AnswerWriter(request.model, name), _error, counted)
+
+
+APIS = {
+    "responses": API(_read, ResponseWriter, _error),
+    "input_tokens": _aside("input_tokens", "this model does not count tokens", _count),
+    "compact": _aside(
+        "compact",
+        "this model compacts nothing: send the input as it is, or ask a model to shorten it",
+    ),
+}

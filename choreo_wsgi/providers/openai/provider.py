@@ -36,7 +36,8 @@ else:
     relay = Late("choreo_wsgi.providers.openai.relay")
     strict = Late("choreo_wsgi.providers.openai.strict")
 
-_APIS = frozenset(("chat", "responses", "messages", "completions", "embeddings"))
+_OPENAIS = ("chat", "responses", "input_tokens", "compact")
+_APIS = frozenset((*_OPENAIS, "messages", "count_tokens", "completions", "embeddings"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _NO_NAMES: frozenset[str] = frozenset()
 _ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))  # depends on what the model can do
@@ -77,7 +78,7 @@ class OpenAI(OverHTTP):
         unix_socket: str = setting("", "path of a unix socket to connect to instead")
         headers: tuple[Secret, ...] = setting((), "more headers, NAME: VALUE, comma separated")
         apis: tuple[str, ...] = setting(
-            (), "APIs that the upstream itself speaks: chat, responses, messages"
+            (), "APIs that the upstream itself speaks, as chat, responses, messages"
         )
         repair: bool = setting(True, "mend what the upstream gets wrong")
         capabilities: tuple[str, ...] = setting((), CAPABILITIES)
@@ -92,7 +93,7 @@ class OpenAI(OverHTTP):
         self._base_url = (given.base_url or self.facts.home).rstrip("/")
         known = self.known_apis
         if self.type == "openai" and self._base_url == OpenAI.facts.home:
-            known, self.strict = ("chat", "responses"), True
+            known, self.strict = _OPENAIS, True
         self.apis = frozenset((*(given.apis or known), "completions", "embeddings"))
         if unknown := self.apis - _APIS:
             raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
