@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,16 +50,15 @@ class Dialect:
     """An API as a stream of its events.
 
     *plain* is what the two lines of an event that is never taken apart have between them.  The
-    event *first* begins an answer, those *last* end it, and those *dropped* are not passed on.
-    *member* is where an event has the object with ``id``, ``model`` and ``usage``; a document is
-    that object itself.  *counts* says what its ``usage`` holds.
+    event *first* begins an answer, and those *last* end it.  *member* is where an event has the
+    object with ``id``, ``model`` and ``usage``; a document is that object itself.  *counts* says
+    what its ``usage`` holds.
     """
 
     path: str
     plain: bytes = b""
     first: str = ""
-    last: frozenset[str] = frozenset()
-    dropped: frozenset[str] = frozenset()
+    last: Collection[str] = ()
     member: str = ""
     counts: Counts = CHAT
 
@@ -69,22 +68,21 @@ DIALECTS = {
         "/responses",
         b".delta\ndata: {",
         "response.created",
-        frozenset(RESPONSE_ENDINGS),
-        member="response",
-        counts=RESPONSES,
+        RESPONSE_ENDINGS,
+        "response",
+        RESPONSES,
     ),
     "messages": Dialect(
         "/messages",
         b"_block_delta\ndata: {",
         "message_start",
-        frozenset(("message_stop",)),
-        frozenset(("ping",)),
-        member="message",
-        counts=MESSAGES,
+        ("message_stop",),
+        "message",
+        MESSAGES,
     ),
     "input_tokens": Dialect("/responses/input_tokens"),
     "compact": Dialect("/responses/compact", counts=RESPONSES),
-    "count_tokens": Dialect("/messages/count_tokens", counts=MESSAGES),
+    "count_tokens": Dialect("/messages/count_tokens"),
     "completions": Dialect("/completions"),
     "embeddings": Dialect("/embeddings"),
 }
@@ -243,7 +241,7 @@ class NativeReply(UpstreamAnswer):
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):
             raise provider_error(json.loads(restore(dump(value), self._marks)))
-        if kind in dialect.dropped:
+        if kind == "ping":  # a silent stream has ours
             return b""
         if kind and kind == dialect.first:
             if self._started:
