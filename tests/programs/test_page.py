@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,22 +12,52 @@ from typing import Any
 import harness
 import pytest
 from chromium_page import MODULES, PATIENCE, WEB
-from harness import make_app
+from harness import DEADLINE, make_app
 from launched import environment, running
+from raw_server import Peer, RawServer, answer, chunked, frame
 from real_server import KEY
+from real_server import Answer as Told
 from wsgi_calls import call
 
-WORDS = " ".join(f"w{number}" for number in range(40))
-INI = f"""
+SAID = [f"w{number} " for number in range(12)]
+WORDS = "".join(SAID)
+INI = """
 [choreo]
-api_keys = {KEY}
+api_keys = {key}
 default_model = none
 
-[provider slow]
-type = echo
-delay_ms = 50
-models = slow
+[provider led]
+type = openai
+base_url = {url}/v1
+models = slow, burst
 """
+
+
+class Led:
+    """An upstream whose model says a word of its answer whenever a page of the test asks for it.
+
+    GET ``/word`` lets the newest answer say one more, ``/rest`` all that are left.
+    """
+
+    def __init__(self) -> None:
+        self._turns: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def __call__(self, peer: Peer) -> None:
+        path = peer.request.path
+        if path in ("/word", "/rest"):
+            self._turns.put(path == "/word")
+            peer.json({})
+        elif peer.request.json()["model"] == "burst":
+            peer.send(chunked([b"".join(frame(one) for one in [*answer(*SAID), "[DONE]"])]))
+            peer.keep = True
+        else:
+            self._turns = turns = queue.SimpleQueue()
+            told = Told(peer).begin()
+            waits = True
+            for word in SAID:
+                waits = waits and turns.get(timeout=6 * DEADLINE)
+                told.say(word)
+            told.finish()
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +67,11 @@ def seen(made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory)
     node = harness.require_tool("node", "nodejs")
     chromium = harness.require_tool("chromium", "chromium")
     folder = tmp_path_factory.mktemp("page")
-    with running(folder, INI) as server:
-        words = [node, str(WEB / "page.cjs"), chromium, f"{server.url}/", KEY]
+    with (
+        RawServer(Led()) as upstream,
+        running(folder, INI.format(key=KEY, url=upstream.url)) as server,
+    ):
+        words = [node, str(WEB / "page.cjs"), chromium, f"{server.url}/", KEY, upstream.url]
         env = environment(folder, NODE_PATH=str(MODULES))
         run = subprocess.run(
             words, env=env, capture_output=True, text=True, timeout=2 * PATIENCE, check=False
@@ -58,10 +92,12 @@ def test_the_answer_is_shown_as_it_comes(seen: dict[str, Any]) -> None:
 def test_the_frames_are_pictured(seen: dict[str, Any]) -> None:
     first, speed, frames, gap, manner = seen["figures"]
     assert first.endswith(" s") and gap.endswith(" s") and float(speed) > 0
-    # The role, the words, the finish reason, the usage and [DONE].
-    assert frames.startswith("44 in ")
+    # The role, the words, the finish reason and [DONE].
+    assert frames.startswith("15 in ")
     assert manner == "one by one"
-    assert 20 < seen["ticks"] <= 44
+    assert 1 < seen["ticks"] <= 15
+    *_, frames, _, manner = seen["burst"]
+    assert frames.startswith("15 in ") and manner == "in bursts"
 
 
 def test_stop_ends_the_answer_where_it_is(seen: dict[str, Any]) -> None:
@@ -82,7 +118,7 @@ def test_the_key_is_kept_in_the_session_only(seen: dict[str, Any]) -> None:
 def test_what_went_wrong_is_told(seen: dict[str, Any]) -> None:
     assert "API key" in seen["refused"]
     assert "no such model" in seen["failed"]
-    assert seen["models"] == ["slow", "echo"]
+    assert seen["models"] == ["slow", "burst", "echo"]
 
 
 def test_nothing_is_loaded_from_elsewhere(seen: dict[str, Any]) -> None:

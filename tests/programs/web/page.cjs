@@ -1,13 +1,13 @@
-// node page.cjs CHROMIUM URL KEY
+// node page.cjs CHROMIUM URL KEY UPSTREAM
 //
 // Uses the server's own page as a person would; prints one JSON object of what was seen.
+// The model's next word is said when UPSTREAM/word is asked for, the others at UPSTREAM/rest.
 
 const fs = require('node:fs');
 const {chromium} = require('playwright-core');
 
-const [executablePath, url, key] = process.argv.slice(2);
+const [executablePath, url, key, upstream] = process.argv.slice(2);
 const axe = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const words = Array.from({length: 40}, (_, n) => `w${n}`).join(' ');
 const seen = {requests: [], errors: [], violations: []};
 
 async function open(browser, options = {}) {
@@ -32,10 +32,26 @@ const saying = (page, word) => page.waitForFunction(wanted => {
   return last && last.textContent.split(' ').includes(wanted);
 }, word);
 
+const pictured = (page, frames) => page.waitForFunction(
+  wanted => document.getElementById('frames').textContent.startsWith(`${wanted} in `), frames);
+const rest = () => fetch(`${upstream}/rest`);
+
 async function ask(page, text) {
   await page.fill('#text', text);
   await page.press('#text', 'Enter');
 }
+
+// Asks, and lets the model say so many words, each when the one before it is pictured.
+async function hear(page, count) {
+  await ask(page, 'go on');
+  await pictured(page, 1);  // the role
+  for (let said = 1; said <= count; said++) {
+    await fetch(`${upstream}/word`);
+    await pictured(page, 1 + said);
+  }
+}
+
+const figures = page => page.$$eval('dd', found => found.map(one => one.textContent));
 
 // axe-core is run through the debugger, which the page's policy does not bind.
 async function check(page, name) {
@@ -64,34 +80,39 @@ async function talk(browser) {
   seen.models = await page.$$eval('#models option', found => found.map(one => one.value));
   await page.fill('#model', 'slow');
 
-  await ask(page, words);
-  await saying(page, 'w3');
+  await hear(page, 8);
   seen.whileStreaming = await answers(page);
   seen.stopEnabled = await page.isEnabled('#stop');
+  await rest();
   await until(page, 'Done');
   seen.whole = await answers(page);
-  seen.figures = await page.$$eval('dd', found => found.map(one => one.textContent));
+  seen.figures = await figures(page);
   seen.ticks = (await page.getAttribute('#ticks', 'd')).split('M').length - 1;
   await check(page, 'light');
 
   // By keyboard alone: the button after Send is Stop.
-  await ask(page, words);
-  await saying(page, 'w3');
+  await hear(page, 4);
   await page.focus('#text');
   await page.keyboard.press('Tab');
   await page.keyboard.press('Enter');
   await until(page, 'Stopped');
   seen.stopped = (await answers(page)).pop();
+  await rest();
 
-  await ask(page, words);
-  await saying(page, 'w3');
+  await hear(page, 5);
   await page.reload();
-  await saying(page, 'w5');
+  await saying(page, 'w4');  // which the one that was stopped does not say
   seen.resumedWith = (await answers(page)).length;
+  await rest();
   await until(page, 'Done');
   seen.resumed = (await answers(page)).pop();
   seen.keyKept = await page.inputValue('#key') === key;
   seen.stored = await page.evaluate(() => [localStorage.length, document.cookie, location.href]);
+
+  await page.fill('#model', 'burst');
+  await ask(page, 'all at once');
+  await until(page, 'Done');
+  seen.burst = await figures(page);
 
   const lost = 'no such model';
   await page.fill('#model', lost);
