@@ -45,7 +45,8 @@ class Exchange:
         self._connection: Connection | None = None
         self._framing: Framing | None = None
         self._head: Head | None = None
-        self._early = b""  # bytes of the head, until it is whole
+        self._early = b""  # the bytes that came, until the head is whole
+        self._start = 0  # where in them it begins
         #: What was read and has to be looked at: bytes of the body, or the connection's failure.
         self.unread: bytes | OSError = b""
         self._steps: Steps | None = self._begin(fresh=False)
@@ -237,32 +238,31 @@ class Exchange:
             yield (POLLIN if self._sent else POLLIN | POLLOUT), until
             if not self._sent:
                 self._send(connection)
-            data = connection.receive(0)
-            if data == b"":
+            if (data := connection.receive(0)) == b"":
                 raise ConnectionResetError
             if data is not None:
                 self._answered = True
                 try:
-                    self._take_head(self._early + data)
+                    self._take_head(data)
                 except FramingError as error:
                     raise UpstreamInvalid(f"{_UNREADABLE}: {error}") from error
 
     def _take_head(self, data: bytes) -> None:
         """Find the final head in *data*; what follows it is the start of the body."""
-        while (end := head_end(data)) >= 0:
-            head = parse_head(data[:end], self._method)
-            data = data[end:]
-            if head.status >= 200:  # not 100 Continue or 103 Early Hints
+        seen, data = len(self._early), self._early + data
+        while (end := head_end(data, seen)) >= 0:
+            head = parse_head(data[self._start : end], self._method)
+            if head.status >= 200:
                 self.status, self.headers = head.status, head.headers
                 self._head, self._framing = head, head.framing
                 self._request = ()
                 self.heard = time.monotonic()
-                self._early, self.unread = b"", data
-                break
-        else:
-            self._early = data
-        if self._framing is not None and self._framing.done:
-            self._end(bool(data))
+                self._early, self.unread = b"", data[end:]
+                if head.framing.done:
+                    self._end(bool(self.unread))
+                return
+            self._start = seen = end  # 100 Continue or 103 Early Hints; all together are bounded
+        self._early = data
 
     def _read(self, timeout: float) -> bytes:
         """Return the body's bytes that come next."""

@@ -22,6 +22,7 @@ _SHORT = 2 * 1024
 #: Content codings that a caller can undo (providers.answer), though identity is asked for.
 _CODINGS = frozenset(("identity", "gzip", "x-gzip", "deflate"))
 
+_END = re.compile(rb"\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r\n]*))?\r?\n")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -90,16 +91,16 @@ def _line(name: str, value: str) -> str:
     return f"{name}: {value}\r\n"
 
 
-def head_end(data: bytes | bytearray) -> int:
+def head_end(data: bytes, seen: int = 0) -> int:
     """Return where the head at the start of *data* ends, or -1 when it goes on.
 
+    No end is in the first *seen* bytes: a head that comes byte by byte is looked through once.
     Raises FramingError for one that is too long.
     """
-    end = data.find(b"\r\n\r\n")
-    end = end + 4 if end >= 0 else data.find(b"\n\n") + 2 if b"\n\n" in data else -1
-    if end > MAX_HEAD or (end < 0 and len(data) > MAX_HEAD):
+    found = _END.search(data, max(0, seen - 2))
+    if (found.end() if found else len(data)) > MAX_HEAD:
         raise FramingError("its head is too long")
-    return end
+    return found.end() if found else -1
 
 
 def parse_head(data: bytes, method: str) -> Head:

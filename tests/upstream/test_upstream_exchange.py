@@ -28,6 +28,7 @@ from choreo_wsgi.errors import (
     UpstreamTruncated,
 )
 from choreo_wsgi.upstream import Client, Exchange, HTTPRequest, Timeouts, connection
+from choreo_wsgi.upstream.head import head_end
 
 Start = Callable[..., RawServer]
 Make = Callable[..., Client]
@@ -459,6 +460,30 @@ def test_informational_heads_are_passed_over(upstream: Start, client: Make) -> N
         server = upstream(lambda peer, piece=piece: peer.send(raw, piece=piece))
         exchange = client().send(post(server.url))
         assert read(exchange) == b"x" and exchange.status == 200
+
+
+def test_informational_heads_without_end_are_refused(upstream: Start, client: Make) -> None:
+    raw = b"HTTP/1.1 102 Processing\r\n\r\n" * 4000 + sized(b"x")
+    server = upstream(lambda peer: peer.send(raw))
+    body, error = failure(client().send(post(server.url)))
+    assert not body and isinstance(error, UpstreamInvalid)
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\n"])
+def test_a_head_byte_by_byte_is_searched_once(
+    upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    searched = []
+
+    def noted(data: bytes, seen: int = 0) -> int:
+        searched.append(len(data) - seen)
+        return head_end(data, seen)
+
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange.head_end", noted)
+    raw = (f"HTTP/1.1 200 OK{ends}A: {'b' * 900}{ends}Content-Length: 1{ends}{ends}x").encode()
+    server = upstream(lambda peer: peer.send(raw, piece=1))
+    assert read(client().send(post(server.url))) == b"x"
+    assert sum(searched) <= len(raw)
 
 
 def test_redirects_are_not_followed(upstream: Start, client: Make) -> None:
