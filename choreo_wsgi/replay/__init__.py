@@ -14,38 +14,34 @@ from ..errors import ConfigurationError
 from ..settings import Settings
 from .base import Claim, Fenced, Lost
 from .reader import Reader
-from .store import Store
+from .store import BEAT, LEASE, Store
 from .writer import Writer
 
 __all__ = ["Claim", "Fenced", "Lost", "Reader", "Store", "Writer", "open_store"]
 
+#: The backend of each scheme: its module, and its class there.
 _BACKENDS = {
-    "memory": "memory",
-    "sqlite": "sqlite",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-    "valkey": "redis",
-    "valkeys": "redis",
+    "memory": ("memory", "MemoryBackend"),
+    "sqlite": ("sqlite", "SQLiteBackend"),
+    **dict.fromkeys(("redis", "rediss", "unix", "valkey", "valkeys"), ("redis", "RedisBackend")),
 }
 
 
-def open_store(url: str, settings: Settings) -> Store:
-    """Return the store that *url* (the setting ``replay``) names.
+def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT) -> Store:
+    """Return the store that *url* (the setting ``replay``) names; *lease* and *beat* in seconds.
 
     Nothing is connected and no thread runs before the first use, so this may come before a
     fork.  Raises ConfigurationError for an unknown scheme, a missing path or package.
     """
     scheme, colon, _ = url.partition(":")
-    backend = _BACKENDS.get(scheme)
-    if backend is None or not colon:
+    if scheme not in _BACKENDS or not colon:
         raise ConfigurationError(f"replay: {scheme!r} is not memory:, sqlite:PATH or redis://...")
+    module_name, name = _BACKENDS[scheme]
     try:
         # Only the one in use: its package may be an extra that is not installed.
-        module = importlib.import_module(f".{backend}", __name__)
+        module = importlib.import_module(f".{module_name}", __name__)
     except ImportError as error:
         raise ConfigurationError(
             f"replay: {scheme}: needs the extra redis: pip install {error.name}"
         ) from error
-    store: Store = module.open_store(url, settings)
-    return store
+    return Store(getattr(module, name)(url, settings), settings, lease=lease, beat=beat)

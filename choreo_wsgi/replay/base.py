@@ -30,13 +30,11 @@ except ``Reader.close()``.
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import IdempotencyConflict, NotFound, ProducerLost, StreamGone
+from ..errors import NotFound, ProducerLost, StreamGone
 
 if TYPE_CHECKING:
     from .writer import Writer
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
 #: About how much a reader hands over at once: enough to be efficient, little enough that
 #: a thousand replays at the same time are not a thousand whole logs in memory.
 READ_BYTES = 256 * 1024
-
-_ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
 
 
 class Fenced(ProducerLost):
@@ -77,25 +73,9 @@ class Lost:
     end: Callable[[bytes, int], None]
 
 
-def new_id() -> str:
-    """Return a new stream id: 192 random bits, which tell neither count nor time."""
-    return "strm_" + secrets.token_urlsafe(24)
-
-
-def check_id(id: str) -> None:
-    """Raise NotFound unless *id* could be a stream's."""
-    if not _ID.fullmatch(id):
-        raise not_found()
-
-
 def not_found() -> NotFound:
     """Return the error for every stream that the caller may not know of."""
     return NotFound("There is no such stream.", code="stream_not_found")
-
-
-def conflict() -> IdempotencyConflict:
-    """Return the error for a key that was used before, with another body."""
-    return IdempotencyConflict("The Idempotency-Key was used before, with another body.")
 
 
 def gone(after: int, first: int) -> StreamGone:

@@ -13,24 +13,11 @@ from ..errors import ConfigurationError
 from ..settings import Settings
 from .backend import Backend, Block, Status, Write
 from .base import READ_BYTES
-from .store import BEAT, LEASE, Store
 
 # Frames are joined up to this size: an object for each would take more memory than its bytes.
 _CHUNK = 16 * 1024
 # Bytes of an empty log, about, with its writer and its entries in the tables.
 _OVERHEAD = 2900
-
-
-def open_store(url: str, settings: Settings) -> Store:
-    """Return an empty store; *url* is ``memory:``."""
-    if url not in ("memory:", "memory://"):
-        raise ConfigurationError(f"replay: {url!r}: memory: takes no address")
-    backend = MemoryBackend(
-        ttl=settings.replay_ttl_seconds,
-        stream_bytes=settings.replay_stream_bytes,
-        total_bytes=settings.replay_total_bytes,
-    )
-    return Store(backend, settings, lease=LEASE, beat=BEAT)
 
 
 class Log:
@@ -99,14 +86,16 @@ class Log:
 
 
 class MemoryBackend(Backend):
-    """Logs that live as long as the process; *ttl* is in seconds, sizes in bytes."""
+    """Logs that live as long as the process; *url* is ``memory:``."""
 
     local = True
 
-    def __init__(self, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
-        self.ttl = ttl
-        self.stream_bytes = stream_bytes
-        self.total_bytes = total_bytes
+    def __init__(self, url: str, settings: Settings) -> None:
+        if url not in ("memory:", "memory://"):
+            raise ConfigurationError(f"replay: {url!r}: memory: takes no address")
+        self.ttl = settings.replay_ttl_seconds
+        self.stream_bytes = settings.replay_stream_bytes
+        self.total_bytes = settings.replay_total_bytes
         self._lock = threading.Lock()
         self._logs: dict[str, Log] = {}
         self._keys: dict[tuple[str, str], Log] = {}

@@ -20,7 +20,6 @@ from ..settings import Settings
 from . import lua
 from .backend import Backend, Beat, Block, Status, Unreachable, Write
 from .base import READ_BYTES
-from .store import BEAT, LEASE, Store
 
 _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"
@@ -34,16 +33,6 @@ _HOLD = 60.0
 _HOLD_EVERY = 10.0
 _LEASE_MS = 60_000  # a lease is lost long before: by its beat, see Observer
 _WATCH = 0.25
-
-
-def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT) -> Store:
-    """Return the store at *url*: ``redis://``, ``rediss://`` (TLS) or ``unix://``."""
-    backend = RedisBackend(
-        url,
-        ttl=settings.replay_ttl_seconds,
-        stream_bytes=settings.replay_stream_bytes,
-    )
-    return Store(backend, settings, lease=lease, beat=beat)
 
 
 def connect(url: str) -> Any:
@@ -69,14 +58,14 @@ def connect(url: str) -> Any:
 
 
 class RedisBackend(Backend):
-    """The database at *url*; *ttl* is in seconds, sizes in bytes."""
+    """The database at *url*: ``redis://``, ``rediss://`` (TLS) or ``unix://``."""
 
-    def __init__(self, url: str, *, ttl: float, stream_bytes: int) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self._client = connect(url)
         self._run = partial(run, self._client)
-        self._ttl = str(int(ttl * 1000))
-        self._hold = str(int((ttl + _HOLD) * 1000))
-        self._stream_bytes = str(stream_bytes)
+        self._ttl = str(int(settings.replay_ttl_seconds * 1000))
+        self._hold = str(int((settings.replay_ttl_seconds + _HOLD) * 1000))
+        self._stream_bytes = str(settings.replay_stream_bytes)
         self._me = secrets.token_hex(8).encode()
         self._held = time.monotonic()
         self._subscription: Any = None

@@ -14,7 +14,6 @@ from ..settings import Settings
 from .backend import Backend, Beat, Block, Status, Write
 from .base import READ_BYTES
 from .database import Database
-from .store import BEAT, LEASE, Store
 
 # Seconds between two polls for frames of other processes.
 _POLL = 0.04
@@ -26,33 +25,22 @@ _STATUS = (
 _INSERT = "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) VALUES (?, ?, ?, ?, ?)"
 
 
-def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT) -> Store:
-    """Return the store in the file of *url*, ``sqlite:PATH``, which is created if needed."""
-    path = Path(url.partition(":")[2])
-    if not path.name or path.is_dir():
-        raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
-    if not path.absolute().parent.is_dir():
-        raise ConfigurationError(f"replay: there is no directory {str(path.parent)!r}")
-    backend = SQLiteBackend(
-        path,
-        ttl=settings.replay_ttl_seconds,
-        stream_bytes=settings.replay_stream_bytes,
-        total_bytes=settings.replay_total_bytes,
-    )
-    return Store(backend, settings, lease=lease, beat=beat)
-
-
 class SQLiteBackend(Backend):
-    """The streams in the file *path*; *ttl* is in seconds, sizes in bytes."""
+    """The streams in the file of *url*, ``sqlite:PATH``, which is created if needed."""
 
-    def __init__(self, path: Path, *, ttl: float, stream_bytes: int, total_bytes: int) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
+        path = Path(url.partition(":")[2])
+        if not path.name or path.is_dir():
+            raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
+        if not path.absolute().parent.is_dir():
+            raise ConfigurationError(f"replay: there is no directory {str(path.parent)!r}")
         # Two connections: with one for each thread a thousand streams would be a thousand caches
         # and file descriptors.
         self._file = Database(path)
         self._snapshots = Database(path, "BEGIN")
-        self.ttl = ttl
-        self.stream_bytes = stream_bytes
-        self.total_bytes = total_bytes
+        self.ttl = settings.replay_ttl_seconds
+        self.stream_bytes = settings.replay_stream_bytes
+        self.total_bytes = settings.replay_total_bytes
         self._version = -1
 
     def insert(

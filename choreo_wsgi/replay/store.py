@@ -8,15 +8,17 @@ processes and wakes the readers.
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 import threading
 import time
 from collections.abc import Iterable
 from typing import TypeVar
 
-from ..errors import ReplayUnavailable
+from ..errors import IdempotencyConflict, ReplayUnavailable
 from ..settings import Settings
 from .backend import Backend, Block, Status, Unreachable
-from .base import Claim, Lost, check_block, check_id, conflict, gone, new_id, not_found
+from .base import Claim, Lost, check_block, gone, not_found
 from .keeper import Keeper
 from .reader import Reader
 from .writer import Writer
@@ -33,6 +35,7 @@ BEAT = 0.5
 _BEYOND = 1_000_000
 # Seconds for a cancelled stream of another process to end.
 _ENDING = 3.0
+_ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
 
 
 class Store:
@@ -73,7 +76,8 @@ class Store:
         differs, and ReplayUnavailable when a key is given and the store cannot be reached
         (without one the stream begins in the buffer).
         """
-        keeper, id = self._keeper, new_id()
+        # 192 random bits tell neither count nor time.
+        keeper, id = self._keeper, "strm_" + secrets.token_urlsafe(24)
         try:
             known = keeper.ask(
                 lambda: self._backend.insert(id, owner, key, digest, keeper.producer)
@@ -87,7 +91,7 @@ class Store:
         if known is None:
             return Claim(id, keeper.adopt(Writer(keeper, id, owner)))
         if known[1] != digest:
-            raise conflict()
+            raise IdempotencyConflict("The Idempotency-Key was used before, with another body.")
         return Claim(known[0], None)
 
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
@@ -186,7 +190,8 @@ class Store:
         self._backend.close()
 
     def _status(self, id: str, owner: str) -> Status:
-        check_id(id)
+        if not _ID.fullmatch(id):
+            raise not_found()
         found = self._keeper.ask(lambda: self._backend.fetch(id, None))
         if found is None:
             raise self._keeper.missing(id, owner)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,11 +51,8 @@ def url_of(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
 def opener(url: str, opened: list[Store]) -> Opener:
     def open_(lease: float | None = None, beat: float = 0.1, **settings: object) -> Store:
         options = Settings(replay=url, **settings)  # type: ignore[arg-type]
-        if lease is None:
-            store = open_store(url, options)
-        else:
-            module = importlib.import_module(f"choreo_wsgi.replay.{url.partition(':')[0]}")
-            store = module.open_store(url, options, lease=lease, beat=beat)
+        timing = {} if lease is None else {"lease": lease, "beat": beat}
+        store = open_store(url, options, **timing)
         opened.append(store)
         return store
 

@@ -20,16 +20,13 @@ from choreo_wsgi.settings import Settings
 
 #: Larger than all that is written here.
 ROOM = 64 * READ_BYTES
+SETTINGS = Settings(replay_ttl_seconds=60, replay_stream_bytes=ROOM, replay_total_bytes=ROOM)
 
 
 @pytest.fixture
 def backend(shared_url: str) -> Iterator[Backend]:
-    made: Backend
-    if shared_url.startswith("sqlite:"):
-        path = Path(shared_url.partition(":")[2])
-        made = SQLiteBackend(path, ttl=60, stream_bytes=ROOM, total_bytes=ROOM)
-    else:
-        made = RedisBackend(shared_url, ttl=60, stream_bytes=ROOM)
+    kind = SQLiteBackend if shared_url.startswith("sqlite:") else RedisBackend
+    made = kind(shared_url, SETTINGS)
     yield made
     made.close()
 
@@ -107,7 +104,7 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
     """A server that died leaves nothing there for ever."""
     import redis
 
-    backend = RedisBackend(shared_redis.url, ttl=60, stream_bytes=ROOM)
+    backend = RedisBackend(shared_redis.url, SETTINGS)
     backend.insert("silent", "alice", "key", "digest", "p")
     backend.beat("p", ["silent"])
     backend.write("p", [Write("silent", "alice", [Block(1, 1, frame(1))], 1, False)])
@@ -133,7 +130,7 @@ def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
     """And nobody takes it for another server that has ended the stream."""
     import redis
 
-    backend = RedisBackend(own_redis.url, ttl=60, stream_bytes=ROOM)
+    backend = RedisBackend(own_redis.url, SETTINGS)
     backend.insert("s", "alice", None, "", "p")
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("maxmemory-policy", "noeviction")
@@ -148,7 +145,7 @@ def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
 def test_a_key_whose_stream_redis_let_go_of_is_free(shared_redis: RedisServer) -> None:
     import redis
 
-    backend = RedisBackend(shared_redis.url, ttl=60, stream_bytes=ROOM)
+    backend = RedisBackend(shared_redis.url, SETTINGS)
     assert backend.insert("a", "bob", "key", "d", "p") is None
     assert backend.insert("b", "bob", "key", "d", "p") == ("a", "d")
     with redis.Redis.from_url(shared_redis.url) as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -138,7 +139,13 @@ def test_a_file_that_is_deleted_or_emptied_is_made_anew(tmp_path: Path, emptied:
     for file in [path] if emptied else list(tmp_path.iterdir()):
         os.truncate(file, 0) if emptied else file.unlink()
     writer.append(frame(4), 1, wait=False)
-    eventually(lambda: path.exists() and path.stat().st_size)
+
+    def is_filled() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # it is just being made anew
+            return path.stat().st_size > 0
+        return False
+
+    eventually(is_filled)
     writer.append(frame(5), 1, end=True, wait=False)
 
     def found(store: Store) -> bool:

@@ -160,12 +160,8 @@ def test_streams_go_on_and_are_complete_afterwards(
 
 def test_an_outage_is_not_taken_for_a_lost_producer(own_redis: RedisServer) -> None:
     """Longer than the lease: nobody could renew one."""
-    from choreo_wsgi.replay import redis as backend
-
     settings = Settings()
-    ours, theirs = (
-        backend.open_store(own_redis.url, settings, lease=1.0, beat=0.1) for _ in range(2)
-    )
+    ours, theirs = (open_store(own_redis.url, settings, lease=1.0, beat=0.1) for _ in range(2))
     writer = create(ours)
     write(writer, 3)
     reader = theirs.read(writer.id, "alice")

@@ -26,7 +26,7 @@ from replay_helpers import (
 )
 
 from choreo_wsgi.errors import NotFound, ProducerLost
-from choreo_wsgi.replay import Lost, Store, sqlite
+from choreo_wsgi.replay import Lost, Store, open_store
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -266,8 +266,8 @@ def test_a_silent_stream_does_not_expire_while_its_producer_is_there(open_shared
 def test_a_lost_stream_expires(tmp_path: Path) -> None:
     """SQLite only: in Redis it takes a minute more."""
     settings = Settings(replay_ttl_seconds=0.3)
-    ours = sqlite.open_store(f"sqlite:{tmp_path / 'r'}", settings)
-    theirs = sqlite.open_store(f"sqlite:{tmp_path / 'r'}", settings)
+    ours = open_store(f"sqlite:{tmp_path / 'r'}", settings)
+    theirs = open_store(f"sqlite:{tmp_path / 'r'}", settings)
     writer = create(ours)
     ours.close()
     eventually(lambda: not is_there(theirs, writer.id))

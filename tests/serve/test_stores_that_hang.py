@@ -15,16 +15,14 @@ from plain_apps import Running
 from replay_helpers import RedisServer
 from wsgi_calls import chat
 
-from choreo_wsgi.replay.base import new_id
-
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
 SECTION = {"digest": hashlib.sha256(KEY.encode()).hexdigest()}
 CASES = {
     "limits": ({"requests_per_minute": "9"}, "POST", CHAT, chat("x"), {}),
     "a resumable stream": ({}, "POST", CHAT, chat("x", stream=True), {"Choreo-Resumable": "1"}),
-    "reading a stream": ({}, "GET", f"/v1/streams/{new_id()}", None, {}),
-    "a response": ({}, "GET", f"/v1/responses/resp_{new_id()[5:]}", None, {}),
+    "reading a stream": ({}, "GET", "/v1/streams/strm_" + "x" * 32, None, {}),
+    "a response": ({}, "GET", "/v1/responses/resp_" + "x" * 32, None, {}),
 }
 
 
