@@ -159,7 +159,13 @@ def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
             raise InvalidRequest(
                 text, param="previous_response_id", code="previous_response_not_found"
             )
-        return [*_items(resumption, call, id), *response["output"]]
+        # Half a call is none: its arguments are not JSON.
+        said = [
+            item
+            for item in response["output"]
+            if item.get("status") != "incomplete" or kind_of(item) != "function_call"
+        ]
+        return [*_items(resumption, call, id), *said]
     except (NotFound, StreamGone, LookupError):
         raise InvalidRequest(
             f"there is no response {id!r} to go on from, or no more",

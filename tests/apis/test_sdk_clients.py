@@ -64,6 +64,8 @@ def url(
             raise RateLimited("not now", retry_after=7)
         if told == "cut":
             return failing()
+        if told == "refuse":
+            return from_deltas([Delta(refusal="I must "), Delta(refusal="not."), Finish(), Usage()])
         if "response_format" in request.body:
             return from_deltas(STRUCTURED)
         given = any(message["role"] == "tool" for message in request.messages)
@@ -233,6 +235,18 @@ class City(BaseModel):
     """The arguments of the function, as the SDK parses them."""
 
     city: str
+
+
+def test_a_refusal(responses: Any, messages: Any) -> None:
+    """Clients that turn to another model then look at the reason why a message stopped."""
+    response = responses.parse(model="m", input="refuse", text_format=Weather)
+    part = response.output[0].content[0]
+    assert (part.type, part.refusal, response.output_parsed) == ("refusal", "I must not.", None)
+    with messages.stream(
+        model="m", max_tokens=9, messages=[{"role": "user", "content": "refuse"}]
+    ) as stream:
+        message = stream.get_final_message()
+    assert (message.content[0].text, message.stop_reason) == ("I must not.", "refusal")
 
 
 def test_parsed_arguments(responses: Any) -> None:

@@ -17,12 +17,14 @@ from official import RESPONSE, judge
 from openai.types.responses import Response, ResponseItem
 from pydantic import TypeAdapter
 from raw_server import RawServer
-from scripted_provider import Script
+from scripted_provider import Script, Scripted
 from wsgi_calls import call
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.chat.items import Delta, Finish, ToolCall, Usage
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source, from_deltas
 from choreo_wsgi.errors import PermissionDenied, from_provider
 
 Make = Callable[..., Application]
@@ -308,6 +310,37 @@ def test_a_conversation_does_not_go_on_from_half_an_answer(
             with pytest.raises(openai.BadRequestError, match="has not ended yet") as caught:
                 client.responses.create(model="m", input="on", previous_response_id=begun.id)
             assert caught.value.param == "previous_response_id"
+
+
+def test_a_conversation_goes_on_from_what_was_cancelled(
+    application: Make,
+    serve: Callable[..., harness.Server],
+    scripted: Callable[[], Script],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With what was said; a call that is cut off would be no JSON to any provider."""
+    script = scripted()
+    asked: list[ChatRequest] = []
+    url = serve(application({"scripted": {"models": "m"}}), threads=8).url
+    tools: Any = [{"type": "function", "name": "look", "parameters": {}}]
+    with client_of(url) as client:
+        script.say("half ", Delta(tool_calls=[ToolCall(0, "c", "look", '{"at":')]))
+        id = client.responses.create(model="m", input="hi", tools=tools, background=True).id
+        harness.wait_until(lambda: len(client.responses.retrieve(id).output) == 2, "no call came")
+        cancelled = client.responses.cancel(id)
+        assert [item.status for item in cancelled.output] == ["completed", "incomplete"]  # type: ignore[union-attr]
+
+        def answer(request: ChatRequest) -> Source:
+            asked.append(request)
+            return from_deltas([Delta("on"), Finish()])
+
+        monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+        client.responses.create(model="m", input="go on", previous_response_id=id)
+    assert [(one["role"], one["content"], "tool_calls" in one) for one in asked[0].messages] == [
+        ("user", "hi", False),
+        ("assistant", "half ", False),
+        ("user", "go on", False),
+    ]
 
 
 def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
