@@ -48,12 +48,12 @@ build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 	if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-audit --no-fund && \
 	  touch .installed; else echo "npm is missing: the browser's tests will be skipped"; fi
 
-# One process for each core and one more, as many tests wait; a file's tests in one of them:
-# they share its servers.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Two processes for each core and one more, as tests wait for most of their time; a file's tests
+# in one of them: they share its servers.
+WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN) + 1)
 test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores
 	$(BIN)/choreo-wsgi fetch-model
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every Python process of the run is measured, whatever its environment and folder.
 MEASURE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null)/measure.pth

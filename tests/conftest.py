@@ -56,6 +56,21 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: Files of few tests that take long: begun last, one of them would run beside idle cores.
+LONGEST = (
+    *("docs/test_rendering.py", "programs/test_install_size.py", "client/test_types.py"),
+    *("app/test_bounds.py", "app/test_fleet.py", "app/test_cuts.py", "app/test_limits_served.py"),
+    *("local/test_local_served.py", "local/test_local_provider.py", "serve/test_growth.py"),
+    *("programs/test_doctor.py", "programs/test_openai_028.py", "serve/test_first_day.py"),
+    *("providers/test_requests_of_any_shape.py", "serve/test_other_servers.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the LONGEST."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Keep the cyclic collector from what collecting has made: it lives to the end of the run.

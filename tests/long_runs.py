@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-ra", "--timeout", "7200"]
-PARALLEL = ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+PARALLEL = ["-n", str(os.cpu_count() or 1), "--dist", "loadfile", "--no-loadscope-reorder"]
 RUNS = {
     "everything, long": [*PYTEST, *PARALLEL],
     "everything, shuffled": [*PYTEST, *PARALLEL, "-p", "randomly"],

@@ -32,6 +32,7 @@ from choreo_wsgi.app.shared_limits import open_limits
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.replay import database
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -58,8 +59,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def replicas(url: str) -> Iterator[Start]:
-    """``replicas(**limits)``: three applications with one store and one key."""
+def replicas(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """``replicas(**limits)``: three applications with one store and one key.
+
+    On a busy machine the turns of all at a database may take longer than a server waits.
+    """
+    monkeypatch.setattr(database, "_BUSY", harness.DEADLINE)
     apps: list[Application] = []
     others = renewing()
 
