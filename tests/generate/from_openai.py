@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import types
-import typing
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from inspect import cleandoc
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from typing_extensions import Required, get_type_hints
 
 #: A class, and the class of openai from which it has its members; what it is; then the members
 #: that are never None (``!``), those that only it has (``+``), and those of another type here.
@@ -265,7 +266,7 @@ def spelled(kind: Any, known: Mapping[Any, str], narrow: bool = False) -> str:
         return str(kind.__name__)
     if kind is type(None):
         return "None"
-    if origin is typing.Required or origin is typing.Annotated:
+    if origin in (Required, Annotated):
         return spelled(parts[0], known, narrow)
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, parts))}]" if narrow else "str"
@@ -353,7 +354,7 @@ def params() -> str:
     ):
         text += f"class {name}(CallOptions, total=False):\n"
         text += f'    """The parameters of {what}, as in OpenAI\'s reference."""\n\n'
-        theirs = typing.get_type_hints(find(f"types.{path}ParamsBase"), include_extras=True)
+        theirs = get_type_hints(find(f"types.{path}ParamsBase"), include_extras=True)
         for member, kind in theirs.items():
             if member != "response_format":
                 text += f"    {member}: {PARAMS.get(member) or spelled(kind, {}, narrow=True)}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ _INCIDENTAL = re.compile(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_sdk_and_adapter_agree(case: Case) -> None:
+    if case.id == "gemini/unicode" and sys.version_info < (3, 11):
+        pytest.skip("the last google-genai for this Python ends a line at U+2028")
     with RawServer.playing((case.folder / "upstream.http").read_bytes()) as server:
         read = SDKS[case.provider_type](case, server.url)
         theirs = server.requests[-1]
