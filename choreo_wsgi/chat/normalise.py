@@ -85,12 +85,25 @@ class Normaliser:
 
     @property
     def kind(self) -> tuple[Hashable, ...]:
-        """What decides, beside its bytes, what becomes of a piece of text of the one choice.
+        """What decides, beside its bytes, what becomes of a first chunk; empty: more than this."""
+        usual = self.n == 1 and self.repair
+        return (self.model, bool(self.tools), self.identity is None) if usual else ()
 
-        Empty unless its role was sent, and neither a call nor its finish.
-        """
-        usual = self.n == 1 and self.repair and not self.state and [*self._numbered] == [0]
-        return (self._identity.get("model"), bool(self.tools)) if usual else ()
+    @property
+    def own(self) -> Mapping[str, Json]:
+        """The members that all chunks have in common, once the first has come."""
+        return self._identity
+
+    def begin(self, own: Chunk) -> None:
+        """Take note of a first chunk, with the role of the one choice, that was KEPT."""
+        self._identity = own
+        self._choice(0, 0).begun = True
+
+    def finish(self) -> None:
+        """Take note of a chunk with the finish of the one choice, without calls, that was KEPT."""
+        self.choices[0].finished = True
+        self._finished += 1
+        self.state += 1
 
     def take_done(self) -> None:
         """Take note of ``[DONE]``; raises UpstreamTruncated when no choice came before it."""

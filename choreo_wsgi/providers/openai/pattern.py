@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -111,9 +111,6 @@ def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
 
 #: Whether a pattern can be learned from events of a shape: see :func:`_shape`.
 _SOUND: dict[bytes, bool] = {}
-#: What came before and behind the last text, and was sent, in a stream of each kind that was kept
-#: as it came; and the id and time of that stream.
-_LAST: dict[tuple[Hashable, ...], tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {}
 
 
 class Patterns:
@@ -134,25 +131,15 @@ class Patterns:
         self._candidates.clear()
 
     def see(
-        self,
-        raw: bytes,
-        chunk: Json,
-        frame: bytes,
-        seen: Callable[[bytes], None] | None,
-        kind: tuple[Hashable, ...] = (),
-    ) -> None:
+        self, raw: bytes, chunk: Json, frame: bytes, seen: Callable[[bytes], None] | None
+    ) -> Pattern | None:
         """Look at the event *raw*, JSON, of which *chunk*, of one choice, was made.
 
-        It was sent as *frame*.  *seen* is for the pattern.  *kind*, if it was kept as it came, is
-        all else that decides what becomes of the next piece of text of that choice.
+        It was sent as *frame*.  Returns the pattern that could be learned, which is told *seen*.
         """
-        if len(raw) > SMALL:
-            return
-        found = _find(raw, chunk)
+        found = _find(raw, chunk) if len(raw) <= SMALL else None
         if found is None:
-            if kind and not self.known:
-                self._expect(kind, chunk)
-            return
+            return None
         holder, key, match = found
         head, tail = raw[: match.start(1)], raw[match.end(1) :]
         first = (head, tail) not in self._candidates
@@ -163,46 +150,30 @@ class Patterns:
             # With its role a choice begins, and what was done then may not be done again.
             begins = "role" in chunk["choices"][0]["delta"]
             if self.known or len(self._candidates) > 1 or begins:
-                return
+                return None
         sent = frame[6:-2]
         again = [match.span(1) for match in _STRINGS[key].finditer(sent)]
         if len(again) != 1:
-            return
+            return None
         start, end = again[0]
         new_head, new_tail = sent[:start], sent[end:]
         shape = _shape(chunk, head, tail, new_head, new_tail)
         sound = _SOUND.get(shape)
         if sound is None:
             if first:
-                return
+                return None
             if len(_SOUND) >= _MOST_SHAPES:
                 _SOUND.clear()
             sound = _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail))
             _SOUND[shape] = sound
         if not sound or b"\n" in head:
-            return
+            return None
         ends = b"data: " + head, tail + b"\n\n", b"data: " + new_head, new_tail + b"\n\n"
         pattern = new_pattern(*ends, seen)
-        if pattern is not None and pattern not in self.known:
-            self.known = [pattern, *self.known[: _MOST - 1]]
-            own = _own_members(chunk)
-            once = own and all((head + tail).count(member) == 1 for member in own)
-            if kind and once and b"\\" not in head + tail and key != "arguments":
-                _LAST.pop(kind, None)
-                _LAST[kind] = (ends, own)
-                if len(_LAST) > _MOST_SHAPES:
-                    del _LAST[next(iter(_LAST))]
-
-    def _expect(self, kind: tuple[Hashable, ...], chunk: Json) -> None:
-        """Expect what came in another stream of this *kind*, with the id and time of *chunk*."""
-        own = _own_members(chunk)
-        if own and kind in _LAST:
-            ends, theirs = _LAST[kind]
-            for their, our in zip(theirs, own, strict=True):
-                ends = tuple(end.replace(their, our) for end in ends)
-            head, tail, new_head, new_tail = ends
-            pattern = new_pattern(head, tail, new_head, new_tail)
-            self.known = [pattern] if pattern is not None else []
+        if pattern is None or pattern in self.known:
+            return None
+        self.known = [pattern, *self.known[: _MOST - 1]]
+        return pattern
 
 
 def _own_members(chunk: Json) -> tuple[bytes, ...]:

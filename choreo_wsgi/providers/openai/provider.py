@@ -137,7 +137,7 @@ class OpenAI(OverHTTP):
             request.n, writer.identity, renamed, repair, self.new_call_id, tools
         )
         if request.stream:
-            events = relay.EventRelay(mending, request.include_usage, limit)
+            events = relay.EventRelay(mending, request.include_usage, limit, label)
             return relayed.RelayedStream(self._stream(request), events, label)
         fold = partial(self._translator, request.n, tools)
         asking = self._document(request)

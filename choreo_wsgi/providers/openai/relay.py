@@ -1,11 +1,13 @@
 """Passing an OpenAI-compatible event stream on: bytes in, whole frames out.
 
-Three ways, the fastest first:
+Four ways, the fastest first:
 
 * A block of events that all follow one :class:`~.pattern.Pattern` is passed on in bulk,
   hundreds at once, with the same change made to each.
 * In a mixed block, runs of such events are; what lies between is taken apart.
-* An event that follows no pattern is parsed, mended by the
+* One that begins or finishes the stream as it did another, of which a
+  :class:`~.template.Template` was made, becomes what that one became.
+* Any other is parsed, mended by the
   :class:`~choreo_wsgi.chat.normalise.Normaliser`, and written: its own bytes where nothing was
   wrong.  What can be learned from it becomes a pattern.
 
@@ -31,6 +33,7 @@ from ...late import Late
 from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
 from .events import EventReader, WholeEvents, read_chunk, read_chunks
 from .pattern import SMALL, Pattern, Patterns
+from .template import FINISH, ROLE, Template
 
 if TYPE_CHECKING:
     from . import long
@@ -49,8 +52,9 @@ _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[35]|6[157])")
 class EventRelay:
     """Rewrites the events of one stream, as *normaliser* mends its chunks.
 
-    *include_usage* is whether the caller asked for usage.  ``failure`` is what the next call will
-    raise, when frames had to be returned first.
+    *include_usage* is whether the caller asked for usage.  *label* names who answers, whose
+    streams are probably alike.  ``failure`` is what the next call will raise, when frames had to
+    be returned first.
     """
 
     def __init__(
@@ -58,12 +62,15 @@ class EventRelay:
         normaliser: Normaliser,
         include_usage: bool = False,
         max_event_bytes: int = 8 * 1024 * 1024,
+        label: str = "",
     ) -> None:
         self.normaliser = normaliser
         self._include_usage = include_usage
         self._limit = max_event_bytes
         self._whole = WholeEvents(max_event_bytes)
         self._patterns = Patterns()
+        kind = (label[:256], include_usage, *normaliser.kind) if normaliser.kind else None
+        self._template = None if kind is None else Template(kind)
         self.failure: ChoreoError | None = None
 
     @cached_property
@@ -177,13 +184,36 @@ class EventRelay:
                     at = end
                     break
             else:
-                if LONG < end - at <= self._limit and _is_one_object(block, at, end):
+                if end - at <= SMALL and self._take_known(block[at:end], frames):
+                    pass
+                elif LONG < end - at <= self._limit and _is_one_object(block, at, end):
                     self._take_long(memoryview(block)[at + 6 : end - 2], frames)
                 else:
                     self._take_block(block[at:end], frames)
                 at = end
 
     # -- one at a time -----------------------------------------------------------------
+
+    def _take_known(self, event: bytes, frames: list[bytes]) -> bool:
+        """Take *event* if it begins or finishes the stream as it did another; return whether."""
+        template, normaliser = self._template, self.normaliser
+        if template is None or normaliser.state or len(event) > self._limit:
+            return False
+        if not normaliser.choices:
+            identity = template.begin(event)
+            if identity is None:
+                return False
+            normaliser.begin(identity)
+            frames.append(template.parts[ROLE + 1])
+            pattern = template.pattern()
+            self._patterns.known = [pattern] if pattern is not None else []
+            return True
+        if event != template.parts[FINISH]:
+            return False
+        normaliser.finish()
+        frames.append(template.parts[FINISH + 1])
+        self._patterns.forget()
+        return True
 
     def _take_block(self, block: bytes, frames: list[bytes]) -> None:
         """Take the one event in *block*, which ends in a blank line."""
@@ -213,20 +243,26 @@ class EventRelay:
     def _take_chunk(self, raw: bytes, chunk: dict[str, Json], frames: list[bytes]) -> None:
         """Take *chunk*, which was *raw*."""
         normaliser = self.normaliser
-        state = normaliser.state
+        state, begins = normaliser.state, not normaliser.choices
         chunks, verdict = normaliser.take(chunk)
         kept = verdict == KEPT and b"\n" not in raw
         for one in chunks:
             frames.append(self._write(one, raw if kept else None))
+        template = self._template if kept and not state else None
         if state != normaliser.state:
             self._patterns.forget()
-        elif verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1:
+            if template is not None and normaliser.all_finished:
+                template.learn(FINISH, sse.frame(raw), frames[-1])
+            return
+        if template is not None and begins:
+            template.learn_role(sse.frame(raw), frames[-1], normaliser.own)
+        if verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1:
             one = chunk["choices"][0]
             choice = normaliser.choices[one["index"]]
             if not choice.finished:
-                kind = normaliser.kind if kept else ()
-                kind = (self._include_usage, *kind) if kind else ()
-                self._patterns.see(raw, chunk, frames[-1], choice.listener(one), kind)
+                pattern = self._patterns.see(raw, chunk, frames[-1], choice.listener(one))
+                if template is not None and pattern is not None:
+                    template.learn_text(pattern)
 
     def _take_long(self, raw: memoryview, frames: list[bytes]) -> None:
         """Take the data of an event that is long; of one with many calls come several frames."""

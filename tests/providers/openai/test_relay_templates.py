@@ -1,0 +1,151 @@
+"""What streams of one kind have in common is found without parsing, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from nightly import examples
+
+from choreo_wsgi import sse
+from choreo_wsgi.chat.normalise import Normaliser
+from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.openai import pattern, template
+from choreo_wsgi.providers.openai.relay import EventRelay
+
+Json = Any
+OWN = {"id": "chatcmpl-made-up", "created": 2, "model": "m"}
+ROLES = (
+    *('{"role":"assistant","content":""}',) * 60,
+    *('{"role":"assistant"}', '{"content":""}', '{"role":"assistant","content":"Hi"}', "{}"),
+    *('{"role":"user","content":""}', '{"role":"assistant","tool_calls":null}', "null"),
+)
+FINISHES = ('"stop"',) * 12 + ('"length"', '"tool_calls"', '"error"', '"STOP"', "null", '""')
+CALL = '{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{}"}}]}'
+
+
+class Stream:
+    """One stream, mostly like the others of its *seed*'s tens."""
+
+    odd = 0.02  # how often an event has another id, model or number
+
+    def __init__(self, seed: int) -> None:
+        self.random = random = Random(seed)
+        shape = Random(seed // 10)
+        if random.random() < 0.1:
+            shape = random
+        self.space = shape.choice(("", "", " "))
+        self.n = shape.choice((1,) * 9 + (2,))
+        self.identity = shape.choice((OWN, None))
+        self.renamed = shape.choice(("",) * 9 + ("r",))
+        self.usage, self.repair = shape.random() < 0.5, shape.random() < 0.9
+        self.model = shape.choice(("m", "m", "r", "other"))
+        self.more = shape.choice(
+            ("", "", ',"usage":null', ',"usage":null', ',"x":{"id":"chatcmpl-inner"}', ',"p":"\\n"')
+        )
+        self.first = shape.choice(("",) * 9 + (f',"created":7,"y":{{"created":{self.created()}}}',))
+        self.id = random.choice(
+            (f"chatcmpl-{seed}",) * 30 + ("short", "chatcmpl-made-up", 'odd "id" \\ here', "")
+        )
+        self.time = self.created()
+        self.pieces = [*self.events(), random.choice((sse.DONE, b""))]
+        if random.random() < 0.2:
+            self.pieces = [b"".join(self.pieces).replace(b"\n", b"\r\n")]
+
+    def created(self) -> str:
+        choice = self.random.choice
+        return choice(("1700000000",) * 20 + (str(self.random.randrange(10**9)), "0", "1e9"))
+
+    def event(self, delta: str, finish: str = "null", more: str = "") -> bytes:
+        space, random = self.space, self.random
+        id, model = json.dumps(self.id), json.dumps(self.model)
+        if random.random() < self.odd:
+            id = json.dumps("chatcmpl-of-another")
+        if random.random() < self.odd:
+            model = '"changed"'
+        index = 1 if random.random() < self.odd else 0
+        choice = f'{{"index":{index},"delta":{delta},"finish_reason":{finish}}}'
+        return (
+            f'data: {{"id":{space}{id},"object":{space}"chat.completion.chunk"{self.first},'
+            f'"created":{space}{self.time},"model":{model},"choices":[{choice}]{self.more}{more}}}'
+            "\n\n"
+        ).encode()
+
+    def events(self) -> list[bytes]:
+        random = self.random
+        found = [self.event(random.choice(ROLES))]
+        for _ in range(random.randrange(6)):
+            text = json.dumps(random.choice(("a", "b c", '"', "é", self.id, "created")))
+            kind = random.choices(("content", "reasoning_content", "call"), (80, 5, 4))
+            delta = CALL if kind == ["call"] else f'{{"{kind[0]}":{text}}}'
+            used = ',"usage":{"prompt_tokens":1}' if random.random() < 0.05 else ""
+            found.append(self.event(delta, more=used))
+        found.append(self.event("{}", random.choice(FINISHES)))
+        if random.random() < 0.3:
+            found.append(self.event(random.choice(("{}", '{"content":"late"}')), '"stop"'))
+        return found
+
+    def relayed(self) -> Any:
+        """Return all that can be seen of how it was relayed."""
+        pattern._SOUND.clear()  # decides from when on a text without anything in it passes
+        numbers = iter(range(9))
+        normaliser = Normaliser(
+            self.n, self.identity, self.renamed, self.repair, lambda: f"call_{next(numbers)}"
+        )
+        relay = EventRelay(normaliser, self.usage, label=self.model)
+        frames, told = b"", []
+        try:
+            for piece in self.pieces:
+                frames += relay.receive_data(piece)
+                told.append((normaliser.all_finished, normaliser.state, normaliser.own))
+            frames += relay.end()
+        except ChoreoError as error:
+            told.append(error.body())
+        return [as_json(frame) for frame in frames.split(b"\n\n")], told, relay.usage, relay.done
+
+
+def as_json(frame: bytes) -> Json:
+    return json.loads(frame[6:]) if frame.startswith(b"data: {") else frame
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_stream_becomes_the_same_whatever_came_before_it(part: int) -> None:
+    template._KNOWN.clear()
+    each, known = examples(2_000, 50_000), 0
+    for seed in range(part * each, (part + 1) * each):
+        stream = Stream(seed)
+        shared = stream.relayed()
+        before = dict(template._KNOWN)
+        template._KNOWN.clear()
+        assert stream.relayed() == shared, seed
+        known += before == template._KNOWN
+        template._KNOWN.update(before)
+    assert known
+
+
+def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The role and the finish; what they become is the stream's own."""
+    streams = [Stream(0) for _ in range(2)]
+    for number, stream in enumerate(streams):
+        stream.id, stream.time, stream.space, stream.first = f"chatcmpl-{number}", "170", "", ""
+        stream.model = stream.renamed = "m"
+        stream.n, stream.repair, stream.more = 1, True, ""
+        stream.odd = 0
+        stream.pieces = [
+            stream.event('{"role":"assistant","content":""}'),
+            *(stream.event(f'{{"content":"{number}{word}"}}') for word in "abc"),
+            stream.event("{}", '"stop"'),
+            sse.DONE,
+        ]
+    streams[0].relayed()
+    taken: list[Json] = []
+    take = Normaliser.take
+    monkeypatch.setattr(
+        Normaliser, "take", lambda self, chunk: (taken.append(chunk), take(self, chunk))[1]
+    )
+    frames, told, _, done = streams[1].relayed()
+    assert not taken and done
+    assert [frame["id"] for frame in frames[:5]] == ["chatcmpl-1"] * 5
+    assert told[-1][:2] == (True, 1)
