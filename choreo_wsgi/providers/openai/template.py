@@ -63,7 +63,8 @@ class Template:
         came, sent = self.parts[TEXT : TEXT + 2]
         if not came:
             return None
-        return new_pattern(*came.split(_HOLE), *sent.split(_HOLE))
+        (prefix, suffix), (new_prefix, new_suffix) = came.split(_HOLE), sent.split(_HOLE)
+        return new_pattern(prefix, suffix, new_prefix, new_suffix)
 
     def learn_role(self, event: bytes, frame: bytes, identity: Mapping[str, Json]) -> None:
         """Learn that the stream began with *event*, of which *frame* was made."""
