@@ -90,17 +90,17 @@ class Normaliser:
         return (self.model, bool(self.tools), self.identity is None) if usual else ()
 
     @property
-    def own(self) -> Mapping[str, Json]:
-        """The members that all chunks have in common, once the first has come."""
-        return self._identity
+    def own(self) -> Mapping[str, Json] | None:
+        """The members that all chunks have in common, if the one choice is called 0."""
+        return self._identity if [*self._numbered] == [0] else None
 
     def begin(self, own: Chunk) -> None:
-        """Take note of a first chunk, with the role of the one choice, that was KEPT."""
+        """Take note of a first chunk, with the role of the one choice."""
         self._identity = own
         self._choice(0, 0).begun = True
 
     def finish(self) -> None:
-        """Take note of a chunk with the finish of the one choice, without calls, that was KEPT."""
+        """Take note of the finish of the one choice, which has no calls."""
         self.choices[0].finished = True
         self._finished += 1
         self.state += 1

@@ -36,9 +36,6 @@ _HOLE = "\x7f<hole>\x7f"
 _HOLE_JSON = _HOLE.encode()
 #: Patterns kept: as many as choices that take turns.
 _MOST = 8
-#: Shapes of events that are remembered for all streams.
-_MOST_SHAPES = 256
-_PLAIN_ID = re.compile(r"[\w.:/=+-]{8,128}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -109,16 +106,11 @@ def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
     return len(joined.translate(None, SPECIAL)) == len(joined)
 
 
-#: Whether a pattern can be learned from events of a shape: see :func:`_shape`.
-_SOUND: dict[bytes, bool] = {}
-
-
 class Patterns:
     """The patterns of one stream, the latest first, and what may become one.
 
     An event is learned from when the second of its kind comes: a stream that has no pattern,
-    because each event is padded at random, costs one search an event and no more.  The first
-    event is enough if another stream has shown that what can be learned of it is sound.
+    because each event is padded at random, costs one search an event and no more.
     """
 
     def __init__(self) -> None:
@@ -142,31 +134,18 @@ class Patterns:
             return None
         holder, key, match = found
         head, tail = raw[: match.start(1)], raw[match.end(1) :]
-        first = (head, tail) not in self._candidates
-        if first:
+        if (head, tail) not in self._candidates:
             if len(self._candidates) >= _MOST:
                 del self._candidates[next(iter(self._candidates))]
             self._candidates[head, tail] = None
-            # With its role a choice begins, and what was done then may not be done again.
-            begins = "role" in chunk["choices"][0]["delta"]
-            if self.known or len(self._candidates) > 1 or begins:
-                return None
+            return None
         sent = frame[6:-2]
         again = [match.span(1) for match in _STRINGS[key].finditer(sent)]
         if len(again) != 1:
             return None
         start, end = again[0]
         new_head, new_tail = sent[:start], sent[end:]
-        shape = _shape(chunk, head, tail, new_head, new_tail)
-        sound = _SOUND.get(shape)
-        if sound is None:
-            if first:
-                return None
-            if len(_SOUND) >= _MOST_SHAPES:
-                _SOUND.clear()
-            sound = _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail))
-            _SOUND[shape] = sound
-        if not sound or b"\n" in head:
+        if b"\n" in head or not _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail)):
             return None
         ends = b"data: " + head, tail + b"\n\n", b"data: " + new_head, new_tail + b"\n\n"
         pattern = new_pattern(*ends, seen)
@@ -174,26 +153,6 @@ class Patterns:
             return None
         self.known = [pattern, *self.known[: _MOST - 1]]
         return pattern
-
-
-def _own_members(chunk: Json) -> tuple[bytes, ...]:
-    """Return the values of ``id`` and ``created`` as they stand in JSON; empty for odd ones."""
-    id, created = chunk.get("id"), chunk.get("created")
-    if type(id) is str and _PLAIN_ID.fullmatch(id) and type(created) is int:
-        return b'"%b"' % id.encode(), b"%d," % created
-    return ()
-
-
-def _shape(chunk: Json, *ends: bytes) -> bytes:
-    """Return *ends*, parts of what came and was sent, without the stream's ``id`` and ``created``.
-
-    These are those of *chunk*.  What is taken out is the inside of a string and a number, so the
-    ends of another stream with this shape are the same JSON with other values in these places.
-    """
-    shape = b"\n".join(ends)
-    for member, blank in zip(_own_members(chunk), (b'""', b"0,"), strict=False):
-        shape = shape.replace(member, blank)
-    return shape
 
 
 def _is_sound(

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 else:
     long = Late("choreo_wsgi.providers.openai.long")
 
+#: Characters of a label that is worth remembering.
+_LONGEST = 256
 _NULL_USAGE = re.compile(
     rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
 )
@@ -69,8 +71,8 @@ class EventRelay:
         self._limit = max_event_bytes
         self._whole = WholeEvents(max_event_bytes)
         self._patterns = Patterns()
-        kind = (label[:256], include_usage, *normaliser.kind) if normaliser.kind else None
-        self._template = None if kind is None else Template(kind)
+        kind = normaliser.kind if len(label) <= _LONGEST else ()
+        self._template = Template((label, include_usage, *kind)) if kind else None
         self.failure: ChoreoError | None = None
 
     @cached_property
@@ -248,15 +250,17 @@ class EventRelay:
         kept = verdict == KEPT and b"\n" not in raw
         for one in chunks:
             frames.append(self._write(one, raw if kept else None))
-        template = self._template if kept and not state else None
+        again = verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1
+        template = self._template if again and not state and normaliser.usage is None else None
         if state != normaliser.state:
             self._patterns.forget()
             if template is not None and normaliser.all_finished:
                 template.learn(FINISH, sse.frame(raw), frames[-1])
             return
-        if template is not None and begins:
-            template.learn_role(sse.frame(raw), frames[-1], normaliser.own)
-        if verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1:
+        own = normaliser.own if begins else None
+        if template is not None and own is not None:
+            template.learn_role(sse.frame(raw), frames[-1], own)
+        if again:
             one = chunk["choices"][0]
             choice = normaliser.choices[one["index"]]
             if not choice.finished:

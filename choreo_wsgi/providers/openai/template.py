@@ -69,7 +69,9 @@ class Template:
     def learn_role(self, event: bytes, frame: bytes, identity: Mapping[str, Json]) -> None:
         """Learn that the stream began with *event*, of which *frame* was made."""
         id, time = _ID.search(event, 0, _NEAR), _TIME.search(event, 0, _NEAR)
-        if id is not None and time is not None:
+        if id is None or time is None:
+            return
+        if (identity["id"], identity["created"]) == (id[1].decode(), int(time[1])):
             self._id, self._time = id[0], time[0]
             blanked = self._blanked(event, frame)
             if blanked is not None:

@@ -24,7 +24,7 @@ from test_relay_differential import EVENTS, Writer
 from choreo_wsgi import sse
 from choreo_wsgi.chat.source import Reply, lane_of
 from choreo_wsgi.errors import ChoreoError
-from choreo_wsgi.providers.openai import pattern, template
+from choreo_wsgi.providers.openai import template
 from choreo_wsgi.upstream import Client, Timeouts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -49,7 +49,6 @@ class Run:
         path = name if unix else ""
         provider.client = self.client = Client(Timeouts(), unix_socket=path, environ={})
         # What other streams have shown decides how an escape is spelled, never what it says.
-        pattern._SOUND.clear()
         template._KNOWN.clear()
         self.reply: Reply = provider.answer(case.request, writer(case))
         self.lanes = lanes

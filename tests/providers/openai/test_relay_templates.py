@@ -12,7 +12,7 @@ from nightly import examples
 from choreo_wsgi import sse
 from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError
-from choreo_wsgi.providers.openai import pattern, template
+from choreo_wsgi.providers.openai import template
 from choreo_wsgi.providers.openai.relay import EventRelay
 
 Json = Any
@@ -23,7 +23,8 @@ ROLES = (
     *('{"role":"user","content":""}', '{"role":"assistant","tool_calls":null}', "null"),
 )
 FINISHES = ('"stop"',) * 12 + ('"length"', '"tool_calls"', '"error"', '"STOP"', "null", '""')
-CALL = '{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{}"}}]}'
+FUNCTION = '"type":"function","function":{"name":"f","arguments":"{}"}'
+CALL = f'{{"tool_calls":[{{"index":0,"id":"c",{FUNCTION}}}]}}'
 
 
 class Stream:
@@ -39,7 +40,8 @@ class Stream:
         self.space = shape.choice(("", "", " "))
         self.n = shape.choice((1,) * 9 + (2,))
         self.identity = shape.choice((OWN, None))
-        self.renamed = shape.choice(("",) * 9 + ("r",))
+        self.index = shape.choice(("0",) * 6 + ("1", "null"))
+        self.renamed = shape.choice(("", "", "r"))
         self.usage, self.repair = shape.random() < 0.5, shape.random() < 0.9
         self.model = shape.choice(("m", "m", "r", "other"))
         self.more = shape.choice(
@@ -65,7 +67,7 @@ class Stream:
             id = json.dumps("chatcmpl-of-another")
         if random.random() < self.odd:
             model = '"changed"'
-        index = 1 if random.random() < self.odd else 0
+        index = 1 if random.random() < self.odd else self.index
         choice = f'{{"index":{index},"delta":{delta},"finish_reason":{finish}}}'
         return (
             f'data: {{"id":{space}{id},"object":{space}"chat.completion.chunk"{self.first},'
@@ -78,7 +80,7 @@ class Stream:
         found = [self.event(random.choice(ROLES))]
         for _ in range(random.randrange(6)):
             text = json.dumps(random.choice(("a", "b c", '"', "é", self.id, "created")))
-            kind = random.choices(("content", "reasoning_content", "call"), (80, 5, 4))
+            kind = random.choices(("content", "reasoning_content", "call"), (80, 5, 8))
             delta = CALL if kind == ["call"] else f'{{"{kind[0]}":{text}}}'
             used = ',"usage":{"prompt_tokens":1}' if random.random() < 0.05 else ""
             found.append(self.event(delta, more=used))
@@ -89,7 +91,6 @@ class Stream:
 
     def relayed(self) -> Any:
         """Return all that can be seen of how it was relayed."""
-        pattern._SOUND.clear()  # decides from when on a text without anything in it passes
         numbers = iter(range(9))
         normaliser = Normaliser(
             self.n, self.identity, self.renamed, self.repair, lambda: f"call_{next(numbers)}"
@@ -125,6 +126,25 @@ def test_a_stream_becomes_the_same_whatever_came_before_it(part: int) -> None:
     assert known
 
 
+def test_streams_that_run_beside_each_other_learn_apart() -> None:
+    """The second begins otherwise while the first runs, and its finish is that of the first."""
+    template._KNOWN.clear()
+    relays = [EventRelay(Normaliser(identity=OWN)) for _ in range(3)]
+    for relay, model in zip(relays, "abb", strict=True):
+        stream = Stream(0)
+        stream.space = stream.first = stream.more = ""
+        stream.odd, stream.time, stream.index = 0, "1700000000", "0"
+        stream.id, stream.model = f"chatcmpl-{id(relay)}", model
+        relay.receive_data(stream.event('{"role":"assistant","content":""}'))
+        if relay is not relays[1]:
+            stream.model = "a"
+            if relay is relays[2]:
+                stream.id = f"chatcmpl-{id(relay)}"
+            frame = as_json(relay.receive_data(stream.event("{}", '"stop"')).strip())
+            assert frame["model"] == model
+    assert template._KNOWN
+
+
 def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The role and the finish; what they become is the stream's own."""
     streams = [Stream(0) for _ in range(2)]
@@ -132,7 +152,7 @@ def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -
         stream.id, stream.time, stream.space, stream.first = f"chatcmpl-{number}", "170", "", ""
         stream.model = stream.renamed = "m"
         stream.n, stream.repair, stream.more = 1, True, ""
-        stream.odd = 0
+        stream.odd, stream.index = 0, "0"
         stream.pieces = [
             stream.event('{"role":"assistant","content":""}'),
             *(stream.event(f'{{"content":"{number}{word}"}}') for word in "abc"),
