@@ -127,22 +127,22 @@ def test_a_stream_becomes_the_same_whatever_came_before_it(part: int) -> None:
 
 
 def test_streams_that_run_beside_each_other_learn_apart() -> None:
-    """The second begins otherwise while the first runs, and its finish is that of the first."""
+    """The second begins otherwise while the first runs, and the third finishes as the first."""
     template._KNOWN.clear()
+    stream = Stream(0)
+    stream.space = stream.first = stream.more = ""
+    stream.odd, stream.time, stream.index = 0, "1700000000", "0"
     relays = [EventRelay(Normaliser(identity=OWN)) for _ in range(3)]
-    for relay, model in zip(relays, "abb", strict=True):
-        stream = Stream(0)
-        stream.space = stream.first = stream.more = ""
-        stream.odd, stream.time, stream.index = 0, "1700000000", "0"
-        stream.id, stream.model = f"chatcmpl-{id(relay)}", model
-        relay.receive_data(stream.event('{"role":"assistant","content":""}'))
-        if relay is not relays[1]:
-            stream.model = "a"
-            if relay is relays[2]:
-                stream.id = f"chatcmpl-{id(relay)}"
-            frame = as_json(relay.receive_data(stream.event("{}", '"stop"')).strip())
-            assert frame["model"] == model
-    assert template._KNOWN
+
+    def say(number: int, model: str, delta: str, finish: str = "null") -> Json:
+        stream.id, stream.model = f"chatcmpl-{number}", model
+        return as_json(relays[number].receive_data(stream.event(delta, finish)).strip())
+
+    for number, model in enumerate("ab"):
+        say(number, model, '{"role":"assistant","content":""}')
+    say(0, "a", "{}", '"stop"')
+    say(2, "b", '{"role":"assistant","content":""}')
+    assert say(2, "a", "{}", '"stop"')["model"] == "b"
 
 
 def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
