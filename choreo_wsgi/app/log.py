@@ -47,23 +47,20 @@ class Members(dict[str, "str | int | float | None"]):
     """What the log tells of a request; as text ``name=value`` with spaces between."""
 
     def __str__(self) -> str:
-        get = self.get
-        same = tuple(map(get, _SAME))
-        short = len(str(get("path"))) + len(str(get("model"))) < _SHORT
-        told = [_told("id", get("id")), (_told_all if short else _told_all.__wrapped__)(same)]
-        for name in ("seconds", "first"):
-            if get(name) is not None:
-                told.append(f"{name}={get(name)}")
-        if get("tokens_in") is not None:
-            told.append(f"usage={get('tokens_in')}+{get('tokens_out')}")
-        for name in ("frames", "client"):
-            if get(name) is not None:
-                told.append(_told(name, get(name)))
-        return " ".join(told)
+        id, *same, seconds, first, tokens_in, tokens_out, frames, client = map(self.get, _ORDER)
+        short = len(str(self.get("path"))) + len(str(self.get("model"))) < _SHORT
+        told = _told_all if short else _told_all.__wrapped__
+        line = f"{_told('id', id)} {told(*same)}"
+        line += "" if seconds is None else f" seconds={seconds}"
+        line += "" if first is None else f" first={first}"
+        line += "" if tokens_in is None else f" usage={tokens_in}+{tokens_out}"
+        line += "" if frames is None else f" frames={frames}"
+        return line if client is None else f"{line} {_told('client', client)}"
 
 
 #: Members that are the same for many requests.
 _SAME = ("method", "path", "status", "outcome", "key", "api", "model", "provider")
+_ORDER = ("id", *_SAME, "seconds", "first", "tokens_in", "tokens_out", "frames", "client")
 #: Characters of a path and a model's name that are worth remembering.
 _SHORT = 256
 
@@ -75,7 +72,7 @@ def _told(name: str, value: str | int | float | None) -> str:
 
 
 @lru_cache(256)
-def _told_all(values: tuple[str | int | float | None, ...]) -> str:
+def _told_all(*values: str | int | float | None) -> str:
     told = zip(_SAME, values, strict=True)
     return " ".join([_told(name, value) for name, value in told if value is not None])
 

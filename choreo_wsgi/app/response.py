@@ -20,7 +20,7 @@ class Response:
 
     status: int
     headers: Headers = field(default_factory=list)
-    body: Iterable[bytes] = ()
+    body: Iterable[bytes] = field(default_factory=list)
 
     def close(self) -> None:
         """Close a body that will not be sent."""

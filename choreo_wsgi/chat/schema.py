@@ -164,9 +164,10 @@ def _object_of(fields: Mapping[str, Notation]) -> Check:
             if name not in value:
                 raise Fault("is required", "." + name, code="missing_parameter")
         for name, member in value.items():
-            if name in checks and (member is not None or name in required):
+            check = checks.get(name)
+            if check is not None and (member is not None or name in required):
                 try:
-                    checks[name](member)
+                    check(member)
                 except Fault as fault:
                     raise fault.under("." + name) from None
 

@@ -93,10 +93,10 @@ def find_error(value: Json) -> Json:
     choices = numbered(value.get("choices"))
     if choices:
         for one in choices if isinstance(choices, list) else ():
-            said = (one.get("delta"), one.get("message")) if isinstance(one, dict) else ()
-            for holder in (one, *said):
-                if isinstance(holder, dict) and "error" in holder and holder["error"]:
-                    return holder["error"]
+            if isinstance(one, dict):
+                for holder in (one, one.get("delta"), one.get("message")):
+                    if isinstance(holder, dict) and holder.get("error"):
+                        return holder["error"]
         return None
     if found or isinstance(value.get("error"), dict | list):  # an empty one
         return value
@@ -125,26 +125,24 @@ class Counts:
     """
 
     def __init__(self, prompt: str, completion: str, **more: str) -> None:
-        self._places: dict[str, list[tuple[str, str]]] = {}  # by the member of the usage
-        for to, names in {"prompt": prompt, "completion": completion, **more}.items():
-            for name in names.split():
-                member, _, within = name.partition(".")
-                self._places.setdefault(member, []).append((f"{to}_tokens", within))
+        self._places = [
+            (f"{to}_tokens", *name.partition(".")[::2])
+            for to, names in {"prompt": prompt, "completion": completion, **more}.items()
+            for name in names.split()
+        ]
 
     def read(self, usage: Mapping[str, Json]) -> Usage | None:
         """Return what *usage* says, None for nothing; counts that are none are left out."""
         found: dict[str, int] = {}
-        for name, places in self._places.items():
-            counted = usage.get(name)
-            if counted is None:
+        for to, name, within in self._places:
+            value = usage.get(name)
+            if within and value is not None:
+                value = value.get(within) if isinstance(value, dict) else None
+            if value is None:
                 continue
-            for to, within in places:
-                value = counted
-                if within:
-                    value = counted.get(within) if isinstance(counted, dict) else None
-                number = value if type(value) is int and value >= 0 else jsontext.count(value)
-                if number is not None:
-                    found[to] = found.get(to, 0) + number
+            number = value if type(value) is int and value >= 0 else jsontext.count(value)
+            if number is not None:
+                found[to] = found.get(to, 0) + number
         if not found:
             return None
         made = Usage(**found)

@@ -164,7 +164,7 @@ class Channel(Load):
 
     def _begin_next(self) -> None:
         self.task = task = Task(self, self.requests[0])
-        (self._carrier.take if task.due is None else self._carrier.give_time)(task)
+        (self._carrier.take if task.blocking else self._carrier.give_time)(task)
 
     def _send_continue(self, request: Parser) -> None:
         """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
@@ -198,7 +198,7 @@ class Channel(Load):
                 self._close()
             self._carrier.settle(self)
             return
-        self.requests.pop(0).close()
+        del self.requests[0]
         waiting = self.request
         if self.requests:
             self._begin_next()

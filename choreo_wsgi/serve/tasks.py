@@ -9,7 +9,6 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -35,32 +34,13 @@ class Disconnected(Exception):
     """The client has gone."""
 
 
-class _Blocks:
-    """A body that can only be iterated: a worker does that."""
-
-    due = None
-    ended = False
-
-    def __init__(self, body: Iterable[bytes]) -> None:
-        self._next = iter(body)
-        self.close = getattr(body, "close", lambda: None)
-
-    def fileno(self) -> None:
-        return None
-
-    def ready(self, patience: float) -> bytes:
-        block = next(self._next, None) if patience else b""
-        self.ended = block is None
-        return block or b""
-
-
 class Task(Load):
     """One request and its answer.
 
     The application is called, what it returns is sent block by block, and the next block is
-    asked for when the client has taken the last.  A list is sent at once.  A body that tells what
-    it waits for (it has ``ready``, ``fileno``, ``due`` and ``ended``) is the carrier's; any other
-    is a worker's, and so is an application that may block (``blocks(environ)``).
+    asked for when the client has taken the last.  A list is sent at once; any other body tells
+    what it waits for (``ready``, ``fileno``, ``due`` and ``ended``).  An application that may
+    block (``blocks(environ)``) is called by a worker.
     """
 
     status = ""
@@ -83,7 +63,8 @@ class Task(Load):
         self._done = False  # all that is to be sent was given to the channel
         self._application = channel.server.application
         self._environ = request.environ(channel)
-        self._blocking = not request.error and self._application.blocks(self._environ)
+        #: Whether a worker is to call the application.
+        self.blocking = not request.error and self._application.blocks(self._environ)
 
     # What the carrier asks
 
@@ -102,7 +83,7 @@ class Task(Load):
         if self._done or self._end is not None:
             return 0.0
         if self._body is None:
-            return None if self._blocking else 0.0
+            return None if self.blocking else 0.0
         due: float | None = self._body.due
         return due
 
@@ -139,17 +120,14 @@ class Task(Load):
         else:  # where the next request begins is not known
             self.channel.lingers = self.close_on_finish = True
             self._refuse(_translate(self.request.error))
-        if not isinstance(self._body, _Blocks):
-            # It waits, perhaps for minutes, and the conversation may be megabytes long.
-            self.request.close()
+        # The answer waits, perhaps for minutes, and the conversation may be megabytes long.
+        self.request.close()
 
     def _take(self, body: Any) -> None:
         self._body = body
         if isinstance(body, list):
             self._end = b"".join(body)
             self._length = len(self._end)
-        elif not hasattr(body, "due"):
-            self._body = _Blocks(body)
 
     def _go_on(self, patience: float) -> bool:
         """Send the next block; return whether there may be another at once."""

@@ -17,6 +17,25 @@ from choreo_wsgi.streams.carrier import Carrier
 Handler = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
+class Blocks:
+    """A body that can only be iterated: a worker does that."""
+
+    due = None
+    ended = False
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._next = iter(body)
+        self.close = getattr(body, "close", lambda: None)
+
+    def fileno(self) -> None:
+        return None
+
+    def ready(self, patience: float) -> bytes:
+        block = next(self._next, None) if patience else b""
+        self.ended = block is None
+        return block or b""
+
+
 class PlainApp:
     """An application that is one function, with the doors that the server wants."""
 
@@ -27,8 +46,9 @@ class PlainApp:
         self.has_keys = False
         self.told: list[str] = []
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        return self._handler(environ, start_response)
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        body = self._handler(environ, start_response)
+        return body if isinstance(body, list) or hasattr(body, "due") else Blocks(body)
 
     def carry_with(self, carrier: Carrier) -> None:
         pass
