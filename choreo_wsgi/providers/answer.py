@@ -10,14 +10,20 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import ChoreoError, UpstreamInvalid
+from ..late import Late
 from ..upstream import Exchange
-from ..upstream.coding import Unpacker, is_packed
 from ..upstream.framing import FramingError
 from .openai.lane import Lane
 from .openai.pattern import Pattern
 from .reading import SHAPE_ERRORS, unknown_shape
+
+if TYPE_CHECKING:
+    from ..upstream import coding
+else:
+    coding = Late("choreo_wsgi.upstream.coding")
 
 #: An error's body is read up to here; the rest says nothing more.
 _ERROR_BYTES = 64 * 1024
@@ -89,7 +95,7 @@ class UpstreamAnswer:
     _open = False
     _failure: ChoreoError | None = None
     _begun: Exchange | None = None  # the exchange whose body has been looked at
-    _packing: Unpacker | None = None
+    _packing: coding.Unpacker | None = None
     _waits = False  # there is more to unpack of what has come
     _late: bytes | None = None  # what is left to who may wait
     _pause = 0.0  # how long the next read of a burst is put off,
@@ -198,8 +204,9 @@ class UpstreamAnswer:
         data = b"" if self._waits else exchange.receive(timeout)
         if data and self._begun is not exchange:
             self._begun = exchange
-            coding = exchange.headers.get("Content-Encoding", "").strip().lower()
-            self._packing = Unpacker() if is_packed(coding, data) else None
+            named = exchange.headers.get("Content-Encoding").strip().lower()
+            packed = data[:1] == b"\x1f" or named == "deflate"  # as far as these tell
+            self._packing = coding.Unpacker() if packed and coding.is_packed(named, data) else None
         if self._packing is not None:
             try:
                 data = self._packing.step(data, _STEP)

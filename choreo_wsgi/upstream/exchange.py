@@ -44,8 +44,7 @@ class Exchange:
     _connection: Connection | None = None
     _framing: Framing | None = None
     _head: Head | None = None
-    _early = b""  # the bytes that came, until the head is whole
-    _start = 0  # where in them it begins
+    _early, _start = b"", 0  # what came until the head is whole, and where in it that begins
     _waiting: tuple[int, float] | None = None
     _again = 0.0  # when to ask whether the socket is writable
     _sent = False
