@@ -228,6 +228,20 @@ def test_only_strict_tools_have_their_arguments_parsed():
     assert parser.arguments("g", '{"a": 1}') is None
 
 
+def test_what_has_no_schema_is_no_type_of_an_answer():
+    with pytest.raises(TypeError, match="neither a pydantic model nor a dataclass"):
+        Parser({"response_format": int}, "response_format")
+
+
+def test_without_pydantic_arguments_are_parsed_when_they_are_whole(monkeypatch):
+    parser = Parser({"tools": [{"function": {"name": "f", "strict": True}}]}, "response_format")
+    assert parser.arguments("f", '{"a": [1', partial=True) == {"a": [1]}
+    assert parser.arguments("f", "", partial=True) is None
+    monkeypatch.setitem(sys.modules, "pydantic_core", None)
+    assert parser.arguments("f", '{"a": [1', partial=True) is None
+    assert parser.arguments("f", '{"a": [1]}') == {"a": [1]}
+
+
 def test_asking_for_a_long_text_after_each_piece_copies_it_never():
     """Python grows a string in place where nothing traces it: so in a process without a tracer."""
     program = """

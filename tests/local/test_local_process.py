@@ -137,6 +137,34 @@ def test_close_ends_one_that_is_starting(
     assert run.has_ended()
 
 
+def test_a_process_that_cannot_be_started_leaves_nothing(
+    start: Callable[..., ModelProcess],
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when the machine has no room for another one; the next request tries again."""
+    process = start(model_file)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(tmp_path / "python-gone"))
+        with pytest.raises(ProviderUnavailable, match="cannot be started"):
+            process.run()
+    assert list(tmp_path.iterdir()) == []
+    assert ready(process)
+
+
+@pytest.mark.parametrize("binary", ["", "/usr/bin/uwsgi"])
+def test_an_interpreter_inside_another_program_is_found(
+    start: Callable[..., ModelProcess],
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    binary: str,
+) -> None:
+    monkeypatch.setattr(sys, "executable", binary)
+    assert ready(start(model_file))
+
+
 def test_says_that_the_file_is_no_model(start: Callable[..., ModelProcess], tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     process = start(tmp_path / "bad.gguf")

@@ -1,0 +1,60 @@
+"""An exchange where recv() keeps no time (macOS), and where nothing polls (Windows)."""
+
+from __future__ import annotations
+
+import select
+import ssl
+import threading
+from collections.abc import Callable
+
+import pytest
+from harness import DEADLINE
+from raw_server import Peer, RawServer
+
+from choreo_wsgi.upstream import Client, HTTPRequest, connection
+
+
+@pytest.mark.parametrize("system", ["macOS", "Windows"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_it_waits_as_long_as_it_may(
+    upstream: Callable[..., RawServer],
+    client: Callable[..., Client],
+    tls: tuple[ssl.SSLContext, str],
+    secure: bool,
+    system: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For the answer to a long request, and inside the answer."""
+    monkeypatch.setattr(connection, "_KERNEL_TIMES", False)
+    if system == "Windows":
+        monkeypatch.delattr(select, "poll")
+        monkeypatch.delattr(select, "epoll", raising=False)
+    began, more = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        assert began.wait(DEADLINE)
+        peer.head().body(b"one ")
+        assert more.wait(DEADLINE)
+        peer.body(b"two").end()
+
+    server = upstream(script, context=tls[0] if secure else None)
+    pool = client(
+        connect=DEADLINE,
+        first_byte=DEADLINE,
+        idle=DEADLINE,
+        environ={"REQUESTS_CA_BUNDLE": tls[1]},
+    )
+    body = b"x" * 4_000_000
+    exchange = pool.send(HTTPRequest("POST", f"{server.url}/v1", {}, body))
+    while not server.requests:
+        assert exchange.receive(0.01) == b""
+    assert exchange.receive(0.01) == b""
+    began.set()
+    said = b""
+    while said != b"one ":
+        said += exchange.receive(DEADLINE)
+    assert exchange.receive(0.01) == b""
+    more.set()
+    while not exchange.ended:
+        said += exchange.receive(DEADLINE)
+    assert said == b"one two" and server.requests[0].body == body
