@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness import make_app, wait_until
+from scripted_provider import Script
 from wsgi_calls import call, chat, environ_of
 
 from choreo_wsgi.app.log import JSONLine, Members, TextLine
@@ -100,7 +102,24 @@ def test_a_client_that_leaves(serve: Any, lines: Any) -> None:
         client.reset()
         wait_until(lines, "the line is logged")
     (line,) = lines()
-    assert line["outcome"] == "client_closed"
+    assert (line["outcome"], line["status"]) == ("client_closed", 200)
+
+
+def test_a_client_that_leaves_before_the_head(lines: Any, scripted: Callable[[], Script]) -> None:
+    scripted()
+    app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
+    gone: Any = {"waitress.client_disconnected": lambda: True}
+    call(app, "POST", CHAT, chat("one"), **gone)
+    (line,) = lines()
+    assert (line["outcome"], line["status"]) == ("client_closed", 408)
+
+
+def test_a_bug_is_told_of_by_its_code(lines: Any, scripted: Callable[[], Script]) -> None:
+    scripted().say(RuntimeError("a bug"))
+    app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
+    call(app, "POST", CHAT, chat("one"))
+    (line,) = lines()
+    assert (line["outcome"], line["status"]) == ("internal_error", 500)
 
 
 def test_the_text_stands_in_one_line_whatever_the_caller_sent(
@@ -138,3 +157,16 @@ def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = map(JSONLine().format, caplog.records)
     told = json.loads(line)
     assert told["message"] == "it failed: x" and "ValueError: two\nlines" in told["traceback"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_its_server_gives_up_is_told_of(
+    lines: Any, scripted: Callable[[], Script], stream: bool
+) -> None:
+    scripted()
+    app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
+    body: Any = app(environ_of("POST", CHAT, chat("one", stream=stream)), lambda *head: None)
+    body.close()
+    (line,) = lines()
+    assert (line["outcome"], line["provider"]) == ("client_closed", "s/echo")
+    assert app.active == 0

@@ -63,6 +63,14 @@ def test_a_key_uses_its_models_and_sees_no_others() -> None:
 # -- how much ---------------------------------------------------------------------------------
 
 
+def test_a_key_counts_the_tokens_of_its_models_alone() -> None:
+    app = app_with({"models": "other"})
+    body = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+    answer = call(app, "POST", "/v1/messages/count_tokens", body, **ANN)
+    assert answer.status == 403
+    app.close()
+
+
 def test_requests_in_a_minute() -> None:
     app = app_with({"requests_per_minute": "3"})
     left = []
@@ -74,6 +82,7 @@ def test_requests_in_a_minute() -> None:
     assert left == ["2", "1", "0"]
     refused = ask(app)
     assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert app.active == 0
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert re.fullmatch("1m0s|[0-5]?[0-9]s", refused.headers["x-ratelimit-reset-requests"])
@@ -135,6 +144,11 @@ def test_tokens_are_those_that_the_provider_reports(scripted: Callable[[], Scrip
     assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
     assert refused.headers["x-ratelimit-remaining-tokens"] == "300"
     assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
+    scripted().finish("x", Finish(), Usage(100, 150))
+    again = {**ANN, "HTTP_CHOREO_RESUMABLE": "1"}
+    assert call(app, "POST", CHAT, chat("x", stream=True, max_tokens=200), **again).status == 200
+    refused = ask(app, max_tokens=500)
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "50"
 
 
 def test_without_max_tokens_the_mean_of_the_answers_is_reserved(

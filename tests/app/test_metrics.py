@@ -141,7 +141,8 @@ def test_what_fails_before_it_begins_is_counted_as_its_error(
     assert requests_of(samples(app)) == {("chat", "m", "too_long"): 1}
 
 
-def test_failovers_and_breakers(scripted: Callable[[], Script]) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_failovers_and_breakers(scripted: Callable[[], Script], stream: bool) -> None:
     app = make_app(
         {"metrics": "on"},
         {
@@ -151,7 +152,7 @@ def test_failovers_and_breakers(scripted: Callable[[], Script]) -> None:
     )
     for _ in range(6):
         scripted().say(ProviderUnavailable("down"))
-        assert call(app, "POST", CHAT, chat("x", model="m")).status == 200
+        assert call(app, "POST", CHAT, chat("x", model="m", stream=stream)).status == 200
     found = samples(app)
     assert found["choreo_failovers_total", ("m",)] == 5  # then the circuit is open
     (target,) = [labels[0] for name, labels in found if name == "choreo_breaker_open"]

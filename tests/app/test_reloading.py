@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from wsgi_calls import call, chat
+from harness import make_app, wait_until
+from wsgi_calls import call, chat, environ_of
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.providers import Provider
@@ -77,3 +80,36 @@ def test_the_last_key_of_a_server_behind_a_proxy_stays(
     assert "stays as it was: behind_proxy" in caplog.text
     assert call(app, "GET", "/v1/models").status == 401
     app.close()
+
+
+def test_limits_may_come_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "choreo.ini"
+    section = f"[key ann]\ndigest = {hashlib.sha256(b'sk-ann').hexdigest()}\n"
+    path.write_text(section)
+    app = Application(configure({}, {}, str(path)), {})
+    path.write_text(f"{section}requests_per_minute = 1\n")
+    assert app.reload()
+    ann = {"HTTP_AUTHORIZATION": "Bearer sk-ann"}
+    asked = [call(app, "POST", "/v1/chat/completions", chat("x"), **ann) for _ in range(2)]
+    assert [answer.status for answer in asked] == [200, 429]
+    app.close()
+
+
+def test_a_closed_application_leaves_no_thread(tmp_path: Path) -> None:
+    """Those of the log and of the limits, both in a file, and of what goes on without a client."""
+    digest = hashlib.sha256(b"sk-ann").hexdigest()
+    before = set(threading.enumerate())
+    app = make_app(
+        {"replay": f"sqlite:{tmp_path / 'replay.db'}"},
+        {"key ann": {"digest": digest, "max_streams": "9", "requests_per_minute": "9"}},
+    )
+    more = {"HTTP_AUTHORIZATION": "Bearer sk-ann", "HTTP_CHOREO_RESUMABLE": "1"}
+    body = chat("a b c", stream=True)
+    head: Any = lambda *head: lambda data: None  # noqa: E731
+    left: Any = app(environ_of("POST", "/v1/chat/completions", body, **more), head)
+    next(iter(left))
+    left.close()
+    wait_until(lambda: app.active == 0, "it has ended without its client")
+    assert set(threading.enumerate()) > before
+    app.close()
+    wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")

@@ -13,7 +13,7 @@ import pytest
 from harness import Client, Server, make_app, wait_until
 from replay_helpers import size_of
 from scripted_provider import Script
-from wsgi_calls import call
+from wsgi_calls import call, environ_of
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
@@ -312,6 +312,20 @@ def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(
         assert text_of(read_to_end(again)) == "late"
 
 
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_keyed_request_alone_waits_on_without_its_client(
+    start: Any, script: Script, keyed: bool
+) -> None:
+    app, _ = start()
+    more: dict[str, Any] = {"HTTP_IDEMPOTENCY_KEY": "early"} if keyed else {}
+    more["waitress.client_disconnected"] = lambda: True
+    environ = environ_of("POST", "/v1/chat/completions", ask(), HTTP_CHOREO_RESUMABLE="1", **more)
+    waiting: Any = app(environ, lambda *head: None)
+    waiting.ready(0.0)
+    assert (waiting.decided is None) is keyed
+    waiting.close()
+
+
 def test_an_unkeyed_request_whose_client_leaves_before_the_head_is_stopped(
     start: Any, script: Script
 ) -> None:
@@ -456,6 +470,19 @@ def test_too_many_streams_without_a_client_let_no_other_begin(
     with server.connect() as client:
         begin(client, ask("echo"), Idempotency_Key="again")
         assert text_of(read_to_end(client))
+
+
+def test_streams_of_another_key_without_a_client_are_not_counted(
+    start: Any, script: Script
+) -> None:
+    app, server = start(max_orphans_per_key="1", api_keys=KEYS)
+    client = server.connect()
+    begin(client, ask(), **bearer("key-a"))
+    client.reset()
+    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    with server.connect() as other:
+        begin(other, ask("echo"), **bearer("key-b"))
+    script.finish(Finish())
 
 
 def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) -> None:

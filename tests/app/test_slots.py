@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from replay_helpers import size_of
 from scripted_provider import Script
 from wsgi_calls import call, chat, environ_of
 
@@ -107,3 +108,39 @@ def test_a_mistake_of_ours_is_logged_with_its_traceback(
     with_traceback = [record for record in caplog.records if record.exc_info]
     assert with_traceback and "bug-1" in with_traceback[0].getMessage()
     assert "a mistake in a provider" in caplog.text
+
+
+def test_readings_are_waited_for_and_refused_by_a_drain(application: Make) -> None:
+    app = application()
+    begun = call(app, "POST", CHAT, chat("a", stream=True), HTTP_CHOREO_RESUMABLE="1")
+    path = begun.headers["content-location"]
+    reading: Any = app(environ_of("GET", path), lambda *head: lambda data: None)
+    assert app.active == 1
+    reading.close()
+    assert app.active == 0
+    app.drain()
+    refused = call(app, "GET", path)
+    assert (refused.status, refused.error["code"]) == (503, "server_shutting_down")
+    assert refused.headers["retry-after"] == "1"
+
+
+def test_the_next_target_may_need_more_room(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    """It is asked once for each choice, when the first has failed."""
+    targets = {"a": {"type": "echo", "models": "m"}, "b": {"type": "scripted", "models": "m"}}
+    body = {**chat("a"), "model": "m", "n": 3}
+    assert call(application(targets, max_streams="3"), "POST", CHAT, body).status == 200
+    refused = call(application(targets, max_streams="2"), "POST", CHAT, body)
+    assert (refused.status, refused.error["param"]) == (400, "n")
+
+
+def test_a_response_that_is_refused_in_the_background_leaves_no_log(application: Make) -> None:
+    app = application(max_streams="1")
+    running: Any = app(
+        environ_of("POST", CHAT, chat("a", stream=True)), lambda *head: lambda data: None
+    )
+    body = {"model": "echo", "input": "a", "background": True}
+    assert call(app, "POST", "/v1/responses", body).status == 503
+    running.close()
+    assert size_of(app._resumption().store) == 0

@@ -58,3 +58,9 @@ def test_what_is_no_context_stays_here(upstream: RawServer, parent: str) -> None
     headers, id = asked(upstream, "openai", **more)
     assert headers["x-request-id"] == id and id.startswith("req_")
     assert not {"traceparent", "tracestate", "x"} & headers.keys()
+
+
+def test_a_state_that_is_none_stays_here(upstream: RawServer) -> None:
+    more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=\u00e9"}
+    headers, _ = asked(upstream, "openai", **more)
+    assert headers["traceparent"] == PARENT and "tracestate" not in headers

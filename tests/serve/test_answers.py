@@ -216,7 +216,10 @@ def endless_app(stream: Endless) -> Any:
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_client_that_leaves_while_its_stream_waits_for_it(run_app: RunApp, how: str) -> None:
+def test_a_client_that_leaves_while_its_stream_waits_for_it(
+    run_app: RunApp, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is nothing to be told of in the log."""
     stream = Endless(b"x" * 100_000)
     client = run_app(endless_app(stream)).connect()
     client.request("GET", "/")
@@ -231,6 +234,7 @@ def test_a_client_that_leaves_while_its_stream_waits_for_it(run_app: RunApp, how
     harness.wait_until(stuck, "the system's buffers are full", 30)
     getattr(client, how)()
     assert stream.closed.wait(harness.DEADLINE)
+    assert [record for record in caplog.records if record.name.startswith("choreo")] == []
 
 
 def test_a_client_that_takes_nothing_is_cut_off(run_app: RunApp) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,12 @@ def test_there_may_be_as_many_threads_as_streams_and_some(run_app: Callable[...,
         server = run_app(body_app(b"ok"), max_streams=streams).server
         assert server.carrier.workers.most == streams + RESERVE
         assert server._most == connections
+
+
+def test_a_server_that_has_ended_leaves_no_thread(run_app: Callable[..., Running]) -> None:
+    before = set(threading.enumerate())
+    server = run_app(body_app(b"ok"))
+    with server.connect() as client:
+        assert client.exchange("GET", "/").body == b"ok"
+    server.close()
+    harness.wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")

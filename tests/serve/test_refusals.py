@@ -303,6 +303,23 @@ def test_a_body_is_asked_for_when_its_turn_has_come(run_app: RunApp) -> None:
         assert client.read_answer().body == b"ab"
 
 
+def test_a_connection_is_idle_from_the_end_of_its_answer_on(run_app: RunApp) -> None:
+    ends: list[float] = []
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        (channel,) = server.server.connections
+        channel.heard -= 100  # so long has the answer taken
+        ends.append(time.monotonic())
+        return body_app(b"ok")(environ, start_response)
+
+    server = run_app(handler)
+    with server.connect() as client:
+        assert client.exchange("GET", "/").body == b"ok"
+        channel = only_channel(server)
+        harness.wait_until(lambda: not channel.requests, "the request's end")
+        assert channel.heard >= ends[0]
+
+
 def test_an_idle_connection_is_kept_longer_than_a_request_may_take(run_app: RunApp) -> None:
     server = run_app(body_app(b"ok"))
     with server.connect() as client:

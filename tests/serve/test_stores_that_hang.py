@@ -1,4 +1,4 @@
-"""A database that answers nobody holds up whoever asks it, and no other client."""
+"""What answers nobody, as a database, holds up whoever asks it, and no other client."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 import harness
 import pytest
 from plain_apps import Running
+from raw_server import RawServer
 from replay_helpers import RedisServer
 from wsgi_calls import chat
+
+from choreo_wsgi.app.request import LARGE, while_parsing
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -59,4 +62,35 @@ def test_others_are_served_meanwhile(redis: RedisServer, case: Any) -> None:
     finally:
         assert redis.process is not None
         redis.process.send_signal(signal.SIGCONT)
+        server.close()
+
+
+def test_others_are_served_while_a_provider_lists_its_models() -> None:
+    with RawServer() as upstream:
+        section = {"type": "openai", "models": "*", "api_key": "k", "base_url": upstream.url}
+        settings = {"listen": "127.0.0.1:0", "drain_seconds": "0"}
+        server = Running(harness.make_app(settings, {"provider p": section}))
+        try:
+            with server.connect() as slow, server.connect() as quick:
+                slow.request("GET", "/v1/models")
+                peer = upstream.call()
+                assert quick.exchange("GET", "/healthz").status == 200
+                assert not select.select([slow.socket], [], [], 0)[0]
+                peer.close()
+                assert slow.read_answer().status == 200
+        finally:
+            server.close()
+
+
+def test_others_are_served_while_a_large_request_waits_for_its_turn() -> None:
+    """One is parsed at a time, on a thread."""
+    server = Running(harness.make_app({"listen": "127.0.0.1:0", "drain_seconds": "0"}))
+    try:
+        with server.connect() as slow, server.connect() as quick:
+            with while_parsing(LARGE + 1):
+                slow.request("POST", CHAT, chat("x " * LARGE))
+                harness.wait_until(lambda: harness.busy(server.server.carrier.workers), "it waits")
+                assert quick.exchange("GET", "/healthz").status == 200
+            assert slow.read_answer().status == 200
+    finally:
         server.close()
