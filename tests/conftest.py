@@ -58,11 +58,12 @@ def pytest_configure() -> None:
 
 #: Files of few tests that take long: begun last, one of them would run beside idle cores.
 LONGEST = (
+    *("programs/test_doctor.py", "programs/test_wsgi_servers.py", "programs/test_page.py"),
     *("docs/test_rendering.py", "programs/test_install_size.py", "client/test_types.py"),
     *("app/test_bounds.py", "app/test_fleet.py", "app/test_cuts.py", "app/test_limits_served.py"),
-    *("local/test_local_served.py", "local/test_local_provider.py", "serve/test_growth.py"),
-    *("programs/test_doctor.py", "programs/test_openai_028.py", "serve/test_first_day.py"),
-    *("providers/test_requests_of_any_shape.py", "serve/test_other_servers.py"),
+    *("local/test_local_served.py", "local/test_local_provider.py", "client/test_examples.py"),
+    *("serve/test_reload.py", "serve/test_other_servers.py", "serve/test_first_day.py"),
+    *("providers/test_requests_of_any_shape.py", "providers/test_long_texts.py"),
 )
 
 
