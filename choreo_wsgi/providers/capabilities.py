@@ -1,14 +1,15 @@
 """What models take and refuse, as a table: sampling, thinking, efforts, limits.
 
 The adapters ask :func:`capabilities` for a model's name, in whatever form a platform writes it.
-A model that is not in the table gets the defaults of :class:`Capabilities`; the setting
-``capabilities`` of a provider goes before the table.  Each row says where it is from.
+The table is ``capabilities.txt``.  A model that is not in it gets the defaults of
+:class:`Capabilities`; the setting ``capabilities`` of a provider goes before the table.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -71,63 +72,6 @@ class Row:
     facts: Capabilities
 
 
-#: Where the facts are from, by the name that a row has for it.
-PAGES = {
-    "claude": "https://platform.claude.com/docs/en/about-claude/models/overview",
-    "effort": "https://platform.claude.com/docs/en/build-with-claude/effort",
-    "middle": (
-        "https://platform.claude.com/docs/en/build-with-claude/mid-conversation-system-messages"
-    ),
-    "fable": "https://platform.claude.com/docs/en/models/fable-5/migration-guide",
-    "opus55": "https://platform.claude.com/docs/en/models/opus-5-5/overview",
-    "sonnet55": "https://platform.claude.com/docs/en/models/sonnet-5-5/overview",
-    "gemini": "https://ai.google.dev/gemini-api/docs/thinking",
-    "gemini25": "https://ai.google.dev/gemini-api/docs/models/gemini-2.5-pro",
-    "gemini3": "https://ai.google.dev/gemini-api/docs/models/gemini-3-pro-preview",
-    "gemini31": "https://ai.google.dev/gemini-api/docs/models/gemini-3.1-pro-preview",
-    "lite20": "https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini/2-0-flash-lite",
-    "lite25": "https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini/2-5-flash-lite",
-    "o-series": "https://github.com/run-llama/llama_index/issues/20865",
-    "ollama": "https://docs.ollama.com/capabilities/thinking",
-}
-
-_NEW = "sampling=none thinking=effort efforts=low|medium|high|xhigh|max max_tokens=128000"
-_OLDER = "sampling=one thinking=effort efforts=low|medium|high|max"
-_ALWAYS = f"{_NEW} off=no system_anywhere=true"
-_OLD = r"(-0)?(-\d{8}|@|-v\d|$)"
-_LEVELS = "thinking=effort off=no efforts"
-_FLASH = "most=24576 max_tokens=65536"
-_PRO = "thinking=budget off=no least=128 most=32768 max_tokens=65536"
-_TABLE = rf"""
-claude-3-5                  2026-11-25 claude  thinking=none max_tokens=8192
-claude-3-7                  2026-11-25 claude  thinking=budget max_tokens=64000
-claude-3-                   2026-11-25 claude  thinking=none max_tokens=4096
-claude-opus-4-1\b           2026-11-25 claude  sampling=one thinking=budget max_tokens=32000
-claude-opus-4{_OLD}         2026-11-25 claude  thinking=budget max_tokens=32000
-claude-sonnet-4{_OLD}       2026-11-25 claude  thinking=budget max_tokens=64000
-claude-\w+-4-5              2026-11-25 claude  sampling=one thinking=budget max_tokens=64000
-claude-opus-4-6             2026-11-25 effort  {_OLDER} max_tokens=128000
-claude-sonnet-4-6           2026-11-25 effort  {_OLDER} max_tokens=64000
-claude-opus-4-7             2026-11-25 effort  {_NEW}
-claude-opus-4-8             2026-11-25 middle  {_NEW} system_anywhere=true
-claude-opus-5-5             2026-11-25 opus55  {_ALWAYS} forced_tools=false
-claude-(fable|mythos)-5-\d  2026-11-25 opus55  {_ALWAYS} forced_tools=false
-claude-sonnet-5-5           2026-11-25 sonnet55 {_ALWAYS} off=between_tools forced_tools=false
-claude-(fable|mythos)-5     2026-11-25 fable   {_ALWAYS}
-claude-\w+-5                2026-11-25 effort  {_NEW} system_anywhere=true
-gemini-1                    2026-11-25 gemini  thinking=none
-gemini-2\.0                 2026-11-26 gemini+lite20 thinking=none max_tokens=8192
-gemini-2\.5-pro             2026-11-25 gemini25 {_PRO}
-gemini-2\.5-flash-lite      2026-11-26 gemini+lite25 thinking=budget least=512 {_FLASH}
-gemini-2\.5                 2026-11-25 gemini  thinking=budget least=1 most=24576
-gemini-3-pro                2026-11-26 gemini+gemini3 {_LEVELS}=low|high max_tokens=65536
-gemini-3\.1-pro             2026-11-26 gemini+gemini31 {_LEVELS}=low|medium|high max_tokens=65536
-gemini-                     2026-11-25 gemini  {_LEVELS}=minimal|low|medium|high
-gpt-oss                     2026-11-25 ollama  {_LEVELS}=low|medium|high
-^(openai/)?o(1|3|4-mini)\b  2026-11-25 o-series parallel=one
-"""
-
-
 Override = tuple[str, dict[str, str]]
 
 
@@ -188,11 +132,20 @@ def asked_effort(request: ChatRequest) -> str | None:
     return "low" if budget <= 2048 else "medium" if budget <= 8192 else "high"
 
 
-def _row(line: str) -> Row:
-    pattern, seen, page, *pairs = line.split()
-    pages = ", ".join(PAGES[name] for name in page.split("+"))
-    return Row(pattern, seen, pages, _changed(Capabilities(), _pairs(pairs)))
+def _table(text: str) -> Iterator[Row]:
+    """Yield the rows of *text*, whose first lines say how it is written."""
+    words: dict[str, str] = {}
+    for line in filter(None, text.splitlines()):
+        for word, meaning in words.items():
+            line = line.replace(f"{{{word}}}", meaning)
+        name, defined, meaning = line.partition(" := ")
+        if defined:
+            words[name] = meaning
+        elif not line.startswith("#"):
+            pattern, seen, page, *pairs = line.split()
+            pages = ", ".join(words[name] for name in page.split("+"))
+            yield Row(pattern, seen, pages, _changed(Capabilities(), _pairs(pairs)))
 
 
 #: The first row whose pattern is found decides.
-TABLE = tuple(map(_row, _TABLE.strip().splitlines()))
+TABLE = tuple(_table((pkgutil.get_data(__package__, "capabilities.txt") or b"").decode()))

@@ -1,13 +1,15 @@
 """What each provider with its own API can do of OpenAI's, in three tables.
 
-One has the parameters of a request, one the members of its messages, one the kinds of content
-in each place.  The adapters check requests against them (:func:`check`) and
+One has the parameters of a request, one the members of its messages (both in ``support.txt``), one
+the kinds of content in each place.  The adapters check requests against them (:func:`check`) and
 ``docs/providers.rst`` shows them.
 """
 
 from __future__ import annotations
 
 import json
+import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -42,71 +44,13 @@ class Row:
     neutral: list[Json]
 
 
-_OURS, _HINT = "dropped: bookkeeping at OpenAI", "dropped: a hint"
-_EACH = "done: that many requests at once"
-_MOST = "sent: up to what the model writes at most; 0 is done here"
-_ONE_CALL = "refused: but for models that call one tool at a time"
-_PARAMETERS = f"""
-temperature | sent 1: 0 to 1; where the model has it; the default 1 is not sent
-    | sent 1: 0 to 1; to Claude as at Anthropic | sent | sent
-top_p | sent: where the model has it, and beside temperature; the default 1 is not sent
-    | sent: to Claude as at Anthropic | sent | sent
-top_k | sent | sent: Claude; refused for others | sent | sent
-max_tokens | {_MOST}; required there: the option ``max_tokens`` stands in
-    | {_MOST} | {_MOST} | {_MOST} | sent: up to ``local_max_tokens_limit``
-stop | sent: strings of blanks are done here | sent: strings of blanks are done here | sent | sent
-seed | {_HINT} | {_HINT} | sent | sent
-n | {_EACH} | {_EACH} | sent: as ``candidateCount`` | {_EACH}
-tools | sent
-tool_choice | sent: refused where the model cannot be made to call one
-    | sent: ``none`` leaves the tools out; refused after tool calls | sent
-    | done: ``auto``; ``none`` leaves the tools out; others refused | sent
-parallel_tool_calls [true] | sent | {_ONE_CALL} | {_ONE_CALL} | {_ONE_CALL} | sent
-response_format | sent: ``json_schema``; ``json_object`` refused
-    | sent: ``json_schema``; ``json_object`` refused | sent | sent
-reasoning_effort | sent: as ``effort``, or as a thinking budget for older models
-    | sent: Claude and gpt-oss; refused for others
-    | sent: as ``thinkingLevel``, or as a budget for Gemini 2.5 | sent: as ``think`` | {_HINT}
-thinking | sent: as it came
-    | sent: Claude, as it came; to gpt-oss as an effort; dropped for others
-    | sent: as ``reasoning_effort``, where the model thinks
-    | sent: as ``reasoning_effort`` | {_HINT}
-cache_control | sent | sent: as ``cachePoint`` at the end | {_HINT} | {_HINT}
-frequency_penalty,presence_penalty [0] | refused | refused | sent | sent
-logit_bias [{{}}] | refused | refused | refused | refused | sent
-logprobs [false] | refused | refused | refused | sent | refused
-top_logprobs [0] | refused | refused | refused | sent | refused
-modalities [["text"], []] | refused | refused
-    | sent: ``text`` and ``image``; others refused | refused
-audio | refused
-functions [[]] | refused
-function_call ["none", "auto"] | refused
-web_search_options,moderation | refused
-prediction,verbosity,prompt_cache_key,prompt_cache_options | {_HINT}
-prompt_cache_retention,service_tier | {_HINT}
-safety_identifier,user | sent: as ``metadata.user_id`` | {_OURS} | {_OURS} | {_OURS}
-metadata,store | {_OURS}
-"""
-#: The members of messages that not every provider has.
-_MEMBERS = f"""
-name | {_HINT}
-refusal | sent: as text
-reasoning_content | {_HINT} | {_HINT} | {_HINT} | sent: as ``thinking``
-thinking_blocks | sent | sent | {_HINT} | {_HINT}
-extra_content | {_HINT} | {_HINT} | sent: Google's thought signatures | {_HINT}
-cache_control | sent | sent: as ``cachePoint`` | {_HINT} | {_HINT}
-is_error | sent | sent: as ``status`` | sent: as ``error`` | {_HINT}
-function_call,audio | refused
-"""
-
-
 def _rows(table: str) -> tuple[Row, ...]:
     """Return the rows of *table*: names, neutral values, and the cells, ``how maximum: note``.
 
     One cell is for all, the last of four for ``local`` too.
     """
     rows: list[Row] = []
-    for line in table.replace("\n    ", " ").strip().splitlines():
+    for line in re.sub(r"\n    |^#.*\n", " ", table, flags=re.M).strip().splitlines():
         head, *texts = line.split(" | ")
         texts *= len(PROVIDERS) if len(texts) == 1 else 1
         texts += texts[-1:]
@@ -122,7 +66,8 @@ def _cell(text: str) -> Cell:
     return Cell(how, note, float(maximum) if maximum else None)
 
 
-TABLE, MESSAGES = _rows(_PARAMETERS), _rows(_MEMBERS)
+_text = (pkgutil.get_data(__package__, "support.txt") or b"").decode()
+TABLE, MESSAGES = map(_rows, _text.split("\n---\n"))
 _ROWS = {row.name: row for row in TABLE}
 #: What every request has, or says how its answer comes.
 _PLUMBING = frozenset(("model", "messages", "stream", "stream_options", "max_completion_tokens"))
