@@ -20,7 +20,7 @@ from ..late import Late
 from . import jsontext
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
-from .shapes import arguments_of, numbered
+from .shapes import ARGUMENTS, arguments_in, arguments_of, numbered
 
 if TYPE_CHECKING:
     from . import aside
@@ -33,9 +33,7 @@ _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
 #: So many pieces are looked at at once; behind a larger one, whether the arguments are whole.
 _BATCH, _LARGE = 16, 2 * 1024
-#: Where arguments stand, the name of OpenAI's API first.
-_ARGUMENTS = ("arguments", "parameters", "input")
-_KNOWN = ("index", "id", "type", "function", "custom", "name", *_ARGUMENTS)
+_KNOWN = ("index", "id", "type", "function", "custom", "name", *ARGUMENTS)
 
 
 class Brackets:
@@ -212,12 +210,13 @@ class ToolCalls:
         if isinstance(piece.get("custom"), dict):
             kind, member = "custom", "input"
         inner = piece.get(kind)
-        inner = inner if isinstance(inner, dict) else piece
+        if not isinstance(inner, dict):
+            inner = {**piece, "name": inner} if isinstance(inner, str) else piece
         index = whole_number(piece.get("index"))
         id, name = piece.get("id"), inner.get("name")
         id = id if isinstance(id, str) else "" if id is None else str(id)
         name = name if isinstance(name, str) else ""
-        given = next((found for key in _ARGUMENTS if (found := inner.get(key)) is not None), None)
+        given = arguments_in(inner)
         # An empty object at the start is where the arguments will be; PHP has no other than [].
         text = "" if given in ({}, []) else arguments_of(given)
         call = self._find(index, id, name, text) or self._open(index, id)

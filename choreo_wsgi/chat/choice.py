@@ -15,7 +15,25 @@ from .shapes import Members, arguments_of, reshape, says
 #: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
 KEPT, MENDED, CHANGED = range(3)
 #: Other names of a finish reason, which may stand beside it too.
-_REASONS = ("finishReason", "stop_reason")
+REASONS = ("finishReason", "stop_reason", "stopReason", "done_reason", "finish_details")
+#: Where a choice says something, if it does not in a delta.
+_SAID = (
+    *("message", "messages", "delta", "text", "content", "output", "response"),
+    *("generated_text", "completion", "answer"),
+)
+
+
+def said_in(one: Members) -> Json:
+    """Return what *one*, a choice, says instead of a delta, None for nothing; only a message stays.
+
+    Text, or parts of it, is content; a list may hold the one message.
+    """
+    name = next(filter(one.get, _SAID), "")
+    name = name or next((name for name in _SAID if one.get(name) is not None), "")
+    said = one[name] if name == "message" else one.pop(name, None)
+    if isinstance(said, list) and len(said) == 1 and isinstance(said[0], dict):
+        said = said if "type" in said[0] else said[0]
+    return {"content": said} if isinstance(said, str | list) else said
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +43,7 @@ class Choice:
     index: int
     calls: ToolCalls
     begun: bool = False  # its role was sent
+    in_messages: bool = False  # that is how it began, not with a delta
     finished: bool = False
 
     @property
@@ -43,7 +62,7 @@ class Choice:
         delta, verdict = self._delta(one)
         reason = one.get("finish_reason")
         if not reason:
-            reason = next(filter(None, map(one.get, _REASONS)), reason)
+            reason = next(filter(None, map(one.get, REASONS)), reason)
         if reason and not is_finish(reason):
             reason = ""
         closing: list[Members] = []
@@ -102,9 +121,12 @@ class Choice:
     def _delta(self, one: Members) -> tuple[Members, int]:
         """Return the delta of *one* in the right shape, and what became of it."""
         delta, verdict = one.get("delta"), KEPT
-        if type(delta) is not dict or "message" in one:
-            delta = one["delta"] = self._delta_instead(one, delta)
+        if type(delta) is not dict or type(one.get("message")) is dict:
+            delta = one["delta"] = self._delta_instead(one)
             verdict = CHANGED
+        if one.get("tool_calls"):
+            beside = one.pop("tool_calls")
+            delta["tool_calls"], verdict = delta.get("tool_calls") or beside, CHANGED
         if "finish_reason" in delta:
             reason, verdict = delta.pop("finish_reason"), CHANGED
             one["finish_reason"] = one.get("finish_reason") or reason
@@ -129,18 +151,20 @@ class Choice:
                 verdict = max(verdict, MENDED)
         return delta, verdict
 
-    def _delta_instead(self, one: Members, delta: Json) -> Members:
-        """Return the delta of *one*, which has none: but null, a whole message, or plain text."""
-        message = one.pop("message", None)
-        if isinstance(message, dict):
+    def _delta_instead(self, one: Members) -> Members:
+        """Return the delta of *one*, which has none, or a message, perhaps a whole one."""
+        is_message = type(one.get("message")) is dict
+        said = said_in(one)
+        one.pop("message", None)
+        if not isinstance(said, dict | None):
+            raise UpstreamInvalid("the provider's delta is not an object")
+        if not self.begun:
+            self.in_messages = is_message
+        elif is_message and said and not self.in_messages:
             # A document at the end (MiniMax) repeats what its chunks said.
-            return {} if self.begun else message
-        if delta is None:
-            said = one.pop("text", None) or one.pop("content", None)
-            delta = said if message is None else message
-        if delta is None or isinstance(delta, str | list):
-            return {"content": delta} if delta else {}
-        raise UpstreamInvalid("the provider's delta is not an object")
+            calls = None if self.calls.calls else said.get("tool_calls")
+            return {"tool_calls": calls} if calls else {}
+        return said or {}
 
 
 def _has_logprobs(one: Members) -> bool:

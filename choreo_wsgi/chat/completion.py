@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 
 from ..errors import UpstreamInvalid
+from .choice import said_in
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .normalise import COUNTS, Normaliser
@@ -20,7 +21,7 @@ _CLOSER = {
     *("tool_calls", "function_call", "audio", "reasoning_details", "usage", "finish_reason"),
     *REASONING,
 }
-_ELSEWHERE = {"delta", "usage"}
+_ELSEWHERE = {"delta", "tool_calls", "usage"}
 
 
 def normalise_completion(
@@ -43,8 +44,8 @@ def normalise_completion(
         return reply, reply["usage"]
     choices = numbered(reply.get("choices"))
     choices = choices if isinstance(choices, list) else [choices]
-    choices = [one for one in choices if one is not None]
-    messages = list(map(_message, choices))
+    choices = [{**one} if isinstance(one, dict) else {} for one in choices if one is not None]
+    messages = list(map(said_in, choices))
     if not (messages and all(isinstance(message, dict) for message in messages)):
         raise UpstreamInvalid("the provider's answer is not a chat completion")
     numbers = [whole_number(one.get("index")) for one in choices]
@@ -52,9 +53,7 @@ def normalise_completion(
         numbers = list(range(len(choices)))  # of two with one number neither is the other
     chunk = {**reply, "choices": []}
     for one, message, number in zip(choices, messages, numbers, strict=True):
-        instead = () if one.get("message") is not None else ("delta", "text", "content")
-        rest = {key: value for key, value in one.items() if key not in instead}
-        chunk["choices"].append({**rest, "index": number, "message": dict(message)})
+        chunk["choices"].append({**one, "index": number, "message": {**message}})
     normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
     if marks is not None:
         normaliser.marks = marks
@@ -108,14 +107,6 @@ def _is_plain(one: Json, place: int) -> bool:
         and _ELSEWHERE.isdisjoint(one)
         and isinstance(one.get("logprobs"), dict | None)
     )
-
-
-def _message(one: Json) -> Json:
-    """Return the message of the choice *one*, or what stands in its place; None for none."""
-    members = one if isinstance(one, dict) else {}
-    names = ("message", "delta", "text", "content")
-    said = next((members[name] for name in names if members.get(name) is not None), None)
-    return {"content": said} if isinstance(said, str | list) else said
 
 
 def _add(choice: Chunk, piece: Chunk) -> None:

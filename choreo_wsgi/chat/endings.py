@@ -68,7 +68,7 @@ def finish_reason(
 ) -> tuple[str, dict[str, Any] | None]:
     """Return OpenAI's finish reason for a provider's *word*, and more members of the choice.
 
-    SGLang says it in an object, ``{"type": "abort", "message": ...}``.
+    SGLang says it in an object, ``{"type": "abort", "message": ...}``; true is a stop.
     *called* is whether the choice has tool calls: ``stop`` is then ``tool_calls``, and without
     any ``tool_calls`` is ``stop``.  The second value is ``{"native_finish_reason": word}``
     where the provider's word says more than ours, None for OpenAI's own words.  A word that
@@ -77,8 +77,14 @@ def finish_reason(
     Raises ProviderError, with the provider's *message* if there is one, for a word that says
     that the answer failed, and UpstreamInvalid for what is no word.
     """
+    if isinstance(word, list) and len(word) == 1:
+        word = word[0]
     if isinstance(word, dict):
-        word, message = text_of(word.get("type")) or "error", text_of(word.get("message"))
+        word, message = (
+            text_of(word.get("type") or word.get("reason")) or "error",
+            text_of(word.get("message")),
+        )
+    word = "stop" if word is True else word
     if not isinstance(word, str):
         raise UpstreamInvalid("the provider's finish reason is not a string")
     reason = word if word in FINISH_REASONS else _meaning(word)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
-from .choice import CHANGED, KEPT, MENDED, Choice
+from .choice import CHANGED, KEPT, MENDED, REASONS, Choice
 from .endings import finish_reason, is_finish
 from .items import Json, Marks, new_call_id
 from .jsontext import count, whole_number
@@ -27,13 +27,20 @@ _FRAME = {
 }
 
 
+#: Where a finish reason may stand in a chunk without choices.
+_ENDS = ("finish_reason", *REASONS)
 #: The members of ``usage`` that the schema requires.
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COUNTED_AS = (
-    ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
-    ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
-    ("total_tokens", "totalTokens"),
+    ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "promptTokenCount"),
+    (
+        *("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
+        "candidatesTokenCount",
+    ),
+    ("total_tokens", "totalTokens", "totalTokenCount"),
 )
+#: What may hold the usage of a chunk, beside its own member.
+_USAGE = frozenset(("x_groq", "usageMetadata"))
 _COUNTED = {name for names in _COUNTED_AS for name in names}
 
 
@@ -161,6 +168,8 @@ class Normaliser:
         reported = self._take_usage(chunk, choices)
         if not self.repair:
             return self._watch(chunk, choices, reported)
+        if not choices and (reason := next(filter(None, map(chunk.get, _ENDS)), None)):
+            choices = chunk["choices"] = [{"finish_reason": reason}]  # the only choice's
         if not choices:
             if reported or (self._finished and "choices" in chunk):
                 self._keep_late(chunk)
@@ -193,8 +202,10 @@ class Normaliser:
     def _take_usage(self, chunk: Chunk, choices: list[Chunk]) -> bool:
         """Take usage out of a chunk; it is sent in a chunk of its own (Groq, Kimi)."""
         found = chunk.get("usage")
-        if found is None and "x_groq" in chunk and isinstance(chunk["x_groq"], dict):
-            found = chunk["x_groq"].pop("usage", None)
+        if found is None and not _USAGE.isdisjoint(chunk):
+            inner = chunk.get("x_groq")
+            found = inner.pop("usage", None) if isinstance(inner, dict) else None
+            found = found or chunk.pop("usageMetadata", None)
         elif found is not None:
             chunk["usage"] = None
         for one in choices:

@@ -17,7 +17,7 @@ Members = dict[str, Json]
 #: Where reasoning is found, the name that most clients know first.
 REASONING = (
     *("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_summary"),
-    *("thought", "thoughts"),
+    *("thought", "thoughts", "reasoningContent", "thinking_content", "internal_reasoning"),
 )
 #: Members that the schema has, but never as null.
 _NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *REASONING)
@@ -26,6 +26,10 @@ _RENAMED = {
     **dict.fromkeys(("text", "output_text"), "content"),
     **dict.fromkeys(("toolCalls", "tool_call"), "tool_calls"),
 }
+#: Kinds of parts that are calls.
+_CALLS = frozenset(("tool_use", "tool_call", "tool-call", "function_call"))
+#: Where the arguments of a call stand, the name of OpenAI's API first.
+ARGUMENTS = ("arguments", "parameters", "input", "args")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
@@ -35,7 +39,7 @@ ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
 _ERROR_WORDS = (
     *("message", "error_message", "errorMessage", "error_msg", "Message", "msg", "status_msg"),
     *("faultstring", "detail", "details", "error_description", "description", *ERROR_HOLDERS),
-    "title",
+    *("title", "err", "err_msg", "errmsg", "data", "result", "Response"),
 )
 _SHOWN = 500  # characters of an object without words, or of another's error
 _INSIDE = ("text", "thinking", "reasoning", "summary", "content", "value")
@@ -65,6 +69,11 @@ def numbered(value: Json) -> Json:
         members = {int(number): one for number, one in value.items()}
         return [{"index": i, **one} if type(one) is dict else one for i, one in members.items()]
     return value
+
+
+def arguments_in(call: Members) -> Json:
+    """Return what *call* has as its arguments, under whatever name; None for nothing."""
+    return next((found for name in ARGUMENTS if (found := call.get(name)) is not None), None)
 
 
 def arguments_of(value: Json) -> str:
@@ -125,9 +134,10 @@ def _take_parts(said: Members, content: Json) -> None:
         said["content"] = compact(content)
         return
     found: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
-    others: dict[str, list[Json]] = {"images": [], "content_parts": [], "annotations": []}
+    names = ("images", "content_parts", "annotations", "tool_calls")
+    others: dict[str, list[Json]] = {name: [] for name in names}
     for part in content if isinstance(content, list) else [content]:
-        members = part if isinstance(part, dict) else {}
+        members = {**part} if isinstance(part, dict) else {}
         kind = members.get("type")
         kind = kind if kind is None else str(kind).lower()
         if kind in _THOUGHTS or (kind in _TEXTS and members.get("thought") is True):  # as Gemini's
@@ -138,6 +148,9 @@ def _take_parts(said: Members, content: Json) -> None:
             found["content"].append(text_of(part))
             notes = members.get("annotations")
             others["annotations"] += notes if isinstance(notes, list) else []
+        elif kind in _CALLS:
+            del members["type"]
+            others["tool_calls"].append(members)
         else:
             image = members.get("image_url")
             made = {**members, "image_url": {"url": image}} if isinstance(image, str) else members

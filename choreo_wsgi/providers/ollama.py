@@ -13,7 +13,7 @@ from itertools import groupby
 
 from ..chat.endings import finish_reason
 from ..chat.items import dump_large, new_call_id
-from ..chat.shapes import numbered, reshape
+from ..chat.shapes import arguments_in, numbered, reshape
 from . import (
     ChatRequest,
     Delta,
@@ -260,9 +260,9 @@ class OllamaTranslator(Translator):
             self._drawn += 1
         calls = numbered(message.get("tool_calls") or [])
         for call in calls if isinstance(calls, list) else [calls]:
-            function = call["function"]
+            function = call.get("function") or call
             id = text(call.get("id")) or self._new_call_id()
-            given = arguments(function.get("arguments"), self.marks)
+            given = arguments(arguments_in(function), self.marks)
             items += whole_call(self._calls, id, text(function["name"]), given)
             self._calls += 1
 

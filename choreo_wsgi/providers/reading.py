@@ -70,6 +70,9 @@ def parse_object(text: str | bytes) -> dict[str, Json]:
 
 _STATES = ("base_resp", "header", "x_groq")  # MiniMax, Spark, Groq
 _SUSPECT = frozenset((*ERROR_HOLDERS, *_STATES))
+#: What an object without choices has, or says, if it is an error.
+_TOLD = ("error_message", "error_msg", "errorMessage", "err", "err_msg", "errmsg", "detail")
+_FAILED = frozenset(("error", "failed", "failure"))
 
 
 def find_error(value: Json) -> Json:
@@ -100,19 +103,21 @@ def find_error(value: Json) -> Json:
         return None
     if found or isinstance(value.get("error"), dict | list):  # an empty one
         return value
-    if value.get("object") == "error" or value.get("type") == "error":
+    words = map(value.get, ("object", "type", "status", "state", "event"))
+    if any(word.lower() in _FAILED for word in words if isinstance(word, str)):
         return value
-    if any(map(value.get, ("error_message", "error_msg", "errorMessage", "detail"))):
+    if any(map(value.get, (*_TOLD, "is_error"))) or False in map(value.get, ("success", "ok")):
         return value
     if any(map(value.get, ("message", "msg", "details", "Message"))):
         return None if value.get("code") in (0, 200, "0", "200") else value
-    return None
+    status = jsontext.count(value.get("status"))
+    return value if status and 400 <= status < 600 else find_error(value.get("Response"))
 
 
 def unwrapped(value: Json) -> Json:
     """Return the completion, or chunk, that *value* has one level further in, or *value*."""
     if isinstance(value, dict) and "choices" not in value:
-        for inner in map(value.get, ("data", "result", "response", "output")):
+        for inner in map(value.get, ("data", "result", "response", "output", "completion", "body")):
             if isinstance(inner, dict) and inner.get("choices"):
                 return {"usage": value["usage"], **inner} if value.get("usage") else inner
     return value

@@ -52,6 +52,16 @@ SHAPES: list[tuple[Any, int]] = [
     ({"Error": {"Code": "ThrottlingException", "Message": "the cause"}}, 429),
     ({"fault": {"faultstring": "the cause", "detail": {"errorcode": "x"}}}, 502),
     ({"exception": "the cause"}, 502),
+    ({"status": "failed", "reason": "the cause"}, 502),
+    ({"ok": False, "description": "the cause"}, 502),
+    ({"success": False, "data": {"msg": "the cause"}}, 502),
+    ({"ret": 1, "err_msg": "the cause"}, 502),
+    ({"errcode": 4, "errmsg": "the cause"}, 502),
+    ({"err": "the cause"}, 502),
+    ({"event": "error", "data": {"message": "the cause"}}, 502),
+    ({"is_error": True, "result": "the cause"}, 502),
+    ({"title": "the cause", "status": 429}, 429),
+    ({"Response": {"Error": {"Code": "AuthFailure", "Message": "the cause"}}}, 502),
 ]
 
 
@@ -171,6 +181,8 @@ def test_too_long_a_prompt_has_one_code(told: str) -> None:
         {**CHUNK, "error": None, "errors": [], "base_resp": {"status_code": 0, "status_msg": ""}},
         {"type": "ping"},
         {"code": 0, "msg": "success"},
+        {"status": "processing", "success": True},
+        {"status": 200},
         "text",
         [CHUNK],
         None,

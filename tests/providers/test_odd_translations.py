@@ -42,6 +42,7 @@ GOOD = [
     ("anthropic", b'{"type":"message","content":"a","stop_reason":"end_turn"}'),
     ("gemini", events(response({"text": "a"}, reason="stop")) + b"data: [DONE]\n\n"),
     ("gemini", lines(response({"text": "a"}))),
+    ("gemini", events(response({"text": "a"}, error=None, promptFeedback=None))),
     ("ollama", lines({"response": "a", "done": False}, {"response": "", "done": True})),
     ("ollama", lines({"message": {"content": [{"type": "text", "text": "a"}]}, "done": True})),
     ("ollama", events(line("a"), line("", True)) + b"data: [DONE]\n\n"),
@@ -128,6 +129,25 @@ def test_parts_of_no_known_kind_are_passed_on() -> None:
     deltas = [one["delta"] for chunk in chunks for one in chunk["choices"]]
     found = [one for delta in deltas for one in delta.get("content_parts", ())]
     assert found == [{"index": number, **part} for number, part in enumerate(parts)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": {"name": "f", "parameters": {"a": 1}}},
+        {"function": {"name": "f", "args": '{"a":1}'}},
+        {"name": "f", "arguments": {"a": 1}},
+    ],
+)
+def test_the_arguments_of_a_call_from_ollama_under_other_names(call: Any) -> None:
+    said = {"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": True}
+    calls = [
+        one
+        for chunk in answer("ollama", lines(said), 1000)
+        for choice in chunk["choices"]
+        for one in choice["delta"].get("tool_calls", ())
+    ]
+    assert "".join(one["function"].get("arguments", "") for one in calls) == '{"a":1}'
 
 
 def test_every_provider_is_here() -> None:

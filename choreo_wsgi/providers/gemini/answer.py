@@ -87,9 +87,9 @@ class GeminiTranslator(EventTranslator):
                 self._told = told
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
-            if "error" in body:
+            if body.get("error"):
                 raise failure(body["error"])
-            if "promptFeedback" in body:
+            if body.get("promptFeedback"):
                 self._blocked(body["promptFeedback"])
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
                 raise provider_error(found)

@@ -206,6 +206,14 @@ ONE = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
         [{"delta": "a"}],
         [{"delta": ["a"]}],
         [{"text": "a"}],
+        [{"messages": [{"role": "assistant", "content": "a"}]}],
+        [{"messages": ["a"]}],
+        [{"message": [{"content": "a"}]}],
+        [{"delta": {"content": "a"}, "message": None}],
+        [{"delta": {"content": "a"}, "message": "ok"}],
+        [{"delta": None, "output": [{"type": "text", "text": "a"}]}],
+        [{"generated_text": "a"}],
+        [{"answer": "a"}],
     ],
 )
 def test_choices(choices: Any) -> None:
@@ -227,6 +235,7 @@ USAGES = [
     {"prompt_tokens": "3", "completion_tokens": 4.0, "total_tokens": None},
     {"promptTokens": 3, "completionTokens": 4, "totalTokens": 7},
     {"inputTokens": 3, "output_tokens": 4, "total_tokens": -1},
+    {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 7},
 ]
 
 
@@ -264,6 +273,10 @@ SAYS = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_re
         [None, SAYS],
         [{**SAYS, "message": "a"}],
         [{"text": "a", "finish_reason": "stop"}],
+        [{"messages": [{"role": "assistant", "content": "a"}], "finish_reason": "stop"}],
+        [{"messages": ["a"]}],
+        [{"response": "a", "finish_reason": ["stop"]}],
+        [{"answer": "a", "finish_reason": True}],
         [{"delta": {"content": "a"}, "finish_reason": "stop"}],
         [{**SAYS, "index": 7}],
     ],
@@ -319,6 +332,50 @@ def test_another_name_of_a_finish_reason_counts_where_there_is_no_other() -> Non
     assert relayed(chunk(SAID), matched)[2] == "stop"
 
 
+def test_a_stream_of_messages() -> None:
+    """Each has a piece, as a delta has, and not what was said before."""
+    pieces = [{"role": "assistant", "content": "a"}, {"content": "b"}, {"content": "c"}]
+    told = [{"choices": [{"message": one, "finish_reason": None}]} for one in pieces]
+    assert relayed(*told, chunk({}, "stop")) == ("abc", [], "stop")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"choices": [], "finish_reason": "length"},
+        {"choices": [], "stop_reason": "max_tokens"},
+        {"choices": [{"delta": {}, "done_reason": "length"}]},
+        {"choices": [{"delta": {}, "finish_details": {"type": "max_tokens"}}]},
+        {"choices": [{"delta": {}, "finish_reason": {"reason": "max_tokens"}}]},
+        {"choices": [{"delta": {}, "finish_reason": ["length"]}]},
+    ],
+)
+def test_a_cut_is_seen_wherever_it_is_told(end: Any) -> None:
+    assert relayed(chunk(SAID), end) == ("a", [], "length")
+
+
+WITH_ARGUMENTS = {"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}
+MADE = {"id": "c", "name": "f", "input": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk({"tool_calls": [{"id": "c", "name": "f", "args": {"a": 1}}]})],
+        [chunk({"tool_calls": [{"id": "c", "function": "f", "arguments": '{"a":1}'}]})],
+        [{"choices": [{"index": 0, "delta": {}, "tool_calls": [WITH_ARGUMENTS]}]}],
+        [chunk({"content": [{"type": "tool_use", **MADE}]})],
+        [
+            chunk({"role": "assistant"}),
+            {"choices": [{"message": {"tool_calls": [WITH_ARGUMENTS]}}]},
+        ],
+    ],
+)
+def test_a_call_is_not_lost_wherever_it_stands(chunks: Any) -> None:
+    _, [(name, arguments)], finish = relayed(*chunks, chunk({}, "tool_calls"))
+    assert (name, arguments, finish) == ("f", '{"a":1}', "tool_calls")
+
+
 @pytest.mark.parametrize("calls", [{"0": CALL}, {"1": CALL, "2": {**CALL, "id": "d"}}])
 def test_calls_that_are_numbered_by_names(calls: Any) -> None:
     for name in ("tool_calls", "toolCalls", "tool_call"):
@@ -333,7 +390,7 @@ def test_choices_by_names_that_are_no_numbers_are_an_error(name: str) -> None:
     assert told == "the provider's answer ended before it began"
 
 
-@pytest.mark.parametrize("choice", [{"answer": "a"}, {"index": 0, "answer": "a"}, {"delta": None}])
+@pytest.mark.parametrize("choice", [{"saying": "a"}, {"index": 0, "saying": "a"}, {"delta": None}])
 def test_a_stream_that_says_nothing_known_is_an_error(choice: Any) -> None:
     assert relayed({"choices": [choice]}) == "the provider's answer ended before it began"
 
