@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from requests.exceptions import ChunkedEncodingError
 from requests.structures import CaseInsensitiveDict
 
-from choreo_wsgi.chat.shapes import error_words
+from choreo_wsgi.chat.errorwords import error_words
 
 if TYPE_CHECKING:
     from .models import ChatCompletion

@@ -37,7 +37,8 @@ LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name i
 PURE = """
 sse errors version upstream.framing upstream.coding upstream.head local.request
 chat.items chat.source chat.answer chat.request chat.schema
-chat.checks chat.endings chat.shapes chat.calls chat.choice chat.normalise chat.completion
+chat.checks chat.endings chat.errorwords chat.shapes chat.calls chat.choice chat.normalise
+chat.completion
 providers.failures providers.reading providers.conversation providers.parts providers.tools
 providers.support providers.capabilities
 providers.openai.pattern providers.openai.relay providers.openai.events
@@ -69,8 +70,7 @@ ONLY = {
 SHARED = {
     *("choreo_wsgi.sse", "choreo_wsgi.version", "choreo_wsgi.errors"),
     *(f"choreo_wsgi.upstream.{name}" for name in ("coding", "framing", "head")),
-    "choreo_wsgi.chat.calls",
-    *("choreo_wsgi.chat.endings", "choreo_wsgi.chat.shapes"),
+    *(f"choreo_wsgi.chat.{name}" for name in ("calls", "endings", "errorwords", "shapes")),
 }
 
 #: The packages whose ``__getattr__`` imports what is asked for, so that importing them is cheap.

@@ -20,7 +20,7 @@ from ..late import Late
 from . import jsontext
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
-from .shapes import ARGUMENTS, arguments_in, arguments_of, numbered
+from .shapes import ARGUMENTS, arguments_in, arguments_of, listed
 
 if TYPE_CHECKING:
     from . import aside
@@ -177,11 +177,10 @@ class ToolCalls:
         Long arguments are marks of ``marks`` in both.  Raises UpstreamInvalid for what is no list
         of objects.
         """
-        given = [found] if isinstance(found := numbered(given), dict) else found
-        if not (isinstance(given, list) and all(isinstance(one, dict | None) for one in given)):
+        pieces = listed(given)
+        if not all(isinstance(one, dict) for one in pieces):
             raise UpstreamInvalid("the provider's tool calls are not a list of objects")
-        made = map(self._take, filter(None, given))
-        return [piece for piece in made if piece is not None]
+        return [made for piece in pieces if (made := self._take(piece)) is not None]
 
     def close(self) -> list[Piece]:
         """Say that the calls are complete; return the pieces still due: ``{}`` for no arguments.

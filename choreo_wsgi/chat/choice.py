@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid
 from .calls import ToolCalls
-from .endings import finish_reason, is_finish
+from .endings import finish_reason, is_finish, reason_in
 from .items import Json
 from .shapes import Members, arguments_of, reshape, says
 
 #: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
 #: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
 KEPT, MENDED, CHANGED = range(3)
-#: Other names of a finish reason, which may stand beside it too.
-REASONS = ("finishReason", "stop_reason", "stopReason", "done_reason", "finish_details")
 #: Where a choice says something, if it does not in a delta.
 _SAID = (
     *("message", "messages", "delta", "text", "content", "output", "response"),
@@ -60,16 +58,14 @@ class Choice:
         """
         told = type(one.get("delta")) is dict or "message" in one
         delta, verdict = self._delta(one)
-        reason = one.get("finish_reason")
-        if not reason:
-            reason = next(filter(None, map(one.get, REASONS)), reason)
+        reason = reason_in(one)
         if reason and not is_finish(reason):
             reason = ""
         closing: list[Members] = []
         if not reason or self.finished:
             # Before anything was said, what has no delta says nothing that is known.
             nothing = self.finished or may_be_empty or not (told or self.begun)
-            if nothing and not says(delta) and not _has_logprobs(one):
+            if nothing and not says(delta) and not any((one.get("logprobs") or {}).values()):
                 return [], CHANGED
             if reason is not None or "finish_reason" not in one:
                 one["finish_reason"] = None  # "" for null, or one more finish
@@ -165,8 +161,3 @@ class Choice:
             calls = None if self.calls.calls else said.get("tool_calls")
             return {"tool_calls": calls} if calls else {}
         return said or {}
-
-
-def _has_logprobs(one: Members) -> bool:
-    found = one.get("logprobs")
-    return any(found.values()) if isinstance(found, dict) else bool(found)

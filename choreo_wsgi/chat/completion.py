@@ -10,7 +10,7 @@ from .choice import said_in
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .normalise import COUNTS, Normaliser
-from .shapes import REASONING, numbered
+from .shapes import REASONING, listed
 from .shapes import Members as Chunk
 
 _IDENTITY = ("id", "created", "model")
@@ -42,9 +42,8 @@ def normalise_completion(
     """
     if _is_right(reply):
         return reply, reply["usage"]
-    choices = numbered(reply.get("choices"))
-    choices = choices if isinstance(choices, list) else [choices]
-    choices = [{**one} if isinstance(one, dict) else {} for one in choices if one is not None]
+    choices = listed(reply.get("choices"))
+    choices = [{**one} if isinstance(one, dict) else {} for one in choices]
     messages = list(map(said_in, choices))
     if not (messages and all(isinstance(message, dict) for message in messages)):
         raise UpstreamInvalid("the provider's answer is not a chat completion")

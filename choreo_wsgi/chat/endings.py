@@ -42,6 +42,11 @@ MEANINGS = {
         too_many_tool_calls unexpected_tool_call
     """,
 }
+#: Where a finish reason stands: several may stand beside each other.
+_NAMES = (
+    *("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason"),
+    "finish_details",
+)
 #: What stands for null: the choice goes on (DashScope, Vertex AI, templates of Python).
 _GOES_ON = frozenset(("null", "none", "undefined", "unspecified", "finish_reason_unspecified"))
 _MEANING = {word: reason for reason, words in MEANINGS.items() for word in words.split()}
@@ -80,10 +85,8 @@ def finish_reason(
     if isinstance(word, list) and len(word) == 1:
         word = word[0]
     if isinstance(word, dict):
-        word, message = (
-            text_of(word.get("type") or word.get("reason")) or "error",
-            text_of(word.get("message")),
-        )
+        message = text_of(word.get("message"))
+        word = text_of(word.get("type") or word.get("reason")) or "error"
     word = "stop" if word is True else word
     if not isinstance(word, str):
         raise UpstreamInvalid("the provider's finish reason is not a string")
@@ -95,6 +98,11 @@ def finish_reason(
     elif reason == "tool_calls" and not called:
         reason = "stop"
     return reason, None if word in FINISH_REASONS else {"native_finish_reason": word[:_LONGEST]}
+
+
+def reason_in(holder: dict[str, Any]) -> Any:
+    """Return the finish reason that *holder*, a choice or a chunk, has under whatever name."""
+    return next(filter(None, map(holder.get, _NAMES)), holder.get("finish_reason"))
 
 
 def is_finish(word: Any) -> bool:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
-from .choice import CHANGED, KEPT, MENDED, REASONS, Choice
-from .endings import finish_reason, is_finish
+from .choice import CHANGED, KEPT, MENDED, Choice
+from .endings import finish_reason, is_finish, reason_in
 from .items import Json, Marks, new_call_id
 from .jsontext import count, whole_number
 from .shapes import Members as Chunk
-from .shapes import numbered, says
+from .shapes import listed, says
 
 _OBJECT = "chat.completion.chunk"
 #: Members of a chunk that say nothing by themselves.
@@ -27,8 +27,6 @@ _FRAME = {
 }
 
 
-#: Where a finish reason may stand in a chunk without choices.
-_ENDS = ("finish_reason", *REASONS)
 #: The members of ``usage`` that the schema requires.
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COUNTED_AS = (
@@ -157,9 +155,7 @@ class Normaliser:
         """
         choices = chunk.get("choices")
         if not isinstance(choices, list) or None in choices:
-            choices = numbered(choices)
-            several = choices if isinstance(choices, list) else [choices]
-            choices = list(filter(None, several))
+            choices = listed(choices)
             if "choices" in chunk:
                 chunk["choices"] = choices
         for one in choices:
@@ -168,7 +164,7 @@ class Normaliser:
         reported = self._take_usage(chunk, choices)
         if not self.repair:
             return self._watch(chunk, choices, reported)
-        if not choices and (reason := next(filter(None, map(chunk.get, _ENDS)), None)):
+        if not choices and (reason := reason_in(chunk)):
             choices = chunk["choices"] = [{"finish_reason": reason}]  # the only choice's
         if not choices:
             if reported or (self._finished and "choices" in chunk):

@@ -36,12 +36,6 @@ _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
 #: Members that hold an error, or say in a word that there is one.
 ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
-_ERROR_WORDS = (
-    *("message", "error_message", "errorMessage", "error_msg", "Message", "msg", "status_msg"),
-    *("faultstring", "detail", "details", "error_description", "description", *ERROR_HOLDERS),
-    *("title", "err", "err_msg", "errmsg", "data", "result", "Response"),
-)
-_SHOWN = 500  # characters of an object without words, or of another's error
 _INSIDE = ("text", "thinking", "reasoning", "summary", "content", "value")
 
 
@@ -69,6 +63,12 @@ def numbered(value: Json) -> Json:
         members = {int(number): one for number, one in value.items()}
         return [{"index": i, **one} if type(one) is dict else one for i, one in members.items()]
     return value
+
+
+def listed(value: Json) -> list[Json]:
+    """Return what *value* has, if it is a list, however that is written, else *value* alone."""
+    value = numbered(value)
+    return list(filter(None, value if isinstance(value, list) else [value]))
 
 
 def arguments_in(call: Members) -> Json:
@@ -168,26 +168,3 @@ def _take_parts(said: Members, content: Json) -> None:
 def says(said: Members) -> bool:
     """Return whether *said*, a delta or a message, says anything: its role alone does not."""
     return any(value for name, value in said.items() if name != "role")
-
-
-def error_words(error: Json, places: bool = False) -> str:
-    """Return the words for a person in *error*, of whatever shape, or ``""``.
-
-    With *places* pydantic's ``{"loc": ["body", "n"], "msg": ...}`` says where, too.
-    """
-    if isinstance(error, str):
-        return error
-    if isinstance(error, list):
-        return "; ".join(filter(None, (error_words(one, places) for one in error[:5])))
-    if not isinstance(error, dict):
-        return ""
-    inner = (error_words(error.get(name), places) for name in _ERROR_WORDS)
-    found = next(filter(None, inner), "")
-    if not found and error:
-        return json.dumps(error, ensure_ascii=False)[:_SHOWN]
-    place, more = error.get("loc"), error.get("metadata")
-    if places and isinstance(place, list):
-        found = f"{'.'.join(map(str, place))}: {found}"
-    raw = more.get("raw") if isinstance(more, dict) else None
-    # OpenRouter's, where its own message says nothing.
-    return f"{found}: {raw[:_SHOWN]}" if isinstance(raw, str) and raw else found

@@ -119,12 +119,6 @@ class Provider(ABC):
         Called at start; asks nobody over the network.
         """
 
-    def stops(self, request: ChatRequest) -> tuple[str, ...]:
-        """Return the stop strings that are looked for here, not by the provider."""
-        if "stop" not in self.native:
-            return request.stop
-        return () if self.blank_stops else tuple(stop for stop in request.stop if not stop.strip())
-
     def lacks_key(self) -> bool:
         """Return whether there is no key and nothing can be had without one."""
         facts, options = self.facts, self.options
@@ -165,7 +159,9 @@ class Provider(ABC):
         if request.max_tokens == 0 and "max_tokens" not in self.native:
             return nothing(n)
         source = self.open(request)
-        stops = self.stops(request)
+        stops = request.stop
+        if "stop" in self.native:
+            stops = () if self.blank_stops else tuple(stop for stop in stops if not stop.strip())
         limit = None if "max_tokens" in self.native else request.max_tokens
         if stops or limit is not None:
             source = choices.Shortened(source, stops, limit, n)

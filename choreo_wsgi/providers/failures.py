@@ -23,8 +23,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from ..chat import jsontext
+from ..chat.errorwords import error_words
 from ..chat.items import Json
-from ..chat.shapes import error_words
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
 from ..upstream.head import retry_after as retry_after
 from .reading import find_error

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from ..chat.endings import finish_reason
 from ..chat.items import dump_large, new_call_id
-from ..chat.shapes import arguments_in, numbered, reshape
+from ..chat.shapes import arguments_in, listed, reshape
 from . import (
     ChatRequest,
     Delta,
@@ -258,8 +258,7 @@ class OllamaTranslator(Translator):
             media_type = "image/jpeg" if text(data).startswith("/9j/") else "image/png"
             items.append(picture(self._drawn, media_type, data))
             self._drawn += 1
-        calls = numbered(message.get("tool_calls") or [])
-        for call in calls if isinstance(calls, list) else [calls]:
+        for call in listed(message.get("tool_calls")):
             function = call.get("function") or call
             id = text(call.get("id")) or self._new_call_id()
             given = arguments(arguments_in(function), self.marks)

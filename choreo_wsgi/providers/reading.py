@@ -8,7 +8,6 @@ from math import isfinite
 
 from ..chat import jsontext
 from ..chat.items import Json, Usage
-from ..chat.items import new_call_id as new_call_id
 from ..chat.shapes import ERROR_HOLDERS, numbered
 from ..errors import UpstreamInvalid
 
@@ -156,22 +155,19 @@ class Counts:
         return made
 
 
+def _openais(prompt: str, completion: str) -> Counts:
+    return Counts(
+        *(f"{prompt}_tokens", f"{completion}_tokens"),
+        cached=f"{prompt}_tokens_details.cached_tokens",
+        cache_write=f"{prompt}_tokens_details.cache_write_tokens",
+        reasoning=f"{completion}_tokens_details.reasoning_tokens",
+        total="total_tokens",
+    )
+
+
 #: Those of chat completions, of Responses and of Anthropic's Messages, whose input has nothing
 #: that was cached in it.
-CHAT = Counts(
-    *("prompt_tokens", "completion_tokens"),
-    cached="prompt_tokens_details.cached_tokens",
-    cache_write="prompt_tokens_details.cache_write_tokens",
-    reasoning="completion_tokens_details.reasoning_tokens",
-    total="total_tokens",
-)
-RESPONSES = Counts(
-    *("input_tokens", "output_tokens"),
-    cached="input_tokens_details.cached_tokens",
-    cache_write="input_tokens_details.cache_write_tokens",
-    reasoning="output_tokens_details.reasoning_tokens",
-    total="total_tokens",
-)
+CHAT, RESPONSES = _openais("prompt", "completion"), _openais("input", "output")
 MESSAGES = Counts(
     *("input_tokens cache_creation_input_tokens cache_read_input_tokens", "output_tokens"),
     cached="cache_read_input_tokens",

@@ -153,10 +153,10 @@ class RelayedDocument(UpstreamAnswer):
             return b""
         data = self.read(timeout)
         self._size += len(data)
-        if self._size > self._limit:
-            text = f"the provider's answer is longer than {self._limit} bytes"
-            raise self.fail(UpstreamInvalid(text))
         try:
+            if self._size > self._limit:
+                text = f"the provider's answer is longer than {self._limit} bytes"
+                raise UpstreamInvalid(text)
             if self._folding is None:
                 self._document += data if self._document else data.lstrip(BLANK)
                 if self._document.startswith(FIELDS):

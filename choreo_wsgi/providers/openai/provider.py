@@ -39,7 +39,6 @@ else:
 _OPENAIS = ("chat", "responses", "input_tokens", "compact")
 _APIS = frozenset((*_OPENAIS, "messages", "count_tokens", "completions", "embeddings"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_NO_NAMES: frozenset[str] = frozenset()
 _ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))  # depends on what the model can do
 
 #: How long a list of models is believed, and how long the lack of one, in seconds.
@@ -209,8 +208,15 @@ class OpenAI(OverHTTP):
 
         if not self.options.usage or self._takes_stream_options is False:
             return asking(body)
+
+        def again(status: int, text: bytes) -> Asking | None:
+            """Leave the options out if they may be what was refused; sure once they were taken."""
+            named = b"stream_options" in text or b"include_usage" in text
+            may_be = status in (400, 422) and (named or self._takes_stream_options is None)
+            return asking(body) if may_be else None
+
         first = asking({**body, "stream_options": options})
-        first.again = lambda status, text: asking(body) if self._refused(status, text) else None
+        first.again = again
         return first
 
     def _post(
@@ -220,13 +226,6 @@ class OpenAI(OverHTTP):
             self.key()
         url = self.url(path, request.model)
         return HTTPRequest("POST", url, self._headers, dump_large(body, request.marks))
-
-    def _refused(self, status: int, body: bytes) -> bool:
-        """Whether a refusal may be of ``stream_options``; sure once they have been taken."""
-        if status not in (400, 422):
-            return False
-        named = b"stream_options" in body or b"include_usage" in body
-        return named or self._takes_stream_options is None
 
     def models(self) -> list[str]:
         """Return the models that the upstream lists, at most some minutes old.
@@ -264,7 +263,5 @@ class OpenAI(OverHTTP):
 
 def _tool_names(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions that *request* offers."""
-    if not request.body.get("tools"):
-        return _NO_NAMES
-    tools = [tool.get("function") or {} for tool in request.body["tools"]]
+    tools = [tool.get("function") or {} for tool in request.body.get("tools") or ()]
     return frozenset([function["name"] for function in tools if "name" in function])
