@@ -43,10 +43,7 @@ MEANINGS = {
     """,
 }
 #: Where a finish reason stands: several may stand beside each other.
-_NAMES = (
-    *("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason"),
-    "finish_details",
-)
+_NAMES = ("finish_reason", "finishReason", "stop_reason", "done_reason", "finish_details")
 #: What stands for null: the choice goes on (DashScope, Vertex AI, templates of Python).
 _GOES_ON = frozenset(("null", "none", "undefined", "unspecified", "finish_reason_unspecified"))
 _MEANING = {word: reason for reason, words in MEANINGS.items() for word in words.split()}

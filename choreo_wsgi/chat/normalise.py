@@ -30,15 +30,10 @@ _FRAME = {
 #: The members of ``usage`` that the schema requires.
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COUNTED_AS = (
-    ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "promptTokenCount"),
-    (
-        *("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
-        "candidatesTokenCount",
-    ),
-    ("total_tokens", "totalTokens", "totalTokenCount"),
+    ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
+    ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
+    ("total_tokens", "totalTokens"),
 )
-#: What may hold the usage of a chunk, beside its own member.
-_USAGE = frozenset(("x_groq", "usageMetadata"))
 _COUNTED = {name for names in _COUNTED_AS for name in names}
 
 
@@ -198,10 +193,8 @@ class Normaliser:
     def _take_usage(self, chunk: Chunk, choices: list[Chunk]) -> bool:
         """Take usage out of a chunk; it is sent in a chunk of its own (Groq, Kimi)."""
         found = chunk.get("usage")
-        if found is None and not _USAGE.isdisjoint(chunk):
-            inner = chunk.get("x_groq")
-            found = inner.pop("usage", None) if isinstance(inner, dict) else None
-            found = found or chunk.pop("usageMetadata", None)
+        if found is None and "x_groq" in chunk and isinstance(chunk["x_groq"], dict):
+            found = chunk["x_groq"].pop("usage", None)
         elif found is not None:
             chunk["usage"] = None
         for one in choices:

@@ -1,9 +1,8 @@
 """The port that every provider of completions implements.
 
-A :class:`Provider` opens a :class:`~choreo_wsgi.source.Source` for a request: something
-that hands over chat chunks as they come.  That is all a provider needs to do.  One whose
-bytes already are what the caller gets (an OpenAI-compatible upstream) overrides
-:meth:`Provider.answer` too and takes no chunk apart.
+A :class:`Provider` opens a :class:`~choreo_wsgi.chat.source.Source` for a request: something that
+hands over items as they come.  That is all a provider needs to do.  One whose bytes already are
+what the caller gets (an OpenAI-compatible upstream) overrides :meth:`Provider.answer` too.
 """
 
 from __future__ import annotations

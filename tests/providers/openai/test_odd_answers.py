@@ -235,7 +235,6 @@ USAGES = [
     {"prompt_tokens": "3", "completion_tokens": 4.0, "total_tokens": None},
     {"promptTokens": 3, "completionTokens": 4, "totalTokens": 7},
     {"inputTokens": 3, "output_tokens": 4, "total_tokens": -1},
-    {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 7},
 ]
 
 
