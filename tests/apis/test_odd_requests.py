@@ -133,7 +133,8 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("route", "body"),
-    [("responses", RESPONSE), ("messages", MESSAGE), ("messages/count_tokens", MESSAGE),
+    [("responses", RESPONSE), ("responses/input_tokens", RESPONSE),
+     ("responses/compact", RESPONSE), ("messages", MESSAGE), ("messages/count_tokens", MESSAGE),
      ("completions", COMPLETION), ("embeddings", EMBEDDING)],
 )  # fmt: skip
 def test_an_odd_request_is_answered_or_refused(

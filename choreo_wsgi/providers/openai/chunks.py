@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ... import sse
+from ...chat.choice import CHANGED
 from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, new_call_id
 from ...chat.normalise import Normaliser
 from ...chat.schema import check_of, passes
@@ -40,6 +41,8 @@ class OpenAITranslator(Translator):
         self._reader.shorten = self.shorten
         self._normaliser = Normaliser(n, new_id=new_call_id, tools=tools)
         self.marks = self._normaliser.marks
+        # What was around the text of the last event that said nothing but a text, and its choice.
+        self._around: tuple[str, str, int] | None = None
 
     def shorten(self, text: bytes) -> bytes:
         """Return *text*, a chunk, with marks for the long strings that a choice says."""
@@ -69,14 +72,37 @@ class OpenAITranslator(Translator):
         return items
 
     def _take(self, event: sse.Event, items: list[Item]) -> None:
-        for _, chunk in read_chunks(event.data.strip().encode(), event.event):
+        data = event.data
+        if self._around is not None and event.event != "error":
+            before, after, index = self._around
+            said = data[len(before) : len(data) - len(after)]
+            if _is_plain(said) and data.startswith(before) and data.endswith(after):
+                items.append(Delta(said, index))
+                return
+        for _, chunk in read_chunks(data.strip().encode(), event.event):
             if chunk is None:
                 self._normaliser.take_done()
                 self._end(items)
                 return
-            for one in self._normaliser.take(chunk)[0]:
+            chunks, verdict = self._normaliser.take(chunk)
+            begun = len(items)
+            for one in chunks:
                 for choice in one["choices"]:
                     items += _items(choice)
+            if verdict != CHANGED and len(items) == begun + 1:
+                self._learn(data, items[-1])
+
+    def _learn(self, data: str, item: Item) -> None:
+        """Remember what is around the text of *item* in *data*, if it has nothing else to say.
+
+        Another text in that place would have been taken in the same way: nothing of what a
+        normaliser keeps or mends depends on it.
+        """
+        if not isinstance(item, Delta) or item != Delta(item.text, item.index):
+            return
+        before, found, after = data.partition(f'"content":"{item.text}"')
+        if found and _is_plain(item.text) and '"content"' not in before + after:
+            self._around = f'{before}"content":"', f'"{after}', item.index
 
     def _end(self, items: list[Item]) -> None:
         for chunk in self._normaliser.end():
@@ -86,6 +112,11 @@ class OpenAITranslator(Translator):
         reported = self._normaliser.usage
         if reported is not None:
             items.append(read_usage(reported))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether *text* stands in JSON as it is; an empty one says something else."""
+    return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
 
 
 #: Members of a delta that writers of other APIs take apart, and what in them is of use.

@@ -1,0 +1,90 @@
+"""Events that are alike but for their text are not parsed; they say what they would have said."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from nightly import examples
+
+from choreo_wsgi import sse
+from choreo_wsgi.chat.items import Delta, Item
+from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
+
+HEAD = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+TEXTS = ["a", " b", *"cdefg", "", 'say "x"', "back\\slash", "two\nlines", "é😀", "\u2028", "\x7f",
+         "<think>", '","x":"', "}", "data: [DONE]", "[DONE]"]  # fmt: skip
+CALL = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "{}"}}
+OTHER = {"index": 1, "delta": {"reasoning_content": "hm"}, "finish_reason": None}
+#: What may stand beside the text of a delta.
+BESIDE: list[dict[str, Any]] = [
+    *[{}] * 8, {"role": "assistant"}, {"reasoning_content": "hm"}, {"refusal": "no"},
+    {"tool_calls": [CALL]}, {"extra": {"content": "a"}}, {"content": None},
+    {"content": [{"type": "text", "text": "a"}]},
+]  # fmt: skip
+#: What may stand beside the choices of a chunk, and in a choice.
+OUTSIDE: list[dict[str, Any]] = [
+    *[{}] * 12, {"usage": None}, {"usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+    {"error": {"message": "no"}},
+]  # fmt: skip
+INSIDE: list[dict[str, Any]] = [
+    *[{}] * 8, {"finish_reason": "stop"}, {"logprobs": {"content": [{"token": "a"}]}}, {"index": 1}
+]  # fmt: skip
+EVENTS = [""] * 20 + ["message", "error"]
+
+
+def odd_stream(chance: Random) -> bytes:
+    """Return a stream in which runs of alike events are broken by others."""
+    frames = []
+    while len(frames) < 30:
+        beside, outside, inside = map(chance.choice, (BESIDE, OUTSIDE, INSIDE))
+        spaces = chance.choice([(",", ":"), (",", ":"), (", ", ": ")])
+        said = chance.choice(["delta", "delta", "message"])
+        names = chance.sample(["choices", *HEAD, *outside], 4 + 1 + len(outside))
+        also, other = chance.choice([True, False, False]), chance.choice([[], [], [], [OTHER]])
+        for _ in range(chance.randrange(1, 9)):
+            text = "a" if also else chance.choice(TEXTS)
+            choice = {
+                "index": 0,
+                said: {"content": text, **beside},
+                "finish_reason": None,
+                **inside,
+            }
+            whole = {**HEAD, "choices": [*other, choice], **outside}
+            chunk = {"content": chance.choice(TEXTS[:2])} if also else {}
+            chunk |= {name: whole[name] for name in names}
+            data = json.dumps(chunk, ensure_ascii=chance.random() < 0.5, separators=spaces)
+            frames.append(sse.frame(data.encode(), event=chance.choice(EVENTS)))
+    return b"".join(frames) + sse.DONE
+
+
+def read(stream: bytes) -> tuple[list[Item], str, Any]:
+    """Return the items of *stream*, the error that ends it, and its usage."""
+    translator, items = OpenAITranslator(2), list[Item]()
+    try:
+        translator.translate(stream, items)
+    except ChoreoError as error:
+        return items, error.message, translator.usage
+    return items, "", translator.usage
+
+
+def test_they_say_what_they_would_have_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = Random(13)
+    streams = [odd_stream(chance) for _ in range(examples(300, 5000))]
+    quickly = list(map(read, streams))
+    monkeypatch.setattr(OpenAITranslator, "_learn", lambda *_: None)
+    assert list(map(read, streams)) == quickly
+
+
+def test_they_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
+    text = json.dumps({**HEAD, "choices": [choice]}, separators=(",", ":"))
+    translator, items = OpenAITranslator(), list[Item]()
+    translator.translate(sse.frame(text.encode()), items)
+    translator.translate(sse.frame(text.encode()), items)  # the first had its role missing
+    monkeypatch.setattr("choreo_wsgi.providers.openai.chunks.read_chunks", None)
+    translator.translate(sse.frame(text.replace('"x"', '"another"').encode()), items)
+    assert items == [Delta("x"), Delta("x"), Delta("another")]
