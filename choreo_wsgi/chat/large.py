@@ -11,7 +11,6 @@ import codecs
 import io
 import json
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,22 +23,16 @@ AT_ONCE = 64
 def read(text: bytes, decoder: json.JSONDecoder) -> Any:
     """Return the object in *text* as *decoder* reads it.
 
-    The members of the object, and the elements of those that are arrays, are read one after the
-    other.  Raises ValueError for whatever is wrong, and for all that is no object.
+    What is larger than a window is read in parts, eight levels deep.  Raises ValueError for
+    whatever is wrong, and for all that is no object.
     """
-    window = _Window(text, decoder.raw_decode)
-    window.expect("{")
-    members: list[tuple[str, Any]] = []
-    symbol = ","
-    while symbol == ",":
-        name = window.value()
-        window.expect(":")
-        members.append((name, window.array() if window.peek() == "[" else window.value()))
-        symbol = window.symbol()
-    if symbol != "}" or window.rest() or not all(type(name) is str for name, _ in members):
+    window = _Window(text, decoder)
+    if window.peek() != "{":
         raise ValueError("not an object")
-    hook = decoder.object_pairs_hook
-    return dict(members) if hook is None else hook(members)
+    value = window.parts(8)
+    if window.rest():
+        raise ValueError("it does not end")
+    return value
 
 
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
@@ -64,11 +57,14 @@ def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
 
 
 class _Window:
-    """The part of *text* that is being read; *scan* reads the value at a place in it."""
+    """The part of *text* that is being read, of which *decoder* reads the values."""
 
-    def __init__(self, text: bytes, scan: Callable[[str, int], tuple[Any, int]]) -> None:
+    def __init__(self, text: bytes, decoder: json.JSONDecoder) -> None:
         self._bytes = text
-        self._scan = scan
+        self._scan = decoder.raw_decode
+        hook = decoder.object_pairs_hook
+        self._object = dict if hook is None else hook
+        self._names: dict[str, str] = {}  # they are the same in all elements of a list
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._decoded = self._at = 0
         self._text = ""
@@ -99,15 +95,10 @@ class _Window:
         self._at += 1
         return symbol
 
-    def expect(self, symbol: str) -> None:
-        """Pass *symbol*; raises ValueError for another."""
-        if self.symbol() != symbol:
-            raise ValueError(f"not a {symbol}")
-
-    def value(self) -> Any:
+    def value(self, levels: int) -> Any:
         """Return the next value, and pass it; something must follow it."""
         while True:
-            self.peek()
+            opening = self.peek()
             try:
                 value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError:
@@ -115,22 +106,31 @@ class _Window:
             if self._text[end : end + 1] in _ENDS:  # behind half a number is the other half
                 self._at = end
                 return value
+            if levels and opening in "[{" and len(self._text) - self._at >= WINDOW:
+                return self.parts(levels)
             self._grow()
 
-    def array(self) -> list[Any]:
-        """Return the next value, an array, and pass it."""
-        self.expect("[")
+    def parts(self, levels: int) -> Any:
+        """Return the next value, an array or an object, part by part, and pass it."""
+        end = "}" if self.symbol() == "{" else "]"
+        known = self._names.setdefault
+        names: list[str] = []
         values: list[Any] = []
-        symbol = "," if self.peek() != "]" else self.symbol()
+        symbol = self.symbol() if self.peek() == end else ","
         while symbol == ",":
-            value = self.value()
-            if type(value) is dict:  # the names are the same in all of them
-                value = {sys.intern(name): member for name, member in value.items()}
+            if end == "}":
+                name = self.value(0)
+                if type(name) is not str or self.symbol() != ":":
+                    raise ValueError("not a member")
+                names.append(known(name, name))
+            value = self.value(levels - 1)
+            if type(value) is dict:
+                value = {known(name, name): member for name, member in value.items()}
             values.append(value)
             symbol = self.symbol()
-        if symbol != "]":
-            raise ValueError("not an array")
-        return values
+        if symbol != end:
+            raise ValueError(f"not a {end}")
+        return self._object(list(zip(names, values, strict=True))) if end == "}" else values
 
     def rest(self) -> str:
         """Return what else there is, without blanks."""

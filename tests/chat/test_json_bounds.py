@@ -164,6 +164,20 @@ def test_what_is_written_in_parts_is_the_same(value: dict[str, Any]) -> None:
         assert dump_large(value) == items.dump(value)
 
 
+def test_one_large_turn_is_read_in_parts_too() -> None:
+    """Its texts are wide, but not all of it at once."""
+    call = {"type": "tool_use", "id": "t", "name": "f"}
+    inner = ["\U0001f600" + "y" * 90] * 20_000
+    turn = {"role": "assistant", "content": [{**call, "input": {"a": {"b": inner}}}]}
+    body = json.dumps({"model": "m", "messages": [turn]}, ensure_ascii=False).encode()
+    value = chat.loads(body)
+    with traced() as memory:
+        again = chat.loads(body)
+        held = memory.now
+    assert again == value == json.loads(body)
+    assert memory.peak < held + len(body) / 2
+
+
 @pytest.mark.parametrize("lists", [1, 2_000])
 def test_three_hundred_thousand_tokens_take_little(lists: int) -> None:
     each = list(range(100_000, 100_000 + 300_000 // lists))
