@@ -103,6 +103,10 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answers[0], api, "turns", partial(many_turns, api, model)
             wide = partial(many_turns, api, model, "\U0001f600")
             yield model, answers[0], api, "turns with emoji", wide
+            yield model, answers[0], api, "short turns", partial(many_turns, api, model, "y", 4)
+            short = partial(many_turns, api, model, "\U0001f600", 200)
+            yield model, answers[0], api, "short turns with emoji", short
+            yield model, answers[0], api, "tools", partial(tools, api, model)
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         tokens = "[" + "1234567," * 300_000 + "1]"
         yield "m", answer, api, "text", partial(_telling, api, "m", TEXTS["text"])
@@ -181,13 +185,31 @@ def history(api: str, model: str, text: str) -> bytes:
     return body.replace('"content":"giant:none"}]', f'"content":"giant:none"}},{turns}]').encode()
 
 
-def many_turns(api: str, model: str, letter: str = "y") -> bytes:
-    """Return the body of a request of *api* with thousands of turns, each with a *letter*."""
+def many_turns(api: str, model: str, letter: str = "y", size: int = 700) -> bytes:
+    """Return the body of a request of *api* with thousands of turns of *size* letters.
+
+    Each begins with *letter*.
+    """
     turn = '{"role":"user","content":"%s"},{"role":"assistant","content":"%s"},' % (
-        (letter + "y" * 699,) * 2
+        (letter + "y" * (size - 1),) * 2
     )
-    turns = f'[{turn * 5_000}{{"role":"user","content":"giant:none"}}]'
+    many = min(6_000, 1_600 + 8 * size)  # so many that their values are within the limit
+    turns = f'[{turn * many}{{"role":"user","content":"giant:none"}}]'
     if api == "responses":
         return request(api, model, turns)
     body = request(api, model, '"-"').decode()
     return body.replace('[{"role":"user","content":"-"}]', turns).encode()
+
+
+def tools(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 350 tools of eight parameters each."""
+    schema = {"type": "object", "properties": {key: {"type": "string"} for key in "abcdefgh"}}
+    named = [{"name": f"f{at}", "description": "does it"} for at in range(350)]
+    made: list[dict[str, Any]] = {
+        "chat": [
+            {"type": "function", "function": {**name, "parameters": schema}} for name in named
+        ],
+        "responses": [{"type": "function", **name, "parameters": schema} for name in named],
+        "messages": [{**name, "input_schema": schema} for name in named],
+    }[api]
+    return request(api, model, '"giant:none"', tools=made)

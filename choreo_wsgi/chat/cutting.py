@@ -15,10 +15,10 @@ from .longtext import WINDOW, new_mark, new_number
 #: Shorter strings stay, and runs of numbers that are shorter by FEWER times.
 CUT, FEWER = 2 * 1024, 8
 #: Shorter strings stay even if they are wide: if one character makes four bytes of each.
-_WIDE = 256
+_WIDE = 96
 #: What a mark takes, about: its text, twice, and what it stands for.
-_MARK_SIZE = 400
-#: A view takes more than a copy does, and holds the whole text, in which that is little.
+_MARK_SIZE = 270
+#: From so many bytes on a view, which holds the whole text, takes less than a copy.
 _SHORT = 1024
 #: Bytes that stay at the start of a string, as what tells of which kind a picture is, and those
 #: at its end.
@@ -52,7 +52,7 @@ def shorten(
     if len(text) <= 2 * window:
         return as_it_is, marks
     view = memoryview(text)
-    found: dict[bytes, memoryview] = {}
+    found: dict[bytes, bytes | memoryview] = {}
     parts: list[bytes | memoryview] = []
     inside = False
     mark = b""
@@ -61,8 +61,8 @@ def shorten(
     def set_aside(begin: int, end: int, new: str) -> None:
         nonlocal mark, start, done
         mark, start = new.encode(), begin
-        parts.extend((view[done:begin], mark))
-        found[mark] = view[begin:end]
+        parts.extend((_held(view[done:begin]), mark))
+        found[mark] = _held(view[begin:end])
         done = end
 
     while at < len(text):
@@ -102,6 +102,11 @@ def shorten(
     if 2 * size < len(text) or size < _SHORT * len(found):  # they need not hold all of it
         marks = {mark: bytes(inside) for mark, inside in found.items()}
     return b"".join([*parts, view[done:]]), marks or {**found}
+
+
+def _held(part: memoryview) -> bytes | memoryview:
+    """Return *part*, a copy of it if that takes less."""
+    return bytes(part) if len(part) < _SHORT else part
 
 
 def _head(text: bytes | bytearray | memoryview, at: int) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from ..chat import jsontext
 from ..chat.aside import parse_pieces, pieces
@@ -43,7 +44,7 @@ class Turn:
     role: str
     parts: list[Part]
     message: dict[str, Json]
-    thoughts: list[dict[str, Json]] = field(default_factory=list)
+    thoughts: Sequence[dict[str, Json]] = ()
 
 
 @dataclass
@@ -122,7 +123,7 @@ def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> 
     parts: list[Part] = list(content(message, where, blanks))
     if role == "assistant":
         parts += calls.made(message)
-        return Turn(role, parts, message, _thoughts(message))
+        return Turn(role, parts, message, _thoughts(message) or ())
     return Turn("system" if role == "developer" else role, parts, message)
 
 
@@ -137,27 +138,23 @@ def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
                 yield Turn("tool", [result], {})
 
 
-def merged(turns: list[Turn]) -> list[tuple[str, list[Turn]]]:
-    """Return the turns as ``user`` and ``assistant`` alternate, beginning with ``user``.
+def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
+    """Yield the turns as ``user`` and ``assistant`` alternate, beginning with ``user``.
 
     Results are the user's; they come first, in the order of the calls.  System messages come last
     in the user's turn.  A turn of the user may be empty; an assistant that said nothing is passed
     over.
     """
-    runs: list[tuple[str, list[Turn]]] = []
-    for turn in turns:
-        speaker = "assistant" if turn.role == "assistant" else "user"
-        if speaker == "assistant" and not turn.parts and not turn.thoughts:
-            continue
-        if not runs:
-            runs.append(("user", []))
-        if runs[-1][0] != speaker:
-            runs.append((speaker, []))
-        runs[-1][1].append(turn)
-    for speaker, run in runs:
-        if speaker == "user":
-            run.sort(key=rank)
-    return runs or [("user", [])]
+    said = (turn for turn in turns if turn.role != "assistant" or turn.parts or turn.thoughts)
+    first = True
+    for by_assistant, some in groupby(said, lambda turn: turn.role == "assistant"):
+        run = list(some)
+        if by_assistant and first:
+            yield "user", []
+        first = False
+        yield ("assistant", run) if by_assistant else ("user", sorted(run, key=rank))
+    if first:
+        yield "user", []
 
 
 def rank(turn: Turn) -> tuple[int, int]:
