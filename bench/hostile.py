@@ -3,8 +3,9 @@
 For each kind: how long the frames of a stream of 100 a second paused at the most, how much CPU
 time the thread that moves all streams spent in one round at the most, and by how much the
 process grew at its peak, in multiples of the bytes that were sent.  The last line names the worst,
-where 350 bytes for each value of a JSON text are not counted: a text of few bytes a value takes
-more than its size, but a request may have 40,000 values at the most, and an event 100,000.
+where 350 bytes for each value of a JSON text are not counted, and less than 1 MiB counts as 1 MiB:
+a text of few bytes a value takes many times its size, but a request may have 40,000 values at the
+most, and an event 100,000.
 
 ``python -m bench.hostile WORD`` runs those with WORD in their names.
 """
@@ -107,7 +108,7 @@ def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes
         finally:
             server.close()
     values = min(sum(map((answer or sent).count, b",{[")), 100_000 if answer else 40_000)
-    beside = max(0, grown - VALUE * values) / size
+    beside = max(0, grown - VALUE * values) / max(size, MEBIBYTE)
     WORST.append((watch.longest * 1000, held * 1000, beside, name))
     status = received.split(b"\r\n", 1)[0].decode()
     failed = "  FAILED" if b'"error":{' in received[-2000:] or b"event: error" in received else ""

@@ -122,7 +122,7 @@ class Waiting(Source):
             lambda: client.send(request),
             partial(_refusal, param),
             foreign=b"{[<" if body.get("stream") else b"",
-            secrets=(endpoint.key,),
+            secrets=re.compile(re.escape(endpoint.key)),
         )
 
     @property

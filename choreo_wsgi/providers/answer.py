@@ -34,8 +34,6 @@ _STEP = 128 * 1024
 #: When so many bytes have come without anything to pass on, one event is large, or a document:
 #: it may take long to read, so the rest is left to who may wait, a worker.
 HEAVY = 64 * 1024
-#: A shorter key could be any word: it is not looked for in messages.
-_SHORTEST_SECRET = 8
 
 _STARRED = re.compile(r"[\w.-]{0,64}\*{3,}[\w-]*")
 
@@ -71,7 +69,7 @@ class Asking:
     makes the stream's bytes of such a body if it can, else returns None.  *refused* makes an
     error of a status, the headers (names in lower case) and the beginning of the body.  *again*
     may know another way to ask after a refusal.  *accepted* is called for a good answer.
-    None of the *secrets* ever shows in an error.
+    Nothing that *secrets* finds ever shows in an error.
     """
 
     begin: Callable[[], Exchange]
@@ -81,7 +79,7 @@ class Asking:
     unfold: Callable[[bytes], bytes | None] = lambda body: None
     again: Callable[[int, bytes], Asking | None] = lambda status, body: None
     accepted: Callable[[], None] = lambda: None
-    secrets: tuple[str, ...] = ()
+    secrets: re.Pattern[str] = re.compile("(?!)")
 
 
 class UpstreamAnswer:
@@ -155,15 +153,16 @@ class UpstreamAnswer:
             return None
         return Lane(self._exchange, *chunks, pattern, BURST, plain)
 
+    def hide(self, text: str) -> str:
+        """Return *text* with ``***`` for secrets."""
+        return self._secrets.sub("***", text)
+
     def fail(self, error: ChoreoError) -> ChoreoError:
         """Let go of the answer because of *error*; return it with ``***`` for secrets."""
-        message = error.message
-        for secret in self._secrets:
-            if len(secret) >= _SHORTEST_SECRET:
-                message = message.replace(secret, "***")
         # As providers show keys: their beginning, stars, their end.
-        error.message = _STARRED.sub("***", message)
+        error.message = _STARRED.sub("***", self.hide(error.message))
         error.args = (error.message,)
+        error.param, error.code = (word and self.hide(word) for word in (error.param, error.code))
         self._failure = error
         self._exchange.close()
         return error

@@ -7,10 +7,13 @@ what the caller gets (an OpenAI-compatible upstream) overrides :meth:`Provider.a
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 from ..chat.items import Finish, Usage
 from ..chat.source import Reply, Source, from_deltas
@@ -72,8 +75,8 @@ class Provider(ABC):
         self.name = name
         self.settings = settings
         self.options: Any = parse_options(self.Options, options, f"provider {name}", COMMON)
-        #: What no error may show: the options of the type Secret; of headers their values.
-        self.secrets = tuple(_secrets(self.options))
+        #: Finds what no error may show: options of the type Secret; of headers their values too.
+        self.secrets = _finder(self.options)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
@@ -172,9 +175,18 @@ def nothing(n: int) -> Source:
     return from_deltas([*(Finish("length", index) for index in range(n)), Usage()])
 
 
-def _secrets(options: object) -> Iterator[str]:
+def _finder(options: object) -> re.Pattern[str]:
+    """Return what finds the secrets in *options*, as they are and as others may write them."""
+    texts: set[str] = set()
     for value in vars(options).values():
         for each in value if isinstance(value, tuple) else (value,):
             if isinstance(each, Secret):
-                words = str.__str__(each).partition(":")[2].split() or [str.__str__(each)]
-                yield from sorted({str.__str__(each), *words}, key=len, reverse=True)
+                text = str.__str__(each)
+                texts |= {text, *text.partition(":")[2].split()}
+    forms: set[str] = set()
+    for text in texts:
+        if len(text) >= 8:  # a shorter key could be any word
+            in_base64 = b64encode(text.encode()).decode().rstrip("=")
+            forms |= {text, quote(text, safe=""), text.replace("/", r"\/"), in_base64}
+    longest_first = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)

@@ -237,7 +237,8 @@ class NativeReply(UpstreamAnswer):
             return b""
         if event.data == "null" and not dialect.last:  # how llama.cpp begins several completions
             return b""
-        value = parse_object(event.data)
+        data = self.hide(event.data).encode("utf-8", "replace")
+        value = parse_object(data)
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):
             raise provider_error(json.loads(restore(dump(value), self._marks)))
@@ -251,7 +252,6 @@ class NativeReply(UpstreamAnswer):
             self._stopped = bool(value["delta"].get("stop_reason"))
         changed = [self.amend(value), self.amend(value.get(dialect.member))]
         self.ended = kind in dialect.last
-        data = event.data.encode("utf-8", "replace")
         if any(changed) or b"\n" in data:
             data = dump(value)
         return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import threading
 import time
@@ -306,6 +307,9 @@ def test_the_providers_words_its_patience_and_not_its_key(upstream: Start, provi
     [
         ("bad token header-secret-5678", "bad token ***"),
         ("bad token Bearer header-secret-5678.", "bad token Bearer ***."),
+        ("bad token HEADER-SECRET-5678", "bad token ***"),
+        ("bad token aGVhZGVyLXNlY3JldC01Njc4", "bad token ***"),
+        ("bad key other%2Bsecret%2f5678, other+secret\\/5678", "bad key ***, ***"),
         (
             "Incorrect API key provided: sk-very-***-cret. See",
             "Incorrect API key provided: ***. See",
@@ -318,11 +322,12 @@ def test_what_else_is_secret_is_hidden_too(
     upstream: Start, provider: Make, said: str, shown: str
 ) -> None:
     """The values of the option ``headers``, and what providers leave of a key."""
-    refusal = json.dumps({"message": said}).encode()
-    server = upstream(lambda peer: peer.send(sized(refusal, "403 Forbidden")))
-    headers = "X-Gateway-Token: Bearer header-secret-5678"
+    refusal = json.dumps({"message": said, "param": said, "code": said}).encode()
+    server = upstream(lambda peer: peer.send(sized(refusal, "400 Bad Request")))
+    headers = "X-Gateway-Token: Bearer header-secret-5678, X-Other: other+secret/5678"
     _, error = read(stream(provider(server, headers=headers)))
     assert error is not None and error.message == shown
+    assert not re.search("secret|aGVh", f"{error.param} {error.code}".replace(shown, ""), re.I)
 
 
 def test_the_key_is_hidden_in_a_streams_error_too(upstream: Start, provider: Make) -> None:

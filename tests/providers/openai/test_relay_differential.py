@@ -21,8 +21,23 @@ EVENTS = 40  # in a stream
 INSIDE = (
     *("a", "word ", "é", "\U0001f600", r"\n", r"\"", r"\\", r"\u00e9", r"\ud83d", r"\ude00", "}"),
     *(r"\/", r"\u0075", '":', ",", "usage", "content", "[DONE]", "\x7f", r"\\\"", "null", "{"),
+    *(r"\uD83D\uDE00", r"\u0000", "\u2028", "\x85", "data: ", r"\"},\"finish_reason\":null}]}"),
 )
 BROKEN = ("\t", "\x00", r"\q", r"\u12", '"', "\\")
+
+
+#: Members that are no part of what is said, though they look like it.
+ODD = (
+    *('"content":"top"', '"delta":{"content":"top"}', '"finish_reason":null', '"usage":"null"'),
+    *('"n":1E400', '"n":1e-300', '"n":123456789012345678901234567890', '"n":-0', '"n":1.10'),
+    *(
+        '"x":[{"delta":{"content":"a"},"usage":null}]',
+        '"us\\u0061ge":null',
+        '"model":"n"',
+        '"id":""',
+    ),
+    *('"usage":null,"usage":null', '"system_fingerprint":null', '"n":NaN', '"n":[-Infinity]'),
+)
 
 
 class Writer:
@@ -39,6 +54,8 @@ class Writer:
         #: What nine of ten deltas are: then patterns are learned, and met by something else.
         self.usual = random.choice(("", "content", "reasoning", "call", "spaced"))
         self.renamed = random.choice(("reasoning", "reasoning_content"))
+        #: How often something odd is in an event.
+        self.odd = random.choice((0, 0, 0.02, 0.2))
 
     def member(self, name: str, value: str) -> str:
         return f'"{name}":{self.space}{value}'
@@ -60,6 +77,10 @@ class Writer:
         kind = random.choices(("content", "reasoning", "call", "both", "spaced"), (60, 9, 20, 5, 6))
         if self.usual and random.random() < 0.9:
             kind = [self.usual]
+        if kind == ["content"] and random.random() < self.odd:
+            name = random.choice(("content", r"con\u0074ent", "role", "refusal"))
+            value = random.choice((self.text(), "null", '""', '"assistant"'))
+            return object(member("content", self.text()), member(name, value))
         if kind == ["content"]:
             return object(member("content", self.text()))
         if kind == ["spaced"]:
@@ -100,9 +121,15 @@ class Writer:
         member, object = self.member, self.object
         finish = '""' if self.random.random() < 0.02 else "null"
         index = str(int(self.random.random() < 0.1))
+        if self.random.random() < self.odd / 9:
+            finish = self.random.choice(('"stop"', '"length"', '"tool_calls"'))
         choice = object(
             member("index", index), member("delta", self.delta()), member("finish_reason", finish)
         )
+        odd = self.random.random() < self.odd
+        if odd and self.random.random() < 0.3:
+            more = object(member("delta", self.delta()), member("index", str(1 - int(index))))
+            choice += f",{more}"
         names = (
             ("id", '"c"'),
             ("object", '"chat.completion.chunk"'),
@@ -110,12 +137,31 @@ class Writer:
             ("model", '"m"'),
         )
         return object(
-            *itertools.starmap(member, names), member("choices", f"[{choice}]"), *self.extras()
+            *itertools.starmap(member, names),
+            member("choices", f"[{choice}]"),
+            *self.extras(),
+            self.random.choice(ODD) if odd else "",
         )
+
+    def framed(self, event: str, end: str) -> str:
+        """Return *event* as a server may send it, its lines with this *end*, or with others."""
+        if self.random.random() >= self.odd:
+            return f"data: {event}{end}{end}"
+        end, last = self.random.choices(("\n", "\r\n", "\r"), k=2)
+        before = self.random.choice(("", ": x", "event: message", "id: 1", "retry: 5", "other"))
+        space = self.random.choice((" ", "", "  "))
+        cut = f"{end}data:{space}" if self.random.random() < 0.3 else ""
+        # After a lone CR a LF would be the end of the same line.
+        last = "\r" if end == "\r" else last
+        return f"{before}{end if before else ''}data:{space}{event[0]}{cut}{event[1:]}{end}{last}"
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def exactly(text: str | bytes) -> Json:
-    return json.loads(text, parse_float=Decimal)
+    return json.loads(text, parse_float=Decimal, parse_constant=refuse)
 
 
 def whole(value: Json) -> Json:
@@ -170,7 +216,8 @@ def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
         writer = Writer(random)
         events = [writer.event() for _ in range(EVENTS)]
         end = random.choice(("\n", "\n", "\n", "\r\n", "\r"))
-        raw = "".join(f"data: {event}{end}{end}" for event in events).encode()
+        raw = "".join(writer.framed(event, end) for event in events).encode()
+        raw = b"\xef\xbb\xbf" * (random.random() < writer.odd) + raw
         size = random.choice((1, 40, 400, 2000, 10**6))
         cuts = [0]
         while cuts[-1] < len(raw):
