@@ -148,19 +148,18 @@ def loads(body: bytes) -> dict[str, Json]:
     :data:`~choreo_wsgi.chat.jsontext.MAX_DEPTH`, more values than a conversation of this length
     has, lone surrogates, and anything but an object at the top.
     """
-    return _loads(body, body, {}, 0)
+    return loads_marked(body, longest=len(body))[0]
 
 
-def loads_marked(body: bytes, values: int = 0) -> tuple[dict[str, Json], Marks]:
+def loads_marked(
+    body: bytes, values: int = 0, longest: int = _LARGE
+) -> tuple[dict[str, Json], Marks]:
     """Return the JSON object in *body* with marks for its long strings; else like :func:`loads`.
 
-    So many *values* may be in it if they are more than a conversation has.
+    So many *values* may be in it if they are more than a conversation has.  What is not longer than
+    *longest* has no marks.
     """
-    short, marks = cutting.shorten(body) if len(body) > _LARGE else (body, {})
-    return _loads(body, short, marks, values), marks
-
-
-def _loads(body: bytes, short: bytes, marks: Marks, values: int) -> dict[str, Json]:
+    short, marks = cutting.shorten(body) if len(body) > longest else (body, {})
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
     try:
         value = jsontext.parse(short, _decode, max(few, values))
@@ -176,7 +175,7 @@ def _loads(body: bytes, short: bytes, marks: Marks, values: int) -> dict[str, Js
         raise _invalid("the body must be a JSON object")
     if _has_lone_surrogate(body):
         raise _invalid("the body has half of a surrogate pair, which is no text")
-    return value
+    return value, marks
 
 
 def _invalid(message: str) -> InvalidRequest:

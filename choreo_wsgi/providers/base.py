@@ -177,16 +177,13 @@ def nothing(n: int) -> Source:
 
 def _finder(options: object) -> re.Pattern[str]:
     """Return what finds the secrets in *options*, as they are and as others may write them."""
-    texts: set[str] = set()
+    forms: set[str] = set()
     for value in vars(options).values():
         for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, Secret):
-                text = str.__str__(each)
-                texts |= {text, *text.partition(":")[2].split()}
-    forms: set[str] = set()
-    for text in texts:
-        if len(text) >= 8:  # a shorter key could be any word
-            in_base64 = b64encode(text.encode()).decode().rstrip("=")
-            forms |= {text, quote(text, safe=""), text.replace("/", r"\/"), in_base64}
+            text = str.__str__(each) if isinstance(each, Secret) else ""
+            for word in (text, *text.partition(":")[2].split()):
+                if len(word) >= 8:  # a shorter key could be any word
+                    in_base64 = b64encode(word.encode()).decode().rstrip("=")
+                    forms |= {word, quote(word, safe=""), word.replace("/", r"\/"), in_base64}
     longest_first = sorted(forms, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)
