@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .app import log
 from .app.application import create_app
+from .app.unused import tell_unused
 from .errors import ChoreoError, ConfigurationError
 from .late import Late
 from .serve.banner import banner
@@ -240,7 +241,9 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    print(*shown.as_ini(_configuration(options), setting_text), sep="\n")
+    configuration = _configuration(options)
+    print(*shown.as_ini(configuration, setting_text), sep="\n")
+    tell_unused(configuration)
     return 0
 
 

@@ -10,17 +10,18 @@ HTTP/2 and HTTP/3 are not spoken: a proxy treats a stream alike whatever its cli
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import math
 import re
 import secrets
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.message import Message
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 
+from .chat.items import Json
 from .errors import ChoreoError, ConfigurationError
 from .upstream.address import parse_url
 from .version import __version__
@@ -103,7 +104,7 @@ class Answer:
     """
 
     status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Message = field(default_factory=Message)
     packing: str = ""
     text: str = ""
     words: list[float] = field(default_factory=list)
@@ -114,30 +115,30 @@ class Answer:
     @property
     def proxy(self) -> str:
         """The name of the proxy, if it names itself; our own server does not."""
-        words = f"{self.headers.get('server', '')} {self.headers.get('via', '')}".lower()
+        words = f"{self.headers.get('Server')} {self.headers.get('Via')}".lower()
         return next((proxy for _, proxy, _ in MENDING if proxy.lower() in words), "")
 
-    def read(self, response: http.client.HTTPResponse, began: float, most: int) -> None:
+    def read(self, response: HTTPResponse, began: float, most: int) -> None:
         """Read *response* until *most* words have come, if it is no 0, else to its end."""
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.getheaders()}
-        self.packing = self.headers.get("content-encoding", "")
-        if self.status == 200 and "choreo-saw" not in self.headers:
+        self.status, self.headers = response.status, response.headers
+        self.packing = self.headers.get("Content-Encoding", "")
+        if self.status == 200 and "Choreo-Saw" not in self.headers:
             self.wrong = NOT_OURS
             return
-        unpack = zlib.decompressobj(47).decompress if self.packing == "gzip" else bytes
         while data := response.read1(65536):
-            self.text += unpack(data).decode("utf-8", "replace")
+            self.text += data.decode("utf-8", "replace")
             for times, mark in ((self.words, '"content":"word'), (self.pings, ": ping")):
                 times += [time.monotonic() - began] * (self.text.count(mark) - len(times))
             if most and len(self.words) >= most:
                 return
         found = re.search(r'"message": ?"([^"]+)', self.text)
-        if self.status == 200:
+        if self.packing:
+            self.wrong = f"the answer is packed with {self.packing}, asked for or not"
+        elif self.status == 200:
             whole = self.text.rstrip().endswith(("data: [DONE]", "}"))
             self.wrong = "" if whole else "the answer was cut"
         elif self.status < 400:
-            self.wrong = f"HTTP {self.status} to {self.headers.get('location', '?')}: ask there"
+            self.wrong = f"HTTP {self.status} to {self.headers.get('Location')}: ask there"
         elif found and "x-request-id" in self.headers:
             self.wrong = f"HTTP {self.status} ({found[1][:200]})"
         else:
@@ -157,18 +158,12 @@ class Route:
     proxy: str = ""
 
     def ask(
-        self,
-        count: int,
-        delay: float = 0.0,
-        stream: bool = True,
-        most: int = 0,
-        packing: str = "gzip",
-        **check: str,
+        self, count: int, delay: float = 0, most: int = 0, packing: str = "identity", **more: Json
     ) -> Answer:
         """Ask the echo for *count* words, each after a *delay* in seconds.
 
-        Leave when *most* came, unless it is 0.  *packing* is what the answer may be packed with;
-        only gzip can be read.  *check* is what the echo is told besides.
+        Leave when *most* came, unless it is 0.  *packing* is what the answer may be packed with,
+        *more* is sent in the body.
         """
         answer = Answer()
         address, target = parse_url(self.url, {})
@@ -176,12 +171,11 @@ class Route:
         target = target.rstrip("/").removesuffix(path).removesuffix("/v1") + path
         # Where frames are held back, the patience of one who leaves ends first.
         patience = 8 * _GAP if most else delay * count + 30
-        tls = address.scheme == "https"
-        connect = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        connect = HTTPSConnection if address.scheme == "https" else HTTPConnection
         connection = connect(address.host, address.port, timeout=patience)
         message = {"role": "user", "content": " ".join(["word"] * count)}
-        body = {"model": self.model, "messages": [message], "stream": stream}
-        body["choreo_check"] = {"delay_ms": delay * 1000, **check}
+        body = {"model": self.model, "messages": [message], "stream": True, **more}
+        body["choreo_check"] = {"delay_ms": delay * 1000, **more.get("choreo_check", {})}
         headers = {"Content-Type": "application/json", "Choreo-Check": "1"}
         headers |= {"User-Agent": f"choreo-wsgi/{__version__}", "Accept-Encoding": packing}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -189,9 +183,9 @@ class Route:
         try:
             connection.request("POST", target, json.dumps(body), headers)
             answer.read(connection.getresponse(), began, most)
-        except (OSError, http.client.HTTPException, zlib.error) as error:
+        except (OSError, HTTPException) as error:
             answer.wrong = str(error) or type(error).__name__
-            if type(error) is http.client.BadStatusLine:
+            if type(error) is BadStatusLine:
                 answer.wrong = "what answers does not speak HTTP"
             if untrusted := getattr(error, "verify_message", ""):
                 answer.wrong = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
@@ -211,26 +205,25 @@ def examine(route: Route, seconds: float) -> Iterator[tuple[int, str]]:
     Raises ChoreoError when there is no answer to examine.
     """
     paced = route.ask(_WORDS, _GAP)
-    saw = _SAW.fullmatch(paced.headers.get("choreo-saw", ""))
+    saw = _SAW.fullmatch(paced.headers.get("Choreo-Saw", ""))
     if paced.wrong or saw is None or len(paced.words) != _WORDS:
         raise ChoreoError(f"no stream to examine: {paced.wrong or NOT_OURS}")
     proxy = route.proxy or ("a proxy" if saw[2] == "forwarded" else "")
     yield 0, f"the server answers {f'through {proxy}' if proxy else 'directly'}"
     late = _late(paced)
-    if not paced.packing and late > 2 * _GAP:  # a proxy holds back each time, a busy machine once
+    if late > 2 * _GAP:  # a proxy holds back each time, a busy machine once
         late = min(late, _late(route.ask(_WORDS, _GAP)))
-    if paced.packing:
-        yield COMPRESSED, f"compression: frames come packed with {paced.packing}, {late:.1f} s late"
-    elif late > 2 * _GAP:
+    if late > 2 * _GAP:
         yield BUFFERED, f"buffering: frames come in bursts, up to {late:.1f} s late"
     else:
         yield 0, f"frames arrive one by one, at most {late * 1000:.0f} ms late"
-    if saw[1] == "HTTP/1.0" or not {"transfer-encoding", "content-length"} & paced.headers.keys():
+    framed = "Transfer-Encoding" in paced.headers
+    if saw[1] == "HTTP/1.0" or not (framed or "Content-Length" in paced.headers):
         yield OLD_HTTP, "HTTP/1.0 or no chunks: a stream that is cut looks as if it had ended"
     else:
         yield 0, "HTTP/1.1 all the way: a cut shows"
-    if not paced.packing and (packing := route.ask(1, packing="br, zstd").packing):
-        yield COMPRESSED, f"compression: browsers get it packed with {packing}"
+    if packing := route.ask(2, _GAP, packing="gzip, br, zstd").packing:
+        yield COMPRESSED, f"compression: frames come packed with {packing}"
     yield _leaving(route)
     yield from _silence(route, seconds or 2.5 * float(saw[3]), float(saw[3]))
 
@@ -244,10 +237,10 @@ def _late(paced: Answer) -> float:
 
 def _leaving(route: Route) -> tuple[int, str]:
     id = secrets.token_hex(16)
-    route.ask(int(60 / _GAP), _GAP, most=2, id=id)
+    route.ask(int(60 / _GAP), _GAP, most=2, choreo_check={"id": id})
     left = time.monotonic()
     while (waited := time.monotonic() - left) < _PATIENCE:
-        asked = route.ask(1, stream=False, about=id)
+        asked = route.ask(1, choreo_check={"about": id})
         if '"gone"' in asked.text:
             return 0, f"a client that leaves is noticed within {waited:.1f} s"
         time.sleep(_GAP)
@@ -259,13 +252,15 @@ def _leaving(route: Route) -> tuple[int, str]:
 
 
 def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[tuple[int, str]]:
-    plain: list[Answer] = []
-    asked = (1, seconds, False)
-    beside = threading.Thread(target=lambda: plain.append(route.ask(*asked)), daemon=True)
+    def ask(what: str, stream: bool) -> None:
+        answers[what] = route.ask(1, seconds, stream=stream)
+
+    answers: dict[str, Answer] = {}
+    beside = threading.Thread(target=ask, args=("a plain answer", False), daemon=True)
     beside.start()
-    silent = route.ask(1, seconds)
+    ask("a silent stream", True)
     beside.join()
-    for what, answer in (("a silent stream", silent), ("a plain answer", plain[0])):
+    for what, answer in sorted(answers.items(), reverse=True):
         if not answer.wrong:
             yield 0, f"{what} of {seconds:g} s passes"
         elif 400 <= answer.status < 502 or answer.status == 503:  # a limit, not a time
@@ -273,6 +268,7 @@ def _silence(route: Route, seconds: float, heartbeat: float) -> Iterator[tuple[i
         else:
             after = f"after {answer.took:.1f} s: {answer.wrong}"
             yield TIMED_OUT, f"time-out: {what} is given up {after}"
+    silent = answers["a silent stream"]
     if not silent.wrong and seconds > heartbeat:
         if silent.pings and silent.pings[0] < seconds - 0.5 * heartbeat:
             yield 0, f"heartbeats pass: {len(silent.pings)} in {seconds:g} s"

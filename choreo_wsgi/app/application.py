@@ -28,6 +28,7 @@ from .pending import ClientGone, Pending
 from .request import LARGE, Call, Environ, new_call
 from .response import Document, Response, error_answer, error_response, json_response, unexpected
 from .slots import Slots
+from .unused import tell_unused
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -60,6 +61,7 @@ class Application:
         self.settings = configuration.settings
         self.has_keys = configuration.has_keys
         self._environment = environment
+        tell_unused(configuration)
         self._again = configuration.again
         self._replaced: list[Router] = []
         keys = known_keys(configuration)
@@ -110,10 +112,10 @@ class Application:
 
     def _count_limits(self, keys: Mapping[str, Key]) -> None:
         if self._completions.limits is None and any(key.options.limits for key in keys.values()):
-            replay = self.settings.replay
-            memory = replay.startswith("memory:")
-            found = limits.Limits() if memory else shared_limits.open_limits(replay)
-            self._completions.limits = found
+            if (url := self.settings.replay).startswith("memory:"):
+                self._completions.limits = limits.Limits()
+            else:
+                self._completions.limits = shared_limits.SharedLimits(replay.open_counts(url))
 
     # -- for whoever runs it ------------------------------------------------------------
 

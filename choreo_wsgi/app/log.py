@@ -26,7 +26,7 @@ access = logging.getLogger("choreo_wsgi.access")
 #: come together are written together), and those that the end of the process waits for the last.
 MOST, PAUSE, LAST = 10_000, 0.05, 1.0
 
-_PLAIN = re.compile(r"[!#-<>-~]+")  # visible ASCII without = and "
+_plain = re.compile(r"[!#-<>-~]+").fullmatch  # visible ASCII without = and "
 
 
 def set_up(logger: logging.Logger, settings: Settings) -> None:
@@ -47,34 +47,16 @@ class Members(dict[str, "str | int | float | None"]):
     """What the log tells of a request; as text ``name=value`` with spaces between."""
 
     def __str__(self) -> str:
-        id, *same, seconds, first, tokens_in, tokens_out, frames, client = map(self.get, _ORDER)
-        short = len(str(self.get("path"))) + len(str(self.get("model"))) < _SHORT
-        told = _told_all if short else _told_all.__wrapped__
-        line = f"{_told('id', id)} {told(*same)}"
-        line += "" if seconds is None else f" seconds={seconds}"
-        line += "" if first is None else f" first={first}"
-        line += "" if tokens_in is None else f" usage={tokens_in}+{tokens_out}"
-        line += "" if frames is None else f" frames={frames}"
-        return line if client is None else f"{line} {_told('client', client)}"
+        words = [
+            f"{name}={value if type(value) is not str or _plain(value) else _quoted(value)}"
+            for name, value in self.items()
+            if value is not None
+        ]
+        return " ".join(words)
 
 
-#: Members that are the same for many requests.
-_SAME = ("method", "path", "status", "outcome", "key", "api", "model", "provider")
-_ORDER = ("id", *_SAME, "seconds", "first", "tokens_in", "tokens_out", "frames", "client")
-#: Characters of a path and a model's name that are worth remembering.
-_SHORT = 256
-
-
-def _told(name: str, value: str | int | float | None) -> str:
-    if isinstance(value, str) and not _PLAIN.fullmatch(value):
-        value = json.dumps(value).replace("\x7f", r"\u007f")  # the one control character it leaves
-    return f"{name}={value}"
-
-
-@lru_cache(256)
-def _told_all(*values: str | int | float | None) -> str:
-    told = zip(_SAME, values, strict=True)
-    return " ".join([_told(name, value) for name, value in told if value is not None])
+def _quoted(text: str) -> str:
+    return json.dumps(text).replace("\x7f", r"\u007f")  # the one control character it leaves
 
 
 def write_account(members: Members) -> None:
@@ -82,15 +64,16 @@ def write_account(members: Members) -> None:
     last = access
     while last.propagate and last.parent is not None and not last.handlers:
         last = last.parent
-    own = last.handlers[0] if len(last.handlers) == 1 else None
+    own = last.handlers[0] if last.handlers else None
     if (
         type(own) is Lines
         and type(own.formatter) is TextLine
         and own.level <= logging.INFO
-        and not (access.filters or own.filters or (last.propagate and last.parent))
+        and not (last.handlers[1:] or access.filters or own.filters)
+        and not (last.propagate and last.parent)
         and logging.getLogRecordFactory() is logging.LogRecord
     ):
-        # Nobody else would see a record, which costs twice what reading the request's head does.
+        # Nobody else would see a record, which costs as much as the line itself.
         own.write(f"{_moment(time.time())} INFO {access.name}: {members}\n")
     else:
         access.info(members, extra={"account": members})

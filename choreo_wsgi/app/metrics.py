@@ -36,10 +36,8 @@ MODELS = 200
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _Seconds, _Gaps = partial(Histogram, buckets=_SECONDS), partial(Histogram, buckets=GAPS)
 # How several processes' gauges become one.
-_Sum, _Max = (
-    partial(Gauge, multiprocess_mode="livesum"),
-    partial(Gauge, multiprocess_mode="livemax"),
-)
+_Sum = partial(Gauge, multiprocess_mode="livesum")
+_Max = partial(Gauge, multiprocess_mode="livemax")
 _Min = partial(Gauge, multiprocess_mode="livemin")
 
 #: Kind, text and labels.
@@ -158,11 +156,10 @@ class Metrics(Observer):
         machines.
         """
         key = self.app.settings.metrics_key
+        given = bearer(call.environ).encode("latin-1", "replace")
         if not key:
             demand_local(call.environ, "without a metrics_key /metrics")
-        elif not hmac.compare_digest(
-            bearer(call.environ).encode("latin-1", "replace"), key.encode()
-        ):
+        elif not hmac.compare_digest(given, key.encode()):
             raise AuthenticationError("/metrics needs the metrics_key: Authorization: Bearer KEY")
         self._look()
         registry = self._registry

@@ -34,8 +34,10 @@ def cache_folder(
     if platform == "win32" and environ.get("LOCALAPPDATA"):
         return Path(environ["LOCALAPPDATA"]) / "choreo-wsgi"
     try:
-        home = Path.home()
+        home = Path(environ.get("HOME", "~")).expanduser()
     except RuntimeError:
+        return None
+    if not home.is_absolute():  # nor is an empty HOME a place
         return None
     return home / ("Library/Caches" if platform == "darwin" else ".cache") / "choreo-wsgi"
 

@@ -9,7 +9,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+#: Changes the counts of a key in the database, undisturbed by others: by a function that gets
+#: them, JSON that is empty at first, and the database's time in seconds, and whose result is
+#: returned.  Raises Unreachable.
+Change = Callable[[str, Callable[[Any, float], Any]], Any]
 
 
 class Unreachable(Exception):

@@ -8,6 +8,7 @@ All keys share the hash tag ``{choreo}``, so that they live in one slot:
                    first number) and ``b`` (the frames)
 ``k:<digest>``     string: the stream that an idempotency key names, and its body's digest
 ``p:<producer>``   string: the beat of a producer's lease
+``limit:<key>``    string: what is counted of a key's limits, as JSON
 ``wake``           channel: which streams have grown
 =================  =====================================================================
 
@@ -153,6 +154,15 @@ expire(id, ARGV[5])
 DELETE = Script("""
 free_key(ARGV[1])
 call('DEL', P .. 's:' .. ARGV[1], P .. 'f:' .. ARGV[1])
+""")
+
+#: key's id, its counts as they were known, and as they shall be.
+SWAP = Script("""
+local name = P .. 'limit:' .. ARGV[1]
+local counts = call('GET', name) or '{}'
+local known = counts == ARGV[2]
+if known then call('SET', name, ARGV[3], 'EX', 86400) end
+return {known and 1 or 0, counts, unpack(call('TIME'))}
 """)
 
 #: id

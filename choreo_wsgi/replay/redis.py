@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import secrets
 import threading
 import time
@@ -18,7 +19,7 @@ from redis.retry import Retry
 from ..errors import ConfigurationError
 from ..settings import Settings
 from . import lua
-from .backend import Backend, Beat, Block, Status, Unreachable, Write
+from .backend import Backend, Beat, Block, Change, Status, Unreachable, Write
 from .base import READ_BYTES
 
 _PREFIX = "{choreo}:"
@@ -33,6 +34,28 @@ _HOLD = 60.0
 _HOLD_EVERY = 10.0
 _LEASE_MS = 60_000  # a lease is lost long before: by its beat, see Observer
 _WATCH = 0.25
+
+
+def open_counts(url: str) -> Change:
+    """Return what changes counts in the Redis at *url*; one round trip, if nobody came between."""
+    client = connect(url)
+    known: dict[str, bytes] = {}  # as they were left
+    ahead = 0.0  # how far its clock is before ours
+
+    def change(key: str, step: Callable[[Any, float], Any]) -> Any:
+        nonlocal ahead
+        swapped = 0
+        while not swapped:
+            was = known.get(key, b" {}")  # which is not what is there: first its clock is read
+            counts = json.loads(was)
+            answer = step(counts, time.time() + ahead)
+            new = json.dumps(counts).encode()
+            swapped, was, seconds, microseconds = run(client, lua.SWAP, key, was, new)
+            known[key] = new if swapped else was
+            ahead = int(seconds) + int(microseconds) / 1e6 - time.time()
+        return answer
+
+    return change
 
 
 def connect(url: str) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .backend import Backend, Beat, Block, Status, Write
+from .backend import Backend, Beat, Block, Change, Status, Write
 from .base import READ_BYTES
-from .database import Database
+from .database import Database, connect
 
 # Seconds between two polls for frames of other processes.
 _POLL = 0.04
@@ -25,6 +27,22 @@ _STATUS = (
 _INSERT = "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) VALUES (?, ?, ?, ?, ?)"
 
 
+def open_counts(url: str) -> Change:
+    """Return what changes counts, in a file of its own: nobody waits there for frames."""
+    file = Database(Path(f"{url.partition(':')[2]}-limits"))
+
+    def change(key: str, step: Callable[[Any, float], Any]) -> Any:
+        with file.transaction() as db:
+            row = db.execute("SELECT counts FROM limits WHERE key = ?", (key,)).fetchone()
+            counts = json.loads(row[0]) if row else {}
+            answer = step(counts, time.time())
+            db.execute("REPLACE INTO limits VALUES (?, ?)", (key, json.dumps(counts)))
+        return answer
+
+    weakref.finalize(change, file.close)
+    return change
+
+
 class SQLiteBackend(Backend):
     """The streams in the file of *url*, ``sqlite:PATH``, which is created if needed."""
 
@@ -34,6 +52,11 @@ class SQLiteBackend(Backend):
             raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
         if not path.absolute().parent.is_dir():
             raise ConfigurationError(f"replay: there is no directory {str(path.parent)!r}")
+        try:
+            connect(path).close()
+        except (sqlite3.Error, OSError) as error:
+            if "locked" not in str(error):  # by somebody who is busy with it
+                raise ConfigurationError(f"replay: {url!r} cannot be used: {error}") from error
         # Two connections: with one for each thread a thousand streams would be a thousand caches
         # and file descriptors.
         self._file = Database(path)

@@ -384,7 +384,7 @@ def test_a_stream_and_its_log_line_carry_the_request_id(
     assert answer.headers["x-request-id"] == "my-id"
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("id=my-id ") and " outcome=completed " in line
-    assert " usage=2+2 " in line
+    assert " tokens_in=2 tokens_out=2 " in line
     assert "secret" not in caplog.text
 
 

@@ -150,10 +150,10 @@ other = logging.StreamHandler()
 other.setFormatter(logging.Formatter("other: %%(message)s of %%(account)r"))
 first = logger.handlers[0]
 %s
-access.info(members, extra={"account": members})
+log.write_account(members)
 first.flush()
 """
-WORDS = 'id="x 1" status=200 usage=3+4'
+WORDS = 'id="x 1" status=200 tokens_in=3 tokens_out=4'
 LINE = f"INFO choreo_wsgi.access: {WORDS}"
 OTHER = (
     f"other: {WORDS} of "

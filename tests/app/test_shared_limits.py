@@ -28,11 +28,11 @@ from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.app.keys import Key, KeyOptions, Rule
 from choreo_wsgi.app.limits import Charge, Limits, refused
-from choreo_wsgi.app.shared_limits import open_limits
+from choreo_wsgi.app.shared_limits import SharedLimits
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.replay import database
+from choreo_wsgi.replay import database, open_counts
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -83,14 +83,14 @@ def replicas(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 def renewing() -> set[threading.Thread]:
     """Return the threads that hold places in a store."""
-    return {thread for thread in threading.enumerate() if thread.name == "limits"}
+    return {thread for thread in threading.enumerate() if thread.name.startswith("limits")}
 
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[str], Limits]]:
     """``opened(url)``: the limits in a store, closed when the test is over."""
     with contextlib.ExitStack() as stack:
-        yield lambda url: stack.enter_context(contextlib.closing(open_limits(url)))
+        yield lambda url: stack.enter_context(contextlib.closing(SharedLimits(open_counts(url))))
 
 
 def ask(app: Application, text: str = "one two", **more: int) -> tuple[int, dict[str, str]]:
@@ -177,7 +177,7 @@ def test_places_are_leases_that_are_renewed(
     rule = Rule("max_streams", 3, 0, 2)
 
     def lasting(seconds: float) -> None:
-        monkeypatch.setattr(sys.modules[open_limits.__module__], "LEASE", seconds)
+        monkeypatch.setattr(sys.modules[SharedLimits.__module__], "LEASE", seconds)
 
     def left() -> int:
         return other.take("k", [rule._replace(cost=0)])[0][0].left

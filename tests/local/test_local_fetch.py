@@ -264,6 +264,8 @@ def test_follows_the_platforms_places(tmp_path: Path) -> None:
     home = Path.home()
     assert cache_folder(xdg, "linux") == cache_folder(xdg, "darwin") == tmp_path / "choreo-wsgi"
     assert cache_folder({"XDG_CACHE_HOME": "relative"}, "linux") == home / ".cache/choreo-wsgi"
+    for place in ("", "relative"):
+        assert cache_folder({"HOME": place}, "linux") is None
     assert cache_folder({}, "darwin") == home / "Library/Caches/choreo-wsgi"
     assert cache_folder({"LOCALAPPDATA": str(tmp_path)}, "win32") == tmp_path / "choreo-wsgi"
 

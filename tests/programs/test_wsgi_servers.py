@@ -175,7 +175,7 @@ def test_each_request_has_its_line_in_the_log(server: Launched) -> None:
     done, failed = lines()
     assert " INFO choreo_wsgi.access: id=line-1 method=POST path=/v1/chat/completions " in done
     assert " status=200 outcome=completed api=chat model=echo provider=echo " in done
-    assert " usage=2+2 frames=5 client=127.0.0.1" in done
+    assert " tokens_in=2 tokens_out=2 frames=5 client=127.0.0.1" in done
     assert " status=404 outcome=model_not_found " in failed
 
 

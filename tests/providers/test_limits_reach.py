@@ -189,6 +189,6 @@ def test_what_was_used_is_logged_when_the_answer_is_broken_off(
         client.reset()
         assert call.is_left()
         harness.wait_until(
-            lambda: any(f"usage={READ}+" in record.getMessage() for record in caplog.records),
+            lambda: any(f"tokens_in={READ} " in record.getMessage() for record in caplog.records),
             "the line that says what was used",
         )

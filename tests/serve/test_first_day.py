@@ -131,6 +131,56 @@ def test_quotation_marks_belong_to_no_value(
     assert "a-key" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--metrics-key", "k"], "metrics_key has no effect without metrics = true"),
+        (["--cors-origins", "https://a.example"], "cors_origins has no effect without API keys"),
+        (["--allow-anonymous", "--api-keys", "k"], "allow_anonymous has no effect beside API keys"),
+        (["--listen", "localhost:81", "--port", "82"], "port has no effect beside addresses"),
+        (["--listen", "localhost", "--host", "::1"], "host has no effect beside listen"),
+        (
+            ["--listen", "localhost", "--unix-socket", "s"],
+            "listen has no effect beside unix_socket",
+        ),
+        (["--replay", "redis://h", "--replay-total-bytes", "9999"], "with Redis, which its maxmem"),
+        (["--replay-total-bytes", "9999", "--replay-stream-bytes", "10000"], "above replay_total"),
+        (["--max-orphans", "3", "--max-orphans-per-key", "4"], "above max_orphans"),
+        (["--local-max-tokens", "4096"], "above local_max_tokens_limit"),
+    ],
+)
+def test_a_setting_without_effect_is_told(run: Run, arguments: list[str], said: str) -> None:
+    for command in ("settings", "models"):  # which starts as serve does
+        done = run(command, *arguments)
+        assert done.returncode == 0
+        (line,) = done.stderr.splitlines()
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--metrics-key", "k", "--metrics"],
+        ["--cors-origins", "https://a.example", "--api-keys", "k"],
+        ["--listen", "localhost", "--port", "82"],
+        ["--replay-total-bytes", "9999", "--replay-stream-bytes", "9999"],
+        ["--max-orphans-per-key", "4"],
+    ],
+)
+def test_a_setting_with_effect_is_not(run: Run, arguments: list[str]) -> None:
+    done = run("settings", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_of_streams_that_cannot_be_used_is_told_at_start(run: Run, tmp_path: Path) -> None:
+    for file in (tmp_path / "notes.txt", Path("/proc/streams.db")):  # where root may not write
+        if file.parent == tmp_path:
+            file.write_text("something else " * 100)
+        done = run("serve", "--replay", f"sqlite:{file}")
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert f"replay: 'sqlite:{file}' " in done.stderr
+
+
 @pytest.mark.parametrize("value", ["$A_KEY", "${A_KEY}"])
 def test_a_variable_of_a_shell_in_the_file_is_told_how_it_is_written(run: Run, value: str) -> None:
     done = run("models", ini=f"[provider o]\ntype = openai\napi_key = {value}\n", A_KEY="sk-1")
