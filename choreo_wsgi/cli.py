@@ -26,7 +26,7 @@ from .errors import ChoreoError, ConfigurationError
 from .late import Late
 from .serve.banner import banner
 from .serve.server import Server
-from .serve.sockets import bind, inherited_sockets
+from .serve.sockets import bind, inherited_sockets, listen_addresses
 from .settings import Configuration, Secret, configure, did_you_mean, table
 from .version import __version__
 
@@ -73,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         command = re.search(r"invalid choice: '([^']*)'", message)
         if command:
-            near = did_you_mean(command[1], [*_COMMANDS, *ELSEWHERE, "--help"])
+            near = did_you_mean(command[1], [*_COMMANDS, *ELSEWHERE, "--help", "--version"])
             message = f"there is no command {command[1]!r}{near}"
         super().error(message)
 
@@ -168,7 +168,11 @@ def _configuration(options: argparse.Namespace) -> Configuration:
         if item.name in given:
             value = given[item.name]
             arguments[item.name] = ",".join(value) if isinstance(value, list) else value
-    return configure(arguments, os.environ, options.config)
+    found = configure(arguments, os.environ, options.config)
+    listen_addresses(found.settings)
+    if found.settings.processes != "1":
+        processes.process_count(found.settings)
+    return found
 
 
 # -- commands -----------------------------------------------------------------------------------

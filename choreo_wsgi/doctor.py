@@ -123,7 +123,7 @@ class Answer:
         self.status, self.headers = response.status, response.headers
         self.packing = self.headers.get("Content-Encoding", "")
         if self.status == 200 and "Choreo-Saw" not in self.headers:
-            self.wrong = NOT_OURS
+            self.wrong = f"{NOT_OURS}; the answer is {self.headers.get('Content-Type')}"
             return
         while data := response.read1(65536):
             self.text += data.decode("utf-8", "replace")
@@ -135,8 +135,8 @@ class Answer:
         if self.packing:
             self.wrong = f"the answer is packed with {self.packing}, asked for or not"
         elif self.status == 200:
-            whole = self.text.rstrip().endswith(("data: [DONE]", "}"))
-            self.wrong = "" if whole else "the answer was cut"
+            end = "data: [DONE]" if "data: " in self.text else "}"
+            self.wrong = "" if self.text.rstrip().endswith(end) else "the answer was cut"
         elif self.status < 400:
             self.wrong = f"HTTP {self.status} to {self.headers.get('Location')}: ask there"
         elif found and "x-request-id" in self.headers:
@@ -184,7 +184,8 @@ class Route:
             connection.request("POST", target, json.dumps(body), headers)
             answer.read(connection.getresponse(), began, most)
         except (OSError, HTTPException) as error:
-            answer.wrong = str(error) or type(error).__name__
+            cut = "the answer was cut: " if answer.status == 200 else ""
+            answer.wrong = cut + (str(error) or type(error).__name__)
             if type(error) is BadStatusLine:
                 answer.wrong = "what answers does not speak HTTP"
             if untrusted := getattr(error, "verify_message", ""):
@@ -207,7 +208,8 @@ def examine(route: Route, seconds: float) -> Iterator[tuple[int, str]]:
     paced = route.ask(_WORDS, _GAP)
     saw = _SAW.fullmatch(paced.headers.get("Choreo-Saw", ""))
     if paced.wrong or saw is None or len(paced.words) != _WORDS:
-        raise ChoreoError(f"no stream to examine: {paced.wrong or NOT_OURS}")
+        wrong = paced.wrong or f"{_WORDS} words were asked for, {len(paced.words)} came"
+        raise ChoreoError(f"no stream to examine: {wrong}")
     proxy = route.proxy or ("a proxy" if saw[2] == "forwarded" else "")
     yield 0, f"the server answers {f'through {proxy}' if proxy else 'directly'}"
     late = _late(paced)

@@ -203,7 +203,7 @@ def load(
         elif kind in named:
             raise ConfigurationError(f"section [{name}] lacks a name: [{kind} NAME]")
         else:
-            hint = did_you_mean(kind, ("choreo", "provider NAME", "key NAME"))
+            hint = did_you_mean(kind.lower(), ("choreo", *named))
             raise ConfigurationError(f"unknown section [{name}]{hint}")
     variables = {_PREFIX + item.name.upper(): item.name for item in dataclasses.fields(Settings)}
     for variable, text in environment.items():

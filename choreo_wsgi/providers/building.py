@@ -65,7 +65,11 @@ def build(
     return _Building(configuration, environment, kept or {}).router()
 
 
-def _check_base_url(name: str, url: str) -> None:
+def _check(name: str, options: Mapping[str, str]) -> None:
+    """Raise ConfigurationError for an address or a key that could not be used."""
+    key, url = options.get("api_key", ""), options.get("base_url", "")
+    if not key.isprintable() or max(key, default="") > "\xff":
+        raise ConfigurationError(f"provider {name}: api_key: no header can hold its characters")
     try:
         if url:
             parse_url(url, {})
@@ -115,12 +119,15 @@ class _Building:
             if options is None:
                 options = self._section_options(name, cls)
             if type in BUILT_IN:
-                _check_base_url(name, options.get("base_url", ""))
+                _check(name, options)
             made_from = (cls, options)
             if name in self._kept and self._kept[name].made_from == made_from:
                 return self._kept[name]
             provider = cls(name, options, self._configuration.settings)
             provider.made_from = made_from
+            url = getattr(provider.options, "base_url", "")
+            if type in BUILT_IN and url:
+                parse_url(url, self._environment)  # the proxy on the way there
             return provider
         except Unusable as error:
             reason = error.message

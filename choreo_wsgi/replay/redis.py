@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import secrets
 import threading
 import time
@@ -64,6 +65,8 @@ def connect(url: str) -> Any:
     Raises ConfigurationError for an address that cannot be read.
     """
     scheme, colon, rest = url.partition(":")
+    if not re.fullmatch(r"[^?#]*//[^/?#]*(/[0-9]*)?([?#].*)?|unix:.*", url, re.S):
+        raise ConfigurationError("replay: a redis address is redis://HOST:PORT/NUMBER")
     scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
     try:
         pool = redis.BlockingConnectionPool.from_url(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -48,14 +49,15 @@ class SQLiteBackend(Backend):
 
     def __init__(self, url: str, settings: Settings) -> None:
         path = Path(url.partition(":")[2])
-        if not path.name or path.is_dir():
+        if not path.name or path.is_dir() or re.match(r"sqlite://[^/]", url):
             raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
         if not path.absolute().parent.is_dir():
             raise ConfigurationError(f"replay: there is no directory {str(path.parent)!r}")
         try:
             connect(path).close()
         except (sqlite3.Error, OSError) as error:
-            if "locked" not in str(error):  # by somebody who is busy with it
+            # Not while somebody is busy with it, nor for a disk that fails: others are served.
+            if not re.search("locked|malformed|disk", str(error)):
                 raise ConfigurationError(f"replay: {url!r} cannot be used: {error}") from error
         # Two connections: with one for each thread a thousand streams would be a thousand caches
         # and file descriptors.

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 #: Bytes that the system keeps for a client that does not read; left to itself it takes 4 MB.
 UNSENT = 512 * 1024
 
-_ADDRESS = re.compile(r"(\[[\w:.%]+\]|[^\s:\[\]]*)(?::([0-9]{1,9}))?", re.ASCII)
+_ADDRESS = re.compile(r"(\[[\w:.%]+\]|[^\s:/\[\]]*)(?::([0-9]{1,9}))?", re.ASCII)
 
 #: The first descriptor that is handed over; what is below are the standard streams.
 FIRST = 3

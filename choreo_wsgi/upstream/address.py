@@ -71,7 +71,8 @@ def _split(url: str, what: str) -> SplitResult:
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigurationError(f"a {what} must look like http://HOST or https://HOST/PATH")
+        form = "http://HOST:PORT" if what == "proxy" else "http://HOST or https://HOST/PATH"
+        raise ConfigurationError(f"a {what} must look like {form}")
     return split
 
 

@@ -364,6 +364,11 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
     ("wrong", "said"),
     [
         ("respond hello", "not choreo-wsgi's echo"),
+        ("header Content-Type text/html\nrespond <form>login</form>", "the answer is text/html"),
+        (
+            'header Choreo-Saw "HTTP/1.1; direct; heartbeat=1"\nrespond "data: {}\n\n"',
+            "the answer was cut",  # with the last frame held back
+        ),
         ('header Content-Type text/event-stream\nrespond "data: [DONE]\n\n"', "not choreo-wsgi's"),
         (
             'header Choreo-Saw "HTTP/1.1; direct; heartbeat=1"\nrespond "data: x\n\n"',

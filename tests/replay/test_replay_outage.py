@@ -26,7 +26,7 @@ from replay_helpers import (
     write,
 )
 
-from choreo_wsgi.errors import NotFound, ReplayUnavailable, StreamGone
+from choreo_wsgi.errors import ConfigurationError, NotFound, ReplayUnavailable, StreamGone
 from choreo_wsgi.replay import Store, Writer, open_store
 from choreo_wsgi.settings import Settings
 
@@ -269,12 +269,9 @@ def test_a_server_that_was_never_there(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     path.write_bytes(b"this is not a database, " * 100)
-    store = open_store(f"sqlite:{path}", Settings())
-    writer = create(store)
-    write(writer, 3)
-    with pytest.raises(ReplayUnavailable):
-        look(store, writer.id)
-    store.close()
+    with pytest.raises(ConfigurationError, match="file is not a database"):
+        open_store(f"sqlite:{path}", Settings())
+    assert path.read_bytes().startswith(b"this is not a database")
 
 
 def test_the_file_is_nobody_elses(tmp_path: Path) -> None:

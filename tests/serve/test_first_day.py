@@ -94,7 +94,7 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["models"], {"CHOREO_DEFALT_MODEL": "k"}, "", "'CHOREO_DEFAULT_MODEL'"),
         (["models"], {}, "[choreo]\nmax_stream = 3\n", "'max_streams'"),
         (["models"], {}, "[chorea]\n", "'choreo'"),
-        (["models"], {}, "[providers x]\n", "'provider NAME'"),
+        (["models"], {}, "[providers x]\n", "'provider'"),
         (["models"], {}, "[provider x]\ntype = opnai\n", "'openai'"),
         (["models"], {}, "[provider x]\ntype = openai\nbase_uri = x\n", "'base_url'"),
         (["models"], {}, "[provider x]\ntype = openai\nmodel = x\n", "'models'"),
@@ -102,6 +102,9 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["--verison"], {}, "", "'--version'"),
         (["serve", "9000"], {}, "", "'--port 9000'"),
         (["help"], {}, "", "'--help'"),
+        (["version"], {}, "", "'--version'"),
+        (["models"], {}, "[keys ann]\n", "'key'"),
+        (["models"], {}, "[Provider x]\n", "'provider'"),
         (["models", "--log-format", "JSON"], {}, "", "'json'"),
     ],
 )
@@ -129,6 +132,27 @@ def test_quotation_marks_belong_to_no_value(
     done = run("models", ini=ini, **environment)
     assert done.returncode == 2 and "leave out the quotation marks" in done.stderr
     assert "a-key" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--processes", "all"], {}, "processes: 'all' is neither auto nor"),
+        (["--listen", "localhost:80 ; the host"], {}, "is not HOST:PORT"),
+        (["--listen", "/tmp/socket"], {}, "the path of a unix socket goes to the setting"),
+        (["--replay", "sqlite://x.db"], {}, "names no file: write sqlite:PATH"),
+        (["--replay", "redis://h/zero"], {}, "a redis address is redis://HOST:PORT/NUMBER"),
+        ([], {"OPENAI_API_KEY": "a\nb"}, "openai: api_key: no header can hold its characters"),
+        ([], {"OPENAI_API_KEY": "a\u2026"}, "openai: api_key: no header can hold its characters"),
+        ([], {"OPENAI_API_KEY": "k", "https_proxy": "socks5://h:1"}, "like http://HOST:PORT"),
+    ],
+)
+def test_what_cannot_work_is_told_before_it_serves(
+    run: Run, arguments: list[str], environment: dict[str, str], said: str
+) -> None:
+    done = run("models", *arguments, **environment)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
