@@ -276,10 +276,8 @@ class Application:
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]
-            raise MethodNotAllowed(
-                f"{method!a} is not allowed here, {' or '.join(handlers)} is",
-                headers=(("Allow", ", ".join(allowed)),),
-            )
+            text = f"{method!a} is not allowed here, {' or '.join(handlers)} is"
+            raise MethodNotAllowed(text, headers=(("Allow", ", ".join(allowed)),))
         return handler(call)
 
     def _handlers(self, path: str) -> Mapping[str, Callable[[Call], Response | Pending]] | None:

@@ -125,9 +125,8 @@ class _Building:
                 return self._kept[name]
             provider = cls(name, options, self._configuration.settings)
             provider.made_from = made_from
-            url = getattr(provider.options, "base_url", "")
-            if type in BUILT_IN and url:
-                parse_url(url, self._environment)  # the proxy on the way there
+            if url := options.get("base_url", "") or provider.facts.home:
+                parse_url(url, self._environment)  # for the proxy on the way there
             return provider
         except Unusable as error:
             reason = error.message
