@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import re
+import resource
 import signal
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -45,12 +47,19 @@ def pytest_configure() -> None:
 
     Keys, addresses and proxies would be used, an ignored SIGINT is inherited by every program
     that a test starts, and unbuffered output changes what a forked child repeats.
-    Debian keeps nginx, haproxy and apache2 where only root's PATH leads.
+    Debian keeps nginx, haproxy and apache2 where only root's PATH leads.  Some tests open a
+    thousand connections, and a socket below a long TMPDIR.
     """
     for name in list(os.environ):
         if SETTINGS.match(name) and name not in KEPT:
             del os.environ[name]
     os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+    if len(tempfile.gettempdir()) > 24:  # a unix socket's path has room for 107 bytes
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
     os.umask(0o022)  # servers that root starts give their rights up, and read what we wrote
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

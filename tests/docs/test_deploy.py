@@ -231,7 +231,7 @@ def test_apache_passes_the_key_on(require_tool: Callable[[str, str], str]) -> No
     with bare_site() as folder:
         (folder / "choreo.wsgi").write_text("from choreo_wsgi.wsgi import app as application\n")
         text = (ROOT / "deploy" / "apache.conf").read_text()
-        text = text.replace("python-home=/opt/choreo-wsgi", f"python-path={folder}")
+        text = text.replace("python-home=/opt/choreo-wsgi", f"home={folder} python-path={folder}")
         text = text.replace("/opt/choreo-wsgi", str(folder)).replace("threads=272", "threads=5")
         compiled = subprocess.run([apache, "-l"], capture_output=True, text=True, check=True)
         loads = [
