@@ -57,15 +57,14 @@ class Normaliser:
     new_id: Callable[[], str] = new_call_id
     tools: frozenset[str] = frozenset()
 
-    done = False
-    state = 0
-    _finished = 0
-    _ended = False
-
     def __post_init__(self) -> None:
         #: What the marks stand for that are in a chunk in the place of long strings.
         self.marks: Marks = {}
         self.choices: dict[int, Choice] = {}
+        self.done = False
+        self.state = 0
+        self._finished = 0
+        self._ended = False
         self._identity: Chunk = {}
         self._numbered: dict[int, Choice] = {}  # by the upstream's numbers
         self._usage: Chunk | None = None

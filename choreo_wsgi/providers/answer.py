@@ -85,25 +85,24 @@ class Asking:
 class UpstreamAnswer:
     """What comes back for *asking*; :meth:`read` returns the body of a good answer."""
 
-    #: Bytes since the last that was of use; who reads sets it to 0.
-    unused = 0
-    #: Whether it is what was asked for, so far as it has come.
-    good = False
-    #: Whether what the exchange gives needs to be looked at no more.
-    _open = False
-    _failure: ChoreoError | None = None
-    _begun: Exchange | None = None  # the exchange whose body has been looked at
-    _packing: coding.Unpacker | None = None
-    _waits = False  # there is more to unpack of what has come
-    _late: bytes | None = None  # what is left to who may wait
-    _pause = 0.0  # how long the next read of a burst is put off,
-    _paused = 0.0  # and since when
-
     def __init__(self, asking: Asking) -> None:
         self._asking: Asking | None = asking  # let go of once the answer is good
         self._secrets = asking.secrets
         self._exchange = asking.begin()
+        self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
+        self._begun: Exchange | None = None  # the exchange whose body has been looked at
+        self._packing: coding.Unpacker | None = None
+        self._waits = False  # there is more to unpack of what has come
+        #: Bytes since the last that was of use; who reads sets it to 0.
+        self.unused = 0
+        self._late: bytes | None = None  # what is left to who may wait
+        #: Whether it is what was asked for, so far as it has come.
+        self.good = False
+        #: Whether what the exchange gives needs to be looked at no more.
+        self._open = False
+        self._pause = 0.0  # how long the next read of a burst is put off,
+        self._paused = 0.0  # and since when
 
     @property
     def body_ended(self) -> bool:

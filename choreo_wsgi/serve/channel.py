@@ -55,22 +55,20 @@ _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what
 class Channel(Load):
     """One connection to the client at *host*, accepted by *listener*."""
 
-    gives_way = keeps_descriptor = True
-    connected = True
-    #: Whether it is to be closed when all is sent.
-    closing = False
-    #: Whether the client may still be sending what was refused; see :meth:`_close`.
-    lingers = False
-    _discarding = False
-    _fresh = True
-    #: The request that is coming in.
-    request: Parser | None = None
-    #: The request that is being answered.
-    task: Task | None = None
-    #: When the client is cut off for not taking what is unsent.
-    _deadline = 0.0
-
     def __init__(self, listener: Any, sock: socket.socket, host: str) -> None:
+        super().__init__(steady=True)
+        self.connected = True
+        #: Whether it is to be closed when all is sent.
+        self.closing = False
+        #: Whether the client may still be sending what was refused; see :meth:`_close`.
+        self.lingers = self._discarding = False
+        self._fresh = True
+        #: The request that is coming in.
+        self.request: Parser | None = None
+        #: The request that is being answered.
+        self.task: Task | None = None
+        #: When the client is cut off for not taking what is unsent.
+        self._deadline = 0.0
         self.listener = listener
         self.server = listener.server
         self._carrier = listener.server.carrier

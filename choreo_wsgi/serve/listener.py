@@ -29,11 +29,11 @@ REST = 0.002
 class Listener(Load):
     """A listening socket, *sock*, of *server*."""
 
-    gives_way = keeps_descriptor = True
     #: Until when nothing is accepted, if it rests.
     due = math.inf
 
     def __init__(self, server: Any, sock: socket.socket) -> None:
+        super().__init__(steady=True)
         self.server = server
         self.socket = sock
         self._expected = 1  # connections that probably wait

@@ -43,16 +43,14 @@ class Task(Load):
     block (``blocks(environ)``) is called by a worker.
     """
 
-    status = ""
-    #: The length of a body that is a list.
-    _length: int | None = None
-    _wrote_head = False
-    _chunked = False
-    #: Whether the client itself expects that the connection is closed.
-    _parting = False
-    close_on_finish = False
-
     def __init__(self, channel: Any, request: Parser) -> None:
+        super().__init__()
+        self.close_on_finish = False
+        #: The length of a body that is a list.
+        self._length: int | None = None
+        self._wrote_head = self._chunked = False
+        #: Whether the client itself expects that the connection is closed.
+        self._parting = False
         self.channel = channel
         self.request = request
         self.version = "1.1" if request.version == "1.1" else "1.0"

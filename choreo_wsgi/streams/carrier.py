@@ -47,24 +47,24 @@ SHARE = 0.0005
 
 
 class Load:
-    """Something that waits; *descriptor*, *polled*, *timer* and *away* are the carrier's notes."""
+    """Something that waits, for data mostly, or *steady*: a connection, or what listens for them.
 
-    #: Whether there is nothing more to carry.
-    ended = False
-    #: What moves most of what comes to the descriptor without :meth:`step`, until that.
-    lane: Lane | None = None
-    #: Whether running streams go first.
-    gives_way = False
-    #: Whether the descriptor's number stands for the same open file until the load's end.
-    keeps_descriptor = False
+    What is steady gives way to running streams, and keeps its descriptor until it ends.
+    """
 
-    #: The descriptor that the carrier polls for it, and for which events.
-    descriptor: int | None = None
-    polled = 0
-    #: When the carrier will look at it, ``time.monotonic()``.
-    timer = math.inf
-    #: Whether a worker has it.
-    away = False
+    # Members of each load and not of the class, where Python finds them ten times slower.
+    def __init__(self, steady: bool = False) -> None:
+        self.steady = steady
+        #: Whether there is nothing more to carry.
+        self.ended = False
+        #: What moves most of what comes to the descriptor without :meth:`step`, until that.
+        self.lane: Lane | None = None
+        # The carrier's notes: the descriptor that it polls and for which events, when it will look
+        # at the load (``time.monotonic()``), and whether a worker has it.
+        self.descriptor: int | None = None
+        self.polled = 0
+        self.timer = math.inf
+        self.away = False
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
@@ -72,7 +72,7 @@ class Load:
 
     @property
     def events(self) -> int:
-        """What to poll for there, if it keeps its descriptor."""
+        """What to poll for there, if it is steady."""
         return IN
 
     @property
@@ -124,7 +124,7 @@ class Carrier:
     @property
     def carried(self) -> int:
         """How many streams there are."""
-        return sum(not load.gives_way for load in list(self._loads))
+        return sum(not load.steady for load in list(self._loads))
 
     def carry(self, load: Load) -> None:
         """Take *load* over, until it has ended."""
@@ -182,7 +182,7 @@ class Carrier:
             load = self._polled.get(descriptor)
             if load is None:
                 self._forget(descriptor)
-            elif load.gives_way:
+            elif load.steady:
                 self._waiting[load] = None
             else:
                 lane = load.lane
@@ -254,14 +254,14 @@ class Carrier:
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
-        before, events = load.descriptor, load.events if load.keeps_descriptor else IN
+        before, events = load.descriptor, load.events if load.steady else IN
         descriptor = descriptor if events else None
-        if load.keeps_descriptor and descriptor == before and events == load.polled:
+        if load.steady and descriptor == before and events == load.polled:
             return
         # What a stream has closed can be another stream's descriptor by now.
         if before is not None and before != descriptor and self._polled.get(before) is load:
             self._polled[before] = None  # mostly an upstream's, who will be asked again
-            if load.keeps_descriptor:
+            if load.steady:
                 self._forget(before, closing=load.ended)
         load.descriptor, load.polled = descriptor, events
         if descriptor is None:

@@ -44,6 +44,7 @@ class Recording(Load):
     def __init__(
         self, generation: Generation, writer: Writer, adopt: Callable[[Recording], bool]
     ) -> None:
+        super().__init__()
         self.generation = generation
         self.writer = writer
         self._adopt = adopt

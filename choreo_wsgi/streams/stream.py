@@ -60,12 +60,6 @@ class Generation:
     ending is returned.
     """
 
-    ended = False
-    outcome = ""
-    #: What it ended with, if that is an error.
-    failure: ChoreoError | None = None
-    on_end: Callable[[], None] | None = None
-
     def __init__(
         self,
         frames: Readable[bytes],
@@ -77,6 +71,11 @@ class Generation:
         self.writer = writer
         self._control = control
         self._first = first
+        self.ended = False
+        self.outcome = ""
+        #: What it ended with, if that is an error.
+        self.failure: ChoreoError | None = None
+        self.on_end: Callable[[], None] | None = None
 
     def receive(self, timeout: float) -> bytes:
         """Return the frames that came within *timeout* seconds; the last bring the ending."""
@@ -160,9 +159,6 @@ class EventStream:
     is told of every block and ping before it is sent.
     """
 
-    _last_sent: float | None = None
-    _lane: Lane | None = None
-
     def __init__(
         self,
         generation: Endable,
@@ -179,6 +175,8 @@ class EventStream:
         self._ping = ping
         self._on_close: Callable[[str], None] | None = on_close
         self._meter = meter
+        self._last_sent: float | None = None
+        self._lane: Lane | None = None
 
     def __iter__(self) -> EventStream:
         return self

@@ -33,32 +33,31 @@ class Exchange:
     receive; any thread may close.
     """
 
-    status: int | None = None
-    headers = _NO_HEADERS
-    #: Whether the body was returned to its end.
-    ended = False
-    #: What was read and has to be looked at: bytes of the body, or the connection's failure.
-    unread: bytes | OSError = b""
-    #: When a piece of the body, or the head, came last.
-    heard = 0.0
-    _connection: Connection | None = None
-    _framing: Framing | None = None
-    _head: Head | None = None
-    _early, _start = b"", 0  # what came until the head is whole, and where in it that begins
-    _waiting: tuple[int, float] | None = None
-    _again = 0.0  # when to ask whether the socket is writable
-    _sent = False
-    _sent_at = 0.0
-    _closed = False
-    _answered = False  # a byte of the answer has come
-
     def __init__(self, client: Client, address: Address, method: str, *request: bytes) -> None:
+        self.status: int | None = None
+        self.headers = _NO_HEADERS
+        #: Whether the body was returned to its end.
+        self.ended = False
         self._client = client
         self._address = address
         self._method = method
         self._request = request
+        self._connection: Connection | None = None
+        self._framing: Framing | None = None
+        self._head: Head | None = None
+        self._early = b""  # the bytes that came, until the head is whole
+        self._start = 0  # where in them it begins
+        #: What was read and has to be looked at: bytes of the body, or the connection's failure.
+        self.unread: bytes | OSError = b""
         self._steps: Steps | None = self._begin(fresh=False)
+        self._waiting: tuple[int, float] | None = None
+        #: When a piece of the body, or the head, came last.
+        self.heard = 0.0
+        self._again = 0.0  # when to ask whether the socket is writable
         self._patience = client.timeouts.first_byte
+        self._sent = self._closed = False
+        self._sent_at = 0.0
+        self._answered = False  # a byte of the answer has come
         self._busy = threading.Lock()
         # Held while the connection is either aborted or given back: never both.
         self._ending = threading.Lock()

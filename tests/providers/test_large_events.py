@@ -166,6 +166,7 @@ def test_the_carrier_has_a_worker_read_it() -> None:
 
     class Reading(Load):
         def __init__(self, reply: Reply) -> None:
+            super().__init__()
             self.reply = reply
             self.fileno = reply.fileno  # type: ignore[method-assign]
 

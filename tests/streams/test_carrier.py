@@ -31,6 +31,7 @@ class Waiting(Load):
     """Waits for *sock*, or until *due*; notes the thread of each step."""
 
     def __init__(self, sock: socket.socket | None = None, due: float | None = None) -> None:
+        super().__init__()
         self.sock = sock
         self.time = due
         self.steps: list[str] = []

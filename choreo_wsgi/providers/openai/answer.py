@@ -40,14 +40,13 @@ class RelayedStream(UpstreamAnswer):
     passes here.
     """
 
-    ended = False
-    _grace = 0.0
-    _finished = False  # every choice has its finish reason
-
     def __init__(self, asking: Asking, relay: EventRelay, label: str) -> None:
         super().__init__(asking)
         self._relay = relay
         self.label = label
+        self.ended = False
+        self._grace = 0.0
+        self._finished = False  # every choice has its finish reason
 
     @property
     def usage(self) -> Usage | None:
