@@ -482,6 +482,9 @@ def test_streams_of_another_key_without_a_client_are_not_counted(
     wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
     with server.connect() as other:
         begin(other, ask("echo"), **bearer("key-b"))
+    more = {**RESUMABLE, **bearer("key-a")}
+    with server.connect() as own:
+        assert own.exchange("POST", "/v1/chat/completions", ask("echo"), more).status == 429
     script.finish(Finish())
 
 
@@ -637,7 +640,7 @@ def test_a_message_that_has_lost_its_producer_ends_with_its_own_error(
 
 def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
-    _, server = start(replay=url, heartbeat_seconds="60")
+    app, server = start(replay=url, heartbeat_seconds="60")
     other = open_store(url, Settings())
     writer = other.create("").writer
     assert writer is not None
@@ -645,10 +648,32 @@ def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: 
     created = {"type": kind, "sequence_number": 0, "response": {"id": "resp_1", "output": []}}
     writer.append(sse.frame(json.dumps(created).encode(), 1, event=kind), 1)
     other.close()
+    # Who only asks for it is told what there is.
+    asked = once(server, "GET", f"/v1/responses/resp_{writer.id[5:]}")
+    assert (asked.status, json.loads(asked.body)["id"]) == (200, "resp_1")
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    wait_until(lambda: not app._resumption().store._readers, "no reading is left open")
     *_, last = replay(server, writer.id)
     assert b"event: response.failed\n" in last and b'"sequence_number":1' in last
     assert b'"resp_1"' in last
+
+
+def test_a_response_whose_beginning_was_dropped_ends_all_the_same(
+    start: Any, tmp_path: Path
+) -> None:
+    url = f"sqlite:{tmp_path / 'replay.db'}"
+    _, server = start(replay=url, heartbeat_seconds="60")
+    other = open_store(url, Settings(replay_stream_bytes=2048))
+    writer = other.create("").writer
+    assert writer is not None
+    kind = "response.output_text.delta"
+    data = json.dumps({"type": kind, "delta": "x" * 1000}).encode()
+    for number in range(1, 5):
+        writer.append(sse.frame(data, number, event=kind), 1)
+    other.close()
+    assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    *_, last = replay(server, writer.id, 3)
+    assert last.startswith(b"id: 5\n") and b'"stream_cancelled"' in last
 
 
 @pytest.mark.parametrize(

@@ -450,3 +450,43 @@ def test_a_filtered_response_says_so(scripted_url: tuple[str, Script]) -> None:
         assert response.status == "incomplete"
         assert response.incomplete_details.reason == "content_filter"
         assert response.output[0].status == "incomplete"
+
+
+def test_what_a_log_holds_of_a_request_is_not_sent(application: Make) -> None:
+    """To who made the response, to who joins it by its key, and to who reads it again."""
+    app = application(PROVIDERS)
+    asked = {"model": "slow", "input": "hi", "store": True, "stream": True}
+    made, joined = (
+        call(app, "POST", "/v1/responses", asked, HTTP_IDEMPOTENCY_KEY="k") for _ in range(2)
+    )
+    id = json.loads(made.body.split(b"data: ")[1].splitlines()[0])["response"]["id"]
+    again = call(app, "GET", f"/v1/responses/{id}", QUERY_STRING="stream=true")
+    assert made.body == joined.body == again.body
+    assert made.body.startswith(b"id: 2\nevent: response.created\n")
+
+
+def test_one_that_is_cancelled_is_told_so_to_who_waits_for_it(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    script = scripted()
+    app = application({"scripted": {"models": "m"}})
+    body = {"model": "m", "input": "hi", "store": True}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(call, app, "POST", "/v1/responses", body)
+        assert script.asked.wait(harness.DEADLINE)
+        (stream,) = app._resumption().store._keeper.writers
+        path = f"/v1/responses/resp_{stream.removeprefix('strm_')}/cancel"
+        assert call(app, "POST", path).json()["status"] == "cancelled"
+        told = waiting.result(harness.DEADLINE)
+    assert (told.status, told.json()["status"]) == (200, "cancelled")
+
+
+def test_a_long_text_is_kept_as_it_was_sent(application: Make) -> None:
+    """It stands beside the request while that is looked through."""
+    app = application()
+    text = "wörter " * 20_000
+    body = {"model": "echo", "input": text, "store": True, "max_output_tokens": 1}
+    kept = call(app, "POST", "/v1/responses", body)
+    path = f"/v1/responses/{kept.json()['id']}/input_items"
+    (item,) = call(app, "GET", path).json()["data"]
+    assert item["content"][0]["text"] == text
