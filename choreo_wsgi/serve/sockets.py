@@ -127,7 +127,7 @@ def check_exposure(sockets: Iterable[socket.socket]) -> None:
     """
     for one in sockets:
         host = one.getsockname()[0] if one.family != socket.AF_UNIX else "::1"
-        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        if not ipaddress.ip_address(host).is_loopback:
             raise ConfigurationError(
                 f"listen: {host} can be reached from elsewhere and there are no API keys; "
                 "set CHOREO_API_KEYS, or insist with --allow-anonymous"

@@ -98,7 +98,7 @@ def _places(
 def _is_literal(host: str) -> bool:
     """Return whether *host* is an address, for which nobody need be asked."""
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True

@@ -578,6 +578,20 @@ def test_one_that_cannot_be_logged_leaves_the_others_going(
     wait_until(lambda: app.active == 0, "both slots are free")
 
 
+def test_a_stream_that_somebody_else_has_ended_frees_its_provider(
+    start: Any, script: Script
+) -> None:
+    app, server = start()
+    with server.connect() as client:
+        id = begin(client, ask())
+        store = app._resumption().store
+        store._keeper.forget(store._keeper.writers[id])
+        script.say("one ")
+        assert b'"producer_lost"' in read_to_end(client)[-1]
+        assert script.closed.wait(harness.DEADLINE)
+    wait_until(lambda: app.active == 0, "nothing is left running")
+
+
 def test_nobody_goes_on_with_a_stream_once_all_is_closing(start: Any, script: Script) -> None:
     app, server = start()
     client = server.connect()

@@ -16,8 +16,8 @@ from pathlib import Path
 from .families import Families
 from .faults import ROOT, Fault, read_faults
 
-#: Seconds for the tests of one fault; a fault that hangs them is noticed.
-PATIENCE = 300
+#: Seconds for the tests of one fault, and for one of them: a fault that hangs them is noticed.
+PATIENCE, TEST_PATIENCE = 150, 45
 COPIED = ("choreo_wsgi", "choreoai", "tests", "docs", "deploy", "examples", "bench")
 #: Where ``--families`` writes which cases failed under no fault.
 DETAILS = ROOT / "build" / "mutants-families.txt"
@@ -46,7 +46,8 @@ def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
     text = path.read_text("utf-8")
     path.write_text(fault.planted_in(text), "utf-8")
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += [f"--timeout={TEST_PATIENCE}", *arguments]
     with tempfile.TemporaryFile() as output:
         run = subprocess.Popen(
             command,

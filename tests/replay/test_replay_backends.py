@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import redis
 from replay_helpers import RedisServer, create, frame, frames, read_all, receive, write
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.replay import Writer, database, open_store
 from choreo_wsgi.replay.backend import Backend, Block, Status, Unreachable, Write
 from choreo_wsgi.replay.base import READ_BYTES
-from choreo_wsgi.replay.redis import RedisBackend
+from choreo_wsgi.replay.redis import RedisBackend, connect
 from choreo_wsgi.replay.sqlite import SQLiteBackend
 from choreo_wsgi.settings import Settings
 
@@ -102,8 +103,6 @@ def test_a_log_is_fetched_in_pieces(backend: Backend) -> None:
 
 def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
     """A server that died leaves nothing there for ever."""
-    import redis
-
     backend = RedisBackend(shared_redis.url, SETTINGS)
     backend.insert("silent", "alice", "key", "digest", "p")
     backend.beat("p", ["silent"])
@@ -128,8 +127,6 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
 
 def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
     """And nobody takes it for another server that has ended the stream."""
-    import redis
-
     backend = RedisBackend(own_redis.url, SETTINGS)
     backend.insert("s", "alice", None, "", "p")
     with redis.Redis.from_url(own_redis.url) as client:
@@ -143,8 +140,6 @@ def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
 
 
 def test_a_key_whose_stream_redis_let_go_of_is_free(shared_redis: RedisServer) -> None:
-    import redis
-
     backend = RedisBackend(shared_redis.url, SETTINGS)
     assert backend.insert("a", "bob", "key", "d", "p") is None
     assert backend.insert("b", "bob", "key", "d", "p") == ("a", "d")
@@ -224,3 +219,9 @@ def test_two_processes_make_the_file_at_once(
     database.connect(path).close()
     assert waited
     other.close()
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+def test_an_address_with_tls(scheme: str) -> None:
+    pool = connect(f"{scheme}://127.0.0.1:1/0").connection_pool
+    assert issubclass(pool.connection_class, redis.SSLConnection)

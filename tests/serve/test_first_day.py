@@ -18,7 +18,7 @@ from bare_site import bare_site
 from launched import free_port
 
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.serve.sockets import listen_addresses
+from choreo_wsgi.serve.sockets import bind, listen_addresses
 from choreo_wsgi.settings import Settings
 
 Start = Callable[..., Any]
@@ -482,3 +482,16 @@ def test_a_request_of_thirty_mebibytes(command: Start) -> None:
         answer = client.read_answer()
     assert answer.status == 200, answer.body[:200]
     assert json.loads(answer.body)["choices"][0]["message"]["content"] == "What is it?"
+
+
+def test_both_kinds_of_addresses_have_a_socket_of_their_own() -> None:
+    """And a server that is started again need not wait for connections of the last."""
+    sockets = bind(Settings(host="*", port=free_port()))
+    try:
+        for one in sockets:
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+            if one.family == socket.AF_INET6:
+                assert one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    finally:
+        for one in sockets:
+            one.close()

@@ -99,3 +99,21 @@ def test_a_server_that_has_ended_leaves_no_thread(run_app: Callable[..., Running
         assert client.exchange("GET", "/").body == b"ok"
     server.close()
     harness.wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")
+
+
+def test_who_waits_for_a_place_gets_it_when_another_leaves(
+    run_app: Callable[..., Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    running = run_app(body_app(b"ok"))
+    running.server._most = 2
+    with running.connect() as first, running.connect() as second:
+        for client in (first, second):
+            assert client.exchange("GET", "/").body == b"ok"
+        assert "there are 2 connections: no more are accepted" in caplog.text
+        with running.connect() as third:
+            third.request("GET", "/")
+            assert first.exchange("GET", "/").body == b"ok"
+            assert len(running.server.connections) == 2
+            first.close()
+            assert third.read_answer().body == b"ok"
+    caplog.clear()

@@ -151,7 +151,9 @@ def test_a_stopping_server_ends_every_stream_with_an_error(before: int) -> None:
     run.check_all_is_given_back()
 
 
-def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told() -> None:
+def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Clinging(Script):
         def close(self) -> None:
             super().close()
@@ -166,6 +168,7 @@ def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told() -> None:
     run = Run(Clinging())
     run.stream.close()
     run.check_all_is_given_back()
+    assert "a provider failed to let go of a stream" in caplog.text
 
 
 def test_after_its_ending_a_generation_says_nothing_more() -> None:

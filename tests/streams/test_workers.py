@@ -52,6 +52,7 @@ def test_jobs_wait_for_the_threads_that_there_are(allow: Callable[[int], None]) 
     for _ in range(6):
         assert done.acquire(timeout=harness.DEADLINE)
     workers.close()
+    assert threading.stack_size() == 0  # other threads have the system's
 
 
 def test_without_any_thread_nothing_is_promised(allow: Callable[[int], None]) -> None:
