@@ -98,7 +98,10 @@ class BlockWriter(AnswerWriter):
         elif isinstance(item, Finish):
             self._finish = item
         else:
-            return b"".join([begun, *self._delta(item)])
+            block, more = self._text, item.reasoning or item.refusal or item.extra or item.marks
+            if block is None or block.kind != "text" or more or item.tool_calls or item.logprobs:
+                return b"".join([begun, *self._delta(item)])
+            return self._filled(block, item.text) if item.text else b""  # as nearly all are
         return begun
 
     def _delta(self, delta: Delta) -> Iterator[bytes]:
