@@ -141,13 +141,11 @@ class Failover:
     def _choose(self) -> None:
         """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
-        for place, target in enumerate(self._left):  # noqa: B007 (used behind the loop)
-            self._breaker = self._breaker_of(target.label)
+        for target in (*self._left, self._left[0]):
+            self._target, self._breaker = target, self._breaker_of(target.label)
             if self._breaker.allows():
                 break
-        else:
-            place, self._breaker = 0, self._breaker_of(self._left[0].label)
-        self._target = self._left.pop(place)
+        self._left.remove(self._target)
 
     def _pass_over(self, error: ChoreoError) -> None:
         """Raise *error* unless the next target is to be asked."""
