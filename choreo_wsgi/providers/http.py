@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..chat.items import Json, new_call_id
+from ..chat.items import Json, dump_large, new_call_id
 from ..chat.longtext import restore
 from ..chat.source import Source
 from ..errors import ChoreoError
@@ -70,6 +70,13 @@ class OverHTTP(Provider):
         sent.headers = {**sent.headers, **request.trace}  # not signed: proxies may change them
         judged = {"refused": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
         return answers.Asking(lambda: self.client.send(sent), **judged)
+
+    def post(
+        self, request: ChatRequest, url: str, headers: dict[str, str], body: dict[str, Json]
+    ) -> HTTPRequest:
+        """Return what posts *body*, in which the marks of *request* may be, to *url*."""
+        headers = {"content-type": "application/json", **headers}
+        return HTTPRequest("POST", url, headers, dump_large(body, request.marks))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent*, which is complete, with its signature, where requests are signed."""

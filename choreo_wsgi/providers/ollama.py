@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..chat.endings import finish_reason
-from ..chat.items import dump_large, new_call_id
+from ..chat.items import new_call_id
 from ..chat.shapes import arguments_in, listed, reshape
 from . import (
     ChatRequest,
@@ -74,18 +74,13 @@ class Ollama(HTTPProvider):
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /api/chat`` for *request*."""
         options = self.options
-        headers = {"content-type": "application/json", "accept": "application/x-ndjson"}
+        headers = {"accept": "application/x-ndjson"}
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
         made = body(request, self.able(request.model))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
-        return HTTPRequest(
-            "POST",
-            f"{options.base_url.rstrip('/')}/api/chat",
-            headers,
-            dump_large(made, request.marks),
-        )
+        return self.post(request, f"{options.base_url.rstrip('/')}/api/chat", headers, made)
 
     def translator(self, request: ChatRequest) -> Translator:
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...chat.items import dump_large
 from ...chat.source import Reply
 from ...late import Late
 from .. import (
@@ -72,15 +71,13 @@ class Anthropic(HTTPProvider):
     def _post(self, request: ChatRequest, path: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options
         headers = {
-            "content-type": "application/json",
             "accept": "text/event-stream",
             "anthropic-version": request.version or options.version,
             "x-api-key": self.key(),
         }
         if beta := ",".join(filter(None, (options.beta, request.betas))):
             headers["anthropic-beta"] = beta
-        url = f"{options.base_url.rstrip('/')}/v1{path}"
-        return HTTPRequest("POST", url, headers, dump_large(body, request.marks))
+        return self.post(request, f"{options.base_url.rstrip('/')}/v1{path}", headers, body)
 
     def translator(self, request: ChatRequest) -> Translator:
         return anthropic_answer.AnthropicTranslator(self.settings.max_event_bytes)

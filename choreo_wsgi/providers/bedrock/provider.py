@@ -14,7 +14,6 @@ from botocore.awsrequest import AWSRequest
 from botocore.session import Session
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import dump_large
 from ...chat.source import Reply
 from ...settings import did_you_mean
 from .. import (
@@ -109,8 +108,7 @@ class Bedrock(HTTPProvider):
         base = options.base_url or f"https://bedrock-runtime.{options.region}.amazonaws.com"
         url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/{operation}"
         accept = "json" if operation == "invoke" else "vnd.amazon.eventstream"
-        headers = {"content-type": "application/json", "accept": f"application/{accept}"}
-        return HTTPRequest("POST", url, headers, dump_large(body, request.marks))
+        return self.post(request, url, {"accept": f"application/{accept}"}, body)
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent* with the key, or with a signature of all that it is."""

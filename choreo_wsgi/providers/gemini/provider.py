@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from ...chat.items import dump_large
 from .. import (
     ChatRequest,
     HTTPProvider,
@@ -48,15 +47,9 @@ class Gemini(HTTPProvider):
         base = f"{options.base_url.rstrip('/')}/{options.version}/models"
         # Without alt=sse the answer would be one JSON array.
         url = f"{base}/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
-        headers = {
-            "content-type": "application/json",
-            "accept": "text/event-stream",
-            "x-goog-api-key": self.key(),
-        }
-        able = self.able(request.model)
-        return HTTPRequest(
-            "POST", url, headers, dump_large(gemini_request.body(request, able), request.marks)
-        )
+        headers = {"accept": "text/event-stream", "x-goog-api-key": self.key()}
+        body = gemini_request.body(request, self.able(request.model))
+        return self.post(request, url, headers, body)
 
     def translator(self, request: ChatRequest) -> Translator:
         return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
