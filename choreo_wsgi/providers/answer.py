@@ -202,7 +202,7 @@ class UpstreamAnswer:
         data = b"" if self._waits else exchange.receive(timeout)
         if data and self._begun is not exchange:
             self._begun = exchange
-            named = exchange.headers.get("Content-Encoding").strip().lower()
+            named = exchange.headers.get("Content-Encoding", "").strip().lower()
             packed = data[:1] == b"\x1f" or named == "deflate"  # as far as these tell
             self._packing = coding.Unpacker() if packed and coding.is_packed(named, data) else None
         if self._packing is not None:
