@@ -212,7 +212,7 @@ def test_systemd_accepts_the_units(tmp_path: Path, require_tool: Callable[[str, 
     for name in ("choreo-wsgi.service", "choreo-wsgi.socket"):
         text = (ROOT / "deploy" / name).read_text()
         units.append(tmp_path / name)
-        units[-1].write_text(text.replace("/opt/choreo-wsgi/bin/choreo-wsgi", sys.executable))
+        units[-1].write_text(text.replace("/opt/choreo-wsgi/bin/choreo-wsgi", "/bin/true"))
     done = subprocess.run(
         [analyze, "verify", *units], capture_output=True, text=True, timeout=60, check=False
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def keyed_server(
 def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     """A server as on a fresh machine: no configuration, so every name is the local model's."""
     fetch_model(lambda line: None)
-    home = Path(os.environ["HOME"])
+    home = Path.home()
     words = ["--preload", "--local-max-tokens", "40"]
     with running(tmp_path_factory.mktemp("local"), "", *words, home=home) as one:
         yield one

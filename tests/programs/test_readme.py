@@ -103,7 +103,9 @@ def test_two_commands(tmp_path: Path) -> None:
     """Both are targets of the Makefile; what they do is what runs these tests."""
     harness.require_tool("make", "make")
     for line in commands(block("make run ")):
-        recipe = shell(f"make -n -C {ROOT} {line[5:]}", environment(tmp_path), tmp_path)
+        recipe = shell(
+            f"make -n -C {shlex.quote(str(ROOT))} {line[5:]}", environment(tmp_path), tmp_path
+        )
         assert ("choreo-wsgi serve" if "make run" in line else "pytest") in recipe
 
 

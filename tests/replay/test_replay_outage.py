@@ -111,7 +111,7 @@ def is_ended(store: Store, writer: Writer) -> bool:
     """Whether the store is back and has all of a stream."""
     try:
         return look(store, writer.id).ended
-    except ReplayUnavailable:
+    except (NotFound, ReplayUnavailable):  # not back, or not told of the stream yet
         return False
 
 
