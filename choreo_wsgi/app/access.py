@@ -48,7 +48,6 @@ _ASKED = re.compile(
 )
 _LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s*]+/?", re.IGNORECASE)
-_MAX_AGE = "600"  # seconds; browsers cut it to 2 hours at most
 
 
 class Gate:
@@ -141,7 +140,7 @@ class Gate:
             ("Allow", f"{METHODS}, OPTIONS"),
             ("Access-Control-Allow-Methods", METHODS),
             ("Access-Control-Allow-Headers", ", ".join([*_REQUEST_HEADERS, *more])),
-            ("Access-Control-Max-Age", _MAX_AGE),
+            ("Access-Control-Max-Age", "600"),  # seconds; browsers cut it to 2 hours at most
         ]
 
     def _allows(self, origin: str) -> bool:

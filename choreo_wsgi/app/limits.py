@@ -42,7 +42,8 @@ def count(
     """
     counted, changed = list[Rule](), Counts()
     for rule in rules:
-        held = {id: (n, ends) for id, (n, ends) in counts.get(rule.name, {}).items() if ends > now}
+        latest = now + 2 * (rule.seconds or lease)  # what ends later began before a clock was set
+        held = {id: one for id, one in counts.get(rule.name, {}).items() if now < one[1] <= latest}
         id, ends = ("", now + rule.seconds) if rule.seconds else (holder, now + lease)
         mine, began = held.get(id, (0, ends))
         changed[rule.name] = held | {

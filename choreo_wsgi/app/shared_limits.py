@@ -56,8 +56,7 @@ class SharedLimits(Limits):
     def _add(self, key: str, rules: Sequence[Rule]) -> list[Rule] | None:
         if time.monotonic() < self._retry:
             return None
-        was_away = bool(self._retry)
-        if was_away:
+        if was_away := bool(self._retry):
             self._retry = time.monotonic() + _RETRY  # the others do not wait for this one
         try:
             step = partial(count, rules, holder=self._holder, lease=LEASE)

@@ -18,7 +18,8 @@ from scripted_provider import Script
 from wsgi_calls import Called, call, chat
 
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.app.keys import digest_of, known_keys
+from choreo_wsgi.app.keys import Rule, digest_of, known_keys
+from choreo_wsgi.app.limits import Counts, count, refused
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.settings import Configuration, Settings
@@ -120,6 +121,17 @@ def test_more_than_the_limit_can_be_asked_for_alone() -> None:
     assert ask(app, max_tokens=5000).headers["x-ratelimit-remaining-tokens"] == "0"
     app = app_with({"tokens_per_minute": "1000"})
     assert ask(app, max_tokens=100, n=3).headers["x-ratelimit-remaining-tokens"] == "695"
+
+
+def test_a_clock_that_is_set_back_refuses_nobody() -> None:
+    """Processes of a machine share its clock, as they share the file."""
+    minute, places = Rule("requests_per_minute", 1, 60, 1), Rule("max_streams", 1, 0, 1)
+    counts: Counts = {}
+    assert refused(count([minute, places], counts, 10_000.0, "died", 60.0)) is None
+    assert refused(count([minute], counts, 10_001.0, "lives", 60.0)) == minute._replace(
+        left=0, reset=59.0
+    )
+    assert refused(count([minute, places], counts, 6_400.0, "lives", 60.0)) is None
 
 
 def test_each_key_has_limits_of_its_own() -> None:

@@ -110,6 +110,11 @@ def test_a_reload_reads_on(seen: dict[str, Any]) -> None:
     assert seen["keyKept"]
 
 
+def test_more_than_a_tab_can_keep_is_shown(seen: dict[str, Any]) -> None:
+    assert seen["full"] == WORDS
+    assert seen["direction"] == "plaintext"  # each paragraph is read in its own
+
+
 def test_the_key_is_kept_in_the_session_only(seen: dict[str, Any]) -> None:
     stored, cookie, address = seen["stored"]
     assert (stored, cookie) == (0, "") and KEY not in address

@@ -114,6 +114,19 @@ async function talk(browser) {
   await until(page, 'Done');
   seen.burst = await figures(page);
 
+  // A tab that can keep no more still shows the answer.
+  await page.evaluate(() => {
+    for (let size = 1 << 22; size; size >>= 1) {
+      try {
+        sessionStorage.setItem('full', (sessionStorage.getItem('full') || '') + 'x'.repeat(size));
+      } catch {}
+    }
+  });
+  await ask(page, '\u05e9\u05dc\u05d5\u05dd');
+  await until(page, 'Done');
+  seen.full = (await answers(page)).pop();
+  seen.direction = await page.$eval('#talk .assistant p', one => getComputedStyle(one).unicodeBidi);
+
   const lost = 'no such model';
   await page.fill('#model', lost);
   await ask(page, 'x');
