@@ -1,6 +1,6 @@
-"""A source as bytes: whoever carries an answer knows neither items nor APIs.
+"""An answer as bytes, so that those who carry it need to know neither items nor APIs.
 
-An API makes an :class:`AnswerWriter` for each request; an :class:`Answer` reads the source and
+An API makes an :class:`AnswerWriter` for each request.  An :class:`Answer` reads the source and
 gives each item to the writer.
 """
 

@@ -1,4 +1,4 @@
-"""What is long in a JSON text is cut out of it before it is parsed.
+"""Cuts long strings out of a JSON text before it is parsed.
 
 See :mod:`~choreo_wsgi.chat.longtext`.  The text is looked at in windows, between which other
 threads have their turn.

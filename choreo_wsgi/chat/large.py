@@ -1,4 +1,4 @@
-"""Large JSON objects, read and written in parts: neither is ever there as a whole text.
+"""Large JSON objects, read and written in parts, so that no whole text of one is held.
 
 One wide character makes all of a text wide, and each step of a way through texts is one more copy.
 So the elements of long lists, as the turns of a conversation, are read, and written, one after the

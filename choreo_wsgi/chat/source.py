@@ -89,7 +89,7 @@ class Reply(Readable[bytes], Protocol):
 
 
 class Over:
-    """What waits on its ``_source``, and for nothing else."""
+    """Waits for its ``_source``, and for nothing else."""
 
     _source: Readable[Any]
 

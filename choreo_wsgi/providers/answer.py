@@ -99,7 +99,7 @@ class UpstreamAnswer:
         self._late: bytes | None = None  # what is left to who may wait
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
-        #: Whether what the exchange gives needs to be looked at no more.
+        #: Whether the exchange's bytes need no further look.
         self._open = False
         self._pause = 0.0  # how long the next read of a burst is put off,
         self._paused = 0.0  # and since when

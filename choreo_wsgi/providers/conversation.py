@@ -38,7 +38,8 @@ _THOUGHTS: dict[str, tuple[str, ...]] = {
 class Turn:
     """What ``system``, ``user``, ``assistant`` or ``tool`` said.
 
-    *thoughts* are the thinking blocks of an assistant; *message* has what has no part of its own.
+    *thoughts* are the thinking blocks of an assistant.  *message* is the message as it came, for
+    members that are no parts.
     """
 
     role: str

@@ -25,7 +25,7 @@ _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 
 @dataclass(eq=False)
 class EventReader:
-    """Reads the messages of a binary stream, whose framing is botocore's to read.
+    """Reads the messages of a binary stream; botocore reads the framing.
 
     *limit* bounds the bytes of one; *shorten* is given each payload before it is parsed.
     """

@@ -17,7 +17,7 @@ AT_ONCE = 16
 def shorten(data: bytes | memoryview, marks: Marks, values: int = MAX_VALUES) -> bytes:
     """Return *data*, a chunk or a completion of at most so many *values*, with *marks* put into it.
 
-    They stand for long strings of what a choice says: in nothing else are they expected.
+    They stand for long strings of what a choice says; nothing else may have them.
     """
     short, found = cutting.shorten(data)
     if found and not _are_said(found, parse_json(short, values)):

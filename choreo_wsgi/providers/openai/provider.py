@@ -51,7 +51,7 @@ _MAX_REPLY = 64 * 1024 * 1024
 
 
 class OpenAI(OverHTTP):
-    """Passes requests and answers through; of the answers only what must change is touched.
+    """Passes requests and answers through, and changes nothing but what must change.
 
     The upstream is always asked for usage.  One that refuses to be asked is asked once more
     without, and from then on.
