@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from random import Random
 from typing import Any
 
 import pytest
 from nightly import examples
 
+from choreo_wsgi.chat import cutting
 from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.openai import relay
 from choreo_wsgi.providers.openai.relay import EventRelay
 
 Json = Any
@@ -23,6 +27,7 @@ INSIDE = (
     *(r"\/", r"\u0075", '":', ",", "usage", "content", "[DONE]", "\x7f", r"\\\"", "null", "{"),
     *(r"\uD83D\uDE00", r"\u0000", "\u2028", "\x85", "data: ", r"\"},\"finish_reason\":null}]}"),
 )
+SOUND = tuple(piece for piece in INSIDE if piece != '":')
 BROKEN = ("\t", "\x00", r"\q", r"\u12", '"', "\\")
 
 
@@ -67,9 +72,10 @@ class Writer:
         return "{" + f",{self.space}".join(found) + "}"
 
     def text(self) -> str:
-        pieces = [self.random.choice(INSIDE) for _ in range(self.random.randrange(5))]
+        among, most = self.random.choice(((INSIDE, 5), (INSIDE, 5), (SOUND, 30)))
+        pieces = [self.random.choice(among) for _ in range(self.random.randrange(most))]
         if self.random.random() < 0.01:
-            pieces.append(self.random.choice(BROKEN))
+            pieces.insert(self.random.randrange(len(pieces) + 1), self.random.choice(BROKEN))
         return '"' + "".join(pieces) + '"'
 
     def delta(self) -> str:
@@ -195,11 +201,11 @@ def plainly(
 def relayed(
     pieces: list[bytes], normaliser: Normaliser, include_usage: bool
 ) -> tuple[list[Json], bool]:
-    relay = EventRelay(normaliser, include_usage)
+    events = EventRelay(normaliser, include_usage)
     frames, failed = b"", False
     try:
         for piece in [*pieces, b""]:
-            frames += relay.receive_data(piece)
+            frames += events.receive_data(piece)
     except ChoreoError:
         failed = True
     lines = frames.split(b"\n\n")
@@ -208,8 +214,36 @@ def relayed(
     return [exactly(line[6:]) for line in lines], failed
 
 
+def parted(told: tuple[list[Json], bool]) -> tuple[list[Json], bool]:
+    """Return what was *told* with each choice in a chunk of its own."""
+    chunks, failed = told
+    return [{**one, "choices": [said]} for one in chunks for said in one["choices"] or [{}]], failed
+
+
+@pytest.fixture
+def all_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have short events set aside as events of 128 KiB are."""
+    shorten = partial(cutting.shorten, window=64, cut=24)  # longer than the words of a chunk
+    for name, size in (("_HEAD", 4), ("_TAIL", 2), ("_WIDE", 24), ("_MARK_SIZE", 0)):
+        monkeypatch.setattr(cutting, name, size)
+    monkeypatch.setattr(cutting, "shorten", shorten)
+    monkeypatch.setattr(relay, "LONG", 50)
+    monkeypatch.setattr(relay.Patterns, "see", lambda *event: None)
+
+
+@pytest.mark.parametrize("part", range(10, 14))
+@pytest.mark.usefixtures("all_is_long")
+def test_what_is_long_is_no_different(part: int) -> None:
+    compare(part, parted)
+
+
 @pytest.mark.parametrize("part", range(10))
 def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
+    compare(part, lambda told: told)
+
+
+def compare(part: int, seen: Callable[[tuple[list[Json], bool]], object]) -> None:
+    """Compare what is *seen* of streams relayed, and parsed event by event."""
     each = examples(20_000, 500_000) // EVENTS // 10
     for seed in range(part * each, (part + 1) * each):
         random = Random(seed)
@@ -227,4 +261,5 @@ def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
         usage, model = random.random() < 0.5, random.choice(("", "r"))
 
         one, other = (Normaliser(2, identity, model, new_id=lambda: "call_new") for _ in range(2))
-        assert relayed(pieces, one, usage) == plainly(events, other, usage), seed
+        relayed_ones, plain_ones = relayed(pieces, one, usage), plainly(events, other, usage)
+        assert seen(relayed_ones) == seen(plain_ones), seed
