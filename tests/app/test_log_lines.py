@@ -82,6 +82,8 @@ os._exit(0)
 
 def test_a_forked_process_writes_its_own() -> None:
     program = """
+import warnings
+warnings.simplefilter("ignore")  # from Python 3.12 on: that there is a thread
 logger.info("before")
 logger.handlers[0].flush()
 if os.fork() == 0:
