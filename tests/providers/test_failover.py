@@ -347,6 +347,16 @@ def test_an_open_circuit_is_asked_last_and_only_if_nobody_else_answers() -> None
     assert len(failing.readings) == 3
 
 
+def test_where_all_circuits_are_open_who_answers_closes_his_own() -> None:
+    first, second = Target("a", ProviderTimeout("")), Target("b", ProviderTimeout(""))
+    for _ in range(2):
+        with pytest.raises(ProviderTimeout):
+            read(first, second)
+    first.steps = (b"x",)
+    assert read(first, second) == (b"x", "a")
+    assert first.breaker.allows() and not second.breaker.allows()
+
+
 def test_an_answer_closes_the_circuit_again() -> None:
     target = Target("a", ProviderTimeout(""))
     for _ in range(3):
@@ -387,3 +397,5 @@ def test_breakers_are_kept_by_label_and_bounded() -> None:
     for label in "efg":
         breakers.of(label)
     assert breakers.of("a") is not kept
+    breakers.of("x" * 1000)
+    assert max(map(len, breakers.state())) == 256

@@ -65,6 +65,8 @@ def test_the_last_port_is_one() -> None:
     for host in ("::1", "[::1]", "[::1]:81"):
         assert listen_addresses(Settings(host=host, port=81)) == ["[::1]:81"]
     assert listen_addresses(Settings(host="localhost:82", port=81)) == ["localhost:82"]
+    with pytest.raises(ConfigurationError, match="no port above 65535"):
+        listen_addresses(Settings(listen=("localhost:65536",)))
     with pytest.raises(ConfigurationError, match=r"'\[::1' is not HOST:PORT"):
         listen_addresses(Settings(host="[::1"))
 

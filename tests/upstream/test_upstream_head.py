@@ -9,6 +9,7 @@ from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.upstream.address import Proxy, parse_url
 from choreo_wsgi.upstream.framing import Chunked, FramingError, Sized, UntilClose
 from choreo_wsgi.upstream.head import MAX_HEAD, head_end, parse_head, request_head
+from choreo_wsgi.version import __version__
 
 
 def test_a_request_asks_for_the_identity_coding() -> None:
@@ -16,7 +17,8 @@ def test_a_request_asks_for_the_identity_coding() -> None:
     lines = head.split("\r\n")
     assert lines[0] == "POST /v1/x HTTP/1.1"
     assert {"Host: h:1", "Accept-Encoding: identity", "Content-Length: 3"} <= set(lines)
-    assert "Authorization: Bearer k" in lines and head.endswith("\r\n\r\n")
+    assert {"Authorization: Bearer k", f"User-Agent: choreo-wsgi/{__version__}"} <= set(lines)
+    assert head.endswith("\r\n\r\n")
     assert "Content-Length" not in request_head("GET", "/", "h", {}, 0).decode()
     assert "Content-Length: 0" in request_head("POST", "/", "h", {}, 0).decode()
 
@@ -174,3 +176,10 @@ def test_long_heads_are_not_remembered() -> None:
         for number in range(100):
             parse(f"HTTP/1.1 200 OK\nContent-Length: 5\nX: {number:030000}\n\n")
         assert memory.now < 500_000
+
+
+def test_a_hundred_headers_are_read() -> None:
+    head = "HTTP/1.1 200 OK\n" + "".join(f"X-{n}: {n}\n" for n in range(100))
+    assert parse(head + "\n").headers.get("x-99") == "99"
+    with pytest.raises(FramingError, match="more than 100"):
+        parse(head + "X: y\n\n")

@@ -786,3 +786,19 @@ def test_nothing_wrong_means_nothing_changed() -> None:
     odd = b'data: {"id":"chatcmpl-1","created":1,"choices":[%b], "b":1E2}\n\n' % choice
     frames, error, _ = relay_all([ROLE, odd * 3, STOP, sse.DONE])
     assert error is None and frames == without_usage([ROLE, odd * 3, STOP])
+
+
+def test_usage_that_comes_without_an_id_has_the_streams() -> None:
+    """Also where nothing else is mended."""
+    used = b'data: {"choices":[],"usage":%b}\n\n' % USAGE.encode()
+    blocks = [ROLE, text("a"), STOP, used, sse.DONE]
+    frames, error, _ = relay_all(blocks, include_usage=True, repair=False)
+    assert error is None
+    last = chunks(frames)[-1]
+    assert (last["id"], last["created"], last["usage"]) == ("chatcmpl-1", 1, json.loads(USAGE))
+
+
+def test_the_model_has_the_callers_name_where_nothing_is_mended() -> None:
+    frames, error, _ = relay_all([ROLE, text("a"), STOP, sse.DONE], model="alias", repair=False)
+    assert error is None
+    assert {chunk["model"] for chunk in chunks(frames)} == {"alias"}
