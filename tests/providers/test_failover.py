@@ -355,6 +355,7 @@ def test_where_all_circuits_are_open_who_answers_closes_his_own() -> None:
     first.steps = (b"x",)
     assert read(first, second) == (b"x", "a")
     assert first.breaker.allows() and not second.breaker.allows()
+    assert len(second.readings) == 2, "its circuit is open"
 
 
 def test_an_answer_closes_the_circuit_again() -> None:
