@@ -105,7 +105,6 @@ class Answer:
 
     status: int = 0
     headers: Message = field(default_factory=Message)
-    packing: str = ""
     text: str = ""
     words: list[float] = field(default_factory=list)
     pings: list[float] = field(default_factory=list)
@@ -121,7 +120,7 @@ class Answer:
     def read(self, response: HTTPResponse, began: float, most: int) -> None:
         """Read *response* until *most* words have come, if it is no 0, else to its end."""
         self.status, self.headers = response.status, response.headers
-        self.packing = self.headers.get("Content-Encoding", "")
+        packing = self.headers.get("Content-Encoding")
         if self.status == 200 and "Choreo-Saw" not in self.headers:
             self.wrong = f"{NOT_OURS}; the answer is {self.headers.get('Content-Type')}"
             return
@@ -132,8 +131,8 @@ class Answer:
             if most and len(self.words) >= most:
                 return
         found = re.search(r'"message": ?"([^"]+)', self.text)
-        if self.packing:
-            self.wrong = f"the answer is packed with {self.packing}, asked for or not"
+        if packing:
+            self.wrong = f"the answer is packed with {packing}, asked for or not"
         elif self.status == 200:
             end = "data: [DONE]" if "data: " in self.text else "}"
             self.wrong = "" if self.text.rstrip().endswith(end) else "the answer was cut"
@@ -224,7 +223,7 @@ def examine(route: Route, seconds: float) -> Iterator[tuple[int, str]]:
         yield OLD_HTTP, "HTTP/1.0 or no chunks: a stream that is cut looks as if it had ended"
     else:
         yield 0, "HTTP/1.1 all the way: a cut shows"
-    if packing := route.ask(2, _GAP, packing="gzip, br, zstd").packing:
+    if packing := route.ask(2, _GAP, packing="gzip, br, zstd").headers.get("Content-Encoding"):
         yield COMPRESSED, f"compression: frames come packed with {packing}"
     yield _leaving(route)
     yield from _silence(route, seconds or 2.5 * float(saw[3]), float(saw[3]))
@@ -232,7 +231,6 @@ def examine(route: Route, seconds: float) -> Iterator[tuple[int, str]]:
 
 def _late(paced: Answer) -> float:
     """Return the longest delay of a word over that of the one that was held up least."""
-    # The way itself takes its time too.
     delays = [when - (number + 1) * _GAP for number, when in enumerate(paced.words)]
     return max(delays, default=math.inf) - min(delays, default=0.0)
 

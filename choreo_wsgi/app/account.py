@@ -70,12 +70,12 @@ class Account:
 
     def sent(self, frames: int, now: float) -> None:
         """Count so many *frames*, which go to the client *now*."""
-        if self.first is None:
+        if self.gaps:
+            gap = now - self.last
+            self.gaps[0 if gap <= GAPS[0] else bisect_left(GAPS, gap)] += 1
+        elif self.first is None:
             self.first = now
-        elif self.observers:
-            if not self.gaps:
-                self.gaps = [0] * (len(GAPS) + 1)
-            self.gaps[bisect_left(GAPS, now - self.last)] += 1
+            self.gaps = [0] * (len(GAPS) + 1) if self.observers else []
         self.last = now
         self.frames += frames
 

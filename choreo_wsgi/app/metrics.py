@@ -12,7 +12,7 @@ import hmac
 import os
 import threading
 import time
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,8 @@ class Metrics(Observer):
             name: kind(name, text, labels.split(), namespace="choreo", registry=self._registry)
             for name, (kind, text, labels) in _TABLE.items()
         }
+        # labels() costs more than all that is counted.
+        self._child = lru_cache(1024)(lambda name, *labels: self._metrics[name].labels(*labels))
         self._look()
 
     def asked(self, account: Account) -> None:
@@ -108,8 +110,10 @@ class Metrics(Observer):
         count, model = self._metrics, self._model(account)
         count["frames"].inc(account.frames)
         count["heartbeats"].inc(account.pings)
-        count["client_disconnects"].inc(account.outcome in ("client_closed", "client_left"))
-        count["replay_errors"].inc(account.outcome == "replay_unavailable")
+        if account.outcome in ("client_closed", "client_left"):
+            count["client_disconnects"].inc()
+        elif account.outcome == "replay_unavailable":
+            count["replay_errors"].inc()
         if account.failovers:
             count["failovers"].labels(model).inc(account.failovers)
         count["request_seconds"].observe(account.seconds or 0)
@@ -123,15 +127,14 @@ class Metrics(Observer):
                 if number:
                     bucket.inc(number)
         # The last: who sees the request counted sees all of it.
-        count["requests"].labels(account.api, model, account.outcome).inc()
+        self._child("requests", account.api, model, account.outcome).inc()
 
     def charged(self, account: Account) -> None:
         """Count the tokens of a generation that is over."""
         if account.usage is not None:
-            tokens = self._metrics["tokens"].labels
-            who = (account.key.name, self._model(account))
-            tokens(*who, "in").inc(account.usage.prompt_tokens)
-            tokens(*who, "out").inc(account.usage.completion_tokens)
+            who = ("tokens", account.key.name, self._model(account))
+            self._child(*who, "in").inc(account.usage.prompt_tokens)
+            self._child(*who, "out").inc(account.usage.completion_tokens)
 
     def _model(self, account: Account) -> str:
         """Return the label for the account's model, empty if nobody was asked for it."""

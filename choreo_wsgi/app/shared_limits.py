@@ -64,12 +64,11 @@ class SharedLimits(Limits):
         except Unreachable as error:  # what is not given back ends with its minute or its lease
             self._retry = time.monotonic() + _RETRY
             if not was_away:
-                text = "the limits of keys cannot be shared, each process keeps its own: %s"
-                logger.warning(text, error)
+                logger.warning("limits cannot be shared, each process keeps its own: %s", error)
             return None
         if was_away:
             self._retry = 0.0
-            logger.info("the limits of keys are shared again")
+            logger.info("limits are shared again")
         return counted
 
     def _hold(self) -> None:
