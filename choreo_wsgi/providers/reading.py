@@ -71,6 +71,9 @@ _STATES = ("base_resp", "header", "x_groq")  # MiniMax, Spark, Groq
 _SUSPECT = frozenset((*ERROR_HOLDERS, *_STATES))
 #: What an object without choices has, or says, if it is an error.
 _TOLD = ("error_message", "error_msg", "errorMessage", "err", "err_msg", "errmsg", "detail")
+_WORDS = ("object", "type", "status", "state", "event")
+_SAID = ("message", "msg", "details", "Message")
+_TELLING = {*_WORDS[1:], *_TOLD, *_SAID, "is_error", "success", "ok", "Response"}
 _FAILED = frozenset(("error", "failed", "failure"))
 
 
@@ -102,12 +105,14 @@ def find_error(value: Json) -> Json:
         return None
     if found or isinstance(value.get("error"), dict | list):  # an empty one
         return value
-    words = map(value.get, ("object", "type", "status", "state", "event"))
+    if value.get("object") != "error" and _TELLING.isdisjoint(value):
+        return None  # as usage alone
+    words = map(value.get, _WORDS)
     if any(word.lower() in _FAILED for word in words if isinstance(word, str)):
         return value
     if any(map(value.get, (*_TOLD, "is_error"))) or False in map(value.get, ("success", "ok")):
         return value
-    if any(map(value.get, ("message", "msg", "details", "Message"))):
+    if any(map(value.get, _SAID)):
         return None if value.get("code") in (0, 200, "0", "200") else value
     status = jsontext.count(value.get("status"))
     return value if status and 400 <= status < 600 else find_error(value.get("Response"))
