@@ -203,6 +203,23 @@ def test_a_reader_is_told_of_a_long_outage(
     ours.close()
 
 
+def test_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look of each is no news to a reader, who is told of a long one only."""
+    monkeypatch.setattr("choreo_wsgi.replay.reader._PATIENCE", 0.0)
+    store = open_any()
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    for number in range(1, 4):
+        sent = frame(number)
+        writer.append(sent, 1)
+        assert receive(reader, 1) == sent
+        store._keeper.reachable = False
+        reader.wake()
+        assert reader.receive(0) == b""
+        store._keeper.reachable = True
+    reader.close()
+
+
 def test_an_outage_is_nobodys_silence(open_shared: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database is away no producer can renew its lease."""
     ours, theirs = open_shared(), open_shared()
