@@ -225,8 +225,9 @@ def test_fetch(server: Launched, answer: Callable[[], Answer], tmp_path: Path) -
         while printed != "ä 🎈":  # which JSON may write in two ways
             line = program.stdout.readline()
             assert line, printed
-            if data := line.removeprefix(b"data: ").strip():
-                printed += json.loads(data)["choices"][0]["delta"].get("content", "")
+            if line.startswith(b"data: "):
+                delta = json.loads(line.removeprefix(b"data: "))["choices"][0]["delta"]
+                printed += delta.get("content", "")
         said.finish()
         assert read_rest(program).endswith("\ndata: [DONE]\n\n")
 
