@@ -126,19 +126,19 @@ class UpstreamAnswer:
         if self._pause and timeout > 0:
             time.sleep(self._pause)
         if self._open and self._failure is None:
-            data = self._weighed(self._exchange.receive, timeout)
+            late = self._late
+            data = self._weighed(self._exchange.receive(timeout) if late is None else late, timeout)
         else:
             data = self.read(timeout)
         self._pause = _pause_after(len(data), self._pause)
         self._paused = time.monotonic() if self._pause else 0.0
         return data
 
-    def _weighed(self, receive: Callable[[float], bytes], timeout: float) -> bytes:
-        """Return what *receive* does; from within a large event on only to who may wait."""
-        late, self._late = self._late, None
-        if late is not None:
-            return late
-        data = receive(timeout)
+    def _weighed(self, data: bytes, timeout: float) -> bytes:
+        """Return *data*; from within a large event on only to who may wait."""
+        if self._late is not None:
+            self._late = None
+            return data
         if self.unused > HEAVY and timeout <= 0 and (data or self._exchange.ended):
             self._late, data = data, b""
         self.unused += len(data)
@@ -169,7 +169,8 @@ class UpstreamAnswer:
     def _read(self, timeout: float) -> bytes:
         exchange = self._exchange
         try:
-            data = self._weighed(self._unpacked, timeout)
+            late = self._late
+            data = self._weighed(self._unpacked(timeout) if late is None else late, timeout)
         except ChoreoError:
             asking = self._asking
             if self._body and asking is not None and self._is_good(asking) is not None:
