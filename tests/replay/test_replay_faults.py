@@ -203,6 +203,14 @@ def test_a_reader_is_told_of_a_long_outage(
     ours.close()
 
 
+def test_a_stream_of_ours_is_cancelled_in_an_outage_too(open_any: Opener) -> None:
+    store = open_any()
+    writer = create(store)
+    store._keeper.reachable = False
+    store.cancel(writer.id, "alice")
+    assert writer.cancelled
+
+
 def test_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first look of each is no news to a reader, who is told of a long one only."""
     monkeypatch.setattr("choreo_wsgi.replay.reader._PATIENCE", 0.0)
