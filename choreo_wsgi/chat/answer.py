@@ -83,6 +83,8 @@ class Answer(Over):
         self._finished: set[int] = set()
         self._frames: Iterator[bytes] | None = None  # those that are still to be returned
         self._kept = b""  # the first of them, if that is large
+        self._arguments = 0  # characters of the calls so far
+        self._late = False  # whether the ending is left to who may wait
         self.label = label
         self.ended = False
         self.usage: Usage | None = None
@@ -96,6 +98,9 @@ class Answer(Over):
         if self._kept:
             block, self._kept = self._kept, b""
             return block
+        if self._late and timeout <= 0:
+            return b""
+        self._late = False
         if self._frames is None:
             source = self._source
             self._frames = self._written([] if source.ended else source.receive(timeout))
@@ -107,7 +112,7 @@ class Answer(Over):
                 break
             blocks.append(block)
             size += len(block)
-            if size > _ROUND:
+            if size > _ROUND or (self._late and timeout <= 0):
                 break
         else:
             self._frames = None
@@ -123,6 +128,8 @@ class Answer(Over):
                 self.usage = item
             elif isinstance(item, Finish):
                 self._finished.add(item.index)
+            elif item.tool_calls:
+                self._arguments += sum(len(call.arguments) for call in item.tool_calls)
             yield self._writer.write(item)
         if not self._source.ended:
             return
@@ -131,6 +138,9 @@ class Answer(Over):
                 return  # they go first
             raise UpstreamTruncated("the provider's answer ended before it was complete")
         self.close()
+        if self._arguments > _ROUND:
+            self._late = True  # it may look through all of them
+            yield b""
         yield from self._writer.ending()
         self.ended = True
 
@@ -143,7 +153,12 @@ class Answer(Over):
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at once while there is more to say."""
+        """When to ask again although nothing came: at once while there is more to say.
+
+        None, and no descriptor, while the ending is left to who may wait.
+        """
+        if self._late:
+            return None
         return 0.0 if self._frames is not None else super().due
 
     def close(self) -> None:

@@ -196,6 +196,19 @@ def test_the_document_byte_for_byte() -> None:
     assert reply.usage == Usage(1, 2)
 
 
+def test_who_may_wait_reads_long_arguments() -> None:
+    """They are looked through at the end: nobody does that who carries other streams too."""
+    text = json.dumps({"a": "b" * 300_000})
+    batch: list[Item] = [Delta(tool_calls=(ToolCall(0, "c", "f", text),)), Finish("tool_calls")]
+    reply = Answer(Batches(batch), document(), 1, "label")
+    for _ in range(2):
+        assert reply.receive(0) == b""
+        assert not reply.ended and reply.due is None and reply.fileno() is None
+    [choice] = json.loads(reply.receive(1))["choices"]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == text
+    assert reply.receive(1) == b"" and reply.ended
+
+
 def message(*items: Item) -> Any:
     return document_of(Batches([*items, Finish()]))["choices"][0]["message"]
 
