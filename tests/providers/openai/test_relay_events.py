@@ -802,3 +802,16 @@ def test_the_model_has_the_callers_name_where_nothing_is_mended() -> None:
     frames, error, _ = relay_all([ROLE, text("a"), STOP, sse.DONE], model="alias", repair=False)
     assert error is None
     assert {chunk["model"] for chunk in chunks(frames)} == {"alias"}
+
+
+@pytest.mark.parametrize(("usual", "odd"), [(0, 1), (1, 0)])
+def test_another_choice_in_the_middle_of_a_burst_stays_its_own(usual: int, odd: int) -> None:
+    roles = [event('{"role":"assistant","content":""}', index=index) for index in (0, 1)]
+    alike = [text(word, index=usual) for word in "abc"]
+    burst = text("d", index=usual) + text("e", index=odd) + text("f", index=usual)
+    stops = [event("{}", '"stop"', index=index) for index in (0, 1)]
+    frames, failure, _ = relay_all([*roles, *alike, burst, *stops, sse.DONE], n=2)
+    assert failure is None
+    said = [chunk["choices"][0] for chunk in chunks(frames.removesuffix(sse.DONE))]
+    found = [(one["index"], word) for one in said if (word := one["delta"].get("content"))]
+    assert found == [(odd if word == "e" else usual, word) for word in "abcdef"]
