@@ -815,3 +815,16 @@ def test_another_choice_in_the_middle_of_a_burst_stays_its_own(usual: int, odd: 
     said = [chunk["choices"][0] for chunk in chunks(frames.removesuffix(sse.DONE))]
     found = [(one["index"], word) for one in said if (word := one["delta"].get("content"))]
     assert found == [(odd if word == "e" else usual, word) for word in "abcdef"]
+
+
+@pytest.mark.parametrize(
+    "first", ['{"id":"","created":0,"model":"","choices":[]}', '{"id":"ping","choices":[]}']
+)
+def test_what_comes_without_choices_does_not_name_the_stream(first: str) -> None:
+    """As Azure's first event, which has neither id nor model, and keep-alives."""
+    model = f"m{len(first)}"  # no other stream began so: it would be known
+    stream = [block.replace(b'"model":"m"', f'"model":"{model}"'.encode()) for block in STREAM]
+    frames, failure, _ = relay_all([f"data: {first}\n\n".encode(), *stream])
+    assert failure is None
+    for chunk in chunks(frames.removesuffix(sse.DONE)):
+        assert (chunk["id"], chunk["created"], chunk["model"]) == ("chatcmpl-1", 1, model)
