@@ -126,8 +126,8 @@ class UpstreamAnswer:
         if self._pause and timeout > 0:
             time.sleep(self._pause)
         if self._open and self._failure is None:
-            late = self._late
-            data = self._weighed(self._exchange.receive(timeout) if late is None else late, timeout)
+            late, self._late = self._late, None
+            data = self._weighed(self._exchange.receive(timeout), timeout) if late is None else late
         else:
             data = self.read(timeout)
         self._pause = _pause_after(len(data), self._pause)
@@ -136,9 +136,6 @@ class UpstreamAnswer:
 
     def _weighed(self, data: bytes, timeout: float) -> bytes:
         """Return *data*; from within a large event on only to who may wait."""
-        if self._late is not None:
-            self._late = None
-            return data
         if self.unused > HEAVY and timeout <= 0 and (data or self._exchange.ended):
             self._late, data = data, b""
         self.unused += len(data)
@@ -169,8 +166,8 @@ class UpstreamAnswer:
     def _read(self, timeout: float) -> bytes:
         exchange = self._exchange
         try:
-            late = self._late
-            data = self._weighed(self._unpacked(timeout) if late is None else late, timeout)
+            late, self._late = self._late, None
+            data = self._weighed(self._unpacked(timeout), timeout) if late is None else late
         except ChoreoError:
             asking = self._asking
             if self._body and asking is not None and self._is_good(asking) is not None:
