@@ -99,8 +99,8 @@ def _is_long(value: Json) -> bool:
 
 
 def no_tool(kind: str, where: str) -> InvalidRequest:
-    """Return the error for a tool of a *kind* that only a server itself can have."""
-    text = f"this model has no tool {kind!r}, only tools that the caller runs"
+    """Return the error for a tool of a *kind* that a provider or its model must know."""
+    text = f"this model has no tool {kind!r}, only those that a request describes itself"
     return InvalidRequest(text, param=where)
 
 

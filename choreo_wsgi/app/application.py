@@ -277,6 +277,8 @@ class Application:
         if handler is None:
             allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]
             text = f"{method!a} is not allowed here, {' or '.join(handlers)} is"
+            if "HTTP_UPGRADE" in call.environ:
+                text = 'there are no WebSockets here: POST "stream": true for the same events'
             raise MethodNotAllowed(text, headers=(("Allow", ", ".join(allowed)),))
         return handler(call)
 

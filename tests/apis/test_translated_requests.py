@@ -149,8 +149,9 @@ def test_what_would_change_the_answer_is_not_dropped(
 ) -> None:
     app = application({"echo": {"models": "m"}})
     outer, _, inner = path.partition(".")
-    asked: dict[str, Any] = {"model": "m", "input": "hi", "max_tokens": 9}
-    asked["messages"] = [{"role": "user", "content": "hi"}]
+    asked: dict[str, Any] = {"model": "m", "input": "hi"}
+    if route == "messages":
+        asked |= {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
     for value, status in ((refused, 400), (taken, 200)):
         members = {**asked, outer: {inner: value} if inner else value}
         answer = call(app, "POST", f"/v1/{route}", members)
@@ -159,6 +160,50 @@ def test_what_would_change_the_answer_is_not_dropped(
     if route == "messages":  # a count of tokens has no need of it
         members = {**asked, outer: {inner: refused} if inner else refused}
         assert call(app, "POST", "/v1/messages/count_tokens", members).status == 200
+
+
+def test_what_only_chat_has_is_sent(
+    application: Callable[..., Application],
+) -> None:
+    members = {"stop": ["x"], "seed": 3, "frequency_penalty": 0.5, "presence_penalty": 0.25}
+    members |= {"logit_bias": {"5": 1}, "top_k": 7, "reasoning_effort": "low"}
+    members |= {"max_tokens": 9, "response_format": {"type": "json_object"}}
+    with RawServer.playing(ANSWER) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        app = application({"up": section})
+        asked = {"model": "m", "input": "hi", **members}
+        assert call(app, "POST", "/v1/responses", asked).status == 200
+        body = json.loads(upstream.requests[-1].body)
+    body["max_tokens"] = body.pop("max_completion_tokens", None) or body["max_tokens"]
+    assert {name: body[name] for name in members} == members
+
+
+def test_tools_that_were_found_are_named(application: Callable[..., Application]) -> None:
+    """Claude's search for tools answers with references; others have all tools anyway."""
+    found = {"type": "tool_reference", "tool_name": "weather"}
+    use = {"type": "tool_use", "id": "t", "name": "find", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [found]}
+    with RawServer.playing(ANSWER) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        asked = {"model": "m", "max_tokens": 9, "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [result]},
+        ]}  # fmt: skip
+        assert call(application({"up": section}), "POST", "/v1/messages", asked).status == 200
+        *_, said = json.loads(upstream.requests[-1].body)["messages"]
+    assert said["content"] == [{"type": "text", "text": "weather"}]
+
+
+@pytest.mark.parametrize("member", ["previous_response_id", "conversation", "prompt"])
+def test_what_is_kept_elsewhere_is_not_counted(
+    application: Callable[..., Application], member: str
+) -> None:
+    app = application({"echo": {"models": "m"}})
+    value: Any = {"id": "pmpt_1"} if member == "prompt" else "conv_1"
+    asked = {"model": "m", "input": "hi", member: value}
+    answer = call(app, "POST", "/v1/responses/input_tokens", asked)
+    assert (answer.status, answer.error["param"]) == (400, member)
 
 
 def test_a_picture_that_was_drawn_is_given_back(application: Callable[..., Application]) -> None:

@@ -296,6 +296,13 @@ def test_other_methods_are_told_which_there_are(
         assert answer.error["code"] == "method_not_allowed"
 
 
+def test_who_asks_for_a_websocket_is_told_what_to_do_instead(application: Make) -> None:
+    answer = call(application(), "GET", "/v1/responses", HTTP_UPGRADE="websocket")
+    assert answer.status == 405
+    assert "WebSockets" in answer.error["message"]
+    assert 'POST "stream": true' in answer.error["message"]
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/v1/models/echo"])
 def test_head_is_get_without_its_body(application: Make, path: str) -> None:
     app = application()

@@ -51,6 +51,7 @@ _BLOCKS: dict[str, Notation] = {
     "text": _TEXT,
     "image document": {"source!": _SOURCE, "title context": str},
     "search_result": {"title! source!": str, "content!": [_TEXT]},
+    "tool_reference": {"tool_name!": str},
     "tool_use": {"id! name!": str, "input!": dict, "extra_content": dict},
     "thinking": {"thinking!": str, "signature": str},
     "redacted_thinking": {"data!": str},
@@ -199,6 +200,8 @@ def _part(block: dict[str, Json], where: str, marks: Marks) -> dict[str, Json]:
     if kind == "search_result":
         lines = [block["title"], block["source"], *(part["text"] for part in block["content"])]
         return {"type": "text", "text": "\n".join(lines), **cached}
+    if kind == "tool_reference":  # of a search for tools, all of which the model has
+        return {"type": "text", "text": block["tool_name"], **cached}
     source = block["source"] if kind in ("image", "document") else {}
     url = _url(source, marks) if source else ""
     if kind == "image" and source["type"] in ("base64", "url"):

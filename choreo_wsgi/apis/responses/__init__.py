@@ -29,9 +29,10 @@ def _error(error: ChoreoError) -> tuple[int, bytes]:
 
 def _count(request: ChatRequest) -> dict[str, Json]:
     asked = request.original or {}
-    if asked.get("previous_response_id"):
-        text = "what came before is not counted here: send all of the input"
-        raise InvalidRequest(text, param="previous_response_id")
+    for name in ("previous_response_id", "conversation", "prompt"):
+        if asked.get(name):
+            text = "what is kept elsewhere is not counted here: send all of the input"
+            raise InvalidRequest(text, param=name)
     told = [asked.get("instructions"), asked.get("tools")]
     tokens = estimate(input_items(asked), told)
     return {"object": "response.input_tokens", "input_tokens": tokens}

@@ -91,6 +91,9 @@ _SAME = (
     *("temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
     *("service_tier", "stream"),
+    # Chat's alone, but servers of one's own take them here too.
+    *("stop", "seed", "frequency_penalty", "presence_penalty", "logit_bias", "top_k"),
+    *("max_tokens", "response_format", "reasoning_effort"),
 )
 #: What chat calls the members that it has too.
 NAMES = {
