@@ -46,6 +46,7 @@ else:
 
 Make = Callable[[], "Response | Pending"]
 _OK = {"status": "ok"}
+_READY = {False: (_OK, 200), True: ({"status": "draining"}, 503)}  # by whether it is draining
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Application:
             "/v1/models": {"GET": lambda call: models.all_models(call, self._router, self._since)},
             "/": {"GET": self._root},
             **{path: {"GET": lambda call: json_response(_OK)} for path in ("/health", "/healthz")},
-            "/readyz": {"GET": self._ready},
+            "/readyz": {"GET": lambda call: json_response(*_READY[self._slots.draining])},
         }
         for observer in self.observers:
             self._routes.update(observer.routes)
@@ -301,10 +302,6 @@ class Application:
             return page.page()
         about = {"name": "choreo-wsgi", "version": __version__, "routes": self._route_names()}
         return json_response(about)
-
-    def _ready(self, call: Call) -> Response:
-        draining = self._slots.draining
-        return json_response({"status": "draining"}, 503) if draining else json_response(_OK)
 
 
 def create_app(configuration: Configuration | None = None) -> Application:
