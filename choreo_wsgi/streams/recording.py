@@ -84,7 +84,6 @@ class Recording(Load):
     def abandon(self, error: ChoreoError) -> None:
         """End the log with *error*: nobody goes on with the generation."""
         if not self.ended:
-            self.waits = False
             self._record(self.generation.fail(error))
 
     def step(self, patience: float) -> None:
@@ -178,13 +177,11 @@ class Playback:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
-        return None if self.ended else self._reader.fileno()
+        return self._reader.fileno()
 
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came, so that the log knows of its reader, or None."""
-        if self.ended:
-            return 0.0
         return None if self._reader.fileno() is None else self._asked + LOOK
 
     def close(self) -> None:
@@ -230,7 +227,7 @@ class Orphans:
 
         def on_end() -> None:  # before the log has the end: who has read that may begin another
             with self._lock:
-                self._owners -= Counter((owner,))
+                self._owners[owner] -= 1
             if ended is not None:
                 ended()
 

@@ -107,11 +107,11 @@ class Generation:
 
     def lane(self) -> Lane | None:
         """Return the lane of the frames, if they have one."""
-        return None if self._first or self.ended else lane_of(self._frames)
+        return None if self.ended else lane_of(self._frames)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for more, or None."""
-        return None if self._first else self._frames.fileno()
+        return self._frames.fileno()
 
     @property
     def due(self) -> float | None:

@@ -235,6 +235,18 @@ def test_a_client_that_has_gone_ends_the_generation_without_another_byte() -> No
     run.check_all_is_given_back()
 
 
+def test_what_fails_to_close_gives_its_slot_back_all_the_same() -> None:
+    run = Run(Script())
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    run.generation.close = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        run.stream.close()
+    assert run.slots.active == 0 and len(run.outcomes) == 1
+
+
 def test_another_thread_may_ask_for_the_next_bytes() -> None:
     script = Script()
     script.finish("a", "b", Finish())

@@ -62,6 +62,7 @@ class Run:
         self.lane = None
         self.frames = b""
         self.passed = 0
+        self.kept: list[bytes] = []
         self.error: ChoreoError | None = None
         self.receive()
         self.peer, _ = upstream.accept()
@@ -100,7 +101,8 @@ class Run:
             self.error = error
         self.lane = lane_of(self.reply) if self.lanes else None
         if self.lane is not None:
-            self.lane.send, self.lane.told = self.send, lambda frames, now: None
+            self.lane.send, self.lane.keep = self.send, self.kept.append
+            self.lane.told = lambda frames, now: None
 
     def send(self, piece: bytes) -> int:
         size, _, rest = piece.partition(b"\r\n")
@@ -249,3 +251,29 @@ def test_a_connection_that_is_reset() -> None:
         expected = Run(upstream, case, lanes=False).play(cut, reset)
         assert Run(upstream, case, lanes=True).play(cut, reset) == expected
     assert expected[1] == (502, "upstream_truncated", "the provider broke the connection off")
+
+
+@pytest.mark.parametrize("taken", [0, 7, None], ids=["nothing", "a part", "an error"])
+def test_what_the_client_does_not_take_is_kept(taken: int | None, upstream: socket.socket) -> None:
+    """And the answer goes on the long way: nothing more is read until the client has that."""
+    [case] = [case for case in cases("openai") if case.id == "openai/text"]
+    run = Run(upstream, case, lanes=True)
+    events = [chunk(PREFIX + b"%d" % number + SUFFIX) for number in range(8)]
+    with run.peer:
+        for piece in [HEAD, *events[:7]]:
+            run.peer.sendall(piece)
+            run.go_on()
+        assert run.passed and run.lane is not None and not run.kept
+        sent: list[bytes] = []
+
+        def send(piece: bytes) -> int:
+            sent.append(piece)
+            if taken is None:
+                raise BlockingIOError
+            return taken
+
+        run.lane.send = send
+        run.peer.sendall(events[7])
+        assert not run.lane.pass_on(time.monotonic())
+        assert run.kept == [sent[0][taken or 0 :]]
+        run.reply.close()

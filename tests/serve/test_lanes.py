@@ -1,0 +1,146 @@
+"""Events that are alike take the short way, on the server's loop: counted, byte for byte, bounded.
+
+Each event comes alone, when the one before has passed: so each is one chunk in one read.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import harness
+import pytest
+from harness import wait_until
+from plain_apps import Running
+from raw_server import RawServer
+from test_metrics_served import look
+
+from choreo_wsgi import sse
+from choreo_wsgi.providers.openai.lane import Lane
+from choreo_wsgi.serve.channel import Channel
+
+ASKED = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+
+
+def event(text: str, reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
+
+
+class Served:
+    """A server in a thread before *upstream*; *passed* has what each lane was asked for came to."""
+
+    def __init__(self, upstream: RawServer) -> None:
+        self.passed: list[Any] = []
+        section = {"type": "openai", "base_url": upstream.base_url, "api_key": "k", "models": "m"}
+        settings = {"listen": "127.0.0.1:0", "metrics": "true", "drain_seconds": "0"}
+        app = harness.make_app(settings, {"provider up": section})
+        threading.setprofile(self._watch)
+        try:
+            self.running = Running(app)
+        finally:
+            threading.setprofile(None)  # type: ignore[arg-type]
+
+    def _watch(self, frame: FrameType | None, what: str, result: Any) -> None:
+        if what == "return" and frame is not None and frame.f_code is Lane.pass_on.__code__:
+            self.passed.append(result)
+
+    @property
+    def connection(self) -> Channel:
+        (one,) = self.running.server.connections
+        return one
+
+
+@pytest.fixture
+def upstream() -> Iterator[RawServer]:
+    with RawServer() as one:
+        yield one
+
+
+@pytest.fixture
+def served(upstream: RawServer) -> Iterator[Served]:
+    one = Served(upstream)
+    yield one
+    one.running.close()
+
+
+def test_what_passes_is_sent_as_it_came_and_counted(served: Served, upstream: RawServer) -> None:
+    words = [f"w{number}" for number in range(20)]
+    with served.running.connect() as client:
+        client.request("POST", "/v1/chat/completions", ASKED)
+        peer = upstream.call()
+        peer.head()
+        for number, word in enumerate(words):
+            peer.frame(event(word))
+            if not number:
+                client.read_head()
+            assert client.read_json()["choices"][0]["delta"]["content"] == word
+        passed = served.passed.count(True)
+        peer.frame(event("", "stop"))
+        assert client.read_json()["choices"][0]["finish_reason"] == "stop"
+        peer.end()
+        assert client.read_frame() == sse.DONE
+        assert client.read_frame() == b""
+    assert passed >= len(words) - 5, "the first few are learned from"
+    assert look(served.running)["choreo_frames_total",] == len(words) + 2
+    assert look(served.running)["choreo_frame_gap_seconds_count",] == len(words) + 1
+
+
+def test_a_client_that_takes_nothing_holds_its_own_stream_back(
+    served: Served, upstream: RawServer
+) -> None:
+    """What was read for it comes whole, when it reads; nothing more is read meanwhile."""
+    sent = []
+    with served.running.connect() as client:
+        client.request("POST", "/v1/chat/completions", ASKED)
+        peer = upstream.call()
+        for sock, buffer in (
+            (client.socket, socket.SO_RCVBUF),
+            (served.connection.socket, socket.SO_SNDBUF),
+        ):
+            sock.setsockopt(socket.SOL_SOCKET, buffer, 4096)
+        peer.head()
+        while not served.connection.unsent:
+            asked = len(served.passed)
+            sent.append(f"{len(sent):06}" + "x" * 1000)
+            peer.frame(event(sent[-1]))
+            if len(sent) == 1:
+                client.read_head()
+            if len(sent) <= 8:  # by which the server learns what is alike
+                assert client.read_json()["choices"][0]["delta"]["content"] == sent[-1]
+            else:
+                wait_until(lambda: len(served.passed) > asked, "it has passed")  # noqa: B023
+        peer.frame(event("", "stop"))
+        peer.end()
+        got = [client.read_json()["choices"][0]["delta"]["content"] for _ in sent[8:]]
+        assert got == sent[8:]
+        assert client.read_json()["choices"][0]["finish_reason"] == "stop"
+        assert client.read_frame() == sse.DONE
+    assert False in served.passed, "one did not fit"
+
+
+def test_a_provider_that_resets_the_connection_is_told_of(
+    served: Served, upstream: RawServer
+) -> None:
+    with served.running.connect() as client:
+        client.request("POST", "/v1/chat/completions", ASKED)
+        peer = upstream.call()
+        peer.head()
+        for number in range(8):
+            peer.frame(event("a"))
+            if not number:
+                client.read_head()
+            client.read_frame()
+        assert served.passed[-1] is True
+        peer.reset()
+        assert client.read_json()["error"]["code"] == "upstream_truncated"
+        assert client.read_frame() == b""
