@@ -231,9 +231,6 @@ _SERVICE_LINK = re.compile(
 )
 
 
-# -- values -----------------------------------------------------------------------------------
-
-
 def parse_options(
     options: type[T], values: Mapping[str, str], where: str, also: Iterable[str] = ()
 ) -> T:
@@ -268,6 +265,8 @@ def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> An
         value = cast(text)
     except (ValueError, KeyError):
         raise ConfigurationError(f"{where}: {shown} is not {kind}") from None
+    if text and value == ():
+        raise ConfigurationError(f"{where}: there is nothing between the commas")
     about, choices = item.metadata, item.metadata["choices"]
     if choices and value not in choices:
         near = did_you_mean(text.lower(), choices)

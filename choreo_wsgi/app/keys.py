@@ -102,6 +102,8 @@ def known_keys(configuration: Configuration) -> dict[str, Key]:
     known: dict[str, Key] = {}
     for name, section, where in _given(configuration):
         options = parse_options(KeyOptions, section, where)
+        if not options.models:
+            raise ConfigurationError(f"{where}: models is empty: without it the key may use all")
         digest = options.digest.lower()
         if not _DIGEST.fullmatch(digest):
             # The key itself may stand there by mistake, so it is not shown.

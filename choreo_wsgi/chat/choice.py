@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import UpstreamInvalid
 from .calls import ToolCalls
@@ -19,6 +19,8 @@ _SAID = (
     *("message", "messages", "delta", "text", "content", "output", "response"),
     *("generated_text", "completion", "answer"),
 )
+#: What a whole message at the end of a stream may say again.
+TOLD = ("content", "reasoning_content", "refusal", "tool_calls")
 
 
 def said_in(one: Members) -> Json:
@@ -43,6 +45,7 @@ class Choice:
     begun: bool = False  # its role was sent
     in_messages: bool = False  # that is how it began, not with a delta
     finished: bool = False
+    told: set[str] = field(default_factory=set)  # the members of TOLD that it has said
 
     @property
     def state(self) -> int:
@@ -117,7 +120,9 @@ class Choice:
     def _delta(self, one: Members) -> tuple[Members, int]:
         """Return the delta of *one* in the right shape, and what became of it."""
         delta, verdict = one.get("delta"), KEPT
+        again = False  # a document at the end (MiniMax) repeats what its chunks said
         if type(delta) is not dict or type(one.get("message")) is dict:
+            again = self.begun and not self.in_messages and type(one.get("message")) is dict
             delta = one["delta"] = self._delta_instead(one)
             verdict = CHANGED
         if one.get("tool_calls"):
@@ -130,6 +135,9 @@ class Choice:
             one["logprobs"], verdict = None, max(verdict, MENDED)
         if reshape(delta):
             verdict = max(verdict, MENDED)
+        if again:
+            new = [name for name in TOLD if delta.get(name) and name not in self.told]
+            delta = one["delta"] = {name: delta[name] for name in new}
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
             if self.calls.tools and "tool_calls" not in delta:  # answers to ``tools``
@@ -145,6 +153,8 @@ class Choice:
             if not pieces:
                 del delta["tool_calls"]
                 verdict = max(verdict, MENDED)
+        if not self.told.issuperset(TOLD):
+            self.told.update(name for name in TOLD if delta.get(name))
         return delta, verdict
 
     def _delta_instead(self, one: Members) -> Members:
@@ -156,8 +166,4 @@ class Choice:
             raise UpstreamInvalid("the provider's delta is not an object")
         if not self.begun:
             self.in_messages = is_message
-        elif is_message and said and not self.in_messages:
-            # A document at the end (MiniMax) repeats what its chunks said.
-            calls = None if self.calls.calls else said.get("tool_calls")
-            return {"tool_calls": calls} if calls else {}
         return said or {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .calls import ToolCalls
-from .choice import CHANGED, KEPT, MENDED, Choice
+from .choice import CHANGED, KEPT, MENDED, TOLD, Choice
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json, Marks, new_call_id
 from .jsontext import count, whole_number
@@ -30,10 +30,21 @@ _FRAME = {
 #: The members of ``usage`` that the schema requires.
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COUNTED_AS = (
-    ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens"),
-    ("completion_tokens", "output_tokens", "completionTokens", "outputTokens"),
-    ("total_tokens", "totalTokens"),
+    (
+        *("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "prompt_eval_count"),
+        *("promptTokenCount", "prompt_token_count", "inputTokenCount", "input_token_count"),
+    ),
+    (
+        *("completion_tokens", "output_tokens", "completionTokens", "outputTokens", "eval_count"),
+        *("candidatesTokenCount", "candidates_token_count", "outputTokenCount"),
+        *("output_token_count", "generated_tokens"),
+    ),
+    ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count"),
 )
+#: Where a chunk has them, if not in ``usage``.
+_USAGES = ("usageMetadata", "usage_metadata", "token_usage", "tokenUsage")
+#: Ollama has them in the chunk itself.
+_BESIDE = ("prompt_eval_count", "eval_count")
 _COUNTED = {name for names in _COUNTED_AS for name in names}
 
 
@@ -94,10 +105,15 @@ class Normaliser:
         """The members that all chunks have in common, if the one choice is called 0."""
         return self._identity if [*self._numbered] == [0] else None
 
-    def begin(self, own: Chunk) -> None:
-        """Take note of a first chunk, with the role of the one choice."""
+    def begin(self, own: Chunk, unread: bool) -> None:
+        """Take note of a first chunk, with the role of the one choice.
+
+        *unread* is whether texts may pass that are not taken here.
+        """
         self._identity = own
-        self._choice(0, 0).begun = True
+        choice = self._choice(0, 0)
+        choice.begun = True
+        choice.told.update(TOLD if unread else ())
 
     def finish(self) -> None:
         """Take note of the finish of the one choice, which has no calls."""
@@ -196,6 +212,10 @@ class Normaliser:
             found = chunk["x_groq"].pop("usage", None)
         elif found is not None:
             chunk["usage"] = None
+        elif other := next(filter(chunk.get, _USAGES), ""):
+            found = chunk.pop(other)
+        elif type(chunk.get("eval_count")) is int:
+            found = {name: chunk.pop(name, None) for name in _BESIDE}
         for one in choices:
             for holder in (one, one.get("delta")):
                 if isinstance(holder, dict) and "usage" in holder:

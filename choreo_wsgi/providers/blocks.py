@@ -14,6 +14,7 @@ from dataclasses import replace
 from ..chat.aside import is_object, pieces, set_aside
 from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
+from ..chat.jsontext import whole_number
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .failures import failure, provider_error
@@ -37,6 +38,7 @@ class Blocks:
         self._broken = False  # the arguments of a call are not JSON
         self._whole: list[list[str]] = []  # those that came with the start of each call
         self._open: dict[int, int] = {}  # the open calls: block's index -> number of the call
+        self._latest = 0  # the index that came last
         self._thinking: list[str] = []
         self._signature: list[str] = []
         self._counted: Counter[str] = Counter()  # what was said of each list of a delta
@@ -54,11 +56,11 @@ class Blocks:
             if delta["type"] == "text_delta":
                 items.append(Delta(text(delta["text"])))
             else:
-                items += self._delta(event["index"], delta)
+                items += self._delta(self._index(event), delta)
         elif kind == "content_block_start":
-            items += self._start(event["index"], event["content_block"])
+            items += self._start(self._index(event), event["content_block"])
         elif kind == "content_block_stop":
-            items += self._close(event["index"])
+            items += self._close(self._index(event))
         elif kind == "message_start":
             if self._begun:  # what came before may be half a call
                 raise UpstreamInvalid("the provider began its answer a second time")
@@ -81,6 +83,12 @@ class Blocks:
         if finish.reason == "tool_calls" and self._broken:
             raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
         return [*items, finish, *([usage] if usage else [])]
+
+    def _index(self, event: dict[str, Json]) -> int:
+        """Return the index of the block of *event*; one without is about the block before."""
+        given = whole_number(event.get("index"))
+        self._latest = self._latest if given is None else given
+        return self._latest
 
     def _start(self, index: int, block: dict[str, Json]) -> list[Item]:
         kind = block.get("type")

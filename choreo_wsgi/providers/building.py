@@ -65,14 +65,16 @@ def build(
     return _Building(configuration, environment, kept or {}).router()
 
 
-def _check(name: str, options: Mapping[str, str]) -> None:
-    """Raise ConfigurationError for an address or a key that could not be used."""
-    key, url = options.get("api_key", ""), options.get("base_url", "")
+def _check(
+    name: str, type: str, options: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
+    """Raise ConfigurationError for an address, a proxy on the way or a key that cannot be used."""
+    key, url = options.get("api_key", ""), options.get("base_url", "") or BUILT_IN[type].home
     if not key.isprintable() or max(key, default="") > "\xff":
         raise ConfigurationError(f"provider {name}: api_key: no header can hold its characters")
     try:
         if url:
-            parse_url(url, {})
+            parse_url(url, environment)
     except ConfigurationError as error:
         raise ConfigurationError(f"provider {name}: base_url: {error.message}") from None
     for path in ("/chat/completions", "/completions", "/messages", "/responses"):
@@ -119,14 +121,12 @@ class _Building:
             if options is None:
                 options = self._section_options(name, cls)
             if type in BUILT_IN:
-                _check(name, options)
+                _check(name, type, options, self._environment)
             made_from = (cls, options)
             if name in self._kept and self._kept[name].made_from == made_from:
                 return self._kept[name]
             provider = cls(name, options, self._configuration.settings)
             provider.made_from = made_from
-            if url := options.get("base_url", "") or provider.facts.home:
-                parse_url(url, self._environment)  # for the proxy on the way there
             return provider
         except Unusable as error:
             reason = error.message

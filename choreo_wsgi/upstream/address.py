@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from ..errors import ConfigurationError
 
 _PORTS = {"http": 80, "https": 443}
+_BASE, _PROXY = "a base URL", "the proxy on the way there"
 _TARGET = re.compile(r"[!-~]*")  # what may stand in a request line: visible ASCII
 
 
@@ -50,14 +51,14 @@ def parse_url(url: str, environ: Mapping[str, str]) -> tuple[Address, str]:
 
     *environ* names the proxies.  Raises ConfigurationError for anything but http and https.
     """
-    split = _split(url, "base URL")
+    split = _split(url, _BASE)
     assert split.hostname
     host = split.hostname
     port = split.port or _PORTS[split.scheme]
     target = (split.path or "/") + (f"?{split.query}" if split.query else "")
     proxy = None if _direct(host, port, environ) else _proxy(split.scheme, environ)
     if not _TARGET.fullmatch(target + host):
-        raise ConfigurationError("a base URL must be ASCII, other characters percent-encoded")
+        raise ConfigurationError(f"{_BASE} must be ASCII, other characters percent-encoded")
     address = Address(split.scheme, host, port, proxy)
     if proxy is not None and split.scheme == "http":
         target = f"http://{address.host_header}{target}"  # RFC 9112 3.2.2: the absolute form
@@ -71,8 +72,8 @@ def _split(url: str, what: str) -> SplitResult:
     except ValueError:
         usable = False
     if not usable:
-        form = "http://HOST:PORT" if what == "proxy" else "http://HOST or https://HOST/PATH"
-        raise ConfigurationError(f"a {what} must look like {form}")
+        form = "http://HOST or https://HOST/PATH" if what == _BASE else "http://HOST:PORT"
+        raise ConfigurationError(f"{what} must look like {form}")
     return split
 
 
@@ -85,9 +86,9 @@ def _proxy(scheme: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def _parse_proxy(url: str) -> Proxy:
-    split = _split(url if "://" in url else f"http://{url}", "proxy")
+    split = _split(url if "://" in url else f"http://{url}", _PROXY)
     if split.scheme != "http":
-        raise ConfigurationError("a proxy must be reached over http://")
+        raise ConfigurationError(f"{_PROXY} must be reached over http://")
     assert split.hostname
     authorization = ""
     if split.username is not None:

@@ -285,6 +285,7 @@ def test_a_key_expires(expires: str, status: int) -> None:
     ("section", "message"),
     [
         ({}, "digest is missing"),
+        ({"digest": "a" * 64, "models": ""}, "models is empty: without it the key may use all"),
         ({"digest": KEY}, "digest"),
         ({"digest": "a" * 63}, "digest"),
         ({"digest": "a" * 64, "expires": "tomorrow"}, "expires.*'tomorrow'"),

@@ -113,6 +113,61 @@ def test_calls(type: str, told: Any, start: Any, deltas: Any) -> None:
         assert "".join(one["function"].get("arguments", "") for one in pieces) == '{"a":1}'
 
 
+@pytest.mark.parametrize(
+    "indexes",
+    [("0", "0", "1", "1"), (0, "0", 1, "1"), (0.0, 0, 1.0, "1"), (0, None, 1, None)],
+)
+def test_blocks_that_are_numbered_in_other_ways(indexes: Any) -> None:
+    told: list[Any] = [START]
+    for at in (0, 2):
+        tool = {"type": "tool_use", "id": f"t{at}", "name": "f", "input": {}}
+        piece = {"type": "input_json_delta", "partial_json": f'{{"a":{at}}}'}
+        start = {"type": "content_block_start", "content_block": tool, "index": indexes[at]}
+        delta = {"type": "content_block_delta", "delta": piece, "index": indexes[at + 1]}
+        stop = {"type": "content_block_stop", "index": indexes[at + 1]}
+        told += [
+            {key: one for key, one in each.items() if one is not None}
+            for each in (start, delta, stop)
+        ]
+    ending = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+    choices = [
+        c for chunk in answer("anthropic", events(*told, ending, END), 9) for c in chunk["choices"]
+    ]
+    pieces = [one for choice in choices for one in choice["delta"].get("tool_calls", ())]
+    found = ["", ""]
+    for one in pieces:
+        found[one["index"]] += one["function"].get("arguments", "")
+    assert found == ['{"a":0}', '{"a":2}']
+
+
+def test_gemini_in_the_names_of_the_protocol_buffers() -> None:
+    given = {"my_key": {"other_key": 1}}
+    parts = [
+        {"text": "t", "thought": True},
+        {"text": "a"},
+        {"function_call": {"name": "f_g", "args": given}, "thought_signature": "s"},
+        {"inline_data": {"mime_type": "image/png", "data": "aaaa"}},
+    ]
+    counts = {"prompt_token_count": 3, "candidates_token_count": 4, "total_token_count": 7}
+    candidate = {"content": {"parts": parts}, "finish_reason": "STOP"}
+    whole = {"candidates": [candidate], "usage_metadata": counts}
+    for body in (events(whole), json.dumps([whole]).encode(), json.dumps(whole).encode()):
+        chunks = answer("gemini", body, 9)
+        choices = [one for chunk in chunks for one in chunk["choices"]]
+        assert choices[-1]["finish_reason"] == "tool_calls"
+        deltas = [one["delta"] for one in choices]
+        calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+        assert calls[0]["extra_content"] == {"google": {"thought_signature": "s"}}
+        said = "".join(call["function"].get("arguments", "") for call in calls)
+        assert json.loads(said) == given and calls[0]["function"]["name"] == "f_g"
+        assert [delta["images"] for delta in deltas if "images" in delta]
+        assert [chunk["usage"]["total_tokens"] for chunk in chunks if chunk.get("usage")] == [7]
+    blocked = {"prompt_feedback": {"block_reason": "SAFETY"}}
+    assert (
+        answer("gemini", events(blocked), 9)[-1]["choices"][0]["finish_reason"] == "content_filter"
+    )
+
+
 @pytest.mark.parametrize("reason", ["OTHER", "NO_IMAGE"])
 def test_an_answer_of_nothing_is_no_failure(reason: str) -> None:
     body = events(response(reason=reason))

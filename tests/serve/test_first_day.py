@@ -144,9 +144,15 @@ def test_quotation_marks_belong_to_no_value(
         (["--listen", "/tmp/socket"], {}, "the path of a unix socket goes to the setting"),
         (["--replay", "sqlite://x.db"], {}, "names no file: write sqlite:PATH"),
         (["--replay", "redis://h/zero"], {}, "a redis address is redis://HOST:PORT/NUMBER"),
+        (["--api-keys", ","], {}, "api_keys: there is nothing between the commas"),
+        ([], {"CHOREO_API_KEYS": " , ,"}, "CHOREO_API_KEYS: api_keys: there is nothing between"),
         ([], {"OPENAI_API_KEY": "a\nb"}, "openai: api_key: no header can hold its characters"),
         ([], {"OPENAI_API_KEY": "a\u2026"}, "openai: api_key: no header can hold its characters"),
-        ([], {"OPENAI_API_KEY": "k", "https_proxy": "socks5://h:1"}, "like http://HOST:PORT"),
+        (
+            [],
+            {"OPENAI_API_KEY": "k", "https_proxy": "socks5://h:1"},
+            "proxy on the way there must look",
+        ),
     ],
 )
 def test_what_cannot_work_is_told_before_it_serves(

@@ -7,6 +7,7 @@ end.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +38,8 @@ _SOURCES = ("citationMetadata", "groundingMetadata", "urlContextMetadata")
 _ANSWERS = {"candidates", "promptFeedback"}
 #: What a part may have that says nothing.
 _EMPTY = {"text", "thought", "thoughtSignature"}
+#: How a word goes on in the protocol buffers' names.
+_SNAKE = re.compile("(?<=[a-z])_([a-z])")
 _MEMBERS = {*_ANSWERS, "usageMetadata", "modelVersion", "responseId"}
 
 
@@ -81,7 +84,7 @@ class GeminiTranslator(EventTranslator):
         return _COUNTS.read(self._told)
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        for body in self.objects(data):
+        for body in map(_camel, self.objects(data)):
             told = body.get("usageMetadata") or {}
             if "totalTokenCount" in told or "promptTokenCount" in told:
                 self._told = told
@@ -103,7 +106,7 @@ class GeminiTranslator(EventTranslator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return the events of *body*: a whole response, or the array of a call without SSE."""
-        responses = json_values(body)
+        responses = _camel(json_values(body))
         if not any(isinstance(each, dict) and _ANSWERS & each.keys() for each in responses):
             return None
         return b"".join(sse.frame(dump(each)) for each in responses)
@@ -153,8 +156,7 @@ class GeminiTranslator(EventTranslator):
             items.append(Delta("", index, reasoning=words))
         elif words:
             items.append(Delta(words, index))
-        if "inlineData" in part:
-            data = part["inlineData"]
+        if data := part.get("inlineData"):
             media_type = text(data.get("mimeType"))
             if part.get("thought"):
                 return items  # a picture that is only a thought is left out by Google's SDK too
@@ -195,6 +197,19 @@ class GeminiTranslator(EventTranslator):
             for index in range(self._n):
                 self._stops.setdefault(index, text(reason))
             self._refused = reason
+
+
+def _camel(value: Json) -> Json:
+    """Return *value* with the names of Google's JSON, which some write as they are in the protocol
+    buffers: ``finish_reason``.  The arguments of a call have names of their own."""
+    if isinstance(value, list):
+        return [*map(_camel, value)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        _SNAKE.sub(lambda found: found[1].upper(), name): one if name == "args" else _camel(one)
+        for name, one in value.items()
+    }
 
 
 def _signed(signature: str) -> dict[str, Json]:

@@ -205,9 +205,9 @@ class EventRelay:
             identity = template.begin(event)
             if identity is None:
                 return False
-            normaliser.begin(identity)
             frames.append(template.parts[ROLE + 1])
             pattern = template.pattern()
+            normaliser.begin(identity, unread=pattern is not None)
             self._patterns.known = [pattern] if pattern is not None else []
             return True
         if event != template.parts[FINISH]:

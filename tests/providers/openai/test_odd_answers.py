@@ -235,6 +235,9 @@ USAGES = [
     {"prompt_tokens": "3", "completion_tokens": 4.0, "total_tokens": None},
     {"promptTokens": 3, "completionTokens": 4, "totalTokens": 7},
     {"inputTokens": 3, "output_tokens": 4, "total_tokens": -1},
+    {"prompt_eval_count": 3, "eval_count": 4},
+    {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 7},
+    {"input_token_count": 3, "generated_tokens": 4},
 ]
 
 
@@ -246,6 +249,25 @@ def test_counts(usage: Any) -> None:
     assert {name: reader.usage[name] for name in wanted} == wanted
     made = document({"content": "a"}, usage=usage)["usage"]
     assert json.dumps({name: made[name] for name in wanted}) == json.dumps(wanted)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"prompt_eval_count": 3, "eval_count": 4},
+        {"usage": None, "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 4}},
+        {"usage_metadata": {"prompt_token_count": 3, "candidates_token_count": 4}},
+        {"token_usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+    ],
+)
+def test_counts_in_other_places(place: dict[str, Any]) -> None:
+    for events in (
+        [chunk({"content": "a"}), chunk({}, "stop", **place)],
+        [chunk({"content": "a"}), chunk({}, "stop"), {**chunk({}), "choices": [], **place}],
+    ):
+        reader, failure = stream([sse.frame(json.dumps(one).encode()) for one in events])
+        assert failure is None and reader.usage["total_tokens"] == 7
+    assert document({"content": "a"}, **place)["usage"]["total_tokens"] == 7
 
 
 @pytest.mark.parametrize(
@@ -336,6 +358,29 @@ def test_a_stream_of_messages() -> None:
     pieces = [{"role": "assistant", "content": "a"}, {"content": "b"}, {"content": "c"}]
     told = [{"choices": [{"message": one, "finish_reason": None}]} for one in pieces]
     assert relayed(*told, chunk({}, "stop")) == ("abc", [], "stop")
+
+
+WHOLE = {"role": "assistant", "content": "ab", "reasoning_content": "t", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize("others", [[], [{"reasoning": "t"}], [{"refusal": ""}, {"content": ""}]])
+def test_a_whole_message_at_the_end_is_told_if_it_was_not_before(others: list[Any]) -> None:
+    deltas = [{"role": "assistant"}, *others]
+    last = {"choices": [{"message": WHOLE, "finish_reason": "tool_calls"}]}
+    chunks = [*map(chunk, deltas), last]
+    reader, failure = stream([*(sse.frame(json.dumps(one).encode()) for one in chunks), sse.DONE])
+    choice = reader.choices[0]
+    assert failure is None and choice.finish == "tool_calls" and len(choice.calls) == 1
+    assert ("".join(choice.text), "".join(choice.reasoning)) == ("ab", "t")
+
+
+@pytest.mark.parametrize("pieces", [["a", "b"], ["a"] * 40])
+def test_a_whole_message_at_the_end_repeats_nothing(pieces: list[str]) -> None:
+    """Nor behind a stream that begins like one before, whose texts pass unread."""
+    last = {"choices": [{"message": {"content": "".join(pieces)}, "finish_reason": "stop"}]}
+    for _ in range(3):
+        chunks = [chunk({"role": "assistant"}), *(chunk({"content": one}) for one in pieces)]
+        assert relayed(*chunks, last) == ("".join(pieces), [], "stop")
 
 
 @pytest.mark.parametrize(
