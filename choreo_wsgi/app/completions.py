@@ -185,7 +185,7 @@ class Completions:
         def begin(target: Target) -> Reply:
             return target.provider.answer(request.with_model(target.model), writer)
 
-        return Failover(in_order(self.router.targets(request.model)), begin, self.breakers.of)
+        return Failover(in_order(self.router.targets(request.model)), begin, self.breakers)
 
 
 def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | None) -> None:

@@ -146,10 +146,10 @@ class Metrics(Observer):
     def _look(self) -> None:
         for name, look in list(self.app.gauges.items()):
             self._metrics[name].set(look())
-        for target, is_open in self.app.breakers.state().items():
-            if is_open or target in self._failing:
-                self._failing.add(target)
-                self._metrics["breaker_open"].labels(target).set(is_open)
+        left_out = self.app.breakers.left_out()
+        self._failing |= left_out
+        for target in self._failing:
+            self._metrics["breaker_open"].labels(target).set(target in left_out)
 
     def _response(self, call: Call) -> Response:
         """Return the answer to ``GET /metrics``.

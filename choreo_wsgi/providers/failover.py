@@ -13,79 +13,54 @@ from ..chat.source import Lane, Reply, lane_of
 from ..errors import ChoreoError, Exhausted
 from .routing import Target
 
-#: So many failures in a row open a circuit, for so many seconds.
-FAILURES = 5
-OPEN_SECONDS = 30.0
-
 
 @dataclass(eq=False)
-class Breaker:
-    """Remembers that a target keeps failing, so that it is not asked first every time.
+class Breakers:
+    """The targets that keep failing, by label, so that they are not asked first every time.
 
-    After *failures* in a row the circuit is open for *seconds*; then one request at a time
-    may try (half-open) until one succeeds.
+    After *failures* in a row a circuit is open for *seconds*; then one request at a time may try
+    (half-open) until one succeeds.  A label holds the model's name, which is the caller's word
+    where a provider takes any: beyond *most* the one that failed longest ago is forgotten.
     """
 
-    failures: int = FAILURES
-    seconds: float = OPEN_SECONDS
+    failures: int = 5
+    seconds: float = 30.0
+    most: int = 1024
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _failed: int = 0
-    _open_until: float = 0.0
+    #: How often each failed in a row, and until when it is left out if that is often enough.
+    _failing: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def allows(self) -> bool:
+    def allows(self, label: str) -> bool:
         """Whether the target may be asked now; in a half-open circuit only one caller may."""
-        if self._failed < self.failures:
+        if label not in self._failing:
             return True
         with self._lock:
+            failed, until = self._failing.get(label, (0, 0.0))
             now = self.clock()
-            if now < self._open_until:
-                return False
-            self._open_until = now + self.seconds
-            return True
+            if failed < self.failures:
+                return True
+            if now >= until:
+                self._failing[label] = failed, now + self.seconds
+            return now >= until
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the target is left out now."""
-        return self._failed >= self.failures and self.clock() < self._open_until
+    def left_out(self) -> set[str]:
+        """Return the targets that are left out now."""
+        with self._lock:
+            now, failing = self.clock(), self._failing.items()
+            return {label for label, (n, until) in failing if n >= self.failures and now < until}
 
-    def succeeded(self) -> None:
+    def succeeded(self, label: str) -> None:
         """The target answered."""
-        self._failed = 0
+        self._failing.pop(label, None)
 
-    def failed(self) -> None:
+    def failed(self, label: str) -> None:
         """The target did not answer as it should."""
         with self._lock:
-            self._failed += 1
-            if self._failed >= self.failures:
-                self._open_until = self.clock() + self.seconds
-
-
-class Breakers:
-    """The breaker of each target, by its label; beyond *most* the longest unused is forgotten.
-
-    A label holds the model's name, which is the caller's word where a provider takes any.
-    """
-
-    def __init__(self, most: int = 1024) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._kept: dict[str, Breaker] = {}  # in the order of use
-
-    def state(self) -> dict[str, bool]:
-        """Return for each target that was asked whether it is left out now."""
-        with self._lock:
-            return {label: breaker.is_open for label, breaker in self._kept.items()}
-
-    def of(self, label: str) -> Breaker:
-        """Return the breaker of the target that is called *label*."""
-        label = label[:256]
-        with self._lock:
-            breaker = self._kept.pop(label, None) or Breaker()
-            self._kept[label] = breaker
-            if len(self._kept) > self._most:
-                del self._kept[next(iter(self._kept))]
-        return breaker
+            failed, _ = self._failing.pop(label, (0, 0.0))
+            self._failing[label] = failed + 1, self.clock() + self.seconds
+            if len(self._failing) > self.most:
+                del self._failing[next(iter(self._failing))]
 
 
 def in_order(
@@ -108,8 +83,8 @@ def in_order(
 class Failover:
     """Reads from the first of *targets* that answers; itself a reply.
 
-    *begin* asks one of them; *breaker_of* returns the breaker for its label.  One that fails
-    before its first byte with something that another could do better (no connection, 429, 5xx,
+    *begin* asks one of them; *breakers* knows which keep failing.  One that fails before
+    its first byte with something that another could do better (no connection, 429, 5xx,
     a timeout) is passed over for the next.  Those with an open circuit are asked only when nobody
     else is left.  After the first byte nothing is tried again.
     """
@@ -118,11 +93,11 @@ class Failover:
         self,
         targets: Sequence[Target],
         begin: Callable[[Target], Reply],
-        breaker_of: Callable[[str], Breaker],
+        breakers: Breakers,
     ) -> None:
         self._left = list(targets)
         self._begin: Callable[[Target], Reply] | None = begin
-        self._breaker_of = breaker_of
+        self._breakers = breakers
         self._answered = False
         #: How many targets were passed over so far.
         self.failovers = 0
@@ -142,8 +117,8 @@ class Failover:
         """Choose whom to ask next."""
         # A half-open circuit lets one caller try: it is asked only when its turn has come.
         for target in (*self._left, self._left[0]):
-            self._target, self._breaker = target, self._breaker_of(target.label)
-            if self._breaker.allows():
+            self._target = target
+            if self._breakers.allows(target.label):
                 break
         self._left.remove(self._target)
 
@@ -151,7 +126,7 @@ class Failover:
         """Raise *error* unless the next target is to be asked."""
         # Another target could do better, unless the request or this process is at fault.
         if not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500):
-            self._breaker.failed()
+            self._breakers.failed(self._target.label)
             if self._left and not self._answered:
                 self.failovers += 1
                 self._reading = None
@@ -182,7 +157,7 @@ class Failover:
                 self._answered = True
                 self._left.clear()
                 self._begin = None
-                self._breaker.succeeded()
+                self._breakers.succeeded(self._target.label)
             self.ended = reading.ended
         return block
 

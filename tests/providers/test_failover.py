@@ -23,7 +23,7 @@ from choreo_wsgi.errors import (
     UpstreamTruncated,
 )
 from choreo_wsgi.providers.echo import Echo
-from choreo_wsgi.providers.failover import Breaker, Breakers, Failover, in_order
+from choreo_wsgi.providers.failover import Breakers, Failover, in_order
 from choreo_wsgi.settings import Settings
 
 
@@ -63,6 +63,7 @@ class Target:
     """A target that counts how often it is asked; a sole error is raised by *begin*."""
 
     provider = Echo("echo", {}, Settings())
+    breakers: Breakers  # of one test
 
     def __init__(
         self,
@@ -77,7 +78,9 @@ class Target:
         self.steps = steps
         self.refuses = refuses
         self.readings: list[Answering] = []
-        self.breaker = Breaker(failures=2, seconds=30, clock=Clock())
+
+    def allowed(self) -> bool:
+        return self.breakers.allows(self.label)
 
     def begin(self) -> Answering:
         if self.refuses:
@@ -86,9 +89,15 @@ class Target:
         return self.readings[-1]
 
 
+@pytest.fixture(autouse=True)
+def breakers(monkeypatch: pytest.MonkeyPatch) -> Breakers:
+    made = Breakers(failures=2, seconds=30, clock=Clock())
+    monkeypatch.setattr(Target, "breakers", made, raising=False)
+    return made
+
+
 def failover_of(*targets: Target) -> Failover:
-    breakers = {target.label: target.breaker for target in targets}
-    return Failover(targets, Target.begin, breakers.__getitem__)
+    return Failover(targets, Target.begin, Target.breakers)
 
 
 def read(*targets: Target) -> tuple[bytes, str]:
@@ -152,7 +161,7 @@ def test_the_callers_own_fault_is_told_and_nobody_else_asked(
     for _ in range(5):  # nor does it count against the target
         with pytest.raises(type(error)):
             read(first)
-    assert first.breaker.allows()
+    assert first.allowed()
 
 
 @pytest.mark.parametrize("error", [*PASSED_OVER, ChoreoError("bug")], ids=lambda e: e.code or "")
@@ -179,7 +188,7 @@ def test_our_own_lack_of_something_is_no_targets_failure() -> None:
     for _ in range(20):
         with pytest.raises(Exhausted):
             read(first, second)
-    assert not second.readings and first.breaker.allows()
+    assert not second.readings and first.allowed()
 
 
 def test_a_client_that_leaves_is_no_failure() -> None:
@@ -190,7 +199,7 @@ def test_a_client_that_leaves_is_no_failure() -> None:
             failover.receive(0)
         failover.close()
         assert all(reading.closed for reading in target.readings)
-    assert target.breaker.allows()
+    assert target.allowed()
 
 
 def test_usage_and_label_are_of_whoever_answers() -> None:
@@ -244,87 +253,87 @@ def test_the_ends_of_the_random_range_are_drawn_too(draw: Callable[[], float]) -
 # -- the circuit ------------------------------------------------------------------------------
 
 
-def breaker(clock: Clock) -> Breaker:
-    return Breaker(failures=3, seconds=30, clock=clock)
+def breaker(clock: Clock) -> Breakers:
+    return Breakers(failures=3, seconds=30, clock=clock)
 
 
 def test_a_circuit_opens_after_failures_in_a_row_and_half_opens_after_its_time() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(2):
-        circuit.failed()
-        assert circuit.allows() and circuit.allows()
-    circuit.failed()
-    assert not circuit.allows()
+        circuit.failed("a")
+        assert circuit.allows("a") and circuit.allows("a")
+    circuit.failed("a")
+    assert not circuit.allows("a")
     clock.now += 29.9
-    assert not circuit.allows()
+    assert not circuit.allows("a")
     clock.now += 0.1
-    assert circuit.allows()
-    assert not circuit.allows(), "one at a time"
+    assert circuit.allows("a")
+    assert not circuit.allows("a"), "one at a time"
 
 
 def test_a_success_closes_the_circuit() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(3):
-        circuit.failed()
+        circuit.failed("a")
     clock.now += 30
-    assert circuit.allows()
-    circuit.succeeded()
-    assert circuit.allows() and circuit.allows()
+    assert circuit.allows("a")
+    circuit.succeeded("a")
+    assert circuit.allows("a") and circuit.allows("a")
     for _ in range(2):
-        circuit.failed()
-    assert circuit.allows(), "the failures before do not count any more"
+        circuit.failed("a")
+    assert circuit.allows("a"), "the failures before do not count any more"
 
 
 def test_failures_count_in_a_row_only() -> None:
     circuit = breaker(Clock())
     for _ in range(10):
-        circuit.failed()
-        circuit.failed()
-        circuit.succeeded()
-    assert circuit.allows()
+        circuit.failed("a")
+        circuit.failed("a")
+        circuit.succeeded("a")
+    assert circuit.allows("a")
 
 
 def test_a_failed_trial_opens_the_circuit_for_its_whole_time_again() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(3):
-        circuit.failed()
+        circuit.failed("a")
     clock.now += 35
-    assert circuit.allows()
+    assert circuit.allows("a")
     clock.now += 5
-    circuit.failed()
+    circuit.failed("a")
     clock.now += 29.9
-    assert not circuit.allows()
+    assert not circuit.allows("a")
     clock.now += 0.1
-    assert circuit.allows()
+    assert circuit.allows("a")
 
 
 def test_a_trial_that_nobody_waited_for_does_not_keep_the_circuit_open_for_ever() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(3):
-        circuit.failed()
+        circuit.failed("a")
     clock.now += 30
-    assert circuit.allows()  # its client leaves: neither a success nor a failure
-    assert not circuit.allows()
+    assert circuit.allows("a")  # its client leaves: neither a success nor a failure
+    assert not circuit.allows("a")
     clock.now += 30
-    assert circuit.allows()
+    assert circuit.allows("a")
 
 
 def test_only_one_of_many_threads_tries_a_half_open_circuit() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(3):
-        circuit.failed()
+        circuit.failed("a")
     clock.now += 30
     start = threading.Barrier(8)
     allowed: list[bool] = []
 
     def ask() -> None:
         start.wait()
-        allowed.append(circuit.allows())
+        allowed.append(circuit.allows("a"))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -354,7 +363,7 @@ def test_where_all_circuits_are_open_who_answers_closes_his_own() -> None:
             read(first, second)
     first.steps = (b"x",)
     assert read(first, second) == (b"x", "a")
-    assert first.breaker.allows() and not second.breaker.allows()
+    assert first.allowed() and not second.allowed()
     assert len(second.readings) == 2, "its circuit is open"
 
 
@@ -365,7 +374,7 @@ def test_an_answer_closes_the_circuit_again() -> None:
             read(target)
         target.steps = (b"x",)
         assert read(target) == (b"x", "a")
-        assert target.breaker.allows() and target.breaker.allows()
+        assert target.allowed() and target.allowed()
         target.steps = (ProviderTimeout(""),)
 
 
@@ -377,26 +386,23 @@ def test_a_sole_target_is_always_asked() -> None:
         assert len(target.readings) == asked
 
 
-def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer() -> None:
+def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer(
+    breakers: Breakers,
+) -> None:
     first, second = Target("a", b"x"), Target("b", ProviderTimeout(""))
-    clock = Clock()
-    second.breaker = Breaker(failures=1, seconds=30, clock=clock)
-    second.breaker.failed()
+    clock = breakers.clock = Clock()
+    for _ in range(2):
+        breakers.failed("b")
     clock.now += 30
     assert read(first, second) == (b"x", "a")
-    assert second.breaker.allows()
+    assert second.allowed()
 
 
-def test_breakers_are_kept_by_label_and_bounded() -> None:
-    breakers = Breakers(most=3)
-    kept = breakers.of("a")
-    assert breakers.of("a") is kept
-    for label in "bcd":
-        breakers.of("a")
-        breakers.of(label)
-    assert breakers.of("a") is kept, "used between the others"
-    for label in "efg":
-        breakers.of(label)
-    assert breakers.of("a") is not kept
-    breakers.of("x" * 1000)
-    assert max(map(len, breakers.state())) == 256
+def test_those_that_failed_last_are_remembered() -> None:
+    breakers = Breakers(failures=1, most=3)
+    for label in "abcade":
+        breakers.failed(label)
+    assert breakers.left_out() == {*"ade"}
+    assert breakers.allows("b") and not breakers.allows("a")
+    breakers.succeeded("a")
+    assert breakers.left_out() == {*"de"} and breakers.allows("a")
