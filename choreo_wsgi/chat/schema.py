@@ -17,6 +17,7 @@ its way out puts its own step before the path.  So a value without faults pays f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Union
 
 from ..errors import InvalidRequest
@@ -76,10 +77,15 @@ def _wrong_type(expected: str, value: Json) -> Fault:
     return Fault(f"must be {expected}, not {_NAMES[type(value)]}", code="invalid_parameter_type")
 
 
+def _demand_a(kind: type, value: Json) -> None:
+    if type(value) is not kind:
+        raise _wrong_type(_NAMES[kind], value)
+
+
 def check_of(notation: Notation) -> Check:
     """Return the check that *notation* stands for."""
     if isinstance(notation, type):
-        return _is_a(notation)
+        return partial(_demand_a, notation)
     if isinstance(notation, str):
         return _one_of(notation.split())
     if isinstance(notation, list):
@@ -87,22 +93,11 @@ def check_of(notation: Notation) -> Check:
     return _object_of(notation) if isinstance(notation, Mapping) else notation
 
 
-def _is_a(kind: type) -> Check:
-    expected = _NAMES[kind]
-
-    def test(value: Json) -> None:
-        if type(value) is not kind:
-            raise _wrong_type(expected, value)
-
-    return test
-
-
 def string(most: int) -> Check:
     """Check for a string of at most *most* characters."""
 
     def test(value: Json) -> None:
-        if type(value) is not str:
-            raise _wrong_type("a string", value)
+        _demand_a(str, value)
         if len(value) > most or FILLING in value:
             raise Fault(f"must have at most {most} characters")
 
@@ -138,8 +133,7 @@ def integer(low: int, high: int | None = None) -> Check:
 
 def _array(item: Check, most: int | None = None) -> Check:
     def test(value: Json) -> None:
-        if type(value) is not list:
-            raise _wrong_type("an array", value)
+        _demand_a(list, value)
         if most is not None and len(value) > most:
             raise Fault(f"must have at most {most} items")
         for index, member in enumerate(value):
@@ -158,8 +152,7 @@ def _object_of(fields: Mapping[str, Notation]) -> Check:
     required = [name[:-1] for names in fields for name in names.split() if name[-1] == "!"]
 
     def test(value: Json) -> None:
-        if type(value) is not dict:
-            raise _wrong_type("an object", value)
+        _demand_a(dict, value)
         for name in required:
             if name not in value:
                 raise Fault("is required", "." + name, code="missing_parameter")
@@ -182,8 +175,7 @@ def mapping_of(item: Notation) -> Check:
     check = check_of(item)
 
     def test(value: Json) -> None:
-        if type(value) is not dict:
-            raise _wrong_type("an object", value)
+        _demand_a(dict, value)
         for name, member in value.items():
             try:
                 check(member)
