@@ -265,6 +265,8 @@ def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> An
         value = cast(text)
     except (ValueError, KeyError):
         raise ConfigurationError(f"{where}: {shown} is not {kind}") from None
+    if text and value == () and hint == tuple[Secret, ...]:  # no key: a server that is open
+        raise ConfigurationError(f"{where}: there is nothing between the commas")
     about, choices = item.metadata, item.metadata["choices"]
     if choices and value not in choices:
         near = did_you_mean(text.lower(), choices)
@@ -304,13 +306,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
-def _secrets(text: str) -> tuple[Secret, ...]:
-    words = _words(text)
-    if text and not words:  # no key would mean a server that is open
-        raise ValueError(text)
-    return tuple(map(Secret, words))
-
-
 #: How a type is read from text, and its name in an error.
 _CASTS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "a text"),
@@ -320,5 +315,5 @@ _CASTS: dict[Any, tuple[Callable[[str], Any], str]] = {
     bool: (lambda text: _BOOLEANS[text.lower()], "true or false (bool)"),
     datetime: (_moment, "a date such as 2027-01-31"),
     tuple[str, ...]: (_words, "a list"),
-    tuple[Secret, ...]: (_secrets, "a list: there is nothing between the commas"),
+    tuple[Secret, ...]: (lambda text: tuple(map(Secret, _words(text))), "a list"),
 }

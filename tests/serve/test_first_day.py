@@ -145,7 +145,7 @@ def test_quotation_marks_belong_to_no_value(
         (["--replay", "sqlite://x.db"], {}, "names no file: write sqlite:PATH"),
         (["--replay", "redis://h/zero"], {}, "a redis address is redis://HOST:PORT/NUMBER"),
         (["--api-keys", ","], {}, "there is nothing between the commas"),
-        ([], {"CHOREO_API_KEYS": " , ,"}, "CHOREO_API_KEYS: api_keys: the value is not a list"),
+        ([], {"CHOREO_API_KEYS": " , ,"}, "CHOREO_API_KEYS: api_keys: there is nothing between"),
         ([], {"OPENAI_API_KEY": "a\nb"}, "openai: api_key: no header can hold its characters"),
         ([], {"OPENAI_API_KEY": "a\u2026"}, "openai: api_key: no header can hold its characters"),
         (
