@@ -109,7 +109,6 @@ class Endpoints:
         kept = name == "responses" and any(asked.get(member) for member in _KEEPING)
         resumable = not kept and is_resumable(call)
         digest = hashlib.sha256(body).hexdigest() if kept or resumable else ""
-        del body  # it may be large, and what follows writes it anew
         if kept:
             return stored.create(self._resumption(), call, api, request, digest)
         if resumable:

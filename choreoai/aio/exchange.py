@@ -154,13 +154,12 @@ class AsyncExchange:
 
     async def _read_head(self, method: str, deadline: float) -> Head:
         while True:
-            data = self._rest
-            while (end := head_end(data)) < 0:
+            while (end := head_end(self._rest)) < 0:
                 if not (more := await self._perform(receive_some, False, deadline)):
                     raise APIConnectionError("the connection was closed inside the answer's head")
-                data += more
-            self._rest = data[end:]
-            head = parse_head(data[:end], method)
+                self._rest += more
+            data, self._rest = self._rest[:end], self._rest[end:]
+            head = parse_head(data, method)
             if head.status >= 200 or head.status == 101:  # 103 is Early Hints
                 return head
 
@@ -200,11 +199,11 @@ class AsyncExchange:
         framing, body = self._head.framing, b""
         try:
             while not (body or framing.done):
+                if framing.error is not None:  # it came with the last bytes that were good
+                    raise framing.error
                 data, self._rest = self._rest, b""
                 data = data or await self._perform(receive_some, False, deadline)
                 body = framing.feed(data)
-                if not body and framing.error is not None:
-                    raise framing.error
                 if not data:
                     framing.end()
                 if body and self._unpack is None:

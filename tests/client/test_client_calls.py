@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 import select
 import socket
@@ -409,6 +410,18 @@ def test_a_call_that_is_not_to_be_tried_again(server, client, quick):
     assert len(server.requests) == 1
 
 
+def test_what_a_call_asks_for_goes_before_the_clients_own(server, clients, quick):
+    """Also where that is nothing: no try more, no limit of time, no resuming."""
+    client = clients(server.url, max_retries=2, timeout=1e-6, resumable=True)
+    server.then(refuse("500 X"), lambda peer: peer.json(COMPLETION))
+    with pytest.raises(choreoai.InternalServerError):
+        client.chat.completions.create(model="m", messages=HI, max_retries=0, timeout=None)
+    assert client.chat.completions.create(model="m", messages=HI, timeout=None).id == "chatcmpl-1"
+    assert len(server.requests) == 2
+    for request in server.requests:  # what is not a stream cannot be resumed
+        assert not {"choreo-resumable", "idempotency-key"} & {*map(str.lower, request.headers)}
+
+
 @pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0], None, 3])
 def test_messages_that_are_no_list(server, client, messages):
     with pytest.raises(TypeError, match="list of messages"):
@@ -519,6 +532,15 @@ def test_no_limit_and_a_very_long_one(server, clients, timeout):
     client = clients(server.url, timeout=timeout)
     stream = client.chat.completions.create(model="m", messages=HI, stream=True)
     assert "".join(stream.text) == "a"
+
+
+def test_no_limit_of_one_kind_is_not_the_other(server, clients):
+    server.then(lambda peer: peer.stream(answer("a")))
+    for begun, limits in enumerate([{"first_byte": None}, {"idle": None}]):
+        client = clients(server.url, timeout=choreoai.Timeout(**limits))
+        with client.chat.completions.create(model="m", messages=HI, stream=True) as stream:
+            assert stream._exchange.deadline(bool(begun)) == math.inf
+            assert stream._exchange.deadline(not begun) < math.inf
 
 
 def test_the_time_that_the_caller_takes_is_not_counted(server, clients, monkeypatch):

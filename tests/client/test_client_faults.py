@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zlib
 
 import pytest
-from raw_server import DEADLINE, answer, chat_chunk, frame
+from raw_server import DEADLINE, answer, chat_chunk, chunk, frame, head
 
 import choreoai
 
@@ -316,10 +317,66 @@ def test_a_kept_connection_that_proves_dead_is_no_try(server, client, ask):
     assert [chunk.choices[0].delta.content for chunk in ask()] == ["ok"]
 
 
+@pytest.mark.parametrize("how", ["late", "inside the head"])
+def test_a_kept_connection_that_breaks_at_work_is_a_try(server, client, monkeypatch, how):
+    """The request may be at work: only the caller knows whether it may be sent again."""
+    real, passed = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + passed)
+
+    def broken(peer):
+        nonlocal passed
+        if how == "late":
+            passed = 1.0
+        else:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-")
+        peer.cut()
+
+    server.then(lambda peer: peer.json(COMPLETION), broken, lambda peer: peer.json(COMPLETION))
+    assert client.chat.completions.create(**HI).id == "c"
+    with pytest.raises(choreoai.APIConnectionError):
+        client.chat.completions.create(**HI)
+    assert len(server.requests) == 2
+
+
 def test_a_new_connection_that_breaks_is_one(server, client):
     server.then(lambda peer: peer.reset(), lambda peer: peer.json(COMPLETION))
     with pytest.raises(choreoai.APIConnectionError):
         client.chat.completions.create(**HI)
+
+
+@pytest.mark.parametrize("body", [b"x" * (1024 * 1024 + 1), b"{"], ids=["too long", "cut"])
+def test_the_status_of_an_error_counts_whatever_its_body_is(server, client, body):
+    def refuse(peer):
+        peer.head("500 X", "application/json", framing=len(body) + 9)
+        peer.send(body)
+        peer.cut()
+
+    server.then(refuse)
+    with pytest.raises(choreoai.InternalServerError) as raised:
+        client.chat.completions.create(**HI)
+    assert (str(raised.value), raised.value.content) == ("HTTP 500", b"")
+
+
+def test_an_answer_whose_framing_goes_wrong_is_not_whole(server, client):
+    def answer(peer):
+        peer.head(kind="application/json")
+        peer.send(chunk(json.dumps(COMPLETION).encode()) + b"no size\r\n")
+        peer.wait_until_left()
+
+    server.then(answer)
+    with pytest.raises(choreoai.APIConnectionError, match="broke off"):
+        client.chat.completions.create(**HI)
+
+
+def test_a_header_that_comes_twice_is_a_list(server, ask):
+    def answer(peer):
+        peer.send(
+            head("200 OK", "text/event-stream", "X-Seen: a", "x-seen: b", "Connection: close")
+        )
+        peer.send(frame(chat_chunk("ok", finish="stop")) + frame("[DONE]"))
+
+    server.then(answer)
+    assert ask().headers["X-SEEN"] == "a, b"
 
 
 def test_an_error_as_vllm_writes_it(server, ask):

@@ -373,10 +373,12 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
         (429, {"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         (503, {"retry-after": DATE.strftime("%a, %d %b %Y %H:%M:%S GMT")}, 7.0),
         (503, {"retry-after": "0"}, 0.0),
-        (503, {"retry-after": "3600"}, None),
+        (503, {"retry-after": "60"}, 60.0),
+        (503, {"retry-after": "61"}, None),
         (503, {"retry-after": "9" * 30}, None),
         (503, {"retry-after": "9" * 500}, None),
         (500, {"x-should-retry": "false"}, None),
+        (500, {"x-should-retry": " FALSE "}, None),
         (400, {"x-should-retry": "true", "retry-after": "1"}, 1.0),
         *((status, {}, None) for status in (301, 400, 401, 403, 404, 410, 413, 422)),
     ],
@@ -399,6 +401,10 @@ def test_retry_delay_backs_off(status, after):
         assert most / 2 <= delay <= most
 
 
+def test_clients_that_failed_together_do_not_come_back_together():
+    assert len({base.backoff(0) for _ in range(20)}) > 1
+
+
 def test_timeouts():
     assert options.timeout_of(3) == choreoai.Timeout(3, 3, 3)
     assert options.timeout_of(None) == choreoai.Timeout(None, None, None)
@@ -419,7 +425,7 @@ def test_timeouts():
     ("url", "base"),
     [
         ("http://h:1", "http://h:1/v1"),
-        ("http://h:1/", "http://h:1/v1"),
+        (" http://h:1/\n", "http://h:1/v1"),
         ("http://h:1/v1", "http://h:1/v1"),
         ("http://h:1/v1/", "http://h:1/v1"),
         ("https://h/mounted/here", "https://h/mounted/here/v1"),
@@ -442,6 +448,7 @@ def test_settings_from_the_environment(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://openai:9")
     assert choreoai.ChoreoAI().api_key == "sk-env"
+    assert choreoai.ChoreoAI(api_key="").api_key == "sk-env"
     monkeypatch.delenv("CHOREOAI_API_KEY")
     monkeypatch.setenv("CHOREOAI_BASE_URL", "")
     assert choreoai.ChoreoAI().api_key == "sk-openai"
@@ -457,6 +464,16 @@ def test_a_copy_keeps_what_is_not_changed():
         kept = {one: getattr(client, one) for one in settings}
         assert made == {**kept, name: getattr(choreoai.ChoreoAI(**{name: new}), name)}
         assert copy.default_query == client.default_query
+    always = choreoai.ChoreoAI(resumable=True)
+    assert always.copy().resumable and not always.copy(resumable=False).resumable
+
+
+def test_a_copy_with_a_session_of_its_own_has_its_own_connections():
+    client = choreoai.ChoreoAI()
+    same, other = client.copy(), client.copy(http_client=requests.Session())
+    client.close()
+    assert same.is_closed() and not other.is_closed()
+    other.close()
 
 
 @pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "\x00"])
