@@ -13,7 +13,8 @@ from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import InvalidRequest
 from ..providers.answer import Asking
-from ..providers.native import DIALECTS, NativeReply
+from ..providers.dialects import DIALECTS
+from ..providers.native import NativeReply
 from ..settings import Settings
 from .answer import Waiting
 from .process import Run

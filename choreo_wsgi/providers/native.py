@@ -2,22 +2,21 @@
 
 Blocks of events in which nothing can need a change pass untouched, at the speed of memory.  The
 events that begin and end an answer are taken apart: for the model's name, the id, the usage, a
-failure.  How a stream ends is ours: an upstream that stops before its last event has failed.
+failure.  All are where they have to be numbered.  How a stream ends is ours: an upstream that
+stops before its last event has failed.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import shorten_into
-from ..chat.endings import RESPONSE_ENDINGS
 from ..chat.items import Json, Marks, Usage, dump, dump_large
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest
@@ -25,17 +24,11 @@ from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..upstream import HTTPRequest
 from .answer import Asking, UpstreamAnswer
+from .dialects import DIALECTS as DIALECTS
+from .dialects import Numbering
 from .failures import provider_error, refusal
 from .http import OverHTTP
-from .reading import (
-    CHAT,
-    MESSAGES,
-    RESPONSES,
-    SHAPE_ERRORS,
-    Counts,
-    find_error,
-    parse_object,
-)
+from .reading import SHAPE_ERRORS, find_error, parse_object
 
 #: Longest document that is passed on, in bytes.
 _MAX_DOCUMENT = 64 * 1024 * 1024
@@ -43,49 +36,6 @@ _MAX_DOCUMENT = 64 * 1024 * 1024
 _NAMED = (b"model", b"deployment", b" with id ")
 #: The lines that an event begins with, up to its object, are shorter.
 _LONGEST_HEAD = 200
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """An API as a stream of its events.
-
-    *plain* is what the two lines of an event that is never taken apart have between them.  The
-    event *first* begins an answer, and those *last* end it.  *member* is where an event has the
-    object with ``id``, ``model`` and ``usage``; a document is that object itself.  *counts* says
-    what its ``usage`` holds.
-    """
-
-    path: str
-    plain: bytes = b""
-    first: str = ""
-    last: Collection[str] = ()
-    member: str = ""
-    counts: Counts = CHAT
-
-
-DIALECTS = {
-    "responses": Dialect(
-        "/responses",
-        b".delta\ndata: {",
-        "response.created",
-        RESPONSE_ENDINGS,
-        "response",
-        RESPONSES,
-    ),
-    "messages": Dialect(
-        "/messages",
-        b"_block_delta\ndata: {",
-        "message_start",
-        ("message_stop",),
-        "message",
-        MESSAGES,
-    ),
-    "input_tokens": Dialect("/responses/input_tokens"),
-    "compact": Dialect("/responses/compact", counts=RESPONSES),
-    "count_tokens": Dialect("/messages/count_tokens"),
-    "completions": Dialect("/completions"),
-    "embeddings": Dialect("/embeddings"),
-}
 
 
 class NativeReply(UpstreamAnswer):
@@ -121,6 +71,8 @@ class NativeReply(UpstreamAnswer):
         self._decoder.shorten = partial(shorten_into, self._marks)
         self._rest = b""  # behind the last whole event
         self._looked: list[bytes] = []  # frames of events that were taken apart
+        #: Of a response that is kept, or whose events have no numbers.
+        self._numbering = Numbering() if writer.fixed_id else None
         self._started = False
         self._stopped = False  # the reason why a message stopped has come
 
@@ -209,7 +161,7 @@ class NativeReply(UpstreamAnswer):
 
     def _plain_head(self, data: bytes, at: int) -> bytes:
         """Return how the event at *at* begins, if its type is never taken apart."""
-        plain = self._dialect.plain
+        plain = b"" if self._numbering else self._dialect.plain
         head = data[at : data.find(b"{", at, at + _LONGEST_HEAD) + 1]
         is_plain = plain and head.startswith(b"event: ") and head.endswith(plain)
         return head if is_plain and not self._decoder.pending else b""
@@ -248,11 +200,15 @@ class NativeReply(UpstreamAnswer):
             if self._started:
                 raise UpstreamInvalid("the provider began its answer a second time")
             self._started = True
+            if dialect.member == "response" and "sequence_number" not in value:
+                self._numbering = self._numbering or Numbering()
         elif kind == "message_delta":
             self._stopped = bool(value["delta"].get("stop_reason"))
         changed = [self.amend(value), self.amend(value.get(dialect.member))]
+        if self._numbering is not None:
+            self._numbering.apply(value)
         self.ended = kind in dialect.last
-        if any(changed) or b"\n" in data:
+        if any(changed) or self._numbering or b"\n" in data:
             data = dump(value)
         return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)
 

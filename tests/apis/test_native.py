@@ -147,6 +147,71 @@ def test_what_came_with_an_early_end_is_passed_before_it_is_told(native: Make) -
     assert (failed.type, failed.sequence_number) == ("response.failed", 5)
 
 
+#: As llama.cpp's server says it: without numbers and places.
+_PART = {"item_id": "m", "part": {"type": "output_text", "text": ""}}
+_THOUGHT = {"id": "r", "type": "reasoning", "summary": []}
+_SAID = {"id": "m", "type": "message", "role": "assistant", "content": []}
+_BEGUN = {"id": "resp_upstream", "object": "response", "status": "in_progress"}
+BARE: list[dict[str, Any]] = [
+    {"type": "response.created", "response": _BEGUN},
+    {"type": "response.in_progress", "response": _BEGUN},
+    {"type": "response.output_item.added", "item": _THOUGHT},
+    {"type": "response.reasoning_text.delta", "item_id": "r", "delta": "so"},
+    {"type": "response.output_item.done", "item": _THOUGHT},
+    {"type": "response.output_item.added", "item": _SAID},
+    {"type": "response.content_part.added", **_PART},
+    {"type": "response.output_text.delta", "item_id": "m", "delta": "Hi"},
+    {"type": "response.output_text.delta", "item_id": "m", "delta": " you"},
+    {"type": "response.output_text.done", "item_id": "m", "text": "Hi you"},
+    {"type": "response.completed", "response": {
+        **_BEGUN, "status": "completed", "model": "real", "usage": USAGE,
+        "output": [_THOUGHT, {**_SAID, "content": [{"type": "output_text", "text": "Hi you"}]}],
+    }},
+]  # fmt: skip
+
+
+def test_numbers_and_places_that_a_server_leaves_out_are_added(native: Make) -> None:
+    """OpenAI's SDK puts the answer together by them."""
+    made = native("openai", HEAD + frames(*BARE))
+    with (
+        openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client,
+        client.responses.stream(model="real", input="hi") as stream,
+    ):
+        events: list[Any] = list(stream)
+        assert stream.get_final_response().output_text == "Hi you"
+    assert [event.sequence_number for event in events] == list(range(len(BARE)))
+    assert [event.output_index for event in events[2:-1]] == [0] * 3 + [1] * 5
+    assert events[3].content_index == 0
+
+
+@pytest.mark.parametrize("cut", range(1, len(BARE)))
+def test_a_cut_response_without_numbers_begins_once(native: Make, cut: int) -> None:
+    made = native("openai", HEAD + frames(*BARE[:cut]))
+    events = ask_responses(made.url, stream=True)
+    assert [event.type for event in events[:cut]] == [event["type"] for event in BARE[:cut]]
+    assert [event.sequence_number for event in events] == list(range(cut + 1))
+    assert events[cut].type == "response.failed"
+
+
+@pytest.mark.parametrize("stated", [BARE, [*EVENTS[:5], {"type": "keepalive"}, *EVENTS[5:]]])
+def test_a_kept_response_is_resumed_by_numbers_of_ours(native: Make, stated: Any) -> None:
+    """Whether the provider's own have gaps, or there are none: each event comes once."""
+    made = native("openai", HEAD + frames(*stated))
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        kept = client.responses
+        told = [
+            event.to_dict()
+            for event in kept.create(model="real", input="hi", background=True, stream=True)
+        ]
+        assert [event["type"] for event in told] == [event["type"] for event in stated]
+        assert [event["sequence_number"] for event in told] == list(range(len(told)))
+        id: Any = told[0]["response"]
+        for after in range(len(told) - 1):
+            rest = kept.retrieve(id["id"], stream=True, starting_after=after)
+            assert [event.to_dict() for event in rest] == told[after + 1 :]
+        assert kept.retrieve(id["id"]).status == "completed"
+
+
 def test_an_event_may_have_its_data_in_several_lines(native: Make) -> None:
     lines = [json.dumps(event, indent=1).encode() for event in (EVENTS[0], EVENTS[-1])]
     body = b"".join(b"data: " + one.replace(b"\n", b"\ndata: ") + b"\n\n" for one in lines)

@@ -66,10 +66,10 @@ def read_events(events: Iterable[Json], status: str) -> tuple[dict[str, Json], i
         elif "item" in event:
             items[index] = event["item"]
             unfilled[index] = event["item"], []
-        elif "part" in event:
+        elif "part" in event and index in items:
             holder = "summary" if "summary_index" in event else "content"
             parts = items[index].setdefault(holder, [])
-            parts[event[f"{holder}_index"] :] = [event["part"]]
+            parts[event.get(f"{holder}_index", 0) :] = [event["part"]]
             unfilled[index] = event["part"], []
         elif kind.endswith(".delta") and index in unfilled:
             unfilled[index][1].append(event["delta"])
