@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..chat.endings import RESPONSE_ENDINGS
 from ..chat.items import Json
+from ..chat.schema import check_of, integer, passes
 from .reading import CHAT, MESSAGES, RESPONSES, Counts
 
 
@@ -58,6 +59,17 @@ _PARTS = {
     "content_index": re.compile(r"response\.(content_part|output_text|refusal|reasoning_text)\."),
     "summary_index": re.compile(r"response\.reasoning_summary_"),
 }
+#: What a response is read from that is kept.
+_EVENT = check_of(
+    {
+        "type!": str,
+        "response": {"status": str, "output": [dict]},
+        "item": {"id": str, "content summary": [dict]},
+        "part": {"text refusal": str},
+        "item_id": str,
+        "output_index content_index summary_index": integer(0),
+    }
+)
 
 
 class Numbering:
@@ -72,18 +84,26 @@ class Numbering:
         self._places: dict[str | None, int] = {}  # of the items, by their ids
 
     def apply(self, event: dict[str, Json]) -> None:
-        """Give *event* its number, and the places and lists that it has not."""
+        """Give *event* its number, and the places and lists that it has not.
+
+        Raises ValueError for what no SDK could read.
+        """
+        if not passes(_EVENT, event):
+            raise ValueError("not an event of a response")
         event["sequence_number"] = self._number
         self._number += 1
-        kind = str(event.get("type"))
-        item = event.get("item")
-        id = item.get("id") if isinstance(item, dict) else event.get("item_id")
+        item, kind = event.get("item"), event["type"]
+        id = event.get("item_id") if item is None else item.get("id")
+        added: dict[str, Json] = {name: 0 for name, one in _PARTS.items() if one.match(kind)}
         if item is not None or id is not None:
-            event.setdefault("output_index", self._places.setdefault(id, len(self._places)))
-        for name, pattern in _PARTS.items():
-            if pattern.match(kind):
-                event.setdefault(name, 0)
+            added["output_index"] = self._places.setdefault(id, len(self._places))
         if kind.startswith("response.output_text."):
-            event.setdefault("logprobs", [])
-        if isinstance(response := event.get("response"), dict):
-            response.setdefault("output", [])
+            added["logprobs"] = []
+        if event.get("response") is not None:
+            _add(event["response"], {"status": "in_progress", "output": []})
+        _add(event, added)
+
+
+def _add(holder: dict[str, Json], members: dict[str, Json]) -> None:
+    """Add those of *members* that *holder* has not, or has as null."""
+    holder.update({name: value for name, value in members.items() if holder.get(name) is None})

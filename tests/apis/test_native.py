@@ -212,6 +212,29 @@ def test_a_kept_response_is_resumed_by_numbers_of_ours(native: Make, stated: Any
         assert kept.retrieve(id["id"]).status == "completed"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "response.output_item.added", "item": [1]},
+        {"type": "response.content_part.added", "item_id": "m", "part": {"text": 5}},
+        {"type": "response.output_text.delta", "item_id": "m", "delta": "x", "output_index": "a"},
+        {"type": "response.completed", "response": {**_BEGUN, "output": ["x"]}},
+        {"type": ["response.completed"]},
+    ],
+)
+def test_a_kept_response_of_odd_events_has_failed(native: Make, odd: dict[str, Any]) -> None:
+    """Whoever asks for it is told so."""
+    body = frames(*BARE[:8]) + sse.frame(json.dumps(odd).encode())
+    made = native("openai", HEAD + body)
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        kept = client.responses
+        *_, last = kept.create(model="real", input="hi", background=True, stream=True)
+        assert last.type == "response.failed"
+        read = kept.retrieve(last.response.id)
+        assert (read.status, read.output_text) == ("failed", "Hi")
+        assert read.error is not None and "not as expected" in read.error.message
+
+
 def test_an_event_may_have_its_data_in_several_lines(native: Make) -> None:
     lines = [json.dumps(event, indent=1).encode() for event in (EVENTS[0], EVENTS[-1])]
     body = b"".join(b"data: " + one.replace(b"\n", b"\ndata: ") + b"\n\n" for one in lines)

@@ -61,24 +61,24 @@ def read_events(events: Iterable[Json], status: str) -> tuple[dict[str, Json], i
         # Before the first event stands how the response was queued, which has no type.
         kind, index = event.get("type", ""), event.get("output_index", -1)
         number = event.get("sequence_number", -1) + 1
-        if "response" in event:
+        if event.get("response"):
             response = event["response"]
-        elif "item" in event:
+        elif event.get("item"):
             items[index] = event["item"]
             unfilled[index] = event["item"], []
-        elif "part" in event and index in items:
+        elif event.get("part") and index in items:
             holder = "summary" if "summary_index" in event else "content"
-            parts = items[index].setdefault(holder, [])
-            parts[event.get(f"{holder}_index", 0) :] = [event["part"]]
+            parts = items[index][holder] = items[index].get(holder) or []
+            parts[event.get(f"{holder}_index") or 0 :] = [event["part"]]
             unfilled[index] = event["part"], []
-        elif kind.endswith(".delta") and index in unfilled:
+        elif index in unfilled and isinstance(event.get("delta"), str):
             unfilled[index][1].append(event["delta"])
     if kind in RESPONSE_ENDINGS and (response.get("output") or not items):
         return response, number
     for filled, pieces in unfilled.values():
         member = next((name for name in _FILLED if name in filled), "")
         if pieces and member:
-            filled[member] = "".join([filled[member], *pieces])
+            filled[member] = "".join([filled[member] or "", *pieces])
     output = [items[at] for at in sorted(items)]
     if kind in RESPONSE_ENDINGS:  # what a provider's own events told before they broke off
         _break_off(output)
