@@ -104,9 +104,11 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             wide = partial(many_turns, api, model, "\U0001f600")
             yield model, answers[0], api, "turns with emoji", wide
             yield model, answers[0], api, "short turns", partial(many_turns, api, model, "y", 4)
-            short = partial(many_turns, api, model, "\U0001f600", 200)
-            yield model, answers[0], api, "short turns with emoji", short
+            for size in (70, 200):
+                short = partial(many_turns, api, model, "\U0001f600", size)
+                yield model, answers[0], api, f"turns of {size} with emoji", short
             yield model, answers[0], api, "tools", partial(tools, api, model)
+            yield model, answers[0], api, "rounds", partial(rounds, api, model)
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         tokens = "[" + "1234567," * 300_000 + "1]"
         yield "m", answer, api, "text", partial(_telling, api, "m", TEXTS["text"])
@@ -193,7 +195,7 @@ def many_turns(api: str, model: str, letter: str = "y", size: int = 700) -> byte
     turn = '{"role":"user","content":"%s"},{"role":"assistant","content":"%s"},' % (
         (letter + "y" * (size - 1),) * 2
     )
-    many = min(6_000, 1_600 + 8 * size)  # so many that their values are within the limit
+    many = min(5_000, 3_100 + 8 * size)  # so many that their values are within the limit
     turns = f'[{turn * many}{{"role":"user","content":"giant:none"}}]'
     if api == "responses":
         return request(api, model, turns)
@@ -201,10 +203,28 @@ def many_turns(api: str, model: str, letter: str = "y", size: int = 700) -> byte
     return body.replace('[{"role":"user","content":"-"}]', turns).encode()
 
 
+def rounds(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 1,300 rounds of a short call and its result."""
+    made = {
+        "chat": '{"role":"assistant","content":null,"tool_calls":[{"id":"t%d","type":"function",'
+        '"function":{"name":"f","arguments":"{}"}}]},'
+        '{"role":"tool","tool_call_id":"t%d","content":"o%d"},',
+        "messages": '{"role":"assistant","content":[{"type":"tool_use","id":"t%d","name":"f",'
+        '"input":{"a":"b"}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t%d",'
+        '"content":"o%d"}]},',
+        "responses": '{"type":"function_call","call_id":"t%d","name":"f","arguments":"{}"},'
+        '{"type":"function_call_output","call_id":"t%d","output":"o%d"},',
+    }[api]
+    turns = "".join(made % (at, at, at) for at in range(1_300))
+    question = '{"role":"user","content":"giant:none"}'
+    body = request(api, model, f"[{question}]" if api == "responses" else '"giant:none"').decode()
+    return body.replace(question, f"{question},{turns}{question}").encode()
+
+
 def tools(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with 350 tools of eight parameters each."""
+    """Return the body of a request of *api* with 700 tools of eight parameters each."""
     schema = {"type": "object", "properties": {key: {"type": "string"} for key in "abcdefgh"}}
-    named = [{"name": f"f{at}", "description": "does it"} for at in range(350)]
+    named = [{"name": f"f{at}", "description": "does it"} for at in range(700)]
     made: list[dict[str, Any]] = {
         "chat": [
             {"type": "function", "function": {**name, "parameters": schema}} for name in named

@@ -7,7 +7,7 @@ writes each as its own events.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 else:
     large = Late("choreo_wsgi.chat.large")
 
-#: A longer list is written in parts.
-LONG_LIST = 64
+#: So many values are written at once.
+FEW = 64
 
 #: A value that ``json.loads`` returns.
 Json = Any
@@ -171,7 +171,20 @@ def dump(value: Json) -> bytes:
     return _encode(value).encode("utf-8", "backslashreplace")
 
 
-def dump_large(value: dict[str, Json], marks: Marks | None = None) -> bytes:
-    """Return what :func:`dump` does, in parts where there are *marks* or long lists in *value*."""
-    lists = (len(each) for each in value.values() if isinstance(each, list))
-    return large.write(value, dump) if marks or max(lists, default=0) > LONG_LIST else dump(value)
+def dump_large(value: Json) -> bytes:
+    """Return what :func:`dump` does, in parts if there are many; a list may be an iterator."""
+    return large.write(value, dump) if has_many(value) else dump(value)
+
+
+def has_many(value: Json) -> bool:
+    """Whether *value* holds more than a few values, or some that are made as they are read."""
+    waiting, size = [value], 0
+    for one in waiting:  # which grows
+        if isinstance(one, (dict, list)):
+            size += len(one)
+            if size > FEW:
+                return True
+            waiting += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, Iterator):
+            return True
+    return False

@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .items import has_many
+
 #: Bytes that are decoded at once.
 WINDOW = 64 * 1024
-#: Elements of a list that are written at once.
-AT_ONCE = 64
 
 
 def read(text: bytes, decoder: json.JSONDecoder) -> Any:
@@ -36,13 +36,12 @@ def read(text: bytes, decoder: json.JSONDecoder) -> Any:
 
 
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
-    """Return *value* as JSON, of which *dump* writes the parts: what has no part that has parts."""
+    """Return *value* as JSON, of which *dump* writes the parts: those that hold few values."""
     written = io.BytesIO()
 
     def put(value: Any) -> None:
         is_object = isinstance(value, dict)
-        inner = value.values() if is_object else value if isinstance(value, list) else ()
-        if len(inner) < AT_ONCE and not any(isinstance(one, dict | list) for one in inner):
+        if not has_many(value):
             written.write(dump(value))
             return
         before = b"{" if is_object else b"["
@@ -50,7 +49,7 @@ def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
             written.write(before + dump(one) + b":" if is_object else before)
             put(value[one] if is_object else one)
             before = b","
-        written.write(b"}" if is_object else b"]")
+        written.write(b"}" if is_object else b"]" if before == b"," else b"[]")
 
     put(value)
     return written.getvalue()

@@ -56,7 +56,7 @@ class Written:
 
     def text(self, marks: Marks) -> Iterator[bytes]:
         """Yield the JSON text, piece by piece, with what *marks* stand for."""
-        for part in _parts(dump_large(self.value, marks), marks):
+        for part in _parts(dump_large(self.value), marks):
             for at in range(0, len(part), WINDOW):
                 yield bytes(part[at : at + WINDOW])
 

@@ -123,10 +123,10 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
 
 # Digits of an integer: more than a float can hold (309), far below Python's limit for int().
 _MAX_DIGITS = 400
-# Values that any body may hold, the bytes for each of the others, and the most.  Schemas of tools
-# have about 15 bytes a value, messages 30 and more; 1,000 turns with 100 tools have 30,000 values.
-# Translated for a provider each is there twice, in objects of 50 to 250 bytes.
-_FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 10_000, 16, 40_000
+# Values that any body may hold, the bytes for each of the others, and the most.  200 tools with ten
+# optional parameters each have 19,000 values of ten bytes; a round of an agent, which calls a tool
+# and reads what came, has 20 and a thousand bytes.  A value may take 300 bytes beside its text.
+_FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 # Bytes of a body that are searched at once, and of one in which something may be cut out.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -173,14 +172,14 @@ class _Calls:
         self._ids = ids
         self._marks = marks
         #: Those of the latest message with the id.
-        self.known: dict[str, deque[Call]] = {}
+        self.known: dict[str, list[Call]] = {}
         self._taken: set[str] = set()
         self._tried: dict[str, int] = {}  # how many ids were made for each
         self.results: dict[str, Result] = {}  # by the id that the provider knows
 
     def made(self, message: dict[str, Json]) -> Iterator[Call]:
         """Yield the calls in an assistant's *message*."""
-        made: dict[str, deque[Call]] = {}
+        made: dict[str, list[Call]] = {}
         for call in message.get("tool_calls") or ():
             function = call["function"]
             extra = call.get("extra_content")
@@ -189,10 +188,10 @@ class _Calls:
                 function["name"],
                 _arguments(function.get("arguments"), self._marks),
                 len(self._taken),
-                extra if isinstance(extra, dict) else {},
+                extra if isinstance(extra, dict) else None,
                 call.get("cache_control"),
             )
-            self.known[call["id"]] = same = made.setdefault(call["id"], deque())
+            self.known[call["id"]] = same = made.setdefault(call["id"], [])
             same.append(found)
             yield found
 
@@ -200,7 +199,7 @@ class _Calls:
         """Return the result in a tool's *message*; nothing if it goes on with one before."""
         same = self.known[message["tool_call_id"]]  # several where parallel calls have one id
         while len(same) > 1 and same[0].id in self.results:
-            same.popleft()
+            del same[0]
         call, parts = same[0], list(content(message, where, blanks))
         if call.id in self.results:
             self.results[call.id].parts += parts
@@ -222,7 +221,8 @@ class _Calls:
             )
             number += 1
         self._taken.add(made)
-        self._tried[id] = number
+        if number:
+            self._tried[id] = number
         return made
 
 

@@ -76,7 +76,7 @@ class OverHTTP(Provider):
     ) -> HTTPRequest:
         """Return what posts *body*, in which the marks of *request* may be, to *url*."""
         headers = {"content-type": "application/json", **headers}
-        return HTTPRequest("POST", url, headers, dump_large(body, request.marks))
+        return HTTPRequest("POST", url, headers, dump_large(body))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent*, which is complete, with its signature, where requests are signed."""

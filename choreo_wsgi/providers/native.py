@@ -114,7 +114,7 @@ class NativeReply(UpstreamAnswer):
         if failure is not None and self._dialect.member != "response":
             raise provider_error(json.loads(restore(dump(failure), self._marks)))
         self.ended = True
-        return restore(dump_large(value, self._marks), self._marks) if self.amend(value) else body
+        return restore(dump_large(value), self._marks) if self.amend(value) else body
 
     def amend(self, value: Json) -> bool:
         """Write the names that the caller knows into *value*; return whether any differed."""

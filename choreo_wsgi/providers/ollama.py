@@ -101,7 +101,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     }
     made: dict[str, Json] = {
         "model": request.model,
-        "messages": list(map(_message, [*talk.system, *_in_order(talk.turns)])),
+        "messages": map(_message, [*talk.system, *_in_order(talk.turns)]),
         "stream": True,
         **given({"options": given(options)}),
     }

@@ -82,7 +82,7 @@ class Call:
     name: str
     arguments: dict[str, Json]
     order: int
-    extra: Mapping[str, Json] = field(default_factory=dict)
+    extra: Mapping[str, Json] | None = None
     cache: Json = None
 
 

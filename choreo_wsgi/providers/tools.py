@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
-from ..chat.items import Json, dump
+from ..chat.items import Json, dump_large
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from .capabilities import Capabilities
@@ -62,7 +63,7 @@ def functions(request: ChatRequest) -> list[Function]:
             function.get("strict") is True,
             tool.get("cache_control") or function.get("cache_control"),
         )
-        found.setdefault(dump(vars(made)), made)
+        found.setdefault(hashlib.sha256(dump_large(vars(made))).digest(), made)
     wanted = request.body.get("tool_choice")
     if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
         allowed = {tool["function"]["name"] for tool in wanted["allowed_tools"]["tools"]}

@@ -159,9 +159,10 @@ def test_a_conversation_of_thousands_of_turns_takes_little(more: str) -> None:
 )
 def test_what_is_written_in_parts_is_the_same(value: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(items, "LONG_LIST", 2)
-        patch.setattr(large, "AT_ONCE", 2)
+        patch.setattr(items, "FEW", 2)
         assert dump_large(value) == items.dump(value)
+        made = {name: iter(of) if type(of) is list else of for name, of in value.items()}
+        assert dump_large(made) == items.dump(value)
 
 
 def test_one_large_turn_is_read_in_parts_too() -> None:
@@ -192,20 +193,19 @@ def test_three_hundred_thousand_tokens_take_little(lists: int) -> None:
     assert memory.peak < 2 * len(body)
 
 
-def test_an_ordinary_conversation_is_far_below_the_bound() -> None:
-    message = {
-        "role": "assistant",
-        "content": [{"type": "text", "text": "x"}],
-        "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-        ],
-    }
-    member = {"type": "string", "description": "as it is"}
-    schema = {"type": "object", "properties": dict.fromkeys("abcd", member)}
-    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-    asked = {"model": "m", "messages": [message] * 2000, "tools": [tool] * 100}
-    assert values_in(asked) < 30_000
-    assert chat.loads(json.dumps(asked).encode()) == asked
+def test_an_agents_bodies_are_below_the_bound() -> None:
+    """200 tools with ten optional parameters each; a thousand rounds, of a thousand bytes."""
+    optional = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None, "title": "Name"}
+    schema = {"type": "object", "properties": dict.fromkeys("abcdefghij", optional)}
+    tool = {"name": "f", "description": "Finds what it is asked for.", "input_schema": schema}
+    said = {"type": "text", "text": "Now I look at it. " * 8}
+    use = {"type": "tool_use", "id": "toolu_" + "0" * 24, "name": "f", "input": {"a": "x" * 200}}
+    found = {"type": "tool_result", "tool_use_id": use["id"], "content": [said] * 2}
+    turns = [{"role": "assistant", "content": [said, use]}, {"role": "user", "content": [found]}]
+    for more in ({"tools": [tool] * 200}, {"messages": turns * 1_000, "tools": [tool] * 20}):
+        asked: dict[str, Any] = {"model": "m", "messages": [], **more}
+        assert values_in(asked) > 16_000
+        assert chat.loads(json.dumps(asked, separators=(",", ":")).encode()) == asked
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -156,6 +156,9 @@ def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, J
     messages = [{"role": "system", "content": system}] if system else []
     for index, message in enumerate(fields["messages"]):
         where, content = f"messages[{index}].content", message["content"]
+        if isinstance(content, str) and len(message) == 2:  # as chat has it
+            messages.append(message)
+            continue
         spoken, own = {"role": message["role"], "content": content}, message["role"] == "assistant"
         if not isinstance(content, str):
             said: list[Json] = []

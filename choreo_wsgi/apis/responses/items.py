@@ -80,6 +80,8 @@ def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
 
 
 def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
+    if kind == "message" and item["role"] != "developer" and isinstance(item["content"], str):
+        return item if len(item) == 2 else {name: item[name] for name in ("role", "content")}
     if kind == "message":
         role = "user" if item["role"] == "user" else "system"
         return {"role": role, "content": _content(item["content"], f"{where}.content")}

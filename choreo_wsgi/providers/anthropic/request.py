@@ -6,6 +6,7 @@ Every field is that of https://docs.anthropic.com/en/api/messages.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ...chat.items import Json
@@ -165,16 +166,14 @@ def _add_tools(
     made["tool_choice"] = chosen
 
 
-def _messages(talk: Conversation) -> list[dict[str, Json]]:
-    messages: list[dict[str, Json]] = []
+def _messages(talk: Conversation) -> Iterator[dict[str, Json]]:
     for role, run in merged(talk.turns):
         said = [turn for turn in run if turn.role != "system"]
-        messages.append({"role": role, "content": _content(said)})
+        yield {"role": role, "content": _content(said)}
         # A system message follows a turn of the user, and no other system message.
         texts = [part for turn in run if turn.role == "system" for part in turn.parts]
         if texts:
-            messages.append({"role": "system", "content": [_block(part) for part in texts]})
-    return messages
+            yield {"role": "system", "content": [_block(part) for part in texts]}
 
 
 def _content(run: list[Turn]) -> str | list[dict[str, Json]]:

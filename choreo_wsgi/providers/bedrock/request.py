@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStre
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
@@ -54,16 +55,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     be sent.
     """
     talk = conversation(request, "bedrock", able, ids=IDS)
-    names: set[str] = set()
-    made: dict[str, Json] = {
-        "messages": [
-            {"role": role, "content": _content(run, names)} for role, run in merged(talk.turns)
-        ]
-    }
-    last = made["messages"][-1]["content"]
-    cache = request.body.get("cache_control")
-    if cache is not None and "cachePoint" not in last[-1]:
-        last.append(_point(cache))
+    made: dict[str, Json] = {"messages": _messages(talk, request.body.get("cache_control"))}
     asked = sampling(request, able) if "claude" in request.model else request.body
     inference = {
         "maxTokens": able.limit(request.max_tokens),
@@ -146,6 +138,19 @@ def _point(cache: dict[str, Json]) -> dict[str, Json]:
 
 def _marked(block: dict[str, Json], cache: Json) -> list[dict[str, Json]]:
     return [block] if cache is None else [block, _point(cache)]
+
+
+def _messages(talk: Conversation, cache: Json) -> Iterator[dict[str, Json]]:
+    """Yield the messages; for *cache*, the ``cache_control`` of all, the last has a point."""
+    names: set[str] = set()
+    last: dict[str, Json] = {}
+    for role, run in merged(talk.turns):
+        if last:
+            yield last
+        last = {"role": role, "content": _content(run, names)}
+    if cache is not None and "cachePoint" not in last["content"][-1]:
+        last["content"].append(_point(cache))
+    yield last
 
 
 def _content(run: list[Turn], names: set[str]) -> list[dict[str, Json]]:

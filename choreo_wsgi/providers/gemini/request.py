@@ -47,7 +47,7 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     talk = conversation(request, "gemini", able)
     signed = not _UNSIGNED.match(request.model)
     made: dict[str, Json] = {
-        "contents": [_content(role, run, signed, request.marks) for role, run in merged(talk.turns)]
+        "contents": (_content(role, run, signed, request.marks) for role, run in merged(talk.turns))
     }
     if talk.instructions:
         said = "\n\n".join(text.text for text in talk.instructions)

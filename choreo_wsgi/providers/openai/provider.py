@@ -225,7 +225,7 @@ class OpenAI(OverHTTP):
         if self.lacks_key():
             self.key()
         url = self.url(path, request.model)
-        return HTTPRequest("POST", url, self._headers, dump_large(body, request.marks))
+        return HTTPRequest("POST", url, self._headers, dump_large(body))
 
     def models(self) -> list[str]:
         """Return the models that the upstream lists, at most some minutes old.

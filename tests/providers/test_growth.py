@@ -1,0 +1,81 @@
+"""A body of many small values grows by at most four times its bytes and a fixed room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from adapter_requests import MODELS
+from work import traced
+
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat.longtext import restore
+from choreo_wsgi.errors import InvalidRequest
+from choreo_wsgi.providers.http import HTTPProvider
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
+
+#: What the values may take beside the text: what the documentation says.
+ROOM = 8 * 1024 * 1024
+ASKED = {"role": "user", "content": "hi"}
+
+
+def round(api: str, at: int) -> list[Any]:
+    """Return a short call and its result."""
+    id, found = f"t{at}", f"o{at}"
+    if api == "responses":
+        called = {"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"}
+        return [called, {"type": "function_call_output", "call_id": id, "output": found}]
+    if api == "chat":
+        call = {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        said = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return [said, {"role": "tool", "tool_call_id": id, "content": found}]
+    use = {"type": "tool_use", "id": id, "name": "f", "input": {"a": "b"}}
+    result = {"type": "tool_result", "tool_use_id": id, "content": found}
+    return [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+
+
+def turn(api: str, at: int) -> list[Any]:
+    """Return a turn whose text is short and wide."""
+    return [{"role": "user", "content": f"\U0001f600{at} {'y' * 60}"}]
+
+
+def tool(api: str, at: int) -> list[Any]:
+    """Return a tool of eight parameters."""
+    parameters = {f"p{at}{key}": {"type": "string", "title": f"t{at}"} for key in "abcdefgh"}
+    schema = {"type": "object", "properties": parameters}
+    named: dict[str, Any] = {"name": f"f{at}", "description": "does it"}
+    if api == "chat":
+        return [{"type": "function", "function": {**named, "parameters": schema}}]
+    if api == "responses":
+        return [{"type": "function", **named, "parameters": schema}]
+    return [{**named, "input_schema": schema}]
+
+
+def body_of(shape: Callable[[str, int], list[Any]], api: str, values: int) -> bytes:
+    """Return a body of *api* of so many *values*."""
+    one = json.dumps(shape(api, 0))
+    many = [made for at in range(values // (sum(map(one.count, ",[{")))) for made in shape(api, at)]
+    said = "input" if api == "responses" else "messages"
+    asked = {said: [ASKED], "tools": many} if shape is tool else {said: [ASKED, *many]}
+    return json.dumps({"model": "m", "max_tokens": 9, **asked}, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("shape", [round, turn, tool])
+def test_many_small_values_take_little(shape: Callable[[str, int], list[Any]], api: str) -> None:
+    """As many as may be, for the provider whose words take the most; more of them are refused."""
+    read = load(api).read
+    provider = provider_class("bedrock")("bedrock", {"api_key": "k"}, Settings())
+    assert isinstance(provider, HTTPProvider)
+    body = body_of(shape, api, 20_000)
+    with traced() as memory:
+        request = read(body).with_model(MODELS["bedrock"])
+        sent = restore(provider.encode(request).body, request.marks)
+    provider.close()
+    assert json.loads(sent)
+    assert memory.peak + len(body) < 4 * len(body) + ROOM
+    with pytest.raises(InvalidRequest, match=r"holds more than [23]\d,\d{3} values"):
+        read(body_of(shape, api, 31_000))
