@@ -179,12 +179,11 @@ def dump_large(value: Json) -> bytes:
 def has_many(value: Json) -> bool:
     """Whether *value* holds more than a few values, or some that are made as they are read."""
     waiting, size = [value], 0
-    for one in waiting:  # which grows
+    while waiting and size <= FEW:
+        one = waiting.pop()
+        if isinstance(one, Iterator):
+            return True
         if isinstance(one, (dict, list)):
             size += len(one)
-            if size > FEW:
-                return True
             waiting += one.values() if isinstance(one, dict) else one
-        elif isinstance(one, Iterator):
-            return True
-    return False
+    return size > FEW
