@@ -55,8 +55,8 @@ def is_resumable(call: Call) -> bool:
 
 def _word(environ: Environ, name: str) -> str:
     """Return the header *name* if it can be sent on, else ``""``."""
-    value = str(environ.get(name, ""))
-    return value if value.isascii() and value.isprintable() else ""
+    value: str = environ.get(name, "")
+    return value if not value or (value.isascii() and value.isprintable()) else ""
 
 
 class Endpoints:

@@ -99,6 +99,7 @@ def _assistant(value: Json) -> None:
         )
 
 
+_USUAL, _SPEAKERS = {"role", "content"}, ("user", "assistant", "system", "developer")
 _ROLES = {
     **dict.fromkeys(("user", "system", "developer"), check_of(_SPOKEN)),
     "assistant": _assistant,
@@ -109,6 +110,13 @@ _ROLE = check_of({"role!": str})
 
 
 def _message(value: Json) -> None:
+    if (
+        type(value) is dict
+        and value.keys() == _USUAL
+        and type(value["content"]) is str
+        and value["role"] in _SPEAKERS
+    ):
+        return  # as most are, of which there may be thousands
     _ROLE(value)
     test = _ROLES.get(value["role"])
     if test is None:

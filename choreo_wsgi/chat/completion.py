@@ -10,7 +10,7 @@ from .choice import said_in
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .normalise import COUNTS, Normaliser
-from .shapes import REASONING, listed
+from .shapes import ERRORS, REASONING, listed
 from .shapes import Members as Chunk
 
 _IDENTITY = ("id", "created", "model")
@@ -19,9 +19,10 @@ _ENDINGS = {"stop", "length", "content_filter"}
 #: Members of a message, and of a choice, that need a closer look.
 _CLOSER = {
     *("tool_calls", "function_call", "audio", "reasoning_details", "usage", "finish_reason"),
+    "error",
     *REASONING,
 }
-_ELSEWHERE = {"delta", "tool_calls", "usage"}
+_ELSEWHERE = {"delta", "tool_calls", "usage", "error"}
 
 
 def normalise_completion(
@@ -40,8 +41,6 @@ def normalise_completion(
     Raises UpstreamInvalid for what is no completion, and ProviderError for a finish that says
     that the answer failed.
     """
-    if _is_right(reply):
-        return reply, reply["usage"]
     choices = listed(reply.get("choices"))
     choices = [{**one} if isinstance(one, dict) else {} for one in choices]
     messages = list(map(said_in, choices))
@@ -72,14 +71,16 @@ def normalise_completion(
     return (reply if same else mended), normaliser.usage
 
 
-def _is_right(reply: Chunk) -> bool:
+def is_right(reply: Json) -> bool:
     """Return whether *reply* is as most are: complete, with text alone, nothing to be mended."""
+    if type(reply) is not dict:
+        return False
     usage = reply.get("usage")
     return (
         reply.get("object") == "chat.completion"
         and [*map(type, map(reply.get, _IDENTITY))] == [str, int, str]
         and all(map(reply.get, _IDENTITY))
-        and "x_groq" not in reply
+        and ERRORS.isdisjoint(reply)
         and type(usage) is dict
         and {*map(type, map(usage.get, COUNTS))} == {int}
         and type(reply.get("choices")) is list

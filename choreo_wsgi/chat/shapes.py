@@ -36,6 +36,9 @@ _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
 #: Members that hold an error, or say in a word that there is one.
 ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
+#: Members that tell of an error by a code in them, of MiniMax, Spark and Groq; and all together.
+ERROR_STATES = ("base_resp", "header", "x_groq")
+ERRORS = frozenset((*ERROR_HOLDERS, *ERROR_STATES))
 _INSIDE = ("text", "thinking", "reasoning", "summary", "content", "value")
 
 

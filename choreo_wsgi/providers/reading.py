@@ -8,7 +8,7 @@ from math import isfinite
 
 from ..chat import jsontext
 from ..chat.items import Json, Usage
-from ..chat.shapes import ERROR_HOLDERS, numbered
+from ..chat.shapes import ERROR_HOLDERS, ERROR_STATES, ERRORS, numbered
 from ..errors import UpstreamInvalid
 
 #: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
@@ -67,8 +67,6 @@ def parse_object(text: str | bytes) -> dict[str, Json]:
     return value
 
 
-_STATES = ("base_resp", "header", "x_groq")  # MiniMax, Spark, Groq
-_SUSPECT = frozenset((*ERROR_HOLDERS, *_STATES))
 #: What an object without choices has, or says, if it is an error.
 _TOLD = ("error_message", "error_msg", "errorMessage", "err", "err_msg", "errmsg", "detail")
 _WORDS = ("object", "type", "status", "state", "event")
@@ -87,11 +85,11 @@ def find_error(value: Json) -> Json:
     if not isinstance(value, dict):
         return None
     found: Json = None
-    if not _SUSPECT.isdisjoint(value):
+    if not ERRORS.isdisjoint(value):
         found = next(filter(None, map(value.get, ERROR_HOLDERS)), None)
         if found and not (isinstance(found, dict) and not any(found.values())):
             return value if isinstance(found, str | bool) else found
-        for name in _STATES:
+        for name in ERROR_STATES:
             state = value.get(name)
             if isinstance(state, dict) and any(map(state.get, ("status_code", "code", "error"))):
                 return state
@@ -144,6 +142,8 @@ class Counts:
         """Return what *usage* says, None for nothing; counts that are none are left out."""
         found: dict[str, int] = {}
         for to, name, within in self._places:
+            if name not in usage:
+                continue
             value = usage.get(name)
             if within and value is not None:
                 value = value.get(within) if isinstance(value, dict) else None

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from choreo_wsgi.chat import completion
-from choreo_wsgi.chat.completion import normalise_completion
+from choreo_wsgi.chat.completion import is_right, normalise_completion
+from choreo_wsgi.providers.reading import find_error, unwrapped
 
 IDENTITY = {"id": "chatcmpl-x", "created": 7, "model": "m"}
 GOOD: dict[str, Any] = {
@@ -66,13 +63,11 @@ def test_a_good_one_is_returned_as_it_is() -> None:
     made, usage = normalise_completion(reply, IDENTITY)
     assert made is reply
     assert usage == GOOD["usage"]
+    assert is_right(reply)
 
 
-def test_a_look_at_the_members_decides_as_the_normaliser_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_looks_right_is_what_the_normaliser_leaves_as_it_is() -> None:
     quick: list[int] = []
-    look: Callable[[dict[str, Any]], bool] = completion._is_right
     for place in range(len(places(GOOD))):
         for name in [*places(GOOD)[place], *NAMES]:
             for value in [*VALUES, ...]:
@@ -81,9 +76,9 @@ def test_a_look_at_the_members_decides_as_the_normaliser_does(
                     places(reply)[place].pop(name, None)
                 else:
                     places(reply)[place][name] = value
-                monkeypatch.setattr(completion, "_is_right", lambda reply: False)
-                slowly = outcome(reply)
-                monkeypatch.setattr(completion, "_is_right", look)
-                assert repr(outcome(reply)) == repr(slowly), (place, name, value)
-                quick.append(isinstance(slowly, tuple) and look(reply))
+                quick.append(is_right(reply))
+                if quick[-1]:
+                    asked = (place, name, value)
+                    assert repr(outcome(reply)) == repr((reply, reply["usage"])), asked
+                    assert unwrapped(reply) is reply and find_error(reply) is None, asked
     assert 0 < sum(quick) < len(quick)

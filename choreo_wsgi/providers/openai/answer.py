@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Usage, dump
+from ...chat.items import Marks, Usage, dump
 from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
@@ -118,8 +118,9 @@ class RelayedStream(UpstreamAnswer):
 class RelayedDocument(UpstreamAnswer):
     """The document of a plain completion, passed on: see ``chat.source.Reply``.
 
-    *normaliser* says what to change, *limit* bounds the bytes.  A stream that comes instead is
-    read by what *translator* makes, and folded by *writer*.
+    *normaliser* makes what says what to change, *model* is the name to write for the upstream's,
+    or empty, *limit* bounds the bytes.  A stream that comes instead is read by what *translator*
+    makes, and folded by *writer*.
     """
 
     def __init__(
@@ -128,14 +129,16 @@ class RelayedDocument(UpstreamAnswer):
         label: str,
         writer: AnswerWriter,
         translator: Callable[[], chunks.OpenAITranslator],
-        normaliser: Normaliser,
+        normaliser: Callable[[], Normaliser],
+        model: str,
         limit: int,
     ) -> None:
         super().__init__(asking)
         self.label = label
         self._writer = writer
         self._translator = translator
-        self._normaliser = normaliser
+        self._new_normaliser = normaliser
+        self._model = model
         self._limit = limit
         self._size = 0
         self._document = bytearray()
@@ -177,27 +180,32 @@ class RelayedDocument(UpstreamAnswer):
         return document
 
     def _mended(self, body: bytes) -> bytes:
-        given = self._normaliser
+        marks: Marks = {}
         try:
-            short = long.shorten(body, given.marks, _MOST_VALUES) if len(body) > LONG else body
+            short = long.shorten(body, marks, _MOST_VALUES) if len(body) > LONG else body
             came = parse_json(short, _MOST_VALUES)
         except UpstreamInvalid:
             came = None
-        reply = unwrapped(came)
-        if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
-            if (events := chunks.unfold(body)) is None:
-                raise failures.refusal(200, {}, body, 0.0)
-            translator = self._translator()
-            self._fold(translator, events)
-            return self._end(translator)
-        mended, usage = completion.normalise_completion(
-            reply, given.identity or {}, given.new_id, given.tools, given.marks
-        )
+        if completion.is_right(came):
+            made, usage = came, came["usage"]
+        else:
+            reply = unwrapped(came)
+            if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
+                if (events := chunks.unfold(body)) is None:
+                    raise failures.refusal(200, {}, body, 0.0)
+                translator = self._translator()
+                self._fold(translator, events)
+                return self._end(translator)
+            given = self._new_normaliser()
+            made, usage = completion.normalise_completion(
+                reply, given.identity or {}, given.new_id, given.tools, marks
+            )
+            if not given.repair:
+                made = reply
         self.usage = read_usage(usage) if usage is not None else None
-        made = mended if given.repair else reply
-        if given.model and made.get("model") != given.model:
-            made = {**made, "model": given.model}
-        return body if made is came else restore(dump(made), given.marks)
+        if self._model and made.get("model") != self._model:
+            made = {**made, "model": self._model}
+        return body if made is came else restore(dump(made), marks)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

@@ -132,15 +132,16 @@ class OpenAI(OverHTTP):
         renamed = writer.model if writer.model != request.model else ""
         label, limit = self.label(request.model), self.settings.max_event_bytes
         tools, repair = _tool_names(request), self.options.repair
-        mending = normalise.Normaliser(
-            request.n, writer.identity, renamed, repair, self.new_call_id, tools
+        mending = partial(
+            normalise.Normaliser,
+            *(request.n, writer.identity, renamed, repair, self.new_call_id, tools),
         )
         if request.stream:
-            events = relay.EventRelay(mending, request.include_usage, limit, label)
+            events = relay.EventRelay(mending(), request.include_usage, limit, label)
             return relayed.RelayedStream(self._stream(request), events, label)
         fold = partial(self._translator, request.n, tools)
         asking = self._document(request)
-        return relayed.RelayedDocument(asking, label, writer, fold, mending, _MAX_REPLY)
+        return relayed.RelayedDocument(asking, label, writer, fold, mending, renamed, _MAX_REPLY)
 
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
