@@ -217,7 +217,8 @@ def _serve_here(
     try:
         server = Server(app, sockets, crowd)
         if configuration.settings.preload:
-            app.preload()
+            for provider in app.router.providers.values():
+                provider.preload()
         server.handle_signals()
     except BaseException:
         app.close()
@@ -225,7 +226,7 @@ def _serve_here(
     key = ""
     if configuration.has_keys:  # the key itself is never printed; a shell can fill it in
         key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
-    text = banner(__version__, server.addresses, app.describe_models(), key)
+    text = banner(__version__, server.addresses, app.router.describe(), key)
     if place is None:
         print(text, flush=True)
     else:
@@ -237,7 +238,7 @@ def _serve_here(
 def _models(options: argparse.Namespace) -> int:
     app = create_app(_configuration(options))
     try:
-        for name, answers in app.describe_models():
+        for name, answers in app.router.describe():
             print(f"{name}\t{answers}")
     finally:
         app.close()

@@ -175,26 +175,18 @@ def demand_local(environ: Environ, who: str) -> None:
 
     *who* does not answer others, for the message.
     """
+    # A foreign name that resolves to this machine (DNS rebinding) does not pass.
+    host = _HOST.fullmatch(environ.get("HTTP_HOST") or "")
     peer = environ.get("REMOTE_ADDR") or "localhost"  # a unix socket's has no address
     if not _is_loopback(peer.partition("%")[0]):
         problem = "answers its own machine only"
-    elif not _is_own_name(environ.get("HTTP_HOST") or ""):
+    elif not (host and _is_loopback((host[1] or host[2]).lower())):
         problem = "answers to localhost, 127.0.0.1 and [::1] only"
     elif is_forwarded(environ):
         problem = "answers no forwarded requests"
     else:
         return
     raise PermissionDenied(f"{who} {problem}", code="host_not_allowed")
-
-
-@lru_cache(256)
-def _is_own_name(text: str) -> bool:
-    """Return whether *text*, a Host, is this machine.
-
-    A foreign name that resolves to it (DNS rebinding) is not.
-    """
-    host = _HOST.fullmatch(text)
-    return host is not None and _is_loopback((host[1] or host[2]).lower())
 
 
 @lru_cache(256)

@@ -67,10 +67,10 @@ class Application:
         self._replaced: list[Router] = []
         keys = known_keys(configuration)
         self._gate = Gate(keys, self.settings)
-        self._router = build(configuration, environment)
+        self.router = build(configuration, environment)
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
-        self._completions = Completions(self._router, self._slots, self._control, self.settings)
+        self._completions = Completions(self.router, self._slots, self._control, self.settings)
         #: Readings of logs hold no completion's slot: those of orphans have theirs.
         self._readers = Slots(self.settings.max_streams)
         self._carrier: Carrier | None = None
@@ -92,7 +92,7 @@ class Application:
         self._since = int(time.time())
         self._routes: dict[str, dict[str, Callable[[Call], Response | Pending]]] = {
             **self._endpoints.routes,
-            "/v1/models": {"GET": lambda call: models.all_models(call, self._router, self._since)},
+            "/v1/models": {"GET": lambda call: models.all_models(call, self.router, self._since)},
             "/": {"GET": self._root},
             **{path: {"GET": lambda call: json_response(_OK)} for path in ("/health", "/healthz")},
             "/readyz": {"GET": lambda call: json_response(*_READY[self._slots.draining])},
@@ -156,7 +156,7 @@ class Application:
 
     def close(self) -> None:
         """Let the providers, the replay store and that of the limits go."""
-        for one in (self._loaded, self._completions.limits, *self._replaced, self._router):
+        for one in (self._loaded, self._completions.limits, *self._replaced, self.router):
             if one is not None:
                 one.close()
 
@@ -172,26 +172,17 @@ class Application:
             configuration = self._again()
             keys = known_keys(configuration)
             gate = Gate(keys, self.settings)
-            router = build(configuration, self._environment, self._router.providers)
+            router = build(configuration, self._environment, self.router.providers)
         except ConfigurationError as error:
             logger.error("the configuration stays as it was: %s", error.message)
             return False
         # What only the old one has may still answer; it is closed at the end.
-        self._replaced.append(self._router)
-        self._router = self._completions.router = router
+        self._replaced.append(self.router)
+        self.router = self._completions.router = router
         self._gate = gate
         self._count_limits(keys)
         logger.info("the keys and providers were read anew")
         return True
-
-    def preload(self) -> None:
-        """Start what would otherwise start at the first request."""
-        for provider in self._router.providers.values():
-            provider.preload()
-
-    def describe_models(self) -> list[tuple[str, str]]:
-        """Return each model name or pattern with who answers it, for a person to read."""
-        return self._router.describe()
 
     # -- WSGI ---------------------------------------------------------------------------
 
@@ -287,7 +278,7 @@ class Application:
         if path in self._routes:
             return self._routes[path]
         if path.startswith("/v1/models/") and len(path) > len("/v1/models/"):
-            return {"GET": lambda call: models.one_model(call, self._router, self._since)}
+            return {"GET": lambda call: models.one_model(call, self.router, self._since)}
         return self._endpoints.find(path)
 
     def _route_names(self) -> list[str]:

@@ -54,7 +54,7 @@ class Completions:
         Raises ModelNotFound, PermissionDenied and RateLimited by the limits of the caller's
         key, and as :meth:`Slots.take` does.
         """
-        call.key.demand(request.model)
+        call.account.key.demand(request.model)
         targets = self.router.targets(request.model)
         calls = max([target.provider.calls(request) for target in targets])
         slot = self._slots.take(calls)

@@ -99,7 +99,7 @@ class Endpoints:
         call.account.asked(name, request.model, trace(call))
         request.trace = call.account.trace
         if api.estimate is not None:
-            call.key.demand(request.model)
+            call.account.key.demand(request.model)
             target = self._completions.router.targets(request.model)[0]
             if name not in target.provider.apis:
                 return json_response(api.estimate(request))

@@ -23,7 +23,7 @@ def all_models(call: Call, router: Router, since: int) -> Response:
     data = [
         _model(call, name, owner, since)
         for name, owner in router.models().items()
-        if call.key.allows(name)
+        if call.account.key.allows(name)
     ]
     if "HTTP_ANTHROPIC_VERSION" not in call.environ:
         return json_response({"object": "list", "data": data})
@@ -39,7 +39,7 @@ def one_model(call: Call, router: Router, since: int) -> Response:
     """
     name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
     name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
-    call.key.demand(name)
+    call.account.key.demand(name)
     return json_response(_model(call, name, router.targets(name)[0].label, since))
 
 

@@ -14,7 +14,6 @@ from ..errors import BodyTooLarge, InvalidRequest, LengthRequired, UnsupportedMe
 from ..ids import random_hex
 from ..settings import Settings
 from .account import Account, Observer
-from .keys import Key
 
 Environ = Mapping[str, Any]
 Headers = list[tuple[str, str]]
@@ -32,11 +31,6 @@ class Call:
 
     environ: Environ
     account: Account
-
-    @property
-    def key(self) -> Key:
-        """The caller's key."""
-        return self.account.key
 
     def gone(self) -> bool:
         """Return whether the client has closed its connection, where the server can tell."""
@@ -104,12 +98,11 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
 LARGE = 64 * 1024
 
 _one_large_body = threading.Lock()
-_no_matter = contextlib.nullcontext()
 
 
 def while_parsing(size: int) -> contextlib.AbstractContextManager[None]:
     """Return what prepares for the parsing of a body of *size* bytes, if that is large."""
-    return _alone() if size > LARGE else _no_matter
+    return _alone() if size > LARGE else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -76,7 +76,9 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("only a stream can be resumable", param="stream")
-        claim = self.store.create(call.key.id, key=self.idempotency_key(call), digest=digest)
+        claim = self.store.create(
+            call.account.key.id, key=self.idempotency_key(call), digest=digest
+        )
         if claim.writer is None:
             return self.join(call, claim.id, 0)
         return self.record(call, api, request, claim.writer)
@@ -99,7 +101,7 @@ class Resumption:
         limit, per_key = self._settings.max_orphans, self._settings.max_orphans_per_key
         if limit and self.orphans.active >= limit:
             raise Unavailable("too many streams go on without a client", retry_after=RETRY_AFTER)
-        if per_key and self.orphans.active_of(call.key.id) >= per_key:
+        if per_key and self.orphans.active_of(call.account.key.id) >= per_key:
             raise RateLimited(
                 "too many streams of this key go on without a client", retry_after=RETRY_AFTER
             )
@@ -145,7 +147,7 @@ class Resumption:
 
     def _recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
         """Return what logs a generation for *call* with *writer*, also without its client."""
-        owner = call.key.id
+        owner = call.account.key.id
         return lambda made: Recording(made, writer, lambda one: self.orphans.adopt(one, owner))
 
     # -- read on --------------------------------------------------------------------------
@@ -180,7 +182,7 @@ class Resumption:
 
     def playback(self, call: Call, id: str, after: int) -> Playback:
         """Return the reading of the log of stream *id* behind frame *after*, for *call*."""
-        owner = call.key.id
+        owner = call.account.key.id
 
         def fail(error: ChoreoError, last: bytes) -> bytes:
             api = call.account.api
@@ -193,9 +195,9 @@ class Resumption:
 
     def cancel(self, call: Call, id: str) -> Response:
         """Return the response to ``DELETE /v1/streams/<id>``, which stops the generation."""
-        self.store.cancel(id, call.key.id)
+        self.store.cancel(id, call.account.key.id)
         # Nobody else tells the readers of a stream that has lost its producer.
-        self._recover(id, call.key.id, 0)
+        self._recover(id, call.account.key.id, 0)
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------

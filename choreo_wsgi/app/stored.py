@@ -61,7 +61,7 @@ def create(
     if not fields.get("store"):
         return resumption.completions.answer(call, api, request)
     claim = resumption.store.create(
-        call.key.id, key=resumption.idempotency_key(call), digest=digest
+        call.account.key.id, key=resumption.idempotency_key(call), digest=digest
     )
     id = "resp_" + claim.id.removeprefix("strm_")
     if claim.writer is None:
@@ -112,7 +112,7 @@ def route(resumption: Resumption, call: Call) -> Response | Pending:
 
 
 def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response | Pending:
-    method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.key.id
+    method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.account.key.id
     if method == "POST":
         resumption.cancel(call, stream)
         return Pending(
@@ -195,7 +195,7 @@ def _response(
     timeout: float = 0.0,
 ) -> dict[str, Json]:
     """Return a response as the log tells it so far; *status* is that of one that goes on."""
-    stream, owner = _stream_of(id), call.key.id
+    stream, owner = _stream_of(id), call.account.key.id
     # Behind its end a log that has ended gives its last event: that has the whole response, but
     # where a provider's own events broke off.
     events = resumption.events(stream, owner, _BEYOND, timeout)
@@ -210,7 +210,7 @@ def _response(
 
 def _items(resumption: Resumption, call: Call, id: str) -> list[Json]:
     """Return the items that a response was asked with."""
-    items: list[Json] = resumption.events(_stream_of(id), call.key.id)[0]["items"]
+    items: list[Json] = resumption.events(_stream_of(id), call.account.key.id)[0]["items"]
     return items
 
 

@@ -17,7 +17,7 @@ from choreo_wsgi.settings import configure
 
 
 def providers(app: Application) -> dict[str, Provider]:
-    return dict(app._router.providers)
+    return dict(app.router.providers)
 
 
 def test_a_provider_whose_section_is_the_same_goes_on(
