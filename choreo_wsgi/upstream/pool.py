@@ -77,12 +77,6 @@ class Client:
         for connection in idle:
             connection.close()
 
-    @property
-    def idle(self) -> int:
-        """How many connections are kept for the next exchange."""
-        with self._lock:
-            return sum(map(len, self._idle.values()))
-
     def _parse(self, url: str) -> tuple[Address, str, str]:
         address, target = parse_url(url, {} if self.unix_socket else self.environ)
         return address, target, address.host_header

@@ -40,3 +40,8 @@ def client() -> Iterator[Callable[..., Client]]:
     yield make
     for each in clients:
         each.close()
+
+
+def idle_in(pool: Client) -> int:
+    """Return how many connections *pool* keeps for the next exchange."""
+    return sum(map(len, pool._idle.values()))

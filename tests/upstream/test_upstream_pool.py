@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, head, sized
+from upstream_fixtures import idle_in
 
 from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
 from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
@@ -83,7 +84,7 @@ def test_no_more_idle_connections_are_kept_than_the_bound(
     read_at_once(server, pool, 8, hold)
     assert server.accepted == 8
     assert server.wait(lambda: server.open == 3), f"{server.open} connections are open"
-    assert pool.idle == 3
+    assert idle_in(pool) == 3
 
 
 def test_a_connection_kept_too_long_is_closed_and_not_used(
@@ -92,7 +93,7 @@ def test_a_connection_kept_too_long_is_closed_and_not_used(
     hold.set()
     pool = client()
     assert read(pool.send(post(server.url))) == b"x"
-    assert pool.idle == 1
+    assert idle_in(pool) == 1
     monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
     assert read(pool.send(post(server.url))) == b"x"
     assert server.accepted == 2, "the old one must not be used"
@@ -122,7 +123,7 @@ def test_nothing_is_kept_after_the_client_was_closed(
     hold.set()
     assert read(exchange) == b"x"
     assert server.wait(lambda: server.open == 0), "the connection was kept"
-    assert pool.idle == 0
+    assert idle_in(pool) == 0
 
 
 def test_small_writes_leave_at_once(

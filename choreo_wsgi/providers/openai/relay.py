@@ -33,7 +33,7 @@ from ...late import Late
 from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
 from .events import EventReader, WholeEvents, read_chunk, read_chunks
 from .pattern import SMALL, Pattern, Patterns
-from .template import FINISH, ROLE, Template
+from .template import FINISH, HOLE, ROLE, TEXT, Template
 
 if TYPE_CHECKING:
     from . import long
@@ -188,7 +188,11 @@ class EventRelay:
             else:
                 if end - at <= SMALL and self._take_known(block[at:end], frames):
                     pass
-                elif LONG < end - at <= self._limit and _is_one_object(block, at, end):
+                elif (
+                    LONG < end - at <= self._limit
+                    and block.startswith(b"data: {", at)
+                    and block.find(b"\n", at) == end - 2  # one line
+                ):
                     self._take_long(memoryview(block)[at + 6 : end - 2], frames)
                 else:
                     self._take_block(block[at:end], frames)
@@ -266,7 +270,8 @@ class EventRelay:
             if not choice.finished:
                 pattern = self._patterns.see(raw, chunk, frames[-1], choice.listener(one))
                 if template is not None and pattern is not None:
-                    template.learn_text(pattern)
+                    came = pattern.prefix + HOLE + pattern.suffix
+                    template.learn(TEXT, came, pattern.new_prefix + HOLE + pattern.new_suffix)
 
     def _take_long(self, raw: memoryview, frames: list[bytes]) -> None:
         """Take the data of an event that is long; of one with many calls come several frames."""
@@ -293,11 +298,6 @@ class EventRelay:
         if raw is not None:
             return sse.frame(raw)
         return restore(sse.frame(dump(chunk)), self.normaliser.marks)
-
-
-def _is_one_object(block: bytes, at: int, end: int) -> bool:
-    """Whether the event in *block* from *at* to *end* is one line, which begins an object."""
-    return block.startswith(b"data: {", at) and block.find(b"\n", at) == end - 2
 
 
 def _without_usage(raw: bytes) -> bytes | None:

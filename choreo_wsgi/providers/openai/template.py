@@ -19,7 +19,7 @@ _TIME = re.compile(rb'"created":[ ]?([1-9][0-9]{0,15}),')
 _NEAR = 512
 
 # What stands for the id and the time, where the text is, and between parts: bytes that no JSON has.
-_BLANK_ID, _BLANK_TIME, _HOLE, _BETWEEN = b"\x00", b"\x01", b"\x02", b"\x03"
+_BLANK_ID, _BLANK_TIME, HOLE, _BETWEEN = b"\x00", b"\x01", b"\x02", b"\x03"
 
 #: The parts: each as it came and, one place further, as it was sent.
 ROLE, TEXT, FINISH = 0, 2, 4
@@ -63,7 +63,7 @@ class Template:
         came, sent = self.parts[TEXT : TEXT + 2]
         if not came:
             return None
-        (prefix, suffix), (new_prefix, new_suffix) = came.split(_HOLE), sent.split(_HOLE)
+        (prefix, suffix), (new_prefix, new_suffix) = came.split(HOLE), sent.split(HOLE)
         return new_pattern(prefix, suffix, new_prefix, new_suffix)
 
     def learn_role(self, event: bytes, frame: bytes, identity: Mapping[str, Json]) -> None:
@@ -80,13 +80,8 @@ class Template:
                     _KNOWN.clear()
                 _KNOWN[self._kind] = _BETWEEN.join([*blanked, *[b""] * 4]), identity
 
-    def learn_text(self, pattern: Pattern) -> None:
-        """Learn the *pattern* of the texts."""
-        came, sent = pattern.prefix + _HOLE + pattern.suffix, pattern.new_prefix + _HOLE
-        self.learn(TEXT, came, sent + pattern.new_suffix)
-
     def learn(self, place: int, came: bytes, sent: bytes) -> None:
-        """Learn the part at *place*: *sent* was made of what *came*."""
+        """Learn the part at *place*: *sent* was made of what *came*, with HOLE for the text."""
         known = _KNOWN.get(self._kind)
         blanked = self._blanked(came, sent)
         if self._role and known is not None and blanked is not None:

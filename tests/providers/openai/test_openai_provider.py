@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
+from upstream_fixtures import idle_in
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity
@@ -573,7 +574,7 @@ def test_a_client_that_leaves_frees_the_upstream(
         frames.close()
         assert server.wait(lambda number=number: len(gone) > number or server.open == 0)
     assert server.wait(lambda: server.open == 0) and None not in gone
-    assert ours.client.idle == 0
+    assert idle_in(ours.client) == 0
 
 
 # -- items -----------------------------------------------------------------------------------
