@@ -1,6 +1,6 @@
 """Replay logs: the frames of resumable streams, kept so that a reconnect can read on.
 
-:mod:`~choreo_wsgi.replay.base` says the rules.  ``memory:`` is the default;
+:mod:`~choreo_wsgi.replay.backend` says the rules.  ``memory:`` is the default;
 ``sqlite:PATH`` survives a restart and is shared by the processes of one host;
 ``redis://`` (and ``rediss://``, ``unix://``, ``valkey://``) is shared by any number of
 replicas.
@@ -14,10 +14,9 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..settings import Settings
 from .backend import Change
-from .base import Claim, Fenced, Lost
 from .reader import Reader
-from .store import BEAT, LEASE, Store
-from .writer import Writer
+from .store import BEAT, LEASE, Claim, Lost, Store
+from .writer import Fenced, Writer
 
 __all__ = ["Claim", "Fenced", "Lost", "Reader", "Store", "Writer", "open_counts", "open_store"]
 

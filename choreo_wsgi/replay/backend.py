@@ -1,4 +1,31 @@
-"""The operations that a store needs from its database, and the detection of lost producers.
+"""The rules of the replay logs, the operations that they need of a database, and lost producers.
+
+A :class:`~choreo_wsgi.replay.store.Store` holds the frames of resumable streams.  Each stream has
+one :class:`~choreo_wsgi.replay.writer.Writer` at a time, its producer, and any number of
+:class:`~choreo_wsgi.replay.reader.Reader`.
+
+* A *frame* is one SSE event as :func:`choreo_wsgi.sse.frame` writes it with an ``id``:
+  ``id: <n>``, one ``data:`` line, a blank line.  Numbers count from 1 without a gap; only
+  when a producer was lost with frames that never reached the log is there one.  Pings are
+  not frames.
+* Frames are passed as *blocks*: whole frames, joined.  Readers get the very bytes that were
+  appended.
+* A log ends once.  It stays readable for ``replay_ttl_seconds`` after that.  Of a long
+  stream only the newest ``replay_stream_bytes`` are retained, of all streams together
+  ``replay_total_bytes`` (Redis bounds its memory itself): ended logs go first, oldest first,
+  then the oldest frames of the longest.  Reading dropped frames raises
+  :class:`~choreo_wsgi.errors.StreamGone`.
+* An *owner* identifies the caller's key (a digest).  The id of a stream of another owner, an
+  expired, an unknown and a malformed id all raise :class:`~choreo_wsgi.errors.NotFound`.
+* A store may be shared by several processes.  A producer that stops renewing its lease is
+  *lost*: readers get the rest of the log, then :class:`~choreo_wsgi.errors.ProducerLost`.
+  One of those who ask ``Store.lost`` then ends the log; the writer, if it still runs, gets
+  :class:`~choreo_wsgi.replay.writer.Fenced`.
+* While the database cannot be reached, ``append`` fills a bounded buffer, which is written when
+  it is back; all other calls raise :class:`~choreo_wsgi.errors.ReplayUnavailable`.
+
+All methods may be called from any thread; one Writer or Reader only from one at a time,
+except ``Reader.close()``.
 
 The operations of a :class:`Backend` are atomic and stateless.
 """
@@ -15,6 +42,10 @@ from typing import Any, Literal, NamedTuple
 #: them, JSON that is empty at first, and the database's time in seconds, and whose result is
 #: returned.  Raises Unreachable.
 Change = Callable[[str, Callable[[Any, float], Any]], Any]
+
+#: About how much a reader hands over at once: enough to be efficient, little enough that
+#: a thousand replays at the same time are not a thousand whole logs in memory.
+READ_BYTES = 256 * 1024
 
 
 class Unreachable(Exception):

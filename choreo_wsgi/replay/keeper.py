@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from ..errors import ChoreoError, ReplayUnavailable
+from ..errors import ChoreoError, NotFound, ReplayUnavailable
 from .backend import Backend, Observer, Status, Unreachable
-from .base import not_found
 from .writer import Writer
 
 T = TypeVar("T")
@@ -29,6 +28,11 @@ _SWEEP = 2.0
 _CLOSE = 2.0
 # Seconds in which producers restore their streams to a database that lost its data.
 _RETURN = 10.0
+
+
+def not_found() -> NotFound:
+    """Return the error for every stream that the caller may not know of."""
+    return NotFound("There is no such stream.", code="stream_not_found")
 
 
 class Keeper:
@@ -131,18 +135,19 @@ class Keeper:
         with self._dirt:
             self._release(writer)
             writer.fence()
-        try:
-            self.ask(lambda: self.backend.delete(writer.id))
-        except ReplayUnavailable:
-            self.delete_later(writer.id)
+        self._now_or_later(self.backend.delete, writer.id)
         self._wake([writer.id])
 
     def free_key(self, writer: Writer) -> None:
         """Free the key of *writer*'s stream for another stream."""
+        self._now_or_later(self.backend.free_key, writer.id)
+
+    def _now_or_later(self, do: Callable[[str], None], id: str) -> None:
+        """Do it to the stream *id*, or delete that once the database is back."""
         try:
-            self.ask(lambda: self.backend.free_key(writer.id))
+            self.ask(lambda: do(id))
         except ReplayUnavailable:
-            self.delete_later(writer.id)
+            self.delete_later(id)
 
     def delete_later(self, id: str) -> None:
         """Delete the stream *id*, if it exists, when the database is back."""

@@ -11,8 +11,7 @@ from typing import Literal
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .backend import Backend, Block, Status, Write
-from .base import READ_BYTES
+from .backend import READ_BYTES, Backend, Block, Status, Write
 
 # Frames are joined up to this size: an object for each would take more memory than its bytes.
 _CHUNK = 16 * 1024

@@ -9,15 +9,41 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from ..errors import ProducerLost, ReplayUnavailable
+from ..errors import ProducerLost, ReplayUnavailable, StreamGone
 from .backend import Block
-from .base import cut, gone, last_frame
 from .keeper import Keeper
 
 # Seconds between two notes to the producer that somebody reads.
 _SEE = 5.0
 # Seconds that an outage may last before readers are told.
 _PATIENCE = 30.0
+
+
+def gone(after: int, first: int) -> StreamGone:
+    """Return the error for a reading *after* a frame that is before the window."""
+    message = f"The stream's frames before {first} are no longer kept; {after + 1} was asked for."
+    return StreamGone(message)
+
+
+def cut(block: bytes, after: int) -> bytes:
+    """Return what follows frame *after* in *block*, which holds the frame after it.
+
+    Blocks are cut only where a reading begins inside one.  A number is found by its line at the
+    start of a frame.  It cannot occur elsewhere: data is one line, and so a blank line only ever
+    ends a frame.
+    """
+    line = b"id: %d\n" % (after + 1)
+    if block.startswith(line):
+        return block
+    # From the end: who follows a stream live is nearly there.
+    at = block.rfind(b"\n\n" + line)
+    return block[at + 2 :] if at >= 0 else b""
+
+
+def last_frame(block: bytes) -> bytes:
+    """Return the last frame of *block*."""
+    at = block.rfind(b"\n\nid: ", 0, -2)
+    return block[at + 2 :] if at >= 0 else block
 
 
 class Wake:

@@ -20,8 +20,7 @@ from redis.retry import Retry
 from ..errors import ConfigurationError
 from ..settings import Settings
 from . import lua
-from .backend import Backend, Beat, Block, Change, Status, Unreachable, Write
-from .base import READ_BYTES
+from .backend import READ_BYTES, Backend, Beat, Block, Change, Status, Unreachable, Write
 
 _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigurationError
 from ..settings import Settings
-from .backend import Backend, Beat, Block, Change, Status, Write
-from .base import READ_BYTES
+from .backend import READ_BYTES, Backend, Beat, Block, Change, Status, Write
 from .database import Database, connect
 
 # Seconds between two polls for frames of other processes.

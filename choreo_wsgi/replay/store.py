@@ -12,16 +12,16 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import IdempotencyConflict, ReplayUnavailable
 from ..settings import Settings
 from .backend import Backend, Block, Status, Unreachable
-from .base import Claim, Lost, check_block, gone, not_found
-from .keeper import Keeper
-from .reader import Reader
-from .writer import Writer
+from .keeper import Keeper, not_found
+from .reader import Reader, gone
+from .writer import Writer, check_block
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -36,6 +36,31 @@ _BEYOND = 1_000_000
 # Seconds for a cancelled stream of another process to end.
 _ENDING = 3.0
 _ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The result of ``create``: a new stream and its *writer*, or an existing one to join.
+
+    *writer* is None if the idempotency key already names the stream *id*.
+    """
+
+    id: str
+    writer: Writer | None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A running stream whose producer is lost.
+
+    *last* is the number of the last frame that was seen, *cancelled* whether the stream was to
+    stop.  ``end(frames, count)`` ends the log with *count* whole frames, numbered from
+    ``last + 1``; it does nothing when somebody was faster, or the producer is back.
+    """
+
+    last: int
+    cancelled: bool
+    end: Callable[[bytes, int], None]
 
 
 class Store:

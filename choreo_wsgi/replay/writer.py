@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ..errors import ProducerLost
 from .backend import Block, Write
-from .base import Fenced, check_block
 
 if TYPE_CHECKING:
     from .keeper import Keeper
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 _PATIENCE = 0.05
 # Small appends are joined up to this size while they wait.
 _BLOCK = 16 * 1024
+
+
+class Fenced(ProducerLost):
+    """Somebody else ended or deleted the stream; frames of this writer are dropped."""
+
+
+def check_block(frames: bytes, count: int, last: int) -> None:
+    """Raise ValueError unless *frames* look like *count* frames that follow *last*."""
+    if not count:
+        if frames:
+            raise ValueError("frames without a count")
+    elif not (frames.startswith(b"id: %d\n" % (last + 1)) and frames.endswith(b"\n\n")):
+        raise ValueError(f"not {count} whole frames from number {last + 1}")
 
 
 class Writer:

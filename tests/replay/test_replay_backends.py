@@ -13,8 +13,7 @@ from replay_helpers import RedisServer, create, frame, frames, read_all, receive
 
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.replay import Writer, database, open_store
-from choreo_wsgi.replay.backend import Backend, Block, Status, Unreachable, Write
-from choreo_wsgi.replay.base import READ_BYTES
+from choreo_wsgi.replay.backend import READ_BYTES, Backend, Block, Status, Unreachable, Write
 from choreo_wsgi.replay.redis import RedisBackend, connect
 from choreo_wsgi.replay.sqlite import SQLiteBackend
 from choreo_wsgi.settings import Settings

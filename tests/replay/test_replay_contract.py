@@ -25,7 +25,7 @@ from replay_helpers import (
 from choreo_wsgi import sse
 from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
 from choreo_wsgi.replay import Fenced, Store, Writer, open_store
-from choreo_wsgi.replay.base import READ_BYTES
+from choreo_wsgi.replay.backend import READ_BYTES
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")

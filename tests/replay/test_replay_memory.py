@@ -12,7 +12,7 @@ from work import traced
 
 from choreo_wsgi.errors import ConfigurationError, NotFound
 from choreo_wsgi.replay import open_store
-from choreo_wsgi.replay.base import READ_BYTES
+from choreo_wsgi.replay.backend import READ_BYTES
 from choreo_wsgi.settings import Settings
 
 

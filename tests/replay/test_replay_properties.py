@@ -10,7 +10,7 @@ from replay_helpers import Opener, create, frame, frames, look, read_all
 
 from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
-from choreo_wsgi.replay.base import cut, last_frame
+from choreo_wsgi.replay.reader import cut, last_frame
 
 # Each example makes a stream of its own in the same store.
 SAME_STORE = settings(
