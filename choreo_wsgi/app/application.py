@@ -252,8 +252,7 @@ class Application:
 
     def admit(self, environ: Environ) -> None:
         """Raise ChoreoError if *environ*, a head whose body has not come, will be refused."""
-        if environ["REQUEST_METHOD"] != "OPTIONS":
-            self._gate.admit(environ)
+        self._gate.admit(environ)
 
     def _dispatch(self, call: Call) -> Response | Pending:
         method, path = call.account.method, call.account.path

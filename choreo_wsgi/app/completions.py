@@ -40,13 +40,7 @@ class Completions:
     def answer(self, call: Call, api: API, request: ChatRequest) -> Pending:
         """Return the answer to a completion of *api* that is not resumable."""
         slot = self.take_slot(call, request)
-        try:
-            if request.stream:
-                return self.stream(call, api, request, slot)
-            return self._complete(call, api, request, slot)
-        except BaseException:
-            slot.release()
-            raise
+        return (self.stream if request.stream else self._complete)(call, api, request, slot)
 
     def take_slot(self, call: Call, request: ChatRequest) -> Slot:
         """Return the slot of *request*, with room for each upstream call that it may become.
@@ -88,8 +82,7 @@ class Completions:
         client, has ended.
         """
         account = call.account
-        writer = api.writer(request)
-        frames = self._failover(request, writer)
+        frames, writer = self._begin(api, request, slot)
 
         def decide(first: bytes) -> Response:
             account.target = frames.label
@@ -141,12 +134,7 @@ class Completions:
         record: Callable[[Generation], Recording],
     ) -> Recording:
         """Begin a recording whose frames nobody is sent; it gives *slot* back at its end."""
-        try:
-            writer = api.writer(request)
-            frames = self._failover(request, writer)
-        except BaseException:
-            slot.release()
-            raise
+        frames, writer = self._begin(api, request, slot)
         generation = Generation(frames, self._control, writer)
         recording = record(generation)
         generation.on_end = partial(_charge, call, slot, frames, recording)
@@ -154,7 +142,7 @@ class Completions:
 
     def _complete(self, call: Call, api: API, request: ChatRequest, slot: Slot) -> Pending:
         account = call.account
-        reply = self._failover(request, api.writer(request))
+        reply, _ = self._begin(api, request, slot)
 
         def on_close() -> None:
             slot.release()
@@ -181,11 +169,19 @@ class Completions:
 
         return Pending(reply, decide, give_up, gone=call.gone, control=self._control)
 
-    def _failover(self, request: ChatRequest, writer: AnswerWriter) -> Failover:
+    def _begin(self, api: API, request: ChatRequest, slot: Slot) -> tuple[Failover, AnswerWriter]:
+        """Return the answer to come, with its writer; *slot* is given back if that fails."""
+
         def begin(target: Target) -> Reply:
             return target.provider.answer(request.with_model(target.model), writer)
 
-        return Failover(in_order(self.router.targets(request.model)), begin, self.breakers)
+        try:
+            writer: AnswerWriter = api.writer(request)
+            targets = in_order(self.router.targets(request.model))
+            return Failover(targets, begin, self.breakers), writer
+        except BaseException:
+            slot.release()
+            raise
 
 
 def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | None) -> None:

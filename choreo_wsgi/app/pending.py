@@ -60,7 +60,7 @@ class Pending:
 
     def ready(self, timeout: float = 0.0) -> bytes:
         """Wait at most *timeout* seconds for the decision; return ``b""``."""
-        if self.decided is None and self._arrived(timeout):
+        if self._arrived(timeout):
             self.decided = self.respond(self._response)
         return b""
 

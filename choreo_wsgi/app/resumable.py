@@ -120,21 +120,20 @@ class Resumption:
                 writer.discard()
 
         try:
-            slot = self._take_slot(call, request)
+            return self.completions.stream(
+                call,
+                api,
+                request,
+                self._take_slot(call, request),
+                record=self._recorder(call, writer),
+                abandon=abandon,
+                # A client that left can come back only with its key: it has no id yet.
+                gone=(lambda: False) if keyed else None,
+                headers=stream_head(call, writer.id),
+            )
         except BaseException as error:
             abandon(error)
             raise
-        return self.completions.stream(
-            call,
-            api,
-            request,
-            slot,
-            record=self._recorder(call, writer),
-            abandon=abandon,
-            # A client that left can come back only with its key: it has no id yet.
-            gone=(lambda: False) if keyed else None,
-            headers=stream_head(call, writer.id),
-        )
 
     def record_alone(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Recording:
         """Begin a stream that *writer* logs, and that nobody is sent."""

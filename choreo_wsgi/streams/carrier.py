@@ -209,8 +209,7 @@ class Carrier:
 
     def give_time(self, load: Load) -> None:
         """Take *load* over and step it when running streams have moved on."""
-        if not load.ended:
-            self._loads[load] = self._waiting[load] = None
+        self._loads[load] = self._waiting[load] = None
 
     def step(self, load: Load) -> None:
         """Have *load* move what it has; nothing happens while a worker does that."""

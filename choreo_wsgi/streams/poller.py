@@ -34,9 +34,8 @@ class Selecting:
             self._selector.unregister(fd)
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
-        """Return which descriptors have what, waiting at most *timeout* seconds for the first."""
-        ready = self._selector.select(timeout)
-        return [(key.fd, events & IN | (events & 2) << 1) for key, events in ready]
+        """Return which descriptors are ready, waiting at most *timeout* seconds for the first."""
+        return [(key.fd, events) for key, events in self._selector.select(timeout)]
 
 
 def new_poller() -> select.epoll | Selecting:

@@ -47,7 +47,9 @@ class Workers:
         name = f"worker-{self.made + 1}"
         before = threading.stack_size(STACK)
         try:
-            threading.Thread(target=self._work, args=(job,), name=name, daemon=True).start()
+            inbox: SimpleQueue[Job | None] = SimpleQueue()
+            threading.Thread(target=self._work, args=(inbox,), name=name, daemon=True).start()
+            inbox.put(job)
             self.made += 1
         except RuntimeError:
             if not self.made:
@@ -77,9 +79,8 @@ class Workers:
                 inbox.put(None)
             self._idle = []
 
-    def _work(self, job: Job | None) -> None:
-        inbox: SimpleQueue[Job | None] = SimpleQueue()
-        while job is not None:
+    def _work(self, inbox: SimpleQueue[Job | None]) -> None:
+        while (job := inbox.get()) is not None:
             try:
                 job()
             except Exception:
@@ -92,4 +93,3 @@ class Workers:
                     return
                 else:
                     self._idle.append(inbox)
-            job = inbox.get()

@@ -13,6 +13,7 @@ from harness import make_app, wait_until
 from scripted_provider import Script
 from wsgi_calls import call, chat, environ_of
 
+from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.log import JSONLine, Members, TextLine
 
 CHAT = "/v1/chat/completions"
@@ -80,6 +81,17 @@ def test_every_other_request(
     (line,) = lines()
     assert (line["status"], line["outcome"], line["path"]) == (status, outcome, path)
     assert line["key"] == ("ann" if more is AUTHORIZED else None)
+
+
+def test_the_seconds_are_those_of_the_whole_request() -> None:
+    account = Account("id", "GET", "/", "")
+    account.began -= 5.0
+    account.sent(1, account.began + 2.0)
+    account.finish()
+    told = account.members()
+    assert told["seconds"] >= 5.0 and told["first"] == 2.0
+    account.finish("again")
+    assert account.outcome == "ok"
 
 
 def test_a_server_that_takes_no_head_is_told_of_once(lines: Any) -> None:

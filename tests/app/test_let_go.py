@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import harness
 import pytest
 from plain_apps import Running
 from raw_server import Peer, RawServer, chunk, head
+from scripted_provider import Script
 from work import collected
+from wsgi_calls import call, chat
 
+from choreo_wsgi.app.pending import ClientGone
 from choreo_wsgi.chat.request import ChatRequest
 
 SIZE = 6_000_000
@@ -112,6 +117,34 @@ def break_off(peer: Peer) -> None:
     peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
     peer.send(chunk(EVENT % (1, b"null")))
     peer.close()
+
+
+@pytest.mark.parametrize("failure", [ClientGone, RuntimeError("a bug")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_and_what_is_a_bug_are_let_go_of_too(
+    scripted: Callable[[], Script], stream: bool, failure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is logged is kept by pytest, with its frames.
+    monkeypatch.setattr(logging.getLogger("choreo_wsgi.app.application"), "disabled", True)
+    # With a target in reserve, which the request is kept for.
+    scripts = {"type": "scripted", "models": "m"}
+    app = harness.make_app({}, {"provider s": scripts, "provider t": scripts})
+    left: Any = {"waitress.client_disconnected": lambda: failure is ClientGone}
+
+    def requests() -> int:
+        return sum(isinstance(one, ChatRequest) for one in gc.get_objects())
+
+    with collected():
+        before = requests()
+        for _ in range(3):
+            script = scripted()
+            if failure is not ClientGone:
+                script.say(failure)
+            body = chat("x", model="m", stream=stream)
+            assert call(app, "POST", "/v1/chat/completions", body, **left).status in (408, 500)
+            del script
+        assert requests() <= before
+    app.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -134,6 +134,26 @@ def test_a_clock_that_is_set_back_refuses_nobody() -> None:
     assert refused(count([minute, places], counts, 6_400.0, "lives", 60.0)) is None
 
 
+def test_a_place_is_held_for_as_long_as_it_is_renewed() -> None:
+    counts: Counts = {}
+    place = Rule("max_streams", 1, 0, 1)
+    assert refused(count([place], counts, 0.0, "a", 60.0)) is None
+    for now in (50.0, 100.0, 150.0):
+        assert refused(count([place._replace(cost=0)], counts, now, "a", 60.0)) is None
+        assert refused(count([place], counts, now + 59.0, "b", 60.0)) is not None
+    assert refused(count([place], counts, 211.0, "b", 60.0)) is None
+
+
+def test_what_was_used_beyond_the_limit_is_told_of_as_nothing_left(
+    scripted: Callable[[], Script],
+) -> None:
+    app = app_with({"tokens_per_minute": "100"}, **SCRIPTED)
+    scripted().finish("x", Finish(), Usage(10, 500))
+    assert ask(app, max_tokens=5).status == 200
+    answer = ask(app, max_tokens=5)
+    assert (answer.status, answer.headers["x-ratelimit-remaining-tokens"]) == (429, "0")
+
+
 def test_each_key_has_limits_of_its_own() -> None:
     other = hashlib.sha256(b"sk-bob").hexdigest()
     app = app_with({"requests_per_minute": "1"}, **{"key bob": {"digest": other}})
@@ -168,10 +188,11 @@ def test_without_max_tokens_the_mean_of_the_answers_is_reserved(
 ) -> None:
     app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
     left = []
-    for _ in range(3):
-        scripted().finish("x", Finish(), Usage(5, 80))
+    for tokens in (80, 160, 80):
+        scripted().finish("x", Finish(), Usage(5, tokens))
         left.append(int(ask(app).headers["x-ratelimit-remaining-tokens"]))
-    assert left == [1000 - 5, 1000 - 85 - 85, 1000 - 2 * 85 - 85]
+    mean = 80 + (160 - 80) // 8  # one answer counts for an eighth
+    assert left == [1000 - 5, 1000 - 85 - 85, 1000 - 85 - 165 - (5 + mean)]
 
 
 def test_what_failed_costs_no_tokens(scripted: Callable[[], Script]) -> None:

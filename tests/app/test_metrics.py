@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_provider import Script
 from wsgi_calls import call, chat
 
+from choreo_wsgi.chat.items import Finish
 from choreo_wsgi.errors import ConfigurationError, ProviderError, ProviderUnavailable
 
 CHAT = "/v1/chat/completions"
@@ -157,6 +158,28 @@ def test_failovers_and_breakers(scripted: Callable[[], Script], stream: bool) ->
     assert found["choreo_failovers_total", ("m",)] == 5  # then the circuit is open
     (target,) = [labels[0] for name, labels in found if name == "choreo_breaker_open"]
     assert target.startswith("a") and found["choreo_breaker_open", (target,)] == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_circuit_that_is_closed_again_and_who_was_passed_over_in_vain(
+    scripted: Callable[[], Script], stream: bool
+) -> None:
+    both = {"type": "scripted", "models": "m"}
+    app = make_app(
+        {"metrics": "on"},
+        {"provider a": {**both, "priority": "1"}, "provider b": {**both, "priority": "2"}},
+    )
+    for _ in range(5):
+        for _ in both:
+            scripted().say(ProviderUnavailable("down"))
+        assert call(app, "POST", CHAT, chat("x", model="m", stream=stream)).status == 503
+    found = samples(app)
+    assert found["choreo_failovers_total", ("m",)] == 5
+    assert [found[one] for one in found if one[0] == "choreo_breaker_open"] == [1, 1]
+    scripted().finish("x", Finish())
+    assert call(app, "POST", CHAT, chat("x", model="m", stream=stream)).status == 200
+    found = samples(app)
+    assert sorted(found[one] for one in found if one[0] == "choreo_breaker_open") == [0, 1]
 
 
 def test_a_replay_store_that_is_away() -> None:

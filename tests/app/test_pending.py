@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import harness
 import pytest
@@ -128,3 +131,13 @@ def test_one_that_is_closed_is_abandoned_once() -> None:
     run.pending.close()
     run.pending.close()
     assert (run.abandoned, script.closed.is_set(), run.responses) == ([None], True, [])
+
+
+@pytest.mark.parametrize("due", [None, 1e12])
+def test_a_silent_provider_puts_the_end_of_patience_off_by_nothing(due: float | None) -> None:
+    """Who polls is told of that time, and the head can leave."""
+    silent: Any = SimpleNamespace(fileno=lambda: 3, due=due)
+    pending = Pending(
+        silent, document, lambda error: None, gone=lambda: False, control=Control(), patience=5.0
+    )
+    assert pending.due is not None and pending.due <= time.monotonic() + 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import sqlite3
 import sys
 import threading
@@ -33,6 +34,7 @@ from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.replay import database, open_counts
+from choreo_wsgi.replay.backend import Unreachable
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-ann"
@@ -289,3 +291,46 @@ def test_what_a_minute_reserved_the_next_does_not_get_back(
     over, left = take(1)
     over(Usage(0, 101), 0)
     assert take(0)[1] == "598"
+
+
+def test_a_fork_counts_by_a_thread_of_its_own(
+    tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent's threads are not there, and nobody would answer."""
+    counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
+    others = renewing()
+    counters.take("k", [rule])
+    parents = renewing() - others
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert counters.take("k", [rule])[0][0].left == 4, "the places of two holders"
+    assert len(renewing() - others - parents) == 2  # one counts, one renews
+
+
+def test_places_are_renewed_without_being_asked_for(
+    tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[SharedLimits.__module__], "_RENEW", 0.01)
+    counters = opened(f"sqlite:{tmp_path / 'x'}")
+    renewed = threading.Event()
+    monkeypatch.setattr(counters, "renew", renewed.set)
+    counters.take("k", [Rule("max_streams", 5, 0, 1)])
+    assert renewed.wait(harness.DEADLINE)
+
+
+def test_who_comes_after_the_end_begins_anew(tmp_path: Path, opened: Any) -> None:
+    """As an application of a test may, that is closed and asked once more."""
+    counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
+    for left in (5, 4):
+        assert counters.take("k", [rule])[0][0].left == left
+        counters.close()
+
+
+def test_a_store_that_stays_away_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    def away(key: str, step: Any) -> Any:
+        raise Unreachable("no")
+
+    with contextlib.closing(SharedLimits(away)) as counters:
+        for _ in range(3):
+            assert counters.take("k", [Rule("requests_per_minute", 9, 60, 1)])[0][0].left > 0
+            counters._retry = 0.1  # it is time to try again
+    assert caplog.text.count("each process keeps its own") == 1

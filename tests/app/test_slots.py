@@ -12,8 +12,9 @@ from scripted_provider import Script
 from wsgi_calls import call, chat, environ_of
 
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.app.slots import Slots
 from choreo_wsgi.chat.items import Finish
-from choreo_wsgi.errors import ProviderError
+from choreo_wsgi.errors import ModelNotFound, ProviderError
 
 Make = Callable[..., Application]
 CHAT = "/v1/chat/completions"
@@ -144,3 +145,45 @@ def test_a_response_that_is_refused_in_the_background_leaves_no_log(application:
     assert call(app, "POST", "/v1/responses", body).status == 503
     running.close()
     assert size_of(app._resumption().store) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "more"),
+    [
+        (CHAT, chat("a"), {}),
+        (CHAT, chat("a", stream=True), {}),
+        (CHAT, chat("a", stream=True), {"HTTP_CHOREO_RESUMABLE": "1"}),
+        ("/v1/responses", {"model": "echo", "input": "a", "background": True}, {}),
+    ],
+)
+def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
+    application: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: dict[str, Any],
+    more: dict[str, str],
+) -> None:
+    """Between the admission of a request and its beginning."""
+    app = application(max_streams="1")
+    find, asked = app._router.targets, []
+
+    def targets(model: str) -> Any:
+        asked.append(model)
+        if len(asked) > 1:
+            raise ModelNotFound("it was there a moment ago")
+        return find(model)
+
+    monkeypatch.setattr(app._router, "targets", targets)
+    assert call(app, "POST", path, body, **more).status == 404
+    assert app.active == 0 and size_of(app._resumption().store) == 0
+    app.close()
+
+
+def test_a_slot_is_given_back_once() -> None:
+    slots = Slots(2)
+    first, second = slots.take(), slots.take()
+    first.release()
+    first.release()
+    assert slots.active == 1
+    second.release()
+    assert slots.active == 0

@@ -91,8 +91,10 @@ def test_what_passes_is_sent_as_it_came_and_counted(served: Served, upstream: Ra
         assert client.read_frame() == sse.DONE
         assert client.read_frame() == b""
     assert passed >= len(words) - 5, "the first few are learned from"
-    assert look(served.running)["choreo_frames_total",] == len(words) + 2
-    assert look(served.running)["choreo_frame_gap_seconds_count",] == len(words) + 1
+    told = look(served.running)
+    assert told["choreo_frames_total",] == len(words) + 2
+    assert told["choreo_frame_gap_seconds_count",] == len(words) + 1
+    assert told["choreo_loop_lag_seconds",] > 0
 
 
 def test_a_client_that_takes_nothing_holds_its_own_stream_back(

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import harness
@@ -113,6 +114,8 @@ def test_a_descriptor_that_is_left_for_another(
             pair[1].sendall(b"old")
 
         carrier.call(move)
+        old = pair[0].fileno()
+        harness.wait_until(lambda: old not in carrier._polled, "nobody is woken for it any more")
         for _ in range(5):
             passed = threading.Event()
             carrier.call(passed.set)
@@ -190,6 +193,98 @@ def test_its_time_comes_while_it_is_a_workers(
     assert both.steps == ["carrier", "worker-1"]
     later.time = None
     later.ended = True
+
+
+def test_what_comes_back_from_a_worker_is_asked_at_once(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """What happened meanwhile was told to nobody, and nothing more may come."""
+    load = Waiting()
+
+    def step(patience: float) -> None:
+        load.steps.append(threading.current_thread().name)
+        load.sock = pair[0]
+        load.ended = patience == 0
+
+    load.step = step  # type: ignore[method-assign]
+    carrier.carry(load)
+    assert load.left.wait(harness.DEADLINE)
+    assert load.steps == ["worker-1", "carrier"]
+
+
+def test_a_time_that_was_put_off_comes_all_the_same(carrier: Carrier) -> None:
+    """As a stream's time-out is put off by each event, and nobody tells the carrier."""
+    load = Waiting(due=time.monotonic() + 0.01)
+    load.step = lambda patience: setattr(load, "ended", True)  # type: ignore[method-assign]
+
+    def begin() -> None:
+        carrier.take(load)
+        load.time = time.monotonic() + 0.05
+
+    carrier.call(begin)
+    assert load.left.wait(harness.DEADLINE)
+
+
+def test_nothing_is_kept_of_what_has_ended(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Not until its time would have come, either."""
+    load = Waiting(pair[0], time.monotonic() + 600)
+    carrier.carry(load)
+    pair[1].sendall(b"e")
+    assert load.left.wait(harness.DEADLINE)
+    gone = weakref.ref(load)
+    del load
+    harness.wait_until(lambda: gone() is None, "it is let go of")
+
+
+def spin() -> None:
+    """Take longer than what gives way has of a round."""
+    until = time.monotonic() + 2 * carrying.SHARE
+    while time.monotonic() < until:
+        pass
+
+
+def test_what_gives_way_has_its_turn_however_long_the_streams_take(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    busy, other = Waiting(pair[0]), Waiting(due=float("inf"))
+    busy.step = lambda patience: (busy.steps.append(""), spin())  # type: ignore
+    other.step = lambda patience: setattr(other, "ended", True)  # type: ignore[method-assign]
+    carrier.carry(busy)
+    pair[1].sendall(b"there is always more")
+    harness.wait_until(lambda: busy.steps, "it is asked all the time")
+    carrier.call(lambda: carrier.give_time(other))
+    assert other.left.wait(harness.DEADLINE)
+    busy.ended = True
+
+
+def test_a_stream_goes_on_between_many_that_begin(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    order: list[str] = []
+    stream = Waiting(pair[0])
+    stream.step = lambda patience: (  # type: ignore
+        order.append("stream"),
+        setattr(stream, "ended", True),
+    )
+    beginning = [Waiting(due=float("inf")) for _ in range(10)]
+
+    def step(patience: float) -> None:
+        if not order:
+            pair[1].sendall(b"x")
+        order.append("begins")
+        spin()
+
+    def begin() -> None:
+        carrier.take(stream)
+        for load in beginning:
+            load.step = step  # type: ignore[method-assign]
+            carrier.give_time(load)
+
+    carrier.call(begin)
+    harness.wait_until(lambda: len(order) == 11, "all had their turn")
+    assert order.index("stream") < 10
 
 
 def test_all_are_asked_when_something_concerns_them_all(carrier: Carrier) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 
 import harness
@@ -109,4 +110,37 @@ def test_the_thread_that_was_busy_last_is_busy_next() -> None:
         workers.submit(job)
         assert done.wait(harness.DEADLINE)
     assert len(set(names)) == 1
+    workers.close()
+
+
+def test_a_busy_thread_ends_with_its_job_once_all_is_closed() -> None:
+    workers, go = Workers(1), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def job() -> None:
+        threads.append(threading.current_thread())
+        go.wait(harness.DEADLINE)
+
+    workers.submit(job)
+    harness.wait_until(lambda: threads, "it runs")
+    workers.close()
+    go.set()
+    threads[0].join(harness.DEADLINE)
+    assert not threads[0].is_alive()
+
+
+def test_an_idle_thread_holds_nothing_of_its_jobs() -> None:
+    """The first is no exception, with which the thread was made."""
+
+    class Job:
+        def __call__(self) -> None:
+            pass
+
+    workers = Workers(1)
+    for _ in range(2):
+        job = Job()
+        gone = weakref.ref(job)
+        workers.submit(job)
+        del job
+        harness.wait_until(lambda gone=gone: gone() is None, "it is let go of")  # type: ignore
     workers.close()

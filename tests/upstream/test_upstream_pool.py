@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from choreo_wsgi.upstream import pool as pool_module
 from choreo_wsgi.upstream.address import parse_url
 from choreo_wsgi.upstream.connect import connect
 from choreo_wsgi.upstream.connection import Connection
-from choreo_wsgi.upstream.request import Overdue
+from choreo_wsgi.upstream.request import Overdue, Timeouts
 
 Start = Callable[..., RawServer]
 Make = Callable[..., Client]
@@ -195,3 +196,32 @@ def test_a_chunk_that_ends_in_other_bytes_is_refused(upstream: Start, client: Ma
             failure = error
     assert isinstance(failure, UpstreamInvalid)
     assert body in (b"good", b"goodbad")
+
+
+def test_a_unix_socket_is_reached_past_every_proxy(tmp_path: Path) -> None:
+    with RawServer(lambda peer: peer.send(sized(b"x")), path=str(tmp_path / "s")) as server:
+        timeouts = Timeouts(DEADLINE, DEADLINE, DEADLINE)
+        proxies = {"HTTP_PROXY": "http://u:p@proxy.test:1", "ALL_PROXY": "http://proxy.test:1"}
+        with contextlib.closing(
+            Client(timeouts, unix_socket=str(tmp_path / "s"), environ=proxies)
+        ) as pool:
+            assert read(pool.send(post("http://somewhere.test/v1"))) == b"x"
+        assert server.requests[0].path == "/v1"
+        assert "proxy-authorization" not in server.requests[0].headers
+
+
+def test_only_http_1_1_is_asked_for(tls: Any) -> None:
+    """A server that prefers HTTP/2 would speak it."""
+    context, bundle = tls[0], tls[1]
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    spoken: list[Any] = []
+
+    def answer(peer: Peer) -> None:
+        spoken.append(peer.sock.selected_alpn_protocol())  # type: ignore[attr-defined]
+        peer.send(sized(b"x"))
+
+    with RawServer(answer, context=context) as server:
+        timeouts = Timeouts(DEADLINE, DEADLINE, DEADLINE)
+        with contextlib.closing(Client(timeouts, environ={"SSL_CERT_FILE": str(bundle)})) as pool:
+            assert read(pool.send(post(server.url))) == b"x"
+    assert spoken == ["http/1.1"]
