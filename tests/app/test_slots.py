@@ -165,7 +165,7 @@ def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
 ) -> None:
     """Between the admission of a request and its beginning."""
     app = application(max_streams="1")
-    find, asked = app._router.targets, []
+    find, asked = app._completions.router.targets, []
 
     def targets(model: str) -> Any:
         asked.append(model)
@@ -173,7 +173,7 @@ def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
             raise ModelNotFound("it was there a moment ago")
         return find(model)
 
-    monkeypatch.setattr(app._router, "targets", targets)
+    monkeypatch.setattr(app._completions.router, "targets", targets)
     assert call(app, "POST", path, body, **more).status == 404
     assert app.active == 0 and size_of(app._resumption().store) == 0
     app.close()
