@@ -19,7 +19,7 @@ from ..chat.items import Finish, Usage
 from ..chat.source import Reply, Source, from_deltas
 from ..errors import ProviderNotConfigured
 from ..late import Late
-from ..settings import Secret, Settings, parse_options
+from ..settings import Secret, Settings, parse_options, setting
 from .facts import Facts
 
 if TYPE_CHECKING:
@@ -32,8 +32,20 @@ else:
     aside = Late("choreo_wsgi.chat.aside")
     choices = Late("choreo_wsgi.chat.choices")
 
-#: The settings that every ``[provider NAME]`` has, beside those of its type.
-COMMON = ("type", "models", "priority", "weight")
+
+@dataclass(frozen=True)
+class SectionOptions:
+    """The settings that every ``[provider NAME]`` has, beside those of its type."""
+
+    type: str = setting("", "the provider's type; its name if not given")
+    models: tuple[str, ...] = setting((), "names it answers: name, name = upstream-name, or *")
+    priority: int = setting(
+        0, "the lowest is tried first; without it and a weight the order of the sections counts"
+    )
+    weight: float = setting(1.0, "share among providers of the same priority", minimum=0)
+
+
+COMMON = tuple(vars(SectionOptions()))
 
 
 class Provider(ABC):

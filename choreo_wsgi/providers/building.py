@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..chat.source import Source
 from ..errors import ConfigurationError, ProviderNotConfigured
-from ..settings import Configuration, Secret, Settings, parse_options, setting, table
+from ..settings import Configuration, Secret, Settings, parse_options, table
 from ..upstream.address import parse_url
-from .base import COMMON, Provider
+from .base import COMMON, Provider, SectionOptions
 from .facts import BUILT_IN
 from .registry import Unusable, provider_class
 from .routing import Router, Target
@@ -23,18 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: Types that need no key and no network: they do not count as a configured provider.
 _KEYLESS = ("echo", "local")
-
-
-@dataclass(frozen=True)
-class SectionOptions:
-    """The settings that every ``[provider NAME]`` has, beside those of its type."""
-
-    type: str = setting("", "the provider's type; its name if not given")
-    models: tuple[str, ...] = setting((), "names it answers: name, name = upstream-name, or *")
-    priority: int = setting(
-        0, "the lowest is tried first; without it and a weight the order of the sections counts"
-    )
-    weight: float = setting(1.0, "share among providers of the same priority", minimum=0)
 
 
 class Broken(Provider):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from ..chat import jsontext
@@ -49,10 +49,15 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """The *system* messages that go before everything else, and the *turns* in order."""
+    """A *request* to a model that is *able* to do so much.
 
-    system: list[Turn]
-    turns: list[Turn]
+    *system* are the messages that go before everything else, *turns* the others in order.
+    """
+
+    request: ChatRequest
+    able: Capabilities
+    system: list[Turn] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
 
     @property
     def instructions(self) -> list[Text]:
@@ -92,7 +97,7 @@ def conversation(
     what is not a conversation or what only OpenAI's own models can be told.
     """
     check(request, provider, able)
-    found = Conversation([], [])
+    found = Conversation(request, able)
     calls = _Calls(ids, request.marks)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"

@@ -126,16 +126,12 @@ def _think(effort: str, able: Capabilities) -> str | bool:
 
 def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) -> None:
     tools = functions(request)
-    wanted = choice(request, able)
-    if wanted is not None and wanted.mode in ("required", "named"):
+    mode, _ = choice(request, able)
+    if mode in ("required", "named"):
         raise InvalidRequest("ollama cannot be made to call a tool", param="tool_choice")
-    if not tools or (wanted is not None and wanted.mode == "none"):
-        return
-    offered = (
-        {"name": tool.name, "description": tool.description, "parameters": tool.schema}
-        for tool in tools
-    )
-    made["tools"] = [{"type": "function", "function": function} for function in offered]
+    for tool in () if mode == "none" else tools:
+        about = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
+        made.setdefault("tools", []).append({"type": "function", "function": about})
 
 
 def _in_order(turns: list[Turn]) -> list[Turn]:

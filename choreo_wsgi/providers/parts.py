@@ -120,43 +120,32 @@ def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text
     place = "system" if message["role"] == "developer" else str(message["role"])
     said = message.get("content")
     parts = [{"type": "text", "text": said}] if isinstance(said, str) else list(said or ())
-    found = [
-        made
-        for index, part in enumerate(parts)
-        for made in _part(part, place, f"{where}.content[{index}]")
-    ]
     if message.get("refusal"):
-        found.append(Text(message["refusal"]))
-    found += _drawn(message, place, where)
-    for each in found:
-        if not isinstance(each, Text) or (each.text if blanks else each.text.strip()):
-            yield each
+        parts.append({"type": "refusal", "refusal": message["refusal"]})
+    # What the model drew in an earlier turn.
+    drawn = [{**image, "type": "image_url"} for image in message.get("images") or ()]
+    for name, several in (("content", parts), ("images", drawn)):
+        for index, part in enumerate(several):
+            made = _part(part, place, f"{where}.{name}[{index}]")
+            if not isinstance(made, Text) or (made.text if blanks else made.text.strip()):
+                yield made
 
 
-def _drawn(message: dict[str, Json], place: str, where: str) -> Iterator[Media]:
-    """Yield the pictures that the model drew in an earlier turn, as ``images`` has them."""
-    for index, image in enumerate(message.get("images") or ()):
-        extra = image.get("extra_content")
-        extra = extra if isinstance(extra, dict) else {}
-        media = Media("image", f"{where}.images[{index}].image_url.url", place, extra=extra)
-        yield _located(media, image["image_url"]["url"])
-
-
-def _part(part: dict[str, Json], place: str, where: str) -> Iterator[Text | Media]:
+def _part(part: dict[str, Json], place: str, where: str) -> Text | Media:
     kind = part["type"]
-    cache = part.get("cache_control")
+    cache, extra = part.get("cache_control"), part.get("extra_content")
     if kind in ("text", "refusal"):
-        yield Text(part[kind], cache)
-    elif kind == "image_url":
-        media = Media("image", f"{where}.image_url.url", place, cache=cache)
-        yield _located(media, part["image_url"]["url"])
-    elif kind == "input_audio":
+        return Text(part[kind], cache)
+    if kind == "image_url":
+        extra = extra if isinstance(extra, dict) else {}
+        media = Media("image", f"{where}.image_url.url", place, cache=cache, extra=extra)
+        return _located(media, part["image_url"]["url"])
+    if kind == "input_audio":
         audio = part["input_audio"]
         where = f"{where}.input_audio.data"
         data = _base64(audio["data"], where)
-        yield Media("audio", where, place, f"audio/{audio['format']}", data, cache=cache)
-    else:
-        yield _file(part.get("file") or {}, f"{where}.file", place, cache)
+        return Media("audio", where, place, f"audio/{audio['format']}", data, cache=cache)
+    return _file(part.get("file") or {}, f"{where}.file", place, cache)
 
 
 def _file(file: dict[str, Json], where: str, place: str, cache: Json) -> Media:

@@ -40,14 +40,6 @@ class Function:
         return given if "type" in given else {"type": "object", **given}
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How to choose among the functions: ``auto``, ``required``, ``none`` or ``named``."""
-
-    mode: str = "auto"
-    name: str = ""
-
-
 def functions(request: ChatRequest) -> list[Function]:
     """Return the functions of *request* that its ``tool_choice`` allows.
 
@@ -77,25 +69,23 @@ def functions(request: ChatRequest) -> list[Function]:
     return list(found.values())
 
 
-def choice(request: ChatRequest, able: Capabilities) -> Choice | None:
-    """Return how to choose among the functions; None when *request* does not say.
+def choice(request: ChatRequest, able: Capabilities) -> tuple[str, str]:
+    """Return how to choose among the functions: ``auto``, ``required``, ``none``, or ``named`` and
+    the name of one; ``""`` when *request* does not say.
 
     Raises InvalidRequest for what the model is not *able* to do.
     """
     wanted = request.body.get("tool_choice")
-    if wanted is None:
-        return None
-    if isinstance(wanted, str):
-        made = Choice(wanted)
-    elif wanted["type"] == "function":
-        made = Choice("named", wanted["function"]["name"])
-    else:
-        made = Choice(wanted["allowed_tools"]["mode"])
-    if made.mode in ("required", "named") and not able.forced_tools:
+    mode, name = (wanted, "") if isinstance(wanted, str) else ("", "")
+    if isinstance(wanted, dict) and wanted["type"] == "function":
+        mode, name = "named", wanted["function"]["name"]
+    elif isinstance(wanted, dict):
+        mode = wanted["allowed_tools"]["mode"]
+    if mode in ("required", "named") and not able.forced_tools:
         raise InvalidRequest(
             f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
         )
-    return made
+    return mode, name
 
 
 def schema(request: ChatRequest, demanding: str = "") -> dict[str, Json] | None:

@@ -16,7 +16,7 @@ from ..capabilities import Capabilities, asked_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Result, Text
 from ..support import given
-from ..tools import Choice, Function, choice, functions, schema
+from ..tools import Function, choice, functions, schema
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
@@ -50,10 +50,10 @@ def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> d
         "metadata": given({"user_id": asked.get("safety_identifier") or asked.get("user")}),
     }
     made |= given(more)
-    _add_tools(made, request, talk, able)
+    _add_tools(made, talk)
     if (wanted := schema(request, "anthropic")) is not None:
         made["output_config"] = {"format": {"type": "json_schema", "schema": wanted["schema"]}}
-    _add_thinking(made, request, talk, able)
+    _add_thinking(made, talk)
     return made
 
 
@@ -87,9 +87,7 @@ def sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     return made
 
 
-def thinking(
-    request: ChatRequest, talk: Conversation, able: Capabilities, default: int
-) -> tuple[dict[str, Json] | None, str, int]:
+def thinking(talk: Conversation, default: int) -> tuple[dict[str, Json] | None, str, int]:
     """Return the ``thinking`` object, the ``effort`` and the limit of tokens for the effort asked
     for; None, ``""`` and 0 where there is nothing to say.
 
@@ -97,6 +95,7 @@ def thinking(
     and stays below it; without room for it there is no thinking.  The limit that is made up for
     it stays below the model's, and more effort is never a smaller budget.
     """
+    request, able = talk.request, talk.able
     effort = asked_effort(request)
     if effort is None or request.body.get("reasoning_effort") is None:
         return None, "", 0  # ``thinking`` is sent as it came
@@ -126,11 +125,9 @@ def thinking(
     return {"type": "enabled", "budget_tokens": budget}, "", limit
 
 
-def _add_thinking(
-    made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
-) -> None:
-    own = request.body.get("thinking")
-    object, level, limit = thinking(request, talk, able, made["max_tokens"])
+def _add_thinking(made: dict[str, Json], talk: Conversation) -> None:
+    own = talk.request.body.get("thinking")
+    object, level, limit = thinking(talk, made["max_tokens"])
     if level:
         made.setdefault("output_config", {})["effort"] = level
     if own is not None:
@@ -143,27 +140,22 @@ def _add_thinking(
         made.pop("temperature", None)  # refused beside thinking
 
 
-def _add_tools(
-    made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
-) -> None:
-    tools = functions(request)
-    if not tools and not talk.called:
-        return
-    wanted = choice(request, able) if tools else Choice("none")
+def _add_tools(made: dict[str, Json], talk: Conversation) -> None:
+    tools = functions(talk.request)
+    mode, name = choice(talk.request, talk.able) if tools else ("none", "")
     # Calls in the history are refused without the tools that they are of.
-    tools = tools or [Function(name) for name in talk.called]
+    tools = tools or [Function(called) for called in talk.called]
+    if not tools:
+        return
     made["tools"] = [
         _cached({**function.named, "input_schema": function.schema}, function.cache)
         for function in tools
     ]
-    single = request.body.get("parallel_tool_calls") is False and able.parallel != "one"
-    if wanted is None and not single:
-        return
-    wanted = wanted or Choice()
-    chosen = given({"type": _MODES[wanted.mode], "name": wanted.name})
-    if single and wanted.mode != "none":
-        chosen["disable_parallel_tool_use"] = True
-    made["tool_choice"] = chosen
+    asked = talk.request.body.get("parallel_tool_calls")
+    single = asked is False and talk.able.parallel != "one" and mode != "none"
+    if mode or single:
+        chosen = {"type": _MODES[mode or "auto"], "name": name}
+        made["tool_choice"] = given(chosen | {"disable_parallel_tool_use": single or None})
 
 
 def _messages(talk: Conversation) -> Iterator[dict[str, Json]]:

@@ -66,25 +66,23 @@ def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     texts = [_marked({"text": text.text}, text.cache) for text in talk.instructions]
     system = [block for blocks in texts for block in blocks]
     made |= given({"system": system, "inferenceConfig": given(inference)})
-    _add_tools(made, request, talk, able)
+    _add_tools(made, talk)
     if (wanted := schema(request, "bedrock")) is not None:
         about = given({name: wanted.get(name) for name in ("name", "description")})
         about["schema"] = compact(wanted["schema"])
         form = {"type": "json_schema", "structure": {"jsonSchema": about}}
         made["outputConfig"] = {"textFormat": form}
-    _add_own_fields(made, request, talk, able)
+    _add_own_fields(made, talk)
     return made
 
 
-def _add_tools(
-    made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
-) -> None:
-    tools = functions(request)
-    wanted = choice(request, able) if tools else None
-    if wanted is not None and wanted.mode == "none":
-        if talk.called and tools:
+def _add_tools(made: dict[str, Json], talk: Conversation) -> None:
+    tools = functions(talk.request)
+    mode, chosen = choice(talk.request, talk.able) if tools else ("", "")
+    if mode == "none":
+        if talk.called:
             raise InvalidRequest("bedrock has no 'none' after tool calls", param="tool_choice")
-        tools, wanted = [], None
+        return
     # Calls in the history are refused without the tools that they are of.
     tools = tools or [Function(name) for name in talk.called]
     if not tools:
@@ -94,16 +92,14 @@ def _add_tools(
         spec = {**function.named, "inputSchema": {"json": function.schema}}
         specs += _marked({"toolSpec": spec}, function.cache)
     made["toolConfig"] = {"tools": specs}
-    if wanted is not None:
-        named = {"tool": {"name": wanted.name}}
-        made["toolConfig"]["toolChoice"] = _CHOICES.get(wanted.mode, named)
+    if mode:
+        named = {"tool": {"name": chosen}}
+        made["toolConfig"]["toolChoice"] = _CHOICES.get(mode, named)
 
 
-def _add_own_fields(
-    made: dict[str, Json], request: ChatRequest, talk: Conversation, able: Capabilities
-) -> None:
+def _add_own_fields(made: dict[str, Json], talk: Conversation) -> None:
     """Add what Converse has no words for: they are the model's own."""
-    own: dict[str, Json] = {}
+    request, own = talk.request, dict[str, Json]()
     claude = "claude" in request.model
     oss = "gpt-oss" in request.model
     for name in ("top_k", "reasoning_effort"):
@@ -112,10 +108,10 @@ def _add_own_fields(
             raise InvalidRequest(f"bedrock has no {name} for {request.model[:200]}", param=name)
     if (top_k := request.body.get("top_k")) is not None:
         own["top_k"] = top_k
-    object, level, limit = thinking(request, talk, able, _DEFAULT_LIMIT)
+    object, level, limit = thinking(talk, _DEFAULT_LIMIT)
     if oss:
         if (effort := asked_effort(request)) is not None:
-            own["reasoning_effort"] = able.effort(effort)
+            own["reasoning_effort"] = talk.able.effort(effort)
     elif claude and request.body.get("thinking") is not None:
         own["thinking"] = request.body["thinking"]
     elif object is not None:

@@ -101,18 +101,16 @@ def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) 
     tools = functions(request)
     if not tools:
         return
-    names = [given({"name": tool.name, "description": tool.description}) for tool in tools]
     declared = [
-        {**name, "parametersJsonSchema": tool.schema}
-        for name, tool in zip(names, tools, strict=True)
+        given({"name": tool.name, "description": tool.description})
+        | {"parametersJsonSchema": tool.schema}
+        for tool in tools
     ]
     made["tools"] = [{"functionDeclarations": declared}]
-    wanted = choice(request, able)
-    if wanted is not None:
-        calling: dict[str, Json] = {"mode": _MODES[wanted.mode]}
-        if wanted.name:
-            calling["allowedFunctionNames"] = [wanted.name]
-        made["toolConfig"] = {"functionCallingConfig": calling}
+    mode, name = choice(request, able)
+    if mode:
+        calling = {"mode": _MODES[mode], "allowedFunctionNames": [name] if name else []}
+        made["toolConfig"] = {"functionCallingConfig": given(calling)}
 
 
 def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:
