@@ -26,7 +26,7 @@ from .base import Provider, nothing
 if TYPE_CHECKING:
     from ..chat.request import ChatRequest
     from . import answer as answers
-    from . import capabilities, failures, names, translating
+    from . import capabilities, failures, tools, translating
     from .answer import Asking
     from .capabilities import Capabilities
     from .translating import Translator
@@ -34,7 +34,7 @@ else:
     answers = Late("choreo_wsgi.providers.answer")
     capabilities = Late("choreo_wsgi.providers.capabilities")
     failures = Late("choreo_wsgi.providers.failures")
-    names = Late("choreo_wsgi.providers.names")
+    tools = Late("choreo_wsgi.providers.tools")
     translating = Late("choreo_wsgi.providers.translating")
 
 
@@ -110,7 +110,7 @@ class HTTPProvider(OverHTTP):
     def open(self, request: ChatRequest) -> Source:
         if request.max_tokens == 0:
             return nothing(request.n)
-        request, known = names.fit_names(request, self.tool_names)
+        request, known = tools.fit_names(request, self.tool_names)
         sent, translator = self.encode(request), self.translator(request)
         events, unfold = isinstance(translator, translating.EventTranslator), translator.unfold
         asking = self.asking(request, sent, translator.foreign, events=events, unfold=unfold)

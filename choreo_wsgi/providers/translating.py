@@ -13,10 +13,10 @@ from ..chat.longtext import restore
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
 from .answer import Asking, UpstreamAnswer
-from .names import restore_names
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
 from .reading import SHAPE_ERRORS, decode, parse_json, parse_object, unknown_shape
+from .tools import restore_names
 
 #: Characters of long texts that are returned at once.
 SOME = 256 * 1024
