@@ -398,6 +398,26 @@ def test_it_outlives_its_server(
         assert again.output_text == "three"
 
 
+@pytest.mark.parametrize("more", [{}, {"store": True}])
+def test_only_responses_are_kept(application: Make, more: dict[str, Any]) -> None:
+    app = application(keep_responses="true")
+    body = {"model": "echo", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    for path, kind in (("chat/completions", "chatcmpl-"), ("messages", "msg_")):
+        answer = call(app, "POST", f"/v1/{path}", {**body, **more})
+        assert answer.status == 200 and answer.json()["id"].startswith(kind)
+
+
+def test_what_is_kept_here_is_no_word_to_a_provider(
+    application: Make, upstream: Callable[..., RawServer]
+) -> None:
+    server = upstream(lambda peer: peer.json({"error": {"message": "no"}}, "400 X"))
+    section = {"type": "anthropic", "base_url": server.url, "api_key": "k", "models": "m"}
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    app = application({"up": section}, keep_responses="true")
+    assert call(app, "POST", "/v1/messages", body).status == 400
+    assert server.requests[0].json() == body
+
+
 def test_a_number_that_is_none(application: Make) -> None:
     app = application()
     kept = call(app, "POST", "/v1/responses", {"model": "echo", "input": "x", "store": True}).json()

@@ -167,6 +167,27 @@ def test_a_status_is_an_error_of_its_class(server, complete, status, kind):
     assert (got.code, got.type, got.param, got.request_id) == ("c", "t", "p", "req-1")
 
 
+def test_an_answer_to_the_head_counts(clients):
+    """The server wants no such body: it answers, and closes with the rest unread."""
+
+    def refuse():
+        with listener.accept()[0] as peer:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += peer.recv(1024)
+            peer.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        client = clients(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        large = [{"role": "user", "content": "x" * 20_000_000}]
+        with pytest.raises(choreoai.APIStatusError) as raised:
+            client.chat.completions.create(model="m", messages=large)
+        thread.join()
+    assert raised.value.status_code == 413
+
+
 def test_a_redirect_is_not_followed(server, complete):
     location = {"Location": server.url + "/elsewhere"}
     server.then(lambda peer: peer.json({}, "307 Temporary", **location))

@@ -176,6 +176,13 @@ def test_resuming_what_is_not_there(server, clients):
         clients(server.url).chat.completions.resume("nothing")
 
 
+def test_the_headers_of_the_call_go_along(server, client, log):
+    """A proxy may ask for them each time."""
+    server.then(log.send(4, "close"), log.send())
+    list(start(client, extra_headers={"X-Tenant": "a"}))
+    assert [request.headers["x-tenant"] for request in server.requests] == ["a", "a"]
+
+
 def test_per_call_and_without_a_server_that_can(server, clients):
     client = clients(server.url)
     server.then(lambda peer: peer.stream(answer("x")[:2], done=False))

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from local_helpers import request
 
+from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import InvalidRequest
+from choreo_wsgi.local.passing import BODIES
 from choreo_wsgi.local.request import chat_body, tool_members, with_seed
 
 
@@ -70,6 +72,27 @@ def test_seeds_fit_and_are_never_the_random_one(seed: int, sent: int) -> None:
     assert 0 <= body["seed"] < 2**32 - 1
     if sent != 1:
         assert body["seed"] == sent
+
+
+def test_a_legacy_completion_has_the_same_bounds() -> None:
+    completion = BODIES["completions"]
+
+    def made(**fields: Any) -> dict[str, Any]:
+        whole = ChatRequest("m", [], {}, original={"model": "m", "prompt": "x", **fields})
+        return completion(whole, 8, 512, 2048)
+
+    assert made() == {"prompt": "x", "max_tokens": 512}
+    assert made(max_tokens=10**9)["max_tokens"] == 2048
+    assert made(seed=2**32 - 1)["seed"] == 0
+    assert made(echo=False, suffix="", best_of=1) == made()
+    for fields, param in (
+        ({"prompt": ["x"] * 65, "n": 2}, "prompt"),
+        ({"prompt": ["x", "y" * 8 * 257]}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            made(**fields)
+        assert refused.value.param == param
 
 
 def test_each_choice_has_its_own_seed() -> None:

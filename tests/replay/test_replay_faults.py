@@ -228,7 +228,9 @@ def test_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch
     reader.close()
 
 
-def test_an_outage_is_nobodys_silence(open_shared: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_nobodys_silence(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """While the database is away no producer can renew its lease."""
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
@@ -251,6 +253,8 @@ def test_an_outage_is_nobodys_silence(open_shared: Opener, monkeypatch: pytest.M
     eventually(lambda: keeper.reachable)
     reader.wake()  # type: ignore[attr-defined]
     assert reader.receive(0) == b""
+    eventually(lambda: "the replay store is back" in caplog.text)
+    assert "the replay store cannot be reached: it is away" in caplog.text
 
 
 def test_a_stream_that_lost_its_producer_can_be_deleted(open_shared: Opener) -> None:

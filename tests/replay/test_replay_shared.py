@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from replay_helpers import (
@@ -97,10 +98,23 @@ def test_a_stream_outlives_its_process_once_it_has_ended(open_shared: Opener) ->
     assert read_all(second.read(writer.id, "alice", 39)) == frame(40)
 
 
-def test_closing_writes_what_is_buffered(open_shared: Opener) -> None:
+def test_closing_writes_what_is_buffered(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = open_shared()
     writer = create(first)
-    for number in range(1, 500):
+    keeper, real = first._keeper, first._backend.write  # type: ignore[attr-defined]
+    writing, closing = threading.Event(), keeper.closing
+
+    def write_slowly(*writes: Any) -> Any:
+        writing.set()
+        assert closing.wait(DEADLINE)
+        return real(*writes)
+
+    monkeypatch.setattr(first._backend, "write", write_slowly)  # type: ignore[attr-defined]
+    writer.append(frame(1), 1, wait=False)
+    assert writing.wait(DEADLINE)
+    for number in range(2, 500):
         writer.append(frame(number), 1, wait=False)
     writer.append(frame(500), 1, end=True, wait=False)
     first.close()
@@ -232,6 +246,8 @@ def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> N
     ours.close()
     with pytest.raises(ProducerLost):
         receive(ahead, 1)
+    lost = find_lost(theirs, writer.id, 10**15)
+    assert lost.last <= 3 + 10**6  # what a client says it has must not use the numbers up
     lost = find_lost(theirs, writer.id, 5)
     assert lost.last == 5
     lost.end(frame(6, "lost"), 1)

@@ -10,13 +10,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import harness
 import pytest
 from plain_apps import Running, body_app
 
+from choreo_wsgi.serve.listener import Listener
 from choreo_wsgi.serve.server import RESERVE, SWITCH
+from choreo_wsgi.settings import Settings
 
 Start = Callable[..., Any]
 
@@ -83,6 +86,40 @@ def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> Non
         check=True,
     )
     assert "only 300 open files allowed, 2256 may be needed" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_without_a_descriptor_connections_wait(command: Start) -> None:
+    """They are told of, and accepted as soon as there is one."""
+    server = command("--default-model", "echo")
+    pid, number = server.process.pid, resource.RLIMIT_NOFILE
+    soft, hard = resource.prlimit(pid, number)
+    resource.prlimit(pid, number, (3, hard))
+    with server.connect() as client:
+        client.request("GET", "/healthz")
+        next(line for line in server.process.stderr if "no connection can be accepted" in line)
+        resource.prlimit(pid, number, (soft, hard))
+        assert client.read_answer().status == 200
+
+
+def test_who_has_no_descriptor_rests() -> None:
+    """Else a loop would ask again and again, and take a whole core."""
+    carrier = SimpleNamespace(take=lambda load: None)
+    server = SimpleNamespace(
+        carrier=carrier, settings=Settings(), full=False, retired=False, crowd=None
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        listener = Listener(server, sock)
+        with socket.create_connection(sock.getsockname()):
+            assert listener.fileno() == sock.fileno()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                listener.step(0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert listener.fileno() is None
 
 
 def test_there_may_be_as_many_threads_as_streams_and_some(run_app: Callable[..., Running]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
@@ -112,9 +113,12 @@ def test_hangup_replaces_one_after_the_other_and_refuses_nobody(command: Start) 
     assert server.finish() == 0
 
 
-def test_a_stream_can_be_read_from_another_process(command: Start) -> None:
+def test_a_stream_can_be_read_from_another_process(command: Start, tmp_path: Path) -> None:
     """Their replay logs are in one place, though ``replay`` is ``memory:``."""
-    server = command("--processes", "2", ini=SLOW)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    server = command("--processes", "2", ini=SLOW, TMPDIR=str(folder))
+    assert list(folder.iterdir())
     with server.connect() as client:
         head = begin(client, 3, **{"Choreo-Resumable": "1"})
         rest(client)
@@ -124,12 +128,16 @@ def test_a_stream_can_be_read_from_another_process(command: Start) -> None:
             assert (answer.status, answer.body.count(b"[DONE]")) == (200, 1)
     server.signal(signal.SIGTERM)
     assert server.finish() == 0
+    assert not list(folder.iterdir())
 
 
 def test_they_end_with_their_parent(command: Start) -> None:
     server = command("--processes", "2")
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
     alone = children(server)
+    for pid in alone:  # the parent alone answers a hangup, which a terminal sends to all
+        (ignored,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+        assert int(ignored, 16) >> (signal.SIGHUP - 1) & 1
     server.signal(signal.SIGKILL)
     assert server.finish() == -signal.SIGKILL
     harness.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alone), "both end")
