@@ -57,7 +57,7 @@ def create(
         if fields.get("store") is False:
             raise InvalidRequest("must not be false in the background", param="store")
         fields["store"] = True
-    request = replace(read_request(fields, past), trace=request.trace)
+    request = replace(read_request(fields, {}, past), trace=request.trace)
     if not fields.get("store"):
         return resumption.completions.answer(call, api, request)
     claim = resumption.store.create(

@@ -12,11 +12,6 @@ from .request import read_request
 from .writer import MessageWriter, error_object
 
 
-def _read(body: bytes) -> ChatRequest:
-    fields, marks = loads_marked(body)
-    return read_request(fields, marks=marks)
-
-
 def _error(error: ChoreoError) -> tuple[int, bytes]:
     status = 529 if error.status == 503 else error.status  # its own for too much work
     return status, dump(error_object(error))
@@ -29,9 +24,9 @@ def _count(request: ChatRequest) -> dict[str, Json]:
 
 
 APIS = {
-    "messages": API(_read, MessageWriter, _error),
+    "messages": API(lambda body: read_request(*loads_marked(body)), MessageWriter, _error),
     "count_tokens": API(
-        lambda body: read_request(loads(body), counting=True),
+        lambda body: read_request(loads(body), {}, counting=True),
         lambda request: AnswerWriter(request.model, "count_tokens"),
         _error,
         _count,

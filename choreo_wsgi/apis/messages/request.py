@@ -125,15 +125,12 @@ NAMES = {
 }
 
 
-def read_request(
-    fields: dict[str, Json], counting: bool = False, marks: Marks | None = None
-) -> ChatRequest:
+def read_request(fields: dict[str, Json], marks: Marks, counting: bool = False) -> ChatRequest:
     """Return the chat request for *fields*, in which may be *marks*; when *counting*,
     ``max_tokens`` may be missing.
 
     Raises InvalidRequest.
     """
-    marks = {} if marks is None else marks
     demand(_CHECK_COUNT if counting else _CHECK, fields)
 
     def translate(body: dict[str, Json]) -> None:

@@ -17,11 +17,6 @@ from .writer import ResponseWriter
 _PARAMS = {**NAMES, "input": "messages", "text.format": "response_format", "include": "logprobs"}
 
 
-def _read(body: bytes) -> ChatRequest:
-    fields, marks = loads_marked(body)
-    return read_request(fields, marks=marks)
-
-
 def _error(error: ChoreoError) -> tuple[int, bytes]:
     error.param = own_param(error.param, _PARAMS)
     return error.status, error.body()
@@ -44,7 +39,7 @@ def _aside(
     """Return the API *name* beside that of responses; without it a model has *missing*."""
 
     def read(body: bytes) -> ChatRequest:
-        request = read_request(loads(body))
+        request = read_request(loads(body), {})
         request.stream = False
         request.native_only = InvalidRequest(missing, param="model")
         return request
@@ -53,7 +48,7 @@ def _aside(
 
 
 APIS = {
-    "responses": API(_read, ResponseWriter, _error),
+    "responses": API(lambda body: read_request(*loads_marked(body)), ResponseWriter, _error),
     "input_tokens": _aside("input_tokens", "this model does not count tokens", _count),
     "compact": _aside(
         "compact",

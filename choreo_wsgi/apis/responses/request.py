@@ -116,14 +116,13 @@ _LOGPROBS = "message.output_text.logprobs"
 
 
 def read_request(
-    fields: dict[str, Json], past: Sequence[Json] | None = None, marks: Marks | None = None
+    fields: dict[str, Json], marks: Marks, past: Sequence[Json] | None = None
 ) -> ChatRequest:
     """Return the chat request for *fields*, in which may be *marks*; *past* are the items of the
     previous response.
 
     Raises InvalidRequest.
     """
-    marks = {} if marks is None else marks
     demand(_REQUEST, fields)
     items = input_items(fields)
     if not (items or fields.get("previous_response_id") or fields.get("prompt")):
