@@ -64,7 +64,7 @@ _EVENT = check_of(
     {
         "type!": str,
         "response": {"status": str, "output": [dict]},
-        "item": {"id": str, "content summary": [dict]},
+        "item": {"id call_id": str, "content summary": [dict]},
         "part": {"text refusal": str},
         "item_id": str,
         "output_index content_index summary_index": integer(0),
@@ -93,7 +93,8 @@ class Numbering:
         event["sequence_number"] = self._number
         self._number += 1
         item, kind = event.get("item"), event["type"]
-        id = event.get("item_id") if item is None else item.get("id")
+        # llama.cpp's calls have no other id.
+        id = event.get("item_id") if item is None else item.get("id") or item.get("call_id")
         added: dict[str, Json] = {name: 0 for name, one in _PARTS.items() if one.match(kind)}
         if item is not None or id is not None:
             added["output_index"] = self._places.setdefault(id, len(self._places))

@@ -151,6 +151,9 @@ def test_what_came_with_an_early_end_is_passed_before_it_is_told(native: Make) -
 _PART = {"item_id": "m", "part": {"type": "output_text", "text": ""}}
 _THOUGHT = {"id": "r", "type": "reasoning", "summary": []}
 _SAID = {"id": "m", "type": "message", "role": "assistant", "content": []}
+_CALL = {"type": "function_call", "call_id": "fc_1", "name": "f", "arguments": "",
+         "status": "in_progress"}  # fmt: skip
+_CALLED = {**_CALL, "arguments": "{}", "status": "completed"}
 _BEGUN = {"id": "resp_upstream", "object": "response", "status": "in_progress"}
 BARE: list[dict[str, Any]] = [
     {"type": "response.created", "response": _BEGUN},
@@ -163,9 +166,13 @@ BARE: list[dict[str, Any]] = [
     {"type": "response.output_text.delta", "item_id": "m", "delta": "Hi"},
     {"type": "response.output_text.delta", "item_id": "m", "delta": " you"},
     {"type": "response.output_text.done", "item_id": "m", "text": "Hi you"},
+    {"type": "response.output_item.added", "item": _CALL},
+    {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": "{}"},
+    {"type": "response.output_item.done", "item": _CALLED},
     {"type": "response.completed", "response": {
         **_BEGUN, "status": "completed", "model": "real", "usage": USAGE,
-        "output": [_THOUGHT, {**_SAID, "content": [{"type": "output_text", "text": "Hi you"}]}],
+        "output": [_THOUGHT, {**_SAID, "content": [{"type": "output_text", "text": "Hi you"}]},
+                   _CALLED],
     }},
 ]  # fmt: skip
 
@@ -180,7 +187,7 @@ def test_numbers_and_places_that_a_server_leaves_out_are_added(native: Make) -> 
         events: list[Any] = list(stream)
         assert stream.get_final_response().output_text == "Hi you"
     assert [event.sequence_number for event in events] == list(range(len(BARE)))
-    assert [event.output_index for event in events[2:-1]] == [0] * 3 + [1] * 5
+    assert [event.output_index for event in events[2:-1]] == [0] * 3 + [1] * 5 + [2] * 3
     assert events[3].content_index == 0
 
 
