@@ -29,9 +29,9 @@ from .response import Response
 if TYPE_CHECKING:
     from .application import Application
 
-#: Model names beyond so many are told as ``other``: where a provider takes any name, they are
-#: the callers' words.
-MODELS = 200
+#: Names of models, and outcomes, beyond so many are told as ``other``: where a provider takes any
+#: name they are the callers' words, and the codes of errors may be the provider's own.
+WORDS = 200
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _Seconds, _Gaps = partial(Histogram, buckets=_SECONDS), partial(Histogram, buckets=GAPS)
@@ -62,6 +62,12 @@ _TABLE: dict[str, tuple[Any, str, str]] = {
 }
 
 
+def _bounded(word: str, known: set[str]) -> str:
+    if len(known) < WORDS:
+        known.add(word)
+    return word if word in known else "other"
+
+
 class _Processes(MultiProcessCollector):
     """Collects what each process has left, but for one that begins or ends at this moment."""
 
@@ -80,6 +86,7 @@ class Metrics(Observer):
         super().__init__(app)
         self.routes = {"/metrics": {"GET": self._response}}
         self._models: set[str] = set()
+        self._outcomes = {"ok", "completed", "client_closed", "client_left"}
         self._failing: set[str] = set()  # the targets whose circuits were open once
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._watching = 0  # the process whose thread looks; a fork has none
@@ -127,7 +134,8 @@ class Metrics(Observer):
                 if number:
                     bucket.inc(number)
         # The last: who sees the request counted sees all of it.
-        self._child("requests", account.api, model, account.outcome).inc()
+        outcome = _bounded(account.outcome, self._outcomes)
+        self._child("requests", account.api, model, outcome).inc()
 
     def charged(self, account: Account) -> None:
         """Count the tokens of a generation that is over."""
@@ -138,10 +146,7 @@ class Metrics(Observer):
 
     def _model(self, account: Account) -> str:
         """Return the label for the account's model, empty if nobody was asked for it."""
-        model = account.model if account.target else ""
-        if len(self._models) < MODELS:
-            self._models.add(model)
-        return model if model in self._models else "other"
+        return _bounded(account.model if account.target else "", self._models)
 
     def _look(self) -> None:
         for name, look in list(self.app.gauges.items()):

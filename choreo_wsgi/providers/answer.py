@@ -153,10 +153,13 @@ class UpstreamAnswer:
         """Return *text* with ``***`` for secrets."""
         return self._secrets.sub("***", text)
 
+    def hide_keys(self, text: str) -> str:
+        """Return *text* with ``***`` for secrets, also as providers show them: ``sk-a***z``."""
+        return _STARRED.sub("***", self.hide(text))
+
     def fail(self, error: ChoreoError) -> ChoreoError:
         """Let go of the answer because of *error*; return it with ``***`` for secrets."""
-        # As providers show keys: their beginning, stars, their end.
-        error.message = _STARRED.sub("***", self.hide(error.message))
+        error.message = self.hide_keys(error.message)
         error.args = (error.message,)
         error.param, error.code = (word and self.hide(word) for word in (error.param, error.code))
         self._failure = error

@@ -71,10 +71,8 @@ class OverHTTP(Provider):
         judged = {"refused": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
         return answers.Asking(lambda: self.client.send(sent), **judged)
 
-    def post(
-        self, request: ChatRequest, url: str, headers: dict[str, str], body: dict[str, Json]
-    ) -> HTTPRequest:
-        """Return what posts *body*, in which the marks of *request* may be, to *url*."""
+    def post(self, url: str, headers: dict[str, str], body: dict[str, Json]) -> HTTPRequest:
+        """Return what posts *body*, in which the marks of its request may be, to *url*."""
         headers = {"content-type": "application/json", **headers}
         return HTTPRequest("POST", url, headers, dump_large(body))
 

@@ -111,8 +111,11 @@ class NativeReply(UpstreamAnswer):
         body, self._document = bytes(self._document), bytearray()
         value = parse_object(shorten_into(self._marks, body))
         failure = find_error(value)
+        if failure is not None:
+            body = self.hide(body.decode()).encode()
+            value = parse_object(shorten_into(self._marks, body))
         if failure is not None and self._dialect.member != "response":
-            raise provider_error(json.loads(restore(dump(failure), self._marks)))
+            raise provider_error(self._whole_value(failure))
         self.ended = True
         return restore(dump_large(value), self._marks) if self.amend(value) else body
 
@@ -125,8 +128,14 @@ class NativeReply(UpstreamAnswer):
             self._counts = {**value["usage"], **self._counts, **told}
         known = {"model": self._renamed, "id": self._writer.fixed_id}
         new = {name: word for name, word in known.items() if word and value.get(name, word) != word}
+        if value.get("error"):  # of a response that has failed
+            new["error"] = self._whole_value(value["error"], self.hide_keys)
         value.update(new)
         return bool(new)
+
+    def _whole_value(self, value: Json, told: Callable[[str], str] = str) -> Json:
+        """Return *value* with its long strings, its text as *told* has it."""
+        return json.loads(told(restore(dump(value), self._marks).decode()))
 
     def _frames(self, data: bytes) -> bytes:
         frames = b""
@@ -193,7 +202,7 @@ class NativeReply(UpstreamAnswer):
         value = parse_object(data)
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):
-            raise provider_error(json.loads(restore(dump(value), self._marks)))
+            raise provider_error(self._whole_value(value))
         if kind == "ping":  # a silent stream has ours
             return b""
         if kind and kind == dialect.first:

@@ -80,7 +80,7 @@ class Ollama(HTTPProvider):
         made = body(request, self.able(request.model))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
-        return self.post(request, f"{options.base_url.rstrip('/')}/api/chat", headers, made)
+        return self.post(f"{options.base_url.rstrip('/')}/api/chat", headers, made)
 
     def translator(self, request: ChatRequest) -> Translator:
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)

@@ -13,7 +13,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -39,6 +39,7 @@ _REQUEST = re.compile(
 )
 _FIELD = re.compile(r"([A-Za-z0-9-]{1,64}):([\t -~]*)", re.ASCII)
 _CODING = re.compile(rb"(?im)^transfer-encoding[ \t]*:(.*(?:\n[ \t].*)*)")
+_HOST = re.compile(r"[\w.~%!$&'()*+;=:\[\]-]*", re.ASCII)
 #: Headers that change how the rest is read.
 _ODD = frozenset(("TRANSFER_ENCODING", "EXPECT"))
 
@@ -72,6 +73,11 @@ def _field(line: str) -> tuple[str, str] | None:
     """Return the name of the header in *line*, as waitress has it, and its value, or None."""
     match = _FIELD.fullmatch(line)
     return None if match is None else (match[1].upper().replace("-", "_"), match[2].strip(" \t"))
+
+
+def _has_host(version: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the Host header is one and sound; HTTP/1.0 needs none (RFC 9112, 3.2)."""
+    return _HOST.fullmatch(headers.get("HOST", "" if version == "1.0" else " ")) is not None
 
 
 @lru_cache(256)
@@ -156,9 +162,8 @@ class Parser(HTTPRequestParser):
         length = headers.get("CONTENT_LENGTH", "0")
         if request is None or len(headers) < len(lines):  # one is odd, or there twice
             return 0
-        if not (length.isdigit() and len(length) < 6 and _ODD.isdisjoint(headers)):
-            return 0
-        if int(length) > SMALL:
+        is_small = length.isdigit() and len(length) < 6 and int(length) <= SMALL
+        if not (is_small and _ODD.isdisjoint(headers) and _has_host(request[3], headers)):
             return 0
         self.command, self.path, self.query, self.version = request
         self.headers = headers
@@ -210,6 +215,8 @@ class Parser(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the request line and the headers; raises ParsingError."""
         super().parse_header(header_plus)
+        if not _has_host(self.version, self.headers):
+            raise ParsingError("a request needs one Host header, an address with or without a port")
         codings = _CODING.findall(header_plus)
         if codings and "CONTENT_LENGTH" in self.headers:
             raise ParsingError("Content-Length together with Transfer-Encoding")

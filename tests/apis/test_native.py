@@ -13,6 +13,7 @@ import anthropic
 import harness
 import openai
 import pytest
+import requests
 from raw_server import Peer, RawServer, Request, sized
 
 from choreo_wsgi import sse
@@ -364,6 +365,21 @@ def test_a_document_that_is_no_answer(native: Make, document: Any, message: str)
     ):
         client.messages.create(**given)
     assert caught.value.status_code >= 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failed_response_does_not_repeat_the_key(native: Make, stream: bool) -> None:
+    """Neither as it is, nor as providers show keys, nor in a long text."""
+    key = "sk-upstream"
+    said = f"Incorrect API key provided: {key}, sk-ups***6789. {'x' * 200_000}"
+    error = {"code": f"no_{key}", "message": f"{said}{key}"}
+    failed = {**RESPONSE, "status": "failed", "error": error, "output": [{"type": key}]}
+    answer = frames(*numbered({"type": "response.failed", "response": failed}))
+    made = native("openai", HEAD + answer if stream else DOCUMENT + json.dumps(failed).encode())
+    asked = {"model": "real", "input": "x", "stream": stream}
+    told = requests.post(f"{made.url}/v1/responses", json=asked, timeout=30).text
+    assert key not in told and "sk-ups" not in told
+    assert told.count("***") == 5 and "Incorrect API key provided: ***" in told
 
 
 def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:

@@ -15,6 +15,7 @@ import pytest
 from harness import Client, Server, make_app, wait_until
 from launched import Launched, environment, free_port
 from prometheus_client.parser import text_string_to_metric_families
+from raw_server import RawServer, sized
 from scripted_provider import Script
 from wsgi_calls import call, chat
 
@@ -208,6 +209,23 @@ def test_names_that_callers_make_up_are_bounded() -> None:
         assert call(app, "POST", CHAT, chat("x", model=f"m{number}")).status == 200
     models = {labels[1]: value for labels, value in requests_of(samples(app)).items()}
     assert len(models) <= 202 and models["other"] >= 29
+
+
+def test_codes_that_providers_make_up_are_bounded(upstream: Callable[..., RawServer]) -> None:
+    """Their own words are told for errors that keep their meaning."""
+    numbers = iter(range(300))
+    server = upstream(
+        lambda peer: peer.send(
+            sized(b'{"error":{"code":"odd_%d","message":"no"}}' % next(numbers), "400 Bad Request")
+        )
+    )
+    options = {"type": "openai", "base_url": server.url, "models": "m"}
+    app = make_app({"metrics": "on"}, {"provider p": options})
+    for _ in range(230):
+        assert call(app, "POST", CHAT, chat("x", model="m")).status == 400
+    outcomes = {labels[2]: value for labels, value in requests_of(samples(app)).items()}
+    app.close()
+    assert len(outcomes) <= 202 and outcomes["other"] >= 29
 
 
 def test_who_may_look() -> None:

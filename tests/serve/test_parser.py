@@ -140,3 +140,26 @@ def test_long_heads_are_not_remembered() -> None:
             assert parser.headers["X"]
             parser.close()
         assert memory.now < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("head", "is_sound"),
+    [
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n", True),
+        ("GET /healthz HTTP/1.1\r\nHost: [::1]:8000\r\n", True),
+        ("GET /healthz HTTP/1.1\r\nHost:\r\n", True),
+        ("GET /healthz HTTP/1.0\r\n", True),
+        ("GET /healthz HTTP/1.1\r\n", False),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\nhost: a\r\n", False),
+        ("GET /healthz HTTP/1.0\r\nHost: a\r\nHost: b\r\n", False),
+        ("GET /healthz HTTP/1.1\r\nHost: a, b\r\n", False),
+        ("GET /healthz HTTP/1.1\r\nHost: a/b\r\n", False),
+        ("GET /healthz HTTP/1.1\r\nHost: u@a\r\n", False),
+        ("GET http://a/healthz HTTP/1.1\r\nX: y\r\n", False),
+    ],
+)
+def test_a_request_names_one_host(head: str, is_sound: bool) -> None:
+    """RFC 9112, section 3.2."""
+    completed, _, _, error, *_ = read(Parser, f"{head}\r\n".encode())
+    assert completed and (error is None) == is_sound
+    assert is_sound or "Host" in error[1]

@@ -77,7 +77,7 @@ class Anthropic(HTTPProvider):
         }
         if beta := ",".join(filter(None, (options.beta, request.betas))):
             headers["anthropic-beta"] = beta
-        return self.post(request, f"{options.base_url.rstrip('/')}/v1{path}", headers, body)
+        return self.post(f"{options.base_url.rstrip('/')}/v1{path}", headers, body)
 
     def translator(self, request: ChatRequest) -> Translator:
         return anthropic_answer.AnthropicTranslator(self.settings.max_event_bytes)

@@ -49,7 +49,7 @@ class Gemini(HTTPProvider):
         url = f"{base}/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
         headers = {"accept": "text/event-stream", "x-goog-api-key": self.key()}
         body = gemini_request.body(request, self.able(request.model))
-        return self.post(request, url, headers, body)
+        return self.post(url, headers, body)
 
     def translator(self, request: ChatRequest) -> Translator:
         return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)
