@@ -26,9 +26,7 @@ access = logging.getLogger("choreo_wsgi.access")
 #: come together are written together), and those that the end of the process waits for the last.
 MOST, PAUSE, LAST = 10_000, 0.05, 1.0
 
-#: Values of visible ASCII without = and ", which stand in a line as they are.
-_plain = re.compile(r"[!#-<>-~]+").fullmatch
-_plain_line = re.compile(r"(?:[a-z_]+=[!#-<>-~]+ )+").fullmatch
+_plain = re.compile(r"[!#-<>-~]+").fullmatch  # visible ASCII without = and "
 
 
 def set_up(logger: logging.Logger, settings: Settings) -> None:
@@ -49,14 +47,21 @@ class Members(dict[str, "str | int | float | None"]):
     """What the log tells of a request; as text ``name=value`` with spaces between."""
 
     def __str__(self) -> str:
-        told = [member for member in self.items() if member[1] is not None]
-        line = "".join(map("%s=%s ".__mod__, told))
-        if not (_plain_line(line) and line.count("=") == len(told)):
-            line = "".join(
+        words = [f"{name}={value} " for name, value in self.items() if value is not None]
+        line = "".join(words)
+        if not (
+            line.isascii()
+            and line.isprintable()
+            and line.count("=") == line.count(" ") == len(words)
+            and "= " not in line
+            and '"' not in line
+        ):
+            words = [
                 f"{name}={value if type(value) is not str or _plain(value) else _quoted(value)} "
-                for name, value in told
-            )
-        return line[:-1]
+                for name, value in self.items()
+                if value is not None
+            ]
+        return "".join(words)[:-1]
 
 
 def _quoted(text: str) -> str:

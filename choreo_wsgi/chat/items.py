@@ -176,14 +176,17 @@ def dump_large(value: Json) -> bytes:
     return large.write(value, dump) if has_many(value) else dump(value)
 
 
+_SCALARS = {str, int, float, bool, type(None)}
+
+
 def has_many(value: Json) -> bool:
     """Whether *value* holds more than a few values, or some that are made as they are read."""
     waiting, size = [value], 0
     while waiting and size <= FEW:
         one = waiting.pop()
-        if isinstance(one, Iterator):
-            return True
         if isinstance(one, (dict, list)):
             size += len(one)
             waiting += one.values() if isinstance(one, dict) else one
+        elif type(one) not in _SCALARS and isinstance(one, Iterator):  # which is dear to ask
+            return True
     return size > FEW

@@ -267,9 +267,5 @@ class UpstreamAnswer:
             return 0.0
         return self._paused + self._pause if self._pause else self._exchange.due
 
-    def finish(self) -> None:
-        """Leave the connection to others if nothing but the answer's end is still to come."""
-        self._exchange.finish()
-
     def close(self) -> None:
         self._exchange.close()

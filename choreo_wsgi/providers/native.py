@@ -183,7 +183,7 @@ class NativeReply(UpstreamAnswer):
         for event in events:
             self._looked.append(self._look(event))
             if self.ended:
-                self.finish()
+                self._exchange.finish()
                 break
 
     def _taken_apart(self) -> bytes:

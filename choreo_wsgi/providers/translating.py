@@ -230,7 +230,7 @@ class HTTPSource(UpstreamAnswer, Source):
         """The answer is complete: leave the connection to others, if it can be."""
         self.ended, self._failure = True, None
         self.usage = self._translator.usage
-        self.finish()
+        self._exchange.finish()
 
     def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
         """Return a lane for events of a plain text, which becomes a frame with these *ends*."""

@@ -182,7 +182,8 @@ class Task(Load):
     def start_response(self, status: str, headers: list[tuple[str, str]]) -> None:
         """Take the status and the headers (PEP 3333).  The application is ours: called once."""
         self.status = status
-        self._given = given = "".join([f"{status}\r\n", *map("%s: %s\r\n".__mod__, headers)])
+        lines = [f"{name}: {value}\r\n" for name, value in headers]
+        self._given = given = "".join([f"{status}\r\n", *lines])
         if not given.count("\r") == given.count("\n") == len(headers) + 1:
             raise ValueError("a line break in the response's head")
 

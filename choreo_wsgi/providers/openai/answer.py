@@ -80,7 +80,7 @@ class RelayedStream(UpstreamAnswer):
             if not finished:
                 raise self.fail(error) from None
             return self._end(frames)  # all that matters had come
-        if relay.done or self.body_ended or (finished and self._patience(1) <= 0):
+        if relay.normaliser.done or self.body_ended or (finished and self._patience(1) <= 0):
             return self._end(frames)
         return frames
 
@@ -105,7 +105,7 @@ class RelayedStream(UpstreamAnswer):
                 raise
             return frames
         self.ended = True
-        self.finish()
+        self._exchange.finish()
         return frames
 
     @property

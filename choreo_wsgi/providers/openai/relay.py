@@ -80,11 +80,6 @@ class EventRelay:
         return EventReader(self._limit)
 
     @property
-    def done(self) -> bool:
-        """Whether the stream's end marker came: nothing after it matters."""
-        return self.normaliser.done
-
-    @property
     def usage(self) -> Usage | None:
         """What the provider reported so far; None when nothing."""
         found = self.normaliser.usage

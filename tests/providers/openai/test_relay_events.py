@@ -96,7 +96,7 @@ def without_usage(blocks: list[bytes]) -> bytes:
 
 def test_events_pass_byte_for_byte_but_for_usage() -> None:
     frames, error, relay = relay_all([b"".join(STREAM)])
-    assert error is None and relay.done
+    assert error is None and relay.normaliser.done
     assert frames == without_usage(STREAM[:-2])
     assert relay.usage == Usage(4, 7)
 

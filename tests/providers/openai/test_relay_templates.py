@@ -104,7 +104,12 @@ class Stream:
             frames += relay.end()
         except ChoreoError as error:
             told.append(error.body())
-        return [as_json(frame) for frame in frames.split(b"\n\n")], told, relay.usage, relay.done
+        return (
+            [as_json(frame) for frame in frames.split(b"\n\n")],
+            told,
+            relay.usage,
+            relay.normaliser.done,
+        )
 
 
 def as_json(frame: bytes) -> Json:
