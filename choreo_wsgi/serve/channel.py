@@ -113,7 +113,7 @@ class Channel(Load):
         try:
             if self.unsent:
                 self._flush()
-                if self.task is not None and not self.unsent:
+                if self.task is not None:
                     self._carrier.step(self.task)
             if self.events & IN:
                 self._read()

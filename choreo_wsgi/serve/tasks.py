@@ -245,6 +245,4 @@ def _translate(error: Any) -> ChoreoError:
         return error
     if error.code == 413:
         return BodyTooLarge("the request's body is too long")
-    if error.code >= 500 and error.code != 501:
-        return ChoreoError("the server failed")
     return InvalidRequest(f"{error.reason}: {error.body}", status=error.code)

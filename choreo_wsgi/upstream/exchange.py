@@ -159,7 +159,7 @@ class Exchange:
         shows when it is used next.
         """
         with self._busy:
-            if self.ended or self._closed or self._steps is not None or self._framing is None:
+            if self.ended or self._steps is not None or self._framing is None:
                 return
             self._end()
 
@@ -295,7 +295,7 @@ class Exchange:
                 except FramingError as error:
                     message = "the provider closed the connection inside its answer"
                     raise UpstreamTruncated(message) from error
-                self._end(excess=True)
+                self._end()
                 return b""
             body = framing.feed(data)
             now = self.heard = time.monotonic()

@@ -150,6 +150,7 @@ def test_a_hundred_exchanges_leave_no_socket(upstream: Start, client: Make) -> N
     "answer",
     [
         sized(b"x") + b"more than was announced",
+        sized(b"") + b"more than nothing",
         until_close([b"x"]),
         head("200 OK", "text/plain", "Content-Length: 1", "Connection: close") + b"x",
         b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
@@ -162,7 +163,7 @@ def test_only_clean_ends_are_kept(upstream: Start, client: Make, answer: bytes) 
 
     server = upstream(once)
     pool = client()
-    assert read(pool.send(post(server.url))) == b"x"
+    assert read(pool.send(post(server.url))) in (b"x", b"")
     assert idle_in(pool) == 0
 
 
@@ -556,6 +557,41 @@ def test_a_silence_has_a_deadline(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.is_left())
     body, error = failure(client(idle=0.2).send(post(server.url)))
     assert body == b"x" and isinstance(error, ProviderTimeout)
+
+
+def test_the_first_byte_ends_the_patience_for_it(upstream: Start, client: Make) -> None:
+    server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.is_left())
+    exchange = client(first_byte=1000.0, idle=50.0).send(post(server.url))
+    while exchange.receive(0.25) != b"x":
+        pass
+    assert exchange.due is not None and exchange.due <= time.monotonic() + 50.0
+    exchange.close()
+
+
+def test_of_many_that_died_idle_one_is_tried(upstream: Start, client: Make) -> None:
+    """Not each in turn: a provider might begin to work for each."""
+    hold, dying = threading.Event(), threading.Event()
+
+    def answer(peer: Peer) -> None:
+        assert hold.wait(DEADLINE)
+        if dying.is_set() and peer.number <= 3:
+            peer.close()
+        else:
+            peer.send(sized(b"hello"))
+
+    server = upstream(answer)
+    pool = client()
+    exchanges = [pool.send(post(server.url)) for _ in range(3)]
+    for exchange in exchanges:
+        while len(server.requests) <= exchanges.index(exchange):
+            exchange.receive(0.01)
+    hold.set()
+    for exchange in exchanges:
+        assert read(exchange) == b"hello"
+    assert idle_in(pool) == 3
+    dying.set()
+    assert read(pool.send(post(server.url, b"more"))) == b"hello"
+    assert [one.body for one in server.requests].count(b"more") == 2
 
 
 def test_a_failure_stays(upstream: Start, client: Make) -> None:
