@@ -38,7 +38,7 @@ PURE = """
 sse errors version upstream.framing upstream.coding upstream.head local.request
 chat.items chat.source chat.answer chat.request chat.schema
 chat.checks chat.endings chat.errorwords chat.shapes chat.calls chat.choice chat.normalise
-chat.completion
+chat.completion chat.usages
 providers.failures providers.reading providers.conversation providers.parts providers.tools
 providers.support providers.capabilities
 providers.openai.pattern providers.openai.relay providers.openai.events

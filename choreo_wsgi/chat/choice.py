@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid
-from .calls import ToolCalls
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json
 from .shapes import Members, arguments_of, reshape, says
+
+if TYPE_CHECKING:
+    from .calls import ToolCalls
 
 #: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
 #: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
@@ -38,10 +41,11 @@ def said_in(one: Members) -> Json:
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """The choice *index*, whose tool *calls* are put together."""
+    """The choice *index*; *new_calls* makes what puts its tool calls together, if there are any."""
 
     index: int
-    calls: ToolCalls
+    new_calls: Callable[[], ToolCalls]
+    _calls: ToolCalls | None = None
     begun: bool = False  # its role was sent
     in_messages: bool = False  # that is how it began, not with a delta
     finished: bool = False
@@ -50,7 +54,14 @@ class Choice:
     @property
     def state(self) -> int:
         """A count of what changes the meaning of later pieces: calls, and the finish."""
-        return self.calls.state + self.finished
+        return self.finished + (self._calls.state if self._calls is not None else 0)
+
+    @property
+    def calls(self) -> ToolCalls:
+        """The tool calls; most choices have none."""
+        if self._calls is None:
+            self._calls = self.new_calls()
+        return self._calls
 
     def take(self, one: Members, may_be_empty: bool) -> tuple[list[Members], int]:
         """Mend *one*, this choice in a chunk, in place; return what to send and what it became.
@@ -104,7 +115,8 @@ class Choice:
         Raises ProviderError for a *reason* that says failure, and UpstreamInvalid for calls
         that are not whole.
         """
-        ours, native = finish_reason(reason, bool(self.calls.calls))
+        called = self._calls is not None and bool(self._calls.calls)
+        ours, native = finish_reason(reason, called)
         due = self.calls.close() if ours == "tool_calls" else []
         self.finished = True
         finish = {"index": self.index, "delta": {}, "finish_reason": ours, **(native or {})}

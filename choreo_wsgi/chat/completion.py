@@ -9,9 +9,10 @@ from ..errors import UpstreamInvalid
 from .choice import said_in
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
-from .normalise import COUNTS, Normaliser
+from .normalise import Normaliser
 from .shapes import ERRORS, REASONING, listed
 from .shapes import Members as Chunk
+from .usages import COUNTS
 
 _IDENTITY = ("id", "created", "model")
 #: Finish reasons that need no look at anything else.

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
-from .calls import ToolCalls
+from ..late import Late
 from .choice import CHANGED, KEPT, MENDED, TOLD, Choice
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json, Marks, new_call_id
-from .jsontext import count, whole_number
+from .jsontext import whole_number
 from .shapes import Members as Chunk
 from .shapes import listed, says
+from .usages import complete_usage, counts_anything, take_usage
+
+if TYPE_CHECKING:
+    from . import calls
+else:
+    calls = Late("choreo_wsgi.chat.calls")
 
 _OBJECT = "chat.completion.chunk"
 #: Members of a chunk that say nothing by themselves.
@@ -25,27 +32,6 @@ _FRAME = {
     *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
     *("service_tier", "obfuscation", "x_groq", "provider"),
 }
-
-
-#: The members of ``usage`` that the schema requires.
-COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-_COUNTED_AS = (
-    (
-        *("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "prompt_eval_count"),
-        *("promptTokenCount", "prompt_token_count", "inputTokenCount", "input_token_count"),
-    ),
-    (
-        *("completion_tokens", "output_tokens", "completionTokens", "outputTokens", "eval_count"),
-        *("candidatesTokenCount", "candidates_token_count", "outputTokenCount"),
-        *("output_token_count", "generated_tokens"),
-    ),
-    ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count"),
-)
-#: Where a chunk has them, if not in ``usage``.
-_USAGES = ("usageMetadata", "usage_metadata", "token_usage", "tokenUsage")
-#: Ollama has them in the chunk itself.
-_BESIDE = ("prompt_eval_count", "eval_count")
-_COUNTED = {name for names in _COUNTED_AS for name in names}
 
 
 @dataclass(eq=False)
@@ -207,22 +193,14 @@ class Normaliser:
 
     def _take_usage(self, chunk: Chunk, choices: list[Chunk]) -> bool:
         """Take usage out of a chunk; it is sent in a chunk of its own (Groq, Kimi)."""
-        found = chunk.get("usage")
-        if found is None and "x_groq" in chunk and isinstance(chunk["x_groq"], dict):
-            found = chunk["x_groq"].pop("usage", None)
-        elif found is not None:
-            chunk["usage"] = None
-        elif other := next(filter(chunk.get, _USAGES), ""):
-            found = chunk.pop(other)
-        elif type(chunk.get("eval_count")) is int:
-            found = {name: chunk.pop(name, None) for name in _BESIDE}
+        found = take_usage(chunk)
         for one in choices:
             for holder in (one, one.get("delta")):
                 if isinstance(holder, dict) and "usage" in holder:
                     found = holder.pop("usage") or found
         if found is None:
             return False
-        if isinstance(found, dict) and not _COUNTED.isdisjoint(found):
+        if counts_anything(found):
             self._usage, self._reporter = found, chunk
         return True
 
@@ -285,9 +263,12 @@ class Normaliser:
                 ours = number
             else:
                 raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            choice = Choice(ours, ToolCalls(self.new_id, self.tools, self.marks))
+            choice = Choice(ours, self._new_calls)
             self._numbered[number] = self.choices[ours] = choice
         return choice
+
+    def _new_calls(self) -> calls.ToolCalls:
+        return calls.ToolCalls(self.new_id, self.tools, self.marks)
 
 
 def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
@@ -300,21 +281,3 @@ def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
         if type(own[name]) is not kind or not own[name]:
             own[name] = fallback[name]
     return own
-
-
-def complete_usage(usage: Chunk) -> Chunk:
-    """Return *usage* with the three counts that the schema requires.
-
-    A total that the provider gives stands, also where it is not the sum.
-    """
-    if {*map(type, map(usage.get, COUNTS))} == {int} and min(map(usage.__getitem__, COUNTS)) >= 0:
-        return usage
-    prompt, completion, total = (
-        next((n for name in names if (n := count(usage.get(name))) is not None), None)
-        for names in _COUNTED_AS
-    )
-    if total is None:
-        total = (prompt or 0) + (completion or 0)
-    counts = {"prompt_tokens": prompt or 0, "completion_tokens": completion or 0}
-    counts["total_tokens"] = total
-    return {**usage, **counts}
