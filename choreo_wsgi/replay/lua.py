@@ -18,9 +18,8 @@ its TTL.  How much all of it may take is for Redis to bound (``maxmemory``).
 
 from __future__ import annotations
 
-import hashlib
-
-_PRELUDE = """
+#: What each of the others begins with.
+PRELUDE = """
 local P = KEYS[1]
 local call = redis.call
 local function make(id, owner, producer, key)
@@ -43,17 +42,8 @@ local function free_key(id)
 end
 """
 
-
-class Script:
-    """A script, and the digest by which the server knows it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = _PRELUDE + text
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
 #: id, owner, producer, body's digest, key's digest or '', hold ms
-INSERT = Script("""
+INSERT = """
 local id, key, hold = ARGV[1], ARGV[5], ARGV[6]
 if key ~= '' then
   local known = call('GET', P .. 'k:' .. key)
@@ -70,10 +60,10 @@ make(id, ARGV[2], ARGV[3], key)
 if key ~= '' then call('SET', P .. 'k:' .. key, id .. ' ' .. ARGV[4]) end
 expire(id, hold)
 return false
-""")
+"""
 
 #: id, owner, producer, last, ends (0 or 1), ttl ms, hold ms, limit, then first, last, frames ...
-WRITE = Script("""
+WRITE = """
 local id, producer, final, ends = ARGV[1], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local s, f, limit = P .. 's:' .. id, P .. 'f:' .. id, tonumber(ARGV[8])
 if call('EXISTS', s) == 0 then
@@ -108,10 +98,10 @@ end
 call('HSET', s, 'first', first, 'last', last, 'size', size, 'ended', ends)
 expire(id, ends == '1' and ARGV[6] or ARGV[7])
 return 1
-""")
+"""
 
 #: id, after or '', bytes
-FETCH = Script("""
+FETCH = """
 local id, after, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local known = call('HMGET', P .. 's:' .. id, 'owner', 'first', 'last', 'ended',
   'cancelled', 'producer')
@@ -129,16 +119,16 @@ while after ~= '' and wanted > 0 do
   end
 end
 return {known, beat, blocks}
-""")
+"""
 
 #: id, cancelled or read
-MARK = Script("""
+MARK = """
 local s = P .. 's:' .. ARGV[1]
 if call('HGET', s, 'ended') == '0' then call('HSET', s, ARGV[2], 1) end
-""")
+"""
 
 #: id, producer, last, beat or '', ttl ms, then first, last, frames of the end
-END = Script("""
+END = """
 local id, producer = ARGV[1], ARGV[2]
 local s = P .. 's:' .. id
 local known = call('HMGET', s, 'producer', 'last', 'ended')
@@ -148,29 +138,29 @@ call('XADD', P .. 'f:' .. id, ARGV[7] .. '-0', 'f', ARGV[6], 'b', ARGV[8])
 call('HINCRBY', s, 'size', #ARGV[8])
 call('HSET', s, 'producer', '', 'last', ARGV[7], 'ended', 1)
 expire(id, ARGV[5])
-""")
+"""
 
 #: id
-DELETE = Script("""
+DELETE = """
 free_key(ARGV[1])
 call('DEL', P .. 's:' .. ARGV[1], P .. 'f:' .. ARGV[1])
-""")
+"""
 
 #: key's id, its counts as they were known, and as they shall be.
-SWAP = Script("""
+SWAP = """
 local name = P .. 'limit:' .. ARGV[1]
 local counts = call('GET', name) or '{}'
 local known = counts == ARGV[2]
 if known then call('SET', name, ARGV[3], 'EX', 86400) end
 return {known and 1 or 0, counts, unpack(call('TIME'))}
-""")
+"""
 
 #: id
-FREE_KEY = Script("free_key(ARGV[1])")
+FREE_KEY = "free_key(ARGV[1])"
 
 #: producer, lease ms, hold ms or '', then the ids of its running streams.  With the hold they
 #: are kept, though they may be silent.
-BEAT = Script("""
+BEAT = """
 local p, cancelled, read = P .. 'p:' .. ARGV[1], {}, {}
 local count = call('INCR', p)
 call('PEXPIRE', p, ARGV[2])
@@ -187,4 +177,4 @@ for i = 4, #ARGV do
   end
 end
 return {count, cancelled, read}
-""")
+"""

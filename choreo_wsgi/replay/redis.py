@@ -88,6 +88,7 @@ class RedisBackend(Backend):
     def __init__(self, url: str, settings: Settings) -> None:
         self._client = connect(url)
         self._run = partial(run, self._client)
+        self._append = self._client.register_script(lua.PRELUDE + lua.WRITE)
         self._ttl = str(int(settings.replay_ttl_seconds * 1000))
         self._hold = str(int((settings.replay_ttl_seconds + _HOLD) * 1000))
         self._stream_bytes = str(settings.replay_stream_bytes)
@@ -109,7 +110,7 @@ class RedisBackend(Backend):
         with _translated():
             answers = self._write(producer, writes)
             if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-                self._client.script_load(lua.WRITE.text)
+                self._client.script_load(self._append.script)
                 answers = self._write(producer, writes)
             for answer in answers:
                 if isinstance(answer, Exception):
@@ -121,7 +122,7 @@ class RedisBackend(Backend):
         for write in writes:
             blocks = [part for block in write.blocks for part in block]
             pipeline.evalsha(
-                lua.WRITE.sha,
+                self._append.sha,
                 1,
                 _PREFIX,
                 *(write.id, write.owner, producer, write.last, int(write.end)),
@@ -219,13 +220,10 @@ class RedisBackend(Backend):
                 subscription.close()
 
 
-def run(client: Any, script: lua.Script, *values: object) -> Any:
+def run(client: Any, script: str, *values: object) -> Any:
     """Return what *script* answers through *client*; raises Unreachable."""
     with _translated():
-        try:
-            return client.evalsha(script.sha, 1, _PREFIX, *values)
-        except redis.exceptions.NoScriptError:
-            return client.eval(script.text, 1, _PREFIX, *values)
+        return client.register_script(lua.PRELUDE + script)([_PREFIX], values)
 
 
 @contextlib.contextmanager
