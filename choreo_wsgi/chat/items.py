@@ -181,12 +181,12 @@ _SCALARS = {str, int, float, bool, type(None)}
 
 def has_many(value: Json) -> bool:
     """Whether *value* holds more than a few values, or some that are made as they are read."""
-    waiting, size = [value], 0
-    while waiting and size <= FEW:
-        one = waiting.pop()
+    values = [value]
+    for one in values:  # to which is added meanwhile what is in them
         if isinstance(one, (dict, list)):
-            size += len(one)
-            waiting += one.values() if isinstance(one, dict) else one
+            values += one.values() if isinstance(one, dict) else one
+            if len(values) > FEW:
+                return True
         elif type(one) not in _SCALARS and isinstance(one, Iterator):  # which is dear to ask
             return True
-    return size > FEW
+    return False

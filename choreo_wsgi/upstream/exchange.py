@@ -115,7 +115,14 @@ class Exchange:
     @property
     def due(self) -> float | None:
         """When to ask again although nothing came; None while a name must be looked up."""
-        if self._is_over():
+        # The end may be known, which no descriptor tells again.
+        connection, framing = self._connection, self._framing
+        if (
+            self.ended
+            or self._closed
+            or (framing is not None and framing.error is not None)
+            or (connection is not None and connection.tls is not None and connection.tls.ended)
+        ):
             return 0.0
         if self._steps is None:
             return self.heard + self._patience
@@ -126,14 +133,6 @@ class Exchange:
             return None
         told = events == POLLIN or self.fileno() is not None
         return deadline if told else min(deadline, self._again)
-
-    def _is_over(self) -> bool:
-        """Return whether the end is known, which no descriptor tells again."""
-        if self.ended or self._closed:
-            return True
-        connection, framing = self._connection, self._framing
-        ended = connection is not None and connection.tls is not None and connection.tls.ended
-        return ended or (framing is not None and framing.error is not None)
 
     def close(self) -> None:
         """Let go of the connection, in whatever phase, from any thread, as often as wanted."""
