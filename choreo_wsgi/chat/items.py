@@ -183,10 +183,12 @@ def has_many(value: Json) -> bool:
     """Whether *value* holds more than a few values, or some that are made as they are read."""
     values = [value]
     for one in values:  # to which is added meanwhile what is in them
+        if type(one) in _SCALARS:  # as most: asking for an iterator is dear
+            continue
         if isinstance(one, (dict, list)):
             values += one.values() if isinstance(one, dict) else one
-            if len(values) > FEW:
-                return True
-        elif type(one) not in _SCALARS and isinstance(one, Iterator):  # which is dear to ask
+        elif isinstance(one, Iterator):
+            return True
+        if len(values) > FEW:
             return True
     return False
