@@ -124,7 +124,7 @@ def _add_settings(command: argparse.ArgumentParser, shown: bool) -> None:
     if not shown:
         command.epilog = "All settings of serve can be given as well: see choreo-wsgi serve --help."
     for item, hint in table():
-        flag, text = _flag(item.name), item.metadata["text"]
+        flag, text = f"--{item.name.replace('_', '-')}", item.metadata["text"]
         if default := setting_text(item.default):
             text += f" ({default})"
         common: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
@@ -141,10 +141,6 @@ def _add_settings(command: argparse.ArgumentParser, shown: bool) -> None:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _flag(setting: str) -> str:
-    return "--" + setting.replace("_", "-")
 
 
 def _metavar(item: Any, hint: Any) -> str:

@@ -82,10 +82,7 @@ def provider_error(
     *status* is the answer's HTTP status; None where the error itself has to name one.
     *retry_after* is in seconds.
     """
-    found = find_error(error)
-    error = error if found is None else found
-    while isinstance(error, list) and error:
-        error = error[0]
+    error = _within(error)
     if isinstance(error, dict) and isinstance(error.get("error"), dict):
         error = error["error"]
     members = error if isinstance(error, dict) else {}
@@ -109,6 +106,15 @@ def provider_error(
         param=param[:_MAX_WORD] if isinstance(param, str) else None,
         retry_after=retry_delay(members) if retry_after is None else retry_after,
     )
+
+
+def _within(value: Json) -> Json:
+    """Return the error that *value* reports, or *value*; the first of several."""
+    found = find_error(value)
+    found = value if found is None else found
+    while isinstance(found, list) and found:
+        found = found[0]
+    return found
 
 
 def retry_delay(error: Mapping[str, Json]) -> float | None:
@@ -140,12 +146,8 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
         value = jsontext.parse(shown)
     except ValueError:
         return ("" if shown.startswith("<") else shown[:_SHOWN]), {}
-    error = find_error(value)
-    while isinstance(error, list) and error:
-        error = error[0]
-    message = error_words(error if error is not None else value) or (
-        shown[:_SHOWN] if value else ""
-    )
+    error = _within(value)
+    message = error_words(error) or (shown[:_SHOWN] if value else "")
     return message, error if isinstance(error, dict) else value if isinstance(value, dict) else {}
 
 

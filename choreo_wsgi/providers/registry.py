@@ -57,16 +57,12 @@ def provider_class(type: str) -> type[Provider]:
         else:
             found = entries[0].load()
     except (Exception, SystemExit) as error:
-        raise Unusable(
-            f"the provider type {type!r} cannot be loaded: {_reason(type, error)}"
-        ) from error
+        reason = f"{error.__class__.__name__}: {error}"
+        extra = BUILT_IN[type].extra if type in BUILT_IN else ""
+        if extra and isinstance(error, ModuleNotFoundError):
+            package = str(error.name).partition(".")[0]
+            reason = f"it needs the extra {extra}: pip install {package}"
+        raise Unusable(f"the provider type {type!r} cannot be loaded: {reason}") from error
     if not (inspect.isclass(found) and issubclass(found, Provider)):
         raise Unusable(f"the entry point {type!r} is not a Provider")
     return found
-
-
-def _reason(type: str, error: BaseException) -> str:
-    extra = BUILT_IN[type].extra if type in BUILT_IN else ""
-    if extra and isinstance(error, ModuleNotFoundError):
-        return f"it needs the extra {extra}: pip install {str(error.name).partition('.')[0]}"
-    return f"{error.__class__.__name__}: {error}"

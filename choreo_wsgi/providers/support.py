@@ -55,15 +55,13 @@ def _rows(table: str) -> tuple[Row, ...]:
         texts *= len(PROVIDERS) if len(texts) == 1 else 1
         texts += texts[-1:]
         names, _, neutral = head.partition(" ")
-        cells = dict(zip(COLUMNS, map(_cell, texts), strict=False))
+        cells = {}
+        for column, text in zip(COLUMNS, texts, strict=False):
+            word, _, note = text.partition(": ")
+            how, _, maximum = word.partition(" ")
+            cells[column] = Cell(how, note, float(maximum) if maximum else None)
         rows += [Row(name, cells, json.loads(neutral or "[]")) for name in names.split(",")]
     return tuple(rows)
-
-
-def _cell(text: str) -> Cell:
-    word, _, note = text.partition(": ")
-    how, _, maximum = word.partition(" ")
-    return Cell(how, note, float(maximum) if maximum else None)
 
 
 _text = (pkgutil.get_data(__package__, "support.txt") or b"").decode()

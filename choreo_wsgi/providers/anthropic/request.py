@@ -67,14 +67,11 @@ def passed(request: ChatRequest) -> dict[str, Json]:
     for message in original["messages"]:
         content = message["content"]
         if message["role"] == "assistant" and isinstance(content, list):
-            content = [block for block in content if _is_claudes(block)]
+            others = ("thinking", None), ("thinking", "")
+            content = [one for one in content if (one["type"], one.get("signature")) not in others]
         if content or not message["content"]:
             messages.append({**message, "content": content})
     return {**original, "model": request.model, "messages": messages}
-
-
-def _is_claudes(block: Json) -> bool:
-    return block["type"] != "thinking" or bool(block.get("signature"))
 
 
 def sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:

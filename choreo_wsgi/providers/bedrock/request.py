@@ -156,7 +156,12 @@ def _content(run: list[Turn], names: set[str]) -> list[dict[str, Json]]:
     """
     blocks: list[dict[str, Json]] = []
     for turn in run:
-        blocks += map(_reasoning, turn.thoughts)
+        for thought in turn.thoughts:
+            told: dict[str, Json] = {"redactedContent": thought.get("data")}
+            if thought["type"] == "thinking":
+                said = {"text": thought["thinking"], "signature": thought["signature"]}
+                told = {"reasoningText": said}
+            blocks.append({"reasoningContent": told})
         for part in turn.parts:
             blocks += _marked(_block(part, names), part.cache)
     # A document alone is refused too.
@@ -193,13 +198,6 @@ def _media(media: Media, names: set[str]) -> dict[str, Json]:
         name = f"{stem} {number}"
     names.add(name)
     return {"document": {**made, "name": name}}
-
-
-def _reasoning(block: dict[str, Json]) -> dict[str, Json]:
-    if block["type"] == "redacted_thinking":
-        return {"reasoningContent": {"redactedContent": block["data"]}}
-    said = {"text": block["thinking"], "signature": block["signature"]}
-    return {"reasoningContent": {"reasoningText": said}}
 
 
 def invocation(request: ChatRequest) -> dict[str, Json]:

@@ -92,8 +92,10 @@ class GeminiTranslator(EventTranslator):
                 self._candidate(candidate, items)
             if body.get("error"):
                 raise failure(body["error"])
-            if body.get("promptFeedback"):
-                self._blocked(body["promptFeedback"])
+            blocked = text((body.get("promptFeedback") or {}).get("blockReason"))
+            if blocked and blocked != "BLOCKED_REASON_UNSPECIFIED":  # there are no candidates
+                self._stops = dict.fromkeys(range(self._n), blocked) | self._stops
+                self._refused = blocked
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
                 raise provider_error(found)
         if self._decoder.stray:
@@ -189,14 +191,6 @@ class GeminiTranslator(EventTranslator):
         # STOP is also what ends an answer that calls tools, even in a later chunk.
         reason, extra = finish_reason(word, self._numbers["call", index] > 0)
         return Finish(reason, index, {**(extra or {}), **self._sources.get(index, {})} or None)
-
-    def _blocked(self, feedback: dict[str, Json]) -> None:
-        """A prompt that was refused has no candidates at all."""
-        reason = feedback.get("blockReason")
-        if reason and reason != "BLOCKED_REASON_UNSPECIFIED":
-            for index in range(self._n):
-                self._stops.setdefault(index, text(reason))
-            self._refused = reason
 
 
 def _camel(value: Json) -> Json:
