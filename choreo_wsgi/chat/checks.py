@@ -177,6 +177,7 @@ def check_tool_choice(body: Mapping[str, Json]) -> None:
 
 
 _JSON_SCHEMA = {"name!": str, "description": str, "schema": dict, "strict": bool}
+RESPONSE_FORMAT = by_type({"json_schema": {"json_schema!": _JSON_SCHEMA}})
 
 #: What the older completions have too.
 SAMPLING = {
@@ -201,7 +202,7 @@ REQUEST = check_of(
         "tool_choice": either(str, "none auto required", dict, _TOOL_CHOICE),
         "functions": [_FUNCTION],
         "function_call": either(str, anything, dict, _NAMED),
-        "response_format": by_type({"json_schema": {"json_schema!": _JSON_SCHEMA}}),
+        "response_format": RESPONSE_FORMAT,
         "modalities": [str],
         "metadata": mapping_of(str),
         "user safety_identifier service_tier reasoning_effort verbosity": str,

@@ -56,7 +56,10 @@ RESPONSE: dict[str, Any] = {
     "metadata": {"a": "b"}, "include": ["reasoning.encrypted_content"], "temperature": 1,
     "max_output_tokens": 100, "stream_options": {"include_obfuscation": False},
     "truncation": "auto", "service_tier": "auto", "parallel_tool_calls": True,
-    "conversation": None, "prompt": None,
+    "conversation": None, "prompt": None, "stop": ["x"], "seed": 3, "frequency_penalty": 0,
+    "presence_penalty": 0, "logit_bias": {"5": 1}, "top_k": 3, "max_tokens": 100,
+    "reasoning_effort": "low",
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
 }  # fmt: skip
 MESSAGE: dict[str, Any] = {
     "model": "echo",
@@ -105,7 +108,8 @@ COMPLETION = {"model": "up", "prompt": ["a", "b"], "max_tokens": 5, "n": 2, "bes
               "stream_options": {"include_usage": True}}  # fmt: skip
 EMBEDDING = {"model": "up", "input": ["a", "b"], "dimensions": 3, "encoding_format": "float"}
 ODD: list[Any] = [None, True, 0, -1, 1.5, "", "x", [], {}, [None], [5], ["x"], [[]], [{}],
-                  {"type": ""}, {"type": "x"}, {"type": 5}, [{"type": ""}], "\0"]  # fmt: skip
+                  {"type": ""}, {"type": "x"}, {"type": 5}, [{"type": ""}], "\0",
+                  10**300]  # fmt: skip
 MISSING = object()
 
 

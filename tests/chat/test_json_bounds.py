@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from work import traced
+from work import calls, traced
 
 from choreo_wsgi.apis import load
 from choreo_wsgi.chat import items, jsontext, large
 from choreo_wsgi.chat import request as chat
 from choreo_wsgi.chat.items import dump_large
 from choreo_wsgi.chat.jsontext import MAX_DEPTH, TooMuch, check_bounds
-from choreo_wsgi.chat.longtext import restore
+from choreo_wsgi.chat.longtext import WINDOW, restore
 from choreo_wsgi.errors import InvalidRequest, UpstreamInvalid
 from choreo_wsgi.providers.reading import parse_object
 
@@ -220,3 +221,27 @@ def test_what_an_upstream_nests_is_bounded_too(opening: str) -> None:
                 parse_object(text)
     with pytest.raises(UpstreamInvalid, match=r"nests|holds"):
         parse_object('{"x":' + opening * 100_000)
+
+
+#: What stands in a body so many times.
+REPEATED: dict[str, Callable[[int], bytes]] = {
+    "numbers": lambda count: b"[" + b"1.5," * count + b"1]",
+    "text": lambda count: b'"%b"' % (b"xxxx" * count),
+    "escapes": lambda count: b'"%b"' % (rb"\n\t" * count),
+    "pairs": lambda count: b'"%b"' % (rb"\ud83d\ude00" * count),
+    "wide": lambda count: b'"%b"' % ("\U0001f600".encode() * count),
+    "long strings": lambda count: b"[" + (b'"%b",' % (b"y" * 3_995)) * (count // 400) + b"1]",
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_a_large_body_is_looked_at_in_windows(kind: str) -> None:
+    """Twice the bytes are twice the steps, and there is one for each window at least.
+
+    Between two steps other threads have their turn.
+    """
+    bodies = [b'{"x":' + REPEATED[kind](count) + b"}" for count in (500_000, 1_000_000)]
+    chat.loads_marked(bodies[0])  # what is loaded once
+    once, twice = (calls(partial(chat.loads_marked, body)) for body in bodies)
+    assert len(bodies[0]) / WINDOW < once
+    assert once < twice < 2.2 * once

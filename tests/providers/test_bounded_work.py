@@ -16,12 +16,14 @@ from choreo_wsgi.chat.calls import Call, ToolCalls
 from choreo_wsgi.chat.endings import finish_reason
 from choreo_wsgi.chat.items import Delta, Finish, ToolCall
 from choreo_wsgi.chat.longtext import new_mark
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.chat.request import parse
 from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
 from choreo_wsgi.providers.blocks import Blocks
 from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.conversation import conversation
 from choreo_wsgi.providers.failures import refusal
+from choreo_wsgi.providers.openai.relay import EventRelay
 from choreo_wsgi.providers.parts import content
 from choreo_wsgi.providers.tools import functions
 from choreo_wsgi.upstream.coding import Unpacker
@@ -281,3 +283,33 @@ def test_a_head_has_a_hundred_lines() -> None:
     for line in (b"a: b\r\n", b" folded\r\n", b"no header\r\n"):
         with pytest.raises(FramingError, match="headers"):
             parse_head(b"HTTP/1.1 200 OK\r\nx: y\r\n" + line * 5000 + b"\r\n", "POST")
+
+
+CHUNK = (
+    b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("block", "size"),
+    [(CHUNK % b"a", 1), (CHUNK % b"a", 1 << 16), (CHUNK % (b"x" * 400_000), 1 << 16)],
+    ids=["bytes", "small events", "large events"],
+)
+@pytest.mark.parametrize("renamed", ["", "other"])
+def test_a_stream_is_relayed_in_steps_of_its_length(block: bytes, size: int, renamed: str) -> None:
+    """Byte by byte, a burst of small events, and large ones; with a name that is put in or not."""
+    relayed = 0
+
+    def relay(count: int) -> None:
+        nonlocal relayed
+        data = block * count
+        events = EventRelay(Normaliser(1, None, renamed), False, 1 << 23)
+        relayed = sum(
+            len(events.receive_data(data[at : at + size])) for at in range(0, len(data), size)
+        )
+
+    many = max(2, 20 * (1 << 16) // len(block) if size > 1 else 20)
+    relay(2)  # what is prepared once
+    once, twice = calls(lambda: relay(many)), calls(lambda: relay(2 * many))
+    assert twice < 2.3 * once
+    assert relayed >= 2 * many * len(block)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from ...chat.aside import whole
-from ...chat.checks import filled, model_name
+from ...chat.checks import MAX_TOKENS, filled, model_name
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -95,8 +95,8 @@ _REQUEST: dict[str, Notation] = {
     "output_format": _FORMAT,
     "metadata": {"user_id": str},
 }
-_CHECK = check_of({**_REQUEST, "max_tokens!": integer(0)})
-_CHECK_COUNT = check_of({**_REQUEST, "max_tokens": integer(0)})
+_CHECK = check_of({**_REQUEST, "max_tokens!": integer(0, MAX_TOKENS)})
+_CHECK_COUNT = check_of({**_REQUEST, "max_tokens": integer(0, MAX_TOKENS)})
 
 
 def _thread(value: Json) -> None:

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ...chat.checks import AUDIO_PART, MAX_TOKENS, filled, model_name
+from ...chat.checks import (
+    AUDIO_PART,
+    MAX_TOKENS,
+    RESPONSE_FORMAT,
+    SAMPLING,
+    filled,
+    model_name,
+)
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -17,7 +24,6 @@ from ...chat.schema import (
     either,
     integer,
     mapping_of,
-    number,
     text_or,
 )
 from ...errors import InvalidRequest
@@ -64,9 +70,9 @@ _REQUEST = check_of(
         "model!": model_name,
         "input": text_or(_ITEM),
         "stream background store parallel_tool_calls": bool,
-        "temperature": number(0, 2),
-        "top_p": number(0, 1),
-        "max_output_tokens": integer(0, MAX_TOKENS),
+        **SAMPLING,
+        "response_format": RESPONSE_FORMAT,
+        "max_output_tokens max_tokens": integer(0, MAX_TOKENS),
         "max_tool_calls": integer(0),
         "top_logprobs": integer(0, 20),
         "tools": [by_type({**_OWN_TOOLS, "namespace": _NAMESPACE})],
@@ -83,7 +89,7 @@ _REQUEST = check_of(
         "metadata": mapping_of(str),
         "include": [str],
         "instructions previous_response_id user safety_identifier": str,
-        "prompt_cache_key prompt_cache_retention service_tier": str,
+        "prompt_cache_key prompt_cache_retention service_tier reasoning_effort": str,
     }
 )
 
