@@ -165,8 +165,7 @@ class Choice:
             if not pieces:
                 del delta["tool_calls"]
                 verdict = max(verdict, MENDED)
-        if not self.told.issuperset(TOLD):
-            self.told.update(name for name in TOLD if delta.get(name))
+        self.told.update(filter(delta.get, TOLD))
         return delta, verdict
 
     def _delta_instead(self, one: Members) -> Members:

@@ -263,12 +263,9 @@ class Normaliser:
                 ours = number
             else:
                 raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            choice = Choice(ours, self._new_calls)
+            choice = Choice(ours, lambda: calls.ToolCalls(self.new_id, self.tools, self.marks))
             self._numbered[number] = self.choices[ours] = choice
         return choice
-
-    def _new_calls(self) -> calls.ToolCalls:
-        return calls.ToolCalls(self.new_id, self.tools, self.marks)
 
 
 def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
