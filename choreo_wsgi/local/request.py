@@ -13,6 +13,7 @@ from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from ..providers.support import check
+from ..providers.tools import functions
 
 #: Members that mean the same to llama.cpp as to the OpenAI API.
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias")
@@ -81,10 +82,15 @@ def tool_members(request: ChatRequest) -> dict[str, Json]:
     if not tools or choice == "none":
         return {}
     if isinstance(choice, dict):
-        name = choice.get("function", {}).get("name")
-        named = [tool for tool in tools if tool.get("function", {}).get("name") == name]
         # llama.cpp cannot be told a name: a single tool that must be called is the same.
-        tools, choice = (named, "required") if named else (tools, "auto")
+        names = {function.name for function in functions(request)}
+        if choice["type"] == "function":
+            names, choice = {choice["function"]["name"]}, "required"
+        else:
+            choice = choice["allowed_tools"]["mode"]
+        tools = [tool for tool in tools if tool["function"]["name"] in names]
+        if not tools:
+            return {}
     members = {"tools": tools, "tool_choice": choice or "auto"}
     parallel = request.body.get("parallel_tool_calls")
     return members if parallel is None else {**members, "parallel_tool_calls": parallel}

@@ -155,7 +155,6 @@ class Failover:
         if block or reading.ended:
             if not self._answered:
                 self._answered = True
-                self._left.clear()
                 self._begin = None
                 self._breakers.succeeded(self._target.label)
             self.ended = reading.ended

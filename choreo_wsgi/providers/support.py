@@ -112,6 +112,10 @@ _CHOICE = {
     "type": "function allowed_tools",
     "allowed_tools": {"mode": "auto required", "tools": [{"function!": {"name!": str}}]},
 }
+_TOOLS = {
+    "tools": [{**_FUNCTION, "function": {"cache_control": dict}}],
+    "tool_choice": either(str, str, dict, _CHOICE),
+}
 _MESSAGE = {
     "role": "system developer user assistant tool",
     "content": text_or(
@@ -127,15 +131,14 @@ _MESSAGE = {
 _READ = check_of(
     {
         "messages": [_MESSAGE],
-        "tools": [{**_FUNCTION, "function": {"cache_control": dict}}],
-        "tool_choice": either(str, str, dict, _CHOICE),
+        **_TOOLS,
         "response_format": {"type": "text json_object json_schema"},
         "reasoning_effort": " ".join(EFFORTS),
         "thinking cache_control": dict,
         **_NUMBERS,
     }
 )
-_READ_LOCALLY = check_of(_NUMBERS)
+_READ_LOCALLY = check_of({**_TOOLS, **_NUMBERS})
 
 
 def check(request: ChatRequest, provider: str, able: Capabilities | None = None) -> None:

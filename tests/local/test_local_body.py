@@ -156,6 +156,11 @@ def named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = {"mode": mode, "tools": [named(name) for name in names]}
+    return {"type": "allowed_tools", "allowed_tools": tools}
+
+
 @pytest.mark.parametrize(
     ("fields", "members"),
     [
@@ -168,6 +173,11 @@ def named(name: str) -> dict[str, Any]:
             {"tools": [tool("g")], "tool_choice": "required"},
         ),
         (
+            {"tools": [tool("f"), tool("g")], "tool_choice": allowed("required", "g")},
+            {"tools": [tool("g")], "tool_choice": "required"},
+        ),
+        ({"tools": [tool("f")], "tool_choice": allowed("auto")}, {}),
+        (
             {"tools": [tool("f")], "tool_choice": "required", "parallel_tool_calls": False},
             {"tools": [tool("f")], "tool_choice": "required", "parallel_tool_calls": False},
         ),
@@ -175,3 +185,15 @@ def named(name: str) -> dict[str, Any]:
 )
 def test_tools(fields: dict[str, Any], members: dict[str, Any]) -> None:
     assert tool_members(request(**fields)) == members
+
+
+def test_tools_that_it_cannot_be_told_of_are_refused() -> None:
+    custom = {"type": "custom", "custom": {"name": "f"}}
+    for fields, param in (
+        ({"tools": [custom]}, "tools[0].type"),
+        ({"tools": [tool("f")], "tool_choice": allowed("any", "f")}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": allowed("auto", "g")}, "tool_choice"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            body_of(**fields), tool_members(request(**fields))
+        assert str(refused.value.param).startswith(param)

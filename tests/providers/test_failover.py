@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -174,6 +176,34 @@ def test_nothing_is_tried_again_after_the_first_byte(error: ChoreoError) -> None
 
 def test_an_answer_may_be_empty() -> None:
     assert read(Target("a", b""), Target("b", b"x")) == (b"", "a")
+
+
+class Waiting(Answering):
+    """One of whom nothing comes yet."""
+
+    def receive(self, timeout: float) -> bytes:
+        return b""
+
+
+def test_the_request_is_let_go_of_when_nobody_else_is_left() -> None:
+    """What waits for a first byte, for minutes perhaps, holds no megabytes."""
+
+    def begin(target: Target) -> Answering:
+        return Waiting(target.label)
+
+    held = weakref.ref(begin)
+    failover = Failover([Target("a")], begin, Target.breakers)
+    del begin
+    assert failover.receive(0) == b"" and held() is None
+
+
+def test_one_that_may_block_is_asked_where_there_is_time() -> None:
+    target = Target("a", b"x")
+    target.provider = copy.copy(Target.provider)
+    target.provider.blocking = True
+    failover = failover_of(target)
+    assert failover.receive(0) == b"" and failover.due is None and not target.readings
+    assert failover.receive(0.1) == b"x"
 
 
 def test_a_bug_is_no_reason_to_ask_another() -> None:
@@ -396,6 +426,14 @@ def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer(
     clock.now += 30
     assert read(first, second) == (b"x", "a")
     assert second.allowed()
+
+
+def test_what_failed_too_seldom_is_not_left_out() -> None:
+    breakers = Breakers(failures=2)
+    breakers.failed("a")
+    assert breakers.left_out() == set()
+    breakers.failed("a")
+    assert breakers.left_out() == {"a"}
 
 
 def test_those_that_failed_last_are_remembered() -> None:

@@ -205,6 +205,8 @@ def test_a_providers_words_are_bounded() -> None:
     assert len(provider_error(told).message) == 4000
     assert len(refusal(429, {}, json.dumps(told).encode(), 0).message) == 4000
     assert len(failure(told["error"]).message) == 4000
+    word = provider_error({"error": {"message": "m", "code": "c" * 999, "param": "p" * 999}}, 400)
+    assert (word.code, word.param) == ("c" * 200, "p" * 200)
 
 
 @pytest.mark.parametrize("number", [99, 200, 302, 399, 600, 1301, True, "42", "４２９"])
@@ -285,6 +287,8 @@ def test_the_delay_that_google_asks_for() -> None:
     info["retryDelay"] = "7s"
     error = gemini.error(429, {}, json.dumps(told).encode())  # type: ignore[attr-defined]
     assert error.retry_after == 7
+    error = gemini.error(429, {"retry-after": "2"}, json.dumps(told).encode())  # type: ignore[attr-defined]
+    assert error.retry_after == 2
 
 
 def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
