@@ -87,7 +87,7 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
 def test_what_has_expired_is_gone_before_it_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo_wsgi.replay.keeper._SWEEP", 1e9)
     store = in_memory(ttl=0.05, stream_bytes=1024, total_bytes=1_000_000)
-    writer = create(store)
+    writer = create(store, key="k")
     writer.finish()
 
     def is_gone() -> bool:
@@ -99,6 +99,7 @@ def test_what_has_expired_is_gone_before_it_is_swept(monkeypatch: pytest.MonkeyP
 
     eventually(is_gone)
     assert size_of(store) > 0
+    assert create(store, key="k").id != writer.id
     store.close()
 
 
