@@ -82,6 +82,9 @@ def test_a_legacy_completion_has_the_same_bounds() -> None:
         return completion(whole, 8, 512, 2048)
 
     assert made() == {"prompt": "x", "max_tokens": 512}
+    texts = {"input": ["x"], "encoding_format": "base64"}
+    whole = ChatRequest("m", [], {}, original={"model": "m", **texts})
+    assert BODIES["embeddings"](whole, 8, 512, 2048) == texts
     assert made(max_tokens=10**9)["max_tokens"] == 2048
     assert made(seed=2**32 - 1)["seed"] == 0
     assert made(echo=False, suffix="", best_of=1) == made()

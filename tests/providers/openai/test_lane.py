@@ -138,7 +138,7 @@ def test_the_corpus(upstream: socket.socket, case: Case) -> None:
     events = [event for event in events if event]
     expected = Run(upstream, case, lanes=False).play(pieces(events, 0))
     random = Random(case.id)
-    for at in {0, *(random.randrange(len(body)) for _ in range(examples(12, len(body))))}:
+    for at in {0, *(random.randrange(len(body)) for _ in range(examples(5, len(body))))}:
         assert Run(upstream, case, lanes=True).play(pieces(events, at)) == expected, at
         frames, *end = Run(upstream, case, lanes=True, first=False).play(pieces(events, at))
         assert (values(frames), *end) == (values(expected[0]), *expected[1:]), at
