@@ -565,3 +565,30 @@ def test_the_standard_librarys_server_streams_it(application: Make) -> None:
             thread.join()
     assert answer.status == 200
     assert texts_of(data_of(answer.body)[:-1]) == ["a b"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/v1/models", 403)])
+def test_any_page_may_ask_what_is_open(application: Make, path: str, status: int) -> None:
+    """Such as a page of states; what may cost something is for this machine's pages."""
+    assert call(application(), "GET", path, HTTP_ORIGIN="https://else.test").status == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more", "blocks"),
+    [
+        ("POST", "/v1/chat/completions", {}, False),
+        ("POST", "/v1/messages", {"CONTENT_LENGTH": "65536"}, False),
+        ("POST", "/v1/messages", {"CONTENT_LENGTH": "65537"}, True),
+        ("POST", "/v1/responses", {}, True),
+        ("GET", "/v1/responses/resp_1", {}, True),
+        ("GET", "/v1/models", {}, True),
+        ("GET", "/metrics", {}, True),
+        ("GET", "/healthz", {}, False),
+        ("GET", "/v1/streams/strm_1", {}, False),
+    ],
+)
+def test_what_may_take_long_is_a_workers(
+    application: Make, method: str, path: str, more: dict[str, str], blocks: bool
+) -> None:
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, **more}
+    assert application().blocks(environ) is blocks

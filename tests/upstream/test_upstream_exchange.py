@@ -937,6 +937,14 @@ def test_a_proxy_that_refuses(upstream: Start, client: Make) -> None:
     assert isinstance(error, ProviderUnavailable) and "407" in error.message
 
 
+def test_a_proxy_that_says_more_than_its_head(upstream: Start, client: Make) -> None:
+    """Nobody can have said it but the proxy: the client of TLS speaks first."""
+    proxy = upstream(lambda peer: peer.send(b"HTTP/1.1 200 OK\r\n\r\nmore") or peer.is_left())
+    environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
+    _, error = failure(client(environ=environ).send(post("https://example.com/")))
+    assert isinstance(error, ProviderUnavailable) and "the proxy answered 200" in error.message
+
+
 def test_http_goes_to_the_proxy_in_full(upstream: Start, client: Make) -> None:
     proxy = upstream(lambda peer: peer.send(sized(b"x")))
     environ = {"HTTP_PROXY": f"http://u:p@127.0.0.1:{proxy.port}"}
