@@ -330,3 +330,12 @@ def test_what_a_400_means_there(type: str, status: int, told: str, code: str) ->
     error = provider.error(status, {}, json.dumps(body).encode())
     assert error.code == code and told in error.message
     provider.close()
+
+
+def test_an_empty_answer_is_said_to_be_empty() -> None:
+    assert refusal(200, {}, b" ", 0).message.endswith("not what was asked for: it is empty")
+
+
+def test_of_a_name_of_aws_neither_the_namespace_nor_the_page_counts() -> None:
+    word = "com.amazonaws.throttling#AccessDeniedException:http://docs/quota"
+    assert named_status({"__type": word}) == 403

@@ -14,6 +14,7 @@ from scripted_provider import Script
 
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError, ModelNotFound, ProviderNotConfigured
+from choreo_wsgi.local.weights import NAME
 from choreo_wsgi.providers.building import build
 from choreo_wsgi.providers.registry import installed, provider_class
 from choreo_wsgi.providers.routing import Router
@@ -461,3 +462,31 @@ def test_a_provider_that_is_not_named_is_not_imported(
 def test_every_installed_provider_can_be_loaded() -> None:
     for type in installed():
         assert provider_class(type).type == type
+
+
+def test_names_that_callers_make_up_are_bounded() -> None:
+    default = router({"mine": section()}, default_model="mine")
+    with pytest.raises(ModelNotFound, match="so long"):
+        default.targets("x" * 257)
+    with pytest.raises(ModelNotFound) as unknown:
+        router({"mine": {"type": "echo"}}, default_model="none").targets("x" * 256)
+    assert "x" * 200 in unknown.value.message and "x" * 201 not in unknown.value.message
+    for number in range(2000):
+        default.targets(f"made-up-{number}")
+    assert default.targets.cache_info().currsize < 2000
+
+
+@pytest.mark.parametrize(("pattern", "listed"), [("Smol*", True), ("other-*", False)])
+def test_a_pattern_lists_what_it_takes_only(pattern: str, listed: bool) -> None:
+    sections = {"mine": {"type": "local", "models": pattern}}
+    assert (NAME in router(sections, default_model="none").models()) is listed
+
+
+def test_who_is_done_with_a_router_closes_its_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a local model's process would be left behind."""
+    closed = []
+    routes = router({"one": {"type": "echo"}, "two": section()}, default_model="none")
+    for name, provider in routes.providers.items():
+        monkeypatch.setattr(provider, "close", lambda name=name: closed.append(name))
+    routes.close()
+    assert {"one", "two"} <= {*closed} and len(closed) == len(routes.providers)
