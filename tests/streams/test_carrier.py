@@ -249,14 +249,20 @@ def test_what_gives_way_has_its_turn_however_long_the_streams_take(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     busy, other = Waiting(pair[0]), Waiting(due=float("inf"))
-    busy.step = lambda patience: (busy.steps.append(""), spin())  # type: ignore
+
+    def step(patience: float) -> None:
+        busy.steps.append("")
+        spin()
+        busy.ended = other.ended
+
+    busy.step = step  # type: ignore[method-assign]
     other.step = lambda patience: setattr(other, "ended", True)  # type: ignore[method-assign]
     carrier.carry(busy)
     pair[1].sendall(b"there is always more")
     harness.wait_until(lambda: busy.steps, "it is asked all the time")
     carrier.call(lambda: carrier.give_time(other))
     assert other.left.wait(harness.DEADLINE)
-    busy.ended = True
+    assert busy.left.wait(harness.DEADLINE)
 
 
 def test_a_stream_goes_on_between_many_that_begin(
