@@ -213,8 +213,7 @@ def _serve_here(
     try:
         server = Server(app, sockets, crowd)
         if configuration.settings.preload:
-            for provider in app.router.providers.values():
-                provider.preload()
+            app.preload()
         server.handle_signals()
     except BaseException:
         app.close()

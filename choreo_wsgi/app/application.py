@@ -184,6 +184,11 @@ class Application:
         logger.info("the keys and providers were read anew")
         return True
 
+    def preload(self) -> None:
+        """Start what would otherwise start at the first request."""
+        for provider in self.router.providers.values():
+            provider.preload()
+
     # -- WSGI ---------------------------------------------------------------------------
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

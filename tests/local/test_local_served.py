@@ -79,7 +79,7 @@ def test_a_client_that_leaves_stops_the_model(
     app: Application, serve: Callable[..., Server], prompt: str, stream: bool
 ) -> None:
     server = serve(app)
-    local_of(app).preload()
+    app.preload()
     client = ask(server, text=prompt, stream=stream, max_tokens=100_000, **NEVER_ENDING)
     wait_until(lambda: app.active, "the request is served")
     run = local_of(app)._process.run()
@@ -111,7 +111,7 @@ def test_a_crash_is_an_error_frame_and_the_next_request_works(
 
 
 def test_refusals_are_plain_answers(app: Application, serve: Callable[..., Server]) -> None:
-    local_of(app).preload()
+    app.preload()
     assert local_of(app)._process.run().wait(PATIENCE)
     server = serve(app)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
