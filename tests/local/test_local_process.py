@@ -117,7 +117,7 @@ def test_outlives_the_signals_of_its_group(running: ModelProcess) -> None:
 
 
 def test_close_ends_it_and_leaves_nothing(
-    start: Callable[..., ModelProcess], model_file: Path
+    start: Callable[..., ModelProcess], model_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = start(model_file)
     run = process.run()
@@ -125,6 +125,7 @@ def test_close_ends_it_and_leaves_nothing(
     process.close()
     assert run.has_ended()
     assert not folder.exists()
+    assert "has ended" not in caplog.text  # that is no failure
     process.close()
 
 
