@@ -52,7 +52,9 @@ class Breakers:
 
     def succeeded(self, label: str) -> None:
         """The target answered."""
-        self._failing.pop(label, None)
+        if label in self._failing:
+            with self._lock:
+                self._failing.pop(label, None)
 
     def failed(self, label: str) -> None:
         """The target did not answer as it should."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from .. import sse
@@ -138,10 +138,10 @@ class Translator:
 
 
 class EventTranslator(Translator):
-    """A translator of Server-Sent Events; *limit* bounds the bytes of one.
+    """A translator of Server-Sent Events of at most *limit* bytes, which *decoder* reads."""
 
-    *decoder* is what reads them.
-    """
+    #: Reads the data of an event.
+    parse: Callable[[str], dict[str, Json]] = staticmethod(parse_object)
 
     def __init__(
         self, limit: int = 8 * 1024 * 1024, decoder: type[sse.Decoder] = sse.Decoder
@@ -164,7 +164,7 @@ class EventTranslator(Translator):
         nor of the end marker that some put behind answers that have none."""
         for event in self.events(data):
             if event.data.strip() not in ("", "[DONE]"):
-                yield parse_object(event.data)
+                yield self.parse(event.data)
 
 
 class HTTPSource(UpstreamAnswer, Source):

@@ -19,7 +19,7 @@ from ...chat.endings import finish_reason, is_finish
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import failure, provider_error
-from ..reading import Counts, find_error, text
+from ..reading import Counts, find_error, parse_object, text
 from ..translating import EventTranslator, arguments, json_values, picture, whole_call
 
 _COUNTS = Counts(
@@ -39,7 +39,7 @@ _ANSWERS = {"candidates", "promptFeedback"}
 #: What a part may have that says nothing.
 _EMPTY = {"text", "thought", "thoughtSignature"}
 #: How a word goes on in the protocol buffers' names.
-_SNAKE = re.compile("(?<=[a-z])_([a-z])")
+_SNAKE, _SNAKES = re.compile("(?<=[a-z])_([a-z])"), re.compile(r'"[a-z]+_[a-z_]+"\s*:')
 _MEMBERS = {*_ANSWERS, "usageMetadata", "modelVersion", "responseId"}
 
 
@@ -84,7 +84,7 @@ class GeminiTranslator(EventTranslator):
         return _COUNTS.read(self._told)
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        for body in map(_camel, self.objects(data)):
+        for body in self.objects(data):
             told = body.get("usageMetadata") or {}
             if "totalTokenCount" in told or "promptTokenCount" in told:
                 self._told = told
@@ -104,6 +104,12 @@ class GeminiTranslator(EventTranslator):
                 told = find_error(jsontext.parse(self._decoder.stray))
             if told is not None:
                 raise failure(told)
+
+    @staticmethod
+    def parse(text: str) -> dict[str, Json]:
+        """Return the response *text*, with the names of Google's JSON."""
+        body: dict[str, Json] = parse_object(text)
+        return _camel(body) if _SNAKES.search(text) else body
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
