@@ -16,9 +16,8 @@ from typing import Any
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.aside import shorten_into
 from ..chat.items import Json, Marks, Usage, dump, dump_large
-from ..chat.longtext import restore
+from ..chat.longtext import LONG, restore
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -28,6 +27,7 @@ from .dialects import DIALECTS as DIALECTS
 from .dialects import Numbering
 from .failures import provider_error, refusal
 from .http import OverHTTP
+from .logprobs import shorten_into
 from .reading import SHAPE_ERRORS, find_error, parse_object
 
 #: Longest document that is passed on, in bytes.
@@ -66,7 +66,7 @@ class NativeReply(UpstreamAnswer):
         self.ended = False
         self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
-        self._marks: Marks = {}  # what stands for long strings of what is looked at
+        self._marks: Marks = {}  # what stands for what is long in what is looked at
         self._decoder = sse.Decoder(limit, errors="strict")
         self._decoder.shorten = partial(shorten_into, self._marks)
         self._rest = b""  # behind the last whole event
@@ -218,7 +218,7 @@ class NativeReply(UpstreamAnswer):
             self._numbering.apply(value)
         self.ended = kind in dialect.last
         if any(changed) or self._numbering or b"\n" in data:
-            data = dump(value)
+            data = dump_large(value) if len(data) > LONG else dump(value)
         return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)
 
 

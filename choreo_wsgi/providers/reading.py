@@ -49,7 +49,11 @@ def _float(text: str) -> Json:
 decode = jsontext.Decoder(parse_constant=jsontext.refuse, parse_float=_float)
 
 
-def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:
+#: Values that may be in what is read as a whole.
+MAX_VALUES = jsontext.MAX_VALUES
+
+
+def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
     """Return the JSON value in *text*; raises UpstreamInvalid."""
     try:
         return jsontext.parse(text, decode, values)
@@ -59,9 +63,24 @@ def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
 
 
-def parse_object(text: str | bytes) -> dict[str, Json]:
-    """Return the JSON object in *text*; raises UpstreamInvalid for anything else."""
-    value = parse_json(text)
+#: Values that an event or an answer may hold, and one more for each so many bytes, up to so many.
+_FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
+
+
+def most_values(text: str | bytes) -> int:
+    """Return how many values *text* may hold whose log probabilities need not be read.
+
+    It may repeat the tools of a request, which holds fewer.
+    """
+    return min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
+
+
+def parse_object(text: str | bytes, values: int = 0) -> dict[str, Json]:
+    """Return the JSON object in *text*; raises UpstreamInvalid for anything else.
+
+    It may hold so many *values*, or as many as :func:`most_values` says.
+    """
+    value = parse_json(text, values or most_values(text))
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent data that is not a JSON object")
     return value

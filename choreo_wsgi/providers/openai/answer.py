@@ -7,13 +7,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Marks, Usage, dump
+from ...chat.items import Marks, Usage, dump_large
 from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
-from ..reading import SHAPE_ERRORS, find_error, parse_json, read_usage, unknown_shape, unwrapped
+from ..reading import (
+    SHAPE_ERRORS,
+    find_error,
+    most_values,
+    parse_json,
+    read_usage,
+    unknown_shape,
+    unwrapped,
+)
 from .lane import Lane
 from .relay import EventRelay
 
@@ -27,8 +35,6 @@ else:
     completion = Late("choreo_wsgi.chat.completion")
     long = Late("choreo_wsgi.providers.openai.long")
 
-#: Values in a document: an answer of 1,500 tokens with the 20 likeliest of each has as many.
-_MOST_VALUES = 300_000
 #: Seconds for usage and the end marker to come once every choice has finished.
 _GRACE = 2.0
 
@@ -182,8 +188,8 @@ class RelayedDocument(UpstreamAnswer):
     def _mended(self, body: bytes) -> bytes:
         marks: Marks = {}
         try:
-            short = long.shorten(body, marks, _MOST_VALUES) if len(body) > LONG else body
-            came = parse_json(short, _MOST_VALUES)
+            short = long.shorten(body, marks) if len(body) > LONG else body
+            came = parse_json(short, most_values(short))
         except UpstreamInvalid:
             came = None
         if completion.is_right(came):
@@ -205,7 +211,7 @@ class RelayedDocument(UpstreamAnswer):
         self.usage = read_usage(usage) if usage is not None else None
         if self._model and made.get("model") != self._model:
             made = {**made, "model": self._model}
-        return body if made is came else restore(dump(made), marks)
+        return body if made is came else restore(dump_large(made), marks)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

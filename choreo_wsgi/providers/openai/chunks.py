@@ -12,7 +12,7 @@ from ...chat.normalise import Normaliser
 from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
 from ..answer import BLANK
-from ..reading import find_error, read_usage, text
+from ..reading import MAX_VALUES, find_error, read_usage, text
 from ..translating import Translator, json_values
 from .events import EventReader, read_chunks
 from .long import AT_ONCE, shorten
@@ -46,7 +46,7 @@ class OpenAITranslator(Translator):
 
     def shorten(self, text: bytes) -> bytes:
         """Return *text*, a chunk, with marks for the long strings that a choice says."""
-        return shorten(text, self.marks)
+        return shorten(text, self.marks, reading=True)
 
     @property
     def usage(self) -> Usage | None:
@@ -79,7 +79,7 @@ class OpenAITranslator(Translator):
             if _is_plain(said) and data.startswith(before) and data.endswith(after):
                 items.append(Delta(said, index))
                 return
-        for _, chunk in read_chunks(data.strip().encode(), event.event):
+        for _, chunk in read_chunks(data.strip().encode(), event.event, MAX_VALUES):
             if chunk is None:
                 self._normaliser.take_done()
                 self._end(items)

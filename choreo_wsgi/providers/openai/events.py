@@ -10,7 +10,7 @@ from ... import sse
 from ...chat.items import Json, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..reading import find_error, parse_json, parse_object, unwrapped
+from ..reading import find_error, most_values, parse_json, parse_object, unwrapped
 
 if TYPE_CHECKING:
     from .. import failures
@@ -26,8 +26,10 @@ _KEEP_ALIVE = re.compile(rb'(:.*|"?(ping|heart-?beat|keep-?alive)"?)?', re.I)
 _SHOWN = 200
 
 
-def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
+def read_chunk(data: bytes, event: str = "", values: int = 0) -> dict[str, Json] | None:
     """Return the chunk in the *data* of an *event*: empty for a keep-alive, None at the end.
+
+    It may hold so many *values*, or as many as :func:`.reading.most_values` says.
 
     Raises the error that it reports, and UpstreamInvalid for what is no chunk.
     """
@@ -37,7 +39,7 @@ def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
         if _KEEP_ALIVE.fullmatch(data):
             return {}
     try:
-        chunk = parse_json(data)
+        chunk = parse_json(data, values or most_values(data))
     except UpstreamInvalid as error:
         shown = data[:_SHOWN].decode("utf-8", "replace")
         if event == "error":
@@ -51,13 +53,15 @@ def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
     return chunk
 
 
-def read_chunks(data: bytes, event: str = "") -> Iterator[tuple[bytes, dict[str, Json] | None]]:
+def read_chunks(
+    data: bytes, event: str = "", values: int = 0
+) -> Iterator[tuple[bytes, dict[str, Json] | None]]:
     """Yield the chunks in the *data* of an *event* as :func:`read_chunk` does, each with its JSON.
 
     Some servers join several to one event, see :mod:`.joined`.
     """
     try:
-        chunk = read_chunk(data, event)
+        chunk = read_chunk(data, event, values)
     except UpstreamInvalid:
         several = joined.events_in(data)
         if not several:

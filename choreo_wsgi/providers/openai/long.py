@@ -1,4 +1,4 @@
-"""Chat chunks of hundreds of kilobytes: their long strings are set aside, many calls divided."""
+"""Chat chunks of hundreds of kilobytes: what is long is set aside, many calls are divided."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ from collections.abc import Iterator
 
 from ...chat import cutting, longtext
 from ...chat.items import Json, Marks
-from ...chat.jsontext import MAX_VALUES
 from ...chat.shapes import compact
-from ..reading import find_error, parse_json
+from .. import logprobs
+from ..reading import MAX_VALUES, find_error, most_values, parse_json
 
 #: Tool calls that are told at once.
 AT_ONCE = 16
 
 
-def shorten(data: bytes | memoryview, marks: Marks, values: int = MAX_VALUES) -> bytes:
-    """Return *data*, a chunk or a completion of at most so many *values*, with *marks* put into it.
+def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> bytes:
+    """Return *data*, a chunk or a completion, with *marks* for what is long, as they are put there.
 
-    They stand for long strings of what a choice says; nothing else may have them.
+    They stand for long strings of what a choice says, and for log probabilities unless *reading*
+    them; nothing else may have them.
     """
-    short, found = cutting.shorten(data)
-    if found and not _are_said(found, parse_json(short, values)):
-        return bytes(data)
-    marks |= found
-    return short
+    for cut in [cutting.shorten] if reading else [logprobs.shorten, cutting.shorten]:
+        short, found = cut(data)
+        most = MAX_VALUES if reading else most_values(short)
+        if found and _are_said(found, parse_json(short, most)):
+            marks |= found
+            data = short
+    return bytes(data)
 
 
 def _are_said(marks: Marks, chunk: Json) -> bool:
-    """Whether all *marks* stand in texts, arguments and pictures of the choices of *chunk*."""
+    """Whether all *marks* stand in log probabilities, texts, arguments and pictures of choices."""
     if not isinstance(chunk, dict) or find_error(chunk) is not None:
         return False
     choices = chunk.get("choices")
     texts: list[str] = []
     for one in choices if isinstance(choices, list) else ():
-        said = one.get("delta") or one.get("message") if isinstance(one, dict) else None
+        if not isinstance(one, dict):
+            continue
+        texts.append(compact(one.get("logprobs")))
+        said = one.get("delta") or one.get("message")
         for name, value in said.items() if isinstance(said, dict) else ():
             if isinstance(value, str):
                 texts.append(value)

@@ -256,7 +256,8 @@ class OpenAI(OverHTTP):
                 body += exchange.receive(0.25)
         finally:
             exchange.close()
-        data = reading.parse_object(bytes(body)).get("data") if exchange.status == 200 else None
+        listed = exchange.status == 200
+        data = reading.parse_object(bytes(body), reading.MAX_VALUES).get("data") if listed else None
         models = data if isinstance(data, list) else []
         names = [model.get("id") for model in models if isinstance(model, dict)]
         return [name for name in names if isinstance(name, str)]

@@ -19,13 +19,14 @@ socket or a clock.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.choice import CHANGED, KEPT
-from ...chat.items import Json, Usage, dump
+from ...chat.items import Json, Usage, dump, dump_large
 from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
@@ -277,12 +278,16 @@ class EventRelay:
         chunk = read_chunk(short.rstrip())
         assert chunk is not None  # it begins with a brace
         chunks, _ = normaliser.take(chunk)
-        frames += [self._write(part, None) for one in chunks for part in long.parts(one)]
+        frames += [
+            self._write(part, None, dump_large) for one in chunks for part in long.parts(one)
+        ]
         normaliser.marks.clear()
         if state != normaliser.state:
             self._patterns.forget()
 
-    def _write(self, chunk: dict[str, Json], raw: bytes | None) -> bytes:
+    def _write(
+        self, chunk: dict[str, Json], raw: bytes | None, dump: Callable[[Json], bytes] = dump
+    ) -> bytes:
         """Return the frame of *chunk*, with its usage as the caller asked; *raw* is its JSON."""
         if self._include_usage:
             if "usage" not in chunk:
