@@ -137,7 +137,7 @@ class Answer(Over):
             if came:
                 return  # they go first
             raise UpstreamTruncated("the provider's answer ended before it was complete")
-        self.close()
+        self._leave()
         if self._arguments > _ROUND:
             self._late = True  # it may look through all of them
             yield b""
@@ -162,6 +162,11 @@ class Answer(Over):
         return 0.0 if self._frames is not None else super().due
 
     def close(self) -> None:
+        self._leave()
+        # Who has the whole document asks for no more: what wrote it would keep it, in a cycle.
+        self._frames = None
+
+    def _leave(self) -> None:
         self._source.close()
         if self.usage is None:
             self.usage = self._source.usage  # of an answer that was broken off

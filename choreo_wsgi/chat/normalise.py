@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from ..late import Late
@@ -263,9 +264,14 @@ class Normaliser:
                 ours = number
             else:
                 raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            choice = Choice(ours, lambda: calls.ToolCalls(self.new_id, self.tools, self.marks))
+            new_calls = partial(_new_calls, self.new_id, self.tools, self.marks)
+            choice = Choice(ours, new_calls)
             self._numbered[number] = self.choices[ours] = choice
         return choice
+
+
+def _new_calls(*given: Any) -> calls.ToolCalls:
+    return calls.ToolCalls(*given)  # which is imported now
 
 
 def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 
 from .. import sse
 from ..chat import aside
@@ -42,15 +43,13 @@ class Translator:
         #: What the marks stand for that are in the place of long strings until the items are
         #: returned.
         self.marks: Marks = {}
+        #: Puts marks for the long strings into JSON.  No method: who reads the events has it.
+        self.shorten: Callable[[bytes], bytes] = partial(aside.shorten_into, self.marks)
 
     @property
     def waiting(self) -> bool:
         """Whether there are more items already, which ``receive_data(b"")`` returns."""
         return self._undelivered is not None
-
-    def shorten(self, text: bytes) -> bytes:
-        """Return *text*, JSON, with marks for its long strings."""
-        return aside.shorten_into(self.marks, text)
 
     def receive_data(self, data: bytes) -> list[Item]:
         """Take the next bytes; return the items that they complete, in order.

@@ -21,7 +21,11 @@ from work import collected
 from wsgi_calls import call, chat
 
 from choreo_wsgi.app.pending import ClientGone
+from choreo_wsgi.chat import answer as chat_answer
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.providers.failover import Failover
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 
 SIZE = 6_000_000
 EVENT = (
@@ -170,5 +174,47 @@ def test_a_failed_request_is_let_go_of_without_the_collector(
             # Not at once: the thread that served the last one may be about to leave.
             harness.wait_until(lambda: not app.active, "all are over")
             harness.wait_until(lambda: requests() <= before, "the requests are let go of")
+    finally:
+        served.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", ["chat/completions", "responses", "messages"])
+def test_an_answer_is_let_go_of_without_the_collector(
+    upstream: Callable[..., RawServer], api: str, stream: bool
+) -> None:
+    """What is long in an answer stays as long as what read and wrote it."""
+    function = {"name": "f", "arguments": json.dumps({"a": "x" * 300_000})}
+    call = {"index": 0, "id": "c", "type": "function", "function": function}
+    said = {"role": "assistant", "content": "y" * 300_000, "tool_calls": [call]}
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        for one, finish in ((said, None), ({}, "tool_calls")):
+            choices = [{"index": 0, "delta": one, "finish_reason": finish}]
+            peer.send(chunk(b"data: %b\n\n" % json.dumps({"choices": choices}).encode()))
+        peer.send(chunk(b"data: [DONE]\n\n") + chunk(b""))
+
+    section = {"type": "openai", "base_url": upstream(answer).base_url, "api_key": "k"}
+    app = harness.make_app({"listen": "127.0.0.1:0"}, {"provider up": {**section, "models": "m"}})
+    served = Running(app)
+    asked = {"messages": [{"role": "user", "content": "x"}], "input": "x", "max_tokens": 9}
+    body = {"model": "m", "stream": stream, **asked}
+    if api != "responses":
+        del body["input"]
+
+    def kept() -> int:
+        kinds = (chat_answer.Answer, Failover, Normaliser, OpenAITranslator)
+        return sum(isinstance(one, kinds) for one in gc.get_objects())
+
+    try:
+        with collected():
+            before = kept()
+            for _ in range(3):
+                with served.connect() as client:
+                    answered = client.exchange("POST", f"/v1/{api}", body)
+                    assert len(answered.body) > 600_000
+            harness.wait_until(lambda: not app.active, "all are over")
+            harness.wait_until(lambda: kept() <= before, "the answers are let go of")
     finally:
         served.close()

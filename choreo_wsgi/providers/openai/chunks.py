@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from ... import sse
 from ...chat.choice import CHANGED
@@ -38,15 +39,11 @@ class OpenAITranslator(Translator):
     ) -> None:
         super().__init__()
         self._reader = EventReader(limit)
-        self._reader.shorten = self.shorten
         self._normaliser = Normaliser(n, new_id=new_call_id, tools=tools)
         self.marks = self._normaliser.marks
+        self._reader.shorten = partial(shorten, marks=self.marks, reading=True)
         # What was around the text of the last event that said nothing but a text, and its choice.
         self._around: tuple[str, str, int] | None = None
-
-    def shorten(self, text: bytes) -> bytes:
-        """Return *text*, a chunk, with marks for the long strings that a choice says."""
-        return shorten(text, self.marks, reading=True)
 
     @property
     def usage(self) -> Usage | None:

@@ -224,7 +224,8 @@ def parted(told: tuple[list[Json], bool]) -> tuple[list[Json], bool]:
 def all_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have short events set aside as events of 128 KiB are."""
     shorten = partial(cutting.shorten, window=64, cut=24)  # longer than the words of a chunk
-    for name, size in (("_HEAD", 4), ("_TAIL", 2), ("_WIDE", 24), ("_MARK_SIZE", 0)):
+    # Twice the tail is looked at for an escape, which has six bytes.
+    for name, size in (("_HEAD", 4), ("_TAIL", 6), ("_WIDE", 24), ("_MARK_SIZE", 0)):
         monkeypatch.setattr(cutting, name, size)
     monkeypatch.setattr(cutting, "shorten", shorten)
     monkeypatch.setattr(relay, "LONG", 50)

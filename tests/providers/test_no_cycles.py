@@ -1,0 +1,26 @@
+"""What reads a provider's answer, and all that it has set aside, is let go of when it is over."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from work import collected
+
+from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
+from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
+from choreo_wsgi.providers.gemini.answer import GeminiTranslator
+from choreo_wsgi.providers.ollama import OllamaTranslator
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
+
+
+@pytest.mark.parametrize(
+    "make",
+    [AnthropicTranslator, BedrockTranslator, GeminiTranslator, OllamaTranslator, OpenAITranslator],
+)
+def test_no_translator_is_in_a_cycle(make: Callable[[], Any]) -> None:
+    with collected():
+        gone = weakref.ref(make())
+        assert gone() is None
