@@ -20,6 +20,8 @@ from waitress import wasyncore
 from waitress.server import create_server
 
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.source import Reply
+from choreo_wsgi.providers.base import Provider
 from choreo_wsgi.settings import load
 
 #: Seconds after which a test that waits for bytes or for an event fails.
@@ -330,3 +332,24 @@ class Client:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def everything(client: Client) -> bytes:
+    """Return all that the server sends until it closes the connection."""
+    raw = b""
+    while piece := client.socket.recv(4096):
+        raw += piece
+    return raw
+
+
+def read_reply(provider: Provider, reply: Reply) -> bytes:
+    """Return all that *reply* gives, and close it and its *provider*."""
+    out, deadline = b"", time.monotonic() + DEADLINE
+    try:
+        while not reply.ended:
+            assert time.monotonic() < deadline
+            out += reply.receive(0.25)
+    finally:
+        reply.close()
+        provider.close()
+    return out

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness import read_reply
 from raw_server import RawServer, sized
 from work import traced
 
@@ -69,15 +69,7 @@ def answered(api: str, answer: bytes, stream: bool = False) -> bytes:
         options = {"api_key": "k", "base_url": upstream.url, "apis": "chat, responses"}
         provider = provider_class("openai")("up", options, Settings())
         reply = provider.answer(request, load(api).writer(request))
-        out, deadline = b"", time.monotonic() + 60
-        try:
-            while not reply.ended:
-                assert time.monotonic() < deadline
-                out += reply.receive(0.25)
-        finally:
-            reply.close()
-            provider.close()
-    return out
+        return read_reply(provider, reply)
 
 
 @pytest.mark.parametrize("how", [{}, {"ensure_ascii": False}, {"indent": 1}], ids=str)

@@ -9,6 +9,7 @@ from typing import Any
 
 import harness
 import pytest
+from harness import everything
 from plain_apps import Running, body_app, stream_app
 
 RunApp = Callable[..., Running]
@@ -29,9 +30,7 @@ def test_a_block_is_one_chunk(run_app: RunApp, size: int) -> None:
 def test_the_bytes_of_a_chunked_answer(run_app: RunApp) -> None:
     with run_app(stream_app([b"hello", b"", b"x" * 26])).connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        raw = b""
-        while piece := client.socket.recv(4096):
-            raw += piece
+        raw = everything(client)
     head, _, body = raw.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close" in head
@@ -100,9 +99,7 @@ def test_requests_sent_at_once_are_answered_in_order(run_app: RunApp) -> None:
 def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_app: RunApp) -> None:
     with run_app(stream_app([b"a", b"b"])).connect() as client:
         client.send(b"GET / HTTP/1.0\r\n\r\n")
-        raw = b""
-        while piece := client.socket.recv(4096):
-            raw += piece
+        raw = everything(client)
     head, _, body = raw.partition(b"\r\n\r\n")
     assert b"Transfer-Encoding" not in head
     assert body == b"ab"
@@ -140,14 +137,6 @@ def test_a_connection_is_kept_as_its_client_says(
             assert client.at_end()
 
 
-def everything(client: harness.Client) -> bytes:
-    """Return all that the server sends until it closes the connection."""
-    raw = b""
-    while piece := client.socket.recv(4096):
-        raw += piece
-    return raw
-
-
 def answer_to_get(server: Running, fields: bytes = b"") -> bytes:
     with server.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
@@ -170,9 +159,7 @@ def test_a_failure_in_the_middle_leaves_out_the_last_chunk(run_app: RunApp) -> N
 
     with run_app(stream_app(frames())).connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        raw = b""
-        while piece := client.socket.recv(4096):
-            raw += piece
+        raw = everything(client)
     assert raw.endswith(b"5\r\nfirst\r\n")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import harness
 import pytest
-from harness import wait_until
+from harness import everything, wait_until
 from plain_apps import Running, body_app, stream_app
 
 from choreo_wsgi.serve.channel import READ
@@ -117,9 +117,7 @@ def test_a_body_without_a_length_ends_with_an_older_clients_connection(run_app: 
     """However much it wants to keep that: it would wait for the end for ever."""
     with run_app(stream_app([b"a", b"b"])).connect() as client:
         client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-        raw = b""
-        while piece := client.socket.recv(4096):
-            raw += piece
+        raw = everything(client)
     assert raw.endswith(b"\r\nConnection: close\r\n\r\nab")
 
 

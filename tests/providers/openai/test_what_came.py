@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness import read_reply
 from raw_server import RawServer
 
 from choreo_wsgi import sse
@@ -56,15 +56,7 @@ def ask(
         request = ChatRequest("m", sent["messages"], sent, stream=stream)
         writer: Any = ChunkWriter(Identity("m")) if stream else CompletionWriter(Identity("m"))
         reply = provider.answer(request, writer)
-        out = b""
-        deadline = time.monotonic() + 15
-        try:
-            while not reply.ended:
-                assert time.monotonic() < deadline
-                out += reply.receive(0.25)
-        finally:
-            reply.close()
-            provider.close()
+        out = read_reply(provider, reply)
     if not stream:
         return str(json.loads(out)["choices"][0]["message"]["content"]), server
     lines = out.split(b"\n\n")[:-1]
