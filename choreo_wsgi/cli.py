@@ -7,7 +7,6 @@ imported only when it is the one that is called: a server does not load the clie
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import io
 import logging
@@ -33,7 +32,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .app import shown
     from .serve import processes
-    from .serve.processes import Place
+    from .serve.processes import ProcessContext
 else:
     shown = Late("choreo_wsgi.app.shown")
     processes = Late("choreo_wsgi.serve.processes")
@@ -188,9 +187,9 @@ def _serve(options: argparse.Namespace) -> int:
         return _serve_here(configuration, inherited)
     count = processes.process_count(configuration.settings)
 
-    def serve(place: Place) -> int:
+    def serve(context: ProcessContext) -> int:
         try:
-            return _serve_here(place.share(_configuration(options)), place.sockets, place)
+            return _serve_here(context.configure(_configuration(options)), context.sockets, context)
         except ChoreoError as error:
             print(f"choreo-wsgi: {error.message}", file=sys.stderr)
             return int(processes.MISCONFIGURED)
@@ -205,13 +204,15 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _serve_here(
-    configuration: Configuration, sockets: list[socket.socket], place: Place | None = None
+    configuration: Configuration,
+    sockets: list[socket.socket],
+    context: ProcessContext | None = None,
 ) -> int:
-    """Serve in this process, one of several if it has a *place* among them."""
-    crowd = None if place is None else functools.partial(place.crowd.tell, place.index)
+    """Serve in this process, as one of several when *context* is given."""
+    over_share = None if context is None else context.report
     app = create_app(configuration)
     try:
-        server = Server(app, sockets, crowd)
+        server = Server(app, sockets, over_share)
         if configuration.settings.preload:
             app.preload()
         server.handle_signals()
@@ -222,10 +223,10 @@ def _serve_here(
     if configuration.has_keys:  # the key itself is never printed; a shell can fill it in
         key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
     text = banner(__version__, server.addresses, app.router.describe(), key)
-    if place is None:
+    if context is None:
         print(text, flush=True)
     else:
-        place.serving(text, server.drain, server.retire)
+        context.announce(text, server.drain, server.retire)
     server.run()
     return 0
 

@@ -16,7 +16,7 @@ from ..late import Late
 from ..providers.building import build
 from ..providers.routing import Router
 from ..settings import Configuration, configure
-from ..streams.stream import Control, EventStream, forget_frames
+from ..streams.stream import Control, EventStream, drop_traceback
 from ..version import __version__
 from . import log
 from .access import OPEN, Gate, how_it_came
@@ -242,17 +242,17 @@ class Application:
             account.outcome = error.code or error.type
             if error.status >= 500:
                 logger.warning("%s: %d %s: %s", account.id, error.status, error.code, error.message)
-            forget_frames(error)
+            drop_traceback(error)
             return error_response(error, call.environ)
         except ClientGone as error:
-            forget_frames(error)
+            drop_traceback(error)
             account.outcome = "client_closed"
             return json_response({}, 408)  # nobody reads it
         except Exception as error:
             failure = unexpected(error, "the server failed to answer this request")
             account.outcome = failure.code or failure.type
             logger.exception("%s: a request failed", account.id)
-            forget_frames(error)
+            drop_traceback(error)
             return error_response(failure, call.environ)
 
     def admit(self, environ: Environ) -> None:

@@ -12,7 +12,7 @@ from ..chat.source import Reply
 from ..providers.failover import Breakers, Failover, in_order
 from ..providers.routing import Router, Target
 from ..settings import Settings
-from ..streams.stream import Control, Endable, EventStream, Generation
+from ..streams.stream import Control, EventStream, FrameStream, Generation
 from .pending import Pending
 from .request import Call, Headers
 from .response import Response, document, visible
@@ -89,7 +89,7 @@ class Completions:
             account.failovers = frames.failovers
             generation = Generation(frames, self._control, writer, first)
             recording = None if record is None else record(generation)
-            carried: Endable = recording or generation
+            carried: FrameStream = recording or generation
             generation.on_end = partial(_charge, call, slot, frames, recording)
 
             def on_close(outcome: str) -> None:

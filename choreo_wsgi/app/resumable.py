@@ -147,7 +147,7 @@ class Resumption:
     def _recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
         """Return what logs a generation for *call* with *writer*, also without its client."""
         owner = call.account.key.id
-        return lambda made: Recording(made, writer, lambda one: self.orphans.adopt(one, owner))
+        return lambda made: Recording(made, writer, lambda one: self.orphans.add(one, owner))
 
     # -- read on --------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class UpstreamAnswer:
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
         self._begun: Exchange | None = None  # the exchange whose body has been looked at
-        self._packing: coding.Unpacker | None = None
+        self._packing: coding.Decompressor | None = None
         self._waits = False  # there is more to unpack of what has come
         #: Bytes since the last that was of use; who reads sets it to 0.
         self.unused = 0
@@ -205,7 +205,9 @@ class UpstreamAnswer:
             self._begun = exchange
             named = exchange.headers.get("Content-Encoding", "").strip().lower()
             packed = data[:1] == b"\x1f" or named == "deflate"  # as far as these tell
-            self._packing = coding.Unpacker() if packed and coding.is_packed(named, data) else None
+            self._packing = (
+                coding.Decompressor() if packed and coding.is_compressed(named, data) else None
+            )
         if self._packing is not None:
             try:
                 data = self._packing.step(data, _STEP)

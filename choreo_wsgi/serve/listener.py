@@ -73,8 +73,8 @@ class Listener(Load):
         expected, self._expected = self._expected, 1
         for number in range(expected):
             # One in any case after a rest: the others may be stuck.
-            asks = server.crowd is not None and (number or not rested)
-            if asks and server.crowd(len(server.connections)):
+            asks = server.over_share is not None and (number or not rested)
+            if asks and server.over_share(len(server.connections)):
                 self.due = time.monotonic() + REST
             if self.fileno() is None:
                 return

@@ -65,7 +65,7 @@ def process_count(settings: Settings) -> int:
     return int(text)
 
 
-class Crowd:
+class ConnectionCounts:
     """How many connections each of *count* processes has, in memory that they share.
 
     Each writes its own number only, so there is nothing to lock.
@@ -75,13 +75,13 @@ class Crowd:
         self.count = count
         self._numbers = memoryview(mmap.mmap(-1, 4 * count)).cast("I")
         for index in range(count):
-            self.leave(index)
+            self.remove(index)
 
-    def leave(self, index: int) -> None:
+    def remove(self, index: int) -> None:
         """Count process *index* no more: it does not run."""
         self._numbers[index] = _ABSENT
 
-    def tell(self, index: int, connections: int) -> bool:
+    def report(self, index: int, connections: int) -> bool:
         """Set the number of process *index*; return whether it is clearly above the mean."""
         self._numbers[index] = connections
         there = [number for number in self._numbers if number != _ABSENT]
@@ -89,11 +89,11 @@ class Crowd:
 
 
 @dataclass
-class Place:
-    """What a process is told: its *index* of *crowd.count*, and the *sockets* to listen on."""
+class ProcessContext:
+    """What a process is told: its *index* of *counts.count*, and the *sockets* to listen on."""
 
     index: int
-    crowd: Crowd
+    counts: ConnectionCounts
     sockets: list[socket.socket]
     #: Where the parent holds the other end: closed with it.
     parent: int
@@ -102,17 +102,21 @@ class Place:
     #: A folder of all processes, for as long as they run.
     folder: Path
 
-    def share(self, configuration: Configuration) -> Configuration:
+    def report(self, connections: int) -> bool:
+        """Report the number of *connections*; return whether it is clearly above the mean."""
+        return self.counts.report(self.index, connections)
+
+    def configure(self, configuration: Configuration) -> Configuration:
         """Return *configuration* for this process: its share of the streams, one log for all."""
         settings = configuration.settings
-        streams = settings.max_streams // self.crowd.count
-        streams += self.index < settings.max_streams % self.crowd.count
+        streams = settings.max_streams // self.counts.count
+        streams += self.index < settings.max_streams % self.counts.count
         changes: dict[str, Any] = {"max_streams": max(1, streams)}
         if settings.replay == "memory:":  # which another process cannot read
             changes["replay"] = f"sqlite:{self.folder / 'replay.sqlite'}"
         return replace(configuration, settings=replace(settings, **changes))
 
-    def serving(self, text: str, drain: Callable[[], None], retire: Callable[[], None]) -> None:
+    def announce(self, text: str, drain: Callable[[], None], retire: Callable[[], None]) -> None:
         """Tell the parent that this process serves; *text* is printed once all do.
 
         *drain* is called when the parent has gone, *retire* when another process takes over.
@@ -128,7 +132,7 @@ class Place:
         signal.signal(signal.SIGUSR1, replaced)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's
         threading.Thread(target=watch, name="parent", daemon=True).start()
-        self.crowd.tell(self.index, 0)
+        self.counts.report(self.index, 0)
         os.write(self.ready, text.encode())
         os.close(self.ready)
 
@@ -144,7 +148,7 @@ class _Process:
 
 
 class Supervisor:
-    """Runs *serve* in *count* processes, each at a :class:`Place`, on *sockets*.
+    """Runs *serve* in *count* processes, each at a :class:`ProcessContext`, on *sockets*.
 
     *serve* returns the status of the process; it is called after a fork.  A process that has
     not ended *patience* seconds after it was asked to is killed.
@@ -154,14 +158,14 @@ class Supervisor:
         self,
         count: int,
         sockets: list[socket.socket],
-        serve: Callable[[Place], int],
+        serve: Callable[[ProcessContext], int],
         patience: float,
     ) -> None:
         self._serve = serve
         self._patience = patience
         self._deadline = math.inf  # when those are killed that have not ended
         self._sockets = sockets
-        self._crowd = Crowd(count)
+        self._counts = ConnectionCounts(count)
         self._processes: dict[int, _Process] = {}
         self._restarts: dict[int, float] = {}  # when to start which index again
         self._backoff = [FIRST_BACKOFF] * count
@@ -187,7 +191,7 @@ class Supervisor:
             signal.signal(number, lambda number, frame: self._signals.append(number))
         signal.set_wakeup_fd(self._outside.fileno(), warn_on_full_buffer=False)
         try:
-            for index in range(self._crowd.count):
+            for index in range(self._counts.count):
                 self._start(index)
             while self._processes or (self._restarts and not self._stopping):
                 self._round()
@@ -223,7 +227,7 @@ class Supervisor:
         if number in (signal.SIGTERM, signal.SIGINT):
             self._stop()
         elif number == signal.SIGHUP and not (self._stopping or self._replacing):
-            self._replacing = list(range(self._crowd.count))
+            self._replacing = list(range(self._counts.count))
             self._start(0)
 
     def _stop(self) -> None:
@@ -251,8 +255,10 @@ class Supervisor:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
-            place = Place(index, self._crowd, self._sockets, self._alive, told, self._folder)
-            status = self._serve(place)
+            context = ProcessContext(
+                index, self._counts, self._sockets, self._alive, told, self._folder
+            )
+            status = self._serve(context)
         finally:
             logging.shutdown()
             os._exit(status)  # what the parent has begun is not this process's to end
@@ -263,7 +269,7 @@ class Supervisor:
         process.ready = -1
         process.serves = bool(text)
         serving = sum(one.serves for one in self._processes.values())
-        if not self._told and serving == self._crowd.count:
+        if not self._told and serving == self._counts.count:
             self._told = True
             print(text, flush=True)
         if not (process.serves and self._replacing[:1] == [process.index]):
@@ -292,7 +298,7 @@ class Supervisor:
         # Another one replaces it, or should have been replaced by it.
         vacant = all(other.index != index for other in self._processes.values())
         if vacant:
-            self._crowd.leave(index)
+            self._counts.remove(index)
         if self._stopping:
             return
         if not process.serves and self._replacing[:1] == [index]:

@@ -61,7 +61,7 @@ class Server:
     """Listens for *application*; binds on creation, so that the addresses are known.
 
     The sockets *inherited*, when there are any, stand in for the addresses of the settings.
-    *crowd* is told how many connections there are, and says whether others shall accept first.
+    *over_share* is told how many connections there are, and says whether others shall accept first.
     Raises ConfigurationError if an address cannot be bound, or must not be exposed without
     API keys.
     """
@@ -75,7 +75,7 @@ class Server:
         self,
         application: Application,
         inherited: Sequence[socket.socket] = (),
-        crowd: Callable[[int], bool] | None = None,
+        over_share: Callable[[int], bool] | None = None,
     ) -> None:
         settings = self.settings = application.settings
         self.application = application
@@ -106,7 +106,7 @@ class Server:
         #: a client that left is noticed; one that only shut down its sending side cannot be told
         #: apart.
         self.lookahead = 0 if settings.half_close else 1
-        self.crowd = crowd
+        self.over_share = over_share
         self.connections: set[Channel] = set()
         self._listeners = [Listener(self, one) for one in sockets]
         self._signals = 0

@@ -214,7 +214,7 @@ class Orphans:
         """Return how many there are of *owner*."""
         return self._owners[owner]
 
-    def adopt(self, recording: Recording, owner: str) -> bool:
+    def add(self, recording: Recording, owner: str) -> bool:
         """Go on with *recording*; False after :meth:`close`."""
         with self._lock:
             if self._closing:

@@ -42,7 +42,7 @@ class Control:
             raise Unavailable("the server is shutting down", code="server_shutting_down")
 
 
-def forget_frames(error: BaseException) -> None:
+def drop_traceback(error: BaseException) -> None:
     """Drop the frames that *error* came through, once it has been told.
 
     Whoever failed keeps the error and is kept by one of its frames, with the whole request: memory
@@ -101,7 +101,7 @@ class Generation:
         if self.ended:
             return b""
         self.failure = error
-        forget_frames(error)
+        drop_traceback(error)
         self._end(error.code or error.type)
         return self.writer.fail(error)
 
@@ -134,7 +134,7 @@ class Generation:
             self._end("client_closed")
 
 
-class Endable(Readable[bytes], Protocol):
+class FrameStream(Readable[bytes], Protocol):
     """What an event stream carries: frames that bring their one ending with them."""
 
     @property
@@ -161,7 +161,7 @@ class EventStream:
 
     def __init__(
         self,
-        generation: Endable,
+        generation: FrameStream,
         *,
         gone: Callable[[], bool],
         heartbeat: float,

@@ -17,7 +17,7 @@ _MEMBERS = 256
 _TEXT = re.compile(rb"[\xef\xbb\xbf \t\r\n]*(?:data:|event:|id:|retry:|error:|[:{\[<])")
 
 
-def is_packed(coding: str, data: bytes) -> bool:
+def is_compressed(coding: str, data: bytes) -> bool:
     """Return whether a body that begins with *data* is packed: by its bytes, where they tell.
 
     Neither JSON nor events nor AWS's messages begin with gzip's first byte; a body whose
@@ -26,7 +26,7 @@ def is_packed(coding: str, data: bytes) -> bool:
     return data[:1] == b"\x1f" or (coding == "deflate" and not _TEXT.match(data))
 
 
-class Unpacker:
+class Decompressor:
     """Undoes gzip and deflate.
 
     *waiting* is whether more can be unpacked of what was given so far.
@@ -38,7 +38,7 @@ class Unpacker:
         self._rest = b""
         self.waiting = False
 
-    def unpack(self, data: bytes) -> bytes:
+    def decompress(self, data: bytes) -> bytes:
         """Return what *data* unpacks to; raises FramingError, also for too much."""
         unpacked = self.step(data, _MAX_UNPACKED)
         if self.waiting:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
 
-from choreo_wsgi.upstream.coding import Unpacker, is_packed
+from choreo_wsgi.upstream.coding import Decompressor, is_compressed
 from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import Head, head_end, parse_head
 
@@ -208,7 +208,9 @@ class AsyncExchange:
                     framing.end()
                 if body and self._unpack is None:
                     coding = self._head.headers.get("content-encoding").lower()
-                    self._unpack = Unpacker().unpack if is_packed(coding, body) else bytes
+                    self._unpack = (
+                        Decompressor().decompress if is_compressed(coding, body) else bytes
+                    )
                 if body and self._unpack is not None:
                     body = self._unpack(body)
         except BaseException as error:

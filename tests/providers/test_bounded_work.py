@@ -26,7 +26,7 @@ from choreo_wsgi.providers.failures import refusal
 from choreo_wsgi.providers.openai.relay import EventRelay
 from choreo_wsgi.providers.parts import content
 from choreo_wsgi.providers.tools import functions
-from choreo_wsgi.upstream.coding import Unpacker
+from choreo_wsgi.upstream.coding import Decompressor
 from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import parse_head
 
@@ -255,28 +255,28 @@ def test_a_signature_in_pieces_is_put_together_once() -> None:
 def test_what_is_packed_comes_in_pieces() -> None:
     text = b": a comment\n\n" * 1_000_000
     for packed in (gzip.compress(text), b"".join(map(gzip.compress, (text[:7], text[7:])))):
-        unpacker, found = Unpacker(), [b""]
-        found.append(unpacker.step(packed, 1000))
-        while unpacker.waiting:
+        decompressor, found = Decompressor(), [b""]
+        found.append(decompressor.step(packed, 1000))
+        while decompressor.waiting:
             assert len(found[-1]) <= 1000
             found[:] = [b"".join(found)] if len(found) > 1000 else found
-            found.append(unpacker.step(b"", 1000))
+            found.append(decompressor.step(b"", 1000))
         assert b"".join(found) == text
         with pytest.raises(FramingError, match="too much"):
-            Unpacker().unpack(gzip.compress(bytes(20_000_000)))
+            Decompressor().decompress(gzip.compress(bytes(20_000_000)))
 
 
 def test_members_without_anything_are_not_all_begun_at_once() -> None:
     empty = gzip.compress(b"")
-    unpacker = Unpacker()
-    assert calls(lambda: unpacker.step(empty * 5000, 1000)) < 2000
-    assert unpacker.waiting
+    decompressor = Decompressor()
+    assert calls(lambda: decompressor.step(empty * 5000, 1000)) < 2000
+    assert decompressor.waiting
     steps = 0
-    while unpacker.waiting:
-        assert unpacker.step(b"", 1000) == b""
+    while decompressor.waiting:
+        assert decompressor.step(b"", 1000) == b""
         steps += 1
     assert 5 < steps < 50
-    assert unpacker.step(gzip.compress(b"x"), 1000) == b"x"
+    assert decompressor.step(gzip.compress(b"x"), 1000) == b"x"
 
 
 def test_a_head_has_a_hundred_lines() -> None:

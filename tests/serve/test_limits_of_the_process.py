@@ -106,7 +106,7 @@ def test_who_has_no_descriptor_rests() -> None:
     """Else a loop would ask again and again, and take a whole core."""
     carrier = SimpleNamespace(take=lambda load: None)
     server = SimpleNamespace(
-        carrier=carrier, settings=Settings(), full=False, retired=False, crowd=None
+        carrier=carrier, settings=Settings(), full=False, retired=False, over_share=None
     )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -18,7 +18,7 @@ import harness
 import pytest
 
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.serve.processes import Crowd, Place, process_count
+from choreo_wsgi.serve.processes import ConnectionCounts, ProcessContext, process_count
 from choreo_wsgi.settings import Configuration, Settings
 
 Start = Callable[..., Any]
@@ -149,9 +149,9 @@ STANDS_STILL = """
 import os, signal, sys
 from choreo_wsgi.serve.processes import Supervisor
 
-def serve(place):
+def serve(context):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    place.serving("ready", lambda: None, lambda: None)
+    context.announce("ready", lambda: None, lambda: None)
     os.kill(os.getpid(), signal.SIGSTOP)
     return 0
 
@@ -297,11 +297,11 @@ def test_an_address_that_is_taken_ends_all(run: Start) -> None:
 
 
 def test_each_has_its_share() -> None:
-    crowd = Crowd(3)
+    counts = ConnectionCounts(3)
 
     def shared(index: int, **settings: Any) -> Settings:
-        place = Place(index, crowd, [], -1, -1, Path("/shared"))
-        return place.share(Configuration(Settings(**settings), {})).settings
+        context = ProcessContext(index, counts, [], -1, -1, Path("/shared"))
+        return context.configure(Configuration(Settings(**settings), {})).settings
 
     assert [shared(index, max_streams=8).max_streams for index in range(3)] == [3, 3, 2]
     assert [shared(index, max_streams=1).max_streams for index in range(3)] == [1, 1, 1]
@@ -310,16 +310,16 @@ def test_each_has_its_share() -> None:
 
 
 def test_who_has_more_than_the_others_rests() -> None:
-    crowd = Crowd(2)
-    assert not crowd.tell(0, 100)  # the other does not run yet
-    assert not crowd.tell(1, 0)
-    assert not crowd.tell(0, 2)  # two more than none are no reason
-    assert crowd.tell(0, 10)
-    assert not crowd.tell(1, 9)
-    assert not crowd.tell(0, 10)
-    assert crowd.tell(0, 20)
-    crowd.leave(1)
-    assert not crowd.tell(0, 20)
+    counts = ConnectionCounts(2)
+    assert not counts.report(0, 100)  # the other does not run yet
+    assert not counts.report(1, 0)
+    assert not counts.report(0, 2)  # two more than none are no reason
+    assert counts.report(0, 10)
+    assert not counts.report(1, 9)
+    assert not counts.report(0, 10)
+    assert counts.report(0, 20)
+    counts.remove(1)
+    assert not counts.report(0, 20)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "257"])

@@ -36,7 +36,7 @@ def playback(logs: Store, control: Control) -> tuple[Any, Playback]:
 def test_a_log_that_is_waited_for_keeps_its_recording_from_the_loop(tmp_path: Path) -> None:
     """A worker carries it; without a client nobody waits for the log, and the loop does."""
     logs = open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings())
-    recording = Recording(SILENCE, create(logs), lambda one: orphans.adopt(one, "alice"))
+    recording = Recording(SILENCE, create(logs), lambda one: orphans.add(one, "alice"))
     assert (recording.fileno(), recording.due) == (None, None)
     orphans = Orphans(60.0)
     carried: list[Recording] = []
