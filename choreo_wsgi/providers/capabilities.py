@@ -118,7 +118,7 @@ def _pairs(words: Iterable[str]) -> dict[str, str]:
     return dict(word.replace("|", ",").partition("=")[::2] for word in words)
 
 
-def asked_effort(request: ChatRequest) -> str | None:
+def requested_effort(request: ChatRequest) -> str | None:
     """Return the word of ``reasoning_effort`` that *request* has, or that the ``thinking`` of
     Anthropic's API in it comes to."""
     effort, thinking = (request.body.get(name) for name in ("reasoning_effort", "thinking"))

@@ -49,13 +49,13 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """A *request* to a model that is *able* to do so much.
+    """A parsed *request* to a model with the capabilities *caps*.
 
     *system* are the messages that go before everything else, *turns* the others in order.
     """
 
     request: ChatRequest
-    able: Capabilities
+    caps: Capabilities
     system: list[Turn] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
 
@@ -84,20 +84,20 @@ class Conversation:
 def conversation(
     request: ChatRequest,
     provider: str,
-    able: Capabilities,
+    caps: Capabilities,
     ids: re.Pattern[str] | None = None,
     blanks: bool = False,
     system_anywhere: bool = False,
 ) -> Conversation:
     """Return the conversation in *request*, after a look at all that *provider* does not take.
 
-    The model is *able* to do so much.  *ids* is what the provider takes as the id of a call,
+    *caps* are the capabilities of the model.  *ids* is what the provider takes as the id of a call,
     *blanks* whether it takes texts without a visible character, *system_anywhere* whether system
     messages that come later stay in their place.  Raises InvalidRequest, naming the field, for
     what is not a conversation or what only OpenAI's own models can be told.
     """
-    check(request, provider, able)
-    found = Conversation(request, able)
+    check(request, provider, caps)
+    found = Conversation(request, caps)
     calls = _Calls(ids, request.marks)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"

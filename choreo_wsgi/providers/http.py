@@ -53,7 +53,7 @@ class OverHTTP(Provider):
         lines = getattr(given, "capabilities", ())
         self._overrides = capabilities.overrides(lines) if lines else []
 
-    def able(self, model: str) -> Capabilities:
+    def capabilities(self, model: str) -> Capabilities:
         """Return what *model* can do."""
         return capabilities.capabilities(model, self._overrides)
 

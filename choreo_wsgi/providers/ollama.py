@@ -32,13 +32,13 @@ from . import (
     setting,
 )
 from .answer import BLANK
-from .capabilities import Capabilities, asked_effort
+from .capabilities import Capabilities, requested_effort
 from .conversation import Turn, conversation, rank
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text
 from .reading import Counts, find_error, parse_object, text
-from .support import given
+from .support import without_empty
 from .tools import choice, functions, schema
 from .translating import arguments, json_values, picture, whole_call
 
@@ -77,7 +77,7 @@ class Ollama(HTTPProvider):
         headers = {"accept": "application/x-ndjson"}
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
-        made = body(request, self.able(request.model))
+        made = body(request, self.capabilities(request.model))
         if options.keep_alive:
             made["keep_alive"] = options.keep_alive
         return self.post(f"{options.base_url.rstrip('/')}/api/chat", headers, made)
@@ -86,47 +86,47 @@ class Ollama(HTTPProvider):
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)
 
 
-def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
-    """Return the JSON object to send for *request* to a model that is *able* to do so much.
+def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    talk = conversation(request, "ollama", able, blanks=True, system_anywhere=True)
+    chat = conversation(request, "ollama", caps, blanks=True, system_anywhere=True)
     asked = request.body
     options = {
         **{name: asked.get(name) for name in _SAMPLING},
         "top_k": request.body.get("top_k"),
         "stop": list(request.stop),
-        "num_predict": able.limit(request.max_tokens),
+        "num_predict": caps.limit(request.max_tokens),
     }
     made: dict[str, Json] = {
         "model": request.model,
-        "messages": map(_message, [*talk.system, *_in_order(talk.turns)]),
+        "messages": map(_message, [*chat.system, *_in_order(chat.turns)]),
         "stream": True,
-        **given({"options": given(options)}),
+        **without_empty({"options": without_empty(options)}),
     }
     for name in ("logprobs", "top_logprobs"):
         if asked.get(name):
             made[name] = asked[name]
-    _add_tools(made, request, able)
+    _add_tools(made, request, caps)
     wanted = schema(request)
     if wanted is not None:
         made["format"] = wanted["schema"] or "json"
-    effort = asked_effort(request)
+    effort = requested_effort(request)
     if effort is not None:
-        made["think"] = _think(effort, able)
+        made["think"] = _think(effort, caps)
     return made
 
 
-def _think(effort: str, able: Capabilities) -> str | bool:
-    if effort == "none" and able.off != "no":
+def _think(effort: str, caps: Capabilities) -> str | bool:
+    if effort == "none" and caps.off != "no":
         return False
-    return able.effort(effort) if able.efforts else _THINK.get(effort, effort)
+    return caps.effort(effort) if caps.efforts else _THINK.get(effort, effort)
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) -> None:
+def _add_tools(made: dict[str, Json], request: ChatRequest, caps: Capabilities) -> None:
     tools = functions(request)
-    mode, _ = choice(request, able)
+    mode, _ = choice(request, caps)
     if mode in ("required", "named"):
         raise InvalidRequest("ollama cannot be made to call a tool", param="tool_choice")
     for tool in () if mode == "none" else tools:

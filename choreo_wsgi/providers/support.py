@@ -141,9 +141,11 @@ _READ = check_of(
 _READ_LOCALLY = check_of({**_TOOLS, **_NUMBERS})
 
 
-def check(request: ChatRequest, provider: str, able: Capabilities | None = None) -> None:
-    """Raise InvalidRequest, naming the parameter, for what *provider* cannot do with a model that
-    is *able* to do so much (None: nothing is known of it)."""
+def check(request: ChatRequest, provider: str, caps: Capabilities | None = None) -> None:
+    """Raise InvalidRequest, naming the parameter, if *provider* does not support *request*.
+
+    *caps* are the capabilities of the model, None if they are unknown.
+    """
     for name, value in request.body.items():
         row = _ROWS.get(name)
         if value is None or name in _PLUMBING or (row and value in row.neutral):
@@ -152,7 +154,7 @@ def check(request: ChatRequest, provider: str, able: Capabilities | None = None)
             continue  # what its server does not know it does not read either
         if row is None:
             raise InvalidRequest(f"{provider} does not know {name[:200]!r}", param=name[:200])
-        if name == "parallel_tool_calls" and able and able.parallel == "one":
+        if name == "parallel_tool_calls" and caps and caps.parallel == "one":
             continue
         cell = row.cells[provider]
         if cell.how == "refused":
@@ -186,6 +188,6 @@ def kind_of(media: Media) -> str:
     return _TEXT if media.media_type.startswith("text/") else _OTHER
 
 
-def given(members: Mapping[str, Json]) -> dict[str, Json]:
-    """Return those of *members* that are not None, nor empty."""
+def without_empty(members: Mapping[str, Json]) -> dict[str, Json]:
+    """Return *members* without the values that are None or empty."""
     return {name: value for name, value in members.items() if value not in (None, "", [], {})}

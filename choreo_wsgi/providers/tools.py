@@ -78,11 +78,11 @@ def functions(request: ChatRequest) -> list[Function]:
     return list(found.values())
 
 
-def choice(request: ChatRequest, able: Capabilities) -> tuple[str, str]:
+def choice(request: ChatRequest, caps: Capabilities) -> tuple[str, str]:
     """Return how to choose among the functions: ``auto``, ``required``, ``none``, or ``named`` and
     the name of one; ``""`` when *request* does not say.
 
-    Raises InvalidRequest for what the model is not *able* to do.
+    Raises InvalidRequest if the model (*caps*) cannot do it.
     """
     wanted = request.body.get("tool_choice")
     mode, name = (wanted, "") if isinstance(wanted, str) else ("", "")
@@ -90,7 +90,7 @@ def choice(request: ChatRequest, able: Capabilities) -> tuple[str, str]:
         mode, name = "named", wanted["function"]["name"]
     elif isinstance(wanted, dict):
         mode = wanted["allowed_tools"]["mode"]
-    if mode in ("required", "named") and not able.forced_tools:
+    if mode in ("required", "named") and not caps.forced_tools:
         raise InvalidRequest(
             f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
         )

@@ -65,8 +65,9 @@ class Anthropic(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""
-        made = anthropic_request.body(request, self.options.max_tokens, self.able(request.model))
-        return self._post(request, "/messages", made)
+        caps = self.capabilities(request.model)
+        body = anthropic_request.body(request, self.options.max_tokens, caps)
+        return self._post(request, "/messages", body)
 
     def _post(self, request: ChatRequest, path: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options

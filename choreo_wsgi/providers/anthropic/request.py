@@ -12,10 +12,10 @@ from dataclasses import replace
 from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
-from ..capabilities import Capabilities, asked_effort
+from ..capabilities import Capabilities, requested_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Result, Text
-from ..support import given
+from ..support import without_empty
 from ..tools import Function, choice, functions, schema
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
@@ -24,36 +24,36 @@ _BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 3
 _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
 
 
-def body(request: ChatRequest, default_max_tokens: int, able: Capabilities) -> dict[str, Json]:
-    """Return the JSON object to send for *request* to a model that is *able* to do so much.
+def body(request: ChatRequest, default_max_tokens: int, caps: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
     *default_max_tokens* stands in where the request sets no limit, which Anthropic demands.
     Raises InvalidRequest, naming the parameter, for what cannot be sent.
     """
-    talk = conversation(request, "anthropic", able, ids=IDS, system_anywhere=able.system_anywhere)
+    chat = conversation(request, "anthropic", caps, ids=IDS, system_anywhere=caps.system_anywhere)
     asked = request.body
     limit = default_max_tokens if request.max_tokens is None else request.max_tokens
     made: dict[str, Json] = {
         "model": request.model,
-        "max_tokens": able.limit(limit),
-        "messages": _messages(talk),
+        "max_tokens": caps.limit(limit),
+        "messages": _messages(chat),
         "stream": True,
-        **sampling(request, able),
+        **sampling(request, caps),
     }
-    said = talk.instructions
+    said = chat.instructions
     marked = any(text.cache for text in said)
     more = {
         "system": [*map(_block, said)] if marked else "\n\n".join(text.text for text in said),
         "cache_control": asked.get("cache_control"),
         "top_k": request.body.get("top_k"),
         "stop_sequences": [text for text in request.stop if text.strip()],
-        "metadata": given({"user_id": asked.get("safety_identifier") or asked.get("user")}),
+        "metadata": without_empty({"user_id": asked.get("safety_identifier") or asked.get("user")}),
     }
-    made |= given(more)
-    _add_tools(made, talk)
+    made |= without_empty(more)
+    _add_tools(made, chat)
     if (wanted := schema(request, "anthropic")) is not None:
         made["output_config"] = {"format": {"type": "json_schema", "schema": wanted["schema"]}}
-    _add_thinking(made, talk)
+    _add_thinking(made, chat)
     return made
 
 
@@ -74,17 +74,17 @@ def passed(request: ChatRequest) -> dict[str, Json]:
     return {**original, "model": request.model, "messages": messages}
 
 
-def sampling(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
+def sampling(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     """Return temperature and top_p as the model takes them."""
     # 1 is the default, and refused by models and versions that have no sampling.
-    names = ("temperature", "top_p") if able.sampling != "none" else ()
+    names = ("temperature", "top_p") if caps.sampling != "none" else ()
     made = {name: request.body[name] for name in names if request.body.get(name) not in (None, 1)}
-    if able.sampling == "one" and len(made) == 2:
+    if caps.sampling == "one" and len(made) == 2:
         del made["top_p"]
     return made
 
 
-def thinking(talk: Conversation, default: int) -> tuple[dict[str, Json] | None, str, int]:
+def thinking(chat: Conversation, default: int) -> tuple[dict[str, Json] | None, str, int]:
     """Return the ``thinking`` object, the ``effort`` and the limit of tokens for the effort asked
     for; None, ``""`` and 0 where there is nothing to say.
 
@@ -92,39 +92,39 @@ def thinking(talk: Conversation, default: int) -> tuple[dict[str, Json] | None, 
     and stays below it; without room for it there is no thinking.  The limit that is made up for
     it stays below the model's, and more effort is never a smaller budget.
     """
-    request, able = talk.request, talk.able
-    effort = asked_effort(request)
+    request, caps = chat.request, chat.caps
+    effort = requested_effort(request)
     if effort is None or request.body.get("reasoning_effort") is None:
         return None, "", 0  # ``thinking`` is sent as it came
-    if able.thinking == "none":
+    if caps.thinking == "none":
         if effort == "none":
             return None, "", 0
         raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
-    if effort == "none" and able.off != "no":
-        return {"type": able.off}, "", 0
-    if able.thinking != "budget":
+    if effort == "none" and caps.off != "no":
+        return {"type": caps.off}, "", 0
+    if caps.thinking != "budget":
         # Summaries are what reasoning_content shows; some models leave them out unasked.
-        level = able.effort("low" if effort == "none" else effort)
+        level = caps.effort("low" if effort == "none" else effort)
         level = "low" if level == "minimal" else level
         return {"type": "adaptive", "display": "summarized"}, level, 0
-    budget = _BUDGETS.get(effort, able.least)
-    limit = able.limit(request.max_tokens)
+    budget = _BUDGETS.get(effort, caps.least)
+    limit = caps.limit(request.max_tokens)
     if limit is None:
-        most = able.max_tokens or default + budget
+        most = caps.max_tokens or default + budget
         budget = min(budget, max(most - default, most // 2))
         limit = min(default + budget, most)
     budget = min(budget, limit - 1)
-    if budget < able.least:
+    if budget < caps.least:
         return {"type": "disabled"}, "", 0
-    last = next((turn for turn in reversed(talk.turns) if turn.role in ("assistant", "user")), None)
+    last = next((turn for turn in reversed(chat.turns) if turn.role in ("assistant", "user")), None)
     if last and not last.thoughts and any(isinstance(part, Call) for part in last.parts):
         return None, "", 0  # refused in a round of tool calls that came back without its thinking
     return {"type": "enabled", "budget_tokens": budget}, "", limit
 
 
-def _add_thinking(made: dict[str, Json], talk: Conversation) -> None:
-    own = talk.request.body.get("thinking")
-    object, level, limit = thinking(talk, made["max_tokens"])
+def _add_thinking(made: dict[str, Json], chat: Conversation) -> None:
+    own = chat.request.body.get("thinking")
+    object, level, limit = thinking(chat, made["max_tokens"])
     if level:
         made.setdefault("output_config", {})["effort"] = level
     if own is not None:
@@ -137,26 +137,26 @@ def _add_thinking(made: dict[str, Json], talk: Conversation) -> None:
         made.pop("temperature", None)  # refused beside thinking
 
 
-def _add_tools(made: dict[str, Json], talk: Conversation) -> None:
-    tools = functions(talk.request)
-    mode, name = choice(talk.request, talk.able) if tools else ("none", "")
+def _add_tools(made: dict[str, Json], chat: Conversation) -> None:
+    tools = functions(chat.request)
+    mode, name = choice(chat.request, chat.caps) if tools else ("none", "")
     # Calls in the history are refused without the tools that they are of.
-    tools = tools or [Function(called) for called in talk.called]
+    tools = tools or [Function(called) for called in chat.called]
     if not tools:
         return
     made["tools"] = [
         _cached({**function.named, "input_schema": function.schema}, function.cache)
         for function in tools
     ]
-    asked = talk.request.body.get("parallel_tool_calls")
-    single = asked is False and talk.able.parallel != "one" and mode != "none"
+    asked = chat.request.body.get("parallel_tool_calls")
+    single = asked is False and chat.caps.parallel != "one" and mode != "none"
     if mode or single:
         chosen = {"type": _MODES[mode or "auto"], "name": name}
-        made["tool_choice"] = given(chosen | {"disable_parallel_tool_use": single or None})
+        made["tool_choice"] = without_empty(chosen | {"disable_parallel_tool_use": single or None})
 
 
-def _messages(talk: Conversation) -> Iterator[dict[str, Json]]:
-    for role, run in merged(talk.turns):
+def _messages(chat: Conversation) -> Iterator[dict[str, Json]]:
+    for role, run in merged(chat.turns):
         said = [turn for turn in run if turn.role != "system"]
         yield {"role": role, "content": _content(said)}
         # A system message follows a turn of the user, and no other system message.

@@ -100,7 +100,7 @@ class Bedrock(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*; see :meth:`signed`."""
-        made = bedrock_request.body(request, self.able(request.model))
+        made = bedrock_request.body(request, self.capabilities(request.model))
         return self._post(request, "converse-stream", made)
 
     def _post(self, request: ChatRequest, operation: str, body: dict[str, Json]) -> HTTPRequest:

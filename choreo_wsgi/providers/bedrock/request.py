@@ -14,10 +14,10 @@ from ...chat.request import ChatRequest
 from ...chat.shapes import compact
 from ...errors import InvalidRequest
 from ..anthropic.request import passed, sampling, thinking
-from ..capabilities import Capabilities, asked_effort
+from ..capabilities import Capabilities, requested_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Text
-from ..support import given
+from ..support import without_empty
 from ..tools import Function, choice, functions, schema
 
 #: The pattern of ``toolUseId`` in AWS's description of the service.
@@ -48,43 +48,43 @@ _MAX_NAME = 180  # of 200: a number may follow
 _DEFAULT_LIMIT = 16384
 
 
-def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
-    """Return the JSON object to send for *request* to a model that is *able* to do so much.
+def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
     The model's id is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    talk = conversation(request, "bedrock", able, ids=IDS)
-    made: dict[str, Json] = {"messages": _messages(talk, request.body.get("cache_control"))}
-    asked = sampling(request, able) if "claude" in request.model else request.body
+    chat = conversation(request, "bedrock", caps, ids=IDS)
+    made: dict[str, Json] = {"messages": _messages(chat, request.body.get("cache_control"))}
+    asked = sampling(request, caps) if "claude" in request.model else request.body
     inference = {
-        "maxTokens": able.limit(request.max_tokens),
+        "maxTokens": caps.limit(request.max_tokens),
         "temperature": asked.get("temperature"),
         "topP": asked.get("top_p"),
         "stopSequences": [text for text in request.stop if text.strip()],
     }
-    texts = [_marked({"text": text.text}, text.cache) for text in talk.instructions]
+    texts = [_marked({"text": text.text}, text.cache) for text in chat.instructions]
     system = [block for blocks in texts for block in blocks]
-    made |= given({"system": system, "inferenceConfig": given(inference)})
-    _add_tools(made, talk)
+    made |= without_empty({"system": system, "inferenceConfig": without_empty(inference)})
+    _add_tools(made, chat)
     if (wanted := schema(request, "bedrock")) is not None:
-        about = given({name: wanted.get(name) for name in ("name", "description")})
+        about = without_empty({name: wanted.get(name) for name in ("name", "description")})
         about["schema"] = compact(wanted["schema"])
         form = {"type": "json_schema", "structure": {"jsonSchema": about}}
         made["outputConfig"] = {"textFormat": form}
-    _add_own_fields(made, talk)
+    _add_own_fields(made, chat)
     return made
 
 
-def _add_tools(made: dict[str, Json], talk: Conversation) -> None:
-    tools = functions(talk.request)
-    mode, chosen = choice(talk.request, talk.able) if tools else ("", "")
+def _add_tools(made: dict[str, Json], chat: Conversation) -> None:
+    tools = functions(chat.request)
+    mode, chosen = choice(chat.request, chat.caps) if tools else ("", "")
     if mode == "none":
-        if talk.called:
+        if chat.called:
             raise InvalidRequest("bedrock has no 'none' after tool calls", param="tool_choice")
         return
     # Calls in the history are refused without the tools that they are of.
-    tools = tools or [Function(name) for name in talk.called]
+    tools = tools or [Function(name) for name in chat.called]
     if not tools:
         return
     specs: list[dict[str, Json]] = []
@@ -97,9 +97,9 @@ def _add_tools(made: dict[str, Json], talk: Conversation) -> None:
         made["toolConfig"]["toolChoice"] = _CHOICES.get(mode, named)
 
 
-def _add_own_fields(made: dict[str, Json], talk: Conversation) -> None:
+def _add_own_fields(made: dict[str, Json], chat: Conversation) -> None:
     """Add what Converse has no words for: they are the model's own."""
-    request, own = talk.request, dict[str, Json]()
+    request, own = chat.request, dict[str, Json]()
     claude = "claude" in request.model
     oss = "gpt-oss" in request.model
     for name in ("top_k", "reasoning_effort"):
@@ -108,10 +108,10 @@ def _add_own_fields(made: dict[str, Json], talk: Conversation) -> None:
             raise InvalidRequest(f"bedrock has no {name} for {request.model[:200]}", param=name)
     if (top_k := request.body.get("top_k")) is not None:
         own["top_k"] = top_k
-    object, level, limit = thinking(talk, _DEFAULT_LIMIT)
+    object, level, limit = thinking(chat, _DEFAULT_LIMIT)
     if oss:
-        if (effort := asked_effort(request)) is not None:
-            own["reasoning_effort"] = talk.able.effort(effort)
+        if (effort := requested_effort(request)) is not None:
+            own["reasoning_effort"] = chat.caps.effort(effort)
     elif claude and request.body.get("thinking") is not None:
         own["thinking"] = request.body["thinking"]
     elif object is not None:
@@ -136,11 +136,11 @@ def _marked(block: dict[str, Json], cache: Json) -> list[dict[str, Json]]:
     return [block] if cache is None else [block, _point(cache)]
 
 
-def _messages(talk: Conversation, cache: Json) -> Iterator[dict[str, Json]]:
+def _messages(chat: Conversation, cache: Json) -> Iterator[dict[str, Json]]:
     """Yield the messages; for *cache*, the ``cache_control`` of all, the last has a point."""
     names: set[str] = set()
     last: dict[str, Json] = {}
-    for role, run in merged(talk.turns):
+    for role, run in merged(chat.turns):
         if last:
             yield last
         last = {"role": role, "content": _content(run, names)}

@@ -48,7 +48,7 @@ class Gemini(HTTPProvider):
         # Without alt=sse the answer would be one JSON array.
         url = f"{base}/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
         headers = {"accept": "text/event-stream", "x-goog-api-key": self.key()}
-        body = gemini_request.body(request, self.able(request.model))
+        body = gemini_request.body(request, self.capabilities(request.model))
         return self.post(url, headers, body)
 
     def translator(self, request: ChatRequest) -> Translator:

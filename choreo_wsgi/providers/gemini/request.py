@@ -13,10 +13,10 @@ from ...chat.aside import parse_pieces, pieces
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
-from ..capabilities import Capabilities, asked_effort
+from ..capabilities import Capabilities, requested_effort
 from ..conversation import EMPTY, Turn, conversation, merged
 from ..parts import Call, Media, Part, Text
-from ..support import given
+from ..support import without_empty
 from ..tools import choice, functions, schema
 
 # Gemini 3 and later demand the signatures of calls.
@@ -38,25 +38,25 @@ _MODALITIES = {"text": "TEXT", "image": "IMAGE"}
 _FOREIGN_SIGNATURE = "skip_thought_signature_validator"
 
 
-def body(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
-    """Return the JSON object to send for *request* to a model that is *able* to do so much.
+def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
+    """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
     The model's name is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
     be sent.
     """
-    talk = conversation(request, "gemini", able)
+    chat = conversation(request, "gemini", caps)
     signed = not _UNSIGNED.match(request.model)
     made: dict[str, Json] = {
-        "contents": (_content(role, run, signed, request.marks) for role, run in merged(talk.turns))
+        "contents": (_content(role, run, signed, request.marks) for role, run in merged(chat.turns))
     }
-    if talk.instructions:
-        said = "\n\n".join(text.text for text in talk.instructions)
+    if chat.instructions:
+        said = "\n\n".join(text.text for text in chat.instructions)
         made["systemInstruction"] = {"parts": [{"text": said}], "role": "user"}
-    _add_tools(made, request, able)
-    return made | given({"generationConfig": _generation(request, able)})
+    _add_tools(made, request, caps)
+    return made | without_empty({"generationConfig": _generation(request, caps)})
 
 
-def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
+def _generation(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     asked = request.body
     made = {theirs: asked.get(ours) for ours, theirs in _GENERATION.items()}
     modalities = asked.get("modalities") or []
@@ -68,49 +68,49 @@ def _generation(request: ChatRequest, able: Capabilities) -> dict[str, Json]:
     made |= {
         "topK": request.body.get("top_k"),
         "responseModalities": [_MODALITIES[modality] for modality in modalities],
-        "maxOutputTokens": able.limit(request.max_tokens),
+        "maxOutputTokens": caps.limit(request.max_tokens),
         "stopSequences": list(request.stop),
         "candidateCount": request.n if request.n > 1 else None,
     }
-    made = given(made)
+    made = without_empty(made)
     wanted = schema(request)
     if wanted is not None:
         made["responseMimeType"] = "application/json"
         if wanted["schema"] is not None:
             made["responseJsonSchema"] = wanted["schema"]
-    effort = asked_effort(request)
+    effort = requested_effort(request)
     if effort is not None:
-        if able.thinking != "none":
-            made["thinkingConfig"] = _thinking(effort, asked.get("thinking"), able)
+        if caps.thinking != "none":
+            made["thinkingConfig"] = _thinking(effort, asked.get("thinking"), caps)
         elif asked.get("reasoning_effort") not in (None, "none"):
             raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
     return made
 
 
-def _thinking(effort: str, own: Json, able: Capabilities) -> dict[str, Json]:
+def _thinking(effort: str, own: Json, caps: Capabilities) -> dict[str, Json]:
     shown = {"includeThoughts": effort != "none"}
-    if able.thinking != "budget":
-        return {**shown, "thinkingLevel": able.effort(effort).upper()}
-    if effort == "none" and able.off != "no":
+    if caps.thinking != "budget":
+        return {**shown, "thinkingLevel": caps.effort(effort).upper()}
+    if effort == "none" and caps.off != "no":
         return {**shown, "thinkingBudget": 0}
-    budget = (own or {}).get("budget_tokens") or _BUDGETS.get(effort, able.least)
-    return {**shown, "thinkingBudget": max(able.least, min(budget, able.most))}
+    budget = (own or {}).get("budget_tokens") or _BUDGETS.get(effort, caps.least)
+    return {**shown, "thinkingBudget": max(caps.least, min(budget, caps.most))}
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest, able: Capabilities) -> None:
+def _add_tools(made: dict[str, Json], request: ChatRequest, caps: Capabilities) -> None:
     tools = functions(request)
     if not tools:
         return
     declared = [
-        given({"name": tool.name, "description": tool.description})
+        without_empty({"name": tool.name, "description": tool.description})
         | {"parametersJsonSchema": tool.schema}
         for tool in tools
     ]
     made["tools"] = [{"functionDeclarations": declared}]
-    mode, name = choice(request, able)
+    mode, name = choice(request, caps)
     if mode:
         calling = {"mode": _MODES[mode], "allowedFunctionNames": [name] if name else []}
-        made["toolConfig"] = {"functionCallingConfig": given(calling)}
+        made["toolConfig"] = {"functionCallingConfig": without_empty(calling)}
 
 
 def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:

@@ -172,13 +172,13 @@ class OpenAI(OverHTTP):
         """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
         if _ABLE.isdisjoint(body):
             return body
-        able = self.able(body["model"])
+        caps = self.capabilities(body["model"])
         if self.old_limit and "max_completion_tokens" in body:
             body["max_tokens"] = body.pop("max_completion_tokens")
         for name in _LIMITS:
             if body.get(name):
-                body[name] = able.limit(body[name])
-        if able.parallel == "one":
+                body[name] = caps.limit(body[name])
+        if caps.parallel == "one":
             body.pop("parallel_tool_calls", None)
         return body
 

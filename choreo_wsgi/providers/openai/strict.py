@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...chat.items import Json
 from ...chat.request import ChatRequest
-from ..capabilities import asked_effort
+from ..capabilities import requested_effort
 
 #: Of Anthropic's, wherever they stand; OpenAI answers 400 to arguments that it does not know.
 _FOREIGN = ("thinking", "cache_control", "thinking_blocks", "is_error", "reasoning_content")
@@ -22,7 +22,7 @@ _REASONING = re.compile(r"o\d|gpt-([5-9]|\d\d)")
 def without_hints(request: ChatRequest) -> ChatRequest:
     """Return *request* without Anthropic's hints; thinking becomes an effort where there is one."""
     body = request.body
-    effort = asked_effort(request) if _REASONING.match(request.model) else None
+    effort = requested_effort(request) if _REASONING.match(request.model) else None
     made: dict[str, Json] = {
         **{name: value for name, value in body.items() if name not in _FOREIGN},
         "messages": list(map(_stripped, body["messages"])),
