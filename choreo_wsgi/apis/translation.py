@@ -8,7 +8,7 @@ from typing import Any
 from ..chat.aside import has_marks
 from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
-from ..chat.longtext import Written, new_mark
+from ..chat.longtext import LazyJson, new_mark
 from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Check, Fault
 from ..errors import InvalidRequest
@@ -82,7 +82,7 @@ def arguments_of(value: Json, marks: Marks) -> str:
     text = "" if _is_long(value) else dump(value).decode("utf-8", "surrogatepass")
     if text and not has_marks(text):
         return text
-    marks[(mark := new_mark()).encode()] = Written(value)
+    marks[(mark := new_mark()).encode()] = LazyJson(value)
     return mark
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Json, Usage
-from .source import Lane, Over, Source
+from .source import Delegating, Lane, Source
 
 #: Bytes that are written before others have their turn; a block that is larger is never copied.
 _ROUND = 256 * 1024
@@ -68,7 +68,7 @@ class AnswerWriter:
         return sse.frame(error.body())
 
 
-class Answer(Over):
+class Answer(Delegating):
     """The answer of *n* choices that *source* gives, as *writer* writes it.
 
     *label* says who answers.

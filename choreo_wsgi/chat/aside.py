@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import jsontext
-from .cutting import shorten, without_quotes
+from .cutting import masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, quote
-from .longtext import MARK, PI, WINDOW, Written, new_mark, places, restore
+from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore
 
 if TYPE_CHECKING:
     from .request import ChatRequest
@@ -34,7 +34,7 @@ def has_marks(text: str) -> bool:
 
 def marks_in(text: bytes, marks: Marks) -> Marks:
     """Return those of *marks* that are in *text*, which hold nothing but what they stand for."""
-    return {found[0]: restore(found[0], marks) for found in places(text, marks)}
+    return {found[0]: restore(found[0], marks) for found in find_marks(text, marks)}
 
 
 def count_marks(text: str) -> int:
@@ -44,11 +44,11 @@ def count_marks(text: str) -> int:
 
 def pieces(text: str, marks: Marks) -> Iterator[str]:
     """Yield *text*, a string of a value, in pieces with what *marks* stand for among them."""
-    for one in insides(text, marks):
+    for one in raw_pieces(text, marks):
         yield one if isinstance(one, str) else str(json.loads(b'"' + one + b'"'))
 
 
-def insides(text: str, marks: Marks) -> Iterator[str | bytes]:
+def raw_pieces(text: str, marks: Marks) -> Iterator[str | bytes]:
     """Yield what :func:`pieces` does, with the insides of JSON strings as they came."""
     at = 0
     for found in _MARK.finditer(text) if marks and has_marks(text) else ():
@@ -57,19 +57,19 @@ def insides(text: str, marks: Marks) -> Iterator[str | bytes]:
             continue
         yield text[at : found.start()]
         at = found.end()
-        if isinstance(inside, Written):
+        if isinstance(inside, LazyJson):
             decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
             yield from map(decode, inside.text(marks))
             continue
         done = 0
         while done < len(inside):
-            end = done + len(without_quotes(inside, done, WINDOW))
+            end = done + len(masked_window(inside, done, WINDOW))
             yield bytes(inside[done:end])
             done = end
     yield text[at:]
 
 
-def decoded(text: bytes) -> Iterator[str]:
+def decode_pieces(text: bytes) -> Iterator[str]:
     """Yield *text*, which is UTF-8, piece by piece."""
     at = 0
     while at < len(text):
@@ -99,13 +99,13 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         size += len(text)
         if size > _SHORT:  # only so many characters at once are as wide as the widest
             parts.append(mark := new_mark())
-            marks[mark.encode()] = inside("".join(some))
+            marks[mark.encode()] = escaped("".join(some))
             some, size = [], 0
     texts[:] = ["".join([*parts, *some])]
     return texts[0]
 
 
-def inside(text: str) -> bytes:
+def escaped(text: str) -> bytes:
     """Return *text* as it stands between the quotes of a JSON string."""
     return quote(text)[1:-1].encode("utf-8", "backslashreplace")
 
@@ -144,7 +144,7 @@ def is_object(pieces: Iterable[str]) -> bool:
         return False
 
 
-def opened(request: ChatRequest) -> ChatRequest:
+def restore_request(request: ChatRequest) -> ChatRequest:
     """Return *request* for who translates it: with its long strings, but for those that
     a provider is only told: texts of messages, pictures, arguments of calls."""
     if not request.marks:
@@ -179,7 +179,7 @@ def _is_base64(url: str, marks: Marks) -> bool:
     return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data, marks)))
 
 
-def spread(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
+def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
     """Yield *items* with what *marks* stand for: of a long text one piece after the other."""
     for item in items:
         if isinstance(item, Finish) and item.extra:

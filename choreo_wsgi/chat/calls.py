@@ -225,9 +225,9 @@ class ToolCalls:
         if not call.size:
             text = "" if text in ("null", "None", "[]") else _once(text)
         size, given = call.size, None if call.size else text
-        for one in aside.insides(text, self.marks):
+        for one in aside.raw_pieces(text, self.marks):
             if one:
-                call.add(one if isinstance(one, bytes) else aside.inside(one))
+                call.add(one if isinstance(one, bytes) else aside.escaped(one))
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
             made = {"index": call.number, kind: {member: text}, **extra}

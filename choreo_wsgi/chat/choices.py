@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..errors import InvalidRequest
 from .items import Delta, Finish, Item, Usage
-from .source import Over, Source
+from .source import Delegating, Source
 
 #: Characters of the longest stop string that can be looked for here.
 LONGEST_STOP = 1000
@@ -60,7 +60,7 @@ def _beginning(stop: str, text: str) -> int:
     return at if at >= 0 else len(text)
 
 
-class Shortened(Over, Source):
+class Shortened(Delegating, Source):
     """*source*, each choice of which ends before a stop string or with ``length`` at a limit.
 
     *limit* counts pieces of text.  Raises InvalidRequest for a stop string over

@@ -66,7 +66,7 @@ def shorten(
         done = end
 
     while at < len(text):
-        plain = without_quotes(text, at, window)
+        plain = masked_window(text, at, window)
         pieces = plain.split(b'"')
         place = at
         at += len(plain)
@@ -111,7 +111,7 @@ def _held(part: memoryview) -> bytes | memoryview:
 
 def _head(text: bytes | bytearray | memoryview, at: int) -> int:
     """Return how many bytes stay at the start of a string, none of which makes it wide."""
-    head = without_quotes(text, at, _HEAD)
+    head = masked_window(text, at, _HEAD)
     found = _NOT_ASCII.search(head)
     return found.start() if found else len(head)
 
@@ -123,7 +123,7 @@ def _is_wide(plain: bytes) -> bool:
     return width * characters > len(plain) + _MARK_SIZE
 
 
-def without_quotes(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:
+def masked_window(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:
     """Return a window of *text*, of the same length, in which only the ends of strings are quotes.
 
     It ends neither in an escape nor in a character, nor between two that are one character.

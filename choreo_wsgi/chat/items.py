@@ -16,7 +16,7 @@ from ..late import Late
 
 if TYPE_CHECKING:
     from . import large
-    from .longtext import Written
+    from .longtext import LazyJson
 else:
     large = Late("choreo_wsgi.chat.large")
 
@@ -28,7 +28,7 @@ Json = Any
 
 #: What marks stand for: insides of JSON strings as they were written, parts of them, or values
 #: whose text is to be written there; see :mod:`~choreo_wsgi.chat.longtext`.
-Marks = dict[bytes, Union[memoryview, bytes, "Written"]]
+Marks = dict[bytes, Union[memoryview, bytes, "LazyJson"]]
 #: How the mark of a string ends: what is so long has it.
 FILLING = "~~more~~"
 

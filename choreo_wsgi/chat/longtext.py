@@ -38,14 +38,14 @@ def new_number() -> str:
     return f"{PI}{int(random_hex(), 16):040}"
 
 
-def places(text: bytes, marks: Marks) -> Iterator[re.Match[bytes]]:
+def find_marks(text: bytes, marks: Marks) -> Iterator[re.Match[bytes]]:
     """Yield where in *text* those of *marks* stand that are in it."""
     for found in _MARKS.finditer(text) if marks else ():
         if found[0] in marks:
             yield found
 
 
-class Written:
+class LazyJson:
     """Stands for the JSON text of *value*, which is written when it is needed.
 
     So the arguments of a call, an object to one API and a text to another, are there once.
@@ -74,11 +74,11 @@ def restore(text: bytes, marks: Marks) -> bytes:
 
 def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
     at, view = 0, memoryview(text)
-    for found in places(text, marks):
+    for found in find_marks(text, marks):
         between = view[at : found.start()]
         yield bytes(between) if len(between) < 256 else between  # a view takes 184 bytes
         inside = marks[found[0]]
-        if isinstance(inside, Written):
+        if isinstance(inside, LazyJson):
             yield from inside.inside(marks)
         else:
             yield inside
@@ -88,5 +88,5 @@ def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
 
 def original_offset(text: bytes, marks: Marks, offset: int) -> int:
     """Return where the byte at *offset* in a shortened *text* was before."""
-    before = (found[0] for found in places(text, marks) if found.end() <= offset)
+    before = (found[0] for found in find_marks(text, marks) if found.end() <= offset)
     return offset + sum(len(restore(mark, marks)) - len(mark) for mark in before)

@@ -57,12 +57,12 @@ class Lane(Protocol):
     #: When something passed here last, ``time.monotonic()``; 0 before.
     heard: float
     #: Told how many frames pass, and when.
-    told: Callable[[int, float], None]
+    on_frames: Callable[[int, float], None]
     #: Sends without waiting, as ``socket.send`` does; is given what that did not take.
     send: Callable[[bytes], int]
     keep: Callable[[bytes], None]
 
-    def pass_on(self, now: float) -> bool:
+    def forward(self, now: float) -> bool:
         """Send what came until *now*; return False if it has to be received and sent otherwise."""
 
 
@@ -88,7 +88,7 @@ class Reply(Readable[bytes], Protocol):
         """Who answers, for the header ``Choreo-Provider``; final once something came."""
 
 
-class Over:
+class Delegating:
     """Waits for its ``_source``, and for nothing else."""
 
     _source: Readable[Any]

@@ -67,7 +67,7 @@ class Provider(ABC):
     blocking: bool = True
 
     #: Whether :meth:`open` may be given marks for what is only told, see
-    #: :func:`~choreo_wsgi.chat.aside.opened`.
+    #: :func:`~choreo_wsgi.chat.aside.restore_request`.
     takes_marks: ClassVar[bool] = False
 
     #: The APIs beside chat that the upstream itself speaks: answered with its own bytes.
@@ -124,7 +124,7 @@ class Provider(ABC):
         """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
         if request.native_only is not None:
             raise request.native_only
-        request = aside.opened(request) if self.takes_marks else request.whole()
+        request = aside.restore_request(request) if self.takes_marks else request.whole()
         return answers.Answer(self._open(request), writer, request.n, self.label(request.model))
 
     def check(self) -> None:

@@ -18,7 +18,7 @@ from itertools import groupby
 from ..chat import jsontext
 from ..chat.aside import parse_pieces, pieces
 from ..chat.items import Json, Marks
-from ..chat.longtext import Written
+from ..chat.longtext import LazyJson
 from ..chat.request import ChatRequest
 from .capabilities import Capabilities
 from .parts import Call, Media, Part, Result, Text, content
@@ -235,7 +235,7 @@ def _arguments(given: str | None, marks: Marks) -> dict[str, Json]:
     """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
     cut, or that the model got wrong, may stay in the history for good."""
     written = marks.get((given or "").encode("utf-8", "replace")) if marks else None
-    value: Json = written.value if isinstance(written, Written) else {}
+    value: Json = written.value if isinstance(written, LazyJson) else {}
     try:
         if not value and given and given.strip():
             value = parse_pieces(pieces(given, marks), marks, jsontext.strict)

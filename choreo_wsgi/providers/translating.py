@@ -80,7 +80,7 @@ class Translator:
         marks = getattr(self, "marks", None)  # others' translators have no constructor to call
         if not marks:
             return items
-        self._undelivered = aside.spread(items, dict(marks))
+        self._undelivered = aside.restored_items(items, dict(marks))
         marks.clear()
         return self._some()
 
@@ -286,7 +286,7 @@ def arguments(value: Json, marks: Marks | None = None) -> list[str]:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if not aside.has_marks(text):
         return [text]
-    return list(aside.decoded(restore(text.encode("utf-8", "backslashreplace"), marks)))
+    return list(aside.decode_pieces(restore(text.encode("utf-8", "backslashreplace"), marks)))
 
 
 def whole_call(

@@ -186,7 +186,7 @@ class Carrier:
                 self._waiting[load] = None
             else:
                 lane = load.lane
-                if lane is None or not lane.pass_on(now):
+                if lane is None or not lane.forward(now):
                     moved.append(load)
         for load in moved:
             self.step(load)

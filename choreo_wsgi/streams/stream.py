@@ -213,7 +213,7 @@ class EventStream:
         """Return a lane for :meth:`ready`, if there is one for the next frames."""
         self._lane = lane = None if self._last_sent is None else lane_of(self._generation)
         if lane is not None:
-            lane.told = self._meter.sent
+            lane.on_frames = self._meter.sent
         return lane
 
     def _sent_last(self) -> float | None:

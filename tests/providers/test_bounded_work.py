@@ -145,7 +145,7 @@ def test_whether_a_call_is_over(pieces: list[Any], closed: bool) -> None:
     for ask_at_each in (False, True):
         call = Call(0, "id")
         for piece in pieces:
-            call.add(piece if isinstance(piece, bytes) else aside.inside(piece))
+            call.add(piece if isinstance(piece, bytes) else aside.escaped(piece))
             if ask_at_each:
                 assert not call.closed or piece is pieces[-1] or call.arguments == "{}"
                 assert isinstance(call.arguments, str)

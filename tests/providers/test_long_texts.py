@@ -169,7 +169,7 @@ def test_a_request_is_translated_as_if_nothing_were_long(
     given = dumped({"model": MODELS[name], **body}, is_ascii)
     adapter = provider(name)
     sent = []
-    for request in (aside.opened(load(api).read(given)), load(api).read(given).whole()):
+    for request in (aside.restore_request(load(api).read(given)), load(api).read(given).whole()):
         made = longtext.restore(adapter.encode(request).body, request.marks)
         sent.append(json.loads(made))
         expect_long(sent[-1])
@@ -223,7 +223,7 @@ def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, nam
     sent: list[bytes] = []
 
     def send(request: ChatRequest) -> None:
-        opened = aside.opened(request)
+        opened = aside.restore_request(request)
         if name == "openai":
             made = adapter._post(opened, adapter.prepare(dict(opened.body)))
         else:
@@ -261,7 +261,7 @@ def test_many_turns_take_little_whatever_their_letters(
     adapter = provider("bedrock")
 
     def send() -> bytes:
-        request = aside.opened(read(given))
+        request = aside.restore_request(read(given))
         return longtext.restore(adapter.encode(request).body, request.marks)
 
     whole = read(given).whole()
@@ -286,21 +286,21 @@ def test_many_turns_take_little_whatever_their_letters(
 def test_what_a_provider_is_only_told_stays_set_aside(message: dict[str, Any]) -> None:
     user = {"role": "user", "content": "Hi"}
     request = load("chat").read(dumped({"model": "m", "messages": [user, message]}, False))
-    assert aside.opened(request).marks
+    assert aside.restore_request(request).marks
 
 
 def test_a_call_of_another_kind_beside_a_long_text() -> None:
     call = {"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}
     said = {"role": "assistant", "content": None, "tool_calls": [call]}
     body = {"model": "m", "messages": [{"role": "user", "content": TEXT}, said]}
-    assert aside.opened(load("chat").read(dumped(body, False))).marks
+    assert aside.restore_request(load("chat").read(dumped(body, False))).marks
 
 
 @pytest.mark.parametrize("url", [URL + "!", URL + "A"])
 def test_what_is_no_picture_is_looked_into(url: str) -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
     body = {"model": "m", "messages": [{"role": "user", "content": content}]}
-    assert not aside.opened(load("chat").read(dumped(body, False))).marks
+    assert not aside.restore_request(load("chat").read(dumped(body, False))).marks
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:

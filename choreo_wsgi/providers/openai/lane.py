@@ -40,13 +40,13 @@ class Lane:
     # layers costs a fifth of a frame ("python -m bench pace").
     __slots__ = (
         *("_after", "_before", "_least", "_length", "_limit", "_prefix", "_reading", "_receive"),
-        *("_rewrite", "_seen", "_sizes", "_skip", "_suffix", "heard", "keep", "send"),
-        "told",
+        *("_rewrite", "_seen", "_sizes", "_skip", "_suffix", "heard", "keep", "on_frames"),
+        "send",
     )
 
     keep: Callable[[bytes], None]
     send: Callable[[bytes], int]
-    told: Callable[[int, float], None]
+    on_frames: Callable[[int, float], None]
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Lane:
         self._length = len(self._before) + len(self._after) - 2
         self.heard = 0.0
 
-    def pass_on(self, now: float) -> bool:
+    def forward(self, now: float) -> bool:
         """Send what came until *now*; return False if the answer has to go on the long way."""
         try:
             data = self._receive()
@@ -104,7 +104,7 @@ class Lane:
             self._reading.unread = data
             return False
         self.heard = self._reading.heard = now
-        self.told(frames, now)
+        self.on_frames(frames, now)
         try:
             sent = self.send(chunk)
         except OSError:

@@ -49,7 +49,7 @@ def _are_said(marks: Marks, chunk: Json) -> bool:
                 calls = (call.get("function") for call in value if isinstance(call, dict))
                 given = [call.get("arguments") for call in calls if isinstance(call, dict)]
                 texts += [text for text in given if isinstance(text, str)]
-    said = longtext.places("".join(texts).encode("utf-8", "replace"), marks)
+    said = longtext.find_marks("".join(texts).encode("utf-8", "replace"), marks)
     return marks.keys() == {found[0] for found in said}
 
 

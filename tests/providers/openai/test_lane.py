@@ -85,7 +85,7 @@ class Run:
 
     def go_on(self) -> None:
         while self.error is None and not self.reply.ended and self.something_came():
-            if self.lane is None or not self.lane.pass_on(time.monotonic()):
+            if self.lane is None or not self.lane.forward(time.monotonic()):
                 self.receive()
 
     def something_came(self) -> bool:
@@ -102,7 +102,7 @@ class Run:
         self.lane = lane_of(self.reply) if self.lanes else None
         if self.lane is not None:
             self.lane.send, self.lane.keep = self.send, self.kept.append
-            self.lane.told = lambda frames, now: None
+            self.lane.on_frames = lambda frames, now: None
 
     def send(self, piece: bytes) -> int:
         size, _, rest = piece.partition(b"\r\n")
@@ -274,6 +274,6 @@ def test_what_the_client_does_not_take_is_kept(taken: int | None, upstream: sock
 
         run.lane.send = send
         run.peer.sendall(events[7])
-        assert not run.lane.pass_on(time.monotonic())
+        assert not run.lane.forward(time.monotonic())
         assert run.kept == [sent[0][taken or 0 :]]
         run.reply.close()
