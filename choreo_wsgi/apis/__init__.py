@@ -1,8 +1,8 @@
-"""The public APIs, a module each: what a caller sends, and what it gets.
+"""The public APIs, a module each: their requests, their events and their documents.
 
 An API reads its request into a :class:`~choreo_wsgi.chat.request.ChatRequest` and writes the
 items of an answer as its own events, or as its own document.  So every provider serves every
-API.  A module is imported when its API is called for the first time.
+API.  A module is imported at the first call of its API.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def _as_chat(error: ChoreoError) -> tuple[int, bytes]:
 
 @dataclass(frozen=True)
 class API:
-    """A public API; the ``APIS`` of each module here are its own.
+    """A public API; each module lists its own in ``APIS``.
 
-    *read* returns the request in a body, or raises InvalidRequest.  *writer* returns what
-    writes a new answer to a request.  *error* returns the status and the JSON document that
-    tell of an error.  *estimate* returns the document for a provider that has not the API.
+    *read* parses a request body, or raises InvalidRequest.  *writer* returns a new writer for
+    the answer to a request.  *error* returns the status and the JSON document of an error.
+    *estimate* returns the answer's document when the provider does not support the API.
     """
 
     read: Callable[[bytes], ChatRequest]
@@ -51,7 +51,7 @@ ROUTES = {
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
 }
-#: The modules of those that are not called as their API.
+#: The modules of the APIs whose module has another name.
 _MODULES = {
     **dict.fromkeys(("input_tokens", "compact"), "responses"),
     "count_tokens": "messages",

@@ -1,8 +1,9 @@
-"""An answer as a list of blocks: what the writers of Responses and Messages have in common.
+"""The common base of the writers of Responses and Messages, whose answers are lists of blocks.
 
-Reasoning, text, tool calls and pictures are blocks of their own; Responses calls them output
-items.  Each is opened, filled by deltas and closed before the next one is opened, unless a
-provider mixes the pieces of several calls.  The document of an answer is made as its events are.
+Reasoning, text, tool calls and images are blocks of their own; Responses calls them output
+items.  A block is opened, filled by deltas and closed before the next one is opened, unless a
+provider interleaves the pieces of several calls.  Answers without a stream take the same steps,
+but write no events.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from ..chat.request import ChatRequest
 class Block:
     """A block that is being written.
 
-    *item* is what stands in the document, and *where* what an event says of its place.  What
-    fills it becomes the *member* of its *part*, which is the item itself or stands in its list
-    *holder*.  A delta's *event* has *before* and *after* its text; without *before* there are
-    none.
+    *item* is its object in the document; *position* holds the members that locate it in events.
+    The text of the deltas becomes the *member* of *part*, which is the item itself or an
+    element of the item's list *holder*.  A delta is an *event* whose JSON has *before* and
+    *after* around the text; no deltas are sent if *before* is empty.
     """
 
-    kind: str  # text, refusal, reasoning, call or another that is not filled by deltas
+    kind: str  # text, refusal, reasoning or call; other kinds get no deltas
     item: dict[str, Json]
-    where: dict[str, Json]
+    position: dict[str, Json]
     part: dict[str, Json]
     member: str = ""
     holder: str = ""
@@ -39,138 +40,137 @@ class Block:
     before: str = ""
     after: str = ""
     pieces: list[str] = field(default_factory=list)
-    _seen: int = 0  # so many of them
+    _scanned: int = 0  # number of pieces that _brackets has
     _brackets: Brackets = field(default_factory=Brackets)
-    _broken: bool = False  # no JSON, whatever follows
+    _is_invalid: bool = False  # the brackets closed, but around no JSON object
 
     @property
-    def whole(self) -> bool:
-        """Whether the pieces are a whole object; each is looked at once."""
-        if self._broken or self.pieces[-1][-1:] != "}":
+    def is_complete(self) -> bool:
+        """Whether the pieces form a complete JSON object; each piece is scanned once."""
+        if self._is_invalid or self.pieces[-1][-1:] != "}":
             return False
-        for piece in self.pieces[self._seen :]:
+        for piece in self.pieces[self._scanned :]:
             self._brackets.add(piece)
-        self._seen = len(self.pieces)
+        self._scanned = len(self.pieces)
         if not self._brackets.closed:
             return False
-        self._broken = not is_object(self.pieces)
-        return not self._broken
+        self._is_invalid = not is_object(self.pieces)
+        return not self._is_invalid
 
 
 class BlockWriter(AnswerWriter):
-    """Writes one answer to *request*, as events or not; an API says what is in each event."""
+    """Writes one answer to *request*, as events or a document; subclasses define the events."""
 
     done = b""
-    #: Whether each event has its number, and what was said is told again when its block is
-    #: closed, and at the end.
+    #: Whether events are numbered, and repeat the text when a block and the answer end.
     repeats = False
 
-    # What an API says, as frames: how an answer begins, a new block (for a kind of text, or for
-    # a call), its opening, its end with a status; a citation in a text, thinking that came
-    # whole (behind its text, if it has any), a picture of a media type, in base64, and its part.
-    _begin: Callable[[], Iterator[bytes]]
-    _block: Callable[[str, ToolCall | None], Block]
-    _opened: Callable[[Block], Iterator[bytes]]
-    _closed: Callable[[Block, str], Iterator[bytes]]
-    _cited: Callable[[Block, Mapping[str, Json]], bytes]
-    _sealed: Callable[[Mapping[str, Json]], Iterator[bytes]]
-    _drawn: Callable[[str, str, Mapping[str, Json]], Iterator[bytes]]
+    # The hooks that an API implements; all but _new_block return frames.  The block end gets its
+    # status, thinking is signed or redacted, an image has a media type, base64 data and its part.
+    _first_events: Callable[[], Iterator[bytes]]
+    _new_block: Callable[[str, ToolCall | None], Block]  # for a kind of text, or for a call
+    _block_start: Callable[[Block], Iterator[bytes]]
+    _block_end: Callable[[Block, str], Iterator[bytes]]
+    _citation: Callable[[Block, Mapping[str, Json]], bytes]
+    _thinking_block: Callable[[Mapping[str, Json]], Iterator[bytes]]
+    _image: Callable[[str, str, Mapping[str, Json]], Iterator[bytes]]
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request.model)
-        #: How many events were written.
+        #: Number of events written so far.
         self.count = 0
         self._output: list[dict[str, Json]] = []
         self._stream = request.stream
-        self._text: Block | None = None  # the reasoning or text that is being written
-        self._calls: dict[int, Block] = {}  # those that are open
-        self._grown: dict[int, None] = {}  # those of them that may be whole by now
-        self._ended: set[int] = set()  # those that are not open any more
-        self._marks: Marks = {}  # what the marks in what is written stand for
+        self._open_text: Block | None = None  # of text, refusal or reasoning
+        self._open_calls: dict[int, Block] = {}  # by the index of the call
+        self._extended_calls: dict[int, None] = {}  # open, with arguments that may be complete
+        self._closed_calls: set[int] = set()
+        self._marks: Marks = {}  # the long texts that marks in the output stand for
         self._finish = Finish()
         self._usage: Usage | None = None
 
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*."""
-        begun = b"" if self.count or not self._stream else b"".join(self._begin())
+        first = b"" if self.count or not self._stream else b"".join(self._first_events())
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
             self._finish = item
         else:
-            block, more = self._text, item.reasoning or item.refusal or item.extra or item.marks
+            block = self._open_text
+            more = item.reasoning or item.refusal or item.extra or item.marks
             if block is None or block.kind != "text" or more or item.tool_calls or item.logprobs:
-                return b"".join([begun, *self._delta(item)])
-            return self._filled(block, item.text) if item.text else b""  # as nearly all are
-        return begun
+                return b"".join([first, *self._delta_events(item)])
+            return self._text_delta(block, item.text) if item.text else b""  # the usual case
+        return first
 
-    def _delta(self, delta: Delta) -> Iterator[bytes]:
+    def _delta_events(self, delta: Delta) -> Iterator[bytes]:
         extra = delta.extra or {}
         self._marks |= delta.marks or {}
         logprobs = (delta.logprobs or {}).get("content") or ()
         if delta.reasoning:
-            yield from self._say("reasoning", delta.reasoning)
+            yield from self._add_text("reasoning", delta.reasoning)
         for thinking in extra.get("thinking_blocks") or ():
-            yield from self._sealed(thinking)
+            yield from self._thinking_block(thinking)
         if delta.text or logprobs:
-            yield from self._say("text", delta.text, logprobs)
+            yield from self._add_text("text", delta.text, logprobs)
         if delta.refusal:
-            yield from self._say("refusal", delta.refusal)
+            yield from self._add_text("refusal", delta.refusal)
         for annotation in extra.get("annotations") or ():
-            told = annotation.get("url_citation")
-            if told and self._text is not None and self._text.kind == "text":
-                yield self._cited(self._text, told)
+            citation = annotation.get("url_citation")
+            if citation and self._open_text is not None and self._open_text.kind == "text":
+                yield self._citation(self._open_text, citation)
         for image in extra.get("images") or ():
             url: str = image["image_url"]["url"]
-            kind, _, data = url.removeprefix("data:").partition(";base64,")
+            media_type, _, data = url.removeprefix("data:").partition(";base64,")
             if data:
-                yield from self._drawn(kind, data, image)
+                yield from self._image(media_type, data, image)
             else:
-                yield from self._leave_out(f"the picture {url}")
+                yield from self._note_omission(f"the picture {url}")
         for part in extra.get("content_parts") or ():
-            yield from self._leave_out(f"a part of the type {part.get('type')!r}")
+            yield from self._note_omission(f"a part of the type {part.get('type')!r}")
         for call in delta.tool_calls:
-            yield from self._call(call)
+            yield from self._add_call(call)
         if self._stream and not self.repeats:
             self._marks.clear()
 
-    def _say(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> Iterator[bytes]:
-        """Add *text* to the block of its *kind*, a new one if another was written before."""
-        if self._text is None or self._text.kind != kind:
-            yield from self._close()
-            self._text = self._block(kind, None)
-            yield from self._opened(self._text)
-        yield self._filled(self._text, text, logprobs)
+    def _add_text(self, kind: str, text: str, logprobs: Sequence[Json] = ()) -> Iterator[bytes]:
+        """Add *text* to the open block if it is of this *kind*, else to a new one."""
+        if self._open_text is None or self._open_text.kind != kind:
+            yield from self._close_blocks()
+            self._open_text = self._new_block(kind, None)
+            yield from self._block_start(self._open_text)
+        yield self._text_delta(self._open_text, text, logprobs)
 
-    def _leave_out(self, thing: str) -> Iterator[bytes]:
-        """Say in a text of its own that the API has no room for *thing*."""
-        yield from self._close()
-        yield from self._say("text", f"[left out: {thing}]")
-        yield from self._close()
+    def _note_omission(self, thing: str) -> Iterator[bytes]:
+        """Write a text block which says that *thing* is left out, as the API cannot hold it."""
+        yield from self._close_blocks()
+        yield from self._add_text("text", f"[left out: {thing}]")
+        yield from self._close_blocks()
 
-    def _whole(self, block: Block) -> Iterator[bytes]:
-        """Yield the frames for a *block* that came whole."""
-        yield from self._close()
-        yield from self._opened(block)
-        yield from self._closed(block, "completed")
+    def _complete_block(self, block: Block) -> Iterator[bytes]:
+        """Yield the frames for a *block* that is complete at once."""
+        yield from self._close_blocks()
+        yield from self._block_start(block)
+        yield from self._block_end(block, "completed")
 
-    def _call(self, call: ToolCall) -> Iterator[bytes]:
-        if call.index in self._ended:
-            return  # its arguments were whole
-        is_new = call.index not in self._calls
+    def _add_call(self, call: ToolCall) -> Iterator[bytes]:
+        if call.index in self._closed_calls:
+            return  # its arguments were complete
+        is_new = call.index not in self._open_calls
         if is_new:
-            yield from self._close()
-            self._calls[call.index] = self._block("call", call)
-        block = self._calls[call.index]
+            yield from self._close_blocks()
+            self._open_calls[call.index] = self._new_block("call", call)
+        block = self._open_calls[call.index]
         block.item.update(call.extra or {})
         if is_new:
-            yield from self._opened(block)
+            yield from self._block_start(block)
         if call.arguments:
-            self._grown[call.index] = None
-            yield self._filled(block, call.arguments)
+            self._extended_calls[call.index] = None
+            yield self._text_delta(block, call.arguments)
 
-    def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
-        """Add *text* to *block*; return the frame that tells of it."""
+    def _text_delta(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+        """Add *text* to *block*; return the frame of its delta."""
         if self.repeats or block.kind == "call" or not self._stream:
             block.pieces.append(text)
         if not (self._stream and block.before):
@@ -180,26 +180,28 @@ class BlockWriter(AnswerWriter):
         data = f"{block.before}{quote(text)}{block.after}{number}"
         return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
 
-    def _close(self, status: str = "") -> Iterator[bytes]:
-        """Close all that is open, with *status*; without one, before another block is opened,
-        not the calls whose arguments are not whole."""
-        block, self._text = self._text, None
-        if block is not None:
-            yield from self._closed(block, status or "completed")
-        grown, self._grown = self._grown, {}
-        for index in list(self._calls if status else grown):
-            call = self._calls[index]
-            if status or call.whole:
-                del self._calls[index]
-                self._ended.add(index)
-                yield from self._closed(call, status or "completed")
+    def _close_blocks(self, status: str = "") -> Iterator[bytes]:
+        """Close all open blocks with *status*, at the end of the answer.
 
-    def _said(self, block: Block) -> str:
-        """Return what has filled *block* so far, a mark if that is long."""
+        Without a *status*, before the next block, calls with incomplete arguments stay open.
+        """
+        block, self._open_text = self._open_text, None
+        if block is not None:
+            yield from self._block_end(block, status or "completed")
+        extended, self._extended_calls = self._extended_calls, {}
+        for index in list(self._open_calls if status else extended):
+            call = self._open_calls[index]
+            if status or call.is_complete:
+                del self._open_calls[index]
+                self._closed_calls.add(index)
+                yield from self._block_end(call, status or "completed")
+
+    def _text_so_far(self, block: Block) -> str:
+        """Return the text of the deltas of *block* so far, or a mark if it is long."""
         return set_aside(block.pieces, self._marks)
 
     def _event(self, type: str, **members: Json) -> bytes:
-        """Return the frame of an event with *members*; ``b""`` for a document."""
+        """Return the frame of an event with *members*; ``b""`` if the answer is no stream."""
         if not self._stream:
             return b""
         number = {"sequence_number": self.count} if self.repeats else {}

@@ -1,6 +1,6 @@
 """Chat completions: the request, the chunks of a stream, the document.
 
-https://platform.openai.com/docs/api-reference/chat says what is in each.
+https://platform.openai.com/docs/api-reference/chat describes each.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ else:
 class Identity(dict[str, Json]):
     """The ``id``, ``created`` and ``model`` of a chat answer.
 
-    The id, and when it was created, are made up when they are first asked for if not *given*: an
-    upstream's own are mostly there.
+    A missing id or time of creation is made up at its first use, as most upstreams send theirs.
     """
 
-    def __init__(self, model: str, **given: Json) -> None:
-        super().__init__(model=model, **given)
+    def __init__(self, model: str, **members: Json) -> None:
+        super().__init__(model=model, **members)
 
     def __missing__(self, name: str) -> Json:
-        made = {"id": f"chatcmpl-{secrets.token_urlsafe(18)}", "created": int(time.time())}
-        return self.setdefault(name, made[name])  # 144 random bits, and seconds since 1970
+        defaults = {"id": f"chatcmpl-{secrets.token_urlsafe(18)}", "created": int(time.time())}
+        return self.setdefault(name, defaults[name])  # 144 random bits, and seconds since 1970
 
 
 def new_writer(request: ChatRequest) -> AnswerWriter:
-    """Return what writes a new answer to *request*."""
+    """Return a new writer for the answer to *request*."""
     identity = Identity(request.model)
     if request.stream:
         return ChunkWriter(identity, request.include_usage)
@@ -52,8 +51,8 @@ def new_writer(request: ChatRequest) -> AnswerWriter:
 class ChunkWriter(AnswerWriter):
     """Writes the chunks of one stream, each with its *identity*.
 
-    With *include_usage* each chunk has ``"usage":null`` and one more without choices tells the
-    usage.
+    With *include_usage* each chunk has ``"usage":null``, and one more chunk, without choices,
+    reports the usage.
     """
 
     identity: Identity
@@ -63,12 +62,12 @@ class ChunkWriter(AnswerWriter):
         self.identity = identity
         self.include_usage = include_usage
         self._usage: Usage | None = None
-        self._text: dict[int, tuple[str, str]] = {}
+        self._wrapping: dict[int, tuple[str, str]] = {}
         self._tail = '],"usage":null}' if include_usage else "]}"
 
     @cached_property
     def _head(self) -> str:
-        # What is the same in every chunk is built once: a text delta costs one escaped string
+        # The beginning of every chunk is built once: a text delta then costs one escaped string
         # and one concatenation.
         return (
             f'{{"id":{quote(self.identity["id"])},"object":"chat.completion.chunk",'
@@ -77,19 +76,19 @@ class ChunkWriter(AnswerWriter):
 
     @property
     def text_ends(self) -> tuple[bytes, bytes] | None:
-        """What is around the text of the first choice, whose role is known."""
-        if 0 not in self._text:
+        """The bytes around the text of the first choice; None before its role chunk."""
+        if 0 not in self._wrapping:
             return None
-        before, after = (end.encode("utf-8", "backslashreplace") for end in self._text[0])
+        before, after = (end.encode("utf-8", "backslashreplace") for end in self._wrapping[0])
         return b'data: %b"' % before, b'"%b\n\n' % after
 
     def write(self, item: Item) -> bytes:
-        """Return the frames for *item*: the role chunk first when its choice had none yet."""
+        """Return the frames for *item*, after the role chunk if its choice has had none yet."""
         if isinstance(item, Usage):
             self._usage = item
             return b""
         index = item.index
-        role = b"" if index in self._text else self._role(index)
+        role = b"" if index in self._wrapping else self._role(index)
         if isinstance(item, Finish):
             return role + self._choice(index, {}, item.reason, item.extra)
         if item.reasoning or item.tool_calls or item.refusal or item.extra or item.logprobs:
@@ -98,18 +97,18 @@ class ChunkWriter(AnswerWriter):
             return role + (restore(frame, item.marks) if item.marks else frame)
         if not item.text:
             return role
-        before, after = self._text[index]
+        before, after = self._wrapping[index]
         return role + sse.frame(_bytes(before + quote(item.text) + after))
 
     def finish(self) -> bytes:
-        """Return the frame without choices that reports the usage, where it was asked for."""
+        """Return the frame without choices that reports the usage, if the request includes it."""
         if self._usage is None or not self.include_usage:
             return b""
         usage = dump(self._usage.to_dict())
         return sse.frame(_bytes(self._head) + b'],"usage":' + usage + b"}")
 
     def _role(self, index: int) -> bytes:
-        self._text[index] = (
+        self._wrapping[index] = (
             f'{self._head}{{"index":{index},"delta":{{"content":',
             f'}},"finish_reason":null}}{self._tail}',
         )
@@ -160,7 +159,7 @@ def _call_piece(call: ToolCall) -> dict[str, Json]:
 
 
 class CompletionWriter(AnswerWriter):
-    """Gathers the items of an answer of *n* choices into one ``chat.completion``."""
+    """Collects the items of an answer of *n* choices into one ``chat.completion``."""
 
     identity: Identity
 
@@ -172,11 +171,10 @@ class CompletionWriter(AnswerWriter):
         self._usage: Usage | None = None
 
     @cached_property
-    def _choices(self) -> list[_Choice]:  # an upstream's own document needs none
+    def _choices(self) -> list[_Choice]:  # not used when an upstream's document is forwarded
         return [_Choice() for _ in range(self._n)]
 
     def write(self, item: Item) -> bytes:
-        """Keep *item*."""
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
@@ -189,7 +187,7 @@ class CompletionWriter(AnswerWriter):
         return b""
 
     def finish(self) -> bytes:
-        """Return the document; usage is there when it was reported."""
+        """Return the document; it has a usage if the provider reported one."""
         document: dict[str, Json] = {
             "id": self.identity["id"],
             "object": "chat.completion",
@@ -236,7 +234,7 @@ class _Choice:
             merge(self.logprobs, delta.logprobs)
 
     def message(self, marks: Marks) -> dict[str, Json]:
-        """Return the message, with *marks* for its long texts."""
+        """Return the message; its long texts are set aside in *marks*."""
         text = aside.set_aside(self.text, marks)
         message: dict[str, Json] = {
             "role": "assistant",
@@ -247,20 +245,20 @@ class _Choice:
             message["reasoning_content"] = aside.set_aside(self.reasoning, marks)
         if self.calls:
             calls = (self.calls[index] for index in sorted(self.calls))
-            message["tool_calls"] = [_call(pieces, marks) for pieces in calls]
+            message["tool_calls"] = [_tool_call(pieces, marks) for pieces in calls]
         message.update(self.extra)
         return message
 
 
-def _call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
-    given = [piece.arguments for piece in pieces]
-    is_long = any(map(aside.has_marks, given))
+def _tool_call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
+    arguments = [piece.arguments for piece in pieces]
+    is_long = any(map(aside.has_marks, arguments))
     call: dict[str, Json] = {
         "id": next((piece.id for piece in pieces if piece.id), ""),
         "type": "function",
         "function": {
             "name": next((piece.name for piece in pieces if piece.name), ""),
-            "arguments": "".join(given) if is_long else aside.set_aside(given, marks),
+            "arguments": "".join(arguments) if is_long else aside.set_aside(arguments, marks),
         },
     }
     for piece in pieces:
@@ -270,12 +268,12 @@ def _call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
 
 
 def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
-    """Add *members* to *into*: objects are merged, lists and texts joined, others replaced.
+    """Add *members* to *into*: merge objects, join lists and texts, replace other values.
 
-    What is in *into* is changed in place, as there may be thousands of pieces, and so copied first.
+    Values in *into* grow in place, as there may be thousands of pieces; *members* is not changed.
     """
     for name, value in members.items():
-        old = into.pop(name, None)  # a text that nobody else has grows without being copied
+        old = into.pop(name, None)  # CPython appends in place to a text with one reference
         if isinstance(value, dict):
             whole: Json = old if isinstance(old, dict) else {}
             merge(whole, value)

@@ -1,4 +1,4 @@
-"""Lists that are told page by page."""
+"""Pages of lists."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from ..errors import InvalidRequest
 
 def page(
     items: list[dict[str, Json]],
-    asked: Mapping[str, str],
+    query: Mapping[str, str],
     most: int,
-    limit: int,
+    default: int,
     after: str,
     before: str = "",
 ) -> dict[str, Json]:
-    """Return the page of *items* that the query *asked* for.
+    """Return the page of *items* that *query*, a request's query parameters, selects.
 
-    Its ``limit`` is at most *most*, without one it is *limit*.  *after* and *before* are the names
-    of the parameters with the id of an item that the page begins behind, or ends before.  Raises
-    InvalidRequest.
+    The parameter ``limit`` is at most *most*, and *default* when absent.  *after* and *before*
+    name the parameters that hold an item's id: the page begins after, or ends before, that item.
+    Raises InvalidRequest.
     """
-    given = asked.get("limit", str(limit))
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= most):
+    limit = query.get("limit", str(default))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= most):
         raise InvalidRequest(f"limit must be from 1 to {most}", param="limit")
-    size, ids = int(given), [item["id"] for item in items]
+    size, ids = int(limit), [item["id"] for item in items]
     first, last = 0, len(ids)
-    for name in filter(asked.get, (after, before)):
-        if asked[name] not in ids:
-            raise InvalidRequest(f"{name} must be the id of one that is listed", param=name)
-    if asked.get(after):
-        first = ids.index(asked[after]) + 1
-    if asked.get(before):
-        last = ids.index(asked[before])
+    for name in filter(query.get, (after, before)):
+        if query[name] not in ids:
+            raise InvalidRequest(f"{name} must be the id of a listed item", param=name)
+    if query.get(after):
+        first = ids.index(query[after]) + 1
+    if query.get(before):
+        last = ids.index(query[before])
         data = items[max(first, last - size) : last]
     else:
         data = items[first:last][:size]

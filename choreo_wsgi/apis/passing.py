@@ -1,4 +1,4 @@
-"""The APIs that are passed on to providers that have them: legacy completions, embeddings.
+"""The APIs that are only forwarded to providers that support them: legacy completions, embeddings.
 
 https://platform.openai.com/docs/api-reference/completions and /embeddings.
 """
@@ -13,20 +13,20 @@ from ..chat.schema import Fault, anything, check_of, demand, either, integer
 from ..errors import InvalidRequest
 from . import API
 
-#: As many values may be in a request: texts may be lists of tokens, of which OpenAI takes 300,000.
+#: Limit of JSON values in a request: texts may be lists of tokens; OpenAI accepts 300,000 tokens.
 _VALUES = 320_000
 _TOKEN = integer(0)
 
 
-def _several(value: Json) -> None:
-    """Check for texts, for the tokens of one, or for the tokens of several."""
+def _prompt_list(value: Json) -> None:
+    """Check a list: of texts, of the tokens of one text, or of lists of tokens."""
     if not (value and value[0] != []):
         raise Fault("must not be empty")
     kind = type(value[0])
     check_of([str if kind is str else [_TOKEN] if kind is list else _TOKEN])(value)
 
 
-_PROMPT = either(str, anything, list, _several)
+_PROMPT = either(str, anything, list, _prompt_list)
 _CHECKS = {
     "completions": check_of(
         {

@@ -1,4 +1,4 @@
-"""A request of another API as a chat request: what Responses and Messages have in common."""
+"""Helpers that translate requests of the Responses and Messages APIs into chat requests."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Check, Fault
 from ..errors import InvalidRequest
 
-#: Characters of arguments that are there as a text.
+#: Above about this many characters a call's arguments are set aside, as a mark.
 _LONG = 300
 
 
 def to_chat(
     fields: dict[str, Json],
     names: Mapping[str, str],
-    possible: Check,
+    supported: Check,
     translate: Callable[[dict[str, Json]], None],
     **more: Any,
 ) -> ChatRequest:
-    """Return the chat request for the checked *fields*; *more* are further members of it.
+    """Return the chat request for the checked *fields*; *more* are further attributes of it.
 
-    *names* are chat's names of the members that it has too, also inside another (``a.b``).
-    *possible* checks for members that no chat API has and that must not be dropped, *translate*
-    adds the others to the request's body.  The Fault or InvalidRequest that either raises stays
-    in the request as ``native_only``: a provider that speaks the API may take it.
+    *names* maps the members that chat has too, also nested ones (``a.b``), to chat's names.
+    *supported* rejects members that chat lacks and that must not be dropped; *translate* adds
+    the remaining members to the chat body.  A Fault or InvalidRequest that either raises is
+    kept as the request's ``native_only``: a provider that speaks the API may still accept it.
     """
     body: dict[str, Json] = {"model": fields["model"], "messages": []}
     for name, chat_name in names.items():
@@ -41,13 +41,13 @@ def to_chat(
     native_only: InvalidRequest | None = None
     try:
         try:
-            possible(fields)
+            supported(fields)
         except Fault as fault:
             raise Fault(f"{fault.text} with this model", fault.path, fault.code) from None
         translate(body)
         for message in body["messages"]:
             if not (message["content"] or "tool_calls" in message):
-                message["content"] = ""  # nothing alone is null
+                message["content"] = ""  # only a message with tool calls may have null
     except Fault as fault:
         native_only = fault.error()
     except InvalidRequest as error:
@@ -55,30 +55,30 @@ def to_chat(
     return request_of(body, original=fields, native_only=native_only, **more)
 
 
-def nothing(value: Json) -> None:
-    """Check for an empty value of a member that only a provider which speaks the API has."""
+def unsupported(value: Json) -> None:
+    """Reject any value but an empty one."""
     if value:
         raise Fault("is not supported")
 
 
 def members(holder: Mapping[str, Json], names: str) -> dict[str, Json]:
-    """Return those of the members *names* that *holder* has."""
+    """Return the members *names* (separated by spaces) of *holder* that are present, not null."""
     return {name: holder[name] for name in names.split() if holder.get(name) is not None}
 
 
-#: Returns a part of a message, which stands at a place, as chat has it.
-Part = Callable[[dict[str, Json], str], Json]
+#: Translates a content part, found at a path of the request, to chat's.
+TranslatePart = Callable[[dict[str, Json], str], Json]
 
 
-def parts(content: Json, where: str, part: Part) -> Json:
-    """Return *content*, a text or a list at *where*, with each *part* as chat has it."""
+def translate_content(content: Json, where: str, translate: TranslatePart) -> Json:
+    """Return *content*, a text or a list of parts at the path *where*, as chat content."""
     if isinstance(content, str):
         return content
-    return [part(each, f"{where}[{at}]") for at, each in enumerate(content)]
+    return [translate(part, f"{where}[{at}]") for at, part in enumerate(content)]
 
 
 def arguments_of(value: Json, marks: Marks) -> str:
-    """Return *value* as the text of a call's arguments; if it is long a mark, put into *marks*."""
+    """Return *value* as the JSON text of a call's arguments; a long one as a mark in *marks*."""
     text = "" if _is_long(value) else dump(value).decode("utf-8", "surrogatepass")
     if text and not has_marks(text):
         return text
@@ -98,9 +98,9 @@ def _is_long(value: Json) -> bool:
     return size > _LONG
 
 
-def no_tool(kind: str, where: str) -> InvalidRequest:
-    """Return the error for a tool of a *kind* that a provider or its model must know."""
-    text = f"this model has no tool {kind!r}, only those that a request describes itself"
+def unsupported_tool(kind: str, where: str) -> InvalidRequest:
+    """Return the error for an unsupported built-in tool of type *kind* at the path *where*."""
+    text = f"this model supports no tools of type {kind!r}, only those defined in the request"
     return InvalidRequest(text, param=where)
 
 
@@ -112,32 +112,32 @@ def add_tools(body: dict[str, Json], tools: list[Json], choice: Json) -> None:
             body["tool_choice"] = choice
         check_tool_choice(body)
     elif choice == "required" or isinstance(choice, dict):
-        raise InvalidRequest("tool_choice asks for a tool, and there are none", param="tool_choice")
+        raise InvalidRequest("tool_choice requires a tool, but there is none", param="tool_choice")
     else:
-        body.pop("parallel_tool_calls", None)  # chat takes it beside tools alone
+        body.pop("parallel_tool_calls", None)  # chat accepts it only together with tools
 
 
-def say(spoken: dict[str, Json], name: str, more: Json) -> None:
-    """Add *more*, a text or a list, to the member *name* of what an assistant has *spoken*."""
+def extend_member(message: dict[str, Json], name: str, more: Json) -> None:
+    """Append *more*, a text or a list, to the member *name* of *message*."""
     if not more:
         return
-    old = spoken.pop(name, None)  # what nobody else has grows without being copied
+    old = message.pop(name, None)  # CPython appends in place to a text with one reference
     if old is None:
-        spoken[name] = more
+        message[name] = more
     else:
         old += more
-        spoken[name] = old
+        message[name] = old
 
 
-#: Parts whose tokens are not those of their bytes.
+#: Types of parts whose tokens do not depend on their number of bytes.
 _MEDIA = ("image", "document", "input_image", "input_file", "input_audio")
 
 
-def estimate(turns: Sequence[Json], more: list[Json]) -> int:
-    """Return about how many tokens *turns* and *more* have, for a provider that does not count.
+def estimate_tokens(turns: Sequence[Json], more: list[Json]) -> int:
+    """Return an estimate of the tokens in *turns* and *more*, for providers that do not count.
 
-    Four bytes of UTF-8 count as a token, a turn as four more, and a picture or a document as
-    1,600, Anthropic's figure for a picture of the largest size.
+    Four bytes of UTF-8 count as one token, a turn as four more, and an image or a document as
+    1,600, Anthropic's figure for an image of the largest size.
     """
     tokens, waiting = 4 * len(turns), [*turns, *more]
     while waiting:
@@ -154,7 +154,7 @@ def estimate(turns: Sequence[Json], more: list[Json]) -> int:
     return tokens
 
 
-def own_param(param: str | None, names: Mapping[str, str]) -> str | None:
-    """Return what an API that has chat's parameters by other *names* calls *param* of an error."""
+def api_param(param: str | None, names: Mapping[str, str]) -> str | None:
+    """Return chat's *param* of an error by its name in an API whose *names* map to chat's."""
     first = (param or "").partition("[")[0].partition(".")[0]
     return next((own for own, chat in names.items() if chat == first != own), param)

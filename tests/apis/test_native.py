@@ -570,7 +570,7 @@ def test_a_response_is_counted_and_compacted_by_who_can(native: Make) -> None:
         count = client.responses.input_tokens.count
         assert count(model="echo", input="x" * 400, instructions="y" * 40).input_tokens == 115
         assert 1600 < count(model="echo", input=items).input_tokens < 1620
-        with pytest.raises(openai.BadRequestError, match="send all of the input") as raised:
+        with pytest.raises(openai.BadRequestError, match="send the whole input") as raised:
             count(model="echo", previous_response_id="resp_x")
         assert raised.value.param == "previous_response_id"
         with pytest.raises(openai.BadRequestError, match="send the input as it is") as raised:

@@ -356,7 +356,7 @@ def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
         assert client.responses.retrieve(second.id).output_text == "two"
         passing = client.responses.create(model="slow", input="one", store=False)
         for id in (passing.output[0].id, item.id[:-1] + "7", "msg_1"):
-            with pytest.raises(openai.BadRequestError, match="not kept here"):
+            with pytest.raises(openai.BadRequestError, match="not stored here"):
                 client.responses.create(model="slow", input=[{**reference, "id": id}])
 
 

@@ -7,20 +7,20 @@ from ...chat.items import Json, dump
 from ...chat.request import ChatRequest, loads, loads_marked
 from ...errors import ChoreoError
 from .. import API
-from ..translation import estimate
+from ..translation import estimate_tokens
 from .request import read_request
 from .writer import MessageWriter, error_object
 
 
 def _error(error: ChoreoError) -> tuple[int, bytes]:
-    status = 529 if error.status == 503 else error.status  # its own for too much work
+    status = 529 if error.status == 503 else error.status  # Anthropic's status for overload
     return status, dump(error_object(error))
 
 
 def _count(request: ChatRequest) -> dict[str, Json]:
-    asked = request.original or {}
-    told = [asked.get("system"), asked.get("tools")]
-    return {"input_tokens": estimate(asked["messages"], told)}
+    fields = request.original or {}
+    others = [fields.get("system"), fields.get("tools")]
+    return {"input_tokens": estimate_tokens(fields["messages"], others)}
 
 
 APIS = {

@@ -1,7 +1,7 @@
 """A request of the Messages API as a chat request.
 
-https://docs.anthropic.com/en/api/messages says what may be in it.  Unknown members are passed
-over: betas come and go.
+https://docs.anthropic.com/en/api/messages describes its members.  Unknown members are ignored:
+betas come and go.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from ...chat.schema import (
 )
 from ...errors import InvalidRequest
 from ..translation import (
-    Part,
+    TranslatePart,
     add_tools,
     arguments_of,
+    extend_member,
     members,
-    no_tool,
-    nothing,
-    parts,
-    say,
     to_chat,
+    translate_content,
+    unsupported,
+    unsupported_tool,
 )
 
 _TEXT = {"text!": str}
@@ -73,7 +73,7 @@ def _messages(value: Json) -> None:
 
 
 def _kind_of(tool: Mapping[str, Json]) -> str:
-    return str(tool.get("type") or "custom")  # which the caller runs, and not Anthropic
+    return str(tool.get("type") or "custom")  # custom: run by the caller, not by Anthropic
 
 
 _REQUEST: dict[str, Notation] = {
@@ -100,22 +100,22 @@ _CHECK_COUNT = check_of({**_REQUEST, "max_tokens": integer(0, MAX_TOKENS)})
 
 
 def _thread(value: Json) -> None:
-    # Passed over, the next request would have nothing but the last turn.  Anthropic's SDKs know
-    # this code: they send the whole conversation then.
+    # If a thread were ignored, the next request would contain only the last turn.  On this
+    # error code Anthropic's SDKs send the whole conversation.
     raise Fault("is not supported", code="thread_unsupported_request")
 
 
-#: What a chat can do of members that would change the answer; others that it has not are dropped.
-_POSSIBLE = check_of(
+#: The values that a chat supports of members that change the answer; other members are dropped.
+_SUPPORTED = check_of(
     {
-        "container mcp_servers compaction": nothing,
+        "container mcp_servers compaction": unsupported,
         "thread": _thread,
-        "fallbacks": either(str, "default", list, nothing),
+        "fallbacks": either(str, "default", list, unsupported),
         "inference_geo": "global",
         "billing_policy": {"bill_to": "self"},
     }
 )
-#: What chat calls the members that it has too.
+#: Chat's names of the members that it has too.
 NAMES = {
     **{name: name for name in ("temperature", "top_p", "top_k", "thinking", "stream")},
     "cache_control": "cache_control",
@@ -126,10 +126,9 @@ NAMES = {
 
 
 def read_request(fields: dict[str, Json], marks: Marks, counting: bool = False) -> ChatRequest:
-    """Return the chat request for *fields*, in which may be *marks*; when *counting*,
-    ``max_tokens`` may be missing.
+    """Return the chat request for *fields*, which may hold *marks*; raises InvalidRequest.
 
-    Raises InvalidRequest.
+    When *counting*, ``max_tokens`` may be missing.
     """
     demand(_CHECK_COUNT if counting else _CHECK, fields)
 
@@ -144,49 +143,50 @@ def read_request(fields: dict[str, Json], marks: Marks, counting: bool = False) 
             schema = {"name": "answer", "schema": form["schema"], "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
-    return to_chat(fields, NAMES, _POSSIBLE, translate, marks=marks)
+    return to_chat(fields, NAMES, _SUPPORTED, translate, marks=marks)
 
 
 def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, Json]]:
     part = partial(_part, marks=marks)
-    system = parts(fields.get("system") or "", "system", part)
+    system = translate_content(fields.get("system") or "", "system", part)
     messages = [{"role": "system", "content": system}] if system else []
     for index, message in enumerate(fields["messages"]):
         where, content = f"messages[{index}].content", message["content"]
-        if isinstance(content, str) and len(message) == 2:  # as chat has it
+        if isinstance(content, str) and len(message) == 2:  # the same in chat
             messages.append(message)
             continue
-        spoken, own = {"role": message["role"], "content": content}, message["role"] == "assistant"
+        role = message["role"]
+        result, is_reply = {"role": role, "content": content}, role == "assistant"
         if not isinstance(content, str):
-            said: list[Json] = []
-            spoken["content"] = said
+            chat_parts: list[Json] = []
+            result["content"] = chat_parts
             for at, block in enumerate(content):
                 here, kind = f"{where}[{at}]", block["type"]
-                if kind == "tool_result" and not own:
-                    messages.append(_result(block, here, part))  # before what else is said
-                elif own and kind in ("thinking", "redacted_thinking"):
-                    say(spoken, "reasoning_content", block.get("thinking"))
+                if kind == "tool_result" and not is_reply:
+                    messages.append(_tool_message(block, here, part))  # before the user's message
+                elif is_reply and kind in ("thinking", "redacted_thinking"):
+                    extend_member(result, "reasoning_content", block.get("thinking"))
                     if block.get("signature") or block.get("data"):
-                        say(spoken, "thinking_blocks", [block])
-                elif own and kind == "tool_use":
-                    say(spoken, "tool_calls", [_call(block, marks)])
+                        extend_member(result, "thinking_blocks", [block])
+                elif is_reply and kind == "tool_use":
+                    extend_member(result, "tool_calls", [_tool_call(block, marks)])
                 else:
-                    said.append(part(block, here))
-            if own and not said:
-                spoken["content"] = None
-        if spoken["content"] != []:
-            messages.append(spoken)
+                    chat_parts.append(part(block, here))
+            if is_reply and not chat_parts:
+                result["content"] = None
+        if result["content"] != []:
+            messages.append(result)
     return messages
 
 
-def _call(block: dict[str, Json], marks: Marks) -> dict[str, Json]:
+def _tool_call(block: dict[str, Json], marks: Marks) -> dict[str, Json]:
     function = {"name": block["name"], "arguments": arguments_of(block["input"], marks)}
     call = {"id": block["id"], "type": "function", "function": function}
     return {**call, **members(block, "cache_control extra_content")}
 
 
-def _result(block: dict[str, Json], where: str, part: Part) -> dict[str, Json]:
-    content = parts(block.get("content") or "", f"{where}.content", part)
+def _tool_message(block: dict[str, Json], where: str, part: TranslatePart) -> dict[str, Json]:
+    content = translate_content(block.get("content") or "", f"{where}.content", part)
     message = {"role": "tool", "tool_call_id": block["tool_use_id"], "content": content}
     failed = {"is_error": True} if block.get("is_error") else {}
     return {**message, **failed, **members(block, "cache_control")}
@@ -200,7 +200,7 @@ def _part(block: dict[str, Json], where: str, marks: Marks) -> dict[str, Json]:
     if kind == "search_result":
         lines = [block["title"], block["source"], *(part["text"] for part in block["content"])]
         return {"type": "text", "text": "\n".join(lines), **cached}
-    if kind == "tool_reference":  # of a search for tools, all of which the model has
+    if kind == "tool_reference":  # a tool found by a tool search; the model has all tools anyway
         return {"type": "text", "text": block["tool_name"], **cached}
     source = block["source"] if kind in ("image", "document") else {}
     url = _url(source, marks) if source else ""
@@ -209,12 +209,13 @@ def _part(block: dict[str, Json], where: str, marks: Marks) -> dict[str, Json]:
     if kind == "document" and url:
         file = {"file_data": url, "filename": block.get("title") or "document"}
         return {"type": "file", "file": file, **cached}
-    told = f" with a source of type {source['type']!r}" if source else ""
-    raise InvalidRequest(f"this model takes no {kind!r} block{told}", param=f"{where}.type")
+    of_source = f" with a source of type {source['type']!r}" if source else ""
+    text = f"this model does not support {kind!r} blocks{of_source}"
+    raise InvalidRequest(text, param=f"{where}.type")
 
 
 def _url(source: dict[str, Json], marks: Marks) -> str:
-    """Return the URL of what is in *source*, which mostly holds the data; empty if it has none."""
+    """Return the URL of *source*, a ``data:`` URL if it holds the data; empty if it has neither."""
     if source["type"] == "url":
         return str(source["url"])
     if source["type"] == "base64":
@@ -231,20 +232,20 @@ def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
     tools = []
     for index, tool in enumerate(fields.get("tools") or ()):
         if _kind_of(tool) != "custom":
-            raise no_tool(tool["type"], f"tools[{index}].type")
-        told = members(tool, "name description strict")
-        function = {**told, "parameters": tool["input_schema"]}
+            raise unsupported_tool(tool["type"], f"tools[{index}].type")
+        function = members(tool, "name description strict")
+        function["parameters"] = tool["input_schema"]
         tools.append({"type": "function", "function": function, **members(tool, "cache_control")})
-    given = fields.get("tool_choice") or {"type": None}
-    words = {"auto": "auto", "any": "required", "none": "none", None: None}
-    named = {"type": "function", "function": {"name": given.get("name") or ""}}
-    add_tools(body, tools, words.get(given["type"], named))
-    if tools and given.get("disable_parallel_tool_use"):
+    choice = fields.get("tool_choice") or {"type": None}
+    modes = {"auto": "auto", "any": "required", "none": "none", None: None}
+    named = {"type": "function", "function": {"name": choice.get("name") or ""}}
+    add_tools(body, tools, modes.get(choice["type"], named))
+    if tools and choice.get("disable_parallel_tool_use"):
         body["parallel_tool_calls"] = False
 
 
 def _check_thinking(fields: Mapping[str, Json]) -> None:
-    """Refuse a budget that Anthropic refuses.  Only betas let it be above ``max_tokens``."""
+    """Reject budgets that Anthropic rejects.  Only betas allow one above ``max_tokens``."""
     thinking, limit = fields.get("thinking") or {}, fields.get("max_tokens")
     if thinking.get("type") != "enabled":
         return

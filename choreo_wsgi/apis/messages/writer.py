@@ -1,6 +1,6 @@
 """Writes an answer as the events of the Messages API, or as its one document.
 
-https://docs.anthropic.com/en/api/messages-streaming says what is in each event.
+https://docs.anthropic.com/en/api/messages-streaming describes the events.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...chat.longtext import new_number, restore
 from ...errors import ChoreoError
 from ...ids import random_hex
 from ..blocks import Block, BlockWriter
-from ..translation import own_param
+from ..translation import api_param
 from .request import NAMES
 
 _STOP_REASONS = {
@@ -24,10 +24,10 @@ _STOP_REASONS = {
     "tool_calls": "tool_use",
     "content_filter": "refusal",
 }
-#: Stop reasons of Anthropic's that no other provider has.
+#: Anthropic's stop reasons that chat has no finish reason for.
 _OWN_REASONS = ("pause_turn", "model_context_window_exceeded")
 
-#: How Anthropic calls the statuses that errors have.
+#: Anthropic's error types by status.
 _TYPES = {
     401: "authentication_error",
     402: "billing_error",
@@ -39,16 +39,16 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-#: The members of chat's parameters that are others here.
+#: Chat's parameters by the names that they have in this API.
 _PARAMS = {
     **NAMES,
     "output_config.format": "response_format",
     "tool_choice.disable_parallel_tool_use": "parallel_tool_calls",
     "stop_sequences": "stop",
 }
-#: A path in a chat: the messages of a message have others.
+#: A path that only chat's messages have, not those of this API.
 _CHAT_PATH = re.compile(r"messages\[.*\.(image_url|file|tool_calls)\b")
-#: A block of each kind, the member of it that is filled, and the delta that it is filled by.
+#: By kind: an empty block, its member that deltas fill, and the type of the deltas.
 _KINDS: dict[str, tuple[dict[str, Json], str, str]] = {
     **dict.fromkeys(("text", "refusal"), ({"type": "text", "text": ""}, "text", "text_delta")),
     "reasoning": (
@@ -61,17 +61,17 @@ _KINDS: dict[str, tuple[dict[str, Json], str, str]] = {
 
 
 def error_object(error: ChoreoError) -> dict[str, Json]:
-    """Return Anthropic's object for *error*; only codes about threads are told, for its SDKs."""
+    """Return Anthropic's object for *error*; it has only codes about threads, which SDKs read."""
     kind = "invalid_request_error" if error.status < 500 else "api_error"
-    message, param = error.message, own_param(error.param, _PARAMS)
+    message, param = error.message, api_param(error.param, _PARAMS)
     if param and _CHAT_PATH.match(param):
         param = "messages"
     if param and not message.startswith(param):
         message = f"{param}: {message}"
-    told: dict[str, Json] = {"type": _TYPES.get(error.status, kind), "message": message}
+    members: dict[str, Json] = {"type": _TYPES.get(error.status, kind), "message": message}
     if (error.code or "").startswith("thread_"):
-        told["details"] = {"error_code": error.code}
-    return {"type": "error", "error": told}
+        members["details"] = {"error_code": error.code}
+    return {"type": "error", "error": members}
 
 
 class MessageWriter(BlockWriter):
@@ -84,74 +84,75 @@ class MessageWriter(BlockWriter):
         head = {"id": "msg_" + random_hex()[:24], "type": "message", "role": "assistant"}
         return {**head, "model": self.model, "content": content, **members}
 
-    def _begin(self) -> Iterator[bytes]:
-        nothing = {"stop_reason": None, "stop_sequence": None, "usage": usage_object(Usage())}
-        yield self._event("message_start", message=self._message([], **nothing))
+    def _first_events(self) -> Iterator[bytes]:
+        unknown = {"stop_reason": None, "stop_sequence": None, "usage": usage_object(Usage())}
+        yield self._event("message_start", message=self._message([], **unknown))
 
-    def _block(self, kind: str, call: ToolCall | None) -> Block:
+    def _new_block(self, kind: str, call: ToolCall | None) -> Block:
         item, member, delta = _KINDS[kind]
-        block = self._new(
+        block = self._add_block(
             kind, item if call is None else {**item, "id": call.id, "name": call.name}
         )
         block.member, block.event = member, "content_block_delta"
-        head = dump({"type": block.event, **block.where}).decode()[:-1]
+        head = dump({"type": block.event, **block.position}).decode()[:-1]
         name = "partial_json" if kind == "call" else member
         block.before, block.after = f'{head},"delta":{{"type":"{delta}","{name}":', "}}"
         return block
 
-    def _new(self, kind: str, item: dict[str, Json]) -> Block:
-        made = dict(item)
-        self._output.append(made)
-        return Block(kind, made, {"index": len(self._output) - 1}, made)
+    def _add_block(self, kind: str, template: dict[str, Json]) -> Block:
+        item = dict(template)
+        self._output.append(item)
+        return Block(kind, item, {"index": len(self._output) - 1}, item)
 
-    def _opened(self, block: Block) -> Iterator[bytes]:
-        yield self._event("content_block_start", **block.where, content_block=block.item)
+    def _block_start(self, block: Block) -> Iterator[bytes]:
+        yield self._event("content_block_start", **block.position, content_block=block.item)
 
-    def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
-        told = {
+    def _citation(self, block: Block, citation: Mapping[str, Json]) -> bytes:
+        location = {
             "type": "web_search_result_location",
             "url": str(citation.get("url") or ""),
             "title": citation.get("title"),
             "cited_text": str(citation.get("content") or ""),  # OpenRouter's
             "encrypted_index": "",
         }
-        block.item.setdefault("citations", []).append(told)
-        return self._delta_of(block, type="citations_delta", citation=told)
+        block.item.setdefault("citations", []).append(location)
+        return self._block_delta(block, type="citations_delta", citation=location)
 
-    def _delta_of(self, block: Block, **delta: Json) -> bytes:
-        return self._event("content_block_delta", **block.where, delta=delta)
+    def _block_delta(self, block: Block, **delta: Json) -> bytes:
+        return self._event("content_block_delta", **block.position, delta=delta)
 
-    def _sealed(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
+    def _thinking_block(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
         if thinking.get("type") == "redacted_thinking":
             redacted = {"type": "redacted_thinking", "data": thinking.get("data") or ""}
-            yield from self._whole(self._new("redacted", redacted))
+            yield from self._complete_block(self._add_block("redacted", redacted))
             return
-        if self._text is None or self._text.kind != "reasoning":
-            yield from self._say("reasoning", thinking.get("thinking") or "")
-        assert self._text is not None
-        signature = self._text.item["signature"] = thinking.get("signature") or ""
-        yield self._delta_of(self._text, type="signature_delta", signature=signature)
-        yield from self._close()
+        if self._open_text is None or self._open_text.kind != "reasoning":
+            yield from self._add_text("reasoning", thinking.get("thinking") or "")
+        assert self._open_text is not None
+        signature = self._open_text.item["signature"] = thinking.get("signature") or ""
+        yield self._block_delta(self._open_text, type="signature_delta", signature=signature)
+        yield from self._close_blocks()
 
-    def _drawn(self, kind: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
-        return self._leave_out(f"a picture of the type {kind}")
+    def _image(self, media_type: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
+        return self._note_omission(f"a picture of the type {media_type}")
 
-    def _closed(self, block: Block, status: str) -> Iterator[bytes]:
+    def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         if block.member and not self._stream:
             is_call = block.kind == "call"
-            said = _input(block.pieces, self._marks) if is_call else self._said(block)
-            block.item[block.member] = said
-        yield self._event("content_block_stop", **block.where)
+            value = _input(block.pieces, self._marks) if is_call else self._text_so_far(block)
+            block.item[block.member] = value
+        yield self._event("content_block_stop", **block.position)
 
     def ending(self) -> Iterator[bytes]:
         """Yield the last frames, or the whole document."""
-        yield from self._close("completed")
+        yield from self._close_blocks("completed")
         extra = self._finish.extra or {}
         reason = _STOP_REASONS.get(self._finish.reason, "end_turn")
         if extra.get("native_finish_reason") in _OWN_REASONS:
             reason = extra["native_finish_reason"]
-        named = (self._finish.stop, extra.get("stop_sequence"), extra.get("stop_reason"))  # vLLM's
-        sequence = next((word for word in named if word and isinstance(word, str)), None)
+        # vLLM reports the stop string as its stop_reason.
+        found = (self._finish.stop, extra.get("stop_sequence"), extra.get("stop_reason"))
+        sequence = next((stop for stop in found if stop and isinstance(stop, str)), None)
         delta = {"stop_reason": "stop_sequence" if sequence else reason, "stop_sequence": sequence}
         usage = usage_object(self._usage or Usage())
         if self._stream:
@@ -166,12 +167,12 @@ class MessageWriter(BlockWriter):
 
 
 def _input(arguments: list[str], marks: Marks) -> Json:
-    """Return the object in a call's *arguments*; whatever else a model wrote stays readable."""
+    """Return the object in a call's *arguments*; other text becomes its member ``raw``."""
     if not any(map(str.strip, arguments)):
         return {}
     if not is_object(arguments):
         return {"raw": set_aside(arguments, marks)}
-    # It is written as it came: the values of a thousand calls take several times their bytes.
+    # The JSON text is copied, not parsed: parsed values take several times its memory.
     data = b"".join(piece.encode("utf-8", "backslashreplace") for piece in arguments)
     arguments.clear()
     number = new_number()
@@ -180,7 +181,7 @@ def _input(arguments: list[str], marks: Marks) -> Json:
 
 
 def usage_object(usage: Usage) -> dict[str, Json]:
-    """Return the ``usage`` of a message: Anthropic counts what was cached apart."""
+    """Return the ``usage`` of a message; Anthropic's ``input_tokens`` excludes cached tokens."""
     read, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
     return {
         "input_tokens": max(0, usage.prompt_tokens - read - written),

@@ -9,34 +9,34 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest, loads, loads_marked
 from ...errors import ChoreoError, InvalidRequest
 from .. import API
-from ..translation import estimate, own_param
+from ..translation import api_param, estimate_tokens
 from .request import NAMES, input_items, read_request
 from .writer import ResponseWriter
 
-#: The members of chat's parameters that are others here.
+#: Chat's parameters by the names that they have in this API.
 _PARAMS = {**NAMES, "input": "messages", "text.format": "response_format", "include": "logprobs"}
 
 
 def _error(error: ChoreoError) -> tuple[int, bytes]:
-    error.param = own_param(error.param, _PARAMS)
+    error.param = api_param(error.param, _PARAMS)
     return error.status, error.body()
 
 
 def _count(request: ChatRequest) -> dict[str, Json]:
-    asked = request.original or {}
+    fields = request.original or {}
     for name in ("previous_response_id", "conversation", "prompt"):
-        if asked.get(name):
-            text = "what is kept elsewhere is not counted here: send all of the input"
+        if fields.get(name):
+            text = "stored input cannot be counted here: send the whole input in the request"
             raise InvalidRequest(text, param=name)
-    told = [asked.get("instructions"), asked.get("tools")]
-    tokens = estimate(input_items(asked), told)
+    others = [fields.get("instructions"), fields.get("tools")]
+    tokens = estimate_tokens(input_items(fields), others)
     return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
-def _aside(
-    name: str, missing: str, counted: Callable[[ChatRequest], dict[str, Json]] | None = None
+def _side_api(
+    name: str, missing: str, estimate: Callable[[ChatRequest], dict[str, Json]] | None = None
 ) -> API:
-    """Return the API *name* beside that of responses; without it a model has *missing*."""
+    """Return the API *name*; *missing* is the error text for models that do not support it."""
 
     def read(body: bytes) -> ChatRequest:
         request = read_request(loads(body), {})
@@ -44,14 +44,11 @@ def _aside(
         request.native_only = InvalidRequest(missing, param="model")
         return request
 
-    return API(read, lambda request: AnswerWriter(request.model, name), _error, counted)
+    return API(read, lambda request: AnswerWriter(request.model, name), _error, estimate)
 
 
 APIS = {
     "responses": API(lambda body: read_request(*loads_marked(body)), ResponseWriter, _error),
-    "input_tokens": _aside("input_tokens", "this model does not count tokens", _count),
-    "compact": _aside(
-        "compact",
-        "this model compacts nothing: send the input as it is, or ask a model to shorten it",
-    ),
+    "input_tokens": _side_api("input_tokens", "this model does not count tokens", _count),
+    "compact": _side_api("compact", "this model cannot compact input: send the input as it is"),
 }

@@ -1,4 +1,4 @@
-"""The input of a response, a list of items, as the messages of a chat."""
+"""Translates the input of a response, a list of items, to the messages of a chat."""
 
 from __future__ import annotations
 
@@ -9,77 +9,78 @@ from ...chat import jsontext
 from ...chat.aside import whole
 from ...chat.items import Json, Marks
 from ...errors import InvalidRequest
-from ..translation import arguments_of, members, parts, say
+from ..translation import arguments_of, extend_member, members, translate_content
 
-#: Begins the ``encrypted_content`` that this server wrote: base64 of JSON follows.
-SEALED = "choreo."
-
-
-#: The type of an item that has none, and does not tell it otherwise.
+#: Begins the ``encrypted_content`` that this server wrote; base64 of JSON follows.
+THINKING_PREFIX = "choreo."
+#: Stands for the type of an item without one, if its members do not imply it either.
 UNTYPED = "untyped"
 
 
 def chat_name(item: Mapping[str, Json]) -> str:
-    """Return the name of a tool as a function of chat: that of its namespace stands before it."""
+    """Return a tool's name as a function of chat, with its namespace, if any, as a prefix."""
     space = item.get("namespace")
     return f"{space}__{item['name']}" if space else str(item["name"])
 
 
 def kind_of(item: Mapping[str, Json]) -> str:
-    """Return the type of an item; messages and references may come without."""
+    """Return the type of an item; messages and references may omit it."""
     inferred = "message" if "role" in item else "item_reference" if "id" in item else UNTYPED
     return str(item.get("type") or inferred)
 
 
 def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str, Json]]:
-    """Return the messages of *items* with *marks*."""
+    """Return *items*, which may hold *marks*, as chat messages.
+
+    Adjacent reasoning, text, image and call items of the assistant become one message.
+    """
     messages: list[dict[str, Json]] = []
-    spoken: dict[str, Json] = {}  # what the assistant says: reasoning, text and calls are items
+    reply: dict[str, Json] = {}
     for index, item in enumerate(items):
         where, kind = f"input[{index}]", kind_of(item)
         is_call = kind in ("function_call", "custom_tool_call")
         is_text = kind == "message" and item["role"] == "assistant"
         is_picture = kind == "image_generation_call"
         if not (is_call or is_text or is_picture or kind == "reasoning"):
-            spoken = {}
-            messages.append(_other(kind, item, where))
+            reply = {}
+            messages.append(_other_message(kind, item, where))
             continue
-        if not spoken or (not is_call and (spoken["content"] or "tool_calls" in spoken)):
-            spoken = {"role": "assistant", "content": None}
-            messages.append(spoken)
+        if not reply or (not is_call and (reply["content"] or "tool_calls" in reply)):
+            reply = {"role": "assistant", "content": None}
+            messages.append(reply)
         if is_call:
-            say(spoken, "tool_calls", [_call(item, marks)])
+            extend_member(reply, "tool_calls", [_tool_call(item, marks)])
         elif is_picture:
-            say(spoken, "images", _drawn(item))
+            extend_member(reply, "images", _image_parts(item))
         elif kind == "reasoning":
             texts = [*(item.get("content") or ()), *(item.get("summary") or ())]
-            say(spoken, "reasoning_content", "".join(part["text"] for part in texts))
-            sealed = whole(item.get("encrypted_content") or "", marks)
-            say(spoken, "thinking_blocks", _unsealed(sealed))
+            extend_member(reply, "reasoning_content", "".join(part["text"] for part in texts))
+            encrypted = whole(item.get("encrypted_content") or "", marks)
+            extend_member(reply, "thinking_blocks", _decode_thinking(encrypted))
         else:
-            spoken["content"] = _content(item["content"], f"{where}.content")
+            reply["content"] = _content(item["content"], f"{where}.content")
     return messages
 
 
-def is_sealed(item: Mapping[str, Json], marks: Marks) -> bool:
-    """Return whether an *item* with *marks* is reasoning that this server sealed."""
-    sealed = item.get("encrypted_content") if kind_of(item) == "reasoning" else None
-    return whole(sealed or "", marks).startswith(SEALED)
+def is_own_thinking(item: Mapping[str, Json], marks: Marks) -> bool:
+    """Return whether *item* is reasoning whose ``encrypted_content`` this server wrote."""
+    encrypted = item.get("encrypted_content") if kind_of(item) == "reasoning" else None
+    return whole(encrypted or "", marks).startswith(THINKING_PREFIX)
 
 
 def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
-    """Return an *item* of the input as a list of them shows it; *id* is that of one without."""
+    """Return *item* in the form of the list of input items; *id* completes a missing id."""
     content, kind = item.get("content"), kind_of(item)
-    told = {name: value for name, value in item.items() if value is not None}
+    listed = {name: value for name, value in item.items() if value is not None}
     if isinstance(content, str) and item["role"] == "assistant":
-        told["content"] = [{"type": "output_text", "text": content, "annotations": []}]
+        listed["content"] = [{"type": "output_text", "text": content, "annotations": []}]
     elif isinstance(content, str):
-        told["content"] = [{"type": "input_text", "text": content}]
+        listed["content"] = [{"type": "input_text", "text": content}]
     prefix = {"message": "msg", "reasoning": "rs"}.get(kind, "item")
-    return {"id": f"{prefix}_{id}", "type": kind, "status": "completed", **told}
+    return {"id": f"{prefix}_{id}", "type": kind, "status": "completed", **listed}
 
 
-def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
+def _other_message(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
     if kind == "message" and item["role"] != "developer" and isinstance(item["content"], str):
         return item if len(item) == 2 else {name: item[name] for name in ("role", "content")}
     if kind == "message":
@@ -90,14 +91,14 @@ def _other(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(
-            f"{where}: the item {item['id'][:100]!r} is not kept here; send it itself",
+            f"{where}: the item {item['id'][:100]!r} is not stored here; send the item itself",
             param=f"{where}.id",
         )
-    text = f"{where}: this model takes no items of type {kind!r}"
+    text = f"{where}: this model does not support items of type {kind!r}"
     raise InvalidRequest(text, param=f"{where}.type")
 
 
-def _call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
+def _tool_call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     arguments = item.get("arguments")
     if arguments is None:
         arguments = arguments_of({"input": item["input"]}, marks)
@@ -106,21 +107,21 @@ def _call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     return {"id": item["call_id"], "type": "function", "function": function, **more}
 
 
-def _drawn(item: dict[str, Json]) -> list[Json]:
-    """Return the picture in an *item*, which has none if it was not finished."""
+def _image_parts(item: dict[str, Json]) -> list[Json]:
+    """Return the image in *item* as a list; it is empty if the image was not finished."""
     if not item.get("result"):
         return []
     url = f"data:image/{item.get('output_format') or 'png'};base64,{item['result']}"
-    picture = {"type": "image_url", "image_url": {"url": url}, **members(item, "extra_content")}
-    return [picture]
+    image = {"type": "image_url", "image_url": {"url": url}, **members(item, "extra_content")}
+    return [image]
 
 
-def _unsealed(text: str) -> list[Json]:
-    """Return the signed thinking in *text*, which is a provider's own unless it was sealed here."""
-    if not text.startswith(SEALED):
+def _decode_thinking(text: str) -> list[Json]:
+    """Return the thinking blocks in *text*; an empty list unless this server encoded it."""
+    if not text.startswith(THINKING_PREFIX):
         return []
     try:
-        blocks = jsontext.parse(base64.b64decode(text.removeprefix(SEALED), validate=True))
+        blocks = jsontext.parse(base64.b64decode(text.removeprefix(THINKING_PREFIX), validate=True))
     except ValueError:
         return []
     kinds = ("thinking", "redacted_thinking")
@@ -131,10 +132,10 @@ def _unsealed(text: str) -> list[Json]:
 
 
 def _content(content: Json, where: str) -> Json:
-    told = parts(content, where, _part)
-    if isinstance(told, list) and all(part["type"] == "text" for part in told):
-        return "".join(part["text"] for part in told)
-    return told
+    parts = translate_content(content, where, _part)
+    if isinstance(parts, list) and all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
 
 
 def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
@@ -154,4 +155,5 @@ def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
     if kind in ("input_image", "input_file"):
         missing = f"{where}.{'image_url' if kind == 'input_image' else 'file_data'}"
         raise InvalidRequest(f"{missing} is required", param=missing, code="missing_parameter")
-    raise InvalidRequest(f"this model takes no content of type {kind!r}", param=f"{where}.type")
+    text = f"this model does not support content of type {kind!r}"
+    raise InvalidRequest(text, param=f"{where}.type")

@@ -1,6 +1,6 @@
 """A request of the Responses API as a chat request.
 
-https://platform.openai.com/docs/api-reference/responses/create says what may be in it.
+https://platform.openai.com/docs/api-reference/responses/create describes its members.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ...chat.schema import (
     text_or,
 )
 from ...errors import InvalidRequest
-from ..translation import add_tools, members, no_tool, nothing, to_chat
-from .items import UNTYPED, chat_name, is_sealed, kind_of, messages_of
+from ..translation import add_tools, members, to_chat, unsupported, unsupported_tool
+from .items import UNTYPED, chat_name, is_own_thinking, kind_of, messages_of
 
 _TEXT = {"text!": str}
 _PART = by_type(
@@ -56,11 +56,11 @@ _ITEM = by_type(
     },
     kind_of,
 )
-_OWN_TOOLS = {
+_CALLER_TOOLS = {
     "function": {"name!": filled, "description": str, "parameters": dict, "strict": bool},
     "custom": {"name!": filled, "description": str, "format": {"definition": str}},
 }
-_NAMESPACE = {"name!": filled, "description": str, "tools!": [by_type(_OWN_TOOLS)]}
+_NAMESPACE = {"name!": filled, "description": str, "tools!": [by_type(_CALLER_TOOLS)]}
 _CHOICES = {"function custom": {"name!": filled}}
 _ALLOWED = {"mode!": "auto required", "tools!": [by_type(_CHOICES)]}
 _SCHEMA = {"name!": str, "schema!": dict, "description": str, "strict": bool}
@@ -75,7 +75,7 @@ _REQUEST = check_of(
         "max_output_tokens max_tokens": integer(0, MAX_TOKENS),
         "max_tool_calls": integer(0),
         "top_logprobs": integer(0, 20),
-        "tools": [by_type({**_OWN_TOOLS, "namespace": _NAMESPACE})],
+        "tools": [by_type({**_CALLER_TOOLS, "namespace": _NAMESPACE})],
         "tool_choice": either(
             str,
             "none auto required",
@@ -97,37 +97,36 @@ _SAME = (
     *("temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
     *("service_tier", "stream"),
-    # Chat's alone, but servers of one's own take them here too.
+    # Parameters of chat only, which self-hosted servers accept here too.
     *("stop", "seed", "frequency_penalty", "presence_penalty", "logit_bias", "top_k"),
     *("max_tokens", "response_format", "reasoning_effort"),
 )
-#: What chat calls the members that it has too.
+#: Chat's names of the members that it has too.
 NAMES = {
     **{name: name for name in _SAME},
     "max_output_tokens": "max_completion_tokens",
     "text.verbosity": "verbosity",
     "reasoning.effort": "reasoning_effort",
 }
-#: What a chat can do of members that would change the answer; others that it has not are dropped.
-_POSSIBLE = check_of(
+#: The values that a chat supports of members that change the answer; other members are dropped.
+_SUPPORTED = check_of(
     {
-        "conversation prompt moderation": nothing,
+        "conversation prompt moderation": unsupported,
         "access_programs": {"cyber": "standard"},
         "image": {"context_compression": "auto disabled"},
-        "prompt_cache_options": {"prewarm": nothing},
+        "prompt_cache_options": {"prewarm": unsupported},
     }
 )
-#: What a request includes to have the logarithms of its tokens' probabilities.
+#: The element of ``include`` that requests log probabilities.
 _LOGPROBS = "message.output_text.logprobs"
 
 
 def read_request(
     fields: dict[str, Json], marks: Marks, past: Sequence[Json] | None = None
 ) -> ChatRequest:
-    """Return the chat request for *fields*, in which may be *marks*; *past* are the items of the
-    previous response.
+    """Return the chat request for *fields*, which may hold *marks*; raises InvalidRequest.
 
-    Raises InvalidRequest.
+    *past* holds the items before the input, if the previous response is stored here.
     """
     demand(_REQUEST, fields)
     items = input_items(fields)
@@ -145,56 +144,59 @@ def read_request(
             body |= {"logprobs": True, "top_logprobs": int(fields.get("top_logprobs") or 0)}
         if fields.get("previous_response_id") and past is None:
             raise InvalidRequest(
-                "there is no such response here",
+                "the previous response is not stored here, or has expired",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        said = messages_of(past or (), marks) + messages_of(items, marks)
+        messages = messages_of(past or (), marks) + messages_of(items, marks)
         if system := fields.get("instructions"):
-            said.insert(0, {"role": "system", "content": system})
-        body["messages"] = said
-        tools = list(map(_function, own_tools(fields.get("tools") or ())))
+            messages.insert(0, {"role": "system", "content": system})
+        body["messages"] = messages
+        tools = list(map(_function, caller_tools(fields.get("tools") or ())))
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 
     native = _native(fields, items, past, marks)
-    return to_chat(fields, NAMES, _POSSIBLE, translate, native=native, marks=marks)
+    return to_chat(fields, NAMES, _SUPPORTED, translate, native=native, marks=marks)
 
 
 def input_items(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """Return the items of the ``input``, which may be a text."""
-    given = fields.get("input") or []
-    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+    """Return the items of the ``input``; a text becomes one user message."""
+    value = fields.get("input") or []
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
 def _native(
     fields: dict[str, Json], items: Sequence[Json], past: Sequence[Json] | None, marks: Marks
 ) -> dict[str, Json] | None:
-    """Return the request for a provider that speaks this API, where it is not the caller's.
+    """Return the request for a provider that speaks this API; None to forward the caller's own.
 
-    What is kept here is not kept there, and what came before is told again, but for reasoning
-    that the provider cannot read: what was sealed here, and what it would have to have kept.
+    A response that is stored here is not stored by the provider, which gets the items of
+    previous responses again.  Left out is reasoning that the provider cannot read: this server's
+    own encoding, and past items that refer to state of the provider.
     """
-    kept = bool(fields.get("store"))  # as all that are made in the background
-    given = [item for item in items if not is_sealed(item, marks)]
-    if past is None and not kept and len(given) == len(items):
+    stored = bool(fields.get("store"))  # also true for every background response
+    kept = [item for item in items if not is_own_thinking(item, marks)]
+    if past is None and not stored and len(kept) == len(items):
         return None
     native = {name: value for name, value in fields.items() if name != "background"}
-    native |= {"store": False, "stream": True} if kept else {}
+    native |= {"store": False, "stream": True} if stored else {}
     if past is not None:
         del native["previous_response_id"]
-        told = [item for item in past if not is_sealed(item, marks)]
-        given[:0] = [
+        kept[:0] = [
             item
-            for item in told
-            if kind_of(item) != "reasoning" or item.get("encrypted_content") or item.get("content")
+            for item in past
+            if not is_own_thinking(item, marks)
+            and (
+                kind_of(item) != "reasoning" or item.get("encrypted_content") or item.get("content")
+            )
         ]
-    if past is not None or len(given) < len(items):
-        native["input"] = given
+    if past is not None or len(kept) < len(items):
+        native["input"] = kept
     return native
 
 
-#: The parameters of a custom tool, which takes text, as a function.
+#: The parameters of the function that stands for a custom tool, whose input is a text.
 _INPUT = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -203,21 +205,21 @@ _INPUT = {
 }
 
 
-def own_tools(
+def caller_tools(
     tools: Iterable[dict[str, Json]], strict: bool = True, space: str = "", where: str = "tools"
 ) -> Iterator[dict[str, Json]]:
-    """Yield the function and custom tools, each with its ``namespace`` if it is in one.
+    """Yield the function and custom tools of *tools*, each with its ``namespace`` if it has one.
 
-    Unless *strict* is false, a tool that only a server itself can have raises InvalidRequest
-    with its name.  The tools are those of the namespace *space*, if it is not empty.
+    *space* is the namespace of all *tools*, or empty.  *where* is their path in the request.
+    Built-in tools of a provider are skipped, or raise InvalidRequest if *strict*.
     """
     for index, tool in enumerate(tools):
-        if tool["type"] in _OWN_TOOLS:
+        if tool["type"] in _CALLER_TOOLS:
             yield {**tool, "namespace": space} if space else tool
         elif tool["type"] == "namespace" and not space:
-            yield from own_tools(tool["tools"], strict, tool["name"], f"{where}[{index}].tools")
+            yield from caller_tools(tool["tools"], strict, tool["name"], f"{where}[{index}].tools")
         elif strict:
-            raise no_tool(tool["type"], f"{where}[{index}].type")
+            raise unsupported_tool(tool["type"], f"{where}[{index}].type")
 
 
 def _function(tool: dict[str, Json]) -> dict[str, Json]:
@@ -237,6 +239,6 @@ def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     if kind == "allowed_tools":
         allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
         return {"type": kind, "allowed_tools": allowed}
-    if kind not in _OWN_TOOLS:
-        raise no_tool(kind, "tool_choice.type")
+    if kind not in _CALLER_TOOLS:
+        raise unsupported_tool(kind, "tool_choice.type")
     return {"type": "function", "function": {"name": chat_name(choice)}}

@@ -1,7 +1,7 @@
 """Writes an answer as the events of the Responses API, or as its one document.
 
-https://platform.openai.com/docs/api-reference/responses-streaming says what is in each event.
-The events count from 0 in ``sequence_number``.
+https://platform.openai.com/docs/api-reference/responses-streaming describes the events.
+Their ``sequence_number`` counts from 0.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ...errors import ChoreoError
 from ...ids import random_hex
 from ..blocks import Block, BlockWriter
 from ..translation import members
-from .items import SEALED, chat_name
+from .items import THINKING_PREFIX, chat_name
 from .log import failed_event, next_number
-from .request import own_tools
+from .request import caller_tools
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
-#: What a response repeats of its request, and what stands there when it was not said.
+#: The members that a response repeats from its request, and their defaults.
 _REPEATED: dict[str, Json] = {
     **dict.fromkeys(("instructions", "temperature", "top_p", "max_output_tokens", "user")),
     **dict.fromkeys(("max_tool_calls", "previous_response_id", "prompt_cache_key")),
@@ -41,7 +41,7 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-#: The output items as they are at first, by what their ids begin with.
+#: The initial output items, by the prefix of their ids.
 _ITEMS: dict[str, dict[str, Json]] = {
     "msg": {"type": "message", "status": "in_progress", "role": "assistant", "content": []},
     "rs": {"type": "reasoning", "summary": []},
@@ -49,144 +49,146 @@ _ITEMS: dict[str, dict[str, Json]] = {
     "fc": {"type": "function_call", "status": "in_progress", "arguments": ""},
     "ctc": {"type": "custom_tool_call", "input": ""},
 }
-#: What each kind of block is in: an item, and a part of the item if it holds parts; then the
-#: events that fill it, and the member that is filled.
+#: By kind of block: the id prefix of its item, the item's list of parts if the block is one of
+#: them, the name of the delta events without ``response.``, and the member that they extend.
 _KINDS = {
     "text": ("msg", "content", "output_text", "text"),
     "refusal": ("msg", "content", "refusal", "refusal"),
     "reasoning": ("rs", "content", "reasoning_text", "text"),
     "summary": ("rs", "summary", "reasoning_summary_text", "text"),
-    "sealed": ("rs", "", "", ""),
-    "picture": ("ig", "", "", ""),
+    "encrypted": ("rs", "", "", ""),
+    "image": ("ig", "", "", ""),
     "function": ("fc", "", "function_call_arguments", "arguments"),
     "custom": ("ctc", "", "custom_tool_call_input", "input"),
 }
 
 
 class ResponseWriter(BlockWriter):
-    """Writes the response to *request*, under the id that it is kept by."""
+    """Writes the response to *request*, with the id that it is stored by, if it is."""
 
     api = "responses"
     repeats = True
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request)
-        asked = request.original or {}
+        fields = request.original or {}
         self.fixed_id = request.answer_id
         self.id = self.fixed_id or f"resp_{random_hex()}{random_hex()[:16]}"
         self._created = int(time.time())
-        given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
-        self._repeated = {**_REPEATED, **given}
-        self._marks = marks_in(dump(given), request.marks)
-        #: The caller's tools by their names in chat, where only the names of calls come back.
+        present = {name: fields[name] for name in _REPEATED if fields.get(name) is not None}
+        self._repeated = {**_REPEATED, **present}
+        self._marks = marks_in(dump(present), request.marks)
+        #: The caller's tools by their names in chat, from which tool calls are mapped back.
         self._tools = {
-            chat_name(tool): tool for tool in own_tools(asked.get("tools") or (), strict=False)
+            chat_name(tool): tool for tool in caller_tools(fields.get("tools") or (), strict=False)
         }
-        reasoning = asked.get("reasoning") or {}
-        self._summarised = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
-        self._passed = b""  # the last frames that a provider passed on
+        reasoning = fields.get("reasoning") or {}
+        self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
+        self._forwarded = b""  # the last frames that were forwarded from a provider
 
-    def _begin(self) -> Iterator[bytes]:
+    def _first_events(self) -> Iterator[bytes]:
         response = self.response("in_progress")
         yield self._event("response.created", response=response)
         yield self._event("response.in_progress", response=response)
 
-    def _block(self, kind: str, call: ToolCall | None) -> Block:
+    def _new_block(self, kind: str, call: ToolCall | None) -> Block:
         if call is None:
-            return self._new(kind, "summary" if kind == "reasoning" and self._summarised else kind)
+            with_summary = kind == "reasoning" and self._with_summary
+            return self._add_item(kind, "summary" if with_summary else kind)
         tool = self._tools.get(call.name) or {"type": "function", "name": call.name}
-        return self._new(kind, tool["type"], call_id=call.id, **members(tool, "name namespace"))
+        named = members(tool, "name namespace")
+        return self._add_item(kind, tool["type"], call_id=call.id, **named)
 
-    def _new(self, kind: str, named: str, **more: Json) -> Block:
-        prefix, holder, filled, member = _KINDS[named]
+    def _add_item(self, kind: str, item_kind: str, **more: Json) -> Block:
+        prefix, holder, event, member = _KINDS[item_kind]
         index = len(self._output)
-        kept = self.fixed_id.removeprefix("resp_")  # an item that is kept is found by its id
-        own = f"{kept}_{index}" if kept else random_hex()
-        item = {"id": f"{prefix}_{own}", **_ITEMS[prefix], **more}
+        stored = self.fixed_id.removeprefix("resp_")  # items of a stored response have fixed ids
+        suffix = f"{stored}_{index}" if stored else random_hex()
+        item = {"id": f"{prefix}_{suffix}", **_ITEMS[prefix], **more}
         self._output.append(item)
-        where = {"item_id": item["id"], "output_index": index}
-        block = Block(kind, item, where, item, member, holder)
+        position = {"item_id": item["id"], "output_index": index}
+        block = Block(kind, item, position, item, member, holder)
         if holder:
-            block.where[f"{holder}_index"] = 0
+            block.position[f"{holder}_index"] = 0
             lists: dict[str, Json] = {"annotations": [], "logprobs": []} if kind == "text" else {}
-            block.part = {
-                "type": filled.replace("reasoning_summary", "summary"),
-                member: "",
-                **lists,
-            }
-        block.event = f"response.{filled}.delta"
-        if named != "custom":  # its input is told at its end
+            part_type = event.replace("reasoning_summary", "summary")
+            block.part = {"type": part_type, member: "", **lists}
+        block.event = f"response.{event}.delta"
+        if item_kind != "custom":  # a custom tool's input is sent as one delta, at its end
             block.before = f'{{"type":"{block.event}","delta":'
-        told = {**block.where, "logprobs": []} if kind == "text" else block.where
-        block.after = f',{dump(told)[1:-1].decode()},"sequence_number":'
+        rest = {**block.position, "logprobs": []} if kind == "text" else block.position
+        block.after = f',{dump(rest)[1:-1].decode()},"sequence_number":'
         return block
 
-    def _at(self, block: Block, event: str, **more: Json) -> bytes:
-        return self._event(f"response.{event}", **block.where, **more)
+    def _block_event(self, block: Block, event: str, **more: Json) -> bytes:
+        return self._event(f"response.{event}", **block.position, **more)
 
-    def _item(self, block: Block, what: str) -> bytes:
-        index = block.where["output_index"]
-        return self._event(f"response.output_item.{what}", output_index=index, item=block.item)
+    def _item_event(self, block: Block, state: str) -> bytes:
+        index = block.position["output_index"]
+        return self._event(f"response.output_item.{state}", output_index=index, item=block.item)
 
-    def _part(self, block: Block, what: str) -> bytes:
+    def _part_event(self, block: Block, state: str) -> bytes:
         name = "reasoning_summary" if block.holder == "summary" else "content"
-        return self._at(block, f"{name}_part.{what}", part=block.part)
+        return self._block_event(block, f"{name}_part.{state}", part=block.part)
 
-    def _opened(self, block: Block) -> Iterator[bytes]:
-        yield self._item(block, "added")
+    def _block_start(self, block: Block) -> Iterator[bytes]:
+        yield self._item_event(block, "added")
         if block.part is not block.item:
-            yield self._part(block, "added")
+            yield self._part_event(block, "added")
 
-    def _filled(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
+    def _text_delta(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         if not logprobs:
-            return super()._filled(block, text)
+            return super()._text_delta(block, text)
         block.pieces.append(text)
         block.part["logprobs"] += _logprobs(logprobs)
-        told = _logprobs(logprobs, whole=False)
-        return self._event(block.event, **block.where, delta=text, logprobs=told)
+        tokens = _logprobs(logprobs, with_bytes=False)
+        return self._event(block.event, **block.position, delta=text, logprobs=tokens)
 
-    def _cited(self, block: Block, citation: Mapping[str, Json]) -> bytes:
+    def _citation(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         ends = {name: citation.get(name) or 0 for name in ("start_index", "end_index")}
         names = {name: str(citation.get(name) or "") for name in ("title", "url")}
-        cited: list[Json] = block.part["annotations"]
-        cited.append({"type": "url_citation", **ends, **names})
-        where = {"annotation_index": len(cited) - 1, "annotation": cited[-1]}
-        return self._at(block, "output_text.annotation.added", **where)
+        annotations: list[Json] = block.part["annotations"]
+        annotations.append({"type": "url_citation", **ends, **names})
+        added = {"annotation_index": len(annotations) - 1, "annotation": annotations[-1]}
+        return self._block_event(block, "output_text.annotation.added", **added)
 
-    def _sealed(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
-        plain = {name: value for name, value in thinking.items() if name != "index"}
-        content = SEALED + base64.b64encode(restore(dump([plain]), self._marks)).decode()
-        if self._text is None or self._text.kind != "reasoning":
-            yield from self._whole(self._new("sealed", "sealed", encrypted_content=content))
+    def _thinking_block(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
+        signed = {name: value for name, value in thinking.items() if name != "index"}
+        data = base64.b64encode(restore(dump([signed]), self._marks))
+        content = THINKING_PREFIX + data.decode()
+        if self._open_text is None or self._open_text.kind != "reasoning":
+            block = self._add_item("encrypted", "encrypted", encrypted_content=content)
+            yield from self._complete_block(block)
         else:
-            self._text.item["encrypted_content"] = content
-            yield from self._close()
+            self._open_text.item["encrypted_content"] = content
+            yield from self._close_blocks()
 
-    def _drawn(self, kind: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
-        told = {"output_format": kind.removeprefix("image/"), **members(image, "extra_content")}
-        block = self._new("picture", "picture", result=None, **told)
-        yield from self._close()
-        yield from self._opened(block)
+    def _image(self, media_type: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
+        more = {"output_format": media_type.removeprefix("image/")}
+        more |= members(image, "extra_content")
+        block = self._add_item("image", "image", result=None, **more)
+        yield from self._close_blocks()
+        yield from self._block_start(block)
         block.item["result"] = data
-        yield from self._closed(block, "completed")
+        yield from self._block_end(block, "completed")
 
-    def _closed(self, block: Block, status: str) -> Iterator[bytes]:
+    def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         is_custom = block.member == "input"
         if block.member:
-            text = _input(block.pieces, self._marks) if is_custom else self._said(block)
+            text = _input(block.pieces, self._marks) if is_custom else self._text_so_far(block)
             block.part[block.member] = text
             if is_custom and text:
-                yield self._event(block.event, **block.where, delta=text)
-            told: dict[str, Json] = {block.member: text}
+                yield self._event(block.event, **block.position, delta=text)
+            done: dict[str, Json] = {block.member: text}
             if block.kind == "text":
-                told["logprobs"] = _logprobs(block.part["logprobs"], whole=False)
-            yield self._event(f"{block.event.removesuffix('delta')}done", **block.where, **told)
+                done["logprobs"] = _logprobs(block.part["logprobs"], with_bytes=False)
+            yield self._event(f"{block.event.removesuffix('delta')}done", **block.position, **done)
         if block.part is not block.item:
             block.item[block.holder] = [block.part]
-            yield self._part(block, "done")
+            yield self._part_event(block, "done")
         if not is_custom:
             block.item["status"] = status
-        yield self._item(block, "done")
+        yield self._item_event(block, "done")
 
     # -- the ending -----------------------------------------------------------------------
 
@@ -195,7 +197,7 @@ class ResponseWriter(BlockWriter):
         reasons = {"length": "max_output_tokens", "content_filter": "content_filter"}
         reason = reasons.get(self._finish.reason)
         status = "incomplete" if reason else "completed"
-        yield from self._close(status)
+        yield from self._close_blocks(status)
         response = self.response(status)
         if reason:
             response["incomplete_details"] = {"reason": reason}
@@ -205,23 +207,23 @@ class ResponseWriter(BlockWriter):
             yield restore(dump(response), self._marks)
 
     def passed(self, frames: bytes) -> None:
-        """Go on counting, and with the same id, behind *frames* of the provider's own."""
-        if not (self._passed or self.fixed_id) and (found := _ID.search(frames)):
+        """Continue the numbers, and the id, of *frames* that were forwarded from a provider."""
+        if not (self._forwarded or self.fixed_id) and (found := _ID.search(frames)):
             self.id = found[1].decode("ascii", "replace")
-        self._passed = frames
+        self._forwarded = frames
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
-        self.count = next_number(self._passed) or self.count
-        begun = b"" if self.count else b"".join(self._begin())
+        self.count = next_number(self._forwarded) or self.count
+        first = b"" if self.count else b"".join(self._first_events())
         number = self.count
-        for _ in self._close("incomplete"):
-            pass  # what is open is told as far as it came, in the response alone
+        for _ in self._close_blocks("incomplete"):
+            pass  # open blocks end in the response object only, without events of their own
         failed = failed_event(self.response("failed"), error, number)
-        return begun + restore(failed, self._marks)
+        return first + restore(failed, self._marks)
 
     def response(self, status: str) -> dict[str, Json]:
-        """Return the response object as it is now."""
+        """Return the response object with *status* and the output so far."""
         done = {"completed_at": int(time.time())} if status == "completed" else {}
         return {
             "id": self.id,
@@ -238,25 +240,25 @@ class ResponseWriter(BlockWriter):
         }
 
 
-def _logprobs(tokens: Iterable[Json], whole: bool = True) -> list[Json]:
-    """Return the *tokens* of chat's ``logprobs``: with bytes in a *whole* part, not in an event."""
+def _logprobs(tokens: Iterable[Json], with_bytes: bool = True) -> list[Json]:
+    """Return the *tokens* of chat's ``logprobs``; events have them without bytes."""
 
-    def told(one: Mapping[str, Json]) -> dict[str, Json]:
-        token = str(one.get("token") or "")
-        made = {"token": token, "logprob": one.get("logprob") or 0.0}
-        if whole:
-            made["bytes"] = one.get("bytes") or list(token.encode("utf-8", "replace"))
-        return made
+    def convert(entry: Mapping[str, Json]) -> dict[str, Json]:
+        token = str(entry.get("token") or "")
+        result = {"token": token, "logprob": entry.get("logprob") or 0.0}
+        if with_bytes:
+            result["bytes"] = entry.get("bytes") or list(token.encode("utf-8", "replace"))
+        return result
 
     return [
-        {**told(one), "top_logprobs": list(map(told, one.get("top_logprobs") or ()))}
-        for one in tokens
-        if isinstance(one, dict)
+        {**convert(entry), "top_logprobs": list(map(convert, entry.get("top_logprobs") or ()))}
+        for entry in tokens
+        if isinstance(entry, dict)
     ]
 
 
 def _input(arguments: list[str], marks: Marks) -> str:
-    """Return the text in the arguments of a function that stands for a custom tool."""
+    """Return a custom tool's input from the arguments of the function that stands for it."""
     try:
         return str(parse_pieces(arguments, marks)["input"])
     except (ValueError, KeyError, TypeError):
