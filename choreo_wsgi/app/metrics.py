@@ -151,7 +151,7 @@ class Metrics(Observer):
     def _look(self) -> None:
         for name, look in list(self.app.gauges.items()):
             self._metrics[name].set(look())
-        left_out = self.app.breakers.left_out()
+        left_out = self.app.breakers.open_circuits()
         self._failing |= left_out
         for target in self._failing:
             self._metrics["breaker_open"].labels(target).set(target in left_out)

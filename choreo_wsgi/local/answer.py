@@ -19,7 +19,7 @@ from ..errors import (
     ProviderUnavailable,
     from_provider,
 )
-from ..providers.answer import Asking
+from ..providers.answer import Attempt
 from ..providers.failures import read_body
 from ..providers.openai.chunks import OpenAITranslator
 from ..providers.translating import HTTPSource
@@ -50,7 +50,7 @@ class Waiting(Source):
         run: Run,
         path: str,
         body: dict[str, Json],
-        read: Callable[[Asking], Source | Reply],
+        read: Callable[[Attempt], Source | Reply],
         *,
         document: bool = False,
         label: str = "",
@@ -79,7 +79,7 @@ class Waiting(Source):
                     raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
                 return self._nothing
             self._asked_at = time.monotonic()
-            self._reading = self._read(self._asking(endpoint))
+            self._reading = self._read(self._attempt(endpoint))
             timeout = max(0.0, timeout - (time.monotonic() - began))
         try:
             came = self._reading.receive(timeout)
@@ -99,7 +99,7 @@ class Waiting(Source):
         self.usage = self._reading.usage
         return came
 
-    def _asking(self, endpoint: Endpoint) -> Asking:
+    def _attempt(self, endpoint: Endpoint) -> Attempt:
         body = self._body
         if "tools" in body and not endpoint.tools:
             name = Path(self._run.launch.model).stem
@@ -118,7 +118,7 @@ class Waiting(Source):
         client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
         request = HTTPRequest("POST", endpoint.url + self._path, headers, dump(body))
         param = next(name for name in ("messages", "prompt", "input") if name in body)
-        return Asking(
+        return Attempt(
             lambda: client.send(request),
             partial(_refusal, param),
             foreign=b"{[<" if body.get("stream") else b"",
@@ -157,8 +157,8 @@ def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> Waiting:
     Reading it raises InvalidRequest for tools that the model cannot call.
     """
 
-    def read(asking: Asking) -> Source:
-        return HTTPSource(asking, _Chunks(run, settings.max_event_bytes))
+    def read(attempt: Attempt) -> Source:
+        return HTTPSource(attempt, _Chunks(run, settings.max_event_bytes))
 
     return Waiting(settings, run, "/v1/chat/completions", body, read)
 

@@ -12,7 +12,7 @@ from ..chat.items import Json
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import InvalidRequest
-from ..providers.answer import Asking
+from ..providers.answer import Attempt
 from ..providers.dialects import DIALECTS
 from ..providers.native import NativeReply
 from ..settings import Settings
@@ -127,8 +127,8 @@ def passed(
     asked = body if most is None else {**body, "logprobs": max(1, most)}
     stream, limit = bool(body.get("stream")), settings.max_event_bytes
 
-    def read(asking: Asking) -> Reply:
-        return _Completion(most, asking, writer, "", label, stream, limit)
+    def read(attempt: Attempt) -> Reply:
+        return _Completion(most, attempt, writer, "", label, stream, limit)
 
     path = "/v1" + DIALECTS[writer.api].path
     return Waiting(settings, run, path, asked, read, document=True, label=label)

@@ -61,41 +61,41 @@ def _pause_after(size: int, last: float) -> float:
 
 
 @dataclass(slots=True)
-class Asking:
+class Attempt:
     """How a request is sent, and how its answer is judged.
 
-    *begin* sends it.  A body that begins with one of the bytes in *foreign* is not the stream
-    that was asked for; *events* is whether the stream is one of Server-Sent Events.  *unfold*
-    makes the stream's bytes of such a body if it can, else returns None.  *refused* makes an
-    error of a status, the headers (names in lower case) and the beginning of the body.  *again*
-    may know another way to ask after a refusal.  *accepted* is called for a good answer.
-    Nothing that *secrets* finds ever shows in an error.
+    *send* sends it.  A body that begins with one of the bytes in *foreign* is not the expected
+    stream; *events* is whether that is a stream of Server-Sent Events.  *unfold* converts such a
+    body into the stream's bytes, or returns None if it cannot.  *to_error* makes the error from
+    the status, the headers (names in lower case) and the beginning of the body.  *retry* may
+    return another attempt after an error.  *on_success* is called once the answer is good.  Text
+    that *secrets* matches never appears in an error.
     """
 
-    begin: Callable[[], Exchange]
-    refused: Callable[[int, Mapping[str, str], bytes], ChoreoError]
+    send: Callable[[], Exchange]
+    to_error: Callable[[int, Mapping[str, str], bytes], ChoreoError]
     foreign: bytes = b"{[<"
     events: bool = True
     unfold: Callable[[bytes], bytes | None] = lambda body: None
-    again: Callable[[int, bytes], Asking | None] = lambda status, body: None
-    accepted: Callable[[], None] = lambda: None
+    retry: Callable[[int, bytes], Attempt | None] = lambda status, body: None
+    on_success: Callable[[], None] = lambda: None
     secrets: re.Pattern[str] = re.compile("(?!)")
 
 
 class UpstreamAnswer:
-    """What comes back for *asking*; :meth:`read` returns the body of a good answer."""
+    """What comes back for *attempt*; :meth:`read` returns the body of a good answer."""
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking: Asking | None = asking  # let go of once the answer is good
-        self._secrets = asking.secrets
-        self._exchange = asking.begin()
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt: Attempt | None = attempt  # let go of once the answer is good
+        self._secrets = attempt.secrets
+        self._exchange = attempt.send()
         self._failure: ChoreoError | None = None
         self._body = bytearray()  # until it is judged
         self._begun: Exchange | None = None  # the exchange whose body has been looked at
         self._packing: coding.Decompressor | None = None
         self._waits = False  # there is more to unpack of what has come
         #: Bytes since the last that was of use; who reads sets it to 0.
-        self.unused = 0
+        self.bytes_without_output = 0
         self._late: bytes | None = None  # what is left to who may wait
         #: Whether it is what was asked for, so far as it has come.
         self.good = False
@@ -136,9 +136,9 @@ class UpstreamAnswer:
 
     def _weighed(self, data: bytes, timeout: float) -> bytes:
         """Return *data*; from within a large event on only to who may wait."""
-        if self.unused > HEAVY and timeout <= 0 and (data or self._exchange.ended):
+        if self.bytes_without_output > HEAVY and timeout <= 0 and (data or self._exchange.ended):
             self._late, data = data, b""
-        self.unused += len(data)
+        self.bytes_without_output += len(data)
         return data
 
     def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:
@@ -172,30 +172,30 @@ class UpstreamAnswer:
             late, self._late = self._late, None
             data = self._weighed(self._unpacked(timeout), timeout) if late is None else late
         except ChoreoError:
-            asking = self._asking
-            if self._body and asking is not None and self._is_good(asking) is not None:
-                return self._refuse(asking)  # an error page that was cut says enough
+            attempt = self._attempt
+            if self._body and attempt is not None and self._is_good(attempt) is not None:
+                return self._refuse(attempt)  # an error page that was cut says enough
             raise
         if self.good or self._late is not None or exchange.status is None:
             return data
         self._body += data
         ended = exchange.ended and not self._waits
-        asking = self._asking
-        assert asking is not None
+        attempt = self._attempt
+        assert attempt is not None
         well = 200 <= exchange.status < 300
         if well:
-            good = self._is_good(asking)
+            good = self._is_good(attempt)
             if good or (ended and good is None):
                 self.good = True
                 self._open = self._packing is None
-                asking.accepted()
-                self._asking = None
+                attempt.on_success()
+                self._attempt = None
                 data, self._body = bytes(self._body), bytearray()
                 return data
             if good is None:
                 return b""
         limit = _MAX_DOCUMENT if well else _ERROR_BYTES
-        return self._refuse(asking) if ended or len(self._body) >= limit else b""
+        return self._refuse(attempt) if ended or len(self._body) >= limit else b""
 
     def _unpacked(self, timeout: float) -> bytes:
         """Return what came of the body, as it was before it was packed."""
@@ -216,41 +216,41 @@ class UpstreamAnswer:
                 raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
         return data
 
-    def _is_good(self, asking: Asking) -> bool | None:
+    def _is_good(self, attempt: Attempt) -> bool | None:
         """Whether the body begins as what was asked for; None: more of it must be seen."""
-        if not asking.foreign:
+        if not attempt.foreign:
             return True
         start = bytes(self._body[:64]).lstrip(BLANK) or bytes(self._body).lstrip(BLANK)
         if not start:
             self._body.clear()  # some send blanks for minutes before they answer
             return None
-        if not asking.events:
-            return start[:1] not in asking.foreign
+        if not attempt.events:
+            return start[:1] not in attempt.foreign
         if not start.startswith(FIELDS) and any(field.startswith(start) for field in FIELDS):
             return None
         return start.startswith(FIELDS)
 
-    def _refuse(self, asking: Asking) -> bytes:
+    def _refuse(self, attempt: Attempt) -> bytes:
         """Raise what the answer means, unless it is of use all the same."""
         exchange, body = self._exchange, bytes(self._body)
         status = exchange.status or 0
         self._body.clear()
         try:
-            unfolded = asking.unfold(body) if 200 <= status < 300 else None
+            unfolded = attempt.unfold(body) if 200 <= status < 300 else None
         except SHAPE_ERRORS as error:
             raise unknown_shape(error) from error
         if unfolded is not None:
             self.good = True
             return unfolded
-        other = asking.again(status, body)
+        other = attempt.retry(status, body)
         if other is not None:
             exchange.close()
             self._packing, self._waits = None, False
-            self._asking = other
-            self._exchange = other.begin()
+            self._attempt = other
+            self._exchange = other.send()
             return b""
         headers = {name.lower(): value for name, value in exchange.headers.items()}
-        raise asking.refused(status, headers, body)
+        raise attempt.to_error(status, headers, body)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None: a burst is waited for."""

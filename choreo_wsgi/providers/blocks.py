@@ -17,7 +17,7 @@ from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_
 from ..chat.jsontext import whole_number
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
-from .failures import failure, provider_error
+from .failures import provider_error, stream_error
 from .reading import MESSAGES, Counts, find_error, text
 from .translating import arguments
 
@@ -70,7 +70,7 @@ class Blocks:
             self._count(event.get("usage"))
             items += self._stop(event["delta"])
         elif kind == "error":
-            raise failure(event.get("error") or event)
+            raise stream_error(event.get("error") or event)
         elif kind is None and (found := find_error(event)) is not None:
             raise provider_error(found)
 

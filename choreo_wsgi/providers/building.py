@@ -203,7 +203,7 @@ class _Building:
         provider = self._providers.get(name)
         if provider is not None:
             return Target(provider, next(iter(provider.models()), name))
-        found = Router(self._providers, self._rules).by_rules(name)
+        found = Router(self._providers, self._rules).match(name)
         if not found:
             raise ConfigurationError(f"default_model: no provider takes the model {name!r}")
         return found[0]

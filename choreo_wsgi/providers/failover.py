@@ -44,7 +44,7 @@ class Breakers:
                 self._failing[label] = failed, now + self.seconds
             return now >= until
 
-    def left_out(self) -> set[str]:
+    def open_circuits(self) -> set[str]:
         """Return the targets that are left out now."""
         with self._lock:
             now, failing = self.clock(), self._failing.items()

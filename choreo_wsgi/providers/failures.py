@@ -127,7 +127,7 @@ def retry_delay(error: Mapping[str, Json]) -> float | None:
     return None
 
 
-def failure(told: Json) -> ChoreoError:
+def stream_error(told: Json) -> ChoreoError:
     """Return the error that *told*, of whatever shape, is with the status that its words mean."""
     members = told if isinstance(told, dict) else {}
     status = named_status(members) or next(_numbers(members), 502)
@@ -151,7 +151,7 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     return message, error if isinstance(error, dict) else value if isinstance(value, dict) else {}
 
 
-def refusal(
+def response_error(
     status: int,
     headers: Mapping[str, str],
     body: bytes,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..chat.request import ChatRequest
     from . import answer as answers
     from . import capabilities, failures, tools, translating
-    from .answer import Asking
+    from .answer import Attempt
     from .capabilities import Capabilities
     from .translating import Translator
 else:
@@ -57,10 +57,10 @@ class OverHTTP(Provider):
         """Return what *model* can do."""
         return capabilities.capabilities(model, self._overrides)
 
-    def asking(
+    def attempt(
         self, request: ChatRequest, sent: HTTPRequest, foreign: bytes = b"{[<", **judged: Any
-    ) -> Asking:
-        """Return how *sent* is sent for *request* and, as :class:`Asking` has it, *judged*.
+    ) -> Attempt:
+        """Return how *sent* is sent for *request* and, as :class:`Attempt` has it, *judged*.
 
         *sent* is taken over: it gets its long strings and more headers.
         """
@@ -68,8 +68,8 @@ class OverHTTP(Provider):
             sent.body = restore(sent.body, request.marks)
         sent = self.signed(sent)
         sent.headers = {**sent.headers, **request.trace}  # not signed: proxies may change them
-        judged = {"refused": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
-        return answers.Asking(lambda: self.client.send(sent), **judged)
+        judged = {"to_error": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
+        return answers.Attempt(lambda: self.client.send(sent), **judged)
 
     def post(self, url: str, headers: dict[str, str], body: dict[str, Json]) -> HTTPRequest:
         """Return what posts *body*, in which the marks of its request may be, to *url*."""
@@ -82,7 +82,7 @@ class OverHTTP(Provider):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return what an answer that is not what was asked for means for our caller."""
-        return failures.refusal(status, headers, body, time.time())
+        return failures.response_error(status, headers, body, time.time())
 
     def close(self) -> None:
         self.client.close()
@@ -111,12 +111,12 @@ class HTTPProvider(OverHTTP):
         request, known = tools.fit_names(request, self.tool_names)
         sent, translator = self.encode(request), self.translator(request)
         events, unfold = isinstance(translator, translating.EventTranslator), translator.unfold
-        asking = self.asking(request, sent, translator.foreign, events=events, unfold=unfold)
-        return translating.HTTPSource(asking, translator, known)
+        attempt = self.attempt(request, sent, translator.foreign, events=events, unfold=unfold)
+        return translating.HTTPSource(attempt, translator, known)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
         """Return the error in an answer; :meth:`meaning` says what it really means."""
-        return failures.refusal(status, headers, body, time.time(), self.meaning)
+        return failures.response_error(status, headers, body, time.time(), self.meaning)
 
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]

@@ -22,10 +22,10 @@ from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..upstream import HTTPRequest
-from .answer import Asking, UpstreamAnswer
+from .answer import Attempt, UpstreamAnswer
 from .dialects import DIALECTS as DIALECTS
 from .dialects import Numbering
-from .failures import provider_error, refusal
+from .failures import provider_error, response_error
 from .http import OverHTTP
 from .logprobs import shorten_into
 from .reading import SHAPE_ERRORS, find_error, parse_object
@@ -39,7 +39,7 @@ _LONGEST_HEAD = 200
 
 
 class NativeReply(UpstreamAnswer):
-    """The answer to *asking* of an upstream that speaks the API of *writer*, as it came.
+    """The answer to *attempt* of an upstream that speaks the API of *writer*, as it came.
 
     It is a ``chat.source.Reply`` of a *stream*, or of one document.  *model* is the name that
     the upstream has for the model; the caller's stands in the answer.  *limit* bounds the bytes
@@ -48,7 +48,7 @@ class NativeReply(UpstreamAnswer):
 
     def __init__(
         self,
-        asking: Asking,
+        attempt: Attempt,
         writer: AnswerWriter,
         model: str,
         label: str,
@@ -56,7 +56,7 @@ class NativeReply(UpstreamAnswer):
         limit: int,
         unwrap: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        super().__init__(asking)
+        super().__init__(attempt)
         self._writer = writer
         self._dialect = DIALECTS[writer.api]
         self._renamed = writer.model if writer.model != model else ""
@@ -98,7 +98,7 @@ class NativeReply(UpstreamAnswer):
             if not passed:
                 raise failure from None
         if passed:
-            self.unused = 0
+            self.bytes_without_output = 0
             self._writer.passed(passed)
         return passed
 
@@ -236,7 +236,7 @@ def _run(data: bytes, at: int, head: bytes) -> bytes:
     return run if is_one and is_text else b""
 
 
-def passed_on(
+def forward(
     provider: OverHTTP,
     request: ChatRequest,
     writer: AnswerWriter,
@@ -245,26 +245,26 @@ def passed_on(
     **judged: Any,
 ) -> Reply:
     """Return the answer to *sent* in the words of *provider*, which are those of *writer*."""
-    asking = provider.asking(request, sent, b"{[<" if request.stream else b"", **judged)
+    attempt = provider.attempt(request, sent, b"{[<" if request.stream else b"", **judged)
     model, limit = request.model, provider.settings.max_event_bytes
     label = provider.label(model)
-    return NativeReply(asking, writer, model, label, request.stream, limit, unwrap)
+    return NativeReply(attempt, writer, model, label, request.stream, limit, unwrap)
 
 
-class _NotSpoken(ProviderError):
+class _NoSuchRoute(ProviderError):
     """The upstream has no such route."""
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-    """Return what a refusal means of an API that the upstream may not have after all."""
-    error = refusal(status, headers, body, time.time())
+def route_error(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
+    """Return what a response_error means of an API that the upstream may not have after all."""
+    error = response_error(status, headers, body, time.time())
     text = body.lower()
     missing = status in (404, 405, 501) and not any(word in text for word in _NAMED)
     missing = missing or (status == 400 and b"operation is unsupported" in text)  # Azure's
-    return _NotSpoken(error.message) if missing else error
+    return _NoSuchRoute(error.message) if missing else error
 
 
-class Trying:
+class WithFallback:
     """*reply*, or what *other* makes when the upstream turns out not to have the API."""
 
     def __init__(self, reply: Reply, other: Callable[[], Reply]) -> None:
@@ -275,7 +275,7 @@ class Trying:
         """Return what came within *timeout* seconds from whichever answers."""
         try:
             return self._reply.receive(timeout)
-        except _NotSpoken:
+        except _NoSuchRoute:
             self._reply.close()
             self._reply = self._other()
             return b""

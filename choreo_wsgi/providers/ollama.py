@@ -40,7 +40,7 @@ from .parts import Call, Media, Result, Text
 from .reading import Counts, find_error, parse_object, text
 from .support import without_empty
 from .tools import choice, functions, schema
-from .translating import arguments, json_values, picture, whole_call
+from .translating import arguments, image_delta, json_values, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _COUNTS = Counts("prompt_eval_count", "eval_count")
@@ -247,7 +247,7 @@ class OllamaTranslator(Translator):
             items.append(Delta(text(message.get("content")), logprobs=logprobs))
         for data in message.get("images") or ():
             media_type = "image/jpeg" if text(data).startswith("/9j/") else "image/png"
-            items.append(picture(self._drawn, media_type, data))
+            items.append(image_delta(self._drawn, media_type, data))
             self._drawn += 1
         for call in listed(message.get("tool_calls")):
             function = call.get("function") or call

@@ -85,7 +85,7 @@ class Router:
         """
         if len(model) > checks.MAX_MODEL_NAME:
             raise ModelNotFound("no model has so long a name", param="model")
-        found = self.by_rules(model)
+        found = self.match(model)
         if found:
             return sorted(found, key=lambda target: target.priority)
         if self.default is not None:
@@ -98,7 +98,7 @@ class Router:
             param="model",
         )
 
-    def by_rules(self, model: str) -> list[Target]:
+    def match(self, model: str) -> list[Target]:
         """Return who answers for *model* without the default, in the order of the rules."""
         exact = [rule.target(model) for rule in self.rules if rule.name == model]
         if exact:

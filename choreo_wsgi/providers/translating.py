@@ -13,14 +13,14 @@ from ..chat.items import Delta, Item, Json, Marks, ToolCall, Usage
 from ..chat.longtext import restore
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
-from .answer import Asking, UpstreamAnswer
+from .answer import Attempt, UpstreamAnswer
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
 from .reading import SHAPE_ERRORS, decode, parse_json, parse_object, unknown_shape
 from .tools import restore_names
 
 #: Characters of long texts that are returned at once.
-SOME = 256 * 1024
+MAX_BATCH = 256 * 1024
 
 
 class Translator:
@@ -89,7 +89,7 @@ class Translator:
         return items
 
     def _some(self) -> list[Item]:
-        """Return items of about SOME characters, of those that wait."""
+        """Return items of about MAX_BATCH characters, of those that wait."""
         items: list[Item] = []
         size = 0
         for item in self._undelivered or ():
@@ -97,7 +97,7 @@ class Translator:
             if isinstance(item, Delta):
                 size += len(item.text) + len(item.reasoning) + len(item.refusal)
                 size += sum(len(call.arguments) for call in item.tool_calls)
-            if size > SOME:
+            if size > MAX_BATCH:
                 return items
         self._undelivered = None
         return items
@@ -167,15 +167,15 @@ class EventTranslator(Translator):
 
 
 class HTTPSource(UpstreamAnswer, Source):
-    """The answer to *asking*, read by *translator*.
+    """The answer to *attempt*, read by *translator*.
 
     *names* are the names of tools that were made for the provider, and what they stand for.
     """
 
     def __init__(
-        self, asking: Asking, translator: Translator, names: Mapping[str, str] | None = None
+        self, attempt: Attempt, translator: Translator, names: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(asking)
+        super().__init__(attempt)
         self._translator = translator
         self._names = names or {}
 
@@ -216,7 +216,7 @@ class HTTPSource(UpstreamAnswer, Source):
         if data or translator.waiting:
             items += translator.receive_data(data)
             if items:
-                self.unused = 0
+                self.bytes_without_output = 0
             if translator.waiting:
                 return
             if translator.failure is not None:
@@ -239,7 +239,7 @@ class HTTPSource(UpstreamAnswer, Source):
         return self.new_lane(new_pattern(*came, *ends), plain=True)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll for more, or None while only asking tells."""
+        """Return the file descriptor to poll for more, or None while only attempt tells."""
         at_once = self.ended or self._failure is not None or self._translator.waiting
         return None if at_once else super().fileno()
 
@@ -303,7 +303,7 @@ def whole_call(
     return [Delta(index=index, tool_calls=[call]) for call in calls]
 
 
-def picture(
+def image_delta(
     number: int,
     media_type: str,
     data: str,

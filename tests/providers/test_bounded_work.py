@@ -22,7 +22,7 @@ from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
 from choreo_wsgi.providers.blocks import Blocks
 from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.conversation import conversation
-from choreo_wsgi.providers.failures import refusal
+from choreo_wsgi.providers.failures import response_error
 from choreo_wsgi.providers.openai.relay import EventRelay
 from choreo_wsgi.providers.parts import content
 from choreo_wsgi.providers.tools import functions
@@ -92,7 +92,7 @@ def test_words_of_a_provider_are_cut() -> None:
     for member in ("message", "code", "type", "param"):
         for word in ("a" * 60_000, "sk-" * 20_000, "*" * 60_000, "input token count " * 3000):
             body = json.dumps({"error": {"message": "x", member: word}}).encode()
-            error = refusal(400, {}, body, 0.0)
+            error = response_error(400, {}, body, 0.0)
             assert len(error.body()) < 5_000
 
 

@@ -431,16 +431,16 @@ def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer(
 def test_what_failed_too_seldom_is_not_left_out() -> None:
     breakers = Breakers(failures=2)
     breakers.failed("a")
-    assert breakers.left_out() == set()
+    assert breakers.open_circuits() == set()
     breakers.failed("a")
-    assert breakers.left_out() == {"a"}
+    assert breakers.open_circuits() == {"a"}
 
 
 def test_those_that_failed_last_are_remembered() -> None:
     breakers = Breakers(failures=1, most=3)
     for label in "abcade":
         breakers.failed(label)
-    assert breakers.left_out() == {*"ade"}
+    assert breakers.open_circuits() == {*"ade"}
     assert breakers.allows("b") and not breakers.allows("a")
     breakers.succeeded("a")
-    assert breakers.left_out() == {*"de"} and breakers.allows("a")
+    assert breakers.open_circuits() == {*"de"} and breakers.allows("a")

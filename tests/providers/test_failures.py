@@ -9,11 +9,11 @@ import pytest
 
 from choreo_wsgi.errors import UpstreamInvalid
 from choreo_wsgi.providers.failures import (
-    failure,
     find_error,
     named_status,
     provider_error,
-    refusal,
+    response_error,
+    stream_error,
 )
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
@@ -71,10 +71,10 @@ def test_an_error_of_any_shape_is_found_and_told(shape: Any, status: int) -> Non
     error = provider_error(shape)
     assert "the cause" in error.message and error.status == status
     # As the body of a refusal the HTTP status counts.
-    error = refusal(422, {}, json.dumps(shape).encode(), 0)
+    error = response_error(422, {}, json.dumps(shape).encode(), 0)
     assert "the cause" in error.message and error.status == 422
     # In a document that came with 200 the error has to name one itself.
-    assert refusal(200, {}, json.dumps(shape).encode(), 0).status == status
+    assert response_error(200, {}, json.dumps(shape).encode(), 0).status == status
 
 
 WORDS = {
@@ -142,7 +142,7 @@ def test_where_a_status_stands(member: str, value: Any) -> None:
 )
 def test_where_the_words_for_people_stand(member: str) -> None:
     told = {"error": {"code": 404, member: "the cause"}}
-    assert provider_error(told).message == refusal(404, {}, json.dumps(told).encode(), 0).message
+    assert response_error(404, {}, json.dumps(told).encode(), 0).message == "the cause"
     assert provider_error(told).message == "the cause"
 
 
@@ -194,17 +194,17 @@ def test_what_reports_no_error(good: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<!doctype html><title>502</title>", b"\xff\xfe", b"{}"])
 def test_a_body_that_says_nothing(body: bytes) -> None:
-    message = refusal(503, {}, body, 0).message
+    message = response_error(503, {}, body, 0).message
     assert message == "the provider answered 503" or "<" not in message
-    assert isinstance(refusal(200, {}, body, 0), UpstreamInvalid)
-    assert isinstance(refusal(302, {}, body, 0), UpstreamInvalid)
+    assert isinstance(response_error(200, {}, body, 0), UpstreamInvalid)
+    assert isinstance(response_error(302, {}, body, 0), UpstreamInvalid)
 
 
 def test_a_providers_words_are_bounded() -> None:
     told = {"error": {"message": "long " * 10_000, "code": 429}}
     assert len(provider_error(told).message) == 4000
-    assert len(refusal(429, {}, json.dumps(told).encode(), 0).message) == 4000
-    assert len(failure(told["error"]).message) == 4000
+    assert len(response_error(429, {}, json.dumps(told).encode(), 0).message) == 4000
+    assert len(stream_error(told["error"]).message) == 4000
     word = provider_error({"error": {"message": "m", "code": "c" * 999, "param": "p" * 999}}, 400)
     assert (word.code, word.param) == ("c" * 200, "p" * 200)
 
@@ -220,8 +220,8 @@ def test_a_number_of_their_own_does_not_hide_the_word_beside_it() -> None:
 
 
 def test_plain_text_is_its_own_message_cut_short() -> None:
-    assert refusal(500, {}, b"upstream connect error", 0).message == "upstream connect error"
-    assert len(refusal(500, {}, b"x" * 9000, 0).message) == 500
+    assert response_error(500, {}, b"upstream connect error", 0).message == "upstream connect error"
+    assert len(response_error(500, {}, b"x" * 9000, 0).message) == 500
     assert len(provider_error({"error": {"message": "x" * 9000}}).message) == 4000
 
 
@@ -237,7 +237,7 @@ def test_plain_text_is_its_own_message_cut_short() -> None:
     ],
 )
 def test_what_trying_again_cannot_mend(status: int, error: Any, code: str) -> None:
-    found = refusal(status, {"retry-after": "1"}, json.dumps({"error": error}).encode(), 0)
+    found = response_error(status, {"retry-after": "1"}, json.dumps({"error": error}).encode(), 0)
     assert found.code == code and ("x-should-retry", "false") in found.response_headers()
     inside = provider_error({"error": {**error, "status": status}})
     assert inside.code == code and inside.retry is False
@@ -279,10 +279,10 @@ def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> Non
 def test_the_delay_that_google_asks_for() -> None:
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "33.5s"}
     told = {"error": {"message": "m", "status": "RESOURCE_EXHAUSTED", "details": [1, {}, info]}}
-    assert refusal(429, {}, json.dumps([told]).encode(), 0).retry_after == 33.5
-    assert refusal(429, {"retry-after": "2"}, json.dumps(told).encode(), 0).retry_after == 2
+    assert response_error(429, {}, json.dumps([told]).encode(), 0).retry_after == 33.5
+    assert response_error(429, {"retry-after": "2"}, json.dumps(told).encode(), 0).retry_after == 2
     info["retryDelay"] = "soon"
-    assert refusal(429, {}, json.dumps(told).encode(), 0).retry_after is None
+    assert response_error(429, {}, json.dumps(told).encode(), 0).retry_after is None
     gemini = provider_class("gemini")("gemini", {"api_key": "k"}, Settings())
     info["retryDelay"] = "7s"
     error = gemini.error(429, {}, json.dumps(told).encode())  # type: ignore[attr-defined]
@@ -293,7 +293,8 @@ def test_the_delay_that_google_asks_for() -> None:
 
 def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
     for before in (b"data: ", b"event: error\ndata: ", b"\xef\xbb\xbf"):
-        assert refusal(429, {}, before + b'{"error":{"message":"busy"}}', 0).message == "busy"
+        body = before + b'{"error":{"message":"busy"}}'
+        assert response_error(429, {}, body, 0).message == "busy"
 
 
 @pytest.mark.parametrize(
@@ -306,8 +307,8 @@ def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
 )
 def test_a_prompt_that_is_too_long_by_the_words_alone(message: str) -> None:
     told = json.dumps({"object": "error", "message": message, "code": 400}).encode()
-    assert refusal(400, {}, told, 0).code == "context_length_exceeded"
-    assert refusal(500, {}, told, 0).code != "context_length_exceeded"
+    assert response_error(400, {}, told, 0).code == "context_length_exceeded"
+    assert response_error(500, {}, told, 0).code != "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
@@ -333,7 +334,7 @@ def test_what_a_400_means_there(type: str, status: int, told: str, code: str) ->
 
 
 def test_an_empty_answer_is_said_to_be_empty() -> None:
-    assert refusal(200, {}, b" ", 0).message.endswith("not what was asked for: it is empty")
+    assert response_error(200, {}, b" ", 0).message.endswith("not what was asked for: it is empty")
 
 
 def test_of_a_name_of_aws_neither_the_namespace_nor_the_page_counts() -> None:

@@ -19,7 +19,7 @@ from choreo_wsgi.chat.items import Delta, Finish
 from choreo_wsgi.chat.source import Reply
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.registry import provider_class
-from choreo_wsgi.providers.translating import SOME
+from choreo_wsgi.providers.translating import MAX_BATCH
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.streams.carrier import Carrier, Load
 from choreo_wsgi.streams.workers import Workers
@@ -213,7 +213,9 @@ def test_long_arguments_of_many_calls_are_decoded_a_part_at_a_time(patient: bool
     end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}\n\n'
     while patient and translator.waiting:
         more = translator.receive_data(b"")
-        assert 0 < sum(len(call.arguments) for one in more for call in one.tool_calls) < 2 * SOME
+        assert (
+            0 < sum(len(call.arguments) for one in more for call in one.tool_calls) < 2 * MAX_BATCH
+        )
         items += more
     items += [*translator.receive_data(end + b"data: [DONE]\n\n"), *translator.end()]
     assert not translator.waiting

@@ -61,7 +61,7 @@ class Anthropic(HTTPProvider):
         body = anthropic_request.passed(request)
         sent = self._post(request, native.DIALECTS[writer.api].path, body)
         unfold = anthropic_answer.AnthropicTranslator.unfold
-        return native.passed_on(self, request, writer, sent, unfold=unfold)
+        return native.forward(self, request, writer, sent, unfold=unfold)
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /v1/messages`` for *request*."""

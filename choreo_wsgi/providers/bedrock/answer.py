@@ -15,9 +15,9 @@ from ...chat.items import Delta, Item, Json, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..answer import BLANK
 from ..blocks import Blocks
-from ..failures import failure
+from ..failures import stream_error
 from ..reading import SHAPE_ERRORS, Counts, parse_object, text
-from ..translating import Translator, json_values, picture
+from ..translating import Translator, image_delta, json_values
 
 #: What botocore raises for bytes that are no message, beside its own errors.
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
@@ -58,12 +58,12 @@ def _event(headers: dict[str, Json], payload: bytes) -> tuple[str, dict[str, Jso
     kind = headers.get(":message-type")
     if kind == "error":
         name, message = (text(headers.get(f":error-{part}")) for part in ("code", "message"))
-        raise failure({"code": name, "message": message or name})
+        raise stream_error({"code": name, "message": message or name})
     body = parse_object(payload)
     if kind == "exception":
         name = text(headers.get(":exception-type"))
         message = body.get("message") or body.get("originalMessage") or name
-        raise failure({"code": name, "message": message})
+        raise stream_error({"code": name, "message": message})
     return text(headers.get(":event-type")), body
 
 
@@ -144,7 +144,7 @@ class BedrockTranslator(Translator):
         if kind == "contentBlockStop" and index in self._pictures:
             form, pieces = self._pictures.pop(index)
             data = b64encode(b"".join(pieces)).decode()
-            items.append(picture(self._drawn, f"image/{form}", data))
+            items.append(image_delta(self._drawn, f"image/{form}", data))
             self._drawn += 1
 
 

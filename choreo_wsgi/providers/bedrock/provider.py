@@ -94,7 +94,7 @@ class Bedrock(HTTPProvider):
         unwrapping = partial(unwrap, EventReader(self.settings.max_event_bytes))
         operation = "invoke-with-response-stream" if request.stream else "invoke"
         sent = self._post(request, operation, bedrock_request.invocation(request))
-        return native.passed_on(
+        return native.forward(
             self, request, writer, sent, unwrapping if request.stream else None, events=False
         )
 

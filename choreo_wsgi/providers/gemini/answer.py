@@ -18,9 +18,9 @@ from ...chat.aside import whole
 from ...chat.endings import finish_reason, is_finish
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
-from ..failures import failure, provider_error
+from ..failures import provider_error, stream_error
 from ..reading import Counts, find_error, parse_object, text
-from ..translating import EventTranslator, arguments, json_values, picture, whole_call
+from ..translating import EventTranslator, arguments, image_delta, json_values, whole_call
 
 _COUNTS = Counts(
     "promptTokenCount toolUsePromptTokenCount",
@@ -91,7 +91,7 @@ class GeminiTranslator(EventTranslator):
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if body.get("error"):
-                raise failure(body["error"])
+                raise stream_error(body["error"])
             blocked = text((body.get("promptFeedback") or {}).get("blockReason"))
             if blocked and blocked != "BLOCKED_REASON_UNSPECIFIED":  # there are no candidates
                 self._stops = dict.fromkeys(range(self._n), blocked) | self._stops
@@ -103,7 +103,7 @@ class GeminiTranslator(EventTranslator):
             with suppress(ValueError):  # it is not complete, or something else
                 told = find_error(jsontext.parse(self._decoder.stray))
             if told is not None:
-                raise failure(told)
+                raise stream_error(told)
 
     @staticmethod
     def parse(text: str) -> dict[str, Json]:
@@ -173,7 +173,7 @@ class GeminiTranslator(EventTranslator):
                     f"the model answered with {media_type}, which has no place here"
                 )
             number = self._next("picture", index)
-            items.append(picture(number, media_type, text(data["data"]), index, signed))
+            items.append(image_delta(number, media_type, text(data["data"]), index, signed))
         elif (call := part.get("functionCall")) is not None:
             number, id = self._next("call", index), text(call.get("id")) or self._new_call_id()
             given = arguments(call.get("args"), self.marks)

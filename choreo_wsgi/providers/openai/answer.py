@@ -12,7 +12,7 @@ from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..answer import BLANK, FIELDS, Asking, UpstreamAnswer
+from ..answer import BLANK, FIELDS, Attempt, UpstreamAnswer
 from ..reading import (
     SHAPE_ERRORS,
     find_error,
@@ -40,14 +40,14 @@ _GRACE = 2.0
 
 
 class RelayedStream(UpstreamAnswer):
-    """The frames of the answer to *asking*, passed on by *relay*: see ``chat.source.Reply``.
+    """The frames of the answer to *attempt*, passed on by *relay*: see ``chat.source.Reply``.
 
     It is the judged answer itself, not one more thing around it: each block of each stream
     passes here.
     """
 
-    def __init__(self, asking: Asking, relay: EventRelay, label: str) -> None:
-        super().__init__(asking)
+    def __init__(self, attempt: Attempt, relay: EventRelay, label: str) -> None:
+        super().__init__(attempt)
         self._relay = relay
         self.label = label
         self.ended = False
@@ -77,7 +77,7 @@ class RelayedStream(UpstreamAnswer):
             if data:
                 frames = relay.receive_data(data)
                 if frames:
-                    self.unused = 0
+                    self.bytes_without_output = 0
                 self._finished = relay.normaliser.all_finished
                 if relay.failure is not None:  # nothing more needs to come for it
                     self.fail(relay.failure)
@@ -131,7 +131,7 @@ class RelayedDocument(UpstreamAnswer):
 
     def __init__(
         self,
-        asking: Asking,
+        attempt: Attempt,
         label: str,
         writer: AnswerWriter,
         translator: Callable[[], chunks.OpenAITranslator],
@@ -139,7 +139,7 @@ class RelayedDocument(UpstreamAnswer):
         model: str,
         limit: int,
     ) -> None:
-        super().__init__(asking)
+        super().__init__(attempt)
         self.label = label
         self._writer = writer
         self._translator = translator
@@ -198,7 +198,7 @@ class RelayedDocument(UpstreamAnswer):
             reply = unwrapped(came)
             if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
                 if (events := chunks.unfold(body)) is None:
-                    raise failures.refusal(200, {}, body, 0.0)
+                    raise failures.response_error(200, {}, body, 0.0)
                 translator = self._translator()
                 self._fold(translator, events)
                 return self._end(translator)

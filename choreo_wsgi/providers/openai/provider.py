@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
     from .. import native, reading, translating
-    from ..answer import Asking
+    from ..answer import Attempt
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
@@ -140,15 +140,15 @@ class OpenAI(OverHTTP):
             events = relay.EventRelay(mending(), request.include_usage, limit, label)
             return relayed.RelayedStream(self._stream(request), events, label)
         fold = partial(self._translator, request.n, tools)
-        asking = self._document(request)
-        return relayed.RelayedDocument(asking, label, writer, fold, mending, renamed, _MAX_REPLY)
+        attempt = self._document(request)
+        return relayed.RelayedDocument(attempt, label, writer, fold, mending, renamed, _MAX_REPLY)
 
     def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer a request of an API that the upstream itself speaks with its own events."""
         body = {**(request.native or request.original or {}), "model": request.model}
         sent = self._post(request, body, native.DIALECTS[writer.api].path)
-        refused = self.error if self.options.apis else native.refused
-        reply = native.passed_on(self, request, writer, sent, refused=refused)
+        to_error = self.error if self.options.apis else native.route_error
+        reply = native.forward(self, request, writer, sent, to_error=to_error)
         if self.options.apis:
             return reply
 
@@ -156,7 +156,7 @@ class OpenAI(OverHTTP):
             self.apis -= {writer.api}
             return super(OpenAI, self).answer(request, writer)
 
-        return native.Trying(reply, translate)
+        return native.WithFallback(reply, translate)
 
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; the source reads the upstream's chunks."""
@@ -182,12 +182,12 @@ class OpenAI(OverHTTP):
             body.pop("parallel_tool_calls", None)
         return body
 
-    def _document(self, request: ChatRequest) -> Asking:
+    def _document(self, request: ChatRequest) -> Attempt:
         body = {**request.body, "model": request.model, "stream": False}
         body.pop("stream_options", None)
-        return self.asking(request, self._post(request, self.prepare(body)), b"")
+        return self.attempt(request, self._post(request, self.prepare(body)), b"")
 
-    def _stream(self, request: ChatRequest) -> Asking:
+    def _stream(self, request: ChatRequest) -> Attempt:
         body = {**request.body, "model": request.model, "n": request.n, "stream": True}
         if "n" not in request.body and request.n == 1:
             del body["n"]
@@ -197,27 +197,27 @@ class OpenAI(OverHTTP):
             options.setdefault("include_obfuscation", False)
         body = self.prepare(body)
 
-        def asking(body: dict[str, Json]) -> Asking:
-            def accepted() -> None:
+        def attempt(body: dict[str, Json]) -> Attempt:
+            def on_success() -> None:
                 if self.options.usage:
                     self._takes_stream_options = "stream_options" in body
 
             sent = self._post(request, body)
-            return self.asking(
-                request, sent, unfold=lambda body: chunks.unfold(body), accepted=accepted
+            return self.attempt(
+                request, sent, unfold=lambda body: chunks.unfold(body), on_success=on_success
             )
 
         if not self.options.usage or self._takes_stream_options is False:
-            return asking(body)
+            return attempt(body)
 
-        def again(status: int, text: bytes) -> Asking | None:
+        def retry(status: int, text: bytes) -> Attempt | None:
             """Leave the options out if they may be what was refused; sure once they were taken."""
             named = b"stream_options" in text or b"include_usage" in text
             may_be = status in (400, 422) and (named or self._takes_stream_options is None)
-            return asking(body) if may_be else None
+            return attempt(body) if may_be else None
 
-        first = asking({**body, "stream_options": options})
-        first.again = again
+        first = attempt({**body, "stream_options": options})
+        first.retry = retry
         return first
 
     def _post(
