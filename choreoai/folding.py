@@ -96,7 +96,7 @@ class Fold:
             raise TypeError("the content must be text")
         if delta.get("tool_calls"):
             calls = self._calls.setdefault(index, ToolCalls())
-            delta["tool_calls"] = calls.take(delta["tool_calls"]) or None
+            delta["tool_calls"] = calls.normalise(delta["tool_calls"]) or None
         for piece in delta.get("tool_calls") or ():
             whole = message.setdefault("tool_calls", [])
             if piece["index"] == len(whole):

@@ -1,7 +1,7 @@
-"""An answer as bytes, so that those who carry it need to know neither items nor APIs.
+"""An answer as bytes, so that the code that carries it knows neither items nor APIs.
 
-An API makes an :class:`AnswerWriter` for each request.  An :class:`Answer` reads the source and
-gives each item to the writer.
+An API makes an :class:`AnswerWriter` for each request.  An :class:`Answer` reads items from a
+source and encodes each with the writer.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ from ..errors import ChoreoError, UpstreamTruncated
 from .items import Finish, Item, Json, Usage
 from .source import Delegating, Lane, Source
 
-#: Bytes that are written before others have their turn; a block that is larger is never copied.
+#: Bytes that one ``receive`` returns, about; a larger block is returned alone, without a copy.
 _ROUND = 256 * 1024
 
 
 class AnswerWriter:
-    """Writes one answer in the words of an API, as a stream of frames or as one document.
+    """Encodes one answer for an API, as a stream of frames or as one document.
 
-    What stands here is right for OpenAI's chat, and for an answer that passes as it is.
+    The defaults suit OpenAI's chat completions and an answer that is forwarded unchanged.
     """
 
-    #: The API's name; a provider that speaks it may pass bytes on as they are.
+    #: The name of the API; a provider that speaks it may forward its bytes unchanged.
     api = "chat"
-    #: The identity of the answer, where it has one for the whole of it.
+    #: The members that identify the answer, if they are the same in all its frames.
     identity: Mapping[str, Json] | None = None
-    #: The id of an answer that is kept here, also over a provider that speaks this API.
+    #: The id of an answer that this server stores, in place of the provider's own.
     fixed_id = ""
-    #: What keeps a silent stream alive.
+    #: The frame that keeps a silent stream alive.
     ping = sse.ping()
-    #: What follows the last frame of a stream that ended well.
+    #: The end marker of a stream without an error.
     done = sse.DONE
 
     def __init__(self, model: str, api: str = "") -> None:
-        #: The model's name, as the caller asked for it.
+        #: The name of the model in the request.
         self.model = model
         self.api = api or self.api
 
     @property
     def text_ends(self) -> tuple[bytes, bytes] | None:
-        """What is around the JSON of a text in the frame of a delta that has nothing else.
+        """The bytes before and after the JSON string in the frame of a delta with text alone.
 
-        None where that depends on more than the text.
+        None if they are not the same for every text.
         """
         return None
 
     def write(self, item: Item) -> bytes:
-        """Return the frames for *item*; ``b""`` where there are none, as in a document."""
+        """Return the frames for *item*; ``b""`` for none, as in a document."""
         return b""
 
     def finish(self) -> bytes:
-        """Return what follows the last item: the last frames, or the whole document."""
+        """Return the last frames of the stream, or the whole document."""
         return b""
 
     def ending(self) -> Iterator[bytes]:
-        """Yield what :meth:`finish` returns, in whole frames: it may be much."""
+        """Yield the bytes of :meth:`finish` in blocks of whole frames, as they may be many."""
         yield self.finish()
 
     def passed(self, frames: bytes) -> None:
-        """Take note of *frames* that a provider which speaks this API passed on."""
+        """Called with the *frames* that a provider of this API forwarded."""
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""
@@ -69,10 +69,7 @@ class AnswerWriter:
 
 
 class Answer(Delegating):
-    """The answer of *n* choices that *source* gives, as *writer* writes it.
-
-    *label* says who answers.
-    """
+    """The answer of *source*, with *n* choices, as *writer* encodes it; *label* is the provider."""
 
     _source: Source
 
@@ -81,19 +78,19 @@ class Answer(Delegating):
         self._writer = writer
         self._n = n
         self._finished: set[int] = set()
-        self._frames: Iterator[bytes] | None = None  # those that are still to be returned
-        self._kept = b""  # the first of them, if that is large
-        self._arguments = 0  # characters of the calls so far
-        self._late = False  # whether the ending is left to who may wait
+        self._frames: Iterator[bytes] | None = None  # blocks that are not returned yet
+        self._kept = b""  # the first of them, if it is large
+        self._arguments = 0  # characters in the arguments of calls so far
+        self._late = False  # whether the ending needs a thread that may block
         self.label = label
         self.ended = False
         self.usage: Usage | None = None
 
     def receive(self, timeout: float) -> bytes:
-        """Return what there is to send after at most *timeout* seconds.
+        """Return the bytes to send that are available within *timeout* seconds.
 
-        Raises UpstreamTruncated when the source ends before every choice has its finish
-        reason, after what came before.
+        Raises UpstreamTruncated, after the bytes before, if the source ends before every choice
+        has a finish reason.
         """
         if self._kept:
             block, self._kept = self._kept, b""
@@ -103,7 +100,7 @@ class Answer(Delegating):
         self._late = False
         if self._frames is None:
             source = self._source
-            self._frames = self._written([] if source.ended else source.receive(timeout))
+            self._frames = self._encode([] if source.ended else source.receive(timeout))
         blocks: list[bytes] = []
         size = 0
         for block in self._frames:
@@ -118,12 +115,12 @@ class Answer(Delegating):
             self._frames = None
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
-    def _written(self, items: Sequence[Item]) -> Iterator[bytes]:
-        """Yield the frames of *items*, and the ending behind the last."""
-        waiting, came = deque(items), bool(items)
-        del items  # each is let go of once it is written
-        while waiting:
-            item = waiting.popleft()
+    def _encode(self, items: Sequence[Item]) -> Iterator[bytes]:
+        """Yield the frames of *items* and, if the source has ended, the ending."""
+        queue, has_items = deque(items), bool(items)
+        del items  # so that each is freed once it is encoded
+        while queue:
+            item = queue.popleft()
             if isinstance(item, Usage):
                 self.usage = item
             elif isinstance(item, Finish):
@@ -134,12 +131,12 @@ class Answer(Delegating):
         if not self._source.ended:
             return
         if len(self._finished) < self._n:
-            if came:
-                return  # they go first
+            if has_items:
+                return  # they are sent before the error is raised
             raise UpstreamTruncated("the provider's answer ended before it was complete")
-        self._leave()
+        self._close_source()
         if self._arguments > _ROUND:
-            self._late = True  # it may look through all of them
+            self._late = True  # it may have to parse all of them
             yield b""
         yield from self._writer.ending()
         self.ended = True
@@ -153,20 +150,20 @@ class Answer(Delegating):
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at once while there is more to say.
+        """When to call ``receive`` again: at once while blocks remain.
 
-        None, and no descriptor, while the ending is left to who may wait.
+        None, without a descriptor, if the ending needs a thread that may block.
         """
         if self._late:
             return None
         return 0.0 if self._frames is not None else super().due
 
     def close(self) -> None:
-        self._leave()
-        # Who has the whole document asks for no more: what wrote it would keep it, in a cycle.
+        self._close_source()
+        # After a whole document nobody reads on, and the generator would keep it, in a cycle.
         self._frames = None
 
-    def _leave(self) -> None:
+    def _close_source(self) -> None:
         self._source.close()
         if self.usage is None:
-            self.usage = self._source.usage  # of an answer that was broken off
+            self.usage = self._source.usage  # of a cancelled answer

@@ -1,6 +1,6 @@
-"""Texts that were set aside, taken up again: in pieces, as bytes, as the JSON that is in them.
+"""Reads and makes texts that are set aside: as pieces, as bytes, as the JSON inside them.
 
-See :mod:`~choreo_wsgi.chat.longtext`.  What is here is loaded where something is translated.
+See :mod:`~choreo_wsgi.chat.longtext`.  Only translations need this module, so it is loaded late.
 """
 
 from __future__ import annotations
@@ -21,56 +21,57 @@ if TYPE_CHECKING:
     from .request import ChatRequest
 
 _MARK = re.compile(MARK)
-#: A text that is not longer stays as it is.
+#: A text of at most this many characters is not set aside.
 _SHORT = 4 * 1024
 _PDF = "data:application/pdf;base64,"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
 def has_marks(text: str) -> bool:
-    """Whether there may be marks in *text*."""
+    """Whether *text* may contain marks."""
     return FILLING in text or PI in text
 
 
 def marks_in(text: bytes, marks: Marks) -> Marks:
-    """Return those of *marks* that are in *text*, which hold nothing but what they stand for."""
+    """Return those of *marks* that are in *text*; copies, so that no larger text stays alive."""
     return {found[0]: restore(found[0], marks) for found in find_marks(text, marks)}
 
 
 def count_marks(text: str) -> int:
-    """Return how many marks there may be in *text*."""
+    """Return how many marks *text* may contain."""
     return text.count(FILLING) + text.count(PI)
 
 
 def pieces(text: str, marks: Marks) -> Iterator[str]:
-    """Yield *text*, a string of a value, in pieces with what *marks* stand for among them."""
+    """Yield *text*, a string of a JSON value, in pieces with *marks* restored."""
     for one in raw_pieces(text, marks):
         yield one if isinstance(one, str) else str(json.loads(b'"' + one + b'"'))
 
 
 def raw_pieces(text: str, marks: Marks) -> Iterator[str | bytes]:
-    """Yield what :func:`pieces` does, with the insides of JSON strings as they came."""
+    """Yield the pieces of *text* as :func:`pieces` does, those that were cut out of a JSON string
+    as bytes with its escapes."""
     at = 0
     for found in _MARK.finditer(text) if marks and has_marks(text) else ():
-        inside = marks.get(found[0].encode())
-        if inside is None:
+        original = marks.get(found[0].encode())
+        if original is None:
             continue
         yield text[at : found.start()]
         at = found.end()
-        if isinstance(inside, LazyJson):
+        if isinstance(original, LazyJson):
             decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
-            yield from map(decode, inside.text(marks))
+            yield from map(decode, original.text(marks))
             continue
         done = 0
-        while done < len(inside):
-            end = done + len(masked_window(inside, done, WINDOW))
-            yield bytes(inside[done:end])
+        while done < len(original):
+            end = done + len(masked_window(original, done, WINDOW))
+            yield bytes(original[done:end])
             done = end
     yield text[at:]
 
 
 def decode_pieces(text: bytes) -> Iterator[str]:
-    """Yield *text*, which is UTF-8, piece by piece."""
+    """Yield *text*, which is UTF-8, decoded in pieces."""
     at = 0
     while at < len(text):
         end = at + WINDOW
@@ -81,14 +82,14 @@ def decode_pieces(text: bytes) -> Iterator[str]:
 
 
 def whole(text: str, marks: Marks) -> str:
-    """Return *text*, a string of a value, with what *marks* stand for."""
+    """Return *text*, a string of a JSON value, with *marks* restored."""
     return "".join(pieces(text, marks)) if marks else text
 
 
 def set_aside(texts: list[str], marks: Marks) -> str:
-    """Return *texts* joined, or, if that is long, marks for them, which are put into *marks*.
+    """Return *texts* joined, with marks, which are added to *marks*, in place of long parts.
 
-    The same then stands in *texts*, so that the texts themselves are held no longer.
+    *texts* is changed to hold the result alone, so that the originals can be freed.
     """
     parts: list[str] = []
     some: list[str] = []
@@ -97,7 +98,7 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         some.append(text)
         texts[at] = ""
         size += len(text)
-        if size > _SHORT:  # only so many characters at once are as wide as the widest
+        if size > _SHORT:  # joined in short parts, few characters are as wide as the widest
             parts.append(mark := new_mark())
             marks[mark.encode()] = escaped("".join(some))
             some, size = [], 0
@@ -106,12 +107,12 @@ def set_aside(texts: list[str], marks: Marks) -> str:
 
 
 def escaped(text: str) -> bytes:
-    """Return *text* as it stands between the quotes of a JSON string."""
+    """Return *text* escaped for the inside of a JSON string."""
     return quote(text)[1:-1].encode("utf-8", "backslashreplace")
 
 
 def shorten_into(marks: Marks, text: bytes | bytearray | memoryview) -> bytes:
-    """Return *text* shortened; what the marks stand for is put into *marks*."""
+    """Return *text* shortened; the new marks are added to *marks*."""
     short, found = shorten(text)
     marks |= found
     return short
@@ -120,8 +121,10 @@ def shorten_into(marks: Marks, text: bytes | bytearray | memoryview) -> bytes:
 def parse_pieces(
     pieces: Iterable[str], marks: Marks, decode: Callable[[str], Json] = json.loads
 ) -> Json:
-    """Return the JSON value in *pieces*, joined, with *marks* for its long strings, as they are
-    added there; raises as :func:`parse`."""
+    """Return the JSON value in *pieces*, joined; marks for its long strings are added to *marks*.
+
+    Raises the errors of :func:`~choreo_wsgi.chat.jsontext.parse`.
+    """
     text = bytearray()
     for piece in pieces:
         text += piece.encode("utf-8", "surrogatepass")
@@ -131,13 +134,12 @@ def parse_pieces(
 def parse_aside(
     text: bytes | bytearray, marks: Marks, decode: Callable[[str], Json] = json.loads
 ) -> Json:
-    """Return the JSON value in *text*, with *marks* for its long strings, as they are added there;
-    raises as :func:`parse`."""
+    """Return the JSON value in *text*, as :func:`parse_pieces` does."""
     return jsontext.parse(shorten_into(marks, text), decode, errors="surrogatepass")
 
 
 def is_object(pieces: Iterable[str]) -> bool:
-    """Whether *pieces* are a whole JSON object, as the arguments of a call are at their end."""
+    """Whether *pieces* joined are a JSON object, as the complete arguments of a call are."""
     try:
         return isinstance(parse_pieces(pieces, {}), dict)
     except ValueError:
@@ -145,17 +147,20 @@ def is_object(pieces: Iterable[str]) -> bool:
 
 
 def restore_request(request: ChatRequest) -> ChatRequest:
-    """Return *request* for who translates it: with its long strings, but for those that
-    a provider is only told: texts of messages, pictures, arguments of calls."""
+    """Return *request* for a translating provider, with its long strings restored.
+
+    If all of them are in fields that every translation forwards without reading them (texts of
+    messages, images, arguments of calls), *request* itself is returned.
+    """
     if not request.marks:
         return request
-    texts = [text for message in request.messages for text in _said(message, request.marks)]
+    texts = [text for message in request.messages for text in _forwarded(message, request.marks)]
     known = sum(map(count_marks, texts))
     return request if known == count_marks(dump(request.body).decode()) else request.whole()
 
 
-def _said(message: dict[str, Json], marks: Marks) -> Iterator[str]:
-    """Yield the strings in *message* that nobody looks into who knows that marks may be there."""
+def _forwarded(message: dict[str, Json], marks: Marks) -> Iterator[str]:
+    """Yield the strings in *message* that every translation forwards without reading them."""
     content: Json = message.get("content")
     parts: list[dict[str, Json]] = [{"text": content}] if isinstance(content, str) else content
     for part in parts or ():
@@ -173,14 +178,14 @@ def _said(message: dict[str, Json], marks: Marks) -> Iterator[str]:
 
 
 def _is_base64(url: str, marks: Marks) -> bool:
-    """Whether the data of *url* is base64 in which nothing is to be mended."""
+    """Whether the data of *url* is valid base64, so that it can be forwarded unchanged."""
     data = url.partition(",")[2].rstrip("=")
     size = sum(len(piece) for piece in pieces(url.partition(",")[2], marks))
     return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data, marks)))
 
 
 def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
-    """Yield *items* with what *marks* stand for: of a long text one piece after the other."""
+    """Yield *items* with *marks* restored; a long text as several items, one for each piece."""
     for item in items:
         if isinstance(item, Finish) and item.extra:
             item = replace(item, extra=_restored(item.extra, marks))
@@ -193,9 +198,9 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
         for piece in filter(None, pieces(item.refusal, marks)):
             yield Delta(index=index, refusal=piece)
         for call in item.tool_calls:
-            said = pieces(call.arguments, marks)
-            yield Delta(index=index, tool_calls=[replace(call, arguments=next(said))])
-            for piece in said:
+            arguments = pieces(call.arguments, marks)
+            yield Delta(index=index, tool_calls=[replace(call, arguments=next(arguments))])
+            for piece in arguments:
                 yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
         if item.extra or item.logprobs:
             found = marks_in(dump(item.extra), marks) | (item.marks or {})

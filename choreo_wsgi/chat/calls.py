@@ -1,9 +1,9 @@
-"""The tool calls of one choice, put together from pieces that upstreams number as they like.
+"""The tool calls of one choice, merged from pieces that upstreams number in many ways.
 
 OpenAI's rule: the first piece of a call has its ``index`` (from 0, without gaps), ``id``,
 ``type`` and name; later pieces have the index and more of the arguments, and nothing else.
-Upstreams number all calls 0, count from 1, leave indexes or ids out, repeat starts, or send
-null and ``""`` for what is left out.  A call is recognised by its index and id together.
+Upstreams number all calls 0, count from 1, omit indexes or ids, repeat first pieces, or send null
+and ``""`` for omitted members.  A call is recognised by its index and id together.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ else:
     aside = Late("choreo_wsgi.chat.aside")
 
 Piece = dict[str, Json]
-#: Calls in one answer, and characters of the arguments of one.
+#: Limits of calls in one answer, and of bytes in the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
-#: So many pieces are looked at at once; behind a larger one, whether the arguments are whole.
-_BATCH, _LARGE = 16, 2 * 1024
+#: Pieces that are decoded at once.
+_BATCH = 16
+#: After more bytes of arguments in one piece, they are freed if they are complete.
+_LARGE = 2 * 1024
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *ARGUMENTS)
 
 
 class Brackets:
-    """Whether a JSON text that comes in pieces is whole: neither a string nor a bracket is open."""
+    """Counts the open brackets and strings of a JSON text that is received in pieces."""
 
     _depth, _inside, _escape = 0, False, ""
 
     def add(self, text: str) -> None:
-        """Take the next piece."""
+        """Count the next piece."""
         text = self._escape + text
         self._escape = "\\" * ((len(text) - len(text.rstrip("\\"))) % 2)
         text = text.removesuffix(self._escape).replace("\\\\", "").replace('\\"', "")
@@ -53,16 +55,16 @@ class Brackets:
 
     @property
     def closed(self) -> bool:
-        """Whether all is closed that was opened."""
+        """Whether every bracket and string that was opened is closed."""
         return not (self._inside or self._depth)
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One tool call, and what came of it.  Its *number* is counted when it begins, from 0.
+    """One tool call.  Its *number*, the index for the client, is assigned when it begins.
 
-    Each piece of the arguments is looked at once, however often somebody asks for them.  Those of a
-    call that has begun are not kept once they are a whole object: they may be megabytes.
+    Each piece of the arguments is decoded once.  The arguments of a call that has begun are freed
+    once they are a complete object: they may be megabytes.
     """
 
     index: int | None  # the upstream's
@@ -70,43 +72,43 @@ class Call:
     number: int = -1
     name: str = ""
     custom: bool = False
-    size: int = 0  # of the arguments that have come
-    _pieces: deque[bytes] = field(default_factory=deque)  # those that have come since
-    _text: bytearray = field(default_factory=bytearray)  # these were read, in UTF-8
+    size: int = 0  # bytes of arguments received
+    _pieces: deque[bytes] = field(default_factory=deque)  # not decoded yet
+    _text: bytearray = field(default_factory=bytearray)  # the decoded arguments, in UTF-8
     _brackets: Brackets = field(default_factory=Brackets)
-    _broken: bool = False  # no JSON, whatever follows
-    _digest: bytes = b""  # of the arguments, once they are not kept
+    _broken: bool = False  # the arguments are invalid JSON, whatever follows
+    _digest: bytes = b""  # of the arguments, once they are freed
 
     @property
     def begun(self) -> bool:
-        """Whether its first piece was passed on."""
+        """Whether its first piece was forwarded."""
         return self.number >= 0
 
     def add(self, piece: bytes) -> None:
-        """Take a *piece* of the arguments, the inside of a JSON string as it came.
+        """Add a *piece* of the arguments, part of a JSON string with its escapes.
 
-        Raises UpstreamInvalid when they are too long.
+        Raises UpstreamInvalid if the arguments become too long.
         """
         self._pieces.append(piece)
         self.size += len(piece)
         if self.size > _LONGEST:
-            raise UpstreamInvalid("the provider sent a tool call that does not end")
+            raise UpstreamInvalid("the provider sent a tool call that is too long")
 
     @property
     def arguments(self) -> str:
-        """What has come of the arguments; raises UpstreamInvalid where they are no text."""
-        self._read()
+        """The arguments received so far; raises UpstreamInvalid if they are no valid string."""
+        self._decode()
         return self._text.decode("utf-8", "surrogatepass")
 
-    def says(self, arguments: str) -> bool:
-        """Whether *arguments* are what has come."""
+    def has_arguments(self, arguments: str) -> bool:
+        """Whether *arguments* are the ones received so far."""
         text = arguments.encode("utf-8", "surrogatepass")
         return digest(text) == self._digest if self._digest else text == self._text
 
     @property
     def complete(self) -> bool:
-        """Whether the arguments are JSON."""
-        self._read()
+        """Whether the arguments are valid JSON."""
+        self._decode()
         if self._digest:
             return not self._text.strip()
         try:
@@ -117,21 +119,21 @@ class Call:
 
     @property
     def closed(self) -> bool:
-        """Whether the arguments are a whole object; asked for each piece, so quick to say no."""
+        """Whether the arguments are a complete object; fast if not, as it is read per piece."""
         if self._digest:
             return self.complete
         last = self._pieces[-1] if self._pieces else self._text
         if self._broken or last[-1:] != b"}":
             return False
-        self._read()
+        self._decode()
         if not self._brackets.closed:
             return False
-        self._broken = not self.complete  # what is no JSON although all is closed never will be
+        self._broken = not self.complete  # more text after the last bracket cannot help
         if self.begun and not self._broken:
             self._digest, self._text = digest(self._text), bytearray()
         return not self._broken
 
-    def _read(self) -> None:
+    def _decode(self) -> None:
         while self._pieces:
             some = [self._pieces.popleft() for _ in range(min(_BATCH, len(self._pieces)))]
             try:
@@ -142,8 +144,8 @@ class Call:
             self._brackets.add(text)
 
 
-def _once(text: str) -> str:
-    """Return *text*, arguments, which may be JSON that was written as a JSON string once more."""
+def _unquoted(text: str) -> str:
+    """Return the object in *text*, arguments that may have been encoded as a JSON string twice."""
     if text[:1] != '"' or aside.has_marks(text):
         return text
     try:
@@ -155,11 +157,11 @@ def _once(text: str) -> str:
 
 @dataclass(eq=False)
 class ToolCalls:
-    """The calls of one choice; *new_id* makes the id of one that came without.
+    """The calls of one choice; *new_id* makes the id of a call that has none.
 
-    *tools* are the names that can be called, if they are known: a name that only begins one of
-    them may go on in the next piece.  ``state`` counts what changes the meaning of later pieces:
-    which call an index stands for.
+    *tools* are the names of the request's tools, if known: the beginning of one of them may be
+    continued in the next piece.  ``state`` changes whenever an index or an id begins to stand for
+    another call.
     """
 
     new_id: Callable[[], str] = new_call_id
@@ -171,21 +173,21 @@ class ToolCalls:
     _by_index: dict[int, Call] = field(default_factory=dict)
     _by_key: dict[tuple[int | None, str], Call] = field(default_factory=dict)
 
-    def take(self, given: Json) -> list[Piece]:
-        """Return the pieces to pass on for *given*, the ``tool_calls`` of a delta or message.
+    def normalise(self, tool_calls: Json) -> list[Piece]:
+        """Return the pieces to forward for the ``tool_calls`` of a delta or message.
 
-        Long arguments are marks of ``marks`` in both.  Raises UpstreamInvalid for what is no list
-        of objects.
+        In both ``marks`` may stand for long arguments.  Raises UpstreamInvalid unless *tool_calls*
+        is a list of objects.
         """
-        pieces = listed(given)
+        pieces = listed(tool_calls)
         if not all(isinstance(one, dict) for one in pieces):
             raise UpstreamInvalid("the provider's tool calls are not a list of objects")
-        return [made for piece in pieces if (made := self._take(piece)) is not None]
+        return [one for piece in pieces if (one := self._normalise(piece)) is not None]
 
     def close(self) -> list[Piece]:
-        """Say that the calls are complete; return the pieces still due: ``{}`` for no arguments.
+        """End the calls; return the pieces still to send, such as ``{}`` for no arguments.
 
-        Raises UpstreamInvalid for a call without a name, or whose arguments are not JSON.
+        Raises UpstreamInvalid for a call without a name or with arguments that are not JSON.
         """
         due: list[Piece] = []
         for call in self.calls:
@@ -193,7 +195,7 @@ class ToolCalls:
                 due.append(self._begin(call, "function"))
             if not call.begun:
                 if self.begun and not call.size:
-                    continue  # an empty start that nothing came of
+                    continue  # an empty first piece without a successor
                 raise UpstreamInvalid("the provider's tool call has no name")
             if call.custom or call.complete:
                 continue
@@ -204,7 +206,8 @@ class ToolCalls:
             due.append({"index": call.number, "function": {"arguments": "{}"}})
         return due
 
-    def _take(self, piece: Piece) -> Piece | None:
+    def _normalise(self, piece: Piece) -> Piece | None:
+        """Return the piece to forward for *piece*, None for nothing."""
         kind, member = "function", "arguments"
         if isinstance(piece.get("custom"), dict):
             kind, member = "custom", "input"
@@ -215,57 +218,58 @@ class ToolCalls:
         id, name = piece.get("id"), inner.get("name")
         id = id if isinstance(id, str) else "" if id is None else str(id)
         name = name if isinstance(name, str) else ""
-        given = arguments_in(inner)
-        # An empty object at the start is where the arguments will be; PHP has no other than [].
-        text = "" if given in ({}, []) else arguments_of(given)
-        call = self._find(index, id, name, text) or self._open(index, id)
+        arguments = arguments_in(inner)
+        # An empty object at first means that arguments follow; PHP writes it as [].
+        text = "" if arguments in ({}, []) else arguments_of(arguments)
+        call = self._find(index, id, name, text) or self._new_call(index, id)
         if call.begun and (id or name) and text[-1:] == "}" and call.closed:
-            again = call.says(aside.whole(text, self.marks))
-            text = "" if again else text  # the whole call once more
+            repeated = call.has_arguments(aside.whole(text, self.marks))
+            text = "" if repeated else text  # the complete call was sent a second time
         if not call.size:
-            text = "" if text in ("null", "None", "[]") else _once(text)
-        size, given = call.size, None if call.size else text
+            text = "" if text in ("null", "None", "[]") else _unquoted(text)
+        size, all_arguments = call.size, None if call.size else text
         for one in aside.raw_pieces(text, self.marks):
             if one:
                 call.add(one if isinstance(one, bytes) else aside.escaped(one))
         extra = {key: value for key, value in piece.items() if key not in _KNOWN and value}
         if call.begun:
-            made = {"index": call.number, kind: {member: text}, **extra}
-            passed = made if text or extra or made == piece else None
+            later = {"index": call.number, kind: {member: text}, **extra}
+            result = later if text or extra or later == piece else None
         else:
-            again = name == call.name or (name.startswith(call.name) and self._is_begun(name))
-            call.name = name if again else call.name + name
+            replaces = name.startswith(call.name) and (name == call.name or self._begins_tool(name))
+            call.name = name if replaces else call.name + name
             unknown = not call.size and call.name not in self.tools
-            if not call.name or (unknown and self._is_begun(call.name)):
-                return None  # it begins when its name has come
-            passed = {**self._begin(call, kind, given), **extra}
+            if not call.name or (unknown and self._begins_tool(call.name)):
+                return None  # the call begins once its name is complete
+            result = {**self._begin(call, kind, all_arguments), **extra}
         if call.size > size + _LARGE:
-            _ = call.closed  # then they are kept no longer
-        return passed
+            _ = call.closed  # frees the arguments if they are complete
+        return result
 
-    def _is_begun(self, name: str) -> bool:
+    def _begins_tool(self, name: str) -> bool:
         return any(tool.startswith(name) for tool in self.tools)
 
-    def _begin(self, call: Call, kind: str, given: str | None = None) -> Piece:
+    def _begin(self, call: Call, kind: str, arguments: str | None = None) -> Piece:
+        """Number *call* and return its first piece, with *arguments* or those received so far."""
         call.number, call.custom = len(self.begun), kind == "custom"
         self.begun.append(call)
         self.state += 1
         call.id = call.id or self.new_id()
-        if given is None:
-            given = aside.set_aside([call.arguments], self.marks)
-        body = {"name": call.name, "input" if call.custom else "arguments": given}
+        if arguments is None:
+            arguments = aside.set_aside([call.arguments], self.marks)
+        body = {"name": call.name, "input" if call.custom else "arguments": arguments}
         return {"index": call.number, "id": call.id, "type": kind, kind: body}
 
-    def _open(self, index: int | None, id: str) -> Call:
+    def _new_call(self, index: int | None, id: str) -> Call:
         if len(self.calls) >= _MOST_CALLS:
             raise UpstreamInvalid(f"the provider sent more than {_MOST_CALLS:,} tool calls")
-        call = Call(index, "" if (None, id) in self._by_key else id)  # no two have the same
+        call = Call(index, "" if (None, id) in self._by_key else id)  # ids are unique
         self.calls.append(call)
         self.state += 1
-        self._know(call, index, id)
+        self._register(call, index, id)
         return call
 
-    def _know(self, call: Call, index: int | None, id: str) -> None:
+    def _register(self, call: Call, index: int | None, id: str) -> None:
         if index is not None and self._by_index.get(index) is not call:
             self._by_index[index] = call
             self.state += 1
@@ -273,18 +277,18 @@ class ToolCalls:
             self._by_key[index, id] = self._by_key[None, id] = call
 
     def _find(self, index: int | None, id: str, name: str, text: str) -> Call | None:
-        """Return the call that a piece belongs to, or None: it begins one."""
+        """Return the call that a piece belongs to, None if it begins a new one."""
         last = self.calls[-1] if self.calls else None
         current = last if index is None else self._by_index.get(index)
         if id:
             known = self._by_key.get((index, id))
             if known is not None and name and known.name and known.closed:
-                given = aside.whole(text, self.marks)
-                if name != known.name or (text[:1] == "{" and not known.says(given)):
+                arguments = aside.whole(text, self.marks)
+                if name != known.name or (text[:1] == "{" and not known.has_arguments(arguments)):
                     return None  # another call
             if known is None and (other := self._by_key.get((None, id))) is not None:
                 known = other if other.index is None else None
-            # Ids that are made anew for every piece: only a name can begin a call.
+            # Some upstreams make a new id for every piece: then only a name begins a call.
             if (
                 known is None
                 and current is not None
@@ -293,13 +297,13 @@ class ToolCalls:
                 known = current
                 known.id = known.id or (id if not known.begun else "")
             if known is not None:
-                self._know(known, index, id)
+                self._register(known, index, id)
             return known
         if current is None:
-            return None if name else last  # pieces under an index that no call began with
+            return None if name else last  # no call began with this index
         if not (name and current.begun):
             return current
         if name != current.name:
             return None
-        # The same start once more, or a second call of the same function.
+        # The first piece was repeated, or this is a second call of the same function.
         return None if text[:1] == "{" and current.closed else current

@@ -1,4 +1,4 @@
-"""One choice of a stream: what it has said so far, and what its next piece should have been."""
+"""Mends the pieces of one choice of a stream: its deltas, its tool calls and its finish."""
 
 from __future__ import annotations
 
@@ -9,51 +9,53 @@ from typing import TYPE_CHECKING
 from ..errors import UpstreamInvalid
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json
-from .shapes import Members, arguments_of, reshape, says
+from .shapes import Members, arguments_of, has_content, reshape
 
 if TYPE_CHECKING:
     from .calls import ToolCalls
 
-#: What became of a piece.  One that was MENDED by what stands in it alone, or to what stays the
-#: same in a whole stream, would be mended in the same way again; one that was CHANGED would not.
+#: Verdicts on a piece: unchanged; changed in a way that depends only on the piece itself and on
+#: members that are the same in the whole stream, so that a like piece is changed alike; changed
+#: otherwise.
 KEPT, MENDED, CHANGED = range(3)
-#: Where a choice says something, if it does not in a delta.
-_SAID = (
+#: Members of a choice that may hold its message or text, the first that is not empty counts.
+_HOLDERS = (
     *("message", "messages", "delta", "text", "content", "output", "response"),
     *("generated_text", "completion", "answer"),
 )
-#: What a whole message at the end of a stream may say again.
-TOLD = ("content", "reasoning_content", "refusal", "tool_calls")
+#: Members of a delta that a complete message at the end of a stream may repeat.
+REPEATABLE = ("content", "reasoning_content", "refusal", "tool_calls")
 
 
-def said_in(one: Members) -> Json:
-    """Return what *one*, a choice, says instead of a delta, None for nothing; only a message stays.
+def message_in(one: Members) -> Json:
+    """Return the message of the choice *one*, None without any.
 
-    Text, or parts of it, is content; a list may hold the one message.
+    It is taken out of *one* unless it is in ``message``.  A text, or parts of it, becomes
+    ``content``; a list with one message stands for the message.
     """
-    name = next(filter(one.get, _SAID), "")
-    name = name or next((name for name in _SAID if one.get(name) is not None), "")
-    said = one[name] if name == "message" else one.pop(name, None)
-    if isinstance(said, list) and len(said) == 1 and isinstance(said[0], dict):
-        said = said if "type" in said[0] else said[0]
-    return {"content": said} if isinstance(said, str | list) else said
+    name = next(filter(one.get, _HOLDERS), "")
+    name = name or next((name for name in _HOLDERS if one.get(name) is not None), "")
+    message = one[name] if name == "message" else one.pop(name, None)
+    if isinstance(message, list) and len(message) == 1 and isinstance(message[0], dict):
+        message = message if "type" in message[0] else message[0]
+    return {"content": message} if isinstance(message, str | list) else message
 
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """The choice *index*; *new_calls* makes what puts its tool calls together, if there are any."""
+    """The choice *index* of a stream; *new_calls* makes its :class:`ToolCalls` at the first."""
 
     index: int
     new_calls: Callable[[], ToolCalls]
     _calls: ToolCalls | None = None
     begun: bool = False  # its role was sent
-    in_messages: bool = False  # that is how it began, not with a delta
+    in_messages: bool = False  # its first piece had a message instead of a delta
     finished: bool = False
-    told: set[str] = field(default_factory=set)  # the members of TOLD that it has said
+    sent: set[str] = field(default_factory=set)  # the members of REPEATABLE that were sent
 
     @property
     def state(self) -> int:
-        """A count of what changes the meaning of later pieces: calls, and the finish."""
+        """A number that changes with the meaning of later pieces: with calls and the finish."""
         return self.finished + (self._calls.state if self._calls is not None else 0)
 
     @property
@@ -63,34 +65,35 @@ class Choice:
             self._calls = self.new_calls()
         return self._calls
 
-    def take(self, one: Members, may_be_empty: bool) -> tuple[list[Members], int]:
-        """Mend *one*, this choice in a chunk, in place; return what to send and what it became.
+    def normalise(self, one: Members, droppable: bool) -> tuple[list[Members], int]:
+        """Mend *one*, the piece of this choice in a chunk, in place.
 
-        What is to be sent are pieces of this choice, each but the first in a chunk of its own.
-        There are none when nothing is left to say, which matters after the finish, and where
-        the piece *may_be_empty*.
+        Return the pieces to send, each but the first in a chunk of its own, and the verdict.  An
+        empty piece is dropped before the role was sent, after the finish, and if it is
+        *droppable*.
         """
-        told = type(one.get("delta")) is dict or "message" in one
+        has_delta = type(one.get("delta")) is dict or "message" in one
         delta, verdict = self._delta(one)
         reason = reason_in(one)
         if reason and not is_finish(reason):
             reason = ""
         closing: list[Members] = []
         if not reason or self.finished:
-            # Before anything was said, what has no delta says nothing that is known.
-            nothing = self.finished or may_be_empty or not (told or self.begun)
-            if nothing and not says(delta) and not any((one.get("logprobs") or {}).values()):
+            # A piece without a delta cannot begin a choice.
+            may_drop = self.finished or droppable or not (has_delta or self.begun)
+            logprobs = one.get("logprobs") or {}
+            if may_drop and not has_content(delta) and not any(logprobs.values()):
                 return [], CHANGED
             if reason is not None or "finish_reason" not in one:
-                one["finish_reason"] = None  # "" for null, or one more finish
+                one["finish_reason"] = None  # it was "", or a second finish
                 verdict = max(verdict, CHANGED if reason else MENDED)
         else:
             closing = self.finish(reason)
-            if len(closing) > 1 and not says(delta):
+            if len(closing) > 1 and not has_content(delta):
                 delta = one["delta"] = closing.pop(0)["delta"]
-            if says(delta):
-                # Content in the last chunk (Mistral, Groq) is overlooked by clients that stop
-                # at the finish reason.
+            if has_content(delta):
+                # Some clients stop reading at the finish reason and miss content beside it
+                # (Mistral, Groq).
                 one["finish_reason"] = None
                 verdict = CHANGED
             else:
@@ -110,10 +113,10 @@ class Choice:
         return [one, *closing], verdict
 
     def finish(self, reason: Json) -> list[Members]:
-        """Return the pieces that finish this choice: arguments still due, and the finish.
+        """Return the pieces that finish this choice: arguments still to send, and the finish.
 
-        Raises ProviderError for a *reason* that says failure, and UpstreamInvalid for calls
-        that are not whole.
+        Raises ProviderError for a *reason* that means failure, and UpstreamInvalid for incomplete
+        calls.
         """
         called = self._calls is not None and bool(self._calls.calls)
         ours, native = finish_reason(reason, called)
@@ -125,17 +128,20 @@ class Choice:
         return [{"index": self.index, "delta": {"tool_calls": due}, "finish_reason": None}, finish]
 
     def listener(self, one: Members) -> Callable[[bytes], None] | None:
-        """Return what is to be told the arguments in pieces like *one* that pass unread."""
+        """Return the function to call with the arguments in pieces like *one*.
+
+        Such pieces are forwarded without being parsed; None if they have no arguments.
+        """
         pieces = one["delta"].get("tool_calls")
         return self.calls.begun[pieces[0]["index"]].add if pieces else None
 
     def _delta(self, one: Members) -> tuple[Members, int]:
-        """Return the delta of *one* in the right shape, and what became of it."""
+        """Return the delta of *one*, mended, and the verdict."""
         delta, verdict = one.get("delta"), KEPT
-        again = False  # a document at the end (MiniMax) repeats what its chunks said
+        repeats = False  # a complete message at the end (MiniMax) repeats the chunks before
         if type(delta) is not dict or type(one.get("message")) is dict:
-            again = self.begun and not self.in_messages and type(one.get("message")) is dict
-            delta = one["delta"] = self._delta_instead(one)
+            repeats = self.begun and not self.in_messages and type(one.get("message")) is dict
+            delta = one["delta"] = self._delta_from_message(one)
             verdict = CHANGED
         if one.get("tool_calls"):
             beside = one.pop("tool_calls")
@@ -147,34 +153,34 @@ class Choice:
             one["logprobs"], verdict = None, max(verdict, MENDED)
         if reshape(delta):
             verdict = max(verdict, MENDED)
-        if again:
-            new = [name for name in TOLD if delta.get(name) and name not in self.told]
+        if repeats:
+            new = [name for name in REPEATABLE if delta.get(name) and name not in self.sent]
             delta = one["delta"] = {name: delta[name] for name in new}
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
-            if self.calls.tools and "tool_calls" not in delta:  # answers to ``tools``
+            if self.calls.tools and "tool_calls" not in delta:  # the request used ``tools``
                 delta["tool_calls"] = {"function": delta.pop("function_call")}
             elif not isinstance(legacy.get("arguments", ""), str):
                 legacy["arguments"], verdict = arguments_of(legacy["arguments"]), CHANGED
-        given = delta.get("tool_calls")
-        if given is not None:
-            pieces = self.calls.take(given)
-            if pieces != given or not all(type(one["index"]) is int for one in given):
+        calls = delta.get("tool_calls")
+        if calls is not None:
+            pieces = self.calls.normalise(calls)
+            if pieces != calls or not all(type(one["index"]) is int for one in calls):
                 verdict = CHANGED
                 delta["tool_calls"] = pieces
             if not pieces:
                 del delta["tool_calls"]
                 verdict = max(verdict, MENDED)
-        self.told.update(filter(delta.get, TOLD))
+        self.sent.update(filter(delta.get, REPEATABLE))
         return delta, verdict
 
-    def _delta_instead(self, one: Members) -> Members:
-        """Return the delta of *one*, which has none, or a message, perhaps a whole one."""
+    def _delta_from_message(self, one: Members) -> Members:
+        """Return a delta for *one*, which has a message or a text instead."""
         is_message = type(one.get("message")) is dict
-        said = said_in(one)
+        message = message_in(one)
         one.pop("message", None)
-        if not isinstance(said, dict | None):
+        if not isinstance(message, dict | None):
             raise UpstreamInvalid("the provider's delta is not an object")
         if not self.begun:
             self.in_messages = is_message
-        return said or {}
+        return message or {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 
 from ..errors import UpstreamInvalid
-from .choice import said_in
+from .choice import message_in
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .normalise import Normaliser
@@ -44,7 +44,7 @@ def normalise_completion(
     """
     choices = listed(reply.get("choices"))
     choices = [{**one} if isinstance(one, dict) else {} for one in choices]
-    messages = list(map(said_in, choices))
+    messages = list(map(message_in, choices))
     if not (messages and all(isinstance(message, dict) for message in messages)):
         raise UpstreamInvalid("the provider's answer is not a chat completion")
     numbers = [whole_number(one.get("index")) for one in choices]
@@ -56,8 +56,8 @@ def normalise_completion(
     normaliser = Normaliser(len(choices), identity, new_id=new_id, tools=tools)
     if marks is not None:
         normaliser.marks = marks
-    chunks, _ = normaliser.take(chunk)
-    normaliser.take_done()
+    chunks, _ = normaliser.normalise(chunk)
+    normaliser.mark_done()
     chunks += normaliser.end()
     made: dict[int, Chunk] = {}
     for chunk in chunks:

@@ -1,7 +1,10 @@
-"""Cuts long strings out of a JSON text before it is parsed.
+"""Cuts long strings and runs of numbers out of a JSON text before it is parsed.
 
-See :mod:`~choreo_wsgi.chat.longtext`.  The text is looked at in windows, between which other
-threads have their turn.
+:mod:`~choreo_wsgi.chat.longtext` says why.  The text is searched in windows, so that other threads
+run in between.  In a window escaped quotes are masked first; splitting it at the others then yields
+pieces that are outside and inside of strings by turns.  A mark, the placeholder, takes the place of
+a long piece inside a string, and of the runs of numbers in a long piece outside of strings.  Where
+a cut string goes on in the next window, its mark covers that too.
 """
 
 from __future__ import annotations
@@ -12,16 +15,17 @@ from typing import cast
 from .items import Marks
 from .longtext import WINDOW, new_mark, new_number
 
-#: Shorter strings stay, and runs of numbers that are shorter by FEWER times.
-CUT, FEWER = 2 * 1024, 8
-#: Shorter strings stay even if they are wide: if one character makes four bytes of each.
+#: Least bytes of a string that is cut out.  A run of numbers, which takes more memory for each
+#: byte, needs only one part in _NUMBER_FACTOR of that.
+CUT, _NUMBER_FACTOR = 2 * 1024, 8
+#: The same for a string that a single character makes four bytes a character wide.
 _WIDE = 96
-#: What a mark takes, about: its text, twice, and what it stands for.
+#: Bytes of memory that a mark takes, about: its text, twice, and the entry for the bytes cut out.
 _MARK_SIZE = 270
-#: From so many bytes on a view, which holds the whole text, takes less than a copy.
+#: From this many bytes on, a view that keeps the whole text alive takes less memory than a copy.
 _SHORT = 1024
-#: Bytes that stay at the start of a string, as what tells of which kind a picture is, and those
-#: at its end.
+#: Bytes of a string that stay before a mark, as the prefix that says the type of an image, and
+#: after it.
 _HEAD, _TAIL = 256, 8
 
 _DIGITS_ONLY = bytes(set(range(256)) - set(b"0123456789"))
@@ -42,124 +46,121 @@ _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 def shorten(
     text: bytes | bytearray | memoryview, window: int = WINDOW, cut: int = CUT
 ) -> tuple[bytes, Marks]:
-    """Return *text* with marks for what is long in it, and what they stand for.
+    """Return *text* with marks in place of its long parts, and those parts by their marks.
 
-    What is cut out is what a JSON parser accepts in its place.  A text in which that is not so is
-    returned as it is, so that a parser tells what is wrong with it, and where.
+    Only what a JSON parser accepts is cut out.  If a long part is invalid, *text* is returned
+    unchanged, so that the parser reports the error and its position.
     """
-    marks: Marks = {}
-    as_it_is = cast(bytes, bytes(text) if isinstance(text, memoryview) else text)
+    unchanged = cast(bytes, bytes(text) if isinstance(text, memoryview) else text)
     if len(text) <= 2 * window:
-        return as_it_is, marks
+        return unchanged, {}
     view = memoryview(text)
     found: dict[bytes, bytes | memoryview] = {}
     parts: list[bytes | memoryview] = []
-    inside = False
+    in_string = False
     mark = b""
-    at = done = start = 0  # the last mark stands for what is from *start* to *done*
+    at = start = done = 0  # the last mark replaces text[start:done]
 
     def set_aside(begin: int, end: int, new: str) -> None:
         nonlocal mark, start, done
         mark, start = new.encode(), begin
-        parts.extend((_held(view[done:begin]), mark))
-        found[mark] = _held(view[begin:end])
+        parts.extend((_copy_if_short(view[done:begin]), mark))
+        found[mark] = _copy_if_short(view[begin:end])
         done = end
 
     while at < len(text):
-        plain = masked_window(text, at, window)
-        pieces = plain.split(b'"')
-        place = at
-        at += len(plain)
-        least = cut if plain.isascii() and rb"\u" not in plain else min(cut, _WIDE)
-        if not inside and max(map(len, pieces)) < least:
-            inside = len(pieces) % 2 == 0
+        masked = masked_window(text, at, window)
+        pieces = masked.split(b'"')
+        begin = at
+        at += len(masked)
+        least = cut if masked.isascii() and rb"\u" not in masked else min(cut, _WIDE)
+        if not in_string and max(map(len, pieces)) < least:
+            in_string = len(pieces) % 2 == 0
             continue
         for number, piece in enumerate(pieces, 1):
-            end = place + len(piece)
-            goes_on = inside and mark and place == done
+            end = begin + len(piece)
+            extends = in_string and mark and begin == done  # the string that the last mark cut
             is_long = len(piece) >= cut or (len(piece) >= least and _is_wide(piece))
-            if inside and (goes_on or is_long):
-                if not _is_inside_a_string(piece):
-                    return as_it_is, {}
+            if in_string and (extends or is_long):
+                if not _is_valid_in_string(piece):
+                    return unchanged, {}
                 tail = bytes(view[end - 2 * _TAIL : end]) if number < len(pieces) else b"\\"
                 stop = end - _TAIL if tail.isascii() and b"\\" not in tail else end
-                if goes_on:
+                if extends:
                     done = max(done, stop)
                     found[mark] = view[start:done]
-                elif (begin := place + _head(text, place)) < stop:
-                    set_aside(begin, stop, new_mark())
+                elif (first := begin + _head_size(text, begin)) < stop:
+                    set_aside(first, stop, new_mark())
             elif len(piece) >= cut and 3 * len(piece.translate(None, _DIGITS_ONLY)) > len(piece):
                 for run in _NUMBERS.finditer(piece):
-                    if FEWER * len(run[0]) >= cut:
-                        digits = new_number()
-                        set_aside(place + run.start(), place + run.end() - 1, digits)
-            place = end + 1
-            inside = not inside
-        inside = not inside
+                    if _NUMBER_FACTOR * len(run[0]) >= cut:
+                        set_aside(begin + run.start(), begin + run.end() - 1, new_number())
+            begin = end + 1
+            in_string = not in_string
+        in_string = not in_string  # no quote ends the last piece
     if not found:
-        return as_it_is, marks
+        return unchanged, {}
     size = sum(map(len, found.values()))
-    if 2 * size < len(text) or size < _SHORT * len(found):  # they need not hold all of it
-        marks = {mark: bytes(inside) for mark, inside in found.items()}
-    return b"".join([*parts, view[done:]]), marks or {**found}
+    if 2 * size < len(text) or size < _SHORT * len(found):  # views keep the whole text alive
+        found = {mark: bytes(part) for mark, part in found.items()}
+    return b"".join([*parts, view[done:]]), {**found}
 
 
-def _held(part: memoryview) -> bytes | memoryview:
-    """Return *part*, a copy of it if that takes less."""
+def _copy_if_short(part: memoryview) -> bytes | memoryview:
     return bytes(part) if len(part) < _SHORT else part
 
 
-def _head(text: bytes | bytearray | memoryview, at: int) -> int:
-    """Return how many bytes stay at the start of a string, none of which makes it wide."""
+def _head_size(text: bytes | bytearray | memoryview, at: int) -> int:
+    """Return how many bytes of the string at *at* stay before its mark: all of them are ASCII."""
     head = masked_window(text, at, _HEAD)
     found = _NOT_ASCII.search(head)
     return found.start() if found else len(head)
 
 
-def _is_wide(plain: bytes) -> bool:
-    """Whether the text of *plain* takes more memory than a mark and what it stands for."""
-    width = 4 if _FOUR_BYTES.search(plain) else 2 if _TWO_BYTES.search(plain) else 1
-    characters = len(plain.translate(None, _CONTINUATIONS)) - 5 * plain.count(rb"\u")
-    return width * characters > len(plain) + _MARK_SIZE
+def _is_wide(masked: bytes) -> bool:
+    """Whether the string in *masked* takes more memory than a mark and the bytes cut out."""
+    width = 4 if _FOUR_BYTES.search(masked) else 2 if _TWO_BYTES.search(masked) else 1
+    characters = len(masked.translate(None, _CONTINUATIONS)) - 5 * masked.count(rb"\u")
+    return width * characters > len(masked) + _MARK_SIZE
 
 
 def masked_window(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:
-    """Return a window of *text*, of the same length, in which only the ends of strings are quotes.
+    """Return about *window* bytes of *text* from *at* on, with its escaped quotes masked.
 
-    It ends neither in an escape nor in a character, nor between two that are one character.
+    The result is as long as the bytes that it stands for, and every quote in it begins or ends a
+    string.  It is cut neither within an escape or a character nor between the two escapes of
+    a surrogate pair.
     """
     end = at + window
     for _ in range(3):
         if end < len(text) and text[end] & 0xC0 == 0x80:
             end -= 1
-    plain = bytes(text[at:end])
-    if b"\\" not in plain:
-        return plain
-    plain = plain.replace(rb"\\", b"__").replace(rb"\"", b"__")
-    if end < len(text) and (escape := plain.rfind(b"\\", -5)) > 0:
-        plain = plain[:escape]
-    if len(plain) > 6 and end < len(text) and _HIGH_SURROGATE.match(plain, len(plain) - 6):
-        plain = plain[:-6]
-    return plain
+    masked = bytes(text[at:end])
+    if b"\\" not in masked:
+        return masked
+    masked = masked.replace(rb"\\", b"__").replace(rb"\"", b"__")
+    if end < len(text) and (escape := masked.rfind(b"\\", -5)) > 0:
+        masked = masked[:escape]
+    if len(masked) > 6 and end < len(text) and _HIGH_SURROGATE.match(masked, len(masked) - 6):
+        masked = masked[:-6]
+    return masked
 
 
-def _is_inside_a_string(plain: bytes) -> bool:
-    """Whether a JSON parser accepts *plain*, without quotes, inside of a string."""
-    if len(plain.translate(None, _CONTROLS)) != len(plain):
+def _is_valid_in_string(masked: bytes) -> bool:
+    """Whether a JSON parser accepts *masked*, which has no quotes, inside a string."""
+    if len(masked.translate(None, _CONTROLS)) != len(masked):
         return False
-    escapes = plain.count(b"\\")
-    if escapes and rb"\u" in plain:
-        escapes -= plain.translate(_DIGITS).count(rb"\u0000")
+    escapes = masked.count(b"\\")
+    if escapes and rb"\u" in masked:
+        escapes -= masked.translate(_DIGITS).count(rb"\u0000")
     for escape in _SHORT_ESCAPES:
         if not escapes:
             break
-        escapes -= plain.count(escape)
+        escapes -= masked.count(escape)
     if escapes:
         return False
-    if plain.isascii():
-        return True
     try:
-        plain.decode()
+        masked.decode()
     except UnicodeDecodeError:
         return False
     return True

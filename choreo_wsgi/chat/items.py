@@ -1,7 +1,7 @@
-"""Items: what a model says, piece by piece, as values that belong to no API.
+"""Items: the pieces of a model's answer, as values that belong to no API.
 
-A provider's source hands over :class:`Delta`, :class:`Finish` and :class:`Usage`; an API
-writes each as its own events.
+A provider's source returns :class:`Delta`, :class:`Finish` and :class:`Usage`; an API writes each
+as its own events.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 else:
     large = Late("choreo_wsgi.chat.large")
 
-#: So many values are written at once.
+#: Most values that are encoded at once.
 FEW = 64
 
 #: A value that ``json.loads`` returns.
 Json = Any
 
-#: What marks stand for: insides of JSON strings as they were written, parts of them, or values
-#: whose text is to be written there; see :mod:`~choreo_wsgi.chat.longtext`.
+#: Marks (placeholders) with the bytes that they replace: parts of JSON strings, with their
+#: escapes, or values that are yet to be encoded; see :mod:`~choreo_wsgi.chat.longtext`.
 Marks = dict[bytes, Union[memoryview, bytes, "LazyJson"]]
-#: How the mark of a string ends: what is so long has it.
+#: The end of the mark of a string; no string without a mark is so long.
 FILLING = "~~more~~"
 
 
 def new_call_id() -> str:
-    """Return an id for a tool call that its provider gave none."""
+    """Return a new id for a tool call whose provider sent none."""
     return "call_" + random_hex()[:24]
 
 
@@ -43,8 +43,8 @@ class ToolCall:
     """A piece of a tool call.
 
     *index* counts the calls of a choice from 0.  The first piece of a call has its *id* and
-    *name*; all pieces' *arguments* joined are one JSON document.  *extra* holds further
-    members, as Google's ``extra_content``.
+    *name*; the *arguments* of all its pieces, joined, are one JSON document.  *extra* has further
+    members, such as Google's ``extra_content``.
     """
 
     index: int
@@ -58,8 +58,8 @@ class ToolCall:
 class Delta:
     """A piece of an answer; *index* is the choice (0 to n-1) that it belongs to.
 
-    *extra* holds further members of the delta, with *marks* for long strings, and *logprobs* those
-    of the tokens in the piece, as the API's object of lists.
+    *extra* has further members of the delta, with *marks* for long strings.  *logprobs* is the
+    API's object of lists, for the tokens in the piece.
     """
 
     text: str = ""
@@ -76,8 +76,8 @@ class Delta:
 class Finish:
     """The end of a choice: ``stop``, ``length``, ``tool_calls`` or ``content_filter``.
 
-    *extra* holds further members of the choice, as the provider's own stop reason.  *stop* is the
-    stop string that was found here.
+    *extra* has further members of the choice, such as the provider's own stop reason.  *stop* is
+    the stop string, where this server found it.
     """
 
     reason: str = "stop"
@@ -88,11 +88,10 @@ class Finish:
 
 @dataclass(slots=True)
 class Usage:
-    """How many tokens were read and written; None where the provider did not say.
+    """Numbers of tokens; None for a number that the provider did not report.
 
-    *prompt_tokens* is all that was read, cached or not; *completion_tokens* all that was
-    written, reasoning included.  *total_tokens* is the provider's own sum, if it gives one: it may
-    have tokens that stand nowhere else.
+    *prompt_tokens* includes cached tokens and *completion_tokens* reasoning.  *total_tokens* is the
+    provider's own total, if reported: it may count tokens that are in no other number.
     """
 
     prompt_tokens: int = 0
@@ -110,14 +109,14 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        told = self.total_tokens is not None or other.total_tokens is not None
+        reported = self.total_tokens is not None or other.total_tokens is not None
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             _sum(self.cached_tokens, other.cached_tokens),
             _sum(self.cache_write_tokens, other.cache_write_tokens),
             _sum(self.reasoning_tokens, other.reasoning_tokens),
-            self.total + other.total if told else None,
+            self.total + other.total if reported else None,
         )
 
     def to_dict(self) -> dict[str, Json]:
@@ -146,7 +145,7 @@ def _sum(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else a + b
 
 
-#: Writes a JSON string: the C function where there is one.
+#: Encodes a JSON string, in C where possible.
 quote = json.encoder.encode_basestring
 
 
@@ -155,7 +154,7 @@ def _make_encoder() -> Callable[[Json], str]:
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     if make is None:  # not CPython
         return encoder.encode
-    # JSONEncoder makes one of these for every document, which takes longer than a chunk does.
+    # JSONEncoder makes an encoder for each document, which takes longer than encoding a chunk.
     pieces = make(None, encoder.default, quote, None, ":", ",", False, False, True)
     return lambda value: "".join(pieces(value, 0))
 
@@ -164,15 +163,15 @@ _encode = _make_encoder()
 
 
 def dump(value: Json) -> bytes:
-    """Return *value* as compact UTF-8 JSON: no spaces, nothing escaped that need not be.
+    """Return *value* as compact UTF-8 JSON, without spaces and needless escapes.
 
-    Half of a surrogate pair stays the escape that it came as: its other half may come next.
+    Half of a surrogate pair is escaped: the other half may be in the next piece of the text.
     """
     return _encode(value).encode("utf-8", "backslashreplace")
 
 
 def dump_large(value: Json) -> bytes:
-    """Return what :func:`dump` does, in parts if there are many; a list may be an iterator."""
+    """Return :func:`dump` of *value*, encoded in parts if it is large; iterators are arrays."""
     return large.write(value, dump) if has_many(value) else dump(value)
 
 
@@ -180,10 +179,10 @@ _SCALARS = {str, int, float, bool, type(None)}
 
 
 def has_many(value: Json) -> bool:
-    """Whether *value* holds more than a few values, or some that are made as they are read."""
+    """Whether *value* holds more than FEW values, or an iterator of values."""
     values = [value]
-    for one in values:  # to which is added meanwhile what is in them
-        if type(one) in _SCALARS:  # as most: asking for an iterator is dear
+    for one in values:  # the list grows meanwhile by the values within
+        if type(one) in _SCALARS:  # most are, and isinstance(one, Iterator) is slow
             continue
         if isinstance(one, (dict, list)):
             values += one.values() if isinstance(one, dict) else one

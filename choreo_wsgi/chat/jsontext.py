@@ -1,9 +1,8 @@
-"""JSON from strangers: how much it holds is counted before it is parsed.
+"""Parses untrusted JSON: its values and its depth are counted before it is parsed.
 
-Python's parser takes as much memory and time, and as deep a stack, as a text asks for, and
-no other thread runs meanwhile: 8 MiB of brackets are 180 MB and a second in which all streams
-stand still.  So the structure of a text is counted first, a piece at a time (between two
-pieces other threads have their turn), and what holds too much is refused.
+Python's parser has no limit of memory, time or stack, and no other thread runs meanwhile: 8 MiB of
+brackets take 180 MB and stop all streams for a second.  So the structure of a text is counted
+first, in pieces between which other threads run, and a text with too many values is refused.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ if TYPE_CHECKING:
 else:
     large = Late("choreo_wsgi.chat.large")
 
-#: How deep arrays and objects may nest.  Requests need about 10; recursive code needs a bound.
+#: Limit of nested arrays and objects.  Requests need about 10; recursive code needs a limit.
 MAX_DEPTH = 64
-#: How many values a text may hold.  A conversation of 1,000 turns with 100 tools has 30,000.
+#: Limit of values in a text.  A conversation of 1,000 messages with 100 tools has 30,000.
 MAX_VALUES = 100_000
 
 _PIECE = 64 * 1024
-#: From this many bytes on a text is read in parts.
+#: A longer text is parsed in parts.
 _LARGE = 4 * _PIECE
 
 
 def refuse(constant: str) -> Json:
-    """Raise ValueError: Python's own parser lets NaN and Infinity pass, which nobody else reads."""
+    """Raise ValueError for NaN and Infinity, which only Python's parser accepts."""
     raise ValueError(f"{constant} is not JSON")
 
 
 class Decoder(json.JSONDecoder):
-    """Reads JSON texts."""
+    """A JSON decoder that is called as a function."""
 
     def __call__(self, text: str) -> Json:
         """Return the value in *text*, as ``decode`` does.
 
-        White space around objects that have none is not searched for: a third of the time that
-        a chunk of a stream takes.
+        For an object without white space around it this skips the search for white space, which
+        is a third of the time that a chunk of a stream takes.
         """
         if text[:1] != "{":
             return self.decode(text)
@@ -52,25 +51,24 @@ class Decoder(json.JSONDecoder):
         except StopIteration as error:
             raise json.JSONDecodeError("Expecting value", text, error.value) from None
         if end != len(text) and text[end:].strip(" \t\r\n"):
-            self.decode(text)  # raises that there is more
+            self.decode(text)  # raises "Extra data"
         return value
 
 
-#: Reads JSON to the letter.
+#: Accepts standard JSON only.
 strict = Decoder(parse_constant=refuse)
 
 
 class TooMuch(ValueError):
-    """A text nests too deep or holds too many values; says which."""
+    """A text nests too deep or holds too many values; the message says which."""
 
 
 def check_bounds(text: bytes | str, values: int = MAX_VALUES) -> None:
-    """Raise TooMuch if *text*, JSON or not, nests deeper or holds more than it may.
+    """Raise TooMuch if *text*, valid JSON or not, nests too deep or holds more than *values*.
 
-    A value is counted by the comma or bracket before it, the members of objects by their
-    commas.
+    Values are counted by the comma or bracket before them; a member of an object is one.
     """
-    # These are upper bounds, as strings may hold brackets and commas too.
+    # These are upper bounds, as strings may contain brackets and commas too.
     opened = text.count("[") + text.count("{") if isinstance(text, str) else _opened(text)
     if opened <= MAX_DEPTH:
         if len(text) <= values:
@@ -85,8 +83,8 @@ def check_bounds(text: bytes | str, values: int = MAX_VALUES) -> None:
         strings += quotes
         count += outside.count(b",") + _opened(outside)
         closed = outside.count(b"]") + outside.count(b"}")
-        # Strings without commas between them, and more ends than beginnings, are no JSON:
-        # they are counted all the same, as this must not take long.
+        # Strings without commas between them and excess closing brackets are invalid JSON, but
+        # counting them must end soon too.
         if count > values or closed > count or strings > 4 * (values + 1):
             raise TooMuch(f"holds more than {values:,} values")
         for byte in outside.translate(_TO_ARRAYS, _NOT_BRACKETS):
@@ -105,9 +103,9 @@ def _opened(text: bytes) -> int:
 
 
 def _structure(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield what is outside of strings, piece by piece, each with its number of quotes."""
+    """Yield, piece by piece, the number of quotes and the bytes outside of strings."""
     inside = 0
-    escaping = b""  # the backslash that a piece ended with
+    escaping = b""  # the backslash at the end of a piece, whose character is in the next
     for at in range(0, len(text), _PIECE):
         piece = escaping + text[at : at + _PIECE]
         whole = piece.rstrip(b"\\")
@@ -125,21 +123,21 @@ def parse(
     values: int = MAX_VALUES,
     errors: str = "strict",
 ) -> Json:
-    """Return the JSON value in *text*, as *decode* reads it; *errors* as :meth:`bytes.decode` has.
+    """Return the JSON value in *text*, parsed by *decode*; *errors* is that of bytes.decode().
 
-    Raises TooMuch, UnicodeDecodeError, and what *decode* raises; all are ValueErrors.
+    Raises TooMuch, UnicodeDecodeError and the errors of *decode*; all are ValueErrors.
     """
     check_bounds(text, values)
     if isinstance(text, str):
         return decode(text)
     if len(text) > _LARGE and isinstance(decode, Decoder):
-        with suppress(ValueError):  # the other way tells what is wrong
+        with suppress(ValueError):  # *decode* below reports the error
             return large.read(text, decode)
     return decode(text.decode("utf-8", errors))
 
 
 def whole_number(value: Json) -> int | None:
-    """Return the integer that *value* is, also as a float or in a string; None for others."""
+    """Return *value* as an integer if it is one, also as a float or a string; None otherwise."""
     if type(value) is int:
         return value
     digits = isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit()
@@ -147,6 +145,6 @@ def whole_number(value: Json) -> int | None:
 
 
 def count(value: Json) -> int | None:
-    """Return the number of tokens that *value* is; None for whatever else (and for true)."""
+    """Return *value* as a number of tokens; None if it is negative or no integer."""
     number = value if value is None or type(value) is int else whole_number(value)
     return number if number is not None and number >= 0 else None

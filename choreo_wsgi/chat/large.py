@@ -1,8 +1,7 @@
-"""Large JSON objects, read and written in parts, so that no whole text of one is held.
+"""Parses and encodes large JSON values in parts, so that none is ever one whole ``str``.
 
-One wide character makes all of a text wide, and each step of a way through texts is one more copy.
-So the elements of long lists, as the turns of a conversation, are read, and written, one after the
-other.
+One wide character makes all of a ``str`` wide, and decoding and parsing copy it.  So the elements
+of long lists, as the messages of a conversation, are parsed and encoded one after the other.
 """
 
 from __future__ import annotations
@@ -16,64 +15,67 @@ from typing import Any
 
 from .items import has_many
 
-#: Bytes that are decoded at once.
+#: Bytes that are decoded at once, at least.
 WINDOW = 64 * 1024
 
 
 def read(text: bytes, decoder: json.JSONDecoder) -> Any:
-    """Return the object in *text* as *decoder* reads it.
+    """Return the object in *text* as *decoder* parses it.
 
-    What is larger than a window is read in parts, eight levels deep.  Raises ValueError for
-    whatever is wrong, and for all that is no object.
+    Arrays and objects that are larger than a window are read in parts, eight levels deep.  Raises
+    ValueError for invalid JSON and for any other value.
     """
-    window = _Window(text, decoder)
-    if window.peek() != "{":
+    reader = _Reader(text, decoder)
+    if reader.peek() != "{":
         raise ValueError("not an object")
-    value = window.parts(8)
-    if window.rest():
-        raise ValueError("it does not end")
+    value = reader.container(8)
+    if reader.remaining():
+        raise ValueError("text after the object")
     return value
 
 
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
-    """Return *value* as JSON, of which *dump* writes the parts: those that hold few values."""
-    written = io.BytesIO()
+    """Return *value* as JSON; *dump* encodes the parts of it that hold few values."""
+    output = io.BytesIO()
 
-    def put(value: Any) -> None:
+    def write_value(value: Any) -> None:
         is_object = isinstance(value, dict)
         if not has_many(value):
-            written.write(dump(value))
+            output.write(dump(value))
             return
         before = b"{" if is_object else b"["
         for one in value:
-            written.write(before + dump(one) + b":" if is_object else before)
-            put(value[one] if is_object else one)
+            output.write(before + dump(one) + b":" if is_object else before)
+            write_value(value[one] if is_object else one)
             before = b","
-        written.write(b"}" if is_object else b"]" if before == b"," else b"[]")
+        output.write(b"}" if is_object else b"]" if before == b"," else b"[]")
 
-    put(value)
-    return written.getvalue()
+    write_value(value)
+    return output.getvalue()
 
 
-class _Window:
-    """The part of *text* that is being read, of which *decoder* reads the values."""
+class _Reader:
+    """Reads the values in *text* with *decoder*; only a window of the text is decoded at a time."""
 
     def __init__(self, text: bytes, decoder: json.JSONDecoder) -> None:
         self._bytes = text
         self._scan = decoder.raw_decode
         hook = decoder.object_pairs_hook
         self._object = dict if hook is None else hook
-        self._names: dict[str, str] = {}  # they are the same in all elements of a list
+        self._names: dict[str, str] = {}  # shared by all the objects that are read
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._decoded = self._at = 0
         self._text = ""
 
     def _grow(self) -> None:
-        """Have more of the text, twice as much if nothing was read; raises ValueError for none."""
+        """Decode more of the text, doubling a window that nothing was read of.
+
+        Raises ValueError at the end of the text.
+        """
         size = max(WINDOW, len(self._text) - self._at)
         piece = self._bytes[self._decoded : self._decoded + size]
         if not piece:
-            raise ValueError("it ends too early")
+            raise ValueError("the text ends too early")
         self._decoded += len(piece)
         self._text = self._text[self._at :] + self._decoder.decode(piece)
         self._at = 0
@@ -89,30 +91,30 @@ class _Window:
             self._grow()
 
     def symbol(self) -> str:
-        """Return the next character that is not blank, and pass it."""
+        """Consume and return the next character that is not blank."""
         symbol = self.peek()
         self._at += 1
         return symbol
 
     def value(self, levels: int) -> Any:
-        """Return the next value, and pass it; something must follow it."""
+        """Consume and return the next value, which must not be the last of the text."""
         while True:
             opening = self.peek()
             try:
                 value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError:
                 end = len(self._text)
-            if self._text[end : end + 1] in _ENDS:  # behind half a number is the other half
+            if self._text[end : end + 1] in _ENDS:  # half a number is followed by its other half
                 self._at = end
                 return value
             if levels and opening in "[{" and len(self._text) - self._at >= WINDOW:
-                return self.parts(levels)
+                return self.container(levels)
             self._grow()
 
-    def parts(self, levels: int) -> Any:
-        """Return the next value, an array or an object, part by part, and pass it."""
+    def container(self, levels: int) -> Any:
+        """Consume and return the next array or object, one element or member at a time."""
         end = "}" if self.symbol() == "{" else "]"
-        known = self._names.setdefault
+        share = self._names.setdefault
         names: list[str] = []
         values: list[Any] = []
         symbol = self.symbol() if self.peek() == end else ","
@@ -121,18 +123,18 @@ class _Window:
                 name = self.value(0)
                 if type(name) is not str or self.symbol() != ":":
                     raise ValueError("not a member")
-                names.append(known(name, name))
+                names.append(share(name, name))
             value = self.value(levels - 1)
             if type(value) is dict:
-                value = {known(name, name): member for name, member in value.items()}
+                value = {share(name, name): member for name, member in value.items()}
             values.append(value)
             symbol = self.symbol()
         if symbol != end:
             raise ValueError(f"not a {end}")
         return self._object(list(zip(names, values, strict=True))) if end == "}" else values
 
-    def rest(self) -> str:
-        """Return what else there is, without blanks."""
+    def remaining(self) -> str:
+        """Return the rest of the text without the blanks around it."""
         return self._text[self._at :].strip(_BLANKS) or self._bytes[self._decoded :].decode().strip(
             _BLANKS
         )

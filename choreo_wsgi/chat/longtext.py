@@ -1,11 +1,11 @@
-"""Long strings and lists of numbers of a JSON text, set aside before it is parsed.
+"""Long strings and lists of numbers, set aside from a JSON text before it is parsed.
 
-Python holds a text in one, two or four bytes for each character, by its widest: one emoji in
-8 MB of ASCII makes 32 MB of it, as often as it is copied; a number of five digits takes 40 bytes.
-Most of what passes here is passed on as it came.  So the insides of long strings, and long runs
-of numbers, are cut out of the bytes (:mod:`~choreo_wsgi.chat.cutting`), a *mark* is parsed in the
-place of each, and :func:`restore` puts the same bytes back into what is written.  What else can be
-made of them is in :mod:`~choreo_wsgi.chat.aside`.
+Python stores each character of a text in one, two or four bytes, as its widest needs: one emoji in
+8 MB of ASCII makes every copy 32 MB; a number of five digits takes 40 bytes.  Most of a request or
+an answer is forwarded unchanged.  So the insides of long strings, and long runs of numbers, are cut
+out of the bytes (:mod:`~choreo_wsgi.chat.cutting`), and a *mark* (a placeholder: a short string or
+a number) is parsed in place of each.  :func:`restore` puts the same bytes back into the JSON that
+is written.  :mod:`~choreo_wsgi.chat.aside` reads them where a text is translated.
 """
 
 from __future__ import annotations
@@ -17,57 +17,57 @@ from ..ids import random_hex
 from .items import FILLING, Json, dump_large
 from .items import Marks as Marks
 
-#: Bytes that are looked at at once.
+#: Bytes that are processed at once.
 WINDOW = 64 * 1024
-#: In a shorter text nothing is set aside.
+#: Nothing is set aside from a shorter text.
 LONG = 2 * WINDOW
-#: How the mark of a string is written, as a regular expression.
+#: Regular expression of the mark of a string.
 MARK = "~[0-9a-f]{32}" + FILLING
-#: The mark of numbers is a number: so it begins, which 40 digits follow.
+#: First digits of the mark of a run of numbers; 40 more follow.
 PI = "3141592653589793238462643383279"
 _MARKS = re.compile(f"{MARK}|{PI}[0-9]{{40}}".encode())
 
 
 def new_mark() -> str:
-    """Return a mark: nobody can write one that is known here."""
+    """Return a new mark for a string, which no client or provider can guess."""
     return f"~{random_hex()}{FILLING}"
 
 
 def new_number() -> str:
-    """Return a mark that is a number in JSON."""
+    """Return a new mark for a run of numbers, itself a number in JSON."""
     return f"{PI}{int(random_hex(), 16):040}"
 
 
 def find_marks(text: bytes, marks: Marks) -> Iterator[re.Match[bytes]]:
-    """Yield where in *text* those of *marks* stand that are in it."""
+    """Yield a match for each occurrence of one of *marks* in *text*."""
     for found in _MARKS.finditer(text) if marks else ():
         if found[0] in marks:
             yield found
 
 
 class LazyJson:
-    """Stands for the JSON text of *value*, which is written when it is needed.
+    """The JSON text of *value*, encoded only when it is needed.
 
-    So the arguments of a call, an object to one API and a text to another, are there once.
+    The arguments of a call are an object in one API and a text in another; this keeps one copy.
     """
 
     def __init__(self, value: Json) -> None:
         self.value = value
 
     def text(self, marks: Marks) -> Iterator[bytes]:
-        """Yield the JSON text, piece by piece, with what *marks* stand for."""
+        """Yield the JSON text in pieces, with *marks* restored."""
         for part in _parts(dump_large(self.value), marks):
             for at in range(0, len(part), WINDOW):
                 yield bytes(part[at : at + WINDOW])
 
-    def inside(self, marks: Marks) -> Iterator[bytes]:
-        """Yield the text as it stands between the quotes of a JSON string."""
-        for piece in self.text(marks):  # control characters are escaped in it already
+    def escaped(self, marks: Marks) -> Iterator[bytes]:
+        """Yield the text, escaped for the inside of a JSON string."""
+        for piece in self.text(marks):  # JSON has its control characters escaped already
             yield piece.replace(b"\\", rb"\\").replace(b'"', rb"\"")
 
 
 def restore(text: bytes, marks: Marks) -> bytes:
-    """Return *text*, JSON that was written, with what *marks* stand for in their places."""
+    """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
     parts = [*_parts(text, marks)]
     return b"".join(parts) if len(parts) > 1 else text
 
@@ -77,16 +77,16 @@ def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
     for found in find_marks(text, marks):
         between = view[at : found.start()]
         yield bytes(between) if len(between) < 256 else between  # a view takes 184 bytes
-        inside = marks[found[0]]
-        if isinstance(inside, LazyJson):
-            yield from inside.inside(marks)
+        original = marks[found[0]]
+        if isinstance(original, LazyJson):
+            yield from original.escaped(marks)
         else:
-            yield inside
+            yield original
         at = found.end()
     yield view[at:]
 
 
 def original_offset(text: bytes, marks: Marks, offset: int) -> int:
-    """Return where the byte at *offset* in a shortened *text* was before."""
+    """Return the offset in the original text of the byte at *offset* in the shortened *text*."""
     before = (found[0] for found in find_marks(text, marks) if found.end() <= offset)
     return offset + sum(len(restore(mark, marks)) - len(mark) for mark in before)

@@ -1,8 +1,8 @@
-"""Chunks and completions of servers that speak OpenAI's API nearly, made to follow its schema.
+"""Makes the chunks of servers that nearly speak OpenAI's API follow its schema.
 
-A :class:`Normaliser` belongs to one stream: it takes each chunk as a parsed object and returns
-the chunks that should have been sent.  It keeps the stream's identity and usage; what a
-:class:`~choreo_wsgi.chat.choice.Choice` has said so far is kept there.
+A :class:`Normaliser` belongs to one stream: for each parsed chunk it returns the chunks that the
+provider should have sent.  It keeps the identity and the usage of the stream; the state of each
+choice is in a :class:`~choreo_wsgi.chat.choice.Choice`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from ..late import Late
-from .choice import CHANGED, KEPT, MENDED, TOLD, Choice
+from .choice import CHANGED, KEPT, MENDED, REPEATABLE, Choice
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json, Marks, new_call_id
 from .jsontext import whole_number
 from .shapes import Members as Chunk
-from .shapes import listed, says
+from .shapes import has_content, listed
 from .usages import complete_usage, counts_anything, take_usage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ else:
     calls = Late("choreo_wsgi.chat.calls")
 
 _OBJECT = "chat.completion.chunk"
-#: Members of a chunk that say nothing by themselves.
+#: Members that alone are no reason to send a chunk.
 _FRAME = {
     *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
     *("service_tier", "obfuscation", "x_groq", "provider"),
@@ -39,13 +39,13 @@ _FRAME = {
 class Normaliser:
     """The chunks of one stream of *n* choices.
 
-    *identity* has the ``id``, ``created`` and ``model`` that stand in for the upstream's where
-    it gives none; without an identity those members are left as they come.  *model* is the name to
-    write for the upstream's, or empty.  *repair* False leaves everything as it comes but usage
-    and the model's name.  *new_id* and *tools* are for :class:`~choreo_wsgi.chat.calls.ToolCalls`.
+    *identity* has the ``id``, ``created`` and ``model`` to send where the upstream sends none;
+    without it those members are not changed.  *model* replaces the upstream's name of the model
+    unless it is empty.  With *repair* False only the usage and the name of the model are changed.
+    *new_id* and *tools* are for :class:`~choreo_wsgi.chat.calls.ToolCalls`.
 
-    ``done`` is whether ``[DONE]`` came.  ``state`` counts the calls that began and the choices
-    that finished.
+    ``done`` is whether ``[DONE]`` was received.  ``state`` changes when a call begins or a choice
+    finishes.
     """
 
     n: int = 1
@@ -56,7 +56,7 @@ class Normaliser:
     tools: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        #: What the marks stand for that are in a chunk in the place of long strings.
+        #: The marks for long strings in the current chunk.
         self.marks: Marks = {}
         self.choices: dict[int, Choice] = {}
         self.done = False
@@ -64,62 +64,65 @@ class Normaliser:
         self._finished = 0
         self._ended = False
         self._identity: Chunk = {}
-        self._numbered: dict[int, Choice] = {}  # by the upstream's numbers
+        self._numbered: dict[int, Choice] = {}  # by the upstream's index
         self._usage: Chunk | None = None
-        self._reporter: Chunk = {}  # the chunk that brought the usage
+        self._reporter: Chunk = {}  # the chunk with that usage
         self._late: Chunk = {}  # members of chunks without choices, for the last chunk
 
-    # -- how far it has come ---------------------------------------------------------
+    # -- state -----------------------------------------------------------------------
 
     @property
     def usage(self) -> Chunk | None:
-        """The API's ``usage`` object as it was last reported, complete; None for none."""
+        """The last ``usage`` object reported, completed as the API requires, or None."""
         return complete_usage(self._usage) if self._usage is not None else None
 
     @property
     def all_finished(self) -> bool:
-        """Whether every choice that was asked for has its finish reason."""
+        """Whether every choice of the request has its finish reason."""
         return self._finished >= self.n
 
     @property
     def kind(self) -> tuple[Hashable, ...]:
-        """What decides, beside its bytes, what becomes of a first chunk; empty: more than this."""
+        """Key of the settings that, with its bytes, decide how a first chunk is changed.
+
+        Empty if more than these settings decide.
+        """
         usual = self.n == 1 and self.repair
         return (self.model, bool(self.tools), self.identity is None) if usual else ()
 
     @property
-    def own(self) -> Mapping[str, Json] | None:
-        """The members that all chunks have in common, if the one choice is called 0."""
+    def shared_members(self) -> Mapping[str, Json] | None:
+        """The members that are the same in all chunks, if the only choice has the index 0."""
         return self._identity if [*self._numbered] == [0] else None
 
-    def begin(self, own: Chunk, unread: bool) -> None:
-        """Take note of a first chunk, with the role of the one choice.
+    def begin(self, identity: Chunk, unread: bool) -> None:
+        """Record a first chunk, with *identity* and the role of the only choice.
 
-        *unread* is whether texts may pass that are not taken here.
+        *unread* is whether later texts may be forwarded without :meth:`normalise`.
         """
-        self._identity = own
+        self._identity = identity
         choice = self._choice(0, 0)
         choice.begun = True
-        choice.told.update(TOLD if unread else ())
+        choice.sent.update(REPEATABLE if unread else ())
 
     def finish(self) -> None:
-        """Take note of the finish of the one choice, which has no calls."""
+        """Record the finish of the only choice, which has no calls."""
         self.choices[0].finished = True
         self._finished += 1
         self.state += 1
 
-    def take_done(self) -> None:
-        """Take note of ``[DONE]``; raises UpstreamTruncated when no choice came before it."""
+    def mark_done(self) -> None:
+        """Record ``[DONE]``; raises UpstreamTruncated if no choice was received before it."""
         begun = any(choice.begun for choice in self.choices.values()) or not self.repair
         if not (begun and self.choices):
             raise UpstreamTruncated("the provider's answer ended before it began")
         self.done = True
 
     def end(self, include_usage: bool = False) -> list[Chunk]:
-        """Say that the stream is over; return the chunks still due.
+        """End the stream; return the chunks still to send.
 
-        They are the finishes that ``[DONE]`` stood for, and one without choices for usage (when
-        *include_usage*) and whatever came late.  Raises UpstreamTruncated when it was too early.
+        They are the finishes that the provider left out, and one without choices for the usage (if
+        *include_usage*) and late members.  Raises UpstreamTruncated if the answer is incomplete.
         """
         if not (self.done or self.all_finished):
             raise UpstreamTruncated("the provider's answer ended before it was complete")
@@ -144,11 +147,11 @@ class Normaliser:
 
     # -- chunks ----------------------------------------------------------------------
 
-    def take(self, chunk: Chunk) -> tuple[list[Chunk], int]:
-        """Return the chunks to send for *chunk*, and what became of it: KEPT, MENDED, CHANGED.
+    def normalise(self, chunk: Chunk) -> tuple[list[Chunk], int]:
+        """Return the chunks to send for *chunk* and the verdict: KEPT, MENDED or CHANGED.
 
-        *chunk* may be changed.  Its ``usage`` is taken out; null is left as it is.  Raises
-        UpstreamInvalid for what is no chunk, and ProviderError for a finish that is a failure.
+        *chunk* may be changed.  Its ``usage`` is removed unless it is null.  Raises
+        UpstreamInvalid if it is no chunk, and ProviderError for a finish that is a failure.
         """
         choices = chunk.get("choices")
         if not isinstance(choices, list) or None in choices:
@@ -160,14 +163,14 @@ class Normaliser:
                 raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
         reported = self._take_usage(chunk, choices)
         if not self.repair:
-            return self._watch(chunk, choices, reported)
+            return self._inspect(chunk, choices, reported)
         if not choices and (reason := reason_in(chunk)):
-            choices = chunk["choices"] = [{"finish_reason": reason}]  # the only choice's
+            choices = chunk["choices"] = [{"finish_reason": reason}]  # of the only choice
         if not choices:
             if reported or (self._finished and "choices" in chunk):
                 self._keep_late(chunk)
             return [], CHANGED  # keep-alives, Azure's first event: clients read choices[0]
-        empty = reported or not chunk.get("id")  # what is left of it may say nothing
+        droppable = reported or not chunk.get("id")
         verdict = max(MENDED if reported else KEPT, self._identify(chunk))
         kept: list[Chunk] = []
         late: list[Chunk] = []
@@ -176,12 +179,12 @@ class Normaliser:
             if type(one.get("index")) is not int or one["index"] != choice.index:
                 one["index"], verdict = choice.index, max(verdict, MENDED)
             state, finished = choice.state, choice.finished
-            sent, became = choice.take(one, empty)
+            pieces, piece_verdict = choice.normalise(one, droppable)
             self.state += choice.state - state
             self._finished += choice.finished - finished
-            verdict = max(verdict, became)
-            kept += sent[:1]
-            late += sent[1:]
+            verdict = max(verdict, piece_verdict)
+            kept += pieces[:1]
+            late += pieces[1:]
         if len(kept) < len(choices):
             chunk["choices"] = kept
             if not kept:
@@ -193,7 +196,7 @@ class Normaliser:
         return [chunk, *({**frame, "choices": [one]} for one in late)], CHANGED
 
     def _take_usage(self, chunk: Chunk, choices: list[Chunk]) -> bool:
-        """Take usage out of a chunk; it is sent in a chunk of its own (Groq, Kimi)."""
+        """Remove the usage from a chunk, to be sent in its own (Groq, Kimi); return if any."""
         found = take_usage(chunk)
         for one in choices:
             for holder in (one, one.get("delta")):
@@ -206,27 +209,29 @@ class Normaliser:
         return True
 
     def _keep_late(self, chunk: Chunk) -> None:
-        """Keep what a chunk says outside of its choices: timings, citations."""
+        """Keep the members of a chunk outside its choices, such as timings and citations."""
         self._late.update({key: value for key, value in chunk.items() if key not in _FRAME})
 
     def _identify(self, chunk: Chunk) -> int:
-        """Give every chunk the stream's id, object, created and model, as they were first."""
-        own = self._identity
-        if not own:
-            own = self._identity = _identity(chunk, self.identity)
+        """Set the id, object, created and model of the first chunk; return the verdict."""
+        identity = self._identity
+        if not identity:
+            identity = self._identity = _identity(chunk, self.identity)
             if self.model:
-                own["model"] = self.model
-        if own.items() <= chunk.items():
+                identity["model"] = self.model
+        if identity.items() <= chunk.items():
             return KEPT
-        if own.keys() - chunk.keys():  # those that were missing come first
-            given = dict(chunk)
+        if identity.keys() - chunk.keys():  # the missing members come first
+            members = dict(chunk)
             chunk.clear()
-            chunk.update({**own, **given})
-        chunk.update(own)
+            chunk.update({**identity, **members})
+        chunk.update(identity)
         return MENDED
 
-    def _watch(self, chunk: Chunk, choices: list[Chunk], reported: bool) -> tuple[list[Chunk], int]:
-        """Take *chunk* where nothing is to be mended."""
+    def _inspect(
+        self, chunk: Chunk, choices: list[Chunk], reported: bool
+    ) -> tuple[list[Chunk], int]:
+        """Do the work of :meth:`normalise` without *repair*."""
         for place, one in enumerate(choices):
             choice = self._choice(one.get("index"), place)
             if not isinstance(one.get("delta", {}), dict | None):
@@ -239,7 +244,7 @@ class Normaliser:
         if not self._identity and choices:
             self._identity = _identity(chunk, None)
         if reported and not any(
-            says(one.get("delta") or {}) or one.get("finish_reason") for one in choices
+            has_content(one.get("delta") or {}) or one.get("finish_reason") for one in choices
         ):
             return [], CHANGED
         verdict = MENDED if reported else KEPT
@@ -248,39 +253,38 @@ class Normaliser:
         return [chunk], verdict
 
     def _choice(self, index: Json, place: int) -> Choice:
-        """Return the choice *index*, or the *place*-th of its chunk if that is no number.
+        """Return the choice with *index*, or, if that is no number, the *place*-th of its chunk.
 
-        Where one choice was asked for, the one that comes is it, whatever its number.
+        If the request has one choice, the first that is received is it, whatever its index.
         """
-        given = whole_number(index)
-        number = place if given is None else given
-        choice = self._numbered.get(number)
-        if choice is None and self.n == 1 and given is None and place == 0:
+        number = whole_number(index)
+        key = place if number is None else number
+        choice = self._numbered.get(key)
+        if choice is None and self.n == 1 and number is None and place == 0:
             choice = self.choices.get(0)
         if choice is None:
             if self.n == 1 and not self.choices:
                 ours = 0
-            elif 0 <= number < self.n and number not in self.choices:
-                ours = number
+            elif 0 <= key < self.n and key not in self.choices:
+                ours = key
             else:
-                raise UpstreamInvalid("the provider sent a choice that was not asked for")
-            new_calls = partial(_new_calls, self.new_id, self.tools, self.marks)
-            choice = Choice(ours, new_calls)
-            self._numbered[number] = self.choices[ours] = choice
+                raise UpstreamInvalid("the provider sent a choice that was not requested")
+            choice = Choice(ours, partial(_new_calls, self.new_id, self.tools, self.marks))
+            self._numbered[key] = self.choices[ours] = choice
         return choice
 
 
-def _new_calls(*given: Any) -> calls.ToolCalls:
-    return calls.ToolCalls(*given)  # which is imported now
+def _new_calls(*arguments: Any) -> calls.ToolCalls:
+    return calls.ToolCalls(*arguments)  # a function, as partial() would import the module at once
 
 
 def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
-    """Return the members that all chunks of a stream share, after *chunk*, its first."""
+    """Return the members that all chunks of a stream share, from *chunk*, its first."""
     if fallback is None:
         return {name: chunk[name] for name in ("id", "created") if name in chunk}
-    own = {"id": chunk.get("id"), "object": _OBJECT, "created": chunk.get("created")}
-    own["model"] = chunk.get("model")
+    identity = {"id": chunk.get("id"), "object": _OBJECT, "created": chunk.get("created")}
+    identity["model"] = chunk.get("model")
     for name, kind in (("id", str), ("created", int), ("model", str)):
-        if type(own[name]) is not kind or not own[name]:
-            own[name] = fallback[name]
-    return own
+        if type(identity[name]) is not kind or not identity[name]:
+            identity[name] = fallback[name]
+    return identity

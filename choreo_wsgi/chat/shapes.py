@@ -168,6 +168,6 @@ def _take_parts(said: Members, content: Json) -> None:
             said[name] += several
 
 
-def says(said: Members) -> bool:
+def has_content(said: Members) -> bool:
     """Return whether *said*, a delta or a message, says anything: its role alone does not."""
     return any(value for name, value in said.items() if name != "role")

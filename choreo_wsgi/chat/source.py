@@ -1,20 +1,19 @@
-"""What is read piece by piece: items from a provider, bytes on their way to a caller.
+"""The ports of answers that are read in pieces: items of a provider, bytes for a client.
 
-All of it is :class:`Readable`, so that a waiting thread can look after the caller too, and one
-thread can wait for many:
+All of them are :class:`Readable`, so that a thread that waits for one can watch its client too, and
+one thread can wait for many:
 
-* ``receive(timeout)`` waits at most *timeout* seconds; ``receive(0)`` never blocks.  It
-  returns what came, which is falsy when nothing did, and raises ChoreoError when the
-  provider failed.  What came before a failure is returned first.
-* ``ended`` turns true when all has been returned.
-* ``fileno()`` is what to poll for more, or None.
-* ``due`` is when to ask again although nothing came (a time-out, the end of a pause), as
-  ``time.monotonic()`` and ``math.inf`` for never.  When it and ``fileno()`` are both None only
-  waiting tells, and ``receive(0)`` may block: a thread that serves many leaves it to another.
-* ``close()`` lets go of everything at once, at any time, as often as wanted.
+* ``receive(timeout)`` waits at most *timeout* seconds; ``receive(0)`` never blocks.  It returns the
+  data received, which is falsy on timeout, and raises ChoreoError if the provider failed, after the
+  data received before.
+* ``ended`` becomes true once all data has been returned.
+* ``fileno()`` is the descriptor to poll for more data, or None.
+* ``due`` is when to call ``receive`` again without new data (a timeout, the end of a pause), as
+  ``time.monotonic()``, and ``math.inf`` for never.  If it and ``fileno()`` are both None,
+  ``receive(0)`` may block: a thread that serves many readables hands this one to another thread.
+* ``close()`` frees everything at once; it may be called at any time and more than once.
 
-Some know a *lane*, a shorter way than ``receive(0)`` for what comes most of the time; see
-:func:`lane_of`.
+Some have a *lane*, a shorter way than ``receive(0)`` for the usual event; see :func:`lane_of`.
 """
 
 from __future__ import annotations
@@ -28,68 +27,72 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Readable(Protocol[T_co]):
-    """Something that ends and is read with a timeout; see the module's text for the rules."""
+    """A stream of data that is read with a timeout; the rules are in the module's docstring."""
 
     @property
     def ended(self) -> bool:
-        """Whether all has been returned."""
+        """Whether all data has been returned."""
 
     def receive(self, timeout: float) -> T_co:
-        """Return what came within *timeout* seconds, in order."""
+        """Return the data received within *timeout* seconds, in order."""
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
+        """When to call ``receive`` again without new data, or None."""
 
     def close(self) -> None:
-        """Stop what is being read and free what it holds."""
+        """Cancel the answer and free its resources."""
 
 
 class Lane(Protocol):
-    """A way for what comes most of the time from an upstream to a client; see :func:`lane_of`.
+    """Forwards the usual events of an upstream to a client directly; see :func:`lane_of`.
 
-    What passes here is sent as one chunk of a chunked body (RFC 9112, 7.1).
+    Each is sent as one chunk of a chunked body (RFC 9112, 7.1).
     """
 
-    #: When something passed here last, ``time.monotonic()``; 0 before.
+    #: ``time.monotonic()`` of the last event forwarded here; 0 before.
     heard: float
-    #: Told how many frames pass, and when.
+    #: Called with the number of frames that are forwarded, and the time.
     on_frames: Callable[[int, float], None]
-    #: Sends without waiting, as ``socket.send`` does; is given what that did not take.
+    #: Sends without blocking, as ``socket.send`` does.
     send: Callable[[bytes], int]
+    #: Called with the bytes that ``send`` did not accept.
     keep: Callable[[bytes], None]
 
     def forward(self, now: float) -> bool:
-        """Send what came until *now*; return False if it has to be received and sent otherwise."""
+        """Send the event that has arrived, if any, at the time *now*.
+
+        Return False if ``receive`` has to be called instead.
+        """
 
 
 def lane_of(readable: object) -> Lane | None:
-    """Return the lane for what *readable* returns next, or None where it has none.
+    """Return the lane for the next data of *readable*, or None.
 
-    It may be used until *readable* is received from the next time.  Until then neither what
-    that waits for changes, nor whether it has ended.
+    It may be used until ``readable.receive`` is called again.  Until then ``fileno()``, ``due`` and
+    ``ended`` of *readable* do not change.
     """
     find = getattr(readable, "lane", None)
     return None if find is None else find()
 
 
 class Reply(Readable[bytes], Protocol):
-    """An answer as bytes: whole SSE frames without their ending, or one document."""
+    """An answer as bytes: whole SSE frames without the end marker, or one document."""
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider reported so far, for the accounting; None when nothing."""
+        """The usage that the provider has reported so far, for accounting, or None."""
 
     @property
     def label(self) -> str:
-        """Who answers, for the header ``Choreo-Provider``; final once something came."""
+        """The provider, for the header ``Choreo-Provider``; final once data was received."""
 
 
 class Delegating:
-    """Waits for its ``_source``, and for nothing else."""
+    """A readable that waits for its ``_source`` alone."""
 
     _source: Readable[Any]
 
@@ -102,16 +105,15 @@ class Delegating:
 
 
 class Source:
-    """An answer as items: what a provider opens."""
+    """An answer as items, as a provider opens it."""
 
     ended: bool = False
-    #: What was used so far, where the source can tell before its end: an answer that is
-    #: broken off is accounted for with it, once closed.  At the end it is handed over as an
-    #: item.
+    #: The tokens used so far, if known before the end: a cancelled answer is accounted for with
+    #: this once closed.  At the end the usage is returned as an item.
     usage: Usage | None = None
 
     def receive(self, timeout: float) -> list[Item]:
-        """Return what came within *timeout* seconds, in order."""
+        """Return the items received within *timeout* seconds, in order."""
         raise NotImplementedError
 
     def fileno(self) -> int | None:
@@ -122,15 +124,14 @@ class Source:
         return None
 
     def close(self) -> None:
-        """Stop the generation and free what it holds."""
+        """Stop the generation and free its resources."""
 
 
 def from_deltas(deltas: Iterable[Item]) -> Source:
-    """Return a source that hands over the items of *deltas* one by one.
+    """Return a source that returns the items of *deltas* one by one.
 
-    A choice that gets no :class:`Finish` ends with ``stop``.  An iterable that waits for
-    something holds its stream up meanwhile: no ping is sent, and a client that left is
-    noticed at the next item only.
+    A choice without a :class:`Finish` ends with ``stop``.  An iterable that blocks delays its
+    stream: no ping is sent, and a client that has left is noticed only at the next item.
     """
     return _Iterated(iter(deltas))
 
@@ -147,7 +148,7 @@ class _Iterated(Source):
         try:
             item = next(self._items, None)
         except Exception:
-            self.ended = True  # an iterator that raised looks exhausted when asked again
+            self.ended = True  # a generator that raised looks exhausted at the next call
             raise
         if item is None:
             self.ended = True

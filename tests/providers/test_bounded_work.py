@@ -118,11 +118,11 @@ def test_arguments_are_parsed_once_however_many_pieces_look_like_their_end(
 
     monkeypatch.setattr(jsontext, "parse", parse_and_count)
     for start in ('{"a":"', "{", '{"a":1} {', "[}", '"'):
-        made = ToolCalls()
-        made.take([{"index": 0, "id": "1", "function": {"name": "f", "arguments": start}}])
+        calls = ToolCalls()
+        calls.normalise([{"index": 0, "id": "1", "function": {"name": "f", "arguments": start}}])
         for number in range(2, 2000):
             function = {"arguments": "}"}
-            made.take([{"index": 0, "id": str(number), "function": function}])
+            calls.normalise([{"index": 0, "id": str(number), "function": function}])
     assert parsed < 20_000
 
 
@@ -153,49 +153,51 @@ def test_whether_a_call_is_over(pieces: list[Any], closed: bool) -> None:
 
 
 def test_calls_and_arguments_without_end() -> None:
-    made = ToolCalls()
+    calls = ToolCalls()
     with pytest.raises(UpstreamInvalid, match="tool calls"):
         for number in range(10_000):
-            made.take([{"index": number, "function": {"name": "f", "arguments": "{}"}}])
-    made = ToolCalls()
-    made.take([{"index": 0, "function": {"name": "f", "arguments": "{"}}])
-    with pytest.raises(UpstreamInvalid, match="does not end"):
+            calls.normalise([{"index": number, "function": {"name": "f", "arguments": "{}"}}])
+    calls = ToolCalls()
+    calls.normalise([{"index": 0, "function": {"name": "f", "arguments": "{"}}])
+    with pytest.raises(UpstreamInvalid, match="is too long"):
         for _ in range(20):
-            made.take([{"index": 0, "function": {"arguments": "x" * 1024 * 1024}}])
+            calls.normalise([{"index": 0, "function": {"arguments": "x" * 1024 * 1024}}])
 
 
 def long_call(text: str) -> tuple[ToolCalls, dict[str, Any]]:
     """Return the calls with one that came whole, and its piece, of which most is set aside."""
-    made = ToolCalls()
+    calls = ToolCalls()
     mark = new_mark()
-    made.marks[mark.encode()] = text.encode()
+    calls.marks[mark.encode()] = text.encode()
     function = {"name": "f", "arguments": f'{{"a":"{mark}"}}'}
     piece = {"index": 0, "id": "c", "type": "function", "function": function}
-    assert made.take([piece]) == [piece]
-    return made, piece
+    assert calls.normalise([piece]) == [piece]
+    return calls, piece
 
 
 def test_arguments_that_came_whole_are_not_kept() -> None:
     with traced() as memory:
-        made, _ = long_call("x" * 4_000_000)
-        made.marks.clear()
+        calls, _ = long_call("x" * 4_000_000)
+        calls.marks.clear()
         assert memory.now < 400_000
-        assert made.close() == []
+        assert calls.close() == []
 
 
 def test_a_long_call_that_comes_again_is_told_once() -> None:
-    made, piece = long_call("x" * 100_000)
-    assert made.take([piece]) == []
-    assert made.take([{**piece, "index": 1}]) == [{**piece, "index": 1, "id": made.begun[1].id}]
-    made.take([{"index": 0, "function": {"arguments": " "}}])
-    assert made.close() == []
+    calls, piece = long_call("x" * 100_000)
+    assert calls.normalise([piece]) == []
+    assert calls.normalise([{**piece, "index": 1}]) == [
+        {**piece, "index": 1, "id": calls.begun[1].id}
+    ]
+    calls.normalise([{"index": 0, "function": {"arguments": " "}}])
+    assert calls.close() == []
 
 
 def test_nothing_may_follow_a_long_call() -> None:
-    made, _ = long_call("x" * 100_000)
-    made.take([{"index": 0, "function": {"arguments": "{}"}}])
+    calls, _ = long_call("x" * 100_000)
+    calls.normalise([{"index": 0, "function": {"arguments": "{}"}}])
     with pytest.raises(UpstreamInvalid, match="broken"):
-        made.close()
+        calls.close()
 
 
 def open_calls(count: int) -> list[Delta]:

@@ -78,10 +78,10 @@ class OpenAITranslator(Translator):
                 return
         for _, chunk in read_chunks(data.strip().encode(), event.event, MAX_VALUES):
             if chunk is None:
-                self._normaliser.take_done()
+                self._normaliser.mark_done()
                 self._end(items)
                 return
-            chunks, verdict = self._normaliser.take(chunk)
+            chunks, verdict = self._normaliser.normalise(chunk)
             begun = len(items)
             for one in chunks:
                 for choice in one["choices"]:

@@ -238,7 +238,7 @@ class EventRelay:
         """Take the data of an event of the type *event*."""
         for data, chunk in read_chunks(raw, event):
             if chunk is None:
-                self.normaliser.take_done()
+                self.normaliser.mark_done()
                 return
             self._take_chunk(data, chunk, frames)
 
@@ -246,7 +246,7 @@ class EventRelay:
         """Take *chunk*, which was *raw*."""
         normaliser = self.normaliser
         state, begins = normaliser.state, not normaliser.choices
-        chunks, verdict = normaliser.take(chunk)
+        chunks, verdict = normaliser.normalise(chunk)
         kept = verdict == KEPT and b"\n" not in raw
         for one in chunks:
             frames.append(self._write(one, raw if kept else None))
@@ -257,7 +257,7 @@ class EventRelay:
             if template is not None and normaliser.all_finished:
                 template.learn(FINISH, sse.frame(raw), frames[-1])
             return
-        own = normaliser.own if begins else None
+        own = normaliser.shared_members if begins else None
         if template is not None and own is not None:
             template.learn_role(sse.frame(raw), frames[-1], own)
         if again:
@@ -277,7 +277,7 @@ class EventRelay:
         state = normaliser.state
         chunk = read_chunk(short.rstrip())
         assert chunk is not None  # it begins with a brace
-        chunks, _ = normaliser.take(chunk)
+        chunks, _ = normaliser.normalise(chunk)
         frames += [
             self._write(part, None, dump_large) for one in chunks for part in long.parts(one)
         ]

@@ -186,7 +186,7 @@ def plainly(
     chunks: list[Json] = []
     for event in events:
         try:
-            made = normaliser.take(exactly(event))[0]
+            made = normaliser.normalise(exactly(event))[0]
         except (ValueError, ChoreoError):
             return chunks, True
         for chunk in made:

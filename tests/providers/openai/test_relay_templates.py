@@ -100,7 +100,7 @@ class Stream:
         try:
             for piece in self.pieces:
                 frames += relay.receive_data(piece)
-                told.append((normaliser.all_finished, normaliser.state, normaliser.own))
+                told.append((normaliser.all_finished, normaliser.state, normaliser.shared_members))
             frames += relay.end()
         except ChoreoError as error:
             told.append(error.body())
@@ -165,12 +165,14 @@ def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -
             sse.DONE,
         ]
     streams[0].relayed()
-    taken: list[Json] = []
-    take = Normaliser.take
+    parsed: list[Json] = []
+    normalise = Normaliser.normalise
     monkeypatch.setattr(
-        Normaliser, "take", lambda self, chunk: (taken.append(chunk), take(self, chunk))[1]
+        Normaliser,
+        "normalise",
+        lambda self, chunk: (parsed.append(chunk), normalise(self, chunk))[1],
     )
     frames, told, _, done = streams[1].relayed()
-    assert not taken and done
+    assert not parsed and done
     assert [frame["id"] for frame in frames[:5]] == ["chatcmpl-1"] * 5
     assert told[-1][:2] == (True, 1)
