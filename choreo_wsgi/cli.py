@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .app import log
 from .app.application import create_app
-from .app.unused import tell_unused
+from .app.unused import warn_unused
 from .errors import ChoreoError, ConfigurationError
 from .late import Late
 from .serve.banner import banner
@@ -244,7 +244,7 @@ def _models(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> int:
     configuration = _configuration(options)
     print(*shown.as_ini(configuration, setting_text), sep="\n")
-    tell_unused(configuration)
+    warn_unused(configuration)
     return 0
 
 

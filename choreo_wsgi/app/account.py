@@ -1,4 +1,4 @@
-"""The account of one request, and who is told of it: the log, the metrics, the spans."""
+"""The account of one request, and its consumers: the log, the metrics and the spans."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 from ..chat.items import Usage
 from ..errors import ConfigurationError
 from . import log
-from .keys import ANYBODY, Key
+from .keys import ANONYMOUS, Key
 
 if TYPE_CHECKING:
     from .application import Application
 
-#: Upper bounds, in seconds, by which gaps between blocks of frames are counted.
+#: Upper bounds, in seconds, of the histogram of gaps between blocks of frames.
 GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-#: The settings that ask for an observer, its class, and the package that it needs.
+#: For each setting that enables an observer: its class, and the package that it needs.
 _OBSERVERS = {"metrics": ("Metrics", "prometheus_client"), "otel": ("Spans", "opentelemetry-sdk")}
 
 
 @dataclass(slots=True)
 class Account:
-    """One request, from its head to its last byte; each field is filled when it is known.
+    """The facts of one request, from its head to its last byte; each is set once it is known.
 
-    *target* is ``provider/model``.  *outcome* is ``ok``, ``completed``, an error's code or how
-    a stream ended.  *first* is the time of the first frame, as ``time.monotonic`` has it.
+    *target* is ``provider/model``.  *outcome* is ``ok``, ``completed``, an error's code or the
+    reason for which a stream ended.  *first* is the ``time.monotonic()`` of the first frame.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Account:
     client: str
     observers: Sequence[Observer] = ()
     began: float = field(default_factory=time.monotonic)
-    key: Key = ANYBODY
+    key: Key = ANONYMOUS
     api: str = ""
     model: str = ""
     target: str = ""
@@ -51,25 +51,25 @@ class Account:
     pings: int = 0
     first: float | None = None
     last: float = 0.0
-    #: From the head to the end, once it has come.
+    #: Duration from the head to the end; None until the request is finished.
     seconds: float | None = None
-    #: How many gaps between blocks were up to each of GAPS, and how many longer.
+    #: The number of gaps between blocks per bucket of GAPS, and a last one for longer gaps.
     gaps: list[int] = field(default_factory=list)
-    #: Headers for the provider, by which its log and ours are joined.
+    #: Headers for the provider, which correlate its log with ours.
     trace: dict[str, str] = field(default_factory=dict)
-    #: An observer's own.
+    #: The OpenTelemetry span, if there is one.
     span: Any = None
-    #: More headers for the answer, whatever it is.
+    #: Headers to add to the answer, an error too.
     headers: list[tuple[str, str]] = field(default_factory=list)
 
-    def asked(self, api: str, model: str, trace: dict[str, str]) -> None:
-        """Note what is asked for, and what the provider is to be told of the request."""
+    def requested(self, api: str, model: str, trace: dict[str, str]) -> None:
+        """Set the requested *api* and *model*, and the *trace* headers for the provider."""
         self.api, self.model, self.trace = api, model, trace
         for observer in self.observers:
-            observer.asked(self)
+            observer.requested(self)
 
     def sent(self, frames: int, now: float) -> None:
-        """Count so many *frames*, which go to the client *now*."""
+        """Count *frames* that are sent to the client *now*, as ``time.monotonic()``."""
         if self.gaps:
             gap = now - self.last
             self.gaps[0 if gap <= GAPS[0] else bisect_left(GAPS, gap)] += 1
@@ -80,13 +80,13 @@ class Account:
         self.frames += frames
 
     def charge(self, usage: Usage | None) -> None:
-        """Note what the generation took, when it is over."""
+        """Set the *usage* of the generation, which has ended."""
         self.usage = usage
         for observer in self.observers:
             observer.charged(self)
 
     def finish(self, outcome: str = "") -> None:
-        """Tell everybody of the request, which is over; only the first call does anything."""
+        """Report the finished request to the log and the observers; idempotent."""
         if self.seconds is not None:
             return
         self.seconds = time.monotonic() - self.began
@@ -97,7 +97,7 @@ class Account:
             observer.finished(self)
 
     def members(self) -> log.Members:
-        """Return what the log tells, in its order; None where a member does not apply."""
+        """Return the members of the log line, in its order; None where one does not apply."""
         usage = self.usage
         return log.Members(
             id=self.id,
@@ -119,30 +119,30 @@ class Account:
 
 
 class Observer:
-    """Told of all requests to *app*; a subclass takes what it wants to know."""
+    """Gets the accounts of all requests to *app*; the hooks do nothing unless overridden."""
 
-    #: The routes that it answers itself, with their methods.
+    #: Routes that the observer adds to the application: handlers by path and method.
     routes: Mapping[str, dict[str, Callable[..., Any]]] = {}
 
     def __init__(self, app: Application) -> None:
         self.app = app
 
-    def asked(self, account: Account) -> None:
-        """Note what a request asks for, and of whom; ``trace`` may be changed."""
+    def requested(self, account: Account) -> None:
+        """Called when the API and the model are known; may change ``account.trace``."""
 
     def charged(self, account: Account) -> None:
-        """Count the tokens of a generation that is over, its client there or not."""
+        """Called when a generation has ended, even if its client has left."""
 
     def finished(self, account: Account) -> None:
-        """Count a request that is over."""
+        """Called once the request has finished."""
 
 
 def load_observers(app: Application) -> list[Observer]:
-    """Return the observers that the settings of *app* ask for; nothing of others is imported.
+    """Return the observers that the settings of *app* enable; no other is imported.
 
     Raises ConfigurationError when a package is missing.
     """
-    found: list[Observer] = []
+    observers: list[Observer] = []
     for name, (kind, package) in _OBSERVERS.items():
         if getattr(app.settings, name):
             try:
@@ -150,5 +150,5 @@ def load_observers(app: Application) -> list[Observer]:
             except ImportError as error:
                 text = f"{name}: needs the extra {name}: pip install {package}"
                 raise ConfigurationError(text) from error
-            found.append(getattr(module, kind)(app))
-    return found
+            observers.append(getattr(module, kind)(app))
+    return observers

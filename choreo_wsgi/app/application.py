@@ -1,4 +1,4 @@
-"""The WSGI callable: routes, errors, and the completions it starts."""
+"""The WSGI callable: it routes requests, and turns exceptions into error responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..settings import Configuration, configure
 from ..streams.stream import Control, EventStream, drop_traceback
 from ..version import __version__
 from . import log
-from .access import OPEN, Gate, how_it_came
+from .access import OPEN, Gate, describe_arrival
 from .account import load_observers
 from .completions import Completions
 from .endpoints import TEMPLATES, Endpoints
@@ -28,7 +28,7 @@ from .pending import ClientGone, Pending
 from .request import LARGE, Call, Environ, new_call
 from .response import Document, Response, error_answer, error_response, json_response, unexpected
 from .slots import Slots
-from .unused import tell_unused
+from .unused import warn_unused
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -54,16 +54,16 @@ logger = logging.getLogger(__name__)
 class Application:
     """The server as a WSGI callable (PEP 3333).
 
-    ``drain()``, ``stop()`` and ``close()`` are for whoever runs it: no new completions;
-    running streams end with an error frame; the providers are let go.
+    The server calls ``drain()`` to refuse new completions, ``stop()`` to end running streams with
+    an error frame, and ``close()`` to close the providers.
     """
 
     def __init__(self, configuration: Configuration, environment: Mapping[str, str]) -> None:
         self.settings = configuration.settings
         self.has_keys = configuration.has_keys
         self._environment = environment
-        tell_unused(configuration)
-        self._again = configuration.again
+        warn_unused(configuration)
+        self._read_again = configuration.again
         self._replaced: list[Router] = []
         keys = known_keys(configuration)
         self._gate = Gate(keys, self.settings)
@@ -71,16 +71,16 @@ class Application:
         self._slots = Slots(self.settings.max_streams)
         self._control = Control()
         self._completions = Completions(self.router, self._slots, self._control, self.settings)
-        #: Readings of logs hold no completion's slot: those of orphans have theirs.
+        #: Slots for connections that read a log: its generation already has a completion's slot.
         self._readers = Slots(self.settings.max_streams)
         self._carrier: Carrier | None = None
         self._loading = threading.Lock()
         self._loaded: resumable.Resumption | None = None
         if not self.settings.replay.startswith("memory:"):
-            self._resumption()  # a wrong address is told at start
-        self._count_limits(keys)
+            self._resumption()  # reports a wrong address at start
+        self._enable_limits(keys)
         self._endpoints = Endpoints(self._completions, self._resumption, self.settings)
-        #: What ``/metrics`` looks at; a server adds what it knows itself.
+        #: The functions that ``/metrics`` calls for gauges; the server adds its own.
         self.gauges: dict[str, Callable[[], float]] = {
             "active_streams": lambda: self._slots.active,
             "orphans": lambda: self._loaded.orphans.active if self._loaded else 0,
@@ -101,7 +101,7 @@ class Application:
             self._routes.update(observer.routes)
 
     def _resumption(self) -> resumable.Resumption:
-        """Return who serves resumable streams; loaded, with its log, when first asked for."""
+        """Return the handler of resumable streams; it and its log are loaded at the first use."""
         with self._loading:
             if self._loaded is None:
                 store = replay.open_store(self.settings.replay, self.settings)
@@ -111,33 +111,33 @@ class Application:
                 self._loaded.orphans.carrier = self._carrier
             return self._loaded
 
-    def _count_limits(self, keys: Mapping[str, Key]) -> None:
+    def _enable_limits(self, keys: Mapping[str, Key]) -> None:
         if self._completions.limits is None and any(key.options.limits for key in keys.values()):
             if (url := self.settings.replay).startswith("memory:"):
                 self._completions.limits = limits.Limits()
             else:
                 self._completions.limits = shared_limits.SharedLimits(replay.open_counts(url))
 
-    # -- for whoever runs it ------------------------------------------------------------
+    # -- for the server -----------------------------------------------------------------
 
     @property
     def active(self) -> int:
-        """How many completions are running, with a client or without."""
+        """The number of running completions and readers, with a client or without."""
         return self._slots.active + self._readers.active
 
     def carry_with(self, carrier: Carrier) -> None:
-        """Have *carrier*, the server's, go on with the streams without a client."""
+        """Let *carrier*, the server's, run the streams that have lost their clients."""
         self._carrier = carrier
-        if self._loaded is not None:  # as a shared store is, from the start
+        if self._loaded is not None:  # with a shared store it is loaded at start
             self._loaded.orphans.carrier = carrier
         self.gauges["carried_streams"] = lambda: carrier.carried
         self.gauges["loop_lag_seconds"] = lambda: carrier.lag
 
     def blocks(self, environ: Environ) -> bool:
-        """Return whether the callable may block for this request, or work long."""
+        """Return whether the callable may block, or compute for long, for this request."""
         path = environ.get("PATH_INFO", "")
         if path.startswith(("/v1/models", "/v1/responses")) or path == "/metrics":
-            return True  # upstreams are asked for their lists; much is read or written
+            return True  # lists of models come from upstreams, and responses from the store
         limits = self._completions.limits
         if limits is not None and limits.blocking and environ["REQUEST_METHOD"] == "POST":
             return True
@@ -155,37 +155,37 @@ class Application:
         self._control.stopping = True
 
     def close(self) -> None:
-        """Let the providers, the replay store and that of the limits go."""
+        """Close the providers, the replay store and the store of the limits."""
         for one in (self._loaded, self._completions.limits, *self._replaced, self.router):
             if one is not None:
                 one.close()
 
     def reload(self) -> bool:
-        """Read keys and providers anew; streams that run go on as they began.
+        """Reload keys and providers; running streams are not affected.
 
-        Returns whether that worked: if anything is wrong, all stays as it was, and the log
-        says why.  Other settings count from the next start on.
+        Returns whether that succeeded: on any error the old ones stay in use, and the error is
+        logged.  Other settings change only at the next start.
         """
         try:
-            if self._again is None:
+            if self._read_again is None:
                 raise ConfigurationError("it did not come from a file")
-            configuration = self._again()
+            configuration = self._read_again()
             keys = known_keys(configuration)
             gate = Gate(keys, self.settings)
             router = build(configuration, self._environment, self.router.providers)
         except ConfigurationError as error:
             logger.error("the configuration stays as it was: %s", error.message)
             return False
-        # What only the old one has may still answer; it is closed at the end.
+        # Running streams may use providers of the old router, so it is closed only at the end.
         self._replaced.append(self.router)
         self.router = self._completions.router = router
         self._gate = gate
-        self._count_limits(keys)
+        self._enable_limits(keys)
         logger.info("the keys and providers were read anew")
         return True
 
     def preload(self) -> None:
-        """Start what would otherwise start at the first request."""
+        """Start the providers now instead of at their first request (such as a local model)."""
         for provider in self.router.providers.values():
             provider.preload()
 
@@ -199,14 +199,14 @@ class Application:
     def refuse(
         self, environ: dict[str, Any], start_response: StartResponse, error: ChoreoError
     ) -> Iterable[bytes]:
-        """Answer with *error* what the server cannot serve; imports nothing, opens nothing."""
+        """Answer a request that the server cannot serve with *error*; imports and opens nothing."""
         call = new_call(environ, self.observers)
         call.account.outcome = error.code or error.type
         answer = error_answer(error, error.status, error.body())
         return self._respond(call, start_response, lambda: answer)
 
     def _respond(self, call: Call, start_response: StartResponse, make: Make) -> Iterable[bytes]:
-        """Begin to answer with what *make* returns or raises; return the body."""
+        """Call start_response for the response that *make* returns or raises; return the body."""
         environ, account = call.environ, call.account
         response = self._response(call, make)
         if isinstance(response, Pending):
@@ -214,8 +214,8 @@ class Application:
             return response
         account.status = response.status
         if "HTTP_CHOREO_CHECK" in environ:
-            account.headers.append(("Choreo-Saw", how_it_came(environ, self.settings)))
-        # A provider may answer with a number of its own, such as 529.
+            account.headers.append(("Choreo-Saw", describe_arrival(environ, self.settings)))
+        # A provider may use a status that HTTP does not define, such as 529.
         reason = _REASONS.get(response.status, "Error")
         headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
         headers += self._gate.cors_headers(environ)
@@ -226,7 +226,7 @@ class Application:
             account.finish("start_response_failed")
             raise
         if account.method == "HEAD":
-            # waitress would send a body, and the client read it as the next answer.
+            # waitress would send the body, which the client would read as the next response.
             response.close()
             response.body = []
         if not isinstance(response.body, EventStream | Document):
@@ -234,7 +234,7 @@ class Application:
         return response.body
 
     def _response(self, call: Call, make: Make) -> Response | Pending:
-        """Return what *make* does, or the response that tells of the error that it raises."""
+        """Return the response of *make*, or one that reports the error that it raises."""
         account = call.account
         try:
             return make()
@@ -256,7 +256,7 @@ class Application:
             return error_response(failure, call.environ)
 
     def admit(self, environ: Environ) -> None:
-        """Raise ChoreoError if *environ*, a head whose body has not come, will be refused."""
+        """Raise ChoreoError if the request will be refused; called before its body is received."""
         self._gate.admit(environ)
 
     def _dispatch(self, call: Call) -> Response | Pending:
@@ -268,13 +268,14 @@ class Application:
         if path not in OPEN:
             self._gate.check_origin(call.environ)
         if handlers is None:
-            raise NotFound(f"there is no {path!a} here; there is {', '.join(self._route_names())}")
+            names = ", ".join(self._route_names())
+            raise NotFound(f"the path {path!a} does not exist; the routes are {names}")
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = [*handlers, *(["HEAD"] if "GET" in handlers else []), "OPTIONS"]
-            text = f"{method!a} is not allowed here, {' or '.join(handlers)} is"
+            text = f"the method {method!a} is not allowed here; use {' or '.join(handlers)}"
             if "HTTP_UPGRADE" in call.environ:
-                text = 'there are no WebSockets here: POST "stream": true for the same events'
+                text = 'WebSockets are not supported: POST "stream": true for the same events'
             raise MethodNotAllowed(text, headers=(("Allow", ", ".join(allowed)),))
         return handler(call)
 
@@ -286,7 +287,7 @@ class Application:
         return self._endpoints.find(path)
 
     def _route_names(self) -> list[str]:
-        """Return each route as a person reads it, such as ``POST /v1/chat/completions``."""
+        """Return the routes in readable form, such as ``POST /v1/chat/completions``."""
         routes: dict[str, Iterable[str]] = {**self._routes, **TEMPLATES}
         return [f"{' '.join(routes[path])} {path}" for path in sorted(routes)]
 
@@ -302,10 +303,10 @@ class Application:
 def create_app(configuration: Configuration | None = None) -> Application:
     """Return the WSGI application for *configuration*, by default that of the environment.
 
-    The environment is the variables ``CHOREO_*``, the ini file named by ``CHOREO_CONFIG``,
-    and the providers' own variables, as ``OPENAI_API_KEY``.  Then the log goes to standard
-    error, as the settings say: a WSGI server sets up its own loggers only.  Raises
-    ConfigurationError.
+    The environment consists of the variables ``CHOREO_*``, the ini file named by
+    ``CHOREO_CONFIG``, and the providers' own variables, such as ``OPENAI_API_KEY``.  With it the
+    log is set up too, to standard error and by the settings: a WSGI server sets up only its own
+    loggers.  Raises ConfigurationError.
     """
     if configuration is None:
         configuration = configure({}, os.environ)

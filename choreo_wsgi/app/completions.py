@@ -1,4 +1,9 @@
-"""Completions: from a checked request to the response that carries the answer."""
+"""Completions: from a validated request to the response that carries the answer.
+
+Both kinds of answer, stream and document, go the same way: a slot is taken, :meth:`_begin` starts a
+call to the first target for the model, and a :class:`Pending` waits for its first bytes.  Then
+``decide`` makes the response, or ``give_up`` releases the slot.
+"""
 
 from __future__ import annotations
 
@@ -26,29 +31,29 @@ if TYPE_CHECKING:
 
 
 class Completions:
-    """Starts completions: a slot, the targets for the model, the first bytes, the response."""
+    """Starts completions."""
 
     def __init__(self, router: Router, slots: Slots, control: Control, settings: Settings) -> None:
         self.router = router
         self._slots = slots
-        #: The limits of keys, once there is a key that has one.
+        #: The limits of keys; None as long as no key has any.
         self.limits: Limits | None = None
         self._control = control
         self._settings = settings
         self.breakers = Breakers()
 
     def answer(self, call: Call, api: API, request: ChatRequest) -> Pending:
-        """Return the answer to a completion of *api* that is not resumable."""
+        """Return the answer to a request of *api* that is not resumable."""
         slot = self.take_slot(call, request)
         return (self.stream if request.stream else self._complete)(call, api, request, slot)
 
     def take_slot(self, call: Call, request: ChatRequest) -> Slot:
-        """Return the slot of *request*, with room for each upstream call that it may become.
+        """Return a slot for *request* that counts each provider call that it may need.
 
         Raises ModelNotFound, PermissionDenied and RateLimited by the limits of the caller's
-        key, and as :meth:`Slots.take` does.
+        key, and the errors of :meth:`Slots.take`.
         """
-        call.account.key.demand(request.model)
+        call.account.key.require_model(request.model)
         targets = self.router.targets(request.model)
         calls = max([target.provider.calls(request) for target in targets])
         slot = self._slots.take(calls)
@@ -69,17 +74,17 @@ class Completions:
         *,
         record: Callable[[Generation], Recording] | None = None,
         abandon: Callable[[Exception | None], None] = lambda error: None,
-        gone: Callable[[], bool] | None = None,
+        client_left: Callable[[], bool] | None = None,
         headers: Headers | None = None,
     ) -> Pending:
-        """Return the answer to a stream; it waits for the first frames up to a heartbeat.
+        """Return the streamed answer; it waits for the first frames up to a heartbeat.
 
-        *record* makes the recording of a resumable one, *abandon* is called as
-        :class:`Pending` says, and *gone* stands in for the call's until the head is sent.
+        *record* returns the recording of a resumable stream.  *abandon* is called as documented
+        by :class:`Pending`.  *client_left* replaces that of the call until the head is sent.
 
-        The key is charged when the generation ends, so before the client can ask again.  The
-        slot is free when the client has all, or when a recording, which goes on without its
-        client, has ended.
+        The key is charged when the generation ends, which is before the client can send its next
+        request.  The slot is freed when the client has received everything, or at the end of a
+        recording, which continues without its client.
         """
         account = call.account
         frames, writer = self._begin(api, request, slot)
@@ -89,7 +94,7 @@ class Completions:
             account.failovers = frames.failovers
             generation = Generation(frames, self._control, writer, first)
             recording = None if record is None else record(generation)
-            carried: FrameStream = recording or generation
+            source: FrameStream = recording or generation
             generation.on_end = partial(_charge, call, slot, frames, recording)
 
             def on_close(outcome: str) -> None:
@@ -98,8 +103,8 @@ class Completions:
                 account.finish(outcome)
 
             stream = EventStream(
-                carried,
-                gone=call.gone,
+                source,
+                gone=call.client_left,
                 heartbeat=self._settings.heartbeat_seconds,
                 ping=writer.ping,
                 on_close=on_close,
@@ -120,7 +125,7 @@ class Completions:
             frames,
             decide,
             give_up,
-            gone=gone or call.gone,
+            client_left=client_left or call.client_left,
             control=self._control,
             patience=self._settings.heartbeat_seconds,
         )
@@ -133,7 +138,7 @@ class Completions:
         slot: Slot,
         record: Callable[[Generation], Recording],
     ) -> Recording:
-        """Begin a recording whose frames nobody is sent; it gives *slot* back at its end."""
+        """Start a recording that is sent to no client; it frees *slot* at its end."""
         frames, writer = self._begin(api, request, slot)
         generation = Generation(frames, self._control, writer)
         recording = record(generation)
@@ -157,7 +162,7 @@ class Completions:
             account.charge(usage)
             account.outcome = "completed"
             provider = [("Choreo-Provider", visible(account.target))]
-            # The slot is free when the client has the last byte.
+            # The slot is freed when the client has received the last byte.
             return document(body, headers=provider, on_close=on_close)
 
         def give_up(error: Exception | None) -> None:
@@ -167,10 +172,10 @@ class Completions:
             if error is None:
                 account.finish("client_closed")
 
-        return Pending(reply, decide, give_up, gone=call.gone, control=self._control)
+        return Pending(reply, decide, give_up, client_left=call.client_left, control=self._control)
 
     def _begin(self, api: API, request: ChatRequest, slot: Slot) -> tuple[Failover, AnswerWriter]:
-        """Return the answer to come, with its writer; *slot* is given back if that fails."""
+        """Start the call to a provider; return its answer and writer, or free *slot* and raise."""
 
         def begin(target: Target) -> Reply:
             return target.provider.answer(request.with_model(target.model), writer)
@@ -185,7 +190,7 @@ class Completions:
 
 
 def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | None) -> None:
-    """Settle what a generation has cost, at its end; a recording gives its slot back."""
+    """Charge the key for a generation at its end; free the slot of a recording."""
     account = call.account
     account.charge(frames.usage)
     if recording is not None:

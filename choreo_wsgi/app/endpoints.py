@@ -1,4 +1,4 @@
-"""The routes of the public APIs: who answers a request to each."""
+"""The routes of the public APIs, and the handlers of their requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
 
 Handler = Callable[[Call], Union[Response, Pending]]
 
-#: The routes whose paths hold a name, and their methods.
+#: The routes whose paths contain an id, and their methods.
 TEMPLATES = {
     "/v1/models/{id}": ["GET"],
     "/v1/streams/{id}": ["GET", "DELETE"],
@@ -38,14 +38,14 @@ _RESPONSES = [
     for path, methods in TEMPLATES.items()
     if path.startswith("/v1/responses/")
 ]
-#: A request that has one of these is about a response that is kept.
-_KEEPING = ("background", "store", "previous_response_id")
+#: A Responses request with one of these members needs stored responses.
+_STORING = ("background", "store", "previous_response_id")
 
 
 def is_resumable(call: Call) -> bool:
-    """Whether the request opts in to outliving its connection (``Choreo-Resumable: 1``).
+    """Return whether the stream shall outlive its connection (``Choreo-Resumable: 1``).
 
-    Raises InvalidRequest for anything but 0 and 1.
+    Raises InvalidRequest for any value but 0 and 1.
     """
     value = call.environ.get("HTTP_CHOREO_RESUMABLE", "0")
     if value not in ("0", "1"):
@@ -53,14 +53,14 @@ def is_resumable(call: Call) -> bool:
     return bool(value == "1")
 
 
-def _word(environ: Environ, name: str) -> str:
-    """Return the header *name* if it can be sent on, else ``""``."""
+def _header(environ: Environ, name: str) -> str:
+    """Return the header *name* if it can be forwarded, else ``""``."""
     value: str = environ.get(name, "")
-    return value if not value or (value.isascii() and value.isprintable()) else ""
+    return value if value.isascii() and value.isprintable() else ""
 
 
 class Endpoints:
-    """Reads the requests of every API and hands them to who answers them."""
+    """Reads the requests of every API and passes them to the component that answers them."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Endpoints:
         }
 
     def find(self, path: str) -> Mapping[str, Handler] | None:
-        """Return the handlers of a *path* that holds the id of a stream or a response."""
+        """Return the handlers of a *path* with the id of a stream or a response, or None."""
         stream = path.removeprefix("/v1/streams/")
         if stream != path:
             return {
@@ -94,22 +94,22 @@ class Endpoints:
         body = read_body(call.environ, self._settings)
         with while_parsing(len(body)):
             request = api.read(body)
-        request.version = _word(call.environ, "HTTP_ANTHROPIC_VERSION")
-        request.betas = _word(call.environ, "HTTP_ANTHROPIC_BETA")
-        call.account.asked(name, request.model, trace(call))
+        request.version = _header(call.environ, "HTTP_ANTHROPIC_VERSION")
+        request.betas = _header(call.environ, "HTTP_ANTHROPIC_BETA")
+        call.account.requested(name, request.model, trace(call))
         request.trace = call.account.trace
         if api.estimate is not None:
-            call.account.key.demand(request.model)
+            call.account.key.require_model(request.model)
             target = self._completions.router.targets(request.model)[0]
             if name not in target.provider.apis:
                 return json_response(api.estimate(request))
-        asked = request.original or {}
+        fields = request.original or {}
         if name == "responses" and self._settings.keep_responses:
-            asked.setdefault("store", True)
-        kept = name == "responses" and any(asked.get(member) for member in _KEEPING)
-        resumable = not kept and is_resumable(call)
-        digest = hashlib.sha256(body).hexdigest() if kept or resumable else ""
-        if kept:
+            fields.setdefault("store", True)
+        is_stored = name == "responses" and any(fields.get(member) for member in _STORING)
+        resumable = not is_stored and is_resumable(call)
+        digest = hashlib.sha256(body).hexdigest() if is_stored or resumable else ""
+        if is_stored:
             return stored.create(self._resumption(), call, api, request, digest)
         if resumable:
             return self._resumption().begin(call, api, request, digest)

@@ -1,4 +1,4 @@
-"""API keys: their names, what each may do, and the digests by which they are known."""
+"""API keys: their names, permissions and limits, and the digests that identify them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Rule(NamedTuple):
-    """One limit of a key, by its option's *name*: at most *limit* in *seconds*, or at once if 0.
+    """One limit of a key: at most *limit* per *seconds*, or at the same time if *seconds* is 0.
 
-    *cost* is what a request adds to it, less than 0 for what it gives back.  Once it is counted,
-    *left* is what there was for it, and *reset* the seconds until all of it is there again.
+    *name* is that of the option.  *cost* is the amount that a request adds to the count, negative
+    to give back.  A counted rule has *remaining*, the amount that was free before this cost, and
+    *reset*, the seconds until the whole limit is free again.
     """
 
     name: str
     limit: int
     seconds: int
     cost: int = 0
-    left: int = 0
+    remaining: int = 0
     reset: float = 0.0
 
 
-#: The options that limit, with the seconds of their rules.
+#: The options that set limits, with the period of each in seconds.
 _LIMITS = {
     "max_streams": 0,
     "requests_per_minute": 60,
@@ -43,7 +44,7 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class KeyOptions:
-    """The settings of a section ``[key NAME]``; 0 is no limit."""
+    """The settings of a section ``[key NAME]``; 0 means no limit."""
 
     digest: str = setting("", "SHA-256 digest of the key, in hex")
     models: tuple[str, ...] = setting(("*",), "names or patterns (*, ?) of the models it may use")
@@ -58,14 +59,14 @@ class KeyOptions:
 
     @property
     def limits(self) -> list[Rule]:
-        """The limits that the key has."""
-        given = ((name, getattr(self, name), seconds) for name, seconds in _LIMITS.items())
-        return [Rule(*each) for each in given if each[1]]
+        """The rules of the limits that are set."""
+        rules = (Rule(name, getattr(self, name), seconds) for name, seconds in _LIMITS.items())
+        return [rule for rule in rules if rule.limit]
 
 
 @dataclass(frozen=True)
 class Key:
-    """Who calls: *id* is the beginning of the key's digest, *name* that of its section.
+    """An API key: *id* is the beginning of its digest, *name* that of its section.
 
     Both are safe to log.
     """
@@ -75,11 +76,11 @@ class Key:
     options: KeyOptions = KeyOptions()
 
     def allows(self, model: str) -> bool:
-        """Return whether the key may use *model*, under the name that the caller sent."""
+        """Return whether the key may use *model*, the name that the caller sent."""
         patterns = self.options.models
         return "*" in patterns or any(fnmatchcase(model, pattern) for pattern in patterns)
 
-    def demand(self, model: str) -> None:
+    def require_model(self, model: str) -> None:
         """Raise PermissionDenied unless the key may use *model*."""
         if not self.allows(model):
             raise PermissionDenied(
@@ -89,44 +90,44 @@ class Key:
             )
 
 
-#: The caller of a server that has no keys.
-ANYBODY = Key()
+#: The key of a caller without one.
+ANONYMOUS = Key()
 
 
 def known_keys(configuration: Configuration) -> dict[str, Key]:
     """Return the keys of *configuration* by their digests.
 
-    They stand in ``api_keys``, in ``api_keys_file`` and in sections ``[key NAME]``.  Raises
-    ConfigurationError if the file or a section cannot be used.
+    The sources are ``api_keys``, ``api_keys_file`` and sections ``[key NAME]``.  Raises
+    ConfigurationError if the file or a section is invalid.
     """
-    known: dict[str, Key] = {}
-    for name, section, where in _given(configuration):
+    keys: dict[str, Key] = {}
+    for name, section, where in _key_sections(configuration):
         options = parse_options(KeyOptions, section, where)
         if not options.models:
-            raise ConfigurationError(f"{where}: models is empty: without it the key may use all")
+            raise ConfigurationError(f"{where}: models is empty; leave it out to allow all models")
         digest = options.digest.lower()
         if not _DIGEST.fullmatch(digest):
-            # The key itself may stand there by mistake, so it is not shown.
+            # The value may be the key itself by mistake, so the message does not show it.
             wrong = "is not a SHA-256 digest in hex" if digest else "is missing"
             raise ConfigurationError(f"{where}: digest {wrong}: see choreo-wsgi key NAME")
-        if name and digest in known:
-            raise ConfigurationError(f"{where}: {known[digest].name} has the same digest")
-        known.setdefault(digest, Key(digest[:16], name or digest[:16], options))
-    return known
+        if name and digest in keys:
+            raise ConfigurationError(f"{where}: {keys[digest].name} has the same digest")
+        keys.setdefault(digest, Key(digest[:16], name or digest[:16], options))
+    return keys
 
 
-def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str], str]]:
-    """Yield the name and the section of each key, and where it stands."""
+def _key_sections(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str], str]]:
+    """Yield the name, the section and the source (for messages) of each key."""
     for key in configuration.settings.api_keys:
         if len(key.split()) > 1:
-            raise ConfigurationError("api_keys: a key has a space in it; commas stand between")
+            raise ConfigurationError("api_keys: a key contains a space; separate keys by commas")
         yield "", {"digest": digest_of(key.encode())}, "api_keys"
     for name, section in configuration.keys.items():
         yield name, section, f"[key {name}]"
     path = configuration.settings.api_keys_file
     if not path:
         return
-    # It holds sections [key NAME], or lines that begin with a digest as sha256sum prints it.
+    # The file has sections [key NAME], or lines that begin with a digest, as sha256sum prints.
     try:
         text = Path(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -135,8 +136,8 @@ def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str
     lines = [line.partition("#")[0].split() for line in text.splitlines()]
     rows = [(number, words[0]) for number, words in enumerate(lines, 1) if words]
     if not rows:
-        # No key would mean a server that is open to all of this machine.
-        raise ConfigurationError(f"api_keys_file: {path} has no digest in it")
+        # Without keys the server would be open to every program on this machine.
+        raise ConfigurationError(f"api_keys_file: {path} contains no digest")
     if not rows[0][1].startswith("["):
         for number, word in rows:
             yield "", {"digest": word}, f"api_keys_file: line {number} of {path}"
@@ -144,10 +145,10 @@ def _given(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, str
     for title, section in read_sections(path).items():
         kind, _, name = title.partition(" ")
         if kind != "key" or not name.strip():
-            raise ConfigurationError(f"api_keys_file: {path}: [{title}] is no [key NAME]")
+            raise ConfigurationError(f"api_keys_file: {path}: [{title}] is not a [key NAME]")
         yield name.strip(), section, f"api_keys_file: {path}: [{title}]"
 
 
 def digest_of(key: bytes) -> str:
-    """Return the digest by which *key* is known."""
+    """Return the SHA-256 digest of *key* in hex."""
     return hashlib.sha256(key).hexdigest()

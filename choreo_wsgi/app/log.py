@@ -1,7 +1,7 @@
 """The log: one line for each record, as text or as JSON, on standard error.
 
-Whoever reads standard error may be slow, or stop reading: then lines are dropped and counted,
-and nobody who serves waits for that.
+The reader of standard error may be slow, or stop reading: then lines are dropped and counted, and
+no thread that serves requests waits.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..settings import Settings
 #: Gets one line for each request; the record's ``account`` has its members.
 access = logging.getLogger("choreo_wsgi.access")
 
-#: Lines that wait to be written (more are dropped), the seconds between two writes (lines that
-#: come together are written together), and those that the end of the process waits for the last.
+#: The most lines that wait to be written (more are dropped), the seconds between two writes (all
+#: waiting lines are written at once), and the seconds that the exit waits for the last lines.
 MOST, PAUSE, LAST = 10_000, 0.05, 1.0
 
 _plain = re.compile(r"[!#-<>-~]+").fullmatch  # visible ASCII without = and "
 
 
 def set_up(logger: logging.Logger, settings: Settings) -> None:
-    """Write what *logger* is given to standard error, in the format that *settings* ask for.
+    """Write the records of *logger* to standard error, in the format of *settings*.
 
-    A logger that has handlers already is somebody's choice and stays as it is.
+    A logger that already has handlers is left as it is.
     """
     if logger.handlers:
         return
@@ -44,9 +44,10 @@ def set_up(logger: logging.Logger, settings: Settings) -> None:
 
 
 class Members(dict[str, "str | int | float | None"]):
-    """What the log tells of a request; as text ``name=value`` with spaces between."""
+    """The members of a request's log line; as text ``name=value``, separated by spaces."""
 
     def __str__(self) -> str:
+        # Nearly always no value needs quotes: that is checked for the whole line at once.
         words = [f"{name}={value} " for name, value in self.items() if value is not None]
         line = "".join(words)
         if not (
@@ -65,89 +66,90 @@ class Members(dict[str, "str | int | float | None"]):
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text).replace("\x7f", r"\u007f")  # the one control character it leaves
+    return json.dumps(text).replace("\x7f", r"\u007f")  # the one control character json leaves
 
 
 def write_account(members: Members) -> None:
     """Log the *members* of a request's account."""
-    last = access
-    while last.propagate and last.parent is not None and not last.handlers:
-        last = last.parent
-    own = last.handlers[0] if last.handlers else None
+    logger = access
+    while logger.propagate and logger.parent is not None and not logger.handlers:
+        logger = logger.parent
+    handler = logger.handlers[0] if logger.handlers else None
     if (
-        type(own) is Lines
-        and type(own.formatter) is TextLine
-        and own.level <= logging.INFO
-        and not (last.handlers[1:] or access.filters or own.filters)
-        and not (last.propagate and last.parent)
+        type(handler) is Lines
+        and type(handler.formatter) is TextLine
+        and handler.level <= logging.INFO
+        and not (logger.handlers[1:] or access.filters or handler.filters)
+        and not (logger.propagate and logger.parent)
         and logging.getLogRecordFactory() is logging.LogRecord
     ):
-        # Nobody else would see a record, which costs as much as the line itself.
-        own.write(f"{_moment(time.time())} INFO {access.name}: {members}\n")
+        # Only our handler would see the record, and making one costs as much as the line itself.
+        handler.write(f"{_timestamp(time.time())} INFO {access.name}: {members}\n")
     else:
         access.info(members, extra={"account": members})
 
 
 class TextLine(logging.Formatter):
-    """Writes ``time LEVEL logger: message``, in which nothing that a caller sent makes a line."""
+    """Formats ``time LEVEL logger: message``; text of a caller cannot start a new line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, more with a traceback."""
-        line = f"{_moment(record.created)} {record.levelname} {record.name}: {record.getMessage()}"
-        if not line.isprintable():  # control characters could colour a terminal too
+        """Return the line, and a traceback below it if there is one."""
+        when = _timestamp(record.created)
+        line = f"{when} {record.levelname} {record.name}: {record.getMessage()}"
+        if not line.isprintable():  # control characters could also steer a terminal
             line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def _moment(now: float) -> str:
-    return f"{_second(int(now))},{int(now % 1 * 1000):03d}"
+def _timestamp(now: float) -> str:
+    return f"{_whole_second(int(now))},{int(now % 1 * 1000):03d}"
 
 
-@lru_cache(2)  # most lines of a second follow each other
-def _second(now: int) -> str:
+@lru_cache(2)  # several lines have the same second
+def _whole_second(now: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
 
 
 class JSONLine(logging.Formatter):
-    """Writes a JSON object in one line of ASCII; its time is UTC."""
+    """Formats a JSON object in one line of ASCII; its time is UTC."""
 
     converter = staticmethod(time.gmtime)
     default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        told = {"time": self.formatTime(record), "level": record.levelname.lower()}
-        told |= {"logger": record.name}
-        told |= getattr(record, "account", None) or {"message": record.getMessage()}
+        line = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        line |= {"logger": record.name}
+        line |= getattr(record, "account", None) or {"message": record.getMessage()}
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class Lines(logging.Handler):
-    """Writes each record as a line to standard error, from a thread of its own."""
+    """Writes each record as a line to standard error, on a thread of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._begin()
+        self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+            os.register_at_fork(after_in_child=self._reset)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.dropped = 0
         self._lines: deque[str] = deque()
-        self._news = threading.Event()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the line of *record* written."""
+        """Queue the line of *record*."""
         try:
             self.write(self.format(record) + "\n")
         except Exception:
             self.handleError(record)
 
     def write(self, line: str) -> None:
-        """Have *line* written, unless too many wait already."""
+        """Queue *line*, or drop it if too many lines wait."""
         if len(self._lines) >= MOST:
             self.dropped += 1
             return
@@ -155,25 +157,25 @@ class Lines(logging.Handler):
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
-        if not self._news.is_set():
-            self._news.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def flush(self) -> None:
-        """Wait a moment for the lines to be written."""
+        """Wait at most LAST seconds until all lines are written."""
         deadline = time.monotonic() + LAST
         while self._lines and time.monotonic() < deadline:
             time.sleep(PAUSE / 5)
 
     def _run(self) -> None:
-        while self._news.wait():
-            self._news.clear()
+        while self._wake.wait():
+            self._wake.clear()
             lines = tuple(self._lines)
             text = "".join(lines)
             if self.dropped:
                 text += f"{self.dropped} lines of the log were dropped\n"
                 self.dropped = 0
-            # To the descriptor: the end of the process would wait for the lock of a stream's
-            # buffer, in which a thread is stuck.  Where it fails there is nobody to tell.
+            # Write to the descriptor: a thread stuck in sys.stderr.write() holds a lock for which
+            # the exit of the process would wait.  There is no place to report a failure to.
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
                 data = text.encode("utf-8", "backslashreplace")

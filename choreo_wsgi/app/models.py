@@ -1,6 +1,6 @@
-"""The routes of models: which names the caller may ask for.
+"""The routes of models: the model names that the caller may use.
 
-Models are listed in OpenAI's shape, or in Anthropic's for its clients.
+Models are listed in OpenAI's format, or in Anthropic's for its clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .response import Response, json_response
 def all_models(call: Call, router: Router, since: int) -> Response:
     """Return the response to ``GET /v1/models``: the models that the key may use.
 
-    *since* is when they are said to be made, in seconds since 1970.
+    *since* is their creation time in the answer, in seconds since 1970.
     """
     data = [
         _model(call, name, owner, since)
@@ -27,9 +27,9 @@ def all_models(call: Call, router: Router, since: int) -> Response:
     ]
     if "HTTP_ANTHROPIC_VERSION" not in call.environ:
         return json_response({"object": "list", "data": data})
-    # Without a limit more than Anthropic's 20: not every client turns pages.
-    asked = dict(parse_qsl(call.environ.get("QUERY_STRING", "")))
-    return json_response(page(data, asked, 1000, 1000, "after_id", "before_id"))
+    # The default page has 1000 models, not Anthropic's 20: some clients read the first page only.
+    query = dict(parse_qsl(call.environ.get("QUERY_STRING", "")))
+    return json_response(page(data, query, 1000, 1000, "after_id", "before_id"))
 
 
 def one_model(call: Call, router: Router, since: int) -> Response:
@@ -39,7 +39,7 @@ def one_model(call: Call, router: Router, since: int) -> Response:
     """
     name = call.environ["PATH_INFO"].removeprefix("/v1/models/")
     name = name.encode("latin-1").decode("utf-8", "replace")  # PEP 3333: bytes as latin-1
-    call.account.key.demand(name)
+    call.account.key.require_model(name)
     return json_response(_model(call, name, router.targets(name)[0].label, since))
 
 

@@ -1,6 +1,6 @@
 """A span for each request to a model, by OpenTelemetry's GenAI semantic conventions.
 
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/  Where spans go is set up as for
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/  The exporter is configured as in
 any program: by ``opentelemetry-instrument`` and the variables ``OTEL_*``, or by code.
 """
 
@@ -18,7 +18,7 @@ _TRACER = trace.get_tracer("choreo_wsgi")
 _PROPAGATOR = TraceContextTextMapPropagator()
 _SUCCESS = ("ok", "completed", "client_closed", "client_left")
 
-#: What the log tells of a request, and how the conventions call it.
+#: The members of the log, and the span attributes of the conventions that they become.
 _ATTRIBUTES = {
     "id": "choreo.request.id",
     "key": "choreo.key.name",
@@ -33,10 +33,10 @@ _ATTRIBUTES = {
 
 
 class Spans(Observer):
-    """Begins a span when it is known what is asked, and ends it with the request."""
+    """Starts a span when the requested model is known, and ends it with the request."""
 
-    def asked(self, account: Account) -> None:
-        """Begin the span of *account*, below the caller's and above the provider's."""
+    def requested(self, account: Account) -> None:
+        """Start the span of *account*: a child of the caller's, and the provider's parent."""
         elapsed = time.monotonic() - account.began
         account.span = _TRACER.start_span(
             f"chat {account.model}",
@@ -48,14 +48,14 @@ class Spans(Observer):
         _PROPAGATOR.inject(account.trace, context=trace.set_span_in_context(account.span))
 
     def finished(self, account: Account) -> None:
-        """End the span with what is known now."""
+        """Set the attributes of the finished request and end the span."""
         span = account.span
         if span is None:
             return
-        told = account.members()
+        members = account.members()
         for member, name in _ATTRIBUTES.items():
-            if told[member] is not None:
-                span.set_attribute(name, told[member])
+            if members[member] is not None:
+                span.set_attribute(name, members[member])
         provider, _, model = account.target.partition("/")
         if provider:
             span.set_attribute("gen_ai.provider.name", provider)

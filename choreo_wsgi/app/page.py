@@ -11,7 +11,7 @@ from .response import Response
 
 _HTML = Path(__file__).with_name("page.html").read_bytes()
 
-#: CSP sources that allow the page's own script and style, by their content.
+#: CSP sources that allow the page's own script and style, by the hash of their content.
 _OWN = {
     name: f"'sha256-{b64encode(sha256(content).digest()).decode()}'"
     for name, content in re.findall(rb"(?s)<(script|style)>(.*?)</\1>", _HTML)
@@ -19,7 +19,7 @@ _OWN = {
 _HEADERS = [
     ("Content-Type", "text/html; charset=utf-8"),
     ("Content-Length", str(len(_HTML))),
-    ("Cache-Control", "no-store"),  # programs get something else at the same address
+    ("Cache-Control", "no-store"),  # other clients get JSON at the same address
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     (
@@ -32,5 +32,5 @@ _HEADERS = [
 
 
 def page() -> Response:
-    """Return the page; it holds nothing secret and asks for the API key itself."""
+    """Return the page; it contains no secret and has the user enter the API key."""
     return Response(200, list(_HEADERS), [_HTML])

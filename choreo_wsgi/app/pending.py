@@ -1,9 +1,9 @@
 """An answer whose HTTP status is not known yet.
 
 WSGI lets an application call ``start_response`` as late as with the first bytes of its body
-(PEP 3333).  So nobody waits inside the callable for a provider's first byte, which decides
-between a stream and an error: the body that is returned waits.  Any server just iterates; one
-that serves many from one thread polls instead.
+(PEP 3333).  The provider's first byte decides between a stream and an error.  So the application
+returns at once, and the body waits for that byte.  Any WSGI server just iterates over the body; a
+server that serves many answers from one thread polls it instead.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from .response import Response
 
 
 class ClientGone(Exception):
-    """The client closed its connection while its answer was being waited for."""
+    """The client closed its connection before its answer was decided."""
 
 
 class Pending:
-    """The body of an answer that the first bytes of *readable* decide.
+    """The body of an answer that is decided by the first bytes of *readable*.
 
-    *decide* is given them, once; ``b""`` when there were none to the end, or for *patience*
-    seconds.  If it has to see the *whole*, only the end decides.  *abandon* is called instead
-    if it does not come to that: with the error that is answered, or None when nobody hears of
-    it.  *gone* tells whether the client has left.
+    *decide* is called once with these bytes and returns the response.  They are ``b""`` if
+    *readable* ended without any, or sent none for *patience* seconds.  With *whole* it is called
+    only at the end of *readable*.  *abandon* is called instead if there will be no decision, with
+    the error that is answered, or None if the client has left.  *client_left* returns whether the
+    client has closed its connection.
     """
 
-    ended = False  # the body that goes on ends
-    #: Calls start_response with what the given function returns or raises; returns the body.
+    ended = False  # the decided body has an end, this one has none
+    #: Calls start_response for the response that the argument returns or raises; returns the body.
     respond: Callable[[Callable[[], Response]], Iterable[bytes]]
 
     def __init__(
@@ -40,7 +41,7 @@ class Pending:
         decide: Callable[[bytes], Response],
         abandon: Callable[[Exception | None], None],
         *,
-        gone: Callable[[], bool],
+        client_left: Callable[[], bool],
         control: Control,
         patience: float = math.inf,
         whole: bool = False,
@@ -48,24 +49,24 @@ class Pending:
         self._readable = readable
         self._decide = decide
         self._abandon: Callable[[Exception | None], None] | None = abandon
-        self._gone = gone
+        self._client_left = client_left
         self._control = control
         self._deadline = time.monotonic() + patience
         self._whole = whole
         self._first = b""
         self._failure: Exception | None = None
-        #: The body that goes on with the answer, once it is decided.
+        #: The body of the answer, once it is decided.
         self.decided: Iterable[bytes] | None = None
         self._rest: Iterator[bytes] | None = None
 
     def ready(self, timeout: float = 0.0) -> bytes:
         """Wait at most *timeout* seconds for the decision; return ``b""``."""
-        if self._arrived(timeout):
+        if self._can_decide(timeout):
             self.decided = self.respond(self._response)
         return b""
 
-    def _arrived(self, timeout: float) -> bool:
-        """Return whether the answer can be decided."""
+    def _can_decide(self, timeout: float) -> bool:
+        """Wait at most *timeout* seconds; return whether the answer can be decided."""
         try:
             self._first = self._readable.receive(timeout)
             if (
@@ -75,7 +76,7 @@ class Pending:
             ):
                 return True
             self._control.check()
-            if self._gone():
+            if self._client_left():
                 raise ClientGone
         except Exception as error:
             self._failure = error
@@ -105,7 +106,7 @@ class Pending:
 
     @property
     def due(self) -> float | None:
-        """When to call :meth:`ready` although nothing came; None: it may block."""
+        """The ``time.monotonic()`` at which to call :meth:`ready` in any case; None: it blocks."""
         due = self._readable.due
         if due is None and self._readable.fileno() is None:
             return None
@@ -122,7 +123,7 @@ class Pending:
         return next(self._rest)
 
     def close(self) -> None:
-        """Give everything back; safe to call at any time, repeatedly."""
+        """Release all resources; idempotent, and safe at any time."""
         self._give_up(None)
         close = getattr(self.decided, "close", None)
         if close is not None:

@@ -1,4 +1,4 @@
-"""The HTTP request of a WSGI environ: its body, within limits, and its id."""
+"""The HTTP request of a WSGI environ: its bounded body, its id and its trace headers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _DIGITS = re.compile(r"[0-9]{1,18}")
 
 @dataclass(slots=True)
 class Call:
-    """A request that was admitted: its environ and its account."""
+    """An HTTP request: its WSGI environ and its account."""
 
     environ: Environ
     account: Account
 
-    def gone(self) -> bool:
-        """Return whether the client has closed its connection, where the server can tell."""
-        tell = self.environ.get("waitress.client_disconnected")
-        return bool(tell and tell())
+    def client_left(self) -> bool:
+        """Return whether the client has closed its connection; False if the server cannot know."""
+        disconnected = self.environ.get("waitress.client_disconnected")
+        return bool(disconnected and disconnected())
 
 
 def new_call(environ: Environ, observers: Sequence[Observer]) -> Call:
-    """Return the request of *environ* with its account, of which *observers* are told."""
+    """Return the request of *environ* with a new account, which is reported to *observers*."""
     account = Account(
         id=request_id(environ),
         method=environ["REQUEST_METHOD"],
@@ -51,9 +51,9 @@ def new_call(environ: Environ, observers: Sequence[Observer]) -> Call:
 
 
 def trace(call: Call) -> dict[str, str]:
-    """Return the headers that join a provider's log with the caller's and ours.
+    """Return the headers that correlate the provider's log with the caller's and ours.
 
-    These are the id of the request and, when the caller sent one, its W3C Trace Context.
+    These are the id of the request and the caller's W3C Trace Context, if it sent one.
     """
     headers = {"x-request-id": call.account.id}
     parent = call.environ.get("HTTP_TRACEPARENT", "")
@@ -68,11 +68,11 @@ def trace(call: Call) -> dict[str, str]:
 def read_body(environ: Environ, settings: Settings) -> bytes:
     """Return the whole body of a JSON request, at most ``settings.max_body_bytes`` long.
 
-    Not one byte is read beyond ``CONTENT_LENGTH``; without it, as in chunked bodies, only
-    where the server marks the end itself (``wsgi.input_terminated``).
+    Never reads beyond ``CONTENT_LENGTH``.  A body without one (such as a chunked one) is read only
+    if the server itself marks its end (``wsgi.input_terminated``).
 
-    Raises UnsupportedMediaType, LengthRequired, BodyTooLarge, and InvalidRequest for a
-    length that is no number or a body shorter than it.
+    Raises UnsupportedMediaType, LengthRequired, BodyTooLarge, and InvalidRequest for an invalid
+    length or a body that is shorter than its length.
     """
     _check_type(environ)
     length = _content_length(environ)
@@ -81,7 +81,7 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
         raise _too_large(limit)
     try:
         body = _read(environ["wsgi.input"], limit + 1 if length is None else length)
-    except Exception:  # malformed chunks, or the caller has gone: each server has its own kind
+    except Exception:  # malformed chunks, or the client left: each server has its own exceptions
         raise InvalidRequest("the body could not be read to its end") from None
     if len(body) > limit:
         raise _too_large(limit)
@@ -94,25 +94,24 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
     return body
 
 
-#: From this many bytes on, a body is parsed on a thread of its own, beside running streams.
+#: Bodies above this size, in bytes, are parsed on a thread of their own, beside running streams.
 LARGE = 64 * 1024
 
 _one_large_body = threading.Lock()
 
 
 def while_parsing(size: int) -> contextlib.AbstractContextManager[None]:
-    """Return what prepares for the parsing of a body of *size* bytes, if that is large."""
-    return _alone() if size > LARGE else contextlib.nullcontext()
+    """Return a context manager in which to parse a body of *size* bytes."""
+    return _parsing_large() if size > LARGE else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Prepare for the parsing of a large body.
+def _parsing_large() -> Iterator[None]:
+    """Parse one large body at a time, and without the cyclic garbage collector.
 
-    One large body at a time: the parser has several copies of it, four bytes for each character
-    where there is an emoji, and two at once would be no faster.  Without the cyclic collector:
-    a parser makes containers and no cycles, yet each time that it has made some hundred of
-    them the collector would look at others, and now and then at all that there are.
+    The parser holds several copies of a body, with four bytes per character if one is an emoji;
+    parsing two at once would need twice the memory and be no faster.  A parser makes containers
+    but no cycles; every few hundred of them would start a collection, now and then a full one.
     """
     with _one_large_body:
         was_on = gc.isenabled()
@@ -125,21 +124,19 @@ def _alone() -> Iterator[None]:
 
 
 def request_id(environ: Environ) -> str:
-    """Return the caller's ``x-request-id`` if it can be sent back as it is, else a new one."""
-    given = environ.get("HTTP_X_REQUEST_ID", "")
-    if _VISIBLE.fullmatch(given):
-        return str(given)
-    return "req_" + random_hex()
+    """Return the caller's ``x-request-id`` if it is safe to send back, else a new one."""
+    id = environ.get("HTTP_X_REQUEST_ID", "")
+    return str(id) if _VISIBLE.fullmatch(id) else "req_" + random_hex()
 
 
 def _check_type(environ: Environ) -> None:
-    given = str(environ.get("CONTENT_TYPE") or "")
-    if given == "application/json" and "HTTP_CONTENT_ENCODING" not in environ:
+    content_type = str(environ.get("CONTENT_TYPE") or "")
+    if content_type == "application/json" and "HTTP_CONTENT_ENCODING" not in environ:
         return
-    # Nothing but application/json: other types, or none, a browser sends to any site without
-    # asking it first (Fetch, "CORS-safelisted request-header").
-    if given.partition(";")[0].strip().lower() != "application/json":
-        problem = f"not {given[:100]!r}" if given else "and none was given"
+    # Only application/json is accepted.  A page of any site can make a browser send other types,
+    # or none, without a preflight (Fetch, "CORS-safelisted request-header").
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        problem = f"not {content_type[:100]!r}" if content_type else "and the request has none"
         raise UnsupportedMediaType(
             f"the Content-Type must be application/json, {problem}; "
             "with curl add -H 'Content-Type: application/json'"
@@ -150,25 +147,25 @@ def _check_type(environ: Environ) -> None:
 
 
 def _content_length(environ: Environ) -> int | None:
-    """Return the body's length in bytes, or None when the server marks its end."""
+    """Return the body's length in bytes, or None if the server marks its end."""
     terminated = bool(environ.get("wsgi.input_terminated"))
     if environ.get("HTTP_TRANSFER_ENCODING"):  # overrides a length (RFC 9112, 6.3)
         if terminated:
             return None
-        raise LengthRequired("this server takes no chunked bodies; send a Content-Length")
-    given = environ.get("CONTENT_LENGTH") or ""
-    if not given and not terminated:
+        raise LengthRequired("this server accepts no chunked bodies; send a Content-Length")
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not length and not terminated:
         raise LengthRequired("the request has no body, or none with a Content-Length")
-    if not given:
+    if not length:
         return None
-    if not _DIGITS.fullmatch(given):
-        # int() would take +10, 1_0, spaces and the digits of other scripts.
+    if not _DIGITS.fullmatch(length):
+        # int() would accept +10, 1_0, spaces and the digits of other scripts.
         raise InvalidRequest("the Content-Length is not a number of bytes")
-    return int(given)
+    return int(length)
 
 
 def _read(source: BinaryIO, count: int) -> bytes:
-    """Return *count* bytes, fewer at the end; some servers return less for each read."""
+    """Return *count* bytes, fewer at the end; one read may return fewer than requested."""
     body = source.read(count)
     while 0 < len(body) < count and (piece := source.read(count - len(body))):
         body += piece

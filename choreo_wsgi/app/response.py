@@ -29,14 +29,14 @@ class Response:
 
 
 class Document(list[bytes]):
-    """A body of one block; *on_close* is called once, when the server is done with it."""
+    """A body of one block; *on_close* is called once, when the server has sent or dropped it."""
 
     def __init__(self, body: bytes, on_close: Callable[[], None]) -> None:
         super().__init__((body,))
         self._on_close: Callable[[], None] | None = on_close
 
     def close(self) -> None:
-        """Say that the last byte was sent, or never will be; idempotent."""
+        """Call *on_close*: the last byte was sent, or never will be; idempotent."""
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
@@ -60,7 +60,7 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(error: ChoreoError, environ: Environ) -> Response:
-    """Return the response that reports *error* in the words of the API that *environ* is for."""
+    """Return the response that reports *error* in the format of the API of *environ*."""
     path = environ.get("PATH_INFO", "")
     if path.startswith("/v1/messages") or "HTTP_ANTHROPIC_VERSION" in environ:
         name = "messages"
@@ -76,16 +76,16 @@ def error_answer(error: ChoreoError, status: int, body: bytes) -> Response:
 
 
 def visible(text: str) -> str:
-    """Return *text* as a header's value can carry it: printable ASCII, the rest as ``?``."""
+    """Return *text* as a valid header value: every character but printable ASCII as ``?``."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if " " <= char <= "~" else "?" for char in text)
 
 
 def unexpected(error: Exception, message: str) -> ChoreoError:
-    """Return what *error* means to the caller: *message*, unless nothing could be opened for it.
+    """Return the error to answer for an unexpected *error*: a 500 with *message*.
 
-    Then not even a module can be loaded that is needed now for the first time.
+    If no file descriptor was free (so that not even a module could be imported) it is Exhausted.
     """
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return Exhausted("the server has no file descriptor left", retry_after=1)

@@ -1,4 +1,10 @@
-"""The routes of resumable streams: begin or join one, read on, stop it."""
+"""The routes of resumable streams: start or join one, resume reading, stop it.
+
+A resumable stream is written to a log (:class:`Writer`) by a :class:`Recording`, which continues
+when its client leaves: it is an orphan then.  A client that returns reads the log by a
+:class:`Playback`, also in another process if the store is shared.  If the process that writes the
+log dies, the next reader ends the log with an error frame (:meth:`Resumption._recover`).
+"""
 
 from __future__ import annotations
 
@@ -30,17 +36,17 @@ else:
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-#: How the frames of an API begin, beside those of chat, which have no names.
+#: The prefixes of an API's frames; those of chat have no event name.
 _NAMES = (
     (b"event: message_", "messages"),
     (b"event: content_block_", "messages"),
     (b"event: response.", "responses"),
-    (b"event: choreo.request", "responses"),  # a response that is kept begins with it
+    (b"event: choreo.request", "responses"),  # the first frame of a stored response
 )
 
 
 class Resumption:
-    """Begins resumable streams and lets their callers come back to them."""
+    """Starts resumable streams, and answers the callers that resume them."""
 
     def __init__(
         self,
@@ -59,23 +65,23 @@ class Resumption:
 
     @property
     def blocking(self) -> bool:
-        """Whether the store may keep its caller waiting."""
+        """Whether calls of the store may block."""
         return self.store.blocking
 
     def close(self) -> None:
-        """Let go of the streams without a client, then of the store."""
+        """Close the streams without a client, then the store."""
         self.orphans.close()
         self.store.close()
 
-    # -- begin ----------------------------------------------------------------------------
+    # -- start ----------------------------------------------------------------------------
 
     def begin(self, call: Call, api: API, request: ChatRequest, digest: str) -> Response | Pending:
-        """Return the response to a resumable POST: a new stream, or the one of its key.
+        """Return the response to a resumable POST: a new stream, or that of its Idempotency-Key.
 
-        *digest* is that of the request's body.
+        *digest* is the digest of the request's body.
         """
         if not request.stream:
-            raise InvalidRequest("only a stream can be resumable", param="stream")
+            raise InvalidRequest("Choreo-Resumable needs stream: true", param="stream")
         claim = self.store.create(
             call.account.key.id, key=self.idempotency_key(call), digest=digest
         )
@@ -94,25 +100,25 @@ class Resumption:
         return key
 
     def _take_slot(self, call: Call, request: ChatRequest) -> Slot:
-        """Return the slot of a resumable stream, unless too many have lost their clients.
+        """Return the slot of a resumable stream; raises if there are too many orphans.
 
-        One that runs is never stopped for that: its client may be about to come back.
+        An orphan is not stopped to make room: its client may be about to return.
         """
         limit, per_key = self._settings.max_orphans, self._settings.max_orphans_per_key
         if limit and self.orphans.active >= limit:
-            raise Unavailable("too many streams go on without a client", retry_after=RETRY_AFTER)
+            raise Unavailable("too many streams run without a client", retry_after=RETRY_AFTER)
         if per_key and self.orphans.active_of(call.account.key.id) >= per_key:
             raise RateLimited(
-                "too many streams of this key go on without a client", retry_after=RETRY_AFTER
+                "too many streams of this key run without a client", retry_after=RETRY_AFTER
             )
         return self.completions.take_slot(call, request)
 
     def record(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Pending:
-        """Return the answer to a stream that *writer* logs."""
+        """Return the answer of a stream that *writer* logs."""
         keyed = self.idempotency_key(call) is not None
 
         def abandon(error: BaseException | None) -> None:
-            if keyed:  # somebody may have joined
+            if keyed:  # another request with the key may have joined
                 if not isinstance(error, ChoreoError):
                     error = ChoreoError("the server failed to answer this request")
                 writer.fail(*sse.number(api.writer(request).fail(error), writer.last + 1))
@@ -127,8 +133,9 @@ class Resumption:
                 self._take_slot(call, request),
                 record=self._recorder(call, writer),
                 abandon=abandon,
-                # A client that left can come back only with its key: it has no id yet.
-                gone=(lambda: False) if keyed else None,
+                # The client has no stream id yet.  Only with an Idempotency-Key it can return, so
+                # only then the stream continues without it.
+                client_left=(lambda: False) if keyed else None,
                 headers=stream_head(call, writer.id),
             )
         except BaseException as error:
@@ -136,7 +143,7 @@ class Resumption:
             raise
 
     def record_alone(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Recording:
-        """Begin a stream that *writer* logs, and that nobody is sent."""
+        """Start a stream that *writer* logs, and that is sent to no client."""
         try:
             slot = self._take_slot(call, request)
             return self.completions.record(call, api, request, slot, self._recorder(call, writer))
@@ -145,20 +152,24 @@ class Resumption:
             raise
 
     def _recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
-        """Return what logs a generation for *call* with *writer*, also without its client."""
+        """Return a function that starts the recording of a generation by *writer*."""
         owner = call.account.key.id
-        return lambda made: Recording(made, writer, lambda one: self.orphans.add(one, owner))
 
-    # -- read on --------------------------------------------------------------------------
+        def record(generation: Generation) -> Recording:
+            return Recording(generation, writer, lambda orphan: self.orphans.add(orphan, owner))
+
+        return record
+
+    # -- resume ---------------------------------------------------------------------------
 
     def resume(self, call: Call, id: str) -> Response:
-        """Return the response to ``GET /v1/streams/<id>``: what follows a number, then live."""
+        """Return the response to ``GET /v1/streams/<id>``: the log, then live frames."""
         after = _after(call)
         call.account.api = "streams"
         return self.join(call, id, after)
 
     def join(self, call: Call, id: str, after: int) -> Response:
-        """Return the response that reads the log of stream *id* behind frame *after*."""
+        """Return the response that reads the log of stream *id* after frame *after*."""
         slot = self.readers.take()
         try:
             playback = self.playback(call, id, after)
@@ -172,7 +183,7 @@ class Resumption:
 
         stream = EventStream(
             playback,
-            gone=call.gone,
+            gone=call.client_left,
             heartbeat=self._settings.heartbeat_seconds,
             on_close=on_close,
             meter=call.account,
@@ -180,7 +191,7 @@ class Resumption:
         return Response(200, [*sse.HEAD, *stream_head(call, id)], stream)
 
     def playback(self, call: Call, id: str, after: int) -> Playback:
-        """Return the reading of the log of stream *id* behind frame *after*, for *call*."""
+        """Return a playback of the log of stream *id* after frame *after*, for *call*."""
         owner = call.account.key.id
 
         def fail(error: ChoreoError, last: bytes) -> bytes:
@@ -195,22 +206,22 @@ class Resumption:
     def cancel(self, call: Call, id: str) -> Response:
         """Return the response to ``DELETE /v1/streams/<id>``, which stops the generation."""
         self.store.cancel(id, call.account.key.id)
-        # Nobody else tells the readers of a stream that has lost its producer.
+        # If the stream has lost its producer, no other process ends it for its readers.
         self._recover(id, call.account.key.id, 0)
         return Response(204)
 
     # -- a lost producer ------------------------------------------------------------------
 
     def _recover(self, id: str, owner: str, after: int) -> None:
-        """End the log of a stream that has lost its producer, in the words of its API."""
+        """End the log of a stream that has lost its producer by an error frame of its API."""
         lost = self.store.lost(id, owner, after)
         if lost is None:
-            return  # somebody was faster, or the producer is back
-        error: ChoreoError = ProducerLost("the server of this stream is gone")
+            return  # another reader has ended it, or the producer is back
+        error: ChoreoError = ProducerLost("the server that produced this stream has stopped")
         if lost.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
         try:
-            # The last frame that is there tells as well as the first, which may be dropped.
+            # Any frame shows the API; the first one may have been dropped, the last one not.
             reader = self.store.read(id, owner, max(0, lost.last - 1))
             last = reader.receive(0)
             reader.close()
@@ -220,14 +231,14 @@ class Resumption:
                 frame = log.failed_event(response, error, number)
             else:
                 frame = _error_frame(api, error)
-        except ChoreoError:  # the beginning was dropped
+        except ChoreoError:  # the first frames, with the response, were dropped
             frame = sse.frame(error.body())
         lost.end(*sse.number(frame, lost.last + 1))
 
     def events(self, id: str, owner: str, after: int = 0, timeout: float = 0.0) -> list[Any]:
-        """Return the data of the events that the log of stream *id* has behind frame *after*.
+        """Return the data of the events in the log of stream *id* after frame *after*.
 
-        A store that may wait does so for *timeout* seconds, if the log has not ended.
+        A store that can block waits *timeout* seconds for more, if the log has not ended.
         """
         timeout = timeout if self.blocking else 0.0
         reader, decoder = self.store.read(id, owner, after), sse.Decoder()
@@ -236,7 +247,7 @@ class Resumption:
             while not reader.ended and (block := reader.receive(timeout)):
                 events += [json.loads(event.data) for event in decoder.receive_data(block)]
         except ProducerLost:
-            pass  # whoever reads the stream ends it
+            pass  # the next reader of the stream ends it
         finally:
             reader.close()
         return events
@@ -248,7 +259,7 @@ def _api_of(frames: bytes) -> str:
 
 
 def _error_frame(api: str, error: ChoreoError, last: bytes = b"") -> bytes:
-    """Return the frame that tells of *error* in the words of *api*, behind the frames *last*."""
+    """Return the frame that reports *error* in the format of *api*, after the frames *last*."""
     if api == "messages":
         return sse.frame(load(api).error(error)[1], event="error")
     if api == "responses":
@@ -257,22 +268,22 @@ def _error_frame(api: str, error: ChoreoError, last: bytes = b"") -> bytes:
 
 
 def stream_head(call: Call, id: str) -> Headers:
-    """Return the headers that tell a caller how to come back to stream *id*."""
+    """Return the headers by which the client can resume stream *id*."""
     location = quote(call.environ.get("SCRIPT_NAME", ""), encoding="latin-1") + "/v1/streams/" + id
     return [("Choreo-Stream-Id", id), ("Content-Location", location)]
 
 
 def _after(call: Call) -> int:
-    """Return the number after which the caller wants to read, 0 for all.
+    """Return the number of the last frame that the client has received, 0 for none.
 
-    Raises InvalidRequest for what is no number.
+    Raises InvalidRequest for a value that is not a number.
     """
     query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    # OpenAI says starting_after, llama.cpp's server says from: the number of the last event seen.
+    # The parameter is starting_after at OpenAI, from in llama.cpp's server.
     names = ("after", "starting_after", "from")
-    given = call.environ.get("HTTP_LAST_EVENT_ID") or next(
+    number = call.environ.get("HTTP_LAST_EVENT_ID") or next(
         (query[name][-1] for name in names if name in query), "0"
     )
-    if not _NUMBER.fullmatch(given):
+    if not _NUMBER.fullmatch(number):
         raise InvalidRequest("not the number of a frame", param="after")
-    return int(given)
+    return int(number)

@@ -1,4 +1,4 @@
-"""Sections of the ini file that commands print: the settings in force, and a new key's."""
+"""Sections of the ini file that commands print: the effective settings, and a new key's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECRET = re.compile(r"(key|secret|token|password|headers)(_|$)")
 
 
 def as_ini(configuration: Configuration, written: Callable[[Any], str]) -> Iterator[str]:
-    """Yield the lines; *written* is how the value of a setting is written."""
+    """Yield the lines of the ini file, secrets masked; *written* formats the value of a setting."""
     yield "[choreo]"
     for item, hint in table():
         value = getattr(configuration.settings, item.name)
@@ -32,7 +32,7 @@ def as_ini(configuration: Configuration, written: Callable[[Any], str]) -> Itera
         for name, section in sections.items():
             yield f"\n[{kind} {name}]"
             for key, text in section.items():
-                # What may be a key and is not the name of a variable.
+                # Mask whatever may be a secret, except the name of an environment variable.
                 secret = _SECRET.search(key) and not text.startswith("env:")
                 shown = _MASK if secret else _IN_URL.sub(_MASK, text).replace("\n", "\n    ")
                 yield f"{key} = {shown}"
@@ -47,11 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the section to standard output and the key, this once, to standard error."""
+    """Print the section to standard output, and the key, only once, to standard error."""
     if not re.fullmatch(r"[\w.@+-]([\w .@+-]*[\w.@+-])?", options.name):
-        raise ConfigurationError("a name has letters, digits, spaces and . @ + - _ only")
+        raise ConfigurationError("NAME may contain letters, digits, spaces and . @ + - _ only")
     key = "sk-" + secrets.token_urlsafe(32)
     print(f"[key {options.name}]\ndigest = {digest_of(key.encode())}")
-    told = "The section belongs in the ini file or api_keys_file."
-    print(f"The key, which is shown only now: {key}\n{told}", file=sys.stderr)
+    print(
+        f"The key (it is not shown again): {key}\n"
+        "Add the section to the ini file or to api_keys_file.",
+        file=sys.stderr,
+    )
     return 0

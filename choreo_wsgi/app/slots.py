@@ -1,4 +1,4 @@
-"""Admission: how many completions run at once."""
+"""Admission: a limit on the number of completions that run at the same time."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from ..errors import InvalidRequest, Unavailable
 if TYPE_CHECKING:
     from .limits import Charge
 
-#: When a refused caller may come back, in seconds: streams end all the time.
+#: Seconds after which a refused caller may retry: streams end all the time.
 RETRY_AFTER = 1.0
 
 
 class Slots:
-    """Room for *maximum* completions; one more is refused at once and never queued."""
+    """Slots for *maximum* completions; one more is refused at once and never queued."""
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self._lock = threading.Lock()
-        #: How many slots are taken.
+        #: The number of slots in use.
         self.active = 0
-        #: Whether the server is going down and admits nothing more.
+        #: Whether the server is shutting down and admits no more completions.
         self.draining = False
 
     def take(self, count: int = 1) -> Slot:
-        """Return a slot that takes the room of *count* completions.
+        """Return a slot that counts as *count* completions.
 
-        Raises Unavailable when there is not enough room, or the server is draining, and
-        InvalidRequest when there never can be.
+        Raises Unavailable when too few slots are free or the server is draining, and
+        InvalidRequest when *count* exceeds the maximum.
         """
         if count > self.maximum:
             raise InvalidRequest(
-                f"that many choices are that many calls to the provider; at most {self.maximum}",
+                f"that many choices need {count} calls to the provider, at most {self.maximum}",
                 param="n",
             )
         with self._lock:
@@ -53,13 +53,13 @@ class Slots:
         return Slot(self, count)
 
     def give_back(self, count: int) -> None:
-        """Make the room of *count* completions free again."""
+        """Free the slots of *count* completions."""
         with self._lock:
             self.active -= count
 
 
 class Slot:
-    """The room that one request takes; *charge* is how its key pays, if that has limits."""
+    """The slot of one request; *charge* charges its key, None for a key without limits."""
 
     __slots__ = ("_count", "_slots", "charge")
 
@@ -69,13 +69,13 @@ class Slot:
         self.charge: Charge | None = None
 
     def settle(self, usage: Usage | None = None, frames: int = 0) -> None:
-        """Charge the key for an answer that is over; idempotent."""
+        """Charge the key for a finished answer; idempotent."""
         charge, self.charge = self.charge, None
         if charge is not None:
             charge(usage, frames)
 
     def release(self) -> None:
-        """Give the room back, and the key's reservation unless it is settled; idempotent."""
+        """Free the slot, and the key's reservation unless it is settled; idempotent."""
         self.settle()
         count, self._count = self._count, 0
         self._slots.give_back(count)

@@ -1,8 +1,8 @@
-"""Responses that are kept: made in the background or not, read again, resumed, cancelled.
+"""Stored responses: created (in the background or not), retrieved, resumed, cancelled, deleted.
 
-https://platform.openai.com/docs/guides/background says how it is at OpenAI.  A kept response is a
+OpenAI's behaviour: https://platform.openai.com/docs/guides/background.  A stored response is a
 resumable stream under OpenAI's names: the log of ``resp_X`` is that of the stream ``strm_X``.
-Its first frame holds the request's items and is never sent, so event n is frame n + 2.
+Its first frame contains the request's items and is never sent, so event n is frame n + 2.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from .request import Call
 from .response import Response, json_response
 from .resumable import Resumption
 
-#: An id of ours; others belong to the provider.
+#: An id of this server; other ids belong to the provider.
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
-#: An item of a response that is kept: the response, and the item's place in its output.
+#: The id of an output item of a stored response: the response, and the item's index.
 _ITEM_ID = re.compile(r"[a-z]{2,3}_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
 _NUMBER = re.compile(r"[0-9]{1,17}")
-#: What the number of an event is less than that of its frame.
+#: The difference between the number of a frame and that of its event.
 _OFFSET = 2
-#: A frame's number beyond the end of every log.
+#: A frame number beyond the end of every log.
 _BEYOND = 10**15
-#: Seconds that a response may take to end after it was cancelled, until that is taken for granted.
+#: Seconds to wait for the end of a cancelled response before it is answered as cancelled.
 _PATIENCE = 3.0
-#: Seconds that the end of a response may come later to the log than to its client.
+#: Seconds by which the end of a response may reach the log later than its client.
 _LAG = 1.0
 
 
 def create(
     resumption: Resumption, call: Call, api: API, request: ChatRequest, digest: str
 ) -> Response | Pending:
-    """Answer a request that asks for a response to be kept, or goes on from one."""
+    """Answer a request that stores its response, or continues from a stored one."""
     request = request.whole()
     fields = request.original or {}
     past: list[Json] | None = None
@@ -51,11 +51,11 @@ def create(
     if previous and _ID.fullmatch(previous):
         past = _past(resumption, call, previous)
     if isinstance(fields.get("input"), list):
-        told: dict[str, list[Json]] = {}
-        fields["input"] = [_found(resumption, call, item, told) for item in fields["input"]]
+        outputs: dict[str, list[Json]] = {}
+        fields["input"] = [_resolved(resumption, call, item, outputs) for item in fields["input"]]
     if fields.get("background"):
         if fields.get("store") is False:
-            raise InvalidRequest("must not be false in the background", param="store")
+            raise InvalidRequest("must not be false with background: true", param="store")
         fields["store"] = True
     request = replace(read_request(fields, {}, past), trace=request.trace)
     if not fields.get("store"):
@@ -68,20 +68,20 @@ def create(
         if request.stream:
             return resumption.join(call, claim.id, 1)
         return json_response(_response(resumption, call, id))
-    kept = replace(request, stream=True, answer_id=id)
-    queued: Json = api.writer(kept)
-    queued = queued.response("queued")
-    begun = dump({"items": [*(past or ()), *input_items(fields)], "response": queued})
+    streamed = replace(request, stream=True, answer_id=id)
+    writer: Json = api.writer(streamed)
+    queued = writer.response("queued")
+    first = dump({"items": [*(past or ()), *input_items(fields)], "response": queued})
     try:
-        claim.writer.append(sse.frame(begun, 1, event="choreo.request"), 1)
+        claim.writer.append(sse.frame(first, 1, event="choreo.request"), 1)
     except BaseException:
         claim.writer.discard()
         raise
     if request.stream:
-        return resumption.record(call, api, kept, claim.writer)
-    recording = resumption.record_alone(call, api, kept, claim.writer)
+        return resumption.record(call, api, streamed, claim.writer)
+    recording = resumption.record_alone(call, api, streamed, claim.writer)
     if fields.get("background"):
-        recording.close()  # nobody waits for it: it goes on as without its client
+        recording.close()  # it continues as a stream that has lost its client
         return json_response(queued)
 
     def decide(last: bytes) -> Response:
@@ -94,7 +94,7 @@ def create(
         recording,
         decide,
         lambda error: None,
-        gone=call.gone,
+        client_left=call.client_left,
         control=resumption.control,
         whole=True,
     )
@@ -102,16 +102,16 @@ def create(
 
 def route(resumption: Resumption, call: Call) -> Response | Pending:
     """Answer a request under ``/v1/responses/{id}``."""
-    id, _, what = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
+    id, _, part = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
     call.account.api = "responses"
     try:
-        return _route(resumption, call, id, what)
+        return _route(resumption, call, id, part)
     except NotFound:
-        text = f"there is no response {id[:100]!a}, or no more"
+        text = f"response {id[:100]!a} does not exist or has expired"
         raise NotFound(text, code="response_not_found") from None
 
 
-def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response | Pending:
+def _route(resumption: Resumption, call: Call, id: str, part: str) -> Response | Pending:
     method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.account.key.id
     if method == "POST":
         resumption.cancel(call, stream)
@@ -119,7 +119,7 @@ def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response |
             resumption.playback(call, stream, _BEYOND),
             lambda last: json_response(_response(resumption, call, id, "cancelled")),
             lambda error: None,
-            gone=call.gone,
+            client_left=call.client_left,
             control=resumption.control,
             patience=_PATIENCE,
             whole=True,
@@ -129,60 +129,62 @@ def _route(resumption: Resumption, call: Call, id: str, what: str) -> Response |
         resumption.store.delete(stream, owner)
         return json_response({"id": id, "object": "response", "deleted": True})
     query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    asked = {name: values[-1] for name, values in query.items()}
-    if what:
+    parameters = {name: values[-1] for name, values in query.items()}
+    if part:  # input_items
         items = enumerate(_items(resumption, call, id))
         listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
-        order = asked.get("order", "desc")
+        order = parameters.get("order", "desc")
         if order not in ("asc", "desc"):
             raise InvalidRequest("order must be one of asc, desc", param="order")
         listed = listed if order == "asc" else listed[::-1]
-        return json_response({"object": "list", **page(listed, asked, 100, 20, "after")})
-    wanted = asked.get("stream", "false").lower()
-    if wanted not in ("true", "1", "false", "0"):
+        return json_response({"object": "list", **page(listed, parameters, 100, 20, "after")})
+    streamed = parameters.get("stream", "false").lower()
+    if streamed not in ("true", "1", "false", "0"):
         raise InvalidRequest("must be true or false", param="stream")
-    if wanted in ("false", "0"):
+    if streamed in ("false", "0"):
         return json_response(_response(resumption, call, id))
-    after = asked.get("starting_after")
+    after = parameters.get("starting_after")
     if after and not _NUMBER.fullmatch(after):
         raise InvalidRequest("not the number of an event", param="starting_after")
     return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
 
 
 def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
-    """Return the items of the conversation up to and with the response *id*."""
+    """Return the items of the conversation up to and including the response *id*."""
     try:
-        # Whoever was told of the end may ask a moment before it is in the log.
+        # A client may continue a response that it has seen end before the end is in the log.
         response = _response(resumption, call, id, timeout=_LAG)
         if response["status"] in ("queued", "in_progress"):
             text = f"the response {id!r} has not ended yet"
             raise InvalidRequest(
                 text, param="previous_response_id", code="previous_response_not_found"
             )
-        # Half a call is none: its arguments are not JSON.
-        said = [
+        # An incomplete function call is left out: its arguments are not valid JSON.
+        output = [
             item
             for item in response["output"]
             if item.get("status") != "incomplete" or kind_of(item) != "function_call"
         ]
-        return [*_items(resumption, call, id), *said]
+        return [*_items(resumption, call, id), *output]
     except (NotFound, StreamGone, LookupError):
         raise InvalidRequest(
-            f"there is no response {id!r} to go on from, or no more",
+            f"response {id!r} does not exist or has expired",
             param="previous_response_id",
             code="previous_response_not_found",
         ) from None
 
 
-def _found(resumption: Resumption, call: Call, item: Json, told: dict[str, list[Json]]) -> Json:
-    """Return the item that *item* refers to, or *item*; *told* are outputs read before."""
+def _resolved(
+    resumption: Resumption, call: Call, item: Json, outputs: dict[str, list[Json]]
+) -> Json:
+    """Return the item that *item* refers to, or *item*; *outputs* caches those of responses."""
     match = _ITEM_ID.fullmatch(str(item.get("id")))
     if kind_of(item) != "item_reference" or match is None:
         return item
     try:
-        if match[1] not in told:
-            told[match[1]] = _response(resumption, call, f"resp_{match[1]}")["output"]
-        return told[match[1]][int(match[2])]
+        if match[1] not in outputs:
+            outputs[match[1]] = _response(resumption, call, f"resp_{match[1]}")["output"]
+        return outputs[match[1]][int(match[2])]
     except (NotFound, LookupError):
         return item
 
@@ -194,10 +196,10 @@ def _response(
     status: str = "in_progress",
     timeout: float = 0.0,
 ) -> dict[str, Json]:
-    """Return a response as the log tells it so far; *status* is that of one that goes on."""
+    """Return a response from the events logged so far; *status* is used if it has not ended."""
     stream, owner = _stream_of(id), call.account.key.id
-    # Behind its end a log that has ended gives its last event: that has the whole response, but
-    # where a provider's own events broke off.
+    # A read beyond the end of an ended log returns its last event.  It has the whole response,
+    # unless the provider's own events broke off: then all events are read.
     events = resumption.events(stream, owner, _BEYOND, timeout)
     if not (events and (events[-1].get("response") or {}).get("output")):
         try:
@@ -209,7 +211,7 @@ def _response(
 
 
 def _items(resumption: Resumption, call: Call, id: str) -> list[Json]:
-    """Return the items that a response was asked with."""
+    """Return the input items of a response, with those of the responses before it."""
     items: list[Json] = resumption.events(_stream_of(id), call.account.key.id)[0]["items"]
     return items
 
@@ -218,5 +220,5 @@ def _stream_of(id: str) -> str:
     """Return the id of the stream that logs the response *id*; raises NotFound."""
     match = _ID.fullmatch(id)
     if match is None:
-        raise NotFound("it is not one of ours")
+        raise NotFound("not an id of this server")
     return "strm_" + match[1]

@@ -1,4 +1,4 @@
-"""Settings that were given and have no effect beside the others: most likely a mistake."""
+"""A warning for settings that have no effect beside others: most likely a mistake."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..settings import Configuration, table
 logger = logging.getLogger(__name__)
 
 
-def tell_unused(configuration: Configuration) -> None:
-    """Warn of each setting of *configuration* that is not its default and does nothing."""
+def warn_unused(configuration: Configuration) -> None:
+    """Log a warning for each setting that differs from its default and has no effect."""
     it = configuration.settings
     ports = it.listen and all(re.search(r":[0-9]+$", text) for text in it.listen)
     redis = not it.replay.startswith(("memory:", "sqlite:"))

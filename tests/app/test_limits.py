@@ -129,7 +129,7 @@ def test_a_clock_that_is_set_back_refuses_nobody() -> None:
     counts: Counts = {}
     assert refused(count([minute, places], counts, 10_000.0, "died", 60.0)) is None
     assert refused(count([minute], counts, 10_001.0, "lives", 60.0)) == minute._replace(
-        left=0, reset=59.0
+        remaining=0, reset=59.0
     )
     assert refused(count([minute, places], counts, 6_400.0, "lives", 60.0)) is None
 
@@ -306,7 +306,7 @@ def test_a_key_expires(expires: str, status: int) -> None:
     ("section", "message"),
     [
         ({}, "digest is missing"),
-        ({"digest": "a" * 64, "models": ""}, "models is empty: without it the key may use all"),
+        ({"digest": "a" * 64, "models": ""}, "models is empty; leave it out"),
         ({"digest": KEY}, "digest"),
         ({"digest": "a" * 63}, "digest"),
         ({"digest": "a" * 64, "expires": "tomorrow"}, "expires.*'tomorrow'"),
@@ -333,5 +333,5 @@ def test_sections_in_the_file_of_keys(tmp_path: Path) -> None:
     keys = known_keys(Configuration(Settings(api_keys_file=str(path)), {}))
     assert keys[digest_of(KEY.encode())].name == "ann"
     path.write_text(f"[provider ann]\ndigest = {DIGEST}\n")
-    with pytest.raises(ConfigurationError, match=r"\[provider ann\] is no \[key NAME\]"):
+    with pytest.raises(ConfigurationError, match=r"\[provider ann\] is not a \[key NAME\]"):
         known_keys(Configuration(Settings(api_keys_file=str(path)), {}))

@@ -68,7 +68,7 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
 def test_the_provider_is_told_the_span(spans: InMemorySpanExporter) -> None:
     """So that what it traces stands below ours, and ours below the caller's."""
     account = Account("id", "POST", CHAT, "", observers=[Spans(make_app())])
-    account.asked("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
+    account.requested("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
     account.finish("completed")
     span = only(spans)
     version, trace_id, span_id, flags = account.trace["traceparent"].split("-")

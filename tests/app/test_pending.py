@@ -27,7 +27,7 @@ class Run:
     def __init__(
         self,
         script: Script,
-        gone: Callable[[], bool] = lambda: False,
+        client_left: Callable[[], bool] = lambda: False,
         patience: float = harness.DEADLINE,
         decide: Callable[[bytes], Response] = document,
     ) -> None:
@@ -38,7 +38,7 @@ class Run:
             Answer(script, CompletionWriter(Identity("m", id="chatcmpl-1", created=1)), 1, "label"),
             decide,
             self._abandon,
-            gone=gone,
+            client_left=client_left,
             control=self.control,
             patience=patience,
         )
@@ -112,7 +112,7 @@ def test_a_failure_to_decide_gives_everything_back() -> None:
 
 def test_a_client_that_leaves_before_the_first_byte() -> None:
     looks = iter([False, False, True])
-    run = Run(Script(), gone=lambda: next(looks))
+    run = Run(Script(), client_left=lambda: next(looks))
     assert list(run.pending) == [b"an error"]
     assert isinstance(run.responses[0], ClientGone)
     assert run.abandoned == run.responses
@@ -138,6 +138,11 @@ def test_a_silent_provider_puts_the_end_of_patience_off_by_nothing(due: float | 
     """Who polls is told of that time, and the head can leave."""
     silent: Any = SimpleNamespace(fileno=lambda: 3, due=due)
     pending = Pending(
-        silent, document, lambda error: None, gone=lambda: False, control=Control(), patience=5.0
+        silent,
+        document,
+        lambda error: None,
+        client_left=lambda: False,
+        control=Control(),
+        patience=5.0,
     )
     assert pending.due is not None and pending.due <= time.monotonic() + 5.0

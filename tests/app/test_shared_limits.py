@@ -182,7 +182,7 @@ def test_places_are_leases_that_are_renewed(
         monkeypatch.setattr(sys.modules[SharedLimits.__module__], "LEASE", seconds)
 
     def left() -> int:
-        return other.take("k", [rule._replace(cost=0)])[0][0].left
+        return other.take("k", [rule._replace(cost=0)])[0][0].remaining
 
     lasting(0.0)
     assert refused(dying.take("k", [rule])[0]) is None
@@ -302,7 +302,7 @@ def test_a_fork_counts_by_a_thread_of_its_own(
     counters.take("k", [rule])
     parents = renewing() - others
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert counters.take("k", [rule])[0][0].left == 4, "the places of two holders"
+    assert counters.take("k", [rule])[0][0].remaining == 4, "the places of two holders"
     assert len(renewing() - others - parents) == 2  # one counts, one renews
 
 
@@ -321,7 +321,7 @@ def test_who_comes_after_the_end_begins_anew(tmp_path: Path, opened: Any) -> Non
     """As an application of a test may, that is closed and asked once more."""
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     for left in (5, 4):
-        assert counters.take("k", [rule])[0][0].left == left
+        assert counters.take("k", [rule])[0][0].remaining == left
         counters.close()
 
 
@@ -331,6 +331,6 @@ def test_a_store_that_stays_away_is_told_of_once(caplog: pytest.LogCaptureFixtur
 
     with contextlib.closing(SharedLimits(away)) as counters:
         for _ in range(3):
-            assert counters.take("k", [Rule("requests_per_minute", 9, 60, 1)])[0][0].left > 0
+            assert counters.take("k", [Rule("requests_per_minute", 9, 60, 1)])[0][0].remaining > 0
             counters._retry = 0.1  # it is time to try again
     assert caplog.text.count("each process keeps its own") == 1

@@ -380,7 +380,7 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
         ("reverse_proxy 127.0.0.1:1", "HTTP 502 from Caddy"),
         (
             "rewrite * /llm{uri}\nreverse_proxy 127.0.0.1:BACK",
-            "HTTP 404 (there is no '/llm/v1/chat/completions' here",
+            "HTTP 404 (the path '/llm/v1/chat/completions' does not exist",
         ),
         (
             "reverse_proxy 127.0.0.1:BACK {\nheader_up -Authorization\n}",

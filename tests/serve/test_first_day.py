@@ -286,7 +286,7 @@ def test_a_switch_may_have_its_value(run: Run, words: list[str], page: str) -> N
 def test_keys_with_a_space_between_are_refused(run: Run) -> None:
     done = run("models", CHOREO_API_KEYS="sk-one sk-two")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "api_keys: a key has a space in it" in done.stderr and "sk-one" not in done.stderr
+    assert "api_keys: a key contains a space" in done.stderr and "sk-one" not in done.stderr
 
 
 def test_the_bare_command_says_what_there_is(run: Run) -> None:

@@ -142,7 +142,7 @@ def test_a_new_key_is_admitted_by_its_section(
 ) -> None:
     made = run("key", "ann@example.org")
     assert made.returncode == 0
-    key = made.stderr.split("shown only now: ")[1].split()[0]
+    key = made.stderr.split("not shown again): ")[1].split()[0]
     assert key.startswith("sk-") and key not in made.stdout and len(key) > 40
     path.write_text(made.stdout)
     server = command("--config", str(path), "--drain-seconds", "0")
