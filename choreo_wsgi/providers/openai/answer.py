@@ -1,4 +1,4 @@
-"""The answer of an OpenAI-compatible server, passed on as frames or as one document."""
+"""The reply of an OpenAI-compatible server, forwarded as frames or as one document."""
 
 from __future__ import annotations
 
@@ -35,15 +35,14 @@ else:
     completion = Late("choreo_wsgi.chat.completion")
     long = Late("choreo_wsgi.providers.openai.long")
 
-#: Seconds for usage and the end marker to come once every choice has finished.
+#: Seconds to wait for usage and the end marker after every choice has finished.
 _GRACE = 2.0
 
 
 class RelayedStream(UpstreamAnswer):
-    """The frames of the answer to *attempt*, passed on by *relay*: see ``chat.source.Reply``.
+    """The frames of the answer to *attempt*, rewritten by *relay*: see ``chat.source.Reply``.
 
-    It is the judged answer itself, not one more thing around it: each block of each stream
-    passes here.
+    A subclass of the upstream's answer, not a wrapper: every block of every stream passes here.
     """
 
     def __init__(self, attempt: Attempt, relay: EventRelay, label: str) -> None:
@@ -59,10 +58,10 @@ class RelayedStream(UpstreamAnswer):
         return self._relay.usage
 
     def receive(self, timeout: float) -> bytes:
-        """Return the frames that came within *timeout* seconds, joined.
+        """Return the frames, joined, of the bytes received within *timeout* seconds.
 
-        Raises UpstreamTruncated when the stream ended too early, and what the provider's
-        answer or its end was otherwise.
+        Raises UpstreamTruncated if the stream ended too early, else the error of the provider
+        or of the connection.
         """
         if self._failure is not None:
             raise self._failure
@@ -70,7 +69,7 @@ class RelayedStream(UpstreamAnswer):
             return b""
         relay, finished = self._relay, self._finished
         if finished:
-            timeout = self._patience(timeout)
+            timeout = self._grace_left(timeout)
         frames = b""
         try:
             data = self.read_burst(timeout)
@@ -79,23 +78,23 @@ class RelayedStream(UpstreamAnswer):
                 if frames:
                     self.bytes_without_output = 0
                 self._finished = relay.normaliser.all_finished
-                if relay.failure is not None:  # nothing more needs to come for it
+                if relay.failure is not None:  # the next call raises it without reading
                     self.fail(relay.failure)
                     return frames
         except ChoreoError as error:
             if not finished:
                 raise self.fail(error) from None
-            return self._end(frames)  # all that matters had come
-        if relay.normaliser.done or self.body_ended or (finished and self._patience(1) <= 0):
+            return self._end(frames)  # the answer was complete
+        if relay.normaliser.done or self.body_ended or (finished and self._grace_left(1) <= 0):
             return self._end(frames)
         return frames
 
     def lane(self) -> Lane | None:
-        """Return a lane for small blocks of events that all follow the pattern of the last."""
+        """Return a lane for small blocks of events that follow the last pattern, if any."""
         return None if self._finished else self.new_lane(self._relay.pattern)
 
-    def _patience(self, timeout: float) -> float:
-        """Return how long to wait for what may follow the finish reasons."""
+    def _grace_left(self, timeout: float) -> float:
+        """Return how many of *timeout* seconds to wait for bytes after the last finish reason."""
         now = time.monotonic()
         if not self._grace:
             self._grace = now + _GRACE
@@ -116,17 +115,17 @@ class RelayedStream(UpstreamAnswer):
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at the end of the grace too."""
+        """When to receive again without new bytes: at the end of the grace period too."""
         due = super().due
         return min(due, self._grace) if self._grace and due is not None else due
 
 
 class RelayedDocument(UpstreamAnswer):
-    """The document of a plain completion, passed on: see ``chat.source.Reply``.
+    """The document of a plain completion, forwarded: see ``chat.source.Reply``.
 
-    *normaliser* makes what says what to change, *model* is the name to write for the upstream's,
-    or empty, *limit* bounds the bytes.  A stream that comes instead is read by what *translator*
-    makes, and folded by *writer*.
+    *normaliser* returns a new normaliser, whose settings apply to the document.  *model* replaces
+    the upstream's name of the model, unless empty.  A document may have *limit* bytes.  If the
+    upstream sends a stream instead, a new *translator* reads it and *writer* makes the document.
     """
 
     def __init__(
@@ -148,14 +147,14 @@ class RelayedDocument(UpstreamAnswer):
         self._limit = limit
         self._size = 0
         self._document = bytearray()
-        self._folding: chunks.OpenAITranslator | None = None  # once it turned out to be a stream
+        self._stream_reader: chunks.OpenAITranslator | None = None  # if the body is a stream
         self.ended = False
         self.usage: Usage | None = None
 
     def receive(self, timeout: float) -> bytes:
-        """Return the whole document once it is there, ``b""`` before.
+        """Return the whole document, or ``b""`` before it is complete.
 
-        Raises the provider's error, and UpstreamInvalid for what is no completion.
+        Raises the provider's error, and UpstreamInvalid for a body that is no completion.
         """
         if self.ended:
             return b""
@@ -163,21 +162,20 @@ class RelayedDocument(UpstreamAnswer):
         self._size += len(data)
         try:
             if self._size > self._limit:
-                text = f"the provider's answer is longer than {self._limit} bytes"
-                raise UpstreamInvalid(text)
-            if self._folding is None:
+                raise UpstreamInvalid(f"the provider's answer is longer than {self._limit} bytes")
+            if self._stream_reader is None:
                 self._document += data if self._document else data.lstrip(BLANK)
                 if self._document.startswith(FIELDS):
-                    self._folding = self._translator()
+                    self._stream_reader = self._translator()
                     data, self._document = bytes(self._document), bytearray()
-            if self._folding is not None:
-                self._fold(self._folding, data)
+            if self._stream_reader is not None:
+                self._fold(self._stream_reader, data)
             if not self.body_ended:
                 return b""
-            if self._folding is None:
-                document = self._mended(bytes(self._document))
+            if self._stream_reader is None:
+                document = self._mend(bytes(self._document))
             else:
-                document = self._end(self._folding)
+                document = self._end(self._stream_reader)
         except ChoreoError as error:
             raise self.fail(error) from None
         except SHAPE_ERRORS as error:
@@ -185,33 +183,33 @@ class RelayedDocument(UpstreamAnswer):
         self.ended = True
         return document
 
-    def _mended(self, body: bytes) -> bytes:
+    def _mend(self, body: bytes) -> bytes:
         marks: Marks = {}
         try:
             short = long.shorten(body, marks) if len(body) > LONG else body
-            came = parse_json(short, most_values(short))
+            received = parse_json(short, most_values(short))
         except UpstreamInvalid:
-            came = None
-        if completion.is_right(came):
-            made, usage = came, came["usage"]
+            received = None
+        if completion.is_right(received):
+            mended, usage = received, received["usage"]
         else:
-            reply = unwrapped(came)
+            reply = unwrapped(received)
             if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
                 if (events := chunks.unfold(body)) is None:
                     raise failures.response_error(200, {}, body, 0.0)
                 translator = self._translator()
                 self._fold(translator, events)
                 return self._end(translator)
-            given = self._new_normaliser()
-            made, usage = completion.normalise_completion(
-                reply, given.identity or {}, given.new_id, given.tools, marks
+            settings = self._new_normaliser()
+            mended, usage = completion.normalise_completion(
+                reply, settings.identity or {}, settings.new_id, settings.tools, marks
             )
-            if not given.repair:
-                made = reply
+            if not settings.repair:
+                mended = reply
         self.usage = read_usage(usage) if usage is not None else None
-        if self._model and made.get("model") != self._model:
-            made = {**made, "model": self._model}
-        return body if made is came else restore(dump_large(made), marks)
+        if self._model and mended.get("model") != self._model:
+            mended = {**mended, "model": self._model}
+        return body if mended is received else restore(dump_large(mended), marks)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

@@ -1,6 +1,6 @@
-"""Azure OpenAI: OpenAI's API at an address of one's own, with deployments for models.
+"""Azure OpenAI: OpenAI's API at the customer's own endpoint, with deployments of models.
 
-Two forms of the API exist: ``/openai/v1``, and with an ``api_version`` the older
+The API has two forms: ``/openai/v1``, and with an ``api_version`` the older
 ``/openai/deployments/{model}``; see
 https://learn.microsoft.com/en-us/azure/ai-foundry/openai/api-version-lifecycle.
 The model of a request is the name of the deployment.
@@ -33,16 +33,16 @@ class Azure(OpenAI):
         """The settings of a section whose type is ``azure``."""
 
         base_url: str = setting("", "the endpoint, as https://NAME.openai.azure.com")
-        api_version: str = setting("", "as 2024-10-21; empty: the form /openai/v1, without")
+        api_version: str = setting("", "as 2024-10-21; empty: the API /openai/v1, without versions")
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        if not (self.options.api_version or self.options.apis):  # the new form has Responses
+        if not (self.options.api_version or self.options.apis):  # /openai/v1 has Responses
             self.apis |= {"responses"}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the options that the environment sets; without an endpoint none."""
+        """Return the options set in the environment; none without an endpoint."""
         options = super().from_environment(environment)
         base_url = options.get("base_url") or environment.get("AZURE_OPENAI_BASE_URL")
         if not base_url:
@@ -52,7 +52,7 @@ class Azure(OpenAI):
         return {**options, "api_version": versions[0]} if versions else options
 
     def check(self) -> None:
-        """Raise ConfigurationError without an endpoint, a key or a possible ``api_version``."""
+        """Raise ConfigurationError without an endpoint or a key, or for a bad ``api_version``."""
         missing = [name for name in ("base_url", "api_key") if not getattr(self.options, name)]
         if missing:
             raise ConfigurationError(f"provider {self.name}: azure needs {' and '.join(missing)}")
@@ -62,7 +62,7 @@ class Azure(OpenAI):
             raise ConfigurationError(text)
 
     def request_headers(self) -> dict[str, str]:
-        """Return the headers of every request: the key has one of its own."""
+        """Return the headers of every request; the key is sent in ``api-key``."""
         headers = super().request_headers()
         if headers.pop("Authorization", "") and self.options.api_key:
             headers["api-key"] = str.__str__(self.options.api_key)
@@ -82,5 +82,5 @@ class Azure(OpenAI):
         return f"{base}/deployments/{quote(model, safe='')}{path}?api-version={quote(version)}"
 
     def models(self) -> list[str]:
-        """Return nothing: the API lists models, not what they are called as deployments."""
+        """Return an empty list: the API lists models, not the names of deployments."""
         return []

@@ -1,4 +1,4 @@
-"""Chat chunks as items: the translator of OpenAI-compatible streams."""
+"""The translator of OpenAI-compatible streams: chat chunks in, items out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..translating import Translator, json_values
 from .events import EventReader, read_chunks
 from .long import AT_ONCE, shorten
 
-#: Members of a delta, and of a choice, that have their place in an item.
+#: Members of a delta, and of a choice, that have a field of an item.
 _KNOWN = ("role", "content", "reasoning_content", "refusal", "tool_calls")
 _OF_CHOICE = ("index", "delta", "finish_reason", "logprobs")
 
@@ -26,8 +26,8 @@ _OF_CHOICE = ("index", "delta", "finish_reason", "logprobs")
 class OpenAITranslator(Translator):
     """Reads the event stream of ``POST /chat/completions`` with *n* choices.
 
-    *limit* bounds the bytes of an event; *new_call_id* makes the id of a call that has none, and
-    *tools* are the names that can be called.
+    An event may have *limit* bytes.  *new_call_id* returns an id for a call without one.  *tools*
+    are the names of the functions that the model may call.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class OpenAITranslator(Translator):
         self._normaliser = Normaliser(n, new_id=new_call_id, tools=tools)
         self.marks = self._normaliser.marks
         self._reader.shorten = partial(shorten, marks=self.marks, reading=True)
-        # What was around the text of the last event that said nothing but a text, and its choice.
+        # The data before and after the text of the last event with nothing but text; its choice.
         self._around: tuple[str, str, int] | None = None
 
     @property
@@ -53,7 +53,7 @@ class OpenAITranslator(Translator):
     def translate(self, data: bytes, items: list[Item]) -> None:
         events, failure = self._reader.read(data)
         for event in events:
-            self._take(event, items)
+            self._read_event(event, items)
             if self.ended:
                 return
         if failure is not None:
@@ -62,19 +62,19 @@ class OpenAITranslator(Translator):
     def finish(self) -> list[Item]:
         items: list[Item] = []
         if not self.ended:
-            with suppress(UpstreamInvalid):  # unless it was cut
+            with suppress(UpstreamInvalid):  # a truncated event
                 self.translate(b"\n\n", items)  # a last event without its blank line
         if not self.ended:
             self._end(items)
         return items
 
-    def _take(self, event: sse.Event, items: list[Item]) -> None:
+    def _read_event(self, event: sse.Event, items: list[Item]) -> None:
         data = event.data
         if self._around is not None and event.event != "error":
             before, after, index = self._around
-            said = data[len(before) : len(data) - len(after)]
-            if _is_plain(said) and data.startswith(before) and data.endswith(after):
-                items.append(Delta(said, index))
+            text = data[len(before) : len(data) - len(after)]
+            if _is_plain(text) and data.startswith(before) and data.endswith(after):
+                items.append(Delta(text, index))
                 return
         for _, chunk in read_chunks(data.strip().encode(), event.event, MAX_VALUES):
             if chunk is None:
@@ -82,18 +82,18 @@ class OpenAITranslator(Translator):
                 self._end(items)
                 return
             chunks, verdict = self._normaliser.normalise(chunk)
-            begun = len(items)
+            known = len(items)
             for one in chunks:
                 for choice in one["choices"]:
                     items += _items(choice)
-            if verdict != CHANGED and len(items) == begun + 1:
+            if verdict != CHANGED and len(items) == known + 1:
                 self._learn(data, items[-1])
 
     def _learn(self, data: str, item: Item) -> None:
-        """Remember what is around the text of *item* in *data*, if it has nothing else to say.
+        """Remember what surrounds the text of *item* in *data*, if the item has nothing else.
 
-        Another text in that place would have been taken in the same way: nothing of what a
-        normaliser keeps or mends depends on it.
+        An event with another text in that place needs no parsing: neither the state of the
+        normaliser nor what it mends depends on the text.
         """
         if not isinstance(item, Delta) or item != Delta(item.text, item.index):
             return
@@ -112,11 +112,11 @@ class OpenAITranslator(Translator):
 
 
 def _is_plain(text: str) -> bool:
-    """Whether *text* stands in JSON as it is; an empty one says something else."""
+    """Whether *text* is the same in JSON, and not empty: an empty text makes no item."""
     return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
 
 
-#: Members of a delta that writers of other APIs take apart, and what in them is of use.
+#: Members of a delta that writers of other APIs read, and the check of each element.
 _LISTS = {
     "images": check_of({"image_url!": {"url!": str}}),
     "content_parts": check_of(dict),
@@ -129,8 +129,8 @@ def _items(choice: dict[str, Json]) -> list[Item]:
     index, delta = choice["index"], choice["delta"]
     extra = {key: value for key, value in delta.items() if key not in _KNOWN and value is not None}
     for name in _LISTS.keys() & extra.keys():
-        given = extra[name] if isinstance(extra[name], list) else []
-        extra[name] = [one for one in given if passes(_LISTS[name], one)]
+        elements = extra[name] if isinstance(extra[name], list) else []
+        extra[name] = [one for one in elements if passes(_LISTS[name], one)]
     found = choice.get("logprobs")
     found = found if isinstance(found, dict) else {}
     logprobs = {key: value for key, value in found.items() if value}
@@ -171,15 +171,15 @@ def _call(call: dict[str, Json]) -> ToolCall:
 
 
 def unfold(body: bytes) -> bytes | None:
-    """Return *body* as the bytes of a stream of events, or None if it holds no answer.
+    """Return *body* as the bytes of an event stream, or None if it holds no answer.
 
-    It is a plain completion, which the normaliser takes as one chunk, or chunks: an array of them,
-    or one on each line.
+    A body is a plain completion, which the normaliser accepts as a chunk, or an array of chunks,
+    or a chunk on each line.
     """
     body = body.strip(BLANK)
     values = json_values(body)
     chunks = all(isinstance(value, dict) for value in values)
     if not chunks or find_error(values) or not any(value.get("choices") for value in values):
         return None
-    cut = len(values) > 1 and body.startswith(b"{")  # lines: nothing tells whether more were meant
+    cut = len(values) > 1 and body.startswith(b"{")  # lines may be truncated unnoticed
     return b"".join([*(sse.frame(dump(value)) for value in values), b"" if cut else sse.DONE])

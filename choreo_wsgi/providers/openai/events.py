@@ -1,4 +1,4 @@
-"""The bytes of an OpenAI-compatible stream, as whole events."""
+"""Reading an OpenAI-compatible stream: whole events, and the chunk in the data of each."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ else:
     failures = Late("choreo_wsgi.providers.failures")
     joined = Late("choreo_wsgi.providers.openai.joined")
 
-#: The end marker, also twice, in quotes, in small letters, without its brackets.
+#: The end marker; servers also send it twice, in quotes, in lower case or without brackets.
 DONE = re.compile(rb'["\[ ]*DONE\b', re.I)
-#: What keeps a stream alive without being a comment of Server-Sent Events.
+#: The data of keep-alive events, sent by servers that do not use comments for that.
 _KEEP_ALIVE = re.compile(rb'(:.*|"?(ping|heart-?beat|keep-?alive)"?)?', re.I)
+#: Bytes of invalid data that an error message quotes.
 _SHOWN = 200
 
 
 def read_chunk(data: bytes, event: str = "", values: int = 0) -> dict[str, Json] | None:
-    """Return the chunk in the *data* of an *event*: empty for a keep-alive, None at the end.
+    """Return the chunk in *data*, of an event of the type *event*.
 
-    It may hold so many *values*, or as many as :func:`.reading.most_values` says.
-
-    Raises the error that it reports, and UpstreamInvalid for what is no chunk.
+    The chunk is empty for a keep-alive, None for the end marker.  It may hold *values* JSON
+    values, by default :func:`.reading.most_values`.  Raises the error that the event reports, and
+    UpstreamInvalid for data that is no chunk.
     """
     if not data.startswith(b"{"):
         if DONE.match(data):
@@ -56,9 +57,9 @@ def read_chunk(data: bytes, event: str = "", values: int = 0) -> dict[str, Json]
 def read_chunks(
     data: bytes, event: str = "", values: int = 0
 ) -> Iterator[tuple[bytes, dict[str, Json] | None]]:
-    """Yield the chunks in the *data* of an *event* as :func:`read_chunk` does, each with its JSON.
+    """Yield the JSON and the value of each chunk in *data*; the rest is as for :func:`read_chunk`.
 
-    Some servers join several to one event, see :mod:`.joined`.
+    Some servers join several chunks in one event, see :mod:`.joined`.
     """
     try:
         chunk = read_chunk(data, event, values)
@@ -73,9 +74,9 @@ def read_chunks(
 
 
 class EventReader(sse.Decoder):
-    """A decoder that is strict about UTF-8 and knows the pseudo-field ``error:``.
+    """A decoder that rejects invalid UTF-8 and reads the field ``error:``.
 
-    Older llama.cpp sends ``error: {...}`` as a line of its own, which the standard ignores.
+    Older versions of llama.cpp send a line ``error: {...}``, which the standard ignores.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
@@ -83,30 +84,30 @@ class EventReader(sse.Decoder):
         self.error: ChoreoError | None = None
 
     def unknown(self, line: bytes) -> None:
-        """Remember an ``error:`` line, or one of bare JSON, as the provider's error."""
+        """Store the provider's error from *line*: an ``error:`` field or bare JSON."""
         if line.startswith((b"error:", b"{")) and self.error is None:
-            told = parse_object(line.removeprefix(b"error:"))
-            if line.startswith(b"error:") or find_error(told) is not None:
-                self.error = failures.provider_error(told)
+            reported = parse_object(line.removeprefix(b"error:"))
+            if line.startswith(b"error:") or find_error(reported) is not None:
+                self.error = failures.provider_error(reported)
 
     def read(self, data: bytes) -> tuple[list[sse.Event], ChoreoError | None]:
-        """Return the events that *data* completes, and the failure behind them, if any."""
+        """Return the events that *data* completes, and the failure after them, if any."""
         try:
             return self.receive_data(data), self.error
         except sse.DecodeError as error:
             failure = UpstreamInvalid(f"the provider's stream cannot be read: {error}")
             return error.events, failure
-        except ChoreoError as error:  # an error: line that is no JSON
+        except ChoreoError as error:  # the value of an error: line is not JSON
             return [], error
 
 
 class WholeEvents:
-    """Collects bytes until events are whole; *limit* bounds the bytes of one."""
+    """Buffers bytes until events are whole; an event may have *limit* bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = bytearray()  # the start of an event
-        self._after_cr = False  # the last byte was CR, which may be half of CRLF
+        self._rest = bytearray()  # the start of an incomplete event
+        self._after_cr = False  # the last byte was CR, perhaps the first half of CRLF
 
     @property
     def empty(self) -> bool:
@@ -115,11 +116,11 @@ class WholeEvents:
 
     @property
     def too_large(self) -> bool:
-        """Whether the event that has begun is longer than the limit."""
+        """Whether the incomplete event is longer than the limit."""
         return len(self._rest) > self._limit
 
     def feed(self, data: bytes) -> bytes:
-        """Return all whole events there are, lines ended by LF; keep the rest."""
+        """Return the whole events so far, with LF as line ends; buffer the rest."""
         if self._after_cr or b"\r" in data:
             data = self._line_feeds(data)
         end = data.rfind(b"\n\n") + 2
@@ -138,12 +139,12 @@ class WholeEvents:
         return block
 
     def end(self) -> bytes:
-        """Say that the bytes have ended; return the event that lacks its blank line, if any."""
+        """Return the incomplete event at the end of the stream, with a blank line, or ``b""``."""
         rest, self._rest = bytes(self._rest), bytearray()
         return rest + b"\n\n" if rest.strip() else b""
 
     def _line_feeds(self, data: bytes) -> bytes:
-        """Return *data* with CR and CRLF as LF.  JSON holds none of them unescaped."""
+        """Return *data* with CR and CRLF replaced by LF; JSON strings contain neither."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False

@@ -1,6 +1,6 @@
-"""Events of a stream that a server has joined to one.
+"""Splitting the data of an event in which a server has joined several.
 
-They lack the blank lines, or all line ends, between them, are a list, or say ``data:`` twice.
+The blank lines or line ends between them are missing, ``data:`` is repeated, or they are a list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BETWEEN = " \t\n,"
 
 
 def events_in(data: bytes) -> list[bytes]:
-    """Return the data of the events in *data*, which is no chunk; none for something else."""
+    """Return the data of each event joined in *data*; an empty list if it is anything else."""
     text, at = _FIELD.sub("", data.decode("utf-8", "replace")), 0
     values: list[Json] = []
     end: list[bytes] = []
@@ -33,7 +33,7 @@ def events_in(data: bytes) -> list[bytes]:
                 values += value if isinstance(value, list) else [value]
     except (ValueError, RecursionError):
         return []
-    alone = len(values) == 1 and not end and data.startswith(b"{")
-    if alone or not all(isinstance(value, dict) for value in values):
+    is_single = len(values) == 1 and not end and data.startswith(b"{")
+    if is_single or not all(isinstance(value, dict) for value in values):
         return []
     return [*map(dump, values), *end]

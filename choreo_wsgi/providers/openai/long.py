@@ -1,4 +1,4 @@
-"""Chat chunks of hundreds of kilobytes: what is long is set aside, many calls are divided."""
+"""Chat chunks of hundreds of kilobytes: long strings set aside, many tool calls divided."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from ...chat.shapes import compact
 from .. import logprobs
 from ..reading import MAX_VALUES, find_error, most_values, parse_json
 
-#: Tool calls that are told at once.
+#: Tool calls in one chunk or item.
 AT_ONCE = 16
 
 
 def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> bytes:
-    """Return *data*, a chunk or a completion, with *marks* for what is long, as they are put there.
+    """Return *data*, a chunk or a completion, with placeholders for long parts, added to *marks*.
 
-    They stand for long strings of what a choice says, and for log probabilities unless *reading*
-    them; nothing else may have them.
+    The parts are long strings of the choices' output, and their log probabilities unless those
+    will be read (*reading*).  If anything else is long, nothing of its kind is set aside.
     """
     for cut in [cutting.shorten] if reading else [logprobs.shorten, cutting.shorten]:
         short, found = cut(data)
         most = MAX_VALUES if reading else most_values(short)
-        if found and _are_said(found, parse_json(short, most)):
+        if found and _are_output(found, parse_json(short, most)):
             marks |= found
             data = short
     return bytes(data)
 
 
-def _are_said(marks: Marks, chunk: Json) -> bool:
-    """Whether all *marks* stand in log probabilities, texts, arguments and pictures of choices."""
+def _are_output(marks: Marks, chunk: Json) -> bool:
+    """Whether all *marks* are in the log probabilities, texts, arguments or images of choices."""
     if not isinstance(chunk, dict) or find_error(chunk) is not None:
         return False
     choices = chunk.get("choices")
@@ -39,22 +39,22 @@ def _are_said(marks: Marks, chunk: Json) -> bool:
         if not isinstance(one, dict):
             continue
         texts.append(compact(one.get("logprobs")))
-        said = one.get("delta") or one.get("message")
-        for name, value in said.items() if isinstance(said, dict) else ():
+        output = one.get("delta") or one.get("message")
+        for name, value in output.items() if isinstance(output, dict) else ():
             if isinstance(value, str):
                 texts.append(value)
             elif name == "images":
                 texts.append(compact(value))
             elif name == "tool_calls" and isinstance(value, list):
-                calls = (call.get("function") for call in value if isinstance(call, dict))
-                given = [call.get("arguments") for call in calls if isinstance(call, dict)]
-                texts += [text for text in given if isinstance(text, str)]
-    said = longtext.find_marks("".join(texts).encode("utf-8", "replace"), marks)
-    return marks.keys() == {found[0] for found in said}
+                functions = (call.get("function") for call in value if isinstance(call, dict))
+                arguments = [one.get("arguments") for one in functions if isinstance(one, dict)]
+                texts += [text for text in arguments if isinstance(text, str)]
+    found = longtext.find_marks("".join(texts).encode("utf-8", "replace"), marks)
+    return marks.keys() == {match[0] for match in found}
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:
-    """Yield *chunk* as several that say as much, one after the other."""
+    """Yield *chunk* divided into several with one choice and at most AT_ONCE calls each."""
     for one in chunk["choices"] or [None]:
         calls = (one["delta"].get("tool_calls") or []) if one else []
         if len(calls) <= AT_ONCE:

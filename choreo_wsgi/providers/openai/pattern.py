@@ -1,12 +1,24 @@
-"""The shape that most events of a stream share, found once and then recognised in bulk.
+"""Patterns: the bytes that the text events of one stream share, so that they need no parsing.
 
-Events of one answer are alike but for one string, the text: ``PREFIX text SUFFIX``.  Once
-an event was taken apart and put together again, a :class:`Pattern` does the same to all
-that look like it, hundreds at a time, without parsing them.
+The events of an answer differ in one JSON string, the text of the delta.  Two of them are parsed;
+from then on a :class:`Pattern` holds the bytes before and after the text, as received and as
+sent.  A server's model ``m-1`` is offered as ``fast``, and the caller did not ask for usage::
 
-Two rules keep that safe.  A pattern passes only what a JSON parser would accept in that place,
-and it is learned only when putting another text into the place changes nothing else: so the
-string is the delta's own, and what was done to the event depended on nothing but the event.
+    received    data: {"model":"m-1","choices":[{"delta":{"content":" Hi"}}],"usage":null}
+    sent        data: {"model":"fast","choices":[{"delta":{"content":" Hi"}}]}
+
+    prefix      data: {"model":"m-1","choices":[{"delta":{"content":"
+    suffix      "}}],"usage":null}
+    new_prefix  data: {"model":"fast","choices":[{"delta":{"content":"
+    new_suffix  "}}]}
+
+(A suffix includes the blank line after the event.)  One ``split`` and one ``join`` rewrite a block
+of hundreds of such events.  Two rules keep that safe:
+
+* A block is rewritten only if each text in it is valid UTF-8 and valid inside a JSON string.
+  Otherwise :meth:`Pattern.apply` returns None, and the events are parsed.
+* A pattern is learned only if the string is a member of the delta, and if another string in its
+  place changes nothing else: the rest of the frame depends on the prefix and suffix alone.
 """
 
 from __future__ import annotations
@@ -19,31 +31,32 @@ from operator import itemgetter
 
 from ...chat.items import Json
 
-#: Where a JSON string begins and ends, by the member that holds it.  Each byte of it can be
-#: matched in one way only, so that a long string costs no memory.
+#: A string member, by its name; group 1 is the inside of the string.  Each byte can match in one
+#: way only, so that a long string needs no memory for backtracking.
 _STRINGS = {
     key: re.compile(rb'"%b":[ ]?"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"' % key.encode())
     for key in ("content", "reasoning_content", "reasoning", "arguments")
 }
 _ESCAPE = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})')
-#: What stands in a JSON string as an escape only.
+#: Bytes that a JSON string contains only as escapes.
 SPECIAL = bytes(range(32)) + b'"\\'
-# Long enough to be rare in text, short enough for the fast way of finding it.
+#: Bytes of the suffix to split at: enough to be rare in text, and few enough for a fast search.
 _SEPARATOR = 12
-#: Longest event that is learned from, and longest block that is looked at as one event first.
+#: Longest event that a pattern is learned from, and longest block that is tried as one event.
 SMALL = 4096
 _HOLE = "\x7f<hole>\x7f"
 _HOLE_JSON = _HOLE.encode()
-#: Patterns kept: as many as choices that take turns.
+_Ends = tuple[bytes, bytes]
+#: Patterns kept of one stream: its choices may take turns.
 _MOST = 8
 
 
 @dataclass(slots=True)
 class Pattern:
-    """Events that are *prefix*, a JSON string's inside, *suffix*, and what becomes of them.
+    """How to rewrite events that consist of *prefix*, the inside of a JSON string and *suffix*.
 
-    *prefix* begins an event's first line and *suffix* ends with the blank line; *new_prefix* and
-    *new_suffix* stand in their places afterwards.  *seen*, if given, is told the texts.
+    The string is sent between *new_prefix* and *new_suffix*.  A prefix begins with ``data:``, a
+    suffix ends with the blank line.  *on_text*, if any, is called with the rewritten strings.
     """
 
     prefix: bytes
@@ -53,35 +66,35 @@ class Pattern:
     separator: bytes
     _between: bytes
     _new_between: bytes
-    _behind: Callable[[bytes], bytes] = field(compare=False)  # what follows _between
-    seen: Callable[[bytes], None] | None = field(default=None, compare=False)
+    _after_between: Callable[[bytes], bytes] = field(compare=False)
+    on_text: Callable[[bytes], None] | None = field(default=None, compare=False)
 
     def apply(self, block: bytes) -> bytes | None:
-        """Return *block*, whole events, rewritten; None if any of them is different."""
+        """Return *block*, which holds whole events, rewritten; None if an event does not match."""
         if not block.startswith(self.prefix):
             return None
-        # At the pace of a model there is one event at a time, of plain text mostly: this way
-        # takes a third of the time of the other.  "make bench" shows it as "paced".
+        # At the speed of a model events arrive one by one, mostly of plain text: this takes a
+        # third of the time of the code below ("make bench", "paced").
         if len(block) < SMALL and block.endswith(self.suffix, len(self.prefix)):
             text = block[len(self.prefix) : -len(self.suffix)]
             if text.isascii() and len(text.translate(None, SPECIAL)) == len(text):
-                if self.seen is not None:
-                    self.seen(text)
+                if self.on_text is not None:
+                    self.on_text(text)
                 return self.new_prefix + text + self.new_suffix
         pieces = block.split(self.separator)
         if pieces.pop() != self.suffix[len(self.separator) :]:
             return None
         first, *others = pieces
         if len(first) < len(self.prefix):
-            return None  # a separator that begins inside of the prefix
+            return None  # the separator overlaps the prefix
         texts = [first[len(self.prefix) :]]
         if others:
-            # All begin with the same bytes if the least and the greatest of them do: two passes
-            # at the speed of memory instead of one call an event ("make bench", "burst").
+            # If the least and the greatest of them begin with *between*, all do: two passes in C
+            # instead of one call for each event ("make bench", "burst").
             between = self._between
             if not (min(others).startswith(between) and max(others).startswith(between)):
                 return None
-            texts += map(self._behind, others)
+            texts += map(self._after_between, others)
         joined = b"".join(texts)
         if not _inside_strings(texts, joined):
             return None
@@ -93,24 +106,25 @@ class Pattern:
                 result.decode("utf-8")
             except UnicodeDecodeError:
                 return None
-        if self.seen is not None:
-            self.seen(joined)
+        if self.on_text is not None:
+            self.on_text(joined)
         return result
 
 
 def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
-    """Whether each of *texts*, together *joined*, is the inside of a JSON string."""
+    """Whether each of *texts*, whose concatenation is *joined*, is valid inside a JSON string."""
     if b"\\" in joined:
-        # What is between the texts keeps an escape that is cut from going on in the next.
+        # The byte between two texts keeps the end of one and the start of the next from
+        # forming an escape.
         joined = _ESCAPE.sub(b"", b"\x7f".join(texts))
     return len(joined.translate(None, SPECIAL)) == len(joined)
 
 
 class Patterns:
-    """The patterns of one stream, the latest first, and what may become one.
+    """The patterns of one stream, the latest first.
 
-    An event is learned from when the second of its kind comes: a stream that has no pattern,
-    because each event is padded at random, costs one search an event and no more.
+    A pattern is learned from the second event with the same prefix and suffix.  So a stream
+    without patterns, because each event has random padding, costs one search for each event.
     """
 
     def __init__(self) -> None:
@@ -118,18 +132,18 @@ class Patterns:
         self._candidates: dict[tuple[bytes, bytes], None] = {}
 
     def forget(self) -> None:
-        """Forget all: what may come next is not what came before."""
+        """Drop all patterns, because the same bytes may mean something else from now on."""
         self.known = []
         self._candidates.clear()
 
-    def see(
-        self, raw: bytes, chunk: Json, frame: bytes, seen: Callable[[bytes], None] | None
+    def learn(
+        self, raw: bytes, chunk: Json, frame: bytes, on_text: Callable[[bytes], None] | None
     ) -> Pattern | None:
-        """Look at the event *raw*, JSON, of which *chunk*, of one choice, was made.
+        """Return a new pattern for events like this one, None if there is none; remember it.
 
-        It was sent as *frame*.  Returns the pattern that could be learned, which is told *seen*.
+        The JSON *raw* was parsed and mended to *chunk*, of one choice, and sent as *frame*.
         """
-        found = _find(raw, chunk) if len(raw) <= SMALL else None
+        found = _find_text(raw, chunk) if len(raw) <= SMALL and b"\n" not in raw else None
         if found is None:
             return None
         holder, key, match = found
@@ -140,36 +154,30 @@ class Patterns:
             self._candidates[head, tail] = None
             return None
         sent = frame[6:-2]
-        again = [match.span(1) for match in _STRINGS[key].finditer(sent)]
-        if len(again) != 1:
+        spans = [match.span(1) for match in _STRINGS[key].finditer(sent)]
+        if len(spans) != 1:
             return None
-        start, end = again[0]
+        start, end = spans[0]
         new_head, new_tail = sent[:start], sent[end:]
-        if b"\n" in head or not _is_sound(holder, key, chunk, (head, tail), (new_head, new_tail)):
+        if not _is_safe(holder, key, chunk, (head, tail), (new_head, new_tail)):
             return None
         ends = b"data: " + head, tail + b"\n\n", b"data: " + new_head, new_tail + b"\n\n"
-        pattern = new_pattern(*ends, seen)
+        pattern = new_pattern(*ends, on_text)
         if pattern is None or pattern in self.known:
             return None
         self.known = [pattern, *self.known[: _MOST - 1]]
         return pattern
 
 
-def _is_sound(
-    holder: dict[str, Json],
-    key: str,
-    chunk: Json,
-    came: tuple[bytes, bytes],
-    sent: tuple[bytes, bytes],
-) -> bool:
-    """Return whether another text between the ends of what *came*, and was *sent*, changes no more.
+def _is_safe(holder: dict[str, Json], key: str, chunk: Json, received: _Ends, sent: _Ends) -> bool:
+    """Whether another text changes nothing but the member *key* of *holder*, a part of *chunk*.
 
-    The text is the member *key* of *holder*, a part of *chunk*, of which that was made.
+    *received* and *sent* are the JSON before and after the text, as received and as sent.
     """
     text, holder[key] = holder[key], _HOLE
     same: bool = json.loads(_HOLE_JSON.join(sent)) == chunk
     holder[key] = text
-    delta = json.loads(_HOLE_JSON.join(came))["choices"][0]["delta"]
+    delta = json.loads(_HOLE_JSON.join(received))["choices"][0]["delta"]
     if key == "arguments":
         delta = delta["tool_calls"][0]["function"]
     return same and _HOLE in (delta.get(key), delta.get("reasoning"))
@@ -180,9 +188,9 @@ def new_pattern(
     suffix: bytes,
     new_prefix: bytes,
     new_suffix: bytes,
-    seen: Callable[[bytes], None] | None = None,
+    on_text: Callable[[bytes], None] | None = None,
 ) -> Pattern | None:
-    """Return the :class:`Pattern` with these ends; None if its events cannot be told apart."""
+    """Return the :class:`Pattern` with these members; None if it could not split events."""
     separator = suffix[:_SEPARATOR]
     if (prefix + suffix).count(separator) != 1:
         return None
@@ -196,17 +204,14 @@ def new_pattern(
         between,
         new_suffix + new_prefix,
         itemgetter(slice(len(between), None)),
-        seen,
+        on_text,
     )
 
 
-def _find(raw: bytes, chunk: Json) -> tuple[dict[str, Json], str, re.Match[bytes]] | None:
-    """Return the one text in *chunk*: the object and the key that hold it, and where in *raw*."""
+def _find_text(raw: bytes, chunk: Json) -> tuple[dict[str, Json], str, re.Match[bytes]] | None:
+    """Return the object and key that hold the one text of *chunk*, and its match in *raw*."""
     delta = chunk["choices"][0]["delta"]
-    texts: list[tuple[dict[str, Json], str]] = []
-    for key in ("content", "reasoning_content"):
-        if delta.get(key):
-            texts.append((delta, key))
+    texts = [(delta, key) for key in ("content", "reasoning_content") if delta.get(key)]
     for call in delta.get("tool_calls") or ():
         function = call.get("function")
         if call.get("id") or not isinstance(function, dict):

@@ -1,4 +1,4 @@
-"""Providers that speak OpenAI's API and differ in nothing but what the table says of them."""
+"""Providers with OpenAI's API, whose differences are members of a class or facts in a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def _preset(type_: str, **members: object) -> type[OpenAI]:
-    """Return the class of a type that differs from OpenAI's in some *members*, or in nothing."""
+    """Return a subclass of :class:`OpenAI` for a type, with its facts and these *members*."""
     return type(type_, (OpenAI,), {"type": type_, "facts": BUILT_IN[type_], **members})
 
 
@@ -23,7 +23,7 @@ XAI = _preset("xai")
 OpenRouter = _preset("openrouter")
 Groq = _preset("groq", strict=True)
 DeepSeek = _preset("deepseek", old_limit=True)
-#: Servers of one's own.
+#: Servers that the operator runs.
 VLLM = _preset("vllm", known_apis=("chat", "responses"))
 SGLang = _preset("sglang", known_apis=("chat", "responses"))
 
@@ -31,8 +31,8 @@ SGLang = _preset("sglang", known_apis=("chat", "responses"))
 class Mistral(OpenAI):
     """Mistral's models.
 
-    Usage comes unasked, and ``stream_options`` is refused.  Ids of tool calls are nine letters
-    and digits: those of other providers, in a history that began there, are made to fit.
+    Mistral sends usage unasked and rejects ``stream_options``.  Its ids of tool calls are nine
+    letters and digits: ids of other providers, in a history that began there, are replaced.
     """
 
     type = "mistral"
@@ -44,30 +44,30 @@ class Mistral(OpenAI):
     class Options(OpenAI.Options):
         """The settings of a section whose type is ``mistral``."""
 
-        usage: bool = setting(False, "ask for usage in streams; it comes unasked")
+        usage: bool = setting(False, "ask for usage in streams; Mistral sends it unasked")
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
-        """Return *body* with ids of tool calls that Mistral takes."""
+        """Return *body* with ids of tool calls that Mistral accepts."""
         return {**super().prepare(body), "messages": [*map(_with_short_ids, body["messages"])]}
 
 
 def _with_short_ids(message: dict[str, Json]) -> dict[str, Json]:
-    """Return *message* with the ids of its calls, or of the call it answers, made to fit."""
-    made = dict(message)
+    """Return *message* with short ids for its calls, and for the call that it answers."""
+    result = dict(message)
     if message.get("tool_call_id"):
-        made["tool_call_id"] = _short_id(message["tool_call_id"])
+        result["tool_call_id"] = _short_id(message["tool_call_id"])
     if message.get("tool_calls"):
-        made["tool_calls"] = [
+        result["tool_calls"] = [
             {**call, "id": _short_id(call["id"])} if isinstance(call.get("id"), str) else call
             for call in message["tool_calls"]
         ]
-    return made
+    return result
 
 
 def _short_id(id: str) -> str:
-    """Return *id* if it is nine letters and digits, else nine that depend on it alone.
+    """Return *id* if it is nine letters and digits, else the first nine digits of its hash.
 
-    So a call and its result get the same, in every turn.
+    So a call and its result have the same id in every turn.
     """
     if _NINE.fullmatch(id):
         return id

@@ -1,4 +1,4 @@
-"""OpenAI, and everything that speaks its chat completions over http, https or a unix socket."""
+"""OpenAI, and any server with its chat completions over http, https or a unix socket."""
 
 from __future__ import annotations
 
@@ -39,73 +39,74 @@ else:
 _OPENAIS = ("chat", "responses", "input_tokens", "compact")
 _APIS = frozenset((*_OPENAIS, "messages", "count_tokens", "completions", "embeddings"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_ABLE = frozenset((*_LIMITS, "parallel_tool_calls"))  # depends on what the model can do
+#: Members of a request that depend on the capabilities of the model.
+_CAPABILITY_MEMBERS = frozenset((*_LIMITS, "parallel_tool_calls"))
 
-#: How long a list of models is believed, and how long the lack of one, in seconds.
+#: How long a list of models is cached, and how long a failure to get one, in seconds.
 _LIST_SECONDS = 300.0
 _NO_LIST_SECONDS = 30.0
-#: A list that takes longer is not waited for: somebody waits for ours.
+#: Longest wait for the list, in seconds: a client waits for ours meanwhile.
 _LIST_PATIENCE = 5.0
-#: Longest plain completion that is passed on, in bytes.
+#: Largest plain completion that is forwarded, in bytes.
 _MAX_REPLY = 64 * 1024 * 1024
 
 
 class OpenAI(OverHTTP):
-    """Passes requests and answers through, and changes nothing but what must change.
+    """Forwards requests and answers with as few changes as possible.
 
-    The upstream is always asked for usage.  One that refuses to be asked is asked once more
-    without, and from then on.
+    Requests for streams always ask for usage.  If the upstream rejects that, the request is sent
+    again without, and so are all later ones.
     """
 
     type = "openai"
     facts = BUILT_IN["openai"]
     native = frozenset({"n", "stop", "max_tokens"})
     takes_marks = True
-    #: The APIs that a server of this type is known to speak, without the option ``apis``.
+    #: The APIs of a server of this type, unless the option ``apis`` is set.
     known_apis: ClassVar[tuple[str, ...]] = ("chat",)
-    #: Whether it refuses members that OpenAI's chat does not have, as OpenAI itself does.
+    #: Whether the server rejects members that OpenAI's chat does not have, as OpenAI itself does.
     strict: bool = False
-    #: Whether it does not know the newer name of ``max_tokens``, ``max_completion_tokens``.
+    #: Whether the server knows only ``max_tokens``, not the newer ``max_completion_tokens``.
     old_limit: ClassVar[bool] = False
 
     @dataclass(frozen=True)
     class Options:
         """Settings of an OpenAI-compatible provider; timeouts are in seconds."""
 
-        base_url: str = setting("", "where the API is, up to and with /v1; empty: its own address")
-        api_key: Secret = setting(Secret(""), "its key, or env:NAME")
+        base_url: str = setting("", "URL of the API, including /v1; empty: the provider's own")
+        api_key: Secret = setting(Secret(""), "API key, or env:NAME")
         unix_socket: str = setting("", "path of a unix socket to connect to instead")
         headers: tuple[Secret, ...] = setting((), "more headers, NAME: VALUE, comma separated")
         apis: tuple[str, ...] = setting(
-            (), "APIs that the upstream itself speaks, as chat, responses, messages"
+            (), "APIs that the upstream has, as chat, responses, messages"
         )
-        repair: bool = setting(True, "mend what the upstream gets wrong")
+        repair: bool = setting(True, "mend answers that break the schema")
         capabilities: tuple[str, ...] = setting((), CAPABILITIES)
-        usage: bool = setting(True, "ask for usage in streams; off for one that this silences")
-        connect_timeout: float = setting(0.0, "0: the server's", minimum=0)
-        first_byte_timeout: float = setting(0.0, "0: the server's", minimum=0)
-        idle_timeout: float = setting(0.0, "0: the server's", minimum=0)
+        usage: bool = setting(
+            True, "ask for usage in streams; off if the server then sends nothing"
+        )
+        connect_timeout: float = setting(0.0, "0: as the server's setting", minimum=0)
+        first_byte_timeout: float = setting(0.0, "0: as the server's setting", minimum=0)
+        idle_timeout: float = setting(0.0, "0: as the server's setting", minimum=0)
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        given = self.options
-        self._base_url = (given.base_url or self.facts.home).rstrip("/")
+        self._base_url = (self.options.base_url or self.facts.home).rstrip("/")
         known = self.known_apis
         if self.type == "openai" and self._base_url == OpenAI.facts.home:
             known, self.strict = _OPENAIS, True
-        self.apis = frozenset((*(given.apis or known), "completions", "embeddings"))
+        self.apis = frozenset((*(self.options.apis or known), "completions", "embeddings"))
         if unknown := self.apis - _APIS:
-            raise ConfigurationError(f"provider {name}: apis: {', '.join(unknown)} is no API")
+            raise ConfigurationError(f"provider {name}: apis: unknown: {', '.join(unknown)}")
         self._headers = self.request_headers()
-        # None: not known yet.
-        self._takes_stream_options: bool | None = None
+        self._accepts_stream_options: bool | None = None  # None: unknown
         self._listed: tuple[float, list[str]] = (0.0, [])
         self._listing = threading.Lock()
 
-    # -- what a relative may do otherwise --------------------------------------------
+    # -- hooks for subclasses --------------------------------------------------------
 
     def request_headers(self) -> dict[str, str]:
-        """Return the headers of every request; raises ConfigurationError for wrong ones."""
+        """Return the headers of every request; raises ConfigurationError for an invalid one."""
         headers = {"Content-Type": "application/json"}
         if self.options.api_key:
             headers["Authorization"] = f"Bearer {str.__str__(self.options.api_key)}"
@@ -123,12 +124,15 @@ class OpenAI(OverHTTP):
     # -- answering -------------------------------------------------------------------
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Begin to answer *request*: chat with the upstream's own bytes, else with items."""
+        """Begin to answer *request*: with the upstream's own bytes if it has the API of *writer*.
+
+        Otherwise the upstream's chat is read as items, which *writer* turns into that API.
+        """
         if writer.api in self.apis and writer.api != "chat" and not request.threaded:
-            return self._pass_on(request, writer)
+            return self._forward(request, writer)
         if writer.api != "chat":
             return super().answer(request, writer)
-        # The name that was asked for, where the upstream knows the model by another.
+        # The model's name in the request, if the upstream's is different.
         renamed = writer.model if writer.model != request.model else ""
         label, limit = self.label(request.model), self.settings.max_event_bytes
         tools, repair = _tool_names(request), self.options.repair
@@ -143,8 +147,8 @@ class OpenAI(OverHTTP):
         attempt = self._document(request)
         return relayed.RelayedDocument(attempt, label, writer, fold, mending, renamed, _MAX_REPLY)
 
-    def _pass_on(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Answer a request of an API that the upstream itself speaks with its own events."""
+    def _forward(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
+        """Answer with the events of the upstream, which has the API of *writer* itself."""
         body = {**(request.native or request.original or {}), "model": request.model}
         sent = self._post(request, body, native.DIALECTS[writer.api].path)
         to_error = self.error if self.options.apis else native.route_error
@@ -159,9 +163,9 @@ class OpenAI(OverHTTP):
         return native.WithFallback(reply, translate)
 
     def open(self, request: ChatRequest) -> Source:
-        """Begin to answer *request*; the source reads the upstream's chunks."""
+        """Return the source of the answer to *request*, which reads the upstream's chunks."""
         if self.strict and request.original is not None:
-            request = strict.without_hints(request)
+            request = strict.without_foreign_members(request)
         tools = _tool_names(request)
         return translating.HTTPSource(self._stream(request), self._translator(request.n, tools))
 
@@ -169,8 +173,8 @@ class OpenAI(OverHTTP):
         return chunks.OpenAITranslator(n, self.settings.max_event_bytes, self.new_call_id, tools)
 
     def prepare(self, body: dict[str, Json]) -> dict[str, Json]:
-        """Return *body*, what is sent for a request, as this upstream needs it; may change it."""
-        if _ABLE.isdisjoint(body):
+        """Return the *body* of a request as this upstream needs it; may change *body*."""
+        if _CAPABILITY_MEMBERS.isdisjoint(body):
             return body
         caps = self.capabilities(body["model"])
         if self.old_limit and "max_completion_tokens" in body:
@@ -193,28 +197,28 @@ class OpenAI(OverHTTP):
             del body["n"]
         options = {**(body.pop("stream_options", None) or {}), "include_usage": True}
         if self._base_url == OpenAI.facts.home:
-            # Padding that differs in every event hides that they are alike.
+            # Without random padding all events follow one pattern.
             options.setdefault("include_obfuscation", False)
         body = self.prepare(body)
 
         def attempt(body: dict[str, Json]) -> Attempt:
             def on_success() -> None:
                 if self.options.usage:
-                    self._takes_stream_options = "stream_options" in body
+                    self._accepts_stream_options = "stream_options" in body
 
             sent = self._post(request, body)
             return self.attempt(
                 request, sent, unfold=lambda body: chunks.unfold(body), on_success=on_success
             )
 
-        if not self.options.usage or self._takes_stream_options is False:
+        if not self.options.usage or self._accepts_stream_options is False:
             return attempt(body)
 
         def retry(status: int, text: bytes) -> Attempt | None:
-            """Leave the options out if they may be what was refused; sure once they were taken."""
+            """Return the request without the options if they may be the reason of the refusal."""
             named = b"stream_options" in text or b"include_usage" in text
-            may_be = status in (400, 422) and (named or self._takes_stream_options is None)
-            return attempt(body) if may_be else None
+            maybe = status in (400, 422) and (named or self._accepts_stream_options is None)
+            return attempt(body) if maybe else None
 
         first = attempt({**body, "stream_options": options})
         first.retry = retry
@@ -229,10 +233,10 @@ class OpenAI(OverHTTP):
         return HTTPRequest("POST", url, self._headers, dump_large(body))
 
     def models(self) -> list[str]:
-        """Return the models that the upstream lists, at most some minutes old.
+        """Return the names of the upstream's models, at most some minutes old.
 
-        One caller at a time asks for the list; the others get the last one, or none yet: an
-        upstream that does not answer must not hold up a thread for each.
+        One caller at a time requests the list.  The others get the last one, which may be empty:
+        an upstream that does not answer must not block a thread for each.
         """
         until, names = self._listed
         if time.monotonic() < until or not self._listing.acquire(blocking=False):
@@ -247,7 +251,7 @@ class OpenAI(OverHTTP):
         return names
 
     def _list(self) -> list[str]:
-        """Ask for the list; raises ChoreoError when there is none."""
+        """Request the list of models; raises ChoreoError if the upstream cannot be reached."""
         exchange = self.client.send(HTTPRequest("GET", self.url("/models", ""), self._headers))
         deadline = time.monotonic() + _LIST_PATIENCE
         body = bytearray()
@@ -264,6 +268,6 @@ class OpenAI(OverHTTP):
 
 
 def _tool_names(request: ChatRequest) -> frozenset[str]:
-    """Return the names of the functions that *request* offers."""
+    """Return the names of the functions that the model may call."""
     tools = [tool.get("function") or {} for tool in request.body.get("tools") or ()]
     return frozenset([function["name"] for function in tools if "name" in function])

@@ -1,19 +1,28 @@
-"""Passing an OpenAI-compatible event stream on: bytes in, whole frames out.
+"""Relay: the event stream of an OpenAI-compatible server, bytes in and whole frames out.
 
-Four ways, the fastest first:
+Parsing every event would cost more than all the rest, so the relay parses as few as it can.
+A block of whole events takes the first of these ways that it can:
 
-* A block of events that all follow one :class:`~.pattern.Pattern` is passed on in bulk,
-  hundreds at once, with the same change made to each.
-* In a mixed block, runs of such events are; what lies between is taken apart.
-* One that begins or finishes the stream as it did another, of which a
-  :class:`~.template.Template` was made, becomes what that one became.
-* Any other is parsed, mended by the
-  :class:`~choreo_wsgi.chat.normalise.Normaliser`, and written: its own bytes where nothing was
-  wrong.  What can be learned from it becomes a pattern.
+1. All events follow one :class:`~.pattern.Pattern`: the block is rewritten in bulk.
+2. Of a mixed block, runs of such events are rewritten in bulk, and the rest event by event.
+3. An event that begins or finishes the stream may equal that of an earlier stream except for its
+   id and time: then the :class:`~.template.Template` of that stream has the frame to send.
+4. Any other event is parsed, mended by the :class:`~choreo_wsgi.chat.normalise.Normaliser` and
+   written again, or sent as it is if nothing was wrong.  The relay learns patterns from these.
 
-Patterns are forgotten whenever the state of a choice changes (a tool call begins, a choice
-finishes), because the same bytes may mean something else from then on.  Nothing here touches a
-socket or a clock.
+For example, with ``id``, ``created`` and blank lines left out, where the server's model ``m-1`` is
+offered as ``fast`` and the caller did not ask for usage (the number is the way taken)::
+
+    received  data: {"model":"m-1","choices":[{"delta":{"content":"Oh"}}],"usage":null}  4
+              data: {"model":"m-1","choices":[{"delta":{"content":", "}}],"usage":null}  4
+              data: {"model":"m-1","choices":[{"delta":{"content":"hi"}}],"usage":null}  2
+    sent      data: {"model":"fast","choices":[{"delta":{"content":"Oh"}}]}
+              data: {"model":"fast","choices":[{"delta":{"content":", "}}]}
+              data: {"model":"fast","choices":[{"delta":{"content":"hi"}}]}
+
+All patterns are dropped when the state of a choice changes (a tool call begins, a choice
+finishes), because the same bytes may mean something else afterwards.  This module uses no socket
+and no clock.
 """
 
 from __future__ import annotations
@@ -41,23 +50,23 @@ if TYPE_CHECKING:
 else:
     long = Late("choreo_wsgi.providers.openai.long")
 
-#: Characters of a label that is worth remembering.
+#: Characters of the longest label that is remembered with a template.
 _LONGEST = 256
 _NULL_USAGE = re.compile(
     rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
 )
-#: Where it mostly stands, and the search for it costs what ten other steps of a start do.
+#: Its usual place, tried first: the search costs as much as ten other steps of a first event.
 _LAST_MEMBER = b',"usage":null}'
-#: A letter of "usage" written as an escape.
+#: An escaped letter of "usage".
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[35]|6[157])")
 
 
 class EventRelay:
-    """Rewrites the events of one stream, as *normaliser* mends its chunks.
+    """Rewrites the events of one stream; *normaliser* mends the chunks that are parsed.
 
-    *include_usage* is whether the caller asked for usage.  *label* names who answers, whose
-    streams are probably alike.  ``failure`` is what the next call will raise, when frames had to
-    be returned first.
+    *include_usage* is whether the caller asked for usage.  *label* names the provider and model,
+    whose streams share templates.  ``failure`` is the error that the next call raises because
+    this one had frames to return.
     """
 
     def __init__(
@@ -82,15 +91,15 @@ class EventRelay:
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider reported so far; None when nothing."""
+        """The latest usage that the provider reported, or None."""
         found = self.normaliser.usage
         return read_usage(found) if found is not None else None
 
     def receive_data(self, data: bytes) -> bytes:
-        """Take the next bytes; return the frames that they complete, joined.
+        """Return the frames, joined, of the events that *data* completes.
 
-        Raises the provider's own error, UpstreamInvalid and UpstreamTruncated; what came
-        before the failure is returned first, and the next call raises.
+        Raises the provider's own error, UpstreamInvalid or UpstreamTruncated.  Frames before the
+        failure are returned first; then the next call raises.
         """
         if self.failure is not None:
             raise self.failure
@@ -100,8 +109,8 @@ class EventRelay:
         frames: list[bytes] = []
         try:
             if block:
-                self._relay(block, frames)
-                block = b""  # not there beside its frames joined
+                self._rewrite(block, frames)
+                block = b""  # freed before the frames are joined
             if self._whole.too_large and not self.normaliser.done:
                 raise UpstreamInvalid(
                     f"the provider sent an event of more than {self._limit} bytes"
@@ -114,55 +123,55 @@ class EventRelay:
 
     @property
     def pattern(self) -> Pattern | None:
-        """What the next events will probably follow; None while an event is half read."""
+        """The pattern that the next events probably follow; None within an event."""
         known = self._patterns.known
         ready = known and self._whole.empty and self._limit >= SMALL and self.failure is None
         return known[0] if ready and not self.normaliser.done else None
 
     def end(self) -> bytes:
-        """Say that the stream is over; return the frames still due: finishes and usage.
+        """End the stream; return the frames still due: finishes and usage.
 
-        A last event whose blank line is missing counts if it brings the stream to its end.
-        Raises UpstreamTruncated when it was too early.
+        A last event without a blank line is used if it is valid.  Raises UpstreamTruncated if
+        the stream is not complete.
         """
         if self.failure is not None:
             raise self.failure
         frames: list[bytes] = []
         if not self.normaliser.done:
-            with suppress(UpstreamInvalid, *SHAPE_ERRORS):  # unless it was cut
-                self._one_by_one(self._whole.end(), frames)
+            with suppress(UpstreamInvalid, *SHAPE_ERRORS):  # a truncated event
+                self._rewrite_each(self._whole.end(), frames)
         try:
             chunks = self.normaliser.end(self._include_usage)
         except UpstreamTruncated as error:
             self.failure = error
             raise
-        return b"".join([*frames, *(self._write(chunk, None) for chunk in chunks)])
+        return b"".join([*frames, *(self._frame(chunk, None) for chunk in chunks)])
 
-    # -- many at once ------------------------------------------------------------------
+    # -- in bulk -----------------------------------------------------------------------
 
-    def _relay(self, block: bytes, frames: list[bytes]) -> None:
-        """Append to *frames* what becomes of *block*, which holds whole events."""
-        if len(block) <= self._limit:  # else perhaps one event is too large
+    def _rewrite(self, block: bytes, frames: list[bytes]) -> None:
+        """Append the frames of the whole events in *block* to *frames*."""
+        if len(block) <= self._limit:  # a longer block may contain an event that is too large
             for pattern in self._patterns.known[:2]:
                 rewritten = pattern.apply(block)
                 if rewritten is not None:
                     frames.append(rewritten)
                     return
-        self._one_by_one(block, frames)
+        self._rewrite_each(block, frames)
 
-    def _one_by_one(self, block: bytes, frames: list[bytes]) -> None:
-        """Take the events of *block* apart; go back to bulk as soon as one looks like many.
+    def _rewrite_each(self, block: bytes, frames: list[bytes]) -> None:
+        """Append the frames of the events in *block*, event by event, to *frames*.
 
-        Where the next event begins as a pattern does too, all up to the last that ends like it
-        are tried in bulk.  That fails for a block with something else in between, and looking
-        at the rest again and again would cost the square of it: so only twice a block.
+        If the next event but one begins like the next one, all up to the last that ends like it
+        are tried in bulk.  That fails if there is another event between them, and each trial
+        reads the rest of the block: so two trials a block keep the time linear.
         """
         at = 0
         attempts = 2
         while at < len(block) and not self.normaliser.done:
             end = block.find(b"\n\n", at) + 2
             if end < 2:
-                return  # one line end too many
+                return  # only a line end remains
             for pattern in self._patterns.known if end - at <= self._limit else ():
                 if not block.startswith(pattern.prefix, at):
                     continue
@@ -182,22 +191,22 @@ class EventRelay:
                     at = end
                     break
             else:
-                if end - at <= SMALL and self._take_known(block[at:end], frames):
+                if end - at <= SMALL and self._apply_template(block[at:end], frames):
                     pass
                 elif (
                     LONG < end - at <= self._limit
                     and block.startswith(b"data: {", at)
                     and block.find(b"\n", at) == end - 2  # one line
                 ):
-                    self._take_long(memoryview(block)[at + 6 : end - 2], frames)
+                    self._mend_long(memoryview(block)[at + 6 : end - 2], frames)
                 else:
-                    self._take_block(block[at:end], frames)
+                    self._parse_event(block[at:end], frames)
                 at = end
 
-    # -- one at a time -----------------------------------------------------------------
+    # -- event by event ----------------------------------------------------------------
 
-    def _take_known(self, event: bytes, frames: list[bytes]) -> bool:
-        """Take *event* if it begins or finishes the stream as it did another; return whether."""
+    def _apply_template(self, event: bytes, frames: list[bytes]) -> bool:
+        """Whether the template has the frame of *event*; append it to *frames*."""
         template, normaliser = self._template, self.normaliser
         if template is None or normaliser.state or len(event) > self._limit:
             return False
@@ -217,60 +226,60 @@ class EventRelay:
         self._patterns.forget()
         return True
 
-    def _take_block(self, block: bytes, frames: list[bytes]) -> None:
-        """Take the one event in *block*, which ends in a blank line."""
+    def _parse_event(self, block: bytes, frames: list[bytes]) -> None:
+        """Append the frames of the one event in *block*, which ends in a blank line."""
         one_line = block.find(b"\n") == len(block) - 2
         if one_line and block[:1] in b":\n":
-            return  # a comment, or nothing, of which there may be thousands
+            return  # a comment or a blank line, of which there may be thousands
         usual = one_line and block.startswith((b"data: {", b"data: [DONE]"))
         if usual and len(block) <= self._limit:
-            self._take_data(block[6:-2].rstrip(), frames)
+            self._parse_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)
         for event in events:
             if self.normaliser.done:
                 return
-            self._take_data(event.data.strip().encode(), frames, event.event)
+            self._parse_data(event.data.strip().encode(), frames, event.event)
         if failure is not None:
             raise failure
 
-    def _take_data(self, raw: bytes, frames: list[bytes], event: str = "") -> None:
-        """Take the data of an event of the type *event*."""
+    def _parse_data(self, raw: bytes, frames: list[bytes], event: str = "") -> None:
+        """Append the frames of *raw*, the data of an event of the type *event*."""
         for data, chunk in read_chunks(raw, event):
             if chunk is None:
                 self.normaliser.mark_done()
                 return
-            self._take_chunk(data, chunk, frames)
+            self._mend(data, chunk, frames)
 
-    def _take_chunk(self, raw: bytes, chunk: dict[str, Json], frames: list[bytes]) -> None:
-        """Take *chunk*, which was *raw*."""
+    def _mend(self, raw: bytes, chunk: dict[str, Json], frames: list[bytes]) -> None:
+        """Append the frames of *chunk*, parsed from *raw*; learn a pattern or template from it."""
         normaliser = self.normaliser
         state, begins = normaliser.state, not normaliser.choices
         chunks, verdict = normaliser.normalise(chunk)
-        kept = verdict == KEPT and b"\n" not in raw
+        unchanged = verdict == KEPT and b"\n" not in raw
         for one in chunks:
-            frames.append(self._write(one, raw if kept else None))
-        again = verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1
-        template = self._template if again and not state and normaliser.usage is None else None
+            frames.append(self._frame(one, raw if unchanged else None))
+        repeatable = verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1
+        template = self._template if repeatable and not state and normaliser.usage is None else None
         if state != normaliser.state:
             self._patterns.forget()
             if template is not None and normaliser.all_finished:
                 template.learn(FINISH, sse.frame(raw), frames[-1])
             return
-        own = normaliser.shared_members if begins else None
-        if template is not None and own is not None:
-            template.learn_role(sse.frame(raw), frames[-1], own)
-        if again:
+        identity = normaliser.shared_members if begins else None
+        if template is not None and identity is not None:
+            template.learn_role(sse.frame(raw), frames[-1], identity)
+        if repeatable:
             one = chunk["choices"][0]
             choice = normaliser.choices[one["index"]]
             if not choice.finished:
-                pattern = self._patterns.see(raw, chunk, frames[-1], choice.listener(one))
+                pattern = self._patterns.learn(raw, chunk, frames[-1], choice.listener(one))
                 if template is not None and pattern is not None:
-                    came = pattern.prefix + HOLE + pattern.suffix
-                    template.learn(TEXT, came, pattern.new_prefix + HOLE + pattern.new_suffix)
+                    received = pattern.prefix + HOLE + pattern.suffix
+                    template.learn(TEXT, received, pattern.new_prefix + HOLE + pattern.new_suffix)
 
-    def _take_long(self, raw: memoryview, frames: list[bytes]) -> None:
-        """Take the data of an event that is long; of one with many calls come several frames."""
+    def _mend_long(self, raw: memoryview, frames: list[bytes]) -> None:
+        """Append the frames of *raw*, the data of a long event, to *frames*."""
         normaliser = self.normaliser
         normaliser.marks.clear()
         short = long.shorten(raw, normaliser.marks)
@@ -279,16 +288,16 @@ class EventRelay:
         assert chunk is not None  # it begins with a brace
         chunks, _ = normaliser.normalise(chunk)
         frames += [
-            self._write(part, None, dump_large) for one in chunks for part in long.parts(one)
+            self._frame(part, None, dump_large) for one in chunks for part in long.parts(one)
         ]
         normaliser.marks.clear()
         if state != normaliser.state:
             self._patterns.forget()
 
-    def _write(
+    def _frame(
         self, chunk: dict[str, Json], raw: bytes | None, dump: Callable[[Json], bytes] = dump
     ) -> bytes:
-        """Return the frame of *chunk*, with its usage as the caller asked; *raw* is its JSON."""
+        """Return the frame of *chunk*, or of *raw*, its JSON; with ``usage`` only if requested."""
         if self._include_usage:
             if "usage" not in chunk:
                 chunk["usage"] = raw = None
@@ -301,9 +310,9 @@ class EventRelay:
 
 
 def _without_usage(raw: bytes) -> bytes | None:
-    """Return *raw*, a chunk, without its own ``"usage":null``; None if that is not sure."""
+    """Return *raw*, a chunk, without its own ``"usage":null``; None if it may belong to another."""
     if raw.count(b'"usage"') != 1 or _ESCAPED_LETTER.search(raw):
-        return None  # another one is inside
+        return None  # an object inside the chunk may have the member
     if raw.endswith(_LAST_MEMBER):
         return raw[: -len(_LAST_MEMBER)] + b"}"
     cut, count = _NULL_USAGE.subn(b"", raw, count=1)

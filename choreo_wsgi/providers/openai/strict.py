@@ -1,7 +1,7 @@
-"""Requests of other APIs for servers that refuse what OpenAI's chat does not have.
+"""Removes Anthropic's members from requests for servers that reject unknown members.
 
-A caller of chat says what it wants this very provider to get.  One of Messages does not know
-who answers: its hints go where they mean something.
+Only requests of other APIs, such as Messages, are changed: their callers cannot know which
+provider answers.  A chat request is forwarded as it is.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ..capabilities import requested_effort
 
-#: Of Anthropic's, wherever they stand; OpenAI answers 400 to arguments that it does not know.
+#: Anthropic's members, in any object; OpenAI answers 400 to members that it does not know.
 _FOREIGN = ("thinking", "cache_control", "thinking_blocks", "is_error", "reasoning_content")
-#: The models of OpenAI's that take ``reasoning_effort``.
+#: The models of OpenAI that accept ``reasoning_effort``.
 _REASONING = re.compile(r"o\d|gpt-([5-9]|\d\d)")
 
 
-def without_hints(request: ChatRequest) -> ChatRequest:
-    """Return *request* without Anthropic's hints; thinking becomes an effort where there is one."""
-    body = request.body
+def without_foreign_members(request: ChatRequest) -> ChatRequest:
+    """Return *request* without Anthropic's members.
+
+    ``thinking`` becomes ``reasoning_effort`` for models that accept it.
+    """
+    body = {name: value for name, value in request.body.items() if name not in _FOREIGN}
+    for name in ("messages", "tools"):
+        if name in body:
+            body[name] = list(map(_stripped, body[name]))
     effort = requested_effort(request) if _REASONING.match(request.model) else None
-    made: dict[str, Json] = {
-        **{name: value for name, value in body.items() if name not in _FOREIGN},
-        "messages": list(map(_stripped, body["messages"])),
-    }
-    if "tools" in body:
-        made["tools"] = list(map(_stripped, body["tools"]))
     if effort not in (None, "none"):
-        made["reasoning_effort"] = effort
-    return replace(request, messages=made["messages"], body=made)
+        body["reasoning_effort"] = effort
+    return replace(request, messages=body["messages"], body=body)
 
 
 def _stripped(holder: dict[str, Json]) -> dict[str, Json]:

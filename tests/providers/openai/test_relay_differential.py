@@ -229,7 +229,7 @@ def all_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cutting, name, size)
     monkeypatch.setattr(cutting, "shorten", shorten)
     monkeypatch.setattr(relay, "LONG", 50)
-    monkeypatch.setattr(relay.Patterns, "see", lambda *event: None)
+    monkeypatch.setattr(relay.Patterns, "learn", lambda *event: None)
 
 
 @pytest.mark.parametrize("part", range(10, 14))
