@@ -7,8 +7,8 @@ from typing import Any
 
 from choreo_wsgi.version import __version__ as __version__
 
-#: What is here, by the module that it comes from, which is imported when it is asked for: asyncio
-#: takes longer to import than all of this package.  ``make sync`` tells type checkers the same.
+#: The public names by module.  A module is imported at the first use of one of its names, because
+#: importing asyncio takes longer than all of this package.  ``make sync`` writes ``__init__.pyi``.
 FACE = {
     "errors": """
         APIConnectionError APIError APIStatusError APITimeoutError AuthenticationError
@@ -41,9 +41,9 @@ __all__ = [*_MODULES, *ALIASES]
 
 
 def __getattr__(name: str) -> Any:
-    named = ALIASES.get(name, name)
-    if named in _MODULES:
-        value = globals()[name] = getattr(import_module(f".{_MODULES[named]}", __name__), named)
+    target = ALIASES.get(name, name)
+    if target in _MODULES:
+        value = globals()[name] = getattr(import_module(f".{_MODULES[target]}", __name__), target)
         return value
     if name in ("events", *FACE):
         return import_module(f".{name}", __name__)

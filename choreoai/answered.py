@@ -1,4 +1,4 @@
-"""What streams and raw answers have in common."""
+"""The base class of streams and raw answers: access to the answer's head."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ A = TypeVar("A", bound="Answered")
 
 
 class Answered:
-    """What has an answer's head."""
+    """An answer with its status, its headers and its request."""
 
     def __init__(self, exchange: AsyncExchange | Exchange) -> None:
         self._exchange = exchange
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} belongs to its connection, and has no copies")
+        raise TypeError(f"a {type(self).__name__} has a connection: no copies, no pickle")
 
     @property
     def status_code(self) -> int:
@@ -30,7 +30,7 @@ class Answered:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The answer's headers; names are found whatever their case."""
+        """The answer's headers; their names are case-insensitive."""
         return self._exchange.headers
 
     @property
@@ -40,7 +40,7 @@ class Answered:
 
     @property
     def http_response(self: A) -> A:
-        """What has ``status_code``, ``headers`` and the body: this answer itself."""
+        """This answer itself, which has ``status_code``, ``headers`` and the body."""
         return self
 
     @property
@@ -52,10 +52,10 @@ class Answered:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the connection was closed or given back."""
+        """Whether the connection was closed or returned to the pool."""
         return self._exchange.closed
 
     @property
     def retries_taken(self) -> int:
-        """How often the request was sent again."""
+        """The number of retries of the request."""
         return self._exchange.retries

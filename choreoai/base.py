@@ -1,4 +1,4 @@
-"""What the sync and the async client share: settings, requests, and when to try again."""
+"""The common part of the sync and the async client: settings, requests, retry rules."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .options import (
     NotGiven,
     Timeout,
     TimeoutLike,
-    plain,
+    json_default,
     timeout_of,
 )
 from .transports.base import Pool
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header: RFC 9110, section 5.6.2
 _VERSIONED = re.compile(r"/v\d[^/]*(/|$)")
-# 409 too: a server may answer it for a lock that is gone a moment later.
+# 409 too: a server may send it because of a lock that is released a moment later.
 _RETRIED = frozenset((408, 409, 429))
 _LONGEST_WAIT = 60.0  # seconds
 
@@ -39,7 +39,7 @@ C = TypeVar("C", bound="BaseClient")
 
 
 class Options(NamedTuple):
-    """What a single call asks for beside the API's own parameters."""
+    """The options of a single call beside the API's own parameters."""
 
     timeout: Timeout
     max_retries: int
@@ -51,18 +51,18 @@ class Options(NamedTuple):
 class BaseClient:
     """A client of choreo-wsgi, and of any server with OpenAI's chat completions.
 
-    *api_key* and *base_url* fall back on the environment's ``CHOREOAI_API_KEY`` and
-    ``CHOREOAI_BASE_URL``, then on ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``, the address at
-    last on ``http://localhost:8000``; ``/v1`` may be there or not.  *timeout* is a
-    :class:`choreoai.Timeout`, or seconds for each of its parts.  *max_retries* is how often
-    a call is repeated before any of its answer came.  With *resumable* a stream that is cut
-    reconnects and goes on by itself, if the server can do that.  *default_headers* and
+    *api_key* and *base_url* default to the environment's ``CHOREOAI_API_KEY`` and
+    ``CHOREOAI_BASE_URL``, then to ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``, the address
+    finally to ``http://localhost:8000``; its ``/v1`` may be left out.  *timeout* is a
+    :class:`choreoai.Timeout`, or seconds for each of its parts.  *max_retries* is the number of
+    retries of a call of whose answer nothing was received.  With *resumable* a stream that is
+    cut reconnects and continues by itself, if the server supports it.  *default_headers* and
     *default_query* are sent with every call.  *proxies*, *verify* and *cert* are those of
-    ``requests.Session``; *http_client* is such a session, from which they (and ``trust_env``)
-    are taken.
+    ``requests.Session``; they (and ``trust_env``) are taken from *http_client*, such a session,
+    if it is passed.
 
-    Use it as a context manager, or call ``close()``.  Raises ValueError for a key or an
-    address that cannot be sent.
+    Use it as a context manager, or call ``close()``.  Raises ValueError for an API key or an
+    address with characters that cannot be sent.
     """
 
     def __init__(
@@ -82,21 +82,21 @@ class BaseClient:
     ) -> None:
         self.api_key = api_key or _setting("API_KEY")
         if not isinstance(self.api_key, str | None):
-            raise TypeError("api_key is a text")
+            raise TypeError("api_key must be a string")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
-            raise ValueError("the API key holds characters that no header can carry")
-        #: The address that all paths are appended to, with its version.
+            raise ValueError("the API key holds characters that are not allowed in a header")
+        #: The address with the API's version, to which all paths are appended.
         self.base_url = _base(base_url or _setting("BASE_URL") or "http://localhost:8000")
-        #: How often a call is tried again before the first byte of an answer.
+        #: The number of retries of a call before the first byte of its answer.
         self.max_retries = _retries(max_retries)
-        #: The limits of a call that names none itself.
+        #: The time limits of a call without limits of its own.
         self.timeout = timeout_of(timeout)
         self.resumable = resumable
         self._headers = dict(default_headers or {})
         #: The query parameters of every call.
         self.default_query: dict[str, object] = dict(default_query or {})
         if not isinstance(http_client, requests.Session | None):
-            raise TypeError("http_client is a requests.Session")
+            raise TypeError("http_client must be a requests.Session")
         session = http_client or requests.Session()
         if http_client is None:
             session.proxies.update(proxies or {})
@@ -109,7 +109,7 @@ class BaseClient:
     @property
     def default_headers(self) -> dict[str, str]:
         """The headers of every call."""
-        # Identity: a proxy that compresses a stream collects it first.
+        # Identity: a proxy that compresses a stream buffers it first.
         headers = {"Accept-Encoding": "identity", "User-Agent": "choreoai-python"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -135,16 +135,10 @@ class BaseClient:
     ) -> C:
         """Return a client with some settings changed; it shares the connections of this one.
 
-        *default_headers* and *default_query* are added to those there are, *set_...* replace
-        them.
+        *default_headers* and *default_query* are added to the existing ones,
+        *set_default_headers* and *set_default_query* replace them.
         """
-        for added, replacing in (
-            (default_headers, set_default_headers),
-            (default_query, set_default_query),
-        ):
-            if added is not None and replacing is not None:
-                raise ValueError("a default is either added or set")
-        made = type(self)(
+        copied = type(self)(
             api_key or self.api_key,
             base_url or self.base_url,
             timeout=self.timeout if isinstance(timeout, NotGiven) else timeout,
@@ -155,30 +149,29 @@ class BaseClient:
             http_client=http_client,
         )
         if http_client is None:
-            made._pool = self._pool
-        return made
+            copied._pool = self._pool
+        return copied
 
     with_options = copy
 
-    def _asked(
+    def _body_and_options(
         self, params: Mapping[str, Any], kind: Any = CallOptions
     ) -> tuple[dict[str, Any], Options]:
-        """Return the body that *params*, which are a *kind*, make, and the options in them.
+        """Return the request body made of *params*, whose type is *kind*, and the call's options.
 
-        Options that are not among them are the client's.  Raises TypeError for a parameter of
-        another name, and for one that is missing.
+        Options that are not in *params* are the client's.  Raises TypeError for an unknown
+        parameter and for a missing one.
         """
-        given = {name: value for name, value in params.items() if value is not NOT_GIVEN}
+        body = {name: value for name, value in params.items() if value is not NOT_GIVEN}
         for name in params.keys() - kind.__annotations__.keys():
             raise TypeError(
-                f"unexpected keyword argument {name!r}; a parameter that is not documented "
-                "goes into extra_body"
+                f"unexpected keyword argument {name!r}; pass undocumented parameters in extra_body"
             )
-        for name in REQUIRED & kind.__annotations__.keys() - given.keys():
+        for name in REQUIRED & kind.__annotations__.keys() - body.keys():
             raise TypeError(f"missing keyword argument {name!r}")
-        options = {name: given.pop(name) for name in CallOptions.__annotations__ if name in given}
+        options = {name: body.pop(name) for name in CallOptions.__annotations__ if name in body}
         retries, resumable = options.get("max_retries"), options.get("resumable")
-        return {**given, **(options.get("extra_body") or {})}, Options(
+        return {**body, **(options.get("extra_body") or {})}, Options(
             timeout_of(options.get("timeout", self.timeout)),
             self.max_retries if retries is None else _retries(retries),
             self.resumable if resumable is None else resumable,
@@ -191,7 +184,7 @@ class BaseClient:
     ) -> requests.PreparedRequest:
         """Return the request for *path*, with *body* as JSON if there is one.
 
-        Raises ChoreoAIError for what JSON or a header cannot express.
+        Raises ChoreoAIError for a value that JSON or a header cannot express.
         """
         accepted = "text/event-stream" if streamed else "application/json"
         headers: Any = CaseInsensitiveDict({"Accept": accepted, **self.default_headers})
@@ -201,10 +194,10 @@ class BaseClient:
             headers.setdefault("Content-Type", "application/json")
             if streamed and options.resumable:
                 headers.setdefault("Choreo-Resumable", "1")
-                # A retry then joins the stream that the lost answer belonged to.
+                # A retry then gets the stream of the lost answer instead of a new one.
                 headers.setdefault("Idempotency-Key", secrets.token_hex(16))
             try:
-                data = json.dumps(body, default=plain, allow_nan=False).encode()
+                data = json.dumps(body, default=json_default, allow_nan=False).encode()
             except (TypeError, ValueError, RecursionError) as error:
                 message = f"the request cannot be written as JSON: {error}"
                 raise ChoreoAIError(message) from error
@@ -212,7 +205,7 @@ class BaseClient:
         try:
             for name, value in headers.items():
                 if not (_NAME.fullmatch(name) and isinstance(value, str)):
-                    raise ChoreoAIError(f"the header {name!r} needs a valid name and a text")
+                    raise ChoreoAIError(f"the header {name!r} needs a valid name and a string")
                 value.encode("latin-1")
             query = [*_query({**self.default_query, **options.query})]
             return requests.Request(
@@ -225,8 +218,8 @@ class BaseClient:
 def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:
     """Return the seconds to wait after the failed *attempt* (0, 1, ...), with jitter.
 
-    Doubles each time; the jitter takes up to a half off, so that clients which failed
-    together do not come back together.
+    They double with each attempt.  The jitter subtracts up to a half, so that clients that
+    failed at the same time do not retry at the same time.
     """
     return float(min(most, first * 2.0**attempt)) * (1 - random.random() / 2)
 
@@ -234,29 +227,28 @@ def backoff(attempt: int, first: float = 0.5, most: float = 8.0) -> float:
 def retry_delay(
     error: APIStatusError | APIConnectionError, attempt: int, now: float
 ) -> float | None:
-    """Return the seconds to wait after *error* before another try, or None for no other.
+    """Return the seconds to wait after *error* before a retry, or None for no retry.
 
-    ``x-should-retry`` decides when it is there; otherwise 408, 409, 429 and 5xx are tried
-    again.  ``retry-after-ms``, or ``Retry-After`` (seconds, with decimals or without, or a date,
-    seen from *now*, the Unix time), gives the wait; over a minute it is not worth waiting for,
-    and the caller is told at once.
+    The header ``x-should-retry`` decides if it is present; otherwise 408, 409, 429 and 5xx are
+    retried.  ``retry-after-ms`` or ``Retry-After`` (seconds, with or without decimals, or a date,
+    compared with *now*, the Unix time) sets the wait; if it is over a minute there is no retry.
     """
     if not isinstance(error, APIStatusError):
-        return None if error._hopeless else backoff(attempt)
+        return None if error._no_retry else backoff(attempt)
     should = error.headers.get("x-should-retry", "").strip().lower()
     retried = error.status_code in _RETRIED or error.status_code >= 500
     if should == "false" or not (retried or should == "true"):
         return None
-    asked = retry_after(error.headers, now)
-    if asked is None:
+    delay = retry_after(error.headers, now)
+    if delay is None:
         return backoff(attempt)
-    return asked if asked <= _LONGEST_WAIT else None
+    return delay if delay <= _LONGEST_WAIT else None
 
 
 def path_of(folder: str, id: str) -> str:
-    """Return the path of *id* in *folder*; raises ValueError for an id that is empty."""
+    """Return the path of *id* in *folder*; raises ValueError for an empty id."""
     if not id:
-        raise ValueError(f"an id must not be empty, in {folder}")
+        raise ValueError(f"the id for {folder} must not be empty")
     return f"{folder}/{quote(id, safe='')}"
 
 
@@ -271,7 +263,7 @@ def _setting(name: str) -> str | None:
 
 
 def _base(url: str) -> str:
-    """Return *url* with the API's version at its end, where it names none itself."""
+    """Return *url*, with ``/v1`` appended if it has no version."""
     url = str(url).strip().rstrip("/")
     if not re.match(r"https?://[^/]", url):
         raise ValueError(f"the base URL must begin with http:// or https://, not {url!r}")
@@ -280,13 +272,13 @@ def _base(url: str) -> str:
 
 
 def _query(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the parameters that *value* stands for: ``a[b]`` in an object, ``a[]`` in a list."""
+    """Yield the query parameters for *value*: ``a[b]`` for objects, ``a[]`` for lists."""
     if isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _query(one, f"{name}[{key}]" if name else key)
+        for key, item in value.items():
+            yield from _query(item, f"{name}[{key}]" if name else key)
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _query(one, f"{name}[]")
+        for item in value:
+            yield from _query(item, f"{name}[]")
     elif value is not None and value is not NOT_GIVEN:
         yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -294,4 +286,6 @@ def _query(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def _merged(
     old: Mapping[str, Any], added: Mapping[str, Any] | None, replacing: Mapping[str, Any] | None
 ) -> dict[str, Any]:
+    if added is not None and replacing is not None:
+        raise ValueError("pass either default_... or set_default_..., not both")
     return {**(old if replacing is None else replacing), **(added or {})}

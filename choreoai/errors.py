@@ -1,6 +1,6 @@
-"""What can go wrong in a call.
+"""The errors that a call can raise.
 
-The names are those of the openai package, so that code written for it catches the same.
+Their names are those of the openai package, so that code written for it catches them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ChoreoAIError(Exception):
-    """The base of all errors that this package raises on its own account."""
+    """The base class of this package's errors."""
 
     def __init__(self, message: str = "", **members: Any) -> None:
         super().__init__(message)
@@ -30,10 +30,10 @@ class ChoreoAIError(Exception):
 class APIError(ChoreoAIError):
     """A call failed.
 
-    *code*, *type* and *param* are those of the server's error object, None when it sent
-    none; *body* is what the server sent, decoded.  An error raised by a stream also holds
-    the answer as far as it came: *partial_text* (the first choice's text) and *partial*
-    (all of it, as an unfinished completion).  *request* is what was sent, if it is known.
+    *code*, *type* and *param* are those of the server's error object, None if it sent none;
+    *body* is the decoded body that the server sent.  An error raised by a stream also holds the
+    answer so far: *partial_text* (the first choice's text) and *partial* (an unfinished
+    completion).  *request* is the request that was sent, if it is known.
     """
 
     code: str | None = None
@@ -48,8 +48,8 @@ class APIError(ChoreoAIError):
 class APIStatusError(APIError):
     """The server answered with a status that is not a success.
 
-    *headers* are those of the answer; their names are found in any case.  *content* is its whole
-    body, and *body* the error object in that, or all of it, if there is none.
+    *headers* are those of the answer; their names are case-insensitive.  *content* is its whole
+    body; *body* is the error object in it, or the whole decoded body if it has none.
     """
 
     status_code: int = 0
@@ -58,7 +58,7 @@ class APIStatusError(APIError):
 
     @property
     def response(self) -> APIStatusError:
-        """This error, which has what is asked of an answer: ``headers``, ``text``, ``json()``."""
+        """This error itself, which has an answer's ``headers``, ``text`` and ``json()``."""
         return self
 
     @property
@@ -67,12 +67,12 @@ class APIStatusError(APIError):
         return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Return the whole body, decoded; its text, if it is not JSON."""
+        """Return the decoded body, or its text if it is not JSON."""
         return decoded(self.content)
 
     @property
     def request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer, by which the server's log knows the call."""
+        """The ``x-request-id`` of the answer, which the server's log also shows."""
         return self.headers.get("x-request-id")
 
 
@@ -97,7 +97,7 @@ class ConflictError(APIStatusError):
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: the request can be read but not carried out."""
+    """422: the request is well-formed but cannot be carried out."""
 
 
 class RateLimitError(APIStatusError):
@@ -111,7 +111,7 @@ class InternalServerError(APIStatusError):
 class APIConnectionError(APIError, ConnectionError):
     """The server could not be reached, or the connection to it broke."""
 
-    _hopeless = False  # whether another try would find the same, or do harm
+    _no_retry = False  # True if a retry would fail in the same way, or could do harm
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -123,27 +123,27 @@ class StreamInterruptedError(APIConnectionError, ChunkedEncodingError):
 
 
 class LengthFinishReasonError(ChoreoAIError):
-    """An answer that was to be parsed reached its token limit; *completion* is that answer."""
+    """The answer reached its token limit and cannot be parsed; *completion* is the answer."""
 
     completion: ChatCompletion
 
 
 class ContentFilterFinishReasonError(ChoreoAIError):
-    """An answer that was to be parsed was filtered; *completion* is that answer."""
+    """The content filter ended the answer; it cannot be parsed.  *completion* is the answer."""
 
     completion: ChatCompletion
 
 
-# In the order of their classes.
+# In the order of their classes above.
 _STATUSES = (400, 401, 403, 404, 409, 422, 429)
 _BY_STATUS = dict(zip(_STATUSES, APIStatusError.__subclasses__(), strict=False))
 
-# The answer broke off behind the server: for the caller that is a cut like any other.
+# Codes of error frames that mean that the answer was cut behind the server.
 _CUTS = frozenset(("upstream_truncated", "producer_lost", "server_shutting_down"))
 
 
 def decoded(content: bytes) -> Any:
-    """Return the JSON value in *content*, or else its text, None if it is empty."""
+    """Return the JSON value in *content*; its text if that is not JSON, None if it is empty."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -153,23 +153,23 @@ def decoded(content: bytes) -> Any:
 def status_error(status: int, headers: Mapping[str, str], content: bytes) -> APIStatusError:
     """Return the error for an answer with *status* and the body *content*."""
     kind = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
-    message, details = _read(decoded(content))
-    if 300 <= status < 400 and (place := headers.get("location")):
-        message = f"the server redirects to {place}, and redirects are not followed"
+    message, details = _message_and_details(decoded(content))
+    if 300 <= status < 400 and (target := headers.get("location")):
+        message = f"the server redirects to {target}, and redirects are not followed"
     text = f"HTTP {status}: {message}" if message else f"HTTP {status}"
     details.update(status_code=status, headers=CaseInsensitiveDict(headers), content=content)
     return kind(text, **details)
 
 
 def frame_error(body: Any) -> APIError:
-    """Return the error that an error frame with the JSON *body* stands for."""
-    message, details = _read(body)
+    """Return the error for an error frame with the JSON *body*."""
+    message, details = _message_and_details(body)
     kind = StreamInterruptedError if details["code"] in _CUTS else APIError
     return kind(message or "the server reported an error", **details)
 
 
-def unparsable(reason: str | None, completion: ChatCompletion) -> ChoreoAIError | None:
-    """Return why the answer *completion*, ended for *reason*, is not parsed; None if it can be."""
+def incomplete_error(reason: str | None, completion: ChatCompletion) -> ChoreoAIError | None:
+    """Return the error for a *completion* that cannot be parsed because of its finish *reason*."""
     if reason == "length":
         text = "the answer reached its token limit"
         return LengthFinishReasonError(text, completion=completion)
@@ -179,8 +179,8 @@ def unparsable(reason: str | None, completion: ChatCompletion) -> ChoreoAIError 
     return None
 
 
-def _read(body: Any) -> tuple[str, dict[str, Any]]:
-    """Return the words of an error, as several servers write it, and its members."""
+def _message_and_details(body: Any) -> tuple[str, dict[str, Any]]:
+    """Return the message of an error, in any form that servers use, and its other members."""
     error = (body.get("error") or body) if isinstance(body, dict) else body
     details: dict[str, Any] = {"body": error}
     for name in ("code", "type", "param"):

@@ -1,4 +1,4 @@
-"""The typed events of ``chat.completions.stream()``: what each chunk changed."""
+"""The typed events of ``chat.completions.stream()``: the changes that each chunk brings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Union
 
-from .errors import unparsable
+from .errors import incomplete_error
 from .folding import Fold
 from .models import ChatCompletion, ChatCompletionChunk, ChunkChoice
 from .models.events import BY_TYPE, StreamEvent
@@ -18,7 +18,7 @@ from .reading import Reading
 
 @dataclass
 class ChunkEvent:
-    """A chunk came; *snapshot* is the answer as far as it has come when it is asked for."""
+    """A chunk was received; *snapshot* is the answer so far, at the time that it is read."""
 
     chunk: ChatCompletionChunk
     _fold: Fold = field(repr=False, compare=False)
@@ -34,23 +34,23 @@ ChatCompletionStreamEvent = Union[ChunkEvent, StreamEvent[T]]
 
 
 class EventReading(Reading, Generic[T]):
-    """A stream as far as it was read, whose chunks are also told as events, ready in *events*."""
+    """A stream as far as it was read; *events* holds the typed events not handed out yet."""
 
     def __init__(self, n: int, parser: Parser[T]) -> None:
         super().__init__(n)
         self.parser = parser
         self.events: deque[ChatCompletionStreamEvent[T]] = deque()
-        # What has begun in a choice and is not done: its text, logprobs, the number of a call.
+        # The unfinished parts by choice and kind: the text, the logprobs, or the call's number.
         self._begun: dict[tuple[int, str], Any] = {}
 
-    def of(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent[T]]:
-        """Yield the events of *chunk*, which the fold has taken already.
+    def events_of(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent[T]]:
+        """Yield the events of *chunk*, which was already added to the fold.
 
         Raises LengthFinishReasonError and ContentFilterFinishReasonError.
         """
         for choice in chunk.choices if self.parser.active else ():
             if choice.finish_reason and (
-                error := unparsable(choice.finish_reason, self.fold.completion())
+                error := incomplete_error(choice.finish_reason, self.fold.completion())
             ):
                 raise error
         yield ChunkEvent(chunk, self.fold)
@@ -64,9 +64,9 @@ class EventReading(Reading, Generic[T]):
         for name in ("content", "refusal"):
             if (piece := getattr(choice.delta, name)) is not None:
                 text = self._begun[index, name] = self.fold.text(index, name)
-                read = {"parsed": self.parser.content(text, partial=True)}
-                more = read if name == "content" else {}
-                yield _event(f"{name}.delta", delta=piece, snapshot=text, **more)
+                parsed = {"parsed": self.parser.content(text, partial=True)}
+                parsed = parsed if name == "content" else {}
+                yield _event(f"{name}.delta", delta=piece, snapshot=text, **parsed)
             if tokens := getattr(choice.logprobs, name, None):
                 seen = self._begun.setdefault((index, f"logprobs.{name}"), [])
                 seen += tokens
@@ -79,10 +79,10 @@ class EventReading(Reading, Generic[T]):
                 self._begun[index, "call"] = number
 
     def _finish(self, index: int) -> Iterator[Any]:
-        """Yield that what has begun in choice *index* is done."""
+        """Yield the ``done`` events for all parts of choice *index* that have begun."""
         if text := self._begun.pop((index, "content"), None):
-            read = None if self.fold.text(index, "refusal") else self.parser.content(text)
-            yield _event("content.done", content=text, parsed=read)
+            parsed = None if self.fold.text(index, "refusal") else self.parser.content(text)
+            yield _event("content.done", content=text, parsed=parsed)
         if refusal := self._begun.pop((index, "refusal"), None):
             yield _event("refusal.done", refusal=refusal)
         for name in ("content", "refusal"):
@@ -91,11 +91,12 @@ class EventReading(Reading, Generic[T]):
         if (number := self._begun.pop((index, "call"), None)) is not None:
             yield self._call("done", index, number)
 
-    def _call(self, what: str, index: int, number: int, **more: str) -> Any:
+    def _call(self, phase: str, index: int, number: int, **more: str) -> Any:
         name, arguments = self.fold.function(index, number)
-        read = self.parser.arguments(name, arguments, partial=what == "delta")
-        members = {"name": name, "index": number, "arguments": arguments, "parsed_arguments": read}
-        return _event(f"tool_calls.function.arguments.{what}", **members, **more)
+        parsed = self.parser.arguments(name, arguments, partial=phase == "delta")
+        members = {"name": name, "index": number, "arguments": arguments}
+        kind = f"tool_calls.function.arguments.{phase}"
+        return _event(kind, **members, parsed_arguments=parsed, **more)
 
 
 def _event(kind: str, **members: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Chunks folded into a completion: n choices, tool calls, usage, and who has finished.
+"""Chunks merged into a completion of n choices, with tool calls, usage and finish reasons.
 
-Pure: objects in, objects out.
+No I/O: objects in, objects out.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from choreo_wsgi.chat.shapes import reshape
 from .models import ChatCompletion, ChatCompletionChunk
 from .objects import Object
 
-# The strings that come in pieces.  Any other string is whole, and the last one counts.
+# The members whose strings come in pieces.  Any other string is whole, and replaces the last.
 _PIECES = frozenset(
     ("content", "refusal", "reasoning_content", "reasoning", "arguments", "input", "transcript")
 )
 
 
 class _Text(list[str]):
-    """The pieces of a string, joined when somebody asks, and only those that are new."""
+    """The pieces of a string; :meth:`joined` joins only those that are new since the last call."""
 
     def joined(self) -> str:
         if len(self) > 1:
-            # As a local variable that alone holds the string, it grows in place.
+            # CPython appends in place to a string with a single reference, this local variable.
             whole = self[0]
             self[0] = ""
             whole += "".join(self[1:])
@@ -35,32 +35,32 @@ class _Text(list[str]):
 
 
 class Fold:
-    """Adds up the chunks of one stream.
+    """Merges the chunks of one stream.
 
-    ``add`` takes a chunk; ``text()``, ``finished()`` and ``completion()`` tell what the
-    chunks so far amount to.
+    ``add`` adds a chunk; ``text()``, ``finished()`` and ``completion()`` return the state after
+    the chunks so far.
     """
 
     def __init__(self) -> None:
-        #: The finish reason that came last.
+        #: The last finish reason received.
         self.reason: Any = None
         self._members: dict[str, Any] = {"id": None, "object": "chat.completion"}
         self._choices: dict[int, dict[str, Any]] = {}
         self._calls: dict[int, ToolCalls] = {}
 
     def add(self, chunk: ChatCompletionChunk) -> None:
-        """Take the next chunk, which is not kept and not changed.
+        """Add the next chunk, which is neither changed nor kept.
 
-        Raises TypeError, AttributeError or UpstreamInvalid (of :mod:`choreo_wsgi.errors`) for what
-        has not the form of a chunk.
+        Raises TypeError, AttributeError or UpstreamInvalid (of :mod:`choreo_wsgi.errors`) for an
+        object that does not have the form of a chunk.
         """
         self.take(chunk.to_dict())
 
     def take(self, members: dict[str, Any]) -> None:
-        """Take a chunk's *members*, and bring them into OpenAI's shape where they are not.
+        """Add a chunk given as its *members*, which are changed to OpenAI's form where necessary.
 
-        As the server does with what providers send, content in parts becomes text (and
-        reasoning), and calls get the numbers 0, 1, ..., whatever their pieces have.
+        As in the server, content in parts becomes text (and reasoning), and tool calls are
+        numbered 0, 1, ..., whatever numbers their pieces have.
         """
         choices = members.get("choices") or ()
         if not self._choices or not choices or members.get("usage") is not None:
@@ -71,19 +71,19 @@ class Fold:
             index = choice.get("index") or 0
             if (whole := self._choices.get(index)) is None:
                 if type(index) is not int or index < 0:
-                    raise TypeError("an index must be a number from 0 on")
+                    raise TypeError("the index of a choice must be 0 or more")
                 message = {"role": "assistant", "content": None}
                 whole = {"index": index, "message": message, "finish_reason": None}
                 self._choices[index] = whole
             message, delta = whole["message"], choice.get("delta") or {}
             text, pieces = delta.get("content"), message["content"]
-            # What most chunks have is content and nothing else, and a choice of three members.
+            # Fast path: most chunks hold only content, in a choice of three members.
             if len(delta) == 1 and type(text) is str and pieces is not None:
                 pieces.append(text)
             else:
                 self._add(index, message, delta)
             reason = choice.get("finish_reason")
-            if reason is not None and not is_finish(reason):  # "null", "": it goes on
+            if reason is not None and not is_finish(reason):  # "null", "": not finished
                 reason = choice["finish_reason"] = None
             if reason is not None or len(choice) > 3:
                 self.reason = reason
@@ -105,7 +105,7 @@ class Fold:
         _merge(message, delta, ("tool_calls",))
 
     def text(self, index: int = 0, name: str = "content") -> str:
-        """Return the text of choice *index* so far; its refusal, if that is the *name*."""
+        """Return the text so far of the member *name* (content, refusal) of choice *index*."""
         pieces = self._choices.get(index, {"message": {}})["message"].get(name)
         return pieces.joined() if isinstance(pieces, _Text) else ""
 
@@ -115,21 +115,29 @@ class Fold:
         return function.get("name", ""), function.get("arguments", _Text()).joined()
 
     def finished(self, n: int = 1) -> bool:
-        """Return whether *n* choices came and every choice that came has its finish_reason."""
+        """Return whether there are *n* choices and each of them has its finish_reason."""
         choices = self._choices.values()
         return len(choices) >= n and all(c["finish_reason"] is not None for c in choices)
 
+    def finish(self) -> bool:
+        """Give each unfinished choice the finish_reason of an end marker; False without choices."""
+        for choice in self._choices.values():
+            if choice["finish_reason"] is None:
+                calls = choice["message"].get("tool_calls")
+                choice["finish_reason"] = "tool_calls" if calls else "stop"
+        return bool(self._choices)
+
     def completion(self) -> ChatCompletion:
-        """Return a completion of what came; an unfinished choice has no finish_reason."""
+        """Return the completion so far; an unfinished choice has no finish_reason."""
         choices = [self._choices[index] for index in sorted(self._choices)]
-        return ChatCompletion.from_dict(_finish({**self._members, "choices": choices}))
+        return ChatCompletion.from_dict(_joined({**self._members, "choices": choices}))
 
 
-def _merge(into: dict[str, Any], members: dict[str, Any], but: Container[str] = ()) -> None:
-    """Add *members*, all *but* some: pieces are joined, lists extended, objects merged."""
+def _merge(into: dict[str, Any], members: dict[str, Any], skip: Container[str] = ()) -> None:
+    """Add *members* but those to *skip*: text is appended, lists extended, objects merged."""
     for name, value in members.items():
         old = into.get(name)
-        if value is None or name in but:
+        if value is None or name in skip:
             continue
         if isinstance(value, str) and name in _PIECES:
             into[name] = old if isinstance(old, _Text) else _Text()
@@ -144,12 +152,12 @@ def _merge(into: dict[str, Any], members: dict[str, Any], but: Container[str] = 
             into[name] = value
 
 
-def _finish(value: Any) -> Any:
-    """Return a copy of *value* in which pieces are joined."""
+def _joined(value: Any) -> Any:
+    """Return a copy of *value* with all pieces of text joined."""
     if isinstance(value, _Text):
         return value.joined()
-    if isinstance(value, Object):  # the caller has read that part of the chunk
+    if isinstance(value, Object):  # the caller of ``add`` has read this part of the chunk
         return value.to_dict()
     if isinstance(value, dict):
-        return {name: _finish(item) for name, item in value.items()}
-    return [_finish(item) for item in value] if isinstance(value, list) else value
+        return {name: _joined(item) for name, item in value.items()}
+    return [_joined(item) for item in value] if isinstance(value, list) else value

@@ -1,8 +1,8 @@
 """The API's objects, with attributes.
 
-Each object is laid over the dictionary that ``json.loads`` returned, which makes it cost
-little more than that dictionary: its members are the object's attributes, what the server
-sent beyond the documented fields included.  A documented field that is absent is None.
+The dictionary that ``json.loads`` returned becomes the object's ``__dict__``, so that an object
+costs little more than the dictionary.  All members that the server sent are attributes, also
+undocumented ones.  A documented field that is absent is None.
 """
 
 from __future__ import annotations
@@ -28,79 +28,79 @@ from .options import T
 if TYPE_CHECKING:
     from .models import Model, ModelList
 
-Made = TypeVar("Made", bound="Object")
+Obj = TypeVar("Obj", bound="Object")
 Item = TypeVar("Item")
 
 
 class Object:
-    """What all objects of the API have in common."""
+    """The base class of the API's objects."""
 
-    # Beside the members, which are the attributes, so that it is none of them.
+    # ``_id`` is a slot because ``__dict__`` holds the members.
     __slots__ = ("__dict__", "__weakref__", "_id")
     _id: str | None
 
     #: The documented members with their types, in their order.
     model_fields: ClassVar[dict[str, str]] = {}
-    # Those that are not in OpenAI's schema, and in no dump when they are absent.
-    _ours: ClassVar[frozenset[str]] = frozenset()
-    # What those are made of that are objects, or lists of them.
-    _kinds: ClassVar[dict[str, type[Object]]] = {}
-    # Those that are never None, so that reading through them is safe, and what makes one.
-    _always: ClassVar[dict[str, Callable[[], Any]]] = {}
+    # The members that are not in OpenAI's schema: a dump leaves them out if they are absent.
+    _extensions: ClassVar[frozenset[str]] = frozenset()
+    # The classes of the members that are objects or lists of objects.
+    _classes: ClassVar[dict[str, type[Object]]] = {}
+    # The factories of the members that are never None, so that ``a.b.c`` is safe.
+    _never_none: ClassVar[dict[str, Callable[[], Any]]] = {}
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
     def __init_subclass__(cls) -> None:
-        """Read the annotations of the class: a member without a value there is never None."""
+        """Read the annotations of the class; a member without a default there is never None."""
         super().__init_subclass__()
         declared: dict[str, str] = inspect.get_annotations(cls)
         cls.model_fields = {**cls.model_fields, **declared}
-        cls._kinds, cls._always = {**cls._kinds}, {**cls._always}
+        cls._classes, cls._never_none = {**cls._classes}, {**cls._never_none}
         for name, kind in declared.items():
-            named = kind.removeprefix("list[").partition("[")[0].split()[0].rstrip("]")
-            made_of = vars(sys.modules[cls.__module__]).get(named)
-            if isinstance(made_of, type) and issubclass(made_of, Object):
-                cls._kinds[name] = made_of
+            class_name = kind.removeprefix("list[").partition("[")[0].split()[0].rstrip("]")
+            member_class = vars(sys.modules[cls.__module__]).get(class_name)
+            if isinstance(member_class, type) and issubclass(member_class, Object):
+                cls._classes[name] = member_class
             if name not in vars(cls):
-                plain = int if kind == "int" else cls._kinds.get(name, str)
-                cls._always[name] = list if kind.startswith("list") else plain
+                factory = int if kind == "int" else cls._classes.get(name, str)
+                cls._never_none[name] = list if kind.startswith("list") else factory
 
-    def __new__(cls: type[Made], **members: Any) -> Made:
-        """Return the object for *members*, JSON's values or objects."""
+    def __new__(cls: type[Obj], **members: Any) -> Obj:
+        """Return the object with *members*, which are JSON values or objects."""
         return cls.from_dict(members)
 
     @classmethod
-    def from_dict(cls: type[Made], members: dict[str, Any]) -> Made:
-        """Return the object for *members*, decoded JSON, which it takes over."""
-        for name, kind in cls._kinds.items():
+    def from_dict(cls: type[Obj], members: dict[str, Any]) -> Obj:
+        """Return the object with *members*, decoded JSON, which becomes part of the object."""
+        for name, kind in cls._classes.items():
             if name in members:
                 value = members[name]
                 if type(value) is list:
-                    for place, one in enumerate(value):
-                        if type(one) is dict:
-                            value[place] = kind.from_dict(one)
+                    for place, item in enumerate(value):
+                        if type(item) is dict:
+                            value[place] = kind.from_dict(item)
                 elif type(value) is dict:
                     members[name] = kind.from_dict(value)
-                elif value is None and name in cls._always:
-                    members[name] = cls._always[name]()
-        made = object.__new__(cls)
-        made.__dict__ = members
-        return made
+                elif value is None and name in cls._never_none:
+                    members[name] = cls._never_none[name]()
+        instance = object.__new__(cls)
+        instance.__dict__ = members
+        return instance
 
-    if not TYPE_CHECKING:  # for which an unknown name is a mistake
+    if not TYPE_CHECKING:  # type checkers must report unknown names
 
         def __getattr__(self, name: str) -> Any:
-            if name in self._always:
-                return self._always[name]()
+            if name in self._never_none:
+                return self._never_none[name]()
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def _request_id(self) -> str | None:
-        """The ``x-request-id`` of the answer that this object is, None for a part of one."""
+        """The ``x-request-id`` of the answer; None if this object is only a part of an answer."""
         return getattr(self, "_id", None)
 
     def to_dict(self, *, exclude_unset: bool = True, **options: Any) -> dict[str, Any]:
-        """Return :meth:`model_dump` of what came: dictionaries and lists as JSON has them."""
+        """Return :meth:`model_dump` without the fields that the server did not send."""
         return self.model_dump(exclude_unset=exclude_unset, **options)
 
     def to_json(self, *, indent: int | None = 2, exclude_unset: bool = True, **options: Any) -> str:
@@ -110,15 +110,15 @@ class Object:
     model_validate = from_dict
 
     @classmethod
-    def model_construct(cls: type[Made], _fields_set: object = None, **members: Any) -> Made:
-        """Return the object for *members*, unchecked, as all are."""
+    def model_construct(cls: type[Obj], _fields_set: object = None, **members: Any) -> Obj:
+        """Return the object with *members*; no object of this package validates them."""
         return cls.from_dict(members)
 
     construct = model_construct
 
     @classmethod
-    def model_validate_json(cls: type[Made], text: str | bytes) -> Made:
-        """Return the object for *text*, JSON such as :meth:`model_dump_json` returns."""
+    def model_validate_json(cls: type[Obj], text: str | bytes) -> Obj:
+        """Return the object for *text*, JSON as :meth:`model_dump_json` returns it."""
         return cls.from_dict(json.loads(text))
 
     def model_dump(
@@ -131,16 +131,16 @@ class Object:
         exclude_defaults: bool = False,
         **others: object,
     ) -> dict[str, Any]:
-        """Return the object as a dictionary, as pydantic's models do: all documented fields.
+        """Return the object as a dictionary of all documented fields, as pydantic's models do.
 
-        Those that did not come are None; *exclude_unset* leaves them out, *exclude_none* and
-        *exclude_defaults* all that are None.  *include* and *exclude* are the names of members, or
-        dictionaries of members in members (in a list by their places, or ``__all__``).  The
-        *others* of pydantic's options make no difference: all values are JSON's.
+        Fields that the server did not send are None; *exclude_unset* leaves them out,
+        *exclude_none* and *exclude_defaults* leave out all that are None.  *include* and *exclude*
+        are names of members, or dictionaries for members of members (in a list by their index, or
+        ``__all__``).  Pydantic's *others* have no effect, because all values are JSON values.
         """
-        given = True if include is None else include, exclude or False
+        parts = True if include is None else include, exclude or False
         dumped: dict[str, Any] = _dumped(
-            self, *given, exclude_unset=exclude_unset, exclude_none=exclude_none or exclude_defaults
+            self, *parts, exclude_unset=exclude_unset, exclude_none=exclude_none or exclude_defaults
         )
         return dumped
 
@@ -151,26 +151,26 @@ class Object:
         return json.dumps(members, indent=indent, separators=separators, ensure_ascii=False)
 
     def model_copy(
-        self: Made, *, update: Mapping[str, Any] | None = None, deep: bool = False
-    ) -> Made:
+        self: Obj, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Obj:
         """Return a copy with the members in *update* replaced."""
-        made = copy.deepcopy(self) if deep else copy.copy(self)
-        made.__dict__.update(update or {})
-        return made
+        result = copy.deepcopy(self) if deep else copy.copy(self)
+        result.__dict__.update(update or {})
+        return result
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the names and values of the members, as pydantic's models do."""
-        absent = (name for name in self.model_fields if name not in self._ours)
+        absent = (name for name in self.model_fields if name not in self._extensions)
         yield from {**dict.fromkeys(absent), **vars(self)}.items()
 
     @property
     def model_fields_set(self) -> set[str]:
-        """The names of the documented members that came."""
+        """The names of the documented members that the server sent."""
         return self.__dict__.keys() & set(self.model_fields)
 
     @property
     def model_extra(self) -> dict[str, Any]:
-        """The members that came and are not documented."""
+        """The undocumented members that the server sent."""
         return {name: value for name, value in vars(self).items() if name not in self.model_fields}
 
     def __repr__(self) -> str:
@@ -186,7 +186,7 @@ class Object:
 
 
 class Listing(Object):
-    """Models that came at once, for ``for`` and ``async for``."""
+    """A list of models in one page, for ``for`` and ``async for``."""
 
     if TYPE_CHECKING:
         data: list[Model]
@@ -195,39 +195,39 @@ class Listing(Object):
         return iter(self.data)
 
     def __aiter__(self) -> AsyncIterator[Model]:
-        return Both(self.data).__aiter__()
+        return DualList(self.data).__aiter__()
 
     def __len__(self) -> int:
         return len(self.data)
 
     def has_next_page(self) -> bool:
-        """Return False: all is here."""
+        """Return False: there is only one page."""
         return False
 
     def next_page_info(self) -> None:
-        """Return None: all is here."""
+        """Return None: there is only one page."""
 
-    def iter_pages(self: Made) -> Both[Made]:
-        """Return all pages: this one."""
-        return Both([self])
+    def iter_pages(self: Obj) -> DualList[Obj]:
+        """Return all pages, which is only this one."""
+        return DualList([self])
 
 
-class Both(list[Item]):
+class DualList(list[Item]):
     """A list for ``for`` and ``async for``."""
 
     async def __aiter__(self) -> AsyncIterator[Item]:
-        for one in self:
-            yield one
+        for item in self:
+            yield item
 
 
 class AsyncListing:
     """The models of a server, to be awaited or iterated over."""
 
-    def __init__(self, asked: Coroutine[Any, Any, ModelList]) -> None:
-        self._asked = asked
+    def __init__(self, request: Coroutine[Any, Any, ModelList]) -> None:
+        self._request = request
 
     def __await__(self) -> Generator[Any, Any, ModelList]:
-        return self._asked.__await__()
+        return self._request.__await__()
 
     async def __aiter__(self) -> AsyncIterator[Model]:
         for model in await self:
@@ -235,14 +235,14 @@ class AsyncListing:
 
 
 class ResponseText(Object):
-    """What a response says."""
+    """The text of a response."""
 
     if TYPE_CHECKING:
         output: list[Any]
 
     @property
     def output_text(self) -> str:
-        """The text of all messages."""
+        """The joined text of all messages."""
         return "".join(part.text or "" for part in self._texts())
 
     def _texts(self) -> list[Any]:
@@ -251,11 +251,11 @@ class ResponseText(Object):
 
 
 class ParsedText(ResponseText, Generic[T]):
-    """What a response says, parsed."""
+    """The parsed text of a response."""
 
     @property
     def output_parsed(self) -> T | None:
-        """The first text as what was asked for, None for a refusal."""
+        """The first text as an object of ``text_format``, None for a refusal."""
         return next((part.parsed for part in self._texts() if part.parsed is not None), None)
 
 
@@ -263,32 +263,32 @@ def _dumped(value: Any, include: Any, exclude: Any, **options: bool) -> Any:
     members: Iterable[tuple[Any, Any]]
     if isinstance(value, Object):
         members = (
-            (name, one)
-            for name, one in Object.__iter__(value)
+            (name, member)
+            for name, member in Object.__iter__(value)
             if (name in vars(value) or not options["exclude_unset"])
-            and (one is not None or not options["exclude_none"])
+            and (member is not None or not options["exclude_none"])
         )
     elif isinstance(value, (list, dict)):
         members = enumerate(value) if isinstance(value, list) else value.items()
-    elif hasattr(value, "model_dump"):  # pydantic's, in a parsed message
-        given = {"include": None if include is True else include, "exclude": exclude or None}
-        return value.model_dump(**given, **options)
+    elif hasattr(value, "model_dump"):  # a pydantic model in a parsed message
+        parts = {"include": None if include is True else include, "exclude": exclude or None}
+        return value.model_dump(**parts, **options)
     else:
         return value
     kept = {
-        key: _dumped(one, inside, outside, **options)
-        for key, one in members
+        key: _dumped(member, inside, outside, **options)
+        for key, member in members
         if (inside := _part(include, key)) is not False
         and (outside := _part(exclude, key)) is not True
     }
     return [*kept.values()] if isinstance(value, list) else kept
 
 
-def _part(named: Any, key: Any) -> Any:
-    """Return what *named*, True for all and False for nothing, names in the member *key*."""
-    if isinstance(named, bool):
-        return named
-    if not isinstance(named, Mapping):
-        return key in named or "__all__" in named
-    found = named.get(key, named.get("__all__", False))
+def _part(selection: Any, key: Any) -> Any:
+    """Return the part of *selection* (True: all, False: nothing) that is for the member *key*."""
+    if isinstance(selection, bool):
+        return selection
+    if not isinstance(selection, Mapping):
+        return key in selection or "__all__" in selection
+    found = selection.get(key, selection.get("__all__", False))
     return True if found is ... else found

@@ -1,4 +1,4 @@
-"""What a call can ask for beside the API's parameters, and how both are declared."""
+"""The options of a call beside the API's parameters, and the decorator that declares both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
     from typing_extensions import Unpack as Unpack
 
-    #: What an answer is parsed as; None where nothing is to be parsed.
+    #: The type that an answer is parsed into; None if it is not parsed.
     T = TypeVar("T", default=None)
 else:
     from typing import TypeVar
@@ -29,7 +29,7 @@ class NotGiven:
         return "NOT_GIVEN"
 
 
-#: Stands where a caller gave nothing: the client's own setting, or the server's, counts.
+#: The value of a parameter that was not passed: the client's or the server's default applies.
 NOT_GIVEN = NotGiven()
 omit = not_given = NOT_GIVEN
 
@@ -37,11 +37,11 @@ omit = not_given = NOT_GIVEN
 class Timeout(NamedTuple):
     """Limits in seconds; None means no limit.
 
-    *connect*: name look-up aside, until the connection (with TLS) stands, for each address
-    of the host.  *first_byte*: from the request until the answer begins; for a stream until
-    its first chunk, because a server that pings while the model reads a long prompt has not
-    answered yet.  *idle*: between two chunks of a stream, or two pieces of a plain answer; a
-    server's pings do not count.
+    *connect*: for connecting (with TLS) to each address of the host, without the name look-up.
+    *first_byte*: from the request to the first bytes of the answer; for a stream to its first
+    chunk, because a server that sends pings while the model reads a long prompt has not answered
+    yet.  *idle*: between two chunks of a stream, or two reads of a plain answer; a server's pings
+    do not count.
     """
 
     connect: float | None = 10.0
@@ -57,8 +57,8 @@ _LONGEST_TIMEOUT = 366 * 86400.0
 def timeout_of(value: Any) -> Timeout:
     """Return *value* as a Timeout: a number is the limit for each of its parts.
 
-    httpx's Timeout, and the pairs *connect*, *read* of requests, limit the silence of a server.
-    Raises ValueError for what is no time.
+    In httpx's Timeout and in requests' pair (*connect*, *read*) the read limit is used for
+    *first_byte* and *idle*.  Raises ValueError for any other value.
     """
     if isinstance(value, NotGiven):
         return Timeout()
@@ -68,23 +68,23 @@ def timeout_of(value: Any) -> Timeout:
         value = Timeout(value[0], value[1], value[1])
     parts = value if isinstance(value, Timeout) else (value, value, value)
     for part in parts:
-        right = part is None or (isinstance(part, (int, float)) and 0 < part <= _LONGEST_TIMEOUT)
-        if not right:
+        valid = part is None or (isinstance(part, (int, float)) and 0 < part <= _LONGEST_TIMEOUT)
+        if not valid:
             raise ValueError("a timeout must be None, a Timeout, or seconds: over 0, up to a year")
     return Timeout(*parts)
 
 
-#: Messages as dictionaries, as objects of this package (an earlier answer's message), or as
-#: anything with ``model_dump`` or ``to_dict``, such as pydantic's and openai's objects.
+#: Messages: dictionaries, objects of this package (an earlier answer's message), or objects with
+#: ``model_dump`` or ``to_dict``, such as pydantic's and openai's.
 Messages = Iterable[Any]
 
 
 class CallOptions(TypedDict, total=False):
-    """What a single call can ask for beside the API's own parameters.
+    """The options of a single call beside the API's own parameters.
 
-    *timeout*, *max_retries* and *resumable* stand in for the client's own.  *extra_headers*
-    and *extra_query* are added to the client's defaults; *extra_body* is merged into the JSON
-    body, and holds what a provider understands beyond the documented parameters.
+    *timeout*, *max_retries* and *resumable* replace the client's own.  *extra_headers* and
+    *extra_query* are added to the client's defaults; *extra_body* is merged into the JSON body
+    and holds a provider's parameters that are not documented here.
     """
 
     timeout: TimeoutLike
@@ -95,15 +95,15 @@ class CallOptions(TypedDict, total=False):
     extra_body: Mapping[str, Any] | None
 
 
-#: What each API demands, where it has it.  The annotations are for type checkers alone.
+#: The parameters that are required in each API that has them.
 REQUIRED = frozenset(("model", "messages", "input"))
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def declared(kind: Any) -> Callable[[F], F]:
-    """Return what names the members of *kind* in a function's signature, for its ``**params``.
+def with_parameters(kind: Any) -> Callable[[F], F]:
+    """Return a decorator that shows the members of *kind* in a signature, for ``**params``.
 
     Type checkers read the annotation; this is for ``help()``, notebooks and ``inspect``.
     """
@@ -112,27 +112,27 @@ def declared(kind: Any) -> Callable[[F], F]:
         function.__name__ = function.__name__.strip("_")
         function.__qualname__ = function.__qualname__.replace("._", ".")
         signature = inspect.signature(function)
-        named = {p.name: p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD}
+        shown = {p.name: p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD}
         for name, annotation in kind.__annotations__.items():
             default = Parameter.empty if name in REQUIRED else NOT_GIVEN
-            made = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
-            named.setdefault(name, made.replace(annotation=annotation.__forward_arg__))
+            parameter = Parameter(name, Parameter.KEYWORD_ONLY, default=default)
+            shown.setdefault(name, parameter.replace(annotation=annotation.__forward_arg__))
         function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=list(named.values())
+            parameters=list(shown.values())
         )
         return function
 
     return declare
 
 
-def plain(value: Any) -> Any:
-    """Return *value*, no JSON type by itself, as one: ``default`` of ``json.dumps``.
+def json_default(value: Any) -> Any:
+    """Return *value* as a JSON type: the ``default`` function of ``json.dumps``.
 
-    Raises TypeError for what has no JSON form.
+    Raises TypeError for a value that has no JSON form.
     """
     if isinstance(value, Mapping):
         return dict(value)
-    # pydantic's models, openai's among them, iterate over pairs: asked before iterables are.
+    # Before iterables: pydantic's models (openai's too) iterate over pairs.
     if not isinstance(value, type):
         if callable(convert := getattr(value, "to_dict", None)):
             return convert()

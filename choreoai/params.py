@@ -1,7 +1,7 @@
-"""The documented parameters, made from the types of openai 3.57.0 by `make sync`.
+"""The documented parameters, generated from the types of openai 3.57.0 by `make sync`.
 
-A type checker then knows every parameter of ``create``, ``parse`` and ``stream``, and a
-misspelled one is an error, for it and when the program runs.
+With them a type checker knows every parameter of ``create``, ``parse`` and ``stream``; a
+misspelled one is an error for the type checker and at run time.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ class ResponseParams(CallOptions, total=False):
 
 
 class FormattedParams(CompletionParams, total=False):
-    """The parameters of ``create``, where the response format is JSON and no type."""
+    """The parameters of ``create``, where the response format is JSON and not a type."""
 
     response_format: Mapping[str, Any]
 
 
-if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
+if TYPE_CHECKING:  # generic TypedDicts need Python 3.11
 
     class ParseParams(CompletionParams, Generic[T], total=False):
         """The parameters of ``parse`` and ``stream``: the format may be a type."""

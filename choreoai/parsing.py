@@ -1,6 +1,6 @@
-"""Answers parsed into pydantic's models and dataclasses: structured output.
+"""Structured output: answers parsed into pydantic models and dataclasses.
 
-pydantic is needed for it, and imported by who uses it only.
+It needs pydantic, which is imported at the first use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
-from .errors import unparsable
+from .errors import incomplete_error
 from .models import ChatCompletion, ParsedChatCompletion
 from .options import T
 
@@ -27,7 +27,7 @@ class FunctionTool(dict[str, Any]):
 def pydantic_function_tool(
     model: type[pydantic.BaseModel], *, name: str | None = None, description: str | None = None
 ) -> dict[str, Any]:
-    """Return the tool whose arguments are *model*, named and described like it by default."""
+    """Return a tool with *model* as its arguments; the name and description default to its own."""
     name = name or model.__name__
     tool = FunctionTool(name=name, strict=True, parameters=strict_schema(model))
     tool.model = model
@@ -38,13 +38,13 @@ def pydantic_function_tool(
 
 
 def strict_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON schema of *kind* in the form that OpenAI's ``strict`` demands.
+    """Return the JSON schema of *kind* in the form that OpenAI requires for ``strict``.
 
-    All properties are required, no others allowed, and a reference stands alone.
-    Raises TypeError for what is neither a pydantic model nor a dataclass.
+    All properties are required, no others are allowed, and a ``$ref`` has no other members beside
+    it.  Raises TypeError if *kind* is neither a pydantic model nor a dataclass.
     """
     root: dict[str, Any] = _adapter(kind).json_schema()
-    _be_strict(root, root)
+    _make_strict(root, root)
     return root
 
 
@@ -56,14 +56,14 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-def _be_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
+def _make_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
     """Make *schema*, a part of *root*, strict in place."""
     parts = [schema.get("items"), *schema.get("anyOf", ()), *schema.get("allOf", ())]
     for name in ("$defs", "definitions", "properties"):
         parts += schema.get(name, {}).values()
     for part in parts:
         if isinstance(part, dict):
-            _be_strict(part, root)
+            _make_strict(part, root)
     if schema.get("type") == "object":
         schema.setdefault("additionalProperties", False)
     if "properties" in schema:
@@ -77,11 +77,11 @@ def _be_strict(schema: dict[str, Any], root: dict[str, Any]) -> None:
         for name in schema.pop("$ref").removeprefix("#/").split("/"):
             target = target[name]
         schema.update({**target, **schema})
-        _be_strict(schema, root)
+        _make_strict(schema, root)
 
 
-def _so_far(text: str) -> Any:
-    """Return what the beginning *text* of a JSON text says, None without pydantic."""
+def _partial_json(text: str) -> Any:
+    """Return the value of *text*, an incomplete JSON text; None if pydantic is not installed."""
     try:
         from pydantic_core import from_json
     except ImportError:
@@ -90,21 +90,21 @@ def _so_far(text: str) -> Any:
 
 
 class Parser(Generic[T]):
-    """Parses what answers to a request.
+    """Parses the answers to a request with *body*, by its strict tools and a type.
 
-    Its *body* may have a type as the member *name*, which is taken out of it, and strict tools.
+    The type, if any, is the member *name*, which is removed from *body*.
     """
 
     def __init__(self, body: dict[str, Any], name: str) -> None:
         self._adapter = None
-        #: What asks for the type, None without one.
+        #: The JSON schema of the type as the API expects it, None without a type.
         self.schema: dict[str, Any] | None = None
         kind = body.pop(name, None)
         if isinstance(kind, type):
             self._adapter = _adapter(kind)
             self.schema = {"schema": strict_schema(kind), "name": kind.__name__, "strict": True}
         elif kind is not None:
-            body[name] = kind  # in the API's own words
+            body[name] = kind  # a format in the API's own form
         if tools := list(body.pop("tools", None) or ()):
             body["tools"] = tools
         functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
@@ -113,17 +113,17 @@ class Parser(Generic[T]):
         self.active = bool(self.schema or self._strict)
 
     def content(self, text: str | None, *, partial: bool = False) -> Any:
-        """Return the answer *text* parsed; *partial* as far as it came, as plain JSON."""
+        """Return the answer's *text* parsed; a *partial* text as plain JSON as far as it goes."""
         if self._adapter is None or not text:
             return None
-        return _so_far(text) if partial else self._adapter.validate_json(text)
+        return _partial_json(text) if partial else self._adapter.validate_json(text)
 
     def arguments(self, name: Any, text: str | None, *, partial: bool = False) -> Any:
-        """Return the arguments *text* of the function *name* parsed, None if it is not strict."""
+        """Return *text*, arguments of the function *name*, parsed; None if it is not strict."""
         if (tool := self._strict.get(name)) is None:
             return None
         if partial:
-            return _so_far(text or "")
+            return _partial_json(text or "")
         if isinstance(tool, FunctionTool):
             return tool.model.model_validate_json(text or "")
         return json.loads(text or "")
@@ -131,11 +131,11 @@ class Parser(Generic[T]):
     def completion(self, completion: ChatCompletion) -> ParsedChatCompletion[T]:
         """Return *completion* parsed.
 
-        Raises LengthFinishReasonError, ContentFilterFinishReasonError, and what pydantic does.
+        Raises LengthFinishReasonError, ContentFilterFinishReasonError and ValidationError.
         """
         members = completion.to_dict()
         for choice in members["choices"]:
-            if error := unparsable(choice.get("finish_reason"), completion):
+            if error := incomplete_error(choice.get("finish_reason"), completion):
                 raise error
             message = choice["message"]
             text = None if message.get("refusal") else message.get("content")

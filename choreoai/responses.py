@@ -1,4 +1,4 @@
-"""What answers and events of the Responses API mean.  Pure."""
+"""Parsing of the Responses API's answers and events.  No I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def failure_of(response: Response) -> APIError:
 
 
 def response_of(parser: ResponseParser[Any] | None, body: bytes) -> Response:
-    """Return *body*, an answer, as a response, parsed by *parser*; raises APIError."""
+    """Return the response in *body*, parsed by *parser* if there is one; raises APIError."""
     response = object_of(Response, body)
     if response.status == "failed":
         raise failure_of(response)
@@ -30,7 +30,7 @@ def response_of(parser: ResponseParser[Any] | None, body: bytes) -> Response:
 
 
 class ResponseParser(Parser[T]):
-    """Parses the response to a request with this *body*, whose text is to be a *kind*."""
+    """Adds the text format *kind* to a request's *body*, and parses the response into it."""
 
     def __init__(self, body: dict[str, Any], kind: type[T] | None = None) -> None:
         body["text_format"] = kind
@@ -38,14 +38,14 @@ class ResponseParser(Parser[T]):
         if self.schema is not None:
             form = {"type": "json_schema", **self.schema}
             body["text"] = {**(body.get("text") or {}), "format": form}
-        if "tools" in body:  # chat's have one level more
+        if "tools" in body:  # chat's tools have one more level
             body["tools"] = [
                 {"type": "function", **tool["function"]} if "function" in tool else tool
                 for tool in body["tools"]
             ]
 
     def response(self, response: Response) -> ParsedResponse[T]:
-        """Return *response* parsed; raises what pydantic does."""
+        """Return *response* parsed; raises pydantic's ValidationError."""
         for part in response._texts():
             part.parsed = self.content(part.text)
         for item in response.output:
@@ -55,13 +55,13 @@ class ResponseParser(Parser[T]):
 
 
 class ResponseReading(Reading, Generic[T]):
-    """A stream of events as far as it was read, from event *first* on."""
+    """A stream of events as far as it was read, starting with event number *first*."""
 
     def __init__(self, first: int = 0, parser: ResponseParser[T] | None = None) -> None:
         super().__init__()
         self._next = first
         self._parser = parser or ResponseParser[T]({})
-        #: The response as the last event that holds it had it.
+        #: The response as of the last event that holds one.
         self.response: Response | None = None
 
     def parsed(self) -> ParsedResponse[T]:
@@ -70,12 +70,12 @@ class ResponseReading(Reading, Generic[T]):
 
     def _read(self, value: dict[str, Any]) -> ResponseEvent:
         event = ResponseEvent.from_dict(value)
-        kind, place = event.type, event.sequence_number
+        kind, number = event.type, event.sequence_number
         if type(kind) is not str or not kind:
-            raise self.fail(APIError(f"the stream holds what is no event: {value!r}"))
-        if value.get("sequence_number") is not None:  # some servers do not count
-            if place != self._next:
-                text = f"event {self._next} is missing: {place} came"
+            raise self.fail(APIError(f"the stream holds an event without a type: {value!r}"))
+        if value.get("sequence_number") is not None:  # some servers do not number events
+            if number != self._next:
+                text = f"event {self._next} is missing: the next one is number {number}"
                 raise self.fail(StreamInterruptedError(text))
             self._next += 1
         if isinstance(event.response, Response):
@@ -84,7 +84,7 @@ class ResponseReading(Reading, Generic[T]):
             self.fold.take({"choices": [{"delta": {"content": event.delta}}]})
         if kind == "response.failed":
             raise self.fail(failure_of(self.response or Response()))
-        self.ended = kind in RESPONSE_ENDINGS  # after any other a stream is cut
+        self.ended = kind in RESPONSE_ENDINGS  # a stream that stops after any other was cut
         return event
 
     def _end(self) -> None:

@@ -1,1 +1,1 @@
-"""The async client.  ``choreoai/sync`` is made from this folder: ``make sync``, never by hand."""
+"""The async client.  ``make sync`` generates ``choreoai/sync`` from it; never edit that by hand."""

@@ -1,4 +1,4 @@
-"""The client, and what hangs on it."""
+"""The client, with its chat, models and responses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AsyncChoreoAI(BaseClient):
 
     @property
     def beta(self) -> AsyncChoreoAI:
-        """This client: what began as ``beta.chat`` is ``chat`` by now."""
+        """This client itself: openai's former ``beta.chat`` is now ``chat``."""
         return self
 
     @cached_property
@@ -61,7 +61,7 @@ class AsyncChoreoAI(BaseClient):
         return cast("AsyncStreamedClient", AsyncClientWith(self, "with_streaming_response"))
 
     async def close(self) -> None:
-        """Close the idle connections; streams that are being read go on."""
+        """Close the idle connections; streams being read are not interrupted."""
         self._pool.close()
 
     async def __aenter__(self) -> AsyncChoreoAI:
@@ -86,7 +86,7 @@ class AsyncModels(AsyncResource):
         with_streaming_response: AsyncStreamedModels
 
     def list(self, **options: Unpack[CallOptions]) -> AsyncListing:
-        """Return the models that can be asked for."""
+        """Return the server's models."""
         return AsyncListing(self._get("/models", ModelList, options))
 
     async def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
@@ -94,13 +94,13 @@ class AsyncModels(AsyncResource):
         return await self._get(path_of("/models", model), Model, options)
 
     async def _get(self, path: str, kind: type[T], options: CallOptions) -> T:
-        _, given = self._client._asked(options)
-        exchange = self._exchange("GET", path, given, meaning=partial(object_of, kind))
-        return await self._carry(exchange)  # type: ignore[no-any-return]
+        _, call = self._client._body_and_options(options)
+        exchange = self._exchange("GET", path, call, parse=partial(object_of, kind))
+        return await self._execute(exchange)  # type: ignore[no-any-return]
 
 
 class AsyncClientWith:
-    """``client.with_raw_response`` or ``client.with_streaming_response``, by its *name*."""
+    """``client.with_raw_response`` or ``client.with_streaming_response``: the attribute *name*."""
 
     def __init__(self, client: AsyncChoreoAI, name: str) -> None:
         self.chat = AsyncChat(getattr(client.chat.completions, name))

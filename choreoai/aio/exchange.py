@@ -1,4 +1,8 @@
-"""A request and its answer: HTTP/1.1 over a socket and who waits for it."""
+"""A request and its answer: HTTP/1.1 over a non-blocking socket and its waiter.
+
+An exchange owns one connection at a time: each attempt to send the request, and each resumption
+of a stream, takes one from the pool or connects.  The body's last bytes return it to the pool.
+"""
 
 from __future__ import annotations
 
@@ -28,28 +32,27 @@ from ..errors import (
 )
 from ..reading import Reading
 from ..transports.base import Attempt, Cancelled, Route, Stalled, T, receive_some, send_some
-from ..transports.loops import Waiter, waiter
+from ..transports.loops import Waiter, new_waiter
 from ..transports.nonblocking import dial
 
 if TYPE_CHECKING:
     from .client import AsyncChoreoAI
 
-# Seconds within which a kept connection shows that it had been closed before the request came.
-_AT_ONCE = 0.1
-_MOST_OF_AN_ERROR = 1024 * 1024
-_MOST_OF_AN_ANSWER = 256 * 1024 * 1024
+# A kept connection that breaks within these seconds was closed before the request arrived.
+_STALE_SECONDS = 0.1
+_MAX_ERROR = 1024 * 1024
+_MAX_ANSWER = 256 * 1024 * 1024
 
 
 class AsyncExchange:
-    """A *request*, sent until an answer comes, and that answer: its head, its body as it comes.
+    """A request, with retries, and its answer: the head, and the body as it is received.
 
-    It is tried up to ``options.max_retries`` times more as long as nothing of the answer came:
-    after connection errors, and after the statuses of :func:`choreoai.base.retry_delay`.  It is no
-    try if a kept connection proves dead.
-    A request that was sent and not answered in time is not repeated: it may be at work.
+    The request is retried up to ``options.max_retries`` times while nothing of the answer was
+    received: after connection errors, and after the statuses of :func:`choreoai.base.retry_delay`.
+    An attempt on a kept connection that proves dead does not count.  A request that was sent and
+    not answered in time is not retried: the server may be working on it.
 
-    *meaning* makes of a whole body what it says; a stream is read by *reading*, and is
-    a *stream*.
+    *parse* converts a whole body into the result; *reading* reads the body of a *stream* class.
     """
 
     status_code: int
@@ -64,12 +67,12 @@ class AsyncExchange:
         path: str,
         options: Options,
         body: Any = None,
-        meaning: Callable[[bytes], Any] = bytes,
+        parse: Callable[[bytes], Any] = bytes,
         reading: Reading | None = None,
         *,
         stream: Any = None,
     ) -> None:
-        self.meaning = meaning
+        self.parse = parse
         self.reading = reading
         self.stream = stream
         self.retries = 0
@@ -77,15 +80,15 @@ class AsyncExchange:
         self.request = client._request(method, path, body, options, reading is not None)
         self.options = options
         self._cancelled = self._stale = False
-        self._waits: Waiter | None = None  # there as long as there is a connection
+        self._waiter: Waiter | None = None  # set while there is a connection
 
     @property
     def closed(self) -> bool:
-        """Whether there is no connection, or none any more."""
-        return self._waits is None
+        """Whether there is no connection (any more)."""
+        return self._waiter is None
 
     async def open(self) -> None:
-        """Send the request until the head of a good answer is there.
+        """Send the request, with retries, and read the head of a successful answer.
 
         Raises APIStatusError, APIConnectionError and APITimeoutError.
         """
@@ -102,55 +105,55 @@ class AsyncExchange:
                     raise
             self.retries += 1
             await self.pause(delay)
-        # Not those of an answer that goes on with this one.
+        # Set here only: a resumption must not replace them.
         self.status_code, self.headers = self._head.status, _dictionary(self._head)
 
     async def fetch(self) -> bytes:
-        """Send the request and return the body of the answer.  Raises what :meth:`open` does."""
+        """Send the request and return the answer's body; raises the errors of :meth:`open`."""
         await self.open()
         return await self.read()
 
     async def resume(self, id: str, after: int) -> None:
-        """Go on with what follows event *after* of the resumable stream *id*.
+        """Continue the resumable stream *id* with the event that follows number *after*.
 
-        Raises what :meth:`open` does, after one try.
+        Raises the errors of :meth:`open`, without retries.
         """
         headers = {**self.options.headers, "Last-Event-ID": str(after)}
         options = self.options._replace(headers=headers)
         await self._send(self.client._request("GET", path_of("/streams", id), None, options, True))
 
     async def _send(self, request: PreparedRequest) -> None:
-        """Send *request* once, and read the head of its answer; APIError if it has no form."""
+        """Send *request* once and read the head of its answer; raises APIError for a bad head."""
         pool = self.client._pool
         route = self._route = Route.find(pool.session, request.url or "")
-        kept = pool.take(route)
+        kept = pool.get(route)
         sock = kept or await dial(route, self.options.timeout.connect)
-        self._stale = False  # whether a kept connection was dead already
-        self._rest = b""  # received but not yet asked for
+        self._stale = False  # whether a kept connection was already dead
+        self._rest = b""  # received but not yet parsed
         self._unpack: Callable[[bytes], bytes] | None = None
         self._started = time.monotonic()
         deadline = self.deadline(False)
         try:
-            self._hold(sock)
+            self._use(sock)
             data = memoryview(route.message(request))
             try:
                 while data:
                     data = data[await self._perform(partial(send_some, data), True, deadline) :]
             except APIConnectionError as error:
-                if error._hopeless:
+                if error._no_retry:
                     raise
-                # A server that does not want the rest may have answered already.
+                # A server that rejects the rest of the body may have answered already.
             self._head = head = await self._read_head(request.method or "GET", deadline)
         except BaseException as error:
             self.close()
             if isinstance(error, FramingError):
                 raise APIError(f"the server's answer cannot be read: {error}") from error
-            broke = isinstance(error, APIConnectionError) and not error._hopeless
-            soon = time.monotonic() - self._started < _AT_ONCE
+            broke = isinstance(error, APIConnectionError) and not error._no_retry
+            soon = time.monotonic() - self._started < _STALE_SECONDS
             self._stale = kept is not None and broke and soon and not self._rest
             raise
         if not 200 <= head.status < 300:
-            raise await self.refusal()
+            raise await self.refusal_error()
 
     async def _read_head(self, method: str, deadline: float) -> Head:
         while True:
@@ -164,42 +167,42 @@ class AsyncExchange:
                 return head
 
     async def _perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
-        waits = self._waits
-        if waits is None:
+        """Return the result of *attempt* on the socket, with the API's errors."""
+        waiter = self._waiter
+        if waiter is None:
             raise Cancelled("the connection was closed")
-        if waits.inherited:
-            message = "the connection belongs to the process that this one was forked from"
-            raise APIConnectionError(message)
+        if waiter.inherited:
+            raise APIConnectionError("the connection belongs to the parent process, before fork()")
         try:
-            done = await waits.perform(attempt, write, deadline)
+            result = await waiter.perform(attempt, write, deadline)
         except Stalled:
-            late = APITimeoutError(f"nothing new came in time: {self.options.timeout}")
-            late._hopeless = True  # the request may be at work
+            late = APITimeoutError(f"no new data was received in time: {self.options.timeout}")
+            late._no_retry = True  # the server may be working on the request
             raise late from None
         except OSError as error:
             if error.errno is None:
-                raise  # not the system's: a signal handler raised it in here
+                raise  # not of the system: a signal handler raised it
             if not self._cancelled:
                 raise APIConnectionError(f"the connection broke: {error}") from error
         if self._cancelled:
             raise Cancelled("the connection was closed")
-        return done
+        return result
 
     def deadline(self, begun: bool) -> float:
-        """Return until when the next piece of the answer must come; the first if not *begun*."""
+        """Return the time by which the next bytes must be received; the first if not *begun*."""
         _, first, idle = self.options.timeout
         return time.monotonic() + (idle or inf) if begun else self._started + (first or inf)
 
     async def receive(self, deadline: float) -> bytes:
         """Return the next bytes of the body, or ``b""`` when it is complete.
 
-        The connection is given back with the last bytes, and closed after an error.  Raises
-        APIConnectionError and APITimeoutError.
+        With the last bytes the connection is returned to the pool; after an error it is closed.
+        Raises APIConnectionError and APITimeoutError.
         """
         framing, body = self._head.framing, b""
         try:
             while not (body or framing.done):
-                if framing.error is not None:  # it came with the last bytes that were good
+                if framing.error is not None:  # found behind the last valid bytes
                     raise framing.error
                 data, self._rest = self._rest, b""
                 data = data or await self._perform(receive_some, False, deadline)
@@ -216,74 +219,74 @@ class AsyncExchange:
         except BaseException as error:
             self.close()
             if isinstance(error, FramingError):
-                raise APIConnectionError(f"the answer broke off: {error}") from error
+                raise APIConnectionError(f"the answer was cut: {error}") from error
             raise
         if framing.done:
-            self._keep()
+            self._return_to_pool()
         return body
 
-    async def read(self, most: int = 0) -> bytes:
-        """Return the body; raises APIConnectionError for more than *most*, or too many, bytes."""
+    async def read(self, limit: int = 0) -> bytes:
+        """Return the rest of the body; raises APIConnectionError for more than *limit* bytes."""
         body = bytearray()
-        most = most or _MOST_OF_AN_ANSWER
+        limit = limit or _MAX_ANSWER
         while block := await self.receive(self.deadline(bool(body))):
             body += block
-            if len(body) > most:
+            if len(body) > limit:
                 self.close()
-                raise APIConnectionError(f"the answer is longer than {most} bytes")
+                raise APIConnectionError(f"the answer is longer than {limit} bytes")
         return bytes(body)
 
-    async def refusal(self, start: bytes = b"") -> APIError:
-        """Return the error for an answer whose body began with *start*."""
+    async def refusal_error(self, start: bytes = b"") -> APIError:
+        """Return the error for this answer; *start* is the part of its body already received."""
         content = start
-        with suppress(APIConnectionError):  # the status alone says enough
-            content += await self.read(_MOST_OF_AN_ERROR)
+        with suppress(APIConnectionError):  # the status alone is enough for an error
+            content += await self.read(_MAX_ERROR)
         body = decoded(content)
         if not start or (isinstance(body, dict) and body.get("error")):
             return status_error(self._head.status, _dictionary(self._head), content)
         kind = self._head.headers.get("content-type", "a document")
-        return APIError(f"the server answered with {kind!r} where a stream was asked", body=body)
+        return APIError(f"the server answered with {kind!r} instead of a stream", body=body)
 
     async def pause(self, seconds: float) -> None:
-        """Wait, for a socket on which nothing comes before it is over; raises Cancelled."""
-        silent, other = socket.socketpair()
+        """Wait for *seconds*; raises Cancelled if the exchange is cancelled meanwhile."""
+        silent, other = socket.socketpair()  # never readable, but cancel() can shut it down
         silent.setblocking(False)
         with other:
             try:
-                self._hold(silent)
+                self._use(silent)
                 await self._perform(receive_some, False, time.monotonic() + seconds)
             except APITimeoutError:
                 pass
             finally:
                 self.close()
 
-    def _hold(self, sock: socket.socket) -> None:
-        self._waits = waiter(sock)
+    def _use(self, sock: socket.socket) -> None:
+        self._waiter = new_waiter(sock)
         if self._cancelled:
             raise Cancelled("the connection was closed")
 
-    def _keep(self) -> None:
-        """Give the connection back for other requests, if it can be used for more."""
-        waits, head = self._waits, self._head
+    def _return_to_pool(self) -> None:
+        """Return the connection to the pool if it can be used again; else close it."""
+        waiter, head = self._waiter, self._head
         kept = head.keep_alive and not head.framing.excess and not self._rest
-        if waits is not None and kept and waits.claim.acquire(blocking=False):
-            self._waits = None
-            waits.release()
-            self.client._pool.keep(self._route, waits.sock)
+        if waiter is not None and kept and waiter.claim.acquire(blocking=False):
+            self._waiter = None
+            waiter.release()
+            self.client._pool.put(self._route, waiter.sock)
         self.close()
 
     def cancel(self) -> None:
-        """Give up: who waits gets Cancelled at once, except while a connection is made."""
+        """Make the waiting task or thread raise Cancelled; while connecting, only afterwards."""
         self._cancelled = True
-        waits = self._waits
-        if waits is not None and waits.claim.acquire(blocking=False):
-            waits.shut_down()
+        waiter = self._waiter
+        if waiter is not None and waiter.claim.acquire(blocking=False):
+            waiter.shut_down()
 
     def close(self) -> None:
-        """Close the connection, if it was not given back; nothing is asked that could wait."""
-        waits, self._waits = self._waits, None
-        if waits is not None:
-            waits.drop()
+        """Close the connection if it was not returned to the pool.  Never blocks."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.drop()
 
 
 def _dictionary(head: Head) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Made from the types of openai 3.57.0 by `make sync`."""
+"""Generated from the types of openai 3.57.0 by `make sync`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..options import T
 
 
 class Function(Object):
-    """The function of a call; *arguments* is JSON text, *parsed_arguments* what it says."""
+    """The function of a call; *arguments* is JSON text, *parsed_arguments* its value."""
 
-    _ours = frozenset(("parsed_arguments",))
+    _extensions = frozenset(("parsed_arguments",))
     arguments: str | None = None
     name: str | None = None
     parsed_arguments: Any = None
@@ -26,7 +26,7 @@ class ToolCall(Object):
 
 
 class ChunkToolCall(Object):
-    """A piece of a tool call; *index* tells of which."""
+    """A piece of the tool call number *index*."""
 
     index: int | None = None
     id: str | None = None
@@ -35,7 +35,7 @@ class ChunkToolCall(Object):
 
 
 class URLCitation(Object):
-    """Where a web page is cited: from *start_index* to *end_index* of the text."""
+    """A web page cited from *start_index* to *end_index* of the text."""
 
     end_index: int | None = None
     start_index: int | None = None
@@ -44,14 +44,14 @@ class URLCitation(Object):
 
 
 class Annotation(Object):
-    """A remark on the text."""
+    """An annotation of the text."""
 
     type: str | None = None
     url_citation: URLCitation | None = None
 
 
 class Audio(Object):
-    """What the model said aloud; *data* is base64."""
+    """Spoken output of the model; *data* is base64."""
 
     id: str | None = None
     data: str | None = None
@@ -60,9 +60,9 @@ class Audio(Object):
 
 
 class Message(Object):
-    """What the model said."""
+    """A message of the model."""
 
-    _ours = frozenset(("reasoning_content",))
+    _extensions = frozenset(("reasoning_content",))
     content: str | None = None
     refusal: str | None = None
     role: str | None = None
@@ -76,7 +76,7 @@ class Message(Object):
 class Delta(Object):
     """A piece of a message."""
 
-    _ours = frozenset(("annotations", "reasoning_content"))
+    _extensions = frozenset(("annotations", "reasoning_content"))
     audio: Audio | None = None
     content: str | None = None
     function_call: Function | None = None
@@ -88,7 +88,7 @@ class Delta(Object):
 
 
 class PromptTokensDetails(Object):
-    """What kinds of tokens were read."""
+    """The numbers of input tokens by kind."""
 
     audio_tokens: int | None = None
     cache_write_tokens: int | None = None
@@ -98,7 +98,7 @@ class PromptTokensDetails(Object):
 
 
 class CompletionTokensDetails(Object):
-    """What kinds of tokens were written."""
+    """The numbers of output tokens by kind."""
 
     accepted_prediction_tokens: int | None = None
     audio_tokens: int | None = None
@@ -108,7 +108,7 @@ class CompletionTokensDetails(Object):
 
 
 class Usage(Object):
-    """How many tokens the call read and wrote."""
+    """The numbers of input and output tokens of the call."""
 
     completion_tokens: int | None = None
     prompt_tokens: int | None = None
@@ -118,7 +118,7 @@ class Usage(Object):
 
 
 class TopLogprob(Object):
-    """A token that could have stood there, and the logarithm of its probability."""
+    """An alternative token and the logarithm of its probability."""
 
     token: str | None = None
     bytes: list[int] | None = None
@@ -126,7 +126,7 @@ class TopLogprob(Object):
 
 
 class TokenLogprob(Object):
-    """A token of the answer, and those that were most probable in its place."""
+    """A token of the answer, and the most probable tokens in its place."""
 
     token: str | None = None
     bytes: list[int] | None = None
@@ -175,7 +175,7 @@ class ChatCompletion(Object):
 
 
 class ChatCompletionChunk(Object):
-    """A piece of a streamed answer; the last may have no choices but the usage."""
+    """A piece of a streamed answer; the last one may have the usage and no choices."""
 
     id: str | None = None
     choices: list[ChunkChoice]
@@ -208,7 +208,7 @@ class ParsedChatCompletion(ChatCompletion, Generic[T]):
 
 
 class Model(Object):
-    """A model that can be asked for by its *id*."""
+    """A model of the server; requests name it by its *id*."""
 
     id: str | None = None
     created: int | None = None
@@ -218,7 +218,7 @@ class Model(Object):
 
 
 class ModelList(Listing):
-    """The models of a server; iterating goes through *data*."""
+    """The models of a server; iterating yields those in *data*."""
 
     data: list[Model]
     object: str | None = None

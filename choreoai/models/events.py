@@ -1,4 +1,4 @@
-"""Made from the types of openai 3.57.0 by `make sync`."""
+"""Generated from the types of openai 3.57.0 by `make sync`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .chat import TokenLogprob
 
 
 class ContentDeltaEvent(Object):
-    """Text came: *delta*.  *snapshot* is all of it, *parsed* that as JSON."""
+    """A piece of the text, *delta*; *snapshot* is the text so far, *parsed* its value as JSON."""
 
     type: Literal["content.delta"]
     delta: str
@@ -27,7 +27,7 @@ class ContentDoneEvent(Object, Generic[T]):
 
 
 class RefusalDeltaEvent(Object):
-    """A piece of a refusal came."""
+    """A piece of the refusal."""
 
     type: Literal["refusal.delta"]
     delta: str
@@ -42,7 +42,7 @@ class RefusalDoneEvent(Object):
 
 
 class FunctionToolCallArgumentsDeltaEvent(Object):
-    """A piece of a call's *arguments* came."""
+    """A piece of a call's *arguments*, *arguments_delta*."""
 
     type: Literal["tool_calls.function.arguments.delta"]
     name: str
@@ -63,7 +63,7 @@ class FunctionToolCallArgumentsDoneEvent(Object):
 
 
 class LogprobsContentDeltaEvent(Object):
-    """Probabilities of the text's tokens came."""
+    """The probabilities of new tokens of the text."""
 
     type: Literal["logprobs.content.delta"]
     content: list[TokenLogprob]
@@ -78,7 +78,7 @@ class LogprobsContentDoneEvent(Object):
 
 
 class LogprobsRefusalDeltaEvent(Object):
-    """Probabilities of a refusal's tokens came."""
+    """The probabilities of new tokens of a refusal."""
 
     type: Literal["logprobs.refusal.delta"]
     refusal: list[TokenLogprob]

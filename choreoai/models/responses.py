@@ -1,4 +1,4 @@
-"""Made from the types of openai 3.57.0 by `make sync`."""
+"""Generated from the types of openai 3.57.0 by `make sync`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..options import T
 
 
 class ResponsePart(Object):
-    """A part of a message or a reasoning: output_text, refusal, summary_text ..."""
+    """A part of a message or of reasoning: output_text, refusal, summary_text ..."""
 
-    _ours = frozenset(("parsed",))
+    _extensions = frozenset(("parsed",))
     type: str
     text: str | None = None
     refusal: str | None = None
@@ -22,7 +22,7 @@ class ResponsePart(Object):
 class ResponseItem(Object):
     """An output item: message, reasoning, function_call, custom_tool_call ..."""
 
-    _ours = frozenset(("parsed_arguments",))
+    _extensions = frozenset(("parsed_arguments",))
     id: str
     type: str
     status: str | None = None
@@ -38,7 +38,7 @@ class ResponseItem(Object):
 
 
 class ResponseFailure(Object):
-    """Why a response failed, or stayed incomplete (*reason*)."""
+    """The error of a failed response, or the *reason* of an incomplete one."""
 
     code: str | None = None
     message: str | None = None
@@ -46,7 +46,7 @@ class ResponseFailure(Object):
 
 
 class InputTokensDetails(Object):
-    """What kinds of tokens were read."""
+    """The numbers of input tokens by kind."""
 
     cache_write_tokens: int | None = None
     cached_tokens: int | None = None
@@ -54,13 +54,13 @@ class InputTokensDetails(Object):
 
 
 class OutputTokensDetails(Object):
-    """What kinds of tokens were written."""
+    """The numbers of output tokens by kind."""
 
     reasoning_tokens: int | None = None
 
 
 class ResponseUsage(Object):
-    """The tokens of a response."""
+    """The numbers of tokens of a response."""
 
     input_tokens: int
     input_tokens_details: InputTokensDetails | None = None
@@ -70,7 +70,7 @@ class ResponseUsage(Object):
 
 
 class Response(ResponseText):
-    """A response, whole or as far as it came; *status* tells."""
+    """A response, whole or so far: see its *status*."""
 
     id: str
     access_programs: Any = None

@@ -1,1 +1,1 @@
-"""The sync client, made from ``choreoai/aio``."""
+"""The sync client, generated from ``choreoai/aio``."""

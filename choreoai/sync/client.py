@@ -1,4 +1,4 @@
-"""The client, and what hangs on it."""
+"""The client, with its chat, models and responses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ChoreoAI(BaseClient):
 
     @property
     def beta(self) -> ChoreoAI:
-        """This client: what began as ``beta.chat`` is ``chat`` by now."""
+        """This client itself: openai's former ``beta.chat`` is now ``chat``."""
         return self
 
     @cached_property
@@ -61,7 +61,7 @@ class ChoreoAI(BaseClient):
         return cast("StreamedClient", ClientWith(self, "with_streaming_response"))
 
     def close(self) -> None:
-        """Close the idle connections; streams that are being read go on."""
+        """Close the idle connections; streams being read are not interrupted."""
         self._pool.close()
 
     def __enter__(self) -> ChoreoAI:
@@ -86,7 +86,7 @@ class Models(Resource):
         with_streaming_response: StreamedModels
 
     def list(self, **options: Unpack[CallOptions]) -> ModelList:
-        """Return the models that can be asked for."""
+        """Return the server's models."""
         return self._get("/models", ModelList, options)
 
     def retrieve(self, model: str, **options: Unpack[CallOptions]) -> Model:
@@ -94,13 +94,13 @@ class Models(Resource):
         return self._get(path_of("/models", model), Model, options)
 
     def _get(self, path: str, kind: type[T], options: CallOptions) -> T:
-        _, given = self._client._asked(options)
-        exchange = self._exchange("GET", path, given, meaning=partial(object_of, kind))
-        return self._carry(exchange)  # type: ignore[no-any-return]
+        _, call = self._client._body_and_options(options)
+        exchange = self._exchange("GET", path, call, parse=partial(object_of, kind))
+        return self._execute(exchange)  # type: ignore[no-any-return]
 
 
 class ClientWith:
-    """``client.with_raw_response`` or ``client.with_streaming_response``, by its *name*."""
+    """``client.with_raw_response`` or ``client.with_streaming_response``: the attribute *name*."""
 
     def __init__(self, client: ChoreoAI, name: str) -> None:
         self.chat = Chat(getattr(client.chat.completions, name))

@@ -1,4 +1,4 @@
-"""``client.chat.completions``: an answer asked for, whole or as a stream."""
+"""``client.chat.completions``: answers as a whole or as a stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion, ParsedChatCompletion
 from ..objects import Object
-from ..options import NOT_GIVEN, T, TimeoutLike, declared
+from ..options import NOT_GIVEN, T, TimeoutLike, with_parameters
 from ..params import FormattedParams
 from ..parsing import Parser
 from ..reading import Reading, completion_of
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
-    """The events of an answer, as they come.
+    """The typed events of an answer, as they are received.
 
-    Raises what :class:`choreoai.Stream` does, and LengthFinishReasonError and
-    ContentFilterFinishReasonError, where an answer that is to be parsed ends so.
+    Raises the errors of :class:`choreoai.Stream`, and LengthFinishReasonError or
+    ContentFilterFinishReasonError if an answer to be parsed ends for that reason.
     """
 
     _reading: EventReading[T]
@@ -37,7 +37,7 @@ class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
         events = self._reading.events
         while not events:
             chunk: Any = super().__next__()
-            events.extend(self._reading.of(chunk))
+            events.extend(self._reading.events_of(chunk))
         return events.popleft()
 
     @property
@@ -46,7 +46,7 @@ class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
         return self.partial
 
     def get_final_completion(self) -> ParsedChatCompletion[T]:
-        """Read to the end and return the whole answer, parsed."""
+        """Read the rest of the stream and return the whole answer, parsed."""
         return self._reading.parser.completion(super().get_final_completion())
 
 
@@ -57,76 +57,73 @@ class Completions(Resource):
         with_raw_response: RawCompletions
         with_streaming_response: StreamedCompletions
 
-    @declared(FormattedParams)
+    @with_parameters(FormattedParams)
     def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
-        """Ask *model* to answer *messages*.
+        """Return the answer of *model* to *messages*.
 
-        With *stream* a :class:`choreoai.Stream`, returned as soon as the response head is
-        there; without it the whole :class:`choreoai.ChatCompletion`.  *params* are those of
+        With *stream* it is a :class:`choreoai.Stream`, returned as soon as the answer's head
+        is received; without it the whole :class:`choreoai.ChatCompletion`.  *params* are those of
         :class:`choreoai.params.CompletionParams` (``temperature``, ``max_tokens``, ``n``,
         ``stop``, ``tools``, ``stream_options``, ...), and ``response_format``.
 
-        Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError when the
-        arguments cannot be written as JSON, and TypeError for a parameter of another name.
+        Raises APIStatusError, APIConnectionError and APITimeoutError; ChoreoAIError if the
+        arguments cannot be written as JSON, and TypeError for an unknown parameter.
         """
-        return self._carry(self._ask(stream, params))
+        return self._execute(self._prepare(stream, params))
 
     create: CreateCompletion[ChatCompletion, Stream] = cast(Any, _create)
 
-    @declared(FormattedParams)
+    @with_parameters(FormattedParams)
     def parse(self, **params: Unpack[ParseParams[T]]) -> ParsedChatCompletion[T]:
-        """Ask for an answer in the form of *response_format*, a pydantic model or a dataclass.
+        """Return an answer in the form of *response_format*, a pydantic model or a dataclass.
 
-        It stands in ``message.parsed``, and parsed arguments of strict tools (and of those of
-        :func:`choreoai.pydantic_function_tool`) in ``function.parsed_arguments``.  Raises what
-        :meth:`create` raises, LengthFinishReasonError, ContentFilterFinishReasonError, and
+        The parsed answer is in ``message.parsed``, the parsed arguments of strict tools (such as
+        those of :func:`choreoai.pydantic_function_tool`) in ``function.parsed_arguments``.  Raises
+        the errors of :meth:`create`, LengthFinishReasonError, ContentFilterFinishReasonError, and
         pydantic's ValidationError.
         """
-        completion: ParsedChatCompletion[T]
-        completion = self._carry(self._ask(False, params, parsed=True))
-        return completion
+        exchange = self._prepare(False, params, parsed=True)
+        return self._execute(exchange)  # type: ignore[no-any-return]
 
-    @declared(FormattedParams)
+    @with_parameters(FormattedParams)
     @contextmanager
     def stream(self, **params: Unpack[ParseParams[T]]) -> Iterator[ChatCompletionStream[T]]:
-        """Ask for an answer as a stream of typed events, in an ``with`` block.
+        """Return an answer as a stream of typed events, for use in ``with``.
 
         The arguments are those of :meth:`parse`; see :mod:`choreoai.events`.
         """
-        exchange = self._ask(True, params, parsed=True)
+        exchange = self._prepare(True, params, parsed=True)
         with ChatCompletionStream[T](exchange)._open() as stream:
             yield stream
 
     def resume(self, id: str, *, after: int = 0, timeout: TimeoutLike = NOT_GIVEN) -> Stream:
         """Return the resumable stream *id* from the event that follows number *after*.
 
-        *id* is :attr:`choreoai.Stream.id`, *after* its ``last_event_id``.  Raises what
-        :meth:`create` raises; NotFoundError when the server has no such stream (any more).
+        *id* is :attr:`choreoai.Stream.id`, *after* its ``last_event_id``.  Raises the errors
+        of :meth:`create`, and NotFoundError if the stream does not exist or has expired.
         """
         headers = {"Last-Event-ID": str(after)}
-        _, options = self._client._asked(
+        _, options = self._client._body_and_options(
             {"timeout": timeout, "resumable": True, "extra_headers": headers}
         )
-        path = path_of("/streams", id)
-        reading = Reading(after=after)
-        stream: Stream
-        stream = self._carry(self._exchange("GET", path, options, reading=reading))
-        return stream
+        path, reading = path_of("/streams", id), Reading(after=after)
+        exchange = self._exchange("GET", path, options, reading=reading)
+        return self._execute(exchange)  # type: ignore[no-any-return]
 
-    def _ask(
+    def _prepare(
         self, stream: bool | None, params: Mapping[str, Any], parsed: bool = False
     ) -> Exchange:
-        """Return the exchange that asks for an answer, which is *parsed* or not."""
-        body, options = self._client._asked(params, FormattedParams)
+        """Return the exchange for a completion; its answer is *parsed* or not."""
+        body, options = self._client._body_and_options(params, FormattedParams)
         messages = body["messages"]
-        pieces = (str, bytes, Mapping, Object)  # those of one message would be sent
-        if not isinstance(messages, Iterable) or isinstance(messages, pieces):
+        single = (str, bytes, Mapping, Object)  # iterables, but not of messages
+        if not isinstance(messages, Iterable) or isinstance(messages, single):
             raise TypeError("messages must be a list of messages")
         body["messages"] = list(messages)
         if isinstance(stream, bool):
             body["stream"] = stream
         if not parsed and isinstance(body.get("response_format"), type):
-            raise TypeError("a type as response_format is for parse() and stream()")
+            raise TypeError("response_format can be a type only in parse() and stream()")
         parser = Parser[Any](body, "response_format") if parsed else None
         if parser is not None and parser.schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": parser.schema}
@@ -136,9 +133,8 @@ class Completions(Resource):
         if stream:
             reading = Reading(n) if parser is None else EventReading(n, parser)
 
-        def meaning(answer: bytes) -> ChatCompletion:
+        def parse(answer: bytes) -> ChatCompletion:
             completion = completion_of(answer, n)
             return completion if parser is None else parser.completion(completion)
 
-        path = "/chat/completions"
-        return self._exchange("POST", path, options, body, meaning, reading)
+        return self._exchange("POST", "/chat/completions", options, body, parse, reading)

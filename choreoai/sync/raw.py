@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 class RawResponse(Answered, Generic[T]):
-    """An answer's head and body, and ``parse()`` for what the method itself returns.
+    """An answer's head and body; ``parse()`` returns the result of the plain method.
 
-    *content* is empty for a stream, which is read through what ``parse()`` returns.
+    *content* is empty for a stream, which is read from the result of ``parse()``.
     """
 
     _exchange: Exchange
@@ -29,7 +29,7 @@ class RawResponse(Answered, Generic[T]):
 
     @classmethod
     def fetch(cls, exchange: Exchange) -> RawResponse[T]:
-        """Carry *exchange* out and return what answers it."""
+        """Send the request of *exchange* and return its answer."""
         if exchange.reading is None:
             return cls(exchange, exchange.fetch(), None)
         return cls(exchange, b"", exchange.stream(exchange)._open())
@@ -40,31 +40,31 @@ class RawResponse(Answered, Generic[T]):
         return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Return the body, decoded."""
+        """Return the body decoded as JSON."""
         return json.loads(self.content)
 
     def parse(self) -> T:
-        """Return what the method would have returned; raises APIError."""
-        made = self._stream or self._exchange.meaning(self.content)
-        if isinstance(made, Object):
-            made._id = self.request_id
-        return made  # type: ignore[no-any-return]
+        """Return the result of the plain method; raises APIError."""
+        result = self._stream or self._exchange.parse(self.content)
+        if isinstance(result, Object):
+            result._id = self.request_id
+        return result  # type: ignore[no-any-return]
 
 
 class StreamedResponse(Answered, Generic[T]):
-    """An answer whose body is read as it comes, in an ``with`` block.
+    """An answer whose body is read as it is received; for use in ``with``.
 
-    Entering sends the request, and raises what it raises; leaving closes the connection.
+    Entering sends the request and raises the call's errors; leaving closes the connection.
     """
 
     _exchange: Exchange
 
-    def __init__(self, asked: Exchange) -> None:
-        self._asked = asked
+    def __init__(self, unsent: Exchange) -> None:
+        self._unsent = unsent
         self._content: bytes | None = None
 
     def __enter__(self) -> StreamedResponse[T]:
-        self._exchange = self._asked
+        self._exchange = self._unsent
         self._exchange.open()
         return self
 
@@ -86,17 +86,17 @@ class StreamedResponse(Answered, Generic[T]):
         return (self.read()).decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Return the whole body, decoded."""
+        """Return the whole body decoded as JSON."""
         return json.loads(self.read())
 
     def parse(self) -> T:
-        """Return what the method would have returned; raises APIError."""
+        """Return the result of the plain method; raises APIError."""
         if self._exchange.reading is None:
-            return self._exchange.meaning(self.read())  # type: ignore[no-any-return]
+            return self._exchange.parse(self.read())  # type: ignore[no-any-return]
         return self._exchange.stream(self._exchange)  # type: ignore[no-any-return]
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
-        """Yield the body as it comes, in pieces of at most *chunk_size* bytes."""
+        """Yield the body as it is received, in pieces of at most *chunk_size* bytes."""
         begun = False
         while block := self._exchange.receive(self._exchange.deadline(begun)):
             begun = True
@@ -105,13 +105,13 @@ class StreamedResponse(Answered, Generic[T]):
                 yield block[start : start + size]
 
     def iter_text(self, chunk_size: int | None = None) -> Iterator[str]:
-        """Yield the body as it comes, as text from *chunk_size* bytes at most."""
+        """Yield the body as it is received, as text, from at most *chunk_size* bytes each."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for block in self.iter_bytes(chunk_size):
             yield decoder.decode(block)
 
     def iter_lines(self) -> Iterator[str]:
-        """Yield the lines of the body as they come, without their ends."""
+        """Yield the lines of the body as they are received, without their line ends."""
         rest = ""
         for text in self.iter_text():
             *lines, rest = (rest + text).split("\n")

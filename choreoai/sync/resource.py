@@ -1,4 +1,4 @@
-"""What ``client.chat.completions``, ``client.responses`` and ``client.models`` have in common."""
+"""The base class of ``client.chat.completions``, ``client.responses`` and ``client.models``."""
 
 from __future__ import annotations
 
@@ -15,52 +15,53 @@ if TYPE_CHECKING:
 
 
 def parsed(exchange: Exchange) -> Any:
-    """Carry *exchange* out and return what the answer says."""
+    """Send the request of *exchange* and return the parsed answer."""
     return (RawResponse[Any].fetch(exchange)).parse()
 
 
 def unsent(exchange: Exchange) -> Exchange:
-    """Return *exchange* itself, for who reads the answer as it comes."""
+    """Return *exchange* itself: :class:`StreamedResponse` sends its request."""
     return exchange
 
 
 class Resource:
-    """The methods of an API.  Each makes an exchange, and *carry* makes of that what it returns.
+    """The methods of an API.  Each creates an exchange and returns the result of *execute* for it.
 
-    ``make sync`` writes the types of the methods that return the same in another form.
+    ``make sync`` writes the types of ``with_raw_response`` and ``with_streaming_response``, whose
+    methods return the answer in another form.
     """
 
     _stream: Any = Stream
 
-    def __init__(self, client: ChoreoAI, carry: Callable[..., Any] = parsed) -> None:
+    def __init__(self, client: ChoreoAI, execute: Callable[..., Any] = parsed) -> None:
         self._client = client
-        self._carry = carry
+        self._execute = execute
 
     def _exchange(self, *request: Any, **more: Any) -> Exchange:
         return Exchange(self._client, *request, **more, stream=self._stream)
 
     @cached_property
     def with_raw_response(self) -> Any:
-        """The same methods; they return the answer's head and body beside its meaning."""
+        """The same methods, returning the answer's head and body, which ``parse()`` parses."""
         return type(self)(self._client, RawResponse.fetch)
 
     @cached_property
     def with_streaming_response(self) -> Any:
-        """The same methods, to be entered with ``with``; the body is read as it comes."""
+        """The same methods, for ``with``; the body is read as it is received."""
         return Streamed(type(self)(self._client, unsent))
 
 
 class Streamed:
-    """``with_streaming_response`` of the resource *plain*, which sends nothing."""
+    """``with_streaming_response``; the methods of *resource* return exchanges not sent yet."""
 
-    def __init__(self, plain: Resource) -> None:
-        self._plain = plain
+    def __init__(self, resource: Resource) -> None:
+        self._resource = resource
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._plain, name)
+        method = getattr(self._resource, name)
 
         @wraps(method)
-        def ask(*args: Any, **params: Any) -> StreamedResponse[Any]:
+        def call(*args: Any, **params: Any) -> StreamedResponse[Any]:
             return StreamedResponse(method(*args, **params))
 
-        return ask
+        return call

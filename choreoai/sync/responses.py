@@ -1,4 +1,4 @@
-"""``client.responses``: the Responses API, kept and resumed as chat's streams are."""
+"""``client.responses``: the Responses API; its streams can be resumed as chat's can."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
-from ..options import T, declared
+from ..options import T, with_parameters
 from ..params import ResponseParams
 from ..reading import object_of
 from ..responses import ResponseParser, ResponseReading, response_of
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 
 class ResponseStream(Stream[ResponseEvent], Generic[T]):
-    """The events of a response, as they come; see :class:`choreoai.Stream`.
+    """The events of a response, as they are received; see :class:`choreoai.Stream`.
 
-    Each is a :class:`choreoai.models.ResponseEvent`.  Iterating ends in silence only after
-    ``response.completed`` or ``response.incomplete``; a response that failed raises.
+    Each is a :class:`choreoai.models.ResponseEvent`.  Iterating ends without an error only after
+    ``response.completed`` or ``response.incomplete``; a failed response raises APIError.
     """
 
     _reading: ResponseReading[T]
 
     @property
     def response(self) -> Response | None:  # type: ignore[override]
-        """The response as the last event that holds it had it; its id is there at once."""
+        """The response as of the last event that holds one; the first event already has its id."""
         return self._reading.response
 
     def get_final_response(self) -> ParsedResponse[T]:
-        """Read to the end and return the whole response, parsed.
+        """Read the rest of the stream and return the whole response, parsed.
 
-        Raises what iterating raises, and StreamInterruptedError after an early close.
+        Raises the errors of iterating, and StreamInterruptedError after an early close.
         """
         self.until_done()
         return self._reading.parsed()
@@ -54,40 +54,40 @@ class Responses(Resource):
         with_raw_response: RawResponses
         with_streaming_response: StreamedResponses
 
-    @declared(ResponseParams)
+    @with_parameters(ResponseParams)
     def _create(self, *, stream: bool | None = None, **params: Any) -> Any:
-        """Ask *model* to answer *input*, a text or a list of items.
+        """Return the response of *model* to *input*, a text or a list of items.
 
-        With *stream* an :class:`ResponseStream`, else a :class:`choreoai.models.Response`.
-        A stream with the option ``resumable`` is made in the background: it outlives its
-        connection, and is read on over another when that breaks.
+        With *stream* the result is of :class:`ResponseStream`, else of
+        :class:`choreoai.models.Response`.  A stream with the option ``resumable`` is generated in
+        the background: it outlives its connection, and is continued over a new one after a cut.
 
-        Raises what ``chat.completions.create`` raises, and APIError for a response that failed.
+        Raises the errors of ``chat.completions.create``, and APIError for a failed response.
         """
-        return self._carry(self._ask(stream, params))
+        return self._execute(self._prepare(stream, params))
 
     create: CreateResponse[Response, ResponseStream] = cast(Any, _create)
 
-    @declared(ResponseParams)
+    @with_parameters(ResponseParams)
     def parse(
         self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
     ) -> ParsedResponse[T]:
-        """Ask for a text in the form of *text_format*, a pydantic model or a dataclass.
+        """Return a response in the form of *text_format*, a pydantic model or a dataclass.
 
-        It stands in ``output_parsed``, and the arguments of strict tools in their items'
-        ``parsed_arguments``.  Raises what :meth:`create` raises, and pydantic's ValidationError.
+        The parsed text is in ``output_parsed``, the parsed arguments of strict tools in their
+        items' ``parsed_arguments``.  Raises the errors of :meth:`create`, and pydantic's
+        ValidationError.
         """
-        response: ParsedResponse[T]
-        response = self._carry(self._ask(False, params, True, text_format))
-        return response
+        exchange = self._prepare(False, params, True, text_format)
+        return self._execute(exchange)  # type: ignore[no-any-return]
 
-    @declared(ResponseParams)
+    @with_parameters(ResponseParams)
     @contextmanager
     def stream(
         self, *, text_format: type[T] | None = None, **params: Unpack[ResponseParams]
     ) -> Iterator[ResponseStream[T]]:
-        """Ask for what :meth:`parse` does as a stream, in an ``with`` block."""
-        exchange = self._ask(True, params, True, text_format)
+        """Return the same response as :meth:`parse` as a stream, for use in ``with``."""
+        exchange = self._prepare(True, params, True, text_format)
         with ResponseStream[T](exchange)._open() as stream:
             yield stream
 
@@ -107,9 +107,9 @@ class Responses(Resource):
     ) -> ResponseStream: ...
 
     def retrieve(self, response_id: str, *, stream: bool = False, **options: Any) -> Any:
-        """Return the response *response_id* as far as it came.
+        """Return the response *response_id* as far as it was generated.
 
-        With *stream* its events behind number *starting_after*, and those to come.
+        With *stream* return its events from the one that follows number *starting_after*.
         """
         after, path = options.pop("starting_after", None), _path(response_id)
         if not stream:
@@ -119,33 +119,33 @@ class Responses(Resource):
         return self._call("GET", path, {**options, "resumable": True}, reading=reading)
 
     def cancel(self, response_id: str, **options: Unpack[CallOptions]) -> Response:
-        """Have the server stop making a response; return it as far as it came."""
+        """Stop the generation of a response at the server; return the response so far."""
         response: Response = self._call("POST", _path(response_id) + "/cancel", options)
         return response
 
     def delete(self, response_id: str, **options: Unpack[CallOptions]) -> None:
-        """Have the server forget a response."""
-        self._call("DELETE", _path(response_id), options, meaning=lambda body: None)
+        """Delete a response from the server."""
+        self._call("DELETE", _path(response_id), options, parse=lambda body: None)
 
-    def _ask(
+    def _prepare(
         self, stream: bool | None, params: Any, parsed: bool = False, kind: Any = None
     ) -> Exchange:
-        """Return the exchange that asks for a response, which is *parsed* as a *kind* or not."""
-        body, options = self._client._asked(params, ResponseParams)
+        """Return the exchange for a response; it is *parsed*, its text into a *kind*, or not."""
+        body, options = self._client._body_and_options(params, ResponseParams)
         parser = ResponseParser[Any](body, kind) if parsed else None
         if stream:
             body["stream"] = True
             if options.resumable or body.get("background"):
                 options = options._replace(resumable=True)
                 body["background"] = True
-        meaning = partial(response_of, parser)
+        parse = partial(response_of, parser)
         reading = ResponseReading[Any](0, parser) if stream else None
-        return self._exchange("POST", "/responses", options, body, meaning, reading)
+        return self._exchange("POST", "/responses", options, body, parse, reading)
 
     def _call(self, method: str, path: str, options: Any, **more: Any) -> Any:
-        _, given = self._client._asked(options)
-        more.setdefault("meaning", partial(object_of, Response))
-        return self._carry(self._exchange(method, path, given, **more))
+        _, call = self._client._body_and_options(options)
+        more.setdefault("parse", partial(object_of, Response))
+        return self._execute(self._exchange(method, path, call, **more))
 
 
 _path = partial(path_of, "/responses")

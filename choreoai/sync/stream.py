@@ -1,4 +1,8 @@
-"""The stream that a caller iterates over, read on over another connection after a cut."""
+"""The stream that a caller iterates over; a resumable one reconnects after a cut.
+
+The exchange receives bytes, ``records()`` decodes them, and the :class:`choreoai.reading.Reading`
+turns each record into a chunk, an error or the end.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ from .exchange import Exchange
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    #: What the stream consists of.
+    #: The type of the stream's items.
     E = TypeVar("E", default=ChatCompletionChunk)
 else:
     from typing import TypeVar
@@ -39,27 +43,26 @@ else:
 
 S = TypeVar("S", bound="Stream[Any]")
 
-# Reconnections in a row that bring nothing new: with the backoff about half a minute.
-_MOST_TRIES = 9
-# A connection is worth waiting this long (seconds) for the last bytes of its body.
-_PATIENCE = 0.1
+# Reconnections in a row that bring nothing new; with the backoff they take about half a minute.
+_MAX_RECONNECTS = 9
+# Seconds to wait for the last bytes of a body, so that its connection can be used again.
+_LAST_BYTES_TIMEOUT = 0.1
 
-_DOCUMENTS = (b"{", b"[", b"<")  # how these begin, and no stream of events does
+_DOCUMENTS = (b"{", b"[", b"<")  # first bytes of JSON and HTML, but of no stream of events
 
 
 class Stream(Answered, Generic[E]):
-    """The chunks of an answer, as they come.
+    """The chunks of an answer, as they are received.
 
-    Iterate over it once.  It closes itself at the end, on an error, on leaving a ``with``
-    block and when it is dropped; closing it early makes the server stop generating (a
-    resumable stream goes on there: :meth:`cancel` stops that one too).
+    Iterate over it once.  It closes itself at the end, on an error, on leaving a ``with`` block
+    and when it is garbage-collected.  Closing it early makes the server stop generating, except
+    for a resumable stream: only :meth:`cancel` stops that one.
 
-    Iterating raises StreamInterruptedError when the answer breaks off, APIError when the
-    server reports an error in it, and APITimeoutError.  It ends in silence only after an
-    answer's true end, or after :meth:`close`.  What a signal handler raises comes out as it is,
-    but for StopIteration: it would end the loop as if the answer had, and becomes a
-    StreamInterruptedError.  One task or thread reads at a time: a second
-    one gets a RuntimeError.
+    Iterating raises StreamInterruptedError if the answer is cut, APIError if the server reports
+    an error in it, and APITimeoutError.  It ends without an error only at the true end of the
+    answer, or after :meth:`close`.  An exception of a signal handler is raised unchanged, except
+    StopIteration, which would look like the answer's end and becomes a StreamInterruptedError.
+    Only one task or thread may read at a time: a second one gets a RuntimeError.
     """
 
     _exchange: Exchange
@@ -68,23 +71,23 @@ class Stream(Answered, Generic[E]):
     def __init__(self, exchange: Exchange) -> None:
         super().__init__(exchange)
         self._reading = exchange.reading or Reading()
-        self._ready: deque[Record] = deque()
+        self._records: deque[Record] = deque()
         self._closed = False
         self._busy = threading.Lock()
-        self._over: str | None = None  # why nothing more comes from the connection
-        self._after = self._last = self._reading.after  # the number of the last event that came
-        self._begun = False  # a record came, so that from now on the idle limit counts
+        self._over: str | None = None  # the reason why no more records are received
+        self._after = self._last = self._reading.after  # the number of the last event received
+        self._begun = False  # a record was received: from now on the idle limit applies
         self._failures = 0
-        self._decoder: Decoder | None = None  # there when the body has begun
+        self._decoder: Decoder | None = None  # set when the body has begun
 
     def _open(self: S) -> S:
-        """Send the request; return this stream when the answer's head is there.
+        """Send the request; return this stream when the answer's head is received.
 
-        Raises what ``Exchange.open`` raises, and APIError when the answer is no stream.
+        Raises the errors of ``Exchange.open``, and APIError if the answer is not a stream.
         """
         self._exchange.open()
         if "json" in (kind := self.headers.get("content-type", "").lower()) or "html" in kind:
-            self._fill()  # they may be events with a wrong label
+            self._fill()  # raises for a document; the type of a stream may be wrong
         return self
 
     def __iter__(self) -> Iterator[E]:
@@ -92,18 +95,18 @@ class Stream(Answered, Generic[E]):
 
     def __next__(self) -> E:
         if not self._busy.acquire(blocking=False):
-            raise RuntimeError("the stream is being read already, by another task or thread")
+            raise RuntimeError("another task or thread is already reading the stream")
         chunk: Any = None
         try:
-            if self._ready or self._fill():
-                chunk = self._reading.take(self._ready.popleft())
+            if self._records or self._fill():
+                chunk = self._reading.take(self._records.popleft())
                 if chunk is None:
-                    # Only now: what came with the end marker must not wait for the body's end.
+                    # Only now: chunks received with the end marker must not wait for more bytes.
                     with suppress(APIConnectionError, Cancelled):
-                        self._exchange.receive(time.monotonic() + _PATIENCE)
+                        self._exchange.receive(time.monotonic() + _LAST_BYTES_TIMEOUT)
         except BaseException as error:
             if not (self._closed and isinstance(error, Cancelled)):
-                replaced = self._explain(error)
+                replaced = self._error_to_raise(error)
                 if isinstance(replaced, APIError):
                     replaced.request = self._exchange.request
                 self.close()
@@ -119,7 +122,7 @@ class Stream(Answered, Generic[E]):
         return chunk  # type: ignore[no-any-return]
 
     def _fill(self) -> bool:
-        """Wait for the next records; return False when there are no more.
+        """Receive until there is a record; return False at the end of the stream.
 
         Raises APITimeoutError, StreamInterruptedError and Cancelled.
         """
@@ -137,40 +140,39 @@ class Stream(Answered, Generic[E]):
             except APIConnectionError as error:
                 block, why = b"", str(error)
             if not block:
-                self._cut(why)
+                self._reconnect_or_end(why)
                 deadline = self._exchange.deadline(self._begun)
             elif self._decoder is None and block.lstrip()[:1] in _DOCUMENTS:
-                raise self._exchange.refusal(block)
-            elif self._take(block):
+                raise self._exchange.refusal_error(block)
+            elif self._add_records(block):
                 return True
         self._reading.cut(self._over)
         return False
 
-    def _take(self, block: bytes) -> bool:
-        """Take the records that *block* completes; return whether there are any."""
+    def _add_records(self, block: bytes) -> bool:
+        """Add the records that *block* completes; return whether there are any."""
         self._decoder = self._decoder or Decoder(errors="strict")
-        made = records(self._decoder, block)
-        # A resumed stream's frames may come twice.  In any other an id says nothing: it stands
-        # for all that follow.
+        new = records(self._decoder, block)
+        # A resumed stream may repeat frames.  In other streams ids are not the events' numbers.
         if self._after or (self._exchange.options.resumable and self.id is not None):
-            made = [record for record in made if record[0] is None or record[0] > self._last]
-        if made:
+            new = [record for record in new if record[0] is None or record[0] > self._last]
+        if new:
             self._begun = True
             self._failures = 0
-            self._last = made[-1][0] or self._last
-            if not isinstance(made[-1][1], dict):
+            self._last = new[-1][0] or self._last
+            if not isinstance(new[-1][1], dict):
                 self._over = "the stream has ended"
-            self._ready.extend(made)
-        return bool(made)
+            self._records.extend(new)
+        return bool(new)
 
-    def _cut(self, why: str) -> None:
-        """Deal with a connection that is over: be over too, or get another."""
+    def _reconnect_or_end(self, why: str) -> None:
+        """Reconnect a resumable stream after its connection ended; else set ``_over`` to *why*."""
         if not self._exchange.options.resumable or self.id is None:
             self._over = why
             return None
         self._decoder = None
         while True:
-            if self._failures == _MOST_TRIES:
+            if self._failures == _MAX_RECONNECTS:
                 raise StreamInterruptedError(f"{why}; reconnecting did not help")
             if self._failures:
                 self._exchange.pause(backoff(self._failures, first=0.1))
@@ -183,37 +185,37 @@ class Stream(Answered, Generic[E]):
                     code, kind = error.code, error.type
                     raise StreamInterruptedError(message, code=code, type=kind) from error
 
-    def _explain(self, error: BaseException) -> BaseException:
-        """Return what to raise for *error*, met while reading."""
+    def _error_to_raise(self, error: BaseException) -> BaseException:
+        """Return the exception to raise for *error*, caught while reading."""
         reading = self._reading
         if reading.ended or error is reading.failure:
             return error
         if isinstance(error, APIError):
             return reading.fail(error)
-        # Not ours: a signal handler's, or a task's cancellation.
+        # An exception of a signal handler, or a task's cancellation.
         why = f"reading was interrupted by {type(error).__name__}"
         failure = reading.fail(StreamInterruptedError(why))
-        # Out of here a StopIteration would look like the answer's end.
+        # A StopIteration raised from here would look like the answer's end.
         return failure if isinstance(error, StopIteration) else error
 
     @property
     def response(self) -> Stream[E]:
-        """What has the response's head, ``status_code`` and ``headers``: the stream itself."""
+        """This stream itself, which has the answer's ``status_code`` and ``headers``."""
         return self
 
     @property
     def id(self) -> str | None:
-        """What the server calls a resumable stream; None for any other."""
+        """The server's id of a resumable stream; None for any other."""
         return self._exchange.headers.get("choreo-stream-id")
 
     @property
     def last_event_id(self) -> int | None:
-        """The number of the event handed out last, None without such numbers."""
+        """The number of the last event handed out, None if the events have no numbers."""
         return self._reading.last_event_id
 
     @property
     def fold(self) -> Fold:
-        """What the chunks so far add up to."""
+        """The merged chunks so far."""
         return self._reading.fold
 
     @property
@@ -223,24 +225,24 @@ class Stream(Answered, Generic[E]):
 
     @property
     def partial(self) -> ChatCompletion:
-        """The answer so far, all choices; the unfinished ones have no finish_reason."""
+        """The answer so far, with all choices; the unfinished ones have no finish_reason."""
         return self._reading.fold.completion()
 
     @property
     def text(self) -> Iterator[str]:
-        """The pieces of the first choice's text; chunks without choices are passed over."""
+        """The pieces of the first choice's text; chunks without choices are skipped."""
         return _Text(self)
 
     def get_final_completion(self) -> ChatCompletion:
-        """Read to the end and return the whole answer as one completion.
+        """Read the rest of the stream and return the whole answer as one completion.
 
-        Raises what iterating raises, and StreamInterruptedError after an early close.
+        Raises the errors of iterating, and StreamInterruptedError after an early close.
         """
         self.until_done()
         return self.partial
 
     def until_done(self: S) -> S:
-        """Read to the end; raises what :meth:`get_final_completion` does."""
+        """Read to the end; raises the errors of :meth:`get_final_completion`."""
         for _ in self:
             pass
         if not self._reading.ended:
@@ -248,23 +250,23 @@ class Stream(Answered, Generic[E]):
         return self
 
     def close(self) -> None:
-        """Close the connection, as often as wanted, also while another reads."""
+        """Close the connection; idempotent, and allowed while another task or thread reads."""
         self._closed = True
-        self._ready.clear()
-        if self._over is None:  # else there is nothing to stop, and the connection can be kept
+        self._records.clear()
+        if self._over is None:  # else there is nothing to stop, and the connection can be reused
             self._exchange.cancel()
-        # Who is reading now was woken by that, and closes the connection itself.
+        # A reading task or thread was woken by that, and closes the connection itself.
         if self._busy.acquire(blocking=False):
             self._exchange.close()
             self._busy.release()
 
     def cancel(self) -> None:
-        """Close the stream and have the server stop generating, resumable or not."""
+        """Close the stream and stop the server from generating, also for a resumable stream."""
         self.close()
         if self.id is not None:
             client = self._exchange.client
-            path, options = path_of("/streams", self.id), client._asked({})[1]
-            with suppress(NotFoundError):  # it is over and forgotten
+            path, options = path_of("/streams", self.id), client._body_and_options({})[1]
+            with suppress(NotFoundError):  # it has ended and expired
                 Exchange(client, "DELETE", path, options).fetch()
 
     def __enter__(self: S) -> S:
@@ -278,8 +280,8 @@ class Stream(Answered, Generic[E]):
 
 
 class _Text:
-    # Not a generator: an async one that is dropped is finished by the loop some time later,
-    # which would keep the stream open until then; trio warns of it too.
+    # Not a generator: an abandoned async generator is finalised by the loop some time later, which
+    # would keep the stream open until then; trio also warns about it.
     def __init__(self, stream: Stream[Any]) -> None:
         self._stream = stream
 
@@ -288,8 +290,8 @@ class _Text:
 
     def __next__(self) -> str:
         while True:
-            # Of the base class: a subclass may make events of the chunks.
+            # The base class's method: a subclass may return events instead of chunks.
             chunk: Any = Stream.__next__(self._stream)
-            said = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
-            if text := "".join(said):
+            pieces = (choice.delta.content or "" for choice in chunk.choices if choice.index == 0)
+            if text := "".join(pieces):
                 return text

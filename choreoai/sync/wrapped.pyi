@@ -1,4 +1,4 @@
-# Made from the resources in this folder by `make sync`: the types of
+# Generated from the resources in this folder by `make sync`: the types of
 # ``with_raw_response`` and ``with_streaming_response``.
 from typing import Literal, overload
 

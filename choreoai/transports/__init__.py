@@ -1,5 +1,5 @@
-"""What is below the two clients: how a socket is connected, and how one waits for it.
+"""Connecting sockets and waiting for them, below the two clients.
 
-:mod:`.blocking` has requests connect, and threads wait; :mod:`.nonblocking` connects and waits
-on the running event loop (:mod:`.loops`).  Both have ``dial`` and ``waiter``.
+The sync client uses :mod:`.blocking`: requests connects, and threads wait.  The async client
+connects with :mod:`.nonblocking` and waits with :mod:`.loops`, on the running event loop.
 """

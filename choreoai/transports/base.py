@@ -1,4 +1,4 @@
-"""What both transports share: the route to a server, sockets that never wait, idle ones."""
+"""The common part of both transports: routes, non-blocking socket operations, the pool."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ from urllib3.util.wait import wait_for_read
 from ..errors import APIConnectionError, APIError, APITimeoutError
 
 T = TypeVar("T")
-#: What is tried on a socket each time that it is ready, until it works.
+#: An operation that is tried each time the socket is ready, until it does not raise NOT_READY.
 Attempt = Callable[[socket.socket], T]
 
-#: Some tens of frames: their objects are used while they are still in the processor's cache.
-#: And a whole TLS record, so that none is left over in OpenSSL where no poll sees it.
+#: Bytes per receive: some tens of frames, so that their objects still fit in the CPU cache when
+#: they are used.  It must hold a whole TLS record (16 KiB): poll() does not see a rest in OpenSSL.
 BLOCK = 16 * 1024
-_PIECE = 256 * 1024
+_SEND_SIZE = 256 * 1024
 _IDLE_CONNECTIONS = 100
 
 PORTS = {"http": 80, "https": 443}
 
-#: What an attempt raises that has to wait.
+#: The exceptions of an attempt that must wait.
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def wants_to_write(error: OSError, write: bool) -> bool:
-    """Return whether to wait for writing after *error*, one of NOT_READY; *write* is before."""
-    plain = isinstance(error, BlockingIOError)
-    return write if plain else isinstance(error, ssl.SSLWantWriteError)
+    """Return whether to wait for writing after *error*; a plain socket waits as before, *write*."""
+    return write if isinstance(error, BlockingIOError) else isinstance(error, ssl.SSLWantWriteError)
 
 
 class Stalled(TimeoutError):
@@ -49,44 +48,44 @@ class Stalled(TimeoutError):
 
 
 class Cancelled(APIError):
-    """The call was given up by its caller."""
+    """The caller cancelled the call."""
 
 
 class BaseWaiter:
-    """Has *sock*, and waits for it on behalf of one task or thread at a time."""
+    """Owns *sock* and waits for it, for one task or thread at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._pid = os.getpid()
-        #: Taken once: by who keeps the socket, or by who breaks it off from elsewhere.
+        #: Acquired once and never released: by the reader that returns the socket to the pool, or
+        #: by the thread that cancels the call and shuts the socket down.  Never by both.
         self.claim = threading.Lock()
 
     @property
     def inherited(self) -> bool:
-        """Whether the connection is that of the process that this one was forked from."""
+        """Whether the connection was opened by a parent process, before fork()."""
         return self._pid != os.getpid()
 
     def shut_down(self) -> None:
-        """End both directions of the socket: who waits for it goes on at once."""
-        # The method of the plain socket: that of a TLS socket would take the TLS object away
-        # from under a thread that is reading.
+        """Shut down both directions of the socket, which wakes the waiting task or thread."""
+        # SSLSocket.shutdown() would also drop the TLS object, while another thread may read.
         plain: socket.socket = getattr(self.sock, "socket", self.sock)
         with suppress(OSError):
             socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
     def release(self) -> None:
-        """Wait no more, and leave the socket open."""
+        """Stop waiting and leave the socket open."""
 
     def drop(self) -> None:
-        """Wait no more, and close the socket; from any thread, and nothing here waits."""
-        if not self.inherited:  # else the parent, and its loop, go on with their own
+        """Stop waiting and close the socket.  Never blocks; may be called in any thread."""
+        if not self.inherited:  # else the parent process still uses the connection
             self.shut_down()
             self.release()
         self.sock.close()
 
 
 def receive_some(sock: socket.socket) -> bytes:
-    """Receive what is there, ``b""`` at the end."""
+    """Return the bytes that are available, ``b""`` at the end of the stream."""
     try:
         return sock.recv(BLOCK)
     except ssl.SSLEOFError:
@@ -94,12 +93,12 @@ def receive_some(sock: socket.socket) -> bytes:
 
 
 def send_some(data: memoryview, sock: socket.socket) -> int:
-    """Send what goes out at once; return how many bytes that were."""
-    return sock.send(data[:_PIECE])
+    """Send as many bytes as possible without waiting; return their number."""
+    return sock.send(data[:_SEND_SIZE])
 
 
 class Route(NamedTuple):
-    """How a server is reached; requests with equal routes can share a connection."""
+    """The way to a server; requests with equal routes can share a connection."""
 
     scheme: str
     host: str
@@ -112,13 +111,13 @@ class Route(NamedTuple):
     def find(cls, session: requests.Session, url: str) -> Route:
         """Return the route to *url* with the settings of *session* and of the environment.
 
-        Raises APIConnectionError for a proxy that cannot be used and for files that are not there.
+        Raises APIConnectionError for a proxy that cannot be used and for a missing file.
         """
         split = urlsplit(url)
         host = split.hostname or ""
         authority = f"[{host}]" if ":" in host else host
         authority += f":{split.port or PORTS[split.scheme]}"
-        verify: Any = session.verify  # else an environment's bundle would win over False
+        verify: Any = session.verify  # with None a bundle of the environment would replace False
         settings = session.merge_environment_settings(url, {}, False, verify, None)
         verify = settings["verify"] is not False and (settings["verify"] or True)
         cert = settings["cert"]
@@ -129,11 +128,11 @@ class Route(NamedTuple):
         route = cls(split.scheme, host, authority, proxy, verify, cert)
         for path in (verify, *(cert if isinstance(cert, tuple) else (cert,))):
             if isinstance(path, str) and not Path(path).exists():
-                raise route.unreachable(f"there is no file {path}", hopeless=True)
-        if proxy is not None and not _usable(proxy):
+                raise route.unreachable(f"there is no file {path}", no_retry=True)
+        if proxy is not None and not _is_http_proxy(proxy):
             shown = proxy.rpartition("@")[2]  # without the password
             why = f"{shown!r} is not the address of an HTTP proxy (SOCKS is not supported)"
-            raise route.unreachable(why, hopeless=True)
+            raise route.unreachable(why, no_retry=True)
         return route
 
     @property
@@ -143,11 +142,11 @@ class Route(NamedTuple):
 
     @property
     def proxy_headers(self) -> Mapping[str, str]:
-        """The headers that tell the proxy who asks."""
+        """The headers for the proxy: its authorization."""
         return HTTPAdapter().proxy_headers(self.proxy) if self.proxy is not None else {}
 
     def message(self, request: requests.PreparedRequest) -> bytes:
-        """Return *request* as it is sent on this route."""
+        """Return the bytes of *request* as it is sent on this route."""
         authority = urlsplit(request.url or "").netloc.rpartition("@")[2]
         target = request.path_url
         headers = {"Host": authority, **request.headers}
@@ -158,25 +157,24 @@ class Route(NamedTuple):
         assert isinstance(body, bytes)
         return head(f"{request.method} {target}", headers) + body
 
-    def unreachable(self, error: object, hopeless: bool = False) -> APIConnectionError:
-        """Return the error for no connection; *hopeless* if another try would find the same."""
-        kind, words = APIConnectionError, "no connection"
-        if isinstance(error, TimeoutError):
-            kind, words = APITimeoutError, "could not connect"
-        made = kind(f"{words} to {self.origin}: {str(error) or 'it took too long'}")
-        made._hopeless = hopeless or isinstance(error, ssl.SSLError)
-        return made
+    def unreachable(self, error: object, no_retry: bool = False) -> APIConnectionError:
+        """Return the error for a failed connection; *no_retry* if a retry would fail as well."""
+        kind = APITimeoutError if isinstance(error, TimeoutError) else APIConnectionError
+        reason = str(error) or "the time limit passed"
+        result = kind(f"could not connect to {self.origin}: {reason}")
+        result._no_retry = no_retry or isinstance(error, ssl.SSLError)
+        return result
 
 
 def head(target: str, headers: Mapping[str, str]) -> bytes:
-    """Return the head of a request; *target* follows its method."""
+    """Return the head of a request; *target* is its method and its target."""
     lines = (f"{target} HTTP/1.1", *map(": ".join, headers.items()), "", "")
     return "\r\n".join(lines).encode("latin-1")
 
 
-def _usable(proxy: str) -> bool:
+def _is_http_proxy(proxy: str) -> bool:
     try:
-        HTTPAdapter().proxy_headers(proxy)  # may be of characters that no header can carry
+        HTTPAdapter().proxy_headers(proxy)  # raises if a header cannot hold the user's name
         split = urlsplit(proxy)
         return split.scheme in PORTS and bool(split.hostname) and split.port != 0
     except ValueError:
@@ -184,10 +182,10 @@ def _usable(proxy: str) -> bool:
 
 
 class Pool:
-    """Idle connections; threads and tasks may share them.
+    """Idle connections, shared by threads and tasks.
 
-    Between two requests a connection is a plain socket, and belongs to no event loop.  *session* is
-    there for its settings: proxies, roots, and what the environment says of them.
+    Between two requests a connection is only a socket, and belongs to no event loop.  *session*
+    provides the settings: proxies, certificates, and whether the environment's apply.
     """
 
     def __init__(self, session: requests.Session) -> None:
@@ -197,30 +195,30 @@ class Pool:
         self._idle: dict[Route, list[socket.socket]] = defaultdict(list)
 
     def __reduce__(self) -> Any:
-        raise TypeError("a client has connections: no pickle, and no copy but client.copy()")
+        raise TypeError("a client has connections: no pickle; use client.copy() for a copy")
 
-    def take(self, route: Route) -> socket.socket | None:
-        """Return an idle connection on which nothing came since, if there is one."""
+    def get(self, route: Route) -> socket.socket | None:
+        """Return an idle connection, or None; one with unread bytes (or at its end) is closed."""
         if self._pid != os.getpid():
-            # A child of fork(): its parent reads the connections that are idle here.
+            # A child of fork(): the idle connections here are in use by its parent.
             self._close_idle()
             self._pid = os.getpid()
         idle = self._idle[route]
-        with suppress(IndexError):  # not asked before: another thread may be quicker
+        with suppress(IndexError):  # no check before pop(): another thread may take the last one
             while wait_for_read(sock := idle.pop(), 0):
                 sock.close()
             return sock
         return None
 
-    def keep(self, route: Route, sock: socket.socket) -> None:
-        """Take *sock* for the next request on *route*."""
+    def put(self, route: Route, sock: socket.socket) -> None:
+        """Keep *sock* for the next request on *route*."""
         idle = self._idle[route]
         idle.append(sock)
         if self.closed or len(idle) > _IDLE_CONNECTIONS:
             idle.pop(0).close()
 
     def close(self) -> None:
-        """Close the idle connections, and those in use when their answers are read."""
+        """Close the idle connections now, and those in use once their answers are read."""
         self.closed = True
         self._close_idle()
 
@@ -235,9 +233,9 @@ class Pool:
 
 @dataclass(eq=False)
 class Nested:
-    """TLS inside the TLS of a proxy: what is asked of a socket, without ever waiting.
+    """TLS inside the TLS of a proxy, with the methods of a non-blocking socket.
 
-    *socket* leads to the proxy; *tls* reads from *incoming* and writes to *outgoing*.
+    *socket* is connected to the proxy; *tls* reads from *incoming* and writes to *outgoing*.
     """
 
     socket: socket.socket
@@ -259,11 +257,11 @@ class Nested:
     def send(self, data: memoryview) -> int:
         sent = self._perform(partial(self.tls.write, data))
         with suppress(*NOT_READY):
-            self._flush()  # what is left goes out before anything else is done
+            self._flush()  # the next operation sends the rest first
         return sent
 
     def recv(self, size: int) -> bytes:
-        """Return all that is there: what stayed in here no poll would see."""
+        """Return all bytes that are available, even more than *size*: poll() sees no rest here."""
         data = self._perform(partial(self.tls.read, size))
         with suppress(ssl.SSLWantReadError):
             while more := self.tls.read(size):

@@ -1,8 +1,8 @@
-"""How one waits for a socket on asyncio's, uvloop's or trio's loop.
+"""Waiting for a socket on asyncio's, uvloop's or trio's event loop.
 
-The one thing that is asked of a loop is to try something each time a socket is ready, until it
-works: receive, send, connect, shake hands.  No loop's own streams are used, so a connection can be
-kept from one loop to the next.
+A waiter needs only one thing of the loop: to call an attempt (receive, send, connect, TLS
+handshake) each time the socket is ready, until it succeeds.  The loops' own streams are not used,
+so a connection can be kept from one loop to the next.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _LONGEST_TIMER = 86400.0  # seconds
 class AsyncioWaiter(BaseWaiter):
     """Waits on an asyncio loop.
 
-    The attempt is made inside the loop's callback, and the callback stays registered from one wait
-    to the next.  The waiter is itself the future that its task waits for (``asyncio.isfuture``),
-    and wakes the task in that callback: for a stream that saves three system calls and two turns of
-    the loop for each read.  One timer serves all waits: it is set again when it goes off early.
+    The attempt is made inside the loop's callback, which stays registered from one wait to the
+    next.  The waiter is itself the future that its task awaits (``asyncio.isfuture``) and wakes
+    the task directly in that callback: this saves three system calls and two iterations of the
+    loop for each read.  All waits share one timer; when it fires too early, it is set again.
     """
 
     _asyncio_future_blocking = False
@@ -42,21 +42,21 @@ class AsyncioWaiter(BaseWaiter):
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._watched: str | None = None
-        self._due = inf
+        self._timer_due = inf
         self._timer: asyncio.TimerHandle | None = None
-        self._waking: partial[object] | None = None  # there while the task waits
+        self._wake_task: partial[object] | None = None  # set while the task waits
         self._value: Any = None
         self._error: BaseException | None = None
 
     def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> Awaitable[T]:
-        """Await ``attempt(sock)``, made as soon as the socket lets it come to an end.
+        """Return an awaitable of ``attempt(sock)``, repeated until it does not raise NOT_READY.
 
-        It is tried when the socket is readable (or writable, with *write*).  Raises what
-        it raises, and Stalled at *deadline* (of ``time.monotonic``).
+        It is tried each time the socket is readable (or writable, with *write*).  Awaiting it
+        raises the attempt's error, and Stalled at *deadline* (of ``time.monotonic``).
         """
         self._attempt, self._deadline = attempt, deadline
         self._watch("writer" if write else "reader")
-        if deadline < self._due:
+        if deadline < self._timer_due:
             self._set_timer()
         return self
 
@@ -67,37 +67,37 @@ class AsyncioWaiter(BaseWaiter):
         return value
 
     def add_done_callback(self, wake: Callable[..., object], *, context: Context) -> None:
-        self._waking = partial(context.run, wake, self)
+        self._wake_task = partial(context.run, wake, self)
 
     def result(self) -> None:
-        """Raise what the attempt has raised: the task asks for it when it is woken."""
+        """Raise the error of the attempt, if any; the task calls this when it is woken."""
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def cancel(self, msg: object = None) -> bool:
-        """Have the task woken with CancelledError, in a turn of its own: another one runs now."""
-        waking, self._waking = self._waking, None
-        if waking is not None:
+        """Wake the task with CancelledError, by ``call_soon``: another task is running now."""
+        wake, self._wake_task = self._wake_task, None
+        if wake is not None:
             self._error = asyncio.CancelledError(*() if msg is None else (msg,))
-            self._loop.call_soon(waking)
-        return waking is not None
+            self._loop.call_soon(wake)
+        return wake is not None
 
     def _wake(self) -> None:
-        waking, self._waking = self._waking, None
-        assert waking is not None
-        waking()
+        wake, self._wake_task = self._wake_task, None
+        assert wake is not None
+        wake()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._due = self._deadline
-        left = min(max(0.0, self._due - time.monotonic()), _LONGEST_TIMER)
-        self._timer = self._loop.call_later(left, self._ring)
+        self._timer_due = self._deadline
+        delay = min(max(0.0, self._timer_due - time.monotonic()), _LONGEST_TIMER)
+        self._timer = self._loop.call_later(delay, self._on_timer)
 
-    def _ring(self) -> None:
-        self._due = inf
-        if self._waking is None:
+    def _on_timer(self) -> None:
+        self._timer_due = inf
+        if self._wake_task is None:
             return
         if time.monotonic() < self._deadline:
             self._set_timer()
@@ -105,9 +105,9 @@ class AsyncioWaiter(BaseWaiter):
             self._error = Stalled()
             self._wake()
 
-    def _ready(self) -> None:
-        if self._waking is None:
-            self._watch(None)  # nobody takes what comes: it stays in the socket
+    def _on_ready(self) -> None:
+        if self._wake_task is None:
+            self._watch(None)  # no task waits: the bytes stay in the socket
             return
         try:
             self._value = self._attempt(self.sock)
@@ -125,8 +125,8 @@ class AsyncioWaiter(BaseWaiter):
         if self._watched is not None:
             getattr(self._loop, f"remove_{self._watched}")(self.sock)
         self._watched = wanted
-        if wanted is not None:  # Windows needs asyncio.SelectorEventLoop for it
-            getattr(self._loop, f"add_{wanted}")(self.sock, self._ready)
+        if wanted is not None:  # on Windows this needs asyncio.SelectorEventLoop
+            getattr(self._loop, f"add_{wanted}")(self.sock, self._on_ready)
 
     def release(self) -> None:
         if self._timer is not None:
@@ -135,9 +135,9 @@ class AsyncioWaiter(BaseWaiter):
             self._watch(None)
 
     def drop(self) -> None:
-        if threading.get_ident() != self._thread and not self.inherited:  # a finaliser's
+        if threading.get_ident() != self._thread and not self.inherited:  # called by a finaliser
             self.shut_down()
-            # The descriptor must not become another's before the loop has forgotten it.
+            # The descriptor must not be closed and reused before the loop stops watching it.
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(super().drop)
                 return
@@ -145,7 +145,7 @@ class AsyncioWaiter(BaseWaiter):
 
 
 class TrioWaiter(BaseWaiter):
-    """Waits on trio's loop; the methods are those of :class:`AsyncioWaiter`."""
+    """Waits on trio's loop, with the methods of :class:`AsyncioWaiter`."""
 
     async def perform(self, attempt: Attempt[T], write: bool, deadline: float) -> T:
         trio = sys.modules["trio"]
@@ -160,16 +160,15 @@ class TrioWaiter(BaseWaiter):
         raise Stalled
 
 
-#: Who waits for one socket.
 Waiter = Union[AsyncioWaiter, TrioWaiter]
 
 
 def on_trio() -> Any:
-    """Return the module trio if that runs the current task."""
+    """Return the module trio if it runs the current task, else None."""
     trio = sys.modules.get("trio")
     return trio if trio is not None and trio.lowlevel.in_trio_run() else None
 
 
-def waiter(sock: socket.socket) -> Waiter:
-    """Return who waits for *sock* on the loop that runs the current task."""
+def new_waiter(sock: socket.socket) -> Waiter:
+    """Return a waiter for *sock* on the loop that runs the current task."""
     return TrioWaiter(sock) if on_trio() else AsyncioWaiter(sock)

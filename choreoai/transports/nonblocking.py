@@ -1,4 +1,4 @@
-"""Below the async client: sockets connected on the running loop, as requests would have them."""
+"""The async client's connections: made on the running event loop, with requests' settings."""
 
 from __future__ import annotations
 
@@ -25,68 +25,69 @@ from choreo_wsgi.upstream.head import head_end, parse_head
 from ..errors import APIConnectionError
 from . import base
 from .base import Attempt, Nested, Route, Stalled, T, receive_some
-from .loops import on_trio, waiter
+from .loops import new_waiter, on_trio
 
 
 async def lookup(host: str, port: int, limit: float) -> list[Any]:
-    """Return what ``socket.getaddrinfo`` does.  Raises Stalled after *limit* seconds."""
+    """Return the result of ``socket.getaddrinfo``; raises Stalled after *limit* seconds."""
     find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    with suppress(socket.gaierror):  # an address: nothing to look up
+    with suppress(socket.gaierror):  # a numeric address needs no look-up
         return find(flags=socket.AI_NUMERICHOST)
-    # A thousand streams that begin at once must not begin a thousand threads.
+    # A thousand streams that begin at once must not start a thousand threads: on trio the look-ups
+    # are limited, on asyncio those of one name are shared.
     if trio := on_trio():
-        limiter = _two_at_a_time(trio.lowlevel.current_trio_token())
+        limiter = _lookup_limiter(trio.lowlevel.current_trio_token())
         with trio.move_on_after(limit):
             run = trio.to_thread.run_sync
             return list(await run(find, limiter=limiter, abandon_on_cancel=True))
         raise Stalled
     loop = asyncio.get_running_loop()
     key = (loop, host, port)
-    found = _lookups.get(key)
-    if found is None:
-        found = _lookups[key] = loop.run_in_executor(None, find)
+    pending = _lookups.get(key)
+    if pending is None:
+        pending = _lookups[key] = loop.run_in_executor(None, find)
     try:
-        return await asyncio.wait_for(asyncio.shield(found), None if limit == inf else limit)
+        return await asyncio.wait_for(asyncio.shield(pending), None if limit == inf else limit)
     except asyncio.TimeoutError:
         raise Stalled from None
 
 
-#: Those under way on asyncio.
+#: The pending look-ups of asyncio, by loop, host and port.
 _lookups: WeakValueDictionary[tuple[Any, str, int], asyncio.Future[list[Any]]]
 _lookups = WeakValueDictionary()
 
 
 @lru_cache(maxsize=4)
-def _two_at_a_time(run: object) -> Any:
-    """Return the limiter of the look-ups in the ``trio.run`` that the token *run* is of."""
+def _lookup_limiter(run: object) -> Any:
+    """Return the limiter of the look-ups in one ``trio.run``, whose token is *run*."""
     return sys.modules["trio"].CapacityLimiter(2)
 
 
 async def dial(route: Route, limit: float | None) -> socket.socket:
-    """Return a connected socket that never blocks; *limit* is in seconds.
+    """Return a connected non-blocking socket; *limit* is in seconds, for each address of the host.
 
-    It counts for each address of the host.  Raises APIConnectionError.
+    Raises APIConnectionError.
     """
     seconds = inf if limit is None else limit
-    at = urlsplit(route.proxy or route.origin)
-    failure: Exception = OSError("it has no address")
+    url = urlsplit(route.proxy or route.origin)
+    failure: Exception = OSError("the host has no address")
     try:
-        places = await lookup(at.hostname or "", at.port or base.PORTS[at.scheme], seconds)
+        addresses = await lookup(url.hostname or "", url.port or base.PORTS[url.scheme], seconds)
     except OSError as error:
         raise route.unreachable(error) from error
-    for place in places:
+    for address in addresses:
         try:
-            return await _establish(place, route, time.monotonic() + seconds)
+            return await _connect(address, route, time.monotonic() + seconds)
         except APIConnectionError:
-            raise  # the proxy's word counts
+            raise  # the proxy refused: another address would not help
         except (OSError, FramingError) as error:
             failure = error
     raise route.unreachable(failure) from failure
 
 
-async def _establish(place: Any, route: Route, deadline: float) -> socket.socket:
-    """Connect to *place*, go through the proxy if there is one, and do TLS."""
-    family, kind, protocol, _, address = place
+async def _connect(info: Any, route: Route, deadline: float) -> socket.socket:
+    """Connect to the address *info* (of ``getaddrinfo``), through the proxy if any, with TLS."""
+    family, kind, protocol, _, address = info
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
@@ -94,14 +95,14 @@ async def _establish(place: Any, route: Route, deadline: float) -> socket.socket
         try:
             sock.connect(address)
         except BlockingIOError:
-            await _perform(sock, _connected, True, deadline)
+            await _perform(sock, _check_connected, True, deadline)
         if route.proxy is not None and route.proxy.startswith("https:"):
-            sock = _secured(sock, _context(route.verify, None), urlsplit(route.proxy).hostname)
+            sock = _with_tls(sock, _context(route.verify, None), urlsplit(route.proxy).hostname)
             await _perform(sock, _shake_hands, True, deadline)
         if route.scheme == "https":
             if route.proxy is not None:
                 await _tunnel(sock, route, deadline)
-            sock = _secured(sock, _context(route.verify, route.cert), route.host)
+            sock = _with_tls(sock, _context(route.verify, route.cert), route.host)
             await _perform(sock, _shake_hands, True, deadline)
     except BaseException:
         sock.close()
@@ -110,23 +111,23 @@ async def _establish(place: Any, route: Route, deadline: float) -> socket.socket
 
 
 async def _perform(sock: socket.socket, attempt: Attempt[T], write: bool, deadline: float) -> T:
-    waits = waiter(sock)
+    waiter = new_waiter(sock)
     try:
-        return await waits.perform(attempt, write, deadline)
+        return await waiter.perform(attempt, write, deadline)
     finally:
-        waits.release()
+        waiter.release()
 
 
 _shake_hands: Attempt[None] = methodcaller("do_handshake")
 
 
-def _connected(sock: socket.socket) -> None:
+def _check_connected(sock: socket.socket) -> None:
     if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         raise OSError(error, os.strerror(error))
 
 
-def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> Any:
-    """Return *sock* with TLS on it, the handshake still to come."""
+def _with_tls(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> Any:
+    """Return *sock* with TLS, before the handshake."""
     if not isinstance(sock, ssl.SSLSocket):
         return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -135,7 +136,7 @@ def _secured(sock: socket.socket, context: ssl.SSLContext, host: str | None) -> 
 
 
 async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
-    """Have the proxy connect to the server: RFC 9110, section 9.3.6."""
+    """Open a tunnel through the proxy to the server: RFC 9110, section 9.3.6."""
     headers = {"Host": route.authority, **route.proxy_headers}
     request = memoryview(base.head(f"CONNECT {route.authority}", headers))
     await _perform(sock, partial(base.send_some, request), True, deadline)
@@ -147,12 +148,12 @@ async def _tunnel(sock: socket.socket, route: Route, deadline: float) -> None:
     answer = parse_head(data[:end], "HEAD")
     if not 200 <= answer.status < 300:
         why = f"the proxy refused the tunnel: {answer.status} {answer.reason}"
-        raise route.unreachable(why, hopeless=answer.status < 500)
+        raise route.unreachable(why, no_retry=answer.status < 500)
 
 
 @lru_cache(maxsize=8)
 def _context(verify: Union[bool, str], cert: Union[str, tuple[str, str], None]) -> ssl.SSLContext:
-    """Return what requests' settings *verify* and *cert* mean; reading the roots takes long."""
+    """Return the context for requests' *verify* and *cert*; cached: reading the roots is slow."""
     roots = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
     where: dict[str, Any] = {"capath" if Path(roots).is_dir() else "cafile": roots} if roots else {}
     context = ssl.create_default_context(**where)

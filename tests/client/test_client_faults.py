@@ -67,7 +67,7 @@ if child == 0:
             all_of(held)
             print("the child read its parent's stream")
         except StreamInterruptedError as error:
-            assert "forked" in str(error), error
+            assert "fork()" in str(error), error
         held = None
         gc.collect()
         ask("child done")
@@ -130,7 +130,7 @@ def test_two_tasks_on_one_stream(server):
             stream = await client.chat.completions.create(**HI, stream=True)
             first = asyncio.create_task(stream.get_final_completion())
             await asyncio.sleep(0)
-            with pytest.raises(RuntimeError, match="being read already"):
+            with pytest.raises(RuntimeError, match="already reading"):
                 await stream.__anext__()
             go_on.set()
             # The stream itself is none the worse for it.
@@ -366,7 +366,7 @@ def test_an_answer_whose_framing_goes_wrong_is_not_whole(server, client):
         peer.wait_until_left()
 
     server.then(answer)
-    with pytest.raises(choreoai.APIConnectionError, match="broke off"):
+    with pytest.raises(choreoai.APIConnectionError, match="the answer was cut"):
         client.chat.completions.create(**HI)
 
 

@@ -110,13 +110,13 @@ def test_a_plain_answer_that_stops_coming(server, clients):
 
     server.then(script)
     client = clients(server.url, timeout=choreoai.Timeout(idle=0.05), max_retries=0)
-    with pytest.raises(choreoai.APITimeoutError, match="nothing new"):
+    with pytest.raises(choreoai.APITimeoutError, match="no new data"):
         client.chat.completions.create(**HI)
 
 
 def test_a_plain_answer_without_end(server, client, monkeypatch):
     for module in ("sync", "aio"):
-        monkeypatch.setattr(f"choreoai.{module}.exchange._MOST_OF_AN_ANSWER", 100_000)
+        monkeypatch.setattr(f"choreoai.{module}.exchange._MAX_ANSWER", 100_000)
 
     def script(peer):
         peer.head(kind="application/json")

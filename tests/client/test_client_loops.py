@@ -156,7 +156,7 @@ def test_a_time_limit_that_moves(server, run):
             stream = await client.chat.completions.create(**HI, stream=True)
             await stream.__anext__()
             read_one.set()
-            with pytest.raises(choreoai.APITimeoutError, match="nothing new") as caught:
+            with pytest.raises(choreoai.APITimeoutError, match="no new data") as caught:
                 await stream.get_final_completion()
             assert caught.value.partial_text == "a"
 

@@ -299,7 +299,7 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
 def test_what_has_not_the_form_of_a_chunk(wrong):
     reading = Reading()
     reading.take((None, chat_chunk("kept")))
-    with pytest.raises(choreoai.APIError, match="no chunk") as caught:
+    with pytest.raises(choreoai.APIError, match="invalid chunk") as caught:
         reading.take((None, wrong))
     assert caught.value.partial_text == "kept"
 

@@ -101,7 +101,7 @@ def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
         ([(0, {"type": "response.created"})], "before the end"),
         ([(0, {"type": "response.failed", "response": {"status": "failed", "error":
             {"code": "server_error", "message": "broken"}}})], "broken"),
-        ([(0, {})], "no event"),
+        ([(0, {})], "event without a type"),
     ],
 )  # fmt: skip
 def test_what_does_not_end_well_raises(clients, server, events, message):
@@ -167,7 +167,7 @@ def test_a_server_that_does_not_count_and_says_done(clients, server):
         ("[DONE]", "before its last event"),
         ({"type": "response.failed", "response": "odd"}, "the response was"),
         ({"type": "response.failed", "response": {"error": {"message": "m"}}}, "m"),
-        ({"type": 5}, "no event"),
+        ({"type": 5}, "event without a type"),
     ],
 )
 def test_an_event_that_is_a_failure(clients, server, event, message):

@@ -269,3 +269,8 @@ def test_random_cuts(server, client):
         stream = start(client)
         numbers = [c.choices[0].delta.content for c in stream]
         assert numbers == ["", *(f"word{number} " for number in range(60)), None]
+
+
+def test_only_the_end_marker_is_left(client, server, log):
+    server.then(log.send())
+    assert list(client.chat.completions.resume(log.id, after=len(log.frames) - 1)) == []

@@ -169,9 +169,36 @@ def test_a_choice_that_never_came_is_no_end(server, ask):
         list(ask(n=2))
 
 
-def test_the_end_marker_is_an_end_without_finish_reasons(server, ask):
-    server.then(lambda peer: peer.stream([chat_chunk("all")]))
-    assert texts(ask()) == ["all"]
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [
+        ({"content": "all"}, "stop"),
+        ({"tool_calls": [{"id": "c", "function": {"name": "f"}}]}, "tool_calls"),
+    ],
+)
+def test_the_end_marker_stands_for_missing_finish_reasons(server, ask, delta, reason):
+    """The server judges its upstreams in the same way: see Normaliser.end."""
+    chunks = [
+        {**chat_chunk(), "choices": [{"index": 0, "delta": delta}]},
+        chat_chunk("cut", index=1),
+        chat_chunk(index=1, finish="length"),
+    ]
+    server.then(lambda peer: peer.stream(chunks))
+    stream = ask(n=2)
+    list(stream)
+    assert [c.finish_reason for c in stream.get_final_completion().choices] == [reason, "length"]
+
+
+@pytest.mark.parametrize(
+    "chunks", [[], [{**chat_chunk(), "choices": [], "usage": {"total_tokens": 3}}]]
+)
+def test_the_end_marker_before_any_choice_is_no_end(server, ask, chunks):
+    server.then(lambda peer: peer.stream(chunks))
+    stream = ask()
+    with pytest.raises(choreoai.StreamInterruptedError, match="before its answer began"):
+        list(stream)
+    with pytest.raises(choreoai.StreamInterruptedError, match="before its answer began"):
+        stream.get_final_completion()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +246,7 @@ def test_data_that_is_no_chunk_raises(server, ask, data):
     server.then(lambda peer: peer.stream([chat_chunk("a"), data]))
     stream = ask()
     assert next(stream).choices[0].delta.content == "a"
-    with pytest.raises(choreoai.APIError, match="no chunk"):
+    with pytest.raises(choreoai.APIError, match="not a chunk"):
         next(stream)
 
 
@@ -230,7 +257,7 @@ def test_an_answer_that_is_no_stream_raises(server, ask, kind):
         peer.send(b"{}")
 
     server.then(script)
-    with pytest.raises(choreoai.APIError, match="where a stream was asked"):
+    with pytest.raises(choreoai.APIError, match="instead of a stream"):
         ask()
 
 

@@ -1,7 +1,7 @@
-"""Makes ``choreoai/models`` and ``choreoai/params.py`` from the types of the openai package.
+"""Generates ``choreoai/models`` and ``choreoai/params.py`` from the types of the openai package.
 
-So each object has the members that are documented, in their order, and each call the parameters.
-What is said here is which classes there are, what they are, and where they go beyond OpenAI's.
+So each object has the documented members in their order, and each call the documented parameters.
+This module only lists the classes, describes them, and adds members that OpenAI's do not have.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from typing_extensions import Required, get_type_hints
 
-#: A class, and the class of openai from which it has its members; what it is; then the members
-#: that are never None (``!``), those that only it has (``+``), and those of another type here.
+#: Each class with the class of openai that provides its members, and its docstring; then the
+#: members that are never None (``!``), those that openai's class does not have (``+``), and those
+#: that have another type here.
 MODELS = {
     "chat": """
 Function = types.chat.chat_completion_message_function_tool_call.Function
-    The function of a call; *arguments* is JSON text, *parsed_arguments* what it says.
+    The function of a call; *arguments* is JSON text, *parsed_arguments* its value.
     + parsed_arguments: Any
 ToolCall = types.chat.ChatCompletionMessageFunctionToolCall
     A tool call.
     ! function
 ChunkToolCall = types.chat.chat_completion_chunk.ChoiceDeltaToolCall
-    A piece of a tool call; *index* tells of which.
+    A piece of the tool call number *index*.
     ! function
     function: Function
 URLCitation = types.chat.chat_completion_message.AnnotationURLCitation
-    Where a web page is cited: from *start_index* to *end_index* of the text.
+    A web page cited from *start_index* to *end_index* of the text.
 Annotation = types.chat.chat_completion_message.Annotation
-    A remark on the text.
+    An annotation of the text.
 Audio = types.chat.ChatCompletionAudio
-    What the model said aloud; *data* is base64.
+    Spoken output of the model; *data* is base64.
 Message = types.chat.ChatCompletionMessage
-    What the model said.
+    A message of the model.
     function_call: Function
     tool_calls: list[ToolCall]
     + reasoning_content: str
@@ -48,15 +49,15 @@ Delta = types.chat.chat_completion_chunk.ChoiceDelta
     + annotations: list[Annotation]
     + reasoning_content: str
 PromptTokensDetails = types.completion_usage.PromptTokensDetails
-    What kinds of tokens were read.
+    The numbers of input tokens by kind.
 CompletionTokensDetails = types.completion_usage.CompletionTokensDetails
-    What kinds of tokens were written.
+    The numbers of output tokens by kind.
 Usage = types.CompletionUsage
-    How many tokens the call read and wrote.
+    The numbers of input and output tokens of the call.
 TopLogprob = types.chat.chat_completion_token_logprob.TopLogprob
-    A token that could have stood there, and the logarithm of its probability.
+    An alternative token and the logarithm of its probability.
 TokenLogprob = types.chat.ChatCompletionTokenLogprob
-    A token of the answer, and those that were most probable in its place.
+    A token of the answer, and the most probable tokens in its place.
 Logprobs = types.chat.chat_completion.ChoiceLogprobs
     The tokens of a choice with their probabilities.
 Choice = types.chat.chat_completion.Choice
@@ -70,7 +71,7 @@ ChatCompletion = types.chat.ChatCompletion
     A whole answer.
     ! choices
 ChatCompletionChunk = types.chat.ChatCompletionChunk
-    A piece of a streamed answer; the last may have no choices but the usage.
+    A piece of a streamed answer; the last one may have the usage and no choices.
     ! choices
 ParsedMessage(Message, Generic[T])
     A message; *parsed* is its content, None for a refusal.
@@ -84,16 +85,16 @@ ParsedChatCompletion(ChatCompletion, Generic[T])
     ! choices
     choices: list[ParsedChoice[T]]
 Model = types.Model
-    A model that can be asked for by its *id*.
+    A model of the server; requests name it by its *id*.
 ModelList(Listing)
-    The models of a server; iterating goes through *data*.
+    The models of a server; iterating yields those in *data*.
     ! data
     data: list[Model]
     object: str
 """,
     "responses": """
 ResponsePart
-    A part of a message or a reasoning: output_text, refusal, summary_text ...
+    A part of a message or of reasoning: output_text, refusal, summary_text ...
     ! type
     type: str
     text: str
@@ -116,19 +117,19 @@ ResponseItem
     encrypted_content: str
     + parsed_arguments: Any
 ResponseFailure
-    Why a response failed, or stayed incomplete (*reason*).
+    The error of a failed response, or the *reason* of an incomplete one.
     code: str
     message: str
     reason: str
 InputTokensDetails = types.responses.response_usage.InputTokensDetails
-    What kinds of tokens were read.
+    The numbers of input tokens by kind.
 OutputTokensDetails = types.responses.response_usage.OutputTokensDetails
-    What kinds of tokens were written.
+    The numbers of output tokens by kind.
 ResponseUsage = types.responses.ResponseUsage
-    The tokens of a response.
+    The numbers of tokens of a response.
     ! input_tokens output_tokens
 Response(ResponseText) = types.responses.Response
-    A response, whole or as far as it came; *status* tells.
+    A response, whole or so far: see its *status*.
     ! id model output status
     error: ResponseFailure
     incomplete_details: ResponseFailure
@@ -150,32 +151,32 @@ ResponseEvent
 """,
     "events": """
 ContentDeltaEvent = lib.streaming.chat.ContentDeltaEvent
-    Text came: *delta*.  *snapshot* is all of it, *parsed* that as JSON.
+    A piece of the text, *delta*; *snapshot* is the text so far, *parsed* its value as JSON.
     ! type delta snapshot
 ContentDoneEvent(Object, Generic[T]) = lib.streaming.chat.ContentDoneEvent
     The text is complete.
     ! type content
     parsed: T
 RefusalDeltaEvent = lib.streaming.chat.RefusalDeltaEvent
-    A piece of a refusal came.
+    A piece of the refusal.
     ! type delta snapshot
 RefusalDoneEvent = lib.streaming.chat.RefusalDoneEvent
     The refusal is complete.
     ! type refusal
 FunctionToolCallArgumentsDeltaEvent = lib.streaming.chat.FunctionToolCallArgumentsDeltaEvent
-    A piece of a call's *arguments* came.
+    A piece of a call's *arguments*, *arguments_delta*.
     ! type name index arguments arguments_delta
 FunctionToolCallArgumentsDoneEvent = lib.streaming.chat.FunctionToolCallArgumentsDoneEvent
     The *arguments* of a call are complete.
     ! type name index arguments
 LogprobsContentDeltaEvent = lib.streaming.chat.LogprobsContentDeltaEvent
-    Probabilities of the text's tokens came.
+    The probabilities of new tokens of the text.
     ! type content snapshot
 LogprobsContentDoneEvent = lib.streaming.chat.LogprobsContentDoneEvent
     The probabilities of the text's tokens are complete.
     ! type content
 LogprobsRefusalDeltaEvent = lib.streaming.chat.LogprobsRefusalDeltaEvent
-    Probabilities of a refusal's tokens came.
+    The probabilities of new tokens of a refusal.
     ! type refusal snapshot
 LogprobsRefusalDoneEvent = lib.streaming.chat.LogprobsRefusalDoneEvent
     The probabilities of a refusal's tokens are complete.
@@ -190,7 +191,7 @@ from ..objects import Listing, Object, ParsedText, ResponseText
 from ..options import T
 """
 
-#: The parameters of another type here: servers have more models and tiers than OpenAI.
+#: The parameters that have another type here: servers have more models and tiers than OpenAI.
 PARAMS = {
     "model": "Required[str]",
     "messages": "Required[Messages]",
@@ -203,10 +204,10 @@ PARAMS = {
 }
 
 PARAM_HEAD = '''
-"""The documented parameters, made from the types of openai {version} by `make sync`.
+"""The documented parameters, generated from the types of openai {version} by `make sync`.
 
-A type checker then knows every parameter of ``create``, ``parse`` and ``stream``, and a
-misspelled one is an error, for it and when the program runs.
+With them a type checker knows every parameter of ``create``, ``parse`` and ``stream``; a
+misspelled one is an error for the type checker and at run time.
 """
 from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
@@ -218,11 +219,11 @@ if TYPE_CHECKING:
 '''
 PARAM_TAIL = '''
 class FormattedParams(CompletionParams, total=False):
-    """The parameters of ``create``, where the response format is JSON and no type."""
+    """The parameters of ``create``, where the response format is JSON and not a type."""
 
     response_format: Mapping[str, Any]
 
-if TYPE_CHECKING:  # Python 3.11 has dictionaries of some type
+if TYPE_CHECKING:  # generic TypedDicts need Python 3.11
 
     class ParseParams(CompletionParams, Generic[T], total=False):
         """The parameters of ``parse`` and ``stream``: the format may be a type."""
@@ -254,10 +255,10 @@ def find(path: str) -> Any:
 
 
 def spelled(kind: Any, known: Mapping[Any, str], narrow: bool = False) -> str:
-    """Return the annotation that says *kind*, of openai's, with the *known* classes.
+    """Return the annotation for *kind*, a type of openai's; *known* are the classes made so far.
 
-    What has no name here is ``Any``; with *narrow* (for parameters) dictionaries are Mappings,
-    and texts of a few values are Literals.
+    A type without a name here is ``Any``; with *narrow* (for parameters) dictionaries are
+    Mappings, and strings of a few values are Literals.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if kind in known:
@@ -271,11 +272,11 @@ def spelled(kind: Any, known: Mapping[Any, str], narrow: bool = False) -> str:
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, parts))}]" if narrow else "str"
     if origin in (Union, types.UnionType):
-        made = dict.fromkeys(spelled(part, known, narrow) for part in parts)
-        made = dict.fromkeys(sorted(made, key="None".__eq__))
-        if "str" in made and narrow:
-            made = {one: None for one in made if not one.startswith("Literal")}
-        return " | ".join(made) if narrow or len(made) <= 2 - ("None" not in made) else "Any"
+        names = dict.fromkeys(spelled(part, known, narrow) for part in parts)
+        names = dict.fromkeys(sorted(names, key="None".__eq__))
+        if "str" in names and narrow:
+            names = {name: None for name in names if not name.startswith("Literal")}
+        return " | ".join(names) if narrow or len(names) <= 2 - ("None" not in names) else "Any"
     inside = [spelled(part, known, narrow) for part in parts]
     if origin is dict:
         return f"{'Mapping' if narrow else 'dict'}[{', '.join(inside)}]"
@@ -287,14 +288,14 @@ def spelled(kind: Any, known: Mapping[Any, str], narrow: bool = False) -> str:
 
 
 def types_of(source: str) -> list[tuple[str, str]]:
-    """Return what the member ``type`` is of each class in *source*, and its name."""
+    """Return the value of the member ``type`` and the name of each class in *source*."""
     return [
         (k, n) for n, k in re.findall(r"class (\w+)[^:]*:.*?type: Literal\[(.*?)\]", source, re.S)
     ]
 
 
 def models() -> Iterator[tuple[str, str]]:
-    """Yield the modules of ``choreoai.models``, and what stands in them."""
+    """Yield the names and the sources of the modules of ``choreoai.models``."""
     known: dict[Any, str] = {}
     homes: dict[str, str] = {}
     for module, spec in MODELS.items():
@@ -313,19 +314,19 @@ def models() -> Iterator[tuple[str, str]]:
                     if member == "type" and module == "events":
                         members[member] = spelled(field.annotation, known, narrow=True)
             always = {*rows[0][2:].split()} if rows and rows[0][0] == "!" else set()
-            ours = []
+            extensions = []
             for row in rows[bool(always) :]:
                 member, kind = row.removeprefix("+ ").split(": ")
                 members[member] = kind
-                ours += [member] if row[0] == "+" else []
+                extensions += [member] if row[0] == "+" else []
             body += f'class {name}({bases or "Object"}):\n    """{doc}"""\n\n'
-            body += f"    _ours = frozenset({tuple(ours)!r})\n" if ours else ""
+            body += f"    _extensions = frozenset({tuple(extensions)!r})\n" if extensions else ""
             for member, kind in members.items():
                 kind = kind.removesuffix(" | None")
                 ignored = "  # type: ignore[assignment]" if "[ParsedChoice" in kind else ""
                 absent = " = None" if kind == "Any" else " | None = None"
                 body += f"    {member}: {kind}{ignored if member in always else absent}\n"
-        head = f'"""Made from the types of openai {version("openai")} by `make sync`."""\n'
+        head = f'"""Generated from the types of openai {version("openai")} by `make sync`."""\n'
         head += MODEL_HEAD
         for name, home in homes.items():
             head += f"from .{home} import {name}\n" if home != module and name in body else ""
@@ -348,12 +349,12 @@ def models() -> Iterator[tuple[str, str]]:
 def params() -> str:
     """Return the module ``choreoai.params``."""
     text = PARAM_HEAD.format(version=version("openai"))
-    for name, what, path in (
+    for name, api, path in (
         ("CompletionParams", "chat completions", "chat.completion_create_params.CompletionCreate"),
         ("ResponseParams", "responses", "responses.response_create_params.ResponseCreate"),
     ):
         text += f"class {name}(CallOptions, total=False):\n"
-        text += f'    """The parameters of {what}, as in OpenAI\'s reference."""\n\n'
+        text += f'    """The parameters of {api}, as in OpenAI\'s reference."""\n\n'
         theirs = get_type_hints(find(f"types.{path}ParamsBase"), include_extras=True)
         for member, kind in theirs.items():
             if member != "response_format":

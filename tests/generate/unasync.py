@@ -1,6 +1,6 @@
-"""Makes what is made of the client: ``choreoai/sync``, objects, parameters, a stub.
+"""Generates the generated files of the client: ``choreoai/sync``, objects, parameters, stubs.
 
-``python tests/generate/unasync.py`` writes them.
+Run ``python tests/generate/unasync.py`` to write them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PACKAGE = ROOT / "choreoai"
 SOURCE = PACKAGE / "aio"
 TARGET = PACKAGE / "sync"
 
-#: What becomes of the words of the async client, in code and in docstrings.
+#: The replacements that turn the async client's code and docstrings into the sync client's.
 WORDS = (
-    (r'^"""The async client\..*\n', '"""The sync client, made from ``choreoai/aio``."""\n'),
+    (r'^"""The async client\..*\n', '"""The sync client, generated from ``choreoai/aio``."""\n'),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAsyncListing\((.*)\)$", r"\1"),
@@ -39,24 +39,24 @@ WORDS = (
 
 
 def translate(text: str, name: str) -> str:
-    """Return the sync source, a module of this *name*, for the async *text*."""
+    """Return the sync source of the module *name* for its async source *text*."""
     for pattern, replacement in WORDS:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     return formatted(text, TARGET / name)
 
 
 def formatted(text: str, path: Path) -> str:
-    """Return *text*, the source for *path*, as ruff would have it."""
+    """Return *text*, the source of *path*, as ruff formats it."""
     for arguments in (["check", "--fix", "--select", "I,F401"], ["format"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--quiet"]
         command += ["--stdin-filename", str(path), "-"]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-        text = done.stdout
+        result = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        text = result.stdout
     return text
 
 
 def face() -> str:
-    """Return what type checkers are told of the names in the package."""
+    """Return the stub of the package, with its public names, for type checkers."""
     from choreoai import ALIASES, FACE
 
     text = "from choreo_wsgi.version import __version__ as __version__\n"
@@ -66,7 +66,7 @@ def face() -> str:
     return formatted(text, PACKAGE / "__init__.pyi")
 
 
-WRAPPED_HEAD = """# Made from the resources in this folder by `make sync`: the types of
+WRAPPED_HEAD = """# Generated from the resources in this folder by `make sync`: the types of
 # ``with_raw_response`` and ``with_streaming_response``.
 from collections.abc import Coroutine
 from typing import Any, Literal, overload
@@ -91,7 +91,7 @@ class Async{form}Client:
 
 
 def wrapped() -> str:
-    """Return the types of the resources' methods that return answers in another form."""
+    """Return the stub of the resources' methods that return raw or streamed answers."""
     text = WRAPPED_HEAD
     for form in ("Raw", "Streamed"):
         for module in ("completions", "responses", "client"):
@@ -100,32 +100,32 @@ def wrapped() -> str:
                     ast.unparse, node.bases
                 ):
                     text += f"class {node.name.replace('Async', f'Async{form}')}:\n"
-                    text += "".join(method(one, form) for one in node.body)
+                    text += "".join(method(member, form) for member in node.body)
         text += CLIENT_WITH.format(form=form)
     return formatted(text, SOURCE / "wrapped.pyi")
 
 
 def method(node: ast.stmt, form: str) -> str:
-    """Return what becomes of *node*, in a resource, in the *form* Raw or Streamed."""
+    """Return the stub of *node*, a member of a resource, in the *form* Raw or Streamed."""
     if isinstance(node, ast.AnnAssign):  # create
         pattern = r"Coroutine\[Any, Any, (\w+)\]"
-        other = rf"Async{form}Response[\1]"
-        other = f"Coroutine[Any, Any, {other}]" if form == "Raw" else other
-        return f"    {re.sub(pattern, other, ast.unparse(node).partition(' = ')[0])}\n"
+        result = rf"Async{form}Response[\1]"
+        result = f"Coroutine[Any, Any, {result}]" if form == "Raw" else result
+        return f"    {re.sub(pattern, result, ast.unparse(node).partition(' = ')[0])}\n"
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name[0] == "_":
         return ""
-    names = [*map(ast.unparse, node.decorator_list)]
-    if "asynccontextmanager" in names:
+    decorators = [*map(ast.unparse, node.decorator_list)]
+    if "asynccontextmanager" in decorators:
         return ""
     returned = ast.unparse(node.returns or ast.Constant(None)).replace("AsyncListing", "ModelList")
-    begin = "async def" if form == "Raw" else "def"
-    text = "    @overload\n" if "overload" in names else ""
-    text += f"    {begin} {node.name}({ast.unparse(node.args)})"
+    keyword = "async def" if form == "Raw" else "def"
+    text = "    @overload\n" if "overload" in decorators else ""
+    text += f"    {keyword} {node.name}({ast.unparse(node.args)})"
     return "" if returned == "Any" else f"{text} -> Async{form}Response[{returned}]: ...\n"
 
 
 def generated() -> Iterator[tuple[Path, str]]:
-    """Yield the files that are made, and what must stand in them."""
+    """Yield the generated files and their texts."""
     for path in sorted(SOURCE.glob("*.py")):
         yield TARGET / path.name, translate(path.read_text(encoding="utf-8"), path.name)
     for module, text in from_openai.models():
