@@ -162,7 +162,7 @@ class Channel(Load):
 
     def _begin_next(self) -> None:
         self.task = task = Task(self, self.requests[0])
-        (self._carrier.take if task.blocking else self._carrier.give_time)(task)
+        (self._carrier.add if task.blocking else self._carrier.schedule)(task)
 
     def _send_continue(self, request: Parser) -> None:
         """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
@@ -194,7 +194,7 @@ class Channel(Load):
             self.requests = []
             if not self.unsent:
                 self._close()
-            self._carrier.settle(self)
+            self._carrier.update(self)
             return
         del self.requests[0]
         waiting = self.request
@@ -202,7 +202,7 @@ class Channel(Load):
             self._begin_next()
         elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
             self._send_continue(waiting)
-        self._carrier.settle(self)
+        self._carrier.update(self)
 
     def _flush(self) -> None:
         """Send of what is unsent what the system takes now."""
@@ -247,7 +247,7 @@ class Channel(Load):
             self._lose()
             self._carrier.step(self.task)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Close the socket."""
         self._lose()
         self.socket.close()
@@ -270,7 +270,7 @@ class Channel(Load):
         """Send *parts* when the client takes them."""
         self.unsent += map(memoryview, parts)
         self._deadline = time.monotonic() + self.server.settings.send_timeout
-        self._carrier.call(functools.partial(self._carrier.settle, self))
+        self._carrier.call(functools.partial(self._carrier.update, self))
 
     def _send_some(self, parts: Any, flags: int = 0) -> int:
         """Return how many bytes of *parts* the system takes now; raises Disconnected.

@@ -57,7 +57,7 @@ class Listener(Load):
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
         }
-        server.carrier.take(self)
+        server.carrier.add(self)
 
     def fileno(self) -> int | None:
         """Return the descriptor to poll, or None while nothing is accepted."""
@@ -91,12 +91,12 @@ class Listener(Load):
             connection = socket.socket(*self._kind, fileno=number)
             channel = Channel(self, connection, address[0] if address else "localhost")
             server.connections.add(channel)
-            server.carrier.give_time(channel)  # mostly its request has come as well
+            server.carrier.schedule(channel)  # mostly its request has come as well
             if server.full:
                 count = len(server.connections)
                 logger.warning("there are %d connections: no more are accepted", count)
         self._expected = min(2 * expected, ACCEPTED)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Close the socket."""
         self.socket.close()

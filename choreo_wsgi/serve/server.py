@@ -89,7 +89,7 @@ class Server:
         try:
             if not (application.has_keys or settings.allow_anonymous):
                 check_exposure(sockets)
-            workers.prove(LEAST_THREADS)
+            workers.ensure(LEAST_THREADS)
         except (ConfigurationError, RuntimeError) as error:
             workers.close()
             for one in sockets:
@@ -128,7 +128,7 @@ class Server:
         self.connections.discard(channel)
         if len(self.connections) == self._most - 1:
             for listener in self._listeners:
-                self.carrier.settle(listener)
+                self.carrier.update(listener)
 
     def handle_signals(self) -> None:
         """Drain on SIGTERM and SIGINT; read keys and providers anew on SIGHUP.
@@ -160,7 +160,7 @@ class Server:
                 signal.set_wakeup_fd(-1)
             self.application.close()
             for one in [*self.connections, *self._listeners]:
-                one.leave()
+                one.release()
             self.carrier.close()
             if self.settings.unix_socket and not self._inherited:
                 Path(self.settings.unix_socket).unlink(missing_ok=True)

@@ -108,7 +108,7 @@ class Task(Load):
             if self.lane is not None:
                 self.lane.send, self.lane.keep = self.channel.socket.send, self.channel.keep
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Tell the channel that its request is answered."""
         self.channel.answered(self)
 

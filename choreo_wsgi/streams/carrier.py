@@ -1,20 +1,25 @@
-"""One thread that carries all that waits: streams, the server's connections and its listeners.
+"""One thread that waits for all streams, for the server's connections and for its listeners.
 
-A stream mostly waits: a thread of its own would cost a change of threads for each frame.  So
-what waits is a *load*, and one thread, the carrier's, asks each load when it is worthwhile:
+A stream mostly waits, and a thread for each stream would cost a thread switch per frame.  So
+everything that waits is a *load*, and one thread, the carrier's, steps a load when:
 
-* Its descriptor turned readable, or writable.  The poller tells.
-* Its time has come: a heartbeat, a time-out, the end of a pause.  A heap of times tells; loads
-  share those that are not soon, so that the heap is small and stays in the cache.  Frames put
-  a load's time off without touching the heap: a load that is asked too early gets its new time.
-* Somebody asks for it: :meth:`Carrier.call`, from any thread.
+* Its descriptor is readable or writable: the poller reports it.
+* Its time has come (a heartbeat, a timeout, the end of a pause): a heap of times reports it.
+  Loads share times that are not soon, so the heap stays small.  A time that is put off stays in
+  the heap: when it is reached, the load gets its new time.
+* Another thread requests it through :meth:`Carrier.call`.
 
-What may block never runs here.  A load without a descriptor and without a time has to be
-waited for, so a worker does that and hands the load back once it can be polled.  A load is
-either the carrier's or a worker's, never both, so it needs no lock.
+Threads: a step on the carrier's thread must not block.  A load without a descriptor and a time
+can only be waited for by blocking, so a worker steps it until it can be polled.  A load belongs
+to the carrier or to one worker, never to both, and needs no lock.
 
-Streams with something to say come first in each round; what *gives way* to them, connections
-and requests that begin, has SHARE seconds of it: a storm of requests is spread over many rounds.
+Descriptors: a load owns its descriptor and the carrier polls it.  A stream may close one without
+notice, and its number may be another stream's at once.  So ``_polled`` names the load that
+registered a number last, and no other load may unregister it.
+
+Order of a round: calls, streams that are ready (through their lanes, then by steps), times that
+have come, and last the connections, listeners and new requests, for SHARE seconds: a storm of
+requests is spread over many rounds and does not delay the frames of running streams.
 """
 
 from __future__ import annotations
@@ -33,38 +38,39 @@ from ..chat.source import Lane
 from .poller import EPOLL, IN, new_poller
 from .workers import Workers
 
-#: Seconds that the poller waits at most.
+#: Longest wait of the poller, in seconds.
 LONGEST = 60.0
 
-#: Times that are more than SOON seconds away are shared, so many in a second.
+#: Times more than SOON seconds on_worker are rounded up to one of SHARED times per second.
 SOON, SHARED = 1.0, 16
 
-#: Seconds that a worker waits for a load before it looks whether the carrier can have it back.
+#: Seconds that a worker waits for a load before it checks whether the carrier can poll it again.
 PATIENCE = 0.25
 
-#: Seconds of a round for what gives way to streams, if one step takes less.
+#: Seconds of a round for connections, listeners and new requests; one step may exceed it.
 SHARE = 0.0005
 
 
 class Load:
-    """Something that waits, for data mostly, or *steady*: a connection, or what listens for them.
+    """A stream or, if *steady*, a connection or listener.
 
-    What is steady gives way to running streams, and keeps its descriptor until it ends.
+    A steady load gives way to running streams, and keeps its descriptor until it ends.
     """
 
-    # Members of each load and not of the class, where Python finds them ten times slower.
+    # Instance attributes, which Python finds ten times faster here than class attributes.
     def __init__(self, steady: bool = False) -> None:
         self.steady = steady
-        #: Whether there is nothing more to carry.
+        #: Whether the carrier is to drop the load.
         self.ended = False
-        #: What moves most of what comes to the descriptor without :meth:`step`, until that.
+        #: A shortcut that forwards most of the descriptor's data without :meth:`step`; valid
+        #: until the next step.
         self.lane: Lane | None = None
-        # The carrier's notes: the descriptor that it polls and for which events, when it will look
-        # at the load (``time.monotonic()``), and whether a worker has it.
+        # Kept by the carrier: the polled descriptor and its events, the time of the next check
+        # (``time.monotonic()``), and whether a worker has the load.
         self.descriptor: int | None = None
-        self.polled = 0
+        self.polled_events = 0
         self.timer = math.inf
-        self.away = False
+        self.on_worker = False
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None."""
@@ -72,63 +78,63 @@ class Load:
 
     @property
     def events(self) -> int:
-        """What to poll for there, if it is steady."""
+        """The events to poll for, if the load is steady."""
         return IN
 
     @property
     def due(self) -> float | None:
-        """When to step although nothing came, ``time.monotonic()``; None: that may block.
+        """When to step even without an event, as ``time.monotonic()``; None for no such time.
 
-        With a descriptor None means that there is no such time.
+        Without a descriptor None means that a step may block.
         """
         raise NotImplementedError
 
-    def step(self, patience: float) -> None:
-        """Move what there is, waiting at most *patience* seconds for it; never raises."""
+    def step(self, timeout: float) -> None:
+        """Move the data that arrive within *timeout* seconds; never raises."""
         raise NotImplementedError
 
-    def leave(self) -> None:
-        """It has ended; called once, on the carrier's thread."""
+    def release(self) -> None:
+        """Free resources; called once, on the carrier's thread, when the load has ended."""
 
 
 class Carrier:
-    """The thread, which calls :meth:`run`; *workers* run what may block."""
+    """The thread that calls :meth:`run`; *workers* run the steps that may block."""
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
-        #: How long the last round took, in seconds: so late can a frame be.
+        #: Seconds that the last round took: the most that a frame was delayed.
         self.lag = 0.0
         self._poller = new_poller()
-        #: By what is polled; None once nobody wants to hear of it.
+        #: Polled descriptors with their loads; None when the load does not want it any more.
         self._polled: dict[int, Load | None] = {}
         self._loads: dict[Load, None] = {}
-        self._times: list[float] = []  # a heap
-        self._alarms: dict[float, dict[Load, None]] = {}  # who is to be asked at each
+        self._times: list[float] = []  # a heap of the keys of _alarms
+        self._alarms: dict[float, dict[Load, None]] = {}
         self._calls: deque[Callable[[], object]] = deque()
-        self._waiting: dict[Load, None] = {}  # to be stepped when there is time, in this order
-        self._put_off = False  # whether the last round had no time for them
-        self._inside, self.waker = socket.socketpair()
-        self._inside.setblocking(False)
+        self._scheduled: dict[Load, None] = {}  # to step after the streams, in this order
+        self._skipped = False  # whether the last round left no time for them
+        self._wake_reader, self.waker = socket.socketpair()
+        self._wake_reader.setblocking(False)
         self.waker.setblocking(False)
-        self._poller.register(self._inside.fileno(), IN)
+        self._poller.register(self._wake_reader.fileno(), IN)
         self._woken = self._stopped = False
         self._thread: threading.Thread | None = None
 
     # From any thread
 
     def start(self) -> None:
-        """Run in a thread of its own, until :meth:`close`."""
+        """Run in a new thread until :meth:`close`."""
         self._thread = threading.Thread(target=self.run, name="carrier", daemon=True)
         self._thread.start()
 
     @property
     def carried(self) -> int:
-        """How many streams there are."""
+        """The number of streams."""
         return sum(not load.steady for load in list(self._loads))
 
     def carry(self, load: Load) -> None:
-        """Take *load* over, until it has ended."""
-        self.call(functools.partial(self.take, load))
+        """Add *load*, from any thread."""
+        self.call(functools.partial(self.add, load))
 
     def call(self, function: Callable[[], object]) -> None:
         """Run *function*, which must not block, on the carrier's thread."""
@@ -136,89 +142,89 @@ class Carrier:
         self._wake()
 
     def step_all(self) -> None:
-        """Ask every load now: something concerns them all."""
+        """Step every load now, because of a change that concerns all of them."""
         self.call(lambda: [*map(self.step, list(self._loads))])
 
     def stop(self) -> None:
-        """Make :meth:`run` return; what is carried stays as it is."""
+        """Make :meth:`run` return; the loads stay as they are."""
         self._stopped = True
         self._wake()
 
     def close(self) -> None:
-        """Stop, wait for the thread's end, and free what the carrier holds."""
+        """Stop, wait for the thread to end, and close the poller, the sockets and the workers."""
         self.stop()
         if self._thread is not None:
             self._thread.join(4 * PATIENCE)
         self.workers.close()
-        for one in (self._poller, self._inside, self.waker):
+        for one in (self._poller, self._wake_reader, self.waker):
             one.close()
 
     def _wake(self) -> None:
         if not self._woken:
             self._woken = True
-            with contextlib.suppress(OSError):  # full: it wakes up anyway; closed: it is over
+            with contextlib.suppress(OSError):  # full: a wake is pending; closed: nobody waits
                 self.waker.send(b"\0")
 
     # On the carrier's thread
 
     def run(self) -> None:
-        """Carry until :meth:`stop`."""
+        """Carry the loads until :meth:`stop`."""
         while not self._stopped:
             self._round()
 
     def _round(self) -> None:
         for _ in range(len(self._calls)):
             self._calls.popleft()()
-        self._woken = False  # a call from here on wakes us: before looking a last time
-        patience = 0.0
-        if not (self._calls or self._waiting or self._stopped):
+        self._woken = False  # before the check below: a call that comes after it wakes the poller
+        timeout = 0.0
+        if not (self._calls or self._scheduled or self._stopped):
             due = self._times[0] if self._times else math.inf
-            patience = max(0.0, min(due - time.monotonic(), LONGEST))
-        ready = self._poller.poll(patience)
-        self._woken = True  # we look again before we wait
+            timeout = max(0.0, min(due - time.monotonic(), LONGEST))
+        ready = self._poller.poll(timeout)
+        self._woken = True  # calls are checked before the next poll, so none need wake it
         now = time.monotonic()
-        moved: list[Load] = []
+        streams: list[Load] = []
         for descriptor, _ in ready:
             load = self._polled.get(descriptor)
             if load is None:
-                self._forget(descriptor)
+                self._stop_polling(descriptor)
             elif load.steady:
-                self._waiting[load] = None
+                self._scheduled[load] = None
             else:
                 lane = load.lane
                 if lane is None or not lane.forward(now):
-                    moved.append(load)
-        for load in moved:
+                    streams.append(load)
+        for load in streams:
             self.step(load)
         if self._times and self._times[0] <= now:
-            self._ring(now)
-        if self._waiting:
-            # Every other round at the least; lanes go first again if this one was long already.
-            self._put_off = not self._put_off and time.monotonic() > now + SHARE
-            limit = -1.0 if self._put_off else time.monotonic() + SHARE
-            while self._waiting and time.monotonic() < limit:
-                load = next(iter(self._waiting))
-                del self._waiting[load]
+            self._step_due(now)
+        if self._scheduled:
+            # Skip them when the streams took long already, but never twice in a row.
+            self._skipped = not self._skipped and time.monotonic() > now + SHARE
+            limit = -1.0 if self._skipped else time.monotonic() + SHARE
+            while self._scheduled and time.monotonic() < limit:
+                load = next(iter(self._scheduled))
+                del self._scheduled[load]
                 self.step(load)
         self.lag = time.monotonic() - now
 
-    def take(self, load: Load) -> None:
-        """Take *load* over and wait for what it waits for, until it has ended."""
+    def add(self, load: Load) -> None:
+        """Carry *load* until it has ended."""
         self._loads[load] = None
-        self.settle(load)
+        self.update(load)
 
-    def give_time(self, load: Load) -> None:
-        """Take *load* over and step it when running streams have moved on."""
-        self._loads[load] = self._waiting[load] = None
+    def schedule(self, load: Load) -> None:
+        """Carry *load*, and step it after the running streams."""
+        self._loads[load] = self._scheduled[load] = None
 
     def step(self, load: Load) -> None:
-        """Have *load* move what it has; nothing happens while a worker does that."""
-        if not (load.away or load.ended):
+        """Step *load*, unless a worker does that now."""
+        if not (load.on_worker or load.ended):
             load.step(0.0)
-            self.settle(load)
+            self.update(load)
 
-    def settle(self, load: Load) -> None:
-        """Wait for what *load* waits for now."""
+    def update(self, load: Load) -> None:
+        """Wait for the descriptor and the time that *load* has now; drop it if it has ended."""
         if load.ended:
             self._watch(load, None)
             if load.timer < math.inf:
@@ -226,47 +232,46 @@ class Carrier:
                 load.timer = math.inf
             if load in self._loads:
                 del self._loads[load]
-                load.leave()
+                load.release()
             return
-        if load.lane is None or load.descriptor is None:  # a lane's connection is polled already
+        if load.lane is None or load.descriptor is None:  # a lane's descriptor is polled already
             self._watch(load, load.fileno())
         due = load.due
         if due is not None:
             self._set_timer(load, due)
         elif load.descriptor is None:
-            load.away = True
-            self.workers.submit(functools.partial(self._work, load))
+            load.on_worker = True
+            self.workers.submit(functools.partial(self._step_on_worker, load))
 
-    def _work(self, load: Load) -> None:
-        """On a worker's thread: wait for *load* until it can be polled again."""
+    def _step_on_worker(self, load: Load) -> None:
+        """Step *load*, on a worker's thread, until it can be polled or has ended."""
         load.step(PATIENCE)
         while not load.ended and load.fileno() is None and load.due is None:
             load.step(PATIENCE)
-        self.call(functools.partial(self._back, load))
+        self.call(functools.partial(self._take_back, load))
 
-    def _back(self, load: Load) -> None:
-        load.away = False
+    def _take_back(self, load: Load) -> None:
+        load.on_worker = False
         if load.ended or (load.fileno() is None and load.due is None):
-            self.settle(load)
+            self.update(load)
         else:
-            self.step(load)  # what happened meanwhile was told to nobody: its client may have gone
+            self.step(load)  # steps were skipped meanwhile: the client may have left
 
     def _watch(self, load: Load, descriptor: int | None) -> None:
         """Poll *descriptor*, and no other, for *load*."""
         before, events = load.descriptor, load.events if load.steady else IN
         descriptor = descriptor if events else None
-        if load.steady and descriptor == before and events == load.polled:
+        if load.steady and descriptor == before and events == load.polled_events:
             return
-        # What a stream has closed can be another stream's descriptor by now.
+        # The number of a descriptor that a stream closed may be another stream's by now.
         if before is not None and before != descriptor and self._polled.get(before) is load:
-            self._polled[before] = None  # mostly an upstream's, who will be asked again
+            self._polled[before] = None  # unregistered at its next event: often it is wanted again
             if load.steady:
-                self._forget(before, closing=load.ended)
-        load.descriptor, load.polled = descriptor, events
+                self._stop_polling(before, closing=load.ended)
+        load.descriptor, load.polled_events = descriptor, events
         if descriptor is None:
             return
-        # Poll it in place of whoever had it before and closed it without a word.  That may be
-        # *load* itself: it is not enough that the number is the same.
+        # Even if the number is known: its descriptor may have been closed, which epoll forgets.
         known = descriptor in self._polled
         self._polled[descriptor] = load
         try:
@@ -276,15 +281,15 @@ class Carrier:
         except FileNotFoundError:
             self._poller.register(descriptor, events)
 
-    def _forget(self, descriptor: int, closing: bool = False) -> None:
-        """Poll *descriptor* no more, unless it is our own, which has only woken us."""
-        if descriptor == self._inside.fileno():
+    def _stop_polling(self, descriptor: int, closing: bool = False) -> None:
+        """Unregister *descriptor*, or drain it if it is the carrier's own."""
+        if descriptor == self._wake_reader.fileno():
             with contextlib.suppress(BlockingIOError):
-                self._inside.recv(4096)
+                self._wake_reader.recv(4096)
             return
         self._polled.pop(descriptor, None)
-        if not (closing and EPOLL):  # epoll itself takes note of what is closed
-            with contextlib.suppress(OSError):  # closed: then nothing is polled any more
+        if not (closing and EPOLL):  # epoll drops a descriptor that is closed
+            with contextlib.suppress(OSError):  # closed already
                 self._poller.unregister(descriptor)
 
     def _set_timer(self, load: Load, due: float) -> None:
@@ -300,15 +305,15 @@ class Carrier:
             heapq.heappush(self._times, due)
         self._alarms[due][load] = None
 
-    def _ring(self, now: float) -> None:
+    def _step_due(self, now: float) -> None:
         """Step the loads whose time has come."""
-        rung: list[Load] = []
+        loads: list[Load] = []
         while self._times and self._times[0] <= now:
-            rung += self._alarms.pop(heapq.heappop(self._times))
-        for load in rung:
+            loads += self._alarms.pop(heapq.heappop(self._times))
+        for load in loads:
             load.timer = math.inf
-        for load in rung:
-            due = math.inf if load.away or load.ended else load.due
+        for load in loads:
+            due = math.inf if load.on_worker or load.ended else load.due
             if due is not None and due <= now:
                 self.step(load)
             elif due is not None:

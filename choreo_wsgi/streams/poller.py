@@ -1,4 +1,4 @@
-"""Waiting for many descriptors: epoll, and its shape over :mod:`selectors` where it is missing."""
+"""Polling of many descriptors: epoll, or :mod:`selectors` behind epoll's interface."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import contextlib
 import select
 import selectors
 
-#: What is waited for, as epoll has it.
+#: The events to wait for, with epoll's values.
 IN, OUT = 1, 4
 
-#: Whether a descriptor that is closed is polled no more.
+#: Whether the poller drops a descriptor by itself when it is closed.
 EPOLL = hasattr(select, "epoll")
 
 
 class Selecting:
-    """What is used of ``select.epoll``, for macOS, BSD and Windows."""
+    """The used part of ``select.epoll``'s interface, for macOS, BSD and Windows."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self.close = self._selector.close
 
     def register(self, fd: int, events: int) -> None:
-        """Wait for *events* at *fd*, which may have been closed and opened meanwhile."""
+        """Poll *fd* for *events*; it may have been closed and reopened since the last call."""
         self.unregister(fd)
         reading = selectors.EVENT_READ if events & IN else 0
         self._selector.register(fd, reading | (selectors.EVENT_WRITE if events & OUT else 0))
@@ -29,17 +29,16 @@ class Selecting:
     modify = register
 
     def unregister(self, fd: int) -> None:
-        """Wait for nothing at *fd*."""
+        """Stop polling *fd*."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(fd)
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
-        """Return which descriptors are ready, waiting at most *timeout* seconds for the first."""
+        """Wait up to *timeout* seconds for a descriptor; return those that are ready."""
         return [(key.fd, events) for key, events in self._selector.select(timeout)]
 
 
 def new_poller() -> select.epoll | Selecting:
-    """Return the fastest poller that there is."""
-    # selectors.EpollSelector makes objects in Python of what epoll returns: felt at each frame
-    # of a stream at a model's pace.
+    """Return the fastest poller of this system."""
+    # selectors.EpollSelector creates a Python object per event: measurable at one event a frame.
     return select.epoll() if EPOLL else Selecting()

@@ -1,8 +1,8 @@
-"""Resumable streams: generations that are logged as they are sent, and readings of the log.
+"""Resumable streams: generations that are logged as they are sent, and playbacks of the log.
 
-What is sent is numbered and logged first.  When the client leaves, the recording becomes an
-orphan, which goes on filling the log; a client that comes back reads the log, from wherever
-it was, and goes on live.
+Every frame is numbered and logged before it is sent.  When the client leaves, the recording
+becomes an orphan, which the carrier continues; a client that returns plays the log back from the
+frame that it received last, and then receives new frames as they are logged.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from .carrier import Carrier, Load
 from .stream import Control, Generation
 from .workers import Workers
 
-#: Blocks of an orphan that need not be waited for before it is the next one's turn.
+#: Blocks of an orphan that are logged in one step, so that one orphan cannot delay the others.
 BLOCKS = 16
 
-#: Seconds between two looks at a silent stream: whether it was cancelled, or nobody reads it.
+#: Seconds between two checks of a silent stream: whether it was cancelled, or nobody reads it.
 LOOK = 1.0
 
-#: Threads for orphans that must be waited for, where no server has threads of its own.
+#: Threads for orphans whose steps block, under another server than ours.
 THREADS = 256
 
 logger = logging.getLogger(__name__)
 
 
 class Recording(Load):
-    """A *generation* whose frames are numbered and put into the log before they are sent.
+    """A *generation* whose frames are numbered and logged before they are sent.
 
     *adopt* is called with the recording when its client leaves before the end; it returns
-    whether somebody goes on with it, which is refused only when the server goes down.  It is
-    carried as it is then, as an orphan.
+    whether the recording goes on as an orphan, which is False only when the server shuts down.
     """
 
     def __init__(
@@ -48,16 +47,16 @@ class Recording(Load):
         self.generation = generation
         self.writer = writer
         self._adopt = adopt
-        #: Whether :meth:`receive` waits until the log has what it returns.
+        #: Whether :meth:`receive` waits until the log has stored the frames that it returns.
         self.waits = writer.blocking
-        #: For so long an orphan goes on although nobody reads the log.
+        #: Seconds without a reader of the log after which an orphan is stopped.
         self.unread_seconds = math.inf
         self.outcome = ""
-        self._asked = time.monotonic()
+        self._last_receive = time.monotonic()
 
     def receive(self, timeout: float) -> bytes:
-        """Return the numbered frames that came within *timeout* seconds, once they are logged."""
-        self._asked = time.monotonic()
+        """Return the frames received within *timeout* seconds, numbered and logged."""
+        self._last_receive = time.monotonic()
         if self.ended:
             return b""
         if self.writer.cancelled:
@@ -66,7 +65,7 @@ class Recording(Load):
         return self._record(self.generation.receive(timeout))
 
     def _record(self, block: bytes) -> bytes:
-        """Log *block*, which came from the generation; return it numbered."""
+        """Log *block*, received from the generation; return it numbered."""
         generation = self.generation
         if not block and not generation.ended:
             return b""
@@ -74,26 +73,26 @@ class Recording(Load):
         try:
             self.writer.append(numbered, count, end=generation.ended, wait=self.waits)
         except Fenced as error:
-            # Another replica has ended the stream: what its log says counts.
+            # Another replica has ended the stream in the log, and the log is authoritative.
             self._finish("producer_lost")
             return generation.writer.fail(error)
         if generation.ended:
             self._finish(generation.outcome)
         return numbered
 
-    def abandon(self, error: ChoreoError) -> None:
-        """End the log with *error*: nobody goes on with the generation."""
+    def fail(self, error: ChoreoError) -> None:
+        """Stop the generation, and end the log with *error*."""
         if not self.ended:
             self._record(self.generation.fail(error))
 
-    def step(self, patience: float) -> None:
-        """Log what there is."""
+    def step(self, timeout: float) -> None:
+        """Log the frames that are there."""
         try:
             if time.monotonic() - self.writer.last_read > self.unread_seconds:
                 text = "nobody read the stream for too long"
-                self.abandon(InvalidRequest(text, code="stream_cancelled"))
+                self.fail(InvalidRequest(text, code="stream_cancelled"))
             for _ in range(BLOCKS):
-                if not self.receive(patience) or self.fileno() is not None:
+                if not self.receive(timeout) or self.fileno() is not None:
                     break
         except Exception:
             logger.exception("a stream without a client cannot go on")
@@ -105,34 +104,31 @@ class Recording(Load):
         self.generation.close()
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll for more, or None."""
         return None if self.waits else self.generation.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
         due = self.generation.due
         if self.waits or (due is None and self.generation.fileno() is None):
             return None
-        look = self._asked + LOOK
+        look = self._last_receive + LOOK
         return look if due is None else min(look, due)
 
     def close(self) -> None:
-        """The client has gone: let somebody else go on, or end the log."""
+        """Hand the recording over because its client has left, or end the log."""
         if self.ended:
             return
         self.outcome = "client_left"
         if not self._adopt(self):
-            self.abandon(Unavailable("the server is shutting down", code="server_shutting_down"))
+            self.fail(Unavailable("the server is shutting down", code="server_shutting_down"))
 
 
 class Playback:
-    """A reading of the log, live at its end, until the stream's ending was handed over.
+    """The frames of the log, those that are there and then new ones, until the stream's ending.
 
-    *recover* is called when the stream's producer is lost, with the number of the last
-    frame handed over; it sees to it that the log ends.  *fail* writes the frame that tells of an
-    error of the reading, which has no number: the client may try again.  It is given the last
-    frames that were handed over.
+    *recover* is called when the stream's producer is lost, with the number of the last frame
+    returned; it ensures that the log ends.  *fail* writes the frame for an error of the log, from
+    the error and the last frames returned; it has no number, so the client may try again.
     """
 
     def __init__(
@@ -149,11 +145,11 @@ class Playback:
         self._last = b""
         self.ended = False
         self.outcome = ""
-        self._asked = time.monotonic()
+        self._last_receive = time.monotonic()
 
     def receive(self, timeout: float) -> bytes:
-        """Return the frames that are logged, or come within *timeout* seconds."""
-        self._asked = time.monotonic()
+        """Return the next logged frames, waiting up to *timeout* seconds for them."""
+        self._last_receive = time.monotonic()
         try:
             try:
                 block = self._reader.receive(timeout)
@@ -176,13 +172,12 @@ class Playback:
         self._reader.close()
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll for more, or None."""
         return self._reader.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came, so that the log knows of its reader, or None."""
-        return None if self._reader.fileno() is None else self._asked + LOOK
+        # Regularly, so that the log knows that it still has a reader.
+        return None if self._reader.fileno() is None else self._last_receive + LOOK
 
     def close(self) -> None:
         """Stop reading; the stream itself goes on."""
@@ -191,15 +186,15 @@ class Playback:
 
 
 class Orphans:
-    """Recordings whose client has left: they go on, each in its slot, which bounds them.
+    """Recordings that go on after their client has left; each keeps its slot, which limits them.
 
-    One that nobody has read for *unread_seconds* is stopped.  Who has a carrier already sets
-    *carrier*; otherwise one is made for the first orphan.
+    An orphan whose log nobody has read for *unread_seconds* is stopped.  The server sets
+    *carrier*; under other servers one is created for the first orphan.
     """
 
     def __init__(self, unread_seconds: float) -> None:
         self.carrier: Carrier | None = None
-        self._own: Carrier | None = None
+        self._own_carrier: Carrier | None = None
         self._unread_seconds = unread_seconds
         self._lock = threading.Lock()
         self._owners: Counter[str] = Counter()
@@ -207,29 +202,30 @@ class Orphans:
 
     @property
     def active(self) -> int:
-        """How many there are."""
+        """The number of orphans."""
         return self._owners.total()
 
     def active_of(self, owner: str) -> int:
-        """Return how many there are of *owner*."""
+        """Return the number of orphans of *owner*."""
         return self._owners[owner]
 
     def add(self, recording: Recording, owner: str) -> bool:
-        """Go on with *recording*; False after :meth:`close`."""
+        """Continue *recording*; return False, and do nothing, after :meth:`close`."""
         with self._lock:
             if self._closing:
                 return False
             self._owners[owner] += 1
             if self.carrier is None:
-                self.carrier = self._own = Carrier(Workers(THREADS))
-                self._own.start()
-        ended = recording.generation.on_end
+                self.carrier = self._own_carrier = Carrier(Workers(THREADS))
+                self._own_carrier.start()
+        previous = recording.generation.on_end
 
-        def on_end() -> None:  # before the log has the end: who has read that may begin another
+        # Called before the end is logged, so that a client that read it may begin another stream.
+        def on_end() -> None:
             with self._lock:
                 self._owners[owner] -= 1
-            if ended is not None:
-                ended()
+            if previous is not None:
+                previous()
 
         recording.generation.on_end = on_end
         recording.waits = False
@@ -238,8 +234,8 @@ class Orphans:
         return True
 
     def close(self) -> None:
-        """Take no more; what runs is left as it is."""
+        """Accept no more orphans; those that run are left as they are."""
         with self._lock:
             self._closing = True
-        if self._own is not None:
-            self._own.close()
+        if self._own_carrier is not None:
+            self._own_carrier.close()

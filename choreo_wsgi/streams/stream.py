@@ -1,11 +1,11 @@
 """The stream: a WSGI iterable that ends in exactly one way.
 
-A :class:`Generation` is what the model says, with its one ending: the end marker, or one
-error frame.  An :class:`EventStream` carries it to a client: it asks for what is there, a
-tick at a time, pings a silent line, and lets go when the client has gone.
+A :class:`Generation` is the model's output with exactly one ending: the end marker or one error
+frame.  An :class:`EventStream` forwards it to a client, sends pings while the provider is
+silent, and stops the generation when the client has left.
 
-Neither keeps its state in a generator's frame: ``close()`` works on a stream that was never
-started, and any thread may ask for the next bytes.
+Neither is a Python generator: ``close()`` also works on a stream that was never started, and
+the thread that reads may change from call to call.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from ..errors import ChoreoError, Unavailable
 if TYPE_CHECKING:
     from ..chat.answer import AnswerWriter
 
-#: Seconds between two looks at the client while nothing comes.  A client that leaves frees
-#: its upstream within this time.
+#: Seconds between two checks for a client that left, while the provider is silent.  A client
+#: that leaves frees its upstream within this time.
 TICK = 0.25
 
 logger = logging.getLogger(__name__)
 
 
 class Control:
-    """What the server tells all of its streams."""
+    """A flag that the server sets for all of its streams."""
 
     def __init__(self) -> None:
-        #: Every stream ends now, with an error frame.
+        #: Whether every stream is to end now with an error frame.
         self.stopping = False
 
     def check(self) -> None:
-        """Raise Unavailable if streams end now."""
+        """Raise Unavailable if streams are to end now."""
         if self.stopping:
             raise Unavailable("the server is shutting down", code="server_shutting_down")
 
 
 def drop_traceback(error: BaseException) -> None:
-    """Drop the frames that *error* came through, once it has been told.
+    """Drop the traceback and the causes of *error*, once it has been reported.
 
-    Whoever failed keeps the error and is kept by one of its frames, with the whole request: memory
-    that nobody but the cyclic collector would free, whenever it comes.
+    A failed stream refers to its error, and the error's traceback to the stream and its request:
+    a cycle, which only the garbage collector would free, much later.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
 
@@ -54,8 +54,8 @@ def drop_traceback(error: BaseException) -> None:
 class Generation:
     """The *frames* of an answer and its one ending, which *writer* writes.
 
-    *first* is what was received already.
-    ``outcome`` says how it ended: ``completed``, the code of the error frame, or
+    *first* is the block of frames that was received already.
+    ``outcome`` is how it ended: ``completed``, the code of the error frame, or
     ``client_closed``.  ``on_end``, if set, is called once, when it has ended and before the
     ending is returned.
     """
@@ -73,12 +73,12 @@ class Generation:
         self._first = first
         self.ended = False
         self.outcome = ""
-        #: What it ended with, if that is an error.
+        #: The error that it ended with, if any.
         self.failure: ChoreoError | None = None
         self.on_end: Callable[[], None] | None = None
 
     def receive(self, timeout: float) -> bytes:
-        """Return the frames that came within *timeout* seconds; the last bring the ending."""
+        """Return the frames received within *timeout* seconds; the last block has the ending."""
         if self.ended:
             return b""
         try:
@@ -97,7 +97,7 @@ class Generation:
         return block
 
     def fail(self, error: ChoreoError) -> bytes:
-        """End with *error*; return its frame, or nothing if the ending has been returned."""
+        """End with *error*; return its frame, ``b""`` if the generation has ended already."""
         if self.ended:
             return b""
         self.failure = error
@@ -106,16 +106,13 @@ class Generation:
         return self.writer.fail(error)
 
     def lane(self) -> Lane | None:
-        """Return the lane of the frames, if they have one."""
         return None if self.ended else lane_of(self._frames)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll for more, or None."""
         return self._frames.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came, or None."""
         return 0.0 if self._first or self.ended else self._frames.due
 
     def _end(self, outcome: str) -> None:
@@ -124,39 +121,39 @@ class Generation:
         try:
             self._frames.close()
         except Exception:
-            logger.exception("a provider failed to let go of a stream")
+            logger.exception("a provider failed to close a stream")
         if self.on_end is not None:
             self.on_end()
 
     def close(self) -> None:
-        """Stop the generation, if it still runs."""
+        """Stop the generation if it still runs."""
         if not self.ended:
             self._end("client_closed")
 
 
 class FrameStream(Readable[bytes], Protocol):
-    """What an event stream carries: frames that bring their one ending with them."""
+    """Frames that include their one ending."""
 
     @property
     def outcome(self) -> str:
-        """How it ended."""
+        """How the stream ended; see :class:`Generation`."""
 
 
 class Meter(Protocol):
-    """Counts what an event stream sends, *pings* and frames."""
+    """Counts the *pings* and the frames that an event stream sends."""
 
     pings: int
 
     def sent(self, frames: int, now: float) -> None:
-        """Count so many *frames*, which go to the client *now* (``time.monotonic``)."""
+        """Add *frames*, which are sent to the client *now* (``time.monotonic``)."""
 
 
 class EventStream:
     """The WSGI iterable that carries *generation* to a client.
 
-    *gone* tells whether the client has closed its connection.  *heartbeat* is the silence in
+    *gone* returns whether the client has closed its connection.  *heartbeat* is the silence in
     seconds after which *ping* is sent.  *on_close* is called once, with the outcome; *meter*
-    is told of every block and ping before it is sent.
+    counts every block and ping before it is sent.
     """
 
     def __init__(
@@ -191,45 +188,45 @@ class EventStream:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is to be sent."""
+        """Whether all has been sent."""
         begun = self._last_sent is not None
         return self._on_close is None or (begun and self._generation.ended)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll before :meth:`ready`, or None."""
+        """Return the descriptor that is readable when :meth:`ready` has data, or None."""
         return self._generation.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to call :meth:`ready` although nothing came, or None."""
+        """When to call :meth:`ready` even if nothing is readable, or None."""
         due = self._generation.due
         if due is None and self._generation.fileno() is None:
             return None
-        last = self._sent_last()
+        last = self._last_sent_at()
         ping = 0.0 if last is None else last + self._heartbeat
         return ping if due is None else min(due, ping)
 
     def lane(self) -> Lane | None:
-        """Return a lane for :meth:`ready`, if there is one for the next frames."""
+        """Return the lane of the next frames, or None."""
         self._lane = lane = None if self._last_sent is None else lane_of(self._generation)
         if lane is not None:
             lane.on_frames = self._meter.sent
         return lane
 
-    def _sent_last(self) -> float | None:
-        """Return when something was sent last, None if nothing was."""
+    def _last_sent_at(self) -> float | None:
+        """Return when a block was last sent, by the lane or by :meth:`ready`, or None."""
         lane, last = self._lane, self._last_sent
         return last if lane is None or last is None else max(last, lane.heard)
 
     def ready(self, timeout: float = 0.0) -> bytes:
-        """Return what is to be sent, ``b""`` when nothing came within *timeout* seconds.
+        """Return the next bytes to send, ``b""`` if there are none within *timeout* seconds.
 
-        To be called when :meth:`fileno` turns readable and when it is :attr:`due`; with 0 it
-        does not block while there is one of them.
+        Call it when :meth:`fileno` is readable and when it is :attr:`due`; with a timeout of 0
+        it does not block unless both are None.
         """
         if self.ended:
             return b""
-        last = self._last_sent = self._sent_last()
+        last = self._last_sent = self._last_sent_at()
         begun = last is not None
         block = self._generation.receive(timeout if begun else 0)
         now = time.monotonic()
@@ -238,7 +235,7 @@ class EventStream:
         elif begun and self._gone():
             self.close()
             return b""
-        # At the start a ping, if nothing else is there: the head leaves with the first bytes.
+        # A stream begins with a ping if no frame is there: the head is sent with the first bytes.
         elif last is None or now - last >= self._heartbeat:
             self._meter.pings += 1
             block = self._ping
@@ -247,7 +244,7 @@ class EventStream:
         return block
 
     def close(self) -> None:
-        """Stop the generation and give everything back; safe to call at any time, repeatedly."""
+        """Stop the generation and call *on_close*; may be called at any time, repeatedly."""
         on_close, self._on_close = self._on_close, None
         if on_close is None:
             return

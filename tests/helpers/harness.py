@@ -52,7 +52,7 @@ def _do_without(missing: str) -> NoReturn:
 
 def busy(workers: Any) -> int:
     """Return how many threads of *workers* run a job."""
-    return int(workers.made - len(workers._idle))
+    return int(workers.started - len(workers._idle))
 
 
 def wait_until(true: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:

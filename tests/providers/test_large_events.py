@@ -179,7 +179,7 @@ def test_the_carrier_has_a_worker_read_it() -> None:
                 threads.append(threading.current_thread().name)
             self.ended = self.reply.ended
 
-        def leave(self) -> None:
+        def release(self) -> None:
             done.set()
 
     carrier = Carrier(Workers(2))

@@ -50,7 +50,7 @@ class Waiting(Load):
         if self.sock is not None:
             self.ended = self.sock.recv(1) == b"e"
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self.left.set()
 
 
@@ -91,7 +91,7 @@ def test_a_descriptor_that_is_closed_and_used_anew(
 
         def anew() -> None:
             os.dup2(ours.fileno(), pair[0].fileno())
-            carrier.settle(load)
+            carrier.update(load)
             stepped.set()
 
         carrier.call(anew)
@@ -110,7 +110,7 @@ def test_a_descriptor_that_is_left_for_another(
 
         def move() -> None:
             load.sock = ours
-            carrier.settle(load)
+            carrier.update(load)
             pair[1].sendall(b"old")
 
         carrier.call(move)
@@ -218,7 +218,7 @@ def test_a_time_that_was_put_off_comes_all_the_same(carrier: Carrier) -> None:
     load.step = lambda patience: setattr(load, "ended", True)  # type: ignore[method-assign]
 
     def begin() -> None:
-        carrier.take(load)
+        carrier.add(load)
         load.time = time.monotonic() + 0.05
 
     carrier.call(begin)
@@ -260,7 +260,7 @@ def test_what_gives_way_has_its_turn_however_long_the_streams_take(
     carrier.carry(busy)
     pair[1].sendall(b"there is always more")
     harness.wait_until(lambda: busy.steps, "it is asked all the time")
-    carrier.call(lambda: carrier.give_time(other))
+    carrier.call(lambda: carrier.schedule(other))
     assert other.left.wait(harness.DEADLINE)
     assert busy.left.wait(harness.DEADLINE)
 
@@ -283,10 +283,10 @@ def test_a_stream_goes_on_between_many_that_begin(
         spin()
 
     def begin() -> None:
-        carrier.take(stream)
+        carrier.add(stream)
         for load in beginning:
             load.step = step  # type: ignore[method-assign]
-            carrier.give_time(load)
+            carrier.schedule(load)
 
     carrier.call(begin)
     harness.wait_until(lambda: len(order) == 11, "all had their turn")

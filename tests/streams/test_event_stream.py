@@ -168,7 +168,7 @@ def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told(
     run = Run(Clinging())
     run.stream.close()
     run.check_all_is_given_back()
-    assert "a provider failed to let go of a stream" in caplog.text
+    assert "a provider failed to close a stream" in caplog.text
 
 
 def test_after_its_ending_a_generation_says_nothing_more() -> None:

@@ -48,7 +48,7 @@ def test_jobs_wait_for_the_threads_that_there_are(allow: Callable[[int], None]) 
 
     for _ in range(6):
         workers.submit(job)
-    assert workers.made == workers.most == 2
+    assert workers.started == workers.most == 2
     go.set()
     for _ in range(6):
         assert done.acquire(timeout=harness.DEADLINE)
@@ -68,15 +68,15 @@ def test_too_few_threads_are_found_out(allow: Callable[[int], None], allowed: in
     workers = Workers(10)
     allow(allowed)
     with pytest.raises(RuntimeError, match="the system allows"):
-        workers.prove(4)
+        workers.ensure(4)
     workers.close()
 
 
 def test_enough_threads_are_kept(allow: Callable[[int], None]) -> None:
     workers = Workers(10)
     allow(4)
-    workers.prove(4)
-    assert workers.made == 4
+    workers.ensure(4)
+    assert workers.started == 4
     harness.wait_until(lambda: not harness.busy(workers), "the threads are idle")
     workers.close()
 
@@ -91,13 +91,13 @@ def test_a_job_that_fails_leaves_its_thread_to_the_next() -> None:
     workers.submit(fail)
     workers.submit(done.set)
     assert done.wait(harness.DEADLINE)
-    assert workers.made == 1
+    assert workers.started == 1
     workers.close()
 
 
 def test_the_thread_that_was_busy_last_is_busy_next() -> None:
     workers = Workers(3)
-    workers.prove(3)
+    workers.ensure(3)
     names = []
     for _ in range(4):
         harness.wait_until(lambda: not harness.busy(workers), "the threads are idle")
