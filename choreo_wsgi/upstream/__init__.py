@@ -1,9 +1,8 @@
-"""HTTP to a provider: pooled connections, one exchange after the other, cancelled at will.
+"""An HTTP/1.1 client with pooled connections, whose exchanges any thread can cancel.
 
-A :class:`Client` hands out :class:`Exchange` objects.  ``send()`` returns at once; looking
-up the name, connecting, the TLS handshake, sending and reading all happen inside
-``Exchange.receive(timeout)``, on the thread that asks, which never waits longer than it
-said (looking up a name apart).
+``Client.send()`` returns an :class:`Exchange` at once.  Name lookup, connecting, the TLS
+handshake, sending and reading all happen inside ``Exchange.receive(timeout)``, on the calling
+thread, which waits no longer than *timeout* (except for the name lookup).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ __all__ = ["Client", "Exchange", "HTTPRequest", "Timeouts"]
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: who wants ``framing`` alone (the client does) gets no socket and no TLS.
+    # Imported on demand: choreoai uses ``framing`` alone, without sockets and TLS.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = {"Client": ".pool", "Exchange": ".exchange"}.get(name, ".request")

@@ -1,4 +1,4 @@
-"""Where a URL leads: host, port, request target, and the proxy on the way there."""
+"""The parts of a URL (host, port, request target) and the proxy to reach it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from ..errors import ConfigurationError
 
 _PORTS = {"http": 80, "https": 443}
-_BASE, _PROXY = "a base URL", "the proxy on the way there"
-_TARGET = re.compile(r"[!-~]*")  # what may stand in a request line: visible ASCII
+_BASE, _PROXY = "a base URL", "the proxy's URL"
+_TARGET = re.compile(r"[!-~]*")  # the characters of a request line: visible ASCII
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to connect; two requests with equal addresses can share a connection."""
+    """The address to connect to; requests with equal addresses can share a connection."""
 
     scheme: str
     host: str
@@ -47,7 +47,7 @@ class Address:
 
 
 def parse_url(url: str, environ: Mapping[str, str]) -> tuple[Address, str]:
-    """Return where *url* leads and the request target to ask for there.
+    """Return the address and the request target of *url*.
 
     *environ* names the proxies.  Raises ConfigurationError for anything but http and https.
     """
@@ -65,21 +65,21 @@ def parse_url(url: str, environ: Mapping[str, str]) -> tuple[Address, str]:
     return address, target
 
 
-def _split(url: str, what: str) -> SplitResult:
+def _split(url: str, subject: str) -> SplitResult:
     try:
         split = urlsplit(url)
         usable = split.scheme in _PORTS and bool(split.hostname) and split.port != 0
     except ValueError:
         usable = False
     if not usable:
-        form = "http://HOST or https://HOST/PATH" if what == _BASE else "http://HOST:PORT"
-        raise ConfigurationError(f"{what} must look like {form}")
+        form = "http://HOST or https://HOST/PATH" if subject == _BASE else "http://HOST:PORT"
+        raise ConfigurationError(f"{subject} must look like {form}")
     return split
 
 
 def _proxy(scheme: str, environ: Mapping[str, str]) -> Proxy | None:
     for name in (f"{scheme}_proxy", f"{scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY"):
-        # In a CGI process HTTP_PROXY is the header "Proxy:" of whoever calls ("httpoxy").
+        # In a CGI process HTTP_PROXY is the client's "Proxy" header ("httpoxy").
         if environ.get(name) and not (name == "HTTP_PROXY" and "REQUEST_METHOD" in environ):
             return _parse_proxy(environ[name])
     return None
@@ -88,7 +88,7 @@ def _proxy(scheme: str, environ: Mapping[str, str]) -> Proxy | None:
 def _parse_proxy(url: str) -> Proxy:
     split = _split(url if "://" in url else f"http://{url}", _PROXY)
     if split.scheme != "http":
-        raise ConfigurationError(f"{_PROXY} must be reached over http://")
+        raise ConfigurationError(f"{_PROXY} must begin with http://")
     assert split.hostname
     authorization = ""
     if split.username is not None:
@@ -98,7 +98,7 @@ def _parse_proxy(url: str) -> Proxy:
 
 
 def _direct(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    """Whether NO_PROXY names *host*: a name or its parent domain, an address, a network, ``*``."""
+    """Return whether NO_PROXY has *host*: by name, parent domain, address, network or ``*``."""
     words = (environ.get("no_proxy") or environ.get("NO_PROXY") or "").replace(" ", "").split(",")
     for word in filter(None, words):
         name = word.lower().removesuffix(f":{port}").lstrip(".")

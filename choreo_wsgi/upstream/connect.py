@@ -1,8 +1,6 @@
-"""The way to a connection: name, address, proxy, TLS; told step by step, never waiting.
+"""Connecting: name lookup, TCP, a proxy's tunnel and TLS, as steps (:data:`.request.Steps`).
 
-Each function here is a generator that yields what it waits for, as ``(events, until)``, and
-goes on when the socket is ready for the events, or with :class:`~.request.Overdue` when the clock
-has reached *until*.  Without an event (0) the next step blocks: it looks a name up.
+The only step that blocks is the name lookup; it is announced by events of 0.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from .framing import FramingError
 from .head import head_end, parse_head
 from .request import Steps
 
-_Place = tuple[int, object]  # an address family, and what connect() takes
+_SocketAddress = tuple[int, object]  # an address family, and the argument of connect()
 
 
 def connect(
@@ -34,13 +32,13 @@ def connect(
 ) -> Steps:
     """Connect *connection* to its address, or to *unix_socket*, by *until* (monotonic).
 
-    Raises ProviderUnavailable, ProviderTimeout when it took too long, and Exhausted when it
-    was not for the provider that there is none.
+    Raises ProviderUnavailable, ProviderTimeout, and Exhausted if this process has no file
+    descriptor left.
     """
     address = connection.address
     try:
-        places = yield from _places(address, unix_socket, until)
-        yield from _dial(connection, places, until)
+        addresses = yield from _look_up(address, unix_socket, until)
+        yield from _connect_to_first(connection, addresses, until)
         if address.proxy is not None and address.scheme == "https":
             yield from _tunnel(connection, until)
         if address.scheme == "https":
@@ -53,12 +51,12 @@ def connect(
                     connection.tls.feed(data)
             yield from _flush(connection, until)
     except ssl.SSLCertVerificationError as error:
-        why = f"the provider's certificate is not good: {error.verify_message}"
+        why = f"the provider's certificate is invalid: {error.verify_message}"
         raise ProviderUnavailable(why) from error
     except FramingError as error:
         raise ProviderUnavailable(f"the proxy's answer cannot be read: {error}") from error
     except TimeoutError as error:
-        raise ProviderTimeout("no connection to the provider in time") from error
+        raise ProviderTimeout("connecting to the provider timed out") from error
     except OSError as error:
         if _out_of_descriptors():
             raise Exhausted("the server has no file descriptor left", retry_after=1) from error
@@ -68,7 +66,7 @@ def connect(
 
 
 def _out_of_descriptors() -> bool:
-    """Return whether this process can open nothing: whatever failed, failed for that."""
+    """Return whether this process cannot open a descriptor, whichever call failed for that."""
     try:
         socket.socket().close()
     except OSError as error:
@@ -82,21 +80,21 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _places(
+def _look_up(
     address: Address, unix_socket: str, until: float
-) -> Generator[tuple[int, float], None, list[_Place]]:
+) -> Generator[tuple[int, float], None, list[_SocketAddress]]:
     if unix_socket:
         return [(socket.AF_UNIX, unix_socket)]
-    at = address.proxy or address
-    if not _is_literal(at.host):
+    peer = address.proxy or address
+    if not _is_literal(peer.host):
         yield 0, until
-    found = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)
-    return [(family, place) for family, _, _, _, place in found]
+    found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+    return [(family, socket_address) for family, _, _, _, socket_address in found]
 
 
 @lru_cache(256)
 def _is_literal(host: str) -> bool:
-    """Return whether *host* is an address, for which nobody need be asked."""
+    """Return whether *host* is an IP address, which needs no lookup."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -104,18 +102,20 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _dial(connection: Connection, places: list[_Place], until: float) -> Steps:
-    """Try the *places* in turn, each for its share of the time that is left."""
+def _connect_to_first(
+    connection: Connection, addresses: list[_SocketAddress], until: float
+) -> Steps:
+    """Connect to the first address that accepts, each tried for its share of the time left."""
     failure = OSError("the name has no address")
-    for left in range(len(places), 0, -1):
-        family, place = places[-left]
+    for left in range(len(addresses), 0, -1):
+        family, address = addresses[-left]
         now = time.monotonic()
         share = now + (until - now) / left
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         connection.sock = sock
         try:
-            yield from _connect_to(sock, place, share)
+            yield from _connect_to(sock, address, share)
             connection.round_trip = min(time.monotonic() - now, 1.0)
             return
         except OSError as error:
@@ -127,9 +127,9 @@ def _dial(connection: Connection, places: list[_Place], until: float) -> Steps:
     raise failure
 
 
-def _connect_to(sock: socket.socket, place: object, until: float) -> Steps:
+def _connect_to(sock: socket.socket, address: object, until: float) -> Steps:
     try:
-        sock.connect(place)  # type: ignore[arg-type]
+        sock.connect(address)  # type: ignore[arg-type]
         return
     except BlockingIOError:
         pass
@@ -140,7 +140,7 @@ def _connect_to(sock: socket.socket, place: object, until: float) -> Steps:
 
 
 def _tunnel(connection: Connection, until: float) -> Steps:
-    """Ask the proxy for a way to the address: RFC 9110 9.3.6."""
+    """Open a tunnel through the proxy to the address: RFC 9110, 9.3.6."""
     address = connection.address
     assert address.proxy is not None
     request = f"CONNECT {address.authority} HTTP/1.1\r\nHost: {address.authority}\r\n"

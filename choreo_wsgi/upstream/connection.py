@@ -1,4 +1,9 @@
-"""One connection: a socket, perhaps with TLS on it, that never makes anyone wait unasked."""
+"""One connection to a provider: a socket, with or without TLS, that blocks only when asked to.
+
+TLS runs between two memory buffers (:class:`TLS`), so that one set of socket calls and timeouts
+serves both.  The exchange that has acquired the connection owns its descriptors: the socket's
+and, while it waits to write, that of an epoll, which a poller can poll for reading.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +22,17 @@ from .framing import Framing
 POLLIN = getattr(select, "POLLIN", 1)
 POLLOUT = getattr(select, "POLLOUT", 4)
 
-#: Read at once.  Below 128 KiB, where malloc would begin to map and unmap each buffer.
+#: Bytes per read.  From 128 KiB on malloc would map and unmap memory for each buffer.
 BLOCK = 128 * 1024 - 64
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-# Under a server with a thread a stream (waitress-serve, gunicorn) a blocking recv() that the
-# kernel ends saves the poll() before each: a quarter of the CPU of a stream at 20 frames a second.
-_KERNEL_TIMES = sys.platform == "linux"
+# Under a server with a thread per stream (waitress-serve, gunicorn) a blocking recv() with the
+# kernel's timeout replaces poll() and recv(): a quarter less CPU for 20 frames a second.
+_KERNEL_TIMEOUTS = sys.platform == "linux"
 
 
 class TLS:
-    """TLS between two byte buffers, so that the socket under it is read like any other."""
+    """The TLS protocol between two memory buffers; the caller moves their bytes to the socket."""
 
     def __init__(self, context: ssl.SSLContext, host: str) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -36,7 +41,7 @@ class TLS:
         self.ended = False
 
     def handshake(self) -> bool:
-        """Go on with the handshake; return whether it is over.  Raises ssl.SSLError."""
+        """Continue the handshake; return whether it is complete.  Raises ssl.SSLError."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -44,14 +49,14 @@ class TLS:
         return True
 
     def feed(self, data: bytes) -> None:
-        """Take what the socket gave, ``b""`` for its end."""
+        """Add bytes received from the socket, ``b""`` for its end."""
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
     def decrypt(self) -> bytes:
-        """Return all that can be read by now; ``ended`` turns true at the end."""
+        """Return all decrypted bytes; sets ``ended`` at the end of the stream."""
         pieces = []
         try:
             while piece := self._tls.read(65536):
@@ -64,18 +69,18 @@ class TLS:
         return b"".join(pieces)
 
     def encrypt(self, data: bytes | memoryview) -> None:
-        """Write *data*, to be sent as :meth:`outgoing`."""
+        """Encrypt *data*; :meth:`outgoing` then returns the bytes to send."""
         self._tls.write(data)
 
     def outgoing(self) -> bytes:
-        """Return what must be sent next."""
+        """Return the encrypted bytes to send next."""
         return self._outgoing.read()
 
 
 class Connection:
-    """A connection to *address*; *sock* is None until there is one.
+    """A connection to *address*; ``sock`` is None until connecting begins.
 
-    Only the thread that reads calls anything but :meth:`abort`.
+    Only the thread that receives may call other methods than :meth:`abort`.
     """
 
     def __init__(self, address: Address) -> None:
@@ -84,15 +89,15 @@ class Connection:
         self.tls: TLS | None = None
         self.reused = False
         self.idle_since = 0.0
-        #: The rest of the last answer, when it was left before its end mark came.
+        #: The framing of the last answer, if the answer's end was not received yet.
         self.framing: Framing | None = None
-        #: Seconds that it took to connect, when there was nothing to be looked up any more.
+        #: Seconds that connecting took, without the name lookup.
         self.round_trip = 0.0
-        self._poll: select.epoll | None = None
-        self._polled: tuple[socket.socket, int] | None = None  # what it is made for
-        self._parts: list[memoryview] = []  # to be sent behind what goes out now
+        self._epoll: select.epoll | None = None
+        self._polled: tuple[socket.socket, int] | None = None  # the epoll's socket and events
         self._outgoing = memoryview(b"")
-        self._kernel_time = -1.0
+        self._parts: list[memoryview] = []  # to be encrypted and sent after _outgoing
+        self._kernel_timeout = -1.0
 
     def wait(self, events: int, seconds: float) -> bool:
         """Wait until the socket is ready for one of *events*; return whether it is."""
@@ -106,9 +111,9 @@ class Connection:
         return bool(poll.poll(seconds * 1000))
 
     def fileno(self, events: int) -> int | None:
-        """Return a descriptor that turns readable when *events* have come, None if none does.
+        """Return a descriptor that becomes readable on *events*, or None if there is none.
 
-        Who polls for many polls for reading only; an epoll can itself be polled.
+        The carrier polls for reading only; an epoll is readable when its events have occurred.
         """
         number = -1 if self.sock is None else self.sock.fileno()
         if self.sock is None or number < 0:
@@ -116,26 +121,26 @@ class Connection:
         if events == POLLIN:
             return number
         if self._polled != (self.sock, events):
-            self._poll = None
+            self._epoll = None
             with contextlib.suppress(OSError, AttributeError):  # no descriptor is left, or no epoll
-                self._poll = select.epoll(1)
-                self._poll.register(self.sock, events)
+                self._epoll = select.epoll(1)
+                self._epoll.register(self.sock, events)
                 self._polled = (self.sock, events)
-        return self._poll.fileno() if self._poll is not None else None
+        return self._epoll.fileno() if self._epoll is not None else None
 
     def established(self, tcp: bool) -> None:
-        """Leave the connecting behind."""
+        """Set the socket's options once it is connected."""
         assert self.sock is not None
         if tcp:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def queue(self, *parts: bytes) -> None:
-        """Take *parts* to be sent by :meth:`flush`; they are neither joined nor encrypted yet."""
+        """Queue *parts*, which :meth:`flush` encrypts and sends."""
         self._parts += map(memoryview, parts)
 
     def flush(self) -> bool:
-        """Send what the socket takes without waiting; return whether that was all.
+        """Send as much as the socket accepts at once; return whether all is sent.
 
         Raises OSError.
         """
@@ -148,8 +153,8 @@ class Connection:
                 self._outgoing = self._outgoing[sent:]
         except BlockingIOError:
             return False
-        self._outgoing = memoryview(b"")  # an empty slice would hold all that was sent
-        self._poll = self._polled = None
+        self._outgoing = memoryview(b"")  # an empty slice would keep the sent bytes in memory
+        self._epoll = self._polled = None
         return True
 
     def _next_part(self) -> memoryview:
@@ -162,20 +167,20 @@ class Connection:
         return memoryview(self.tls.outgoing())
 
     def handshake(self) -> bool:
-        """Go on with the TLS handshake; return whether it is over.  Raises OSError."""
+        """Continue the TLS handshake; return whether it is complete.  Raises OSError."""
         assert self.tls is not None
         over = self.tls.handshake()
         self.queue_raw(self.tls.outgoing())
         return over
 
     def queue_raw(self, data: bytes) -> None:
-        """Take *data*, encrypted already, to be sent by :meth:`flush`."""
+        """Queue *data*, encrypted already, before the other parts."""
         if data:
-            left = self._outgoing
-            self._outgoing = memoryview(bytes(left) + data if left else data)
+            unsent = self._outgoing
+            self._outgoing = memoryview(bytes(unsent) + data if unsent else data)
 
     def receive(self, timeout: float) -> bytes | None:
-        """Return what came within *timeout* seconds, None when nothing, ``b""`` at the end.
+        """Return the bytes received within *timeout* seconds: None on timeout, ``b""`` at the end.
 
         Raises OSError.
         """
@@ -186,9 +191,9 @@ class Connection:
         try:
             if timeout <= 0:
                 data = sock.recv(BLOCK, _DONT_WAIT)
-            elif _KERNEL_TIMES:
-                if timeout != self._kernel_time:
-                    self._set_kernel_time(sock, timeout)
+            elif _KERNEL_TIMEOUTS:
+                if timeout != self._kernel_timeout:
+                    self._set_kernel_timeout(sock, timeout)
                 data = sock.recv(BLOCK)
             elif self.wait(POLLIN, timeout):
                 data = sock.recv(BLOCK)
@@ -200,35 +205,35 @@ class Connection:
             return data
         tls.feed(data)
         plain = tls.decrypt()
-        self.queue_raw(tls.outgoing())  # an answer to a key update
+        self.queue_raw(tls.outgoing())  # the answer to a key update
         self.flush()
         return plain if plain or tls.ended else None
 
     def receiver(self) -> Callable[[], bytes | None]:
-        """Return a quick ``receive(0)``; it may raise BlockingIOError for None."""
+        """Return a faster ``receive(0)``, which may raise BlockingIOError instead of None."""
         if self.tls is not None or self.sock is None:
             return functools.partial(self.receive, 0)
         return functools.partial(self.sock.recv, BLOCK, _DONT_WAIT)
 
     def receive_raw(self) -> bytes | None:
-        """Return the socket's own bytes that are there, None when there are none."""
+        """Return the bytes that the socket has received, not decrypted; None if there are none."""
         assert self.sock is not None
         try:
             return self.sock.recv(BLOCK, _DONT_WAIT)
         except BlockingIOError:
             return None
 
-    def _set_kernel_time(self, sock: socket.socket, timeout: float) -> None:
-        if self._kernel_time < 0:
-            sock.setblocking(True)  # nobody has waited yet
-        # 0 would be for ever.
+    def _set_kernel_timeout(self, sock: socket.socket, timeout: float) -> None:
+        if self._kernel_timeout < 0:
+            sock.setblocking(True)  # at the first receive with a timeout
+        # The kernel takes 0 for no timeout.
         whole, part = divmod(max(round(timeout * 1e6), 1), 1_000_000)
         packed = struct.pack("@ll", whole, part)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-        self._kernel_time = timeout
+        self._kernel_timeout = timeout
 
-    def settled(self) -> bool:
-        """Whether an idle connection can take a request: open, silent, its answer at an end."""
+    def is_reusable(self) -> bool:
+        """Return whether the idle connection is open, and its last answer ended cleanly."""
         try:
             while (data := self.receive(0)) is not None:
                 framing = self.framing
@@ -241,13 +246,13 @@ class Connection:
         return self.framing is None or self.framing.done
 
     def abort(self) -> None:
-        """Break the connection off, from any thread: whoever waits for it wakes up."""
+        """Shut the socket down, from any thread: a thread that waits for it wakes up."""
         sock = self.sock
         if sock is not None:
             with contextlib.suppress(OSError):  # not connected, or closed already
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket; nothing is said to the other side's TLS."""
+        """Close the socket, without a TLS closing alert."""
         if self.sock is not None:
             self.sock.close()

@@ -1,4 +1,18 @@
-"""One request and its answer."""
+"""One HTTP request and its answer, read piece by piece with a timeout.
+
+Phases: until the answer's head is complete, the exchange runs *steps* (:data:`.request.Steps`), a
+generator that connects, sends the request, reads the head, and yields when it must wait.
+:meth:`Exchange._advance` resumes it.  From then on :meth:`Exchange._read` returns the body.
+
+Threads: one thread at a time receives, with ``_busy`` held; any thread may close.  The number of
+a closed descriptor may at once be another connection's, which a thread inside receive() would
+then read.  So close() only shuts the socket down while a thread receives; that thread wakes up
+and closes it.  ``_ending`` is held to abort the connection or to mark it as free for the pool, so
+that a connection is never aborted once another exchange uses it.
+
+Retries: a pooled connection may break because the provider closed it while it was idle.  Then the
+request is sent once more, on a new connection, if the provider cannot have begun to work on it.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +31,17 @@ from .request import Overdue, Steps
 if TYPE_CHECKING:
     from .pool import Client
 
-# Seconds that the news of a closed connection takes, besides its round trip.
-_AT_ONCE = 0.1
+# Seconds within which a closed connection is noticed, besides two round trips.
+_CLOSE_NOTICE = 0.1
 _NO_HEADERS = Headers()
 _UNREADABLE = "the provider's answer cannot be read"
 
-#: Seconds between two questions whether a socket is writable, where nobody tells.
+#: Seconds between two checks whether a socket is writable, without an epoll to poll.
 PAUSE = 0.01
 
 
 class Exchange:
-    """A request under way and its answer.
-
-    *status* is None and *headers* is empty until the answer's head came.  One thread at a time may
-    receive; any thread may close.
-    """
+    """A request and its answer; ``status`` is None until the answer's head is received."""
 
     def __init__(self, client: Client, address: Address, method: str, *request: bytes) -> None:
         self.status: int | None = None
@@ -45,30 +55,28 @@ class Exchange:
         self._connection: Connection | None = None
         self._framing: Framing | None = None
         self._head: Head | None = None
-        self._early = b""  # the bytes that came, until the head is whole
-        self._start = 0  # where in them it begins
-        #: What was read and has to be looked at: bytes of the body, or the connection's failure.
+        self._head_bytes = b""  # received bytes of an incomplete head
+        self._head_start = 0  # where the final head begins in them, behind the interim ones
+        #: Received bytes of the body, or the connection's failure, that are to be read next.
         self.unread: bytes | OSError = b""
-        self._steps: Steps | None = self._begin(fresh=False)
-        self._waiting: tuple[int, float] | None = None
-        #: When a piece of the body, or the head, came last.
-        self.heard = 0.0
-        self._again = 0.0  # when to ask whether the socket is writable
-        self._patience = client.timeouts.first_byte
+        self._steps: Steps | None = self._steps_to_head(new=False)
+        self._waiting: tuple[int, float] | None = None  # the events and the deadline of the steps
+        #: When the head or a piece of the body was received last.
+        self.last_received = 0.0
+        self._next_check = 0.0  # when to check whether the socket is writable
+        self._read_timeout = client.timeouts.first_byte
         self._sent = self._closed = False
         self._sent_at = 0.0
-        self._answered = False  # a byte of the answer has come
+        self._answered = False  # a byte of the answer was received
         self._busy = threading.Lock()
-        # Held while the connection is either aborted or given back: never both.
         self._ending = threading.Lock()
 
     def receive(self, timeout: float) -> bytes:
-        """Return the body's bytes that came within *timeout* seconds, chunking undone.
+        """Return the body's bytes received within *timeout* seconds, without their framing.
 
-        ``b""`` when nothing came in time; ``receive(0)`` never blocks.  What came before a
-        failure is returned first.  Raises ProviderUnavailable (no connection, or closed by
-        us), ProviderTimeout, UpstreamTruncated (it broke before the answer's end),
-        UpstreamInvalid (not HTTP).
+        ``b""`` on timeout and at the end; ``receive(0)`` never blocks.  Bytes received before a
+        failure are returned first.  Raises ProviderUnavailable (no connection, or closed by us),
+        ProviderTimeout, UpstreamTruncated (the answer is incomplete), UpstreamInvalid (not HTTP).
         """
         with self._busy:
             try:
@@ -86,36 +94,36 @@ class Exchange:
                     self._connection.close()
 
     def chunks(self) -> tuple[Callable[[], bytes | None], Mapping[bytes, int]] | None:
-        """Return how to read chunks past :meth:`receive`, if the next byte begins one.
+        """Return how to read chunks without :meth:`receive`, None unless the next byte begins one.
 
-        A function that does as ``Connection.receiver`` says, and the lines that begin chunks.
-        Only the thread that receives uses them; what it cannot use becomes ``unread``.
+        This is the function of ``Connection.receiver`` and the sizes by size line.  Only the
+        thread that receives may use them; bytes that it cannot use it must set as ``unread``.
         """
         connection, framing = self._connection, self._framing
         if self.ended or self._closed or self.unread or not isinstance(framing, Chunked):
             return None
-        if connection is None or not framing.fresh:
+        if connection is None or not framing.at_chunk:
             return None
         return connection.receiver(), framing.sizes
 
     def fileno(self) -> int | None:
-        """Return the file descriptor that turns readable, or None when only asking tells."""
+        """Return the file descriptor to poll for reading, or None if there is none yet."""
         connection = self._connection
         if connection is None or self.ended or self._closed:
-            return None  # the connection may be another exchange's by now
+            return None  # the connection may belong to another exchange by now
         return connection.fileno(self.events)
 
     @property
     def events(self) -> int:
-        """What is waited for: ``select.POLLIN``, with or without ``select.POLLOUT``."""
+        """The events to wait for: ``select.POLLIN``, ``select.POLLOUT``, or both."""
         if self._steps is None:
             return POLLIN
         return self._waiting[0] if self._waiting is not None else POLLOUT
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came; None while a name must be looked up."""
-        # The end may be known, which no descriptor tells again.
+        """When to receive even without an event; None while a name must be looked up."""
+        # An end or a failure that is known already causes no further event.
         connection, framing = self._connection, self._framing
         if (
             self.ended
@@ -125,25 +133,24 @@ class Exchange:
         ):
             return 0.0
         if self._steps is None:
-            return self.heard + self._patience
+            return self.last_received + self._read_timeout
         if self._waiting is None:
             return 0.0
         events, deadline = self._waiting
         if not events:
             return None
-        told = events == POLLIN or self.fileno() is not None
-        return deadline if told else min(deadline, self._again)
+        polled = events == POLLIN or self.fileno() is not None
+        return deadline if polled else min(deadline, self._next_check)
 
     def close(self) -> None:
-        """Let go of the connection, in whatever phase, from any thread, as often as wanted."""
+        """End the exchange and its connection, in any phase, from any thread, repeatedly."""
         with self._ending:
             self._closed = True
             connection = self._connection
             if connection is None or self.ended:
                 return
             connection.abort()
-        # A descriptor closed under a reader could be another connection's a moment later,
-        # so one who is inside receive() closes it himself.
+        # Otherwise the thread that is inside receive() closes the connection.
         if self._busy.acquire(blocking=False):
             try:
                 if not self.ended:
@@ -152,10 +159,9 @@ class Exchange:
                 self._busy.release()
 
     def finish(self) -> None:
-        """Say that the rest of the body does not matter.
+        """End the exchange before the end of the body is received.
 
-        The connection is kept when nothing but the end of the body is still to come, which
-        shows when it is used next.
+        The pool uses its connection again only if nothing but that end has arrived by then.
         """
         with self._busy:
             if self.ended or self._steps is not None or self._framing is None:
@@ -163,20 +169,20 @@ class Exchange:
             self._end()
 
     def _advance(self, steps: Steps, until: float) -> bool:
-        """Go on up to the answer's head until the time *until*; return whether it is there."""
+        """Run the *steps* up to the time *until*; return whether the head is complete."""
         while True:
             self._check_open()
             if self._waiting is not None:
                 events, deadline = self._waiting
-                patience = until - time.monotonic()
-                if patience <= 0 and not events:
-                    return False  # what comes next may block, and nobody may wait
-                if events and (patience > 0 or events != POLLIN):  # else reading tells as well
+                remaining = until - time.monotonic()
+                if remaining <= 0 and not events:
+                    return False  # the next step blocks, and the caller does not want to wait
+                if events and (remaining > 0 or events != POLLIN):  # else the step tries to read
                     assert self._connection is not None
                     ready = self._connection.wait(events, min(until, deadline) - time.monotonic())
                     self._check_open()
                     if not ready and (now := time.monotonic()) < deadline:
-                        self._again = now + PAUSE
+                        self._next_check = now + PAUSE
                         return False
             overdue = self._waiting is not None and time.monotonic() >= self._waiting[1]
             try:
@@ -185,85 +191,80 @@ class Exchange:
                 self._steps = self._waiting = None
                 return True
             if self._waiting[0] == POLLIN and time.monotonic() >= until:
-                return False  # an answer takes a while
+                return False  # the answer is not there at once
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ProviderUnavailable("the request to the provider was broken off")
+            raise ProviderUnavailable("the request to the provider was cancelled")
 
-    def _begin(self, fresh: bool) -> Steps:
-        """Connect, send the request and collect the head of the answer."""
+    def _steps_to_head(self, new: bool) -> Steps:
+        """Connect, send the request and read the answer's head; only a *new* connection if so."""
         times = self._client.timeouts
-        self._connection = connection = self._client.take(self._address, fresh)
+        self._connection = connection = self._client.acquire(self._address, new)
         if not connection.reused:
             until = time.monotonic() + times.connect
             yield from self._client.connect(connection, until)
         until = time.monotonic() + times.first_byte
         try:
-            yield from self._talk(connection, until)
+            yield from self._send_and_read_head(connection, until)
         except Overdue as error:
             raise ProviderTimeout("the provider did not answer in time") from error
         except OSError as error:
-            if not self._can_be_sent_again(connection):
+            if not self._is_safe_to_retry(connection):
                 raise UpstreamTruncated("the provider broke the connection off") from error
-            # It died while it was idle, which shows only now: once more, on a connection that
-            # is new for sure.
             connection.close()
-            yield from self._begin(fresh=True)
+            yield from self._steps_to_head(new=True)
 
-    def _can_be_sent_again(self, connection: Connection) -> bool:
-        """Return whether nobody can have begun to work on the request, which may cost money.
+    def _is_safe_to_retry(self, connection: Connection) -> bool:
+        """Return whether a retry cannot make the provider do the work, and charge for it, twice.
 
-        So it is when *connection* had been kept and broke before all of the request was sent,
-        or so soon after that the provider must have closed it before the request came.  What
-        changes nothing may be asked again in any case (RFC 9110, 9.2.2).
+        This holds if *connection* was pooled and broke before all of the request was sent, or so
+        soon afterwards that the provider must have closed it before it received the request.
+        GET and HEAD can be repeated in any case (RFC 9110, 9.2.2).
         """
         if self._answered or not connection.reused:
             return False
         if self._method in ("GET", "HEAD") or not self._sent:
             return True
-        return time.monotonic() - self._sent_at <= _AT_ONCE + 2 * connection.round_trip
+        return time.monotonic() - self._sent_at <= _CLOSE_NOTICE + 2 * connection.round_trip
 
-    def _send(self, connection: Connection) -> None:
-        self._sent = connection.flush()
-        self._sent_at = time.monotonic()
-
-    def _talk(self, connection: Connection, until: float) -> Steps:
+    def _send_and_read_head(self, connection: Connection, until: float) -> Steps:
         connection.queue(*self._request)
-        self._send(connection)
+        self._sent = False
         while self._head is None:
-            # A server that does not want the rest of a long body answers before its end.
-            yield (POLLIN if self._sent else POLLIN | POLLOUT), until
             if not self._sent:
-                self._send(connection)
+                self._sent, self._sent_at = connection.flush(), time.monotonic()
+            # A server that refuses a long body answers before it has received all of it.
+            yield (POLLIN if self._sent else POLLIN | POLLOUT), until
             if (data := connection.receive(0)) == b"":
                 raise ConnectionResetError
             if data is not None:
                 self._answered = True
                 try:
-                    self._take_head(data)
+                    self._feed_head(data)
                 except FramingError as error:
                     raise UpstreamInvalid(f"{_UNREADABLE}: {error}") from error
 
-    def _take_head(self, data: bytes) -> None:
-        """Find the final head in *data*; what follows it is the start of the body."""
-        seen, data = len(self._early), self._early + data
+    def _feed_head(self, data: bytes) -> None:
+        """Parse the final head once it is complete; bytes behind it are the start of the body."""
+        seen, data = len(self._head_bytes), self._head_bytes + data
         while (end := head_end(data, seen)) >= 0:
-            head = parse_head(data[self._start : end], self._method)
+            head = parse_head(data[self._head_start : end], self._method)
             if head.status >= 200:
                 self.status, self.headers = head.status, head.headers
                 self._head, self._framing = head, head.framing
                 self._request = ()
-                self.heard = time.monotonic()
-                self._early, self.unread = b"", data[end:]
+                self.last_received = time.monotonic()
+                self._head_bytes, self.unread = b"", data[end:]
                 if head.framing.done:
                     self._end(bool(self.unread))
                 return
-            self._start = seen = end  # 100 Continue or 103 Early Hints; all together are bounded
-        self._early = data
+            # 100 Continue or 103 Early Hints; MAX_HEAD limits all heads together.
+            self._head_start = seen = end
+        self._head_bytes = data
 
     def _read(self, timeout: float) -> bytes:
-        """Return the body's bytes that come next."""
+        """Return the next bytes of the body, ``b""`` on timeout and at the end."""
         if self.ended:
             return b""
         self._check_open()
@@ -274,9 +275,9 @@ class Exchange:
         while True:
             if framing.error is not None:
                 raise UpstreamInvalid(f"{_UNREADABLE}: {framing.error}")
-            deadline = self.heard + self._patience
+            deadline = self.last_received + self._read_timeout
             if now >= deadline:
-                raise ProviderTimeout(f"the provider was silent for {self._patience:g} s")
+                raise ProviderTimeout(f"the provider was silent for {self._read_timeout:g} s")
             unread, self.unread = self.unread, b""
             try:
                 if isinstance(unread, OSError):
@@ -297,22 +298,22 @@ class Exchange:
                 self._end()
                 return b""
             body = framing.feed(data)
-            now = self.heard = time.monotonic()
+            now = self.last_received = time.monotonic()
             if body:
-                self._patience = self._client.timeouts.idle
+                self._read_timeout = self._client.timeouts.idle
             if framing.done:
                 self._end(framing.excess)
             if body or self.ended or (now >= until and framing.error is None):
                 return body
 
     def _end(self, excess: bool = False) -> None:
-        """The answer is over: keep the connection if it can be used again."""
+        """End the exchange: return the connection to the pool if it can be used again."""
         assert self._connection is not None and self._head is not None
         with self._ending:
             self.ended = True
             keep = self._head.keep_alive and self._sent and not (self._closed or excess)
         if keep:
             self._connection.framing = self._framing
-            self._client.give_back(self._connection)
+            self._client.release(self._connection)
         else:
             self._connection.close()

@@ -1,11 +1,11 @@
-"""Where a response body ends, and the bytes in between: RFC 9112, section 6 and 7.
+"""Parsers that find the end of a response body, and its bytes: RFC 9112, sections 6 and 7.
 
-Each framing has ``feed(data)``, which returns the body's bytes in *data*; ``end()``, which
-is told that the connection has ended; ``done``, whether the body is complete; and
-``excess``, whether more came than belongs to it.  A failure inside ``feed`` is kept in
-``error`` so that what came before it is not lost.
+Each framing has ``feed(data)``, which returns the body's bytes in *data*; ``end()``, to be called
+when the connection has ended; ``done``, whether the body is complete; and ``excess``, whether
+bytes follow the body.  ``feed`` sets ``error`` instead of raising, so that the bytes before the
+error are still returned.
 
-Pure, and nothing of ours is imported: the client (``choreoai``) reads with it too.
+Pure, and it imports no other module of ours: the client (``choreoai``) uses it too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-#: Longest line of a chunk's size with its extensions, and longest trailer section.
+#: Longest line with a chunk's size and extensions, and longest trailer section.
 _MAX_LINE = 4096
 _MAX_TRAILER = 65536
-#: Longest block that is looked at as one chunk first.
+#: Longest block that is tried as one whole chunk first.
 _SMALL = 4096
 # At most 8 digits: a chunk below 4 GiB.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
@@ -27,7 +27,7 @@ _LENGTH = re.compile(r"[0-9]{1,15}")
 
 
 class FramingError(ValueError):
-    """The bytes are not a body of the announced form, or the form is not clear."""
+    """The body does not have the form that its head announces, or the head is ambiguous."""
 
 
 class Truncated(FramingError):
@@ -38,17 +38,17 @@ class Truncated(FramingError):
 
 
 class Framing(Protocol):
-    """What finds the end of a body; see the module's text."""
+    """A parser of one body; see the module's docstring."""
 
     done: bool
     excess: bool
     error: FramingError | None
 
     def feed(self, data: bytes) -> bytes:
-        """Take what the connection gave; return the body's bytes in it."""
+        """Parse *data*, received from the connection; return the body's bytes in it."""
 
     def end(self) -> None:
-        """Take note that the connection has ended; raise Truncated if too early."""
+        """Handle the connection's end; raise Truncated if the body is incomplete."""
 
 
 class Sized:
@@ -61,7 +61,6 @@ class Sized:
         self.error: FramingError | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Return *data* up to the announced length."""
         self.excess = len(data) > self._left
         if self.excess:
             data = data[: self._left]
@@ -70,13 +69,12 @@ class Sized:
         return data
 
     def end(self) -> None:
-        """Raise Truncated when bytes are missing."""
         if not self.done:
             raise Truncated
 
 
 class UntilClose:
-    """A body that ends with its connection."""
+    """A body that ends when its connection is closed."""
 
     def __init__(self) -> None:
         self.done = False
@@ -84,16 +82,14 @@ class UntilClose:
         self.error: FramingError | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Return *data*."""
         return data
 
     def end(self) -> None:
-        """The end of the connection is the end of the body."""
         self.done = True
 
 
 class _Sizes(dict[bytes, int]):
-    """The values of the chunk sizes seen, each checked once; KeyError for what is none."""
+    """A cache of chunk sizes by size line; raises KeyError for a line that is not a bare size."""
 
     def __missing__(self, line: bytes) -> int:
         if not _BARE_SIZE.fullmatch(line):
@@ -110,34 +106,33 @@ _SIZES = _Sizes()
 class Chunked:
     """A body in chunks.
 
-    A relay spends most of its time here, so all whole chunks of a block are taken apart at
-    once: split at CRLF, a good block is sizes and data by turns.  When that is not what
-    came out (data that holds CRLF, chunk extensions) they are taken one by one.
+    A relay spends most of its time here, so all whole chunks of a block are parsed at once:
+    split at CRLF, the block is usually sizes and data in turn.  If it is not (data with a CRLF,
+    chunk extensions), its chunks are parsed one by one.
     """
 
     def __init__(self) -> None:
         self.done = False
         self.excess = False
         self.error: FramingError | None = None
-        self._rest = b""  # the start of something: a size line, a CRLF, a trailer
-        self._left = 0  # bytes of the current chunk still to come
-        self._closing = False  # the CRLF behind a chunk's data is still to come
-        self._last = False  # the last chunk came: what follows is the trailer
+        self._rest = b""  # an incomplete size line, CRLF or trailer
+        self._left = 0  # bytes of the current chunk that are not received yet
+        self._expects_crlf = False  # the CRLF behind a chunk's data is next
+        self._in_trailer = False  # the last chunk was received
         self._trailer = 0  # bytes of the trailer so far
         self.sizes: Mapping[bytes, int] = _SIZES
 
     @property
-    def fresh(self) -> bool:
+    def at_chunk(self) -> bool:
         """Whether the next byte begins a chunk."""
-        return not (self._rest or self._left or self._closing or self._last)
+        return not (self._rest or self._left or self._expects_crlf or self._in_trailer)
 
     def feed(self, data: bytes) -> bytes:
-        """Return the data of the chunks, and of parts of chunks, in *data*."""
         if self._left > len(data):
             self._left -= len(data)
             return data
-        if len(data) < _SMALL and self.fresh:
-            # At the pace of a model this is mostly one whole chunk.
+        if len(data) < _SMALL and self.at_chunk:
+            # At a model's pace a block is usually one whole chunk.
             line = data.find(b"\r\n")
             size = self.sizes.get(data[:line])
             if size and size == len(data) - line - 4 and data.endswith(b"\r\n"):
@@ -158,12 +153,12 @@ class Chunked:
             at = self._left
             pieces.append(data[:at])
             self._left = 0
-            self._closing = True
-        if not (self._closing or self._last):
-            at = self._bulk(data, pieces)
-        elif self._closing and data.startswith(b"\r\n", at):
-            self._closing = False
-            at = at + 2 + self._bulk(data[at + 2 :], pieces)
+            self._expects_crlf = True
+        if not (self._expects_crlf or self._in_trailer):
+            at = self._parse_whole_chunks(data, pieces)
+        elif self._expects_crlf and data.startswith(b"\r\n", at):
+            self._expects_crlf = False
+            at = at + 2 + self._parse_whole_chunks(data[at + 2 :], pieces)
         while at < len(data) and not self.done:
             before = at
             at = self._step(data, at, pieces)
@@ -172,8 +167,8 @@ class Chunked:
                 return
         self.excess = at < len(data)
 
-    def _bulk(self, data: bytes, pieces: list[bytes]) -> int:
-        """Take the whole chunks at the start of *data*, if it is as it mostly is."""
+    def _parse_whole_chunks(self, data: bytes, pieces: list[bytes]) -> int:
+        """Parse the whole chunks at the start of *data*; return their length, 0 if unusual."""
         parts = data.split(b"\r\n")
         whole = (len(parts) - 1) // 2 * 2
         sizes, chunks = parts[0:whole:2], parts[1:whole:2]
@@ -183,7 +178,7 @@ class Chunked:
                 return 0
         except KeyError:
             return 0
-        if not all(lengths):  # the last chunk, whose trailer is read the other way
+        if not all(lengths):  # the last chunk, whose trailer _step reads
             last = lengths.index(0)
             whole = 2 * last
             del chunks[last:]
@@ -192,67 +187,66 @@ class Chunked:
         return len(data) - sum(map(len, after)) - 2 * (len(after) - 1)
 
     def _step(self, data: bytes, at: int, pieces: list[bytes]) -> int:
-        """Take one thing that begins at *at*; return where the next begins, or *at*."""
-        if self._closing:
-            return self._close_chunk(data, at)
+        """Parse one element at *at*; return where the next begins, or *at* if incomplete."""
+        if self._expects_crlf:
+            return self._parse_crlf(data, at)
         end = data.find(b"\r\n", at, at + _MAX_LINE)
-        if self._last:
-            return self._take_trailer(data, at, end)
+        if self._in_trailer:
+            return self._skip_trailer(data, at, end)
         if end < 0:
             if len(data) - at >= _MAX_LINE:
-                raise FramingError("an endless chunk size")
+                raise FramingError("a chunk's size line is too long")
             return at
         match = _SIZE.fullmatch(data, at, end)
         if match is None:
             raise FramingError("a chunk without a size")
         size = int(match[1], 16)
         if size == 0:
-            self._last = True
+            self._in_trailer = True
             return end + 2
         piece = data[end + 2 : end + 2 + size]
         pieces.append(piece)
         self._left = size - len(piece)
-        self._closing = not self._left
+        self._expects_crlf = not self._left
         return end + 2 + len(piece)
 
-    def _close_chunk(self, data: bytes, at: int) -> int:
+    def _parse_crlf(self, data: bytes, at: int) -> int:
         if data.startswith(b"\r\n", at):
-            self._closing = False
+            self._expects_crlf = False
             return at + 2
         if data[at:] == b"\r":
             return at
         raise FramingError("a chunk longer than its size")
 
-    def _take_trailer(self, data: bytes, at: int, end: int) -> int:
-        """Pass over a trailer field; the empty line is the end of the body."""
+    def _skip_trailer(self, data: bytes, at: int, end: int) -> int:
+        """Skip a trailer field; an empty line is the end of the body."""
         if end < 0:
             if len(data) - at >= _MAX_LINE:
-                raise FramingError("an endless trailer")
+                raise FramingError("the trailer is too long")
             return at
         self._trailer += end + 2 - at
         if self._trailer > _MAX_TRAILER:
-            raise FramingError("an endless trailer")
+            raise FramingError("the trailer is too long")
         self.done = end == at
         return end + 2
 
     def end(self) -> None:
-        """Raise Truncated unless the last chunk and its trailer came."""
         if not self.done:
             raise Truncated
 
 
 class Headers(Protocol):
-    """Headers whose names are found in any case, such as ``email.message.Message``."""
+    """Headers with case-insensitive names, such as ``email.message.Message``."""
 
     def get_all(self, name: str, /) -> list[Any] | None:
         """Return the values of all headers called *name*, or None."""
 
 
 def framing_of(method: str, status: int, headers: Headers) -> Callable[[], Framing]:
-    """Return how the body of the answer to *method* ends: RFC 9112, section 6.3.
+    """Return a factory of the framing of the answer to *method*: RFC 9112, section 6.3.
 
-    Raises FramingError when the head contradicts itself or names a transfer coding other
-    than chunked.
+    Raises FramingError when the head is contradictory or has a transfer coding other than
+    chunked.
     """
     if method == "HEAD" or status < 200 or status in (204, 304):
         return partial(Sized, 0)
@@ -266,5 +260,5 @@ def framing_of(method: str, status: int, headers: Headers) -> Callable[[], Frami
         return UntilClose
     length = lengths.pop().strip()
     if lengths or not _LENGTH.fullmatch(length):
-        raise FramingError("no clear length")
+        raise FramingError("its Content-Length is invalid")
     return partial(Sized, int(length))

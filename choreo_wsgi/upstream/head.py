@@ -1,4 +1,4 @@
-"""The head of a request, written, and the head of an answer, read."""
+"""Writing a request's head and parsing an answer's head."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_HEAD = 64 * 1024
 
 _MAX_HEADERS = 100
 
-#: Bytes of a head that is worth remembering.
+#: Longest head whose parsed form is cached.
 _SHORT = 2 * 1024
 
-#: Content codings that a caller can undo (providers.answer), though identity is asked for.
+#: Content codings that callers can decode (providers.answer), although we request identity.
 _CODINGS = frozenset(("identity", "gzip", "x-gzip", "deflate"))
 
 _END = re.compile(rb"\n\r?\n")
@@ -29,7 +29,7 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Headers:
-    """The headers of an answer; their names are found in any case."""
+    """The headers of an answer, with case-insensitive names."""
 
     def __init__(self, values: dict[str, list[str]] | None = None) -> None:
         self._values = values or {}  # by the name in lower case
@@ -44,7 +44,7 @@ class Headers:
         return self._values.get(name.lower())
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Return every header with its last value, the name in lower case."""
+        """Return the name of every header, in lower case, with its last value."""
         return ((name, values[-1]) for name, values in self._values.items())
 
     def __contains__(self, name: str) -> bool:
@@ -53,7 +53,7 @@ class Headers:
 
 @dataclass(slots=True)
 class Head:
-    """An answer's head; *keep_alive* is whether the connection may be used once more."""
+    """An answer's head; *keep_alive* is whether the connection may be used again."""
 
     status: int
     reason: str
@@ -67,9 +67,8 @@ def request_head(
 ) -> bytes:
     """Return the head of a request with a body of *size* bytes.
 
-    Identity coding is asked for: a compressed answer could not be relayed frame by frame,
-    and a small one may unpack to gigabytes.  Raises ConfigurationError for a header that
-    cannot be sent.
+    It requests the identity coding: a compressed answer could not be relayed frame by frame, and
+    a small one may decompress to gigabytes.  Raises ConfigurationError for an invalid header.
     """
     fields = {
         "Host": host,
@@ -83,19 +82,19 @@ def request_head(
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
 
-@lru_cache(256)  # most are the same in all requests
+@lru_cache(256)  # most lines are the same in all requests
 def _line(name: str, value: str) -> str:
     if not (_TOKEN.fullmatch(name) and _VALUE.fullmatch(value)):
-        # The value may be a key: it is not shown.
-        raise ConfigurationError(f"the header {name!r} to a provider cannot be sent")
+        # The value may be a key and is not shown.
+        raise ConfigurationError(f"the header {name!r} to a provider has invalid characters")
     return f"{name}: {value}\r\n"
 
 
 def head_end(data: bytes, seen: int = 0) -> int:
-    """Return where the head at the start of *data* ends, or -1 when it goes on.
+    """Return where the head at the start of *data* ends, or -1 if it is incomplete.
 
-    No end is in the first *seen* bytes: a head that comes byte by byte is looked through once.
-    Raises FramingError for one that is too long.
+    The first *seen* bytes were searched before and have no end, so every byte is searched once.
+    Raises FramingError for a head that is too long.
     """
     found = _END.search(data, max(0, seen - 2))
     if (found.end() if found else len(data)) > MAX_HEAD:
@@ -104,18 +103,17 @@ def head_end(data: bytes, seen: int = 0) -> int:
 
 
 def parse_head(data: bytes, method: str) -> Head:
-    """Return the head in *data*, which ends in an empty line, as the answer to *method*.
+    """Parse *data*, an answer's head up to its empty line; *method* is the request's.
 
-    Raises FramingError for what is not HTTP/1, and for a body whose end or coding is
-    not clear.
+    Raises FramingError if it is not HTTP/1, or the body's length or coding is unclear.
     """
-    # A long head is kept by nobody.
+    # A long head would fill the cache's memory.
     read = _read_head if len(data) <= _SHORT else _read_head.__wrapped__
     new_head, new_framing = read(data, method)
     return new_head(new_framing())
 
 
-@lru_cache(64)  # the answers of one second of a server of one's own have mostly the same
+@lru_cache(64)  # a self-hosted server's answers within one second mostly have the same head
 def _read_head(data: bytes, method: str) -> tuple[Callable[[Framing], Head], Callable[[], Framing]]:
     match = _STATUS.match(data)
     if match is None:
@@ -127,7 +125,7 @@ def _read_head(data: bytes, method: str) -> tuple[Callable[[Framing], Head], Cal
     keep = "close" not in options if match[1] == b"1" else "keep-alive" in options
     keep = keep and new_framing is not UntilClose
     if "transfer-encoding" in headers and "content-length" in headers:
-        keep = False  # RFC 9112 6.1: what follows may not be what it seems
+        keep = False  # RFC 9112, 6.1: possibly an attempt at request smuggling
     coding = headers.get("content-encoding", "identity").lower()
     if coding not in _CODINGS and not new_framing().done:
         raise FramingError(f"it is compressed with {coding[:40]!r}")
@@ -136,9 +134,9 @@ def _read_head(data: bytes, method: str) -> tuple[Callable[[Framing], Head], Cal
 
 
 def _parse_headers(text: str) -> Headers:
-    """Return the headers in *text*; a line that begins with white space belongs to the last.
+    """Return the headers in *text*; a line that begins with white space continues the last.
 
-    Not by the standard library, whose parser is made for mail and takes ten times as long.
+    The standard library's parser is made for mail and takes ten times as long.
     Raises FramingError for more than 100 lines.
     """
     lines = [line for line in text.split("\n") if line.strip()]
@@ -158,10 +156,10 @@ def _parse_headers(text: str) -> Headers:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that ``Retry-After`` or ``retry-after-ms`` asks to wait, or None.
+    """Return the seconds to wait according to ``Retry-After`` or ``retry-after-ms``, or None.
 
-    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3), which is read
-    against the answer's own ``Date`` or else *now*, the time in seconds since 1970.
+    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3), relative to the
+    answer's own ``Date`` or else to *now*, the time in seconds since 1970.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
@@ -174,7 +172,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _time(text: str) -> float | None:
-    from email.utils import parsedate_to_datetime  # seldom needed, and slow to import
+    from email.utils import parsedate_to_datetime  # rarely needed, and slow to import
 
     try:
         return parsedate_to_datetime(text).timestamp()

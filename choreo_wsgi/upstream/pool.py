@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 else:
     connect = Late("choreo_wsgi.upstream.connect")
 
-#: An idle connection is not used after so many seconds: most servers close it by then.
+#: Seconds after which an idle connection is closed: most servers have closed it by then.
 MAX_IDLE_SECONDS = 60.0
-#: So many are kept; a burst of streams should not leave thousands of sockets behind.
+#: Limit of idle connections: a burst of streams should not leave thousands of sockets open.
 MAX_IDLE = 256
 
 
 class Client:
     """Sends requests over pooled connections; one for each provider, used by any thread.
 
-    *unix_socket* is a path to connect to whatever the URL's host.  *environ* holds
+    *unix_socket* is a path to connect to, regardless of the URL's host.  *environ* holds
     HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and
     SSL_CERT_FILE; None is the process's own environment.
     """
@@ -54,9 +54,9 @@ class Client:
         self._address = functools.lru_cache(64)(self._parse)
 
     def send(self, request: HTTPRequest) -> Exchange:
-        """Return the exchange of *request*; nothing is sent before its ``receive()``.
+        """Return an exchange for *request*; its ``receive()`` connects and sends.
 
-        Raises ConfigurationError for a URL or a header that cannot be used.
+        Raises ConfigurationError for an invalid URL or header.
         """
         address, target, host = self._address(request.url)
         headers = request.headers
@@ -64,12 +64,12 @@ class Client:
             headers = {**headers, "Proxy-Authorization": address.proxy.authorization}
         size = len(request.body)
         head = request_head(request.method, target, host, headers, size)
-        # A long body is sent as it is: joined it would be there twice.
+        # A long body is not joined with the head: that would copy it.
         parts = (head, request.body) if size > BLOCK else (head + request.body,)
         return Exchange(self, address, request.method, *parts)
 
     def close(self) -> None:
-        """Close the idle connections; exchanges under way are their holders' to close."""
+        """Close the idle connections; exchanges under way are closed by their owners."""
         with self._lock:
             self._closed = True
             idle = [connection for found in self._idle.values() for connection in found]
@@ -81,16 +81,16 @@ class Client:
         address, target = parse_url(url, {} if self.unix_socket else self.environ)
         return address, target, address.host_header
 
-    def take(self, address: Address, fresh: bool) -> Connection:
-        """Return the idle connection to *address* that was used last, or a new one."""
-        while not fresh:
+    def acquire(self, address: Address, new: bool) -> Connection:
+        """Return the idle connection to *address* that was used last, or a *new* one."""
+        while not new:
             with self._lock:
                 found = self._idle.get(address)
                 connection = found.pop() if found else None
             if connection is None:
                 break
             young = time.monotonic() - connection.idle_since < MAX_IDLE_SECONDS
-            if young and connection.settled():
+            if young and connection.is_reusable():
                 connection.framing = None
                 connection.reused = True
                 return connection
@@ -101,8 +101,8 @@ class Client:
         """Return the steps that connect *connection* by *until* (monotonic)."""
         return connect.connect(connection, self.unix_socket, lambda: self.ssl_context, until)
 
-    def give_back(self, connection: Connection) -> None:
-        """Keep *connection* for the next exchange, and close what was kept too long."""
+    def release(self, connection: Connection) -> None:
+        """Keep *connection* for the next exchange, and close those that were idle too long."""
         now = connection.idle_since = time.monotonic()
         with self._lock:
             kept = self._idle.setdefault(connection.address, [])
@@ -118,11 +118,11 @@ class Client:
 
     @functools.cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """How servers are checked: against the bundle that the environment names, or certifi's."""
+        """Verifies servers against the CA bundle that the environment names, or certifi's."""
         bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
         named = [self.environ[name] for name in bundles if self.environ.get(name)]
         path = named[0] if named else import_module("certifi").where()  # only for https
-        where: dict[str, Any] = {"capath" if Path(path).is_dir() else "cafile": path}
-        context = ssl.create_default_context(**where)
+        location: dict[str, Any] = {"capath" if Path(path).is_dir() else "cafile": path}
+        context = ssl.create_default_context(**location)
         context.set_alpn_protocols(["http/1.1"])
         return context

@@ -1,25 +1,28 @@
-"""What an exchange is given: the request, and how long to wait."""
+"""A request, its timeouts, and the steps that send it."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
-#: What a way to a connection or a head waits for, step by step: see :mod:`.connect`.
+#: A generator that does network input and output without waiting for it.  It yields ``(events,
+#: deadline)`` where it must wait, and is resumed when its socket has one of the ``select.POLL``
+#: *events*, or with :class:`Overdue` at the *deadline* (``time.monotonic()``).  When *events* is
+#: 0, the next step may block.
 Steps = Generator[tuple[int, float], None, None]
 
 
 class Overdue(TimeoutError):
-    """Raised inside of steps: what they wait for has not come in time."""
+    """Raised inside steps whose deadline has passed."""
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long to wait, in seconds; the names of the settings without ``_timeout``.
+    """Timeouts in seconds; named after the settings, without ``_timeout``.
 
-    *connect* covers looking up the name, connecting, a proxy and TLS; *first_byte* what
-    follows, up to the first byte of the answer's body (servers send the head at once and
-    are silent through the prefill); *idle* every silence after that.
+    *connect* covers name lookup, connecting, a proxy and TLS; *first_byte* the time after that,
+    up to the first byte of the answer's body (servers send the head at once and are silent
+    during the prefill); *idle* every later silence.
     """
 
     connect: float = 10.0

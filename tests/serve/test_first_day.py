@@ -151,7 +151,7 @@ def test_quotation_marks_belong_to_no_value(
         (
             [],
             {"OPENAI_API_KEY": "k", "https_proxy": "socks5://h:1"},
-            "proxy on the way there must look",
+            "the proxy's URL must look",
         ),
     ],
 )

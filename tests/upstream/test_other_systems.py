@@ -25,7 +25,7 @@ def test_it_waits_as_long_as_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For the answer to a long request, and inside the answer."""
-    monkeypatch.setattr(connection, "_KERNEL_TIMES", False)
+    monkeypatch.setattr(connection, "_KERNEL_TIMEOUTS", False)
     if system == "Windows":
         monkeypatch.delattr(select, "poll")
         monkeypatch.delattr(select, "epoll", raising=False)

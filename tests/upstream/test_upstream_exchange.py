@@ -246,7 +246,7 @@ def test_what_may_have_been_begun_is_not_asked_for_twice(
 def test_what_changes_nothing_may_be_asked_for_again(
     upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo_wsgi.upstream.exchange._AT_ONCE", -10.0)
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange._CLOSE_NOTICE", -10.0)
 
     def answer(peer: Peer) -> None:
         if len(server.requests) == 2:
@@ -265,7 +265,7 @@ def test_a_body_of_which_a_part_was_sent_may_be_sent_again(
     upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody begins on half of a request."""
-    monkeypatch.setattr("choreo_wsgi.upstream.exchange._AT_ONCE", -10.0)
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange._CLOSE_NOTICE", -10.0)
     server = upstream(lambda peer: peer.send(sized(b"hello")))
     pool = client(first_byte=30)
     assert read(pool.send(post(server.url))) == b"hello"

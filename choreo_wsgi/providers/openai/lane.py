@@ -32,7 +32,7 @@ class Reading(Protocol):
     #: The bytes, or the error of the connection, that the next normal read must process first.
     unread: bytes | OSError
     #: When bytes were last received, ``time.monotonic()``.
-    heard: float
+    last_received: float
 
 
 class Lane:
@@ -112,7 +112,7 @@ class Lane:
         if chunk is None:
             self._reading.unread = data
             return False
-        self.heard = self._reading.heard = now
+        self.heard = self._reading.last_received = now
         self.on_frames(frames, now)
         try:
             sent = self.send(chunk)
