@@ -1,9 +1,9 @@
-"""Everything that a provider needs, in one import line.
+"""All names that a provider needs, in one import line.
 
-A provider answers chat completions: a subclass of :class:`Provider` whose ``open`` returns a
-:class:`Source`, or of :class:`HTTPProvider` whose ``encode`` makes a request and whose
-``translator`` reads the answer's bytes.  The providers of this package are made of the same
-names.  docs/providers.rst has one whole example.
+A provider answers chat completions.  It is a subclass of :class:`Provider` whose ``open`` returns
+a :class:`Source`, or of :class:`HTTPProvider` whose ``encode`` makes a request and whose
+``translator`` reads the bytes of the answer.  The providers of this package use the same names.
+docs/providers.rst has complete examples.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 _translating = Late("choreo_wsgi.providers.translating")
-#: Not every provider over HTTP needs these: OpenAI's relays bytes.
+#: Loaded at first use: OpenAI's provider, which relays bytes, needs none of the translators.
 _LATE = {
     "ChatRequest": Late("choreo_wsgi.chat.request"),
     "EventTranslator": _translating,

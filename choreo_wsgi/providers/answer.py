@@ -1,7 +1,8 @@
-"""The answer to a request over HTTP, judged once: what was asked for, or an error.
+"""The answer to a request over HTTP: the expected body, or an error.
 
-Judged by its status and by its first bytes, not by what its head announces: load balancers
-label events as JSON, servers send a document where a stream was asked for, proxies compress.
+Which of the two it is depends on the status and on the first bytes of the body, not on its
+Content-Type: load balancers label events as JSON, servers send a document in place of a stream,
+proxies compress.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ if TYPE_CHECKING:
 else:
     coding = Late("choreo_wsgi.upstream.coding")
 
-#: An error's body is read up to here; the rest says nothing more.
+#: Limit of bytes that are read of an error's body.
 _ERROR_BYTES = 64 * 1024
-#: Longest document that is read where a stream was asked for.
+#: Limit of bytes of a document that came in place of a stream.
 _MAX_DOCUMENT = 64 * 1024 * 1024
-#: What is unpacked at once of a body that came packed: as much as a block that is not.
+#: Limit of bytes that are decompressed at once: as many as one read of an uncompressed body.
 _STEP = 128 * 1024
-#: When so many bytes have come without anything to pass on, one event is large, or a document:
-#: it may take long to read, so the rest is left to who may wait, a worker.
+#: After this many bytes without output a large event or document is being received.  Parsing it
+#: may take long, so the event loop leaves the rest to a worker.
 HEAVY = 64 * 1024
 
 _STARRED = re.compile(r"[\w.-]{0,64}\*{3,}[\w-]*")
 
-#: How a body of Server-Sent Events begins, behind BLANK bytes.
+#: The first bytes of a body of Server-Sent Events, after any BLANK bytes.
 FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
-# A block of dozens of events is a burst.  While one goes on each read is put off, for longer
-# and longer, so that fewer and larger blocks are read, as network cards do it: half the CPU
-# time, and at most 40 ms, which nobody sees in a stream of a thousand events a second.  Streams
-# at the pace of a model are never held up; where blocks are full (a read takes 128 KiB) the
-# waits get shorter again.  "make bench" shows it as "burst".
+# A block of dozens of events is a burst.  During a burst there is a growing pause before each
+# read, so that fewer and larger blocks are read, as network cards coalesce interrupts.  That
+# halves the CPU time.  The pause is at most 40 ms, which goes unnoticed in a stream of a thousand
+# events a second.  Streams at the pace of a model have no pauses, and while reads are full
+# (128 KiB) the pauses shrink.  "make bench" measures it as "burst".
 BURST, _ENOUGH, _FULL = 4 * 1024, 48 * 1024, 112 * 1024
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.04
 
 
 def _pause_after(size: int, last: float) -> float:
-    """Return how long to wait after a block of *size* bytes; *last* is the wait before it."""
+    """Return the seconds to wait after a block of *size* bytes; *last* is the previous wait."""
     if size < BURST:
         return 0.0
     if size < _ENOUGH:
@@ -62,10 +63,10 @@ def _pause_after(size: int, last: float) -> float:
 
 @dataclass(slots=True)
 class Attempt:
-    """How a request is sent, and how its answer is judged.
+    """How a request is sent, and how its answer is recognised.
 
     *send* sends it.  A body that begins with one of the bytes in *foreign* is not the expected
-    stream; *events* is whether that is a stream of Server-Sent Events.  *unfold* converts such a
+    one; *events* is whether a stream of Server-Sent Events is expected.  *unfold* converts such a
     body into the stream's bytes, or returns None if it cannot.  *to_error* makes the error from
     the status, the headers (names in lower case) and the beginning of the body.  *retry* may
     return another attempt after an error.  *on_success* is called once the answer is good.  Text
@@ -83,36 +84,35 @@ class Attempt:
 
 
 class UpstreamAnswer:
-    """What comes back for *attempt*; :meth:`read` returns the body of a good answer."""
+    """The answer to *attempt*; :meth:`read` returns its body if it is good, or else raises."""
 
     def __init__(self, attempt: Attempt) -> None:
-        self._attempt: Attempt | None = attempt  # let go of once the answer is good
+        self._attempt: Attempt | None = attempt  # dropped once the answer is good
         self._secrets = attempt.secrets
         self._exchange = attempt.send()
         self._failure: ChoreoError | None = None
-        self._body = bytearray()  # until it is judged
-        self._begun: Exchange | None = None  # the exchange whose body has been looked at
-        self._packing: coding.Decompressor | None = None
-        self._waits = False  # there is more to unpack of what has come
-        #: Bytes since the last that was of use; who reads sets it to 0.
+        self._body = bytearray()  # until the answer is known to be good or bad
+        self._inspected: Exchange | None = None  # whose first bytes were checked for compression
+        self._decompressor: coding.Decompressor | None = None
+        self._has_more = False  # the decompressor has more of the received bytes
+        #: Bytes received since the last output; the reader resets it to 0.
         self.bytes_without_output = 0
-        self._late: bytes | None = None  # what is left to who may wait
-        #: Whether it is what was asked for, so far as it has come.
+        self._deferred: bytes | None = None  # received bytes that only a worker may return
+        #: Whether the body has begun as expected.
         self.good = False
-        #: Whether the exchange's bytes need no further look.
-        self._open = False
-        self._pause = 0.0  # how long the next read of a burst is put off,
-        self._paused = 0.0  # and since when
+        self._direct = False  # whether the exchange's bytes are returned unchanged
+        self._pause = 0.0  # seconds until the next read of a burst,
+        self._paused = 0.0  # and when they began
 
     @property
     def body_ended(self) -> bool:
         """Whether the body of a good answer was returned to its end."""
-        return self.good and self._exchange.ended and not self._waits and self._late is None
+        return self.good and self._exchange.ended and not self._has_more and self._deferred is None
 
     def read(self, timeout: float) -> bytes:
-        """Return what came of the body within *timeout* seconds.
+        """Return the bytes of the body that are received within *timeout* seconds.
 
-        Raises what the answer is instead, and goes on raising it.
+        Raises ChoreoError if the answer is not good, then and at each later call.
         """
         if self._failure is not None:
             raise self._failure
@@ -122,46 +122,52 @@ class UpstreamAnswer:
             raise self.fail(error) from None
 
     def read_burst(self, timeout: float) -> bytes:
-        """Return what came, as :meth:`read` does; while much comes, less often."""
+        """Read as :meth:`read` does, with pauses during a burst."""
         if self._pause and timeout > 0:
             time.sleep(self._pause)
-        if self._open and self._failure is None:
-            late, self._late = self._late, None
-            data = self._weighed(self._exchange.receive(timeout), timeout) if late is None else late
+        if self._direct and self._failure is None:
+            data = self._next(self._exchange.receive, timeout)
         else:
             data = self.read(timeout)
         self._pause = _pause_after(len(data), self._pause)
         self._paused = time.monotonic() if self._pause else 0.0
         return data
 
-    def _weighed(self, data: bytes, timeout: float) -> bytes:
-        """Return *data*; from within a large event on only to who may wait."""
+    def _next(self, receive: Callable[[float], bytes], timeout: float) -> bytes:
+        """Return the deferred bytes, or new ones from *receive*.
+
+        New bytes of a large event are deferred if the caller does not wait.
+        """
+        if self._deferred is not None:
+            data, self._deferred = self._deferred, None
+            return data
+        data = receive(timeout)
         if self.bytes_without_output > HEAVY and timeout <= 0 and (data or self._exchange.ended):
-            self._late, data = data, b""
+            self._deferred, data = data, b""
         self.bytes_without_output += len(data)
         return data
 
     def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:
-        """Return a lane for events that all follow *pattern*; for *plain* see there."""
+        """Return a lane for events that follow *pattern*, or None; *plain* is as in Lane."""
         chunks = self._exchange.chunks()
-        late = self._late is not None
-        if pattern is None or not self._open or self._pause or late or chunks is None:
+        is_paused = self._pause or self._deferred is not None
+        if pattern is None or not self._direct or is_paused or chunks is None:
             return None
         return Lane(self._exchange, *chunks, pattern, BURST, plain)
 
-    def hide(self, text: str) -> str:
-        """Return *text* with ``***`` for secrets."""
+    def redact(self, text: str) -> str:
+        """Return *text* with ``***`` in place of secrets."""
         return self._secrets.sub("***", text)
 
-    def hide_keys(self, text: str) -> str:
-        """Return *text* with ``***`` for secrets, also as providers show them: ``sk-a***z``."""
-        return _STARRED.sub("***", self.hide(text))
+    def redact_keys(self, text: str) -> str:
+        """Redact secrets, also in the shortened form that providers show: ``sk-a***z``."""
+        return _STARRED.sub("***", self.redact(text))
 
     def fail(self, error: ChoreoError) -> ChoreoError:
-        """Let go of the answer because of *error*; return it with ``***`` for secrets."""
-        error.message = self.hide_keys(error.message)
+        """Close the exchange because of *error*; return it with its secrets redacted."""
+        error.message = self.redact_keys(error.message)
         error.args = (error.message,)
-        error.param, error.code = (word and self.hide(word) for word in (error.param, error.code))
+        error.param, error.code = (word and self.redact(word) for word in (error.param, error.code))
         self._failure = error
         self._exchange.close()
         return error
@@ -169,60 +175,59 @@ class UpstreamAnswer:
     def _read(self, timeout: float) -> bytes:
         exchange = self._exchange
         try:
-            late, self._late = self._late, None
-            data = self._weighed(self._unpacked(timeout), timeout) if late is None else late
+            data = self._next(self._decompressed, timeout)
         except ChoreoError:
             attempt = self._attempt
             if self._body and attempt is not None and self._is_good(attempt) is not None:
-                return self._refuse(attempt)  # an error page that was cut says enough
+                return self._handle_unexpected(attempt)  # a truncated error page suffices
             raise
-        if self.good or self._late is not None or exchange.status is None:
+        if self.good or self._deferred is not None or exchange.status is None:
             return data
         self._body += data
-        ended = exchange.ended and not self._waits
+        ended = exchange.ended and not self._has_more
         attempt = self._attempt
         assert attempt is not None
-        well = 200 <= exchange.status < 300
-        if well:
+        is_success = 200 <= exchange.status < 300
+        if is_success:
             good = self._is_good(attempt)
             if good or (ended and good is None):
                 self.good = True
-                self._open = self._packing is None
+                self._direct = self._decompressor is None
                 attempt.on_success()
                 self._attempt = None
                 data, self._body = bytes(self._body), bytearray()
                 return data
             if good is None:
                 return b""
-        limit = _MAX_DOCUMENT if well else _ERROR_BYTES
-        return self._refuse(attempt) if ended or len(self._body) >= limit else b""
+        limit = _MAX_DOCUMENT if is_success else _ERROR_BYTES
+        return self._handle_unexpected(attempt) if ended or len(self._body) >= limit else b""
 
-    def _unpacked(self, timeout: float) -> bytes:
-        """Return what came of the body, as it was before it was packed."""
+    def _decompressed(self, timeout: float) -> bytes:
+        """Receive bytes of the body and return them decompressed."""
         exchange = self._exchange
-        data = b"" if self._waits else exchange.receive(timeout)
-        if data and self._begun is not exchange:
-            self._begun = exchange
+        data = b"" if self._has_more else exchange.receive(timeout)
+        if data and self._inspected is not exchange:
+            self._inspected = exchange
             named = exchange.headers.get("Content-Encoding", "").strip().lower()
-            packed = data[:1] == b"\x1f" or named == "deflate"  # as far as these tell
-            self._packing = (
-                coding.Decompressor() if packed and coding.is_compressed(named, data) else None
-            )
-        if self._packing is not None:
+            # The module is loaded only if the body may be compressed.
+            may_be = data[:1] == b"\x1f" or named == "deflate"
+            compressed = may_be and coding.is_compressed(named, data)
+            self._decompressor = coding.Decompressor() if compressed else None
+        if self._decompressor is not None:
             try:
-                data = self._packing.step(data, _STEP)
-                self._waits = self._packing.waiting
+                data = self._decompressor.step(data, _STEP)
+                self._has_more = self._decompressor.waiting
             except FramingError as error:
                 raise UpstreamInvalid(f"the provider sent bad data: {error}") from error
         return data
 
     def _is_good(self, attempt: Attempt) -> bool | None:
-        """Whether the body begins as what was asked for; None: more of it must be seen."""
+        """Whether the body begins as expected; None if more bytes are needed to decide."""
         if not attempt.foreign:
             return True
         start = bytes(self._body[:64]).lstrip(BLANK) or bytes(self._body).lstrip(BLANK)
         if not start:
-            self._body.clear()  # some send blanks for minutes before they answer
+            self._body.clear()  # some providers send blanks for minutes before they answer
             return None
         if not attempt.events:
             return start[:1] not in attempt.foreign
@@ -230,8 +235,8 @@ class UpstreamAnswer:
             return None
         return start.startswith(FIELDS)
 
-    def _refuse(self, attempt: Attempt) -> bytes:
-        """Raise what the answer means, unless it is of use all the same."""
+    def _handle_unexpected(self, attempt: Attempt) -> bytes:
+        """Convert the body or begin another attempt if possible, or else raise the error."""
         exchange, body = self._exchange, bytes(self._body)
         status = exchange.status or 0
         self._body.clear()
@@ -242,30 +247,30 @@ class UpstreamAnswer:
         if unfolded is not None:
             self.good = True
             return unfolded
-        other = attempt.retry(status, body)
-        if other is not None:
+        following = attempt.retry(status, body)
+        if following is not None:
             exchange.close()
-            self._packing, self._waits = None, False
-            self._attempt = other
-            self._exchange = other.send()
+            self._decompressor, self._has_more = None, False
+            self._attempt = following
+            self._exchange = following.send()
             return b""
         headers = {name.lower(): value for name, value in exchange.headers.items()}
         raise attempt.to_error(status, headers, body)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None: a burst is waited for."""
-        waits = self._pause or self._waits or self._late is not None
-        return None if waits else self._exchange.fileno()
+        """Return the file descriptor to poll, or None: also during a pause, see :attr:`due`."""
+        is_paused = self._pause or self._has_more or self._deferred is not None
+        return None if is_paused else self._exchange.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at once for what waits, or after a pause.
+        """When to read again without new bytes: at once, at the end of a pause, or a timeout.
 
-        None, and no descriptor, while what has come is left to who may wait.
+        None, as :meth:`fileno` is, while received bytes are deferred to a worker.
         """
-        if self._late is not None:
+        if self._deferred is not None:
             return None
-        if self._waits or self._failure is not None:
+        if self._has_more or self._failure is not None:
             return 0.0
         return self._paused + self._pause if self._pause else self._exchange.due
 

@@ -1,8 +1,8 @@
 """The port that every provider of completions implements.
 
-A :class:`Provider` opens a :class:`~choreo_wsgi.chat.source.Source` for a request: something that
-hands over items as they come.  That is all a provider needs to do.  One whose bytes already are
-what the caller gets (an OpenAI-compatible upstream) overrides :meth:`Provider.answer` too.
+A :class:`Provider` opens a :class:`~choreo_wsgi.chat.source.Source` for a request, which returns
+items as they arrive.  Nothing else is required.  A provider whose upstream already sends the bytes
+that the client gets (an OpenAI-compatible one) overrides :meth:`Provider.answer` too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ else:
 
 @dataclass(frozen=True)
 class SectionOptions:
-    """The settings that every ``[provider NAME]`` has, beside those of its type."""
+    """The settings of every ``[provider NAME]`` section, besides those of its type."""
 
     type: str = setting("", "the provider's type; its name if not given")
     models: tuple[str, ...] = setting((), "names it answers: name, name = upstream-name, or *")
@@ -49,34 +49,34 @@ COMMON = tuple(vars(SectionOptions()))
 
 
 class Provider(ABC):
-    """Answers chat completions; *name* is the instance's, from ``[provider NAME]``.
+    """A source of chat completions; *name* is from its section, ``[provider NAME]``.
 
-    A class names its *type* and describes its settings in a frozen dataclass ``Options``
+    A subclass sets its *type* and declares its settings in a frozen dataclass ``Options``
     made of :func:`choreo_wsgi.settings.setting` fields.
     """
 
     type: ClassVar[str]
-    #: Which of ``n``, ``stop`` and ``max_tokens`` :meth:`open` honours itself.  The others are
-    #: done here: that many sources at once, the text cut, the pieces of text counted.
+    #: Which of ``n``, ``stop`` and ``max_tokens`` :meth:`open` applies itself.  The rest is applied
+    #: here: several sources are opened, the text is cut, the pieces of text are counted.
     native: ClassVar[frozenset[str]] = frozenset()
 
-    #: Whether the provider takes stop strings without a visible character.
+    #: Whether the provider accepts stop strings without a visible character.
     blank_stops: ClassVar[bool] = True
 
-    #: Whether :meth:`open` may block: it looks something up, starts a process, is not known.
+    #: Whether :meth:`open` may block, as for a lookup or the start of a process.
     blocking: bool = True
 
-    #: Whether :meth:`open` may be given marks for what is only told, see
+    #: Whether :meth:`open` accepts requests with marks (placeholders of long texts), see
     #: :func:`~choreo_wsgi.chat.aside.restore_request`.
     takes_marks: ClassVar[bool] = False
 
-    #: The APIs beside chat that the upstream itself speaks: answered with its own bytes.
+    #: The APIs besides chat that the upstream itself speaks: its bytes are forwarded.
     apis: frozenset[str] = frozenset()
 
-    #: The environment variables of its key and of its base URL.
+    #: The environment variables of its key and base URL, among others.
     facts: ClassVar[Facts] = Facts()
 
-    #: The class and options it was made from: with the same ones it outlives a reload.
+    #: The class and options it was made from: if they stay the same, so does it at a reload.
     made_from: tuple[Any, Mapping[str, str]] | None = None
 
     @dataclass(frozen=True)
@@ -87,12 +87,12 @@ class Provider(ABC):
         self.name = name
         self.settings = settings
         self.options: Any = parse_options(self.Options, options, f"provider {name}", COMMON)
-        #: Finds what no error may show: options of the type Secret; of headers their values too.
-        self.secrets = _finder(self.options)
+        #: Matches the options of the type Secret, and values of headers, which no error may show.
+        self.secrets = _secrets_in(self.options)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the options that the environment sets; empty when it configures nothing."""
+        """Return the options that *environment* sets; empty if it does not configure this type."""
         options = {}
         if key := next((environment[name] for name in cls.facts.keys if environment.get(name)), ""):
             options["api_key"] = key
@@ -104,43 +104,43 @@ class Provider(ABC):
     def open(self, request: ChatRequest) -> Source:
         """Begin to answer *request*; must not wait for the answer.
 
-        ``request.model`` is the model's name as this provider knows it.  Raises ChoreoError
-        for what can be told at once.
+        ``request.model`` is the model's name at this provider.  Raises ChoreoError for a request
+        that is rejected without asking the upstream.
         """
 
     def label(self, model: str) -> str:
-        """Return who answers for *model*, for the header ``Choreo-Provider``."""
+        """Return the value of the header ``Choreo-Provider`` for *model*."""
         return f"{self.name}/{model}"
 
     def models(self) -> list[str]:
-        """Return the names of models that this provider offers by itself."""
+        """Return the names of the models that the provider itself lists."""
         return []
 
     def calls(self, request: ChatRequest) -> int:
-        """Return how many answers are under way at once for *request*."""
+        """Return the number of upstream calls that *request* makes at once."""
         return 1 if "n" in self.native else request.n
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Begin to answer *request*, as a stream or as one document, in the words of *writer*."""
+        """Begin to answer *request* with a stream or a document in the format of *writer*."""
         if request.native_only is not None:
             raise request.native_only
         request = aside.restore_request(request) if self.takes_marks else request.whole()
         return answers.Answer(self._open(request), writer, request.n, self.label(request.model))
 
     def check(self) -> None:
-        """Raise ConfigurationError if the options of a section can never work.
+        """Raise ConfigurationError if the options can never work.
 
-        Called at start; asks nobody over the network.
+        Called at start; must not use the network.
         """
 
     def lacks_key(self) -> bool:
-        """Return whether there is no key and nothing can be had without one."""
+        """Return whether a key is required and there is none."""
         facts, options = self.facts, self.options
         needed = facts.keys and facts.needs_key and not options.api_key
         return bool(needed) and facts.home in ("", (options.base_url or facts.home).rstrip("/"))
 
     def key(self) -> str:
-        """Return the provider's key; raises ProviderNotConfigured when there is none."""
+        """Return the provider's key; raises ProviderNotConfigured if there is none."""
         if not self.options.api_key:
             raise ProviderNotConfigured(
                 f"provider {self.name!r} has no key: set {' or '.join(self.facts.keys)}"
@@ -148,17 +148,17 @@ class Provider(ABC):
         return str(self.options.api_key)
 
     def preload(self) -> None:
-        """Do now what would hold up the first request."""
+        """Do the work that would otherwise delay the first request."""
 
     def close(self) -> None:
-        """Free what the provider holds: pooled connections, a process."""
+        """Free the provider's resources: pooled connections, a process."""
 
     def _open(self, request: ChatRequest) -> Source:
-        """Open *request* and do what :attr:`native` says that :meth:`open` does not."""
+        """Open *request* and apply the parameters that are not in :attr:`native`."""
         if request.n == 1 or "n" in self.native:
             return self._limited(request, request.n)
         sources: list[Source] = []
-        seed = request.body.get("seed")  # with the same one all would be the same
+        seed = request.body.get("seed")  # the same seed would make all choices equal
         try:
             for number in range(request.n):
                 more = {} if seed is None else {"seed": seed + number}
@@ -171,7 +171,7 @@ class Provider(ABC):
 
     def _limited(self, request: ChatRequest, n: int) -> Source:
         if request.max_tokens == 0 and "max_tokens" not in self.native:
-            return nothing(n)
+            return empty_answer(n)
         source = self.open(request)
         stops = request.stop
         if "stop" in self.native:
@@ -182,13 +182,13 @@ class Provider(ABC):
         return source
 
 
-def nothing(n: int) -> Source:
-    """Return the answer to a request for no tokens, which few providers take: ``length``."""
+def empty_answer(n: int) -> Source:
+    """Return an empty answer: few providers accept a request for no tokens."""
     return from_deltas([*(Finish("length", index) for index in range(n)), Usage()])
 
 
-def _finder(options: object) -> re.Pattern[str]:
-    """Return what finds the secrets in *options*, as they are and as others may write them."""
+def _secrets_in(options: object) -> re.Pattern[str]:
+    """Return a pattern for the secrets in *options*, as they are and as others may encode them."""
     forms: set[str] = set()
     for value in vars(options).values():
         for each in value if isinstance(value, tuple) else (value,):

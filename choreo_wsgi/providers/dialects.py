@@ -1,4 +1,4 @@
-"""The APIs that providers may speak themselves, as streams of their events."""
+"""The APIs that upstreams may speak themselves: their paths, events and counts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .reading import CHAT, MESSAGES, RESPONSES, Counts
 
 @dataclass(frozen=True)
 class Dialect:
-    """An API as a stream of its events.
+    """An API and the form of its events.
 
-    *plain* is what the two lines of an event that is never taken apart have between them.  The
-    event *first* begins an answer, and those *last* end it.  *member* is where an event has the
-    object with ``id``, ``model`` and ``usage``; a document is that object itself.  *counts* says
-    what its ``usage`` holds.
+    *plain* ends the head (``event: TYPE``, ``data: {``) of each event that is forwarded unparsed.
+    An answer begins with the event *first* and ends with one of *last*.  *member* is the member of
+    an event that holds the object with ``id``, ``model`` and ``usage``; a document is that object
+    itself.  *counts* reads the ``usage``.
     """
 
     path: str
@@ -54,12 +54,12 @@ DIALECTS = {
     "embeddings": Dialect("/embeddings"),
 }
 
-#: The events that are about one part of an item, and where they say which.
+#: The member that has the index of a part, and the types of the events that need it.
 _PARTS = {
     "content_index": re.compile(r"response\.(content_part|output_text|refusal|reasoning_text)\."),
     "summary_index": re.compile(r"response\.reasoning_summary_"),
 }
-#: What a response is read from that is kept.
+#: The members of an event from which a stored response is read.
 _EVENT = check_of(
     {
         "type!": str,
@@ -73,38 +73,38 @@ _EVENT = check_of(
 
 
 class Numbering:
-    """Numbers the events of one response from 0, in their order, and adds what some leave out.
+    """Numbers the events of one response from 0 and adds the members that some servers omit.
 
-    llama.cpp's server leaves out numbers and places.  OpenAI's SDK puts an answer together by its
-    places; a response that is kept is resumed by its numbers, in which pings leave gaps.
+    llama.cpp's server omits sequence numbers and indexes.  OpenAI's SDK assembles an answer by its
+    indexes.  A stored response is resumed by its numbers, so the gaps that pings leave are closed.
     """
 
     def __init__(self) -> None:
         self._number = 0
-        self._places: dict[str | None, int] = {}  # of the items, by their ids
+        self._indexes: dict[str | None, int] = {}  # of the items, by their ids
 
     def apply(self, event: dict[str, Json]) -> None:
-        """Give *event* its number, and the places and lists that it has not.
+        """Set the number of *event* and add the indexes and lists that it lacks.
 
-        Raises ValueError for what no SDK could read.
+        Raises ValueError for an event that no SDK could read.
         """
         if not passes(_EVENT, event):
             raise ValueError("not an event of a response")
         event["sequence_number"] = self._number
         self._number += 1
         item, kind = event.get("item"), event["type"]
-        # llama.cpp's calls have no other id.
+        # llama.cpp's function calls have a call_id only.
         id = event.get("item_id") if item is None else item.get("id") or item.get("call_id")
         added: dict[str, Json] = {name: 0 for name, one in _PARTS.items() if one.match(kind)}
         if item is not None or id is not None:
-            added["output_index"] = self._places.setdefault(id, len(self._places))
+            added["output_index"] = self._indexes.setdefault(id, len(self._indexes))
         if kind.startswith("response.output_text."):
             added["logprobs"] = []
         if event.get("response") is not None:
-            _add(event["response"], {"status": "in_progress", "output": []})
-        _add(event, added)
+            _add_missing(event["response"], {"status": "in_progress", "output": []})
+        _add_missing(event, added)
 
 
-def _add(holder: dict[str, Json], members: dict[str, Json]) -> None:
-    """Add those of *members* that *holder* has not, or has as null."""
+def _add_missing(holder: dict[str, Json], members: dict[str, Json]) -> None:
+    """Add those of *members* to *holder* that are missing or null there."""
     holder.update({name: value for name, value in members.items() if holder.get(name) is None})

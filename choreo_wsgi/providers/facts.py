@@ -1,7 +1,7 @@
-"""The provider types of this package, as a table: what is known of one before it is imported.
+"""A table of this package's provider types: the facts that are needed before importing one.
 
-Routing asks the table which types the environment configures and which model names go where;
-only then is a type's module imported.  The classes take their facts from here too.
+The configuration reads here which types the environment configures and which model names belong
+to them; only then is a type's module imported.  The provider classes use the same facts.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ CAPABILITIES = "what models take, before the table: PATTERN NAME=VALUE ..., comm
 
 @dataclass(frozen=True)
 class Facts:
-    """What configures a provider type; *where* its class stands is ``module:Class``.
+    """The facts of a provider type, whose class is at *where* (``module:Class``).
 
-    *keys* are the environment variables of its key (the first that is set is taken) and
-    *base_url* is that of its address.  *patterns* are the model names (fnmatch patterns) that go
-    to it when only the environment is configured.  *also* are other variables that may
-    configure it; the class says how.  *home* is the address of an OpenAI-compatible API, and
-    *needs_key* whether nothing can be had there without a key.  *extra* is the extra of this
-    distribution that the type needs.
+    *keys* are the environment variables of its key, the first that is set is used; *base_url* is
+    the variable of its address.  *patterns* (fnmatch) match the model names that are routed to it
+    if there is no configuration but the environment.  *also* are other variables that configure
+    it, in a way that the class defines.  *home* is the address of an OpenAI-compatible API, and
+    *needs_key* is whether that requires a key.  *extra* is the extra of this distribution that
+    the type needs.
     """
 
     where: str = ""
@@ -36,12 +36,12 @@ class Facts:
 
 
 def _own(where: str, name: str, *patterns: str, home: str = "", **more: Any) -> Facts:
-    """Return the facts of a type in this folder whose variables begin with *name*."""
+    """Return the facts of a type in this package whose variables begin with *name*."""
     more = {"keys": (f"{name}_API_KEY",), "base_url": f"{name}_BASE_URL", **more}
     return Facts(f"choreo_wsgi.providers.{where}", patterns=patterns, home=home, **more)
 
 
-#: In alphabetical order, which is the order in which their patterns are asked.
+#: In alphabetical order, in which their patterns are tried.
 BUILT_IN: dict[str, Facts] = {
     "anthropic": _own("anthropic.provider:Anthropic", "ANTHROPIC", "claude-*"),
     "azure": _own(

@@ -1,4 +1,4 @@
-"""Several targets for one model: the first that answers is the one the caller hears."""
+"""Several targets for one model: the reply of the first that answers is used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .routing import Target
 
 @dataclass(eq=False)
 class Breakers:
-    """The targets that keep failing, by label, so that they are not asked first every time.
+    """Circuit breakers of the targets, by label: a target that keeps failing is tried last.
 
     After *failures* in a row a circuit is open for *seconds*; then one request at a time may try
-    (half-open) until one succeeds.  A label holds the model's name, which is the caller's word
-    where a provider takes any: beyond *most* the one that failed longest ago is forgotten.
+    the target (half-open) until one succeeds.  A label has the model's name in it, which clients
+    may make up: beyond *most* labels the one that failed longest ago is dropped.
     """
 
     failures: int = 5
@@ -28,11 +28,11 @@ class Breakers:
     most: int = 1024
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    #: How often each failed in a row, and until when it is left out if that is often enough.
+    #: The failures in a row of each label, and until when its circuit is open if they suffice.
     _failing: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def allows(self, label: str) -> bool:
-        """Whether the target may be asked now; in a half-open circuit only one caller may."""
+        """Return whether the target may be tried now: by one caller only if it is half-open."""
         if label not in self._failing:
             return True
         with self._lock:
@@ -45,19 +45,19 @@ class Breakers:
             return now >= until
 
     def open_circuits(self) -> set[str]:
-        """Return the targets that are left out now."""
+        """Return the labels of the targets whose circuit is open."""
         with self._lock:
             now, failing = self.clock(), self._failing.items()
             return {label for label, (n, until) in failing if n >= self.failures and now < until}
 
     def succeeded(self, label: str) -> None:
-        """The target answered."""
+        """Record that the target answered, which closes its circuit."""
         if label in self._failing:
             with self._lock:
                 self._failing.pop(label, None)
 
     def failed(self, label: str) -> None:
-        """The target did not answer as it should."""
+        """Record a failure of the target."""
         with self._lock:
             failed, _ = self._failing.pop(label, (0, 0.0))
             self._failing[label] = failed + 1, self.clock() + self.seconds
@@ -68,27 +68,27 @@ class Breakers:
 def in_order(
     targets: Sequence[Target], random: Callable[[], float] = random.random
 ) -> list[Target]:
-    """Return *targets* in the order to ask them.
+    """Return *targets* in the order in which to try them.
 
-    Lower priority numbers come first; those of one priority are drawn by weight.
+    Lower priority numbers come first; those of the same priority are drawn at random by weight.
     """
     if len(targets) == 1:
         return list(targets)
     # Efraimidis and Spirakis: sorting by u ** (1 / w) draws by weight without replacement.
     keyed = [
-        (item.priority, -(random() ** (1 / item.weight)) if item.weight else 1.0, place)
-        for place, item in enumerate(targets)
+        (target.priority, -(random() ** (1 / target.weight)) if target.weight else 1.0, number)
+        for number, target in enumerate(targets)
     ]
-    return [targets[place] for _, _, place in sorted(keyed)]
+    return [targets[number] for _, _, number in sorted(keyed)]
 
 
 class Failover:
-    """Reads from the first of *targets* that answers; itself a reply.
+    """The reply of the first of *targets* that answers.
 
-    *begin* asks one of them; *breakers* knows which keep failing.  One that fails before
-    its first byte with something that another could do better (no connection, 429, 5xx,
-    a timeout) is passed over for the next.  Those with an open circuit are asked only when nobody
-    else is left.  After the first byte nothing is tried again.
+    *begin* sends the request to a target.  If that fails before the first byte of the reply, with
+    an error that another target may not have (no connection, 429, 5xx, a timeout), the next one
+    is tried.  Targets whose circuit in *breakers* is open are tried only if no other remains.
+    After the first byte there is no failover.
     """
 
     def __init__(
@@ -97,85 +97,85 @@ class Failover:
         begin: Callable[[Target], Reply],
         breakers: Breakers,
     ) -> None:
-        self._left = list(targets)
+        self._remaining = list(targets)
         self._begin: Callable[[Target], Reply] | None = begin
         self._breakers = breakers
         self._answered = False
-        #: How many targets were passed over so far.
+        #: The number of targets that failed so far and were followed by another.
         self.failovers = 0
         self.ended = False
-        self._reading: Reply | None = None  # nobody is asked before the first receive()
+        self._reply: Reply | None = None  # None until the target is tried
         self._choose()
 
     @property
     def label(self) -> str:
-        return self._target.label if self._reading is None else self._reading.label
+        return self._target.label if self._reply is None else self._reply.label
 
     @property
     def usage(self) -> Usage | None:
-        return None if self._reading is None else self._reading.usage
+        return None if self._reply is None else self._reply.usage
 
     def _choose(self) -> None:
-        """Choose whom to ask next."""
-        # A half-open circuit lets one caller try: it is asked only when its turn has come.
-        for target in (*self._left, self._left[0]):
+        """Choose the next target."""
+        # allows() lets one caller through a half-open circuit: called until one target is found.
+        for target in (*self._remaining, self._remaining[0]):
             self._target = target
             if self._breakers.allows(target.label):
                 break
-        self._left.remove(self._target)
+        self._remaining.remove(self._target)
 
-    def _pass_over(self, error: ChoreoError) -> None:
-        """Raise *error* unless the next target is to be asked."""
-        # Another target could do better, unless the request or this process is at fault.
+    def _fail_over(self, error: ChoreoError) -> None:
+        """Choose the next target after *error*, or raise it if none is to be tried."""
+        # Another target may succeed unless the request or this process is at fault.
         if not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500):
             self._breakers.failed(self._target.label)
-            if self._left and not self._answered:
+            if self._remaining and not self._answered:
                 self.failovers += 1
-                self._reading = None
+                self._reply = None
                 self._choose()
                 return
         raise error
 
     def receive(self, timeout: float) -> bytes:
-        """Return what came within *timeout* seconds from whoever answers."""
-        reading = self._reading
+        """Return the bytes that the target sends within *timeout* seconds."""
+        reply = self._reply
         try:
-            if reading is None:
+            if reply is None:
                 if self._target.provider.blocking and timeout <= 0:
                     return b""
                 begin = self._begin
                 assert begin is not None
-                if not self._left:
+                if not self._remaining:
                     self._begin = None  # it holds the request, which may be megabytes
-                reading = self._reading = begin(self._target)
-            block = reading.receive(timeout)
+                reply = self._reply = begin(self._target)
+            data = reply.receive(timeout)
         except ChoreoError as error:
-            if reading is not None:
-                reading.close()
-            self._pass_over(error)
+            if reply is not None:
+                reply.close()
+            self._fail_over(error)
             return b""
-        if block or reading.ended:
+        if data or reply.ended:
             if not self._answered:
                 self._answered = True
                 self._begin = None
                 self._breakers.succeeded(self._target.label)
-            self.ended = reading.ended
-        return block
+            self.ended = reply.ended
+        return data
 
     def lane(self) -> Lane | None:
-        return lane_of(self._reading)
+        return lane_of(self._reply)
 
     def fileno(self) -> int | None:
-        return None if self._reading is None else self._reading.fileno()
+        return None if self._reply is None else self._reply.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came; None before a target that may block."""
-        if self._reading is None:
+        """When to receive again without new bytes; None while a target that may block is next."""
+        if self._reply is None:
             return None if self._target.provider.blocking else 0.0
-        return self._reading.due
+        return self._reply.due
 
     def close(self) -> None:
-        """Stop whoever answers; a client that leaves is no failure of a target."""
-        if self._reading is not None:
-            self._reading.close()
+        """Stop the reply; a client that leaves is no failure of a target."""
+        if self._reply is not None:
+            self._reply.close()

@@ -1,7 +1,7 @@
-"""What a provider reports as an error, of whatever shape, as our caller is told of it.
+"""Turns the errors that providers report, of whatever shape, into :class:`ChoreoError`.
 
-The one reader of errors: for the body of a refusal, for an object inside a stream, and for a
-document that came with status 200.  Shapes that were met::
+They are in the body of a response with an error status, in an object inside a stream, or in a
+document with status 200.  Shapes seen in the wild::
 
     {"error": {"message", "type", "code", "param"}}      OpenAI, and nearly everybody
     {"error": "..."}   {"errors": [{"message"}]}         Ollama, Cloudflare
@@ -29,9 +29,9 @@ from ..errors import ChoreoError, UpstreamInvalid, from_provider
 from ..upstream.head import retry_after as retry_after
 from .reading import find_error
 
-#: Longest code, and longest name of a parameter, that is passed on.
+#: Limit of characters of a code, or of the name of a parameter, that is passed on.
 _MAX_WORD = 200
-#: Longest message, and longest piece of an unknown body, that is passed on.
+#: Limits of characters of a message, and of a body without one, that are passed on.
 _MAX_MESSAGE = 4000
 _SHOWN = 500
 
@@ -43,7 +43,7 @@ _NUMBERS = (
     *("code", "status", "status_code", "statusCode", "http_status", "error_code", "StatusCode"),
 )
 
-#: The HTTP status that a word in an error stands for; the first that is found in it.
+#: HTTP statuses of the words for programs in errors; the first pattern that matches counts.
 _STATUSES = (
     (re.compile("context_length|context_size|context_window"), 400),
     (re.compile("rate_limit|too_many_requests|throttl|exhausted|quota|not_ready"), 429),
@@ -58,18 +58,18 @@ _STATUSES = (
     (re.compile("failed_precondition|out_of_range"), 400),
 )
 _SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?)s", re.ASCII)
-#: An error may come as an event of the stream that was asked for.
+#: An error may be sent as an event of the requested stream.
 _EVENT = re.compile(r"^(event:.*\s+)?data:\s*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\s.-]+")
-#: Google's: a key of ours that is wrong is there an invalid argument, a 400.
+#: Google reports a wrong API key as an invalid argument, with status 400 and this reason.
 _WRONG_KEY = "API_KEY_INVALID"
-#: Servers that have no code for it say so in the words of OpenAI, vLLM, SGLang or llama.cpp.
+#: Messages of OpenAI, vLLM, SGLang and llama.cpp for a prompt that is too long.
 _TOO_LONG = re.compile(
     r"maximum context length|context (length|size|window) (exceeded|is too)|"
     r"exceeds? the (available|model's|maximum) context|prompt is too long",
     re.I,
 )
-#: Returns the status and code that a status, headers, a message and its object really mean.
+#: Returns the real status and code of an error from its status, headers, message and object.
 Meaning = Callable[[int, Mapping[str, str], str, Mapping[str, Json]], "tuple[int, str | None]"]
 _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_balance")
 
@@ -77,10 +77,10 @@ _NO_MONEY = re.compile(r"insufficient_quota|insufficient_credit|insufficient_bal
 def provider_error(
     error: Json, status: int | None = None, retry_after: float | None = None
 ) -> ChoreoError:
-    """Return *error*, an object of whatever shape, as our caller is told of it.
+    """Return the error that the object *error*, of whatever shape, reports.
 
-    *status* is the answer's HTTP status; None where the error itself has to name one.
-    *retry_after* is in seconds.
+    *status* is the HTTP status of the answer; if it is None, the status is read from the error
+    itself.  *retry_after* is in seconds.
     """
     error = _within(error)
     if isinstance(error, dict) and isinstance(error.get("error"), dict):
@@ -88,28 +88,28 @@ def provider_error(
     members = error if isinstance(error, dict) else {}
     message = error_words(error) or "the provider reported an error"
     words = _words(members)
-    given = (word for name in _WORDS if isinstance(word := members.get(name), str))
-    own = next((word[:_MAX_WORD] for word in given if word and not word.isdigit()), None)
+    codes = (code for name in _WORDS if isinstance(code := members.get(name), str))
+    code = next((code[:_MAX_WORD] for code in codes if code and not code.isdigit()), None)
     if any(word.startswith(("context_length", "exceed_context_size")) for word in words) or (
         status in (400, 413) and _TOO_LONG.search(message[:_MAX_MESSAGE])
     ):
-        own = "context_length_exceeded"
+        code = "context_length_exceeded"
     if status is None:
         status = next(_numbers(members), None) or named_status(members) or 502
     if any(map(_NO_MONEY.search, words)):
-        own = "insufficient_quota"
+        code = "insufficient_quota"
     param = members.get("param")
     return from_provider(
         status,
         message[:_MAX_MESSAGE],
-        code=own,
+        code=code,
         param=param[:_MAX_WORD] if isinstance(param, str) else None,
         retry_after=retry_delay(members) if retry_after is None else retry_after,
     )
 
 
 def _within(value: Json) -> Json:
-    """Return the error that *value* reports, or *value*; the first of several."""
+    """Return the part of *value* that reports an error, the first of several, or *value*."""
     found = find_error(value)
     found = value if found is None else found
     while isinstance(found, list) and found:
@@ -118,7 +118,7 @@ def _within(value: Json) -> Json:
 
 
 def retry_delay(error: Mapping[str, Json]) -> float | None:
-    """Return the seconds to wait that a google.rpc.RetryInfo in an *error* names, or None."""
+    """Return the seconds in the google.rpc.RetryInfo of *error*, or None."""
     details = error.get("details")
     for detail in details if isinstance(details, list) else ():
         delay = detail.get("retryDelay") if isinstance(detail, dict) else None
@@ -127,19 +127,19 @@ def retry_delay(error: Mapping[str, Json]) -> float | None:
     return None
 
 
-def stream_error(told: Json) -> ChoreoError:
-    """Return the error that *told*, of whatever shape, is with the status that its words mean."""
-    members = told if isinstance(told, dict) else {}
+def stream_error(error: Json) -> ChoreoError:
+    """Return the error that *error*, an object in a stream, reports; its words give the status."""
+    members = error if isinstance(error, dict) else {}
     status = named_status(members) or next(_numbers(members), 502)
-    message = error_words(told)[:_MAX_MESSAGE] or "the provider reported an error"
+    message = error_words(error)[:_MAX_MESSAGE] or "the provider reported an error"
     return from_provider(status, message)
 
 
 def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
-    """Return the message in the *body* of an error, and the object that it stood in.
+    """Return the message in the *body* of an error, and the object that contained it.
 
-    The message is ``""`` for an empty body and for HTML; a body of another kind is its own
-    message, cut short.
+    The message is ``""`` for an empty body and for HTML; any other body without a message is
+    itself the message, truncated.
     """
     shown = _EVENT.sub("", body.decode("utf-8-sig", "replace").strip())
     try:
@@ -158,21 +158,21 @@ def response_error(
     now: float,
     meaning: Meaning | None = None,
 ) -> ChoreoError:
-    """Return what an answer means that is not what was asked for.
+    """Return the error for a response that is not the expected one.
 
     The names in *headers* are in lower case; *now* is the time in seconds since 1970.  *meaning*
-    is for errors whose words are not OpenAI's.
+    interprets errors whose words are not OpenAI's.
     """
     message, error = read_body(body)
     if 200 <= status < 300:
         if find_error(error) is not None or (error and "choices" not in error):
             return provider_error(error)
-        said = ": it is empty" if not body.strip() else f": {message}" if message else ""
+        reason = ": it is empty" if not body.strip() else f": {message}" if message else ""
         if message[:1] in ("{", "["):
-            said = ": JSON that is cut off, or of another kind"
-        return UpstreamInvalid(f"the provider's answer is not what was asked for{said}")
+            reason = ": JSON that is cut off, or of another kind"
+        return UpstreamInvalid(f"the provider's answer is not what was asked for{reason}")
     if status < 400:
-        return UpstreamInvalid(f"the provider answered {status}, which is not followed")
+        return UpstreamInvalid(f"the provider answered {status}; redirects are not followed")
     message = message or f"the provider answered {status}"
     wait = retry_after(headers, now)
     if meaning is None:
@@ -183,24 +183,24 @@ def response_error(
 
 
 def named_status(members: Mapping[str, Json]) -> int | None:
-    """Return the HTTP status that a word in an error's *members* stands for, or None."""
+    """Return the HTTP status that a word in the *members* of an error stands for, or None."""
     found = (status for word in _words(members) for part, status in _STATUSES if part.search(word))
     return next(found, None)
 
 
 def _words(members: Mapping[str, Json]) -> list[str]:
-    """Return the words for programs in an error, as ``not_found``, the surest first."""
-    given = [members.get(name) for name in _WORDS]
+    """Return the words for programs in an error, as ``not_found``, the most reliable first."""
+    values = [members.get(name) for name in _WORDS]
     if _WRONG_KEY in str(members.get("details")):
-        given.insert(0, _WRONG_KEY)
-    # AWS has namespaces before a name, and pages behind it.
-    names = (word.rpartition("#")[2].partition(":")[0] for word in given if isinstance(word, str))
+        values.insert(0, _WRONG_KEY)
+    # AWS writes a namespace before the name and the URL of a page after it.
+    names = (word.rpartition("#")[2].partition(":")[0] for word in values if isinstance(word, str))
     words = (_CAMEL.sub("_", name.strip()).lower() for name in names)
     return [word for word in words if word and not word.isdigit()]
 
 
 def _numbers(members: Mapping[str, Json]) -> Iterator[int]:
-    """Yield the HTTP statuses that an error has as numbers, the surest first."""
+    """Yield the HTTP statuses that an error has as numbers, the most reliable first."""
     for name in _NUMBERS:
         value = members.get(name)
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:

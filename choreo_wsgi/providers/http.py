@@ -1,9 +1,9 @@
-"""A provider that is reached over HTTP: two pure parts, and the IO between them.
+"""Providers that are reached over HTTP.
 
-:class:`OverHTTP` is how it is asked, whoever reads the answer.  A subclass of
-:class:`HTTPProvider` says what to send (:meth:`~HTTPProvider.encode`) and how to read what comes
-back (a :class:`~choreo_wsgi.providers.translating.Translator`); neither touches a socket.  The
-subclass's tests are recorded bytes, split anywhere.
+:class:`OverHTTP` sends requests and reports errors.  A subclass of :class:`HTTPProvider` adds two
+pure parts: :meth:`~HTTPProvider.encode` makes the request, and a
+:class:`~choreo_wsgi.providers.translating.Translator` reads the answer.  Neither uses a socket, so
+the tests of a subclass are recorded bytes, split anywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import ChoreoError
 from ..late import Late
 from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
-from .base import Provider, nothing
+from .base import Provider, empty_answer
 
 if TYPE_CHECKING:
     from ..chat.request import ChatRequest
@@ -39,49 +39,49 @@ else:
 
 
 class OverHTTP(Provider):
-    """A provider behind HTTP, and how it is asked."""
+    """A provider behind HTTP; how its answers are read is left to subclasses."""
 
     blocking = False
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        given, names = self.options, ("connect_timeout", "first_byte_timeout", "idle_timeout")
-        waits = [getattr(given, name, 0) or getattr(settings, name) for name in names]
-        self.client = Client(Timeouts(*waits), unix_socket=getattr(given, "unix_socket", ""))
-        #: Makes the id of a tool call whose provider has none.
+        own, names = self.options, ("connect_timeout", "first_byte_timeout", "idle_timeout")
+        timeouts = Timeouts(*(getattr(own, name, 0) or getattr(settings, name) for name in names))
+        self.client = Client(timeouts, unix_socket=getattr(own, "unix_socket", ""))
+        #: Makes the ids of tool calls if the provider sends none.
         self.new_call_id: Callable[[], str] = new_call_id
-        lines = getattr(given, "capabilities", ())
+        lines = getattr(own, "capabilities", ())
         self._overrides = capabilities.overrides(lines) if lines else []
 
     def capabilities(self, model: str) -> Capabilities:
-        """Return what *model* can do."""
+        """Return the capabilities of *model*."""
         return capabilities.capabilities(model, self._overrides)
 
     def attempt(
-        self, request: ChatRequest, sent: HTTPRequest, foreign: bytes = b"{[<", **judged: Any
+        self, request: ChatRequest, sent: HTTPRequest, foreign: bytes = b"{[<", **options: Any
     ) -> Attempt:
-        """Return how *sent* is sent for *request* and, as :class:`Attempt` has it, *judged*.
+        """Return the attempt to send *sent* for *request*; *options* are those of Attempt.
 
-        *sent* is taken over: it gets its long strings and more headers.
+        *sent* is changed: the marks in its body are replaced by their strings, headers are added.
         """
         if request.marks:
             sent.body = restore(sent.body, request.marks)
         sent = self.signed(sent)
         sent.headers = {**sent.headers, **request.trace}  # not signed: proxies may change them
-        judged = {"to_error": self.error, "secrets": self.secrets, "foreign": foreign, **judged}
-        return answers.Attempt(lambda: self.client.send(sent), **judged)
+        options = {"to_error": self.error, "secrets": self.secrets, "foreign": foreign, **options}
+        return answers.Attempt(lambda: self.client.send(sent), **options)
 
     def post(self, url: str, headers: dict[str, str], body: dict[str, Json]) -> HTTPRequest:
-        """Return what posts *body*, in which the marks of its request may be, to *url*."""
+        """Return the request that posts *body*, which may have marks in it, to *url*."""
         headers = {"content-type": "application/json", **headers}
         return HTTPRequest("POST", url, headers, dump_large(body))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
-        """Return *sent*, which is complete, with its signature, where requests are signed."""
+        """Return the complete request *sent* with a signature, if the API needs one."""
         return sent
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-        """Return what an answer that is not what was asked for means for our caller."""
+        """Return the error for a response that is not the expected one."""
         return failures.response_error(status, headers, body, time.time())
 
     def close(self) -> None:
@@ -89,39 +89,39 @@ class OverHTTP(Provider):
 
 
 class HTTPProvider(OverHTTP):
-    """A provider behind HTTP whose answers are translated; see the module's text."""
+    """A provider behind HTTP whose answers are translated; see the module's docstring."""
 
     native: ClassVar[frozenset[str]] = frozenset(("max_tokens", "stop"))
-    #: What the provider takes as the name of a tool; None: whatever there is.
+    #: The tool names that the provider accepts; None if it accepts all.
     tool_names: ClassVar[re.Pattern[str] | None] = None
-    #: How an error says that the prompt is too long.  None: errors have OpenAI's words for that.
+    #: Error messages for a prompt that is too long; None if the provider's are OpenAI's.
     too_long: ClassVar[re.Pattern[str] | None] = None
 
     @abstractmethod
     def encode(self, request: ChatRequest) -> HTTPRequest:
-        """Return what to send for *request*; raises InvalidRequest for what cannot be sent."""
+        """Return the HTTP request for *request*; raises InvalidRequest if it is not supported."""
 
     @abstractmethod
     def translator(self, request: ChatRequest) -> Translator:
-        """Return what reads the answer to *request*."""
+        """Return a translator of the answer to *request*."""
 
     def open(self, request: ChatRequest) -> Source:
         if request.max_tokens == 0:
-            return nothing(request.n)
-        request, known = tools.fit_names(request, self.tool_names)
+            return empty_answer(request.n)
+        request, names = tools.fit_names(request, self.tool_names)
         sent, translator = self.encode(request), self.translator(request)
         events, unfold = isinstance(translator, translating.EventTranslator), translator.unfold
         attempt = self.attempt(request, sent, translator.foreign, events=events, unfold=unfold)
-        return translating.HTTPSource(attempt, translator, known)
+        return translating.HTTPSource(attempt, translator, names)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-        """Return the error in an answer; :meth:`meaning` says what it really means."""
+        """Return the error for a response; :meth:`meaning` finds its real status and code."""
         return failures.response_error(status, headers, body, time.time(), self.meaning)
 
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
-        """Return the status and code that an error really means; *error* is its JSON object."""
+        """Return the real status and the code of an error; *error* is its JSON object."""
         if self.too_long is None:
             code = error.get("code")
             return status, code if isinstance(code, str) else None

@@ -112,7 +112,7 @@ class NativeReply(UpstreamAnswer):
         value = parse_object(shorten_into(self._marks, body))
         failure = find_error(value)
         if failure is not None:
-            body = self.hide(body.decode()).encode()
+            body = self.redact(body.decode()).encode()
             value = parse_object(shorten_into(self._marks, body))
         if failure is not None and self._dialect.member != "response":
             raise provider_error(self._whole_value(failure))
@@ -129,7 +129,7 @@ class NativeReply(UpstreamAnswer):
         known = {"model": self._renamed, "id": self._writer.fixed_id}
         new = {name: word for name, word in known.items() if word and value.get(name, word) != word}
         if value.get("error"):  # of a response that has failed
-            new["error"] = self._whole_value(value["error"], self.hide_keys)
+            new["error"] = self._whole_value(value["error"], self.redact_keys)
         value.update(new)
         return bool(new)
 
@@ -198,7 +198,7 @@ class NativeReply(UpstreamAnswer):
             return b""
         if event.data == "null" and not dialect.last:  # how llama.cpp begins several completions
             return b""
-        data = self.hide(event.data).encode("utf-8", "replace")
+        data = self.redact(event.data).encode("utf-8", "replace")
         value = parse_object(data)
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):
