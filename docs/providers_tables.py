@@ -23,7 +23,7 @@ from choreo_wsgi.providers.support import (
     TABLE,
     Cell,
     Row,
-    takes,
+    accepts,
 )
 from choreo_wsgi.settings import table
 
@@ -83,12 +83,12 @@ def support(name: str, rows: Iterable[Row], types: Sequence[str]) -> str:
 
 
 def contents() -> str:
-    """Return the table of which content each provider takes in which messages."""
+    """Return the table of which content each provider accepts in which messages."""
     table = [("content", *PROVIDERS)]
     for kind in KINDS:
         cells = []
         for type in PROVIDERS:
-            places = [place for place in PLACES if takes(type, place, kind)]
+            places = [place for place in PLACES if accepts(type, place, kind)]
             cells.append(f"sent in {', '.join(places)}" if places else "refused")
         table.append((kind, *cells))
     return _list_table(table)

@@ -1,9 +1,9 @@
 """Log probabilities of a large answer, set aside before it is parsed.
 
-With the 20 likeliest beside it one token has 170 values, and an answer of 2,000 tokens 340,000,
-which take 40 MB as Python's objects.  Nobody reads them where the answer is passed on in the
-words it came in: so the elements of their lists are cut out of the bytes as long strings are,
-see :mod:`~choreo_wsgi.chat.longtext`.
+With its 20 most likely alternatives one token has 170 values, and an answer of 2,000 tokens has
+340,000, which take 40 MB as Python objects.  Nothing reads them if the answer is forwarded in the
+API that it came in.  So the elements of their lists are cut out of the bytes and replaced by
+marks, as long strings are, see :mod:`~choreo_wsgi.chat.longtext`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from ..chat.jsontext import MAX_VALUES, check_bounds
 from ..chat.longtext import LONG, WINDOW, new_number
 from .reading import decode
 
-#: Lists that are shorter stay.
-_CUT = 2 * 1024
-#: So many lists are looked at: each of 128 choices may have one.
-_MOST = 128
+#: Lists of fewer bytes are not set aside.
+_SHORTEST = 2 * 1024
+#: Limit of lists that are searched for: each of 128 choices may have one.
+_MOST_LISTS = 128
 _BLANK = re.compile(r"[ \t\r\n]*")
-#: Within a string there is a backslash before each quote.
+# A match inside a JSON string has a backslash before its first quote, see _lists.
 _MEMBER = re.compile(rb'"logprobs"[ \t\r\n]*:[ \t\r\n]*(?:\{|\[(?![ \t\r\n]*\]))')
+#: A member of the object that chat has: ``null``, an empty list or (group 1) the start of a list.
 _LIST = re.compile(
     rb'[ \t\r\n,]*"[a-z_]{1,32}"[ \t\r\n]*:[ \t\r\n]*(?:null|\[[ \t\r\n]*\]|(\[))[ \t\r\n]*'
 )
 
 
 def shorten_into(marks: Marks, text: bytes) -> bytes:
-    """Return *text*, JSON, without log probabilities and long strings, for which *marks* stand.
+    """Return the JSON *text* with marks for its log probabilities and long strings.
 
-    What they stand for is put there.
+    The bytes that the marks stand for are added to *marks*.
     """
     short, found = shorten(text)
     marks |= found
@@ -42,63 +43,64 @@ def shorten_into(marks: Marks, text: bytes) -> bytes:
 
 
 def shorten(text: bytes | memoryview) -> tuple[bytes, Marks]:
-    """Return *text* with marks for what is in long lists of log probabilities, and what they are.
+    """Return the JSON *text* with marks for the elements of long lists of log probabilities.
 
-    What is cut out are elements that a JSON parser accepts.  A text in which that is not so is
-    returned as it is, so that a parser tells what is wrong with it.
+    Returns the bytes that they stand for too.  Only elements that a JSON parser accepts are cut
+    out.  Otherwise *text* is returned unchanged, so that the parser reports the error in it.
     """
     marks: Marks = {}
-    as_it_is = cast(bytes, text)
+    unchanged = cast(bytes, text)
     if len(text) <= LONG:
-        return as_it_is, marks
+        return unchanged, marks
     view = memoryview(text)
     parts: list[bytes | memoryview] = []
     done = 0
     try:
-        for begin, end in islice(_lists(text), _MOST):
-            if end - begin >= _CUT:
+        for begin, end in islice(_lists(text), _MOST_LISTS):
+            if end - begin >= _SHORTEST:
                 mark = new_number().encode()
                 parts += (view[done:begin], mark)
                 marks[mark], done = view[begin:end], end
     except ValueError:
-        return as_it_is, {}
-    return b"".join((*parts, view[done:])) if marks else as_it_is, marks
+        return unchanged, {}
+    return b"".join((*parts, view[done:])) if marks else unchanged, marks
 
 
 def _lists(text: bytes | memoryview) -> Iterator[tuple[int, int]]:
-    """Yield where the elements of each list of log probabilities in *text* begin and end."""
+    """Yield the start and end of the elements of each list of log probabilities in *text*."""
     at = 0
-    left = iter(range(MAX_VALUES))
+    allowance = iter(range(MAX_VALUES))
     while found := _MEMBER.search(text, at):
         at = found.end()
         if text[found.start() - 1 : found.start()] == b"\\":
             continue
         if text[at - 1 : at] == b"[":
-            begin, at = at, _end(text, at, left)
+            begin, at = at, _end_of_list(text, at, allowance)
             yield begin, at
             continue
         while found := _LIST.match(text, at):  # an object of lists, as in chat
             at = found.end()
             if found[1]:
-                begin, at = found.end(1), _end(text, found.end(1), left)
+                begin, at = found.end(1), _end_of_list(text, found.end(1), allowance)
                 yield begin, at
                 at += 1
 
 
-def _end(text: bytes | memoryview, at: int, left: Iterator[int]) -> int:
-    """Return where the elements end of the list whose first begins at *at*.
+def _end_of_list(text: bytes | memoryview, at: int, allowance: Iterator[int]) -> int:
+    """Return the position of the bracket that ends the list whose first element begins at *at*.
 
-    They are read one by one, as characters of one byte each, and dropped.  Raises ValueError for
-    what is no JSON, for elements larger than a window, and for more than are *left* to be read.
+    The elements are parsed one by one, decoded as Latin-1 so that offsets are those of bytes, and
+    dropped.  Raises ValueError for invalid JSON, for elements larger than a window, and once
+    *allowance*, which has one item for each element that may be read, is exhausted.
     """
-    size = _CUT
+    size = _SHORTEST
     while True:
         window = bytes(text[at : at + size])
         check_bounds(window)
-        piece, read, symbol = window.decode("latin-1"), 0, ","
+        piece, done, symbol = window.decode("latin-1"), 0, ","
         while symbol == ",":
             try:
-                place = _after_blanks(piece, read)
+                place = _after_blanks(piece, done)
                 place = _after_blanks(piece, decode.raw_decode(piece, place)[1])
             except ValueError:
                 break
@@ -107,13 +109,13 @@ def _end(text: bytes | memoryview, at: int, left: Iterator[int]) -> int:
                 window[:place].decode()
                 return at + place
             if symbol == ",":
-                read = place + 1
-                if next(left, None) is None:
+                done = place + 1
+                if next(allowance, None) is None:
                     raise ValueError("too many elements")
-        if symbol not in ("", ",") or (not read and size == WINDOW):
+        if symbol not in ("", ",") or (not done and size == WINDOW):
             raise ValueError("not a list of small elements")
-        window[:read].decode()
-        at, size = at + read, WINDOW
+        window[:done].decode()  # raises UnicodeDecodeError, a ValueError
+        at, size = at + done, WINDOW
 
 
 def _after_blanks(text: str, at: int) -> int:

@@ -1,4 +1,4 @@
-"""What reading providers' JSON has in common: strict, and never an error of ours."""
+"""Strict reading of providers' JSON: whatever is wrong with it is an error of the provider."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..chat.items import Json, Usage
 from ..chat.shapes import ERROR_HOLDERS, ERROR_STATES, ERRORS, numbered
 from ..errors import UpstreamInvalid
 
-#: What a wrong shape raises where JSON is taken apart; RecursionError: brackets without end.
+#: Exceptions from reading JSON of an unexpected shape; RecursionError: nested too deeply.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
 
 
 def unknown_shape(error: Exception) -> UpstreamInvalid:
-    """Return what one of SHAPE_ERRORS means for the caller."""
+    """Return the error of the provider for *error*, one of SHAPE_ERRORS."""
     return UpstreamInvalid(f"the provider's answer has an unknown shape: {error!r}"[:500])
 
 
 def text(value: Json) -> str:
-    """Return *value* if it is text, ``""`` for null; raises TypeError."""
+    """Return *value* if it is a string, ``""`` for null; raises TypeError for other values."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -29,14 +29,14 @@ def text(value: Json) -> str:
     return value
 
 
-#: Longer numbers are not read: Python does not write whole numbers of more digits (CVE-2020-10735).
+#: Limit of digits of a number: Python refuses to write longer integers (CVE-2020-10735).
 _MOST_DIGITS = 4000
 
 
 def _float(text: str) -> Json:
-    """Return the number in *text*; one that no float can hold as a whole number.
+    """Return the number in *text*, as an integer if it is too large for a float.
 
-    Python would make infinity of it, which it then writes as no JSON knows it.
+    Python would read infinity, which it then writes in a way that JSON does not have.
     """
     value = float(text)
     if isfinite(value):
@@ -48,8 +48,7 @@ def _float(text: str) -> Json:
 
 decode = jsontext.Decoder(parse_constant=jsontext.refuse, parse_float=_float)
 
-
-#: Values that may be in what is read as a whole.
+#: Limit of values in a JSON text that is read as a whole.
 MAX_VALUES = jsontext.MAX_VALUES
 
 
@@ -63,14 +62,14 @@ def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
 
 
-#: Values that an event or an answer may hold, and one more for each so many bytes, up to so many.
+#: Values that an event or an answer may have; one more for each so many bytes; but no more than.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
 
 
 def most_values(text: str | bytes) -> int:
-    """Return how many values *text* may hold whose log probabilities need not be read.
+    """Return the limit of values in *text*, an event or answer without log probabilities.
 
-    It may repeat the tools of a request, which holds fewer.
+    It allows for an answer that repeats the tools of the request.
     """
     return min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
 
@@ -78,7 +77,7 @@ def most_values(text: str | bytes) -> int:
 def parse_object(text: str | bytes, values: int = 0) -> dict[str, Json]:
     """Return the JSON object in *text*; raises UpstreamInvalid for anything else.
 
-    It may hold so many *values*, or as many as :func:`most_values` says.
+    *values* limits the values in it; the default is :func:`most_values`.
     """
     value = parse_json(text, values or most_values(text))
     if not isinstance(value, dict):
@@ -86,18 +85,20 @@ def parse_object(text: str | bytes, values: int = 0) -> dict[str, Json]:
     return value
 
 
-#: What an object without choices has, or says, if it is an error.
-_TOLD = ("error_message", "error_msg", "errorMessage", "err", "err_msg", "errmsg", "detail")
+#: Members that report an error, in an object without choices, if they have any value,
+_DETAILS = ("error_message", "error_msg", "errorMessage", "err", "err_msg", "errmsg", "detail")
+#: if they are one of the words in _FAILED,
 _WORDS = ("object", "type", "status", "state", "event")
-_SAID = ("message", "msg", "details", "Message")
-_TELLING = {*_WORDS[1:], *_TOLD, *_SAID, "is_error", "success", "ok", "Response"}
 _FAILED = frozenset(("error", "failed", "failure"))
+#: if the code next to them does not mean success.  Without any of _SIGNS there is no error.
+_MESSAGES = ("message", "msg", "details", "Message")
+_SIGNS = {*_WORDS[1:], *_DETAILS, *_MESSAGES, "is_error", "success", "ok", "Response"}
 
 
 def find_error(value: Json) -> Json:
     """Return the part of *value*, a parsed answer or event, that reports an error, or None.
 
-    An error beside choices, or in one of them, counts too, as OpenRouter sends it.
+    That includes an error next to choices, or in one of them, as OpenRouter sends it.
     """
     if isinstance(value, list):
         return next((one for one in map(find_error, value) if one is not None), None)
@@ -120,23 +121,23 @@ def find_error(value: Json) -> Json:
                     if isinstance(holder, dict) and holder.get("error"):
                         return holder["error"]
         return None
-    if found or isinstance(value.get("error"), dict | list):  # an empty one
+    if found or isinstance(value.get("error"), dict | list):  # an empty object or list
         return value
-    if value.get("object") != "error" and _TELLING.isdisjoint(value):
-        return None  # as usage alone
+    if value.get("object") != "error" and _SIGNS.isdisjoint(value):
+        return None  # such as an event with only usage
     words = map(value.get, _WORDS)
     if any(word.lower() in _FAILED for word in words if isinstance(word, str)):
         return value
-    if any(map(value.get, (*_TOLD, "is_error"))) or False in map(value.get, ("success", "ok")):
+    if any(map(value.get, (*_DETAILS, "is_error"))) or False in map(value.get, ("success", "ok")):
         return value
-    if any(map(value.get, _SAID)):
+    if any(map(value.get, _MESSAGES)):
         return None if value.get("code") in (0, 200, "0", "200") else value
     status = jsontext.count(value.get("status"))
     return value if status and 400 <= status < 600 else find_error(value.get("Response"))
 
 
 def unwrapped(value: Json) -> Json:
-    """Return the completion, or chunk, that *value* has one level further in, or *value*."""
+    """Return the completion or chunk in a member of *value* that wraps it, or *value* itself."""
     if isinstance(value, dict) and "choices" not in value:
         for inner in map(value.get, ("data", "result", "response", "output", "completion", "body")):
             if isinstance(inner, dict) and inner.get("choices"):
@@ -145,9 +146,10 @@ def unwrapped(value: Json) -> Json:
 
 
 class Counts:
-    """Where a provider's ``usage`` has what stands in a :class:`~choreo_wsgi.chat.items.Usage`.
+    """A reader of a provider's ``usage``: for each count of Usage, where the provider has it.
 
-    Each is the names of counts that are added up; ``a.b`` is *b* within *a*.
+    Each argument has the names, separated by spaces, of the members to add up; ``a.b`` is the
+    member *b* of the object *a*.
     """
 
     def __init__(self, prompt: str, completion: str, **more: str) -> None:
@@ -158,7 +160,7 @@ class Counts:
         ]
 
     def read(self, usage: Mapping[str, Json]) -> Usage | None:
-        """Return what *usage* says, None for nothing; counts that are none are left out."""
+        """Return the counts in *usage*, None if it has none; invalid counts are skipped."""
         found: dict[str, int] = {}
         for to, name, within in self._places:
             if name not in usage:
@@ -173,13 +175,13 @@ class Counts:
                 found[to] = found.get(to, 0) + number
         if not found:
             return None
-        made = Usage(**found)
-        if made.total_tokens == made.prompt_tokens + made.completion_tokens:
-            made.total_tokens = None
-        return made
+        read = Usage(**found)
+        if read.total_tokens == read.prompt_tokens + read.completion_tokens:
+            read.total_tokens = None
+        return read
 
 
-def _openais(prompt: str, completion: str) -> Counts:
+def _openai_counts(prompt: str, completion: str) -> Counts:
     return Counts(
         *(f"{prompt}_tokens", f"{completion}_tokens"),
         cached=f"{prompt}_tokens_details.cached_tokens",
@@ -189,9 +191,9 @@ def _openais(prompt: str, completion: str) -> Counts:
     )
 
 
-#: Those of chat completions, of Responses and of Anthropic's Messages, whose input has nothing
-#: that was cached in it.
-CHAT, RESPONSES = _openais("prompt", "completion"), _openais("input", "output")
+#: Readers for chat completions, for Responses and for Anthropic's Messages.  The input tokens of
+#: Messages do not include cached ones, so those are added.
+CHAT, RESPONSES = _openai_counts("prompt", "completion"), _openai_counts("input", "output")
 MESSAGES = Counts(
     *("input_tokens cache_creation_input_tokens cache_read_input_tokens", "output_tokens"),
     cached="cache_read_input_tokens",
@@ -201,5 +203,5 @@ MESSAGES = Counts(
 
 
 def read_usage(usage: Mapping[str, Json]) -> Usage:
-    """Return what *usage*, the object of chat completions, says."""
+    """Return the counts in *usage*, the object of chat completions."""
     return CHAT.read(usage) or Usage()

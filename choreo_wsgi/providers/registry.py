@@ -1,7 +1,7 @@
-"""Finds the class of a provider type, and imports it only then.
+"""Finds and imports the class of a provider type.
 
-The types of this package stand in :mod:`~choreo_wsgi.providers.facts`.  Other packages add
-theirs through the entry-point group ``choreo_wsgi.providers``; their code runs only when the
+The types of this package are listed in :mod:`~choreo_wsgi.providers.facts`.  Other packages add
+types through the entry-point group ``choreo_wsgi.providers``; their code runs only if the
 configuration names the type.
 """
 
@@ -21,17 +21,16 @@ GROUP = "choreo_wsgi.providers"
 
 
 class Unusable(ConfigurationError):
-    """A provider type is installed, but its code cannot be run."""
+    """A provider type is installed, but its code cannot be loaded."""
 
 
 def installed() -> list[str]:
-    """Return the types that a configuration may name, without importing any."""
+    """Return the types that a configuration may name, without importing them."""
     return sorted({*BUILT_IN, *(entry.name for entry in _entries())})
 
 
 def _entries() -> Any:
-    """Return the entry points of the group."""
-    # Takes longer than all other imports together, and then each package's list is read.
+    # Imported here: this takes longer than all other imports together.
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
@@ -41,8 +40,8 @@ def _entries() -> Any:
 def provider_class(type: str) -> type[Provider]:
     """Return the class for *type*.
 
-    Raises ConfigurationError when there is none, and Unusable when its module cannot be
-    imported, whatever that raises: it may be somebody else's code.
+    Raises ConfigurationError if there is none, and Unusable if importing it raises anything, as
+    third-party code may, or finds no Provider.
     """
     entries = [] if type in BUILT_IN else [entry for entry in _entries() if entry.name == type]
     if type not in BUILT_IN and not entries:

@@ -1,15 +1,15 @@
-"""Which provider answers for which model name.
+"""Which provider answers requests for which model name.
 
-Looked at in this order, the first that takes the name decides:
+The first of these rules that matches the name decides:
 
 1. the names in the ``models`` lists of the ``[provider NAME]`` sections, then their patterns;
-2. ``NAME/model``, with the name of a provider;
+2. ``NAME/model``, where NAME is the name of a provider;
 3. ``echo``;
 4. without any section: the name patterns of the providers that have a key in the
-   environment, then a base URL of one's own (``OPENAI_BASE_URL``);
+   environment, then a custom base URL (``OPENAI_BASE_URL``);
 5. ``default_model``.
 
-:mod:`~choreo_wsgi.providers.building` makes a router from the configuration.
+:mod:`~choreo_wsgi.providers.building` builds a router from the configuration.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ else:
 
 @dataclass(frozen=True)
 class Target:
-    """One provider for a model, and the model's name there.
+    """A provider, and the name of a model there.
 
-    As a rule it is for all models that *name* stands for, a pattern perhaps; *model* is empty
-    where their names stay.
+    It is also a routing rule, for the model name or pattern *name*: *model* is then empty if the
+    requested name is kept.
     """
 
     provider: Provider
@@ -47,25 +47,25 @@ class Target:
 
     @cached_property
     def label(self) -> str:
-        """Who answers, as ``provider/model``."""
+        """The provider and the model, as ``provider/model``."""
         return self.provider.label(self.model)
 
     @property
     def is_pattern(self) -> bool:
-        """Whether the name stands for several."""
+        """Whether the name is a pattern."""
         return "*" in self.name
 
-    def target(self, asked: str) -> Target:
-        """Return what the rule comes to for the model name *asked*."""
-        return replace(self, model=self.model or asked)
+    def resolve(self, requested: str) -> Target:
+        """Return the target of this rule for the model name *requested*."""
+        return replace(self, model=self.model or requested)
 
 
 @dataclass(eq=False)
 class Router:
-    """The *providers* by name, the *rules* between them, in order, and the *default* target.
+    """The *providers* by name, the routing *rules* in order, and the *default* target.
 
-    *sections* says whether the configuration has provider sections; without any, a model of a
-    built-in type that has no key is told apart from one that nobody knows.
+    *sections* is whether the configuration has provider sections.  If not, the error for a model
+    of a built-in type whose key is missing says so.
     """
 
     providers: Mapping[str, Provider]
@@ -74,24 +74,24 @@ class Router:
     sections: bool = True
 
     def __post_init__(self) -> None:
-        #: Found once for each name that is asked for.
+        #: Cached for each requested name.
         self.targets = lru_cache(1024)(self._targets)
 
     def _targets(self, model: str) -> Sequence[Target]:
-        """Return who may answer for *model*, those of the lowest priority number first.
+        """Return the targets for *model*, those with the lowest priority number first.
 
-        Raises ModelNotFound, and ProviderNotConfigured when the name is of a provider whose
-        key is not set.
+        Raises ModelNotFound if there is none, and ProviderNotConfigured if the name belongs to a
+        provider whose key is not set.
         """
         if len(model) > checks.MAX_MODEL_NAME:
-            raise ModelNotFound("no model has so long a name", param="model")
+            raise ModelNotFound("the model name is too long", param="model")
         found = self.match(model)
         if found:
             return sorted(found, key=lambda target: target.priority)
         if self.default is not None:
             return [self.default]
         if not self.sections:
-            self._missing_key(model)
+            self._check_key(model)
         raise ModelNotFound(
             f"no provider answers for the model {model[:200]!r}: GET /v1/models lists the names, "
             "and the setting default_model says what answers all others (local: the local model)",
@@ -99,8 +99,8 @@ class Router:
         )
 
     def match(self, model: str) -> list[Target]:
-        """Return who answers for *model* without the default, in the order of the rules."""
-        exact = [rule.target(model) for rule in self.rules if rule.name == model]
+        """Return the targets for *model* by the rules, in their order; none if none matches."""
+        exact = [rule.resolve(model) for rule in self.rules if rule.name == model]
         if exact:
             return exact
         name, slash, rest = model.partition("/")
@@ -108,12 +108,11 @@ class Router:
             return [Target(self.providers[name], rest)]
         for rule in self.rules:
             if rule.is_pattern and fnmatchcase(model, rule.name):
-                same = [other for other in self.rules if other.name == rule.name]
-                return [other.target(model) for other in same]
+                return [other.resolve(model) for other in self.rules if other.name == rule.name]
         return []
 
-    def _missing_key(self, model: str) -> None:
-        """Raise ProviderNotConfigured if *model* is of a provider without its key."""
+    def _check_key(self, model: str) -> None:
+        """Raise ProviderNotConfigured if *model* belongs to a provider whose key is not set."""
         prefix = model.partition("/")[0]
         for type, facts in BUILT_IN.items():
             if not facts.keys or type in self.providers:
@@ -128,11 +127,11 @@ class Router:
                 )
 
     def models(self) -> dict[str, str]:
-        """Return the model names that can be asked for, each with who answers it."""
+        """Return the model names that may be requested, each with the label of its target."""
         listed: dict[str, str] = {}
         for rule in self.rules:
             if not rule.is_pattern:
-                listed.setdefault(rule.name, rule.target(rule.name).label)
+                listed.setdefault(rule.name, rule.resolve(rule.name).label)
         for rule in self.rules:
             if rule.is_pattern:
                 for name in rule.provider.models():
@@ -143,9 +142,9 @@ class Router:
         return listed
 
     def describe(self) -> list[tuple[str, str]]:
-        """Return each name or pattern with who answers it, for a person to read."""
+        """Return each name or pattern with its provider or target, for a person to read."""
         rows = [
-            (rule.name, rule.provider.name if rule.is_pattern else rule.target(rule.name).label)
+            (rule.name, rule.provider.name if rule.is_pattern else rule.resolve(rule.name).label)
             for rule in self.rules
         ]
         named = {rule.provider.name for rule in self.rules}

@@ -1,8 +1,8 @@
-"""What each provider with its own API can do of OpenAI's, in three tables.
+"""Three tables of the parts of OpenAI's API that each provider with its own API supports.
 
-One has the parameters of a request, one the members of its messages (both in ``support.txt``), one
-the kinds of content in each place.  The adapters check requests against them (:func:`check`) and
-``docs/providers.rst`` shows them.
+They list the parameters of a request, the members of its messages (both in ``support.txt``), and
+the kinds of content in each place.  The adapters check requests against them, see :func:`check`,
+and ``docs/providers.rst`` shows them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ..errors import InvalidRequest
 from .capabilities import EFFORTS, Capabilities
 from .parts import Media
 
-#: The columns.  OpenAI and everything compatible with it is sent a request as it came.
+#: The columns.  OpenAI and compatible providers get the request unchanged.
 PROVIDERS = ("anthropic", "bedrock", "gemini", "ollama")
-#: Those of the table of parameters.
+#: The columns of the table of parameters.
 COLUMNS = (*PROVIDERS, "local")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What becomes of a parameter: ``sent``, ``done`` here, ``dropped`` or ``refused``."""
+    """The handling of a parameter: ``sent``, ``done`` here, ``dropped`` or ``refused``."""
 
     how: str
     note: str = ""
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter; the *neutral* values ask for nothing and are never refused."""
+    """A parameter; its *neutral* values have no effect and are never refused."""
 
     name: str
     cells: dict[str, Cell]
@@ -45,9 +45,9 @@ class Row:
 
 
 def _rows(table: str) -> tuple[Row, ...]:
-    """Return the rows of *table*: names, neutral values, and the cells, ``how maximum: note``.
+    """Parse the rows of *table*: names, neutral values, and the cells, ``how maximum: note``.
 
-    One cell is for all, the last of four for ``local`` too.
+    A single cell is for all columns; the last of four is for ``local`` too.
     """
     rows: list[Row] = []
     for line in re.sub(r"\n    |^#.*\n", " ", table, flags=re.M).strip().splitlines():
@@ -67,10 +67,10 @@ def _rows(table: str) -> tuple[Row, ...]:
 _text = (pkgutil.get_data(__package__, "support.txt") or b"").decode()
 TABLE, MESSAGES = map(_rows, _text.split("\n---\n"))
 _ROWS = {row.name: row for row in TABLE}
-#: What every request has, or says how its answer comes.
-_PLUMBING = frozenset(("model", "messages", "stream", "stream_options", "max_completion_tokens"))
+#: Parameters that every provider supports.
+_COMMON = frozenset(("model", "messages", "stream", "stream_options", "max_completion_tokens"))
 
-#: The kinds of content, and the places (roles) where each may stand.
+#: The kinds of content, and the places (roles of messages) for them.
 KINDS = (
     "image, data: URL",
     "image, https: URL",
@@ -81,23 +81,23 @@ KINDS = (
     "file, https: URL",
 )
 PLACES = ("user", "tool", "assistant", "system")
-_PICTURE, _LINK, _SOUND, _PDF, _TEXT, _OTHER, _FILE_LINK = KINDS
-_CLAUDES = {_PICTURE, _LINK, _PDF, _TEXT, _FILE_LINK}
-_TAKEN: Mapping[tuple[str, str], Iterable[str]] = {
-    ("anthropic", "user"): _CLAUDES,
-    ("anthropic", "tool"): _CLAUDES,
-    ("bedrock", "user"): {_PICTURE, _SOUND, _PDF, _TEXT, _OTHER},
-    ("bedrock", "tool"): {_PICTURE, _PDF, _TEXT, _OTHER},
+_IMAGE, _IMAGE_LINK, _AUDIO, _PDF, _TEXT, _OTHER, _FILE_LINK = KINDS
+_ANTHROPIC = {_IMAGE, _IMAGE_LINK, _PDF, _TEXT, _FILE_LINK}
+_SUPPORTED: Mapping[tuple[str, str], Iterable[str]] = {
+    ("anthropic", "user"): _ANTHROPIC,
+    ("anthropic", "tool"): _ANTHROPIC,
+    ("bedrock", "user"): {_IMAGE, _AUDIO, _PDF, _TEXT, _OTHER},
+    ("bedrock", "tool"): {_IMAGE, _PDF, _TEXT, _OTHER},
     ("gemini", "user"): KINDS,
     ("gemini", "tool"): KINDS,
     ("gemini", "assistant"): KINDS,
-    **{("ollama", place): {_PICTURE} for place in PLACES},
+    **{("ollama", place): {_IMAGE} for place in PLACES},
 }
 
 
-def takes(provider: str, place: str, kind: str) -> bool:
-    """Return whether *provider* takes content of *kind* in messages of the role *place*."""
-    return kind in _TAKEN.get((provider, place), ())
+def accepts(provider: str, place: str, kind: str) -> bool:
+    """Return whether *provider* accepts content of *kind* in messages of the role *place*."""
+    return kind in _SUPPORTED.get((provider, place), ())
 
 
 def _refuse(value: Json) -> None:
@@ -107,7 +107,7 @@ def _refuse(value: Json) -> None:
 
 _NUMBERS = {"top_k": integer(1, 2**31 - 1)}
 _FUNCTION = {"type": "function", "cache_control": dict}
-_THOUGHT = {"type!": "thinking redacted_thinking", "thinking signature data": str}
+_THINKING = {"type!": "thinking redacted_thinking", "thinking signature data": str}
 _CHOICE = {
     "type": "function allowed_tools",
     "allowed_tools": {"mode": "auto required", "tools": [{"function!": {"name!": str}}]},
@@ -124,11 +124,11 @@ _MESSAGE = {
     "cache_control": dict,
     "tool_calls": [_FUNCTION],
     "images": [{"image_url!": {"url!": str}}],
-    "thinking_blocks": [_THOUGHT],
+    "thinking_blocks": [_THINKING],
     "function_call audio": _refuse,
 }
-#: What the adapters read beside OpenAI's schema, and where they take less than that allows.
-_READ = check_of(
+#: Members that the adapters read beyond OpenAI's schema, or accept fewer values of.
+_CHECK = check_of(
     {
         "messages": [_MESSAGE],
         **_TOOLS,
@@ -138,7 +138,7 @@ _READ = check_of(
         **_NUMBERS,
     }
 )
-_READ_LOCALLY = check_of({**_TOOLS, **_NUMBERS})
+_CHECK_LOCAL = check_of({**_TOOLS, **_NUMBERS})
 
 
 def check(request: ChatRequest, provider: str, caps: Capabilities | None = None) -> None:
@@ -148,11 +148,11 @@ def check(request: ChatRequest, provider: str, caps: Capabilities | None = None)
     """
     for name, value in request.body.items():
         row = _ROWS.get(name)
-        if value is None or name in _PLUMBING or (row and value in row.neutral):
+        if value is None or name in _COMMON or (row and value in row.neutral):
             continue
-        if row is None and provider == "local":
-            continue  # what its server does not know it does not read either
         if row is None:
+            if provider == "local":
+                continue  # its server ignores parameters that it does not know
             raise InvalidRequest(f"{provider} does not know {name[:200]!r}", param=name[:200])
         if name == "parallel_tool_calls" and caps and caps.parallel == "one":
             continue
@@ -161,14 +161,13 @@ def check(request: ChatRequest, provider: str, caps: Capabilities | None = None)
             raise InvalidRequest(f"{provider} does not support {name}", param=name)
         if cell.maximum is not None and value > cell.maximum:
             raise InvalidRequest(f"{provider} takes {name} up to {cell.maximum:g}", param=name)
-    demand(_READ_LOCALLY if provider == "local" else _READ, request.body)
+    demand(_CHECK_LOCAL if provider == "local" else _CHECK, request.body)
 
 
 def check_media(media: Iterable[Media], provider: str) -> None:
-    """Raise InvalidRequest, naming the part, for the first of *media* that *provider* does not
-    take where it stands."""
+    """Raise InvalidRequest, naming the part, if *provider* does not accept one of *media*."""
     for each in media:
-        if not takes(provider, each.place, kind_of(each)):
+        if not accepts(provider, each.place, kind_of(each)):
             raise InvalidRequest(
                 f"{provider} does not support this in {each.place} messages: {kind_of(each)}",
                 param=each.param,
@@ -176,11 +175,11 @@ def check_media(media: Iterable[Media], provider: str) -> None:
 
 
 def kind_of(media: Media) -> str:
-    """Return the kind of content that *media* is."""
+    """Return the kind of content of *media*."""
     if media.kind == "image":
-        return _LINK if media.url else _PICTURE
+        return _IMAGE_LINK if media.url else _IMAGE
     if media.kind == "audio":
-        return _SOUND
+        return _AUDIO
     if media.url:
         return _FILE_LINK
     if media.media_type == "application/pdf":

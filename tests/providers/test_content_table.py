@@ -9,7 +9,7 @@ import pytest
 from adapter_requests import MODELS, sent
 
 from choreo_wsgi.errors import InvalidRequest
-from choreo_wsgi.providers.support import KINDS, MESSAGES, PLACES, PROVIDERS, Row, takes
+from choreo_wsgi.providers.support import KINDS, MESSAGES, PLACES, PROVIDERS, Row, accepts
 
 DATA = "iVBORw0KGgo="
 OFFICE = "application/vnd.openxmlformats-officedocument."
@@ -64,7 +64,7 @@ def test_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
     part, shown = PARTS[kind]
     content = [{"type": "text", "text": "look"}, {"type": next(iter(part)), **part}]
     messages = talk(place, content)
-    if takes(type, place, kind):
+    if accepts(type, place, kind):
         body = json.dumps(sent(type, messages=messages))
         assert (shown in body or "a,b" in body) and "look" in body
         return
@@ -121,7 +121,7 @@ def test_pictures_that_the_model_drew(type: str) -> None:
     """They go back to where a model can have drawn them."""
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}}
     messages = talk("assistant", "", images=[image])
-    if takes(type, "assistant", "image, data: URL"):
+    if accepts(type, "assistant", "image, data: URL"):
         assert DATA in json.dumps(sent(type, messages=messages))
         return
     with pytest.raises(InvalidRequest) as caught:

@@ -466,7 +466,7 @@ def test_every_installed_provider_can_be_loaded() -> None:
 
 def test_names_that_callers_make_up_are_bounded() -> None:
     default = router({"mine": section()}, default_model="mine")
-    with pytest.raises(ModelNotFound, match="so long"):
+    with pytest.raises(ModelNotFound, match="too long"):
         default.targets("x" * 257)
     with pytest.raises(ModelNotFound) as unknown:
         router({"mine": {"type": "echo"}}, default_model="none").targets("x" * 256)
