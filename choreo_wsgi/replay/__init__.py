@@ -1,6 +1,6 @@
-"""Replay logs: the frames of resumable streams, kept so that a reconnect can read on.
+"""Replay logs: the stored frames of resumable streams, for clients that reconnect.
 
-:mod:`~choreo_wsgi.replay.backend` says the rules.  ``memory:`` is the default;
+:mod:`~choreo_wsgi.replay.backend` describes the rules.  ``memory:`` is the default;
 ``sqlite:PATH`` survives a restart and is shared by the processes of one host;
 ``redis://`` (and ``rediss://``, ``unix://``, ``valkey://``) is shared by any number of
 replicas.
@@ -20,7 +20,7 @@ from .writer import Fenced, Writer
 
 __all__ = ["Claim", "Fenced", "Lost", "Reader", "Store", "Writer", "open_counts", "open_store"]
 
-#: The backend of each scheme: its module, and its class there.
+#: The module and the class of each scheme's backend.
 _BACKENDS = {
     "memory": ("memory", "MemoryBackend"),
     "sqlite": ("sqlite", "SQLiteBackend"),
@@ -29,10 +29,10 @@ _BACKENDS = {
 
 
 def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: float = BEAT) -> Store:
-    """Return the store that *url* (the setting ``replay``) names; *lease* and *beat* in seconds.
+    """Return the store at *url* (the setting ``replay``); *lease* and *beat* are in seconds.
 
-    No connection stays open and no thread runs before the first use, so this may come before a
-    fork.  Raises ConfigurationError for an unknown scheme, a missing package, and a file that
+    No connection stays open and no thread runs before the first use, so it may be called before a
+    fork.  Raises ConfigurationError for an unknown scheme, a missing package, or a file that
     cannot be used.
     """
     module, name = _module(url)
@@ -40,19 +40,19 @@ def open_store(url: str, settings: Settings, *, lease: float = LEASE, beat: floa
 
 
 def open_counts(url: str) -> Change:
-    """Return what changes the counts that processes share in the database of *url*."""
+    """Return the function that changes the counts which processes share in the database *url*."""
     change: Change = _module(url)[0].open_counts(url)
     return change
 
 
 def _module(url: str) -> tuple[Any, str]:
-    """Return the module of the backend of *url*, and its class's name there."""
+    """Return the backend's module for *url* and the name of its class."""
     scheme, colon, _ = url.partition(":")
     if scheme not in _BACKENDS or not colon:
         raise ConfigurationError(f"replay: {scheme!r} is not memory:, sqlite:PATH or redis://...")
     module_name, name = _BACKENDS[scheme]
     try:
-        # Only the one in use: its package may be an extra that is not installed.
+        # Imported only if configured: its package may be an extra that is not installed.
         return importlib.import_module(f".{module_name}", __name__), name
     except ImportError as error:
         raise ConfigurationError(

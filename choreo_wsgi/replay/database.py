@@ -12,10 +12,10 @@ from pathlib import Path
 
 from .backend import Unreachable
 
-# Seconds to wait for another process's transaction.  All of ours are short.
+# Seconds to wait for another process's transaction; all transactions are short.
 _BUSY = 1.0
-# WAL: readers and the writer do not wait for each other.  In it, synchronous=NORMAL loses
-# nothing when a process is killed, and cannot corrupt the file when the machine is.
+# WAL: readers and the writer do not wait for each other.  With it, synchronous=NORMAL loses
+# nothing if a process is killed, and does not corrupt the file if the machine fails.
 _PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=1048576;"
 _SCHEMA = """
 CREATE TABLE stream (
@@ -31,7 +31,7 @@ CREATE TABLE stream (
     ended INTEGER NOT NULL DEFAULT 0,
     cancelled INTEGER NOT NULL DEFAULT 0,
     read INTEGER NOT NULL DEFAULT 0,
-    expires REAL  -- by the steady clock of the machine; NULL while there is a producer
+    expires REAL  -- by the machine's monotonic clock; NULL while the producer is alive
 );
 CREATE UNIQUE INDEX stream_key ON stream (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX stream_running ON stream (producer) WHERE NOT ended;
@@ -51,9 +51,9 @@ _TABLES = ("stream", "request", "block", "producer", "seen", "limits")
 
 
 class Database:
-    """A connection to the file *path*, each of whose transactions starts with *begin*.
+    """A connection to the file *path*; each transaction starts with the statement *begin*.
 
-    It is made at the first use, and anew after a failure.  Every failure raises Unreachable.
+    It is opened at the first use, and again after a failure.  Every failure raises Unreachable.
     """
 
     def __init__(self, path: Path, begin: str = "BEGIN IMMEDIATE") -> None:
@@ -65,7 +65,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for one transaction, which an exception rolls back."""
+        """Yield the connection for one transaction; an exception rolls it back."""
         with self._lock:
             try:
                 if self._db is None:
@@ -85,14 +85,14 @@ class Database:
                 raise Unreachable(f"{type(error).__name__}: {error}") from error
 
     def _check_file(self) -> None:
-        """Raise OSError if the file is another: whoever comes later would not find our frames."""
+        """Raise OSError if the path is another file now, where others would miss our frames."""
         found = self._path.stat()
         if found.st_ino == self._inode and found.st_size:
             return
         if found.st_ino == self._inode:
-            # It was emptied, and stays locked while anybody has it open: begin a new one.
-            for ending in ("", "-wal", "-shm"):
-                Path(f"{self._path}{ending}").unlink(missing_ok=True)
+            # The file was truncated, and stays locked while a process has it open: delete it.
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
         raise OSError("the file was replaced")
 
     def close(self) -> None:
@@ -109,8 +109,8 @@ class Database:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Return a connection to the file *path*, created if needed; raises sqlite3.Error."""
-    # Created for its owner alone, as it holds conversations.  Not opened if it exists: closing a
-    # second descriptor of a file drops the locks that SQLite holds.
+    # Readable by its owner only, as it holds conversations.  An existing file is not opened here:
+    # closing a second descriptor of a file drops the locks that SQLite holds on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
@@ -121,7 +121,7 @@ def connect(path: Path) -> sqlite3.Connection:
             _prepare(db)
             return db
         except sqlite3.OperationalError:
-            # The switch to WAL does not wait for another process that does it just now.
+            # The switch to WAL fails at once while another process does the same.
             if db.in_transaction:
                 db.execute("ROLLBACK")
             if time.monotonic() >= deadline:
@@ -143,8 +143,8 @@ def _prepare(db: sqlite3.Connection) -> None:
     if version() == _VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
-    if version() < _VERSION:  # checked again: another process may have been faster
-        for name in _TABLES:  # not converted: logs live for minutes
+    if version() < _VERSION:  # checked again, as another process may have been faster
+        for name in _TABLES:  # dropped, not migrated: logs live for minutes
             db.execute(f"DROP TABLE IF EXISTS {name}")
         for statement in _SCHEMA.split(";\n"):
             db.execute(statement)

@@ -1,7 +1,12 @@
 """The keeper: the thread that writes the frames of all streams of a process to the database.
 
-It writes many streams at once, renews the lease and receives cancellations.  It also detects that
-the database cannot be reached, and that it is back.
+It writes many streams at once, renews the lease, receives cancellations, and detects when the
+database becomes unreachable and reachable again.
+
+Each round of its loop (:meth:`Keeper._run`) renews the lease if a beat is due, sweeps the database
+if that is due, waits for frames until the next beat, and writes the frames of all dirty writers
+in one call.  While the database is unreachable, frames stay in the writers' buffers; the first
+beat that succeeds ends the outage.
 """
 
 from __future__ import annotations
@@ -15,32 +20,32 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import ChoreoError, NotFound, ReplayUnavailable
-from .backend import Backend, Observer, Status, Unreachable
+from .backend import Backend, LeaseObserver, Status, Unreachable
 from .writer import Writer
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Seconds for which frames are gathered while many streams write: of 200 streams with 20 frames a
-# second each, 20 streams share a transaction.
-_GATHER = 0.005
-_SWEEP = 2.0
-_CLOSE = 2.0
+# Seconds to collect frames while several streams write: of 200 streams with 20 frames a second
+# each, 20 streams then share a transaction.
+_GATHER_SECONDS = 0.005
+_SWEEP_INTERVAL = 2.0
+_CLOSE_TIMEOUT = 2.0
 # Seconds in which producers restore their streams to a database that lost its data.
-_RETURN = 10.0
+_RESTORE_SECONDS = 10.0
 
 
 def not_found() -> NotFound:
-    """Return the error for every stream that the caller may not know of."""
+    """Return the error for a stream that does not exist or belongs to another caller."""
     return NotFound("There is no such stream.", code="stream_not_found")
 
 
 class Keeper:
     """Writes to *backend* and queries it.
 
-    While the database is away at most *stream_bytes* of one stream are buffered and
-    *buffer_bytes* of all.  *lease* and *beat* are in seconds.  *wake* is called with the ids of
-    the streams that have grown, with None when the database is back.
+    During an outage at most *stream_bytes* of one stream and *buffer_bytes* of all streams are
+    buffered.  *lease* and *beat* are in seconds.  *wake* is called with the ids of the streams
+    that have grown, and with None when an outage ends.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class Keeper:
         self.buffered = 0
         self.reachable = True
         self.beat = beat
-        #: Seconds after which a reader looks without being woken: its producer may be lost.
+        #: Seconds after which a reader polls without being woken, as its producer may be lost.
         self.recheck = min(2.0, lease / 2)
         self.producer = ""  # the name of this process, once the keeper runs
         self.closing = threading.Event()
@@ -65,64 +70,64 @@ class Keeper:
         self.writers: dict[str, Writer] = {}
         self._buffer_bytes = buffer_bytes
         self._wake = wake
-        self._observer = Observer(lease)
-        self._beaten = False
-        self._emptied = -math.inf  # when the database was last seen to have lost its data
-        self._strays: list[str] = []  # to be deleted when the database is back
-        self._dirty: dict[str, Writer] = {}  # those of the writers with something to write
-        # Guards the writers and their buffers; the keeper waits on it for something to write.
-        self._dirt = threading.Condition(threading.Lock())
+        self._observer = LeaseObserver(lease)
+        self._has_lease = False
+        self._data_lost_at = -math.inf  # when the database was last found to have lost its data
+        self._to_delete: list[str] = []  # ids of streams, deleted at the next beat
+        self._dirty: dict[str, Writer] = {}  # the writers with frames to write, or an end
+        # Its lock guards the writers and their buffers; the keeper waits on it for frames.
+        self._work = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """Return the database's answer; raises ReplayUnavailable, at once while it is away."""
+    def query(self, operation: Callable[[], T]) -> T:
+        """Return the result of *operation*; raises ReplayUnavailable, in a known outage at once."""
         self._start()
         if self.reachable and not self.closing.is_set():
             try:
-                return question()
+                return operation()
             except Unreachable as error:
-                self._lose(error)
+                self._mark_unreachable(error)
         raise ReplayUnavailable("The store of resumable streams cannot be reached.", retry_after=1)
 
     def is_lost(self, id: str, status: Status) -> bool:
-        """Return whether the producer of stream *id*, just looked up, is lost."""
+        """Return whether the producer of stream *id*, whose *status* is fresh, is lost."""
         if status.producer != self.producer:
             return self._observer.lost(status.producer, status.beat)
-        # Ours but without a writer: the answer to its insertion was lost.
+        # A stream of this process without a writer: the answer to its insertion was lost.
         return id not in self.writers and self._observer.lost(id, None)
 
-    def own(self, id: str, owner: str) -> Writer | None:
+    def own_writer(self, id: str, owner: str) -> Writer | None:
         """Return the writer of stream *id* of *owner*, if this process has it."""
         writer = self.writers.get(id)
         return writer if writer is not None and writer.owner == owner else None
 
-    def missing(self, id: str, owner: str) -> ChoreoError:
+    def missing_error(self, id: str, owner: str) -> ChoreoError:
         """Return the error for a stream that is not in the database."""
-        if self.own(id, owner) is None:
-            emptied = time.monotonic() - self._emptied < _RETURN or (
-                self._beaten and not self.ask(lambda: self.backend.remembers(self.producer))
+        if self.own_writer(id, owner) is None:
+            lost_data = time.monotonic() - self._data_lost_at < _RESTORE_SECONDS or (
+                self._has_lease and not self.query(lambda: self.backend.has_lease(self.producer))
             )
-            if not emptied:
+            if not lost_data:
                 return not_found()
-        # Created, or lost by the database, during an outage: its producer will insert it again
-        # with the frames that are still buffered.
+        # The stream was created during an outage, or the database lost it: its producer will
+        # insert it again with the frames that are still buffered.
         return ReplayUnavailable("The stream is not stored yet.", retry_after=1)
 
-    def adopt(self, writer: Writer) -> Writer:
-        """Write the frames of *writer* from now on, until its end is written."""
-        with self._dirt:
+    def register(self, writer: Writer) -> Writer:
+        """Write the frames of *writer* from now on, until its end; return it."""
+        with self._work:
             self.writers[writer.id] = writer
         return writer
 
     def append(self, writer: Writer, frames: bytes, count: int, end: bool) -> None:
-        """Have *count* frames added to *writer*, and written soon."""
-        with self._dirt:
+        """Add *count* frames to *writer*'s buffer, to be written soon; at once if local."""
+        with self._work:
             if writer.id not in self.writers:
-                return  # it was fenced just now
+                return  # fenced meanwhile
             writer.buffer(frames, count, end)
             if not self.backend.local:
                 self._dirty[writer.id] = writer
-                self._dirt.notify()
+                self._work.notify()
             if self.buffered > self._buffer_bytes:
                 # From the largest buffers first: a small one may hold the end of a stream.
                 while self.buffered > self._buffer_bytes * 9 // 10:
@@ -130,44 +135,44 @@ class Keeper:
         if self.backend.local:
             self._write([writer])
 
-    def forget(self, writer: Writer) -> None:
+    def discard(self, writer: Writer) -> None:
         """Delete the stream of *writer*, whose next append raises Fenced."""
-        with self._dirt:
-            self._release(writer)
+        with self._work:
+            self._remove(writer)
             writer.fence()
-        self._now_or_later(self.backend.delete, writer.id)
+        self._now_or_delete_later(self.backend.delete, writer.id)
         self._wake([writer.id])
 
     def free_key(self, writer: Writer) -> None:
         """Free the key of *writer*'s stream for another stream."""
-        self._now_or_later(self.backend.free_key, writer.id)
+        self._now_or_delete_later(self.backend.free_key, writer.id)
 
-    def _now_or_later(self, do: Callable[[str], None], id: str) -> None:
-        """Do it to the stream *id*, or delete that once the database is back."""
+    def _now_or_delete_later(self, do: Callable[[str], None], id: str) -> None:
+        """Call *do* with the stream *id*; if it fails, delete the stream after the outage."""
         try:
-            self.ask(lambda: do(id))
+            self.query(lambda: do(id))
         except ReplayUnavailable:
             self.delete_later(id)
 
     def delete_later(self, id: str) -> None:
-        """Delete the stream *id*, if it exists, when the database is back."""
-        self._strays.append(id)
+        """Delete the stream *id*, if it exists, at the next beat."""
+        self._to_delete.append(id)
 
     def close(self) -> None:
-        """Write the buffered frames, for at most two seconds, and give up the lease."""
-        with self._dirt:
+        """Write the buffered frames, for at most two seconds, and release the lease."""
+        with self._work:
             self.closing.set()
-            self._dirt.notify_all()
+            self._work.notify_all()
             thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
         self.reachable = False
 
     def _start(self) -> None:
-        # At the first use, not before: a server may fork after it made its store.
+        # At the first use, not earlier: a server may fork after it creates its store.
         if self._thread is not None:
             return
-        with self._dirt:
+        with self._work:
             if self._thread is None and not self.closing.is_set():
                 self.producer = secrets.token_hex(12)
                 self._thread = threading.Thread(
@@ -175,69 +180,69 @@ class Keeper:
                 )
                 self._thread.start()
 
-    def _lose(self, error: Unreachable) -> None:
-        with self._dirt:
+    def _mark_unreachable(self, error: Unreachable) -> None:
+        with self._work:
             was, self.reachable = self.reachable, False
         if was:
             logger.warning("the replay store cannot be reached: %s", error)
 
-    def _regain(self) -> None:
+    def _mark_reachable(self) -> None:
         self._observer.reset()
-        with self._dirt:
+        with self._work:
             self.reachable = True
         logger.warning("the replay store is back")
         self._wake(None)
 
-    def _release(self, writer: Writer) -> None:
+    def _remove(self, writer: Writer) -> None:
         self._dirty.pop(writer.id, None)
         self.writers.pop(writer.id, None)
 
-    # The thread.
+    # All that follows runs in the keeper's thread; _write also in append's if local.
 
     def _run(self) -> None:
-        due = swept = 0.0
-        crowd = 0
+        next_beat = last_sweep = 0.0
+        batch = 0
         while not self.closing.is_set():
             now = time.monotonic()
             try:
-                if now >= due:
-                    due = now + self.beat
+                if now >= next_beat:
+                    next_beat = now + self.beat
                     self._renew()
-                if now >= swept + _SWEEP and self.reachable:
-                    swept = now
-                    self._sweep()
-                with self._dirt:
-                    self._dirt.wait_for(self._has_work, max(0.0, due - time.monotonic()))
-                if crowd > 1:
-                    self.closing.wait(_GATHER)
-                crowd = self._flush() if self.reachable else 0
+                if now >= last_sweep + _SWEEP_INTERVAL and self.reachable:
+                    last_sweep = now
+                    self.backend.sweep(self._lost_elsewhere)
+                with self._work:
+                    self._work.wait_for(self._has_work, max(0.0, next_beat - time.monotonic()))
+                if batch > 1:
+                    self.closing.wait(_GATHER_SECONDS)
+                batch = self._flush() if self.reachable else 0
             except Unreachable as error:
-                self._lose(error)
+                self._mark_unreachable(error)
             except Exception as error:
-                # A bug must not end the thread that all streams depend on.
+                # A bug must not end the thread, as all streams depend on it.
                 logger.exception("the keeper of the replay store failed")
-                self._lose(Unreachable(str(error)))
-        self._leave()
+                self._mark_unreachable(Unreachable(str(error)))
+        self._shut_down()
 
     def _has_work(self) -> bool:
         return self.closing.is_set() or (self.reachable and bool(self._dirty))
 
     def _renew(self) -> None:
-        with self._dirt:
+        with self._work:
             running = list(self.writers)
         beat = self.backend.beat(self.producer, running)
-        if beat.fresh and self._beaten:
-            # The database came back empty: insert the running streams again.
-            self._emptied = time.monotonic()
-            with self._dirt:
+        if beat.fresh and self._has_lease:
+            # The database lost its data: insert the running streams again.
+            self._data_lost_at = time.monotonic()
+            with self._work:
                 self._dirty.update(self.writers)
-        self._beaten = True
-        while self._strays:
-            self.backend.delete(self._strays[-1])
-            self._strays.pop()
+        self._has_lease = True
+        while self._to_delete:
+            self.backend.delete(self._to_delete[-1])
+            self._to_delete.pop()
         if not self.reachable:
-            self._regain()
-        with self._dirt:
+            self._mark_reachable()
+        with self._work:
             for id in beat.cancelled:
                 if id in self.writers:
                     self.writers[id].cancelled = True
@@ -245,15 +250,12 @@ class Keeper:
                 if id in self.writers:
                     self.writers[id].last_read = time.monotonic()
 
-    def _sweep(self) -> None:
-        def lost(producer: str, beat: int | None) -> bool:
-            return producer != self.producer and self._observer.lost(producer, beat)
-
-        self.backend.sweep(lost)
+    def _lost_elsewhere(self, producer: str, beat: int | None) -> bool:
+        return producer != self.producer and self._observer.lost(producer, beat)
 
     def _flush(self) -> int:
-        """Write the buffered frames; return of how many streams."""
-        with self._dirt:
+        """Write the buffered frames; return the number of streams that had any."""
+        with self._work:
             writers = list(self._dirty.values())
             self._dirty.clear()
         if writers:
@@ -261,36 +263,36 @@ class Keeper:
         return len(writers)
 
     def _write(self, writers: Sequence[Writer]) -> None:
-        with self._dirt:
-            writes = [writer.take() for writer in writers]
-        done: Sequence[bool | None] = [None] * len(writes)  # None: it is not known
+        with self._work:
+            writes = [writer.pending_write() for writer in writers]
+        done: Sequence[bool | None] = [None] * len(writes)  # None: unknown, so it is repeated
         written: list[str] = []
         try:
             done = self.backend.write(self.producer, writes)
         finally:
-            with self._dirt:
+            with self._work:
                 for writer, write, is_done in zip(writers, writes, done, strict=True):
                     if writer.id not in self.writers:
-                        # Deleted meanwhile, and perhaps made anew by this very write.
-                        self._strays.append(writer.id)
+                        # Deleted meanwhile, and perhaps created again by this write.
+                        self._to_delete.append(writer.id)
                     elif is_done is None:
                         self._dirty[writer.id] = writer
                     elif not is_done:
-                        self._release(writer)
+                        self._remove(writer)
                         writer.fence()
                     else:
-                        writer.written(write)
+                        writer.mark_written(write)
                         written.append(writer.id)
                         if write.end:
-                            self._release(writer)
+                            self._remove(writer)
         self._wake(written)
 
-    def _leave(self) -> None:
-        deadline = time.monotonic() + _CLOSE
+    def _shut_down(self) -> None:
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
         try:
             while self.reachable and self._dirty and time.monotonic() < deadline:
                 self._flush()
             if self.reachable:
-                self.backend.leave(self.producer)
+                self.backend.release_lease(self.producer)
         except Unreachable as error:
-            self._lose(error)
+            self._mark_unreachable(error)

@@ -1,4 +1,4 @@
-"""The scripts of the Redis backend: each is one atomic step.
+"""The Lua scripts of the Redis backend; each runs atomically.
 
 All keys share the hash tag ``{choreo}``, so that they live in one slot:
 
@@ -8,17 +8,17 @@ All keys share the hash tag ``{choreo}``, so that they live in one slot:
                    first number) and ``b`` (the frames)
 ``k:<digest>``     string: the stream that an idempotency key names, and its body's digest
 ``p:<producer>``   string: the beat of a producer's lease
-``limit:<key>``    string: what is counted of a key's limits, as JSON
-``wake``           channel: which streams have grown
+``limit:<key>``    string: the counts for the limits of a key, as JSON
+``wake``           channel: the ids of streams that have grown
 =================  =====================================================================
 
-Everything expires by itself: what is running unless its producer cares, what has ended by
-its TTL.  How much all of it may take is for Redis to bound (``maxmemory``).
+Every key expires: a running stream unless its producer renews it, an ended one after its TTL.
+Redis itself bounds the memory of all streams (``maxmemory``).
 """
 
 from __future__ import annotations
 
-#: What each of the others begins with.
+#: The functions that precede each script.
 PRELUDE = """
 local P = KEYS[1]
 local call = redis.call
@@ -146,7 +146,7 @@ free_key(ARGV[1])
 call('DEL', P .. 's:' .. ARGV[1], P .. 'f:' .. ARGV[1])
 """
 
-#: key's id, its counts as they were known, and as they shall be.
+#: key's id, its expected counts, its new counts
 SWAP = """
 local name = P .. 'limit:' .. ARGV[1]
 local counts = call('GET', name) or '{}'
@@ -158,8 +158,8 @@ return {known and 1 or 0, counts, unpack(call('TIME'))}
 #: id
 FREE_KEY = "free_key(ARGV[1])"
 
-#: producer, lease ms, hold ms or '', then the ids of its running streams.  With the hold they
-#: are kept, though they may be silent.
+#: producer, lease ms, hold ms or '', then the ids of its running streams; the hold renews their
+#: expiry, as they may be silent
 BEAT = """
 local p, cancelled, read = P .. 'p:' .. ARGV[1], {}, {}
 local count = call('INCR', p)

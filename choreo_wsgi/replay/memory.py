@@ -13,9 +13,9 @@ from ..errors import ConfigurationError
 from ..settings import Settings
 from .backend import READ_BYTES, Backend, Block, Status, Write
 
-# Frames are joined up to this size: an object for each would take more memory than its bytes.
+# Frames are joined up to this size, as an object for each would take more memory than its bytes.
 _CHUNK = 16 * 1024
-# Bytes of an empty log, about, with its writer and its entries in the tables.
+# Bytes of memory for an empty log, about, with its writer and its entries in the tables.
 _OVERHEAD = 2900
 
 
@@ -34,18 +34,18 @@ class Log:
         self.ended = False
         self.cancelled = False
         self.expires = math.inf  # time.monotonic(), once ended
-        self.counted = 0  # what the store holds for it, in bytes
+        self.counted = 0  # its cost in the backend's size
         self._chunks: deque[Block] = deque()
         self._tail = bytearray()  # the newest frames, from number _tail_first
         self._tail_first = 1
 
     @property
     def cost(self) -> int:
-        """The bytes of memory that the log takes, about."""
+        """The approximate number of bytes of memory that the log takes."""
         return _OVERHEAD + len(self.key or "") + self.size
 
     def add(self, write: Write, limit: int) -> None:
-        """Append the blocks of *write*, and keep at most *limit* bytes."""
+        """Append the blocks of *write*, and retain at most *limit* bytes."""
         for block in write.blocks:
             if not self._tail:
                 self._tail_first = block.first
@@ -55,12 +55,12 @@ class Log:
             if len(self._tail) >= min(_CHUNK, limit // 4):
                 self._chunks.append(Block(self._tail_first, self.last, bytes(self._tail)))
                 self._tail = bytearray()
-        if write.last > self.last:  # a block that is larger than all that is kept
+        if write.last > self.last:  # a block larger than the limit was dropped
             self.last, limit = write.last, 0
         self.trim(limit)
 
     def trim(self, size: int) -> None:
-        """Drop the oldest frames, a chunk at a time, so that at most *size* bytes are left."""
+        """Drop the oldest frames, a chunk at a time, until at most *size* bytes remain."""
         while self.size > size and self._chunks:
             chunk = self._chunks.popleft()
             self.first = chunk.last + 1
@@ -70,7 +70,7 @@ class Log:
             self.first, self.size = self.last + 1, 0
 
     def read(self, after: int) -> list[Block]:
-        """Return blocks with about READ_BYTES behind frame *after*."""
+        """Return the blocks after frame *after*, of about READ_BYTES."""
         blocks: list[Block] = []
         size = 0
         for block in self._chunks:
@@ -98,8 +98,8 @@ class MemoryBackend(Backend):
         self._lock = threading.Lock()
         self._logs: dict[str, Log] = {}
         self._keys: dict[tuple[str, str], Log] = {}
-        self._ended: OrderedDict[str, Log] = OrderedDict()  # the first expires first
-        self.size = 0  # bytes retained, with what the logs themselves cost
+        self._ended: OrderedDict[str, Log] = OrderedDict()  # in the order of their expiry
+        self.size = 0  # the cost of all logs in bytes
 
     def insert(
         self, id: str, owner: str, key: str | None, digest: str, producer: str
@@ -153,7 +153,7 @@ class MemoryBackend(Backend):
             for log in list(self._logs.values()):
                 self._remove(log)
 
-    # The lock is held in all that follows.
+    # The methods below are called with the lock held.
 
     def _append(self, write: Write) -> bool:
         log = self._logs.get(write.id)
@@ -168,7 +168,7 @@ class MemoryBackend(Backend):
         return True
 
     def _account(self, log: Log) -> None:
-        """Update the memory that *log* takes, and drop logs when all take too much."""
+        """Update the cost of *log*; drop logs and frames if all together cost too much."""
         self._count(log)
         if self.size <= self.total_bytes:
             return

@@ -24,44 +24,48 @@ from .backend import READ_BYTES, Backend, Beat, Block, Change, Status, Unreachab
 
 _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"
-# Seconds to wait for a connection, an answer, or a free connection of the pool.
+# Seconds to wait for a connection, a reply, or a free connection of the pool.
 _TIMEOUT = 1.0
-# One for the keeper, one for the watcher; queries of readers and requests take well under a
-# millisecond each.
+# The keeper and the watcher need one each; readers and requests share the others, as their
+# queries take well under a millisecond each.
 _CONNECTIONS = 16
 # Seconds for which a stream outlives its time to live while its producer is silent.
-_HOLD = 60.0
-_HOLD_EVERY = 10.0
-_LEASE_MS = 60_000  # a lease is lost long before: by its beat, see Observer
-_WATCH = 0.25
+_HOLD_SECONDS = 60.0
+_HOLD_INTERVAL = 10.0
+_LEASE_MS = 60_000  # for cleanup only: LeaseObserver detects lost producers much earlier
+_POLL_SECONDS = 0.25
 
 
 def open_counts(url: str) -> Change:
-    """Return what changes counts in the Redis at *url*; one round trip, if nobody came between."""
+    """Return the function that changes counts in the Redis at *url*, by compare and swap.
+
+    The step is repeated if another process was faster; mostly one round trip is enough.
+    """
     client = connect(url)
-    known: dict[str, bytes] = {}  # as they were left
-    ahead = 0.0  # how far its clock is before ours
+    known: dict[str, bytes] = {}  # the last known counts of each key
+    clock_offset = 0.0  # seconds by which the clock of Redis is ahead of ours
 
     def change(key: str, step: Callable[[Any, float], Any]) -> Any:
-        nonlocal ahead
+        nonlocal clock_offset
         swapped = 0
         while not swapped:
-            was = known.get(key, b" {}")  # which is not what is there: first its clock is read
-            counts = json.loads(was)
-            answer = step(counts, time.time() + ahead)
+            # The default never matches, so that the clock is read before the first change.
+            old = known.get(key, b" {}")
+            counts = json.loads(old)
+            result = step(counts, time.time() + clock_offset)
             new = json.dumps(counts).encode()
-            swapped, was, seconds, microseconds = run(client, lua.SWAP, key, was, new)
-            known[key] = new if swapped else was
-            ahead = int(seconds) + int(microseconds) / 1e6 - time.time()
-        return answer
+            swapped, old, seconds, microseconds = run(client, lua.SWAP, key, old, new)
+            known[key] = new if swapped else old
+            clock_offset = int(seconds) + int(microseconds) / 1e6 - time.time()
+        return result
 
     return change
 
 
 def connect(url: str) -> Any:
-    """Return a client for the Redis at *url*, which connects when it is used.
+    """Return a client for the Redis at *url*, which connects at its first use.
 
-    Raises ConfigurationError for an address that cannot be read.
+    Raises ConfigurationError for an invalid address.
     """
     scheme, colon, rest = url.partition(":")
     if not re.fullmatch(r"[^?#]*//[^/?#]*(/[0-9]*)?([?#].*)?|unix:.*", url, re.S):
@@ -74,11 +78,11 @@ def connect(url: str) -> Any:
             timeout=_TIMEOUT,
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),  # callers decide when to try again
+            retry=Retry(NoBackoff(), 0),  # callers decide when to retry
         )
     except (ValueError, TypeError):
-        # Without the cause: the address may hold a password.
-        raise ConfigurationError("replay: the redis address cannot be read") from None
+        # Without the cause: the address may contain a password.
+        raise ConfigurationError("replay: the redis address is invalid") from None
     return redis.Redis(connection_pool=pool)
 
 
@@ -90,10 +94,10 @@ class RedisBackend(Backend):
         self._run = partial(run, self._client)
         self._append = self._client.register_script(lua.PRELUDE + lua.WRITE)
         self._ttl = str(int(settings.replay_ttl_seconds * 1000))
-        self._hold = str(int((settings.replay_ttl_seconds + _HOLD) * 1000))
+        self._hold = str(int((settings.replay_ttl_seconds + _HOLD_SECONDS) * 1000))
         self._stream_bytes = str(settings.replay_stream_bytes)
-        self._me = secrets.token_hex(8).encode()
-        self._held = time.monotonic()
+        self._origin = secrets.token_hex(8).encode()
+        self._held_at = time.monotonic()
         self._subscription: Any = None
 
     def insert(
@@ -101,21 +105,21 @@ class RedisBackend(Backend):
     ) -> tuple[str, str] | None:
         name = ""
         if key is not None:
-            # Hashed, as owner and key may hold any character.
+            # Hashed, as owner and key may contain any character.
             name = hashlib.sha256(f"{len(owner)}:{owner}{key}".encode()).hexdigest()
         known = self._run(lua.INSERT, id, owner, producer, digest, name, self._hold)
         return (known[0].decode(), known[1].decode()) if known else None
 
     def write(self, producer: str, writes: Sequence[Write]) -> list[bool]:
-        with _translated():
-            answers = self._write(producer, writes)
-            if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+        with _raising_unreachable():
+            replies = self._write(producer, writes)
+            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 self._client.script_load(self._append.script)
-                answers = self._write(producer, writes)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-        return [answer == 1 for answer in answers]
+                replies = self._write(producer, writes)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return [reply == 1 for reply in replies]
 
     def _write(self, producer: str, writes: Sequence[Write]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
@@ -129,16 +133,16 @@ class RedisBackend(Backend):
                 *(self._ttl, self._hold, self._stream_bytes),
                 *blocks,
             )
-        pipeline.publish(_CHANNEL, b" ".join([self._me, *(w.id.encode() for w in writes)]))
-        answers: list[Any] = pipeline.execute(raise_on_error=False)
-        return answers[:-1]
+        pipeline.publish(_CHANNEL, b" ".join([self._origin, *(w.id.encode() for w in writes)]))
+        replies: list[Any] = pipeline.execute(raise_on_error=False)
+        return replies[:-1]
 
     def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
-        answer = self._run(lua.FETCH, id, "" if after is None else after, READ_BYTES)
-        if not answer:
+        reply = self._run(lua.FETCH, id, "" if after is None else after, READ_BYTES)
+        if not reply:
             return None
-        known, beat, rows = answer
-        owner, first, last, ended, cancelled, producer = known
+        fields, beat, rows = reply
+        owner, first, last, ended, cancelled, producer = fields
         status = Status(
             owner=owner.decode(),
             first=int(first),
@@ -156,8 +160,8 @@ class RedisBackend(Backend):
     def end(self, id: str, seen: Status, block: Block) -> None:
         beat = "" if seen.beat is None else seen.beat
         self._run(lua.END, id, seen.producer, seen.last, beat, self._ttl, *block)
-        with _translated():
-            self._client.publish(_CHANNEL, b" ".join([self._me, id.encode()]))
+        with _raising_unreachable():
+            self._client.publish(_CHANNEL, b" ".join([self._origin, id.encode()]))
 
     def delete(self, id: str) -> None:
         self._run(lua.DELETE, id)
@@ -165,23 +169,23 @@ class RedisBackend(Backend):
     def free_key(self, id: str) -> None:
         self._run(lua.FREE_KEY, id)
 
-    def remembers(self, producer: str) -> bool:
-        with _translated():
+    def has_lease(self, producer: str) -> bool:
+        with _raising_unreachable():
             return bool(self._client.exists(f"{_PREFIX}p:{producer}"))
 
     def beat(self, producer: str, running: Sequence[str]) -> Beat:
         now = time.monotonic()
-        hold = self._hold if now >= self._held + _HOLD_EVERY else ""
-        count, *news = self._run(lua.BEAT, producer, _LEASE_MS, hold, *running)
-        self._held = now if hold else self._held
-        cancelled, read = ([id.decode() for id in ids] for ids in news)
+        hold = self._hold if now >= self._held_at + _HOLD_INTERVAL else ""
+        count, *marked = self._run(lua.BEAT, producer, _LEASE_MS, hold, *running)
+        self._held_at = now if hold else self._held_at
+        cancelled, read = ([id.decode() for id in ids] for ids in marked)
         return Beat(count == 1, cancelled, read)
 
-    def changed(
+    def wait_for_changes(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
     ) -> Iterable[str]:
         try:
-            with _translated():
+            with _raising_unreachable():
                 if self._subscription is None:
                     self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
                     self._subscription.subscribe(_CHANNEL)
@@ -192,20 +196,20 @@ class RedisBackend(Backend):
             raise
 
     def _listen(self) -> set[str]:
-        """Return the streams that other replicas wrote to."""
+        """Return the ids of the streams that other replicas have written to."""
         grown: set[str] = set()
-        message = self._subscription.get_message(timeout=_WATCH)
+        message = self._subscription.get_message(timeout=_POLL_SECONDS)
         while message is not None:
             writer, *ids = message["data"].split(b" ")
-            if writer != self._me:
+            if writer != self._origin:
                 grown.update(id.decode() for id in ids)
             message = self._subscription.get_message(timeout=0) if len(grown) < 1000 else None
         return grown
 
-    def leave(self, producer: str) -> None:
-        with _translated():
+    def release_lease(self, producer: str) -> None:
+        with _raising_unreachable():
             self._client.set(f"{_PREFIX}p:{producer}", -1, px=_LEASE_MS)
-            self._client.publish(_CHANNEL, self._me)  # ignored by our own watcher
+            self._client.publish(_CHANNEL, self._origin)  # ignored by our own watcher
 
     def close(self) -> None:
         self._unsubscribe()
@@ -221,13 +225,13 @@ class RedisBackend(Backend):
 
 
 def run(client: Any, script: str, *values: object) -> Any:
-    """Return what *script* answers through *client*; raises Unreachable."""
-    with _translated():
+    """Run *script* through *client* and return its reply; raises Unreachable."""
+    with _raising_unreachable():
         return client.register_script(lua.PRELUDE + script)([_PREFIX], values)
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _raising_unreachable() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:

@@ -28,16 +28,16 @@ _INSERT = "INSERT OR IGNORE INTO stream (id, owner, key, digest, producer) VALUE
 
 
 def open_counts(url: str) -> Change:
-    """Return what changes counts, in a file of its own: nobody waits there for frames."""
+    """Return the function that changes counts, in a separate file without frames to wait for."""
     file = Database(Path(f"{url.partition(':')[2]}-limits"))
 
     def change(key: str, step: Callable[[Any, float], Any]) -> Any:
         with file.transaction() as db:
             row = db.execute("SELECT counts FROM limits WHERE key = ?", (key,)).fetchone()
             counts = json.loads(row[0]) if row else {}
-            answer = step(counts, time.time())
+            result = step(counts, time.time())
             db.execute("REPLACE INTO limits VALUES (?, ?)", (key, json.dumps(counts)))
-        return answer
+        return result
 
     weakref.finalize(change, file.close)
     return change
@@ -55,11 +55,11 @@ class SQLiteBackend(Backend):
         try:
             connect(path).close()
         except (sqlite3.Error, OSError) as error:
-            # Not while somebody is busy with it, nor for a disk that fails: others are served.
+            # A busy file or a failing disk does not stop the server: other requests still work.
             if not re.search("locked|malformed|disk", str(error)):
                 raise ConfigurationError(f"replay: {url!r} cannot be used: {error}") from error
-        # Two connections: with one for each thread a thousand streams would be a thousand caches
-        # and file descriptors.
+        # Two connections for all threads: one for each would mean a cache and file descriptors
+        # for each of a thousand streams.
         self._file = Database(path)
         self._snapshots = Database(path, "BEGIN")
         self.ttl = settings.replay_ttl_seconds
@@ -120,19 +120,19 @@ class SQLiteBackend(Backend):
 
     @staticmethod
     def _trim(db: sqlite3.Connection, number: int, size: int, limit: int) -> tuple[int, int]:
-        """Drop the oldest blocks; return the first number and the size that are left."""
-        gone = -1
+        """Drop the oldest blocks; return the first number and the size that remain."""
+        dropped = -1
         rows = db.execute(
             "SELECT last, length(data) FROM block WHERE stream = ? ORDER BY last", (number,)
         )
         for last, length in rows:
             if size <= limit:
                 break
-            gone = last
+            dropped = last
             size -= length
         rows.close()
-        db.execute("DELETE FROM block WHERE stream = ? AND last <= ?", (number, gone))
-        return gone + 1, size
+        db.execute("DELETE FROM block WHERE stream = ? AND last <= ?", (number, dropped))
+        return dropped + 1, size
 
     def fetch(self, id: str, after: int | None) -> tuple[Status, list[Block]] | None:
         with self._snapshots.transaction() as db:
@@ -164,13 +164,13 @@ class SQLiteBackend(Backend):
     def end(self, id: str, seen: Status, block: Block) -> None:
         expires = time.monotonic() + self.ttl
         with self._file.transaction() as db:
-            changed = db.execute(
+            updated = db.execute(
                 "UPDATE stream SET producer = '', ended = 1, last = ?, size = size + ?, "
                 "expires = ? WHERE id = ? AND producer = ? AND last = ? AND NOT ended "
                 "AND (SELECT beat FROM producer WHERE producer.id = stream.producer) IS ?",
                 (block.last, len(block.data), expires, id, seen.producer, seen.last, seen.beat),
             )
-            if changed.rowcount:
+            if updated.rowcount:
                 db.execute(
                     "INSERT INTO block SELECT number, ?, ?, ? FROM stream WHERE id = ?",
                     (block.last, block.first, block.data, id),
@@ -189,9 +189,9 @@ class SQLiteBackend(Backend):
             known = db.execute("UPDATE producer SET beat = beat + 1 WHERE id = ?", (producer,))
             if fresh := not known.rowcount:
                 db.execute("INSERT INTO producer VALUES (?, 0)", (producer,))
-            news = "FROM stream WHERE producer = ? AND NOT ended AND"
+            marked = "SELECT id FROM stream WHERE producer = ? AND NOT ended AND"
             cancelled, read = (
-                [id for (id,) in db.execute(f"SELECT id {news} {mark}", (producer,))]
+                [id for (id,) in db.execute(f"{marked} {mark}", (producer,))]
                 for mark in ("cancelled", "read")
             )
             if read:
@@ -208,11 +208,11 @@ class SQLiteBackend(Backend):
             ).fetchall()
             for producer, beat in producers:
                 if lost(producer, beat):
-                    self._bury(db, producer)
-            self._fit(db)
+                    self._expire_streams(db, producer)
+            self._enforce_limit(db)
 
-    def _bury(self, db: sqlite3.Connection, producer: str) -> None:
-        # Readers may still come, and end the streams, until they expire.
+    def _expire_streams(self, db: sqlite3.Connection, producer: str) -> None:
+        """Let the streams of a lost *producer* expire; until then readers may end them."""
         db.execute(
             "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
             (time.monotonic() + self.ttl, producer),
@@ -223,8 +223,8 @@ class SQLiteBackend(Backend):
             (producer, producer),
         )
 
-    def _fit(self, db: sqlite3.Connection) -> None:
-        """Drop streams and frames until all take less than the limit."""
+    def _enforce_limit(self, db: sqlite3.Connection) -> None:
+        """If all streams exceed the limit, drop streams and frames until they are 10 % below."""
         (total,) = db.execute("SELECT coalesce(sum(size), 0) FROM stream").fetchone()
         if total <= self.total_bytes:
             return
@@ -239,16 +239,16 @@ class SQLiteBackend(Backend):
         for number, size in largest:
             if total <= goal:
                 return
-            first, left = self._trim(db, number, size, size // 2)
+            first, rest = self._trim(db, number, size, size // 2)
             db.execute(
-                "UPDATE stream SET first = ?, size = ? WHERE number = ?", (first, left, number)
+                "UPDATE stream SET first = ?, size = ? WHERE number = ?", (first, rest, number)
             )
-            total -= size - left
+            total -= size - rest
 
     def _remove_expired(self, db: sqlite3.Connection) -> None:
         now = time.monotonic()
         self._remove(db, "expires <= ?", (now,))
-        # A time beyond this clock's reach was set before the machine was restarted.
+        # A time further ahead than the TTL was set before the machine was restarted.
         db.execute("UPDATE stream SET expires = ? WHERE expires > ?", (now + self.ttl,) * 2)
 
     @staticmethod
@@ -257,12 +257,12 @@ class SQLiteBackend(Backend):
         db.execute(f"DELETE FROM block WHERE stream IN ({condition})", values)
         db.execute(f"DELETE FROM stream WHERE {where}", values)
 
-    def changed(
+    def wait_for_changes(
         self, waiting: Callable[[], Mapping[str, int]], stop: threading.Event
     ) -> Iterable[str]:
         stop.wait(_POLL)
         with self._snapshots.transaction() as db:
-            # Changes when another connection has written; cheap to read.
+            # data_version changes when another connection has written; it is cheap to read.
             (version,) = db.execute("PRAGMA data_version").fetchone()
             if version == self._version:
                 return []
@@ -274,7 +274,7 @@ class SQLiteBackend(Backend):
                     found.append(id)
             return found
 
-    def leave(self, producer: str) -> None:
+    def release_lease(self, producer: str) -> None:
         with self._file.transaction() as db:
             db.execute("UPDATE producer SET beat = -1 WHERE id = ?", (producer,))
 

@@ -1,8 +1,8 @@
 """The store of resumable streams, on top of any database.
 
-Two threads serve all streams of a store: the :mod:`~choreo_wsgi.replay.keeper`, and, once there
-is a reader of a database that processes share, the *watcher*, which polls it for frames of other
-processes and wakes the readers.
+Two threads serve all streams of a store: the :mod:`~choreo_wsgi.replay.keeper`, and the *watcher*,
+which polls a shared database for frames of other processes and wakes the readers.  The watcher
+starts with the first reader.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ..errors import IdempotencyConflict, ReplayUnavailable
 from ..settings import Settings
 from .backend import Backend, Block, Status, Unreachable
 from .keeper import Keeper, not_found
-from .reader import Reader, gone
+from .reader import Reader, frames_dropped
 from .writer import Writer, check_block
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a silent producer counts as lost.  Readers must be told within 10 s, and
-#: noticing takes time too.
+#: Seconds after which a silent producer counts as lost.  Readers must learn of it within 10 s,
+#: and detecting it takes time too.
 LEASE = 5.0
-#: Seconds between two beats; several must fit into a lease.  Also how late a cancellation is.
+#: Seconds between two beats; several must fit into a lease.  Also the delay of a cancellation.
 BEAT = 0.5
-# How many frames a client can be ahead of the log of a lost producer; bounds what is stored.
-_BEYOND = 1_000_000
-# Seconds for a cancelled stream of another process to end.
-_ENDING = 3.0
+# Limit of frames that a client may be ahead of the log of a lost producer; bounds their numbers.
+_MAX_AHEAD = 1_000_000
+# Seconds to wait until a cancelled stream of another process ends.
+_CANCEL_TIMEOUT = 3.0
 _ID = re.compile(r"strm_[A-Za-z0-9_-]{32}")
 
 
@@ -53,9 +53,10 @@ class Claim:
 class Lost:
     """A running stream whose producer is lost.
 
-    *last* is the number of the last frame that was seen, *cancelled* whether the stream was to
-    stop.  ``end(frames, count)`` ends the log with *count* whole frames, numbered from
-    ``last + 1``; it does nothing when somebody was faster, or the producer is back.
+    *last* is the number of the last frame in the log, or the reader's if that is higher;
+    *cancelled* is whether the stream was cancelled.  ``end(frames, count)`` ends the log with
+    *count* whole frames, numbered from ``last + 1``; it does nothing if another caller was
+    faster, or the producer is alive again.
     """
 
     last: int
@@ -66,9 +67,9 @@ class Lost:
 class Store:
     """The replay logs of all streams, in a :class:`~choreo_wsgi.replay.backend.Backend`.
 
-    *blocking* is whether its methods may wait.  While the database is away at most
-    ``replay_stream_bytes`` of one stream are buffered and ``replay_total_bytes`` of all.
-    *lease* and *beat* are in seconds.
+    *blocking* is whether its methods may wait.  During an outage at most ``replay_stream_bytes``
+    of one stream are buffered and ``replay_total_bytes`` of all.  *lease* and *beat* are in
+    seconds.
     """
 
     def __init__(self, backend: Backend, settings: Settings, *, lease: float, beat: float) -> None:
@@ -82,29 +83,29 @@ class Store:
             beat=beat,
             wake=self._wake,
         )
-        # Guards the readers; the watcher waits on it for the first.
-        self._following = threading.Condition(threading.Lock())
+        # Guards the readers; the watcher waits on it while there are none.
+        self._readers_changed = threading.Condition(threading.Lock())
         self._readers: dict[str, set[Reader]] = {}
         self._watcher: threading.Thread | None = None
 
     @property
     def reachable(self) -> bool:
-        """Whether the database answered when it was last asked."""
+        """Whether the database answered the last operation."""
         return self._keeper.reachable
 
     def create(self, owner: str, *, key: str | None = None, digest: str = "") -> Claim:
-        """Make a stream of *owner*.
+        """Create a stream of *owner*.
 
-        *key* is the caller's Idempotency-Key and *digest* that of the request's body.  Of
-        several calls with the same owner and key one makes the stream, the others get its
-        id to join as long as it is there.  Raises IdempotencyConflict when their digest
-        differs, and ReplayUnavailable when a key is given and the store cannot be reached
-        (without one the stream begins in the buffer).
+        *key* is the caller's Idempotency-Key and *digest* that of the request's body.  Of several
+        calls with the same owner and key, one creates the stream; the others get its id to join
+        it, as long as it exists.  Raises IdempotencyConflict if the digests differ, and
+        ReplayUnavailable if there is a key and the store is unreachable (without a key, the
+        stream begins in the buffer).
         """
-        # 192 random bits tell neither count nor time.
+        # 192 random bits reveal neither a count nor a time.
         keeper, id = self._keeper, "strm_" + secrets.token_urlsafe(24)
         try:
-            known = keeper.ask(
+            known = keeper.query(
                 lambda: self._backend.insert(id, owner, key, digest, keeper.producer)
             )
         except ReplayUnavailable:
@@ -114,100 +115,100 @@ class Store:
                 raise
             known = None  # its first write creates it
         if known is None:
-            return Claim(id, keeper.adopt(Writer(keeper, id, owner)))
+            return Claim(id, keeper.register(Writer(keeper, id, owner)))
         if known[1] != digest:
             raise IdempotencyConflict("The Idempotency-Key was used before, with another body.")
         return Claim(known[0], None)
 
     def read(self, id: str, owner: str, after: int = 0) -> Reader:
-        """Return a reader of what follows frame *after*.
+        """Return a reader of the frames after *after*.
 
-        Raises NotFound, StreamGone and ReplayUnavailable at once.
+        Raises NotFound, StreamGone and ReplayUnavailable immediately, not at the first read.
         """
         status = self._status(id, owner)
-        after = min(after, status.last + _BEYOND)
+        after = min(after, status.last + _MAX_AHEAD)
         if after + 1 < status.first:
-            raise gone(after, status.first)
-        reader = Reader(self._keeper, id, owner, after, self._unfollow)
-        with self._following:
+            raise frames_dropped(after, status.first)
+        reader = Reader(self._keeper, id, owner, after, self._remove_reader)
+        with self._readers_changed:
             self._readers.setdefault(id, set()).add(reader)
             if self.blocking and self._watcher is None and not self._keeper.closing.is_set():
                 self._watcher = threading.Thread(
                     target=self._watch, name="choreo-replay-watcher", daemon=True
                 )
                 self._watcher.start()
-            self._following.notify_all()
+            self._readers_changed.notify_all()
         return reader
 
-    def _unfollow(self, reader: Reader) -> None:
-        with self._following:
+    def _remove_reader(self, reader: Reader) -> None:
+        with self._readers_changed:
             others = self._readers.get(reader.id, set())
             others.discard(reader)
             if not others:
                 self._readers.pop(reader.id, None)
 
     def cancel(self, id: str, owner: str) -> None:
-        """Ask the producer, wherever it is, to stop; idempotent, nothing to an ended log.
+        """Request that the producer, in any process, stops; idempotent, ignored by an ended log.
 
-        When the producer is lost, ``lost().cancelled`` is true.
+        If the producer is lost, ``lost().cancelled`` becomes true.
         Raises NotFound and ReplayUnavailable.
         """
-        writer = self._keeper.own(id, owner)
+        writer = self._keeper.own_writer(id, owner)
         if writer is None:
             self._status(id, owner)
         else:
             writer.cancelled |= not writer.ended
         try:
-            self._keeper.ask(lambda: self._backend.mark(id, "cancelled"))
+            self._keeper.query(lambda: self._backend.mark(id, "cancelled"))
         except ReplayUnavailable:
-            if writer is None:  # ours has been told
+            if writer is None:  # a writer of this process has its flag already
                 raise
 
     def delete(self, id: str, owner: str) -> None:
-        """Forget a stream; its readers get NotFound, and its producer, should it run, Fenced.
+        """Delete a stream; its readers get NotFound, and its producer, if it runs, Fenced.
 
-        One that runs in another process must have been cancelled, and has a few seconds to
-        end.  Raises NotFound and ReplayUnavailable.
+        A stream of another process must have been cancelled; it is given a few seconds to end.
+        Raises NotFound and ReplayUnavailable.
         """
-        writer = self._keeper.own(id, owner)
+        writer = self._keeper.own_writer(id, owner)
         if writer is not None:
-            self._keeper.forget(writer)
+            self._keeper.discard(writer)
             return
-        deadline = time.monotonic() + _ENDING
+        deadline = time.monotonic() + _CANCEL_TIMEOUT
         while not ((status := self._status(id, owner)).ended or self._keeper.is_lost(id, status)):
             if time.monotonic() >= deadline:
                 raise ReplayUnavailable("The stream has not ended yet.", retry_after=1)
             self._keeper.closing.wait(self._keeper.beat / 4)
-        self._keeper.ask(lambda: self._backend.delete(id))
+        self._keeper.query(lambda: self._backend.delete(id))
         self._wake([id])
 
     def lost(self, id: str, owner: str, after: int = 0) -> Lost | None:
-        """Return what ends a stream whose producer is lost; None if it has one, or has ended.
+        """Return the :class:`Lost` of a stream; None if its producer is alive, or it has ended.
 
-        *after* is the number that the reader is at; numbering goes on above both it and the
-        log.  Raises NotFound and ReplayUnavailable, and so does ``Lost.end``.
+        *after* is the number of the reader's last frame; new frames are numbered after it and
+        after the log's last.  Raises NotFound and ReplayUnavailable, and so does ``Lost.end``.
         """
         seen = self._status(id, owner)
         if seen.ended or not self._keeper.is_lost(id, seen):
             return None
-        last = max(seen.last, min(after, seen.last + _BEYOND))
+        last = max(seen.last, min(after, seen.last + _MAX_AHEAD))
 
         def end(frames: bytes, count: int) -> None:
             check_block(frames, count, last)
             block = Block(last + 1, last + count, frames)
-            self._keeper.ask(lambda: self._backend.end(id, seen, block))
+            self._keeper.query(lambda: self._backend.end(id, seen, block))
             self._wake([id])
 
         return Lost(last, seen.cancelled, end)
 
     def close(self) -> None:
-        """Write what is buffered, for a second or two at most, and free everything.
+        """Write the buffered frames, for two seconds at most, and free all resources.
 
-        Streams that have not ended are lost to their readers at once.
+        Readers see the producer of streams that have not ended as lost at once.
         """
         self._keeper.close()
-        with self._following:
-            self._following.notify_all()
+        with self._readers_changed:
+            self._readers_changed.notify_all()
             watcher, self._watcher = self._watcher, None
         self._wake()
         if watcher is not None:
@@ -217,16 +218,16 @@ class Store:
     def _status(self, id: str, owner: str) -> Status:
         if not _ID.fullmatch(id):
             raise not_found()
-        found = self._keeper.ask(lambda: self._backend.fetch(id, None))
+        found = self._keeper.query(lambda: self._backend.fetch(id, None))
         if found is None:
-            raise self._keeper.missing(id, owner)
+            raise self._keeper.missing_error(id, owner)
         if found[0].owner != owner:
             raise not_found()
         return found[0]
 
     def _wake(self, ids: Iterable[str] | None = None) -> None:
-        """Wake the readers of the streams *ids*, or all."""
-        with self._following:
+        """Wake the readers of the streams *ids*, or all readers."""
+        with self._readers_changed:
             ids = list(self._readers) if ids is None else ids
             readers = [one for id in ids for one in self._readers.get(id, ())]
         for reader in readers:
@@ -235,20 +236,20 @@ class Store:
     def _watch(self) -> None:
         closing = self._keeper.closing
         while not closing.is_set():
-            with self._following:
-                self._following.wait_for(lambda: self._readers or closing.is_set(), 60)
+            with self._readers_changed:
+                self._readers_changed.wait_for(lambda: self._readers or closing.is_set(), 60)
             if not self.reachable:
                 closing.wait(self._keeper.beat)
                 continue
             try:
-                self._wake(self._backend.changed(self._waiting, closing))
+                self._wake(self._backend.wait_for_changes(self._positions, closing))
             except Exception as error:
-                # The keeper finds out whether the database is away or only this call failed.  A
-                # bug must not end the thread.
+                # The keeper detects outages; this call alone may have failed.  A bug must not
+                # end the thread.
                 level = logging.DEBUG if isinstance(error, Unreachable) else logging.ERROR
                 logger.log(level, "watching the replay store failed: %r", error)
                 closing.wait(self._keeper.beat)
 
-    def _waiting(self) -> dict[str, int]:
-        with self._following:
+    def _positions(self) -> dict[str, int]:
+        with self._readers_changed:
             return {id: min(one.last for one in ones) for id, ones in self._readers.items()}

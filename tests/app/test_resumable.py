@@ -585,7 +585,7 @@ def test_a_stream_that_somebody_else_has_ended_frees_its_provider(
     with server.connect() as client:
         id = begin(client, ask())
         store = app._resumption().store
-        store._keeper.forget(store._keeper.writers[id])
+        store._keeper.discard(store._keeper.writers[id])
         script.say("one ")
         assert b'"producer_lost"' in read_to_end(client)[-1]
         assert script.closed.wait(harness.DEADLINE)

@@ -86,7 +86,7 @@ def open_shared(shared_url: str) -> Iterator[Opener]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have appends wait for the database however slow this machine is, not for 50 ms."""
-    monkeypatch.setattr("choreo_wsgi.replay.writer._PATIENCE", DEADLINE)
+    monkeypatch.setattr("choreo_wsgi.replay.writer._APPEND_TIMEOUT", DEADLINE)
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
         assert 60_000 < left[b"{choreo}:s:silent"] <= 120_000
         backend.write("p", [Write("silent", "alice", [], 1, True)])
         assert client.pttl("{choreo}:s:silent") <= 60_000
-        backend.leave("p")
+        backend.release_lease("p")
         assert client.pttl("{choreo}:p:p") > 0
     backend.close()
 

@@ -124,7 +124,7 @@ def test_a_reader_tells_now_and_then_that_it_reads(
     writer = create(ours)
     write(writer, 1)
     told: list[str] = []
-    monkeypatch.setattr("choreo_wsgi.replay.reader._SEE", 1000.0)
+    monkeypatch.setattr("choreo_wsgi.replay.reader._MARK_EVERY", 1000.0)
     monkeypatch.setattr(theirs._backend, "mark", lambda *what: told.append(what[1]))
     reader = theirs.read(writer.id, "alice")
     for _ in range(5):
@@ -142,7 +142,7 @@ def test_a_reader_that_comes_when_nobody_reads_is_woken_too(open_shared: Opener)
     writer = create(ours)
     theirs.read(writer.id, "alice").close()
     assert not theirs._readers
-    eventually(lambda: theirs._following._waiters)
+    eventually(lambda: theirs._readers_changed._waiters)
     reader = theirs.read(writer.id, "alice")
     assert reader.receive(0) == b""
     sent = write(writer, 1)
@@ -163,7 +163,7 @@ def test_who_is_far_beyond_a_lost_stream_is_taken_for_nearer(open_shared: Opener
 def test_a_running_stream_of_another_process_is_not_deleted(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo_wsgi.replay.store._ENDING", 0.0)
+    monkeypatch.setattr("choreo_wsgi.replay.store._CANCEL_TIMEOUT", 0.0)
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 1)

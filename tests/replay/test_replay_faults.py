@@ -166,7 +166,7 @@ def test_a_bug_does_not_end_the_watcher(
 ) -> None:
     ours, theirs = open_shared(), open_shared()
     backend = theirs._backend  # type: ignore[attr-defined]
-    real = backend.changed
+    real = backend.wait_for_changes
     failures = [KeyError("a bug")]
 
     def faulty(*what: Any) -> Any:
@@ -174,7 +174,7 @@ def test_a_bug_does_not_end_the_watcher(
             raise failures.pop()
         return real(*what)
 
-    monkeypatch.setattr(backend, "changed", faulty)
+    monkeypatch.setattr(backend, "wait_for_changes", faulty)
     # Nobody looks without being woken.
     monkeypatch.setattr(theirs._keeper, "recheck", 2 * DEADLINE)  # type: ignore[attr-defined]
     writer = create(ours)
@@ -188,13 +188,13 @@ def test_a_bug_does_not_end_the_watcher(
 def test_a_reader_is_told_of_a_long_outage(
     tmp_path: Path, lock: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo_wsgi.replay.reader._PATIENCE", 0.0)
+    monkeypatch.setattr("choreo_wsgi.replay.reader._MAX_OUTAGE", 0.0)
     ours, theirs = (open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings()) for _ in range(2))
     writer = create(ours)
     sent = write(writer, 1)
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, 1) == sent
-    theirs._keeper._lose(Unreachable("it is away"))  # type: ignore[attr-defined]
+    theirs._keeper._mark_unreachable(Unreachable("it is away"))  # type: ignore[attr-defined]
     lock.execute("BEGIN EXCLUSIVE")
     with pytest.raises(ReplayUnavailable):
         receive(reader, 1)
@@ -213,7 +213,7 @@ def test_a_stream_of_ours_is_cancelled_in_an_outage_too(open_any: Opener) -> Non
 
 def test_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first look of each is no news to a reader, who is told of a long one only."""
-    monkeypatch.setattr("choreo_wsgi.replay.reader._PATIENCE", 0.0)
+    monkeypatch.setattr("choreo_wsgi.replay.reader._MAX_OUTAGE", 0.0)
     store = open_any()
     writer = create(store)
     reader = store.read(writer.id, "alice")
@@ -244,12 +244,12 @@ def test_an_outage_is_nobodys_silence(
     monkeypatch.setattr(ours._backend, "beat", away)  # type: ignore[attr-defined]
     eventually(lambda: not ours.reachable)  # type: ignore[attr-defined]
     with pytest.raises(ReplayUnavailable):  # at once: nobody waits for it again and again
-        ours._keeper.ask(lambda: pytest.fail("asked"))  # type: ignore[attr-defined]
+        ours._keeper.query(lambda: pytest.fail("asked"))  # type: ignore[attr-defined]
     reader.wake()  # type: ignore[attr-defined]
     assert reader.receive(0) == b""  # and the beat of its producer is known
     keeper = theirs._keeper  # type: ignore[attr-defined]
     monkeypatch.setattr(keeper._observer, "_clock", lambda: time.monotonic() + 100)
-    keeper._lose(Unreachable("it is away"))
+    keeper._mark_unreachable(Unreachable("it is away"))
     eventually(lambda: keeper.reachable)
     reader.wake()  # type: ignore[attr-defined]
     assert reader.receive(0) == b""

@@ -85,7 +85,7 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
 
 
 def test_what_has_expired_is_gone_before_it_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("choreo_wsgi.replay.keeper._SWEEP", 1e9)
+    monkeypatch.setattr("choreo_wsgi.replay.keeper._SWEEP_INTERVAL", 1e9)
     store = in_memory(ttl=0.05, stream_bytes=1024, total_bytes=1_000_000)
     writer = create(store, key="k")
     writer.finish()

@@ -293,7 +293,7 @@ def test_a_live_reader_outlives_a_redis_that_comes_back_empty(
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, 1) == frames(1, 3)
     # What a database has lost is told by one's own beat, once there was one.
-    eventually(lambda: theirs._keeper._beaten)  # type: ignore[attr-defined]
+    eventually(lambda: theirs._keeper._has_lease)  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         keeper = ours._keeper  # type: ignore[attr-defined]
         patch.setattr(keeper, "_renew", lambda: None)  # it is the last to notice

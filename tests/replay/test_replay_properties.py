@@ -10,7 +10,7 @@ from replay_helpers import Opener, create, frame, frames, look, read_all
 
 from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
-from choreo_wsgi.replay.reader import cut, last_frame
+from choreo_wsgi.replay.reader import frames_after, last_frame
 
 # Each example makes a stream of its own in the same store.
 SAME_STORE = settings(
@@ -121,5 +121,5 @@ def test_a_block_is_cut_at_any_frame(first: int, count: int, data: st.DataObject
     block = frames(first, first + count - 1)
     after = data.draw(st.integers(first - 1, first + count - 1))
     for some in (block, bytearray(block)):
-        assert cut(some, after) == frames(after + 1, first + count - 1)
+        assert frames_after(some, after) == frames(after + 1, first + count - 1)
     assert last_frame(block) == frame(first + count - 1)
