@@ -1,8 +1,8 @@
 """A streaming LLM server in one plain WSGI callable.
 
-``choreo_wsgi:app`` is the callable for the configuration of the environment,
-:func:`create_app` makes one for a configuration of your own.  Both are resolved when they
-are asked for, so that importing this package costs nothing.
+``choreo_wsgi:app`` is the callable for the configuration in the environment;
+:func:`create_app` returns one for a configuration of your own.  Both are loaded at their first
+use, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 class _Package(ModuleType):
-    """This package's own class, so that ``choreo_wsgi.app`` is the callable at all times.
+    """The class of this package, so that ``choreo_wsgi.app`` is always the callable.
 
-    The folder ``app/`` has the same name, and importing a sub-package makes it an attribute of
-    its parent; a property is found before that attribute.
+    The sub-package ``app`` has the same name, and importing it sets an attribute of this package;
+    a property takes precedence over that attribute.
     """
 
     @property
     def app(self) -> Application:
-        """The WSGI application for the configuration of the environment."""
+        """The WSGI application for the configuration in the environment."""
         from .wsgi import app
 
         return app
 
     @app.setter
     def app(self, folder: ModuleType) -> None:
-        """Ignore the import system, which would put the sub-package here."""
+        """Ignore the import system, which sets the sub-package here."""
 
     def __getattr__(self, name: str) -> object:
         if name == "create_app":

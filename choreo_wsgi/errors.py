@@ -1,6 +1,6 @@
-"""What can go wrong, as classes that know their HTTP status, type and code.
+"""The errors that callers receive, as classes with an HTTP status, a type and a code.
 
-A class is there to be caught, for a status, or to be raised by providers; the rest is ``code=``.
+A class has a status of its own, or is caught, or raised by providers; the rest is ``code=``.
 
 ======================  ======  =========================  ==================================
 class                   status  type                       codes, the class's own first
@@ -56,12 +56,12 @@ import math
 
 
 class ChoreoError(Exception):
-    """An error that a caller is told about; *message* is for a person to read.
+    """An error that is sent to the caller; *message* is for a person to read.
 
-    *param* names the field of the request that is at fault, as ``messages[2].content``.
+    *param* names the member of the request that is wrong, as ``messages[2].content``.
     *retry_after* is in seconds.  *retry* is whether the same request could succeed later:
     False sends ``x-should-retry: false``, which the OpenAI SDKs obey.  *status*, *type* and
-    *code* stand in for the class's own where a provider's answer says it better.
+    *code* replace those of the class where a provider's answer is more exact.
     """
 
     status: int = 500
@@ -94,12 +94,12 @@ class ChoreoError(Exception):
     def body(self) -> bytes:
         """Return the error object as compact JSON, one line."""
         error = {name: getattr(self, name) for name in ("message", "type", "code", "param")}
-        # A provider's message may hold a lone surrogate, which UTF-8 cannot carry.
+        # A provider's message may contain a lone surrogate, which UTF-8 cannot encode.
         text = json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace")
 
     def response_headers(self) -> list[tuple[str, str]]:
-        """Return the headers of the plain HTTP answer, without Content-Length."""
+        """Return the headers of the error as an HTTP response, without Content-Length."""
         headers = [("Content-Type", "application/json"), *self.headers]
         if self.retry_after is not None:
             headers.append(("Retry-After", str(max(1, math.ceil(self.retry_after)))))
@@ -116,14 +116,14 @@ class ConfigurationError(ChoreoError):
 
 
 class InsufficientStorage(ChoreoError):
-    """There is no room on the server's disk for what it has to keep."""
+    """The server's disk has no room for the request's body."""
 
     status = 507
     code = "insufficient_storage"
 
 
 class InvalidRequest(ChoreoError):
-    """The request is wrong and will stay so."""
+    """The request is invalid; repeating it will not help."""
 
     status = 400
     type = "invalid_request_error"
@@ -132,14 +132,14 @@ class InvalidRequest(ChoreoError):
 
 
 class ModelNotFound(InvalidRequest):
-    """No provider takes this model name."""
+    """No provider has a model of this name."""
 
     status = 404
     code = "model_not_found"
 
 
 class MethodNotAllowed(InvalidRequest):
-    """The path exists, the method does not."""
+    """The path exists, but not with this method."""
 
     status = 405
     code = "method_not_allowed"
@@ -153,35 +153,35 @@ class IdempotencyConflict(InvalidRequest):
 
 
 class StreamGone(InvalidRequest):
-    """The frames that were asked for are no longer kept."""
+    """The requested frames are no longer stored."""
 
     status = 410
     code = "stream_gone"
 
 
 class LengthRequired(InvalidRequest):
-    """The body has no length."""
+    """The request's body has no length."""
 
     status = 411
     code = "length_required"
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body is over ``max_body_bytes``."""
+    """The request's body is longer than ``max_body_bytes``."""
 
     status = 413
     code = "body_too_large"
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body is not declared as JSON."""
+    """The request's Content-Type is not JSON."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class AuthenticationError(ChoreoError):
-    """The caller has no API key, or one that is not known."""
+    """The caller has no API key, or an unknown one."""
 
     status = 401
     type = "authentication_error"
@@ -191,7 +191,7 @@ class AuthenticationError(ChoreoError):
 
 
 class PermissionDenied(ChoreoError):
-    """The caller may not do this."""
+    """The caller is not allowed to do this."""
 
     status = 403
     type = "permission_error"
@@ -200,7 +200,7 @@ class PermissionDenied(ChoreoError):
 
 
 class NotFound(ChoreoError):
-    """No such endpoint, or no such stream of this caller."""
+    """The endpoint does not exist, or the caller has no such stream or response."""
 
     status = 404
     type = "not_found_error"
@@ -209,7 +209,7 @@ class NotFound(ChoreoError):
 
 
 class RateLimited(ChoreoError):
-    """The caller, or we at the provider, asked too much in too short a time."""
+    """The caller, or this server at the provider, exceeded a rate limit."""
 
     status = 429
     type = "rate_limit_error"
@@ -217,7 +217,7 @@ class RateLimited(ChoreoError):
 
 
 class ProviderError(ChoreoError):
-    """The provider did not do what was asked of it."""
+    """The provider failed, or refused the request."""
 
     status = 502
     type = "provider_error"
@@ -225,7 +225,7 @@ class ProviderError(ChoreoError):
 
 
 class ProviderNotConfigured(ProviderError):
-    """The model's provider has no key, or lacks something else that it needs."""
+    """The model's provider has no key, or lacks another required setting."""
 
     code = "provider_not_configured"
     retry = False
@@ -238,13 +238,13 @@ class UpstreamTruncated(ProviderError):
 
 
 class UpstreamInvalid(ProviderError):
-    """The provider's answer cannot be read."""
+    """The provider's answer is not valid."""
 
     code = "upstream_invalid"
 
 
 class ProducerLost(ProviderError):
-    """The server that was producing the stream is gone."""
+    """The server process that produced the stream has ended."""
 
     code = "producer_lost"
 
@@ -257,7 +257,7 @@ class ProviderTimeout(ProviderError):
 
 
 class Unavailable(ChoreoError):
-    """The server cannot take the request right now."""
+    """The server cannot accept the request right now."""
 
     status = 503
     type = "service_unavailable_error"
@@ -280,7 +280,7 @@ class ReplayUnavailable(Unavailable):
     code = "replay_unavailable"
 
 
-_KEPT: dict[int, type[ChoreoError]] = {
+_SAME_MEANING: dict[int, type[ChoreoError]] = {
     404: ModelNotFound,
     413: BodyTooLarge,
     429: RateLimited,
@@ -288,8 +288,8 @@ _KEPT: dict[int, type[ChoreoError]] = {
     504: ProviderTimeout,
     529: ProviderUnavailable,  # Anthropic: overloaded
 }
-#: What only the operator can mend: the caller gets a 502 that is not worth repeating.
-_OURS_TO_MEND = {
+#: Statuses about the operator's account, as codes of a 502 that the caller should not retry.
+_OPERATOR_ERRORS = {
     401: "provider_authentication_failed",
     402: "provider_payment_required",
     403: "provider_permission_denied",
@@ -304,17 +304,17 @@ def from_provider(
     param: str | None = None,
     retry_after: float | None = None,
 ) -> ChoreoError:
-    """Return the error that a provider's HTTP *status* and *message* mean for our caller.
+    """Return the error for our caller after a provider's HTTP *status* and *message*.
 
     400, 404, 413, 422 and 429 keep their meaning; 401, 402 and 403, which are about our key,
-    become 502.  *code* and *param* are the provider's own, when it gave any.
+    become 502.  *code* and *param* are the provider's own, if any.
     """
     if status in (400, 422) or code == "context_length_exceeded":
-        kept = 422 if status == 422 else 400
-        return InvalidRequest(message, status=kept, code=code, param=param)
-    if status in _OURS_TO_MEND:
-        return ProviderError(message, code=_OURS_TO_MEND[status], param=param, retry=False)
-    kind = _KEPT.get(status, ProviderError)
-    keep = code if kind in (ModelNotFound, RateLimited) else None
-    retry = False if keep == "insufficient_quota" else None
-    return kind(message, code=keep, param=param, retry_after=retry_after, retry=retry)
+        ours = 422 if status == 422 else 400
+        return InvalidRequest(message, status=ours, code=code, param=param)
+    if status in _OPERATOR_ERRORS:
+        return ProviderError(message, code=_OPERATOR_ERRORS[status], param=param, retry=False)
+    kind = _SAME_MEANING.get(status, ProviderError)
+    code = code if kind in (ModelNotFound, RateLimited) else None
+    retry = False if code == "insufficient_quota" else None
+    return kind(message, code=code, param=param, retry_after=retry_after, retry=retry)

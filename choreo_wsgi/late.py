@@ -1,7 +1,7 @@
-"""Modules that are loaded when something in them is first needed.
+"""Modules that are imported at their first use.
 
-``Late("choreo_wsgi.chat.choices")`` is used as the module is; nothing of it is loaded before one of
-its names is asked for.  The same name is imported beside it for the type checker alone::
+``Late("choreo_wsgi.chat.choices")`` stands for the module, and imports it when one of its names is
+first used.  For the type checker the module itself is imported under the same name::
 
     if TYPE_CHECKING:
         from ..chat import choices
@@ -16,11 +16,11 @@ from typing import Any
 
 
 class Late:
-    """The module *name*, loaded at its first use."""
+    """The module *name*, imported at its first use."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
         value = self.__dict__[name] = getattr(import_module(self._name), name)
-        return value  # found without this the next time
+        return value  # found in __dict__ from now on

@@ -1,12 +1,11 @@
-"""The settings, in one table: each field of :class:`Settings` owns its type, default and text.
+"""The settings in one table: each field of :class:`Settings` has its type, default and text.
 
-The command line, the environment, the ini file and the documentation are all derived from
-it: ``max_streams`` is ``--max-streams``, ``CHOREO_MAX_STREAMS`` and ``max_streams =`` in
-section ``[choreo]``, in this order of precedence.
+The command line, the environment, the ini file and the documentation are derived from it:
+``max_streams`` is ``--max-streams``, ``CHOREO_MAX_STREAMS`` and ``max_streams =`` in the section
+``[choreo]``, in this order of precedence.
 
-:func:`configure` reads the file and puts the three together.  The sections ``[provider NAME]``
-stay text there; each provider reads its own with :func:`parse_options`, by a table of the same
-kind.
+:func:`configure` reads the file and merges the three.  The sections ``[provider NAME]`` stay text;
+each provider parses its own with :func:`parse_options` and a table of the same form.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ T = TypeVar("T")
 
 
 class Secret(str):
-    """A string whose repr is ``'***'``, so that logs and tracebacks do not show it."""
+    """A string whose repr is ``'***'``, which keeps it out of logs and tracebacks."""
 
     def __repr__(self) -> str:
         return "'***'"
@@ -43,8 +42,8 @@ def setting(
     choices: tuple[str, ...] = (),
 ) -> Any:
     """Return a dataclass field for a setting: its *default* and a *text* that describes it."""
-    about = {"text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return field(default=default, metadata=about)
+    metadata = {"text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -52,78 +51,76 @@ class Settings:
     """All settings of the server; times are in seconds, sizes in bytes."""
 
     listen: tuple[str, ...] = setting((), "addresses to listen on, HOST or HOST:PORT; repeatable")
-    host: str = setting("127.0.0.1", "address to listen on when there is no listen")
-    port: int = setting(8000, "port to listen on where listen names none", minimum=0, maximum=65535)
+    host: str = setting("127.0.0.1", "address to listen on if listen is not set")
+    port: int = setting(8000, "port to listen on if listen has none", minimum=0, maximum=65535)
     unix_socket: str = setting("", "path of a unix socket to listen on instead")
     api_keys: tuple[Secret, ...] = setting((), "keys that callers must present, comma separated")
-    api_keys_file: str = setting("", "file of sections [key NAME], or of SHA-256 digests in lines")
-    allow_anonymous: bool = setting(False, "serve callers without a key on any address")
+    api_keys_file: str = setting(
+        "", "file of sections [key NAME], or of lines with SHA-256 digests"
+    )
+    allow_anonymous: bool = setting(False, "serve callers without API keys on any address")
     behind_proxy: bool = setting(False, "strangers may call through a proxy: demand API keys")
     cors_origins: tuple[str, ...] = setting(("*",), "web origins that may call when there are keys")
-    page: bool = setting(True, "answer / with a page to chat and to see frames arrive")
+    page: bool = setting(True, "serve a page at / to chat and to see frames arrive")
     default_model: str = setting(
-        "", "model or provider/model for names that no rule takes; none: refuse them"
+        "", "model or provider/model for names that match no provider; empty: refuse"
     )
-    max_streams: int = setting(
-        256, "completions at once; further ones are refused with 503", minimum=1
-    )
-    processes: str = setting("1", "processes that share the work, or auto: one for each core")
+    max_streams: int = setting(256, "completions at once; more are refused with 503", minimum=1)
+    processes: str = setting("1", "number of server processes, or auto: one for each core")
     max_body_bytes: int = setting(32 * 1024 * 1024, "longest request body", minimum=1024)
     max_event_bytes: int = setting(8 * 1024 * 1024, "longest event from an upstream", minimum=1024)
     heartbeat_seconds: float = setting(10.0, "silence after which a ping is sent", minimum=0.05)
     send_timeout: float = setting(
-        60.0, "a client that reads nothing for this long is disconnected", minimum=0.1
+        60.0, "disconnect a client that reads nothing for this long", minimum=0.1
     )
-    drain_seconds: float = setting(20.0, "how long streams may go on after SIGTERM", minimum=0)
+    drain_seconds: float = setting(20.0, "how long streams may continue after SIGTERM", minimum=0)
     half_close: bool = setting(
-        False, "serve clients that close their sending side; departures are noticed later"
+        False, "serve clients that shut down their sending side; disconnects are noticed later"
     )
-    connect_timeout: float = setting(10.0, "longest wait for a connection upstream", minimum=0.01)
+    connect_timeout: float = setting(10.0, "longest wait to connect to a provider", minimum=0.01)
     first_byte_timeout: float = setting(
         300.0, "longest wait for the first byte of an answer", minimum=0.01
     )
     idle_timeout: float = setting(60.0, "longest silence within an answer", minimum=0.01)
     preload: bool = setting(False, "start the local model with the server")
-    local_model: str = setting("", "GGUF file of the local model; empty: the fetched one")
+    local_model: str = setting("", "GGUF file of the local model; empty: the downloaded one")
     local_threads: int = setting(1, "CPU threads of the local model", minimum=1)
     local_slots: int = setting(4, "completions the local model works on at once", minimum=1)
     local_context: int = setting(8192, "tokens of context, divided among the slots", minimum=256)
     local_max_tokens: int = setting(512, "default max_tokens of the local model", minimum=1)
     local_max_tokens_limit: int = setting(2048, "highest max_tokens of the local model", minimum=1)
-    replay: str = setting(
-        "memory:", "where resumable streams are kept: memory:, sqlite:PATH, redis://"
-    )
+    replay: str = setting("memory:", "store of resumable streams: memory:, sqlite:PATH, redis://")
     replay_ttl_seconds: float = setting(
         300.0, "how long a finished stream can be read", minimum=0.1
     )
     replay_stream_bytes: int = setting(4 * 1024 * 1024, "frames kept of one stream", minimum=1024)
     replay_total_bytes: int = setting(128 * 1024 * 1024, "frames kept of all streams", minimum=1024)
-    keep_responses: bool = setting(False, "keep responses that do not say store, as OpenAI does")
+    keep_responses: bool = setting(False, "store responses unless store is false, as OpenAI does")
     orphan_seconds: float = setting(
-        300.0, "how long a resumable stream goes on without a client", minimum=0
+        300.0, "how long a resumable stream continues without a client", minimum=0
     )
     max_orphans: int = setting(
-        0, "no new resumable stream while so many have no client; 0: max_streams", minimum=0
+        0, "refuse resumable streams while so many have no client; 0: max_streams", minimum=0
     )
     max_orphans_per_key: int = setting(0, "the same for the streams of one key", minimum=0)
     log_level: str = setting(
         "info", "least severe level that is logged", choices=("debug", "info", "warning", "error")
     )
-    metrics: bool = setting(False, "answer /metrics for Prometheus (needs the extra metrics)")
-    metrics_key: Secret = setting(Secret(""), "key for /metrics, else only this machine may ask")
+    metrics: bool = setting(False, "serve /metrics for Prometheus (needs the extra metrics)")
+    metrics_key: Secret = setting(Secret(""), "key for /metrics; empty: for this machine only")
     otel: bool = setting(False, "trace requests with OpenTelemetry (needs the extra otel)")
-    log_format: str = setting("text", "form of the log's lines", choices=("text", "json"))
+    log_format: str = setting("text", "format of log lines", choices=("text", "json"))
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings and, for each ``[provider NAME]`` and ``[key NAME]``, its section's text."""
+    """The settings, and the text of each section ``[provider NAME]`` and ``[key NAME]``."""
 
     settings: Settings
-    #: As text, which includes the providers' keys.
+    #: Name to section; may contain API keys.
     providers: Mapping[str, Mapping[str, str]] = field(repr=False)
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-    #: Reads the configuration again from where it came from, if that is known.
+    #: Reads the configuration again from the same sources, if known.
     again: Callable[[], Configuration] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -143,9 +140,9 @@ def configure(
 ) -> Configuration:
     """Return the configuration: command line over environment over the ini file over defaults.
 
-    *arguments* are settings by name.  *path* is the ini file; without it the variable
-    ``CHOREO_CONFIG`` may name one.  Raises ConfigurationError for a setting that is unknown or
-    does not fit, wherever it stands.
+    *arguments* are settings by name.  *path* is the ini file, by default the value of
+    ``CHOREO_CONFIG``, if any.  Raises ConfigurationError for an unknown setting or a wrong value
+    in any of the sources.
     """
     path = path or environment.get("CHOREO_CONFIG", "")
     configuration = load(arguments, environment, read_sections(path) if path else {})
@@ -155,8 +152,8 @@ def configure(
 def read_sections(path: str) -> dict[str, dict[str, str]]:
     """Return the sections of the ini file at *path* as text.
 
-    Raises ConfigurationError when it cannot be read; the message never quotes a line, which
-    may hold a key.
+    Raises ConfigurationError if it cannot be read; the message never quotes a line, which may
+    contain a key.
     """
     parser = configparser.ConfigParser(
         interpolation=None,  # a percent sign in a key is a percent sign
@@ -187,7 +184,7 @@ def load(
 ) -> Configuration:
     """Return the configuration from the command line, the environment and an ini file's text.
 
-    Raises ConfigurationError, which names the place, for anything that is not known.
+    Raises ConfigurationError, which names the source, for anything unknown.
     """
     named: dict[str, dict[str, Mapping[str, str]]] = {"provider": {}, "key": {}}
     values: dict[str, str] = {}
@@ -213,7 +210,7 @@ def load(
             parse_options(Settings, {variables[variable]: text}, variable)
             values[variables[variable]] = text
         elif variable.startswith(_PREFIX):
-            near = did_you_mean(variable, [*variables, "CHOREO_CONFIG"], 0.8)  # all begin alike
+            near = did_you_mean(variable, [*variables, "CHOREO_CONFIG"], 0.8)  # same prefix
             raise ConfigurationError(f"{variable}: no such setting{near}")
     parse_options(Settings, arguments, "command line")
     values.update(arguments)
@@ -223,7 +220,7 @@ def load(
 
 _PREFIX = "CHOREO_"
 
-# Kubernetes gives every pod such variables for every service, including those whose names
+# Kubernetes sets such variables in every pod for every service, including services whose names
 # begin with "choreo" (as in deploy/kubernetes).
 _SERVICE_LINK = re.compile(
     r"CHOREO_(.+_)?(SERVICE_(HOST|PORT(_.+)?)|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)=.*"
@@ -234,9 +231,10 @@ _SERVICE_LINK = re.compile(
 def parse_options(
     options: type[T], values: Mapping[str, str], where: str, also: Iterable[str] = ()
 ) -> T:
-    """Return *options* filled from text; *where* names the place in errors.
+    """Return *options* parsed from *values*; errors name *where* these are from.
 
-    Raises ConfigurationError for an unknown key, which may mean one of *also*, or a wrong value.
+    Raises ConfigurationError for a wrong value, or for an unknown name; the error suggests a
+    similar one, also from *also*.
     """
     known = {item.name: (item, hint) for item, hint in table(options)}
     parsed = {}
@@ -248,33 +246,33 @@ def parse_options(
     return options(**parsed)
 
 
-def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
-    """Return `` (did you mean 'x'?)`` with the nearest of *known*, so much *alike*, or nothing."""
-    near = difflib.get_close_matches(name, known, 1, alike)
+def did_you_mean(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
+    """Return `` (did you mean 'x'?)`` with the nearest of *known*, if similar enough, or ``""``."""
+    near = difflib.get_close_matches(name, known, 1, similarity)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> Any:
     if hint not in _CASTS:
-        raise TypeError(f"{where}: no way to read a {hint}")
+        raise TypeError(f"{where}: settings of type {hint} are not supported")
     shown = "the value" if hint in (Secret, tuple[Secret, ...]) else repr(text)
     cast, kind = _CASTS[hint]
     if text[1:] and text[0] == text[-1] and text[0] in "'\"":
-        raise ConfigurationError(f"{where}: leave out the quotation marks: they belong to no value")
+        raise ConfigurationError(f"{where}: leave out the quotation marks around the value")
     try:
         value = cast(text)
     except (ValueError, KeyError):
         raise ConfigurationError(f"{where}: {shown} is not {kind}") from None
-    if text and value == () and hint == tuple[Secret, ...]:  # no key: a server that is open
+    if text and value == () and hint == tuple[Secret, ...]:  # no key would mean an open server
         raise ConfigurationError(f"{where}: there is nothing between the commas")
-    about, choices = item.metadata, item.metadata["choices"]
+    limits, choices = item.metadata, item.metadata["choices"]
     if choices and value not in choices:
         near = did_you_mean(text.lower(), choices)
         raise ConfigurationError(f"{where}: {shown} is not one of {', '.join(choices)}{near}")
-    if about["minimum"] is not None and value < about["minimum"]:
-        raise ConfigurationError(f"{where}: {text} is below the minimum {about['minimum']:g}")
-    if about["maximum"] is not None and value > about["maximum"]:
-        raise ConfigurationError(f"{where}: {text} is above the maximum {about['maximum']:g}")
+    if limits["minimum"] is not None and value < limits["minimum"]:
+        raise ConfigurationError(f"{where}: {text} is below the minimum {limits['minimum']:g}")
+    if limits["maximum"] is not None and value > limits["maximum"]:
+        raise ConfigurationError(f"{where}: {text} is above the maximum {limits['maximum']:g}")
     return value
 
 
@@ -306,7 +304,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
-#: How a type is read from text, and its name in an error.
+#: Type to the function that parses it, and its name in an error.
 _CASTS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "a text"),
     Secret: (Secret, "a text"),

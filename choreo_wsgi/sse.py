@@ -1,10 +1,9 @@
-"""Server-Sent Events: the bytes of a stream, written and read in one place.
+"""Server-Sent Events (WHATWG HTML, section 9.2): encoding and decoding of streams.
 
 Writing: :data:`HEAD`, :func:`frame`, :func:`ping`, :data:`DONE`.
 Reading: :class:`Decoder`, bytes in, :class:`Event` out.
 
-The format is WHATWG HTML, section 9.2 "Server-sent events".  Nothing here touches a
-socket, a clock or a thread.
+This module uses no socket, clock or thread.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ __all__ = [
     "ping",
 ]
 
-#: The response head of a stream.  No ``Connection`` header: hop-by-hop headers belong to
-#: the server (PEP 3333).  ``X-Accel-Buffering`` stops nginx from collecting frames, and
+#: The response headers of a stream.  No ``Connection`` header: hop-by-hop headers belong to
+#: the server (PEP 3333).  ``X-Accel-Buffering`` stops nginx from buffering frames, and
 #: ``no-transform`` stops proxies from compressing them.
 HEAD: tuple[tuple[str, str], ...] = (
     ("Content-Type", "text/event-stream; charset=utf-8"),
@@ -34,19 +33,19 @@ HEAD: tuple[tuple[str, str], ...] = (
     ("X-Accel-Buffering", "no"),
 )
 
-#: The end marker of a stream that ended as it should.
+#: The end marker of a complete stream.
 DONE = b"data: [DONE]\n\n"
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-#: Lines that are longer go the general way.
+#: Longest line, in bytes, of an event that is decoded by :meth:`Decoder._decode_plain`.
 _LONG = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
 class DecodeError(ValueError):
-    """The bytes are not an event stream that can be read on.
+    """The bytes are not a valid event stream, and reading cannot continue.
 
-    *events* are those that were complete before, in the same call.
+    ``events`` are the events that the same call completed before.
     """
 
     events: list[Event] = []
@@ -65,9 +64,9 @@ class Event(NamedTuple):
 
 
 def frame(data: bytes, id: int | None = None, event: str = "") -> bytes:
-    """Return *data*, one line of UTF-8, as one event; with *event* and *id* before it if given.
+    """Return one event with *data*, one line of UTF-8, after the fields *id* and *event* if given.
 
-    Raises ValueError when *data* holds a line end: it would change the event's meaning.
+    Raises ValueError if *data* contains a line end, which would change the event's meaning.
     """
     if b"\n" in data or b"\r" in data:
         raise ValueError("the data of a frame must be one line")
@@ -82,22 +81,22 @@ def frame(data: bytes, id: int | None = None, event: str = "") -> bytes:
 def number(block: bytes, first: int) -> tuple[bytes, int]:
     """Return the frames of *block* with the ids *first*, *first* + 1 ..., and their count.
 
-    The frames are ours, without ids: ``event:`` where the API has it, and one ``data:``.
+    The frames are written by us, without ids: one ``data:``, after ``event:`` if the API has it.
     """
     frames = block.split(b"\n\n")
-    frames.pop()  # what follows the last blank line: nothing
+    frames.pop()  # the empty rest after the last blank line
     numbered = [b"id: %d\n%b\n\n" % pair for pair in enumerate(frames, first)]
     return b"".join(numbered), len(numbered)
 
 
 def count(block: bytes) -> int:
-    """Return how many frames there are in *block*, which all begin alike."""
-    # A needle longer than two line ends is found in a third of the time.
+    """Return the number of frames in *block*, all of which begin with the same four bytes."""
+    # Searching for six bytes takes a third of the time of searching for two line ends.
     return 1 + block.count(b"\n\n" + block[:4])
 
 
 def ping() -> bytes:
-    """Return the comment that keeps a silent connection alive; only sent between frames."""
+    """Return the comment that keeps a silent connection alive; to be sent between frames only."""
     # One newline, not two: with ``id:`` lines in use a comment that ends in a blank line
     # dispatches an empty event in several clients, which then fail to parse it as JSON.
     return b": ping\n"
@@ -108,16 +107,15 @@ class Decoder:
 
     Lines end in LF, CR or CRLF and in nothing else; a byte order mark is dropped at the
     start; ``data`` lines are joined with LF; comments, unknown fields, an ``id`` with NUL
-    and events without data are ignored; an event cut off by the end of input is never
+    and events without data are ignored; an event truncated by the end of input is never
     dispatched (WHATWG HTML 9.2.6).
 
-    *max_event_bytes* bounds what is kept for one event, and each line.  *errors* is how
-    invalid UTF-8 is met: ``"replace"`` as the standard says, ``"strict"`` to raise.
-    ``shorten``, if set, is given the bytes of each long line of data, and returns those that are
-    decoded for it.
+    An event, and each line, may have *max_event_bytes*.  Invalid UTF-8 is replaced, as the
+    standard says, or raises DecodeError if *errors* is ``"strict"``.  ``shorten``, if set, is
+    called with the bytes of each long line of data and returns the bytes to decode instead.
 
-    ``last_event_id`` is where to resume: the id of the last event that was complete.
-    ``retry`` is the reconnection time last asked for, in milliseconds, or None.
+    ``last_event_id`` is the id of the last complete event, from which a client can resume.
+    ``retry`` is the latest reconnection time in the stream, in milliseconds, or None.
     """
 
     def __init__(self, max_event_bytes: int = 8 * 1024 * 1024, errors: str = "replace") -> None:
@@ -128,58 +126,58 @@ class Decoder:
         self._errors = errors
         self._rest = bytearray()  # an incomplete line
         self._started = False
-        self._skip_lf = False  # the last line ended in CR, which may be half of CRLF
+        self._skip_lf = False  # the last line ended in CR, perhaps the first half of CRLF
         self._data: list[str] = []
         self._size = 0
         self._event = ""
-        self._id = ""  # becomes last_event_id with the blank line that ends its event
+        self._id = ""  # becomes last_event_id at the blank line that ends its event
 
     @property
     def pending(self) -> bool:
-        """Whether bytes of an event that was not dispatched yet are being held."""
+        """Whether bytes of an incomplete event are buffered."""
         return bool(self._rest or self._data)
 
     @property
-    def between(self) -> bool:
-        """Whether the next byte surely begins an event, of which nothing is known yet."""
+    def between_events(self) -> bool:
+        """Whether the next byte certainly begins an event: no line of it was received yet."""
         return self._started and not (self.pending or self._event or self._skip_lf)
 
     def receive_data(self, data: bytes) -> list[Event]:
-        """Take the next bytes; return the events that they complete, in order.
+        """Return the events that *data*, the next bytes, completes, in order.
 
         Raises EventTooLarge, and DecodeError for invalid UTF-8 with ``errors="strict"``.
         """
         events: list[Event] = []
         try:
-            self._take_lines(self._lines(data), events)
-            self._check(len(self._rest))
+            self._decode_lines(self._lines(data), events)
+            self._check_size(len(self._rest))
         except DecodeError as error:
             error.events = events
             raise
         return events
 
     def unknown(self, line: bytes) -> None:
-        """Take a line that is no field of the standard: ignored, unless a subclass knows it."""
+        """Ignore a line that is no field of the standard; subclasses may read it."""
 
-    def _take_lines(self, lines: list[bytes], events: list[Event]) -> None:
-        for line in lines[self._take_plain(lines, events) :]:
+    def _decode_lines(self, lines: list[bytes], events: list[Event]) -> None:
+        for line in lines[self._decode_plain(lines, events) :]:
             if not line:
                 self.last_event_id = self._id
                 if self._data:
                     events.append(self._dispatch())
                 self._event = ""
                 continue
-            self._check(len(line))
+            self._check_size(len(line))
             if line.startswith(b"data:"):
-                self._take_data(line[6:] if line.startswith(b"data: ") else line[5:], len(line))
+                self._add_data(line[6:] if line.startswith(b"data: ") else line[5:], len(line))
             elif not line.startswith(b":"):
-                self._take_field(line)
+                self._decode_field(line)
 
-    def _take_plain(self, lines: list[bytes], events: list[Event]) -> int:
-        """Take the events at the start of *lines* that are one ``data`` line each.
+    def _decode_plain(self, lines: list[bytes], events: list[Event]) -> int:
+        """Decode the events at the start of *lines* that are one ``data`` line each.
 
-        Returns how many lines that were.  Nearly all events of a stream are such, and this
-        way costs about two thirds of the general one.
+        Returns the number of their lines.  Nearly all events of a stream are of this kind, and
+        this takes about two thirds of the time of :meth:`_decode_lines`.
         """
         if self._data or self._event:
             return 0
@@ -191,7 +189,7 @@ class Decoder:
             try:
                 data = line.decode("utf-8", self._errors)
             except UnicodeDecodeError:
-                break  # the general way says what is wrong
+                break  # _decode_lines raises the error
             events.append(new(Event, (data[6:], "message", id)))
             at += 2
         if at:
@@ -199,13 +197,13 @@ class Decoder:
         return at
 
     def _lines(self, data: bytes) -> list[bytes]:
-        """Return the lines that *data* completes, and keep the rest."""
+        """Return the lines that *data* completes; buffer the rest."""
         if self._skip_lf and data:
             self._skip_lf = False
             if data.startswith(b"\n"):
                 data = data[1:]
         if self._rest:
-            # Only what is new can hold a line end: a long line costs one copy, not n.
+            # Only the new bytes can contain a line end: so a long line is copied once.
             if b"\n" not in data and b"\r" not in data:
                 self._rest += data
                 return []
@@ -225,20 +223,20 @@ class Decoder:
         self._rest += lines.pop()
         return lines
 
-    def _check(self, more: int) -> None:
+    def _check_size(self, more: int) -> None:
         if self._size + more > self._limit:
             raise EventTooLarge(f"an event is longer than {self._limit} bytes")
 
-    def _take_data(self, value: bytes, size: int) -> None:
+    def _add_data(self, value: bytes, size: int) -> None:
         self._size += size
         if size > _LONG and self.shorten is not None:
             value = self.shorten(value)
         self._data.append(self._text(value))
 
-    def _take_field(self, line: bytes) -> None:
+    def _decode_field(self, line: bytes) -> None:
         name, _, raw = line.partition(b":")
         if name == b"data":  # the field without a colon: an empty line of data
-            self._take_data(b"", len(line))
+            self._add_data(b"", len(line))
             return
         value = self._text(raw[1:] if raw.startswith(b" ") else raw)
         if name == b"event":

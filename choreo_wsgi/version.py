@@ -1,3 +1,3 @@
-"""The version of this distribution, importable without importing anything else."""
+"""The version of this distribution, in a module that imports nothing."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The application under a plain name, for servers that do not find a lazy one (uWSGI)."""
+"""The application as a plain module attribute, for servers that need one (uWSGI)."""
 
 from __future__ import annotations
 

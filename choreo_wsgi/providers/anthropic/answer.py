@@ -32,7 +32,7 @@ class AnthropicTranslator(EventTranslator):
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         last, self.ends, at = self._last, None, 0
-        if self._decoder.between and len(data) <= self._limit:
+        if self._decoder.between_events and len(data) <= self._limit:
             while (plain := _PLAIN.match(data, at)) is not None:
                 items.append(Delta(plain[1].decode()))
                 self._last = data[at : plain.start(1)], data[plain.end(1) : plain.end()]
