@@ -1,7 +1,7 @@
-"""The command ``choreo-wsgi``: which commands there are, and the ones about the configuration.
+"""The command ``choreo-wsgi``: its parser, and the commands serve, models and settings.
 
-A command of :data:`ELSEWHERE` is a module with ``add_arguments(parser)`` and ``run(options)``,
-imported only when it is the one that is called: a server does not load the client.
+Each command of :data:`ELSEWHERE` is a module with ``add_arguments(parser)`` and ``run(options)``.
+It is imported only when that command is called: a server does not load the client.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ else:
 
 ELSEWHERE = {
     "fetch-model": ("download the default local model", "choreo_wsgi.local.fetch"),
-    "key": ("make an API key and print its section", "choreo_wsgi.app.shown"),
-    "check": ("find what stands between clients and streams", "choreo_wsgi.doctor"),
-    "chat": ("ask a running server, in the terminal", "choreo_wsgi.terminal"),
+    "key": ("create an API key and print its section", "choreo_wsgi.app.shown"),
+    "check": ("find proxies that disturb streams", "choreo_wsgi.doctor"),
+    "chat": ("chat with a running server in the terminal", "choreo_wsgi.terminal"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that *arguments* (by default the process's) name; return its status."""
-    for stream in (sys.stdout, sys.stderr):  # a name that it cannot show ends no server
+    """Run the command of *arguments* (by default the process's); return its exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a name that they cannot encode must not be an error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = _options(sys.argv[1:] if arguments is None else arguments)
@@ -67,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests what a misspelt word could have been."""
+    """A parser that suggests the right spelling of a command."""
 
     def error(self, message: str) -> NoReturn:
         command = re.search(r"invalid choice: '([^']*)'", message)
         if command:
             near = did_you_mean(command[1], [*_COMMANDS, *ELSEWHERE, "--help", "--version"])
-            message = f"there is no command {command[1]!r}{near}"
+            message = f"unknown command {command[1]!r}{near}"
         super().error(message)
 
 
@@ -81,7 +81,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="choreo-wsgi",
         description="A streaming LLM server.",
-        epilog="choreo-wsgi COMMAND --help says more about one of them.",
+        epilog="choreo-wsgi COMMAND --help describes a command.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -119,9 +119,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_settings(command: argparse.ArgumentParser, shown: bool) -> None:
-    """Add an option for each setting; not *shown*, the help only says that there are some."""
+    """Add an option for each setting; the help lists them only if *shown*."""
     if not shown:
-        command.epilog = "All settings of serve can be given as well: see choreo-wsgi serve --help."
+        command.epilog = "Also accepts every setting of serve: see choreo-wsgi serve --help."
     for item, hint in table():
         flag, text = f"--{item.name.replace('_', '-')}", item.metadata["text"]
         if default := setting_text(item.default):
@@ -157,17 +157,18 @@ def _metavar(item: Any, hint: Any) -> str:
 
 
 def _configuration(options: argparse.Namespace) -> Configuration:
-    given = vars(options)
+    values = vars(options)
     arguments: dict[str, str] = {}
     for item, _ in table():
-        if item.name in given:
-            value = given[item.name]
+        if item.name in values:
+            value = values[item.name]
             arguments[item.name] = ",".join(value) if isinstance(value, list) else value
-    found = configure(arguments, os.environ, options.config)
-    listen_addresses(found.settings)
-    if found.settings.processes != "1":
-        processes.process_count(found.settings)
-    return found
+    configuration = configure(arguments, os.environ, options.config)
+    # Raise errors in these settings now, not only when the server starts.
+    listen_addresses(configuration.settings)
+    if configuration.settings.processes != "1":
+        processes.process_count(configuration.settings)
+    return configuration
 
 
 # -- commands -----------------------------------------------------------------------------------
@@ -176,11 +177,11 @@ def _configuration(options: argparse.Namespace) -> Configuration:
 def _serve(options: argparse.Namespace) -> int:
     configuration = _configuration(options)
     log.set_up(logging.getLogger(), configuration.settings)
-    # No line of ours shows them, nor who logs, and each request would look for them ("Optimization"
-    # in Python's documentation of logging).
+    # Our log lines contain neither threads, processes nor source lines; do not look them up for
+    # each record ("Optimization" in Python's documentation of logging).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    # It reports every client that left; the application's own line says more.
+    # waitress logs each client that disconnects; the application's own line has more about it.
     logging.getLogger("waitress").setLevel(logging.WARNING)
     inherited = inherited_sockets(os.environ, os.getpid())
     if configuration.settings.processes == "1":
@@ -220,7 +221,7 @@ def _serve_here(
         app.close()
         raise
     key = ""
-    if configuration.has_keys:  # the key itself is never printed; a shell can fill it in
+    if configuration.has_keys:  # never print the key itself: the shell inserts it
         key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
     text = banner(__version__, server.addresses, app.router.describe(), key)
     if context is None:
@@ -234,8 +235,8 @@ def _serve_here(
 def _models(options: argparse.Namespace) -> int:
     app = create_app(_configuration(options))
     try:
-        for name, answers in app.router.describe():
-            print(f"{name}\t{answers}")
+        for name, target in app.router.describe():
+            print(f"{name}\t{target}")
     finally:
         app.close()
     return 0
@@ -250,13 +251,13 @@ def _settings(options: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
     "serve": ("serve completions over HTTP", _serve),
-    "models": ("show which model name is answered by what", _models),
-    "settings": ("show the settings in force, as an ini file", _settings),
+    "models": ("show the model names and the targets that answer them", _models),
+    "settings": ("show the effective settings as an ini file", _settings),
 }
 
 
 def setting_text(value: Any) -> str:
-    """Return a setting's *value* as it is written in the ini file."""
+    """Return a setting's *value* in the format of the ini file."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""``choreo-wsgi chat``: a conversation in the terminal, streamed with the client."""
+"""``choreo-wsgi chat``: a streamed conversation in the terminal, by the client ``choreoai``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from choreoai import APIError, ChoreoAI, ChoreoAIError
 
 _HELP = """\
-/model NAME   ask another model; without NAME, list those of the server
-/clear        forget the conversation so far
-/help         show this
-/quit         leave, as Ctrl-D does
-Ctrl-C stops an answer.  A line that begins with // is a question that begins with /."""
+/model NAME   use another model; without NAME, list the server's models
+/clear        start a new conversation
+/help         show this help
+/quit         exit, as Ctrl-D does
+Ctrl-C stops an answer.  Begin a line with // to send a message that begins with /."""
 
 _REASONS = {"length": "the answer reached its token limit", "content_filter": "filtered"}
 
@@ -23,24 +23,22 @@ _REASONS = {"length": "the answer reached its token limit", "content_filter": "f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to *parser*."""
     add = parser.add_argument
-    add("prompt", nargs="*", metavar="PROMPT", help="what to ask; without it a conversation")
-    add(
-        "--model", default="default", help="model to ask; %(default)r is the server's default model"
-    )
-    add("--system", metavar="TEXT", help="instructions that come first")
+    add("prompt", nargs="*", metavar="PROMPT", help="the message; without it, a conversation")
+    add("--model", default="default", help="model name; %(default)r is the server's default model")
+    add("--system", metavar="TEXT", help="the system message")
     add("--base-url", metavar="URL", help="the server (CHOREOAI_BASE_URL, http://localhost:8000)")
-    add("--api-key", metavar="KEY", help="the key for it (CHOREOAI_API_KEY)")
+    add("--api-key", metavar="KEY", help="an API key of the server (CHOREOAI_API_KEY)")
 
 
 def run(namespace: argparse.Namespace) -> int:
-    """Carry out the command; return its exit status.
+    """Run the command; return its exit status.
 
-    The prompt is the arguments; without them standard input, if that is no terminal;
-    otherwise a conversation is held until the end of input.
+    The prompt comes from the arguments, or from standard input if that is not a terminal.
+    Otherwise a conversation is started, which lasts until the end of input.
     """
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that is not UTF-8 shows ? for what it lacks, and is no error.
+            # Show ? for characters that the terminal's encoding lacks, instead of an error.
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
     try:
         client = ChoreoAI(namespace.api_key, namespace.base_url)
@@ -50,7 +48,7 @@ def run(namespace: argparse.Namespace) -> int:
     with client:
         conversation = Conversation(client, namespace.model, namespace.system)
         if not namespace.prompt and sys.stdin.isatty():
-            return conversation.hold()
+            return conversation.run()
         prompt = _decoded(" ".join(namespace.prompt) or sys.stdin.read()).strip()
         if prompt:
             return conversation.ask(prompt)
@@ -59,21 +57,21 @@ def run(namespace: argparse.Namespace) -> int:
 
 
 class Conversation:
-    """The messages so far, and whom to send them to."""
+    """The messages of a conversation, and the client and model that answer them."""
 
     def __init__(self, client: ChoreoAI, model: str, system: str | None) -> None:
         self._client = client
         self._model = model
         self._begin = [{"role": "system", "content": system}] if system else []
         self._messages: list[Any] = self._begin
-        self._answers = ""  # who answered last
+        self._provider = ""  # of the last answer, as in Choreo-Provider
 
-    def hold(self) -> int:
-        """Ask and answer in turn until the input ends."""
+    def run(self) -> int:
+        """Read prompts and commands, and answer them, until the end of input."""
         with suppress(ImportError):
             import readline  # line editing and history for input()
 
-            # Where there is no locale it would take a letter beyond ASCII for a key with Meta.
+            # Without a locale readline would take bytes beyond ASCII for keys with Meta.
             for option in ("convert-meta off", "input-meta on", "output-meta on"):
                 readline.parse_and_bind(f"set {option}")
         print(f"{self._describe()}; /help lists the commands.", file=sys.stderr)
@@ -94,7 +92,7 @@ class Conversation:
                 self.ask(prompt.removeprefix("/"), show_model=True)
 
     def _command(self, word: str, rest: str = "") -> str:
-        """Carry out a command; return what there is to say about it."""
+        """Run a command; return the text to print."""
         if word == "/model" and rest:
             self._model = rest
             return self._describe()
@@ -106,32 +104,33 @@ class Conversation:
             return "\n".join((self._describe(), *models))
         if word == "/clear":
             self._messages = self._begin
-            return "The conversation begins anew."
-        return _HELP if word == "/help" else f"There is no command {word}; /help lists them."
+            return "A new conversation begins."
+        return _HELP if word == "/help" else f"Unknown command {word}; /help lists the commands."
 
     def _describe(self) -> str:
-        return f"Asking the model {self._model!r} at {self._client.base_url}"
+        return f"Using the model {self._model!r} at {self._client.base_url}"
 
     def ask(self, prompt: str, show_model: bool = False) -> int:
-        """Print the answer to *prompt* as it comes; return the exit status.
+        """Print the answer to *prompt* as it arrives; return the exit status.
 
-        The question and what was answered stay in the conversation, a stopped answer too.
-        With *show_model* the name of who answers is printed when it is another than before.
+        The prompt and the answer, even a stopped one, are added to the conversation.  With
+        *show_model* the provider and model are printed if they differ from those of the last
+        answer.
         """
         messages = [*self._messages, {"role": "user", "content": prompt}]
         create = self._client.chat.completions.create
-        printer, said, remark, status = _Printer(), "", "", 0
+        printer, answer, remark, status = _Printer(), "", "", 0
         try:
             with create(model=self._model, messages=messages, stream=True) as stream:
-                answers = stream.headers.get("choreo-provider", "")
-                if show_model and answers not in ("", self._answers):
-                    self._answers = answers
-                    printer.note(answers)
+                provider = stream.headers.get("choreo-provider", "")
+                if show_model and provider not in ("", self._provider):
+                    self._provider = provider
+                    printer.note(provider)
                 try:
                     for text in stream.text:
                         printer.write(text)
                 finally:
-                    said = stream.partial_text
+                    answer = stream.partial_text
                 for choice in stream.partial.choices:
                     remark = _REASONS.get(choice.finish_reason or "", remark)
         except KeyboardInterrupt:
@@ -141,15 +140,15 @@ class Conversation:
             remark, status = f"{'the answer was cut off' if cut else 'error'}: {error}", 1
         finally:
             printer.note(remark)
-        if said:
-            self._messages = [*messages, {"role": "assistant", "content": said}]
+        if answer:
+            self._messages = [*messages, {"role": "assistant", "content": answer}]
         return status
 
 
 class _Printer:
     """Writes an answer to standard output and remarks to standard error.
 
-    On a terminal dots stand there until there is something to write.
+    On a terminal it shows dots until there is text to write.
     """
 
     def __init__(self) -> None:
@@ -166,19 +165,19 @@ class _Printer:
         print(_printable(text), end="", flush=True)
 
     def note(self, text: str) -> None:
-        """End the dots and the line; print *text*, if there is any, as a remark."""
+        """Remove the dots and end the line; print *text*, unless empty, as a remark."""
         self.write("\n" if self._open_line else "")
         if text:
             print(f"[{text}]", file=sys.stderr)
 
 
 def _decoded(text: str) -> str:
-    """Return *text* as it was meant: bytes that the terminal's encoding lacks are UTF-8."""
+    """Return *text* with the bytes that the terminal's encoding could not decode read as UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _printable(text: str) -> str:
-    """Return *text* without control characters that could steer a terminal."""
+    """Return *text* without the control characters that could steer a terminal."""
     if not sys.stdout.isatty():
         return text
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))

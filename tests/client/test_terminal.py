@@ -231,7 +231,7 @@ def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
     monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
     answers = [scripts() for _ in range(3)]
     terminal = screen("--system", "Be brief.")
-    terminal.expect("Asking the model 'default' at http://127.0.0.1")
+    terminal.expect("Using the model 'default' at http://127.0.0.1")
     terminal.expect("> ")
     terminal.type("One?\n")
     answers[0].finish("First.", Finish())
@@ -242,9 +242,9 @@ def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
     shown = terminal.expect("> ")
     assert "default\r\n" in shown and "other\r\n" in shown
     terminal.type("/model other\n")
-    terminal.expect("Asking the model 'other'")
+    terminal.expect("Using the model 'other'")
     terminal.type("/modle x\n")
-    terminal.expect("There is no command /modle")
+    terminal.expect("Unknown command /modle")
     terminal.type("/help\n")
     for word in ("/model NAME", "/clear", "/help", "/quit"):
         terminal.expect(word)
@@ -253,7 +253,7 @@ def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
     terminal.expect("[scripted/other]")
     terminal.expect("Second.")
     terminal.type("/clear\n")
-    terminal.expect("begins anew")
+    terminal.expect("A new conversation")
     terminal.type("//three\n")
     answers[2].finish("Third.", Finish())
     terminal.expect("Third.")
