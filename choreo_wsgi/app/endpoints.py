@@ -42,11 +42,8 @@ _RESPONSES = [
 _STORING = ("background", "store", "previous_response_id")
 
 
-def is_resumable(call: Call) -> bool:
-    """Return whether the stream shall outlive its connection (``Choreo-Resumable: 1``).
-
-    Raises InvalidRequest for any value but 0 and 1.
-    """
+def _is_resumable(call: Call) -> bool:
+    """Return whether the stream shall outlive its connection (``Choreo-Resumable: 1``)."""
     value = call.environ.get("HTTP_CHOREO_RESUMABLE", "0")
     if value not in ("0", "1"):
         raise InvalidRequest("Choreo-Resumable must be 1 or 0", param="Choreo-Resumable")
@@ -107,7 +104,7 @@ class Endpoints:
         if name == "responses" and self._settings.keep_responses:
             fields.setdefault("store", True)
         is_stored = name == "responses" and any(fields.get(member) for member in _STORING)
-        resumable = not is_stored and is_resumable(call)
+        resumable = not is_stored and _is_resumable(call)
         digest = hashlib.sha256(body).hexdigest() if is_stored or resumable else ""
         if is_stored:
             return stored.create(self._resumption(), call, api, request, digest)

@@ -1,9 +1,8 @@
 """The routes of resumable streams: start or join one, resume reading, stop it.
 
-A resumable stream is written to a log (:class:`Writer`) by a :class:`Recording`, which continues
-when its client leaves: it is an orphan then.  A client that returns reads the log by a
-:class:`Playback`, also in another process if the store is shared.  If the process that writes the
-log dies, the next reader ends the log with an error frame (:meth:`Resumption._recover`).
+A :class:`Recording` writes a resumable stream to a log, and continues without its client: then it
+is an orphan.  A client that returns reads the log by a :class:`Playback`, maybe in another process.
+If the process that writes the log dies, the next reader ends the log with an error frame.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
@@ -153,12 +153,8 @@ class Resumption:
 
     def _recorder(self, call: Call, writer: Writer) -> Callable[[Generation], Recording]:
         """Return a function that starts the recording of a generation by *writer*."""
-        owner = call.account.key.id
-
-        def record(generation: Generation) -> Recording:
-            return Recording(generation, writer, lambda orphan: self.orphans.add(orphan, owner))
-
-        return record
+        adopt = partial(self.orphans.add, owner=call.account.key.id)
+        return lambda generation: Recording(generation, writer, adopt)
 
     # -- resume ---------------------------------------------------------------------------
 

@@ -52,9 +52,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError("NAME may contain letters, digits, spaces and . @ + - _ only")
     key = "sk-" + secrets.token_urlsafe(32)
     print(f"[key {options.name}]\ndigest = {digest_of(key.encode())}")
-    print(
-        f"The key (it is not shown again): {key}\n"
-        "Add the section to the ini file or to api_keys_file.",
-        file=sys.stderr,
-    )
+    hint = "Add the section to the ini file or to api_keys_file."
+    print(f"The key (it is not shown again): {key}\n{hint}", file=sys.stderr)
     return 0

@@ -20,8 +20,8 @@ class Slots:
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
-        self._lock = threading.Lock()
-        #: The number of slots in use.
+        self.lock = threading.Lock()
+        #: The number of slots in use; change it under the lock.
         self.active = 0
         #: Whether the server is shutting down and admits no more completions.
         self.draining = False
@@ -37,7 +37,7 @@ class Slots:
                 f"that many choices need {count} calls to the provider, at most {self.maximum}",
                 param="n",
             )
-        with self._lock:
+        with self.lock:
             if self.draining:
                 raise Unavailable(
                     "the server is shutting down",
@@ -51,11 +51,6 @@ class Slots:
                 )
             self.active += count
         return Slot(self, count)
-
-    def give_back(self, count: int) -> None:
-        """Free the slots of *count* completions."""
-        with self._lock:
-            self.active -= count
 
 
 class Slot:
@@ -78,4 +73,5 @@ class Slot:
         """Free the slot, and the key's reservation unless it is settled; idempotent."""
         self.settle()
         count, self._count = self._count, 0
-        self._slots.give_back(count)
+        with self._slots.lock:
+            self._slots.active -= count
