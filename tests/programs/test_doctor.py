@@ -364,7 +364,10 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
     ("wrong", "said"),
     [
         ("respond hello", "not choreo-wsgi's echo"),
-        ("header Content-Type text/html\nrespond <form>login</form>", "its Content-Type is text/html"),
+        (
+            "header Content-Type text/html\nrespond <form>login</form>",
+            "its Content-Type is text/html",
+        ),
         (
             'header Choreo-Saw "HTTP/1.1; direct; heartbeat=1"\nrespond "data: {}\n\n"',
             "the answer was cut",  # with the last frame held back
