@@ -1,10 +1,9 @@
-"""What a chat completion request must look like: OpenAI's published schema as a table.
+"""Checks chat completion requests: OpenAI's published schema as a table.
 
-:data:`REQUEST` names each field once, with the type and range that the schema gives it; the
-tables before it are its parts.  What the schema leaves open stays open: unknown fields,
-unknown values of most enumerations, unknown kinds of content parts and tools grow faster
-than this table, and providers know their own.  So do fields that nothing here reads, such as
-``audio`` or ``prediction``: they pass as they came.
+:data:`REQUEST` names each field once, with its type and range in the schema; the tables before it
+are its parts.  Unknown fields, unknown values of most enumerations and unknown types of content
+parts and tools are accepted: they grow faster than this table, and providers check their own.
+Fields that this server does not read, such as ``audio`` or ``prediction``, are not checked either.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from .schema import (
     text_or,
 )
 
-#: Longer than any model's name with its provider, its region and its tags.  It is logged, sent
-#: back in a header, and remembered.
+#: Longer than any model's name with its provider, its region and its tags.  The name is logged,
+#: sent back in a header, and stored.
 MAX_MODEL_NAME = 256
 model_name = string(MAX_MODEL_NAME)
-#: OpenAI refuses longer names of functions, and so do others.
+#: OpenAI and other providers reject longer names of functions.
 _function_name = string(64)
 
-#: No model writes as much; beyond 32 bits providers and libraries fail in ways of their own.
+#: More than any model writes; beyond 32 bits providers and libraries fail in various ways.
 MAX_TOKENS = 2**31 - 1
 
 
 def check(body: dict[str, Json]) -> None:
-    """Raise the InvalidRequest that tells what is wrong with *body*, if anything is."""
+    """Raise InvalidRequest if *body* is not a valid request."""
     demand(REQUEST, body)
     demand(check_tool_choice, body)
 
@@ -78,7 +77,7 @@ _TOOL_CALL = by_type(
         "custom": {"id!": str, "custom!": {"name! input!": str}},
     }
 )
-_SPOKEN = {"content!": _content, "name": str}
+_PROMPT = {"content!": _content, "name": str}
 _ASSISTANT = check_of(
     {
         "content": _CONTENT,  # may be empty beside calls
@@ -87,21 +86,19 @@ _ASSISTANT = check_of(
         "function_call": {"name!": _function_name, "arguments": str},
     }
 )
-_SAID_BY_ASSISTANT = ("content", "tool_calls", "function_call", "refusal", "audio")
+_ASSISTANT_CONTENT = ("content", "tool_calls", "function_call", "refusal", "audio")
 
 
 def _assistant(value: Json) -> None:
     _ASSISTANT(value)
     content = value.get("content")
-    if content in (None, []) and not any(value.get(name) for name in _SAID_BY_ASSISTANT):
-        raise Fault(
-            "is required where there are no tool_calls", ".content", code="invalid_messages_format"
-        )
+    if content in (None, []) and not any(value.get(name) for name in _ASSISTANT_CONTENT):
+        raise Fault("is required without tool_calls", ".content", code="invalid_messages_format")
 
 
-_USUAL, _SPEAKERS = {"role", "content"}, ("user", "assistant", "system", "developer")
+_USUAL_FIELDS, _USUAL_ROLES = {"role", "content"}, ("user", "assistant", "system", "developer")
 _ROLES = {
-    **dict.fromkeys(("user", "system", "developer"), check_of(_SPOKEN)),
+    **dict.fromkeys(("user", "system", "developer"), check_of(_PROMPT)),
     "assistant": _assistant,
     "tool": check_of({"content!": _content, "tool_call_id!": str}),
     "function": check_of({"name!": str, "content": _content}),
@@ -112,11 +109,11 @@ _ROLE = check_of({"role!": str})
 def _message(value: Json) -> None:
     if (
         type(value) is dict
-        and value.keys() == _USUAL
+        and value.keys() == _USUAL_FIELDS
         and type(value["content"]) is str
-        and value["role"] in _SPEAKERS
+        and value["role"] in _USUAL_ROLES
     ):
-        return  # as most are, of which there may be thousands
+        return  # a fast path: a request may have thousands of such messages
     _ROLE(value)
     test = _ROLES.get(value["role"])
     if test is None:
@@ -134,14 +131,14 @@ def _messages(value: Json) -> None:
 
 
 def filled(value: Json) -> None:
-    """Check for a string that is more than blanks."""
+    """Check for a string with more than blanks."""
     _string(value)
     if not value.strip():
         raise Fault("must not be empty")
 
 
 def _new_name(value: Json) -> None:
-    """Check the name of a function that is offered; in a history a model may have left it out."""
+    """Check the name of a tool; unlike the name in a past call it must not be empty."""
     _function_name(value)
     filled(value)
 
@@ -179,7 +176,7 @@ def check_tool_choice(body: Mapping[str, Json]) -> None:
 _JSON_SCHEMA = {"name!": str, "description": str, "schema": dict, "strict": bool}
 RESPONSE_FORMAT = by_type({"json_schema": {"json_schema!": _JSON_SCHEMA}})
 
-#: What the older completions have too.
+#: Fields that the legacy completions have too.
 SAMPLING = {
     "temperature": number(0, 2),
     "top_p": number(0, 1),

@@ -1,4 +1,4 @@
-"""What is done here for providers that cannot: several choices, stop strings, a limit."""
+"""Several choices, stop strings and token limits for providers that do not support them."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from ..errors import InvalidRequest
 from .items import Delta, Finish, Item, Usage
 from .source import Delegating, Source
 
-#: Characters of the longest stop string that can be looked for here.
+#: Limit of characters in a stop string.
 LONGEST_STOP = 1000
 
-# Seconds that one of several sources without a file descriptor may hold up the others.
+# Seconds that one of several sources without a file descriptor may block the others.
 _TURN = 0.02
 
 
 class StopMatcher:
-    """Passes text through until one of *stops* is complete, and never a part of one.
+    """Forwards text up to the first stop string.
 
-    The stop string that is complete first ends the text, the longest of several that are
-    complete at once.  The end of the text that could be the beginning of a stop string is
-    held back until more text decides.
+    The stop string that is complete first ends the text; of several that are complete at the same
+    character, the longest.  If the end of the text may begin a stop string, it is buffered until
+    more text decides.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
-        self._held = ""
+        self._buffered = ""
         #: The stop string that ended the text.
         self.matched = ""
 
     def feed(self, text: str) -> str:
-        """Return what of the text so far may be shown now; sets ``matched`` at a stop string.
+        """Return the text that may be sent now; sets ``matched`` at a stop string.
 
-        To be called no more after that.
+        Must not be called again after that.
         """
-        text = self._held + text
+        text = self._buffered + text
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             _, at, self.matched = min(found)
-            self._held = ""
+            self._buffered = ""
             return text[:at]
-        shown = min((_beginning(stop, text) for stop in self._stops), default=len(text))
-        self._held = text[shown:]
-        return text[:shown]
+        safe = min((_partial_match(stop, text) for stop in self._stops), default=len(text))
+        self._buffered = text[safe:]
+        return text[:safe]
 
     def flush(self) -> str:
-        """Return what was held back, at the end of the text."""
-        held, self._held = self._held, ""
-        return held
+        """Return the buffered text, at the end of the text."""
+        text, self._buffered = self._buffered, ""
+        return text
 
 
-def _beginning(stop: str, text: str) -> int:
-    """Return where the longest end of *text* begins that *stop* could go on from."""
+def _partial_match(stop: str, text: str) -> int:
+    """Return the start of the longest end of *text* that is a beginning of *stop*."""
     at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while at >= 0 and not stop.startswith(text[at:]):
         at = text.find(stop[0], at + 1)
@@ -61,9 +61,9 @@ def _beginning(stop: str, text: str) -> int:
 
 
 class Shortened(Delegating, Source):
-    """*source*, each choice of which ends before a stop string or with ``length`` at a limit.
+    """*source* with each choice ended before a stop string, or with ``length`` at *limit*.
 
-    *limit* counts pieces of text.  Raises InvalidRequest for a stop string over
+    *limit* counts pieces of text.  Raises InvalidRequest for a stop string longer than
     :data:`LONGEST_STOP`.
     """
 
@@ -82,50 +82,50 @@ class Shortened(Delegating, Source):
                 f"this model takes stop strings of at most {LONGEST_STOP} characters", param="stop"
             )
         self._source = source
-        self._left = dict.fromkeys(range(choices), limit)
+        self._remaining = dict.fromkeys(range(choices), limit)
         self._matchers = {index: StopMatcher(stops) for index in range(choices)}
         self._finished: set[int] = set()
-        self._early = False  # whether a choice was ended before its source did
+        self._early = False  # whether a choice was ended before the source ended it
 
     def receive(self, timeout: float) -> list[Item]:
-        """Return what may be shown of what came within *timeout* seconds."""
+        """Return the items received within *timeout* seconds, up to each choice's end."""
         items: list[Item] = []
         for item in self._source.receive(timeout):
             if isinstance(item, Usage):
                 items.append(item)
             elif item.index not in self._finished:
-                items += self._shown(item)
+                items += self._limited(item)
         self.ended = self._source.ended
         if self._early and len(self._finished) == len(self._matchers) and not self.ended:
-            # Nothing more can be shown: end the generation, tell what it has cost so far.
+            # Every choice is finished: stop the generation and report its usage so far.
             self.ended = True
             self.close()
             if self.usage is not None:
                 items.append(self.usage)
         return items
 
-    def _shown(self, item: Delta | Finish) -> list[Item]:
+    def _limited(self, item: Delta | Finish) -> list[Item]:
         index, matcher = item.index, self._matchers[item.index]
         if isinstance(item, Delta) and item.text:
-            left = self._left[index]
-            if left:
-                self._left[index] = left - 1
-            if left != 0:
+            remaining = self._remaining[index]
+            if remaining:
+                self._remaining[index] = remaining - 1
+            if remaining != 0:
                 return self._before_a_stop(item)
             self._early = True
             item = Finish("length", index)
         if isinstance(item, Finish):
             self._finished.add(index)
-            held = matcher.flush()
-            return [Delta(held, index), item] if held else [item]
+            text = matcher.flush()
+            return [Delta(text, index), item] if text else [item]
         return [item]
 
     def _before_a_stop(self, item: Delta) -> list[Item]:
         matcher = self._matchers[item.index]
         text = matcher.feed(item.text)
         if not matcher.matched:
-            shown = replace(item, text=text)
-            return [shown] if shown != Delta(index=item.index) else []
+            safe = replace(item, text=text)
+            return [safe] if safe != Delta(index=item.index) else []
         self._early = True
         self._finished.add(item.index)
         finish = Finish("stop", item.index, stop=matcher.matched)
@@ -137,9 +137,9 @@ class Shortened(Delegating, Source):
 
 
 class Interleaved(Source):
-    """Several sources as the choices of one: the items of the i-th get index i.
+    """Several sources as the choices of one: the items of the i-th source have index i.
 
-    They wait together, so that none holds up another.  Usage is summed and comes last.
+    It waits for all of them at once.  Their usage is added up and returned last.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -156,7 +156,7 @@ class Interleaved(Source):
         descriptors = [
             one for source in self._sources.values() if (one := source.fileno()) is not None
         ]
-        if len(descriptors) < len(self._sources):  # only asking tells: none may hold up the others
+        if len(descriptors) < len(self._sources):  # one cannot be polled: call each in turn
             return self._collect(min(timeout, _TURN) if len(self._sources) > 1 else timeout)
         poll = select.poll()
         for descriptor in descriptors:
@@ -165,7 +165,7 @@ class Interleaved(Source):
         return self._collect(0)
 
     def _collect(self, timeout: float) -> list[Item]:
-        """Ask each source for what it has; the first waits up to *timeout* for it."""
+        """Return the items of all sources; only the first may wait, up to *timeout* seconds."""
         items: list[Item] = []
         try:
             for index, source in list(self._sources.items()):

@@ -1,4 +1,4 @@
-"""A plain completion of a server that speaks OpenAI's API nearly, made to follow its schema."""
+"""Makes a plain completion of a server that nearly speaks OpenAI's API follow its schema."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .shapes import Members as Chunk
 from .usages import COUNTS
 
 _IDENTITY = ("id", "created", "model")
-#: Finish reasons that need no look at anything else.
+#: Finish reasons of answers with text alone.
 _ENDINGS = {"stop", "length", "content_filter"}
-#: Members of a message, and of a choice, that need a closer look.
-_CLOSER = {
+#: Members of a message, and of a choice, that may have to be mended.
+_UNUSUAL = {
     *("tool_calls", "function_call", "audio", "reasoning_details", "usage", "finish_reason"),
     "error",
     *REASONING,
 }
-_ELSEWHERE = {"delta", "tool_calls", "usage", "error"}
+_MISPLACED = {"delta", "tool_calls", "usage", "error"}
 
 
 def normalise_completion(
@@ -33,14 +33,14 @@ def normalise_completion(
     tools: frozenset[str] = frozenset(),
     marks: Marks | None = None,
 ) -> tuple[Chunk, Chunk | None]:
-    """Return what *reply*, a plain completion, should have been, and its ``usage``.
+    """Return *reply*, a plain completion, mended, and its ``usage``.
 
-    It is *reply* itself when nothing is wrong with it.  The whole document goes through the
-    :class:`Normaliser` as one chunk does, so that both follow the same rules; its end is what
-    ``[DONE]`` is to a stream.  The other arguments are as there; long strings may be *marks*.
+    It passes through a :class:`Normaliser` as one chunk and ``[DONE]``, so that both follow the
+    same rules.  *reply* itself is returned if nothing had to change.  The other arguments are those
+    of the Normaliser; *marks* may stand for long strings.
 
-    Raises UpstreamInvalid for what is no completion, and ProviderError for a finish that says
-    that the answer failed.
+    Raises UpstreamInvalid if *reply* is no completion, and ProviderError for a finish reason that
+    means failure.
     """
     choices = listed(reply.get("choices"))
     choices = [{**one} if isinstance(one, dict) else {} for one in choices]
@@ -49,7 +49,7 @@ def normalise_completion(
         raise UpstreamInvalid("the provider's answer is not a chat completion")
     numbers = [whole_number(one.get("index")) for one in choices]
     if {*numbers} != {*range(len(choices))}:
-        numbers = list(range(len(choices)))  # of two with one number neither is the other
+        numbers = list(range(len(choices)))  # duplicate or missing indexes
     chunk = {**reply, "choices": []}
     for one, message, number in zip(choices, messages, numbers, strict=True):
         chunk["choices"].append({**one, "index": number, "message": {**message}})
@@ -59,21 +59,21 @@ def normalise_completion(
     chunks, _ = normaliser.normalise(chunk)
     normaliser.mark_done()
     chunks += normaliser.end()
-    made: dict[int, Chunk] = {}
+    merged: dict[int, Chunk] = {}
     for chunk in chunks:
         for one in chunk["choices"]:
-            _add(made.setdefault(one["index"], {}), one)
-    mended = {**reply, **chunks[0], "object": "chat.completion", "choices": list(made.values())}
+            _add(merged.setdefault(one["index"], {}), one)
+    mended = {**reply, **chunks[0], "object": "chat.completion", "choices": list(merged.values())}
     mended.pop("usage", None)
     if normaliser.usage is not None:
         mended["usage"] = normaliser.usage
-    # 3.0 is 3 for Python, but no number of tokens for others.
+    # 3.0 equals 3 in Python, but other languages do not accept it as a number of tokens.
     same = mended == reply and str(mended.get("usage")) == str(reply.get("usage"))
     return (reply if same else mended), normaliser.usage
 
 
-def is_right(reply: Json) -> bool:
-    """Return whether *reply* is as most are: complete, with text alone, nothing to be mended."""
+def is_usual(reply: Json) -> bool:
+    """Return whether *reply* is a usual completion: complete, valid and with text alone."""
     if type(reply) is not dict:
         return False
     usage = reply.get("usage")
@@ -104,8 +104,8 @@ def _is_plain(one: Json, place: int) -> bool:
         and type(message.get("content")) is str
         and message["content"] != ""
         and message.get("refusal") is None
-        and _CLOSER.isdisjoint(message)
-        and _ELSEWHERE.isdisjoint(one)
+        and _UNUSUAL.isdisjoint(message)
+        and _MISPLACED.isdisjoint(one)
         and isinstance(one.get("logprobs"), dict | None)
     )
 

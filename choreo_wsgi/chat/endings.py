@@ -1,7 +1,7 @@
-"""Why a model stopped: one table for the words that providers use.
+"""Translates the finish reasons of providers to those of OpenAI's API.
 
-OpenAI's API knows four finish reasons, and ``function_call`` for the older way of calling.
-Other providers say the same in other words, and some say there that the answer failed.
+OpenAI's API has four finish reasons, and ``function_call`` for the legacy way of calling.  Other
+providers use other words, and some report there that the answer failed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from ..errors import ProviderError, UpstreamInvalid
 from .shapes import text_of
 
-#: The events that end a response of OpenAI's Responses API: exactly one of them is its last.
+#: The last event of a response of OpenAI's Responses API is one of these.
 RESPONSE_ENDINGS = ("response.completed", "response.incomplete", "response.failed")
 #: The finish reasons of OpenAI's API, https://platform.openai.com/docs/api-reference/chat.
 FINISH_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
 
-#: What others say: words in lower case, joined with ``_``.
+#: The words of other providers for each reason, in lower case and joined with ``_``.
 MEANINGS = {
     "stop": """
         complete completed done end end_of_text end_of_turn end_turn eos eos_token eot finish
@@ -35,20 +35,20 @@ MEANINGS = {
         model_armor moderation prohibited_content recitation refusal refused safety sensitive
         spii
     """,
-    # The answer is broken off or unusable: never a success.
+    # The answer is incomplete or unusable: an error.
     "": """
         abort aborted error image_other insufficient_system_resource interrupted language
         missing_thought_signature network_error no_image other overloaded timed_out timeout
         too_many_tool_calls unexpected_tool_call
     """,
 }
-#: Where a finish reason stands: several may stand beside each other.
+#: Members that may hold a finish reason; there may be several of them.
 _NAMES = ("finish_reason", "finishReason", "stop_reason", "done_reason", "finish_details")
-#: What stands for null: the choice goes on (DashScope, Vertex AI, templates of Python).
-_GOES_ON = frozenset(("null", "none", "undefined", "unspecified", "finish_reason_unspecified"))
+#: Words that are sent for null, while a choice continues (DashScope, Vertex AI, Python templates).
+_NULLS = frozenset(("null", "none", "undefined", "unspecified", "finish_reason_unspecified"))
 _MEANING = {word: reason for reason, words in MEANINGS.items() for word in words.split()}
-# Words that are not in the table, by what is in them; the first that fits.
-_PARTS = (
+# Patterns for other words, and their reasons; the first match counts.
+_PATTERNS = (
     (re.compile("error|abort|fail|malformed|invalid|time_?d?_?out|cancel|crash|exception"), ""),
     (
         re.compile("insufficient|unavailable|overload|unexpected|interrupt|disconnect|rate_limit"),
@@ -59,7 +59,7 @@ _PARTS = (
     (re.compile("max_.*token|token_?limit|length|context_window|budget"), "length"),
     (re.compile("tool|function"), "tool_calls"),
 )
-#: Characters of a provider's word that are looked at, and told.
+#: Characters of a provider's word that are matched and quoted.
 _LONGEST = 200
 _SEPARATORS = re.compile(r"[\s.-]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -70,14 +70,13 @@ def finish_reason(
 ) -> tuple[str, dict[str, Any] | None]:
     """Return OpenAI's finish reason for a provider's *word*, and more members of the choice.
 
-    SGLang says it in an object, ``{"type": "abort", "message": ...}``; true is a stop.
-    *called* is whether the choice has tool calls: ``stop`` is then ``tool_calls``, and without
-    any ``tool_calls`` is ``stop``.  The second value is ``{"native_finish_reason": word}``
-    where the provider's word says more than ours, None for OpenAI's own words.  A word that
-    nothing is known of counts as ``stop``.
+    SGLang sends an object, ``{"type": "abort", "message": ...}``; true is a stop.  *called* is
+    whether the choice has tool calls: if so, ``stop`` becomes ``tool_calls``, and if not,
+    ``tool_calls`` becomes ``stop``.  The second value is ``{"native_finish_reason": word}``, or
+    None for OpenAI's own words.  An unknown word counts as ``stop``.
 
-    Raises ProviderError, with the provider's *message* if there is one, for a word that says
-    that the answer failed, and UpstreamInvalid for what is no word.
+    Raises ProviderError, with the provider's *message* if there is one, for a word that means
+    failure, and UpstreamInvalid for any other type.
     """
     if isinstance(word, list) and len(word) == 1:
         word = word[0]
@@ -89,7 +88,7 @@ def finish_reason(
         raise UpstreamInvalid("the provider's finish reason is not a string")
     reason = word if word in FINISH_REASONS else _meaning(word)
     if not reason:
-        raise ProviderError(message or f"the provider ended its answer with {word[:200]!r}")
+        raise ProviderError(message or f"the provider ended its answer with {word[:_LONGEST]!r}")
     if called and reason in ("stop", "function_call"):
         reason = "tool_calls"
     elif reason == "tool_calls" and not called:
@@ -98,20 +97,20 @@ def finish_reason(
 
 
 def reason_in(holder: dict[str, Any]) -> Any:
-    """Return the finish reason that *holder*, a choice or a chunk, has under whatever name."""
+    """Return the finish reason in *holder*, a choice or a chunk, under any of its names."""
     return next(filter(None, map(holder.get, _NAMES)), holder.get("finish_reason"))
 
 
 def is_finish(word: Any) -> bool:
-    """Return whether *word*, a provider's finish reason, says that the choice is over."""
-    return bool(word) and not (isinstance(word, str) and word.lower() in _GOES_ON)
+    """Return whether *word*, a provider's finish reason, ends the choice."""
+    return bool(word) and not (isinstance(word, str) and word.lower() in _NULLS)
 
 
 def _meaning(word: str) -> str:
-    """Return the finish reason that *word* stands for, ``""`` for a failure."""
+    """Return OpenAI's finish reason for *word*, ``""`` for a failure."""
     plain = _SEPARATORS.sub("_", _CAMEL.sub("_", word[:_LONGEST].strip())).lower()
     if plain in FINISH_REASONS:
         return plain
     if plain in _MEANING:
         return _MEANING[plain]
-    return next((reason for part, reason in _PARTS if part.search(plain)), "stop")
+    return next((reason for pattern, reason in _PATTERNS if pattern.search(plain)), "stop")

@@ -1,4 +1,4 @@
-"""The words for people in an error, of whatever shape."""
+"""Finds the message in a provider's error of any shape."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _ERROR_WORDS = (
     *("faultstring", "detail", "details", "error_description", "description", *ERROR_HOLDERS),
     *("title", "err", "err_msg", "errmsg", "data", "result", "Response"),
 )
-_SHOWN = 500  # characters of an object without words, or of another's error
+_SHOWN = 500  # characters of an object without a message, or of a nested provider's error
 
 
 def error_words(error: Json, places: bool = False) -> str:
-    """Return the words for a person in *error*, of whatever shape, or ``""``.
+    """Return the message in *error*, of any shape, or ``""``.
 
-    With *places* pydantic's ``{"loc": ["body", "n"], "msg": ...}`` says where, too.
+    With *places* the location in pydantic's ``{"loc": ["body", "n"], "msg": ...}`` is included.
     """
     if isinstance(error, str):
         return error
@@ -34,5 +34,5 @@ def error_words(error: Json, places: bool = False) -> str:
     if places and isinstance(place, list):
         found = f"{'.'.join(map(str, place))}: {found}"
     raw = more.get("raw") if isinstance(more, dict) else None
-    # OpenRouter's, where its own message says nothing.
+    # OpenRouter puts the provider's error here; its own message is generic.
     return f"{found}: {raw[:_SHOWN]}" if isinstance(raw, str) and raw else found

@@ -1,4 +1,4 @@
-"""A chat completion request: parsed from bytes, checked, and ready for a provider."""
+"""A chat completion request: parsed from bytes and checked, for a provider."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ else:
 
 @dataclass(slots=True)
 class ChatRequest:
-    """A checked request; *body* is the JSON object as it came, unknown fields included.
+    """A checked request; *body* is its JSON object, with unknown fields.
 
-    It is not changed once a provider has it: who wants another makes one (``replace``).
+    It is not changed once a provider has it; ``replace`` makes a changed copy.
 
-    *stop* has no empty strings: they would match everywhere.  *original* is the body of a
-    request of another API, *native* what a provider that speaks that API is sent if that is
-    something else, *version* and *betas* the headers that go with it, *native_only* the error
-    for all other providers, and *answer_id* the id of an answer that is kept here.
+    *stop* has no empty strings, which would match everywhere.  Of a request of another API,
+    *original* is the body, *native* the body for a provider that speaks that API if it differs,
+    *version* and *betas* are the headers for it, and *native_only* is the error for all other
+    providers.  *answer_id* is the id of an answer that this server stores.
     """
 
     model: str
@@ -49,26 +49,26 @@ class ChatRequest:
     betas: str = ""
     answer_id: str = ""
     native_only: InvalidRequest | None = None
-    #: What the marks stand for that are in the place of long strings; see :meth:`whole`.
+    #: The marks (placeholders) in *body* and the long strings that they replace.
     marks: Marks = field(default_factory=dict, repr=False)
-    #: Headers for the provider, by which its log and ours are joined.
+    #: Headers that the provider can log, to correlate its log with ours.
     trace: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def threaded(self) -> bool:
-        """Whether the provider is to hold the conversation, as Anthropic's ``thread`` asks."""
+        """Whether the provider stores the conversation, as Anthropic's ``thread`` requests."""
         return bool(self.original and self.original.get("thread"))
 
     @property
     def last_user_text(self) -> str:
-        """The text of the last user message, its text parts joined; ``""`` without one."""
+        """The text of the last user message, ``""`` without one."""
         for message in reversed(self.messages):
             if message["role"] == "user":
                 return content_text(message["content"])
         return ""
 
     def whole(self) -> ChatRequest:
-        """Return the same request with its long strings, for whoever looks into them."""
+        """Return the same request with its long strings in place of their marks."""
         if not self.marks:
             return self
         body, original = (
@@ -79,7 +79,7 @@ class ChatRequest:
         return replace(self, body=body, messages=messages, original=original, marks={})
 
     def with_model(self, name: str) -> ChatRequest:
-        """Return the same request for the model *name*, as another provider calls it."""
+        """Return the same request with *name* for its model."""
         if name == self.model == self.body.get("model"):
             return self
         return replace(self, model=name, body={**self.body, "model": name})
@@ -93,14 +93,14 @@ def content_text(content: str | list[dict[str, Json]] | None) -> str:
 
 
 def parse(body: bytes) -> ChatRequest:
-    """Return the request in *body*, raising InvalidRequest for whatever is wrong with it."""
+    """Return the request in *body*; raises InvalidRequest."""
     fields, marks = loads_marked(body)
     checks.check(fields)
     return request_of(fields, marks=marks)
 
 
 def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
-    """Return the request of *body*, which was checked; *more* are further fields of it."""
+    """Return the request for *body*, already checked; *more* are fields of ChatRequest."""
     get = body.get
     stream = bool(get("stream"))
     options = get("stream_options") or {}
@@ -121,19 +121,19 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
     )
 
 
-# Digits of an integer: more than a float can hold (309), far below Python's limit for int().
+# Limit of digits in an integer: more than a float has (309), far below Python's limit for int().
 _MAX_DIGITS = 400
-# Values that any body may hold, the bytes for each of the others, and the most.  200 tools with ten
-# optional parameters each have 19,000 values of ten bytes; a round of an agent, which calls a tool
-# and reads what came, has 20 and a thousand bytes.  A value may take 300 bytes beside its text.
+# Limit of values in a body: so many, and one more for each so many bytes, up to so many.  200 tools
+# with ten optional parameters each have 19,000 values of ten bytes; a call of a tool and its
+# result have 20 values and a thousand bytes.  A value may take 300 bytes beside its text.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
-# Bytes of a body that are searched at once, and of one in which something may be cut out.
+# Bytes of a body that are searched at once, and of the longest body without marks.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024
 
-# The bytes of a character behind its first.
+# The bytes of a UTF-8 character after its first.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
-# A high surrogate that no low one follows, or a low one that no high one precedes.
+# A high surrogate without a low one after it, or a low one without a high one before it.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
@@ -144,9 +144,9 @@ def loads(body: bytes) -> dict[str, Json]:
     """Return the JSON object in *body*.
 
     Raises InvalidRequest for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers
-    too big for a double, duplicate names in an object, nesting over
+    too big for a double, duplicate names in an object, nesting deeper than
     :data:`~choreo_wsgi.chat.jsontext.MAX_DEPTH`, more values than a conversation of this length
-    has, lone surrogates, and anything but an object at the top.
+    has, lone surrogates, and any JSON value but an object.
     """
     return loads_marked(body, longest=len(body))[0]
 
@@ -154,10 +154,9 @@ def loads(body: bytes) -> dict[str, Json]:
 def loads_marked(
     body: bytes, values: int = 0, longest: int = _LARGE
 ) -> tuple[dict[str, Json], Marks]:
-    """Return the JSON object in *body* with marks for its long strings; else like :func:`loads`.
+    """Return the JSON object in *body* as :func:`loads` does, with marks for its long strings.
 
-    So many *values* may be in it if they are more than a conversation has.  What is not longer than
-    *longest* has no marks.
+    *values* may raise the limit of values.  A body of at most *longest* bytes has no marks.
     """
     short, marks = cutting.shorten(body) if len(body) > longest else (body, {})
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
@@ -170,11 +169,11 @@ def loads_marked(
         raise _invalid(f"the body is not UTF-8: byte {start} is wrong") from None
     except json.JSONDecodeError as error:
         start = longtext.original_offset(short, marks, len(error.doc[: error.pos].encode()))
-        raise _invalid(_described(error.msg, body, start)) from None
+        raise _invalid(_not_json(error.msg, body, start)) from None
     if type(value) is not dict:
         raise _invalid("the body must be a JSON object")
     if _has_lone_surrogate(body):
-        raise _invalid("the body has half of a surrogate pair, which is no text")
+        raise _invalid("the body has half of a surrogate pair, which is not text")
     return value, marks
 
 
@@ -183,19 +182,20 @@ def _invalid(message: str) -> InvalidRequest:
 
 
 def _has_lone_surrogate(body: bytes) -> bool:
-    """Return whether an escape in *body* is half of a surrogate pair."""
+    """Return whether *body* has the escape of a single surrogate."""
     if b"\\ud" not in body and b"\\uD" not in body:
         return False
-    # An escaped backslash begins no escape; the filler keeps its neighbours apart.
+    # An escaped backslash begins no escape; the filler keeps its neighbours from joining.
     text = body.replace(rb"\\", b"__")
-    for at in range(0, len(text), _WINDOW):  # other threads have their turn in between
+    for at in range(0, len(text), _WINDOW):  # other threads run in between
         found = _LONE_SURROGATE.search(text, at, at + _WINDOW + 12)
         if found and found.start() < at + _WINDOW:
             return True
     return False
 
 
-def _described(problem: str, body: bytes, offset: int) -> str:
+def _not_json(problem: str, body: bytes, offset: int) -> str:
+    """Return the message for a *problem* at *offset* in *body*."""
     if not body.strip():
         return "the body is empty; it must be a JSON object"
     line = body.count(b"\n", 0, offset) + 1
@@ -213,7 +213,7 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 def _constant(text: str) -> None:
-    raise _invalid(f"the body is not JSON: {text} is no number there")
+    raise _invalid(f"the body is not JSON: {text} is not a JSON number")
 
 
 def _int(text: str) -> int:

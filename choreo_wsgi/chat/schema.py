@@ -1,17 +1,16 @@
-"""The notation that a table of fields is written in, and the checks that are made of it.
+"""Checks of JSON values, made from tables of fields.
 
-:func:`check_of` makes a check of what is written as
+:func:`check_of` makes a check from one of these notations:
 
 * ``str``, ``bool`` or ``dict``: a JSON string, boolean or object;
 * ``"low high"``: one of a few words;
-* ``[item]``: an array, each value of which is an *item*;
-* ``{"a! b": value}``: an object, of which the known fields are checked.  A key is the names of
-  the fields with the same check; one with ``!`` must be there, for the others null stands for a
-  field that is not given;
-* any check, as the functions here return them.
+* ``[item]``: an array of *item*;
+* ``{"a! b": value}``: an object whose known fields are checked.  A key names all the fields with
+  the same check.  A field with ``!`` is required; any other may be null, as if it were absent;
+* a check, as the functions of this module return them.
 
-A check takes a JSON value and raises :class:`Fault`; each container that the fault passes on
-its way out puts its own step before the path.  So a value without faults pays for no path.
+A check takes a JSON value and raises :class:`Fault`.  Each container that the fault passes through
+prepends its own step to the path, so that no path is built for a valid value.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NAMES: dict[type, str] = {
 
 
 class Fault(Exception):
-    """A value that cannot be; *text* goes on from the field's name, *path* leads to it."""
+    """A value is invalid: *text* continues after the field's name, *path* leads to the field."""
 
     def __init__(self, text: str, path: str = "", code: str | None = InvalidRequest.code) -> None:
         self.text = text
@@ -46,18 +45,18 @@ class Fault(Exception):
         self.code = code
 
     def under(self, step: str) -> Fault:
-        """Return the fault as seen from one container further out."""
+        """Return the fault with *step* prepended to its path."""
         self.path = step + self.path
         return self
 
     def error(self) -> InvalidRequest:
-        """Return the error that the caller is told."""
+        """Return the error for the client."""
         param = self.path.removeprefix(".")
         return InvalidRequest(f"{param} {self.text}", param=param, code=self.code)
 
 
 def demand(test: Check, value: Json) -> None:
-    """Raise the InvalidRequest that tells what is wrong with *value*, if anything is."""
+    """Raise InvalidRequest if *value* does not pass *test*."""
     try:
         test(value)
     except Fault as fault:
@@ -65,7 +64,7 @@ def demand(test: Check, value: Json) -> None:
 
 
 def passes(test: Check, value: Json) -> bool:
-    """Return whether nothing is wrong with *value*."""
+    """Return whether *value* passes *test*."""
     try:
         test(value)
     except Fault:
@@ -83,7 +82,7 @@ def _demand_a(kind: type, value: Json) -> None:
 
 
 def check_of(notation: Notation) -> Check:
-    """Return the check that *notation* stands for."""
+    """Return the check for *notation*."""
     if isinstance(notation, type):
         return partial(_demand_a, notation)
     if isinstance(notation, str):
@@ -117,7 +116,7 @@ def number(low: float, high: float) -> Check:
 
 
 def integer(low: int, high: int | None = None) -> Check:
-    """Check for an integer from *low* to *high*, or without an upper end."""
+    """Check for an integer from *low* to *high*, without an upper limit if that is None."""
     span = f"at least {low}" if high is None else f"from {low} to {high}"
 
     def test(value: Json) -> None:
@@ -170,7 +169,7 @@ def _object_of(fields: Mapping[str, Notation]) -> Check:
 def mapping_of(item: Notation) -> Check:
     """Check the values of an object with any names.
 
-    The names are the caller's data: they stand in the message, not in the path.
+    As names are data of the client, they are quoted in the message instead of the path.
     """
     check = check_of(item)
 
@@ -187,7 +186,7 @@ def mapping_of(item: Notation) -> Check:
 
 
 def either(first: type, one: Notation, second: type, other: Notation) -> Check:
-    """Check a value of one of two types with the check of that type."""
+    """Check for a value of one of two types, each with its own check."""
     expected = f"{_NAMES[first]} or {_NAMES[second]}"
     checks = {first: check_of(one), second: check_of(other)}
 
@@ -200,7 +199,7 @@ def either(first: type, one: Notation, second: type, other: Notation) -> Check:
 
 
 def text_or(item: Notation, most: int | None = None) -> Check:
-    """Check for a string, or an array of at most *most* values, each with *item*."""
+    """Check for a string, or an array of at most *most* values that pass *item*."""
     return either(str, str, list, _array(check_of(item), most))
 
 
@@ -209,11 +208,10 @@ def by_type(
     kind_of: Callable[[Json], str] | None = None,
     only: bool = False,
 ) -> Check:
-    """Check an object by its ``type``; one of a type that is not in *kinds* may hold anything,
-    unless those are the *only* types.
+    """Check an object by its ``type``; an object of an unknown type may have any fields.
 
-    A key of *kinds* is the types with the same check.  With *kind_of*, which returns the kind of
-    an object, it may have no ``type``.
+    A key of *kinds* names all the types with the same check.  With *only*, unknown types are
+    invalid.  With *kind_of*, which returns the type of an object, ``type`` may be absent.
     """
     known = " ".join(kinds) if only else str
     tag = check_of({"type!" if kind_of is None else "type": known})
@@ -241,4 +239,4 @@ def _one_of(words: list[str]) -> Check:
 
 
 def anything(value: Json) -> None:
-    """Take any value."""
+    """Accept any value."""

@@ -1,7 +1,7 @@
-"""The members of a delta or a message in the shapes that OpenAI's schema has.
+"""Converts the members of a delta or a message to the shapes of OpenAI's schema.
 
 Servers that speak "OpenAI's API" send text as lists of parts, reasoning under other names, and
-null where the schema has no null.  Each function here looks at nothing but what it is given.
+null where the schema has no null.  The functions here have no state.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from .items import Json
 #: The members of a JSON object.
 Members = dict[str, Json]
 
-#: Where reasoning is found, the name that most clients know first.
+#: Names of the member that holds reasoning, first the one that most clients know.
 REASONING = (
     *("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_summary"),
     *("thought", "thoughts", "reasoningContent", "thinking_content", "internal_reasoning"),
 )
-#: Members that the schema has, but never as null.
+#: Members that the schema does not allow to be null.
 _NEVER_NULL = ("role", "tool_calls", "function_call", "audio", *REASONING)
-#: Other names of members that the schema has.
+#: Other names for members of the schema.
 _RENAMED = {
     **dict.fromkeys(("text", "output_text"), "content"),
     **dict.fromkeys(("toolCalls", "tool_call"), "tool_calls"),
 }
-#: Kinds of parts that are calls.
+#: Types of parts that are calls.
 _CALLS = frozenset(("tool_use", "tool_call", "tool-call", "function_call"))
-#: Where the arguments of a call stand, the name of OpenAI's API first.
+#: Names of the member that holds the arguments of a call, first that of OpenAI's API.
 ARGUMENTS = ("arguments", "parameters", "input", "args")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
+_NULLABLE = ("content", "refusal")
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
-#: Members that hold an error, or say in a word that there is one.
+#: Members that hold an error, as an object or a word.
 ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
-#: Members that tell of an error by a code in them, of MiniMax, Spark and Groq; and all together.
+#: Members of MiniMax, Spark and Groq with an error code inside; and both kinds together.
 ERROR_STATES = ("base_resp", "header", "x_groq")
 ERRORS = frozenset((*ERROR_HOLDERS, *ERROR_STATES))
 _INSIDE = ("text", "thinking", "reasoning", "summary", "content", "value")
@@ -61,7 +62,7 @@ def text_of(value: Json) -> str:
 
 
 def numbered(value: Json) -> Json:
-    """Return *value*; an object whose names are numbers is a list that PHP wrote."""
+    """Return *value*, as a list if it is an object with numbers as names, as PHP sends lists."""
     if isinstance(value, dict) and value and all(map(_NUMBER.fullmatch, value)):
         members = {int(number): one for number, one in value.items()}
         return [{"index": i, **one} if type(one) is dict else one for i, one in members.items()]
@@ -69,72 +70,71 @@ def numbered(value: Json) -> Json:
 
 
 def listed(value: Json) -> list[Json]:
-    """Return what *value* has, if it is a list, however that is written, else *value* alone."""
+    """Return *value* as a list without empty values: itself, or a list of it alone."""
     value = numbered(value)
     return list(filter(None, value if isinstance(value, list) else [value]))
 
 
 def arguments_in(call: Members) -> Json:
-    """Return what *call* has as its arguments, under whatever name; None for nothing."""
+    """Return the arguments of *call*, under any of their names, or None."""
     return next((found for name in ARGUMENTS if (found := call.get(name)) is not None), None)
 
 
 def arguments_of(value: Json) -> str:
-    """Return a call's arguments as JSON text; an object that came whole is written as JSON."""
+    """Return the arguments of a call as JSON text; an object is encoded."""
     return value if isinstance(value, str) else "" if value is None else compact(value)
 
 
-def reshape(said: Members) -> bool:
-    """Mend the members of *said*, a delta or a message, in place; return whether any was wrong.
+def reshape(message: Members) -> bool:
+    """Mend the members of *message*, or of a delta, in place; return whether any changed.
 
-    Parts of the content that are neither text nor reasoning go to ``images`` or
-    ``content_parts``, each with an ``index``, as clients that join deltas need it.
+    Parts of the content that are neither text nor reasoning move to ``images`` or
+    ``content_parts``, each with an ``index``, which clients that merge deltas need.
     """
-    content = said.get("content")
-    if (content is None or type(content) is str) and said.keys() <= _PLAIN:
-        odd = [name for name, value in said.items() if value is not None and type(value) is not str]
-        if (
-            not odd
-            and said.get("role", "") is not None
-            and said.get("reasoning_content", "") is not None
-        ):
-            return False
     changed = False
+    if message.keys() <= _PLAIN:
+        odd = [
+            name
+            for name, value in message.items()
+            if type(value) is not str and (value is not None or name not in _NULLABLE)
+        ]
+        if not odd:
+            return False
     for name, ours in _RENAMED.items():
-        if said.get(name) and not said.get(ours):
-            said[ours], changed = said.pop(name), True
-    content = said.get("content")
+        if message.get(name) and not message.get(ours):
+            message[ours], changed = message.pop(name), True
+    content = message.get("content")
     if content is not None and type(content) is not str:
-        _take_parts(said, content)
+        _take_parts(message, content)
         changed = True
     for name in _NEVER_NULL:
-        if name in said and said[name] is None:
-            del said[name]
+        if name in message and message[name] is None:
+            del message[name]
             changed = True
     for name in REASONING:
-        if name not in said or (name == "reasoning_content" and type(said[name]) is str):
+        if name not in message or (name == "reasoning_content" and type(message[name]) is str):
             continue
-        found = said.pop(name)
+        found = message.pop(name)
         changed = True
-        if type(found) is not bool and not said.get("reasoning_content"):
-            said["reasoning_content"] = text_of(found)
-    details = said.get("reasoning_details")  # they stay: a later turn gives them back
-    if details and not said.get("reasoning_content") and (text := text_of(details)):
-        said["reasoning_content"] = text
+        if type(found) is not bool and not message.get("reasoning_content"):
+            message["reasoning_content"] = text_of(found)
+    details = message.get("reasoning_details")  # kept: clients send them back
+    if details and not message.get("reasoning_content") and (text := text_of(details)):
+        message["reasoning_content"] = text
         changed = True
-    if "refusal" in said and type(said["refusal"]) not in (str, type(None)):
-        said["refusal"] = text_of(said["refusal"])
+    if "refusal" in message and type(message["refusal"]) not in (str, type(None)):
+        message["refusal"] = text_of(message["refusal"])
         changed = True
     return changed
 
 
-def _take_parts(said: Members, content: Json) -> None:
-    """Put what *content* holds, a part or a list of parts, where it belongs in *said*.
+def _take_parts(message: Members, content: Json) -> None:
+    """Distribute *content*, a part or a list of parts, among the members of *message*.
 
-    An object that is no part is an answer in JSON that was not written out.
+    An object that is no part is an answer in JSON, which is encoded as text.
     """
     if isinstance(content, dict) and "type" not in content and "text" not in content:
-        said["content"] = compact(content)
+        message["content"] = compact(content)
         return
     found: dict[str, list[str]] = {"content": [], "reasoning_content": [], "refusal": []}
     names = ("images", "content_parts", "annotations", "tool_calls")
@@ -156,18 +156,19 @@ def _take_parts(said: Members, content: Json) -> None:
             others["tool_calls"].append(members)
         else:
             image = members.get("image_url")
-            made = {**members, "image_url": {"url": image}} if isinstance(image, str) else members
+            if isinstance(image, str):
+                members["image_url"] = {"url": image}
             place = others["images" if image else "content_parts"]
-            place.append({"index": len(place), **made})
-    said["content"] = "".join(found.pop("content"))
+            place.append({"index": len(place), **members})
+    message["content"] = "".join(found.pop("content"))
     for name, texts in found.items():
         if text := "".join(texts):
-            said[name] = text_of(said.get(name)) + text
+            message[name] = text_of(message.get(name)) + text
     for name, several in others.items():
-        if several and isinstance(said.setdefault(name, []), list):
-            said[name] += several
+        if several and isinstance(message.setdefault(name, []), list):
+            message[name] += several
 
 
-def has_content(said: Members) -> bool:
-    """Return whether *said*, a delta or a message, says anything: its role alone does not."""
-    return any(value for name, value in said.items() if name != "role")
+def has_content(message: Members) -> bool:
+    """Return whether *message*, or a delta, has a value in any member but its role."""
+    return any(value for name, value in message.items() if name != "role")

@@ -1,4 +1,4 @@
-"""The ``usage`` of servers that speak OpenAI's API nearly: where it stands and what it counts."""
+"""Finds and completes the ``usage`` of servers that nearly speak OpenAI's API."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _COUNTED_AS = (
     ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count"),
 )
 _COUNTED = {name for names in _COUNTED_AS for name in names}
-#: Where they stand, if not in ``usage``; Ollama's stand in the chunk itself.
+#: Members that hold the counts instead of ``usage``; Ollama's counts are in the chunk itself.
 _PLACES = {"usageMetadata", "usage_metadata", "token_usage", "tokenUsage"}
 _BESIDE = {"prompt_eval_count", "eval_count"}
 
 
 def take_usage(chunk: Members) -> Json:
-    """Take the usage out of *chunk*, wherever it is, and return it; null stays where it was."""
+    """Remove the usage from *chunk* and return it, None for none; ``usage`` remains as null."""
     found = chunk.get("usage")
     if found is not None:
         chunk["usage"] = None
@@ -41,14 +41,14 @@ def take_usage(chunk: Members) -> Json:
 
 
 def counts_anything(usage: Json) -> bool:
-    """Return whether *usage* has a count under any name that is known."""
+    """Return whether *usage* has a count under any known name."""
     return isinstance(usage, dict) and not _COUNTED.isdisjoint(usage)
 
 
 def complete_usage(usage: Members) -> Members:
     """Return *usage* with the three counts that the schema requires.
 
-    A total that the provider gives stands, also where it is not the sum.
+    A total that the provider reports is kept, even if it is not the sum.
     """
     if {*map(type, map(usage.get, COUNTS))} == {int} and min(map(usage.__getitem__, COUNTS)) >= 0:
         return usage

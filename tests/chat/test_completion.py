@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from choreo_wsgi.chat.completion import is_right, normalise_completion
+from choreo_wsgi.chat.completion import is_usual, normalise_completion
 from choreo_wsgi.providers.reading import find_error, unwrapped
 
 IDENTITY = {"id": "chatcmpl-x", "created": 7, "model": "m"}
@@ -63,7 +63,7 @@ def test_a_good_one_is_returned_as_it_is() -> None:
     made, usage = normalise_completion(reply, IDENTITY)
     assert made is reply
     assert usage == GOOD["usage"]
-    assert is_right(reply)
+    assert is_usual(reply)
 
 
 def test_what_looks_right_is_what_the_normaliser_leaves_as_it_is() -> None:
@@ -76,7 +76,7 @@ def test_what_looks_right_is_what_the_normaliser_leaves_as_it_is() -> None:
                     places(reply)[place].pop(name, None)
                 else:
                     places(reply)[place][name] = value
-                quick.append(is_right(reply))
+                quick.append(is_usual(reply))
                 if quick[-1]:
                     asked = (place, name, value)
                     assert repr(outcome(reply)) == repr((reply, reply["usage"])), asked

@@ -190,7 +190,7 @@ class RelayedDocument(UpstreamAnswer):
             received = parse_json(short, most_values(short))
         except UpstreamInvalid:
             received = None
-        if completion.is_right(received):
+        if completion.is_usual(received):
             mended, usage = received, received["usage"]
         else:
             reply = unwrapped(received)
