@@ -49,8 +49,7 @@ def pieces(text: str, marks: Marks) -> Iterator[str]:
 
 
 def raw_pieces(text: str, marks: Marks) -> Iterator[str | bytes]:
-    """Yield the pieces of *text* as :func:`pieces` does, those that were cut out of a JSON string
-    as bytes with its escapes."""
+    """Yield the pieces of *text*; those cut out of a JSON string are bytes, with its escapes."""
     at = 0
     for found in _MARK.finditer(text) if marks and has_marks(text) else ():
         original = marks.get(found[0].encode())

@@ -119,7 +119,7 @@ class Call:
 
     @property
     def closed(self) -> bool:
-        """Whether the arguments are a complete object; fast if not, as it is read per piece."""
+        """Whether the arguments are a complete object.  Cheap if not: it is checked per piece."""
         if self._digest:
             return self.complete
         last = self._pieces[-1] if self._pieces else self._text
@@ -128,7 +128,7 @@ class Call:
         self._decode()
         if not self._brackets.closed:
             return False
-        self._broken = not self.complete  # more text after the last bracket cannot help
+        self._broken = not self.complete  # as all brackets are closed, more text cannot mend it
         if self.begun and not self._broken:
             self._digest, self._text = digest(self._text), bytearray()
         return not self._broken
@@ -160,8 +160,8 @@ class ToolCalls:
     """The calls of one choice; *new_id* makes the id of a call that has none.
 
     *tools* are the names of the request's tools, if known: the beginning of one of them may be
-    continued in the next piece.  ``state`` changes whenever an index or an id begins to stand for
-    another call.
+    continued in the next piece.  ``state`` changes with the meaning of later pieces: when a call
+    begins, or when an index stands for another call.
     """
 
     new_id: Callable[[], str] = new_call_id
@@ -176,7 +176,7 @@ class ToolCalls:
     def normalise(self, tool_calls: Json) -> list[Piece]:
         """Return the pieces to forward for the ``tool_calls`` of a delta or message.
 
-        In both ``marks`` may stand for long arguments.  Raises UpstreamInvalid unless *tool_calls*
+        Both may have ``marks`` for long arguments.  Raises UpstreamInvalid unless *tool_calls*
         is a list of objects.
         """
         pieces = listed(tool_calls)

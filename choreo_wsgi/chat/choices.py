@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import InvalidRequest
@@ -60,7 +60,7 @@ def _partial_match(stop: str, text: str) -> int:
     return at if at >= 0 else len(text)
 
 
-class Shortened(Delegating, Source):
+class Limited(Delegating, Source):
     """*source* with each choice ended before a stop string, or with ``length`` at *limit*.
 
     *limit* counts pieces of text.  Raises InvalidRequest for a stop string longer than
@@ -169,7 +169,12 @@ class Interleaved(Source):
         items: list[Item] = []
         try:
             for index, source in list(self._sources.items()):
-                items += self._numbered(index, source.receive(0 if items else timeout))
+                for item in source.receive(timeout):
+                    if isinstance(item, Usage):
+                        self._usage[index] = item
+                    else:
+                        item.index = index
+                        items.append(item)
                 timeout = 0
                 if source.ended:
                     source.close()
@@ -184,14 +189,6 @@ class Interleaved(Source):
             self.usage = self._total()
             items += [self.usage] if self.usage else []
         return items
-
-    def _numbered(self, index: int, items: list[Item]) -> Iterator[Item]:
-        for item in items:
-            if isinstance(item, Usage):
-                self._usage[index] = item
-            else:
-                item.index = index
-                yield item
 
     def _total(self) -> Usage | None:
         counted = list(self._usage.values())

@@ -1,10 +1,10 @@
 """Cuts long strings and runs of numbers out of a JSON text before it is parsed.
 
-:mod:`~choreo_wsgi.chat.longtext` says why.  The text is searched in windows, so that other threads
-run in between.  In a window escaped quotes are masked first; splitting it at the others then yields
-pieces that are outside and inside of strings by turns.  A mark, the placeholder, takes the place of
-a long piece inside a string, and of the runs of numbers in a long piece outside of strings.  Where
-a cut string goes on in the next window, its mark covers that too.
+The reason is in :mod:`~choreo_wsgi.chat.longtext`.  The text is searched in windows, so that other
+threads run in between.  The escaped quotes of a window are masked first; splitting it at the
+remaining quotes then yields pieces that are alternately outside and inside of strings.  A long
+piece inside a string is replaced by a mark (a placeholder), and so is a long run of numbers outside
+of strings.  If a cut string continues in the next window, its mark is extended.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from typing import cast
 from .items import Marks
 from .longtext import WINDOW, new_mark, new_number
 
-#: Least bytes of a string that is cut out.  A run of numbers, which takes more memory for each
-#: byte, needs only one part in _NUMBER_FACTOR of that.
+#: Bytes of the shortest string that is cut out.  As numbers take more memory for each byte, a run
+#: of numbers is cut out from a _NUMBER_FACTOR-th of that on.
 CUT, _NUMBER_FACTOR = 2 * 1024, 8
-#: The same for a string that a single character makes four bytes a character wide.
+#: Bytes of the shortest string that is cut out because a wide character makes all of it wide.
 _WIDE = 96
-#: Bytes of memory that a mark takes, about: its text, twice, and the entry for the bytes cut out.
+#: Bytes of memory for a mark, about: its text, twice, and the entry for the bytes cut out.
 _MARK_SIZE = 270
 #: From this many bytes on, a view that keeps the whole text alive takes less memory than a copy.
 _SHORT = 1024
-#: Bytes of a string that stay before a mark, as the prefix that says the type of an image, and
-#: after it.
+#: Bytes of a string that are kept before its mark, such as the type of a data: URL, and after it.
 _HEAD, _TAIL = 256, 8
 
 _DIGITS_ONLY = bytes(set(range(256)) - set(b"0123456789"))
@@ -46,10 +45,10 @@ _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 def shorten(
     text: bytes | bytearray | memoryview, window: int = WINDOW, cut: int = CUT
 ) -> tuple[bytes, Marks]:
-    """Return *text* with marks in place of its long parts, and those parts by their marks.
+    """Return *text* with marks in place of its long parts, and the parts by their marks.
 
-    Only what a JSON parser accepts is cut out.  If a long part is invalid, *text* is returned
-    unchanged, so that the parser reports the error and its position.
+    Only valid JSON is cut out.  If a long part is invalid, *text* is returned unchanged, so that
+    the parser reports the error and its position.
     """
     unchanged = cast(bytes, bytes(text) if isinstance(text, memoryview) else text)
     if len(text) <= 2 * window:
@@ -125,11 +124,10 @@ def _is_wide(masked: bytes) -> bool:
 
 
 def masked_window(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:
-    """Return about *window* bytes of *text* from *at* on, with its escaped quotes masked.
+    """Return at most *window* bytes of *text* from *at* on, with escaped quotes masked.
 
-    The result is as long as the bytes that it stands for, and every quote in it begins or ends a
-    string.  It is cut neither within an escape or a character nor between the two escapes of
-    a surrogate pair.
+    Every quote in the result begins or ends a string.  It ends neither within an escape or a
+    character nor between the two escapes of a surrogate pair.
     """
     end = at + window
     for _ in range(3):

@@ -60,7 +60,7 @@ strict = Decoder(parse_constant=refuse)
 
 
 class TooMuch(ValueError):
-    """A text nests too deep or holds too many values; the message says which."""
+    """A text nests too deep or holds too many values; the message names the limit."""
 
 
 def check_bounds(text: bytes | str, values: int = MAX_VALUES) -> None:

@@ -163,7 +163,7 @@ class Normaliser:
                 raise UpstreamInvalid("the provider sent an event that is not a chat chunk")
         reported = self._take_usage(chunk, choices)
         if not self.repair:
-            return self._inspect(chunk, choices, reported)
+            return self._check(chunk, choices, reported)
         if not choices and (reason := reason_in(chunk)):
             choices = chunk["choices"] = [{"finish_reason": reason}]  # of the only choice
         if not choices:
@@ -228,9 +228,7 @@ class Normaliser:
         chunk.update(identity)
         return MENDED
 
-    def _inspect(
-        self, chunk: Chunk, choices: list[Chunk], reported: bool
-    ) -> tuple[list[Chunk], int]:
+    def _check(self, chunk: Chunk, choices: list[Chunk], reported: bool) -> tuple[list[Chunk], int]:
         """Do the work of :meth:`normalise` without *repair*."""
         for place, one in enumerate(choices):
             choice = self._choice(one.get("index"), place)

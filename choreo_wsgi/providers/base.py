@@ -178,7 +178,7 @@ class Provider(ABC):
             stops = () if self.blank_stops else tuple(stop for stop in stops if not stop.strip())
         limit = None if "max_tokens" in self.native else request.max_tokens
         if stops or limit is not None:
-            source = choices.Shortened(source, stops, limit, n)
+            source = choices.Limited(source, stops, limit, n)
         return source
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_provider import Script
 
-from choreo_wsgi.chat.choices import Interleaved, Shortened, StopMatcher
+from choreo_wsgi.chat.choices import Interleaved, Limited, StopMatcher
 from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.chat.source import Source, from_deltas
@@ -164,7 +164,7 @@ def test_an_iterable_that_failed_is_not_finished_afterwards() -> None:
     [(0, "", "length"), (1, "a", "length"), (2, "ab", "length"), (3, "abc", "stop")],
 )
 def test_limited_counts_pieces(limit: int, text: str, reason: str) -> None:
-    items = drain(Shortened(from_deltas(map(Delta, "abc")), limit=limit))
+    items = drain(Limited(from_deltas(map(Delta, "abc")), limit=limit))
     assert texts(items) == text
     assert finishes(items) == [(0, reason)]
     assert isinstance(items[-1], Finish)
@@ -173,13 +173,13 @@ def test_limited_counts_pieces(limit: int, text: str, reason: str) -> None:
 def test_limited_counts_text_only() -> None:
     call = Delta(tool_calls=[ToolCall(0, "c", "f", "{}")])
     items = [Delta(reasoning="r"), Delta("a"), call, Delta(reasoning="r"), Finish("tool_calls")]
-    assert drain(Shortened(from_deltas(items), limit=1)) == items
+    assert drain(Limited(from_deltas(items), limit=1)) == items
 
 
 def test_choices_are_limited_one_by_one() -> None:
     items = [Delta(text, index) for text in "abc" for index in (0, 1)]
     source = Listed(*([item] for item in items), [], [], usage=Usage(1, 4))
-    seen = drain(Shortened(source, limit=2, choices=2))
+    seen = drain(Limited(source, limit=2, choices=2))
     assert (texts(seen, 0), texts(seen, 1)) == ("ab", "ab")
     assert finishes(seen) == [(0, "length"), (1, "length")]
     assert source.closed
@@ -187,7 +187,7 @@ def test_choices_are_limited_one_by_one() -> None:
 
 def test_a_cut_tells_what_was_used_and_stops_the_generation() -> None:
     source = Listed([Delta("a")], [Delta("b")], [Delta("never")], usage=Usage(3, 2))
-    cut = Shortened(source, limit=1)
+    cut = Limited(source, limit=1)
     assert drain(cut) == [Delta("a"), Finish("length"), Usage(3, 2)]
     assert source.closed
     assert cut.usage == Usage(3, 2)
@@ -195,40 +195,40 @@ def test_a_cut_tells_what_was_used_and_stops_the_generation() -> None:
 
 def test_usage_comes_through_two_cuts() -> None:
     source = Listed([Delta("ab.")], [Delta("never")], usage=Usage(3, 2))
-    assert drain(Shortened(source, ["."], 5)) == [Delta("ab"), Finish("stop"), Usage(3, 2)]
+    assert drain(Limited(source, ["."], 5)) == [Delta("ab"), Finish("stop"), Usage(3, 2)]
 
 
 def test_a_source_that_finishes_by_itself_may_still_report_usage() -> None:
     source = Listed([Delta("a")], [Finish("stop")], [Usage(1, 1)])
-    assert drain(Shortened(source, ["x"])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
+    assert drain(Limited(source, ["x"])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
 
 
 # -- stop strings ----------------------------------------------------------------------------------
 
 
 def test_stopped_cuts_across_pieces_and_flushes_at_the_end() -> None:
-    items = drain(Shortened(from_deltas(map(Delta, ["one ", "tw", "o th", "ree"])), ["two"]))
+    items = drain(Limited(from_deltas(map(Delta, ["one ", "tw", "o th", "ree"])), ["two"]))
     assert items == [Delta("one "), Finish("stop")]
-    items = drain(Shortened(from_deltas(map(Delta, ["one ", "tw"])), ["two"]))
+    items = drain(Limited(from_deltas(map(Delta, ["one ", "tw"])), ["two"]))
     assert items == [Delta("one "), Delta("tw"), Finish("stop")]
 
 
 def test_what_is_not_text_passes_a_stop_string() -> None:
     call = Delta(tool_calls=[ToolCall(0, "c", "f", '{"a":"END"}')])
     items = [Delta(reasoning="END"), call, Delta(refusal="END"), Finish("tool_calls")]
-    assert drain(Shortened(from_deltas(items), ["END"])) == items
+    assert drain(Limited(from_deltas(items), ["END"])) == items
 
 
 def test_nothing_follows_a_stop_string() -> None:
     after = [Delta("x"), Delta(tool_calls=[ToolCall(0, "c")]), Finish("length"), Usage(1, 1)]
     source = Listed([Delta("a."), *after], [Delta("never")])
-    assert drain(Shortened(source, ["."])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
+    assert drain(Limited(source, ["."])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
 
 
 def test_choices_stop_one_by_one() -> None:
     steps: list[list[Item]] = [[Delta("a.")], [Delta("b", 1)], [Delta("c")], [Delta("d.e", 1)], []]
     source = Listed(*steps, [Delta("never")])
-    items = drain(Shortened(source, ["."], choices=2))
+    items = drain(Limited(source, ["."], choices=2))
     assert (texts(items, 0), texts(items, 1)) == ("a", "bd")
     assert finishes(items) == [(0, "stop"), (1, "stop")]
 
@@ -240,7 +240,7 @@ def test_choices_stop_one_by_one() -> None:
 )
 def test_stopped_shows_what_the_matcher_shows(text: str, stops: list[str], at: list[int]) -> None:
     edges = sorted({0, len(text), *(min(place, len(text)) for place in at)})
-    items = drain(Shortened(from_deltas(Delta(text[a:b]) for a, b in pairwise(edges)), stops))
+    items = drain(Limited(from_deltas(Delta(text[a:b]) for a, b in pairwise(edges)), stops))
     matcher = StopMatcher(stops)
     shown = matcher.feed(text)
     assert texts(items) == (shown if matcher.matched else text)

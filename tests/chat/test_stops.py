@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scripted_provider import Script
 
-from choreo_wsgi.chat.choices import LONGEST_STOP, Shortened, StopMatcher
+from choreo_wsgi.chat.choices import LONGEST_STOP, Limited, StopMatcher
 from choreo_wsgi.errors import InvalidRequest
 
 
@@ -102,6 +102,6 @@ def test_the_longest_stop_string_that_is_never_completed() -> None:
 def test_a_longer_one_is_refused_and_lets_the_source_go() -> None:
     script = Script()
     with pytest.raises(InvalidRequest) as raised:
-        Shortened(script, ["a" * (LONGEST_STOP + 1)])
+        Limited(script, ["a" * (LONGEST_STOP + 1)])
     assert raised.value.param == "stop"
     assert script.closed.is_set()
