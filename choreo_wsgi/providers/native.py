@@ -1,9 +1,9 @@
-"""An API over an upstream that speaks that very API: its events pass as they are.
+"""Answers of an upstream that speaks the requested API itself: its events are forwarded.
 
-Blocks of events in which nothing can need a change pass untouched, at the speed of memory.  The
-events that begin and end an answer are taken apart: for the model's name, the id, the usage, a
-failure.  All are where they have to be numbered.  How a stream ends is ours: an upstream that
-stops before its last event has failed.
+Runs of events that cannot need a change are forwarded as bytes, at the speed of memory.  The
+events that begin and end an answer are parsed: for the model's name, the id, the usage, an error.
+All events are parsed if they have to be numbered.  An upstream whose stream ends before its last
+event has failed.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from .http import OverHTTP
 from .logprobs import shorten_into
 from .reading import SHAPE_ERRORS, find_error, parse_object
 
-#: Longest document that is passed on, in bytes.
+#: Limit of bytes of a document that is forwarded.
 _MAX_DOCUMENT = 64 * 1024 * 1024
-#: What a 404 says whose route is there: something else is not, as an item that was not stored.
+#: In a 404 of an existing route, these name the missing thing, such as an item not stored.
 _NAMED = (b"model", b"deployment", b" with id ")
-#: The lines that an event begins with, up to its object, are shorter.
-_LONGEST_HEAD = 200
+#: Limit of bytes of the lines that begin an event, up to its object.
+_MAX_HEAD = 200
 
 
 class NativeReply(UpstreamAnswer):
-    """The answer to *attempt* of an upstream that speaks the API of *writer*, as it came.
+    """The answer to *attempt* of an upstream that speaks the API of *writer*, forwarded.
 
-    It is a ``chat.source.Reply`` of a *stream*, or of one document.  *model* is the name that
-    the upstream has for the model; the caller's stands in the answer.  *limit* bounds the bytes
-    of an event.  *unwrap*, if not None, makes events of what the upstream sends instead.
+    It is a ``chat.source.Reply`` of a *stream*, or of one document.  *model* is the upstream's
+    name of the model, which is replaced by the requested one.  *limit* is that of the bytes of an
+    event.  *unwrap*, if not None, converts the bytes that the upstream sends into events.
     """
 
     def __init__(
@@ -66,35 +66,34 @@ class NativeReply(UpstreamAnswer):
         self.ended = False
         self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
-        self._marks: Marks = {}  # what stands for what is long in what is looked at
+        self._marks: Marks = {}  # of long strings in the events being parsed
         self._decoder = sse.Decoder(limit, errors="strict")
         self._decoder.shorten = partial(shorten_into, self._marks)
-        self._rest = b""  # behind the last whole event
-        self._looked: list[bytes] = []  # frames of events that were taken apart
-        #: Of a response that is kept, or whose events have no numbers.
+        self._rest = b""  # an incomplete event
+        self._output: list[bytes] = []  # frames to return
+        #: For a response that is stored, or whose events have no numbers.
         self._numbering = Numbering() if writer.fixed_id else None
         self._started = False
-        self._stopped = False  # the reason why a message stopped has come
+        self._stopped = False  # the stop reason of a message was received
 
     @property
     def usage(self) -> Usage | None:
-        """What the upstream reported so far."""
         return self._dialect.counts.read(self._counts)
 
     def receive(self, timeout: float) -> bytes:
-        """Return what came within *timeout* seconds: frames, or the document once it is whole."""
+        """Return the frames received within *timeout* seconds, or the document once complete."""
         if self.ended:
             return b""
         try:
             if self._stream:
-                passed = self._frames(self.read_burst(timeout))
+                passed = self._receive_frames(self.read_burst(timeout))
             else:
-                passed = self._whole(self.read(timeout))
+                passed = self._receive_document(self.read(timeout))
         except (ChoreoError, *SHAPE_ERRORS) as error:
             if not isinstance(error, ChoreoError):
                 error = UpstreamInvalid("the provider's answer is not as expected")
             failure = self.fail(error)
-            passed = self._taken_apart()
+            passed = self._take_output()
             if not passed:
                 raise failure from None
         if passed:
@@ -102,7 +101,7 @@ class NativeReply(UpstreamAnswer):
             self._writer.passed(passed)
         return passed
 
-    def _whole(self, data: bytes) -> bytes:
+    def _receive_document(self, data: bytes) -> bytes:
         self._document += data
         if len(self._document) > _MAX_DOCUMENT:
             raise UpstreamInvalid("the provider's answer is too long")
@@ -112,86 +111,93 @@ class NativeReply(UpstreamAnswer):
         value = parse_object(shorten_into(self._marks, body))
         failure = find_error(value)
         if failure is not None:
+            if self._dialect.member != "response":
+                raise provider_error(self._restored(failure))
             body = self.redact(body.decode()).encode()
             value = parse_object(shorten_into(self._marks, body))
-        if failure is not None and self._dialect.member != "response":
-            raise provider_error(self._whole_value(failure))
         self.ended = True
         return restore(dump_large(value), self._marks) if self.amend(value) else body
 
     def amend(self, value: Json) -> bool:
-        """Write the names that the caller knows into *value*; return whether any differed."""
+        """Set the requested model and the id in *value*; return whether that changed anything."""
         if not isinstance(value, dict):
             return False
         if isinstance(value.get("usage"), dict):
-            told = {name: number for name, number in value["usage"].items() if number}
-            self._counts = {**value["usage"], **self._counts, **told}
-        known = {"model": self._renamed, "id": self._writer.fixed_id}
-        new = {name: word for name, word in known.items() if word and value.get(name, word) != word}
+            counted = {name: number for name, number in value["usage"].items() if number}
+            self._counts = {**value["usage"], **self._counts, **counted}
+        names = {"model": self._renamed, "id": self._writer.fixed_id}
+        new = {key: name for key, name in names.items() if name and value.get(key, name) != name}
         if value.get("error"):  # of a response that has failed
-            new["error"] = self._whole_value(value["error"], self.redact_keys)
+            new["error"] = self._restored(value["error"], self.redact_keys)
         value.update(new)
         return bool(new)
 
-    def _whole_value(self, value: Json, told: Callable[[str], str] = str) -> Json:
-        """Return *value* with its long strings, its text as *told* has it."""
-        return json.loads(told(restore(dump(value), self._marks).decode()))
+    def _restored(self, value: Json, change: Callable[[str], str] = str) -> Json:
+        """Return *value* with its long strings; *change* is applied to its JSON text."""
+        return json.loads(change(restore(dump(value), self._marks).decode()))
 
-    def _frames(self, data: bytes) -> bytes:
+    def _receive_frames(self, data: bytes) -> bytes:
         frames = b""
         if data:
-            frames = self._pass(self._unwrap(data) if self._unwrap else data)
+            frames = self._forward(self._unwrap(data) if self._unwrap else data)
         if self.body_ended and not self.ended and not frames:
             if not self._stopped:
                 raise UpstreamTruncated("the provider's answer ended before it was complete")
-            self.ended = True  # all of it came but its last event
+            self.ended = True  # complete but for its last event
             frames = sse.frame(b'{"type":"message_stop"}', event="message_stop")
         return frames
 
-    def _pass(self, data: bytes) -> bytes:
-        # Only whole events are looked at: a part would keep the next block from passing untouched.
+    def _forward(self, data: bytes) -> bytes:
+        """Return the frames for the complete events in *data*.
+
+        Where events of a type that needs no change begin, the run of them is searched for and
+        forwarded as bytes; the other events are parsed.  A search that finds no run costs the
+        length of the block, so after two of them the rest of the block is parsed.
+        """
+        # An incomplete event is kept back: once in the decoder, it would need the next block too.
         data, self._rest = self._rest + data, b""
         end = data.rfind(b"\n\n") + 2
         if end > 1:
             data, self._rest = data[:end], data[end:]
-        at, attempts = 0, 2  # what fails costs the block's length
+        at, attempts = 0, 2
         while at < len(data) and not self.ended:
             head = self._plain_head(data, at) if attempts else b""
             run = _run(data, at, head) if head else b""
             if run:
-                self._looked.append(run)
+                self._output.append(run)
             else:
                 attempts -= bool(head)
                 end = data.find(b"\n\n", at) + 2
                 run = data[at : len(data) if self._decoder.pending or end < 2 else end]
-                self._take_apart(run)
+                self._parse(run)
             at += len(run)
-        return self._taken_apart()
+        return self._take_output()
 
     def _plain_head(self, data: bytes, at: int) -> bytes:
-        """Return how the event at *at* begins, if its type is never taken apart."""
+        """Return the bytes before the object of the event at *at*, b"" if it is to be parsed."""
         plain = b"" if self._numbering else self._dialect.plain
-        head = data[at : data.find(b"{", at, at + _LONGEST_HEAD) + 1]
+        head = data[at : data.find(b"{", at, at + _MAX_HEAD) + 1]
         is_plain = plain and head.startswith(b"event: ") and head.endswith(plain)
         return head if is_plain and not self._decoder.pending else b""
 
-    def _take_apart(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         try:
             events = self._decoder.receive_data(data)
         except sse.DecodeError as error:
             raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
         for event in events:
-            self._looked.append(self._look(event))
+            self._output.append(self._frame(event))
             if self.ended:
                 self._exchange.finish()
                 break
 
-    def _taken_apart(self) -> bytes:
-        looked, self._looked = self._looked, []
+    def _take_output(self) -> bytes:
+        output, self._output = self._output, []
         self._marks.clear()
-        return b"".join(looked)
+        return b"".join(output)
 
-    def _look(self, event: sse.Event) -> bytes:
+    def _frame(self, event: sse.Event) -> bytes:
+        """Return the frame for *event*, b"" for none; raises the error that it reports."""
         dialect = self._dialect
         if event.data.startswith("[DONE]"):
             self.ended = not dialect.last
@@ -202,8 +208,8 @@ class NativeReply(UpstreamAnswer):
         value = parse_object(data)
         kind = str(value.get("type") or "")
         if kind == "error" or (not dialect.last and value.get("error")):
-            raise provider_error(self._whole_value(value))
-        if kind == "ping":  # a silent stream has ours
+            raise provider_error(self._restored(value))
+        if kind == "ping":  # this server sends its own
             return b""
         if kind and kind == dialect.first:
             if self._started:
@@ -225,8 +231,8 @@ class NativeReply(UpstreamAnswer):
 def _run(data: bytes, at: int, head: bytes) -> bytes:
     """Return the events in *data* from *at* to the last that begins with *head*.
 
-    Return ``b""`` if others are between them, or they are not UTF-8.  Without what is between two
-    of them they look like one: searching for that is the fastest.
+    Returns ``b""`` if there are other events between them, or they are not UTF-8.  With the bytes
+    at the border of two events removed they must look like a single event: the fastest check.
     """
     between = b"}\n\n" + head
     run = data[at : data.find(b"\n\n", max(at, data.rfind(between, at)) + 3) + 2]
@@ -242,10 +248,10 @@ def forward(
     writer: AnswerWriter,
     sent: HTTPRequest,
     unwrap: Callable[[bytes], bytes] | None = None,
-    **judged: Any,
+    **options: Any,
 ) -> Reply:
-    """Return the answer to *sent* in the words of *provider*, which are those of *writer*."""
-    attempt = provider.attempt(request, sent, b"{[<" if request.stream else b"", **judged)
+    """Return the answer to *sent*, forwarded: *provider* speaks the API of *writer*."""
+    attempt = provider.attempt(request, sent, b"{[<" if request.stream else b"", **options)
     model, limit = request.model, provider.settings.max_event_bytes
     label = provider.label(model)
     return NativeReply(attempt, writer, model, label, request.stream, limit, unwrap)
@@ -256,7 +262,7 @@ class _NoSuchRoute(ProviderError):
 
 
 def route_error(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-    """Return what a response_error means of an API that the upstream may not have after all."""
+    """Return the error for a response to a request of an API that the upstream may lack."""
     error = response_error(status, headers, body, time.time())
     text = body.lower()
     missing = status in (404, 405, 501) and not any(word in text for word in _NAMED)
@@ -265,14 +271,13 @@ def route_error(status: int, headers: Mapping[str, str], body: bytes) -> ChoreoE
 
 
 class WithFallback:
-    """*reply*, or what *other* makes when the upstream turns out not to have the API."""
+    """*reply*, or the one that *other* makes if the upstream turns out not to have the API."""
 
     def __init__(self, reply: Reply, other: Callable[[], Reply]) -> None:
         self._reply = reply
         self._other = other
 
     def receive(self, timeout: float) -> bytes:
-        """Return what came within *timeout* seconds from whichever answers."""
         try:
             return self._reply.receive(timeout)
         except _NoSuchRoute:
@@ -281,5 +286,4 @@ class WithFallback:
             return b""
 
     def __getattr__(self, name: str) -> Any:
-        """Return the attribute *name* of whichever answers."""
         return getattr(self._reply, name)

@@ -1,4 +1,4 @@
-"""Translators of answers, and what they have in common: calls that came whole, long texts."""
+"""Translators of answers, and their common parts: complete tool calls, long texts, images."""
 
 from __future__ import annotations
 
@@ -19,48 +19,47 @@ from .openai.pattern import new_pattern
 from .reading import SHAPE_ERRORS, decode, parse_json, parse_object, unknown_shape
 from .tools import restore_names
 
-#: Characters of long texts that are returned at once.
+#: Characters of long texts after which a batch of items is returned.
 MAX_BATCH = 256 * 1024
 
 
 class Translator:
     """Turns the bytes of one answer, split anywhere, into items.
 
-    ``ended`` is true once the provider's terminal event came; ``usage`` is what was
-    reported so far.  A failure inside the answer is kept in ``failure`` while the items
-    before it are returned; the next call raises it.
+    ``ended`` is true after the provider's terminal event; ``usage`` is the usage reported so
+    far.  An error inside the answer is stored in ``failure`` while the items before it are
+    returned; the next call raises it.
     """
 
     ended = False
     failure: ChoreoError | None = None
-    #: What is around a plain text in the next events, probably; what came last is looked at.
+    #: The bytes before and after a plain text in the last event, which the next ones likely share.
     ends: tuple[bytes, bytes] | None = None
     _undelivered: Iterator[Item] | None = None
-    #: With these bytes no body begins that this reads.
+    #: First bytes of bodies that the translator does not read: errors, HTML pages, documents.
     foreign = b"{[<"
 
     def __init__(self) -> None:
-        #: What the marks stand for that are in the place of long strings until the items are
-        #: returned.
+        #: The long strings by their marks, which are in their place until items are returned.
         self.marks: Marks = {}
-        #: Puts marks for the long strings into JSON.  No method: who reads the events has it.
+        #: Replaces long strings in JSON by marks.  No method: the decoder would refer to self.
         self.shorten: Callable[[bytes], bytes] = partial(aside.shorten_into, self.marks)
 
     @property
     def waiting(self) -> bool:
-        """Whether there are more items already, which ``receive_data(b"")`` returns."""
+        """Whether there are more items, which ``receive_data(b"")`` returns."""
         return self._undelivered is not None
 
     def receive_data(self, data: bytes) -> list[Item]:
-        """Take the next bytes; return the items that they complete, in order.
+        """Parse the next bytes; return the items that they complete, in order.
 
-        Of very long ones some are *waiting* then: all at once would take several times their bytes.
-        Raises what the provider reported, and UpstreamInvalid for bytes without meaning,
-        unless there are items to return first.
+        If their texts are very long, only a batch of the items is returned and more are *waiting*:
+        all at once would take several times their bytes.  Raises the error that the provider
+        reports, or UpstreamInvalid for invalid data, once all items before it were returned.
         """
         if self.waiting and not data:
-            return self._some()
-        before = self._all()
+            return self._next_batch()
+        before = self._all_waiting()
         if self.failure is not None and not before:
             raise self.failure
         if self.ended or self.failure is not None:
@@ -74,22 +73,23 @@ class Translator:
             self.failure = unknown_shape(error)
         if self.failure is not None and not (before or items):
             raise self.failure
-        return before + self._spread(items)
+        return before + self._restore(items)
 
-    def _spread(self, items: list[Item]) -> list[Item]:
-        marks = getattr(self, "marks", None)  # others' translators have no constructor to call
+    def _restore(self, items: list[Item]) -> list[Item]:
+        """Put the long strings into *items*; return the first batch of them."""
+        marks = getattr(self, "marks", None)  # subclasses need not call our constructor
         if not marks:
             return items
         self._undelivered = aside.restored_items(items, dict(marks))
         marks.clear()
-        return self._some()
+        return self._next_batch()
 
-    def _all(self) -> list[Item]:
+    def _all_waiting(self) -> list[Item]:
         items, self._undelivered = list(self._undelivered or ()), None
         return items
 
-    def _some(self) -> list[Item]:
-        """Return items of about MAX_BATCH characters, of those that wait."""
+    def _next_batch(self) -> list[Item]:
+        """Return waiting items of about MAX_BATCH characters."""
         items: list[Item] = []
         size = 0
         for item in self._undelivered or ():
@@ -103,43 +103,43 @@ class Translator:
         return items
 
     def end(self) -> list[Item]:
-        """Say that the bytes have ended; return what was held back for that.
+        """Return the last items, after the end of the bytes.
 
-        Raises UpstreamTruncated when the provider's terminal event was not seen.
+        Raises UpstreamTruncated if there was no terminal event.
         """
         if self.failure is not None:
             raise self.failure
         try:
-            return [*self._all(), *self._spread(self.finish()), *self._all()]
+            return [*self._all_waiting(), *self._restore(self.finish()), *self._all_waiting()]
         except SHAPE_ERRORS as error:
             raise unknown_shape(error) from error
 
     @property
     def usage(self) -> Usage | None:
-        """What the provider reported so far, or None."""
+        """The usage that the provider has reported so far, or None."""
         return None
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        """Append to *items* what *data* completes; sets ``ended``, raises ChoreoError."""
+        """Append the items that *data* completes to *items*; sets ``ended``, raises ChoreoError."""
         raise NotImplementedError
 
     def finish(self) -> list[Item]:
-        """Return what the end of the bytes completes, or raise UpstreamTruncated."""
+        """Return the items that the end of the bytes completes, or raise UpstreamTruncated."""
         raise NotImplementedError
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return the bytes of the stream that says what *body*, a whole document, says.
+        """Return *body*, a document, as the bytes of an equivalent stream; None if that fails.
 
-        Servers and proxies that cannot stream send one all the same.  None if it is something else.
+        Servers and proxies that cannot stream send documents in place of streams.
         """
         return None
 
 
 class EventTranslator(Translator):
-    """A translator of Server-Sent Events of at most *limit* bytes, which *decoder* reads."""
+    """A translator of Server-Sent Events of at most *limit* bytes, parsed by *decoder*."""
 
-    #: Reads the data of an event.
+    #: Parses the data of an event.
     parse: Callable[[str], dict[str, Json]] = staticmethod(parse_object)
 
     def __init__(
@@ -151,7 +151,7 @@ class EventTranslator(Translator):
         self._decoder.shorten = self.shorten
 
     def events(self, data: bytes) -> list[sse.Event]:
-        """Return the events that *data* completes; those before undecodable bytes too."""
+        """Return the events that *data* completes, up to any bytes that cannot be decoded."""
         try:
             return self._decoder.receive_data(data)
         except sse.DecodeError as error:
@@ -159,17 +159,16 @@ class EventTranslator(Translator):
             return error.events
 
     def objects(self, data: bytes) -> Iterator[dict[str, Json]]:
-        """Yield the JSON objects of the events that *data* completes: not of empty keep-alives,
-        nor of the end marker that some put behind answers that have none."""
+        """Yield the events that *data* completes as objects, except keep-alives and ``[DONE]``."""
         for event in self.events(data):
             if event.data.strip() not in ("", "[DONE]"):
                 yield self.parse(event.data)
 
 
 class HTTPSource(UpstreamAnswer, Source):
-    """The answer to *attempt*, read by *translator*.
+    """The answer to *attempt*, translated by *translator*.
 
-    *names* are the names of tools that were made for the provider, and what they stand for.
+    *names* maps the tool names that were made up for the provider to those of the request.
     """
 
     def __init__(
@@ -180,7 +179,7 @@ class HTTPSource(UpstreamAnswer, Source):
         self._names = names or {}
 
     def receive(self, timeout: float) -> list[Item]:
-        """Return what came within *timeout* seconds, in order; what came before a failure first."""
+        """Return the items received within *timeout* seconds; those before a failure first."""
         if self._failure is not None:
             raise self._failure
         items: list[Item] = []
@@ -206,10 +205,10 @@ class HTTPSource(UpstreamAnswer, Source):
         except ChoreoError:
             if not self.good:
                 raise
-            # All that matters may have come before the connection broke.
+            # The answer may have been complete when the connection broke.
             with suppress(ChoreoError):
                 items += translator.end()
-                self._leave()
+                self._complete()
             if not self.ended:
                 raise
             return
@@ -223,39 +222,38 @@ class HTTPSource(UpstreamAnswer, Source):
                 raise translator.failure
         if self.body_ended or translator.ended:
             items += translator.end()
-            self._leave()
+            self._complete()
 
-    def _leave(self) -> None:
-        """The answer is complete: leave the connection to others, if it can be."""
+    def _complete(self) -> None:
+        """End a complete answer; its connection is reused if possible."""
         self.ended, self._failure = True, None
         self.usage = self._translator.usage
         self._exchange.finish()
 
     def lane(self, ends: tuple[bytes, bytes]) -> Lane | None:
-        """Return a lane for events of a plain text, which becomes a frame with these *ends*."""
-        came = self._translator.ends
-        if came is None or self._translator.waiting or self.ended or self._failure is not None:
+        """Return a lane for events of a plain text, which becomes a frame with *ends* around it."""
+        around = self._translator.ends
+        if around is None or self._translator.waiting or self.ended or self._failure is not None:
             return None
-        return self.new_lane(new_pattern(*came, *ends), plain=True)
+        return self.new_lane(new_pattern(*around, *ends), plain=True)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll for more, or None while only attempt tells."""
+        """Return the file descriptor to poll, or None if :meth:`receive` is to be called now."""
         at_once = self.ended or self._failure is not None or self._translator.waiting
         return None if at_once else super().fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: at once where all has come."""
+        """When to receive again without new bytes: at once if there are more items."""
         return 0.0 if self.ended or self._translator.waiting else super().due
 
     def close(self) -> None:
-        """Stop the generation."""
         self.usage = self._translator.usage
         super().close()
 
 
 def json_values(body: bytes) -> list[Json]:
-    """Return the values in *body*: of one document, of an array, or of JSON lines; else none."""
+    """Return the values in *body*, which is a document, an array or JSON lines; none otherwise."""
     for texts in ([body], body.splitlines()):
         try:
             values = [parse_json(text) for text in texts if text.strip() not in (b"", b"[DONE]")]
@@ -266,23 +264,23 @@ def json_values(body: bytes) -> list[Json]:
 
 
 def arguments(value: Json, marks: Marks | None = None) -> list[str]:
-    """Return a call's arguments, which came whole, as compact JSON text, in pieces.
+    """Return the complete arguments of a call as compact JSON text, in pieces.
 
-    Raises UpstreamInvalid for what is not an object, or the JSON text of one.
+    Raises UpstreamInvalid if *value* is neither an object nor the JSON text of one.
     """
     marks = marks or {}
-    given: list[str] = []
+    pieces: list[str] = []
     if isinstance(value, str):
-        given = list(aside.pieces(value, marks)) if value.strip() else []
+        pieces = list(aside.pieces(value, marks)) if value.strip() else []
         try:
-            value = aside.parse_pieces(given, {}, decode) if given else {}
+            value = aside.parse_pieces(pieces, {}, decode) if pieces else {}
         except ValueError:
             value = [value]
     value = {} if value in (None, []) else value
     if not isinstance(value, dict):
         raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
-    if given and value:
-        return given
+    if pieces and value:
+        return pieces
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if not aside.has_marks(text):
         return [text]
@@ -293,13 +291,13 @@ def whole_call(
     number: int,
     id: str,
     name: str,
-    given: Iterable[str],
+    pieces: Iterable[str],
     index: int = 0,
     extra: dict[str, Json] | None = None,
 ) -> list[Item]:
-    """Return a tool call that came whole as any other: who is called first, then with what."""
+    """Return a complete tool call as deltas: first its name, then the *pieces* of arguments."""
     calls = [ToolCall(number, id, name, "", extra)]
-    calls += [ToolCall(number, arguments=piece) for piece in given]
+    calls += [ToolCall(number, arguments=piece) for piece in pieces]
     return [Delta(index=index, tool_calls=[call]) for call in calls]
 
 
@@ -310,9 +308,9 @@ def image_delta(
     index: int = 0,
     extra: Mapping[str, Json] | None = None,
 ) -> Delta:
-    """Return a picture that the model drew, in OpenRouter's form; *data* is base64.
+    """Return the delta of a generated image, in OpenRouter's format; *data* is base64.
 
-    *number* counts the pictures of a choice, so that a client that folds deltas keeps them apart.
+    *number* counts the images of a choice, so that clients that merge deltas keep them separate.
     """
     url = f"data:{media_type};base64,{data}"
     image = {"index": number, "type": "image_url", "image_url": {"url": url}, **(extra or {})}
