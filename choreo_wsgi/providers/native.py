@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -141,6 +142,10 @@ class NativeReply(UpstreamAnswer):
         if data:
             frames = self._forward(self._unwrap(data) if self._unwrap else data)
         if self.body_ended and not self.ended and not frames:
+            with suppress(UpstreamInvalid):  # unless it was cut
+                frames = self._forward(b"\n\n")  # a last event without its blank line
+            if self.ended or frames:
+                return frames
             if not self._stopped:
                 raise UpstreamTruncated("the provider's answer ended before it was complete")
             self.ended = True  # complete but for its last event

@@ -274,7 +274,8 @@ def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) ->
         block = frames(*EVENTS[:cut])
         if not named:
             block = b"".join(line + b"\n" for line in block.splitlines() if line[:6] != b"event:")
-        made = native("openai", HEAD + (block + b"event: resp").replace(b"\n", newline))
+        block += b"event: resp" if named else b'data: {"type": "resp'
+        made = native("openai", HEAD + block.replace(b"\n", newline))
         if cut == 0:
             with pytest.raises(openai.APIStatusError):
                 ask_responses(made.url, stream=True)
@@ -285,6 +286,16 @@ def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) ->
         assert failed.type == "response.failed"
         assert (failed.sequence_number, failed.response.id) == (cut, "resp_upstream")
         assert failed.response.error.type == "upstream_truncated"
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_a_last_event_without_its_blank_line_counts(
+    native: Make, missing: int, newline: bytes
+) -> None:
+    made = native("openai", HEAD + frames(*EVENTS)[:-missing].replace(b"\n", newline))
+    events = ask_responses(made.url, stream=True)
+    assert [event.to_dict() for event in events] == EVENTS
 
 
 @pytest.mark.parametrize("size", [1, 50, 333])
