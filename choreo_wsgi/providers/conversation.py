@@ -1,10 +1,9 @@
-"""A conversation in OpenAI's form, taken apart for the providers that have another.
+"""Parses a conversation in OpenAI's format for the providers that have another format.
 
 :func:`conversation` returns turns made of the parts of :mod:`~choreo_wsgi.providers.parts`; an
-adapter only writes each of these in its own words.  A history that a provider would refuse
-although nothing is wrong with it is mended, so that no session is stuck for good: arguments
-that are not JSON, blank texts, ids that do not fit or come twice, results out of order or
-without their call.
+adapter only encodes these.  Harmless defects that make a provider refuse a history are repaired,
+because they would fail every later request of the session: arguments that are not JSON, blank
+texts, invalid or duplicate ids of calls, results out of order or without their call.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from .capabilities import Capabilities
 from .parts import Call, Media, Part, Result, Text, content
 from .support import check, check_media
 
-#: Stands where a provider wants to read something and nothing was said.
+#: Replaces an empty text where a provider requires one.
 EMPTY = "(empty)"
-#: The kinds of thinking blocks and their members, the last of which is given back.
+#: The types of thinking blocks and their members; without the last the provider refuses the block.
 _THOUGHTS: dict[str, tuple[str, ...]] = {
     "thinking": ("thinking", "signature"),
     "redacted_thinking": ("data",),
@@ -35,10 +34,10 @@ _THOUGHTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(slots=True)
 class Turn:
-    """What ``system``, ``user``, ``assistant`` or ``tool`` said.
+    """A message of the *role* ``system``, ``user``, ``assistant`` or ``tool``.
 
-    *thoughts* are the thinking blocks of an assistant.  *message* is the message as it came, for
-    members that are no parts.
+    *thoughts* are the thinking blocks of an assistant.  *message* is the original, for adapters
+    that read further members.
     """
 
     role: str
@@ -51,7 +50,7 @@ class Turn:
 class Conversation:
     """A parsed *request* to a model with the capabilities *caps*.
 
-    *system* are the messages that go before everything else, *turns* the others in order.
+    *system* has the system messages to send before all others, *turns* the others in order.
     """
 
     request: ChatRequest
@@ -66,7 +65,7 @@ class Conversation:
 
     @property
     def media(self) -> Iterator[Media]:
-        """Everything in it that is neither text nor a call."""
+        """The images, audio and files in all turns, those in results of tools included."""
         for turn in (*self.system, *self.turns):
             for part in turn.parts:
                 if isinstance(part, Media):
@@ -76,7 +75,7 @@ class Conversation:
 
     @property
     def called(self) -> list[str]:
-        """The names of the tools that were called, each once."""
+        """The names of the tools called, without duplicates."""
         calls = (part for turn in self.turns for part in turn.parts if isinstance(part, Call))
         return list(dict.fromkeys(call.name for call in calls))
 
@@ -89,52 +88,54 @@ def conversation(
     blanks: bool = False,
     system_anywhere: bool = False,
 ) -> Conversation:
-    """Return the conversation in *request*, after a look at all that *provider* does not take.
+    """Return the conversation in *request*, checked for all that *provider* does not support.
 
-    *caps* are the capabilities of the model.  *ids* is what the provider takes as the id of a call,
-    *blanks* whether it takes texts without a visible character, *system_anywhere* whether system
-    messages that come later stay in their place.  Raises InvalidRequest, naming the field, for
-    what is not a conversation or what only OpenAI's own models can be told.
+    *caps* are the capabilities of the model.  *ids* matches the ids of calls that the provider
+    accepts, *blanks* says whether it accepts texts without a visible character, *system_anywhere*
+    whether system messages between others may stay there.  Raises InvalidRequest, naming the field,
+    for an invalid conversation or a member that only OpenAI supports.
     """
     check(request, provider, caps)
-    found = Conversation(request, caps)
+    chat = Conversation(request, caps)
     calls = _Calls(ids, request.marks)
     for index, message in enumerate(request.messages):
         where = f"messages[{index}]"
         turn = _turn(message, where, calls, blanks)
         if not turn.parts and turn.role == "tool":
-            continue  # it goes on with a result before
+            continue  # its parts were added to an earlier result of the same call
         cache = message.get("cache_control")
         if cache is not None and turn.parts:
             turn.parts[-1] = replace(turn.parts[-1], cache=cache)
-        first = turn.role == "system" and not (system_anywhere and found.turns)
-        (found.system if first else found.turns).append(turn)
+        leads = turn.role == "system" and not (system_anywhere and chat.turns)
+        (chat.system if leads else chat.turns).append(turn)
     if not blanks:
-        found.turns = list(_answered(found.turns, calls))
-    last = found.turns[-1] if found.turns else None
+        chat.turns = list(_answered(chat.turns, calls))
+    last = chat.turns[-1] if chat.turns else None
     if last and last.role == "assistant" and last.parts and isinstance(last.parts[-1], Text):
-        # What the model is to go on with; Claude refuses a blank at its end.
+        # The model continues this text (prefill); Claude refuses white space at its end.
         last.parts[-1] = Text(last.parts[-1].text.rstrip(), last.parts[-1].cache)
-    check_media(found.media, provider)
-    return found
+    check_media(chat.media, provider)
+    return chat
 
 
 def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> Turn:
     role = message["role"]
     if role == "tool" and message["tool_call_id"] in calls.known:
         return Turn(role, calls.result(message, where, blanks), message)
-    if role == "tool":  # its call was cut off the history: what it says still counts
+    if role == "tool":  # its call is missing in the history: keep its content as the user's
         return Turn("user", list(content(message, where, blanks)), message)
     parts: list[Part] = list(content(message, where, blanks))
     if role == "assistant":
-        parts += calls.made(message)
+        parts += calls.add(message)
         return Turn(role, parts, message, _thoughts(message) or ())
     return Turn("system" if role == "developer" else role, parts, message)
 
 
 def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
-    """Yield *turns* with an empty result for each call that has none: a history that was broken
-    off inside a round of calls is refused for good without."""
+    """Yield *turns* with an empty result after each call without one.
+
+    Providers refuse a history with unanswered calls, as an interrupted session leaves behind.
+    """
     for turn in turns:
         yield turn
         for part in turn.parts:
@@ -144,26 +145,21 @@ def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
 
 
 def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
-    """Yield the turns as ``user`` and ``assistant`` alternate, beginning with ``user``.
+    """Yield runs of turns whose sides alternate, ``user`` first.
 
-    Results are the user's; they come first, in the order of the calls.  System messages come last
-    in the user's turn.  A turn of the user may be empty; an assistant that said nothing is passed
-    over.
+    The user's side has tool results first, in the order of their calls, then the user's messages,
+    then system messages; its run may be empty.  Empty turns of the assistant are dropped.
     """
-    said = (turn for turn in turns if turn.role != "assistant" or turn.parts or turn.thoughts)
-    first = True
-    for by_assistant, some in groupby(said, lambda turn: turn.role == "assistant"):
-        run = list(some)
-        if by_assistant and first:
-            yield "user", []
-        first = False
-        yield ("assistant", run) if by_assistant else ("user", sorted(run, key=rank))
-    if first:
+    turns = [turn for turn in turns if turn.role != "assistant" or turn.parts or turn.thoughts]
+    if not turns or turns[0].role == "assistant":
         yield "user", []
+    for by_assistant, turns_of_side in groupby(turns, lambda turn: turn.role == "assistant"):
+        run = list(turns_of_side)
+        yield ("assistant", run) if by_assistant else ("user", sorted(run, key=rank))
 
 
 def rank(turn: Turn) -> tuple[int, int]:
-    """Return the place of *turn* among those of its side: results first, as their calls were."""
+    """Return the sort key of *turn* in the user's side: results first, in the order of calls."""
     result = turn.parts[0] if turn.role == "tool" else None
     if isinstance(result, Result):
         return 0, result.order
@@ -171,38 +167,38 @@ def rank(turn: Turn) -> tuple[int, int]:
 
 
 class _Calls:
-    """The calls so far, by the id that the caller knows them by."""
+    """The tool calls of a conversation so far, and their results."""
 
     def __init__(self, ids: re.Pattern[str] | None, marks: Marks) -> None:
         self._ids = ids
         self._marks = marks
-        #: Those of the latest message with the id.
+        #: By the client's id: its calls in the latest message that has the id.
         self.known: dict[str, list[Call]] = {}
-        self._taken: set[str] = set()
-        self._tried: dict[str, int] = {}  # how many ids were made for each
-        self.results: dict[str, Result] = {}  # by the id that the provider knows
+        self._used: set[str] = set()  # the ids sent to the provider
+        self._attempts: dict[str, int] = {}  # ids generated for each id of the client
+        self.results: dict[str, Result] = {}  # by the provider's id
 
-    def made(self, message: dict[str, Json]) -> Iterator[Call]:
-        """Yield the calls in an assistant's *message*."""
-        made: dict[str, list[Call]] = {}
-        for call in message.get("tool_calls") or ():
-            function = call["function"]
-            extra = call.get("extra_content")
-            found = Call(
-                self._fit(call["id"]),
+    def add(self, message: dict[str, Json]) -> Iterator[Call]:
+        """Add and yield the calls in an assistant's *message*."""
+        by_id: dict[str, list[Call]] = {}
+        for member in message.get("tool_calls") or ():
+            function = member["function"]
+            extra = member.get("extra_content")
+            call = Call(
+                self._valid_id(member["id"]),
                 function["name"],
                 _arguments(function.get("arguments"), self._marks),
-                len(self._taken),
+                len(self._used),
                 extra if isinstance(extra, dict) else None,
-                call.get("cache_control"),
+                member.get("cache_control"),
             )
-            self.known[call["id"]] = same = made.setdefault(call["id"], [])
-            same.append(found)
-            yield found
+            self.known[member["id"]] = same = by_id.setdefault(member["id"], [])
+            same.append(call)
+            yield call
 
     def result(self, message: dict[str, Json], where: str, blanks: bool) -> list[Part]:
-        """Return the result in a tool's *message*; nothing if it goes on with one before."""
-        same = self.known[message["tool_call_id"]]  # several where parallel calls have one id
+        """Return the result in a tool's *message*; add it to an earlier one of the same call."""
+        same = self.known[message["tool_call_id"]]  # several if parallel calls share the id
         while len(same) > 1 and same[0].id in self.results:
             del same[0]
         call, parts = same[0], list(content(message, where, blanks))
@@ -215,44 +211,46 @@ class _Calls:
         self.results[call.id] = result
         return [result]
 
-    def _fit(self, id: str) -> str:
-        """Return *id*, or one that the provider takes; the same one in every turn, so that
-        what it keeps of the conversation still matches."""
-        number, made = self._tried.get(id, 0), id
-        while made in self._taken or (self._ids and not self._ids.fullmatch(made)):
-            made = (
-                "call_"
-                + hashlib.sha256(f"{number} {id}".encode("utf-8", "replace")).hexdigest()[:24]
-            )
+    def _valid_id(self, id: str) -> str:
+        """Return *id*, or a hash of it if it is not unique or the provider does not accept it.
+
+        The hash is the same in every request, so that the provider's prompt cache still matches.
+        """
+        number, valid = self._attempts.get(id, 0), id
+        while valid in self._used or (self._ids and not self._ids.fullmatch(valid)):
+            digest = hashlib.sha256(f"{number} {id}".encode("utf-8", "replace")).hexdigest()
+            valid = f"call_{digest[:24]}"
             number += 1
-        self._taken.add(made)
+        self._used.add(valid)
         if number:
-            self._tried[id] = number
-        return made
+            self._attempts[id] = number
+        return valid
 
 
-def _arguments(given: str | None, marks: Marks) -> dict[str, Json]:
-    """Return a call's arguments; ``{"_raw": text}`` for what is not an object: a call that was
-    cut, or that the model got wrong, may stay in the history for good."""
-    written = marks.get((given or "").encode("utf-8", "replace")) if marks else None
-    value: Json = written.value if isinstance(written, LazyJson) else {}
+def _arguments(text: str | None, marks: Marks) -> dict[str, Json]:
+    """Return a call's arguments, ``{"_raw": text}`` if they are not a JSON object.
+
+    A truncated or malformed call must not fail every later request of the session.
+    """
+    lazy = marks.get((text or "").encode("utf-8", "replace")) if marks else None
+    value: Json = lazy.value if isinstance(lazy, LazyJson) else {}
     try:
-        if not value and given and given.strip():
-            value = parse_pieces(pieces(given, marks), marks, jsontext.strict)
+        if not value and text and text.strip():
+            value = parse_pieces(pieces(text, marks), marks, jsontext.strict)
         if isinstance(value, str):  # encoded twice
             value = parse_pieces(pieces(value, marks), marks, jsontext.strict)
     except ValueError:
-        value = given
+        value = text
     if value is None:
         return {}
-    return value if isinstance(value, dict) else {"_raw": given}
+    return value if isinstance(value, dict) else {"_raw": text}
 
 
 def _thoughts(message: dict[str, Json]) -> list[dict[str, Json]]:
-    """Return the thinking blocks that can be given back: those that are signed, or hidden."""
-    found = []
+    """Return the thinking blocks that the provider accepts: signed or redacted ones."""
+    thoughts = []
     for block in message.get("thinking_blocks") or ():
-        kept = {name: block.get(name) or "" for name in _THOUGHTS[block["type"]]}
-        if [*kept.values()][-1]:
-            found.append({"type": block["type"], **kept})
-    return found
+        members = {name: block.get(name) or "" for name in _THOUGHTS[block["type"]]}
+        if [*members.values()][-1]:
+            thoughts.append({"type": block["type"], **members})
+    return thoughts

@@ -247,10 +247,10 @@ def test_a_signature_in_pieces_is_put_together_once() -> None:
     piece = {"type": "signature_delta", "signature": "x" * 1000}
     with traced() as memory:
         for _ in range(1000):
-            blocks.take({"type": "content_block_delta", "index": 0, "delta": piece}, [])
+            blocks.read({"type": "content_block_delta", "index": 0, "delta": piece}, [])
     assert memory.peak < 500_000  # nothing of a megabyte was made
     items: list[Any] = []
-    blocks.take({"type": "content_block_stop", "index": 0}, items)
+    blocks.read({"type": "content_block_stop", "index": 0}, items)
     assert items[0].extra["thinking_blocks"][0]["signature"] == "x" * 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's answer: the events of a streamed message, as items."""
+"""Translates Anthropic's answer, the events of a streamed message, into items."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ...chat.items import Delta, Item, Json, Usage, dump
 from ..blocks import Blocks
 from ..translating import EventTranslator, json_values
 
-#: An event as nearly all are, of a text without escapes: read at once, for a third of the time.
+#: The usual event, a text without escapes.  Matching it takes a third of the time of parsing it.
 _PLAIN = re.compile(
     rb'event: content_block_delta\ndata: \{"type":"content_block_delta","index":\d,'
     rb'"delta":\{"type":"text_delta","text":"([ !#-\[\]-~]+)" *\} *\} *\n\n'
 )
-#: What a message says of its end.
+#: The members of a whole message that the ``message_delta`` event carries in a stream.
 _STOP = ("stop_reason", "stop_sequence", "stop_details")
 
 
 class AnthropicTranslator(EventTranslator):
-    """Reads ``POST /v1/messages`` with ``stream: true``."""
+    """Translates the answer to ``POST /v1/messages`` with ``stream: true``."""
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         super().__init__(limit)
         self._blocks = Blocks(self.marks)
-        self._last = (b"", b"")  # what was around the last text
+        self._last = (b"", b"")  # the bytes before and after the text of the latest plain event
 
     @property
     def usage(self) -> Usage | None:
@@ -44,17 +44,17 @@ class AnthropicTranslator(EventTranslator):
             if event.get("type") == "message_stop":
                 items += self.finish()
                 return
-            self._blocks.take(event, items)
+            self._blocks.read(event, items)
 
     def finish(self) -> list[Item]:
-        """Return the end of the answer, also of one that stops without its ``message_stop``."""
+        """Return the finish and the usage; the answer may end without ``message_stop``."""
         items = [] if self.ended else self._blocks.end()
         self.ended = True
         return items
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return the events in *body*, an array or lines of them, or those of a whole message."""
+        """Return *body*, an array of events, lines of events or a whole message, as SSE frames."""
         events = json_values(body)
         kinds = [event.get("type") if isinstance(event, dict) else None for event in events]
         if kinds == ["message"]:
@@ -65,7 +65,7 @@ class AnthropicTranslator(EventTranslator):
 
 
 def _events(message: dict[str, Json]) -> list[dict[str, Json]]:
-    """Return the events of a whole *message*; each block comes in its start."""
+    """Return the events of a whole *message*; each start event has all of its block."""
     events: list[dict[str, Json]] = [
         {"type": "message_start", "message": {**message, "content": []}}
     ]

@@ -31,14 +31,14 @@ else:
 
 
 class Anthropic(HTTPProvider):
-    """Claude at Anthropic, or whatever else speaks the Messages API."""
+    """Claude at Anthropic, or another server with the Messages API."""
 
     type = "anthropic"
     facts = BUILT_IN["anthropic"]
     takes_marks = True
     blank_stops = False
     apis = frozenset(("messages", "count_tokens"))
-    tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)  # 128 here, which no request has
+    tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)  # Anthropic allows 128, OpenAI 64
     too_long = re.compile(r"prompt is too long|exceed context limit")
 
     @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class Anthropic(HTTPProvider):
 
         api_key: Secret = setting("", "key, sent as x-api-key")
         base_url: str = setting("https://api.anthropic.com", "address, without /v1")
-        # The next version, 2026-10-21, takes no temperature and no top_p.
+        # The next version, 2026-10-21, refuses temperature and top_p.
         version: str = setting("2023-06-01", "the header anthropic-version")
         beta: str = setting("", "the header anthropic-beta, if any")
-        # The smallest ceiling of the models of 2025 and later is four times as high.
+        # Models of 2025 and later allow at least four times as many.
         max_tokens: int = setting(16384, "max_tokens of requests that set none", minimum=1)
         capabilities: tuple[str, ...] = setting((), CAPABILITIES)
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Begin to answer *request*: Messages with the upstream's own events, else with items."""
+        """Start the answer: the upstream's own events for the Messages API, else items."""
         if writer.api not in self.apis:
             return super().answer(request, writer)
-        body = anthropic_request.passed(request)
+        body = anthropic_request.forwarded(request)
         sent = self._post(request, native.DIALECTS[writer.api].path, body)
         unfold = anthropic_answer.AnthropicTranslator.unfold
         return native.forward(self, request, writer, sent, unfold=unfold)
@@ -86,7 +86,7 @@ class Anthropic(HTTPProvider):
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
-        """Return the status and code of an error; that of an empty account is a 400 there."""
+        """Return the status and code of an error; an empty account is a 400 at Anthropic."""
         if status == 400 and "credit balance is too low" in message:
             return 402, None
         details = error.get("details")

@@ -1,6 +1,6 @@
-"""A request in the words of Anthropic's Messages API.
+"""Translates a request for Anthropic's Messages API.
 
-Every field is that of https://docs.anthropic.com/en/api/messages.
+The fields are documented at https://docs.anthropic.com/en/api/messages.
 """
 
 from __future__ import annotations
@@ -27,83 +27,85 @@ _MODES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
 def body(request: ChatRequest, default_max_tokens: int, caps: Capabilities) -> dict[str, Json]:
     """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
-    *default_max_tokens* stands in where the request sets no limit, which Anthropic demands.
-    Raises InvalidRequest, naming the parameter, for what cannot be sent.
+    *default_max_tokens* is used if the request sets no limit, because Anthropic requires one.
+    Raises InvalidRequest, naming the parameter, if the request cannot be translated.
     """
     chat = conversation(request, "anthropic", caps, ids=IDS, system_anywhere=caps.system_anywhere)
-    asked = request.body
+    fields = request.body
     limit = default_max_tokens if request.max_tokens is None else request.max_tokens
-    made: dict[str, Json] = {
+    payload: dict[str, Json] = {
         "model": request.model,
         "max_tokens": caps.limit(limit),
         "messages": _messages(chat),
         "stream": True,
         **sampling(request, caps),
     }
-    said = chat.instructions
-    marked = any(text.cache for text in said)
-    more = {
-        "system": [*map(_block, said)] if marked else "\n\n".join(text.text for text in said),
-        "cache_control": asked.get("cache_control"),
-        "top_k": request.body.get("top_k"),
+    system = chat.instructions
+    as_blocks = any(text.cache for text in system)
+    user = fields.get("safety_identifier") or fields.get("user")
+    optional = {
+        "system": [*map(_block, system)] if as_blocks else "\n\n".join(t.text for t in system),
+        "cache_control": fields.get("cache_control"),
+        "top_k": fields.get("top_k"),
         "stop_sequences": [text for text in request.stop if text.strip()],
-        "metadata": without_empty({"user_id": asked.get("safety_identifier") or asked.get("user")}),
+        "metadata": without_empty({"user_id": user}),
     }
-    made |= without_empty(more)
-    _add_tools(made, chat)
-    if (wanted := schema(request, "anthropic")) is not None:
-        made["output_config"] = {"format": {"type": "json_schema", "schema": wanted["schema"]}}
-    _add_thinking(made, chat)
-    return made
+    payload |= without_empty(optional)
+    _add_tools(payload, chat)
+    if (form := schema(request, "anthropic")) is not None:
+        payload["output_config"] = {"format": {"type": "json_schema", "schema": form["schema"]}}
+    _add_thinking(payload, chat)
+    return payload
 
 
-def passed(request: ChatRequest) -> dict[str, Json]:
-    """Return *request*, one of the Messages API, as Claude takes it.
+def forwarded(request: ChatRequest) -> dict[str, Json]:
+    """Return the body to forward for *request*, which came by the Messages API.
 
-    Thinking without a signature, which is another model's, is left out: Anthropic refuses it.
+    Thinking without a signature comes from another model and is dropped: Anthropic refuses it.
     """
     original = request.original or {}
     messages = []
     for message in original["messages"]:
         content = message["content"]
         if message["role"] == "assistant" and isinstance(content, list):
-            others = ("thinking", None), ("thinking", "")
-            content = [one for one in content if (one["type"], one.get("signature")) not in others]
+            foreign = ("thinking", None), ("thinking", "")
+            content = [b for b in content if (b["type"], b.get("signature")) not in foreign]
         if content or not message["content"]:
             messages.append({**message, "content": content})
     return {**original, "model": request.model, "messages": messages}
 
 
 def sampling(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
-    """Return temperature and top_p as the model takes them."""
-    # 1 is the default, and refused by models and versions that have no sampling.
+    """Return those of temperature and top_p that the model accepts."""
+    # 1 is the default, so it need not be sent; models without sampling would refuse it.
     names = ("temperature", "top_p") if caps.sampling != "none" else ()
-    made = {name: request.body[name] for name in names if request.body.get(name) not in (None, 1)}
-    if caps.sampling == "one" and len(made) == 2:
-        del made["top_p"]
-    return made
+    values = {name: request.body[name] for name in names if request.body.get(name) not in (None, 1)}
+    if caps.sampling == "one" and len(values) == 2:
+        del values["top_p"]
+    return values
 
 
 def thinking(chat: Conversation, default: int) -> tuple[dict[str, Json] | None, str, int]:
-    """Return the ``thinking`` object, the ``effort`` and the limit of tokens for the effort asked
-    for; None, ``""`` and 0 where there is nothing to say.
+    """Return the ``thinking`` object, the ``effort`` and the token limit for ``reasoning_effort``.
 
-    *default* is the limit of a request that sets none.  A budget of thinking is a part of the limit
-    and stays below it; without room for it there is no thinking.  The limit that is made up for
-    it stays below the model's, and more effort is never a smaller budget.
+    They are None, ``""`` and 0 if they are not to be sent.  *default* is the token limit if the
+    request sets none; it is raised by the budget, up to the model's own limit, in such a way that
+    more effort never means a smaller budget.  A thinking budget counts towards the limit and must
+    be smaller; if the limit leaves no room for it, thinking is disabled.
     """
     request, caps = chat.request, chat.caps
     effort = requested_effort(request)
     if effort is None or request.body.get("reasoning_effort") is None:
-        return None, "", 0  # ``thinking`` is sent as it came
+        return None, "", 0  # a ``thinking`` member of the request is sent unchanged
     if caps.thinking == "none":
         if effort == "none":
             return None, "", 0
-        raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
+        text = f"{request.model[:200]} does not support thinking"
+        raise InvalidRequest(text, param="reasoning_effort")
     if effort == "none" and caps.off != "no":
         return {"type": caps.off}, "", 0
     if caps.thinking != "budget":
-        # Summaries are what reasoning_content shows; some models leave them out unasked.
+        # reasoning_content shows the summaries; some models send them only on request.
         level = caps.effort("low" if effort == "none" else effort)
         level = "low" if level == "minimal" else level
         return {"type": "adaptive", "display": "summarized"}, level, 0
@@ -118,48 +120,50 @@ def thinking(chat: Conversation, default: int) -> tuple[dict[str, Json] | None, 
         return {"type": "disabled"}, "", 0
     last = next((turn for turn in reversed(chat.turns) if turn.role in ("assistant", "user")), None)
     if last and not last.thoughts and any(isinstance(part, Call) for part in last.parts):
-        return None, "", 0  # refused in a round of tool calls that came back without its thinking
+        return None, "", 0  # Anthropic refuses thinking if a pending tool call lacks its thinking
     return {"type": "enabled", "budget_tokens": budget}, "", limit
 
 
-def _add_thinking(made: dict[str, Json], chat: Conversation) -> None:
-    own = chat.request.body.get("thinking")
-    object, level, limit = thinking(chat, made["max_tokens"])
+def _add_thinking(payload: dict[str, Json], chat: Conversation) -> None:
+    explicit = chat.request.body.get("thinking")
+    object, level, limit = thinking(chat, payload["max_tokens"])
     if level:
-        made.setdefault("output_config", {})["effort"] = level
-    if own is not None:
-        made["thinking"] = own
-    if object is None or own is not None:
-        return
-    made["thinking"] = object
-    if limit:
-        made["max_tokens"] = limit
-        made.pop("temperature", None)  # refused beside thinking
+        payload.setdefault("output_config", {})["effort"] = level
+    if explicit is not None:
+        payload["thinking"] = explicit
+    elif object is not None:
+        payload["thinking"] = object
+        if limit:
+            payload["max_tokens"] = limit
+            payload.pop("temperature", None)  # refused together with a budget
 
 
-def _add_tools(made: dict[str, Json], chat: Conversation) -> None:
+def _add_tools(payload: dict[str, Json], chat: Conversation) -> None:
     tools = functions(chat.request)
     mode, name = choice(chat.request, chat.caps) if tools else ("none", "")
-    # Calls in the history are refused without the tools that they are of.
+    # Anthropic refuses a history with calls of tools that are not declared.
     tools = tools or [Function(called) for called in chat.called]
     if not tools:
         return
-    made["tools"] = [
+    payload["tools"] = [
         _cached({**function.named, "input_schema": function.schema}, function.cache)
         for function in tools
     ]
-    asked = chat.request.body.get("parallel_tool_calls")
-    single = asked is False and chat.caps.parallel != "one" and mode != "none"
+    parallel = chat.request.body.get("parallel_tool_calls")
+    single = parallel is False and chat.caps.parallel != "one" and mode != "none"
     if mode or single:
-        chosen = {"type": _MODES[mode or "auto"], "name": name}
-        made["tool_choice"] = without_empty(chosen | {"disable_parallel_tool_use": single or None})
+        tool_choice = {
+            "type": _MODES[mode or "auto"],
+            "name": name,
+            "disable_parallel_tool_use": single or None,
+        }
+        payload["tool_choice"] = without_empty(tool_choice)
 
 
 def _messages(chat: Conversation) -> Iterator[dict[str, Json]]:
     for role, run in merged(chat.turns):
-        said = [turn for turn in run if turn.role != "system"]
-        yield {"role": role, "content": _content(said)}
-        # A system message follows a turn of the user, and no other system message.
+        yield {"role": role, "content": _content([turn for turn in run if turn.role != "system"])}
+        # Anthropic allows one system message, directly after a message of the user.
         texts = [part for turn in run if turn.role == "system" for part in turn.parts]
         if texts:
             yield {"role": "system", "content": [_block(part) for part in texts]}
@@ -209,5 +213,6 @@ def _media(media: Media) -> dict[str, Json]:
     if media.kind == "file":
         return {"type": "document", "source": source, **titled}
     if media.data and media.media_type not in _IMAGES:
-        raise InvalidRequest(f"anthropic takes no {media.media_type[:200]}", param=media.param)
+        text = f"anthropic does not support the media type {media.media_type[:200]}"
+        raise InvalidRequest(text, param=media.param)
     return {"type": "image", "source": source}

@@ -1,4 +1,4 @@
-"""Bedrock's answer: the events of ConverseStream, as items."""
+"""Translates Bedrock's answer, the events of ConverseStream, into items."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from ..failures import stream_error
 from ..reading import SHAPE_ERRORS, Counts, parse_object, text
 from ..translating import Translator, image_delta, json_values
 
-#: What botocore raises for bytes that are no message, beside its own errors.
+#: The errors that botocore raises for bytes that are not a valid message.
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
 
 
 @dataclass(eq=False)
 class EventReader:
-    """Reads the messages of a binary stream; botocore reads the framing.
+    """Reads the messages of a binary event stream; botocore decodes the framing.
 
-    *limit* bounds the bytes of one; *shorten* is given each payload before it is parsed.
+    *limit* is the largest size of a message in bytes; *shorten* replaces the long strings of each
+    payload by placeholders before it is parsed.
     """
 
     limit: int = 8 * 1024 * 1024
     shorten: Callable[[bytes], bytes] = bytes
-    held: int = 0  # bytes of a message that is not whole yet
+    buffered: int = 0  # bytes of an incomplete message
     _buffer: EventStreamBuffer = field(default_factory=EventStreamBuffer)
 
     def read(self, data: bytes) -> Iterator[tuple[str, dict[str, Json]]]:
         """Yield the type and the payload of each event that *data* completes.
 
-        Raises the error that an exception among them stands for, and UpstreamInvalid.
+        Raises ChoreoError for an error or exception message, UpstreamInvalid for invalid bytes.
         """
-        self.held += len(data)
+        self.buffered += len(data)
         self._buffer.add_data(data)
         try:
             for message in self._buffer:
-                self.held -= message.prelude.total_length
+                self.buffered -= message.prelude.total_length
                 yield _event(message.headers, self.shorten(message.payload))
         except ChoreoError:
             raise
         except _BROKEN as error:
             raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
-        if self.held > self.limit:
+        if self.buffered > self.limit:
             raise UpstreamInvalid(f"an event of the answer is longer than {self.limit} bytes")
 
 
@@ -68,39 +69,41 @@ def _event(headers: dict[str, Json], payload: bytes) -> tuple[str, dict[str, Jso
 
 
 def unwrap(reader: EventReader, data: bytes) -> bytes:
-    """Return the events of Anthropic's own API in the chunks of an invoked model's stream.
+    """Return the Messages API events that the ``chunk`` events in *data* carry, as SSE frames.
 
-    An exception becomes the ``error`` event, so that what came before it is not lost.
+    An exception becomes an ``error`` event, so that the events before it are not lost.
     """
     frames = b""
     try:
         for kind, body in reader.read(data):
             if kind == "chunk":
-                event = b64decode(text(body["bytes"]))
-                name = text(parse_object(event).get("type"))
-                frames += sse.frame(event, event=name)
+                data = b64decode(text(body["bytes"]))
+                name = text(parse_object(data).get("type"))
+                frames += sse.frame(data, event=name)
     except SHAPE_ERRORS as error:
-        raise UpstreamInvalid("a chunk of the answer is not as expected") from error
+        raise UpstreamInvalid("a chunk of the answer is not valid") from error
     except ChoreoError as error:
-        told = {"type": "error", "error": {"code": error.status, "message": error.message}}
-        frames += sse.frame(dump(told), event="error")
+        event = {"type": "error", "error": {"code": error.status, "message": error.message}}
+        frames += sse.frame(dump(event), event="error")
     return frames
 
 
 class BedrockTranslator(Translator):
-    """Reads ``POST /model/{id}/converse-stream``; *limit* bounds the bytes of one event."""
+    """Translates the answer to ``POST /model/{id}/converse-stream``.
+
+    *limit* is the largest size of an event in bytes.
+    """
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         super().__init__()
         self._reader = EventReader(limit, self.shorten)
         self._blocks = Blocks(self.marks, _COUNTS)
-        self._pictures: dict[int, tuple[str, list[bytes]]] = {}  # the open ones: format, pieces
-        self._drawn = 0
+        self._images: dict[int, tuple[str, list[bytes]]] = {}  # open blocks: format and pieces
+        self._image_count = 0
         self._begun = False
 
     @property
     def usage(self) -> Usage | None:
-        """What the ``metadata`` event reported: it comes last."""
         return self._blocks.usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
@@ -108,47 +111,47 @@ class BedrockTranslator(Translator):
         read = self._reader.read
         for kind, body in _events(parse_object(self.shorten(data))) if is_document else read(data):
             delta = body.get("delta") or {}
-            if delta.get("text"):  # as nearly all are
+            if delta.get("text"):  # nearly every event
                 items.append(Delta(text(delta["text"])))
                 continue
-            for event in _told(kind, body):
-                self._blocks.take(event, items)
+            for event in _messages_events(kind, body):
+                self._blocks.read(event, items)
             if "contentBlockIndex" in body:
-                self._draw(kind, body["contentBlockIndex"], body, items)
+                self._add_image(kind, body["contentBlockIndex"], body, items)
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return *body*, stripped, if it is the whole answer of Converse."""
+        """Return *body*, stripped, if it is a whole answer of Converse, else None."""
         values = json_values(body)
         answer = values[0] if len(values) == 1 else None
         is_answer = isinstance(answer, dict) and isinstance(answer.get("output"), dict)
         return body.strip(BLANK) if is_answer else None
 
     def finish(self) -> list[Item]:
-        """Return the finish and the usage, which come after everything else."""
-        if self._reader.held:
+        """Return the finish and the usage: the ``metadata`` event follows ``messageStop``."""
+        if self._reader.buffered:
             raise UpstreamTruncated("the provider's stream ended inside an event")
         self.ended = True
         return self._blocks.end()
 
-    def _draw(self, kind: str, index: int, body: dict[str, Json], items: list[Item]) -> None:
-        """Take the pieces of the picture in block *index*; append it once it is whole."""
+    def _add_image(self, kind: str, index: int, body: dict[str, Json], items: list[Item]) -> None:
+        """Collect the pieces of the image in block *index*; append the image when it ends."""
         image = (body.get("start") or body.get("delta") or {}).get("image")
         if image and image.get("error"):
-            message = text(image["error"].get("message")) or "no picture came"
-            raise ProviderError(f"the provider's picture failed: {message}")
+            message = text(image["error"].get("message")) or "no reason was given"
+            raise ProviderError(f"the provider could not generate an image: {message}")
         if image:
-            _, pieces = self._pictures.setdefault(index, (text(image.get("format")) or "png", []))
+            _, pieces = self._images.setdefault(index, (text(image.get("format")) or "png", []))
             if "source" in image:
                 pieces.append(b64decode(whole(text(image["source"]["bytes"]), self.marks)))
-        if kind == "contentBlockStop" and index in self._pictures:
-            form, pieces = self._pictures.pop(index)
+        if kind == "contentBlockStop" and index in self._images:
+            form, pieces = self._images.pop(index)
             data = b64encode(b"".join(pieces)).decode()
-            items.append(image_delta(self._drawn, f"image/{form}", data))
-            self._drawn += 1
+            items.append(image_delta(self._image_count, f"image/{form}", data))
+            self._image_count += 1
 
 
-#: Its inputTokens are only those that no cache had to do with.
+#: ``inputTokens`` does not include the tokens read from or written to the cache.
 _COUNTS = Counts(
     *("inputTokens cacheReadInputTokens cacheWriteInputTokens", "outputTokens"),
     cached="cacheReadInputTokens",
@@ -156,8 +159,8 @@ _COUNTS = Counts(
 )
 
 
-def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
-    """Yield what an event of a *kind* says, in the words of Anthropic's Messages."""
+def _messages_events(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
+    """Yield the events of Anthropic's Messages API for an event of Converse; *kind* is its type."""
     if kind == "contentBlockDelta":
         place = {"type": "content_block_delta", "index": body["contentBlockIndex"]}
         delta = body["delta"]
@@ -169,7 +172,8 @@ def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
             piece = {"type": "input_json_delta", "partial_json": delta["toolUse"].get("input")}
             yield {**place, "delta": piece}
         if "citation" in delta:
-            yield {**place, "delta": {"type": "citations_delta", "citation": _cited(**delta)}}
+            citation = _citation(delta["citation"])
+            yield {**place, "delta": {"type": "citations_delta", "citation": citation}}
         if thought.get("redactedContent"):
             block = {"type": "redacted_thinking", "data": thought["redactedContent"]}
             yield {**place, "type": "content_block_start", "content_block": block}
@@ -185,21 +189,21 @@ def _told(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
         yield {"type": "message_delta", "delta": {}, "usage": body.get("usage")}
 
 
-def _cited(citation: dict[str, Json], **_: Json) -> dict[str, Json]:
-    """Return a *citation* of Converse, its page and its text as Anthropic's have them."""
-    said = "".join(one.get("text") or "" for one in citation.get("sourceContent") or ())
+def _citation(citation: dict[str, Json]) -> dict[str, Json]:
+    """Return a *citation* of Converse with the ``url`` and ``cited_text`` of Anthropic's."""
+    cited = "".join(piece.get("text") or "" for piece in citation.get("sourceContent") or ())
     page = (citation.get("location") or {}).get("web") or {}
-    told = {name: value for name, value in citation.items() if name != "sourceContent"}
-    return {**told, **({"url": page["url"]} if page.get("url") else {}), "cited_text": said}
+    members = {name: value for name, value in citation.items() if name != "sourceContent"}
+    return {**members, **({"url": page["url"]} if page.get("url") else {}), "cited_text": cited}
 
 
 def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
-    """Yield the events that say what a whole *answer* says, each with its type."""
+    """Yield the type and body of the events that a stream with the content of *answer* has."""
     for index, block in enumerate(answer["output"]["message"]["content"]):
         place = {"contentBlockIndex": index}
         cited = block.get("citationsContent") or {}
-        for one in (*(cited.get("content") or ()), *(cited.get("citations") or ())):
-            delta = one if "text" in one else {"citation": one}
+        for part in (*(cited.get("content") or ()), *(cited.get("citations") or ())):
+            delta = part if "text" in part else {"citation": part}
             yield "contentBlockDelta", {**place, "delta": delta}
         if "toolUse" in block:
             yield "contentBlockStart", {**place, "start": block}

@@ -37,16 +37,16 @@ from .answer import BedrockTranslator, EventReader, unwrap
 class Bedrock(HTTPProvider):
     """Models on Amazon Bedrock.
 
-    Needs botocore, which the extra ``bedrock`` installs: it reads the binary events and, where
-    there is no key (a bearer token), signs requests (SigV4) with the credentials that it finds
-    in the usual places.
+    Needs botocore, which the extra ``bedrock`` installs.  It decodes the binary events and, if no
+    API key (bearer token) is set, signs requests (SigV4) with the credentials that it finds in
+    AWS's usual places.
     """
 
     type = "bedrock"
     facts = BUILT_IN["bedrock"]
     takes_marks = True
     blank_stops = False
-    # ToolSpecification.name; ids of calls may have more.
+    # ToolSpecification.name; the ids of calls allow more characters.
     tool_names = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
     too_long = re.compile("too long")
 
@@ -62,12 +62,12 @@ class Bedrock(HTTPProvider):
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        # botocore asks files, processes and addresses for credentials.
+        # To find credentials botocore reads files, runs processes and sends requests.
         self.blocking = not self.options.api_key
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the options that the environment sets: a key, or credentials to sign with."""
+        """Return the options from the environment: a key, or a region if it can sign requests."""
         options = super().from_environment(environment)
         signing = environment.get("AWS_ACCESS_KEY_ID") and environment.get("AWS_SECRET_ACCESS_KEY")
         if not options and not signing:
@@ -76,18 +76,18 @@ class Bedrock(HTTPProvider):
         return {"region": region or cls.Options().region, **options}
 
     def check(self) -> None:
-        """Raise ConfigurationError for a region or a profile that cannot be."""
+        """Raise ConfigurationError for an invalid region or an unknown profile."""
         region, profile = self.options.region, self.options.profile
         if not re.fullmatch(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}", region, re.ASCII):
-            text = f"provider {self.name}: region: {region!r} is not like us-east-1"
+            text = f"provider {self.name}: region: {region!r} is not a region such as us-east-1"
             raise ConfigurationError(text)
         if profile and profile not in (known := Session().available_profiles):
             near = did_you_mean(profile, known)
-            text = f"provider {self.name}: profile: AWS's files have no {profile!r}{near}"
+            text = f"provider {self.name}: profile: no {profile!r} in the AWS files{near}"
             raise ConfigurationError(text)
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Begin to answer *request*: Messages to Claude with its own events, else with items."""
+        """Start the answer: Claude's own events for the Messages API, else items."""
         is_claude = "anthropic." in request.model
         if writer.api != "messages" or not is_claude or request.threaded:
             return super().answer(request, writer)
@@ -100,8 +100,8 @@ class Bedrock(HTTPProvider):
 
     def encode(self, request: ChatRequest) -> HTTPRequest:
         """Return ``POST /model/{id}/converse-stream`` for *request*; see :meth:`signed`."""
-        made = bedrock_request.body(request, self.capabilities(request.model))
-        return self._post(request, "converse-stream", made)
+        body = bedrock_request.body(request, self.capabilities(request.model))
+        return self._post(request, "converse-stream", body)
 
     def _post(self, request: ChatRequest, operation: str, body: dict[str, Json]) -> HTTPRequest:
         options = self.options
@@ -111,7 +111,7 @@ class Bedrock(HTTPProvider):
         return self.post(url, {"accept": f"application/{accept}"}, body)
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
-        """Return *sent* with the key, or with a signature of all that it is."""
+        """Return *sent* with the bearer token, or with a signature of the whole request."""
         if self.options.api_key:
             headers = {**sent.headers, "authorization": f"Bearer {self.options.api_key!s}"}
             return replace(sent, headers=headers)
@@ -123,13 +123,13 @@ class Bedrock(HTTPProvider):
 
     @cached_property
     def _credentials(self) -> Any:
-        found = Session(profile=self.options.profile or None).get_credentials()
-        if found is None:
+        credentials = Session(profile=self.options.profile or None).get_credentials()
+        if credentials is None:
             raise ProviderNotConfigured(
                 f"provider {self.name!r} has no key: set AWS_BEARER_TOKEN_BEDROCK, or "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
-        return found
+        return credentials
 
     def translator(self, request: ChatRequest) -> Translator:
         return BedrockTranslator(self.settings.max_event_bytes)
@@ -137,6 +137,6 @@ class Bedrock(HTTPProvider):
     def meaning(
         self, status: int, headers: Mapping[str, str], message: str, error: Mapping[str, Json]
     ) -> tuple[int, str | None]:
-        """Return the status and code of an error, whose name is in a header."""
-        named = {"code": headers.get("x-amzn-errortype"), **error}
-        return super().meaning(status, headers, message, named)
+        """Return the status and code of an error; a header has its name."""
+        error = {"code": headers.get("x-amzn-errortype"), **error}
+        return super().meaning(status, headers, message, error)

@@ -1,6 +1,6 @@
-"""A request in the words of Amazon Bedrock's Converse API.
+"""Translates a request for Amazon Bedrock's Converse API.
 
-Every field is that of
+The fields are documented at
 https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html.
 """
 
@@ -13,7 +13,7 @@ from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...chat.shapes import compact
 from ...errors import InvalidRequest
-from ..anthropic.request import passed, sampling, thinking
+from ..anthropic.request import forwarded, sampling, thinking
 from ..capabilities import Capabilities, requested_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
 from ..parts import Call, Media, Part, Text
@@ -22,12 +22,12 @@ from ..tools import Function, choice, functions, schema
 
 #: The pattern of ``toolUseId`` in AWS's description of the service.
 IDS = re.compile(r"[a-zA-Z0-9_.:-]{1,64}", re.ASCII)
-_SOUNDS = ("mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "m4a", "mpeg", "webm", "pcm")
+_AUDIO = ("mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "m4a", "mpeg", "webm", "pcm")
 _OFFICE = "application/vnd.openxmlformats-officedocument."
-#: What the formats of media are called, by their kinds and types.
-_FORMS: dict[str, dict[str, str]] = {
+#: Bedrock's names of media formats, by kind and media type.
+_FORMATS: dict[str, dict[str, str]] = {
     "image": {f"image/{form}": form for form in ("png", "jpeg", "gif", "webp")},
-    "audio": {f"audio/{form}": form for form in _SOUNDS},
+    "audio": {f"audio/{form}": form for form in _AUDIO},
     "file": {
         "application/pdf": "pdf",
         "text/csv": "csv",
@@ -41,71 +41,74 @@ _FORMS: dict[str, dict[str, str]] = {
     },
 }
 _CHOICES: dict[str, dict[str, Json]] = {"auto": {"auto": {}}, "required": {"any": {}}}
-# Document names may have letters, digits, single blanks, hyphens, brackets.
-_UNNAMABLE = re.compile(r"[^A-Za-z0-9()\[\]-]+")
-_MAX_NAME = 180  # of 200: a number may follow
-#: Room for thinking where the limit that a model has when none is set is not known.
+# A document's name may have letters, digits, single spaces, hyphens, parentheses and brackets.
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\]-]+")
+_MAX_NAME = 180  # of the 200 allowed: a number may be appended
+#: The token limit, beside thinking, of a request that sets none: the model's default is unknown.
 _DEFAULT_LIMIT = 16384
 
 
 def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
-    The model's id is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
-    be sent.
+    The URL has the model's id.  Raises InvalidRequest, naming the parameter, if the request cannot
+    be translated.
     """
     chat = conversation(request, "bedrock", caps, ids=IDS)
-    made: dict[str, Json] = {"messages": _messages(chat, request.body.get("cache_control"))}
-    asked = sampling(request, caps) if "claude" in request.model else request.body
+    payload: dict[str, Json] = {"messages": _messages(chat, request.body.get("cache_control"))}
+    values = sampling(request, caps) if "claude" in request.model else request.body
     inference = {
         "maxTokens": caps.limit(request.max_tokens),
-        "temperature": asked.get("temperature"),
-        "topP": asked.get("top_p"),
+        "temperature": values.get("temperature"),
+        "topP": values.get("top_p"),
         "stopSequences": [text for text in request.stop if text.strip()],
     }
-    texts = [_marked({"text": text.text}, text.cache) for text in chat.instructions]
-    system = [block for blocks in texts for block in blocks]
-    made |= without_empty({"system": system, "inferenceConfig": without_empty(inference)})
-    _add_tools(made, chat)
-    if (wanted := schema(request, "bedrock")) is not None:
-        about = without_empty({name: wanted.get(name) for name in ("name", "description")})
-        about["schema"] = compact(wanted["schema"])
-        form = {"type": "json_schema", "structure": {"jsonSchema": about}}
-        made["outputConfig"] = {"textFormat": form}
-    _add_own_fields(made, chat)
-    return made
+    system = [
+        block for text in chat.instructions for block in _cached({"text": text.text}, text.cache)
+    ]
+    payload |= without_empty({"system": system, "inferenceConfig": without_empty(inference)})
+    _add_tools(payload, chat)
+    if (form := schema(request, "bedrock")) is not None:
+        members = without_empty({name: form.get(name) for name in ("name", "description")})
+        members["schema"] = compact(form["schema"])
+        text_format = {"type": "json_schema", "structure": {"jsonSchema": members}}
+        payload["outputConfig"] = {"textFormat": text_format}
+    _add_model_fields(payload, chat)
+    return payload
 
 
-def _add_tools(made: dict[str, Json], chat: Conversation) -> None:
+def _add_tools(payload: dict[str, Json], chat: Conversation) -> None:
     tools = functions(chat.request)
     mode, chosen = choice(chat.request, chat.caps) if tools else ("", "")
     if mode == "none":
         if chat.called:
-            raise InvalidRequest("bedrock has no 'none' after tool calls", param="tool_choice")
+            text = "bedrock does not support tool_choice 'none' after tool calls"
+            raise InvalidRequest(text, param="tool_choice")
         return
-    # Calls in the history are refused without the tools that they are of.
+    # Bedrock refuses a history with calls of tools that are not declared.
     tools = tools or [Function(name) for name in chat.called]
     if not tools:
         return
     specs: list[dict[str, Json]] = []
     for function in tools:
         spec = {**function.named, "inputSchema": {"json": function.schema}}
-        specs += _marked({"toolSpec": spec}, function.cache)
-    made["toolConfig"] = {"tools": specs}
+        specs += _cached({"toolSpec": spec}, function.cache)
+    payload["toolConfig"] = {"tools": specs}
     if mode:
         named = {"tool": {"name": chosen}}
-        made["toolConfig"]["toolChoice"] = _CHOICES.get(mode, named)
+        payload["toolConfig"]["toolChoice"] = _CHOICES.get(mode, named)
 
 
-def _add_own_fields(made: dict[str, Json], chat: Conversation) -> None:
-    """Add what Converse has no words for: they are the model's own."""
+def _add_model_fields(payload: dict[str, Json], chat: Conversation) -> None:
+    """Add the fields that Converse passes to the model, and the thinking of Claude."""
     request, own = chat.request, dict[str, Json]()
     claude = "claude" in request.model
     oss = "gpt-oss" in request.model
     for name in ("top_k", "reasoning_effort"):
         known = claude or (oss and name == "reasoning_effort")
         if request.body.get(name) is not None and not known:
-            raise InvalidRequest(f"bedrock has no {name} for {request.model[:200]}", param=name)
+            text = f"bedrock does not support {name} for {request.model[:200]}"
+            raise InvalidRequest(text, param=name)
     if (top_k := request.body.get("top_k")) is not None:
         own["top_k"] = top_k
     object, level, limit = thinking(chat, _DEFAULT_LIMIT)
@@ -117,27 +120,27 @@ def _add_own_fields(made: dict[str, Json], chat: Conversation) -> None:
     elif object is not None:
         own["thinking"] = object
         if limit:
-            made.setdefault("inferenceConfig", {})["maxTokens"] = limit
-            made["inferenceConfig"].pop("temperature", None)  # refused beside thinking
+            payload.setdefault("inferenceConfig", {})["maxTokens"] = limit
+            payload["inferenceConfig"].pop("temperature", None)  # refused together with a budget
     if claude and level:
-        made.setdefault("outputConfig", {})["effort"] = level
+        payload.setdefault("outputConfig", {})["effort"] = level
     if own:
-        made["additionalModelRequestFields"] = own
+        payload["additionalModelRequestFields"] = own
 
 
-def _point(cache: dict[str, Json]) -> dict[str, Json]:
+def _cache_point(cache: dict[str, Json]) -> dict[str, Json]:
     point = {"type": "default"}
     if cache.get("ttl") in ("5m", "1h"):
         point["ttl"] = cache["ttl"]
     return {"cachePoint": point}
 
 
-def _marked(block: dict[str, Json], cache: Json) -> list[dict[str, Json]]:
-    return [block] if cache is None else [block, _point(cache)]
+def _cached(block: dict[str, Json], cache: Json) -> list[dict[str, Json]]:
+    return [block] if cache is None else [block, _cache_point(cache)]
 
 
 def _messages(chat: Conversation, cache: Json) -> Iterator[dict[str, Json]]:
-    """Yield the messages; for *cache*, the ``cache_control`` of all, the last has a point."""
+    """Yield the messages; *cache*, the request's ``cache_control``, adds a point to the last."""
     names: set[str] = set()
     last: dict[str, Json] = {}
     for role, run in merged(chat.turns):
@@ -145,26 +148,26 @@ def _messages(chat: Conversation, cache: Json) -> Iterator[dict[str, Json]]:
             yield last
         last = {"role": role, "content": _content(run, names)}
     if cache is not None and "cachePoint" not in last["content"][-1]:
-        last["content"].append(_point(cache))
+        last["content"].append(_cache_point(cache))
     yield last
 
 
 def _content(run: list[Turn], names: set[str]) -> list[dict[str, Json]]:
-    """Return the blocks of what one side said in a *run* of turns.
+    """Return the blocks of a *run* of turns of one side.
 
-    The *names* of documents must all be different.
+    *names* collects the names of documents, which must be unique in the request.
     """
     blocks: list[dict[str, Json]] = []
     for turn in run:
         for thought in turn.thoughts:
-            told: dict[str, Json] = {"redactedContent": thought.get("data")}
+            reasoning: dict[str, Json] = {"redactedContent": thought.get("data")}
             if thought["type"] == "thinking":
-                said = {"text": thought["thinking"], "signature": thought["signature"]}
-                told = {"reasoningText": said}
-            blocks.append({"reasoningContent": told})
+                signed = {"text": thought["thinking"], "signature": thought["signature"]}
+                reasoning = {"reasoningText": signed}
+            blocks.append({"reasoningContent": reasoning})
         for part in turn.parts:
-            blocks += _marked(_block(part, names), part.cache)
-    # A document alone is refused too.
+            blocks += _cached(_block(part, names), part.cache)
+    # Bedrock refuses an empty message, and a document without a text.
     kinds = {kind for block in blocks for kind in block}
     if not blocks or ("document" in kinds and "text" not in kinds):
         blocks.insert(0, {"text": EMPTY})
@@ -178,36 +181,37 @@ def _block(part: Part, names: set[str]) -> dict[str, Json]:
         return _media(part, names)
     if isinstance(part, Call):
         return {"toolUse": {"toolUseId": part.id, "name": part.name, "input": part.arguments}}
-    said = [_block(one, names) for one in part.parts] or [{"text": EMPTY}]
+    blocks = [_block(inner, names) for inner in part.parts] or [{"text": EMPTY}]
     status = {"status": "error"} if part.failed else {}
-    return {"toolResult": {"toolUseId": part.id, "content": said, **status}}
+    return {"toolResult": {"toolUseId": part.id, "content": blocks, **status}}
 
 
 def _media(media: Media, names: set[str]) -> dict[str, Json]:
-    form = _FORMS[media.kind].get(media.media_type)
+    form = _FORMATS[media.kind].get(media.media_type)
     if not form:
-        raise InvalidRequest(f"bedrock takes no {media.media_type[:200]}", param=media.param)
-    made = {"format": form, "source": {"bytes": media.data}}
+        text = f"bedrock does not support the media type {media.media_type[:200]}"
+        raise InvalidRequest(text, param=media.param)
+    members = {"format": form, "source": {"bytes": media.data}}
     if media.kind != "file":
-        return {media.kind: made}
+        return {media.kind: members}
     stem = media.name.rpartition(".")[0] or media.name
-    stem = _UNNAMABLE.sub(" ", stem).strip()[:_MAX_NAME].strip() or "document"
+    stem = _NOT_IN_NAMES.sub(" ", stem).strip()[:_MAX_NAME].strip() or "document"
     number, name = 1, stem
     while name in names:
         number += 1
         name = f"{stem} {number}"
     names.add(name)
-    return {"document": {**made, "name": name}}
+    return {"document": {**members, "name": name}}
 
 
 def invocation(request: ChatRequest) -> dict[str, Json]:
-    """Return the body that Claude is invoked with for *request*, one of the Messages API.
+    """Return the InvokeModel body for Claude for *request*, which came by the Messages API.
 
     https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html
     """
-    made = {"anthropic_version": "bedrock-2023-05-31", **passed(request)}
-    for name in ("model", "stream"):  # the URL says both
-        made.pop(name, None)
+    payload = {"anthropic_version": "bedrock-2023-05-31", **forwarded(request)}
+    for name in ("model", "stream"):  # both are in the URL
+        payload.pop(name, None)
     if betas := [beta for word in request.betas.split(",") if (beta := word.strip())]:
-        made["anthropic_beta"] = betas
-    return made
+        payload["anthropic_beta"] = betas
+    return payload
