@@ -1,6 +1,6 @@
 """Writes the tables of ``docs/providers.rst`` from the code.
 
-``python docs/providers_tables.py`` does it; a test tells when that was forgotten.
+Run ``python docs/providers_tables.py`` to write them; a test fails if they are not current.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TYPES = (
     "vllm",
     "sglang",
 )
-#: Those whose settings are their own; the others have those of ``openai``.
+#: The types with settings of their own; the others have those of ``openai``.
 OWN_SETTINGS = ("openai", "anthropic", "gemini", "azure", "bedrock", "ollama")
 
 
@@ -53,7 +53,7 @@ def _code(names: tuple[str, ...]) -> str:
 
 def _home(cls: type[Provider]) -> str:
     home = cls.facts.home or getattr(cls.Options(), "base_url", "")
-    return str(home) or ("the region's" if cls.type == "bedrock" else "of your own")
+    return str(home) or ("the region's" if cls.type == "bedrock" else "your own")
 
 
 def _list_table(rows: Iterable[Sequence[str]]) -> str:
@@ -66,7 +66,7 @@ def _list_table(rows: Iterable[Sequence[str]]) -> str:
 
 def providers() -> str:
     """Return the table of the providers: keys, addresses, model names."""
-    rows = [("type", "variables of its key and its address", "address", "models by name")]
+    rows = [("type", "variables for key and address", "default address", "names of its models")]
     for type in TYPES:
         cls = provider_class(type)
         variables = _code((*cls.facts.keys, cls.facts.base_url))
@@ -75,7 +75,7 @@ def providers() -> str:
 
 
 def support(name: str, rows: Iterable[Row], types: Sequence[str]) -> str:
-    """Return the table of what becomes of each of *rows* at providers of these *types*."""
+    """Return the table of how providers of these *types* treat each of *rows*."""
     table = [(name, *types)]
     for row in rows:
         table.append((f"``{row.name}``", *(_shown(row.cells[type]) for type in types)))
@@ -83,7 +83,7 @@ def support(name: str, rows: Iterable[Row], types: Sequence[str]) -> str:
 
 
 def contents() -> str:
-    """Return the table of which content each provider accepts in which messages."""
+    """Return the table of the content that each provider accepts in each role's messages."""
     table = [("content", *PROVIDERS)]
     for kind in KINDS:
         cells = []
@@ -99,8 +99,8 @@ def _shown(cell: Cell) -> str:
 
 
 def models() -> str:
-    """Return the table of what models take."""
-    table = [("models (a regular expression)", "what is known", "from")]
+    """Return the table of the models' capabilities."""
+    table = [("models (a regular expression)", "capabilities", "source")]
     for row in MODELS:
         facts = [
             f"{field.name} {_fact(getattr(row.facts, field.name))}"
@@ -115,7 +115,7 @@ def models() -> str:
 def _fact(value: Any) -> str:
     if isinstance(value, tuple):
         return "|".join(value)
-    if isinstance(value, bool):  # which 1 is not
+    if isinstance(value, bool):
         return str(value).lower()
     return str(value) or "no"
 
