@@ -1,5 +1,5 @@
-"""Benchmarks: every figure stands beside a peer's of the same run.
+"""Benchmarks: every figure is printed beside the figure of a peer from the same run.
 
-``make bench`` runs all of them; ``python -m bench --help`` names them.  Machines differ and
-are busy at times: only the ratios within one run mean anything.
+``make bench`` runs all of them; ``python -m bench --help`` lists them.  Machines differ and their
+load varies: only the ratios within one run are meaningful.
 """

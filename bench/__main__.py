@@ -1,4 +1,4 @@
-"""``python -m bench [encoder] [relay] [pace] [translated] ...``: prints figures."""
+"""``python -m bench [encoder] [relay] [pace] [translated] ...``: run benchmarks, print figures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def show(name: str, figures: list[float], unit: str, base: float | None = None) 
 
 
 def encoder() -> None:
-    """The encoder alone, and the echo through waitress beside a bare WSGI stream."""
+    """Measure the encoder alone, and the echo provider beside a bare WSGI stream."""
     print("encoder: frames per CPU second")
     figures = []
     for _ in range(RUNS):
@@ -68,25 +68,28 @@ def encoder() -> None:
         gateway(bare, environment) as a,
         gateway(lambda port: serve(port, "--default-model", "echo")) as b,
     ):
-        rates = interleaved([a, b], lambda one: streams(one.port, 8, 4, content))
+        rates = interleaved([a, b], lambda gateway: streams(gateway.port, 8, 4, content))
     base = show("bare waitress, one constant frame", rates[0], "frames/CPU s")
     show("echo provider through our server", rates[1], "frames/CPU s", base)
 
 
 def interleaved(gateways: list[Gateway], load: Callable[[Gateway], int]) -> list[list[float]]:
-    """Return each gateway's units per CPU second, measured in turn after a warm-up."""
+    """Return each gateway's units per CPU second, measured in turn after a warm-up.
+
+    *load* puts load on a gateway and returns the number of units: frames or requests.
+    """
     rates: list[list[float]] = [[] for _ in gateways]
     for run in range(RUNS + 1):
-        for one, figures in zip(gateways, rates, strict=True):
-            before = one.cpu()
-            units = load(one)
+        for gateway, figures in zip(gateways, rates, strict=True):
+            before = gateway.cpu()
+            units = load(gateway)
             if run:
-                figures.append(units / max(one.cpu() - before, 0.01))
+                figures.append(units / max(gateway.cpu() - before, 0.01))
     return rates
 
 
 def relay() -> None:
-    """Our relay beside a hand-written Flask and a hand-written FastAPI relay."""
+    """Measure our relay beside hand-written relays in Flask and in FastAPI."""
     upstream = Upstream(10_000)
     environment = {"UPSTREAM": upstream.url}
     ours = {"OPENAI_BASE_URL": upstream.url, "OPENAI_API_KEY": "sk-upstream"}
@@ -96,18 +99,18 @@ def relay() -> None:
         gateway(serve, ours) as c,
     ):
         print("relay: frames per CPU second, 10 streams at once as fast as they go")
-        rates = interleaved([a, b, c], lambda one: streams(one.port, 10, 10))
+        rates = interleaved([a, b, c], lambda gateway: streams(gateway.port, 10, 10))
         base = show("Flask and requests, gunicorn", rates[0], "frames/CPU s")
         show("FastAPI and httpx, uvicorn", rates[1], "frames/CPU s", base)
         show("choreo-wsgi", rates[2], "frames/CPU s", base)
         print("relay: the same, resumable, its log in memory")
         resumable = b"Choreo-Resumable: 1\r\n"
-        rates = interleaved([c], lambda one: streams(one.port, 10, 10, headers=resumable))
+        rates = interleaved([c], lambda ours: streams(ours.port, 10, 10, headers=resumable))
         show("choreo-wsgi, resumable", rates[0], "frames/CPU s", base)
         print("relay: plain completions per CPU second")
 
-        def plain(one: Gateway) -> int:
-            documents(one.port, 200)
+        def plain(gateway: Gateway) -> int:
+            documents(gateway.port, 200)
             return 200
 
         rates = interleaved([a, b, c], plain)
@@ -130,9 +133,9 @@ BENCHES = {
 
 
 def main() -> None:
-    """Run the benchmarks that are named, or all."""
+    """Run the benchmarks named in the arguments, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHES)}")
     names = parser.parse_args().names or list(BENCHES)
     for name in names:
         if name not in BENCHES:

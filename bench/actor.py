@@ -1,8 +1,8 @@
-"""A provider that does what the question says, and our server in front of it.
+"""A provider whose answer is defined by the question, and our server in front of it.
 
-The question is JSON: ``{"frames": 20, "pause": 0.05}`` streams that many words, one in so many
-seconds; ``{"event": "kind"}`` sends one large event; ``{"fail": "status"}``, ``"cut"`` and
-``"error"`` fail before, in the middle of, and inside the answer.
+The question is JSON: ``{"frames": 20, "pause": 0.05}`` streams 20 words, 0.05 seconds apart;
+``{"event": "kind"}`` sends one large event; ``{"fail": "status"}`` fails before the answer,
+``"cut"`` closes the connection in its middle, and ``"error"`` sends an error event there.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def chunked(data: bytes) -> bytes:
 
 
 def event(delta: str, finish: str = "null", more: str = "") -> bytes:
-    """Return a chat chunk as an event; the arguments are JSON."""
+    """Return a chat chunk as an event; the arguments are JSON texts."""
     return (
         'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
         f'"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{more}}}\n\n'
     ).encode()
 
 
-#: Events of 7 MiB, within what is taken for one.
+#: Events of 7 MiB, just below the server's limit for one event.
 EVENTS = {
     "one word": lambda: event('{"content":"%s"}' % ("x" * 7_000_000)),
     "escapes": lambda: event('{"content":"%s"}' % ("\\n" * 3_500_000)),
@@ -51,30 +51,30 @@ EVENTS = {
     "objects": lambda: event("{}", more=',"x":[' + "{}," * 2_300_000 + "{}]"),
     "deep": lambda: event("{}", more=',"x":' + "[" * 3_500_000),
     "numbers": lambda: event("{}", more=',"x":[' + "1.5," * 1_750_000 + "1]"),
-    "as many values as may be": lambda: event("{}", more=',"x":[' + '{"a":1},' * 15_400 + "1]"),
+    "as many values as allowed": lambda: event("{}", more=',"x":[' + '{"a":1},' * 15_400 + "1]"),
 }
 
 
 def word(number: int) -> str:
-    """Return the word that comes at place *number* of every answer."""
+    """Return word *number* of every answer."""
     return f"word{number} "
 
 
-def asked(sent: bytes) -> dict[str, Any]:
-    """Return the request *sent*; of a large one only whether it asks for a stream.
+def parsed(body: bytes) -> dict[str, Any]:
+    """Return the request in *body*; of a large one only whether it requests a stream.
 
-    To parse it would hold up the stream that is watched beside it.
+    Parsing a large one would delay the stream that is measured at the same time.
     """
-    if len(sent) < 1024 * 1024:
-        return dict(json.loads(sent or b"{}"))
-    return {"messages": [{"content": "{}"}], "stream": re.search(rb'"stream": ?true', sent)}
+    if len(body) < 1024 * 1024:
+        return dict(json.loads(body or b"{}"))
+    return {"messages": [{"content": "{}"}], "stream": re.search(rb'"stream": ?true', body)}
 
 
 class Actor:
     """The provider, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
-        #: Whole responses, head and all, for questions that name them.
+        #: Whole HTTP responses by name, for questions that contain ``giant:NAME``.
         self.giants: dict[str, bytes] = {}
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
@@ -95,30 +95,30 @@ class Actor:
                     name, _, value = line.partition(b":")
                     if name.lower() == b"content-length":
                         length = int(value)
-                sent = lines.read(length)
-                if (at := sent.find(b"giant:")) >= 0:
-                    name = sent[at + len("giant:") : sent.index(b'"', at)].decode()
+                body = lines.read(length)
+                if (at := body.find(b"giant:")) >= 0:
+                    name = body[at + len("giant:") : body.index(b'"', at)].decode()
                     connection.sendall(self.giants[name])
                     return
-                if not self._act(connection, asked(sent)):
+                if not self._answer(connection, parsed(body)):
                     return
 
-    def _act(self, connection: socket.socket, body: dict[str, Any]) -> bool:
-        """Answer; return whether the connection goes on."""
+    def _answer(self, connection: socket.socket, body: dict[str, Any]) -> bool:
+        """Answer the request *body*; return whether the connection stays open."""
         if "messages" not in body:
             connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return True
         try:
-            asked = json.loads(body["messages"][-1]["content"])
+            orders = json.loads(body["messages"][-1]["content"])
         except ValueError:
-            asked = {}
-        if asked.get("fail") == "status":
+            orders = {}
+        if orders.get("fail") == "status":
             head = (
                 b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
             )
             connection.sendall(head % len(FAILURE) + FAILURE)
             return True
-        frames = asked.get("frames", 3)
+        frames = orders.get("frames", 3)
         if not body.get("stream"):
             text = "".join(map(word, range(frames)))
             message = {"role": "assistant", "content": text}
@@ -131,14 +131,14 @@ class Actor:
             return True
         connection.sendall(HEAD % b"text/event-stream")
         connection.sendall(chunked(event('{"role":"assistant","content":""}')))
-        if asked.get("event"):
-            connection.sendall(chunked(EVENTS[asked["event"]]()))
+        if orders.get("event"):
+            connection.sendall(chunked(EVENTS[orders["event"]]()))
         for number in range(frames):
-            time.sleep(asked.get("pause", 0))
+            time.sleep(orders.get("pause", 0))
             connection.sendall(chunked(event(f'{{"content":"{word(number)}"}}')))
-            if asked.get("fail") == "cut" and number == frames // 2:
+            if orders.get("fail") == "cut" and number == frames // 2:
                 return False
-            if asked.get("fail") == "error" and number == frames // 2:
+            if orders.get("fail") == "error" and number == frames // 2:
                 connection.sendall(chunked(b"data: " + FAILURE + b"\n\n") + b"0\r\n\r\n")
                 return True
         connection.sendall(chunked(event("{}", '"stop"') + b"data: [DONE]\n\n") + b"0\r\n\r\n")
@@ -146,7 +146,7 @@ class Actor:
 
 
 class Server:
-    """Our server, as a process; *port* is where it listens."""
+    """Our server as a process, which listens on *port*."""
 
     def __init__(self, upstream: str, *options: str, module: str = "choreo_wsgi") -> None:
         environment = {**os.environ, "OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "sk-up"}
@@ -168,20 +168,20 @@ class Server:
         return Path(f"/proc/{self.process.pid}")
 
     def memory(self, name: str = "VmRSS") -> int:
-        """Return the kilobytes that the line *name* of /proc tells; VmHWM is the most so far."""
+        """Return the number in the line *name* of /proc/PID/status: kB of memory, VmHWM the peak."""
         found = re.search(rf"^{name}:\s+(\d+)", (self._proc / "status").read_text(), re.MULTILINE)
         return int(found[1]) if found else 0
 
     def forget_peak(self) -> None:
-        """Have VmHWM begin anew."""
+        """Reset VmHWM."""
         (self._proc / "clear_refs").write_text("5")
 
     def threads(self) -> int:
-        """Return how many threads it has."""
+        """Return the number of its threads."""
         return self.memory("Threads")
 
     def descriptors(self) -> int:
-        """Return how many descriptors it has open."""
+        """Return the number of its open descriptors."""
         return len(list((self._proc / "fd").iterdir()))
 
     def connect(self) -> socket.socket:
@@ -191,7 +191,7 @@ class Server:
         return connection
 
     def close(self) -> int:
-        """End it in the orderly way; return its exit status."""
+        """Stop it with SIGTERM; return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -226,7 +226,7 @@ def chat(question: dict[str, Any], stream: bool = True, **more: Any) -> bytes:
 
 
 def read(connection: socket.socket) -> bytes:
-    """Return all that comes."""
+    """Return all bytes up to the end of the connection."""
     parts = []
     while part := connection.recv(1 << 18):
         parts.append(part)

@@ -1,10 +1,10 @@
-"""What a stream costs its client: CPU per chunk beside bare requests and the openai package.
+"""The CPU time per chunk of the client, beside plain requests and the openai package.
 
-``python bench/client.py [chunks]``.  A server in a child process sends the same burst of
-small chunks to each reader in turn, a frame in a transfer chunk, as waitress does.  Each
-reader is measured in its own process, several times, and the medians are compared: only
-ratios within one run mean anything.  The two clients of this package are also compared at a
-pace: a chunk each millisecond, which is waited for.
+``python bench/client.py [chunks]``.  A server in a child process sends the same burst of small
+chunks to each reader in turn, one frame per HTTP chunk, as waitress does.  Each reader is measured
+in its own process, several times, and the medians are compared: only ratios within one run are
+meaningful.  The sync and the async client are also compared at a pace of one chunk per
+millisecond, which they wait for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACED = 1_000  # chunks
 
 
 def body(chunks: int) -> list[bytes]:
-    """Return a stream of *chunks* content chunks in the chunked coding, a frame in each."""
+    """Return a stream of *chunks* content chunks, each frame as one HTTP chunk."""
     frames = []
     for number in range(chunks):
         chunk = {
@@ -49,7 +49,7 @@ def body(chunks: int) -> list[bytes]:
 
 
 def serve(listener: socket.socket, chunks: int) -> None:
-    """Answer every request on *listener* with *chunks*, or at a pace if its path says so."""
+    """Answer every request on *listener* with *chunks* chunks, or with PACED ones at ``/paced/``."""
     burst, paced = b"".join(body(chunks)), body(PACED)
 
     def answer(sock: socket.socket) -> None:
@@ -181,7 +181,7 @@ READERS = {
 
 
 def reader(name: str, url: str, orders: object, results: object) -> None:
-    """Read the stream once for every order; report characters and CPU seconds."""
+    """Read the stream once for every true item in *orders*; put characters and CPU seconds."""
     try:
         read = READERS[name](url)
         read()  # warm up
@@ -196,7 +196,7 @@ def reader(name: str, url: str, orders: object, results: object) -> None:
 
 
 def main(chunks: int = 10_000) -> None:
-    """Read a burst with every reader in turn; print medians and their ratios."""
+    """Compare all readers in a burst, and our two clients at a pace."""
     context = multiprocessing.get_context("spawn")
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -208,7 +208,7 @@ def main(chunks: int = 10_000) -> None:
 
 
 def compare(context: BaseContext, url: str, names: list[str], chunks: int) -> None:
-    """Have each of the readers read *chunks* chunks from *url* in turn; print what it costs."""
+    """Let the readers *names* read *chunks* chunks from *url* in turn; print their CPU time."""
     queues = {}
     for name in names:
         orders, results = context.Queue(), context.Queue()

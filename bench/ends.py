@@ -1,10 +1,10 @@
 """The two ends of a paced stream, each a process: ``python -m bench.ends upstream|client ...``.
 
-``upstream FRAMES SECONDS`` prints its port and answers each request with so many frames, one each
-so many seconds, from a moment that differs for each stream: OpenAI's chat completions, or
-Anthropic's Messages.  A frame's text is the time at which it was sent.  ``client PORT PATH MODEL
-STREAMS RATE FRAMES`` opens so many streams, so many a second (0: as fast as it can), and prints
-what came as JSON.  Both are cheap enough for ten thousand frames a second.
+``upstream FRAMES SECONDS`` prints its port and answers each request with FRAMES frames, one every
+SECONDS, after a random delay for each stream: OpenAI's chat completions, or Anthropic's Messages.
+A frame's text is the time at which it was sent.  ``client PORT PATH MODEL STREAMS RATE FRAMES``
+opens STREAMS streams, RATE per second (0: as fast as it can), and prints the results as JSON.
+Both are fast enough for ten thousand frames a second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ USAGE = (
 END = chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
-def _spoken(null: bytes, usage: bytes) -> tuple[bytes, bytes, bytes]:
+def _chat_dialect(null: bytes, usage: bytes) -> tuple[bytes, bytes, bytes]:
     role = b'{"role":"assistant","content":""}'
     return (
         chunked(CHUNK % (role, b"null", null)),
@@ -42,10 +42,10 @@ def _event(type: bytes, more: bytes) -> bytes:
     return b'event: %b\ndata: {"type":"%b"%b}\n\n' % (type, type, more)
 
 
-#: A stream's first chunk, an event with a text, and the last chunks, by what was asked for.
+#: A stream's first chunk, the template of an event with text, and the last chunks, by dialect.
 DIALECTS = {
-    "openai": _spoken(b"", b""),
-    "openai with usage": _spoken(b',"usage":null', chunked(USAGE)),
+    "openai": _chat_dialect(b"", b""),
+    "openai with usage": _chat_dialect(b',"usage":null', chunked(USAGE)),
     "anthropic": (
         chunked(
             _event(
@@ -76,24 +76,24 @@ _STAMP = re.compile(rb'"content":"t(\d+)"')
 
 
 def upstream(frames: int, seconds: float) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is killed."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     listener.setblocking(False)
     print(listener.getsockname()[1], flush=True)
     poll = select.epoll()
     poll.register(listener.fileno(), select.EPOLLIN)
     open_: dict[int, socket.socket] = {}
-    asked: dict[int, bytes] = {}
-    due: list[tuple[float, int, int, str]] = []
+    requests: dict[int, bytes] = {}  # the bytes so far, by descriptor
+    due: list[tuple[float, int, int, str]] = []  # a heap: time, descriptor, frames left, dialect
     while True:
-        patience = max(0.0, due[0][0] - time.monotonic()) if due else -1
-        for descriptor, _ in poll.poll(patience):
+        timeout = max(0.0, due[0][0] - time.monotonic()) if due else -1
+        for descriptor, _ in poll.poll(timeout):
             if descriptor == listener.fileno():
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.setblocking(False)
                 open_[connection.fileno()] = connection
-                asked[connection.fileno()] = b""
+                requests[connection.fileno()] = b""
                 poll.register(connection.fileno(), select.EPOLLIN)
                 continue
             connection = open_[descriptor]
@@ -102,37 +102,37 @@ def upstream(frames: int, seconds: float) -> None:
             except OSError:
                 data = b""
             if not data:
-                del open_[descriptor], asked[descriptor]
+                del open_[descriptor], requests[descriptor]
                 connection.close()
                 continue
-            request = asked[descriptor] + data
-            asked[descriptor] = b"" if _is_whole(request) else request
-            if asked[descriptor]:
+            request = requests[descriptor] + data
+            requests[descriptor] = b"" if _is_whole(request) else request
+            if requests[descriptor]:
                 continue
             body = request.replace(b" ", b"")
             if b'"stream":true' not in body:
                 connection.send(PLAIN)
                 continue
             usage = b'"include_usage":true' in body
-            spoken = "openai with usage" if usage else "openai"
+            dialect = "openai with usage" if usage else "openai"
             if b"/messages" in body.partition(b"\r\n")[0]:
-                spoken = "anthropic"
-            connection.send(STREAM_HEAD + DIALECTS[spoken][0])
+                dialect = "anthropic"
+            connection.send(STREAM_HEAD + DIALECTS[dialect][0])
             first = time.monotonic() + random.random() * seconds
-            heapq.heappush(due, (first, descriptor, frames, spoken))
+            heapq.heappush(due, (first, descriptor, frames, dialect))
         now = time.monotonic()
         while due and due[0][0] <= now:
-            when, descriptor, left, spoken = due[0]
+            when, descriptor, remaining, dialect = due[0]
             stream = open_.get(descriptor)
-            _, text, last = DIALECTS[spoken]
-            piece = chunked(text % time.monotonic_ns()) if left else last
+            _, text, last = DIALECTS[dialect]
+            piece = chunked(text % time.monotonic_ns()) if remaining else last
             try:
-                if stream is None or stream.send(piece) < len(piece) or not left:
+                if stream is None or stream.send(piece) < len(piece) or not remaining:
                     raise OSError
             except OSError:
                 heapq.heappop(due)
             else:
-                heapq.heapreplace(due, (when + seconds, descriptor, left - 1, spoken))
+                heapq.heapreplace(due, (when + seconds, descriptor, remaining - 1, dialect))
 
 
 def _is_whole(request: bytes) -> bool:
@@ -144,7 +144,7 @@ def _is_whole(request: bytes) -> bool:
 
 
 def client(port: int, path: str, model: str, count: int, rate: float, frames: int) -> None:
-    """Read *count* streams of *frames* frames; print what came, and when."""
+    """Read *count* streams of *frames* frames; print how many frames were received, and delays."""
     messages = [{"role": "user", "content": "hi"}]
     content = {"model": model, "messages": messages, "max_tokens": 1000, "stream": True}
     body = json.dumps(content).encode()
@@ -154,8 +154,10 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
     ) % (path.encode(), len(body), body)
     poll = select.epoll()
     streams: dict[int, tuple[socket.socket, int]] = {}
-    late, first, opened, done, refused, steady_from = array("d"), array("d"), 0, 0, 0, 0
-    came = 0
+    # Milliseconds of each frame, seconds to each stream's first bytes; *steady_from* is the number
+    # of frames received when the last stream was opened: the percentiles begin there.
+    delays, first, opened, done, refused, steady_from = array("d"), array("d"), 0, 0, 0, 0
+    received = 0
     tails: dict[int, bytes] = {}
     began: dict[int, float] = {}
     start = time.monotonic()
@@ -169,7 +171,7 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
             poll.register(connection.fileno(), select.EPOLLIN)
             streams[connection.fileno()] = connection, 0
             began[connection.fileno()] = time.monotonic()
-            steady_from = len(late)
+            steady_from = len(delays)
         for descriptor, _ in poll.poll(30 if opened == count else 0.002 if rate else 0):
             connection, seen = streams[descriptor]
             try:
@@ -182,21 +184,21 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
                 refused += not data.startswith(b"HTTP/1.1 200")
             block = tails.pop(descriptor, b"") + data
             stamps = _STAMP.findall(block)
-            late.extend((now - int(stamp)) / 1e6 for stamp in stamps)
-            came += len(stamps)
+            delays.extend((now - int(stamp)) / 1e6 for stamp in stamps)
+            received += len(stamps)
             if data and b"[DONE]" not in block:
                 streams[descriptor] = connection, seen + len(stamps) + 1
-                # A stamp that was cut is counted when it is whole.
+                # A stamp split between two reads is counted with the second one.
                 if not block.endswith(b"\n\n\r\n"):
                     tails[descriptor] = block[block.rfind(b'"content"') :][-64:]
                 continue
             done += bool(data)
             del streams[descriptor]
             connection.close()
-    steady = sorted(late[steady_from:]) or [0.0]
+    steady = sorted(delays[steady_from:]) or [0.0]
     first_sorted = sorted(first) or [0.0]
 
-    def part(values: list[float], share: float) -> float:
+    def percentile(values: list[float], share: float) -> float:
         return round(values[int((len(values) - 1) * share)], 3)
 
     print(
@@ -204,11 +206,11 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
             {
                 "complete": done,
                 "refused": refused,
-                "lost": count * frames - came,
-                "frames": came,
-                "p50_ms": part(steady, 0.5),
-                "p99_ms": part(steady, 0.99),
-                "first_p99_s": part(first_sorted, 0.99),
+                "lost": count * frames - received,
+                "frames": received,
+                "p50_ms": percentile(steady, 0.5),
+                "p99_ms": percentile(steady, 0.99),
+                "first_p99_s": percentile(first_sorted, 0.99),
                 "seconds": round(time.monotonic() - start, 1),
             }
         )

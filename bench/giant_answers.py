@@ -1,4 +1,4 @@
-"""The largest answers that are within the limits, of each kind of provider."""
+"""The largest answers within the server's limits, of each kind of provider."""
 
 # ruff: noqa: UP031  (JSON is full of braces)
 
@@ -58,7 +58,7 @@ def chat_document(text: str) -> bytes:
 
 
 def _named(*events: str) -> bytes:
-    """Return *events*, JSON objects, as events that are named by their types."""
+    """Return *events*, JSON objects, as events with their types as names."""
     names = (json.loads(event[: event.index(",")] + "}")["type"] for event in events)
     return "".join(
         f"event: {name}\ndata: {event}\n\n" for name, event in zip(names, events, strict=True)
@@ -88,8 +88,8 @@ def claude_arguments(text: str) -> bytes:
     """Return a message in which one event has arguments with *text*."""
     piece = json.dumps('{"a":"%s"}' % text, ensure_ascii=False)
     block = '{"type":"tool_use","id":"1","name":"f","input":{}}'
-    made = _message(block, '{"type":"input_json_delta","partial_json":%s}' % piece)
-    return made.replace(b'"end_turn"', b'"tool_use"')
+    message = _message(block, '{"type":"input_json_delta","partial_json":%s}' % piece)
+    return message.replace(b'"end_turn"', b'"tool_use"')
 
 
 def _gemini(part: str) -> bytes:
@@ -124,12 +124,12 @@ def _ollama(message: str) -> bytes:
 
 
 def ollama_text(text: str) -> bytes:
-    """Return lines of which one has *text*."""
+    """Return lines, one of which has *text*."""
     return _ollama('"content":"%s"' % text)
 
 
 def ollama_arguments(text: str) -> bytes:
-    """Return lines of which one has a call with *text*."""
+    """Return lines, one of which has a call with *text*."""
     return _ollama(
         '"content":"","tool_calls":[{"function":{"name":"f","arguments":{"a":"%s"}}}]' % text
     )
@@ -140,13 +140,13 @@ def _aws(kind: str, payload: bytes) -> bytes:
         bytes((len(name),)) + name + struct.pack(">BH", 7, len(value)) + value
         for name, value in ((b":message-type", b"event"), (b":event-type", kind.encode()))
     )
-    made = struct.pack(">II", len(head) + len(payload) + 16, len(head))
-    made += struct.pack(">I", zlib.crc32(made)) + head + payload
-    return made + struct.pack(">I", zlib.crc32(made))
+    message = struct.pack(">II", len(head) + len(payload) + 16, len(head))
+    message += struct.pack(">I", zlib.crc32(message)) + head + payload
+    return message + struct.pack(">I", zlib.crc32(message))
 
 
 def bedrock_text(text: str) -> bytes:
-    """Return messages of which one has *text*."""
+    """Return messages, one of which has *text*."""
     delta = '{"contentBlockIndex":0,"delta":{"text":"%s"}}' % text
     return (
         _aws("contentBlockDelta", delta.encode())
@@ -157,14 +157,14 @@ def bedrock_text(text: str) -> bytes:
 
 
 def response_text(text: str) -> bytes:
-    """Return a response of which one event has *text*, and the ending that repeats it."""
+    """Return a response's stream in which one event has *text*, and the last event repeats it."""
     part = '{"type":"output_text","text":"%s"}'
-    said = '{"type":"message","id":"msg_1","role":"assistant","content":[%s]}' % part
+    message = '{"type":"message","id":"msg_1","role":"assistant","content":[%s]}' % part
     return _named(
         '{"type":"response.created","response":{"id":"resp_1","model":"m","output":[]}}',
         '{"type":"response.output_text.delta","item_id":"msg_1","delta":"%s"}' % text,
         '{"type":"response.completed","response":{"id":"resp_1","model":"m","output":[%s]}}'
-        % (said % text),
+        % (message % text),
     )
 
 
@@ -182,7 +182,7 @@ def embedding(text: str) -> bytes:
     )
 
 
-#: What a provider may be told to answer with.
+#: The answers by name, with their content types.
 ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "chat text": (EVENTS, chat_text),
     "chat arguments": (EVENTS, chat_arguments),

@@ -1,6 +1,6 @@
-"""The largest requests that are within the limits, of each API, and who is asked for which giant.
+"""The largest requests within the server's limits, of each API, and the cases of giant answers.
 
-A provider answers with the giant that the question names: ``giant:NAME``.
+A provider answers with the giant named in the question: ``giant:NAME``.
 """
 
 # ruff: noqa: UP031  (JSON is full of braces)
@@ -15,7 +15,7 @@ from typing import Any
 
 SIZE = 7_000_000
 
-#: The sections of a configuration file in which each kind of provider has a model.
+#: The sections of a configuration file with a model of each kind of provider.
 PROVIDERS = """
 [provider up]
 type = openai
@@ -52,7 +52,7 @@ api_key = key
 models = bedrock
 """
 
-#: Texts as they stand in JSON.
+#: Texts in the form that they have in JSON.
 TEXTS: dict[str, Callable[[], str]] = {
     "text": lambda: "x" * SIZE,
     "emoji": lambda: "\U0001f600" + "x" * SIZE,
@@ -61,15 +61,15 @@ TEXTS: dict[str, Callable[[], str]] = {
 
 
 _TRANSLATED = ("chat", "chat plain", "responses", "responses plain", "messages", "messages plain")
-#: Who answers with what.
-_SAID = {
+#: The giant answers of each model in each of the translated APIs.
+_ANSWERS = {
     "m": ("chat text", "chat arguments", "chat many calls"),
     "claude": ("claude text", "claude arguments"),
     "gemini": ("gemini text", "gemini arguments", "gemini picture"),
     "ollama": ("ollama text", "ollama arguments"),
     "bedrock": ("bedrock text",),
 }
-_ALONE = [
+_SINGLE_CASES = [
     ("m", "chat document", "chat plain"),
     ("own", "response text", "responses"),
     ("own", "claude text", "messages"),
@@ -78,9 +78,9 @@ _ALONE = [
 ]
 
 
-def asked() -> Iterator[tuple[str, str, str]]:
-    """Yield models, what they answer with, and the APIs in which they do; plain: no stream."""
-    for model, answers in _SAID.items():
+def answer_cases() -> Iterator[tuple[str, str, str]]:
+    """Yield the model, its answer and the API of each case; "plain" in the API: no stream."""
+    for model, answers in _ANSWERS.items():
         for answer in answers:
             for api in _TRANSLATED:
                 if model == "m" and api == "chat plain":
@@ -88,18 +88,18 @@ def asked() -> Iterator[tuple[str, str, str]]:
                 if model == "claude" and api == "messages plain":
                     continue
                 yield model, answer, api
-    yield from _ALONE
+    yield from _SINGLE_CASES
 
 
 def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
-    """Yield models, their small answers, APIs, titles of requests, and what makes these."""
-    for model, answers in _SAID.items():
+    """Yield the model, its small answer, the API, the title and the maker of each request."""
+    for model, answers in _ANSWERS.items():
         for api in ("chat", "responses", "messages"):
-            made = partial(history, api, model, "x" * SIZE)
+            arguments = partial(history, api, model, "x" * SIZE)
             for title, text in TEXTS.items():
-                yield model, answers[0], api, title, partial(_telling, api, model, text)
+                yield model, answers[0], api, title, partial(_question, api, model, text)
             yield model, answers[0], api, "picture", partial(picture, api, model)
-            yield model, answers[0], api, "arguments", made
+            yield model, answers[0], api, "arguments", arguments
             yield model, answers[0], api, "turns", partial(many_turns, api, model)
             wide = partial(many_turns, api, model, "\U0001f600")
             yield model, answers[0], api, "turns with emoji", wide
@@ -111,11 +111,11 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answers[0], api, "rounds", partial(rounds, api, model)
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         tokens = "[" + "1234567," * 300_000 + "1]"
-        yield "m", answer, api, "text", partial(_telling, api, "m", TEXTS["text"])
+        yield "m", answer, api, "text", partial(_question, api, "m", TEXTS["text"])
         yield "m", answer, api, "tokens", partial(request, api, "m", tokens, user="giant:none")
 
 
-def _telling(api: str, model: str, text: Callable[[], str]) -> bytes:
+def _question(api: str, model: str, text: Callable[[], str]) -> bytes:
     return request(api, model, f'"{text()}giant:none"')
 
 
@@ -129,9 +129,9 @@ PATHS = {
 
 
 def request(api: str, model: str, text: str, **more: Any) -> bytes:
-    """Return the body of a request of *api* that says *text*, which is a JSON string."""
+    """Return the body of a request of *api* with the input *text*, a JSON value."""
     api, _, plain = api.partition(" ")
-    said = {
+    question = {
         "chat": '"messages":[{"role":"user","content":%s}]',
         "responses": '"input":%s',
         "messages": '"max_tokens":9,"messages":[{"role":"user","content":%s}]',
@@ -140,7 +140,7 @@ def request(api: str, model: str, text: str, **more: Any) -> bytes:
     }[api] % text
     rest = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in more.items())
     stream = "" if plain or api == "embeddings" else ',"stream":true'
-    return f'{{"model":"{model}",{said}{stream}{rest}}}'.encode()
+    return f'{{"model":"{model}",{question}{stream}{rest}}}'.encode()
 
 
 def picture(api: str, model: str) -> bytes:
@@ -159,14 +159,14 @@ def picture(api: str, model: str) -> bytes:
 
 
 def history(api: str, model: str, text: str) -> bytes:
-    """Return the body of a request of *api* with a call that had *text* in its arguments."""
-    given = '{"a":"%s"}' % text
-    quoted = json.dumps(given, ensure_ascii=False)
+    """Return the body of a request of *api* with an earlier call with *text* in its arguments."""
+    arguments = '{"a":"%s"}' % text
+    quoted = json.dumps(arguments, ensure_ascii=False)
     if api == "messages":
         turns = (
             '{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":%s}]},'
             '{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":"ok"}]}'
-        ) % given
+        ) % arguments
         body = request(api, model, '"giant:none"').decode()
         return body.replace(
             '"content":"giant:none"}]', f'"content":"giant:none"}},{turns}]'
@@ -188,14 +188,14 @@ def history(api: str, model: str, text: str) -> bytes:
 
 
 def many_turns(api: str, model: str, letter: str = "y", size: int = 700) -> bytes:
-    """Return the body of a request of *api* with thousands of turns of *size* letters.
+    """Return the body of a request of *api* with thousands of messages of *size* letters.
 
-    Each begins with *letter*.
+    Each message begins with *letter*.
     """
     turn = '{"role":"user","content":"%s"},{"role":"assistant","content":"%s"},' % (
         (letter + "y" * (size - 1),) * 2
     )
-    many = min(5_000, 3_100 + 8 * size)  # so many that their values are within the limit
+    many = min(5_000, 3_100 + 8 * size)  # within the server's limit of values in a request
     turns = f'[{turn * many}{{"role":"user","content":"giant:none"}}]'
     if api == "responses":
         return request(api, model, turns)
@@ -205,7 +205,7 @@ def many_turns(api: str, model: str, letter: str = "y", size: int = 700) -> byte
 
 def rounds(api: str, model: str) -> bytes:
     """Return the body of a request of *api* with 1,300 rounds of a short call and its result."""
-    made = {
+    pattern = {
         "chat": '{"role":"assistant","content":null,"tool_calls":[{"id":"t%d","type":"function",'
         '"function":{"name":"f","arguments":"{}"}}]},'
         '{"role":"tool","tool_call_id":"t%d","content":"o%d"},',
@@ -215,7 +215,7 @@ def rounds(api: str, model: str) -> bytes:
         "responses": '{"type":"function_call","call_id":"t%d","name":"f","arguments":"{}"},'
         '{"type":"function_call_output","call_id":"t%d","output":"o%d"},',
     }[api]
-    turns = "".join(made % (at, at, at) for at in range(1_300))
+    turns = "".join(pattern % (at, at, at) for at in range(1_300))
     question = '{"role":"user","content":"giant:none"}'
     body = request(api, model, f"[{question}]" if api == "responses" else '"giant:none"').decode()
     return body.replace(question, f"{question},{turns}{question}").encode()
@@ -224,12 +224,12 @@ def rounds(api: str, model: str) -> bytes:
 def tools(api: str, model: str) -> bytes:
     """Return the body of a request of *api* with 700 tools of eight parameters each."""
     schema = {"type": "object", "properties": {key: {"type": "string"} for key in "abcdefgh"}}
-    named = [{"name": f"f{at}", "description": "does it"} for at in range(700)]
-    made: list[dict[str, Any]] = {
+    tools = [{"name": f"f{at}", "description": "does it"} for at in range(700)]
+    declared: list[dict[str, Any]] = {
         "chat": [
-            {"type": "function", "function": {**name, "parameters": schema}} for name in named
+            {"type": "function", "function": {**tool, "parameters": schema}} for tool in tools
         ],
-        "responses": [{"type": "function", **name, "parameters": schema} for name in named],
-        "messages": [{**name, "input_schema": schema} for name in named],
+        "responses": [{"type": "function", **tool, "parameters": schema} for tool in tools],
+        "messages": [{**tool, "input_schema": schema} for tool in tools],
     }[api]
-    return request(api, model, '"giant:none"', tools=made)
+    return request(api, model, '"giant:none"', tools=declared)

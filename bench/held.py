@@ -1,8 +1,7 @@
-"""Our server, which notes how long the CPU was held in one go.
+"""Our server, with a measurement of the carrier thread's longest round.
 
-``python -m bench.held FILE serve ...`` writes to FILE the most seconds of CPU time that the
-thread which moves all streams has spent in one round, whenever that was more than before.
-An empty FILE begins anew.
+``python -m bench.held FILE serve ...`` writes to FILE the CPU seconds of the longest round of the
+thread that moves all streams, each time there is a longer one.  Emptying FILE resets the maximum.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from pathlib import Path
 from choreo_wsgi.cli import main
 from choreo_wsgi.streams.carrier import Carrier
 
-note = Path(sys.argv[1])
-move = Carrier._round
+file = Path(sys.argv[1])
+original_round = Carrier._round
 longest = 0.0
 
 
-def moved(carrier: Carrier) -> None:
-    """Move what there is, as the carrier does, and note how long that took."""
+def measured_round(carrier: Carrier) -> None:
+    """Run a round of *carrier* and write its CPU time if it is the longest so far."""
     global longest
     begin = time.thread_time()
-    move(carrier)
+    original_round(carrier)
     held = time.thread_time() - begin
-    if held > 0.005 and (held > longest or not note.read_text()):
+    if held > 0.005 and (held > longest or not file.read_text()):
         longest = held
-        note.write_text(f"{held:.4f}")
+        file.write_text(f"{held:.4f}")
 
 
-Carrier._round = moved  # type: ignore[method-assign]
+Carrier._round = measured_round  # type: ignore[method-assign]
 sys.exit(main(sys.argv[2:]))

@@ -1,11 +1,11 @@
-"""``python -m bench hostile``: the worst that one request, or one event, does to others.
+"""``python -m bench hostile``: the worst effect of one request, or one event, on other streams.
 
-For each kind: how long the frames of a stream of 100 a second paused at the most, how much CPU
-time the thread that moves all streams spent in one round at the most, and by how much the
-process grew at its peak, in multiples of the bytes that were sent.  The last lines name the worst,
-where ROOM bytes are not counted: a small text of many values takes many times its size.
+For each kind: the longest pause in a stream of 100 frames a second, the most CPU time of one round
+of the thread that moves all streams, and the peak growth of the process's memory, as a multiple
+of the bytes sent.  The last lines show the worst of each, with growth reduced by ROOM bytes,
+because a small text of many values takes many times its size.
 
-``python -m bench.hostile WORD`` runs those with WORD in their names.
+``python -m bench.hostile WORD`` runs the kinds with WORD in their names.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from . import giant_answers, giants
 from .actor import EVENTS, HEAD, Actor, Server, chat, chunked, event, post, read
 
 MEBIBYTE = 1024 * 1024
-#: Bytes that the values of a text may take beside what it takes by its size.
+#: Bytes of growth that are allowed in addition to the multiple of the size.
 ROOM = 8 * MEBIBYTE
 SIZE = 8_000_000
-#: What is taken for one event.
+#: The server's limit of bytes in one event.
 LARGEST = 8 * MEBIBYTE
 
-#: What stands in an unknown member of a request.
+#: The values of an unknown member of a request.
 MEMBERS: dict[str, Callable[[], bytes]] = {
     "one word": lambda: b'"%b"' % (b"x" * SIZE),
     "escapes": lambda: b'"%b"' % (b"\\n" * (SIZE // 2)),
@@ -39,12 +39,12 @@ MEMBERS: dict[str, Callable[[], bytes]] = {
     "lists": lambda: b"[" + b"[]," * (SIZE // 3) + b"[]]",
     "objects": lambda: b"[" + b"{}," * (SIZE // 3) + b"{}]",
     "numbers": lambda: b"[" + b"1.5," * (SIZE // 4) + b"1]",
-    "as many values as may be": lambda: b"[" + b'{"a":1},' * 10_100 + b"1]",
+    "as many values as allowed": lambda: b"[" + b'{"a":1},' * 10_100 + b"1]",
     "deep": lambda: b"[" * SIZE,
 }
 
 
-#: Of each row: the pause and the time held in ms, the growth, and its name.
+#: The pause (ms), the longest round (ms), the growth and the name of each row.
 WORST: list[tuple[float, float, float, str]] = []
 
 
@@ -67,9 +67,9 @@ class Watch:
 
 
 def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes = b"") -> None:
-    """Send *sent*, in which, or in the *answer* to which, *size* bytes are; print a row.
+    """Send the request *sent* and print a row; it or its *answer* has *size* bytes.
 
-    *small* is a request of the same kind, so that what is loaded once is there already.
+    *small* is a small request of the same kind, sent before to load the modules.
     """
     with tempfile.TemporaryDirectory() as folder:
         note, sections = Path(folder, "held"), Path(folder, "choreo.ini")
@@ -77,7 +77,7 @@ def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes
         actor = Actor()
         actor.giants = {"it": answer, **NOTHING}
         sections.write_text(giants.PROVIDERS.format(url=actor.url.removesuffix("/v1")))
-        # A new one each time: freed memory is used again.
+        # A new process for each measurement: it would use freed memory again.
         server = Server(
             actor.url,
             "--config",
@@ -106,8 +106,8 @@ def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes
         finally:
             server.close()
     values = sum(map((answer or sent).count, b",{["))
-    beside = max(0, grown - ROOM) / size
-    WORST.append((watch.longest * 1000, held * 1000, beside, name))
+    growth = max(0, grown - ROOM) / size
+    WORST.append((watch.longest * 1000, held * 1000, growth, name))
     status = received.split(b"\r\n", 1)[0].decode()
     failed = "  FAILED" if b'"error":{' in received[-2000:] or b"event: error" in received else ""
     print(
@@ -129,7 +129,7 @@ NOTHING = {
 
 
 def members() -> None:
-    """Requests of chat with something large where nobody looks."""
+    """Measure chat requests with a large unknown member."""
     for name, make in MEMBERS.items():
         if wanted(title := f"request: {name}"):
             body = chat({"frames": 3})[:-1] + b',"x":' + make() + b"}"
@@ -137,7 +137,7 @@ def members() -> None:
 
 
 def requests() -> None:
-    """Requests of each API to each kind of provider."""
+    """Measure requests of each API to each kind of provider."""
     for model, small, api, title, make in giants.requests():
         if wanted(name := f"request: {api} to {model}, {title}"):
             body, path = (
@@ -149,39 +149,40 @@ def requests() -> None:
 
 
 def answers() -> None:
-    """Answers of each kind of provider in the words of each API, with one large event."""
-    for model, answer, api in giants.asked():
+    """Measure answers of each kind of provider in each API, with one large event."""
+    for model, answer, api in giants.answer_cases():
         kind, make = giant_answers.ANSWERS[answer]
         path = giants.PATHS[api.partition(" ")[0]]
         sent, small = (
-            post(giants.request(api, model, f'"giant:{one}"'), path=path) for one in ("it", answer)
+            post(giants.request(api, model, f'"giant:{giant}"'), path=path)
+            for giant in ("it", answer)
         )
         for title, text in giants.TEXTS.items():
             if wanted(name := f"event: {answer} as {api}, {title}"):
-                said = make(text())
-                if len(said) > LARGEST:  # each backslash is two in arguments
-                    said = make(text()[: giants.SIZE // 2])
-                measure(name, sent, len(said), _response(kind, said), small)
+                stream = make(text())
+                if len(stream) > LARGEST:  # backslashes are doubled in arguments
+                    stream = make(text()[: giants.SIZE // 2])
+                measure(name, sent, len(stream), _response(kind, stream), small)
 
 
 def events() -> None:
-    """Events of chat with something large where nobody looks, or in one text."""
+    """Measure chat events with a large text or a large unknown member."""
     sent = post(giants.request("chat", "m", '"giant:it"'))
     start, end = event('{"role":"assistant","content":""}'), event("{}", '"stop"')
     for name, make in EVENTS.items():
         if wanted(title := f"event: {name}"):
-            said = _response(giant_answers.EVENTS, start + make() + end + b"data: [DONE]\n\n")
-            measure(title, sent, len(said), said)
+            stream = _response(giant_answers.EVENTS, start + make() + end + b"data: [DONE]\n\n")
+            measure(title, sent, len(stream), stream)
 
 
 def wanted(name: str) -> bool:
-    """Whether all the words of the command line are in *name*."""
+    """Return whether all words of the command line are in *name*."""
     return __name__ != "__main__" or all(word in name for word in sys.argv[1:])
 
 
 def main() -> None:
     """Print the table."""
-    print("hostile: the longest pause of another stream, and the growth by the bytes sent")
+    print("hostile: the longest pause of another stream, and the growth per byte sent")
     measure("nothing", post(chat({"frames": 3})), MEBIBYTE)
     for part in (members, requests, answers, events):
         part()
@@ -190,7 +191,7 @@ def main() -> None:
     for kind in ("request", "event"):
         rows = [row for row in WORST if row[3].startswith(kind)] or WORST
         grown = max(rows, key=itemgetter(2))
-        print(f"growth of {kind}s: {grown[2]:.1f} x beside {ROOM // MEBIBYTE} MiB ({grown[3]})")
+        print(f"growth of {kind}s: {grown[2]:.1f} x plus {ROOM // MEBIBYTE} MiB ({grown[3]})")
 
 
 if __name__ == "__main__":

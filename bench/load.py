@@ -1,7 +1,7 @@
-"""The load: an upstream that streams, clients that read, and the CPU time of who is between.
+"""The load: an upstream that streams, clients that read, and the CPU time of the gateway between.
 
-Both ends are made cheap (bytes built beforehand, large reads), so that they do not hold up
-what is measured.
+Both ends use little CPU time (bytes built beforehand, large reads), so that they do not slow the
+gateway down.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def chunked(data: bytes) -> bytes:
 
 
 def recorded(frames: int, usage: bool) -> bytes:
-    """Return the body of an upstream's stream: each frame a chunk, as OpenAI sends it."""
+    """Return the body of an upstream's stream, each frame as one HTTP chunk, as OpenAI sends it."""
     null = b',"usage":null' if usage else b""
     parts = [chunked(CHUNK % (b'{"role":"assistant","content":""}', b"null", null))]
     parts += [
@@ -98,7 +98,7 @@ class Upstream:
                 connection.sendall(self._bodies[usage])
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting connections."""
         self._socket.close()
 
 
@@ -117,7 +117,7 @@ class Gateway:
 
 
 def free_port() -> int:
-    """Return a port on loopback that nobody listens on now."""
+    """Return a free port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -126,7 +126,7 @@ def free_port() -> int:
 def gateway(
     command: Callable[[int], list[str]], environment: dict[str, str] | None = None
 ) -> Iterator[Gateway]:
-    """Run ``command(port)`` until it listens, and end it afterwards."""
+    """Run ``command(port)``; yield it when it listens, and stop it afterwards."""
     port = free_port()
     process = subprocess.Popen(
         command(port),
@@ -155,7 +155,7 @@ def gateway(
 
 
 def request(port: int, body: bytes, headers: bytes = b"") -> socket.socket:
-    """Send a chat completion request, with more *headers*, and return its connection."""
+    """Send a chat completion request, with additional *headers*, and return the connection."""
     connection = socket.create_connection(("127.0.0.1", port), 60)
     connection.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -174,14 +174,14 @@ def body(content: str = "Write a short story", stream: bool = True) -> bytes:
 
 
 def read_frames(connection: socket.socket) -> int:
-    """Read a stream to its end; return how many frames came, -1 without an end marker."""
+    """Read a stream to its end; return the number of frames, or -1 without an end marker."""
     frames, tail, done = 0, b"", False
     with connection:
         while data := connection.recv(1 << 18):
             block = tail + data
             frames += block.count(b"data: {")
             done = done or b"data: [DONE]" in block
-            # A mark that is cut in two is counted when it is whole.
+            # A marker split between two reads is counted with the second one.
             tail = block[-12:] if b"data: {" not in block[-12:] else block[-6:]
     return frames if done else -1
 
@@ -193,14 +193,17 @@ def streams(
     content: str = "Write a short story",
     headers: bytes = b"",
 ) -> int:
-    """Read *count* streams, *at_once* at a time; return the frames, or raise if one was cut."""
-    left = iter(range(count))
+    """Read *count* streams, *at_once* at a time; return the number of frames.
+
+    Raises RuntimeError if a stream was cut.
+    """
+    remaining = iter(range(count))
     lock, total = threading.Lock(), []
 
     def read() -> None:
         while True:
             with lock:
-                if next(left, None) is None:
+                if next(remaining, None) is None:
                     return
             total.append(read_frames(request(port, body(content), headers)))
 
@@ -215,7 +218,7 @@ def streams(
 
 
 def documents(port: int, count: int) -> None:
-    """Ask for *count* plain completions, one after the other."""
+    """Request *count* plain completions, one after the other."""
     for _ in range(count):
         with request(port, body(stream=False)) as connection:
             answer = b""

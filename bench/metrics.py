@@ -1,8 +1,8 @@
-"""What ``metrics = true`` costs a stream: without sockets, beside the same without it.
+"""The cost of ``metrics = true``: the CPU time of a stream with it and without it, no sockets.
 
-Two applications take turns within one thread, whose CPU time has less noise than a server's: the
-cost of a frame and of a request, in microseconds, says more than two rates that differ by less
-than their spread.
+Two applications take turns in one thread, whose CPU time has less noise than a server's.  The
+result is the cost of a frame and of a request in microseconds, because two rates would differ by
+less than their spread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAIRS = 40
 
 
 def ask(app: Application, words: int) -> None:
-    """Have *app*'s echo stream so many *words*, each in a block of its own."""
+    """Read a stream of *words* words from the echo provider of *app*, each word as one block."""
     message = {"role": "user", "content": "w " * words}
     body = json.dumps({"model": "echo", "messages": [message], "stream": True}).encode()
     environ = {
@@ -38,11 +38,11 @@ def ask(app: Application, words: int) -> None:
 
 
 def main() -> None:
-    """Print the cost of a stream without and with metrics, and of a frame alone."""
+    """Print the cost of a request and of a frame without metrics, and the cost that metrics add."""
     logging.getLogger("choreo_wsgi").setLevel(logging.ERROR)
     apps = [create_app(configure({"metrics": word}, {})) for word in ("false", "true")]
-    print("metrics: CPU us, median of what they add (quartiles)")
-    for words, streams, what in ((0, 200, "a request"), (1000, 10, "a frame")):
+    print("metrics: CPU us without them, + median of the additional cost (quartiles)")
+    for words, streams, title in ((0, 200, "a request"), (1000, 10, "a frame")):
         costs: list[list[float]] = [[], []]
         for pair in range(PAIRS):
             for which in (0, 1) if pair % 2 else (1, 0):
@@ -54,7 +54,8 @@ def main() -> None:
         added = [more - less for less, more in zip(*costs, strict=True)]
         low, middle, high = statistics.quantiles(added)
         print(
-            f"  {what:12}{statistics.median(costs[0]):8.2f}  +{middle:.2f} ({low:.2f} - {high:.2f})"
+            f"  {title:12}{statistics.median(costs[0]):8.2f}  "
+            f"+{middle:.2f} ({low:.2f} - {high:.2f})"
         )
     for app in apps:
         app.close()

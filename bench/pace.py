@@ -1,7 +1,7 @@
 """Streams at a model's pace: the CPU time and the delay that each gateway adds to a frame.
 
-``python -m bench pace`` measures those that are installed, each with 200 streams of 20 frames a
-second; ``many`` ours alone with 10,000 streams of one frame a second.
+``python -m bench pace`` measures the installed gateways, each with 200 streams of 20 frames a
+second; ``many`` measures only ours, with 10,000 streams of one frame a second.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import psutil
 from .gateways import OURS, PEERS, TRANSLATING, Peer
 from .load import PYTHON, Gateway, gateway
 
-#: Seconds that ``many`` lasts, besides the time in which the streams begin.
+#: Seconds that ``many`` lasts after all streams have begun.
 MANY_SECONDS = int(os.environ.get("MANY_SECONDS", "600"))
-#: Descriptors of a gateway besides two a stream.
+#: Descriptors of a gateway in addition to two per stream.
 SPARE = 300
 
 
@@ -42,7 +42,7 @@ def upstream(frames: int, seconds: float) -> Iterator[int]:
 
 
 def measure(peer: Peer, count: int, rate: float, frames: int, seconds: float) -> dict[str, float]:
-    """Return what *count* streams through *peer* cost, begun at *rate* a second (0: at once)."""
+    """Return the figures of *count* streams through *peer*, *rate* begun per second (0: at once)."""
     with (
         tempfile.TemporaryDirectory() as folder,
         upstream(frames, seconds) as port,
@@ -53,7 +53,7 @@ def measure(peer: Peer, count: int, rate: float, frames: int, seconds: float) ->
         running.port = peer.port(Path(folder))
         time.sleep(5 if peer.module or peer.name == "smg" else 1)  # for its health checks
         if not rate:
-            client(peer, running, 10, 0, frames)  # what is done once is done
+            client(peer, running, 10, 0, frames)  # a warm-up
         before, idle = running.cpu(), memory(running)
         peak, done = [idle], threading.Event()
 
@@ -64,38 +64,38 @@ def measure(peer: Peer, count: int, rate: float, frames: int, seconds: float) ->
         watching = threading.Thread(target=watch)
         watching.start()
         try:
-            found = client(peer, running, count, rate, frames)
+            figures = client(peer, running, count, rate, frames)
         finally:
             done.set()
             watching.join()
-        found["cpu_us"] = (running.cpu() - before) * 1e6 / max(found["frames"], 1)
-        found["idle_mb"], found["peak_mb"] = idle / 1e6, peak[0] / 1e6
-        found["kb_a_stream"] = (peak[0] - idle) / 1e3 / count
-        return found
+        figures["cpu_us"] = (running.cpu() - before) * 1e6 / max(figures["frames"], 1)
+        figures["idle_mb"], figures["peak_mb"] = idle / 1e6, peak[0] / 1e6
+        figures["kb_a_stream"] = (peak[0] - idle) / 1e3 / count
+        return figures
 
 
 def client(peer: Peer, running: Gateway, count: int, rate: float, frames: int) -> dict[str, float]:
-    """Return what a client in a process of its own says of *count* streams."""
+    """Read *count* streams in a client process; return its figures."""
     arguments = [running.port, peer.path, peer.model, count, rate, frames]
     command = [PYTHON, "-m", "bench.ends", "client", *map(str, arguments)]
-    found: dict[str, float] = json.loads(
+    figures: dict[str, float] = json.loads(
         subprocess.run(command, check=True, capture_output=True).stdout
     )
-    return found
+    return figures
 
 
 def memory(running: Gateway) -> int:
-    """Return the bytes of memory that the gateway and its children have."""
+    """Return the resident bytes of the gateway and its children."""
     root = psutil.Process(running.process.pid)
-    return sum(one.memory_info().rss for one in [root, *root.children(recursive=True)])
+    return sum(member.memory_info().rss for member in [root, *root.children(recursive=True)])
 
 
-def row(name: str, found: dict[str, float]) -> None:
+def row(name: str, figures: dict[str, float]) -> None:
     """Print a line of the table."""
     print(
-        f"  {name:16}{found['cpu_us']:8.1f}{found['p50_ms']:9.3f}{found['p99_ms']:9.3f}"
-        f"{found['first_p99_s']:8.3f}{found['kb_a_stream']:8.1f}{found['peak_mb']:8.0f}"
-        f"{found['lost']:7.0f}{found['refused']:9.0f}",
+        f"  {name:16}{figures['cpu_us']:8.1f}{figures['p50_ms']:9.3f}{figures['p99_ms']:9.3f}"
+        f"{figures['first_p99_s']:8.3f}{figures['kb_a_stream']:8.1f}{figures['peak_mb']:8.0f}"
+        f"{figures['lost']:7.0f}{figures['refused']:9.0f}",
         flush=True,
     )
 
@@ -107,13 +107,13 @@ HEADING = (
 
 
 def pace() -> None:
-    """200 streams of 60 frames, 20 a second, through each gateway that is there."""
+    """Measure 200 streams of 60 frames, 20 a second, through each installed gateway."""
     print("pace: a frame's CPU time and delay, 200 streams of 20 frames a second; 0 lost")
     _compare(PEERS)
 
 
 def translated() -> None:
-    """The same from Anthropic's events to chat chunks, through each gateway that translates."""
+    """Measure the same, from Anthropic's events to chat chunks, in the gateways that translate."""
     print("translated: as pace, from Anthropic's Messages to chat completions")
     _compare(TRANSLATING)
 
@@ -131,7 +131,7 @@ def _compare(peers: list[Peer]) -> None:
 
 
 def many() -> None:
-    """As many streams as the system's limit allows, up to 10,000, of a frame a second."""
+    """Measure as many streams as descriptors allow, up to 10,000, of one frame a second."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(10_000, (hard - SPARE) // 2)

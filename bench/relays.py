@@ -1,4 +1,4 @@
-"""What is measured beside us: a bare WSGI stream, and the relays that one writes by hand."""
+"""The peers of the benchmarks: a bare WSGI stream, and hand-written relays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAME = (
 
 
 def bare(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-    """Stream one constant frame: the least that any WSGI stream costs."""
+    """Stream one constant frame: the minimum cost of a WSGI stream."""
     start_response("200 OK", [("Content-Type", "text/event-stream; charset=utf-8")])
     for _ in range(FRAMES):
         yield FRAME
@@ -62,7 +62,7 @@ def fastapi_app() -> Any:
             return upstream.json()
         return StreamingResponse(upstream.aiter_bytes(), media_type="text/event-stream")
 
-    # The annotation is text here, and Request is not a module's name.
+    # FastAPI cannot resolve the annotation, a string here: Request is not a global name.
     chat.__annotations__["request"] = Request
     app.post("/v1/chat/completions")(chat)
     return app

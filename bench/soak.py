@@ -1,8 +1,8 @@
 """``make soak``: mixed load for ten minutes; every answer is checked.
 
-After a fifth of the time and at the end the load rests, and the server's memory, threads and
-descriptors are looked at: memory may have grown by a fifth, the others not at all.  Threads are
-made when all others are busy, so the load begins with more of what needs them than ever follows.
+After a fifth of the time and at the end the load pauses, and the server's memory, threads and
+descriptors are compared: memory may have grown by a fifth, the others not at all.  The server
+starts threads when all are busy, so the warm-up consists of the requests that need the most threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .actor import Server, chat, post, read, served, word
 SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 CALLERS = 40
 WARM_UP = 10.0
-#: Of a text of this many words everything else in the answer is left out.
+#: The most words of an answer.
 WORDS = 40
 
 _CONTENT = re.compile(rb'"content":"(word\d+ )"')
@@ -34,7 +34,7 @@ def text(count: int) -> str:
     return "".join(map(word, range(count)))
 
 
-def said(answer: bytes) -> str:
+def words_in(answer: bytes) -> str:
     """Return the words in the frames of *answer*."""
     return b"".join(_CONTENT.findall(answer)).decode()
 
@@ -46,7 +46,7 @@ def expect(condition: object, answer: bytes) -> None:
 
 
 def ask(server: Server, sent: bytes) -> bytes:
-    """Return the answer to *sent*."""
+    """Send the request *sent* and return its answer."""
     with server.connect() as connection:
         connection.sendall(sent)
         return read(connection)
@@ -55,7 +55,7 @@ def ask(server: Server, sent: bytes) -> bytes:
 def streamed(server: Server, dice: random.Random) -> None:
     count = dice.randint(1, WORDS)
     answer = ask(server, post(chat({"frames": count, "pause": dice.choice((0, 0.01, 0.05))})))
-    expect(said(answer) == text(count) and b"data: [DONE]" in answer, answer)
+    expect(words_in(answer) == text(count) and b"data: [DONE]" in answer, answer)
 
 
 def plain(server: Server, dice: random.Random) -> None:
@@ -89,22 +89,22 @@ def large(server: Server, dice: random.Random) -> None:
         b'"messages": [', b'"messages": [%b,' % json.dumps(history).encode()
     )
     answer = ask(server, post(body))
-    expect(said(answer) == text(3), answer)
+    expect(words_in(answer) == text(3), answer)
 
 
-def left(server: Server, dice: random.Random) -> None:
-    """The client leaves in the middle."""
+def abandoned(server: Server, dice: random.Random) -> None:
+    """The client closes the connection in the middle of the stream."""
     with server.connect() as connection:
         connection.sendall(post(chat({"frames": 1000, "pause": 0.02})))
         expect(connection.recv(4096).startswith(b"HTTP/1.1 200 "), b"")
 
 
 def resumed(server: Server, dice: random.Random) -> None:
-    """The client leaves and comes back for the rest."""
+    """The client closes the connection, and resumes the stream over another one."""
     count = dice.randint(2, WORDS)
     with server.connect() as connection:
-        asked = chat({"frames": count, "pause": 0.02})
-        connection.sendall(post(asked, "Choreo-Resumable: 1"))
+        body = chat({"frames": count, "pause": 0.02})
+        connection.sendall(post(body, "Choreo-Resumable: 1"))
         answer = connection.recv(4096)
         while b"\r\n\r\n" not in answer:
             answer += connection.recv(4096)
@@ -113,7 +113,7 @@ def resumed(server: Server, dice: random.Random) -> None:
     assert found is not None
     line = f"GET /v1/streams/{found[1].decode()} HTTP/1.1\r\nHost: localhost\r\nConnection: close"
     answer = ask(server, f"{line}\r\n\r\n".encode())
-    expect(said(answer) == text(count) and b"data: [DONE]" in answer, answer)
+    expect(words_in(answer) == text(count) and b"data: [DONE]" in answer, answer)
 
 
 def other_apis(server: Server, dice: random.Random) -> None:
@@ -130,13 +130,14 @@ def other_apis(server: Server, dice: random.Random) -> None:
     expect(ending in answer and word(3).encode() in answer, answer)
 
 
-def looked(server: Server, dice: random.Random) -> None:
+def pages(server: Server, dice: random.Random) -> None:
     path = dice.choice(("/healthz", "/readyz", "/v1/models", "/"))
     sent = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = ask(server, sent.encode())
     expect(answer.startswith(b"HTTP/1.1 200 "), answer)
 
 
+#: The acts of the callers, with their weights.
 ACTS: dict[Callable[[Server, random.Random], None], int] = {
     streamed: 10,
     plain: 4,
@@ -144,15 +145,15 @@ ACTS: dict[Callable[[Server, random.Random], None], int] = {
     failed: 2,
     refused: 2,
     large: 1,
-    left: 2,
+    abandoned: 2,
     resumed: 3,
     other_apis: 2,
-    looked: 1,
+    pages: 1,
 }
 
 
 class Load:
-    """The callers; ``pause()`` rests them, ``go()`` lets them go on."""
+    """The threads that put load on *server*; they begin with :meth:`go`."""
 
     def __init__(self, server: Server) -> None:
         self.counts: Counter[str] = Counter()
@@ -185,17 +186,17 @@ class Load:
             self.counts[act.__name__] += 1
 
     def go(self) -> None:
-        """Let the callers work."""
+        """Start or continue the load."""
         self._going.set()
 
     def rest(self) -> None:
-        """Return when every caller has ended what it did."""
+        """Pause the load; return when every thread has finished its request."""
         self._going.clear()
         for _ in self._threads:
             self._resting.acquire()
 
     def end(self) -> None:
-        """End the callers."""
+        """Stop the threads."""
         self._ended = True
         self._going.set()
         for thread in self._threads:
@@ -203,7 +204,7 @@ class Load:
 
 
 def settled(server: Server) -> tuple[int, int, int]:
-    """Return memory (kB), threads and descriptors once the descriptors stay the same."""
+    """Return memory (kB), threads and descriptors once the number of descriptors is stable."""
     last, since = -1, time.monotonic()
     while time.monotonic() - since < 3:
         if server.descriptors() != last:
@@ -213,28 +214,28 @@ def settled(server: Server) -> tuple[int, int, int]:
 
 
 def main() -> int:
-    """Run; return 1 if something was wrong."""
+    """Run the soak test; return 1 if there was a problem."""
     with served("--max-streams", "200", "--replay-ttl-seconds", "20") as server:
         load = Load(server)
-        load.acts = {large: 1, looked: 1, other_apis: 1}
+        load.acts = {large: 1, pages: 1, other_apis: 1}
         load.go()
         time.sleep(WARM_UP)
         load.acts = ACTS
-        looks = []
+        states = []
         for seconds in (SECONDS / 5, SECONDS * 4 / 5):
             load.go()
             time.sleep(seconds)
             load.rest()
-            looks.append(settled(server))
+            states.append(settled(server))
             print(
-                f"{sum(load.counts.values()):,} answers; {looks[-1][0] / 1024:.1f} MiB, "
-                f"{looks[-1][1]} threads, {looks[-1][2]} descriptors",
+                f"{sum(load.counts.values()):,} answers; {states[-1][0] / 1024:.1f} MiB, "
+                f"{states[-1][1]} threads, {states[-1][2]} descriptors",
                 flush=True,
             )
         load.end()
     print(", ".join(f"{name} {count:,}" for name, count in sorted(load.counts.items())))
     problems = []
-    first, last = looks
+    first, last = states
     if last[0] > first[0] * 1.2:
         problems.append("memory has grown by more than a fifth")
     if last[1] > first[1]:
