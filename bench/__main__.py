@@ -68,23 +68,20 @@ def encoder() -> None:
         gateway(bare, environment) as a,
         gateway(lambda port: serve(port, "--default-model", "echo")) as b,
     ):
-        rates = interleaved([a, b], lambda gateway: streams(gateway.port, 8, 4, content))
+        rates = interleaved([a, b], lambda running: streams(running.port, 8, 4, content))
     base = show("bare waitress, one constant frame", rates[0], "frames/CPU s")
     show("echo provider through our server", rates[1], "frames/CPU s", base)
 
 
 def interleaved(gateways: list[Gateway], load: Callable[[Gateway], int]) -> list[list[float]]:
-    """Return each gateway's units per CPU second, measured in turn after a warm-up.
-
-    *load* puts load on a gateway and returns the number of units: frames or requests.
-    """
+    """Return each gateway's units (those that *load* returns) per CPU second, after a warm-up."""
     rates: list[list[float]] = [[] for _ in gateways]
     for run in range(RUNS + 1):
-        for gateway, figures in zip(gateways, rates, strict=True):
-            before = gateway.cpu()
-            units = load(gateway)
+        for running, figures in zip(gateways, rates, strict=True):
+            before = running.cpu()
+            units = load(running)
             if run:
-                figures.append(units / max(gateway.cpu() - before, 0.01))
+                figures.append(units / max(running.cpu() - before, 0.01))
     return rates
 
 
@@ -99,7 +96,7 @@ def relay() -> None:
         gateway(serve, ours) as c,
     ):
         print("relay: frames per CPU second, 10 streams at once as fast as they go")
-        rates = interleaved([a, b, c], lambda gateway: streams(gateway.port, 10, 10))
+        rates = interleaved([a, b, c], lambda running: streams(running.port, 10, 10))
         base = show("Flask and requests, gunicorn", rates[0], "frames/CPU s")
         show("FastAPI and httpx, uvicorn", rates[1], "frames/CPU s", base)
         show("choreo-wsgi", rates[2], "frames/CPU s", base)
@@ -109,8 +106,8 @@ def relay() -> None:
         show("choreo-wsgi, resumable", rates[0], "frames/CPU s", base)
         print("relay: plain completions per CPU second")
 
-        def plain(gateway: Gateway) -> int:
-            documents(gateway.port, 200)
+        def plain(running: Gateway) -> int:
+            documents(running.port, 200)
             return 200
 
         rates = interleaved([a, b, c], plain)

@@ -168,7 +168,7 @@ class Server:
         return Path(f"/proc/{self.process.pid}")
 
     def memory(self, name: str = "VmRSS") -> int:
-        """Return the number in the line *name* of /proc/PID/status: kB of memory, VmHWM the peak."""
+        """Return the number in the line *name* of /proc/PID/status: kB of memory, VmHWM: peak."""
         found = re.search(rf"^{name}:\s+(\d+)", (self._proc / "status").read_text(), re.MULTILINE)
         return int(found[1]) if found else 0
 

@@ -49,7 +49,7 @@ def body(chunks: int) -> list[bytes]:
 
 
 def serve(listener: socket.socket, chunks: int) -> None:
-    """Answer every request on *listener* with *chunks* chunks, or with PACED ones at ``/paced/``."""
+    """Answer requests on *listener* with *chunks* chunks at once, or at a pace for ``/paced/``."""
     burst, paced = b"".join(body(chunks)), body(PACED)
 
     def answer(sock: socket.socket) -> None:

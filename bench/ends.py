@@ -154,8 +154,8 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
     ) % (path.encode(), len(body), body)
     poll = select.epoll()
     streams: dict[int, tuple[socket.socket, int]] = {}
-    # Milliseconds of each frame, seconds to each stream's first bytes; *steady_from* is the number
-    # of frames received when the last stream was opened: the percentiles begin there.
+    # *delays* has ms per frame, *first* seconds to a stream's first bytes.  The percentiles count
+    # the frames after the last stream was opened, number *steady_from*.
     delays, first, opened, done, refused, steady_from = array("d"), array("d"), 0, 0, 0, 0
     received = 0
     tails: dict[int, bytes] = {}

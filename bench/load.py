@@ -193,10 +193,7 @@ def streams(
     content: str = "Write a short story",
     headers: bytes = b"",
 ) -> int:
-    """Read *count* streams, *at_once* at a time; return the number of frames.
-
-    Raises RuntimeError if a stream was cut.
-    """
+    """Read *count* streams, *at_once* at a time; return their frames, or raise if one was cut."""
     remaining = iter(range(count))
     lock, total = threading.Lock(), []
 

@@ -42,7 +42,7 @@ def upstream(frames: int, seconds: float) -> Iterator[int]:
 
 
 def measure(peer: Peer, count: int, rate: float, frames: int, seconds: float) -> dict[str, float]:
-    """Return the figures of *count* streams through *peer*, *rate* begun per second (0: at once)."""
+    """Return the figures of *count* streams through *peer*, *rate* opened per second (0: all)."""
     with (
         tempfile.TemporaryDirectory() as folder,
         upstream(frames, seconds) as port,

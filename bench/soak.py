@@ -2,7 +2,7 @@
 
 After a fifth of the time and at the end the load pauses, and the server's memory, threads and
 descriptors are compared: memory may have grown by a fifth, the others not at all.  The server
-starts threads when all are busy, so the warm-up consists of the requests that need the most threads.
+starts threads when all are busy, so the warm-up sends the requests that need the most threads.
 """
 
 from __future__ import annotations
