@@ -1,4 +1,4 @@
-"""Fixtures for every test: see ``harness.py``."""
+"""Fixtures for all tests; see ``harness.py``."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from scripted_provider import Script, Scripted
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.providers import registry
 
-# How long an example takes says nothing on a machine that does other things as well.
+# No time limit for an example: the machine may be busy with other work.
 hypothesis.settings.register_profile(
     "choreo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("choreo")
 
 
-#: Beginnings of the variables that our programs, the SDKs and the servers of the tests read.
+#: Prefixes of the variables that our programs, the SDKs and the servers of the tests read.
 SETTINGS = re.compile(
     "CHOREO|OPENAI_|AZURE_|ANTHROPIC_|AWS_|GOOGLE_|GEMINI_|OLLAMA_|OTEL_|PROMETHEUS_|GUNICORN_"
     "|WEB_CONCURRENCY|LISTEN_|NOTIFY_SOCKET|REQUESTS_CA_BUNDLE|CURL_|SSL_CERT_|NETRC"
     "|PYTHON(?!PATH|HASHSEED|DONTWRITEBYTECODE)|FORCE_COLOR|NO_COLOR|COLUMNS|.*_PROXY$",
     re.IGNORECASE,
 )
-#: Of those, what says how the tests run.
+#: Variables with these prefixes that configure the test run itself.
 KEPT = ("CHOREO_NIGHTLY",)
 
 
 def pytest_configure() -> None:
-    """Make the run independent of the environment it was started in.
+    """Make the run independent of its environment.
 
-    Keys, addresses and proxies would be used, an ignored SIGINT is inherited by every program
-    that a test starts, and unbuffered output changes what a forked child repeats.
-    Debian keeps nginx, haproxy and apache2 where only root's PATH leads.  Some tests open a
-    thousand connections, and a socket below a long TMPDIR.
+    Keys, addresses and proxies would be used, an ignored SIGINT would be inherited by every program
+    that a test starts, and unbuffered output changes the buffered output that a forked child
+    repeats.  On Debian only root's PATH contains nginx, haproxy and apache2.  Some tests open a
+    thousand connections, and unix sockets, whose paths must be short.
     """
     for name in list(os.environ):
         if SETTINGS.match(name) and name not in KEPT:
@@ -60,12 +60,12 @@ def pytest_configure() -> None:
     enough = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
     if soft != resource.RLIM_INFINITY and soft < enough:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
-    os.umask(0o022)  # servers that root starts give their rights up, and read what we wrote
+    os.umask(0o022)  # servers started by root drop their rights, and must read our files
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: Files of few tests that take long: begun last, one of them would run beside idle cores.
+#: Files of few, long tests: if one of them began last, the other cores would be idle meanwhile.
 LONGEST = (
     *("programs/test_doctor.py", "programs/test_wsgi_servers.py", "programs/test_page.py"),
     *("docs/test_rendering.py", "programs/test_install_size.py", "client/test_types.py"),
@@ -77,15 +77,15 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the LONGEST."""
+    """Run the LONGEST first."""
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the cyclic collector from what collecting has made: it lives to the end of the run.
+    """Exclude the collected tests from the cyclic collector: they live to the end of the run.
 
-    With thousands of tests in it, each full collection would take a fifth of a second.
+    With thousands of tests each full collection would otherwise take a fifth of a second.
     """
     gc.disable()
     try:
@@ -97,19 +97,19 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.fixture
 def require_tool() -> Callable[[str, str], str]:
-    """``require_tool(name, package)``: the program's path; skips, under CI=true fails."""
+    """``require_tool(name, package)``: the path of the program; see ``harness.py``."""
     return harness.require_tool
 
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
-    """A server's TLS context, and the file of the certificate to trust."""
+    """The TLS context of a server, and the file with the certificate to trust."""
     return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., harness.Server]]:
-    """``serve(app, **adjustments)``: a real waitress, closed when the test is over."""
+    """``serve(app, **adjustments)``: a real waitress, closed after the test."""
     servers: list[harness.Server] = []
 
     def start(app: Any, **adjustments: Any) -> harness.Server:
@@ -123,9 +123,9 @@ def serve() -> Iterator[Callable[..., harness.Server]]:
 
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Script]]:
-    """Installs the provider type ``scripted``, through an entry point as anybody's would be.
+    """Install the provider type ``scripted`` through an entry point, as third-party types are.
 
-    Returns a function that makes the :class:`Script` of the next request.
+    The fixture is a function that returns the :class:`Script` for the next request.
     """
     metadata = tmp_path / "scripted-1.dist-info"
     metadata.mkdir()
@@ -151,25 +151,25 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 @pytest.fixture
 def application() -> Iterator[Callable[..., Application]]:
-    """``application(sections, **settings)``: closed when the test is over, nothing running."""
+    """``application(sections, **settings)``: closed after the test, which must end all streams."""
     made: list[Application] = []
 
     def make(
         sections: Mapping[str, Mapping[str, str]] | None = None, **settings: str
     ) -> Application:
-        named = {f"provider {name}": section for name, section in (sections or {}).items()}
+        providers = {f"provider {name}": section for name, section in (sections or {}).items()}
         common = {"default_model": "none", "listen": "127.0.0.1:0", "drain_seconds": "0"}
-        made.append(harness.make_app({**common, **settings}, named))
+        made.append(harness.make_app({**common, **settings}, providers))
         return made[-1]
 
     yield make
     for app in made:
-        harness.wait_until(lambda app=app: app.active == 0, "a slot was never given back")
+        harness.wait_until(lambda app=app: app.active == 0, "a slot was never released")
         app.close()
 
 
 def _served(**settings: str) -> Running:
-    """The application as ``choreo-wsgi serve`` runs it, on a free port."""
+    """Run the application as ``choreo-wsgi serve`` does, on a free port."""
     common = {"listen": "127.0.0.1:0", "drain_seconds": "0", "max_streams": "8"}
     return Running(harness.make_app({**common, **settings}))
 
@@ -184,7 +184,7 @@ def keyless() -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def keyed() -> Iterator[Running]:
-    """A server with the key ``right-key`` and one page that may call."""
+    """A server with API keys and one allowed CORS origin."""
     server = _served(api_keys="right-key, other-key", cors_origins="https://app.test")
     yield server
     server.close()
@@ -194,9 +194,9 @@ def keyed() -> Iterator[Running]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make what was captured encodable: a lone surrogate in a log would end a parallel run.
+    """Make the captured output encodable: a lone surrogate in a log would end a parallel run.
 
-    When ``CI=true`` a package that a test wants and does not find is a failure.
+    With ``CI=true`` a test that is skipped because of a missing package fails.
     """
     report = yield
     report.sections = [

@@ -1,6 +1,6 @@
-"""``make nightly``: the long runs, one after the other, and a summary that fits a screen.
+"""``make nightly``: the long runs, one after the other, and a summary that fits on one screen.
 
-With ``CHOREO_NIGHTLY=1`` in the environment property tests try many times the examples.
+With ``CHOREO_NIGHTLY=1`` in the environment property tests run many times the usual examples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RUNS = {
 
 
 def main(names: list[str]) -> int:
-    """Run those of RUNS that are named, by default all; return 1 if one failed."""
+    """Run the RUNS named in *names*, by default all; return 1 if one failed."""
     chosen = {name: RUNS[name] for name in names or RUNS}
     lines: list[str] = []
     failed = False
@@ -32,19 +32,19 @@ def main(names: list[str]) -> int:
         log = ROOT / "build" / f"nightly-{name.replace(', ', '-').replace(' ', '-')}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("w") as output:
-            done = subprocess.run(
+            result = subprocess.run(
                 words, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
             )
-        failed = failed or done.returncode != 0
-        said = log.read_text("utf-8", "replace").strip().splitlines() or ["no output"]
-        last = said[-1]
-        verdict = "ok" if done.returncode == 0 else "FAILED"
+        failed = failed or result.returncode != 0
+        printed = log.read_text("utf-8", "replace").strip().splitlines() or ["no output"]
+        last = printed[-1]
+        verdict = "ok" if result.returncode == 0 else "FAILED"
         lines.append(
             f"{verdict:7}{name:22}{time.monotonic() - began:7.0f} s  {last.strip('= ')[:60]}"
         )
         print(lines[-1], f"({log.relative_to(ROOT)})", flush=True)
-        which = [line[:100] for line in said if line.startswith(("FAILED ", "ERROR "))]
-        lines += [f"       {line}" for line in which[:8]]
+        failures = [line[:100] for line in printed if line.startswith(("FAILED ", "ERROR "))]
+        lines += [f"       {line}" for line in failures[:8]]
     print("\n" + "\n".join(lines))
     return int(failed)
 

@@ -1,4 +1,4 @@
-"""What the adapters of providers with their own APIs send."""
+"""The requests that the adapters of providers with their own APIs send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
-#: A model of each provider that can do most of what there is.
+#: A model of each provider that supports most features.
 MODELS = {
     "anthropic": "claude-opus-4-5",
     "bedrock": "anthropic.claude-opus-4-5-v1:0",
@@ -28,8 +28,8 @@ def request(model: str, **more: Any) -> ChatRequest:
 def sent(type: str, **more: Any) -> Any:
     """Return the body that the provider's adapter sends."""
     if type == "local":
-        asked = request("m", **more)
-        return {**chat_body(asked, 8192, 512, 2048), **tool_members(asked)}
+        parsed = request("m", **more)
+        return {**chat_body(parsed, 8192, 512, 2048), **tool_members(parsed)}
     provider = provider_class(type)(type, {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider)
     try:

@@ -1,4 +1,4 @@
-"""AWS event-stream messages as bytes, which botocore only reads."""
+"""An encoder for AWS event-stream messages; botocore has only a decoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def encode(headers: Mapping[str, str], payload: bytes) -> bytes:
-    """Return the message of string *headers* and *payload*."""
+    """Return the message with *headers*, all strings, and *payload*."""
     block = b"".join(
         bytes((len(name),))
         + name.encode()
@@ -20,7 +20,7 @@ def encode(headers: Mapping[str, str], payload: bytes) -> bytes:
 
 
 def message(block: bytes, payload: bytes) -> bytes:
-    """Return the message with the bytes of its headers given."""
+    """Return the message with the encoded headers *block* and *payload*."""
     sizes = struct.pack(">II", len(block) + len(payload) + 16, len(block))
     data = sizes + struct.pack(">I", zlib.crc32(sizes)) + block + payload
     return data + struct.pack(">I", zlib.crc32(data))

@@ -1,4 +1,4 @@
-"""A folder of modules that holds this project and its two dependencies, and nothing else."""
+"""A module folder with only this project and its two dependencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDED = ("waitress", "requests", "urllib3", "certifi", "idna", "charset-normali
 
 @contextmanager
 def bare_site() -> Iterator[Path]:
-    """A folder for the module path, made of links, which every user may read."""
+    """Create a folder of links for the module path, which every user may read."""
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder)
         site.chmod(0o755)

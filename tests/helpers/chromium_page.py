@@ -1,4 +1,4 @@
-"""A page in headless Chromium, and the web server that it comes from."""
+"""A page in headless Chromium, and the web server that serves it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from launched import ROOT, environment
 WEB = Path(__file__).parents[1] / "programs" / "web"
 MODULES = ROOT / "build" / "web" / "node_modules"
 
-#: A browser's first start takes its time.
+#: Seconds; a browser's first start takes long.
 PATIENCE = 60.0
 
 
@@ -28,14 +28,14 @@ def compile_pages(node: str, folder: Path) -> None:
     subprocess.run(words, env=env, check=True, timeout=PATIENCE)
     for name in ("chat", "reload"):
         body = '<div id="root"></div><p id="answer"></p><p id="state"></p>'
-        if name == "chat":  # React makes its own
+        if name == "chat":  # React creates the other elements
             body = '<div id="root"></div>'
         text = f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">{body}'
         (folder / f"{name}.html").write_text(f'{text}<script src="{name}.js"></script>')
 
 
 class Pages:
-    """Serves *folder* on a port of its own, which makes it an origin of its own."""
+    """Serves *folder* on a port of its own, and so as another origin."""
 
     def __init__(self, folder: Path) -> None:
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -51,7 +51,7 @@ class Pages:
         self._thread.start()
 
     def url(self, name: str, host: str = "localhost", **settings: str) -> str:
-        """Return the address of the page *name*, with what it is told."""
+        """Return the address of the page *name*, with *settings* as its query."""
         return f"http://{host}:{self.port}/{name}.html?{urlencode(settings)}"
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Pages:
 
 
 class Browser:
-    """A headless Chromium with one page; what the page shows is read change by change."""
+    """A headless Chromium with one page, which reports each change of its text."""
 
     def __init__(self, node: str, chromium: str, folder: Path) -> None:
         words = [node, str(WEB / "browser.cjs"), chromium, str(folder / "profile")]
@@ -73,7 +73,7 @@ class Browser:
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
-        self._told: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
         self._shown: queue.Queue[tuple[str, str]] = queue.Queue()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -95,7 +95,7 @@ class Browser:
         self._log.close()
 
     def goto(self, url: str) -> None:
-        """Open *url*; what the page before it showed is forgotten."""
+        """Open *url*, and discard the changes of the page before."""
         while not self._shown.empty():
             self._shown.get()
         self._command("goto", url)
@@ -105,11 +105,11 @@ class Browser:
         self._command("reload", "")
 
     def click(self, selector: str) -> None:
-        """Click what *selector* names."""
+        """Click the element that matches *selector*."""
         self._command("click", selector)
 
     def wait_for(self, id: str, text: str) -> list[str]:
-        """Return what element *id* has shown since the last time, up to and with *text*."""
+        """Return the texts that element *id* has shown since the last call, up to *text*."""
         shown: list[str] = []
         while not shown or shown[-1] != text:
             name, now = self.change(f"#{id} to be {text!r}; it was {shown!r}")
@@ -118,19 +118,19 @@ class Browser:
         return shown
 
     def until(self, id: str, text: str) -> dict[str, list[str]]:
-        """Return what each element has shown since the last time, until *id* shows *text*."""
+        """Return the texts of each element since the last call, until *id* shows *text*."""
         shown: dict[str, list[str]] = {"answer": [], "state": []}
         while text not in shown[id]:
             name, now = self.change(f"#{id} to be {text!r}; there was {shown!r}")
             shown[name].append(now)
         return shown
 
-    def change(self, what: str) -> tuple[str, str]:
-        """Return the id and the new text of the element that changes next: *what* is awaited."""
+    def change(self, expected: str) -> tuple[str, str]:
+        """Return the id and the new text of the next change; *expected* is for the failure."""
         try:
             return self._shown.get(timeout=PATIENCE)
         except queue.Empty:
-            pytest.fail(f"waited for {what}\n{self._said()}")
+            pytest.fail(f"waited for {expected}\n{self._log_text()}")
 
     def _command(self, command: str, argument: str) -> None:
         assert self._process.stdin is not None
@@ -141,11 +141,11 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         try:
-            return self._told.get(timeout=PATIENCE)
+            return self._replies.get(timeout=PATIENCE)
         except queue.Empty:
-            pytest.fail(f"the browser does not answer\n{self._said()}")
+            pytest.fail(f"the browser does not answer\n{self._log_text()}")
 
-    def _said(self) -> str:
+    def _log_text(self) -> str:
         return Path(str(self._log.name)).read_text()
 
     def _read(self) -> None:
@@ -157,5 +157,5 @@ class Browser:
                     self._shown.put((name, message[name]))
                     break
             else:
-                self._told.put(message)
-        self._told.put({"ended": self._said()})
+                self._replies.put(message)
+        self._replies.put({"ended": self._log_text()})

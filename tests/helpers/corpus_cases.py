@@ -1,7 +1,7 @@
-"""The corpus: recorded answers of providers, and what they become; see tests/corpus/README.rst.
+"""The corpus: recorded answers of providers and our output for them; see tests/corpus/README.rst.
 
-Run as a script with the paths of cases it writes what our code makes of them now, to be read
-before it is committed.
+Run as a script with the paths of cases, it writes the current output of our code, which must be
+reviewed before it is committed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ OPTIONS = {
 
 
 class Playback:
-    """Stands where a provider's HTTP client is: the answer comes in *pieces*.
+    """Replaces a provider's HTTP client, and returns the answer in *pieces*.
 
-    ``sent`` has the requests, each answered alike.  The head comes before the body, as it may.
+    ``sent`` has the requests, all of which get the same answer.  The head is received before the
+    body, as can happen.
     """
 
     def __init__(self, status: int, headers: Message, pieces: Sequence[bytes]) -> None:
@@ -88,11 +89,11 @@ class Case:
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
     def provider(self, **options: str) -> Any:
-        """Return the case's provider, with *options* besides."""
-        given = {"api_key": KEY, **OPTIONS.get(self.provider_type, {})}
-        given |= self.json("options.json") or {}
-        found = provider_class(self.provider_type)
-        return found(self.provider_type, {**given, **options}, Settings())
+        """Return the case's provider, with additional *options*."""
+        common = {"api_key": KEY, **OPTIONS.get(self.provider_type, {})}
+        common |= self.json("options.json") or {}
+        cls = provider_class(self.provider_type)
+        return cls(self.provider_type, {**common, **options}, Settings())
 
     @cached_property
     def request(self) -> ChatRequest:
@@ -107,9 +108,9 @@ class Case:
     def playing(
         self, pieces: Sequence[bytes] | None = None, file: str = "upstream.http"
     ) -> tuple[Any, Playback]:
-        """Return the case's provider with the answer in *pieces* to come, and the playback.
+        """Return the case's provider, and the playback of the answer in *file*, in *pieces*.
 
-        The answer is the one in *file*.  Tool calls without ids get call_1, call_2 and so on.
+        Tool calls without ids get call_1, call_2 and so on.
         """
         status, headers, body = self.recorded(file)
         provider = self._provider
@@ -136,7 +137,7 @@ def cases(provider_type: str = "*") -> list[Case]:
 
 
 def request_sent(case: Case) -> dict[str, Any]:
-    """Return what our adapter sends for the case."""
+    """Return the request that our adapter sends for the case."""
     provider, playback = case.playing()
     provider.answer(case.request, writer(case)).close()
     request = playback.sent[0]
@@ -149,12 +150,12 @@ def request_sent(case: Case) -> dict[str, Any]:
 
 
 def writer(case: Case) -> ChunkWriter:
-    asked = case.request
-    return ChunkWriter(Identity(asked.model, **IDENTITY), asked.include_usage)
+    request = case.request
+    return ChunkWriter(Identity(request.model, **IDENTITY), request.include_usage)
 
 
 def fold(case: Case) -> bytes:
-    """Return the plain completion that the answer folds to."""
+    """Return the plain completion with the content of the answer."""
     provider, _ = case.playing()
     n = case.request.n
     writer = CompletionWriter(Identity(case.request.model, **IDENTITY), n)
@@ -171,7 +172,7 @@ def refusal(error: ChoreoError) -> dict[str, Any]:
 
 
 def outcome(case: Case, pieces: Sequence[bytes] | None = None) -> bytes | dict[str, Any]:
-    """Return the bytes that the client gets, or the plain answer when there is no stream."""
+    """Return the stream that the client gets, or the error answer if there is no stream."""
     provider, _ = case.playing(pieces)
     out = b""
     try:

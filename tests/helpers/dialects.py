@@ -1,4 +1,4 @@
-"""The same answer in the words of each provider: two pieces of text, a tool call, usage."""
+"""The same answer in each provider's API: two pieces of text, a tool call, usage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READ, WRITTEN = 12, 5
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a provider says things: *text* pieces, the *ending* after them, an *error*."""
+    """The bytes of a provider's stream: its *start*, *text* pieces, its *ending*, an *error*."""
 
     type: str
     kind: str
@@ -31,8 +31,7 @@ class Dialect:
     key_header: str
 
     def options(self, url: str) -> dict[str, str]:
-        made = {"api_key": KEY, "base_url": url}
-        return {**made, "base_url": f"{url}/v1"} if self.type in ("openai", "xai") else made
+        return {"api_key": KEY, "base_url": url + "/v1" * (self.type in ("openai", "xai"))}
 
 
 def _data(value: Any) -> bytes:
@@ -105,8 +104,8 @@ def _gemini() -> Dialect:
 
 def _ollama() -> Dialect:
     def line(message: dict[str, Any], **more: Any) -> bytes:
-        made = {"model": "m", "message": {"role": "assistant", **message}, "done": False, **more}
-        return json.dumps(made).encode() + b"\n"
+        value = {"model": "m", "message": {"role": "assistant", **message}, "done": False, **more}
+        return json.dumps(value).encode() + b"\n"
 
     call = {"id": ID, "function": {"name": NAME, "arguments": json.loads(ARGUMENTS)}}
     counts = {"prompt_eval_count": READ, "eval_count": WRITTEN}

@@ -1,4 +1,4 @@
-"""What tests of the server share: a real waitress on a free port, and a client that sends bytes.
+"""Common helpers of the server's tests: a waitress on a free port, and a client of raw bytes.
 
 Test modules import it as ``harness``; ``conftest.py`` offers the same as fixtures.
 """
@@ -29,18 +29,18 @@ DEADLINE = 30.0
 
 
 def require_tool(name: str, package: str) -> str:
-    """Return the path of the program *name*, which the Debian *package* brings.
+    """Return the path of the program *name* of the Debian *package*.
 
-    Without it the test is skipped, or fails when ``CI=true``: there nothing may go untested.
+    Without it the test is skipped, or fails when ``CI=true``, where no test may be skipped.
     """
     path = shutil.which(name)
     return path or _do_without(f"{name} is not installed (package {package})")
 
 
 def require_made(path: Path) -> Path:
-    """Return *path*, which ``make test`` makes; skips without it, or fails when ``CI=true``."""
+    """Return *path*, which ``make test`` creates; skips without it, or fails when ``CI=true``."""
     if not path.exists():
-        _do_without(f"{path} is missing; make test makes it")
+        _do_without(f"{path} is missing; make test creates it")
     return path
 
 
@@ -51,16 +51,16 @@ def _do_without(missing: str) -> NoReturn:
 
 
 def busy(workers: Any) -> int:
-    """Return how many threads of *workers* run a job."""
+    """Return the number of threads of *workers* that run a job."""
     return int(workers.started - len(workers._idle))
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
-    """Return as soon as *true()* is; fail the test when that takes over *seconds*."""
+def wait_until(condition: Callable[[], object], text: str, seconds: float = DEADLINE) -> None:
+    """Return as soon as *condition()* is true; fail the test with *text* after *seconds*."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}")
+            pytest.fail(f"waited {seconds} s in vain: {text}")
         time.sleep(0.005)
 
 
@@ -71,7 +71,7 @@ def make_app(
 ) -> Application:
     """Return an application; *settings* as on the command line, *sections* as in the ini file.
 
-    Only *environment* is seen, not the environment that the tests run in.
+    It uses *environment* instead of the environment that the tests run in.
     """
     environment = environment or {}
     return Application(load(settings or {}, environment, sections or {}), environment)
@@ -80,7 +80,7 @@ def make_app(
 class Server:
     """A real waitress in a thread, on a free port of the loopback interface.
 
-    *adjustments* are waitress's; those that streams need are set.
+    *adjustments* are added to the waitress adjustments that streams need.
     """
 
     def __init__(self, app: Any, **adjustments: Any) -> None:
@@ -158,9 +158,9 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """A raw HTTP/1.1 connection: sends the bytes it is given, reads piece by piece.
+    """A raw HTTP/1.1 connection, which sends any bytes and reads piece by piece.
 
-    Every read fails the test when nothing came for *timeout* seconds.
+    A read fails the test if nothing is received for *timeout* seconds.
     """
 
     def __init__(self, address: tuple[str, int] | str, timeout: float = DEADLINE) -> None:
@@ -168,10 +168,10 @@ class Client:
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
         self.socket.connect(address)
-        self._buffer = b""  # as it came from the socket
-        self._body = b""  # with chunked coding undone
+        self._buffer = b""  # bytes received from the socket
+        self._body = b""  # the body without its chunked coding
         self._chunked = False
-        self._left: int | None = None  # of a body with Content-Length
+        self._length: int | None = None  # of a body with Content-Length
         self._over = False
 
     # -- sending --------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ) -> None:
-        """Send a request; a *body* that is no bytes is sent as JSON."""
+        """Send a request; a *body* other than bytes is sent as JSON."""
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
         names = {name.lower() for name, _ in pairs}
         if "host" not in names:
@@ -205,16 +205,16 @@ class Client:
     # -- reading --------------------------------------------------------------------------
 
     def _receive(self) -> bool:
-        """Add what comes next to the buffer; False at the end of the connection."""
+        """Add the next bytes to the buffer; return False at the end of the connection."""
         try:
             data = self.socket.recv(65536)
         except TimeoutError:
-            pytest.fail(f"nothing came; so far {self._buffer!r} / {self._body!r}")
+            pytest.fail(f"nothing was received after {self._buffer!r} / {self._body!r}")
         self._buffer += data
         return bool(data)
 
     def _take(self, marker: bytes) -> bytes:
-        """Return the buffer up to and with *marker*."""
+        """Return the buffer up to and including *marker*."""
         while marker not in self._buffer:
             if not self._receive():
                 raise ConnectionError(f"closed before {marker!r}: {self._buffer!r}")
@@ -229,7 +229,7 @@ class Client:
         return taken
 
     def read_head(self, method: str = "GET") -> Head:
-        """Return the next response's head; *method* is what it answers."""
+        """Return the next response's head; *method* is that of its request."""
         raw = self._take(b"\r\n\r\n")
         first, *lines = raw.decode("latin-1").split("\r\n")[:-2]
         _, status, reason = first.split(" ", 2)
@@ -241,14 +241,14 @@ class Client:
         self._body = b""
         self._chunked = headers.get("transfer-encoding") == "chunked"
         length = headers.get("content-length")
-        self._left = int(length) if length is not None else None
+        self._length = int(length) if length is not None else None
         self._over = method == "HEAD" or int(status) in (204, 304)
         return Head(int(status), reason, headers, raw)
 
     def read_chunk(self) -> bytes:
         """Return the next piece of the body as the server sent it, ``b""`` after the last.
 
-        Raises ConnectionError when the body is cut short.
+        Raises ConnectionError if the body is cut.
         """
         if self._over:
             return b""
@@ -258,8 +258,8 @@ class Client:
             assert self._exactly(2) == b"\r\n"
             self._over = size == 0
             return data
-        if self._left is not None:
-            data = self._exactly(self._left)
+        if self._length is not None:
+            data = self._exactly(self._length)
             self._over = True
             return data
         if not self._buffer and not self._receive():
@@ -314,11 +314,11 @@ class Client:
         return self.read_answer(method)
 
     def at_end(self) -> bool:
-        """Whether the server has closed, waiting for it; False when more bytes come."""
+        """Wait until the server closes the connection; return False if it sends more bytes."""
         return not self._buffer and not self._receive()
 
     def reset(self) -> None:
-        """Close with a RST, as a client that crashed does."""
+        """Close with a RST, as the system does for a client that crashed."""
         linger = b"\1\0\0\0\0\0\0\0"
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close()
@@ -335,7 +335,7 @@ class Client:
 
 
 def everything(client: Client) -> bytes:
-    """Return all that the server sends until it closes the connection."""
+    """Return all bytes that the server sends until it closes the connection."""
     raw = b""
     while piece := client.socket.recv(4096):
         raw += piece
@@ -343,7 +343,7 @@ def everything(client: Client) -> bytes:
 
 
 def read_reply(provider: Provider, reply: Reply) -> bytes:
-    """Return all that *reply* gives, and close it and its *provider*."""
+    """Return all bytes of *reply*, and close it and its *provider*."""
     out, deadline = b"", time.monotonic() + DEADLINE
     try:
         while not reply.ended:

@@ -1,4 +1,4 @@
-"""Real servers as processes: ours with any ini file, and nginx as the project ships it."""
+"""Real servers as processes: ours with any ini file, and nginx with the shipped configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """Return a port that nobody takes by chance: it is below those that the system hands out."""
+    """Return a free port below the range from which the system assigns ports to others."""
     while True:
         port = 10_000 + secrets.randbelow(20_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -36,14 +36,14 @@ def accepts(port: int) -> bool:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Return the environment for a process: programs of this Python first, no settings or keys."""
+    """Return a process's environment: this Python's programs first in PATH, no settings or keys."""
     kept = {name: os.environ[name] for name in ("LANG", "XDG_CACHE_HOME") if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**kept, "PATH": path, "HOME": str(home), "PYTHONUNBUFFERED": "1", **more}
 
 
 class Launched:
-    """A server process; *port* 0 is the one that its log says it serves on."""
+    """A server process; with *port* 0 the port is read from its log."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Launched:
         return harness.Client(("127.0.0.1", self.port))
 
     def end(self) -> int:
-        """End it in the orderly way; return its exit status."""
+        """Stop it with SIGTERM; return its exit status."""
         self.process.terminate()
         try:
             return self.process.wait(2 * DEADLINE)
@@ -85,12 +85,12 @@ class Launched:
             raise
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """Kill it with SIGKILL, as a power cut would."""
         self.process.kill()
         self.process.wait(DEADLINE)
 
     def abandon(self) -> None:
-        """End it, whatever it is doing."""
+        """Stop it with SIGTERM, or kill it if it does not end."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -112,7 +112,7 @@ def launch(
 
 @contextmanager
 def running(folder: Path, config: str, *arguments: str, **options: Any) -> Iterator[Launched]:
-    """The server of :func:`launch`, for as long as the block runs."""
+    """Run the server of :func:`launch` for the duration of the ``with`` block."""
     server = launch(folder, config, *arguments, **options)
     try:
         yield server
@@ -128,7 +128,7 @@ def launch_nginx(folder: Path, ports: list[int]) -> Launched:
         text = text.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{port}")
     text = text.replace("listen 8080", f"listen 127.0.0.1:{front}")
     text = text.replace("/run/nginx-choreo.pid", str(folder / "nginx.pid"))
-    # Its own folders are root's.
+    # nginx's default folders belong to root.
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     folders = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     text = text.replace("http {", f"http {{ access_log off; {folders}")
@@ -136,7 +136,7 @@ def launch_nginx(folder: Path, ports: list[int]) -> Launched:
     config = folder / "nginx.conf"
     config.write_text(text)
     errors = folder / "nginx-error.log"
-    user = "user root; " if os.geteuid() == 0 else ""  # who else may not enter the folder
+    user = "user root; " if os.geteuid() == 0 else ""  # other users may not enter the folder
     more = f"{user}daemon off; error_log {errors};"
     words = ["nginx", "-e", str(errors), "-c", str(config), "-g", more]
     return Launched(words, front, environment(folder), folder / "nginx.log")

@@ -1,7 +1,7 @@
-"""Random streams of an OpenAI-compatible upstream: an answer that is meant, told with mistakes.
+"""Random streams of an OpenAI-compatible upstream: a correct answer written with mistakes.
 
-Every mistake was seen at a real upstream.  :func:`tell` mixes them anywhere; :class:`StrictReader`
-reads what comes out as OpenAI's published schema has it, and refuses everything else.
+Every mistake was seen at a real upstream.  :func:`write_stream` mixes them; :class:`StrictReader`
+reads the server's output by OpenAI's published schema, and rejects everything else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FAILURES = ("error", "network_error", "abort", "MALFORMED_FUNCTION_CALL", "timeo
 
 @dataclass
 class Choice:
-    """What one choice says."""
+    """The content of one choice."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -45,12 +45,12 @@ class Choice:
     finish: str = "stop"
 
     @property
-    def said(self) -> tuple[str, str, list[tuple[str, str]], str]:
+    def content(self) -> tuple[str, str, list[tuple[str, str]], str]:
         return "".join(self.text), "".join(self.reasoning), self.calls, self.finish
 
 
-def mean(random: Random) -> Choice:
-    """Return a choice that says something."""
+def random_choice(random: Random) -> Choice:
+    """Return a choice with random content."""
     size = random.choice((random.randrange(6), random.randrange(6), 30))
     choice = Choice([random.choice(TEXTS) for _ in range(size)])
     if random.random() < 0.3:
@@ -64,8 +64,8 @@ def mean(random: Random) -> Choice:
     return choice
 
 
-class Teller:
-    """Tells the *choices* as events, with mistakes."""
+class MistakenWriter:
+    """Writes the *choices* as chunks, with mistakes."""
 
     def __init__(self, random: Random, choices: list[Choice]) -> None:
         self.random = random
@@ -80,8 +80,8 @@ class Teller:
         self.shaped = random.random() < 0.5  # the content is not always a string
         self.chunks: list[Json] = []
 
-    def pick(self, *what: Json) -> Json:
-        return self.random.choice(what)
+    def pick(self, *values: Json) -> Json:
+        return self.random.choice(values)
 
     def maybe(self, chance: float = 0.3) -> bool:
         return self.random.random() < chance
@@ -126,7 +126,7 @@ class Teller:
             one["finish_reason"] = self.pick("", 0, False)
         return one
 
-    def say(self, index: int, delta: Json, reason: Json = None, **more: Json) -> None:
+    def add(self, index: int, delta: Json, reason: Json = None, **more: Json) -> None:
         self.chunks.append(self.chunk(self.choice(index, delta, reason), **more))
 
     # -- the members of a delta ----------------------------------------------------------
@@ -147,7 +147,7 @@ class Teller:
         )
 
     def call_pieces(self, number: int, name: str, arguments: str) -> Iterator[Json]:
-        """Yield the pieces of one call; those that follow the first depend on no others."""
+        """Yield the pieces of one call; those after the first are independent of other calls."""
         odd = self.random.choice((str(number), float(number)))
         numbers = {"dense": number, "zero": 0, "from one": number + 1, "odd": odd}
         index = numbers.get(self.numbers)
@@ -159,18 +159,18 @@ class Teller:
             yield {**start, "function": {"name": name, "arguments": self.pick("", None, {}, "{}")}}
             return
         if self.maybe(0.3):
-            given = self.pick(arguments, json.loads(arguments))
-            yield {**start, "function": {"name": name, "arguments": given}}
+            value = self.pick(arguments, json.loads(arguments))
+            yield {**start, "function": {"name": name, "arguments": value}}
             return
         start["function"] = {"name": name, "arguments": self.pick("", None)}
         if self.maybe(0.1):
             del start["type"]
         if self.numbers == "dense" and self.maybe(0.2):
-            yield {**start, "function": {}}  # who is called comes later than that
+            yield {**start, "function": {}}  # the name follows in the next piece
             del start["id"]
         yield start
         if "id" in start and self.maybe(0.2):
-            yield json.loads(json.dumps(start))  # once more
+            yield json.loads(json.dumps(start))  # repeated
         size = self.random.randrange(1, 9)
         for at in range(0, len(arguments), size):
             function: Json = {"arguments": arguments[at : at + size]}
@@ -185,14 +185,14 @@ class Teller:
 
     # -- the stream ----------------------------------------------------------------------
 
-    def tell_choice(self, index: int) -> Iterator[None]:
-        """Append the chunks of a choice, one for each step."""
+    def write_choice(self, index: int) -> Iterator[None]:
+        """Append the chunks of a choice, one per iteration."""
         choice = self.choices[index]
         for text in choice.reasoning:
-            self.say(index, self.thought(text))
+            self.add(index, self.thought(text))
             yield
         for text in choice.text:
-            self.say(index, self.text(text))
+            self.add(index, self.text(text))
             yield
         calls = [
             list(self.call_pieces(number, name, arguments))
@@ -204,7 +204,7 @@ class Teller:
         else:
             steps = [[piece] for one in calls for piece in one]
         for step in steps:
-            self.say(index, {**self.pick({}, {"content": None}), "tool_calls": step})
+            self.add(index, {**self.pick({}, {"content": None}), "tool_calls": step})
             yield
         self.finish(index, choice)
 
@@ -219,45 +219,44 @@ class Teller:
         if self.reported == "in choice":
             one["usage"] = self.usage
         if choice.text and self.maybe(0.3):
-            last = self.chunks[-1]
-            told = last["choices"][-1]
-            if told.get("index", index) == index and "content" in told["delta"]:
-                told["finish_reason"], one = word, {**one, "delta": {}}
+            last = self.chunks[-1]["choices"][-1]
+            if last.get("index", index) == index and "content" in last["delta"]:
+                last["finish_reason"], one = word, {**one, "delta": {}}
         self.chunks.append(self.chunk(one, **more))
         if self.maybe(0.2):
-            self.say(index, self.pick({}, {"content": ""}, {"role": "assistant", "content": ""}))
+            self.add(index, self.pick({}, {"content": ""}, {"role": "assistant", "content": ""}))
         if self.maybe(0.2):
-            self.say(index, {}, word)
+            self.add(index, {}, word)
 
     def close(self) -> None:
-        """Append what follows the choices."""
+        """Append the chunks that follow the choices."""
         if self.reported in ("alone", "running"):
             usage = {"usage": self.usage}
             whole = {**self.chunk(), **usage}
             bare = {"choices": [], **usage}
             self.chunks.append(self.pick(whole, bare, usage, {**whole, "id": "", "created": 0}))
         if self.maybe(0.2):
-            said = [
+            messages = [
                 {"index": index, "message": {"role": "assistant", "content": "".join(choice.text)}}
                 for index, choice in enumerate(self.choices)
             ]
-            done = [{**one, "finish_reason": "stop"} for one in said]
-            document = {**self.chunk(*done), "object": "chat.completion"}
+            choices = [{**message, "finish_reason": "stop"} for message in messages]
+            document = {**self.chunk(*choices), "object": "chat.completion"}
             self.chunks.append({**document, "usage": self.usage})
 
 
-def tell(random: Random, choices: list[Choice]) -> tuple[Teller, list[bytes]]:
-    """Return how *choices* were told, and the events of the stream, ``[DONE]`` among them."""
-    teller = Teller(random, choices)
-    running = [teller.tell_choice(index) for index in range(len(choices))]
+def write_stream(random: Random, choices: list[Choice]) -> tuple[MistakenWriter, list[bytes]]:
+    """Return the writer of *choices*, and the events of the stream including ``[DONE]``."""
+    writer = MistakenWriter(random, choices)
+    running = [writer.write_choice(index) for index in range(len(choices))]
     while running:
-        one = random.choice(running)
-        if next(one, ...) is ...:
-            running.remove(one)
-    teller.close()
+        steps = random.choice(running)
+        if next(steps, ...) is ...:
+            running.remove(steps)
+    writer.close()
     spaced = random.random() < 0.3
     events = []
-    for chunk in teller.chunks:
+    for chunk in writer.chunks:
         ascii = random.random() < 0.3
         separators = (", ", ": ") if spaced else (",", ":")
         line = json.dumps(chunk, ensure_ascii=ascii, separators=separators)
@@ -272,11 +271,11 @@ def tell(random: Random, choices: list[Choice]) -> tuple[Teller, list[bytes]]:
         events[-1] = events[-1].rstrip(b"\n")
     if random.random() < 0.2:
         events = [event.replace(b"\n", b"\r\n") for event in events]
-    return teller, events
+    return writer, events
 
 
 class StrictReader:
-    """Reads the chunks of a stream of *n* choices as OpenAI's published schema has them."""
+    """Reads the chunks of a stream of *n* choices by OpenAI's published schema."""
 
     def __init__(self, n: int, usage: bool) -> None:
         self.choices = [Choice(finish="") for _ in range(n)]
@@ -286,7 +285,7 @@ class StrictReader:
         self._begun: set[int] = set()
 
     def read(self, chunk: Json) -> None:
-        """Take the next chunk; raises AssertionError for one that is not to the letter."""
+        """Read the next chunk; raises AssertionError if it breaks the schema."""
         identity = [chunk[name] for name in ("id", "object", "created", "model")]
         assert list(map(type, identity)) == [str, str, int, str] and all(identity), chunk
         assert identity[1] == "chat.completion.chunk"

@@ -1,13 +1,13 @@
-"""How much a test tries: the usual, or under ``make nightly`` many times that."""
+"""The number of examples of property tests: many more under ``make nightly``."""
 
 from __future__ import annotations
 
 import os
 
-#: Whether this is the long run.
+#: Whether this is the nightly run.
 NIGHTLY = bool(os.environ.get("CHOREO_NIGHTLY"))
 
 
 def examples(usual: int, nightly: int = 0) -> int:
-    """Return *usual*, or in the long run *nightly*, by default 25 times the usual."""
+    """Return *usual*, or in the nightly run *nightly*, by default 25 times the usual."""
     return (nightly or 25 * usual) if NIGHTLY else usual

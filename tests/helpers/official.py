@@ -1,4 +1,4 @@
-"""The official types of both new APIs judge every event: nothing missing, nothing unknown."""
+"""Checks by the official types of both new APIs: no member is missing, none is unknown."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ MESSAGE_EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 RESPONSE: TypeAdapter[Any] = TypeAdapter(Response)
 MESSAGE: TypeAdapter[Any] = TypeAdapter(Message)
 
-#: What the types leave out: OpenAI sends it, Google's signatures have no other place, and the
-#: code of an error of ours stands beside OpenAI's.
-_BESIDE = {"store", "extra_content", "type", "param"}
+#: Members that the types do not have: ``store``, which OpenAI sends, Google's signatures
+#: (``extra_content``), and the members of our errors beside OpenAI's.
+_ALLOWED = {"store", "extra_content", "type", "param"}
 
 
 def judge(kind: TypeAdapter[Any], value: Any) -> None:
     """Fail unless *value*, an event or a document, is exactly of the type *kind*.
 
-    Strictly: a number is no string, and a member that the type does not have is a mistake.
+    The check is strict: a number is not a string, and a member that the type lacks is an error.
     """
     found = kind.validate_json(json.dumps(value), strict=True)
-    assert [name for name in _unknown(found) if name not in _BESIDE] == [], value
+    assert [name for name in _unknown(found) if name not in _ALLOWED] == [], value
 
 
 def judge_events(events: list[dict[str, Any]]) -> None:
-    """Judge the *events* of either API's stream, by what each says that it is."""
+    """Judge the *events* of either API's stream, each by its ``type``."""
     for event in events:
         kind = RESPONSE_EVENT if event["type"].startswith("response.") else MESSAGE_EVENT
-        if event["type"] == "error":  # the type of Anthropic's is not among those of a stream
+        if event["type"] == "error":  # Anthropic's union of stream events does not contain it
             assert event["error"].keys() == {"type", "message"}
         else:
             judge(kind, event)
 
 
 def _unknown(value: Any) -> Iterator[str]:
-    """Yield the members in *value*, however deep, that its types do not have."""
+    """Yield the names of members anywhere in *value* that its types do not have."""
     if isinstance(value, BaseModel):
         yield from value.model_extra or ()
         for name in type(value).model_fields:
             yield from _unknown(getattr(value, name, None))
     elif isinstance(value, list):
-        for one in value:
-            yield from _unknown(one)
+        for item in value:
+            yield from _unknown(item)

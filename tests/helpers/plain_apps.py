@@ -1,4 +1,4 @@
-"""Applications for tests of the server alone, and the server in a thread."""
+"""Minimal applications for tests of ``choreo_wsgi.serve``, and its server in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Handler = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Blocks:
-    """A body that can only be iterated: a worker does that."""
+    """A body that can only be iterated, which a worker thread does."""
 
     due = None
     ended = False
@@ -37,14 +37,14 @@ class Blocks:
 
 
 class PlainApp:
-    """An application that is one function, with the doors that the server wants."""
+    """An application that consists of one function, with the methods that the server calls."""
 
     def __init__(self, handler: Handler, settings: Settings) -> None:
         self._handler = handler
         self.settings = settings
         self.active = 0
         self.has_keys = False
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         body = self._handler(environ, start_response)
@@ -58,7 +58,7 @@ class PlainApp:
         return True
 
     def admit(self, environ: dict[str, Any]) -> None:
-        """Take every request."""
+        """Admit every request."""
 
     @functools.cached_property
     def _real(self) -> Application:
@@ -69,13 +69,13 @@ class PlainApp:
         return self._real.refuse(environ, start_response, error)
 
     def drain(self) -> None:
-        self.told.append("drain")
+        self.calls.append("drain")
 
     def stop(self) -> None:
-        self.told.append("stop")
+        self.calls.append("stop")
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
 
 class Running:
@@ -92,7 +92,7 @@ class Running:
         return harness.Client(("127.0.0.1", self.port))
 
     def close(self) -> None:
-        """Drain, and check that everything ended."""
+        """Drain the server and check that it ends."""
         if self._thread.is_alive():
             self.server.drain()
         self._thread.join(harness.DEADLINE)
@@ -100,7 +100,7 @@ class Running:
 
 
 def body_app(body: bytes, content_type: str = "text/plain") -> Handler:
-    """Return an application that answers *body*, its length known."""
+    """Return an application that answers with *body*, with Content-Length."""
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         head = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
@@ -111,7 +111,7 @@ def body_app(body: bytes, content_type: str = "text/plain") -> Handler:
 
 
 def stream_app(blocks: Iterable[bytes]) -> Handler:
-    """Return an application that answers *blocks*, its length not known."""
+    """Return an application that answers with *blocks*, without Content-Length."""
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/event-stream")])

@@ -1,4 +1,4 @@
-"""A TCP proxy that sees what a client is sent, and can be killed."""
+"""A TCP proxy that records the bytes sent to its clients, and can be killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness import DEADLINE, wait_until
 
 
 class Proxy:
-    """Passes the bytes between its clients and the server on *port*; ``seen`` is all sent back."""
+    """Forwards bytes between its clients and the server on *port*; ``seen`` is all sent back."""
 
     def __init__(self, port: int) -> None:
         self.seen = b""
@@ -23,8 +23,8 @@ class Proxy:
         self._start(self._accept)
 
     def wait_for_pings(self, count: int) -> None:
-        """Return once *count* pings have been passed on."""
-        wait_until(lambda: self.seen.count(b": ping\n") >= count, f"{count} pings came")
+        """Return once *count* pings have been forwarded."""
+        wait_until(lambda: self.seen.count(b": ping\n") >= count, f"{count} pings")
 
     def kill(self) -> None:
         """Cut all connections, those to the server with a reset."""
@@ -76,7 +76,7 @@ class Proxy:
                 if source in self._upstreams:
                     self.seen += data
                 sink.sendall(data)
-        # Closing alone would not wake the other direction's thread.
+        # close() alone would not wake the thread of the other direction.
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

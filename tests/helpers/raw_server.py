@@ -1,11 +1,11 @@
-"""A server whose every byte is a test's: an upstream that behaves, or misbehaves on command.
+"""A server whose bytes are all written by a test: an upstream that behaves or misbehaves.
 
 It answers in one of these ways::
 
-    RawServer(lambda peer: peer.send(chunked(EVENTS), cut=100))  # each request so
-    RawServer.playing(b"HTTP/1.1 200 OK\\r\\n...")  # each so, and then the connection ends
-    server = RawServer(); server.then(first, second)  # one after the other, the last for ever
-    server = RawServer(); server.call().head().body(b"...")  # in the test's own thread
+    RawServer(lambda peer: peer.send(chunked(EVENTS), cut=100))  # each request in the same way
+    RawServer.playing(b"HTTP/1.1 200 OK\\r\\n...")  # the same, and then closes the connection
+    server = RawServer(); server.then(first, second)  # one after the other, then the last again
+    server = RawServer(); server.call().head().body(b"...")  # from the test's own thread
 
 A function is called with its :class:`Peer` on the connection's own thread.
 """
@@ -29,7 +29,7 @@ from harness import DEADLINE
 
 
 class Request:
-    """A request as it came: *head* with its empty line, *body*."""
+    """A request as it was received: *head* with its empty line, *body*."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
         self.head = head
@@ -44,23 +44,23 @@ class Request:
 
 
 class Peer:
-    """One request at the server's side: what it was, and how to answer it."""
+    """One request at the server's side, and the methods to answer it."""
 
     def __init__(self, sock: socket.socket, request: Request, number: int) -> None:
         self.sock = sock
         self.request = request
-        #: Which connection it came on, counted from 1.
+        #: The number of its connection, counted from 1.
         self.number = number
-        #: Set when the answer is over, whichever way.
+        #: Set when the answer has ended in any way.
         self.over = threading.Event()
-        #: Whether the answer's framing allows for another on the same connection.
+        #: Whether the answer's framing allows another one on the same connection.
         self.keep = False
         self._chunked = False
 
     # -- bytes ----------------------------------------------------------------------------
 
     def send(self, data: bytes, *, cut: int | None = None, piece: int | None = None) -> None:
-        """Send *data*, its first *cut* bytes only, then close; *piece* bytes at a time."""
+        """Send *data*, *piece* bytes at a time; with *cut* only that many, and then close."""
         data = data if cut is None else data[:cut]
         step = piece or len(data) or 1
         for at in range(0, len(data), step):
@@ -69,25 +69,25 @@ class Peer:
             self.close()
 
     def close(self) -> None:
-        """Close the connection in an orderly way."""
+        """Close the connection normally."""
         with contextlib.suppress(OSError):
             self.sock.close()
         self.over.set()
 
     def cut(self) -> None:
-        """Close the connection wherever the answer is; what reads from it here is woken."""
+        """Shut the connection down in both directions, which wakes a thread that reads from it."""
         with contextlib.suppress(OSError):
             _bare(self.sock).shutdown(socket.SHUT_RDWR)
         self.over.set()
 
     def reset(self) -> None:
-        """Break the connection off with RST."""
+        """Close the connection with RST."""
         linger = struct.pack("ii", 1, 0)
         _bare(self.sock).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.close()
 
     def is_left(self, seconds: float = DEADLINE) -> bool:
-        """Whether the client closes its side within *seconds*."""
+        """Return whether the client closes its side within *seconds*."""
         self.sock.settimeout(seconds)
         try:
             while self.sock.recv(65536):
@@ -121,7 +121,7 @@ class Peer:
         return self
 
     def body(self, data: bytes) -> Peer:
-        """Send *data* of the body: as a chunk, if the head said so."""
+        """Send *data* of the body, as a chunk if the head has the chunked coding."""
         self.send(chunk(data) if self._chunked else data)
         return self
 
@@ -129,7 +129,7 @@ class Peer:
         self.body(frame(value, id))
 
     def end(self) -> None:
-        """End the body as its framing demands."""
+        """End the body as its framing requires."""
         if self._chunked:
             self.send(b"0\r\n\r\n")
             self.keep = True
@@ -159,10 +159,10 @@ Answer = Callable[[Peer], object]
 
 
 class RawServer:
-    """Answers on a free loopback port, or on the unix socket *path*; *context* puts TLS on it.
+    """Answers on a free loopback port, or on the unix socket *path*; with TLS by *context*.
 
-    ``requests`` are those that came, ``accepted`` counts the connections, ``open`` those that
-    are not closed yet, ``failures`` is what went wrong in the answering functions.
+    ``requests`` are those received, ``accepted`` is the number of connections, ``open`` that of
+    the open ones, ``failures`` are the exceptions of the answering functions.
     """
 
     def __init__(
@@ -193,12 +193,12 @@ class RawServer:
 
     @property
     def base_url(self) -> str:
-        """The URL up to and with ``/v1``."""
+        """The URL including ``/v1``."""
         return f"{self.url}/v1"
 
     @classmethod
     def playing(cls, answer: bytes | Callable[[Request], bytes]) -> RawServer:
-        """Return one that answers every request with *answer*, or what it returns."""
+        """Return a server that answers every request with *answer*, or with its result."""
 
         def play(peer: Peer) -> None:
             peer.send(answer(peer.request) if callable(answer) else answer)
@@ -209,17 +209,17 @@ class RawServer:
         return cls(play)
 
     def then(self, *scripts: Answer) -> None:
-        """Answer the next requests with *scripts*, one each."""
+        """Answer the next requests with one of *scripts* each."""
         self.scripts += scripts
 
     def call(self) -> Peer:
-        """Return the next request, waiting for it; its connection waits for the test."""
+        """Wait for the next request and return it; the test answers it."""
         return self._calls.get(timeout=DEADLINE)
 
-    def wait(self, true: Callable[[], bool]) -> bool:
-        """Wait until *true()* is, looked at whenever a connection or a request came or went."""
+    def wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait until *condition()* is true, checked after each request or change of connections."""
         with self._changed:
-            return self._changed.wait_for(true, DEADLINE)
+            return self._changed.wait_for(condition, DEADLINE)
 
     def __enter__(self) -> RawServer:
         return self
@@ -230,8 +230,8 @@ class RawServer:
             raise self.failures[0]
 
     def close(self) -> None:
-        """Close all connections; all threads end."""
-        # accept() does not return when its socket is closed, but when it is shut down.
+        """Close all connections and end all threads."""
+        # shutdown() wakes a thread in accept(), close() does not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -283,7 +283,7 @@ class RawServer:
                 if script is not self.answer and not peer.keep:
                     return
         except OSError:
-            pass  # the client left, as some tests want it to
+            pass  # the client closed the connection, as intended by some tests
         except BaseException as error:
             self.failures.append(error)
         finally:
@@ -306,7 +306,7 @@ class RawServer:
 
 
 def _bare(sock: socket.socket) -> socket.socket:
-    """Return *sock* without what TLS adds to it (closing would say goodbye)."""
+    """Return *sock* with the methods of a plain socket: those of TLS send a closing alert."""
     return super(ssl.SSLSocket, sock) if isinstance(sock, ssl.SSLSocket) else sock  # type: ignore[return-value]
 
 
@@ -314,7 +314,7 @@ def _read_request(sock: socket.socket) -> Request:
     def some() -> bytes:
         data = sock.recv(65536)
         if not data:
-            raise ConnectionError("closed where a request could begin or go on")
+            raise ConnectionError("closed before or within a request")
         return data
 
     data = b""
@@ -325,10 +325,10 @@ def _read_request(sock: socket.socket) -> Request:
     if request.headers.get("expect"):
         sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     pieces = [body]
-    left = int(request.headers.get("content-length", "0")) - len(body)
-    while left > 0:
+    remaining = int(request.headers.get("content-length", "0")) - len(body)
+    while remaining > 0:
         pieces.append(some())
-        left -= len(pieces[-1])
+        remaining -= len(pieces[-1])
     request.body = b"".join(pieces)
     return request
 
@@ -348,13 +348,13 @@ def chunk(data: bytes) -> bytes:
 
 
 def chunked(pieces: Iterable[bytes], status: str = "200 OK") -> bytes:
-    """Return a whole chunked answer, each of *pieces* a chunk."""
+    """Return a whole chunked answer with each of *pieces* as a chunk."""
     body = b"".join(chunk(piece) for piece in pieces if piece) + b"0\r\n\r\n"
     return head(status, "text/event-stream", "Transfer-Encoding: chunked") + body
 
 
 def until_close(pieces: Iterable[bytes], status: str = "200 OK") -> bytes:
-    """Return an answer whose end is the end of its connection."""
+    """Return an answer that ends with its connection."""
     return head(status, "text/event-stream", "Connection: close") + b"".join(pieces)
 
 
@@ -364,7 +364,7 @@ def sized(body: bytes, status: str = "200 OK", kind: str = "application/json") -
 
 
 def frame(value: Any, id: int | None = None) -> bytes:
-    """Return the event with *value*, JSON or a text as it stands."""
+    """Return the event with *value*: a string as it is, any other value as JSON."""
     data = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return (f"data: {data}\n\n" if id is None else f"id: {id}\ndata: {data}\n\n").encode()
 
@@ -372,7 +372,7 @@ def frame(value: Any, id: int | None = None) -> bytes:
 def chat_chunk(
     text: str | None = None, *, index: int = 0, finish: str | None = None, **members: Any
 ) -> dict[str, Any]:
-    """Return a chat completion chunk that says *text*."""
+    """Return a chat completion chunk with the content *text*."""
     delta: Mapping[str, Any] = {} if text is None else {"content": text}
     return {
         "id": "chatcmpl-1",

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from launched import ROOT
 
-# ``.. code-block:: LANGUAGE`` or a paragraph that ends in ``::``, a blank line, and what is
-# indented by four.
+# ``.. code-block:: LANGUAGE`` or a paragraph that ends in ``::``, a blank line, and lines that are
+# indented by four spaces.
 _BLOCK = re.compile(
     r"^(?:\.\. code-block:: (?P<language>\w+)|(?!\.\. ).*::)\n\n(?P<text>(?:(?: {4}.*)?\n)+)",
     re.MULTILINE,
@@ -36,7 +36,7 @@ def read_blocks() -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """Return the shell commands of *block*, each in one line; of a console what is behind ``$``."""
+    """Return the shell commands of *block*, one per line; of a console those behind ``$``."""
     text = block.text.replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if block.language == "console":

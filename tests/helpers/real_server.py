@@ -1,4 +1,4 @@
-"""An upstream that says what a test says, for servers that are processes."""
+"""An upstream whose answers a test writes frame by frame, for servers in their own processes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ HEARTBEAT = 0.2
 
 
 def told_ini(upstream: RawServer, **settings: Any) -> str:
-    """Return an ini file in which ``told`` and ``gpt-4`` say what the test says.
+    """Return an ini file in which *upstream* has the models ``told`` and ``gpt-4``.
 
     ``paced`` is an echo at the speed of a fast model.
     """
     told = ["[provider told]", "type = openai", f"base_url = {upstream.url}/v1"]
     told += ["models = told, gpt-4 = told"]
-    given = {"heartbeat_seconds": HEARTBEAT, "drain_seconds": 0, **settings}
-    return _ini(given, *told, "[provider paced]", "type = echo", "delay_ms = 4", "models = paced")
+    chosen = {"heartbeat_seconds": HEARTBEAT, "drain_seconds": 0, **settings}
+    return _ini(chosen, *told, "[provider paced]", "type = echo", "delay_ms = 4", "models = paced")
 
 
 def slow_echo(*more: str, **settings: Any) -> str:
-    """Return an ini file with the key ``KEY``, in which ``slow`` is an echo of 40 ms a word.
+    """Return an ini file with the key ``KEY``, in which ``slow`` is an echo of 40 ms per word.
 
-    *more* are its other sections.
+    *more* are the lines of further sections.
     """
     echo = ["[provider slow]", "type = echo", "delay_ms = 40", "models = slow"]
     return _ini({"api_keys": KEY, **settings}, *echo, *more)
@@ -44,7 +44,7 @@ def _ini(settings: dict[str, Any], *lines: str) -> str:
 
 
 class Answer:
-    """An answer that goes out frame by frame, each when the test says so."""
+    """An answer to *call* whose frames are sent one by one, by the test."""
 
     def __init__(self, call: Peer) -> None:
         self.call = call
@@ -60,7 +60,7 @@ class Answer:
         return self._delta({"content": text}, index=index)
 
     def finish(self, reason: str = "stop") -> None:
-        """Send what a whole answer ends with."""
+        """Send the end of a complete answer."""
         self._delta({}, reason)
         self.call.body(b"data: [DONE]\n\n")
         self.call.end()
@@ -78,12 +78,12 @@ class Answer:
 
 
 def read_printed(process: subprocess.Popen[bytes], text: str) -> None:
-    """Read what *process* prints as it comes; it must be *text*, so far."""
+    """Read the output of *process* until it is *text*; fail as soon as it differs."""
     assert process.stdout is not None
     printed, expected = b"", text.encode()
     while len(printed) < len(expected):
         ready, _, _ = select.select([process.stdout], [], [], harness.DEADLINE)
-        assert ready, f"only {printed!r} came of {expected!r}"
+        assert ready, f"only {printed!r} was printed of {expected!r}"
         piece = os.read(process.stdout.fileno(), len(expected) - len(printed))
         assert piece, f"it ended after {printed!r}"
         printed += piece
@@ -91,7 +91,7 @@ def read_printed(process: subprocess.Popen[bytes], text: str) -> None:
 
 
 def read_rest(process: subprocess.Popen[bytes]) -> str:
-    """Return what *process* prints until it ends, which it must do well."""
+    """Return the rest of the output of *process*; fail if its exit status is not 0."""
     try:
         out, err = process.communicate(timeout=2 * harness.DEADLINE)
     finally:
@@ -107,7 +107,7 @@ def ask(text: str = "Hello", model: str = "told", **members: Any) -> dict[str, A
 
 
 def read_event(client: harness.Client) -> dict[str, Any] | str:
-    """Return the JSON of the next frame that is no ping, or ``[DONE]``."""
+    """Return the JSON of the next frame that is not a ping, or ``[DONE]``."""
     while (frame := client.read_frame()).startswith(b":"):
         pass
     line = frame.removesuffix(b"\n\n").split(b"\n")[-1]

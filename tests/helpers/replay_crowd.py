@@ -1,7 +1,7 @@
-"""Many streams that nobody reads: prints the memory that the process takes, in MB.
+"""Many streams that are never read: prints how much memory they take.
 
-``replay_crowd.py STREAMS FRAMES BUDGET``: before, at the most, and when all have expired;
-and the most bytes that the store held.
+``replay_crowd.py STREAMS FRAMES BUDGET`` prints the growth of the process in MB, after the streams
+have expired and at its peak, and the bytes of the store at its peak and after they have expired.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from replay_helpers import frames, in_memory, size_of
 
 
 def memory(field: str) -> float:
-    """Return *field* of the process: VmRSS is now, VmHWM the most so far.
+    """Return *field* of the process in MB: VmRSS for now, VmHWM for the peak.
 
-    Not getrusage: its figure begins with that of the process that started this one.
+    Not getrusage: its peak includes that of the process that started this one.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) / 1024

@@ -1,4 +1,4 @@
-"""Frames to append, and ways to read them, for the tests of the replay logs."""
+"""Functions that write and read frames, for the tests of the replay logs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from choreo_wsgi import sse
 from choreo_wsgi.replay import Reader, Store, Writer, open_store
 from choreo_wsgi.settings import Settings
 
-#: Opens a store with these settings; two calls open the same data, where they are shared.
+#: Opens a store with the settings passed; two calls open the same data in a shared store.
 Opener = Callable[..., Store]
 
-#: No wait in these tests is meant to be as long; one that is fails its test.
+#: Seconds after which a test that waits fails.
 DEADLINE = 30.0
 
 
@@ -31,7 +31,7 @@ def in_memory(ttl: float, stream_bytes: int, total_bytes: int) -> Store:
 
 
 def size_of(store: Store) -> int:
-    """Return how many bytes a *store* in memory counts."""
+    """Return the bytes that a *store* in memory counts."""
     size: int = store._backend.size  # type: ignore[attr-defined]
     return size
 
@@ -44,7 +44,7 @@ def create(store: Store, owner: str = "alice", **more: str | None) -> Writer:
 
 
 def frame(number: int, text: str = "") -> bytes:
-    """Return frame *number*; its data are hard to tell from framing."""
+    """Return frame *number*; its data look like SSE fields."""
     data = f'{{"n":{number},"text":"{text}\\n\\nid: {number + 1}\\ndata: é\u2028"}}'
     return sse.frame(data.encode(), number)
 
@@ -65,20 +65,20 @@ def write(writer: Writer, count: int, *, end: bool = False, text: str = "") -> b
 
 
 def receive(reader: Reader, size: int) -> bytes:
-    """Read until there are *size* bytes or the log ends."""
-    got = b""
+    """Return at least *size* bytes, or all until the log ends."""
+    data = b""
     deadline = time.monotonic() + DEADLINE
-    while len(got) < size and not reader.ended:
-        assert time.monotonic() < deadline, f"{len(got)} of {size} bytes came"
-        got += reader.receive(0.2)
-    return got
+    while len(data) < size and not reader.ended:
+        assert time.monotonic() < deadline, f"only {len(data)} of {size} bytes were received"
+        data += reader.receive(0.2)
+    return data
 
 
 def read_all(reader: Reader) -> bytes:
-    """Read to the end of the log."""
-    got = receive(reader, 1 << 60)
+    """Return the rest of the log, and close *reader*."""
+    data = receive(reader, 1 << 60)
     reader.close()
-    return got
+    return data
 
 
 def look(store: Store, id: str, owner: str = "alice") -> Any:
@@ -90,7 +90,7 @@ def eventually(condition: Callable[[], object]) -> None:
     """Wait until *condition* is true."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.01)
 
 
@@ -99,7 +99,7 @@ class RedisServer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = free_port()  # which is its own while it is away, too
+        self.port = free_port()  # nobody else gets it while the server is stopped
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -121,7 +121,7 @@ class RedisServer:
             return False
 
     def stop(self) -> None:
-        """End it in the orderly way: its data are saved."""
+        """Stop it with SIGTERM, so that it saves its data."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(DEADLINE)

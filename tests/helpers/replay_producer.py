@@ -1,7 +1,7 @@
 """A process that writes a stream until it is killed: ``replay_producer.py URL``.
 
-It prints the stream's id, then after each append the number of the frame, and ``fenced``
-when another writer took over.
+It prints the stream's id, the number of each frame after its append, and ``fenced`` when another
+writer has taken the stream over.
 """
 
 from __future__ import annotations

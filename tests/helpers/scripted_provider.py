@@ -1,4 +1,4 @@
-"""A provider that says what a test tells it to, when the test tells it to."""
+"""A provider whose items a test sends one by one."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Step = Union[Item, Exception, object]
 
 
 class Script(Source):
-    """A source that hands over each item when the test puts it in, with :meth:`say`."""
+    """A source that returns the items that the test puts into it with :meth:`say`."""
 
     def __init__(self) -> None:
         self._steps: queue.Queue[Step] = queue.Queue()
         self.closed = threading.Event()
-        #: Set as soon as somebody waits for what comes next.
+        #: Set as soon as the next item is requested.
         self.asked = threading.Event()
 
     def say(self, *steps: Step) -> None:
-        """Hand over *steps*: texts, items, exceptions to raise."""
+        """Add *steps*: texts, items, exceptions to raise."""
         for step in steps:
             self._steps.put(Delta(step) if isinstance(step, str) else step)
 
     def finish(self, *steps: Step) -> None:
-        """Hand over *steps* and end."""
+        """Add *steps* and the end."""
         self.say(*steps, End)
 
     def receive(self, timeout: float) -> list[Item]:
@@ -55,7 +55,7 @@ class Script(Source):
 
 
 class Scripted(Provider):
-    """Answers with what :attr:`script` returns: a :class:`Script`, or any other source."""
+    """Answers with the source that :attr:`script` returns: a :class:`Script` or another one."""
 
     type = "scripted"
     script: Callable[[ChatRequest], Source]

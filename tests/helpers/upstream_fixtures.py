@@ -1,4 +1,4 @@
-"""Fixtures for what talks to upstreams: see ``raw_server.py``."""
+"""Fixtures for tests of connections to upstreams: see ``raw_server.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from choreo_wsgi.upstream import Client, Timeouts
 
 @pytest.fixture
 def upstream() -> Iterator[Callable[..., RawServer]]:
-    """``upstream(answer)``: a server that answers so, closed when the test is over."""
+    """``upstream(answer)``: a server that answers with *answer*, closed after the test."""
     servers: list[RawServer] = []
 
     def start(answer: Answer, **options: Any) -> RawServer:
@@ -27,7 +27,7 @@ def upstream() -> Iterator[Callable[..., RawServer]]:
 
 @pytest.fixture
 def client() -> Iterator[Callable[..., Client]]:
-    """``client(idle=..., **options)``: a client that sees no environment but the given one."""
+    """``client(idle=..., **options)``: a client that uses only the environment in *options*."""
     clients: list[Client] = []
 
     def make(
@@ -38,10 +38,10 @@ def client() -> Iterator[Callable[..., Client]]:
         return clients[-1]
 
     yield make
-    for each in clients:
-        each.close()
+    for made in clients:
+        made.close()
 
 
 def idle_in(pool: Client) -> int:
-    """Return how many connections *pool* keeps for the next exchange."""
+    """Return the number of idle connections in *pool*."""
     return sum(map(len, pool._idle.values()))

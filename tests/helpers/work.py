@@ -1,7 +1,7 @@
-"""How much work and how much memory something is, without a clock, and whoever ran before.
+"""The work (calls of functions) and the memory that a piece of code needs, without a clock.
 
-The cyclic collector is kept out: it runs when it likes, and ends the objects that other tests
-have left behind, with their finalizers and what these call.
+The results do not depend on tests that ran before: the cyclic collector is off meanwhile, which
+would run the finalizers of objects that other tests have left behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def collected() -> Iterator[None]:
-    """Collect what is left of others, and then nothing."""
+    """Collect the garbage of other tests, and then disable the collector."""
     gc.collect()
     was_on = gc.isenabled()
     gc.disable()
@@ -28,7 +28,7 @@ def collected() -> Iterator[None]:
 
 
 def calls(function: Callable[[], object]) -> int:
-    """Return how many functions are called, Python's and C's, while *function* runs."""
+    """Return the number of calls of functions, in Python and in C, while *function* runs."""
     count = 0
 
     def note(frame: FrameType, event: str, argument: object) -> None:
@@ -46,20 +46,20 @@ def calls(function: Callable[[], object]) -> int:
 
 
 class Memory:
-    """Bytes that Python has allocated since the measurement began."""
+    """Bytes allocated by Python since the measurement began."""
 
-    #: The most at a time, once the measurement is over.
+    #: The peak, set when the measurement is over.
     peak = 0
 
     @property
     def now(self) -> int:
-        """Those that are held now."""
+        """The bytes allocated now."""
         return tracemalloc.get_traced_memory()[0]
 
 
 @contextlib.contextmanager
 def traced() -> Iterator[Memory]:
-    """Measure what the body of the ``with`` statement allocates."""
+    """Measure the memory that the body of the ``with`` statement allocates."""
     memory = Memory()
     gc.collect()
     tracemalloc.start()

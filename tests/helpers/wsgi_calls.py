@@ -10,7 +10,7 @@ from wsgiref.validate import validator
 
 
 class Called(NamedTuple):
-    """An answer: *blocks* is what the iterable gave, piece by piece."""
+    """An answer; *blocks* are the items of the iterable."""
 
     status: int
     headers: dict[str, str]
@@ -31,7 +31,7 @@ class Called(NamedTuple):
 
 
 def environ_of(method: str, path: str, body: Any = None, **more: str) -> dict[str, Any]:
-    """Return the environ of a request from this machine; a *body* that is no bytes is JSON."""
+    """Return the environ of a request from this machine; a *body* other than bytes becomes JSON."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "PATH_INFO": path,
@@ -54,7 +54,7 @@ def environ_of(method: str, path: str, body: Any = None, **more: str) -> dict[st
 
 
 def call(app: Any, method: str, path: str, body: Any = None, **more: str) -> Called:
-    """Call *app* as a server does, read all it gives, and close it."""
+    """Call *app* as a server does, read the whole answer, and close it."""
     heads: list[tuple[str, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

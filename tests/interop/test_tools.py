@@ -18,7 +18,7 @@ from typing import Any
 import harness
 import pytest
 from agent import ANSWER, agent
-from mistaken_streams import Choice, mean, tell
+from mistaken_streams import Choice, random_choice, write_stream
 from raw_server import RawServer
 from scripted_provider import Script
 
@@ -295,8 +295,8 @@ def test_langchain_reads_mended_streams(python: Path, tmp_path: Path) -> None:
     answers: list[bytes] = []
     for seed in range(count):
         random = Random(seed)
-        meant.append(mean(random))
-        events = tell(random, [meant[-1]])[1]
+        meant.append(random_choice(random))
+        events = write_stream(random, [meant[-1]])[1]
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
         answers += 2 * [head + b"".join(events)]
     with RawServer.playing(lambda asked: answers.pop(0)) as playback:

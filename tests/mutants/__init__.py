@@ -1,4 +1,4 @@
-"""Planted faults: does a test notice when the code is changed so?
+"""Planted faults: changes to the code that the tests must notice.
 
 ``make mutants`` plants each fault of ``*.txt`` in this folder in a copy of the project, runs the
 tests named beside it, and prints the faults that no test noticed.  A fault reads::
@@ -8,8 +8,9 @@ tests named beside it, and prints the faults that no test noticed.  A fault read
     -         if self._held:
     +         if True:
 
-The lines behind ``-`` must stand in the file exactly once, one below the other; those behind
-``+`` replace them.  The tests are paths for pytest, with ``-k`` and the like if wanted.
+The lines after ``-`` must occur in the file exactly once, consecutively; those after ``+`` replace
+them.  The tests are arguments for pytest: paths, and options such as ``-k``.
 
-``make mutants ARGS=--families`` counts instead what each case of the parametrised tests adds.
+``make mutants ARGS=--families`` instead counts the faults that each case of parametrised tests
+notices.
 """

@@ -1,4 +1,4 @@
-"""``python -m tests.mutants [--families] [WORD ...]``: plant the faults that have a WORD."""
+"""``python -m tests.mutants [--families] [WORD ...]``: plant all faults, or those with a WORD."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import Path
 from .families import Families
 from .faults import ROOT, Fault, read_faults
 
-#: Seconds for the tests of one fault, and for one of them: a fault that hangs them is noticed.
+#: Seconds for all tests of one fault, and for one test; a fault that exceeds them is noticed.
 PATIENCE, TEST_PATIENCE = 150, 45
 COPIED = ("choreo_wsgi", "choreoai", "tests", "docs", "deploy", "examples", "bench")
-#: Where ``--families`` writes which cases failed under no fault.
+#: The file of ``--families`` with the cases that no fault made fail.
 DETAILS = ROOT / "build" / "mutants-families.txt"
 FILES = ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "Makefile", "CHANGES.rst")
 
 
 def copy_project(folder: Path) -> None:
-    """Copy what the tests read to *folder*; what was built for them is linked."""
+    """Copy the files that the tests read to *folder*; link those that were built for them."""
     for name in COPIED:
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_build")
@@ -40,7 +40,7 @@ def copy_project(folder: Path) -> None:
 def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
     """Plant *fault* in *folder*; return whether a test of pytest's *arguments* fails or hangs.
 
-    The fault is taken out again, and what the tests have started is ended.
+    The fault is removed again, and all processes of the tests are killed.
     """
     path = folder / fault.file
     text = path.read_text("utf-8")
@@ -67,9 +67,9 @@ def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
             run.wait()
             path.write_text(text, "utf-8")
         output.seek(0)
-        said = output.read().decode("utf-8", "replace")
-    if status not in (0, 1, 5) and "error" not in said:  # 1: tests failed; 5: there are none
-        raise SystemExit(f"{fault}: pytest ended with {status}:\n{said}")
+        text = output.read().decode("utf-8", "replace")
+    if status not in (0, 1, 5) and "error" not in text:  # 1: tests failed; 5: no tests
+        raise SystemExit(f"{fault}: pytest ended with {status}:\n{text}")
     return status not in (0, 5)
 
 
@@ -99,8 +99,8 @@ def plant(faults: list[Fault], families: Families | None) -> list[Fault]:
 
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(work) for _ in range(workers)]:
-            done.result()
+        for future in [pool.submit(work) for _ in range(workers)]:
+            future.result()
     return unseen
 
 

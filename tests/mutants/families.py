@@ -1,10 +1,10 @@
-"""What each case of the parametrised tests adds: ``python -m tests.mutants --families``.
+"""The use of each case of the parametrised tests: ``python -m tests.mutants --families``.
 
-A case that no fault needs stays only where it is a row of something written down: of a
-specification or a provider's page, of a table in the docs, of the settings, or a recording of
-the corpus.  Of a product of two lists the edges stay: each member of one with one of the other.
+A case that notices no fault of its own is kept only if it is a row of a document: of a
+specification or a provider's page, of a table in the docs, of the settings, or a recording of the
+corpus.  Of a product of two lists each member is kept with one member of the other list.
 
-Imported by ``__main__``, and by pytest as the plugin that writes down which cases failed.
+Imported by ``__main__``, and by pytest as the plugin that logs the cases that failed.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ class Families:
         return ["-p", "tests.mutants.families", *dict.fromkeys(files)]
 
     def read(self, fault: Fault, folder: Path) -> None:
-        """Take in what the plugin wrote down while *fault* was planted in *folder*."""
+        """Read the plugin's log of the tests with *fault* planted in *folder*."""
         log = folder / LOG
         for line in log.read_text("utf-8").splitlines() if log.exists() else ():
-            what, _, case = line.partition(" ")
+            outcome, _, case = line.partition(" ")
             faults = self._failed[case.partition("[")[0]][case]
-            if what == "failed":
+            if outcome == "failed":
                 faults.add(str(fault))
 
     def table(self, details: bool) -> str:
-        """Return a row for each family: its cases, those that failed, and how many are enough.
+        """Return a row for each family: its cases, those that failed, and those that are enough.
 
-        So many of its cases notice what all of them notice.  With *details* the cases that
-        failed under no fault stand below.
+        "Enough" is the number of cases that together notice all faults that the family notices.
+        With *details* the cases that no fault made fail are listed below.
         """
         lines = ["cases  fail  enough  family"]
         for family, cases in sorted(self._failed.items()):
-            left = set().union(*cases.values())
+            remaining = set().union(*cases.values())
             fail = sum(map(bool, cases.values()))
             enough = 0
-            while left:
-                left -= max(cases.values(), key=lambda faults: len(faults & left))
+            while remaining:
+                remaining -= max(cases.values(), key=lambda faults: len(faults & remaining))
                 enough += 1
             lines.append(f"{len(cases):5}{fail:6}{enough:8}  {family}")
             if details:
@@ -65,13 +65,13 @@ class Families:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the cases of parametrised tests, and write them down."""
+    """Keep only the cases of parametrised tests, and log them."""
     items[:] = [item for item in items if hasattr(item, "callspec")]
     _write([f"ran {item.nodeid}" for item in items])
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write down a failure at once: a later case may hang."""
+    """Log a failure at once: a later case may hang."""
     if report.failed:
         _write([f"failed {report.nodeid}"])
 

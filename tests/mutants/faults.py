@@ -1,4 +1,4 @@
-"""The planted faults of this folder's ``*.txt`` files, read."""
+"""Reads the planted faults from this folder's ``*.txt`` files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = HERE.parents[1]
 
 @dataclass
 class Fault:
-    """A change to *file* that the *tests* must notice; *why* says what it breaks."""
+    """A change to *file* that the *tests* must notice; *why* describes the fault."""
 
     file: str
     tests: list[str]
@@ -24,17 +24,17 @@ class Fault:
         return f"{self.file}: {self.why}"
 
     def planted_in(self, text: str) -> str:
-        """Return *text*, the file's, with the fault; raises ValueError if it does not fit."""
+        """Return the file's *text* with the fault; raises ValueError if it does not fit."""
         old = "".join(line + "\n" for line in self.old)
         found = ("\n" + text).count("\n" + old)
         if not self.old or found != 1:
-            raise ValueError(f"{self}: the lines to change stand there {found} times")
+            raise ValueError(f"{self}: the lines to change occur {found} times")
         new = "".join(line + "\n" for line in self.new)
         return ("\n" + text).replace("\n" + old, "\n" + new)[1:]
 
 
 def read_faults() -> list[Fault]:
-    """Return the faults of all files, in order; raises ValueError for a line of no form."""
+    """Return the faults of all files, in order; raises ValueError for an invalid line."""
     faults: list[Fault] = []
     for path in sorted(HERE.glob("*.txt")):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):

@@ -11,7 +11,7 @@ from typing import Any
 import harness
 from chromium_page import MODULES
 from corpus_cases import cases
-from mistaken_streams import Choice, mean, tell
+from mistaken_streams import Choice, random_choice, write_stream
 from nightly import examples
 from raw_server import RawServer, Request
 
@@ -71,8 +71,8 @@ def test_random_mistakes() -> None:
     answers: dict[str, bytes] = {}
     for seed in range(examples(40, 400)):
         random = Random(seed)
-        choice = meant[f"seed-{seed}"] = mean(random)
-        answers[f"seed-{seed}"] = HEAD + b"".join(tell(random, [choice])[1])
+        choice = meant[f"seed-{seed}"] = random_choice(random)
+        answers[f"seed-{seed}"] = HEAD + b"".join(write_stream(random, [choice])[1])
     for name, found in read(answers).items():
         choice = meant[name]
         calls = [(called, json.loads(given)) for called, given in choice.calls]

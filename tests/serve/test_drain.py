@@ -152,4 +152,4 @@ def test_what_hangs_is_left_behind(run_app: Any, monkeypatch: pytest.MonkeyPatch
 def test_the_application_is_told_in_order(run_app: Any) -> None:
     running = run_app(lambda environ, start_response: [])
     running.close()
-    assert running.app.told == ["drain", "stop", "close"]
+    assert running.app.calls == ["drain", "stop", "close"]

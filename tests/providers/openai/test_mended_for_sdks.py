@@ -11,7 +11,7 @@ import openai
 import pytest
 from corpus_cases import Case, cases
 from harness import Server, make_app
-from mistaken_streams import Choice, mean, tell
+from mistaken_streams import Choice, random_choice, write_stream
 from nightly import examples
 from raw_server import RawServer, Request
 
@@ -93,8 +93,8 @@ def test_create_and_the_helper_read_random_mistakes(
     upstream, client = served
     for seed in range(examples(60, 1000)):
         random = Random(seed)
-        choice = mean(random)
-        _, events = tell(random, [choice])
+        choice = random_choice(random)
+        _, events = write_stream(random, [choice])
         upstream.answer = HEAD + b"".join(events)
         asked: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
         found = Choice(finish="")

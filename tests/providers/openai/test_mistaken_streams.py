@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from mistaken_streams import FAILURES, Choice, StrictReader, mean, tell
+from mistaken_streams import FAILURES, Choice, StrictReader, random_choice, write_stream
 from nightly import examples
 
 from choreo_wsgi.chat.normalise import Normaliser
@@ -49,10 +49,10 @@ def read(frames: bytes, n: int, usage: bool) -> StrictReader:
 
 
 def with_arguments(choices: list[Choice]) -> list[Any]:
-    """Return what *choices* say, their arguments as values."""
+    """Return the contents of *choices*, with the values of their calls' arguments."""
     return [
-        (*said[:2], [(name, json.loads(given)) for name, given in said[2]], said[3])
-        for said in (choice.said for choice in choices)
+        (text, reasoning, [(name, json.loads(arguments)) for name, arguments in calls], finish)
+        for text, reasoning, calls, finish in (choice.content for choice in choices)
     ]
 
 
@@ -61,8 +61,8 @@ def test_a_stream_full_of_mistakes_says_what_was_meant(part: int) -> None:
     each = examples(200, 20_000) // 8
     for seed in range(part * each, (part + 1) * each):
         random = Random(seed)
-        choices = [mean(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
-        teller, events = tell(random, choices)
+        choices = [random_choice(random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+        writer, events = write_stream(random, choices)
         usage = random.random() < 0.5
         frames, error = relay(random, b"".join(events), len(choices), usage)
         assert error is None, (seed, error)
@@ -70,7 +70,7 @@ def test_a_stream_full_of_mistakes_says_what_was_meant(part: int) -> None:
             reader = read(frames, len(choices), usage)
             assert with_arguments(reader.choices) == with_arguments(choices)
             if usage:
-                assert reader.usage == teller.usage
+                assert reader.usage == writer.usage
         except AssertionError as problem:
             raise AssertionError(f"seed {seed}") from problem
 
@@ -80,19 +80,19 @@ def test_a_failure_anywhere_is_one_error_after_what_came_before(part: int) -> No
     each = examples(200, 5_000) // 4
     for seed in range(part * each, (part + 1) * each):
         random = Random(seed)
-        teller, _ = tell(random, [mean(random)])
-        place = random.randrange(len(teller.chunks))
+        writer, _ = write_stream(random, [random_choice(random)])
+        place = random.randrange(len(writer.chunks))
         broken = [
             {"error": {"message": "it broke", "code": 500}},
             {"detail": "it broke"},
             {"object": "error", "message": "it broke", "code": 503},
-            teller.chunk(teller.choice(0, {}, {"type": "abort", "message": "it broke"})),
-            teller.chunk(teller.choice(0, {}, random.choice(FAILURES))),
+            writer.chunk(writer.choice(0, {}, {"type": "abort", "message": "it broke"})),
+            writer.chunk(writer.choice(0, {}, random.choice(FAILURES))),
         ]
-        told = teller.chunks[:place]
-        if any(one.get("finish_reason") for chunk in told for one in chunk["choices"]):
+        before = writer.chunks[:place]
+        if any(one.get("finish_reason") for chunk in before for one in chunk["choices"]):
             broken = broken[:3]  # nobody listens to a finish reason after another
-        lines = [*told, random.choice(broken), *teller.chunks[place:]]
+        lines = [*before, random.choice(broken), *writer.chunks[place:]]
         raw = b"".join(b"data: " + json.dumps(line).encode() + b"\n\n" for line in lines)
         frames, error = relay(random, raw + b"data: [DONE]\n\n", 1, False)
         assert isinstance(error, ChoreoError) and error.status >= 500, seed
