@@ -1,4 +1,4 @@
-"""What ``choreo-wsgi serve`` prints when it is ready."""
+"""The text that ``choreo-wsgi serve`` prints when it is ready."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def banner(
     models: Sequence[tuple[str, str]],
     key: str = "",
 ) -> str:
-    """Return the text: where the server listens, which model is answered by whom, and a curl.
+    """Return the text: the server's addresses, its models with their targets, and a curl command.
 
-    *addresses* are URLs or ``unix:PATH``; *models* are names or patterns with who answers.
-    *key* is what a shell expands to an API key, empty when none is needed.
+    *addresses* are URLs or ``unix:PATH``; *models* are pairs of a name or pattern and its target.
+    *key* is a shell expression for an API key, empty when none is needed.
     """
     width = max((len(name) for name, _ in models), default=0)
     lines = [f"choreo-wsgi {version} listens on {', '.join(addresses)}"]
-    lines += [f"  {name:<{width}}  {answers}" for name, answers in models]
+    lines += [f"  {name:<{width}}  {target}" for name, target in models]
     if not models:
         lines.append("  no model is configured")
-    if any(_is_demo(answers) for _, answers in models):
+    if any(_is_demo(target) for _, target in models):
         lines += [
             "  (the local model is a demo on the CPU: grammatical, mostly wrong;",
             "   local_model names a better one, default_model = none turns it off)",
@@ -45,18 +45,18 @@ def banner(
 
 
 def _example(models: Sequence[tuple[str, str]]) -> str:
-    """Return a model name that is answered, preferably not by the echo."""
-    for name, answers in models:
-        if name == "any other name" and not (_is_demo(answers) and weights.missing()):
-            return answers
+    """Return the name of a model to try, preferably not ``echo``."""
+    for name, target in models:
+        if name == "any other name" and not (_is_demo(target) and weights.missing()):
+            return target
     for name, _ in models:
         if name not in ("echo", "any other name") and "*" not in name:
             return name
     return "echo"
 
 
-def _is_demo(answers: str) -> bool:
-    return answers.startswith("local/") and answers == f"local/{weights.NAME}"
+def _is_demo(target: str) -> bool:
+    return target.startswith("local/") and target == f"local/{weights.NAME}"
 
 
 def _curl(address: str, model: str, key: str) -> str:

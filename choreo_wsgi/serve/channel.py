@@ -1,13 +1,16 @@
-"""One connection: what is read is checked, what is written leaves at once.
+"""One connection to a client: requests are parsed as they arrive, answers are sent at once.
 
-It stands in for waitress's channel, which copies what an application yields into buffers.  Here
-each block is handed to the system as it is, by whoever made it.  What the system does not take
-at once stays here, and nothing more is asked of that answer until the client has taken it: a
-slow reader holds back its own stream, and neither a thread nor the loop.
+It replaces waitress's channel, which copies the application's blocks into buffers.  Here the
+thread that has a block sends it.  Bytes that the system does not accept are kept in ``unsent``,
+and the answer goes on when they are sent: a slow client delays its own stream only, never a
+thread or the carrier.
 
-Who may touch the socket: the carrier's thread reads, flushes and closes it, a worker may send.
-Closing and sending happen under a lock, so no byte goes to a descriptor used anew; the lock is
-never held while waiting.
+Requests are answered one after the other, in the order received: ``request`` is being received,
+``requests`` are complete, and ``task`` answers the first of them.
+
+Threads: the carrier's thread receives, flushes and closes; a worker may send.  ``_sending`` is
+held to send and to clear ``connected``, which happens before the socket is closed: no byte is
+sent to a descriptor whose number another connection has by then.  It is never held while waiting.
 """
 
 from __future__ import annotations
@@ -31,25 +34,25 @@ from .tasks import Disconnected, Task
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which a request's head must be there, and after which its body must have come
-#: at SLOWEST_BODY bytes a second; a slow sender ties up one of a limited number of connections.
+#: Seconds within which a request's head must arrive, and grace for its body, which must arrive
+#: at SLOWEST_BODY bytes per second: a slow client occupies one of a limited number of connections.
 REQUEST_SECONDS = 20.0
 SLOWEST_BODY = 1024
 
-#: Seconds that a connection may lie idle between requests: longer than the 60 s of nginx's and
-#: AWS's pools, so that they and not we close it, and no request crosses the closing.
+#: Seconds that a connection may be idle between requests: longer than the 60 s of nginx's and
+#: AWS's pools, so that they close it, and do not send a request while we close it.
 IDLE_SECONDS = 75.0
 
-#: Seconds in which a client that was refused can finish sending, to be ready to read why.
+#: Seconds in which a refused client may finish sending, so that it reads the refusal.
 LINGER_SECONDS = 3.0
 
-#: Bytes that are read at once.
+#: Bytes per read.
 READ = 64 * 1024
 
-#: The end of the connection leaves in the packet of the last bytes: half of what two packets cost.
+#: Sends the end of the connection in the packet of the last bytes, at half the cost of two.
 _MORE = getattr(socket, "MSG_MORE", 0)
 
-_ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets and drops what is unsent
+_ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets the connection, drops its bytes
 
 
 class Channel(Load):
@@ -60,24 +63,24 @@ class Channel(Load):
         self.connected = True
         #: Whether it is to be closed when all is sent.
         self.closing = False
-        #: Whether the client may still be sending what was refused; see :meth:`_close`.
+        #: Whether the client may still be sending a refused request; see :meth:`_close`.
         self.lingers = self._discarding = False
-        self._fresh = True
-        #: The request that is coming in.
+        self._is_new = True  # nothing was received yet
+        #: The request that is being received.
         self.request: Parser | None = None
-        #: The request that is being answered.
+        #: The answer to the first of the complete requests.
         self.task: Task | None = None
-        #: When the client is cut off for not taking what is unsent.
+        #: When the client is cut off because it does not accept the unsent bytes.
         self._deadline = 0.0
         self.listener = listener
         self.server = listener.server
         self._carrier = listener.server.carrier
         self.socket = sock
         self.host = host
-        self.heard = self.began = time.monotonic()
-        #: Those that came whole; the first is being answered.
+        self.last_received = self.began = time.monotonic()
+        #: The complete requests.
         self.requests: list[Parser] = []
-        #: What the system has not taken yet.
+        #: The bytes that the system has not accepted yet.
         self.unsent: list[memoryview] = []
         self._sending = threading.Lock()
         sock.setblocking(False)
@@ -86,30 +89,29 @@ class Channel(Load):
 
     @property
     def events(self) -> int:
-        """What to poll for: nothing to read while as many requests wait as are allowed."""
+        """The events to poll for: reading pauses while the allowed number of requests waits."""
         waiting = len(self.requests) > self.server.lookahead
         return (0 if self.closing or waiting else IN) | (OUT if self.unsent else 0)
 
     def fileno(self) -> int | None:
-        """Return the descriptor to poll, if there are events to poll for."""
         return self.socket.fileno()
 
     @property
     def due(self) -> float:
-        """When the client has let a request, or the next one, or our answer wait for too long."""
+        """When the client is too slow to send a request, to send the next one, or to receive."""
         if self.unsent:
             return self._deadline
         if self.requests:
             return math.inf
         if self._discarding:
             return self.began + LINGER_SECONDS
-        if self.request is None and not self._fresh:
-            return self.heard + IDLE_SECONDS
+        if self.request is None and not self._is_new:
+            return self.last_received + IDLE_SECONDS
         body = self.request.body_bytes_received if self.request is not None else 0
-        return REQUEST_SECONDS + min(self.heard, self.began + body / SLOWEST_BODY)
+        return REQUEST_SECONDS + min(self.last_received, self.began + body / SLOWEST_BODY)
 
-    def step(self, patience: float) -> None:
-        """Send what the client takes, and read what it sent."""
+    def step(self, timeout: float) -> None:
+        """Flush the unsent bytes, continue their answer, and receive."""
         try:
             if self.unsent:
                 self._flush()
@@ -133,23 +135,23 @@ class Channel(Load):
         except OSError:
             data = b""
         if data:
-            self.heard = time.monotonic()
+            self.last_received = time.monotonic()
             self._receive(data)
         else:
-            self._lose()
+            self._disconnect()
 
     def _receive(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """Parse *data*, and begin to answer the first request that is complete."""
         if self._discarding:
             return
         if self.request is None:
-            self.began = self.heard
-        self._fresh = False
+            self.began = self.last_received
+        self._is_new = False
         at = 0
         while at < len(data):
             request = self.request
             if request is None:
-                request = self.request = Parser(self.server.limits, self._admitted)
+                request = self.request = Parser(self.server.limits, self._admit)
             at += request.received(data[at:] if at else data)
             if request.expect_continue and request.headers_finished and not self.requests:
                 self._send_continue(request)
@@ -165,12 +167,12 @@ class Channel(Load):
         (self._carrier.add if task.blocking else self._carrier.schedule)(task)
 
     def _send_continue(self, request: Parser) -> None:
-        """Tell the client to send the body of *request* (RFC 9110, 10.1.1)."""
+        """Request the body of *request* from the client (RFC 9110, 10.1.1)."""
         request.expect_continue = request.completed = False
         with contextlib.suppress(Disconnected):
             self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _admitted(self, request: Parser) -> bool:
+    def _admit(self, request: Parser) -> bool:
         try:
             self.server.application.admit(request.environ(self))
         except ChoreoError:
@@ -179,14 +181,14 @@ class Channel(Load):
         return True
 
     @property
-    def expected(self) -> bool:
-        """Whether a request is under way, or the first is still to come."""
-        return bool(self.requests or self.request is not None or self._fresh)
+    def in_use(self) -> bool:
+        """Whether a request is being received or answered, or the first has not begun yet."""
+        return bool(self.requests or self.request is not None or self._is_new)
 
-    def answered(self, task: Task) -> None:
-        """Take note that *task*'s answer is over: begin with the next request, or close."""
+    def on_answered(self, task: Task) -> None:
+        """Begin with the next request, or close, after *task*'s answer has ended."""
         self.task = None
-        self.heard = time.monotonic()
+        self.last_received = time.monotonic()
         if task.close_on_finish or not self.connected:
             self.closing = True
             for request in self.requests:
@@ -205,35 +207,35 @@ class Channel(Load):
         self._carrier.update(self)
 
     def _flush(self) -> None:
-        """Send of what is unsent what the system takes now."""
+        """Send as many of the unsent bytes as the system accepts now."""
         with self._sending, contextlib.suppress(Disconnected):
             sent = self._send_some(self.unsent[:64])
             if sent:
-                self.unsent = _after(self.unsent, sent)
+                self.unsent = _without(self.unsent, sent)
                 self._deadline = time.monotonic() + self.server.settings.send_timeout
             return
-        self._lose()
+        self._disconnect()
 
     def _time_out(self) -> None:
         if self.unsent:
             patience = self.server.settings.send_timeout
-            logger.info("a client took no byte for %g s and was cut off", patience)
+            logger.info("a client accepted no byte for %g s and was cut off", patience)
             self.abort()
         self.closing = True
 
-    def _lose(self) -> None:
-        """Send nothing more: the client has gone, or shall go."""
+    def _disconnect(self) -> None:
+        """Drop the unsent bytes and send nothing more."""
         with self._sending:
             self.connected = False
             self.unsent = []
         self.closing = True
 
     def _close(self) -> None:
-        """Close the connection when all is sent; its answer learns that the client has gone.
+        """End the connection, now that all is sent, and any answer that is under way.
 
-        After a refusal the sending side is closed first and what still comes is thrown away:
-        closing with bytes unread resets the connection, and the client would never see why
-        (RFC 9112, 9.6).
+        After a refusal only the sending side is closed, and the bytes that still arrive are
+        discarded: closing with unread bytes resets the connection, and the client might not
+        receive the refusal (RFC 9112, 9.6).
         """
         if self.lingers and self.connected:
             self.lingers = self.closing = False
@@ -244,38 +246,38 @@ class Channel(Load):
             return
         self.ended = True
         if self.task is not None:
-            self._lose()
+            self._disconnect()
             self._carrier.step(self.task)
 
     def release(self) -> None:
         """Close the socket."""
-        self._lose()
+        self._disconnect()
         self.socket.close()
-        self.server.left(self)
+        self.server.on_closed(self)
 
     # In any thread
 
-    def transmit(self, *parts: bytes, parting: bool = False) -> None:
-        """Send *parts*; what the system does not take now is kept as ``unsent``.
+    def transmit(self, *parts: bytes, closes: bool = False) -> None:
+        """Send *parts*; bytes that the system does not accept now are kept as ``unsent``.
 
-        They are *parting* if the connection is closed next, as the client expects.  Raises
-        Disconnected when the client has gone.
+        With *closes* the connection is closed after them, as the client expects.  Raises
+        Disconnected if the client has left.
         """
         with self._sending:
-            sent = 0 if self.unsent else self._send_some(parts, _MORE if parting else 0)
+            sent = 0 if self.unsent else self._send_some(parts, _MORE if closes else 0)
             if sent < sum(map(len, parts)):
-                self.keep(*_after(parts, sent))
+                self.buffer(*_without(parts, sent))
 
-    def keep(self, *parts: bytes | memoryview) -> None:
-        """Send *parts* when the client takes them."""
+    def buffer(self, *parts: bytes | memoryview) -> None:
+        """Append *parts* to the unsent bytes, to be sent when the system accepts them."""
         self.unsent += map(memoryview, parts)
         self._deadline = time.monotonic() + self.server.settings.send_timeout
         self._carrier.call(functools.partial(self._carrier.update, self))
 
     def _send_some(self, parts: Any, flags: int = 0) -> int:
-        """Return how many bytes of *parts* the system takes now; raises Disconnected.
+        """Send *parts*, with the lock held; return how many bytes the system accepted.
 
-        The caller holds the lock.
+        Raises Disconnected.
         """
         if not self.connected:
             raise Disconnected
@@ -289,15 +291,15 @@ class Channel(Load):
             raise Disconnected from None
 
     def abort(self) -> None:
-        """Cut the client off: what it did not take is dropped."""
+        """Reset the connection, and drop the bytes that the client did not accept."""
         with self._sending, contextlib.suppress(OSError):  # closed already
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-        self._lose()
+        self._disconnect()
         self._carrier.call(functools.partial(self._carrier.step, self))
 
 
-def _after(parts: Iterable[bytes | memoryview], sent: int) -> list[memoryview]:
-    """Return what is left of *parts* after *sent* bytes."""
+def _without(parts: Iterable[bytes | memoryview], sent: int) -> list[memoryview]:
+    """Return *parts* without the first *sent* bytes."""
     rest = []
     for part in parts:
         if sent < len(part):

@@ -1,4 +1,14 @@
-"""``choreo-wsgi serve``: what is under the application, from start to drain."""
+"""The server under the application, from its start to its drain.
+
+Threads: the main thread runs the carrier (``Server.run``), which does all network input and
+output; workers run application calls that may block; signal handlers only start the threads that
+reload, drain or retire.  Those change flags (``draining``, ``retired``) and step all loads, which
+read the flags, and they poll for the result instead of waiting on locks.
+
+Order of a drain: new streams are refused and connections are closed after their answers; running
+streams have ``drain_seconds``; then all get an error frame; then connections that still have an
+answer are reset; then the carrier stops.  A watchdog ends the process if any of that hangs.
+"""
 
 from __future__ import annotations
 
@@ -30,45 +40,45 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Threads without which nothing works: they are made at once, to find out whether they can be.
+#: Threads without which the server does not work; started first, to prove that they are allowed.
 LEAST_THREADS = 4
 
-#: Threads beyond one for each completion, for what must be answered while all are taken:
-#: health checks, refusals, model lists.
+#: Threads in addition to one per completion, for requests that are answered while all of those
+#: are busy: health checks, refusals, model lists.
 RESERVE = 16
 
-#: Seconds between the error frames of a drain's end and the closing of what still runs: a
-#: stream on a worker's thread looks for its end every 0.25 s.
+#: Seconds between the error frames at a drain's end and resetting the remaining connections: a
+#: stream on a worker's thread checks for the drain every 0.25 s.
 LAST_FRAMES = 1.5
 
-#: Seconds after all that until the process ends by force.
+#: Seconds after all that until the watchdog ends the process.
 FORCE = 3.0
 
-#: Seconds after which a thread that waits for the interpreter makes another hand it over: the
-#: loop would wait for that long, behind a worker that computes, before each of its steps.
+#: The interpreter's switch interval in seconds.  While a worker computes, the carrier waits for so
+#: long to get the interpreter, before each of its steps.
 SWITCH = 0.0002
 
-#: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: larger blocks glibc maps, and gives back at once.  Left
-#: alone it raises that to the largest ever freed, and an event of 8 MiB leaves several times that.
+#: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: glibc maps larger blocks, and unmaps them when freed.  By
+#: default it raises the limit to the largest block ever freed, and keeps several of that size.
 ALLOCATION = {-3: 256 * 1024, -1: 2 * 1024 * 1024}
 
-#: Containers that are made before the collector looks for cycles among them.  A request leaves
-#: none, so that there is little to find; the default (700) is reached every few requests.
+#: The garbage collector's threshold.  A request leaves no cycles, so a collection finds little;
+#: the default (700 new containers) is reached every few requests.
 YOUNG = 50_000
 
 
 class Server:
-    """Listens for *application*; binds on creation, so that the addresses are known.
+    """Serves *application*; its sockets are bound on creation, so that the addresses are known.
 
-    The sockets *inherited*, when there are any, stand in for the addresses of the settings.
-    *over_share* is told how many connections there are, and says whether others shall accept first.
+    The sockets *inherited*, if any, replace the addresses of the settings.  *over_share* is
+    called with the number of connections and returns whether other processes are to accept first.
     Raises ConfigurationError if an address cannot be bound, or must not be exposed without
     API keys.
     """
 
     #: Whether connections are closed when their request is answered.
     draining = False
-    #: Whether another process accepts instead.
+    #: Whether another process accepts connections instead.
     retired = False
 
     def __init__(
@@ -80,9 +90,9 @@ class Server:
         settings = self.settings = application.settings
         self.application = application
         self._inherited = bool(inherited)
-        self._most = max(1000, 2 * settings.max_streams)
-        raise_open_files(3 * self._most + 256)
-        with contextlib.suppress(OSError):  # looked for while there are descriptors
+        self._max_connections = max(1000, 2 * settings.max_streams)
+        raise_open_files(3 * self._max_connections + 256)
+        with contextlib.suppress(OSError):  # found once, while descriptors are available
             tempfile.gettempdir()
         sockets = inherited or bind(settings)
         workers = Workers(settings.max_streams + RESERVE)
@@ -99,64 +109,62 @@ class Server:
             raise ConfigurationError(f"threads: {error} (ulimit -u, pids limit)") from None
         self.carrier = Carrier(workers)
         application.carry_with(self.carrier)
-        #: How long a request may be that waitress reads.  Only what is beyond any doubt is
-        #: refused before the application sees it.
+        #: The parser's limits; larger than the application's, which refuses with its own error.
         self.limits = Limits(max_request_body_size=settings.max_body_bytes + 65536)
-        #: How many requests may wait behind the one that is answered.  Reading on meanwhile is how
-        #: a client that left is noticed; one that only shut down its sending side cannot be told
-        #: apart.
+        #: How many requests are read while one is answered.  Reading is how a client that left
+        #: is noticed; one that closed only its sending side looks the same.
         self.lookahead = 0 if settings.half_close else 1
         self.over_share = over_share
         self.connections: set[Channel] = set()
         self._listeners = [Listener(self, one) for one in sockets]
         self._signals = 0
-        self._wakes = False
+        self._has_wakeup_fd = False
         self._ended = threading.Event()
 
     @property
     def addresses(self) -> list[str]:
-        """The URLs that are served, or ``unix:PATH``."""
+        """The URLs of the listeners, or ``unix:PATH``."""
         return [item.url for item in self._listeners]
 
     @property
     def full(self) -> bool:
-        """Whether there are as many connections as are allowed."""
-        return len(self.connections) >= self._most
+        """Whether the limit of connections is reached."""
+        return len(self.connections) >= self._max_connections
 
-    def left(self, channel: Channel) -> None:
-        """Take note that *channel* is closed."""
+    def on_closed(self, channel: Channel) -> None:
+        """Forget *channel*, which is closed; accept connections again if the server was full."""
         self.connections.discard(channel)
-        if len(self.connections) == self._most - 1:
+        if len(self.connections) == self._max_connections - 1:
             for listener in self._listeners:
                 self.carrier.update(listener)
 
     def handle_signals(self) -> None:
-        """Drain on SIGTERM and SIGINT; read keys and providers anew on SIGHUP.
+        """Drain on SIGTERM and SIGINT; reload keys and providers on SIGHUP.
 
-        To be called in the main thread, before anybody is told that the server is there.
+        To be called in the main thread, before the server announces that it is ready.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._on_hangup)
-        # Python runs a handler when the main thread gets to it: a signal that comes just before
-        # the thread waits, or to another thread, has to end that wait.
+        # Python runs a handler in the main thread, between two instructions: a signal that
+        # arrives just before the poller waits, or at another thread, must end that wait.
         signal.set_wakeup_fd(self.carrier.waker.fileno(), warn_on_full_buffer=False)
-        self._wakes = True
+        self._has_wakeup_fd = True
 
     def run(self) -> None:
-        """Serve until a drain is over."""
+        """Serve until a drain has ended."""
         sys.setswitchinterval(SWITCH)
         with contextlib.suppress(AttributeError, OSError, TypeError):  # another system's libc
             for option, size in ALLOCATION.items():
                 ctypes.CDLL(None).mallopt(option, size)
         gc.collect()
-        gc.freeze()  # what is there now stays: nobody need look through it again
+        gc.freeze()  # objects that exist now live as long as the server
         gc.set_threshold(YOUNG)
         try:
             self.carrier.run()
         finally:
-            if self._wakes:
+            if self._has_wakeup_fd:
                 signal.set_wakeup_fd(-1)
             self.application.close()
             for one in [*self.connections, *self._listeners]:
@@ -175,46 +183,46 @@ class Server:
             threading.Thread(target=self.drain, name="drain", daemon=True).start()
 
     def drain(self) -> None:
-        """Let running streams end, for ``drain_seconds`` at most, and then stop the server.
+        """Stop the server after running streams have ended, or had ``drain_seconds`` to end.
 
-        The listeners stay open meanwhile, so that a load balancer learns from ``/readyz`` and
-        callers get an answer; what still runs at the end gets its error frame.
+        The listeners accept meanwhile: ``/readyz`` reports the drain to load balancers, and
+        requests are refused with an answer.  Streams that still run then get an error frame.
         """
         patience = self.settings.drain_seconds
         logger.info("shutting down: %d streams have %g s", self.application.active, patience)
         self.application.drain()
         self.draining = True
-        # Asked twice: whoever asks does not want to wait.
+        # A second signal ends the wait.
         self._wait(patience, lambda: self._signals > 1 or self.application.active == 0)
-        threading.Thread(target=self._force, name="force", daemon=True).start()
+        threading.Thread(target=self._end_if_stuck, name="force", daemon=True).start()
         self.application.stop()
         self.carrier.step_all()
-        self._wait(LAST_FRAMES, lambda: not self._busy())
-        for channel in self._busy():
+        self._wait(LAST_FRAMES, lambda: not self._answering())
+        for channel in self._answering():
             channel.abort()
         self.carrier.stop()
 
     def retire(self) -> None:
-        """Stop when all is answered that is under way, while another process accepts.
+        """Stop accepting, answer all requests, however long that takes, and stop the server.
 
-        However long that takes: only SIGTERM cuts a stream.  Requests on connections that are
-        kept are looked at with the keys that are valid now.
+        Another process accepts instead.  Only SIGTERM cuts a stream.  The keys are reloaded for
+        requests on connections that are open.
         """
         self.application.reload()
         self.retired = self.draining = True
         self.carrier.step_all()
-        while self.application.active or any(one.expected for one in list(self.connections)):
+        while self.application.active or any(one.in_use for one in list(self.connections)):
             if self._signals:
-                return  # it drains already
+                return  # another thread drains
             time.sleep(0.05)
         self.drain()
 
-    def _force(self) -> None:
+    def _end_if_stuck(self) -> None:
         if not self._ended.wait(LAST_FRAMES + FORCE):
-            logger.warning("something still hangs; leaving without it")
+            logger.warning("the shutdown hangs: the process is ended")
             os._exit(0)
 
-    def _busy(self) -> list[Channel]:
+    def _answering(self) -> list[Channel]:
         return [one for one in list(self.connections) if one.requests]
 
     @staticmethod

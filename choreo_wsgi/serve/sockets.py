@@ -1,4 +1,4 @@
-"""Where the server listens: the addresses of the settings, or sockets opened by systemd."""
+"""Listening sockets: bound to the settings' addresses, or inherited from systemd."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ except ImportError:  # not a Unix
 
 logger = logging.getLogger(__name__)
 
-#: Bytes that the system keeps for a client that does not read; left to itself it takes 4 MB.
+#: Bytes that the system buffers for a client that does not read; its default is 4 MB.
 UNSENT = 512 * 1024
 
 _ADDRESS = re.compile(r"(\[[\w:.%]+\]|[^\s:/\[\]]*)(?::([0-9]{1,9}))?", re.ASCII)
 
-#: The first descriptor that is handed over; what is below are the standard streams.
+#: The first descriptor that systemd passes, behind the standard streams.
 FIRST = 3
 
 
 def listen_addresses(settings: Settings) -> list[str]:
-    """Return the addresses of *settings* as HOST:PORT; ``port`` stands in where there is none.
+    """Return the addresses of *settings* as HOST:PORT; ``port`` is the default port.
 
-    Raises ConfigurationError, which says what could be meant, for anything else.
+    Raises ConfigurationError, with a hint at the correct form, for an invalid address.
     """
     bare = settings.host.count(":") > 1 and "[" not in settings.host
     host = f"[{settings.host}]" if bare else settings.host
@@ -47,11 +47,11 @@ def listen_addresses(settings: Settings) -> list[str]:
         match = _ADDRESS.fullmatch(text)
         if match is None:
             bare = text.count(":") > 1 and "[" not in text
-            hint = f"; an IPv6 address stands in brackets: [{text}]" if bare else ""
+            hint = f"; put an IPv6 address in brackets: [{text}]" if bare else ""
             if "://" in text:
-                hint = f", which {text.partition('://')[0]}:// is no part of"
+                hint = f"; write it without {text.partition('://')[0]}://"
             elif "/" in text:
-                hint = "; the path of a unix socket goes to the setting unix_socket"
+                hint = "; use the setting unix_socket for the path of a unix socket"
             raise ConfigurationError(f"listen: {text!r} is not HOST:PORT{hint}")
         port = int(match[2] or settings.port)
         if port > 65535:
@@ -63,19 +63,19 @@ def listen_addresses(settings: Settings) -> list[str]:
 def inherited_sockets(environment: Mapping[str, str], process: int) -> list[socket.socket]:
     """Return the listening sockets that systemd opened for *process* (sd_listen_fds(3)).
 
-    Raises ConfigurationError when ``LISTEN_FDS`` is no count of open stream sockets.
+    Raises ConfigurationError when ``LISTEN_FDS`` is not the number of open stream sockets.
     """
     if environment.get("LISTEN_PID") != str(process):
         return []
     count = environment.get("LISTEN_FDS", "")
     if not (count.isascii() and count.isdigit() and len(count) < 4):
-        raise ConfigurationError(f"LISTEN_FDS: {count!r} is no number of sockets")
+        raise ConfigurationError(f"LISTEN_FDS: {count!r} is not a number of sockets")
     try:
         sockets = [socket.socket(fileno=FIRST + n) for n in range(int(count))]
     except OSError as error:
         raise ConfigurationError(f"LISTEN_FDS: {error}") from error
     for item in sockets:
-        # Not for the local model's process, which would keep the address after our end.
+        # The local model's process would keep the address in use after our end.
         item.set_inheritable(False)
         if item.type != socket.SOCK_STREAM:
             raise ConfigurationError("LISTEN_FDS: not a stream socket")
@@ -97,7 +97,7 @@ def bind(settings: Settings) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if settings.unix_socket and Path(address).is_socket():
-                Path(address).unlink()  # of a server that is no more
+                Path(address).unlink()  # left by a server that was killed
             one.bind(address)
             if settings.unix_socket:
                 os.chmod(address, 0o600)  # noqa: PTH101 (never a link)
@@ -110,32 +110,32 @@ def bind(settings: Settings) -> list[socket.socket]:
 
 
 def _look_up(text: str) -> list[tuple[str, socket.AddressFamily, Any]]:
-    """Return *text*, HOST:PORT, with each address that it stands for."""
+    """Return the addresses of *text*, HOST:PORT, each with *text* and its family."""
     host, _, port = text.rpartition(":")
     name = None if host == "*" else host.strip("[]")
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise ConfigurationError(f"listen: there is no such host: {text}") from None
+        raise ConfigurationError(f"listen: unknown host: {text}") from None
     return [(text, family, address) for family, _, _, _, address in found]
 
 
 def check_exposure(sockets: Iterable[socket.socket]) -> None:
-    """Raise ConfigurationError if strangers could call at one of *sockets*.
+    """Raise ConfigurationError if one of *sockets* can be reached from other machines.
 
-    Not asked of unix sockets: the file's permissions say who may.
+    Access to a unix socket is limited by its file's permissions.
     """
     for one in sockets:
         host = one.getsockname()[0] if one.family != socket.AF_UNIX else "::1"
         if not ipaddress.ip_address(host).is_loopback:
             raise ConfigurationError(
-                f"listen: {host} can be reached from elsewhere and there are no API keys; "
-                "set CHOREO_API_KEYS, or insist with --allow-anonymous"
+                f"listen: {host} can be reached from other machines and there are no API keys; "
+                "set CHOREO_API_KEYS, or allow all clients with --allow-anonymous"
             )
 
 
 def raise_open_files(needed: int) -> None:
-    """Allow *needed* file descriptors, as far as the system lets us."""
+    """Raise the limit of open files to *needed*, or as far as the system allows."""
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -148,19 +148,16 @@ def raise_open_files(needed: int) -> None:
 
 
 def set_options(listener: socket.socket, send_timeout: float) -> None:
-    """Set the options of the connections that *listener* will accept: they inherit them.
-
-    There are limits on what the system keeps for each of them.
-    """
+    """Set options on *listener* that its connections inherit: no delay, and limits of buffering."""
     listener.setblocking(False)
     if listener.family == socket.AF_UNIX:
         return
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Drops a client that vanished without a word, also when its stream is too slow to ever
-        # fill a buffer.  Later than we do it, because the system does not send a reset.
+        # Drops a client that has vanished, even if its stream is too slow to ever fill a buffer.
+        # Later than our own timeout, because the system does not send a reset.
         milliseconds = int(send_timeout * 1000) + 10_000
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # Bounds what waits for a slow client, and not, as SO_SNDBUF would, what is under way.
+        # Limits the bytes that wait, and not, as SO_SNDBUF would, those on the network.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)

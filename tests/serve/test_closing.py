@@ -101,7 +101,7 @@ def test_a_client_that_is_cut_off_is_told_of(
         client.request("GET", "/")
         wait_until(lambda: running.server.connections, "it is connected")
         wait_until(lambda: not running.server.connections, "it is cut off")
-        assert "a client took no byte for 0.2 s and was cut off" in caplog.text
+        assert "a client accepted no byte for 0.2 s and was cut off" in caplog.text
         with pytest.raises(ConnectionResetError):
             while client.socket.recv(1 << 20):
                 pass

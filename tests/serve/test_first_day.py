@@ -42,11 +42,11 @@ def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -
         ("9151", ["127.0.0.1:9151", "port = 9151"]),
         ("::1", ["[::1]"]),
         ("localhost:http", ["HOST:PORT"]),
-        ("http://localhost:8000", ["HOST:PORT, which http:// is no part of"]),
-        ("unix:/tmp/x", ["HOST:PORT; the path of a unix socket goes to the setting unix_socket"]),
+        ("http://localhost:8000", ["HOST:PORT; write it without http://"]),
+        ("unix:/tmp/x", ["HOST:PORT; use the setting unix_socket for"]),
         ("localhost:99999", ["65535"]),
         ("[::1", ["HOST:PORT"]),
-        ("no-such-host.invalid:8000", ["no such host", "no-such-host.invalid"]),
+        ("no-such-host.invalid:8000", ["unknown host", "no-such-host.invalid"]),
     ],
 )
 def test_an_address_that_is_none_is_told_as_it_was_written(
@@ -141,7 +141,7 @@ def test_quotation_marks_belong_to_no_value(
     [
         (["--processes", "all"], {}, "processes: 'all' is neither auto nor"),
         (["--listen", "localhost:80 ; the host"], {}, "is not HOST:PORT"),
-        (["--listen", "/tmp/socket"], {}, "the path of a unix socket goes to the setting"),
+        (["--listen", "/tmp/socket"], {}, "use the setting unix_socket for the path"),
         (["--replay", "sqlite://x.db"], {}, "names no file: write sqlite:PATH"),
         (["--replay", "redis://h/zero"], {}, "a redis address is redis://HOST:PORT/NUMBER"),
         (["--api-keys", ","], {}, "there is nothing between the commas"),

@@ -104,7 +104,7 @@ def test_without_a_descriptor_connections_wait(command: Start) -> None:
 
 def test_who_has_no_descriptor_rests() -> None:
     """Else a loop would ask again and again, and take a whole core."""
-    carrier = SimpleNamespace(take=lambda load: None)
+    carrier = SimpleNamespace(add=lambda load: None)
     server = SimpleNamespace(
         carrier=carrier, settings=Settings(), full=False, retired=False, over_share=None
     )
@@ -126,7 +126,7 @@ def test_there_may_be_as_many_threads_as_streams_and_some(run_app: Callable[...,
     for streams, connections in ((3, 1000), (600, 1200)):
         server = run_app(body_app(b"ok"), max_streams=streams).server
         assert server.carrier.workers.most == streams + RESERVE
-        assert server._most == connections
+        assert server._max_connections == connections
 
 
 def test_a_server_that_has_ended_leaves_no_thread(run_app: Callable[..., Running]) -> None:
@@ -142,7 +142,7 @@ def test_who_waits_for_a_place_gets_it_when_another_leaves(
     run_app: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     running = run_app(body_app(b"ok"))
-    running.server._most = 2
+    running.server._max_connections = 2
     with running.connect() as first, running.connect() as second:
         for client in (first, second):
             assert client.exchange("GET", "/").body == b"ok"

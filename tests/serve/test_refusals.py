@@ -249,9 +249,9 @@ def test_what_a_refused_client_sends_is_no_request(server: Running, paths: list[
         assert client.read_answer().status == 413
         assert client.at_end()
         client.send(b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
-        came = channel.heard
+        came = channel.last_received
         client.send(b"GET /third HTTP/1.1\r\nHost: a\r\n\r\n")
-        harness.wait_until(lambda: channel.heard > came, "it was heard")
+        harness.wait_until(lambda: channel.last_received > came, "it was heard")
         assert channel.requests == [] and channel.request is None
     harness.wait_until(lambda: not server.server.connections, "the connection's end")
     assert paths == []
@@ -308,7 +308,7 @@ def test_a_connection_is_idle_from_the_end_of_its_answer_on(run_app: RunApp) -> 
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         (channel,) = server.server.connections
-        channel.heard -= 100  # so long has the answer taken
+        channel.last_received -= 100  # so long has the answer taken
         ends.append(time.monotonic())
         return body_app(b"ok")(environ, start_response)
 
@@ -317,7 +317,7 @@ def test_a_connection_is_idle_from_the_end_of_its_answer_on(run_app: RunApp) -> 
         assert client.exchange("GET", "/").body == b"ok"
         channel = only_channel(server)
         harness.wait_until(lambda: not channel.requests, "the request's end")
-        assert channel.heard >= ends[0]
+        assert channel.last_received >= ends[0]
 
 
 def test_an_idle_connection_is_kept_longer_than_a_request_may_take(run_app: RunApp) -> None:

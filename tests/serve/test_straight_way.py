@@ -28,8 +28,8 @@ def test_at_most_eight_functions_stand_between() -> None:
             if frame.f_code.co_filename.startswith(OURS):
                 way.append(frame.f_code.co_name)
             frame = frame.f_back
-        if "_go_on" in way:  # which sends what it was given
-            ways.append(way[: way.index("_go_on")])
+        if "_send_next" in way:  # which sends what it was given
+            ways.append(way[: way.index("_send_next")])
 
     with RawServer() as upstream:
         section = {"type": "openai", "base_url": upstream.base_url, "api_key": "k", "models": "m"}
