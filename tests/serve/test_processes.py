@@ -172,7 +172,7 @@ def test_one_that_stands_still_is_killed() -> None:
             with contextlib.suppress(ProcessLookupError):  # all have ended
                 os.killpg(server.pid, signal.SIGKILL)
     assert server.returncode == 0
-    assert errors.count(b"does not end: it is killed") == 2
+    assert errors.count(b"does not end and is killed") == 2
 
 
 def test_a_configuration_that_cannot_be_used_ends_all(

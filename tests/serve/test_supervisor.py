@@ -115,6 +115,7 @@ def test_none_is_started_again_while_all_end(start: Start) -> None:
     os.kill(min(server.children()), signal.SIGKILL)
     harness.wait_until(lambda: len(server.children()) == 1, "one ends")
     server.signal(signal.SIGTERM)
+    server.signal(signal.SIGHUP)
     while server.process.poll() is None:
         server.children()
         time.sleep(0.02)
