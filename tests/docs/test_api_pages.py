@@ -17,9 +17,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.parametrize(
     ("page", "title", "params"),
     [
-        ("responses", "What becomes of a request", response_create_params.ResponseCreateParamsBase),
-        ("messages", "What becomes of a request", message_create_params.MessageCreateParamsBase),
-        ("messages", "What becomes of a request",
+        ("responses", "Request members", response_create_params.ResponseCreateParamsBase),
+        ("messages", "Request members", message_create_params.MessageCreateParamsBase),
+        ("messages", "Request members",
          message_count_tokens_params.MessageCountTokensParams),
         ("messages", "Completions and embeddings",
          completion_create_params.CompletionCreateParamsBase),
