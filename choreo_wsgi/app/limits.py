@@ -43,7 +43,7 @@ def count(
     """
     counted, changed = list[Rule](), Counts()
     for rule in rules:
-        latest = now + 2 * (rule.seconds or lease)  # a later end was set before a clock was changed
+        latest = now + 2 * (rule.seconds or lease)  # ignore later ends: the clock was set back
         used = {id: one for id, one in counts.get(rule.name, {}).items() if now < one[1] <= latest}
         id, ends = ("", now + rule.seconds) if rule.seconds else (holder, now + lease)
         amount, expires = used.get(id, (0, ends))
@@ -149,7 +149,7 @@ def _headers(rules: Sequence[Rule], *, admitted: bool) -> Headers:
     headers: dict[str, str] = {}
     for rule in rules:
         name = rule.name.partition("_")[0]
-        # The limit per minute comes first; the headers have no room for that of the day as well.
+        # The headers have room for one limit of tokens: that of the minute comes first.
         if rule.seconds and f"x-ratelimit-limit-{name}" not in headers:
             remaining = rule.remaining - rule.cost if admitted else rule.remaining
             minutes, seconds = divmod(math.ceil(rule.reset), 60)

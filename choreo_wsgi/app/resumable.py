@@ -133,8 +133,8 @@ class Resumption:
                 self._take_slot(call, request),
                 record=self._recorder(call, writer),
                 abandon=abandon,
-                # The client has no stream id yet.  Only with an Idempotency-Key it can return, so
-                # only then the stream continues without it.
+                # The client has no stream id yet, so it can return only by its Idempotency-Key.
+                # Without one the stream ends when the client leaves.
                 client_left=(lambda: False) if keyed else None,
                 headers=stream_head(call, writer.id),
             )
