@@ -28,8 +28,8 @@ else:
 
 #: Limit of bytes that are read of an error's body.
 _ERROR_BYTES = 64 * 1024
-#: Limit of bytes of a document that came in place of a stream.
-_MAX_DOCUMENT = 64 * 1024 * 1024
+#: Limit of bytes of a document, in place of a stream too.
+MAX_DOCUMENT = 64 * 1024 * 1024
 #: Limit of bytes that are decompressed at once: as many as one read of an uncompressed body.
 _STEP = 128 * 1024
 #: After this many bytes without output a large event or document is being received.  Parsing it
@@ -173,11 +173,10 @@ class UpstreamAnswer:
         return error
 
     def _read(self, timeout: float) -> bytes:
-        exchange = self._exchange
+        exchange, attempt = self._exchange, self._attempt
         try:
             data = self._next(self._decompressed, timeout)
         except ChoreoError:
-            attempt = self._attempt
             if self._body and attempt is not None and self._is_good(attempt) is not None:
                 return self._handle_unexpected(attempt)  # a truncated error page suffices
             raise
@@ -185,7 +184,6 @@ class UpstreamAnswer:
             return data
         self._body += data
         ended = exchange.ended and not self._has_more
-        attempt = self._attempt
         assert attempt is not None
         is_success = 200 <= exchange.status < 300
         if is_success:
@@ -199,7 +197,7 @@ class UpstreamAnswer:
                 return data
             if good is None:
                 return b""
-        limit = _MAX_DOCUMENT if is_success else _ERROR_BYTES
+        limit = MAX_DOCUMENT if is_success else _ERROR_BYTES
         return self._handle_unexpected(attempt) if ended or len(self._body) >= limit else b""
 
     def _decompressed(self, timeout: float) -> bytes:

@@ -137,7 +137,6 @@ class Failover:
         raise error
 
     def receive(self, timeout: float) -> bytes:
-        """Return the bytes that the target sends within *timeout* seconds."""
         reply = self._reply
         try:
             if reply is None:

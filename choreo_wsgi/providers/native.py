@@ -23,16 +23,14 @@ from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..upstream import HTTPRequest
-from .answer import Attempt, UpstreamAnswer
+from .answer import MAX_DOCUMENT, Attempt, UpstreamAnswer
 from .dialects import DIALECTS as DIALECTS
 from .dialects import Numbering
 from .failures import provider_error, response_error
 from .http import OverHTTP
 from .logprobs import shorten_into
-from .reading import SHAPE_ERRORS, find_error, parse_object
+from .reading import SHAPE_ERRORS, find_error, parse_object, unknown_shape
 
-#: Limit of bytes of a document that is forwarded.
-_MAX_DOCUMENT = 64 * 1024 * 1024
 #: In a 404 of an existing route, these name the missing thing, such as an item not stored.
 _NAMED = (b"model", b"deployment", b" with id ")
 #: Limit of bytes of the lines that begin an event, up to its object.
@@ -91,9 +89,7 @@ class NativeReply(UpstreamAnswer):
             else:
                 passed = self._receive_document(self.read(timeout))
         except (ChoreoError, *SHAPE_ERRORS) as error:
-            if not isinstance(error, ChoreoError):
-                error = UpstreamInvalid("the provider's answer is not as expected")
-            failure = self.fail(error)
+            failure = self.fail(error if isinstance(error, ChoreoError) else unknown_shape(error))
             passed = self._take_output()
             if not passed:
                 raise failure from None
@@ -104,7 +100,7 @@ class NativeReply(UpstreamAnswer):
 
     def _receive_document(self, data: bytes) -> bytes:
         self._document += data
-        if len(self._document) > _MAX_DOCUMENT:
+        if len(self._document) > MAX_DOCUMENT:
             raise UpstreamInvalid("the provider's answer is too long")
         if not self.body_ended:
             return b""

@@ -238,13 +238,11 @@ class HTTPSource(UpstreamAnswer, Source):
         return self.new_lane(new_pattern(*around, *ends), plain=True)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None if :meth:`receive` is to be called now."""
         at_once = self.ended or self._failure is not None or self._translator.waiting
         return None if at_once else super().fileno()
 
     @property
     def due(self) -> float | None:
-        """When to receive again without new bytes: at once if there are more items."""
         return 0.0 if self.ended or self._translator.waiting else super().due
 
     def close(self) -> None:

@@ -240,7 +240,7 @@ def test_a_kept_response_of_odd_events_has_failed(native: Make, odd: dict[str, A
         assert last.type == "response.failed"
         read = kept.retrieve(last.response.id)
         assert (read.status, read.output_text) == ("failed", "Hi")
-        assert read.error is not None and "not as expected" in read.error.message
+        assert read.error is not None and "unknown shape" in read.error.message
 
 
 def test_an_event_may_have_its_data_in_several_lines(native: Make) -> None:
