@@ -134,10 +134,7 @@ class UpstreamAnswer:
         return data
 
     def _next(self, receive: Callable[[float], bytes], timeout: float) -> bytes:
-        """Return the deferred bytes, or new ones from *receive*.
-
-        New bytes of a large event are deferred if the caller does not wait.
-        """
+        """Return the deferred bytes or new ones; defer those of a large event if not waiting."""
         if self._deferred is not None:
             data, self._deferred = self._deferred, None
             return data

@@ -49,7 +49,7 @@ COMMON = tuple(vars(SectionOptions()))
 
 
 class Provider(ABC):
-    """A source of chat completions; *name* is from its section, ``[provider NAME]``.
+    """A provider of chat completions; *name* is from its section, ``[provider NAME]``.
 
     A subclass sets its *type* and declares its settings in a frozen dataclass ``Options``
     made of :func:`choreo_wsgi.settings.setting` fields.
@@ -76,7 +76,7 @@ class Provider(ABC):
     #: The environment variables of its key and base URL, among others.
     facts: ClassVar[Facts] = Facts()
 
-    #: The class and options it was made from: if they stay the same, so does it at a reload.
+    #: The class and options that it was made from: if a reload changes neither, it is kept.
     made_from: tuple[Any, Mapping[str, str]] | None = None
 
     @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Provider(ABC):
         self.name = name
         self.settings = settings
         self.options: Any = parse_options(self.Options, options, f"provider {name}", COMMON)
-        #: Matches the options of the type Secret, and values of headers, which no error may show.
+        #: Matches the options of the type Secret and the values of headers: no error shows them.
         self.secrets = _secrets_in(self.options)
 
     @classmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: The setting ``capabilities``, which several types have.
-CAPABILITIES = "what models take, before the table: PATTERN NAME=VALUE ..., comma separated"
+CAPABILITIES = "capabilities of models, over the table: PATTERN NAME=VALUE ..., comma separated"
 
 
 @dataclass(frozen=True)

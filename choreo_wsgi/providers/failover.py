@@ -92,10 +92,7 @@ class Failover:
     """
 
     def __init__(
-        self,
-        targets: Sequence[Target],
-        begin: Callable[[Target], Reply],
-        breakers: Breakers,
+        self, targets: Sequence[Target], begin: Callable[[Target], Reply], breakers: Breakers
     ) -> None:
         self._remaining = list(targets)
         self._begin: Callable[[Target], Reply] | None = begin

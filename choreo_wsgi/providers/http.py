@@ -92,9 +92,9 @@ class HTTPProvider(OverHTTP):
     """A provider behind HTTP whose answers are translated; see the module's docstring."""
 
     native: ClassVar[frozenset[str]] = frozenset(("max_tokens", "stop"))
-    #: The tool names that the provider accepts; None if it accepts all.
+    #: Matches the tool names that the provider accepts; None if it accepts all.
     tool_names: ClassVar[re.Pattern[str] | None] = None
-    #: Error messages for a prompt that is too long; None if the provider's are OpenAI's.
+    #: Matches the error messages for a prompt that is too long; None if they are OpenAI's.
     too_long: ClassVar[re.Pattern[str] | None] = None
 
     @abstractmethod

@@ -253,9 +253,8 @@ def forward(
 ) -> Reply:
     """Return the answer to *sent*, forwarded: *provider* speaks the API of *writer*."""
     attempt = provider.attempt(request, sent, b"{[<" if request.stream else b"", **options)
-    model, limit = request.model, provider.settings.max_event_bytes
-    label = provider.label(model)
-    return NativeReply(attempt, writer, model, label, request.stream, limit, unwrap)
+    label, limit = provider.label(request.model), provider.settings.max_event_bytes
+    return NativeReply(attempt, writer, request.model, label, request.stream, limit, unwrap)
 
 
 class _NoSuchRoute(ProviderError):

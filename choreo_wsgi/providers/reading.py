@@ -29,8 +29,8 @@ def text(value: Json) -> str:
     return value
 
 
-#: Limit of digits of a number: Python refuses to write longer integers (CVE-2020-10735).
-_MOST_DIGITS = 4000
+#: Limit of digits of an integer written with an exponent: a few bytes would become thousands.
+_MOST_DIGITS = 400
 
 
 def _float(text: str) -> Json:

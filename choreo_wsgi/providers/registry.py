@@ -43,24 +43,24 @@ def provider_class(type: str) -> type[Provider]:
     Raises ConfigurationError if there is none, and Unusable if importing it raises anything, as
     third-party code may, or finds no Provider.
     """
-    entries = [] if type in BUILT_IN else [entry for entry in _entries() if entry.name == type]
-    if type not in BUILT_IN and not entries:
+    built_in = BUILT_IN.get(type)
+    entries = [] if built_in else [entry for entry in _entries() if entry.name == type]
+    if not built_in and not entries:
         types = installed()
         near = did_you_mean(type, types)
         known = f"type, by default the section's name, is one of {', '.join(types)}"
         raise ConfigurationError(f"no provider of type {type!r}{near}; {known}")
     try:
-        if type in BUILT_IN:
-            module, _, name = BUILT_IN[type].where.partition(":")
+        if built_in:
+            module, _, name = built_in.where.partition(":")
             found = getattr(importlib.import_module(module), name)
         else:
             found = entries[0].load()
     except (Exception, SystemExit) as error:
         reason = f"{error.__class__.__name__}: {error}"
-        extra = BUILT_IN[type].extra if type in BUILT_IN else ""
-        if extra and isinstance(error, ModuleNotFoundError):
+        if built_in and built_in.extra and isinstance(error, ModuleNotFoundError):
             package = str(error.name).partition(".")[0]
-            reason = f"it needs the extra {extra}: pip install {package}"
+            reason = f"it needs the extra {built_in.extra}: pip install {package}"
         raise Unusable(f"the provider type {type!r} cannot be loaded: {reason}") from error
     if not (inspect.isclass(found) and issubclass(found, Provider)):
         raise Unusable(f"the entry point {type!r} is not a Provider")

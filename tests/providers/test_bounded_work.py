@@ -25,6 +25,7 @@ from choreo_wsgi.providers.conversation import conversation
 from choreo_wsgi.providers.failures import response_error
 from choreo_wsgi.providers.openai.relay import EventRelay
 from choreo_wsgi.providers.parts import content
+from choreo_wsgi.providers.reading import parse_object
 from choreo_wsgi.providers.tools import functions
 from choreo_wsgi.upstream.coding import Decompressor
 from choreo_wsgi.upstream.framing import FramingError
@@ -94,6 +95,14 @@ def test_words_of_a_provider_are_cut() -> None:
             body = json.dumps({"error": {"message": "x", member: word}}).encode()
             error = response_error(400, {}, body, 0.0)
             assert len(error.body()) < 5_000
+
+
+def test_a_number_with_an_exponent_has_a_bounded_length() -> None:
+    """30,000 times 1e4000, 210 KB, took half a minute and became 120 MB."""
+    assert parse_object('{"x":-1e400}') == {"x": -(10**400)}
+    for number in ("1e401", "-1e4000", "1e999999999"):
+        with pytest.raises(UpstreamInvalid, match="not JSON"):
+            parse_object(f'{{"x":{number}}}')
 
 
 def test_an_address_of_a_picture_takes_no_more_than_itself() -> None:
