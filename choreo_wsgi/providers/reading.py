@@ -163,14 +163,10 @@ class Counts:
         """Return the counts in *usage*, None if it has none; invalid counts are skipped."""
         found: dict[str, int] = {}
         for to, name, within in self._places:
-            if name not in usage:
-                continue
             value = usage.get(name)
-            if within and value is not None:
+            if within:
                 value = value.get(within) if isinstance(value, dict) else None
-            if value is None:
-                continue
-            number = value if type(value) is int and value >= 0 else jsontext.count(value)
+            number = jsontext.count(value)
             if number is not None:
                 found[to] = found.get(to, 0) + number
         if not found:
